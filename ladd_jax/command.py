@@ -1,0 +1,83 @@
+"""What every command shares: config flags, and errors as one sentence with exit code 2."""
+
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from absl import app, flags
+from ml_collections import ConfigDict, config_flags
+
+from ladd_jax.config import ConfigError, base_config, nearest, settle, to_dict, validate
+from ladd_jax.training.metrics import DivergedError
+
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "A file of configs/, such as configs/digits.py[:argument].", lock_config=True
+)
+_WORKDIR = flags.DEFINE_string("workdir", None, "Where data, checkpoints and reports go.")
+
+Command = Callable[[ConfigDict, Path], None]
+
+
+def _is_for_the_user(error: Exception) -> bool:
+    """Whether a user can mend it. Anything else is a defect and keeps its traceback."""
+    if isinstance(error, (ConfigError, DivergedError)):
+        return True
+    raised_in = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
+    return raised_in.is_relative_to(Path(__file__).parent)
+
+
+def fail(message: object) -> None:
+    """Prints one sentence and exits with code 2."""
+    print(f"error: {' '.join(str(message).split())}", file=sys.stderr)
+    raise SystemExit(2)
+
+
+def _field_names(config: ConfigDict, prefix: str = "") -> list[str]:
+    names = []
+    for name, value in config.items():
+        names.append(prefix + name)
+        if isinstance(value, ConfigDict):
+            names += _field_names(value, f"{prefix}{name}.")
+    return names
+
+
+def _parse_flags(arguments: Sequence[str]) -> list[str]:
+    """absl's parser, with the errors of config files and overrides in one sentence."""
+    names = _field_names(base_config())
+    for argument in arguments[1:]:
+        name = argument.split("=")[0].lstrip("-")
+        if name.startswith("config.") and name.removeprefix("config.") not in names:
+            field = name.removeprefix("config.")
+            fail(f"unknown config field {field}{nearest(field, names)}")
+    try:
+        return flags.FLAGS(list(arguments))
+    except flags.Error as error:
+        fail(error)
+    except FileNotFoundError as error:
+        fail(f"no config file {error.filename}: configs/ holds the ones that come with ladd_jax")
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        # Raised by the config file as it sets a field that does not exist or has another type.
+        fail(f"the config is not valid: {error.args[0] if error.args else error}")
+    raise AssertionError
+
+
+def run(command: Command) -> None:
+    """Runs a command on the config and workdir of the command line."""
+
+    def main(arguments: Sequence[str]) -> None:
+        if len(arguments) > 1:
+            fail(f"unexpected argument {arguments[1]!r}: flags look like --workdir=DIR")
+        if _CONFIG.value is None or _WORKDIR.value is None:
+            fail("--config=FILE and --workdir=DIR are needed, such as --config=configs/digits.py")
+        workdir = Path(_WORKDIR.value)
+        try:
+            validate(_CONFIG.value)
+            settle(workdir, to_dict(_CONFIG.value))
+            command(_CONFIG.value, workdir)
+        except (ValueError, FileNotFoundError, DivergedError) as error:
+            if not _is_for_the_user(error):
+                raise
+            fail(error)
+
+    app.run(main, flags_parser=_parse_flags)

@@ -1,0 +1,211 @@
+"""Every field of a config, with its default, and where the default comes from.
+
+`known` marks what the paper states; all else is a default of this project. A config file starts
+from `base_config()` and sets what differs: a misspelt field or a wrong type is an error that names
+the nearest valid one.
+"""
+
+import difflib
+import json
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+STAGES = ("encode", "pretrain", "synthesize", "distil", "evaluate")
+
+
+class ConfigError(ValueError):
+    """A config that can not be used; the message names the value, the limit and the remedy."""
+
+
+def _optimizer(learning_rate: float, **changes: Any) -> ConfigDict:
+    fields = dict(
+        learning_rate=learning_rate,
+        beta1=0.9,
+        beta2=0.99,
+        epsilon=1e-8,
+        weight_decay=0.0,
+        warmup_steps=0,
+        decay_steps=0,  # length of a cosine to zero; 0 keeps the rate
+        clip_norm=1.0,  # 0 does not clip
+    )
+    return ConfigDict(fields | changes)
+
+
+def base_config() -> ConfigDict:
+    """All fields. Lengths are in latent pixels, times in [0, 1] with 1 pure noise."""
+    config = ConfigDict()
+    config.seed = 0
+    config.stages = STAGES
+    # Mesh axes; one of them may be -1 and takes the devices that are left.
+    config.mesh = ConfigDict(dict(data=-1, fsdp=1, tensor=1))
+
+    config.data = ConfigDict(
+        dict(
+            source="digits",
+            buckets=("8x8", "8x16", "16x8"),  # rows x columns
+            examples=1437,  # for each bucket
+            records_per_shard=512,
+            text_length=17,  # tokens
+            text_width=32,
+            text_layers=2,
+            text_heads=2,
+            pooled_width=32,
+        )
+    )
+    # Teacher and student are one architecture (known: the paper's default).
+    config.model = ConfigDict(
+        dict(
+            depth=24,
+            width=1536,
+            num_heads=24,
+            channels=16,
+            patch=2,
+            mlp_ratio=4,
+            qk_norm=False,
+            dual_attention=(),
+            position_table=192,
+            position_base=64,
+            remat="full",  # none, full, dots
+            dtype="bfloat16",
+            param_dtype="float32",
+        )
+    )
+    config.heads = ConfigDict(
+        dict(channels=64, kernel=3, groups=8, projection=64, spectral_norm=True)
+    )
+    config.pretrain = ConfigDict(
+        dict(
+            steps=10_000,
+            batch_size=256,
+            time_mean=0.0,
+            time_std=1.0,
+            shift=1.0,
+            text_dropout=0.1,
+            ema_decay=0.999,
+            optimizer=_optimizer(1e-4),
+        )
+    )
+    config.synthesize = ConfigDict(
+        dict(
+            samples=10_000,  # for each bucket
+            batch_size=256,
+            records_per_shard=1024,
+            steps=50,
+            guidance=5.0,  # known: one constant scale; its value is not
+            shift=3.0,
+        )
+    )
+    config.distil = ConfigDict(
+        dict(
+            steps=10_000,  # known
+            batch_size=256,
+            timesteps=(1.0, 0.75, 0.5, 0.25),  # known
+            probabilities=(0.7, 0.1, 0.1, 0.1),  # known, above 512^2
+            warmup_probabilities=(0.0, 0.0, 0.5, 0.5),  # known, above 512^2
+            warmup_steps=500,  # known, above 512^2
+            renoise_mean=1.0,  # known
+            renoise_std=1.0,  # known
+            same_renoise=True,
+            loss="hinge",  # hinge, softplus, lsgan
+            r1_gamma=1e-5,
+            r1_interval=1,
+            hooked_blocks=(),  # empty: all (known)
+            distillation_weight=0.0,  # known: none with synthetic data; 2.5 with real data
+            misaligned_pairs=False,
+            head_updates=1,
+            ema_decay=0.999,
+            optimizer=_optimizer(1e-5, beta1=0.0),
+            heads_optimizer=_optimizer(1e-4, beta1=0.0),
+        )
+    )
+    config.evaluate = ConfigDict(
+        dict(
+            student="ema",  # ema, params
+            samples_per_prompt=(36, 4, 4),  # for each bucket
+            test_images=600,  # for each bucket, made of the test split
+            student_steps=(1, 2, 4),
+            teacher_steps=(50, 4),
+            batch_size=400,
+            shown_prompts=10,  # columns of the report's grids
+        )
+    )
+    config.checkpoint = ConfigDict(dict(every=1000, keep=2))
+    config.log = ConfigDict(dict(every=50, samples_every=500))
+    return config.lock()
+
+
+# Fields that do not change what a run computes: they may differ when it is resumed.
+FREE_FIELDS = ("mesh", "log", "checkpoint", "stages", "evaluate")
+
+
+def nearest(name: str, valid: Any) -> str:
+    """` (did you mean X?)`, or nothing where no valid name is near."""
+    close = difflib.get_close_matches(name, list(valid), 1, 0.5)
+    return f": did you mean {close[0]}?" if close else f": valid are {', '.join(sorted(valid))}"
+
+
+def to_dict(config: ConfigDict) -> dict[str, Any]:
+    """Plain nested dict as JSON gives it back: tuples become lists."""
+    return json.loads(json.dumps(config.to_dict()))
+
+
+def validate(config: ConfigDict) -> None:
+    """Raises ConfigError where a field is unknown, lacks, or has another type than its default."""
+    _compare(base_config().to_dict(), config.to_dict(), "")
+
+
+def _compare(base: dict[str, Any], given: dict[str, Any], prefix: str) -> None:
+    for name in given.keys() - base.keys():
+        raise ConfigError(f"unknown config field {prefix}{name}{nearest(name, base)}")
+    for name in base.keys() - given.keys():
+        raise ConfigError(f"config field {prefix}{name} is missing: start from base_config()")
+    for name, default in base.items():
+        value, path = given[name], f"{prefix}{name}"
+        if isinstance(default, dict):
+            if not isinstance(value, dict):
+                raise ConfigError(f"{path} is {value!r}: use fields {', '.join(default)}")
+            _compare(default, value, f"{path}.")
+        elif type(value) is not type(default) and not (
+            isinstance(default, float) and type(value) is int
+        ):
+            raise ConfigError(
+                f"{path} is {value!r} of type {type(value).__name__}: "
+                f"use a {type(default).__name__}, such as {default!r}"
+            )
+
+
+def settle(workdir: Path, config: dict[str, Any]) -> None:
+    """Writes the config into a new workdir, or checks that a used one is of the same config.
+
+    Raises:
+      ConfigError: the workdir holds the work of another config; names the first field that differs.
+    """
+    path = workdir / "config.json"
+    if path.exists():
+        difference = _first_difference(json.loads(path.read_text()), config, "")
+        if difference:
+            raise ConfigError(
+                f"{workdir} holds the work of another config ({difference}): "
+                f"use another --workdir, or set the field back"
+            )
+        return
+    workdir.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".json.partial")
+    temporary.write_text(json.dumps(config, indent=2) + "\n")
+    temporary.rename(path)
+
+
+def _first_difference(old: Any, new: Any, path: str) -> str:
+    if isinstance(old, dict) and isinstance(new, dict):
+        for name in sorted(old.keys() | new.keys()):
+            if not path and name in FREE_FIELDS:
+                continue
+            inner = _first_difference(
+                old.get(name, "absent"), new.get(name, "absent"), f"{path}.{name}".lstrip(".")
+            )
+            if inner:
+                return inner
+        return ""
+    return "" if old == new else f"{path} was {old!r} and is {new!r}"

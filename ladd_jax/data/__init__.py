@@ -1,0 +1,1 @@
+"""Latent shards: buckets, writing and reading, the training pipeline, sources of raw data."""

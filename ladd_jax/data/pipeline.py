@@ -1,0 +1,117 @@
+"""From shards to batches on the mesh.
+
+The plan of batches is a function of (seed, step), the same on every host with no communication, so
+the data position of a run is its step.
+"""
+
+import functools
+from collections.abc import Iterator, Mapping
+
+import grain
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from ladd_jax.data.buckets import Bucket
+from ladd_jax.data.shards import Shards
+from ladd_jax.parallel.mesh import batch_sharding
+
+Plan = tuple[Bucket, np.ndarray]
+
+
+class BatchPlan:
+    """Which records make the global batch of a step: `plan[step] -> (bucket, int64 [batch])`.
+
+    In each epoch the records of a bucket are shuffled and cut into batches, what remains is left
+    out, and the list of all batches is shuffled. Every batch is of one bucket.
+    """
+
+    def __init__(self, sizes: Mapping[Bucket, int], batch_size: int, seed: int):
+        """Plans batches.
+
+        Args:
+          sizes: records in each bucket.
+          batch_size: of the global batch.
+          seed: of all shuffles.
+
+        Raises:
+          ValueError: a bucket holds less than one batch.
+        """
+        for bucket, size in sizes.items():
+            if size < batch_size:
+                raise ValueError(
+                    f"bucket {bucket.name} holds {size} records, fewer than one batch of "
+                    f"{batch_size}: lower batch_size or write more records"
+                )
+        self._sizes = dict(sorted(sizes.items()))
+        self._batch_size = batch_size
+        self._seed = seed
+        self.steps_per_epoch = sum(size // batch_size for size in self._sizes.values())
+        # Hosts read steps in order, so one epoch back covers what prefetching reorders.
+        self._epoch = functools.lru_cache(maxsize=2)(self._plan_epoch)
+
+    def _plan_epoch(self, epoch: int) -> list[Plan]:
+        batches: list[Plan] = []
+        for bucket, size in self._sizes.items():
+            rng = np.random.default_rng((self._seed, epoch, bucket.height, bucket.width))
+            order = rng.permutation(size)[: size - size % self._batch_size]
+            batches += [(bucket, part) for part in order.reshape(-1, self._batch_size)]
+        order = np.random.default_rng((self._seed, epoch)).permutation(len(batches))
+        return [batches[i] for i in order]
+
+    def __getitem__(self, step: int) -> Plan:
+        epoch, index = divmod(int(step), self.steps_per_epoch)
+        return self._epoch(epoch)[index]
+
+
+def host_slice(batch_size: int, process_index: int, process_count: int) -> slice:
+    """The part of a global batch that a host reads.
+
+    Raises:
+      ValueError: the batch does not divide over the hosts.
+    """
+    if batch_size % process_count:
+        raise ValueError(
+            f"batch_size {batch_size} is not divisible by {process_count} processes: "
+            f"use {batch_size - batch_size % process_count + process_count}"
+        )
+    share = batch_size // process_count
+    return slice(process_index * share, (process_index + 1) * share)
+
+
+def loader(
+    shards: Shards,
+    plan: BatchPlan,
+    start: int,
+    stop: int,
+    *,
+    process_index: int = 0,
+    process_count: int = 1,
+    threads: int = 2,
+    prefetch: int = 4,
+) -> Iterator[tuple[Bucket, dict[str, np.ndarray]]]:
+    """This host's batches of steps `start` to `stop`, read ahead by threads.
+
+    Yields:
+      The bucket, and float32 `latents [b, H, W, C]`, `context [b, T, Dc]`, `pooled [b, Dp]`, where
+      b is the host's share of the global batch.
+    """
+
+    def load(step: int) -> tuple[Bucket, dict[str, np.ndarray]]:
+        bucket, indices = plan[step]
+        share = host_slice(len(indices), process_index, process_count)
+        records = shards.read(bucket, indices[share])
+        return bucket, {name: records[name] for name in ("latents", "context", "pooled")}
+
+    steps = grain.MapDataset.range(start, stop).map(load)
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=prefetch)
+    return iter(steps.to_iter_dataset(options))
+
+
+def put(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
+    """Global arrays from each host's part, the batch axis over `data` and `fsdp`."""
+    sharding = batch_sharding(mesh)
+    return {
+        name: jax.make_array_from_process_local_data(sharding, array)
+        for name, array in batch.items()
+    }

@@ -1,0 +1,243 @@
+"""Latent shards: a tensorflow-datasets folder of ArrayRecord files, one split for each bucket.
+
+The names of all files follow from the layout alone, each file appears whole or not at all, and the
+metadata come last. So a writer can be stopped at any moment and started again, by another number
+of hosts too, and every record is written once.
+
+H W latent grid, C channels, T text tokens, Dc context width, Dp pooled width.
+"""
+
+import dataclasses
+import os
+import uuid
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+from array_record.python.array_record_module import ArrayRecordWriter
+
+from ladd_jax.data.buckets import Bucket
+
+_NAME = "latents"
+_VERSION = "1.0.0"
+_NULL_TEXT = "null_text.npz"
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """What a set of shards will hold, known before the first record.
+
+    Attributes:
+      sizes: records in each bucket.
+      records_per_shard: in every file but the last of a bucket.
+      channels: C.
+      text_length: T.
+      context_width: Dc.
+      pooled_width: Dp.
+      text_dtype: float32 or float16, of context and pooled. Latents are float32.
+    """
+
+    sizes: Mapping[Bucket, int]
+    records_per_shard: int
+    channels: int
+    text_length: int
+    context_width: int
+    pooled_width: int
+    text_dtype: str = "float32"
+
+    def shards(self) -> Iterator["Shard"]:
+        """All shards, in order."""
+        for bucket in sorted(self.sizes):
+            size = self.sizes[bucket]
+            count = -(-size // self.records_per_shard)
+            for index in range(count):
+                start = index * self.records_per_shard
+                yield Shard(bucket, index, count, start, min(start + self.records_per_shard, size))
+
+    def features(self, bucket: Bucket) -> tfds.features.FeaturesDict:
+        """The record of a bucket."""
+        text = np.dtype(self.text_dtype).type
+        return tfds.features.FeaturesDict(
+            {
+                "key": tfds.features.Text(),
+                "latents": tfds.features.Tensor(
+                    shape=(bucket.height, bucket.width, self.channels), dtype=np.float32
+                ),
+                "context": tfds.features.Tensor(
+                    shape=(self.text_length, self.context_width), dtype=text
+                ),
+                "pooled": tfds.features.Tensor(shape=(self.pooled_width,), dtype=text),
+                "prompt": tfds.features.Text(),
+            }
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Shard:
+    """One file: records `start` to `stop` of a bucket."""
+
+    bucket: Bucket
+    index: int
+    count: int
+    start: int
+    stop: int
+
+    def path(self, directory: str | Path) -> Path:
+        """Where the file lies."""
+        split = f"b{self.bucket.name}"
+        name = f"{_NAME}-{split}.array_record-{self.index:05d}-of-{self.count:05d}"
+        return _bucket_directory(directory, self.bucket) / name
+
+
+def _bucket_directory(directory: str | Path, bucket: Bucket) -> Path:
+    # Each bucket is a dataset of its own, since tfds has one record shape for all of its splits.
+    return Path(directory) / bucket.name / _VERSION
+
+
+def missing_shards(directory: str | Path, layout: Layout) -> list[Shard]:
+    """The shards still to be written."""
+    return [shard for shard in layout.shards() if not shard.path(directory).exists()]
+
+
+def write_shard(
+    directory: str | Path, layout: Layout, shard: Shard, records: Iterable[Mapping[str, Any]]
+) -> None:
+    """Writes one shard under its final name, or nothing.
+
+    Args:
+      directory: of the whole set.
+      layout: of the whole set.
+      shard: which one.
+      records: `latents`, `context`, `pooled` and `prompt` of records `start` to `stop`, in order.
+
+    Raises:
+      ValueError: another number of records, or one of another shape.
+    """
+    path = shard.path(directory)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    features = layout.features(shard.bucket)
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
+    count = 0
+    # A group of one record makes every record readable on its own.
+    writer = ArrayRecordWriter(str(partial), "group_size:1")
+    try:
+        for record in records:
+            key = f"{shard.bucket.name}/{shard.start + count}"
+            example = features.encode_example({**record, "key": key})
+            writer.write(features.serialize_example(example))
+            count += 1
+        writer.close()
+        if count != shard.stop - shard.start:
+            raise ValueError(
+                f"shard {path.name} was given {count} records and holds {shard.stop - shard.start}"
+            )
+        os.replace(partial, path)
+    finally:
+        if writer.is_open():
+            writer.close()
+        partial.unlink(missing_ok=True)
+
+
+def finalize(
+    directory: str | Path, layout: Layout, null_context: np.ndarray, null_pooled: np.ndarray
+) -> None:
+    """Marks the set complete: writes the tfds metadata and the empty prompt's embedding.
+
+    Args:
+      directory: of the set.
+      layout: of the set.
+      null_context: `[T, Dc]`, context of the empty prompt, for classifier-free guidance.
+      null_pooled: `[Dp]`, its pooled vector.
+
+    Raises:
+      FileNotFoundError: a shard is missing.
+    """
+    missing = missing_shards(directory, layout)
+    if missing:
+        raise FileNotFoundError(
+            f"{len(missing)} shards are missing in {directory}, the first is "
+            f"{missing[0].path(directory).name}: write them before finalizing"
+        )
+    for bucket in layout.sizes:
+        folder = _bucket_directory(directory, bucket)
+        shards = [shard for shard in layout.shards() if shard.bucket == bucket]
+        split = tfds.core.SplitInfo(
+            name=f"b{bucket.name}",
+            shard_lengths=[shard.stop - shard.start for shard in shards],
+            num_bytes=sum(shard.path(directory).stat().st_size for shard in shards),
+            filename_template=tfds.core.ShardedFileTemplate(
+                dataset_name=_NAME,
+                data_dir=folder,
+                filetype_suffix="array_record",
+                template="{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}",
+            ),
+        )
+        tfds.folder_dataset.write_metadata(
+            data_dir=str(folder),
+            features=layout.features(bucket),
+            split_infos=[split],
+            version=_VERSION,
+            filename_template="{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}",
+            check_data=False,
+        )
+    partial = Path(directory) / f".{_NULL_TEXT}.{uuid.uuid4().hex}.partial"
+    with partial.open("wb") as file:
+        np.savez(file, context=null_context, pooled=null_pooled)
+    # The last file to appear: where it is, the set is complete.
+    os.replace(partial, Path(directory) / _NULL_TEXT)
+
+
+def is_complete(directory: str | Path) -> bool:
+    """Whether a set was finalized."""
+    return (Path(directory) / _NULL_TEXT).exists()
+
+
+class Shards:
+    """A complete set of shards, read at random.
+
+    Attributes:
+      sizes: records in each bucket.
+      null_context: float32 `[T, Dc]` of the empty prompt.
+      null_pooled: float32 `[Dp]` of the empty prompt.
+    """
+
+    def __init__(self, directory: str | Path):
+        directory = Path(directory)
+        if not is_complete(directory):
+            raise FileNotFoundError(
+                f"no complete latent shards in {directory}: run the stage that writes them "
+                f"(encode or synthesize), which goes on where it was stopped"
+            )
+        self._sources: dict[Bucket, Any] = {}
+        for folder in sorted(directory.iterdir()):
+            if folder.is_dir():
+                bucket = Bucket.parse(folder.name)
+                builder = tfds.builder_from_directory(str(folder / _VERSION))
+                self._sources[bucket] = builder.as_data_source(f"b{bucket.name}")
+        self.sizes = {bucket: len(source) for bucket, source in self._sources.items()}
+        with np.load(directory / _NULL_TEXT) as null:
+            self.null_context = null["context"].astype(np.float32)
+            self.null_pooled = null["pooled"].astype(np.float32)
+
+    @property
+    def buckets(self) -> tuple[Bucket, ...]:
+        """In order of height, then width."""
+        return tuple(sorted(self.sizes))
+
+    def read(self, bucket: Bucket, indices: np.ndarray) -> dict[str, Any]:
+        """Records of a bucket.
+
+        Returns:
+          float32 `latents [n, H, W, C]`, `context [n, T, Dc]`, `pooled [n, Dp]`, and lists of str
+          `prompt` and `key`.
+        """
+        records = self._sources[bucket].__getitems__([int(i) for i in indices])
+        arrays: dict[str, Any] = {
+            name: np.stack([record[name] for record in records]).astype(np.float32)
+            for name in ("latents", "context", "pooled")
+        }
+        for name in ("prompt", "key"):
+            arrays[name] = [record[name].decode() for record in records]
+        return arrays

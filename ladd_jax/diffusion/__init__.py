@@ -1,0 +1,1 @@
+"""Rectified flow: interpolation, time distributions, samplers."""

@@ -1,0 +1,147 @@
+"""Latents for prompts, in batches of one fixed size on a mesh."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from ladd_jax.diffusion.samplers import (
+    consistency,
+    euler,
+    guided,
+    linear_sigmas,
+    sample_noise,
+    student_sigmas,
+)
+from ladd_jax.parallel.mesh import batch_divisor, batch_sharding
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampling:
+    """How to sample.
+
+    Attributes:
+      sampler: `euler` (teacher) or `consistency` (student).
+      sigmas: noise levels; Euler's end at 0, consistency's at the last prediction.
+      guidance: scale of classifier-free guidance; 1 for none.
+    """
+
+    sampler: str
+    sigmas: tuple[float, ...]
+    guidance: float = 1.0
+
+    @classmethod
+    def teacher(cls, steps: int, guidance: float, shift: float) -> "Sampling":
+        """Euler over evenly spaced, shifted levels, with guidance."""
+        return cls("euler", linear_sigmas(steps, shift), guidance)
+
+    @classmethod
+    def student(cls, steps: int, times: tuple[float, ...]) -> "Sampling":
+        """Consistency over the student's training times, unguided."""
+        return cls("consistency", student_sigmas(steps, times))
+
+
+class Generator:
+    """Samples of one network, one compiled program for each shape and way of sampling.
+
+    A sample depends on its own seed and prompt alone: the batch around it does not matter.
+    """
+
+    def __init__(
+        self,
+        model: Callable[..., jax.Array],
+        null_context: np.ndarray,
+        null_pooled: np.ndarray,
+        mesh: Mesh,
+        batch_size: int,
+    ):
+        """Prepares sampling.
+
+        Args:
+          model: `model(params, x, t, context, pooled) -> v`.
+          null_context: `[T, Dc]` of the empty prompt.
+          null_pooled: `[Dp]` of the empty prompt.
+          mesh: the batch lies on its `data` and `fsdp` axes.
+          batch_size: of every program; raised to a multiple of those axes.
+        """
+        self._model = model
+        self._null = (jnp.asarray(null_context), jnp.asarray(null_pooled))
+        self._mesh = mesh
+        self._batch = -(-batch_size // batch_divisor(mesh)) * batch_divisor(mesh)
+        self._program = jax.jit(self._sample, static_argnames=("shape", "sampling"))
+
+    def _sample(
+        self,
+        params: Any,
+        null: tuple[jax.Array, jax.Array],
+        keys: jax.Array,
+        context: jax.Array,
+        pooled: jax.Array,
+        shape: tuple[int, ...],
+        sampling: Sampling,
+    ) -> jax.Array:
+        def model(*args: jax.Array) -> jax.Array:
+            return self._model(params, *args)
+
+        velocity = guided(model, context, pooled, *null, sampling.guidance)
+        noise = sample_noise(keys, 0, shape)
+        if sampling.sampler == "euler":
+            return euler(velocity, noise, sampling.sigmas)
+        return consistency(velocity, noise, sampling.sigmas, keys)
+
+    def __call__(
+        self,
+        params: Any,
+        seeds: np.ndarray,
+        context: np.ndarray,
+        pooled: np.ndarray,
+        shape: tuple[int, int, int],
+        sampling: Sampling,
+        progress: Callable[[int], Any] = lambda done: None,
+    ) -> np.ndarray:
+        """Samples.
+
+        Args:
+          params: of the network.
+          seeds: uint32 `[n, 2]`, one raw PRNG key for each sample.
+          context: `[n, T, Dc]`.
+          pooled: `[n, Dp]`.
+          shape: (H, W, C) of a latent.
+          sampling: how.
+          progress: told the number of samples done after each batch.
+
+        Returns:
+          float32 `[n, H, W, C]`.
+        """
+        sharding = batch_sharding(self._mesh)
+        outputs = []
+        for start in range(0, len(seeds), self._batch):
+            parts = [array[start : start + self._batch] for array in (seeds, context, pooled)]
+            count = len(parts[0])
+            padded = [
+                jax.device_put(np.resize(part, (self._batch, *part.shape[1:])), sharding)
+                for part in parts
+            ]
+            with jax.set_mesh(self._mesh):
+                latents = self._program(
+                    params, self._null, *padded, shape=shape, sampling=sampling
+                )
+            outputs.append(np.asarray(latents)[:count])
+            progress(count)
+        return np.concatenate(outputs)
+
+
+def seeds(seed: int, *indices: np.ndarray | int) -> np.ndarray:
+    """Raw PRNG keys uint32 `[n, 2]` of samples from a seed and whole numbers (which broadcast)."""
+    rows = np.broadcast_arrays(*(np.atleast_1d(index) for index in indices))
+    return np.array(
+        [
+            np.random.SeedSequence((seed, *map(int, row))).generate_state(2)
+            for row in zip(*rows, strict=True)
+        ],
+        np.uint32,
+    )

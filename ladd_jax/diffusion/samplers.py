@@ -1,0 +1,114 @@
+"""Samplers from noise to data, each one `lax.scan` over explicit noise levels.
+
+`velocity(x, t)` takes `x [B, H, W, C]` and `t float32 [B]` and returns v like `x`.
+"""
+
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ladd_jax.diffusion.flow import interpolate, predict_x0
+from ladd_jax.diffusion.timesteps import shift
+
+Velocity = Callable[[jax.Array, jax.Array], jax.Array]
+
+
+def linear_sigmas(steps: int, factor: float = 1.0) -> tuple[float, ...]:
+    """`steps` + 1 levels from 1 to 0, evenly spaced, then shifted: the Euler sampler's schedule."""
+    return tuple(float(s) for s in shift(np.linspace(1.0, 0.0, steps + 1), factor))
+
+
+def student_sigmas(steps: int, times: Sequence[float]) -> tuple[float, ...]:
+    """`steps` of the student's training times, evenly picked from the noisiest on.
+
+    Raises:
+      ValueError: the number of steps does not divide the number of training times.
+    """
+    ordered = sorted(times, reverse=True)
+    if steps < 1 or len(ordered) % steps:
+        valid = [n for n in range(1, len(ordered) + 1) if len(ordered) % n == 0]
+        raise ValueError(
+            f"{steps} steps do not divide the {len(ordered)} training times of the student: "
+            f"use one of {', '.join(map(str, valid))}"
+        )
+    return tuple(ordered[:: len(ordered) // steps])
+
+
+def guided(
+    model: Callable[..., jax.Array],
+    context: jax.Array,
+    pooled: jax.Array,
+    null_context: jax.Array,
+    null_pooled: jax.Array,
+    scale: float,
+) -> Velocity:
+    """Velocity with classifier-free guidance: v(null) + scale (v(text) - v(null)).
+
+    Args:
+      model: `model(x, t, context, pooled)`.
+      context: `[B, T, Dc]` of the prompts, pooled `[B, Dp]` likewise.
+      pooled: see context.
+      null_context: `[T, Dc]` of the empty prompt.
+      null_pooled: `[Dp]` of the empty prompt.
+      scale: 1 gives the unguided velocity, at the cost of one pass instead of two.
+    """
+    if scale == 1.0:
+        return lambda x, t: model(x, t, context, pooled)
+    both_context = jnp.concatenate([context, jnp.broadcast_to(null_context, context.shape)])
+    both_pooled = jnp.concatenate([pooled, jnp.broadcast_to(null_pooled, pooled.shape)])
+
+    def velocity(x: jax.Array, t: jax.Array) -> jax.Array:
+        v = model(jnp.concatenate([x, x]), jnp.concatenate([t, t]), both_context, both_pooled)
+        v_text, v_null = jnp.split(v, 2)
+        return v_null + scale * (v_text - v_null)
+
+    return velocity
+
+
+def euler(velocity: Velocity, noise: jax.Array, sigmas: Sequence[float]) -> jax.Array:
+    """First-order integration of the probability flow along `sigmas`, which end at the data (0)."""
+    levels = jnp.asarray(sigmas, jnp.float32)
+
+    def step(x: jax.Array, level: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
+        sigma, after = level
+        t = jnp.full(x.shape[:1], sigma)
+        return x + (after - sigma) * velocity(x, t), None
+
+    return jax.lax.scan(step, noise, (levels[:-1], levels[1:]))[0]
+
+
+def consistency(
+    velocity: Velocity, noise: jax.Array, sigmas: Sequence[float], keys: jax.Array
+) -> jax.Array:
+    """Predicts x_0, renoises to the next level with fresh noise, and so on (Song et al. 2023).
+
+    Args:
+      velocity: the student's.
+      noise: `[B, H, W, C]`, x at `sigmas[0]` = 1.
+      sigmas: levels at which the student predicts, decreasing; no final 0.
+      keys: raw PRNG key of each sample `[B, 2]`, for its fresh noise.
+    """
+    levels = jnp.asarray(sigmas, jnp.float32)
+
+    def step(
+        x_0: jax.Array, number_and_level: tuple[jax.Array, jax.Array]
+    ) -> tuple[jax.Array, None]:
+        number, level = number_and_level
+        t = jnp.full(x_0.shape[:1], level)
+        x_t = interpolate(x_0, sample_noise(keys, number, x_0.shape[1:]), t)
+        return predict_x0(x_t, velocity(x_t, t), t), None
+
+    t = jnp.full(noise.shape[:1], levels[0])
+    x_0 = predict_x0(noise, velocity(noise, t), t)
+    return jax.lax.scan(step, x_0, (jnp.arange(1, len(sigmas)), levels[1:]))[0]
+
+
+def sample_noise(keys: jax.Array, number: int | jax.Array, shape: Sequence[int]) -> jax.Array:
+    """Standard normal noise `[B, *shape]`, each sample's from its own key `[B, 2]`.
+
+    So a sample depends on its key alone and not on what else is in its batch. `number` tells apart
+    the draws of one sample; 0 is the first, pure noise.
+    """
+    return jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, number), shape))(keys)

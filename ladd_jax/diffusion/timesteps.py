@@ -1,0 +1,24 @@
+"""Distributions of the time t in [0, 1], 1 being pure noise."""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+
+
+def discrete(
+    key: jax.Array, batch: int, times: Sequence[float], probabilities: jax.Array
+) -> jax.Array:
+    """Draws from a finite set: float32 `[batch]`."""
+    index = jax.random.choice(key, len(times), (batch,), p=probabilities)
+    return jnp.asarray(times, jnp.float32)[index]
+
+
+def logit_normal(key: jax.Array, batch: int, mean: float, std: float) -> jax.Array:
+    """sigmoid(mean + std u) with u ~ N(0, 1): float32 `[batch]`."""
+    return jax.nn.sigmoid(mean + std * jax.random.normal(key, (batch,)))
+
+
+def shift(t: jax.Array, factor: float) -> jax.Array:
+    """Moves times towards noise for larger images (Esser et al. 2024, eq. 23)."""
+    return factor * t / (1 + (factor - 1) * t)

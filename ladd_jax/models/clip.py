@@ -1,0 +1,144 @@
+"""The text transformer of CLIP (Radford et al. 2021) with its projection.
+
+B batch, T tokens, D width, P width of the projection, K attention heads.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.nn import initializers
+
+from ladd_jax.models.functional import Model, param
+from ladd_jax.models.layers import MLP, Dtype, Linear
+
+
+def quick_gelu(x: jax.Array) -> jax.Array:
+    """x sigmoid(1.702 x), CLIP-L's activation."""
+    return x * jax.nn.sigmoid(1.702 * x)
+
+
+_ACTIVATIONS = {"quick_gelu": quick_gelu, "gelu": lambda x: jax.nn.gelu(x, approximate=False)}
+
+
+@dataclasses.dataclass(frozen=True)
+class CLIPTextConfig:
+    """Architecture, with the names of Hugging Face's `CLIPTextConfig`.
+
+    Attributes:
+      vocab_size: number of token ids.
+      hidden_size: D.
+      num_hidden_layers: blocks.
+      num_attention_heads: K.
+      intermediate_size: hidden width of the MLP.
+      max_position_embeddings: longest T.
+      projection_dim: P.
+      hidden_act: `quick_gelu` (CLIP-L) or `gelu` (bigG).
+      eos_token_id: the pooled vector is read at its first place.
+      initializer: of all matrices.
+      dtype: of computation.
+      param_dtype: of parameters.
+    """
+
+    vocab_size: int
+    hidden_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    intermediate_size: int
+    max_position_embeddings: int
+    projection_dim: int
+    hidden_act: str = "quick_gelu"
+    eos_token_id: int = 49407
+    initializer: Any = initializers.normal(0.02)
+    dtype: Dtype = jnp.float32
+    param_dtype: Dtype = jnp.float32
+
+
+class _LayerNorm(nnx.Module):
+    def __init__(self, config: CLIPTextConfig, *, rngs: nnx.Rngs):
+        width, dtype = (config.hidden_size,), config.param_dtype
+        self.scale = param(rngs, width, initializers.ones, (None,), dtype)
+        self.bias = param(rngs, width, initializers.zeros, (None,), dtype)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        y = x.astype(jnp.float32)
+        y -= jnp.mean(y, axis=-1, keepdims=True)
+        y *= jax.lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + 1e-5)
+        return (y * self.scale[...] + self.bias[...]).astype(x.dtype)
+
+
+class _Block(nnx.Module):
+    def __init__(self, config: CLIPTextConfig, *, rngs: nnx.Rngs):
+        d, k = config.hidden_size, config.num_attention_heads
+        options: dict[str, Any] = {
+            "rngs": rngs,
+            "dtype": config.dtype,
+            "param_dtype": config.param_dtype,
+            "init": config.initializer,
+        }
+        self.norm1 = _LayerNorm(config, rngs=rngs)
+        self.qkv = Linear(d, (3, k, d // k), ("embed", None, "heads", None), **options)
+        self.out = Linear(d, d, ("heads", "embed"), **options)
+        self.norm2 = _LayerNorm(config, rngs=rngs)
+        activation = _ACTIVATIONS[config.hidden_act]
+        self.mlp = MLP(d, config.intermediate_size, d, activation, **options)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        q, k, v = jnp.moveaxis(self.qkv(self.norm1(x)), 2, 0)
+        attended = jax.nn.dot_product_attention(q, k, v, is_causal=True)
+        x = x + self.out(attended.reshape(x.shape))
+        return x + self.mlp(self.norm2(x))
+
+
+class CLIPText(nnx.Module):
+    """Token ids to context tokens and a pooled vector, as Stable Diffusion 3 uses them."""
+
+    def __init__(self, config: CLIPTextConfig, *, rngs: nnx.Rngs):
+        self.config = config
+        d = config.hidden_size
+        init, dtype = config.initializer, config.param_dtype
+        self.tokens = param(rngs, (config.vocab_size, d), init, (None, "embed"), dtype)
+        self.positions = param(
+            rngs, (config.max_position_embeddings, d), init, (None, "embed"), dtype
+        )
+        self.blocks = nnx.List(
+            [_Block(config, rngs=rngs) for _ in range(config.num_hidden_layers)]
+        )
+        self.final_norm = _LayerNorm(config, rngs=rngs)
+        self.projection = Linear(
+            d,
+            config.projection_dim,
+            ("embed", None),
+            rngs=rngs,
+            dtype=config.dtype,
+            param_dtype=dtype,
+            init=init,
+            bias=False,
+        )
+
+    def __call__(self, ids: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Encodes tokens.
+
+        Args:
+          ids: int32 `[B, T]`, T at most `max_position_embeddings`, each row with an EOS token.
+
+        Returns:
+          context `[B, T, D]`: the state before the last block, not normalised; and pooled
+          `[B, P]`: the projected, normalised last state at the first EOS token.
+        """
+        x = (self.tokens[...][ids] + self.positions[...][: ids.shape[1]]).astype(
+            self.config.dtype
+        )
+        context = x
+        for block in self.blocks:
+            context, x = x, block(x)
+        end = jnp.argmax(ids == self.config.eos_token_id, axis=1)
+        last = jnp.take_along_axis(self.final_norm(x), end[:, None, None], axis=1)[:, 0]
+        return context, self.projection(last)
+
+
+def clip_text(config: CLIPTextConfig) -> Model:
+    """The network of a configuration, as a function of its parameters."""
+    return Model(lambda rngs: CLIPText(config, rngs=rngs))

@@ -1,0 +1,64 @@
+"""A Flax NNX module seen as a pure function of a parameter tree."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from flax import nnx
+
+Params = dict[str, Any]
+"""Nested dict of arrays."""
+
+
+def param(
+    rngs: nnx.Rngs,
+    shape: tuple[int, ...],
+    init: jax.nn.initializers.Initializer,
+    axes: tuple[str | None, ...],
+    dtype: Any,
+) -> nnx.Param:
+    """Declares one parameter: its shape, initializer and logical axes, in one place.
+
+    `axes` names each dimension for the sharding rules of `ladd_jax.parallel.mesh`.
+    """
+    if len(axes) != len(shape):
+        raise ValueError(f"axes {axes} do not name the {len(shape)} dimensions of {shape}")
+    return nnx.Param(init(rngs.params(), shape, dtype), axes=axes)
+
+
+class Model:
+    """Structure of a network without its parameters.
+
+    Several parameter trees (student, teacher, EMA) serve one `Model`. `axes` and `shapes` are
+    trees like the parameters: logical axis names, and `jax.ShapeDtypeStruct`.
+    """
+
+    def __init__(self, build: Callable[[nnx.Rngs], nnx.Module]):
+        self._build = build
+        module = nnx.eval_shape(lambda: build(nnx.Rngs(0)))
+        self._graphdef, state = nnx.split(module)
+        self.shapes: Params = nnx.to_pure_dict(state)
+        self.axes: Params = {}
+        for path, variable in nnx.to_flat_state(state):
+            axes = variable.get_metadata()["axes"]
+            # Stacked blocks have one more dimension than the block's own declaration.
+            axes = ("layers",) * (len(variable.get_value().shape) - len(axes)) + axes
+            node = self.axes
+            for name in path[:-1]:
+                node = node.setdefault(name, {})
+            node[path[-1]] = axes
+
+    def init(self, key: jax.Array) -> Params:
+        """Fresh parameters from a PRNG key; jit-compatible."""
+        return nnx.to_pure_dict(nnx.split(self._build(nnx.Rngs(key)))[1])
+
+    def __call__(self, params: Params, *args: Any, **kwargs: Any) -> Any:
+        """The module's `__call__` with these parameters."""
+        return nnx.merge(self._graphdef, params)(*args, **kwargs)
+
+
+def stack(build: Callable[[nnx.Rngs], nnx.Module], count: int, rngs: nnx.Rngs) -> nnx.Module:
+    """`count` modules of one structure as one module whose parameters have a leading layer axis."""
+    graphdef = nnx.graphdef(nnx.eval_shape(lambda: build(nnx.Rngs(0))))
+    keys = jax.random.split(rngs.params(), count)
+    return nnx.merge(graphdef, jax.vmap(lambda key: nnx.split(build(nnx.Rngs(key)))[1])(keys))

@@ -1,0 +1,193 @@
+"""Discriminator heads on the token grids of a frozen transformer.
+
+The paper leaves the head's inside open; the template is StyleGAN-T's (Sauer et al. 2023): 1x1
+block, residual block, projection conditioning. A block is convolution with spectral norm, norm,
+LeakyReLU 0.2. Convolutions are 2-D, so that a head sees the same neighbourhood in every aspect
+ratio.
+
+B batch, h w token grid, D width of the features, N = hw, K heads.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.nn import initializers
+
+from ladd_jax.models.functional import Model, param, stack
+from ladd_jax.models.layers import MLP, Dtype, layer_norm, timestep_embedding
+
+
+@dataclasses.dataclass(frozen=True)
+class HeadConfig:
+    """One head.
+
+    Attributes:
+      features: D, width of the tokens read.
+      pooled_width: width of the pooled text vector.
+      channels: width of the convolutions.
+      kernel: side of the residual convolution.
+      groups: of the group norm, which is per sample: the result does not depend on how the batch
+        is laid on devices.
+      projection: width of the inner product with the condition.
+      spectral_norm: divides each convolution by its largest singular value.
+      dtype: of computation.
+      param_dtype: of parameters.
+    """
+
+    features: int
+    pooled_width: int
+    channels: int = 64
+    kernel: int = 3
+    groups: int = 8
+    projection: int = 64
+    spectral_norm: bool = True
+    dtype: Dtype = jnp.float32
+    param_dtype: Dtype = jnp.float32
+
+    def __post_init__(self) -> None:
+        if self.channels % self.groups:
+            raise ValueError(
+                f"head channels {self.channels} are not divisible by groups {self.groups}: "
+                f"use {self.channels - self.channels % self.groups + self.groups}"
+            )
+        if self.kernel % 2 == 0:
+            raise ValueError(f"head kernel {self.kernel} is even: use {self.kernel + 1}")
+
+
+def spectral_norm(kernel: jax.Array, iterations: int = 8) -> jax.Array:
+    """Kernel over an estimate of its largest singular value, as a matrix `[inputs, outputs]`.
+
+    The power iteration starts from a fixed vector at each call. It keeps no state, so a checkpoint
+    has none to lose, and 8 iterations come within a few per cent for these small matrices.
+    """
+    matrix = kernel.reshape(-1, kernel.shape[-1]).astype(jnp.float32)
+    fixed = jax.lax.stop_gradient(matrix)
+    start = np.random.default_rng(0).standard_normal(matrix.shape[1]).astype(np.float32)
+
+    def iterate(_: jax.Array, v: jax.Array) -> jax.Array:
+        v = (fixed @ v) @ fixed
+        return v / (jnp.linalg.norm(v) + 1e-12)
+
+    v = jax.lax.stop_gradient(jax.lax.fori_loop(0, iterations, iterate, jnp.asarray(start)))
+    return (kernel / (jnp.linalg.norm(matrix @ v) + 1e-12)).astype(kernel.dtype)
+
+
+def convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """2-D convolution with zero padding, `[B, h, w, I] -> [B, h, w, O]`, of an odd square kernel.
+
+    One matrix product over gathered neighbourhoods: heads run inside scans, where XLA's CPU
+    convolution is some 30 times slower, and the neighbourhoods of a few channels are small.
+    """
+    side = kernel.shape[0]
+    _, h, w, _ = x.shape
+    margin = side // 2
+    padded = jnp.pad(x, ((0, 0), (margin, margin), (margin, margin), (0, 0)))
+    shifted = [padded[:, i : i + h, j : j + w] for i in range(side) for j in range(side)]
+    return jnp.tensordot(
+        jnp.concatenate(shifted, axis=-1), kernel.reshape(-1, kernel.shape[-1]), 1
+    )
+
+
+class _Convolution(nnx.Module):
+    def __init__(
+        self, inputs: int, outputs: int, kernel: int, config: HeadConfig, *, rngs: nnx.Rngs
+    ):
+        shape = (kernel, kernel, inputs, outputs)
+        axes = (None, None, "embed", "mlp")
+        self.kernel = param(rngs, shape, initializers.lecun_normal(), axes, config.param_dtype)
+        self.bias = param(rngs, (outputs,), initializers.zeros, ("mlp",), config.param_dtype)
+        self.config = config
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        kernel = self.kernel[...]
+        if self.config.spectral_norm:
+            kernel = spectral_norm(kernel)
+        kernel = kernel.astype(self.config.dtype)
+        return convolve(x, kernel) + self.bias[...].astype(self.config.dtype)
+
+
+class _ConvolutionBlock(nnx.Module):
+    def __init__(self, inputs: int, kernel: int, config: HeadConfig, *, rngs: nnx.Rngs):
+        c = config.channels
+        self.convolution = _Convolution(inputs, c, kernel, config, rngs=rngs)
+        self.scale = param(rngs, (c,), initializers.ones, ("mlp",), config.param_dtype)
+        self.shift = param(rngs, (c,), initializers.zeros, ("mlp",), config.param_dtype)
+        self.groups = config.groups
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x = self.convolution(x)
+        b, h, w, c = x.shape
+        y = x.astype(jnp.float32).reshape(b, h, w, self.groups, c // self.groups)
+        y -= jnp.mean(y, axis=(1, 2, 4), keepdims=True)
+        y *= jax.lax.rsqrt(jnp.mean(y * y, axis=(1, 2, 4), keepdims=True) + 1e-5)
+        y = y.reshape(b, h, w, c).astype(x.dtype)
+        y = y * self.scale[...].astype(x.dtype) + self.shift[...].astype(x.dtype)
+        return jax.nn.leaky_relu(y, 0.2)
+
+
+class Head(nnx.Module):
+    """Logit at each token, given noise level and pooled text."""
+
+    def __init__(self, config: HeadConfig, *, rngs: nnx.Rngs):
+        c, p = config.channels, config.projection
+        self.config = config
+        self.entry = _ConvolutionBlock(config.features, 1, config, rngs=rngs)
+        self.residual = _ConvolutionBlock(c, config.kernel, config, rngs=rngs)
+        self.exit = _Convolution(c, p, 1, config, rngs=rngs)
+        self.condition = MLP(
+            256 + config.pooled_width,
+            c,
+            p,
+            jax.nn.silu,
+            rngs=rngs,
+            dtype=config.dtype,
+            param_dtype=config.param_dtype,
+        )
+
+    def __call__(
+        self, tokens: jax.Array, grid: tuple[int, int], t_hat: jax.Array, pooled: jax.Array
+    ) -> jax.Array:
+        """Judges tokens.
+
+        Args:
+          tokens: `[B, N, D]`, the image tokens after a block.
+          grid: (h, w) with hw = N.
+          t_hat: float32 `[B]`, noise level of the latents that the transformer saw.
+          pooled: `[B, pooled_width]`.
+
+        Returns:
+          float32 logits `[B, h, w]`, positive for real.
+        """
+        # Token norms grow along the depth of a transformer; each head starts from unit variance.
+        x = layer_norm(tokens.astype(self.config.dtype))
+        x = self.entry(x.reshape(x.shape[0], *grid, x.shape[-1]))
+        x = (self.residual(x) + x) / np.sqrt(2.0)
+        c = self.condition(
+            jnp.concatenate([timestep_embedding(t_hat), pooled.astype(jnp.float32)], axis=-1)
+        )
+        logits = jnp.einsum("bhwp,bp->bhw", self.exit(x), c) / np.sqrt(self.config.projection)
+        return logits.astype(jnp.float32)
+
+
+def head(config: HeadConfig) -> Model:
+    """One head, as a function of its parameters."""
+    return Model(lambda rngs: Head(config, rngs=rngs))
+
+
+class _HeadStack(nnx.Module):
+    def __init__(self, config: HeadConfig, count: int, *, rngs: nnx.Rngs):
+        self.heads = stack(lambda rngs: Head(config, rngs=rngs), count, rngs)
+
+
+def head_stack(config: HeadConfig, count: int) -> Model:
+    """Parameters of `count` independent heads, each leaf with a leading axis K, under `heads`."""
+    return Model(lambda rngs: _HeadStack(config, count, rngs=rngs))
+
+
+def one_head(params: Any, slot: jax.Array | int) -> Any:
+    """Parameters of one head of a stack."""
+    return jax.tree.map(lambda leaf: leaf[slot], params["heads"])

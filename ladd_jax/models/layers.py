@@ -1,0 +1,108 @@
+"""Layers shared by the networks. Parameters are stored in one dtype and computed in another."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.nn import initializers
+
+from ladd_jax.models.functional import param
+
+Dtype = Any
+
+
+class Linear(nnx.Module):
+    """Dense layer on the last axis, into one or several output axes: `[..., I] -> [..., *O]`."""
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int | tuple[int, ...],
+        axes: tuple[str | None, ...],
+        *,
+        rngs: nnx.Rngs,
+        dtype: Dtype,
+        param_dtype: Dtype,
+        init: initializers.Initializer | None = None,
+        bias: bool = True,
+    ):
+        outputs = (outputs,) if isinstance(outputs, int) else outputs
+        flat = int(np.prod(outputs))
+        init = init or initializers.xavier_uniform()
+
+        def shaped(key: jax.Array, shape: tuple[int, ...], dtype: Dtype) -> jax.Array:
+            return init(key, (inputs, flat), dtype).reshape(shape)
+
+        self.kernel = param(rngs, (inputs, *outputs), shaped, axes, param_dtype)
+        self.bias = (
+            param(rngs, outputs, initializers.zeros, axes[1:], param_dtype) if bias else None
+        )
+        self.dtype = dtype
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        y = jnp.tensordot(x.astype(self.dtype), self.kernel[...].astype(self.dtype), 1)
+        return y if self.bias is None else y + self.bias[...].astype(self.dtype)
+
+
+class RMSNorm(nnx.Module):
+    """Root-mean-square norm over the last axis with a learned scale, computed in float32."""
+
+    def __init__(self, width: int, *, rngs: nnx.Rngs, param_dtype: Dtype, epsilon: float = 1e-6):
+        self.scale = param(rngs, (width,), initializers.ones, (None,), param_dtype)
+        self.epsilon = epsilon
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        y = x.astype(jnp.float32)
+        y *= jax.lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + self.epsilon)
+        return (y * self.scale[...].astype(jnp.float32)).astype(x.dtype)
+
+
+def layer_norm(x: jax.Array, epsilon: float = 1e-6) -> jax.Array:
+    """LayerNorm over the last axis without affine parameters, computed in float32."""
+    y = x.astype(jnp.float32)
+    y -= jnp.mean(y, axis=-1, keepdims=True)
+    y *= jax.lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + epsilon)
+    return y.astype(x.dtype)
+
+
+def timestep_embedding(t: jax.Array, width: int = 256, max_period: float = 10_000.0) -> jax.Array:
+    """Sinusoids `[cos, sin]` of `1000 t`.
+
+    Args:
+      t: float32 `[B]` in [0, 1].
+      width: even number of features.
+      max_period: longest wavelength divided by 2 pi, in steps of 1/1000.
+
+    Returns:
+      float32 `[B, width]`.
+    """
+    half = width // 2
+    frequencies = jnp.exp(-np.log(max_period) * jnp.arange(half, dtype=jnp.float32) / half)
+    angles = 1000.0 * t.astype(jnp.float32)[:, None] * frequencies
+    return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
+
+
+class MLP(nnx.Module):
+    """Two dense layers with an activation between."""
+
+    def __init__(
+        self,
+        inputs: int,
+        hidden: int,
+        outputs: int,
+        activation: Any,
+        *,
+        rngs: nnx.Rngs,
+        dtype: Dtype,
+        param_dtype: Dtype,
+        init: initializers.Initializer | None = None,
+    ):
+        options = {"rngs": rngs, "dtype": dtype, "param_dtype": param_dtype, "init": init}
+        self.up = Linear(inputs, hidden, ("embed", "mlp"), **options)
+        self.down = Linear(hidden, outputs, ("mlp", "embed"), **options)
+        self.activation = activation
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.down(self.activation(self.up(x)))

@@ -1,0 +1,362 @@
+"""The multimodal diffusion transformer of Stable Diffusion 3 and 3.5 (Esser et al. 2024).
+
+Two streams of tokens, image and text, each with its own weights, meet in joint attention. Blocks
+of one kind that follow each other are stacked on a leading layer axis, scanned and rematerialised.
+
+B batch, H W latent grid, C channels, P patch, N = HW/P^2 image tokens, T text tokens, D width,
+L layers, K attention heads.
+"""
+
+import dataclasses
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.nn import initializers
+
+from ladd_jax.models.attention import attention
+from ladd_jax.models.functional import Model, stack
+from ladd_jax.models.layers import MLP, Dtype, Linear, RMSNorm, layer_norm, timestep_embedding
+from ladd_jax.parallel.mesh import constrain
+
+Tap = Callable[[jax.Array, jax.Array], Any]
+"""`tap(layer int32 [], tokens [B, N, D]) -> tree`, called on the image tokens after each block."""
+
+REMAT_POLICIES = {
+    "none": jax.checkpoint_policies.everything_saveable,
+    "full": jax.checkpoint_policies.nothing_saveable,
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class MMDiTConfig:
+    """Architecture of an MMDiT.
+
+    Attributes:
+      depth: number of blocks L.
+      width: D; SD3 has 64 * depth.
+      num_heads: K; SD3 has depth.
+      in_channels: latent channels read; more than `out_channels` where a condition is concatenated.
+      out_channels: latent channels of the velocity.
+      context_width: width of the text tokens (SD3: 4096).
+      pooled_width: width of the pooled text vector (SD3: 2048).
+      patch: side of a patch in latent pixels.
+      mlp_ratio: hidden width of the block's MLP over D.
+      qk_norm: RMSNorm on queries and keys (SD3.5).
+      dual_attention: blocks with a second attention over image tokens alone (SD3.5-Medium).
+      position_table: side of the sincos table that grids are cropped from, in patches.
+      position_base: side of the grid of the base resolution; it sets the unit of the positions.
+      remat: what the backward pass keeps of a block: `none` recomputes nothing, `full` keeps
+        the block's inputs only, `dots` also keeps matrix products with weights.
+      unroll: blocks in one turn of the scan; more of them run faster and compile longer.
+      dtype: of computation.
+      param_dtype: of parameters.
+    """
+
+    depth: int
+    width: int
+    num_heads: int
+    in_channels: int = 16
+    out_channels: int = 16
+    context_width: int = 4096
+    pooled_width: int = 2048
+    patch: int = 2
+    mlp_ratio: int = 4
+    qk_norm: bool = False
+    dual_attention: tuple[int, ...] = ()
+    position_table: int = 192
+    position_base: int = 64
+    remat: str = "full"
+    unroll: int = 1
+    dtype: Dtype = jnp.float32
+    param_dtype: Dtype = jnp.float32
+
+    def __post_init__(self) -> None:
+        if self.width % self.num_heads:
+            raise ValueError(
+                f"width {self.width} is not divisible by num_heads {self.num_heads}: "
+                f"use a multiple, such as {64 * self.num_heads}"
+            )
+        if self.width % 4:
+            raise ValueError(
+                f"width {self.width} is not divisible by 4, as sincos positions need it: "
+                f"use {self.width + 4 - self.width % 4}"
+            )
+        if self.remat not in REMAT_POLICIES:
+            raise ValueError(f"remat {self.remat!r} is none of {', '.join(REMAT_POLICIES)}")
+        outside = [layer for layer in self.dual_attention if not 0 <= layer < self.depth]
+        if outside:
+            raise ValueError(
+                f"dual_attention names block {outside[0]} of a depth of {self.depth}: "
+                f"use blocks 0 to {self.depth - 1}"
+            )
+
+
+def position_embedding(rows: int, columns: int, config: MMDiTConfig) -> jax.Array:
+    """Crop of the 2-D sincos table, centred: float32 `[rows, columns, D]`, in patches.
+
+    The first half of the features holds sin and cos of the column, the second of the row.
+    """
+    table = config.position_table
+    if max(rows, columns) > table:
+        raise ValueError(
+            f"a grid of {rows}x{columns} patches exceeds the position table of {table}x{table}: "
+            f"use a smaller bucket or a larger position_table"
+        )
+    quarter = config.width // 4
+    frequencies = 10_000.0 ** (-jnp.arange(quarter, dtype=jnp.float32) / quarter)
+    unit = config.position_base / table
+
+    def sincos(length: int) -> jax.Array:
+        positions = ((table - length) // 2 + jnp.arange(length, dtype=jnp.float32)) * unit
+        angles = positions[:, None] * frequencies
+        return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)  # [length, D/2]
+
+    shape = (rows, columns, config.width // 2)
+    return jnp.concatenate(
+        [
+            jnp.broadcast_to(sincos(columns)[None], shape),
+            jnp.broadcast_to(sincos(rows)[:, None], shape),
+        ],
+        axis=-1,
+    )
+
+
+def _modulate(x: jax.Array, shift: jax.Array, scale: jax.Array) -> jax.Array:
+    return layer_norm(x) * (1 + scale[:, None]) + shift[:, None]
+
+
+class _Stream(nnx.Module):
+    """One modality's part of a block: adaLN, projections around the attention, MLP.
+
+    A `pre_only` stream gives queries, keys and values and ends there (the context of the last
+    block). A `dual` stream has a second set of projections for attention within the stream.
+    """
+
+    def __init__(
+        self, config: MMDiTConfig, *, rngs: nnx.Rngs, pre_only: bool = False, dual: bool = False
+    ):
+        d, k = config.width, config.num_heads
+        options: dict[str, Any] = {
+            "rngs": rngs,
+            "dtype": config.dtype,
+            "param_dtype": config.param_dtype,
+        }
+        self.chunks = 2 if pre_only else 9 if dual else 6
+        self.modulation = Linear(
+            d, (self.chunks, d), ("embed", None, "mlp"), init=initializers.zeros, **options
+        )
+        qkv_axes = ("embed", None, "heads", None)
+        self.qkv = Linear(d, (3, k, d // k), qkv_axes, **options)
+        self.qkv2 = Linear(d, (3, k, d // k), qkv_axes, **options) if dual else None
+        norm = config.qk_norm
+        norms = {"rngs": rngs, "param_dtype": config.param_dtype}
+        self.norm_q = RMSNorm(d // k, **norms) if norm else None
+        self.norm_k = RMSNorm(d // k, **norms) if norm else None
+        self.norm_q2 = RMSNorm(d // k, **norms) if norm and dual else None
+        self.norm_k2 = RMSNorm(d // k, **norms) if norm and dual else None
+        self.out = None if pre_only else Linear(d, d, ("heads", "embed"), **options)
+        self.out2 = Linear(d, d, ("heads", "embed"), **options) if dual else None
+        hidden = config.mlp_ratio * d
+        self.mlp = None if pre_only else MLP(d, hidden, d, nnx.gelu, **options)
+
+    def before(self, x: jax.Array, c: jax.Array) -> tuple[list[jax.Array], tuple[jax.Array, ...]]:
+        """adaLN chunks `[B, D]` each, and q, k, v `[B, N, K, D/K]`."""
+        chunks = list(jnp.moveaxis(self.modulation(jax.nn.silu(c)), 1, 0))
+        return chunks, self._project(
+            _modulate(x, *chunks[:2]), self.qkv, self.norm_q, self.norm_k
+        )
+
+    def after(self, x: jax.Array, chunks: list[jax.Array], attended: jax.Array) -> jax.Array:
+        """The stream `[B, N, D]` after attention and MLP; `attended` is `[B, N, K, D/K]`."""
+        gate, shift_mlp, scale_mlp, gate_mlp = chunks[2:6]
+        y = x + gate[:, None] * self.out(_merge_heads(attended))
+        if self.qkv2 is not None:
+            shift, scale, gate2 = chunks[6:]
+            q, k, v = self._project(
+                _modulate(x, shift, scale), self.qkv2, self.norm_q2, self.norm_k2
+            )
+            y += gate2[:, None] * self.out2(_merge_heads(attention(q, k, v)))
+        return y + gate_mlp[:, None] * self.mlp(_modulate(y, shift_mlp, scale_mlp))
+
+    @staticmethod
+    def _project(
+        x: jax.Array, qkv: Linear, norm_q: RMSNorm | None, norm_k: RMSNorm | None
+    ) -> tuple[jax.Array, ...]:
+        q, k, v = jnp.moveaxis(qkv(x), 2, 0)
+        return (norm_q(q) if norm_q else q), (norm_k(k) if norm_k else k), v
+
+
+def _merge_heads(x: jax.Array) -> jax.Array:
+    return x.reshape(*x.shape[:2], -1)
+
+
+class _Block(nnx.Module):
+    """Joint attention of image and text, then an MLP for each."""
+
+    def __init__(self, config: MMDiTConfig, *, rngs: nnx.Rngs, dual: bool, last: bool):
+        self.image = _Stream(config, rngs=rngs, dual=dual)
+        self.context = _Stream(config, rngs=rngs, pre_only=last)
+        self.last = last
+
+    def __call__(
+        self, x: jax.Array, context: jax.Array, c: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        n = x.shape[1]
+        chunks, qkv = self.image.before(x, c)
+        context_chunks, context_qkv = self.context.before(context, c)
+        q, k, v = (jnp.concatenate(pair, axis=1) for pair in zip(qkv, context_qkv, strict=True))
+        if self.last:
+            # Nothing reads the text tokens after the last block, so they ask no queries.
+            q = q[:, :n]
+        attended = attention(q, k, v)
+        x = self.image.after(x, chunks, attended[:, :n])
+        if not self.last:
+            context = self.context.after(context, context_chunks, attended[:, n:])
+        return x, context
+
+
+class MMDiT(nnx.Module):
+    """Velocity of rectified flow from noisy latents, time and text."""
+
+    def __init__(self, config: MMDiTConfig, *, rngs: nnx.Rngs):
+        self.config = config
+        d, p = config.width, config.patch
+        options: dict[str, Any] = {
+            "rngs": rngs,
+            "dtype": config.dtype,
+            "param_dtype": config.param_dtype,
+        }
+        self.patch_embedding = Linear(p * p * config.in_channels, d, (None, "embed"), **options)
+        self.context_embedding = Linear(config.context_width, d, (None, "embed"), **options)
+        small = initializers.normal(0.02)
+        self.time_mlp = MLP(256, d, d, jax.nn.silu, init=small, **options)
+        self.pooled_mlp = MLP(config.pooled_width, d, d, jax.nn.silu, init=small, **options)
+
+        # The last block's context stream has other parameters, so it stands alone.
+        runs: list[tuple[str, int]] = []
+        start = 0
+        kinds = [layer in config.dual_attention for layer in range(config.depth - 1)]
+        for dual, run in itertools.groupby(kinds):
+            count = len(list(run))
+            name = f"blocks_{start}"
+
+            def build(rngs: nnx.Rngs, dual: bool = dual) -> nnx.Module:
+                return _Block(config, rngs=rngs, dual=dual, last=False)
+
+            setattr(self, name, stack(build, count, rngs))
+            runs.append((name, count))
+            start += count
+        self.runs = tuple(runs)
+        self.last_block = _Block(
+            config, rngs=rngs, dual=config.depth - 1 in config.dual_attention, last=True
+        )
+        self.final_modulation = Linear(
+            d, (2, d), ("embed", None, "mlp"), init=initializers.zeros, **options
+        )
+        self.final = Linear(
+            d, p * p * config.out_channels, ("embed", None), init=initializers.zeros, **options
+        )
+
+    def __call__(
+        self,
+        latents: jax.Array,
+        t: jax.Array,
+        context: jax.Array,
+        pooled: jax.Array,
+        tap: Tap | None = None,
+    ) -> Any:
+        """Predicts the velocity.
+
+        Args:
+          latents: `[B, H, W, in_channels]`, noisy; H and W are multiples of the patch.
+          t: float32 `[B]` in [0, 1], 1 being pure noise.
+          context: `[B, T, context_width]` text tokens.
+          pooled: `[B, pooled_width]` text vector.
+          tap: reads the image tokens `[B, N, D]` after each block.
+
+        Returns:
+          float32 `[B, H, W, out_channels]`; with `tap`, also what it returned, stacked `[L, ...]`.
+
+        Raises:
+          ValueError: the grid is not divisible by the patch or exceeds the position table.
+        """
+        config = self.config
+        b, height, width, channels = latents.shape
+        p = config.patch
+        if height % p or width % p:
+            raise ValueError(
+                f"latents of {height}x{width} are not divisible by the patch of {p}: "
+                f"use {height - height % p}x{width - width % p}"
+            )
+        rows, columns = height // p, width // p
+        x = latents.astype(config.dtype).reshape(b, rows, p, columns, p, channels)
+        x = x.transpose(0, 1, 3, 2, 4, 5).reshape(b, rows * columns, p * p * channels)
+        x = self.patch_embedding(x)
+        positions = position_embedding(rows, columns, config).astype(config.dtype)
+        x = constrain(x + positions.reshape(1, rows * columns, -1), "batch", None, None)
+        context = constrain(self.context_embedding(context), "batch", None, None)
+        c = self.time_mlp(timestep_embedding(t)) + self.pooled_mlp(pooled)
+
+        def after(
+            layer: jax.Array, x: jax.Array, context: jax.Array
+        ) -> tuple[tuple[jax.Array, jax.Array], Any]:
+            x = constrain(x, "batch", None, None)
+            context = constrain(context, "batch", None, None)
+            return (x, context), None if tap is None else tap(layer, x)
+
+        policy = REMAT_POLICIES[config.remat]
+        taps = []
+        start = 0
+        for name, count in self.runs:
+            graphdef, state = nnx.split(getattr(self, name))
+
+            def body(
+                carry: tuple[jax.Array, jax.Array],
+                layer_and_state: tuple[jax.Array, Any],
+                graphdef: Any = graphdef,
+            ) -> tuple[tuple[jax.Array, jax.Array], Any]:
+                layer, state = layer_and_state
+                block = jax.checkpoint(
+                    lambda state, x, context, c: nnx.merge(graphdef, state)(x, context, c),
+                    policy=policy,
+                    prevent_cse=False,
+                )
+                return after(layer, *block(state, *carry, c))
+
+            layers = start + jnp.arange(count)
+            (x, context), tapped = jax.lax.scan(
+                body, (x, context), (layers, state), unroll=config.unroll
+            )
+            taps.append(tapped)
+            start += count
+
+        graphdef, state = nnx.split(self.last_block)
+        last = jax.checkpoint(
+            lambda state, x, context, c: nnx.merge(graphdef, state)(x, context, c), policy=policy
+        )
+        (x, _), tapped = after(jnp.asarray(start), *last(state, x, context, c))
+        taps.append(jax.tree.map(lambda leaf: leaf[None], tapped))
+
+        shift, scale = jnp.moveaxis(self.final_modulation(jax.nn.silu(c)), 1, 0)
+        v = self.final(_modulate(x, shift, scale)).astype(jnp.float32)
+        v = v.reshape(b, rows, columns, p, p, config.out_channels)
+        v = v.transpose(0, 1, 3, 2, 4, 5).reshape(b, height, width, config.out_channels)
+        if tap is None:
+            return v
+        return v, jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *taps)
+
+
+def mmdit(config: MMDiTConfig) -> Model:
+    """The network of a configuration, as a function of its parameters."""
+    return Model(lambda rngs: MMDiT(config, rngs=rngs))
+
+
+def parameter_count(model: Model) -> int:
+    """Number of scalars in the parameters."""
+    return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(model.shapes))

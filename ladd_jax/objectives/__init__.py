@@ -1,0 +1,1 @@
+"""Training targets: one file each, one signature (see `base`)."""

@@ -1,0 +1,86 @@
+"""Rectified-flow matching, the teacher's own training (Esser et al. 2024, section 3)."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from ladd_jax.diffusion import timesteps
+from ladd_jax.diffusion.flow import interpolate, velocity
+from ladd_jax.models.functional import Model, Params
+from ladd_jax.objectives.base import Batch, Metrics, Optimizer, TrainState, update_ema
+
+
+@dataclasses.dataclass(frozen=True)
+class FlowMatching:
+    """Regression of the velocity.
+
+    Attributes:
+      model: `model(params, x_t, t, context, pooled) -> v`.
+      optimizer: of the parameters.
+      time_mean: mean of the logit-normal distribution of t.
+      time_std: its standard deviation.
+      shift: moves t towards noise; 1 leaves it.
+      text_dropout: share of samples trained on the empty prompt, for classifier-free guidance.
+      ema_decay: of the moving average.
+    """
+
+    model: Model
+    optimizer: Optimizer
+    time_mean: float = 0.0
+    time_std: float = 1.0
+    shift: float = 1.0
+    text_dropout: float = 0.1
+    ema_decay: float = 0.999
+
+    def init(self, key: jax.Array, params: Params) -> TrainState:
+        """State before the first step; the EMA is a copy, so that donation can not delete it."""
+        return TrainState(
+            step=jnp.zeros((), jnp.int32),
+            key=key,
+            params=params,
+            ema=jax.tree.map(jnp.copy, params),
+            heads={},
+            optimizer=self.optimizer.build().init(params),
+            heads_optimizer=(),
+        )
+
+    def step(
+        self, state: TrainState, frozen: dict[str, jax.Array], batch: Batch
+    ) -> tuple[TrainState, Metrics]:
+        """One update. `frozen` is the empty prompt: `context [T, Dc]` and `pooled [Dp]`."""
+        x_0 = batch["latents"]  # [B, H, W, C]
+        b = x_0.shape[0]
+        time_key, noise_key, drop_key = jax.random.split(
+            jax.random.fold_in(state.key, state.step), 3
+        )
+        t = timesteps.logit_normal(time_key, b, self.time_mean, self.time_std)
+        t = timesteps.shift(t, self.shift)
+        eps = jax.random.normal(noise_key, x_0.shape)
+        drop = jax.random.bernoulli(drop_key, self.text_dropout, (b,))
+        context = jnp.where(drop[:, None, None], frozen["context"], batch["context"])
+        pooled = jnp.where(drop[:, None], frozen["pooled"], batch["pooled"])
+        x_t = interpolate(x_0, eps, t)
+
+        def loss(params: Params) -> jax.Array:
+            v = self.model(params, x_t, t, context, pooled)
+            return jnp.mean(jnp.square(v - velocity(x_0, eps)))
+
+        value, gradient = jax.value_and_grad(loss)(state.params)
+        updates, optimizer = self.optimizer.build().update(
+            gradient, state.optimizer, state.params
+        )
+        params = optax.apply_updates(state.params, updates)
+        metrics = {
+            "loss": value,
+            "gradient_norm": optax.tree.norm(gradient),
+            "learning_rate": jnp.asarray(self.optimizer.schedule()(state.step)),
+        }
+        return dataclasses.replace(
+            state,
+            step=state.step + 1,
+            params=params,
+            ema=update_ema(state.ema, params, self.ema_decay, state.step),
+            optimizer=optimizer,
+        ), metrics

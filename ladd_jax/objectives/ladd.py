@@ -1,0 +1,405 @@
+"""Latent Adversarial Diffusion Distillation (Sauer et al. 2024, arXiv 2403.12015).
+
+One step updates the heads on a batch and then the student through the updated heads on the same
+batch. The teacher is frozen and its features do not depend on the heads, so one student forward
+and one teacher forward each for fake and real serve both updates.
+
+B batch, H W latent grid, C channels, h w token grid, N = hw, D width, L blocks, K heads.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from ladd_jax.diffusion import timesteps
+from ladd_jax.diffusion.flow import expand, interpolate, predict_x0
+from ladd_jax.models.functional import Model, Params
+from ladd_jax.objectives.adversarial import ADVERSARIAL_LOSSES
+from ladd_jax.objectives.base import Batch, Metrics, Optimizer, TrainState, update_ema
+
+BANDS = (0.0, 0.25, 0.5, 0.75, 1.0)
+"""Edges of the bands of t_hat in which the discriminator's accuracy is reported."""
+
+HeadLoss = Callable[[Params, jax.Array], tuple[jax.Array, dict[str, jax.Array]]]
+"""`(one head's parameters, tokens [B, N, D]) -> (loss [], statistics)`."""
+
+
+@dataclasses.dataclass(frozen=True)
+class LADD:
+    """The distillation of a frozen teacher into a student of few steps.
+
+    Attributes:
+      student: `student(params, x_t, t, context, pooled) -> v`.
+      teacher: the same signature, and `tap=` to read tokens after each block.
+      head: one head, `head(params, tokens, grid, t_hat, pooled) -> logits [B, h, w]`.
+      depth: number of the teacher's blocks.
+      patch: side of the teacher's patch.
+      optimizer: of the student.
+      heads_optimizer: of the heads.
+      timesteps: times at which the student is trained (paper: 1, 0.75, 0.5, 0.25).
+      probabilities: of those times.
+      warmup_probabilities: of those times in the first steps (paper, above 512^2: 0, 0, .5, .5).
+      warmup_steps: how many those are (paper, above 512^2: 500).
+      renoise_mean: m of t_hat = sigmoid(m + s u) (paper: 1).
+      renoise_std: s (paper: 1).
+      same_renoise: real and fake share t_hat and noise. Open in the paper.
+      loss: key of `ADVERSARIAL_LOSSES`. Open in the paper; ADD has hinge.
+      r1_gamma: weight of the gradient penalty on each head's input at real samples (ADD: 1e-5);
+        0 leaves it out.
+      r1_interval: steps between penalties, each multiplied by the interval.
+      hooked_blocks: teacher blocks with a head; None is all of them, as in the paper.
+      distillation_weight: of the distance to the teacher's own x_0, for real data (ADD: 2.5). The
+        paper drops it (0) for synthetic data.
+      misaligned_pairs: real latents with another sample's text count as extra fakes.
+      head_updates: updates of the heads for each of the student, each on fresh re-noising.
+      ema_decay: of the student's moving average.
+    """
+
+    student: Model
+    teacher: Model
+    head: Model
+    depth: int
+    patch: int
+    optimizer: Optimizer
+    heads_optimizer: Optimizer
+    timesteps: tuple[float, ...] = (1.0, 0.75, 0.5, 0.25)
+    probabilities: tuple[float, ...] = (0.7, 0.1, 0.1, 0.1)
+    warmup_probabilities: tuple[float, ...] = (0.0, 0.0, 0.5, 0.5)
+    warmup_steps: int = 500
+    renoise_mean: float = 1.0
+    renoise_std: float = 1.0
+    same_renoise: bool = True
+    loss: str = "hinge"
+    r1_gamma: float = 1e-5
+    r1_interval: int = 1
+    hooked_blocks: tuple[int, ...] | None = None
+    distillation_weight: float = 0.0
+    misaligned_pairs: bool = False
+    head_updates: int = 1
+    ema_decay: float = 0.999
+
+    def __post_init__(self) -> None:
+        if self.loss not in ADVERSARIAL_LOSSES:
+            raise ValueError(f"loss {self.loss!r} is none of {', '.join(ADVERSARIAL_LOSSES)}")
+        for name in ("probabilities", "warmup_probabilities"):
+            values = getattr(self, name)
+            if len(values) != len(self.timesteps) or abs(sum(values) - 1) > 1e-6:
+                raise ValueError(
+                    f"{name} {values} must be {len(self.timesteps)} numbers that sum to 1, "
+                    f"one for each of the timesteps {self.timesteps}"
+                )
+        for block in self.hooked:
+            if not 0 <= block < self.depth:
+                raise ValueError(
+                    f"hooked_blocks names block {block} of a teacher of {self.depth}: "
+                    f"use blocks 0 to {self.depth - 1}"
+                )
+        if self.head_updates < 1 or self.r1_interval < 1:
+            raise ValueError(
+                f"head_updates {self.head_updates} and r1_interval {self.r1_interval} "
+                f"must be at least 1"
+            )
+
+    @property
+    def hooked(self) -> tuple[int, ...]:
+        """Blocks with a head, in order of depth."""
+        if self.hooked_blocks is None:
+            return tuple(range(self.depth))
+        return tuple(sorted(set(self.hooked_blocks)))
+
+    def init(self, key: jax.Array, params: Params, heads: Params) -> TrainState:
+        """State before the first step.
+
+        Args:
+          key: raw PRNG key.
+          params: the student's first parameters, usually the teacher's. They are copied: the step
+            donates its state, and a shared buffer would take the teacher with it.
+          heads: stack of K heads, one for each hooked block.
+        """
+        return TrainState(
+            step=jnp.zeros((), jnp.int32),
+            key=key,
+            params=jax.tree.map(jnp.copy, params),
+            ema=jax.tree.map(jnp.copy, params),
+            heads=heads,
+            optimizer=self.optimizer.build().init(params),
+            heads_optimizer=self.heads_optimizer.build().init(heads),
+        )
+
+    def step(
+        self, state: TrainState, frozen: Params, batch: Batch
+    ) -> tuple[TrainState, Metrics]:
+        """Updates the heads, then the student through them. `frozen` is the teacher."""
+        x_0, context, pooled = batch["latents"], batch["context"], batch["pooled"]
+        key = jax.random.fold_in(state.key, state.step)
+        student_key, *renoise_keys = jax.random.split(key, 1 + self.head_updates)
+
+        # The student's prediction of x_0 from a point of the teacher's own sample.
+        x_t, t = self._student_input(student_key, x_0, state.step)
+
+        def student(params: Params) -> jax.Array:
+            return predict_x0(x_t, self.student(params, x_t, t, context, pooled), t)
+
+        x0_hat, student_vjp = jax.vjp(student, state.params)
+
+        heads, heads_optimizer = state.heads, state.heads_optimizer
+        for renoise_key in renoise_keys:
+            last = renoise_key is renoise_keys[-1]
+            fake, real = self._renoise(renoise_key, x_0)
+            eps_fake, t_fake = fake
+            eps_real, t_real = real
+            grid = (x_0.shape[1] // self.patch, x_0.shape[2] // self.patch)
+
+            # Discriminator: head gradients on fake and on real features. The features of the last
+            # fake pass stay, the student needs them; all others are judged where they arise.
+            discriminate_fake = self._fake_loss(grid, t_fake, pooled)
+            if last:
+
+                def teacher(
+                    x0_hat: jax.Array,
+                    eps: jax.Array = eps_fake,
+                    t_hat: jax.Array = t_fake,
+                ) -> tuple[jax.Array, jax.Array]:
+                    x_t_hat = interpolate(x0_hat, eps, t_hat)
+                    v, features = self.teacher(
+                        frozen, x_t_hat, t_hat, context, pooled, tap=lambda _, tokens: tokens
+                    )
+                    if self.hooked_blocks is not None:
+                        features = features[jnp.asarray(self.hooked)]
+                    return predict_x0(x_t_hat, v, t_hat), features
+
+                (teacher_x0, features), teacher_vjp = jax.vjp(teacher, x0_hat)
+                fake_gradient, fake_statistics = _over_heads(
+                    discriminate_fake, heads, jax.lax.stop_gradient(features)
+                )
+            else:
+                fake_gradient, fake_statistics = self._judge(
+                    discriminate_fake, heads, frozen, x0_hat, eps_fake, t_fake, context, pooled
+                )
+            real_gradient, real_statistics = self._judge(
+                self._real_loss(grid, t_real, pooled, state.step),
+                heads, frozen, x_0, eps_real, t_real, context, pooled,
+            )  # fmt: skip
+            if self.misaligned_pairs:
+                other_context, other_pooled = jnp.roll(context, 1, 0), jnp.roll(pooled, 1, 0)
+                misaligned_gradient, _ = self._judge(
+                    self._fake_loss(grid, t_real, other_pooled),
+                    heads, frozen, x_0, eps_real, t_real, other_context, other_pooled,
+                )  # fmt: skip
+                fake_gradient = jax.tree.map(
+                    lambda a, b: (a + b) / 2, fake_gradient, misaligned_gradient
+                )
+            heads_gradient = jax.tree.map(jnp.add, fake_gradient, real_gradient)
+            updates, heads_optimizer = self.heads_optimizer.build().update(
+                heads_gradient, heads_optimizer, heads
+            )
+            heads = optax.apply_updates(heads, updates)
+
+        # Generator: the same features through the updated heads, back through the teacher's
+        # activations (its parameters are constants here) and through the student.
+        adversarial = ADVERSARIAL_LOSSES[self.loss]
+
+        def generator_loss(head: Params, tokens: jax.Array) -> jax.Array:
+            logits = self.head(head, tokens, grid, t_fake, pooled)
+            return jnp.mean(adversarial.generator(logits)) / len(self.hooked)
+
+        def through_head(_: None, head_and_tokens: Any) -> tuple[None, Any]:
+            return None, jax.value_and_grad(generator_loss, argnums=1)(*head_and_tokens)
+
+        _, (losses, feature_gradient) = jax.lax.scan(
+            through_head, None, (heads["heads"], features)
+        )
+        (x0_gradient,) = teacher_vjp((jnp.zeros_like(teacher_x0), feature_gradient))
+
+        def distillation_loss(x0_hat: jax.Array) -> jax.Array:
+            weight = expand(1 - t_fake, x0_hat)
+            return jnp.mean(weight * jnp.square(x0_hat - jax.lax.stop_gradient(teacher_x0)))
+
+        metrics: Metrics = {}
+        if self.distillation_weight:
+            distance, gradient = jax.value_and_grad(distillation_loss)(x0_hat)
+            x0_gradient += self.distillation_weight * gradient
+            metrics["loss/distillation"] = distance
+
+        (student_gradient,) = student_vjp(x0_gradient)
+        updates, optimizer = self.optimizer.build().update(
+            student_gradient, state.optimizer, state.params
+        )
+        params = optax.apply_updates(state.params, updates)
+
+        metrics |= {
+            "loss/generator": jnp.sum(losses),
+            "loss/discriminator": jnp.mean(fake_statistics["loss"] + real_statistics["loss"]),
+            "gradient_norm/student": optax.tree.norm(student_gradient),
+            "gradient_norm/heads": optax.tree.norm(heads_gradient),
+            "x0_hat_std": jnp.std(x0_hat),
+        }
+        metrics |= _discriminator_metrics(fake_statistics, real_statistics, t_fake, t_real)
+        return dataclasses.replace(
+            state,
+            step=state.step + 1,
+            params=params,
+            ema=update_ema(state.ema, params, self.ema_decay, state.step),
+            heads=heads,
+            optimizer=optimizer,
+            heads_optimizer=heads_optimizer,
+        ), metrics
+
+    def _student_input(
+        self, key: jax.Array, x_0: jax.Array, step: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        """x_t and t: pure noise only where t is 1."""
+        time_key, noise_key = jax.random.split(key)
+        probabilities = jnp.where(
+            step < self.warmup_steps,
+            jnp.asarray(self.warmup_probabilities),
+            jnp.asarray(self.probabilities),
+        )
+        t = timesteps.discrete(time_key, x_0.shape[0], self.timesteps, probabilities)
+        return interpolate(x_0, jax.random.normal(noise_key, x_0.shape), t), t
+
+    def _renoise(
+        self, key: jax.Array, x_0: jax.Array
+    ) -> tuple[tuple[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]:
+        """Noise and t_hat for fake, and for real."""
+
+        def draw(key: jax.Array) -> tuple[jax.Array, jax.Array]:
+            time_key, noise_key = jax.random.split(key)
+            t_hat = timesteps.logit_normal(
+                time_key, x_0.shape[0], self.renoise_mean, self.renoise_std
+            )
+            return jax.random.normal(noise_key, x_0.shape), t_hat
+
+        fake_key, real_key = jax.random.split(key)
+        fake = draw(fake_key)
+        return fake, fake if self.same_renoise else draw(real_key)
+
+    def _fake_loss(
+        self, grid: tuple[int, int], t_hat: jax.Array, pooled: jax.Array
+    ) -> HeadLoss:
+        """Loss of one head on features of fake samples."""
+        adversarial = ADVERSARIAL_LOSSES[self.loss]
+
+        def loss(head: Params, tokens: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
+            logits = self.head(head, tokens, grid, t_hat, pooled)
+            value = jnp.mean(adversarial.fake(logits))
+            return value / len(self.hooked), _statistics(logits, logits < 0, value)
+
+        return loss
+
+    def _real_loss(
+        self, grid: tuple[int, int], t_hat: jax.Array, pooled: jax.Array, step: jax.Array
+    ) -> HeadLoss:
+        """Loss of one head on features of real samples, with R1 on those features."""
+        adversarial = ADVERSARIAL_LOSSES[self.loss]
+
+        def r1(head: Params, tokens: jax.Array) -> jax.Array:
+            def total(tokens: jax.Array) -> jax.Array:
+                return jnp.sum(self.head(head, tokens, grid, t_hat, pooled))
+
+            gradient = jax.grad(total)(tokens.astype(jnp.float32))
+            return jnp.sum(jnp.square(gradient)) / tokens.shape[0]
+
+        def loss(head: Params, tokens: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
+            logits = self.head(head, tokens, grid, t_hat, pooled)
+            value = jnp.mean(adversarial.real(logits))
+            statistics = _statistics(logits, logits > 0, value)
+            if self.r1_gamma:
+                penalty = jax.lax.cond(
+                    step % self.r1_interval == 0, r1, lambda *_: jnp.zeros(()), head, tokens
+                )
+                statistics["r1"] = penalty
+                value += 0.5 * self.r1_gamma * self.r1_interval * penalty
+            return value / len(self.hooked), statistics
+
+        return loss
+
+    def _judge(
+        self,
+        loss: HeadLoss,
+        heads: Params,
+        frozen: Params,
+        x_0: jax.Array,
+        eps: jax.Array,
+        t_hat: jax.Array,
+        context: jax.Array,
+        pooled: jax.Array,
+    ) -> tuple[Params, dict[str, jax.Array]]:
+        """Gradient of the heads and statistics `[K, ...]` on re-noised latents.
+
+        Each head runs inside the teacher's scan, as soon as its features exist, so that none are
+        kept: the loss is a sum over blocks.
+        """
+        slots = [self.hooked.index(b) if b in self.hooked else -1 for b in range(self.depth)]
+
+        def one(slot: jax.Array, tokens: jax.Array) -> Any:
+            head = jax.tree.map(lambda leaf: leaf[slot], heads["heads"])
+            gradient, statistics = jax.grad(loss, has_aux=True)(head, tokens)
+            return gradient, statistics
+
+        def tap(block: jax.Array, tokens: jax.Array) -> Any:
+            tokens = jax.lax.stop_gradient(tokens)
+            if len(self.hooked) == self.depth:
+                return one(block, tokens)
+            slot = jnp.asarray(slots)[block]
+            empty = jax.tree.map(
+                lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(one, slot, tokens)
+            )
+            return jax.lax.cond(slot >= 0, one, lambda *_: empty, slot, tokens)
+
+        x_t_hat = jax.lax.stop_gradient(interpolate(x_0, eps, t_hat))
+        _, results = self.teacher(frozen, x_t_hat, t_hat, context, pooled, tap=tap)
+        if len(self.hooked) != self.depth:
+            results = jax.tree.map(lambda leaf: leaf[jnp.asarray(self.hooked)], results)
+        gradient, statistics = results
+        return {"heads": gradient}, statistics
+
+
+def _over_heads(
+    loss: HeadLoss, heads: Params, features: jax.Array
+) -> tuple[Params, dict[str, jax.Array]]:
+    """Gradient of the heads and statistics `[K, ...]` on features `[K, B, N, D]`."""
+
+    def body(_: None, head_and_tokens: Any) -> tuple[None, Any]:
+        return None, jax.grad(loss, has_aux=True)(*head_and_tokens)
+
+    _, (gradient, statistics) = jax.lax.scan(body, None, (heads["heads"], features))
+    return {"heads": gradient}, statistics
+
+
+def _statistics(
+    logits: jax.Array, correct: jax.Array, loss: jax.Array
+) -> dict[str, jax.Array]:
+    """Of one head: loss [], mean logit [] and share of correct locations `[B]`."""
+    return {
+        "loss": loss,
+        "logit": jnp.mean(logits),
+        "accuracy": jnp.mean(correct.astype(jnp.float32), axis=(1, 2)),
+    }
+
+
+def _discriminator_metrics(
+    fake: dict[str, jax.Array], real: dict[str, jax.Array], t_fake: jax.Array, t_real: jax.Array
+) -> Metrics:
+    """Means over heads, values per head `[K]`, accuracy by band of t_hat (NaN: none in band)."""
+    accuracy = (fake["accuracy"] + real["accuracy"]) / 2  # [K, B]
+    metrics = {
+        "logit/real": real["logit"],
+        "logit/fake": fake["logit"],
+        "accuracy/head": jnp.mean(accuracy, axis=1),
+        "accuracy": jnp.mean(accuracy),
+    }
+    if "r1" in real:
+        metrics["r1"] = jnp.mean(real["r1"])
+    t_hat = jnp.concatenate([t_fake, t_real])
+    by_sample = jnp.concatenate(
+        [jnp.mean(fake["accuracy"], axis=0), jnp.mean(real["accuracy"], axis=0)]
+    )
+    for low, high in zip(BANDS[:-1], BANDS[1:], strict=True):
+        inside = (t_hat >= low) & (t_hat < high)
+        metrics[f"accuracy/t_hat_{low:.2f}_{high:.2f}"] = jnp.mean(by_sample, where=inside)
+    return metrics

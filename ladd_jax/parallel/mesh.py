@@ -1,0 +1,151 @@
+"""The device mesh and the rules that lay arrays on it.
+
+Parameters name their dimensions with logical axes (`embed`, `mlp`, ...); one table maps those to
+the mesh axes `data` (replicated parameters), `fsdp` (sharded parameters, sharded batch) and
+`tensor` (sharded features).
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+MESH_AXES = ("data", "fsdp", "tensor")
+
+Rules = Mapping[str, str | tuple[str, ...] | None]
+
+RULES: Rules = {
+    "batch": ("data", "fsdp"),
+    "layers": None,
+    "embed": "fsdp",
+    "mlp": "tensor",
+    "heads": "tensor",
+}
+
+
+def mesh_shape(sizes: Mapping[str, int], devices: int) -> dict[str, int]:
+    """Sizes of the mesh axes, with the one of -1 taking the devices that are left.
+
+    Raises:
+      ValueError: an unknown axis, a size that is neither -1 nor positive, two sizes of -1, or
+        sizes whose product is not the number of devices.
+    """
+    for axis, size in sizes.items():
+        if axis not in MESH_AXES:
+            raise ValueError(f"mesh axis {axis!r} is none of {', '.join(MESH_AXES)}")
+        if size < 1 and size != -1:
+            raise ValueError(f"mesh axis {axis} has size {size}: use a positive number, or -1")
+    shape = {axis: sizes.get(axis, 1) for axis in MESH_AXES}
+    free = [axis for axis, size in shape.items() if size == -1]
+    if len(free) > 1:
+        raise ValueError(f"mesh axes {' and '.join(free)} are both -1: give one of them a size")
+    fixed = math.prod(size for size in shape.values() if size != -1)
+    described = " x ".join(f"{axis}={size}" for axis, size in shape.items())
+    if fixed > devices:
+        raise ValueError(
+            f"the mesh {described} needs {fixed} devices and there are {devices}: "
+            f"lower a size or use -1"
+        )
+    if devices % fixed or (not free and fixed != devices):
+        raise ValueError(
+            f"the mesh {described} does not fill {devices} devices: use a -1, or sizes whose "
+            f"product is {devices}"
+        )
+    return {axis: devices // fixed if size == -1 else size for axis, size in shape.items()}
+
+
+def make_mesh(sizes: Mapping[str, int], devices: Any = None) -> Mesh:
+    """A mesh with axes `data`, `fsdp`, `tensor` over the devices (default: all)."""
+    devices = jax.devices() if devices is None else list(devices)
+    shape = mesh_shape(sizes, len(devices))
+    kinds = (jax.sharding.AxisType.Auto,) * len(MESH_AXES)
+    return jax.make_mesh(tuple(shape.values()), MESH_AXES, axis_types=kinds, devices=devices)
+
+
+def batch_divisor(mesh: Mesh) -> int:
+    """What a global batch must be divisible by."""
+    return math.prod(mesh.shape[axis] for axis in ("data", "fsdp"))
+
+
+def check_batch_size(batch_size: int, mesh: Mesh) -> None:
+    """Raises ValueError where a global batch does not divide over the mesh."""
+    divisor = batch_divisor(mesh)
+    if batch_size % divisor:
+        below = batch_size - batch_size % divisor
+        choices = f"{below} or {below + divisor}" if below else f"{divisor}"
+        raise ValueError(
+            f"batch_size {batch_size} is not divisible by {divisor} "
+            f"(data={mesh.shape['data']} x fsdp={mesh.shape['fsdp']}): use {choices}"
+        )
+
+
+def partition_spec(axes: tuple[str | None, ...], rules: Rules = RULES) -> PartitionSpec:
+    """The layout of an array from the logical names of its dimensions.
+
+    Raises:
+      ValueError: an unknown logical axis, or two dimensions on one mesh axis.
+    """
+    entries: list[Any] = []
+    used: dict[str, str] = {}
+    for axis in axes:
+        if axis is not None and axis not in rules:
+            raise ValueError(f"logical axis {axis!r} has no rule: add one to {sorted(rules)}")
+        entry = None if axis is None else rules[axis]
+        for name in (entry,) if isinstance(entry, str) else entry or ():
+            if name in used:
+                raise ValueError(
+                    f"logical axes {used[name]!r} and {axis!r} of {axes} both lie on mesh axis "
+                    f"{name!r}: give one of them another rule"
+                )
+            used[name] = str(axis)
+        entries.append(entry)
+    return PartitionSpec(*entries)
+
+
+def parameter_shardings(mesh: Mesh, shapes: Any, axes: Any, rules: Rules = RULES) -> Any:
+    """Tree of `NamedSharding` for a tree of parameters.
+
+    A dimension that its mesh axes do not divide stays whole, so small networks run on any mesh.
+
+    Args:
+      mesh: where to lay the parameters.
+      shapes: tree of arrays or `jax.ShapeDtypeStruct`.
+      axes: the same tree with a tuple of logical axes at each leaf.
+      rules: from logical axes to mesh axes.
+    """
+
+    def sharding(leaf: Any, names: tuple[str | None, ...]) -> NamedSharding:
+        spec = []
+        for size, entry in zip(leaf.shape, partition_spec(names, rules), strict=True):
+            parts = (entry,) if isinstance(entry, str) else entry or ()
+            whole = size % math.prod(mesh.shape[part] for part in parts)
+            spec.append(None if whole else entry)
+        return NamedSharding(mesh, PartitionSpec(*spec))
+
+    return jax.tree.map(sharding, shapes, axes)
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """Leading axis over `data` and `fsdp`, the rest whole."""
+    return NamedSharding(mesh, partition_spec(("batch",)))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """The whole array on each device."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
+    """Lays an activation on the mesh in use; outside of one (`jax.set_mesh`) does nothing."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
+        return x
+    spec = []
+    for size, entry in zip(x.shape, partition_spec(axes), strict=True):
+        parts = (entry,) if isinstance(entry, str) else entry or ()
+        count = int(np.prod([mesh.shape[part] for part in parts]))
+        spec.append(None if size % count else entry)
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(*spec))

@@ -1,0 +1,265 @@
+"""The training stages: `pretrain` makes a teacher, `distil` makes a student of it."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import logging
+from clu import parameter_overview
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from ladd_jax import networks
+from ladd_jax.config import to_dict
+from ladd_jax.data.pipeline import BatchPlan, loader
+from ladd_jax.data.shards import Shards
+from ladd_jax.diffusion.generate import Generator, Sampling, seeds
+from ladd_jax.models.functional import Params
+from ladd_jax.objectives.base import Objective, TrainState
+from ladd_jax.parallel.mesh import check_batch_size, make_mesh, parameter_shardings, replicated
+from ladd_jax.training.checkpoint import Checkpoints
+from ladd_jax.training.loop import train
+from ladd_jax.training.metrics import MetricWriter
+from ladd_jax.training.state import abstract_like, create, state_shardings
+
+_PREVIEW_PROMPTS, _PREVIEW_SEEDS = 8, 4
+
+
+def encoded(workdir: Path) -> Path:
+    """Shards of real data."""
+    return workdir / "encoded"
+
+
+def synthesized(workdir: Path) -> Path:
+    """Shards of the teacher's samples."""
+    return workdir / "synthesized"
+
+
+def checkpoints(config: ConfigDict, workdir: Path, stage: str) -> Checkpoints:
+    """The checkpoints of a stage."""
+    return Checkpoints(
+        workdir / stage / "checkpoints", every=config.checkpoint.every, keep=config.checkpoint.keep
+    )
+
+
+def pretrain(config: ConfigDict, workdir: Path) -> None:
+    """Trains the teacher on the real shards; goes on where it stopped, does nothing when done."""
+    stage = config.pretrain
+    mesh = make_mesh(config.mesh)
+    check_batch_size(stage.batch_size, mesh)
+    objective = networks.flow_matching(config)
+    shards = Shards(encoded(workdir))
+    optimizer = objective.optimizer.build()
+
+    def init(key: jax.Array) -> TrainState:
+        params_key, state_key = jax.random.split(key)
+        return objective.init(state_key, objective.model.init(params_key))
+
+    key = jax.random.PRNGKey(config.seed)
+    shapes = jax.eval_shape(init, key)
+    shardings = state_shardings(shapes, mesh, axes=objective.model.axes, optimizer=optimizer)
+    null = {"context": shards.null_context, "pooled": shards.null_pooled}
+    _run(
+        "pretrain",
+        config,
+        workdir,
+        objective,
+        shapes,
+        shardings,
+        lambda: create(init, shardings, key),
+        jax.device_put(null, replicated(mesh)),
+        shards,
+        mesh,
+        steps=stage.steps,
+        batch_size=stage.batch_size,
+    )
+
+
+def distil(config: ConfigDict, workdir: Path) -> None:
+    """Trains the student on the synthesized shards; goes on where it stopped."""
+    stage = config.distil
+    mesh = make_mesh(config.mesh)
+    check_batch_size(stage.batch_size, mesh)
+    objective, stack = networks.ladd(config)
+    shards = Shards(synthesized(workdir))
+
+    def init(key: jax.Array, teacher: Params) -> TrainState:
+        heads_key, state_key = jax.random.split(key)
+        return objective.init(state_key, teacher, stack.init(heads_key))
+
+    key = jax.random.fold_in(jax.random.PRNGKey(config.seed), 1)
+    shapes = jax.eval_shape(init, key, objective.teacher.shapes)
+    shardings = state_shardings(
+        shapes,
+        mesh,
+        axes=objective.student.axes,
+        optimizer=objective.optimizer.build(),
+        heads_axes=stack.axes,
+        heads_optimizer=objective.heads_optimizer.build(),
+    )
+    teacher = load_teacher(config, workdir, mesh)
+    generator = Generator(
+        objective.student,
+        shards.null_context,
+        shards.null_pooled,
+        mesh,
+        _PREVIEW_PROMPTS * _PREVIEW_SEEDS,
+    )
+    bucket = shards.buckets[0]
+    text = shards.read(bucket, np.arange(min(_PREVIEW_PROMPTS, shards.sizes[bucket])))
+
+    def preview(state: TrainState, step: int, writer: MetricWriter) -> dict[str, float]:
+        count = len(text["prompt"])
+        latents = generator(
+            state.ema,
+            seeds(config.seed, np.arange(count * _PREVIEW_SEEDS)),
+            np.repeat(text["context"], _PREVIEW_SEEDS, axis=0),
+            np.repeat(text["pooled"], _PREVIEW_SEEDS, axis=0),
+            (bucket.height, bucket.width, config.model.channels),
+            Sampling.student(1, stage.timesteps),
+        )
+        grid = latents.reshape(count, _PREVIEW_SEEDS, *latents.shape[1:])
+        writer.images(step, "student_1_step", grid[..., : 3 if grid.shape[-1] >= 3 else 1])
+        # Near zero: the student makes one picture of a prompt whatever the noise.
+        return {"seed_spread": float(np.mean(np.std(grid, axis=1)))}
+
+    _run(
+        "distil",
+        config,
+        workdir,
+        objective,
+        shapes,
+        shardings,
+        lambda: create(init, shardings, key, teacher),
+        teacher,
+        shards,
+        mesh,
+        steps=stage.steps,
+        batch_size=stage.batch_size,
+        preview=preview,
+    )
+
+
+def _run(
+    name: str,
+    config: ConfigDict,
+    workdir: Path,
+    objective: Objective,
+    shapes: TrainState,
+    shardings: TrainState,
+    fresh: Callable[[], TrainState],
+    frozen: Any,
+    shards: Shards,
+    mesh: Mesh,
+    *,
+    steps: int,
+    batch_size: int,
+    preview: Callable[[TrainState, int, MetricWriter], dict[str, float]] | None = None,
+) -> None:
+    saved = checkpoints(config, workdir, name)
+    start = saved.latest()
+    if start is not None and start >= steps:
+        logging.info("%s: done at step %d", name, start)
+        saved.close()
+        return
+    plan = BatchPlan(shards.sizes, batch_size, config.seed)
+    if start is None:
+        state = fresh()
+        if jax.process_index() == 0:
+            overview = parameter_overview.get_parameter_overview(state.params, include_stats=False)
+            logging.info("%s: parameters\n%s", name, overview)
+    else:
+        state = saved.restore(abstract_like(shapes, shardings))
+        logging.info("%s: goes on at step %d", name, start)
+    writer = MetricWriter(workdir / name)
+    batches = loader(
+        shards,
+        plan,
+        int(state.step),
+        steps,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
+    train(
+        name,
+        objective,
+        state,
+        shardings,
+        frozen,
+        batches,
+        steps=steps,
+        mesh=mesh,
+        checkpoints=saved,
+        config=to_dict(config),
+        writer=writer,
+        log_every=config.log.every,
+        sample=None if preview is None else lambda state, step: preview(state, step, writer),
+        sample_every=config.log.samples_every,
+    )
+    writer.close()
+    saved.close()
+
+
+def load_teacher(config: ConfigDict, workdir: Path, mesh: Mesh) -> Params:
+    """The teacher's parameters, the EMA of `pretrain`, laid on a mesh.
+
+    Raises:
+      FileNotFoundError: `pretrain` is not done.
+    """
+    objective = networks.flow_matching(config)
+    return _load(
+        config,
+        workdir,
+        "pretrain",
+        config.pretrain.steps,
+        lambda key: objective.init(key, objective.model.init(key)),
+        mesh,
+        axes=objective.model.axes,
+        optimizer=objective.optimizer.build(),
+    ).ema
+
+
+def load_student(config: ConfigDict, workdir: Path, mesh: Mesh) -> TrainState:
+    """The last state of `distil`, laid on a mesh.
+
+    Raises:
+      FileNotFoundError: `distil` is not done.
+    """
+    objective, stack = networks.ladd(config)
+    return _load(
+        config,
+        workdir,
+        "distil",
+        config.distil.steps,
+        lambda key: objective.init(key, objective.student.init(key), stack.init(key)),
+        mesh,
+        axes=objective.student.axes,
+        optimizer=objective.optimizer.build(),
+        heads_axes=stack.axes,
+        heads_optimizer=objective.heads_optimizer.build(),
+    )
+
+
+def _load(
+    config: ConfigDict,
+    workdir: Path,
+    stage: str,
+    steps: int,
+    init: Callable[[jax.Array], TrainState],
+    mesh: Mesh,
+    **layout: Any,
+) -> TrainState:
+    saved = checkpoints(config, workdir, stage)
+    if saved.latest() != steps:
+        found = "nothing" if saved.latest() is None else f"step {saved.latest()}"
+        raise FileNotFoundError(
+            f"{saved.directory} holds {found} of {steps} steps: run the stage {stage!r} first, "
+            f"with the same --config and --workdir"
+        )
+    shapes = jax.eval_shape(init, jax.ShapeDtypeStruct((2,), jnp.uint32))
+    state = saved.restore(abstract_like(shapes, state_shardings(shapes, mesh, **layout)))
+    saved.close()
+    return state

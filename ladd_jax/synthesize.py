@@ -1,0 +1,88 @@
+"""`python -m ladd_jax.synthesize --config=FILE --workdir=DIR`: the teacher's samples as shards.
+
+A record depends on the seed and its place alone, and each shard appears whole: the stage can be
+stopped at any moment, and goes on where it was.
+"""
+
+from pathlib import Path
+
+import numpy as np
+from ml_collections import ConfigDict
+from tqdm import tqdm
+
+from ladd_jax import command, networks
+from ladd_jax.data.shards import (
+    Layout,
+    Shards,
+    finalize,
+    is_complete,
+    missing_shards,
+    write_shard,
+)
+from ladd_jax.diffusion.generate import Generator, Sampling, seeds
+from ladd_jax.models.mmdit import mmdit
+from ladd_jax.parallel.mesh import make_mesh
+from ladd_jax.stages import encoded, load_teacher, synthesized
+
+
+def synthesize(config: ConfigDict, workdir: Path) -> None:
+    """Writes the teacher's guided samples for the prompts of the encoded shards, in turn."""
+    stage = config.synthesize
+    target = synthesized(workdir)
+    if is_complete(target):
+        return
+    source = Shards(encoded(workdir))
+    mesh = make_mesh(config.mesh)
+    teacher = load_teacher(config, workdir, mesh)
+    generator = Generator(
+        mmdit(networks.transformer_config(config)),
+        source.null_context,
+        source.null_pooled,
+        mesh,
+        stage.batch_size,
+    )
+    layout = Layout(
+        sizes={bucket: stage.samples for bucket in source.buckets},
+        records_per_shard=stage.records_per_shard,
+        channels=config.model.channels,
+        text_length=source.null_context.shape[0],
+        context_width=source.null_context.shape[1],
+        pooled_width=source.null_pooled.shape[0],
+    )
+    sampling = Sampling.teacher(stage.steps, stage.guidance, stage.shift)
+    missing = missing_shards(target, layout)
+    total = sum(layout.sizes.values())
+    with tqdm(total=total, desc="synthesize", unit="img") as bar:
+        bar.update(total - sum(shard.stop - shard.start for shard in missing))
+        for shard in missing:
+            bucket = shard.bucket
+            places = np.arange(shard.start, shard.stop)
+            text = source.read(bucket, places % source.sizes[bucket])
+            latents = generator(
+                teacher,
+                seeds(config.seed, bucket.height, bucket.width, places),
+                text["context"],
+                text["pooled"],
+                (bucket.height, bucket.width, config.model.channels),
+                sampling,
+                bar.update,
+            )
+            write_shard(
+                target,
+                layout,
+                shard,
+                (
+                    {
+                        "latents": latents[i],
+                        "context": text["context"][i],
+                        "pooled": text["pooled"][i],
+                        "prompt": text["prompt"][i],
+                    }
+                    for i in range(len(places))
+                ),
+            )
+    finalize(target, layout, source.null_context, source.null_pooled)
+
+
+if __name__ == "__main__":
+    command.run(synthesize)

@@ -1,0 +1,118 @@
+"""Checkpoints: asynchronous, complete, restored onto any mesh or not at all."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from etils import epath
+
+from ladd_jax.objectives.base import TrainState
+
+
+class Checkpoints:
+    """The checkpoints of one training stage.
+
+    A checkpoint of step n holds the state after n updates, and the config. The data position is
+    n itself: the batch of a step is a function of its number.
+    """
+
+    def __init__(self, directory: str | Path, *, every: int = 1000, keep: int = 2):
+        self.directory = Path(directory).absolute()
+        self._manager = ocp.CheckpointManager(
+            epath.Path(self.directory),
+            options=ocp.CheckpointManagerOptions(
+                max_to_keep=keep, save_interval_steps=every, enable_async_checkpointing=True
+            ),
+        )
+
+    def latest(self) -> int | None:
+        """Step of the newest complete checkpoint."""
+        return self._manager.latest_step()
+
+    def save(
+        self, step: int, state: TrainState, config: dict[str, Any], *, force: bool = False
+    ) -> None:
+        """Starts to write the state after `step` updates, if that is due or `force`d.
+
+        Training goes on meanwhile. The step is the caller's count: reading the state's own would
+        wait for the device. A test holds that both agree.
+        """
+        if not force and not self._manager.should_save(step):
+            return
+        if step in self._manager.all_steps():
+            return
+        self._manager.save(
+            step,
+            args=ocp.args.Composite(
+                state=ocp.args.StandardSave(state), config=ocp.args.JsonSave(config)
+            ),
+            force=force,
+        )
+
+    def restore(self, abstract: TrainState, step: int | None = None) -> TrainState:
+        """The state of a step (default: the newest), laid out as `abstract` says.
+
+        Raises:
+          FileNotFoundError: there is no such checkpoint.
+          ValueError: the checkpoint lacks a leaf, has one too many, or one of another shape or
+            dtype. Nothing is filled in.
+        """
+        step = self.latest() if step is None else step
+        if step is None or step not in self._manager.all_steps():
+            raise FileNotFoundError(
+                f"no checkpoint{'' if step is None else f' of step {step}'} in {self.directory}: "
+                f"there are steps {sorted(self._manager.all_steps())}"
+            )
+        saved = ocp.StandardCheckpointer().metadata(self.directory / str(step) / "state")
+        difference = _difference(getattr(saved, "item_metadata", saved), abstract)
+        if difference:
+            raise ValueError(
+                f"the checkpoint of step {step} in {self.directory} does not fit: {difference}; "
+                f"train with the config that it was made with, or into another workdir"
+            )
+        restored = self._manager.restore(
+            step, args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
+        )
+        return restored["state"]
+
+    def config(self, step: int | None = None) -> dict[str, Any]:
+        """The config that a checkpoint was made with."""
+        step = self.latest() if step is None else step
+        return self._manager.restore(
+            step, args=ocp.args.Composite(config=ocp.args.JsonRestore())
+        )["config"]
+
+    def wait(self) -> None:
+        """Returns when what was saved is on disk; raises what went wrong while writing."""
+        self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        """Waits, then frees the threads."""
+        self._manager.wait_until_finished()
+        self._manager.close()
+
+
+def _paths(tree: Any) -> dict[str, tuple[tuple[int, ...], str]]:
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {
+        "/".join(str(getattr(k, "key", getattr(k, "name", getattr(k, "idx", k)))) for k in path): (
+            tuple(leaf.shape),
+            str(leaf.dtype),
+        )
+        for path, leaf in leaves
+    }
+
+
+def _difference(saved: Any, wanted: TrainState) -> str:
+    """The first difference of two trees in words, empty where there is none."""
+    have, want = _paths(saved), _paths(wanted)
+    missing, extra = sorted(want.keys() - have.keys()), sorted(have.keys() - want.keys())
+    if missing:
+        return f"it lacks {missing[0]}" + (f" and {len(missing) - 1} more" * (len(missing) > 1))
+    if extra:
+        return f"it has an extra {extra[0]}" + (f" and {len(extra) - 1} more" * (len(extra) > 1))
+    for path, leaf in want.items():
+        if have[path] != leaf:
+            return f"{path} is {have[path][0]} {have[path][1]}, not {leaf[0]} {leaf[1]}"
+    return ""

@@ -1,0 +1,101 @@
+"""The training loop: the same for every objective."""
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from tqdm import tqdm
+
+from ladd_jax.data.buckets import Bucket
+from ladd_jax.data.pipeline import put
+from ladd_jax.objectives.base import Objective, TrainState
+from ladd_jax.training.checkpoint import Checkpoints
+from ladd_jax.training.metrics import MetricWriter
+
+Batches = Iterator[tuple[Bucket, dict[str, np.ndarray]]]
+
+
+def train(
+    name: str,
+    objective: Objective,
+    state: TrainState,
+    shardings: TrainState,
+    frozen: Any,
+    batches: Batches,
+    *,
+    steps: int,
+    mesh: Mesh,
+    checkpoints: Checkpoints,
+    config: dict[str, Any],
+    writer: MetricWriter,
+    log_every: int,
+    sample: Callable[[TrainState, int], dict[str, float]] | None = None,
+    sample_every: int = 0,
+) -> TrainState:
+    """Trains from `state.step` to `steps`.
+
+    Args:
+      name: shown on the progress bar.
+      objective: its `step` is compiled once for each bucket shape; the state is donated.
+      state: where to start; its buffers are consumed.
+      shardings: of the state.
+      frozen: what the objective reads and never changes.
+      batches: this host's batches from step `state.step` on.
+      steps: the step to end at.
+      mesh: of the state and the batches.
+      checkpoints: where the state is saved, at the end always.
+      config: saved with each checkpoint.
+      writer: of the metrics.
+      log_every: steps between writes; a write waits for the device.
+      sample: called with the state and the step every `sample_every` steps; its metrics are
+        written along.
+      sample_every: 0 for never.
+
+    Returns:
+      The state of step `steps`, on disk when this returns.
+
+    Raises:
+      DivergedError: a loss or a gradient norm is not finite. The state is not saved then.
+    """
+    compiled = jax.jit(objective.step, donate_argnums=0, out_shardings=(shardings, None))
+    start = int(state.step)
+    shown = jax.process_index() == 0
+    with (
+        jax.set_mesh(mesh),
+        tqdm(total=steps, initial=start, desc=name, unit="step", disable=not shown) as bar,
+    ):
+        seen: set[Bucket] = set()
+        images, since = 0, time.monotonic()
+        for step in range(start + 1, steps + 1):
+            bucket, batch = next(batches)
+            if bucket not in seen:
+                bar.set_postfix_str(f"compiling {bucket.name}")
+                seen.add(bucket)
+            state, metrics = compiled(state, frozen, put(batch, mesh))
+            writer.add(metrics)
+            images += len(batch["latents"]) * jax.process_count()
+            bar.update()
+            if step % log_every == 0 or step == steps:
+                extra: dict[str, float] = {}
+                if sample is not None and sample_every and step % sample_every == 0:
+                    extra = sample(state, step)
+                jax.block_until_ready(state.step)
+                rate = images / (time.monotonic() - since)
+                record = writer.write(step, {"images_per_second": rate, **extra})
+                bar.set_postfix_str(_postfix(record, rate))
+                images, since = 0, time.monotonic()
+            checkpoints.save(step, state, config, force=step == steps)
+    checkpoints.wait()
+    return state
+
+
+def _postfix(record: dict[str, Any], rate: float) -> str:
+    losses = [
+        f"{name.removeprefix('loss/')} {value:.3f}"
+        for name, value in record.items()
+        if name.startswith("loss")
+    ]
+    return ", ".join([*losses, f"{rate:.0f} images/s"])

@@ -1,0 +1,72 @@
+"""The training state laid on a mesh."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import optax
+from jax.sharding import Mesh
+
+from ladd_jax.objectives.base import TrainState
+from ladd_jax.parallel.mesh import parameter_shardings, replicated
+
+
+def state_shardings(
+    abstract: TrainState,
+    mesh: Mesh,
+    *,
+    axes: Any,
+    optimizer: optax.GradientTransformation,
+    heads_axes: Any = None,
+    heads_optimizer: optax.GradientTransformation | None = None,
+) -> TrainState:
+    """Shardings of every leaf: moments lie like their parameters, counters are replicated.
+
+    Args:
+      abstract: the state's shapes.
+      mesh: where to lay it.
+      axes: logical axes of `params` and `ema`.
+      optimizer: of `params`.
+      heads_axes: logical axes of `heads`, where there are any.
+      heads_optimizer: of `heads`, where there are any.
+    """
+    whole = replicated(mesh)
+
+    def like(transformation: Any, state: Any, shardings: Any) -> Any:
+        return optax.tree_utils.tree_map_params(
+            transformation,
+            lambda _, sharding: sharding,
+            state,
+            shardings,
+            transform_non_params=lambda _: whole,
+        )
+
+    params = parameter_shardings(mesh, abstract.params, axes)
+    heads: Any = {}
+    heads_moments: Any = ()
+    if heads_optimizer is not None:
+        heads = parameter_shardings(mesh, abstract.heads, heads_axes)
+        heads_moments = like(heads_optimizer, abstract.heads_optimizer, heads)
+    return TrainState(
+        step=whole,
+        key=whole,
+        params=params,
+        ema=params,
+        heads=heads,
+        optimizer=like(optimizer, abstract.optimizer, params),
+        heads_optimizer=heads_moments,
+    )
+
+
+def abstract_like(shapes: Any, shardings: Any) -> Any:
+    """`jax.ShapeDtypeStruct` with shardings: what a checkpoint is restored into."""
+    return jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        shapes,
+        shardings,
+    )
+
+
+def create(init: Callable[..., TrainState], shardings: TrainState, *args: Any) -> TrainState:
+    """The state before the first step, each shard made on the device where it stays."""
+    return jax.jit(init, out_shardings=shardings)(*args)

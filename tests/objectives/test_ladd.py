@@ -1,0 +1,313 @@
+"""The fused LADD step against the method, term by term."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import tiny
+
+from ladd_jax.diffusion.flow import interpolate, predict_x0
+from ladd_jax.objectives.adversarial import ADVERSARIAL_LOSSES
+from ladd_jax.objectives.base import Optimizer
+
+
+def two_program_reference(objective, state, teacher, batch):
+    """D step, then G step on the same batch, as two separate programs of plain autodiff.
+
+    Written for one head update and all blocks hooked; draws the random numbers of the fused step.
+    """
+    x_0, context, pooled = batch["latents"], batch["context"], batch["pooled"]
+    student_key, renoise_key = jax.random.split(jax.random.fold_in(state.key, state.step), 2)
+    x_t, t = objective._student_input(student_key, x_0, state.step)
+    (eps_f, t_f), (eps_r, t_r) = objective._renoise(renoise_key, x_0)
+    grid = (x_0.shape[1] // 2, x_0.shape[2] // 2)
+    form = ADVERSARIAL_LOSSES[objective.loss]
+    count = len(objective.hooked)
+
+    def generate(params):
+        return predict_x0(x_t, objective.student(params, x_t, t, context, pooled), t)
+
+    def features(x, eps, t_hat, context=context, pooled=pooled):
+        x = interpolate(x, eps, t_hat)
+        v, taps = objective.teacher(teacher, x, t_hat, context, pooled, tap=lambda _, y: y)
+        return [taps[b] for b in objective.hooked], predict_x0(x, v, t_hat)
+
+    def logits(heads, slot, tokens, t_hat, pooled=pooled):
+        one = jax.tree.map(lambda leaf: leaf[slot], heads["heads"])
+        return objective.head(one, tokens, grid, t_hat, pooled)
+
+    def discriminator_loss(heads):
+        fake, _ = features(generate(state.params), eps_f, t_f)
+        real, _ = features(x_0, eps_r, t_r)
+        total = 0.0
+        for slot in range(count):
+            on_fake = jnp.mean(form.fake(logits(heads, slot, fake[slot], t_f)))
+            if objective.misaligned_pairs:
+                wrong_context, wrong_pooled = jnp.roll(context, 1, 0), jnp.roll(pooled, 1, 0)
+                wrong, _ = features(x_0, eps_r, t_r, wrong_context, wrong_pooled)
+                on_wrong = form.fake(logits(heads, slot, wrong[slot], t_r, wrong_pooled))
+                on_fake = (on_fake + jnp.mean(on_wrong)) / 2
+            on_real = jnp.mean(form.real(logits(heads, slot, real[slot], t_r)))
+
+            def summed(tokens, slot=slot):
+                return jnp.sum(logits(heads, slot, tokens, t_r))
+
+            r1 = jnp.mean(jnp.sum(jnp.square(jax.grad(summed)(real[slot])), axis=(1, 2)))
+            total += on_fake + on_real + 0.5 * objective.r1_gamma * r1
+        return total / count
+
+    gradient = jax.jit(jax.grad(discriminator_loss))(state.heads)
+    updates, _ = objective.heads_optimizer.build().update(
+        gradient, state.heads_optimizer, state.heads
+    )
+    heads = optax.apply_updates(state.heads, updates)
+
+    def generator_loss(params):
+        x0_hat = generate(params)
+        fake, teacher_x0 = features(x0_hat, eps_f, t_f)
+        total = sum(
+            jnp.mean(form.generator(logits(heads, slot, fake[slot], t_f)))
+            for slot in range(count)
+        )
+        weight = (1 - t_f)[:, None, None, None]
+        distance = jnp.square(x0_hat - jax.lax.stop_gradient(teacher_x0))
+        return total / count + objective.distillation_weight * jnp.mean(weight * distance)
+
+    gradient = jax.jit(jax.grad(generator_loss))(state.params)
+    updates, _ = objective.optimizer.build().update(gradient, state.optimizer, state.params)
+    return optax.apply_updates(state.params, updates), heads
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"loss": "softplus", "same_renoise": False},
+        {"loss": "lsgan", "distillation_weight": 2.5, "r1_gamma": 0.0},
+        {"misaligned_pairs": True},
+        {"hooked_blocks": (1,)},
+    ],
+    ids=lambda changes: "-".join(changes) or "default",
+)
+def test_the_fused_step_is_the_two_program_step(changes):
+    # With a large epsilon Adam's first update is nearly proportional to the gradient; with a small
+    # one it is the gradient's sign, which hides its scale and blows up its rounding.
+    optimizer = Optimizer(1.0, epsilon=1.0)
+    objective, stack = tiny.ladd(optimizer=optimizer, heads_optimizer=optimizer, **changes)
+    state, teacher = tiny.ladd_state(objective, stack)
+    batch = tiny.batch()
+    fused, _ = jax.jit(objective.step)(state, teacher, batch)
+    params, heads = two_program_reference(objective, state, teacher, batch)
+    moved = jax.tree.map(jnp.subtract, params, state.params)
+    assert max(float(jnp.max(jnp.abs(leaf))) for leaf in jax.tree.leaves(moved)) > 1e-4
+    assert tiny.max_difference(fused.heads, heads) < 1e-5
+    assert tiny.max_difference(fused.params, params) < 1e-5
+
+
+def test_the_generator_sees_the_updated_heads():
+    objective, stack = tiny.ladd(heads_optimizer=Optimizer(0.5))
+    state, teacher = tiny.ladd_state(objective, stack)
+    frozen_heads = dataclasses.replace(objective, heads_optimizer=Optimizer(0.0))
+    moved, _ = jax.jit(objective.step)(state, teacher, tiny.batch())
+    still, _ = jax.jit(frozen_heads.step)(state, teacher, tiny.batch())
+    assert tiny.max_difference(moved.params, still.params) > 1e-5
+
+
+def test_the_discriminator_update_leaves_the_student_alone():
+    objective, stack = tiny.ladd(optimizer=Optimizer(0.0))
+    state, teacher = tiny.ladd_state(objective, stack)
+    after, _ = jax.jit(objective.step)(state, teacher, tiny.batch())
+    assert tiny.max_difference(after.params, state.params) == 0
+    assert tiny.max_difference(after.heads, state.heads) > 1e-4
+
+
+def test_the_generator_update_leaves_the_heads_alone():
+    objective, stack = tiny.ladd(heads_optimizer=Optimizer(0.0))
+    state, teacher = tiny.ladd_state(objective, stack)
+    after, metrics = jax.jit(objective.step)(state, teacher, tiny.batch())
+    assert tiny.max_difference(after.heads, state.heads) == 0
+    assert float(metrics["gradient_norm/student"]) > 0
+
+
+def test_every_parameter_of_the_student_receives_a_gradient():
+    objective, stack = tiny.ladd()
+    state, teacher = tiny.ladd_state(objective, stack)
+    after, _ = jax.jit(objective.step)(state, teacher, tiny.batch())
+    difference = jax.tree.map(lambda a, b: jnp.max(jnp.abs(a - b)), after.params, state.params)
+    moved = [
+        (jax.tree_util.keystr(path), float(size))
+        for path, size in jax.tree_util.tree_flatten_with_path(difference)[0]
+    ]
+    still = [path for path, size in moved if size == 0]
+    assert not still
+
+
+def test_the_teacher_is_an_argument_and_stays_as_it_is():
+    objective, stack = tiny.ladd()
+    state, teacher = tiny.ladd_state(objective, stack)
+    before = jax.tree.map(np.asarray, teacher)
+    step = jax.jit(objective.step, donate_argnums=0)
+    largest = max(leaf.size for leaf in jax.tree.leaves(teacher))
+    constants = [c for c in jax.make_jaxpr(objective.step)(state, teacher, tiny.batch()).consts]
+    assert all(np.size(c) < largest for c in constants)
+    state, _ = step(state, teacher, tiny.batch())
+    step(state, teacher, tiny.batch())
+    assert tiny.max_difference(teacher, before) == 0
+
+
+def test_donation_does_not_delete_a_teacher_that_the_student_started_from():
+    objective, stack = tiny.ladd()
+    teacher = tiny.random_params(objective.teacher)
+    heads = stack.init(jax.random.PRNGKey(0))
+    state = objective.init(jax.random.PRNGKey(1), teacher, heads)
+    state, _ = jax.jit(objective.step, donate_argnums=0)(state, teacher, tiny.batch())
+    assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(teacher))
+    assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(state.ema))
+
+
+def test_the_student_is_fed_pure_noise_only_at_time_one():
+    objective, _ = tiny.ladd(probabilities=(0.25, 0.25, 0.25, 0.25))
+    x_0 = 100 + jnp.zeros((64, 4, 4, 2))
+    x_t, t = objective._student_input(jax.random.PRNGKey(0), x_0, jnp.zeros((), jnp.int32))
+    for time in (1.0, 0.75, 0.5, 0.25):
+        mean = float(jnp.mean(x_t[t == time]))
+        assert mean == pytest.approx(100 * (1 - time), abs=1.0)
+
+
+def test_the_first_steps_draw_from_the_warm_up_probabilities():
+    objective, _ = tiny.ladd(warmup_steps=500)
+    x_0 = jnp.zeros((512, 2, 2, 2))
+    _, early = objective._student_input(jax.random.PRNGKey(0), x_0, jnp.asarray(499))
+    _, late = objective._student_input(jax.random.PRNGKey(0), x_0, jnp.asarray(500))
+    assert set(np.unique(early)) == {0.25, 0.5}
+    assert np.mean(late == 1.0) == pytest.approx(0.7, abs=0.08)
+
+
+def test_real_and_fake_share_their_renoising_only_when_told_to():
+    for same in (True, False):
+        objective, _ = tiny.ladd(same_renoise=same)
+        (eps_f, t_f), (eps_r, t_r) = objective._renoise(
+            jax.random.PRNGKey(0), jnp.zeros((8, 4, 4, 2))
+        )
+        assert bool(jnp.all(eps_f == eps_r)) is same
+        assert bool(jnp.all(t_f == t_r)) is same
+
+
+def test_real_is_the_noised_latent_and_not_noise_mixed_with_noise():
+    # A perfect discriminator input: with t_hat near 0 the teacher must see the latents themselves.
+    seen = []
+    objective, stack = tiny.ladd(renoise_mean=-40.0)
+    model = objective.teacher
+
+    def spy(params, x, *args, **kwargs):
+        jax.debug.callback(lambda x: seen.append(np.asarray(x)), x)
+        return model(params, x, *args, **kwargs)
+
+    objective = dataclasses.replace(objective, teacher=spy)
+    state, teacher = tiny.ladd_state(tiny.ladd()[0], stack)
+    batch = tiny.batch()
+    jax.block_until_ready(objective.step(state, teacher, batch))
+    jax.effects_barrier()
+    assert any(np.allclose(x, batch["latents"], atol=1e-5) for x in seen)
+
+
+def test_the_loss_is_per_location():
+    # Two locations with logits +3 and -3 have a mean of 0. The hinge of the mean would be 1 with a
+    # gradient on both; per location it is (0 + 4) / 2 on real samples.
+    objective, _ = tiny.ladd(r1_gamma=0.0)
+    logits = jnp.asarray([[[3.0, -3.0]]])
+    objective = dataclasses.replace(objective, head=lambda *_: logits)
+    loss = objective._real_loss((1, 2), jnp.zeros(1), jnp.zeros((1, 1)), jnp.asarray(0))
+    value, _ = loss({}, jnp.zeros((1, 2, 4)))
+    assert float(value) * len(objective.hooked) == pytest.approx(2.0)
+
+
+def test_the_penalty_comes_at_its_interval_with_its_weight():
+    objective, stack = tiny.ladd(r1_interval=4, heads_optimizer=Optimizer(0.0))
+    state, teacher = tiny.ladd_state(objective, stack)
+    step = jax.jit(objective.step)
+    penalties = []
+    for _ in range(5):
+        state, metrics = step(state, teacher, tiny.batch())
+        penalties.append(float(metrics["r1"]))
+    assert [p > 0 for p in penalties] == [True, False, False, False, True]
+
+
+def test_the_heads_learn_at_their_own_rate_with_their_own_betas():
+    objective, stack = tiny.ladd()
+    state, teacher = tiny.ladd_state(objective, stack)
+
+    def moved(optimizer):
+        other = dataclasses.replace(objective, heads_optimizer=optimizer)
+        after, _ = jax.jit(other.step)(state, teacher, tiny.batch())
+        return jax.tree.map(jnp.subtract, after.heads, state.heads)
+
+    one, two = moved(Optimizer(1e-3)), moved(Optimizer(2e-3))
+    assert tiny.max_difference(jax.tree.map(lambda x: 2 * x, one), two) < 1e-3
+    after, _ = jax.jit(
+        dataclasses.replace(objective, heads_optimizer=Optimizer(1e-3, beta2=0.5)).step
+    )(state, teacher, tiny.batch())
+    moments = jax.tree.leaves(after.heads_optimizer[0].nu)
+    default, _ = jax.jit(objective.step)(state, teacher, tiny.batch())
+    ratio = moments[0] / jax.tree.leaves(default.heads_optimizer[0].nu)[0]
+    np.testing.assert_allclose(ratio, 50.0, rtol=1e-3)
+
+
+def test_the_moving_average_moves_and_lags_the_student():
+    objective, stack = tiny.ladd(ema_decay=0.9)
+    state, teacher = tiny.ladd_state(objective, stack)
+    start = state.params
+    step = jax.jit(objective.step)
+    for _ in range(3):
+        state, _ = step(state, teacher, tiny.batch())
+    ema = tiny.max_difference(state.ema, start)
+    assert 0 < ema < tiny.max_difference(state.params, start)
+
+
+def test_more_head_updates_take_fresh_noise_and_one_optimizer_step_each():
+    objective, stack = tiny.ladd(head_updates=3)
+    state, teacher = tiny.ladd_state(objective, stack)
+    after, metrics = jax.jit(objective.step)(state, teacher, tiny.batch())
+    assert int(after.heads_optimizer[0].count) == 3
+    assert int(after.optimizer[0].count) == 1
+    assert np.isfinite(float(metrics["loss/discriminator"]))
+
+
+def test_rematerialisation_changes_memory_and_not_the_update():
+    results = []
+    for remat in ("none", "dots", "full"):
+        objective, stack = tiny.ladd(tiny.mmdit_config(remat=remat))
+        state, teacher = tiny.ladd_state(objective, stack)
+        after, _ = jax.jit(objective.step)(state, teacher, tiny.batch())
+        results.append(after)
+    assert tiny.max_difference(results[1].params, results[0].params) < 1e-5
+    assert tiny.max_difference(results[2].params, results[0].params) < 1e-5
+
+
+def test_metrics_hold_each_head_and_each_band():
+    objective, stack = tiny.ladd()
+    state, teacher = tiny.ladd_state(objective, stack)
+    _, metrics = jax.jit(objective.step)(state, teacher, tiny.batch(size=64))
+    for name in ("logit/real", "logit/fake", "accuracy/head"):
+        assert metrics[name].shape == (2,)
+    bands = [metrics[name] for name in metrics if name.startswith("accuracy/t_hat")]
+    assert len(bands) == 4 and all(0 <= float(b) <= 1 for b in bands if np.isfinite(b))
+    for name in ("loss/generator", "loss/discriminator", "r1", "x0_hat_std"):
+        assert np.isfinite(float(metrics[name]))
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"loss": "hing"}, "hinge, softplus, lsgan"),
+        ({"probabilities": (0.5, 0.5)}, "4 numbers that sum to 1"),
+        ({"hooked_blocks": (0, 3)}, "block 3 of a teacher of 2"),
+        ({"head_updates": 0}, "must be at least 1"),
+    ],
+)
+def test_a_setting_that_makes_no_sense_is_named(changes, words):
+    with pytest.raises(ValueError, match=words):
+        tiny.ladd(**changes)
