@@ -1,11 +1,13 @@
 """What every command shares: config flags, and errors as one sentence with exit code 2."""
 
+import logging
 import sys
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from absl import app, flags
+from absl import logging as absl_logging
 from ml_collections import ConfigDict, config_flags
 
 from ladd_jax.config import ConfigError, base_config, nearest, settle, to_dict, validate
@@ -31,6 +33,12 @@ def fail(message: object) -> None:
     """Prints one sentence and exits with code 2."""
     print(f"error: {' '.join(str(message).split())}", file=sys.stderr)
     raise SystemExit(2)
+
+
+def _handler() -> logging.Handler:
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    return handler
 
 
 def _field_names(config: ConfigDict, prefix: str = "") -> list[str]:
@@ -71,6 +79,10 @@ def run(command: Command) -> None:
         if _CONFIG.value is None or _WORKDIR.value is None:
             fail("--config=FILE and --workdir=DIR are needed, such as --config=configs/digits.py")
         workdir = Path(_WORKDIR.value)
+        # Orbax tells of each of its steps through absl; here its warnings are enough.
+        absl_logging.set_verbosity(absl_logging.ERROR)
+        logging.getLogger("ladd_jax").addHandler(_handler())
+        logging.getLogger("ladd_jax").setLevel(logging.INFO)
         try:
             validate(_CONFIG.value)
             settle(workdir, to_dict(_CONFIG.value))

@@ -68,6 +68,7 @@ def base_config() -> ConfigDict:
             position_table=192,
             position_base=64,
             remat="full",  # none, full, dots
+            unroll=1,
             dtype="bfloat16",
             param_dtype="float32",
         )

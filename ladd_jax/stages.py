@@ -1,5 +1,6 @@
 """The training stages: `pretrain` makes a teacher, `distil` makes a student of it."""
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import logging
 from clu import parameter_overview
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
@@ -24,6 +24,8 @@ from ladd_jax.training.checkpoint import Checkpoints
 from ladd_jax.training.loop import train
 from ladd_jax.training.metrics import MetricWriter
 from ladd_jax.training.state import abstract_like, create, state_shardings
+
+_LOG = logging.getLogger(__name__)
 
 _PREVIEW_PROMPTS, _PREVIEW_SEEDS = 8, 4
 
@@ -162,7 +164,7 @@ def _run(
     saved = checkpoints(config, workdir, name)
     start = saved.latest()
     if start is not None and start >= steps:
-        logging.info("%s: done at step %d", name, start)
+        _LOG.info("%s: done at step %d", name, start)
         saved.close()
         return
     plan = BatchPlan(shards.sizes, batch_size, config.seed)
@@ -170,10 +172,10 @@ def _run(
         state = fresh()
         if jax.process_index() == 0:
             overview = parameter_overview.get_parameter_overview(state.params, include_stats=False)
-            logging.info("%s: parameters\n%s", name, overview)
+            _LOG.info("%s: parameters\n%s", name, overview)
     else:
         state = saved.restore(abstract_like(shapes, shardings))
-        logging.info("%s: goes on at step %d", name, start)
+        _LOG.info("%s: goes on at step %d", name, start)
     writer = MetricWriter(workdir / name)
     batches = loader(
         shards,

@@ -55,11 +55,17 @@ def compose(
         raise ValueError(f"digits come in buckets 8x8, 8x16 and 16x8, not {bucket.name}")
     rng = np.random.default_rng((seed, bucket.height, bucket.width))
     labels = rng.integers(0, 10, (count, 2))
-    by_label = [np.flatnonzero(digits.labels == digit) for digit in range(10)]
-    index = np.array([[rng.choice(by_label[digit]) for digit in pair] for pair in labels])
-    axis = 2 if bucket == BESIDE else 1
-    images = np.concatenate([digits.images[index[:, 0]], digits.images[index[:, 1]]], axis=axis)
+    images = draw(digits, bucket, labels, seed)
     return images, labels, [prompt(bucket, label) for label in labels]
+
+
+def draw(digits: Digits, bucket: Bucket, labels: np.ndarray, seed: int) -> np.ndarray:
+    """Pictures of random scans of given digits: int `[n, k]` to float32 `[n, H, W, 1]`."""
+    rng = np.random.default_rng((seed, bucket.height, bucket.width, 1))
+    by_label = [np.flatnonzero(digits.labels == digit) for digit in range(10)]
+    index = np.array([[rng.choice(by_label[digit]) for digit in row] for row in labels])
+    scans = [digits.images[column] for column in index.T]
+    return np.concatenate(scans, axis=2 if bucket == BESIDE else 1)
 
 
 def prompt(bucket: Bucket, labels: np.ndarray) -> str:

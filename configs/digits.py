@@ -1,0 +1,55 @@
+"""LADD on scikit-learn's handwritten digits, on a CPU in minutes: `make demo`.
+
+    python -m ladd_jax.main --config=configs/digits.py --workdir=runs/digits
+"""
+
+from ml_collections import ConfigDict
+
+from ladd_jax.config import base_config
+
+
+def get_config() -> ConfigDict:
+    config = base_config()
+    config.model.update(
+        dict(
+            depth=4,
+            width=64,
+            num_heads=2,
+            channels=1,
+            qk_norm=True,
+            position_table=16,
+            position_base=16,
+            remat="none",
+            unroll=4,
+            dtype="float32",
+        )
+    )
+    config.heads.update(dict(channels=64, projection=64))
+
+    config.pretrain.update(dict(steps=1600, batch_size=64, ema_decay=0.995))
+    config.pretrain.optimizer.update(
+        dict(learning_rate=3e-3, weight_decay=0.01, warmup_steps=50, decay_steps=1600)
+    )
+
+    config.synthesize.update(
+        dict(samples=1024, batch_size=128, records_per_shard=256, steps=25, guidance=2.0, shift=1.0)
+    )
+
+    config.distil.update(
+        dict(
+            steps=600,
+            batch_size=64,
+            warmup_steps=0,
+            # Each pixel of an 8x8 scan carries more than one of a large latent, so less noise
+            # hides as much.
+            renoise_mean=-1.0,
+            ema_decay=0.98,
+        )
+    )
+    config.distil.optimizer.update(dict(learning_rate=2e-4, beta1=0.5))
+    config.distil.heads_optimizer.update(dict(learning_rate=3e-3, beta1=0.5))
+
+    config.evaluate.update(dict(batch_size=128))
+    config.checkpoint.every = 400
+    config.log.update(dict(every=25, samples_every=200))
+    return config

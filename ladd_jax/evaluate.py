@@ -1,0 +1,197 @@
+"""`python -m ladd_jax.evaluate --config=FILE --workdir=DIR`: metrics and report of a run."""
+
+import functools
+from pathlib import Path
+
+import numpy as np
+from ml_collections import ConfigDict
+from tqdm import tqdm
+
+from ladd_jax import command, networks
+from ladd_jax.data import sources
+from ladd_jax.data.buckets import Bucket
+from ladd_jax.data.shards import Shards
+from ladd_jax.diffusion.generate import Generator, Sampling, seeds
+from ladd_jax.encode import text_encoder
+from ladd_jax.evaluation.alignment import agreement
+from ladd_jax.evaluation.diversity import diversity
+from ladd_jax.evaluation.frechet import frechet_distance
+from ladd_jax.evaluation.judge import Judge, train_judge
+from ladd_jax.evaluation.report import Grid, Row, format_table, write_metrics, write_report
+from ladd_jax.models.mmdit import mmdit
+from ladd_jax.parallel.mesh import make_mesh
+from ladd_jax.stages import encoded, load_student, load_teacher
+from ladd_jax.training.metrics import read_history
+
+_SHOWN_SAMPLES = 3
+
+
+class _Scores:
+    """Rows of one judge: features of scans against those of the test split."""
+
+    def __init__(self, judge: Judge, test: sources.Digits, buckets: list[Bucket], count: int):
+        self._judge = judge
+        self._references = {}
+        for bucket in buckets:
+            images, _, _ = sources.compose(test, bucket, count, seed=0)
+            self._references[bucket] = self._scan_features(images, bucket)
+
+    def _scan_features(self, images: np.ndarray, bucket: Bucket) -> np.ndarray:
+        """Features of every scan in every picture `[n, k, F]`."""
+        scans = sources.crops(images, bucket)
+        features = self._judge.features(scans.reshape(-1, 8, 8, 1))
+        return features.reshape(*scans.shape[:2], -1)
+
+    def rows(
+        self,
+        model: str,
+        steps: int,
+        guidance: float,
+        samples: dict[Bucket, tuple[np.ndarray, np.ndarray]],
+    ) -> list[Row]:
+        """A row for each bucket and one for all, of images and wanted labels `[n, k]`."""
+        rows, features = [], {}
+        for bucket, (images, wanted) in samples.items():
+            features[bucket] = self._scan_features(images, bucket)
+            scans = sources.crops(images, bucket)
+            read = self._judge.labels(scans.reshape(-1, 8, 8, 1)).reshape(wanted.shape)
+            _, groups = np.unique(wanted, axis=0, return_inverse=True)
+            rows.append(
+                Row(
+                    model,
+                    steps,
+                    guidance,
+                    bucket.name,
+                    # A picture is one sample of the joint distribution of its scans.
+                    frechet_distance(_joint(features[bucket]), _joint(self._references[bucket])),
+                    agreement(read, wanted),
+                    diversity(_joint(features[bucket]), groups.reshape(-1)),
+                )
+            )
+        together = Row(
+            model,
+            steps,
+            guidance,
+            "all",
+            # Over all buckets, scan by scan: their pictures have no common feature space.
+            frechet_distance(
+                *(
+                    np.concatenate([_scans(sets[bucket]) for bucket in samples])
+                    for sets in (features, self._references)
+                )
+            ),
+            float(np.mean([row.agreement for row in rows])),
+            float(np.mean([row.diversity for row in rows])),
+        )
+        return [together, *rows]
+
+
+def _joint(features: np.ndarray) -> np.ndarray:
+    return features.reshape(len(features), -1)
+
+
+def _scans(features: np.ndarray) -> np.ndarray:
+    return features.reshape(-1, features.shape[-1])
+
+
+def evaluate(config: ConfigDict, workdir: Path) -> list[Row]:
+    """Samples teacher and student, judges them, writes `metrics.json` and `report.html`."""
+    stage, times = config.evaluate, tuple(config.distil.timesteps)
+    mesh = make_mesh(config.mesh)
+    shards = Shards(encoded(workdir))
+    buckets = [Bucket.parse(name) for name in config.data.buckets]
+    teacher = load_teacher(config, workdir, mesh)
+    student = getattr(load_student(config, workdir, mesh), stage.student)
+    generator = Generator(
+        mmdit(networks.transformer_config(config)),
+        shards.null_context,
+        shards.null_pooled,
+        mesh,
+        stage.batch_size,
+    )
+    encoder = text_encoder(config)
+    train, test = sources.load(config.seed)
+    judge = train_judge(train.images, train.labels, config.seed)
+    scores = _Scores(judge, test, buckets, stage.test_images)
+
+    guidance, shift = config.synthesize.guidance, config.synthesize.shift
+    ways = [
+        ("teacher", teacher, n, guidance, Sampling.teacher(n, guidance, shift))
+        for n in stage.teacher_steps
+    ] + [("student", student, n, 1.0, Sampling.student(n, times)) for n in stage.student_steps]
+
+    prompts = {
+        bucket: np.repeat(sources.prompts(bucket), count)
+        for bucket, count in zip(buckets, stage.samples_per_prompt, strict=True)
+    }
+    wanted = {
+        bucket: np.array([sources.prompt_labels(prompt) for prompt in prompts[bucket]])
+        for bucket in buckets
+    }
+    rows: list[Row] = []
+    grids: list[Grid] = []
+    real = {}
+    for bucket in buckets:
+        real[bucket] = (sources.draw(train, bucket, wanted[bucket], seed=1), wanted[bucket])
+    rows += scores.rows("data", 0, 1.0, real)
+    with tqdm(
+        total=len(ways) * sum(map(len, prompts.values())), desc="evaluate", unit="img"
+    ) as bar:
+        for model, params, steps, scale, sampling in ways:
+            samples = {}
+            for bucket in buckets:
+                context, pooled = encoder.encode(list(prompts[bucket]))
+                # The same noise for every way of sampling, so that pictures can be compared.
+                noise = seeds(
+                    config.seed + 1, bucket.height, bucket.width, np.arange(len(context))
+                )
+                images = generator(
+                    params,
+                    noise,
+                    context,
+                    pooled,
+                    (bucket.height, bucket.width, config.model.channels),
+                    sampling,
+                    bar.update,
+                )
+                samples[bucket] = (images, wanted[bucket])
+                grids.append(
+                    _grid(f"{model}, {steps} steps", bucket, images, prompts[bucket], stage)
+                )
+            rows += scores.rows(model, steps, scale, samples)
+
+    order = ["all", *(bucket.name for bucket in buckets)]
+    rows.sort(key=functools.partial(_rank, order))
+    accuracy = judge.accuracy(test.images, test.labels)
+    write_metrics(workdir / "metrics.json", rows, accuracy)
+    histories = {name: read_history(workdir / name) for name in ("pretrain", "distil")}
+    report = workdir / "report.html"
+    write_report(report, rows, grids, histories, accuracy)
+    print(format_table(rows))
+    print(f"\njudge: {accuracy:.1%} of held-out scans right\nreport: {report}")
+    return rows
+
+
+def _rank(order: list[str], row: Row) -> int:
+    # A stable sort: within a bucket the rows stay in the order in which they were made.
+    return order.index(row.bucket)
+
+
+def _grid(
+    title: str, bucket: Bucket, images: np.ndarray, prompts: np.ndarray, stage: ConfigDict
+) -> Grid:
+    """The first samples of evenly spread prompts."""
+    names = list(dict.fromkeys(prompts.tolist()))
+    places = np.unique(np.linspace(0, len(names) - 1, stage.shown_prompts).round().astype(int))
+    shown = [names[place] for place in places]
+    columns = [images[prompts == name][:_SHOWN_SAMPLES] for name in shown]
+    return Grid(title, bucket.name, np.stack(columns), shown)
+
+
+def main(config: ConfigDict, workdir: Path) -> None:
+    """The command."""
+    evaluate(config, workdir)
+
+
+if __name__ == "__main__":
+    command.run(main)

@@ -1,0 +1,97 @@
+"""A classifier trained on real scans: its features measure distance, its labels agreement."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from ladd_jax.models.classifier import classifier
+from ladd_jax.models.functional import Model, Params
+
+
+class Judge:
+    """A trained classifier of 8x8 scans."""
+
+    def __init__(self, model: Model, params: Params):
+        self._apply = jax.jit(lambda images: model(params, images))
+
+    def _predict(self, images: np.ndarray, part: int = 512) -> tuple[np.ndarray, np.ndarray]:
+        outputs = []
+        for start in range(0, len(images), part):
+            batch = images[start : start + part]
+            padded = np.pad(batch, ((0, part - len(batch)), (0, 0), (0, 0), (0, 0)))
+            outputs.append([np.asarray(o)[: len(batch)] for o in self._apply(padded)])
+        features, logits = zip(*outputs, strict=True)
+        return np.concatenate(features), np.concatenate(logits)
+
+    def features(self, images: np.ndarray) -> np.ndarray:
+        """Penultimate layer, float64 `[n, F]`, of float32 `[n, 8, 8, 1]` in [-1, 1]."""
+        return self._predict(images)[0].astype(np.float64)
+
+    def labels(self, images: np.ndarray) -> np.ndarray:
+        """Most likely digit, int64 `[n]`."""
+        return np.argmax(self._predict(images)[1], axis=1)
+
+    def accuracy(self, images: np.ndarray, labels: np.ndarray) -> float:
+        """Share of images whose label is right."""
+        return float(np.mean(self.labels(images) == labels))
+
+
+def train_judge(
+    images: np.ndarray,
+    labels: np.ndarray,
+    seed: int = 0,
+    epochs: int = 60,
+    batch_size: int = 64,
+) -> Judge:
+    """Trains a classifier with random shifts of up to one pixel and light noise.
+
+    Args:
+      images: float32 `[n, 8, 8, 1]` in [-1, 1].
+      labels: int `[n]`, 0 to 9.
+      seed: of the parameters and the augmentation.
+      epochs: passes over the images.
+      batch_size: of an update.
+    """
+    model = classifier()
+    steps = len(images) // batch_size
+    schedule = optax.cosine_decay_schedule(3e-3, epochs * steps)
+    optimizer = optax.adamw(schedule, weight_decay=1e-2)
+    key, init_key = jax.random.split(jax.random.PRNGKey(seed))
+    params = jax.jit(model.init)(init_key)
+
+    def loss(params: Params, x: jax.Array, y: jax.Array) -> jax.Array:
+        logits = model(params, x)[1]
+        return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, y))
+
+    def augment(key: jax.Array, x: jax.Array) -> jax.Array:
+        shift_key, noise_key = jax.random.split(key)
+        padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=-1.0)
+        shifts = jax.random.randint(shift_key, (len(x), 2), 0, 3)
+        cut = functools.partial(jax.lax.dynamic_slice, slice_sizes=(8, 8, 1))
+        moved = jax.vmap(lambda image, s: cut(image, (s[0], s[1], 0)))(padded, shifts)
+        return moved + 0.1 * jax.random.normal(noise_key, x.shape)
+
+    @jax.jit
+    def epoch(params: Params, state: Any, key: jax.Array) -> tuple[Params, Any]:
+        order_key, key = jax.random.split(key)
+        order = jax.random.permutation(order_key, len(images))[: steps * batch_size]
+
+        def update(carry: tuple[Params, Any], item: Any) -> tuple[tuple[Params, Any], None]:
+            params, state = carry
+            index, key = item
+            x = augment(key, jnp.asarray(images)[index])
+            gradient = jax.grad(loss)(params, x, jnp.asarray(labels)[index])
+            updates, state = optimizer.update(gradient, state, params)
+            return (optax.apply_updates(params, updates), state), None
+
+        items = (order.reshape(steps, batch_size), jax.random.split(key, steps))
+        return jax.lax.scan(update, (params, state), items)[0]
+
+    state = optimizer.init(params)
+    for number in range(epochs):
+        params, state = epoch(params, state, jax.random.fold_in(key, number))
+    return Judge(model, params)
