@@ -76,9 +76,9 @@ def run(command: Command) -> None:
     def main(arguments: Sequence[str]) -> None:
         if len(arguments) > 1:
             fail(f"unexpected argument {arguments[1]!r}: flags look like --workdir=DIR")
-        if _CONFIG.value is None or _WORKDIR.value is None:
+        if _CONFIG.value is None or not (named := _WORKDIR.value):
             fail("--config=FILE and --workdir=DIR are needed, such as --config=configs/digits.py")
-        workdir = Path(_WORKDIR.value)
+        workdir = Path(named)
         # Orbax tells of each of its steps through absl; here its warnings are enough.
         absl_logging.set_verbosity(absl_logging.ERROR)
         logging.getLogger("ladd_jax").addHandler(_handler())

@@ -14,8 +14,6 @@ from ladd_jax.models.text import TextEncoder
 from ladd_jax.stages import encoded
 
 
-
-
 def text_encoder(config: ConfigDict) -> TextEncoder:
     """The text encoder of a config."""
     data = config.data

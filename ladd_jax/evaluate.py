@@ -17,7 +17,9 @@ from ladd_jax.evaluation.alignment import agreement
 from ladd_jax.evaluation.diversity import diversity
 from ladd_jax.evaluation.frechet import frechet_distance
 from ladd_jax.evaluation.judge import Judge, train_judge
-from ladd_jax.evaluation.report import Grid, Row, format_table, write_metrics, write_report
+from ladd_jax.evaluation.pictures import Grid
+from ladd_jax.evaluation.report import write_report
+from ladd_jax.evaluation.rows import Row, format_table, write_metrics
 from ladd_jax.models.mmdit import mmdit
 from ladd_jax.parallel.mesh import make_mesh
 from ladd_jax.stages import encoded, load_student, load_teacher
@@ -142,9 +144,7 @@ def evaluate(config: ConfigDict, workdir: Path) -> list[Row]:
             for bucket in buckets:
                 context, pooled = encoder.encode(list(prompts[bucket]))
                 # The same noise for every way of sampling, so that pictures can be compared.
-                noise = seeds(
-                    config.seed + 1, bucket.height, bucket.width, np.arange(len(context))
-                )
+                noise = seeds(config.seed + 1, bucket.height, bucket.width, np.arange(len(context)))
                 images = generator(
                     params,
                     noise,

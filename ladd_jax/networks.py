@@ -6,7 +6,6 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from ladd_jax.config import ConfigError
-from ladd_jax.models.functional import Model
 from ladd_jax.models.heads import HeadConfig, head, head_stack
 from ladd_jax.models.mmdit import MMDiTConfig, mmdit
 from ladd_jax.objectives.base import Optimizer
@@ -47,8 +46,8 @@ def flow_matching(config: ConfigDict) -> FlowMatching:
     )
 
 
-def ladd(config: ConfigDict) -> tuple[LADD, Model]:
-    """The distillation, and the stack that makes its heads."""
+def ladd(config: ConfigDict) -> LADD:
+    """The distillation."""
     transformer = transformer_config(config)
     head_config = HeadConfig(
         features=transformer.width,
@@ -60,15 +59,16 @@ def ladd(config: ConfigDict) -> tuple[LADD, Model]:
     fields = _fields(
         config.distil, "steps", "batch_size", "optimizer", "heads_optimizer", "hooked_blocks"
     )
-    objective = LADD(
+    hooked = tuple(config.distil.hooked_blocks) or None
+    return LADD(
         student=model,
         teacher=model,
         head=head(head_config),
+        heads=head_stack(head_config, len(set(hooked or range(transformer.depth)))),
         depth=transformer.depth,
         patch=transformer.patch,
         optimizer=Optimizer(**config.distil.optimizer),
         heads_optimizer=Optimizer(**config.distil.heads_optimizer),
-        hooked_blocks=tuple(config.distil.hooked_blocks) or None,
+        hooked_blocks=hooked,
         **fields,
     )
-    return objective, head_stack(head_config, len(objective.hooked))

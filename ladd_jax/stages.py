@@ -19,7 +19,7 @@ from ladd_jax.data.shards import Shards
 from ladd_jax.diffusion.generate import Generator, Sampling, seeds
 from ladd_jax.models.functional import Params
 from ladd_jax.objectives.base import Objective, TrainState
-from ladd_jax.parallel.mesh import check_batch_size, make_mesh, parameter_shardings, replicated
+from ladd_jax.parallel.mesh import check_batch_size, make_mesh, replicated
 from ladd_jax.training.checkpoint import Checkpoints
 from ladd_jax.training.loop import train
 from ladd_jax.training.metrics import MetricWriter
@@ -85,21 +85,17 @@ def distil(config: ConfigDict, workdir: Path) -> None:
     stage = config.distil
     mesh = make_mesh(config.mesh)
     check_batch_size(stage.batch_size, mesh)
-    objective, stack = networks.ladd(config)
+    objective = networks.ladd(config)
     shards = Shards(synthesized(workdir))
 
-    def init(key: jax.Array, teacher: Params) -> TrainState:
-        heads_key, state_key = jax.random.split(key)
-        return objective.init(state_key, teacher, stack.init(heads_key))
-
     key = jax.random.fold_in(jax.random.PRNGKey(config.seed), 1)
-    shapes = jax.eval_shape(init, key, objective.teacher.shapes)
+    shapes = jax.eval_shape(objective.init, key, objective.teacher.shapes)
     shardings = state_shardings(
         shapes,
         mesh,
         axes=objective.student.axes,
         optimizer=objective.optimizer.build(),
-        heads_axes=stack.axes,
+        heads_axes=objective.heads.axes,
         heads_optimizer=objective.heads_optimizer.build(),
     )
     teacher = load_teacher(config, workdir, mesh)
@@ -135,7 +131,7 @@ def distil(config: ConfigDict, workdir: Path) -> None:
         objective,
         shapes,
         shardings,
-        lambda: create(init, shardings, key, teacher),
+        lambda: create(objective.init, shardings, key, teacher),
         teacher,
         shards,
         mesh,
@@ -192,6 +188,7 @@ def _run(
         shardings,
         frozen,
         batches,
+        shards.batch_shapes(batch_size),
         steps=steps,
         mesh=mesh,
         checkpoints=saved,
@@ -230,17 +227,17 @@ def load_student(config: ConfigDict, workdir: Path, mesh: Mesh) -> TrainState:
     Raises:
       FileNotFoundError: `distil` is not done.
     """
-    objective, stack = networks.ladd(config)
+    objective = networks.ladd(config)
     return _load(
         config,
         workdir,
         "distil",
         config.distil.steps,
-        lambda key: objective.init(key, objective.student.init(key), stack.init(key)),
+        lambda key: objective.init(key, objective.student.init(key)),
         mesh,
         axes=objective.student.axes,
         optimizer=objective.optimizer.build(),
-        heads_axes=stack.axes,
+        heads_axes=objective.heads.axes,
         heads_optimizer=objective.heads_optimizer.build(),
     )
 

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ladd_jax.models.heads import HeadConfig, head, head_stack
 from ladd_jax.models.mmdit import MMDiTConfig, mmdit
@@ -21,48 +22,48 @@ def mmdit_config(**changes):
 
 def random_params(model, seed=0, scale=0.3):
     """Parameters with no zeros in them: adaLN-zero would hide what a test looks for."""
-    shapes, tree = jax.tree.flatten(model.shapes)
-    keys = jax.random.split(jax.random.PRNGKey(seed), len(shapes))
-    return tree.unflatten(
-        [
-            scale * jax.random.normal(k, s.shape) / max(1, s.shape[-2] if s.ndim > 1 else 1) ** 0.5
-            + (0.05 if s.ndim == 1 else 0)
-            for k, s in zip(keys, shapes, strict=True)
-        ]
-    )
+    rng = np.random.default_rng(seed)
+
+    def draw(shape):
+        fan_in = shape[-2] if len(shape) > 1 else 1
+        noise = scale * rng.standard_normal(shape) / fan_in**0.5
+        return jnp.asarray(noise + (0.05 if len(shape) == 1 else 0), jnp.float32)
+
+    return jax.tree.map(lambda leaf: draw(leaf.shape), model.shapes)
 
 
 def batch(seed=0, height=8, width=4, size=B):
-    keys = jax.random.split(jax.random.PRNGKey(seed), 3)
+    rng = np.random.default_rng(seed)
+    shapes = {
+        "latents": (size, height, width, 2), "context": (size, T, CONTEXT), "pooled": (size, POOLED)
+    }  # fmt: skip
     return {
-        "latents": jax.random.normal(keys[0], (size, height, width, 2)),
-        "context": jax.random.normal(keys[1], (size, T, CONTEXT)),
-        "pooled": jax.random.normal(keys[2], (size, POOLED)),
+        name: jnp.asarray(rng.standard_normal(shape), jnp.float32) for name, shape in shapes.items()
     }
 
 
 def ladd(config=None, head_changes=None, **changes):
-    """A LADD objective on a tiny network, with the stack that makes its heads."""
+    """A LADD objective on a tiny network."""
     config = config or mmdit_config()
     head_config = HeadConfig(
         config.width, config.pooled_width, channels=16, groups=4, **(head_changes or {})
     )
     model = mmdit(config)
+    hooked = changes.get("hooked_blocks") or range(config.depth)
     fields = dict(
-        student=model, teacher=model, head=head(head_config), depth=config.depth, patch=2,
+        student=model, teacher=model, head=head(head_config),
+        heads=head_stack(head_config, len(hooked)), depth=config.depth, patch=2,
         optimizer=Optimizer(1e-3), heads_optimizer=Optimizer(2e-3),
         warmup_steps=0, r1_gamma=1e-2,
     )  # fmt: skip
-    objective = LADD(**(fields | changes))
-    return objective, head_stack(head_config, len(objective.hooked))
+    return LADD(**(fields | changes))
 
 
-def ladd_state(objective, stack, seed=1):
+def ladd_state(objective, seed=1):
     """(state, teacher) with different parameters for each."""
     teacher = random_params(objective.teacher, seed)
     student = random_params(objective.student, seed + 1)
-    heads = stack.init(jax.random.PRNGKey(seed + 2))
-    return objective.init(jax.random.PRNGKey(seed + 3), student, heads), teacher
+    return jax.jit(objective.init)(jax.random.PRNGKey(seed + 2), student), teacher
 
 
 def max_difference(a, b):

@@ -13,7 +13,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from ladd_jax.data.buckets import Bucket
-from ladd_jax.data.shards import Shards
+from ladd_jax.data.shards import BATCH_ARRAYS, Shards
 from ladd_jax.parallel.mesh import batch_sharding
 
 Plan = tuple[Bucket, np.ndarray]
@@ -101,7 +101,7 @@ def loader(
         bucket, indices = plan[step]
         share = host_slice(len(indices), process_index, process_count)
         records = shards.read(bucket, indices[share])
-        return bucket, {name: records[name] for name in ("latents", "context", "pooled")}
+        return bucket, {name: records[name] for name in BATCH_ARRAYS}
 
     steps = grain.MapDataset.range(start, stop).map(load)
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=prefetch)

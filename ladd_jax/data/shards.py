@@ -20,6 +20,10 @@ from array_record.python.array_record_module import ArrayRecordWriter
 
 from ladd_jax.data.buckets import Bucket
 
+BATCH_ARRAYS = ("latents", "context", "pooled")
+"""What training reads of a record."""
+
+_TEXT_ARRAYS = ("context", "pooled")
 _NAME = "latents"
 _VERSION = "1.0.0"
 _NULL_TEXT = "null_text.npz"
@@ -125,7 +129,8 @@ def write_shard(
     try:
         for record in records:
             key = f"{shard.bucket.name}/{shard.start + count}"
-            example = features.encode_example({**record, "key": key})
+            text = {name: np.asarray(record[name], layout.text_dtype) for name in _TEXT_ARRAYS}
+            example = features.encode_example({**record, **text, "key": key})
             writer.write(features.serialize_example(example))
             count += 1
         writer.close()
@@ -226,6 +231,14 @@ class Shards:
         """In order of height, then width."""
         return tuple(sorted(self.sizes))
 
+    def batch_shapes(self, batch_size: int) -> dict[Bucket, dict[str, tuple[int, ...]]]:
+        """Shapes of a batch of each bucket, by array."""
+        shapes = {}
+        for bucket in self.buckets:
+            record = self._sources[bucket][0]
+            shapes[bucket] = {name: (batch_size, *record[name].shape) for name in BATCH_ARRAYS}
+        return shapes
+
     def read(self, bucket: Bucket, indices: np.ndarray) -> dict[str, Any]:
         """Records of a bucket.
 
@@ -236,7 +249,7 @@ class Shards:
         records = self._sources[bucket].__getitems__([int(i) for i in indices])
         arrays: dict[str, Any] = {
             name: np.stack([record[name] for record in records]).astype(np.float32)
-            for name in ("latents", "context", "pooled")
+            for name in BATCH_ARRAYS
         }
         for name in ("prompt", "key"):
             arrays[name] = [record[name].decode() for record in records]

@@ -26,7 +26,7 @@ class Sampling:
 
     Attributes:
       sampler: `euler` (teacher) or `consistency` (student).
-      sigmas: noise levels; Euler's end at 0, consistency's at the last prediction.
+      sigmas: noise levels from 1 to 0.
       guidance: scale of classifier-free guidance; 1 for none.
     """
 
@@ -127,9 +127,7 @@ class Generator:
                 for part in parts
             ]
             with jax.set_mesh(self._mesh):
-                latents = self._program(
-                    params, self._null, *padded, shape=shape, sampling=sampling
-                )
+                latents = self._program(params, self._null, *padded, shape=shape, sampling=sampling)
             outputs.append(np.asarray(latents)[:count])
             progress(count)
         return np.concatenate(outputs)

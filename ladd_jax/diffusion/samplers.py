@@ -17,11 +17,11 @@ Velocity = Callable[[jax.Array, jax.Array], jax.Array]
 
 def linear_sigmas(steps: int, factor: float = 1.0) -> tuple[float, ...]:
     """`steps` + 1 levels from 1 to 0, evenly spaced, then shifted: the Euler sampler's schedule."""
-    return tuple(float(s) for s in shift(np.linspace(1.0, 0.0, steps + 1), factor))
+    return tuple(float(s) for s in np.asarray(shift(jnp.linspace(1.0, 0.0, steps + 1), factor)))
 
 
 def student_sigmas(steps: int, times: Sequence[float]) -> tuple[float, ...]:
-    """`steps` of the student's training times, evenly picked from the noisiest on.
+    """`steps` of the student's training times, evenly picked from the noisiest on, and 0.
 
     Raises:
       ValueError: the number of steps does not divide the number of training times.
@@ -33,7 +33,7 @@ def student_sigmas(steps: int, times: Sequence[float]) -> tuple[float, ...]:
             f"{steps} steps do not divide the {len(ordered)} training times of the student: "
             f"use one of {', '.join(map(str, valid))}"
         )
-    return tuple(ordered[:: len(ordered) // steps])
+    return (*ordered[:: len(ordered) // steps], 0.0)
 
 
 def guided(
@@ -87,22 +87,22 @@ def consistency(
     Args:
       velocity: the student's.
       noise: `[B, H, W, C]`, x at `sigmas[0]` = 1.
-      sigmas: levels at which the student predicts, decreasing; no final 0.
+      sigmas: levels from 1 down; the student predicts at all but the last, which is 0.
       keys: raw PRNG key of each sample `[B, 2]`, for its fresh noise.
     """
     levels = jnp.asarray(sigmas, jnp.float32)
 
     def step(
-        x_0: jax.Array, number_and_level: tuple[jax.Array, jax.Array]
+        x: jax.Array, numbers: tuple[jax.Array, jax.Array, jax.Array]
     ) -> tuple[jax.Array, None]:
-        number, level = number_and_level
-        t = jnp.full(x_0.shape[:1], level)
-        x_t = interpolate(x_0, sample_noise(keys, number, x_0.shape[1:]), t)
-        return predict_x0(x_t, velocity(x_t, t), t), None
+        number, sigma, after = numbers
+        t = jnp.full(x.shape[:1], sigma)
+        x_0 = predict_x0(x, velocity(x, t), t)
+        eps = sample_noise(keys, number, x.shape[1:])
+        return interpolate(x_0, eps, jnp.full_like(t, after)), None
 
-    t = jnp.full(noise.shape[:1], levels[0])
-    x_0 = predict_x0(noise, velocity(noise, t), t)
-    return jax.lax.scan(step, x_0, (jnp.arange(1, len(sigmas)), levels[1:]))[0]
+    numbers = (jnp.arange(1, len(sigmas)), levels[:-1], levels[1:])
+    return jax.lax.scan(step, noise, numbers)[0]
 
 
 def sample_noise(keys: jax.Array, number: int | jax.Array, shape: Sequence[int]) -> jax.Array:

@@ -2,13 +2,26 @@
 
 import numpy as np
 
+ABSENT = -1
+"""Label of a place that a prompt leaves empty, as in a single digit among pairs."""
+
 
 def agreement(predicted: np.ndarray, wanted: np.ndarray) -> float:
-    """Share of pictures in which every object is the wanted one: both int `[n, k]`.
+    """Share of pictures in which every digit is the one that the prompt names.
+
+    Args:
+      predicted: int `[n, k]`, what the judge reads at each of k places.
+      wanted: int `[n, k]`; -1 where the prompt names no digit, and then anything may be read.
 
     Raises:
-      ValueError: the shapes differ.
+      ValueError: the shapes differ, or there is no picture.
     """
-    if predicted.shape != wanted.shape:
-        raise ValueError(f"{predicted.shape} labels can not agree with {wanted.shape} wanted ones")
-    return float(np.mean(np.all(predicted == wanted, axis=1)))
+    if predicted.shape != wanted.shape or predicted.ndim != 2:
+        raise ValueError(
+            f"labels of shape {predicted.shape} and wanted ones of shape {wanted.shape}: "
+            "give both as [n, k]"
+        )
+    if not len(predicted):
+        raise ValueError("0 pictures have no agreement: give 1 or more")
+    right = (predicted == wanted) | (wanted == ABSENT)
+    return float(np.mean(np.all(right, axis=1)))

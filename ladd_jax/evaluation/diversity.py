@@ -7,12 +7,18 @@ def diversity(features: np.ndarray, groups: np.ndarray) -> float:
     """Mean distance between two samples of one prompt, averaged over prompts.
 
     Args:
-      features: `[n, F]`.
+      features: float `[n, F]`.
       groups: int `[n]`, which prompt a sample is of.
 
     Raises:
-      ValueError: a prompt with a single sample.
+      ValueError: no sample, a prompt with a single one, or not one group for each sample.
     """
+    if groups.shape != features.shape[:1] or not len(groups):
+        raise ValueError(
+            f"groups of shape {groups.shape} for features of shape {features.shape}: "
+            "give one group for each sample, and 2 samples or more"
+        )
+    features = np.asarray(features, np.float64)
     means = []
     for group in np.unique(groups):
         members = features[groups == group]

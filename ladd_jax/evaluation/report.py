@@ -1,273 +1,214 @@
-"""Metrics as rows, as a table, and as one HTML page that opens offline."""
+"""One HTML page that opens offline: what a distilled student reaches, and what it looks like."""
 
 import base64
-import collections
-import dataclasses
 import html
 import io
-import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib.figure
-import numpy as np
 from PIL import Image
 
+from ladd_jax.evaluation.pictures import Grid, curves, png, save_grid_png
+from ladd_jax.evaluation.rows import (
+    BARS,
+    HEADINGS,
+    Row,
+    acceptance,
+    aggregate,
+    cells,
+    format_table,
+    write_metrics,
+)
 
-@dataclasses.dataclass(frozen=True)
-class Row:
-    """Quality of one model, sampled in one way, in one bucket.
-
-    Attributes:
-      model: `teacher` or `student`; `data` for the train split.
-      steps: evaluations of the network in a sample.
-      guidance: scale of classifier-free guidance; 1 for none.
-      bucket: rows x columns, or `all`.
-      fd: Fréchet distance to the test split.
-      agreement: share of pictures that show what the prompt says.
-      diversity: mean feature distance of two samples of a prompt.
-      seeds: runs that the numbers are means over.
-      fd_std: standard deviation over those runs, likewise the next two.
-      agreement_std: see fd_std.
-      diversity_std: see fd_std.
-    """
-
-    model: str
-    steps: int
-    guidance: float
-    bucket: str
-    fd: float
-    agreement: float
-    diversity: float
-    seeds: int = 1
-    fd_std: float = 0.0
-    agreement_std: float = 0.0
-    diversity_std: float = 0.0
-
-
-MEASURES = ("fd", "agreement", "diversity")
-
-
-def aggregate(runs: Sequence[Sequence[Row]]) -> list[Row]:
-    """Mean and standard deviation over runs of the same rows.
-
-    Raises:
-      ValueError: the runs have different rows.
-    """
-    groups: dict[tuple[Any, ...], list[Row]] = collections.defaultdict(list)
-    for rows in runs:
-        for row in rows:
-            groups[row.model, row.steps, row.guidance, row.bucket].append(row)
-    means = []
-    for (model, steps, guidance, bucket), rows in groups.items():
-        if len(rows) != len(runs):
-            raise ValueError(
-                f"{len(rows)} of {len(runs)} runs have a row for {model}, {steps} steps, {bucket}"
-            )
-        numbers: dict[str, float] = {}
-        for name in MEASURES:
-            values = [getattr(row, name) for row in rows]
-            numbers[name] = float(np.mean(values))
-            numbers[f"{name}_std"] = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
-        means.append(Row(model, steps, guidance, bucket, **numbers, seeds=len(rows)))
-    return means
-
-
-def write_metrics(path: Path, rows: Sequence[Row], judge_accuracy: float, **extra: Any) -> None:
-    """Writes rows as JSON, whole or not at all."""
-    data = {
-        "rows": [dataclasses.asdict(row) for row in rows],
-        "judge_accuracy": judge_accuracy,
-        **extra,
-    }
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(data, indent=2) + "\n")
-    partial.rename(path)
-
-
-def _reference(rows: Sequence[Row], bucket: str) -> Row | None:
-    """The guided teacher with most steps in a bucket: what the student is held against."""
-    teachers = [row for row in rows if row.model == "teacher" and row.bucket == bucket]
-    return max(teachers, key=lambda row: row.steps, default=None)
-
-
-def _cells(rows: Sequence[Row], row: Row) -> list[str]:
-    reference = _reference(rows, row.bucket)
-    cells = [row.bucket, row.model, str(row.steps) if row.steps else "", f"{row.guidance:g}"]
-    for name in MEASURES:
-        value = f"{getattr(row, name):.3f}"
-        if row.seeds > 1:
-            value += f" ± {getattr(row, f'{name}_std'):.3f}"
-        cells.append(value)
-        cells.append(f"{getattr(row, name) / getattr(reference, name):.2f}x" if reference else "")
-    return cells
-
-
-_HEADINGS = (
-    "bucket", "model", "steps", "guidance", "FD", "", "agreement", "", "diversity", "",
-)  # fmt: skip
-
-
-def format_table(rows: Sequence[Row]) -> str:
-    """Aligned text; each measure with its ratio to the teacher's longest sampling."""
-    lines = [list(_HEADINGS), *(_cells(rows, row) for row in rows)]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(_HEADINGS))]
-    text = ["  ".join(c.rjust(w) for c, w in zip(line, widths, strict=True)) for line in lines]
-    return "\n".join([text[0], "-" * len(text[0]), *text[1:]])
-
-
-def _png(image: np.ndarray, scale: int) -> bytes:
-    """PNG of `[h, w, 1 or 3]` in [-1, 1], each pixel `scale` wide."""
-    pixels = np.clip((image + 1) * 127.5, 0, 255).round().astype(np.uint8)
-    pixels = pixels.repeat(scale, axis=0).repeat(scale, axis=1)
-    buffer = io.BytesIO()
-    Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-def _tile(images: np.ndarray) -> np.ndarray:
-    """`[prompts, samples, h, w, c]` to one picture, a column for each prompt, a pixel between."""
-    padded = np.pad(images, ((0, 0), (0, 0), (0, 1), (0, 1), (0, 0)), constant_values=1.0)
-    columns, rows, h, w, c = padded.shape
-    return padded.transpose(1, 2, 0, 3, 4).reshape(rows * h, columns * w, c)
-
-
-def _embed(data: bytes, text: str) -> str:
-    encoded = base64.b64encode(data).decode()
-    return f'<img alt="{html.escape(text)}" src="data:image/png;base64,{encoded}">'
-
-
-def _curves(history: Sequence[Mapping[str, Any]], groups: Mapping[str, Sequence[str]]) -> bytes:
-    figure = matplotlib.figure.Figure(figsize=(3.6 * len(groups), 2.6), layout="constrained")
-    for axes, (title, names) in zip(
-        np.atleast_1d(figure.subplots(1, len(groups))), groups.items(), strict=True
-    ):
-        for name in names:
-            points = [(r["step"], np.mean(r[name])) for r in history if name in r]
-            if points:
-                axes.plot(*zip(*points, strict=True), label=name, linewidth=1.2)
-        axes.set_title(title, fontsize=9)
-        axes.set_xlabel("step", fontsize=8)
-        axes.tick_params(labelsize=7)
-        axes.grid(alpha=0.3)
-        axes.legend(fontsize=7, frameon=False)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=130)
-    return buffer.getvalue()
-
-
-_CURVES = {
-    "pretrain": {"loss": ["loss"], "gradient norm": ["gradient_norm"]},
-    "distil": {
-        "loss": ["loss/generator", "loss/discriminator"],
-        "mean logit": ["logit/real", "logit/fake"],
-        "gradient norm": ["gradient_norm/student", "gradient_norm/heads"],
-        "discriminator accuracy": ["accuracy"],
-    },
-}
+__all__ = [
+    "Grid",
+    "Row",
+    "aggregate",
+    "format_table",
+    "save_grid_png",
+    "write_metrics",
+    "write_report",
+]
 
 _STYLE = """
-:root { color-scheme: light dark; }
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 68rem; margin: 2rem auto; padding: 0 1rem; }
-h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2.2rem; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th, td { padding: .2rem .7rem; text-align: right; border-bottom: 1px solid #8884; }
-td.ratio { opacity: .65; } tr.student { font-weight: 600; }
-tr.first td { border-top: 2px solid #888; }
-figure { margin: 0 0 1rem; } figcaption { font-size: .85rem; opacity: .75; }
-img { max-width: 100%; image-rendering: pixelated; }
-img.plot { image-rendering: auto; background: #fff; }
+:root { color-scheme: light dark; --ink: #1d2127; --soft: #626a75; --line: #dfe3e8;
+  --paper: #fff; --band: #f4f6f8; --good: #2f8f5b; --bad: #c2532d; }
+@media (prefers-color-scheme: dark) { :root { --ink: #e4e7eb; --soft: #99a1ab; --line: #31363d;
+  --paper: #15181c; --band: #1e2227; --good: #4cb07a; --bad: #e5794f; } }
+body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper);
+  max-width: 66rem; margin: 2.5rem auto 4rem; padding: 0 1.2rem; }
+h1 { font-size: 1.6rem; margin-bottom: .3rem; }
+h2 { font-size: 1.2rem; margin: 2.6rem 0 .6rem; }
+h3 { font-size: 1rem; margin: 1.6rem 0 .4rem; }
+p { max-width: 46rem; margin: .4rem 0; }
+.soft, figcaption, th { color: var(--soft); }
 .scroll { overflow-x: auto; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
+th { font-weight: 500; font-size: .87rem; vertical-align: bottom; }
+th, td { padding: .28rem .8rem; text-align: right; border-bottom: 1px solid var(--line); }
+th.name, td.name { text-align: left; padding-left: .3rem; }
+td.ratio { color: var(--soft); padding-left: 0; font-size: .87rem; }
+tr.student td { background: var(--band); }
+tr.first td { border-top: 2px solid var(--soft); }
+.limit { display: block; font-size: .8rem; }
+.track { position: relative; width: 7rem; height: .45rem; margin: .1rem 0 .15rem auto;
+  border-radius: .2rem; background: var(--line); }
+.fill { height: 100%; border-radius: .2rem; background: var(--good); }
+.fill.missed { background: var(--bad); }
+.track i { position: absolute; left: 66.67%; top: -.15rem; width: 2px; height: .75rem;
+  background: var(--ink); }
+.samples td { border: 0; padding: .22rem .5rem; text-align: left; vertical-align: middle; }
+.samples th { text-align: left; padding: .2rem .5rem; border: 0; }
+.samples td.name { white-space: nowrap; color: var(--soft); padding-right: 1rem; }
+img { display: block; image-rendering: pixelated; }
+div.row { display: flex; gap: 4px; }
+figure { margin: .6rem 0 1.4rem; } figure img { max-width: 100%; image-rendering: auto; }
+summary { cursor: pointer; }
+.settings td { text-align: left; }
 """
 
 
-@dataclasses.dataclass(frozen=True)
-class Grid:
-    """Samples of one model in one bucket.
+def _image(data: bytes, text: str, width: int | None = None) -> str:
+    size = f" width={width}" if width else ""
+    source = base64.b64encode(data).decode()
+    return f'<img{size} alt="{html.escape(text)}" src="data:image/png;base64,{source}">'
 
-    Attributes:
-      title: of the model and its sampling.
-      bucket: rows x columns.
-      images: float32 `[prompts, samples, H, W, C]` in [-1, 1].
-      prompts: one for each column.
-    """
 
-    title: str
-    bucket: str
-    images: np.ndarray
-    prompts: Sequence[str]
+def _metrics(rows: Sequence[Row]) -> str:
+    parts = ["<div class=scroll><table><tr>"]
+    name = " class=name"
+    parts += [f"<th{name * (i < 2)}>{heading}</th>" for i, heading in enumerate(HEADINGS)]
+    parts.append("</tr>")
+    bucket = None
+    for row in rows:
+        kinds = [row.model] + ["first"] * (row.bucket != bucket)
+        parts.append(f'<tr class="{html.escape(" ".join(kinds))}">')
+        for i, text in enumerate(cells(rows, row)):
+            # The name of a bucket stands once, at its first row.
+            shown = "" if i == 0 and row.bucket == bucket else html.escape(text)
+            kind = name if i < 2 else " class=ratio" if i in (5, 7, 9) else ""
+            parts.append(f"<td{kind}>{shown}</td>")
+        parts.append("</tr>")
+        bucket = row.bucket
+    return "".join([*parts, "</table></div>"])
+
+
+_LABELS = {"fd": "FD", "agreement": "agreement", "diversity": "diversity"}
+
+
+def _bars(rows: Sequence[Row]) -> str:
+    reached = {(bucket, bar): value for bucket, bar, value in acceptance(rows)}
+    bars = [bar for bar in BARS if any(bar == found for _, found in reached)]
+    parts = ["<div class=scroll><table><tr><th class=name>bucket</th>"]
+    for bar in bars:
+        steps = f"{bar.steps} step{'s' * (bar.steps > 1)}"
+        word = "at most" if bar.upper else "at least"
+        limit = f"<span class=limit>{word} {bar.limit:g}x</span>"
+        parts.append(f"<th>{_LABELS[bar.measure]}, {steps}{limit}</th>")
+    parts.append("</tr>")
+    for bucket in dict.fromkeys(bucket for bucket, _ in reached):
+        parts.append(f"<tr><td class=name>{html.escape(bucket)}</td>")
+        for bar in bars:
+            if (bucket, bar) not in reached:
+                parts.append("<td></td>")
+                continue
+            value = reached[bucket, bar]
+            met = bar.met(value)
+            # The limit is at two thirds of every track, so that all the ticks are in line.
+            share = min(value / bar.limit / 1.5, 1)
+            parts.append(
+                f"<td>{'✓' if met else '✗'} {value:.2f}x<div class=track>"
+                f'<div class="fill{"" if met else " missed"}" style="width:{share:.1%}"></div>'
+                "<i></i></div></td>"
+            )
+        parts.append("</tr>")
+    return "".join([*parts, "</table></div>"]) if reached else ""
+
+
+def _samples(grids: Sequence[Grid]) -> str:
+    parts = []
+    for bucket in dict.fromkeys(grid.bucket for grid in grids):
+        inside = [grid for grid in grids if grid.bucket == bucket]
+        if any(list(grid.prompts) != list(inside[0].prompts) for grid in inside):
+            raise ValueError(f"grids of {bucket} show different prompts and can not be compared")
+        parts.append(f"<h3>{html.escape(bucket)}</h3><div class=scroll><table class=samples><tr>")
+        parts += ["<th></th>", *(f"<th>{html.escape(grid.title)}</th>" for grid in inside), "</tr>"]
+        for i, prompt in enumerate(inside[0].prompts):
+            parts.append(f"<tr><td class=name>{html.escape(prompt)}</td>")
+            for grid in inside:
+                h, w = grid.images.shape[2:4]
+                scale = max(1, min(48 // w, 64 // h, 5))
+                text = f"{grid.title}: {prompt}"
+                row = "".join(_image(png(x, scale), text, scale * w) for x in grid.images[i])
+                parts.append(f"<td><div class=row>{row}</div></td>")
+            parts.append("</tr>")
+        parts.append("</table></div>")
+    return "".join(parts)
 
 
 def write_report(
-    path: Path,
+    path: str | os.PathLike[str],
     rows: Sequence[Row],
     grids: Sequence[Grid],
     histories: Mapping[str, Sequence[Mapping[str, Any]]],
     judge_accuracy: float,
+    settings: Mapping[str, Any] | None = None,
     notes: Sequence[str] = (),
 ) -> None:
-    """Writes one self-contained HTML file: metrics, samples of the same prompts, curves."""
+    """Writes one self-contained HTML file: limits, metrics, samples of the same prompts, curves.
+
+    Args:
+      path: of the file.
+      rows: in the order of the table, rows of one bucket together.
+      grids: side by side within a bucket, in this order.
+      histories: stage to its records, each with `step` and metrics.
+      judge_accuracy: share of test scans that the judge reads right.
+      settings: name and value, of what is worth knowing about the run.
+      notes: paragraphs below the introduction.
+
+    Raises:
+      ValueError: the grids of one bucket show different prompts.
+    """
     page = [
         "<!doctype html><html lang=en><meta charset=utf-8>",
         "<meta name=viewport content='width=device-width, initial-scale=1'>",
         f"<title>LADD report</title><style>{_STYLE}</style>",
         "<h1>Latent Adversarial Diffusion Distillation</h1>",
-        "<p>FD is the Fréchet distance of a classifier's features to held-out real scans (lower is "
-        "better), agreement the share of pictures in which the classifier reads what the prompt "
-        "says, diversity the mean feature distance of two samples of one prompt. The grey number "
-        "is the ratio to the teacher's longest sampling in the same bucket. The classifier is "
-        f"right on {judge_accuracy:.1%} of held-out scans.</p>",
+        "<p>A student that makes a picture in 1 to 4 steps without guidance, beside the guided "
+        "teacher that it was distilled from.</p>",
         *(f"<p>{html.escape(note)}</p>" for note in notes),
-        "<h2>Metrics</h2><div class=scroll><table><tr>",
-        *(f"<th>{heading}</th>" for heading in _HEADINGS),
-        "</tr>",
     ]
-    last = None
-    for row in rows:
-        kind = row.model + (" first" if row.bucket != last else "")
-        last = row.bucket
-        cells = _cells(rows, row)
-        ratios = {5, 7, 9}
-        page.append(
-            f'<tr class="{kind}">'
-            + "".join(
-                f"<td{' class=ratio' * (i in ratios)}>{cell}</td>" for i, cell in enumerate(cells)
-            )
-            + "</tr>"
-        )
-    page.append("</table></div><h2>Samples: the same prompts in the same columns</h2>")
-    for bucket in dict.fromkeys(grid.bucket for grid in grids):
-        inside = [grid for grid in grids if grid.bucket == bucket]
-        page.append(f"<h3>{bucket}</h3><p>{html.escape(', '.join(inside[0].prompts))}</p>")
-        for grid in inside:
-            picture = _embed(_png(_tile(grid.images), 5), f"{grid.title}, {bucket}")
-            page.append(f"<figure>{picture}<figcaption>{grid.title}</figcaption></figure>")
+    bars = _bars(rows)
+    if bars:
+        page += [
+            "<h2>Student against teacher</h2>",
+            "<p class=soft>Ratio to the teacher's longest sampling in the same bucket; the tick is "
+            "the limit.</p>",
+            bars,
+        ]
+    page += ["<h2>Metrics</h2>", _metrics(rows)]
+    page.append(
+        "<p class=soft>FD: Fréchet distance of a judge's features to held-out real scans, lower is "
+        "better. Agreement: share of pictures in which the judge reads what the prompt says. "
+        "Diversity: mean feature distance of two samples of one prompt. The judge is a small "
+        f"classifier, right on {judge_accuracy:.1%} of the held-out scans.</p>"
+    )
+    if grids:
+        page.append("<h2>Samples of the same prompts</h2>")
+        page.append(_samples(grids))
     page.append("<h2>Training</h2>")
     for stage, history in histories.items():
-        if history:
-            plot = _embed(_curves(history, _CURVES[stage]), f"curves of {stage}")
-            plot = plot.replace("<img", "<img class=plot")
-            page.append(f"<figure>{plot}<figcaption>{stage}</figcaption></figure>")
-    path.write_text("\n".join(page) + "\n")
-
-
-def save_picture(path: Path, grids: Sequence[Grid]) -> None:
-    """One labelled PNG of the grids of one bucket, one above the other."""
-    figure = matplotlib.figure.Figure(
-        figsize=(8, 1.15 * sum(len(g.images[0]) for g in grids) * 0.75), layout="constrained"
-    )
-    axes = np.atleast_1d(figure.subplots(len(grids), 1))
-    for place, grid in zip(axes, grids, strict=True):
-        picture = _tile(grid.images)
-        place.imshow(picture[..., 0], cmap="gray", vmin=-1, vmax=1, interpolation="nearest")
-        place.set_ylabel(grid.title, rotation=0, ha="right", va="center", fontsize=9)
-        place.set_xticks([])
-        place.set_yticks([])
-        place.set_frame_on(False)
-    width = grids[0].images.shape[3] + 1
-    axes[0].set_xticks([width * (i + 0.5) for i in range(len(grids[0].prompts))])
-    axes[0].set_xticklabels(grids[0].prompts, fontsize=8)
-    axes[0].xaxis.tick_top()
-    axes[0].tick_params(length=0)
-    figure.savefig(path, dpi=110)
+        plot = curves(stage, history)
+        if plot:
+            # Half of its pixels, to be sharp on a dense screen.
+            width = Image.open(io.BytesIO(plot)).width // 2
+            image = _image(plot, f"curves of {stage}", width)
+            page.append(f"<h3>{html.escape(stage)}</h3><figure>{image}</figure>")
+    if settings:
+        page.append("<details><summary>Settings</summary><table class=settings>")
+        for name, value in settings.items():
+            page.append(f"<tr><td>{html.escape(name)}</td><td>{html.escape(str(value))}</td></tr>")
+        page.append("</table></details>")
+    Path(path).write_text("\n".join(page) + "\n", encoding="utf-8")

@@ -1,1 +1,1 @@
-"""Networks. The only package that knows Flax NNX; everything else sees functions of parameter trees."""
+"""Networks. Only this package knows Flax NNX; the rest sees functions of parameter trees."""

@@ -21,7 +21,10 @@ class _Convolution(nnx.Module):
 
 
 class Classifier(nnx.Module):
-    """Two convolutions and a dense layer at each of two resolutions."""
+    """Two convolutions at 8x8, one at 4x4, and a dense layer of bounded features.
+
+    Bounded, so that one strange sample can not dominate a distance between sets.
+    """
 
     def __init__(self, width: int, features: int, classes: int, *, rngs: nnx.Rngs):
         self.convolution1 = _Convolution(1, width, rngs=rngs)
@@ -32,7 +35,19 @@ class Classifier(nnx.Module):
         self.out = Linear(features, classes, (None, None), **options)
 
     def __call__(self, images: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Features and logits of float32 `[n, 8, 8, 1]` in [-1, 1]: `[n, F]` and `[n, 10]`."""
+        """Features of the penultimate layer, in [-1, 1], and logits.
+
+        Args:
+          images: float32 `[B, 8, 8, 1]` in [-1, 1].
+
+        Returns:
+          float32 `[B, features]` and `[B, classes]`.
+
+        Raises:
+          ValueError: the images are not 8x8 with one channel.
+        """
+        if images.shape[1:] != (8, 8, 1):
+            raise ValueError(f"images of shape {images.shape}: the classifier reads [B, 8, 8, 1]")
         x = self.convolution2(self.convolution1(images))
         x = nnx.max_pool(x, (2, 2), (2, 2))
         x = self.convolution3(x)
@@ -41,5 +56,11 @@ class Classifier(nnx.Module):
 
 
 def classifier(width: int = 24, features: int = 64, classes: int = 10) -> Model:
-    """The network, as a function of its parameters."""
+    """The network as a function of its parameters.
+
+    Args:
+      width: channels of the first two convolutions; the third has twice as many.
+      features: of the penultimate layer.
+      classes: logits.
+    """
     return Model(lambda rngs: Classifier(width, features, classes, rngs=rngs))

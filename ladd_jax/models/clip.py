@@ -103,9 +103,7 @@ class CLIPText(nnx.Module):
         self.positions = param(
             rngs, (config.max_position_embeddings, d), init, (None, "embed"), dtype
         )
-        self.blocks = nnx.List(
-            [_Block(config, rngs=rngs) for _ in range(config.num_hidden_layers)]
-        )
+        self.blocks = nnx.List([_Block(config, rngs=rngs) for _ in range(config.num_hidden_layers)])
         self.final_norm = _LayerNorm(config, rngs=rngs)
         self.projection = Linear(
             d,
@@ -128,9 +126,7 @@ class CLIPText(nnx.Module):
           context `[B, T, D]`: the state before the last block, not normalised; and pooled
           `[B, P]`: the projected, normalised last state at the first EOS token.
         """
-        x = (self.tokens[...][ids] + self.positions[...][: ids.shape[1]]).astype(
-            self.config.dtype
-        )
+        x = (self.tokens[...][ids] + self.positions[...][: ids.shape[1]]).astype(self.config.dtype)
         context = x
         for block in self.blocks:
             context, x = x, block(x)

@@ -45,8 +45,8 @@ class Model:
             axes = ("layers",) * (len(variable.get_value().shape) - len(axes)) + axes
             node = self.axes
             for name in path[:-1]:
-                node = node.setdefault(name, {})
-            node[path[-1]] = axes
+                node = node.setdefault(str(name), {})
+            node[str(path[-1])] = axes
 
     def init(self, key: jax.Array) -> Params:
         """Fresh parameters from a PRNG key; jit-compatible."""

@@ -87,9 +87,7 @@ def convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
     margin = side // 2
     padded = jnp.pad(x, ((0, 0), (margin, margin), (margin, margin), (0, 0)))
     shifted = [padded[:, i : i + h, j : j + w] for i in range(side) for j in range(side)]
-    return jnp.tensordot(
-        jnp.concatenate(shifted, axis=-1), kernel.reshape(-1, kernel.shape[-1]), 1
-    )
+    return jnp.tensordot(jnp.concatenate(shifted, axis=-1), kernel.reshape(-1, kernel.shape[-1]), 1)
 
 
 class _Convolution(nnx.Module):

@@ -30,10 +30,12 @@ class Linear(nnx.Module):
     ):
         outputs = (outputs,) if isinstance(outputs, int) else outputs
         flat = int(np.prod(outputs))
-        init = init or initializers.xavier_uniform()
+        flat_init = init or initializers.xavier_uniform()
 
-        def shaped(key: jax.Array, shape: tuple[int, ...], dtype: Dtype) -> jax.Array:
-            return init(key, (inputs, flat), dtype).reshape(shape)
+        def shaped(
+            key: jax.Array, shape: Any, dtype: Any = None, out_sharding: Any = None
+        ) -> jax.Array:
+            return flat_init(key, (inputs, flat), dtype).reshape(shape)
 
         self.kernel = param(rngs, (inputs, *outputs), shaped, axes, param_dtype)
         self.bias = (

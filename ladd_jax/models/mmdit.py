@@ -160,17 +160,16 @@ class _Stream(nnx.Module):
         self.norm_k = RMSNorm(d // k, **norms) if norm else None
         self.norm_q2 = RMSNorm(d // k, **norms) if norm and dual else None
         self.norm_k2 = RMSNorm(d // k, **norms) if norm and dual else None
-        self.out = None if pre_only else Linear(d, d, ("heads", "embed"), **options)
-        self.out2 = Linear(d, d, ("heads", "embed"), **options) if dual else None
-        hidden = config.mlp_ratio * d
-        self.mlp = None if pre_only else MLP(d, hidden, d, nnx.gelu, **options)
+        if dual:
+            self.out2 = Linear(d, d, ("heads", "embed"), **options)
+        if not pre_only:
+            self.out = Linear(d, d, ("heads", "embed"), **options)
+            self.mlp = MLP(d, config.mlp_ratio * d, d, nnx.gelu, **options)
 
     def before(self, x: jax.Array, c: jax.Array) -> tuple[list[jax.Array], tuple[jax.Array, ...]]:
         """adaLN chunks `[B, D]` each, and q, k, v `[B, N, K, D/K]`."""
         chunks = list(jnp.moveaxis(self.modulation(jax.nn.silu(c)), 1, 0))
-        return chunks, self._project(
-            _modulate(x, *chunks[:2]), self.qkv, self.norm_q, self.norm_k
-        )
+        return chunks, self._project(_modulate(x, *chunks[:2]), self.qkv, self.norm_q, self.norm_k)
 
     def after(self, x: jax.Array, chunks: list[jax.Array], attended: jax.Array) -> jax.Array:
         """The stream `[B, N, D]` after attention and MLP; `attended` is `[B, N, K, D/K]`."""
@@ -311,6 +310,15 @@ class MMDiT(nnx.Module):
             return (x, context), None if tap is None else tap(layer, x)
 
         policy = REMAT_POLICIES[config.remat]
+
+        def block(graphdef: Any, **options: Any) -> Callable[..., Any]:
+            """A block as a function of its parameters, recomputed in the backward pass."""
+
+            def apply(state: Any, x: jax.Array, context: jax.Array, c: jax.Array) -> Any:
+                return nnx.merge(graphdef, state)(x, context, c)
+
+            return jax.checkpoint(apply, policy=policy, **options)
+
         taps = []
         start = 0
         for name, count in self.runs:
@@ -322,12 +330,9 @@ class MMDiT(nnx.Module):
                 graphdef: Any = graphdef,
             ) -> tuple[tuple[jax.Array, jax.Array], Any]:
                 layer, state = layer_and_state
-                block = jax.checkpoint(
-                    lambda state, x, context, c: nnx.merge(graphdef, state)(x, context, c),
-                    policy=policy,
-                    prevent_cse=False,
-                )
-                return after(layer, *block(state, *carry, c))
+                # Inside a scan nothing can be shared with the forward pass by accident.
+                run = block(graphdef, prevent_cse=False)
+                return after(layer, *run(state, *carry, c))
 
             layers = start + jnp.arange(count)
             (x, context), tapped = jax.lax.scan(
@@ -337,10 +342,7 @@ class MMDiT(nnx.Module):
             start += count
 
         graphdef, state = nnx.split(self.last_block)
-        last = jax.checkpoint(
-            lambda state, x, context, c: nnx.merge(graphdef, state)(x, context, c), policy=policy
-        )
-        (x, _), tapped = after(jnp.asarray(start), *last(state, x, context, c))
+        (x, _), tapped = after(jnp.asarray(start), *block(graphdef)(state, x, context, c))
         taps.append(jax.tree.map(lambda leaf: leaf[None], tapped))
 
         shift, scale = jnp.moveaxis(self.final_modulation(jax.nn.silu(c)), 1, 0)

@@ -110,5 +110,5 @@ class Optimizer:
 
 def update_ema(ema: Params, params: Params, decay: float, step: jax.Array) -> Params:
     """EMA whose decay grows as (1 + step) / (10 + step), so that it forgets the start early."""
-    decay = jnp.minimum(decay, (1.0 + step) / (10.0 + step))
-    return jax.tree.map(lambda e, p: e + (1 - decay) * (p - e).astype(e.dtype), ema, params)
+    rate = 1 - jnp.minimum(decay, (1.0 + step) / (10.0 + step))
+    return jax.tree.map(lambda e, p: e + rate * (p - e).astype(e.dtype), ema, params)

@@ -68,9 +68,7 @@ class FlowMatching:
             return jnp.mean(jnp.square(v - velocity(x_0, eps)))
 
         value, gradient = jax.value_and_grad(loss)(state.params)
-        updates, optimizer = self.optimizer.build().update(
-            gradient, state.optimizer, state.params
-        )
+        updates, optimizer = self.optimizer.build().update(gradient, state.optimizer, state.params)
         params = optax.apply_updates(state.params, updates)
         metrics = {
             "loss": value,

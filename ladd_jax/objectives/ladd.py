@@ -36,6 +36,7 @@ class LADD:
       student: `student(params, x_t, t, context, pooled) -> v`.
       teacher: the same signature, and `tap=` to read tokens after each block.
       head: one head, `head(params, tokens, grid, t_hat, pooled) -> logits [B, h, w]`.
+      heads: its stack, one for each hooked block, under the name `heads`.
       depth: number of the teacher's blocks.
       patch: side of the teacher's patch.
       optimizer: of the student.
@@ -62,6 +63,7 @@ class LADD:
     student: Model
     teacher: Model
     head: Model
+    heads: Model
     depth: int
     patch: int
     optimizer: Optimizer
@@ -111,18 +113,19 @@ class LADD:
             return tuple(range(self.depth))
         return tuple(sorted(set(self.hooked_blocks)))
 
-    def init(self, key: jax.Array, params: Params, heads: Params) -> TrainState:
+    def init(self, key: jax.Array, params: Params) -> TrainState:
         """State before the first step.
 
         Args:
           key: raw PRNG key.
           params: the student's first parameters, usually the teacher's. They are copied: the step
             donates its state, and a shared buffer would take the teacher with it.
-          heads: stack of K heads, one for each hooked block.
         """
+        heads_key, state_key = jax.random.split(key)
+        heads = self.heads.init(heads_key)
         return TrainState(
             step=jnp.zeros((), jnp.int32),
-            key=key,
+            key=state_key,
             params=jax.tree.map(jnp.copy, params),
             ema=jax.tree.map(jnp.copy, params),
             heads=heads,
@@ -130,9 +133,7 @@ class LADD:
             heads_optimizer=self.heads_optimizer.build().init(heads),
         )
 
-    def step(
-        self, state: TrainState, frozen: Params, batch: Batch
-    ) -> tuple[TrainState, Metrics]:
+    def step(self, state: TrainState, frozen: Params, batch: Batch) -> tuple[TrainState, Metrics]:
         """Updates the heads, then the student through them. `frozen` is the teacher."""
         x_0, context, pooled = batch["latents"], batch["context"], batch["pooled"]
         key = jax.random.fold_in(state.key, state.step)
@@ -210,9 +211,7 @@ class LADD:
         def through_head(_: None, head_and_tokens: Any) -> tuple[None, Any]:
             return None, jax.value_and_grad(generator_loss, argnums=1)(*head_and_tokens)
 
-        _, (losses, feature_gradient) = jax.lax.scan(
-            through_head, None, (heads["heads"], features)
-        )
+        _, (losses, feature_gradient) = jax.lax.scan(through_head, None, (heads["heads"], features))
         (x0_gradient,) = teacher_vjp((jnp.zeros_like(teacher_x0), feature_gradient))
 
         def distillation_loss(x0_hat: jax.Array) -> jax.Array:
@@ -278,9 +277,7 @@ class LADD:
         fake = draw(fake_key)
         return fake, fake if self.same_renoise else draw(real_key)
 
-    def _fake_loss(
-        self, grid: tuple[int, int], t_hat: jax.Array, pooled: jax.Array
-    ) -> HeadLoss:
+    def _fake_loss(self, grid: tuple[int, int], t_hat: jax.Array, pooled: jax.Array) -> HeadLoss:
         """Loss of one head on features of fake samples."""
         adversarial = ADVERSARIAL_LOSSES[self.loss]
 
@@ -371,9 +368,7 @@ def _over_heads(
     return {"heads": gradient}, statistics
 
 
-def _statistics(
-    logits: jax.Array, correct: jax.Array, loss: jax.Array
-) -> dict[str, jax.Array]:
+def _statistics(logits: jax.Array, correct: jax.Array, loss: jax.Array) -> dict[str, jax.Array]:
     """Of one head: loss [], mean logit [] and share of correct locations `[B]`."""
     return {
         "loss": loss,

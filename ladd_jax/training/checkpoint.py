@@ -79,9 +79,9 @@ class Checkpoints:
     def config(self, step: int | None = None) -> dict[str, Any]:
         """The config that a checkpoint was made with."""
         step = self.latest() if step is None else step
-        return self._manager.restore(
-            step, args=ocp.args.Composite(config=ocp.args.JsonRestore())
-        )["config"]
+        return self._manager.restore(step, args=ocp.args.Composite(config=ocp.args.JsonRestore()))[
+            "config"
+        ]
 
     def wait(self) -> None:
         """Returns when what was saved is on disk; raises what went wrong while writing."""

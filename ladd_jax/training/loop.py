@@ -1,7 +1,8 @@
 """The training loop: the same for every objective."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any
 
 import jax
@@ -12,6 +13,7 @@ from tqdm import tqdm
 from ladd_jax.data.buckets import Bucket
 from ladd_jax.data.pipeline import put
 from ladd_jax.objectives.base import Objective, TrainState
+from ladd_jax.parallel.mesh import batch_sharding
 from ladd_jax.training.checkpoint import Checkpoints
 from ladd_jax.training.metrics import MetricWriter
 
@@ -25,6 +27,7 @@ def train(
     shardings: TrainState,
     frozen: Any,
     batches: Batches,
+    batch_shapes: Mapping[Bucket, dict[str, tuple[int, ...]]],
     *,
     steps: int,
     mesh: Mesh,
@@ -39,11 +42,13 @@ def train(
 
     Args:
       name: shown on the progress bar.
-      objective: its `step` is compiled once for each bucket shape; the state is donated.
+      objective: its `step` is compiled for each bucket before the first step; the state is
+        donated.
       state: where to start; its buffers are consumed.
       shardings: of the state.
       frozen: what the objective reads and never changes.
       batches: this host's batches from step `state.step` on.
+      batch_shapes: of the global batch of each bucket, all float32.
       steps: the step to end at.
       mesh: of the state and the batches.
       checkpoints: where the state is saved, at the end always.
@@ -60,21 +65,18 @@ def train(
     Raises:
       DivergedError: a loss or a gradient norm is not finite. The state is not saved then.
     """
-    compiled = jax.jit(objective.step, donate_argnums=0, out_shardings=(shardings, None))
+    step_program = jax.jit(objective.step, donate_argnums=0, out_shardings=(shardings, None))
     start = int(state.step)
     shown = jax.process_index() == 0
+    programs = _compile(name, step_program, state, frozen, batch_shapes, mesh, shown)
     with (
         jax.set_mesh(mesh),
         tqdm(total=steps, initial=start, desc=name, unit="step", disable=not shown) as bar,
     ):
-        seen: set[Bucket] = set()
         images, since = 0, time.monotonic()
         for step in range(start + 1, steps + 1):
             bucket, batch = next(batches)
-            if bucket not in seen:
-                bar.set_postfix_str(f"compiling {bucket.name}")
-                seen.add(bucket)
-            state, metrics = compiled(state, frozen, put(batch, mesh))
+            state, metrics = programs[bucket](state, frozen, put(batch, mesh))
             writer.add(metrics)
             images += len(batch["latents"]) * jax.process_count()
             bar.update()
@@ -90,6 +92,39 @@ def train(
             checkpoints.save(step, state, config, force=step == steps)
     checkpoints.wait()
     return state
+
+
+def _compile(
+    name: str,
+    program: Any,
+    state: TrainState,
+    frozen: Any,
+    batch_shapes: Mapping[Bucket, dict[str, tuple[int, ...]]],
+    mesh: Mesh,
+    shown: bool,
+) -> dict[Bucket, Any]:
+    """The programs of all buckets, compiled side by side."""
+    sharding = batch_sharding(mesh)
+
+    def build(bucket: Bucket) -> Any:
+        batch = {
+            key: jax.ShapeDtypeStruct(shape, np.float32, sharding=sharding)
+            for key, shape in batch_shapes[bucket].items()
+        }
+        # The mesh in use belongs to a thread.
+        with jax.set_mesh(mesh):
+            return program.lower(state, frozen, batch).compile()
+
+    programs = {}
+    with (
+        ThreadPoolExecutor() as pool,
+        tqdm(total=len(batch_shapes), desc=f"{name}: compile", disable=not shown) as bar,
+    ):
+        futures = {pool.submit(build, bucket): bucket for bucket in batch_shapes}
+        for future in as_completed(futures):
+            programs[futures[future]] = future.result()
+            bar.update()
+    return programs
 
 
 def _postfix(record: dict[str, Any], rate: float) -> str:

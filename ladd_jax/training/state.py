@@ -19,8 +19,8 @@ def state_shardings(
     optimizer: optax.GradientTransformation,
     heads_axes: Any = None,
     heads_optimizer: optax.GradientTransformation | None = None,
-) -> TrainState:
-    """Shardings of every leaf: moments lie like their parameters, counters are replicated.
+) -> Any:
+    """A `TrainState` of shardings: moments lie like their parameters, counters are replicated.
 
     Args:
       abstract: the state's shapes.
@@ -30,7 +30,7 @@ def state_shardings(
       heads_axes: logical axes of `heads`, where there are any.
       heads_optimizer: of `heads`, where there are any.
     """
-    whole = replicated(mesh)
+    whole: Any = replicated(mesh)
 
     def like(transformation: Any, state: Any, shardings: Any) -> Any:
         return optax.tree_utils.tree_map_params(
@@ -67,6 +67,6 @@ def abstract_like(shapes: Any, shardings: Any) -> Any:
     )
 
 
-def create(init: Callable[..., TrainState], shardings: TrainState, *args: Any) -> TrainState:
+def create(init: Callable[..., TrainState], shardings: Any, *args: Any) -> TrainState:
     """The state before the first step, each shard made on the device where it stays."""
     return jax.jit(init, out_shardings=shardings)(*args)

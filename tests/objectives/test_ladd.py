@@ -69,8 +69,7 @@ def two_program_reference(objective, state, teacher, batch):
         x0_hat = generate(params)
         fake, teacher_x0 = features(x0_hat, eps_f, t_f)
         total = sum(
-            jnp.mean(form.generator(logits(heads, slot, fake[slot], t_f)))
-            for slot in range(count)
+            jnp.mean(form.generator(logits(heads, slot, fake[slot], t_f))) for slot in range(count)
         )
         weight = (1 - t_f)[:, None, None, None]
         distance = jnp.square(x0_hat - jax.lax.stop_gradient(teacher_x0))
@@ -96,8 +95,8 @@ def test_the_fused_step_is_the_two_program_step(changes):
     # With a large epsilon Adam's first update is nearly proportional to the gradient; with a small
     # one it is the gradient's sign, which hides its scale and blows up its rounding.
     optimizer = Optimizer(1.0, epsilon=1.0)
-    objective, stack = tiny.ladd(optimizer=optimizer, heads_optimizer=optimizer, **changes)
-    state, teacher = tiny.ladd_state(objective, stack)
+    objective = tiny.ladd(optimizer=optimizer, heads_optimizer=optimizer, **changes)
+    state, teacher = tiny.ladd_state(objective)
     batch = tiny.batch()
     fused, _ = jax.jit(objective.step)(state, teacher, batch)
     params, heads = two_program_reference(objective, state, teacher, batch)
@@ -108,8 +107,8 @@ def test_the_fused_step_is_the_two_program_step(changes):
 
 
 def test_the_generator_sees_the_updated_heads():
-    objective, stack = tiny.ladd(heads_optimizer=Optimizer(0.5))
-    state, teacher = tiny.ladd_state(objective, stack)
+    objective = tiny.ladd(heads_optimizer=Optimizer(0.5))
+    state, teacher = tiny.ladd_state(objective)
     frozen_heads = dataclasses.replace(objective, heads_optimizer=Optimizer(0.0))
     moved, _ = jax.jit(objective.step)(state, teacher, tiny.batch())
     still, _ = jax.jit(frozen_heads.step)(state, teacher, tiny.batch())
@@ -117,24 +116,24 @@ def test_the_generator_sees_the_updated_heads():
 
 
 def test_the_discriminator_update_leaves_the_student_alone():
-    objective, stack = tiny.ladd(optimizer=Optimizer(0.0))
-    state, teacher = tiny.ladd_state(objective, stack)
+    objective = tiny.ladd(optimizer=Optimizer(0.0))
+    state, teacher = tiny.ladd_state(objective)
     after, _ = jax.jit(objective.step)(state, teacher, tiny.batch())
     assert tiny.max_difference(after.params, state.params) == 0
     assert tiny.max_difference(after.heads, state.heads) > 1e-4
 
 
 def test_the_generator_update_leaves_the_heads_alone():
-    objective, stack = tiny.ladd(heads_optimizer=Optimizer(0.0))
-    state, teacher = tiny.ladd_state(objective, stack)
+    objective = tiny.ladd(heads_optimizer=Optimizer(0.0))
+    state, teacher = tiny.ladd_state(objective)
     after, metrics = jax.jit(objective.step)(state, teacher, tiny.batch())
     assert tiny.max_difference(after.heads, state.heads) == 0
     assert float(metrics["gradient_norm/student"]) > 0
 
 
 def test_every_parameter_of_the_student_receives_a_gradient():
-    objective, stack = tiny.ladd()
-    state, teacher = tiny.ladd_state(objective, stack)
+    objective = tiny.ladd()
+    state, teacher = tiny.ladd_state(objective)
     after, _ = jax.jit(objective.step)(state, teacher, tiny.batch())
     difference = jax.tree.map(lambda a, b: jnp.max(jnp.abs(a - b)), after.params, state.params)
     moved = [
@@ -146,8 +145,8 @@ def test_every_parameter_of_the_student_receives_a_gradient():
 
 
 def test_the_teacher_is_an_argument_and_stays_as_it_is():
-    objective, stack = tiny.ladd()
-    state, teacher = tiny.ladd_state(objective, stack)
+    objective = tiny.ladd()
+    state, teacher = tiny.ladd_state(objective)
     before = jax.tree.map(np.asarray, teacher)
     step = jax.jit(objective.step, donate_argnums=0)
     largest = max(leaf.size for leaf in jax.tree.leaves(teacher))
@@ -159,17 +158,16 @@ def test_the_teacher_is_an_argument_and_stays_as_it_is():
 
 
 def test_donation_does_not_delete_a_teacher_that_the_student_started_from():
-    objective, stack = tiny.ladd()
+    objective = tiny.ladd()
     teacher = tiny.random_params(objective.teacher)
-    heads = stack.init(jax.random.PRNGKey(0))
-    state = objective.init(jax.random.PRNGKey(1), teacher, heads)
+    state = objective.init(jax.random.PRNGKey(1), teacher)
     state, _ = jax.jit(objective.step, donate_argnums=0)(state, teacher, tiny.batch())
     assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(teacher))
     assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(state.ema))
 
 
 def test_the_student_is_fed_pure_noise_only_at_time_one():
-    objective, _ = tiny.ladd(probabilities=(0.25, 0.25, 0.25, 0.25))
+    objective = tiny.ladd(probabilities=(0.25, 0.25, 0.25, 0.25))
     x_0 = 100 + jnp.zeros((64, 4, 4, 2))
     x_t, t = objective._student_input(jax.random.PRNGKey(0), x_0, jnp.zeros((), jnp.int32))
     for time in (1.0, 0.75, 0.5, 0.25):
@@ -178,7 +176,7 @@ def test_the_student_is_fed_pure_noise_only_at_time_one():
 
 
 def test_the_first_steps_draw_from_the_warm_up_probabilities():
-    objective, _ = tiny.ladd(warmup_steps=500)
+    objective = tiny.ladd(warmup_steps=500)
     x_0 = jnp.zeros((512, 2, 2, 2))
     _, early = objective._student_input(jax.random.PRNGKey(0), x_0, jnp.asarray(499))
     _, late = objective._student_input(jax.random.PRNGKey(0), x_0, jnp.asarray(500))
@@ -188,7 +186,7 @@ def test_the_first_steps_draw_from_the_warm_up_probabilities():
 
 def test_real_and_fake_share_their_renoising_only_when_told_to():
     for same in (True, False):
-        objective, _ = tiny.ladd(same_renoise=same)
+        objective = tiny.ladd(same_renoise=same)
         (eps_f, t_f), (eps_r, t_r) = objective._renoise(
             jax.random.PRNGKey(0), jnp.zeros((8, 4, 4, 2))
         )
@@ -199,7 +197,7 @@ def test_real_and_fake_share_their_renoising_only_when_told_to():
 def test_real_is_the_noised_latent_and_not_noise_mixed_with_noise():
     # A perfect discriminator input: with t_hat near 0 the teacher must see the latents themselves.
     seen = []
-    objective, stack = tiny.ladd(renoise_mean=-40.0)
+    objective = tiny.ladd(renoise_mean=-40.0)
     model = objective.teacher
 
     def spy(params, x, *args, **kwargs):
@@ -207,7 +205,7 @@ def test_real_is_the_noised_latent_and_not_noise_mixed_with_noise():
         return model(params, x, *args, **kwargs)
 
     objective = dataclasses.replace(objective, teacher=spy)
-    state, teacher = tiny.ladd_state(tiny.ladd()[0], stack)
+    state, teacher = tiny.ladd_state(tiny.ladd())
     batch = tiny.batch()
     jax.block_until_ready(objective.step(state, teacher, batch))
     jax.effects_barrier()
@@ -217,7 +215,7 @@ def test_real_is_the_noised_latent_and_not_noise_mixed_with_noise():
 def test_the_loss_is_per_location():
     # Two locations with logits +3 and -3 have a mean of 0. The hinge of the mean would be 1 with a
     # gradient on both; per location it is (0 + 4) / 2 on real samples.
-    objective, _ = tiny.ladd(r1_gamma=0.0)
+    objective = tiny.ladd(r1_gamma=0.0)
     logits = jnp.asarray([[[3.0, -3.0]]])
     objective = dataclasses.replace(objective, head=lambda *_: logits)
     loss = objective._real_loss((1, 2), jnp.zeros(1), jnp.zeros((1, 1)), jnp.asarray(0))
@@ -226,8 +224,8 @@ def test_the_loss_is_per_location():
 
 
 def test_the_penalty_comes_at_its_interval_with_its_weight():
-    objective, stack = tiny.ladd(r1_interval=4, heads_optimizer=Optimizer(0.0))
-    state, teacher = tiny.ladd_state(objective, stack)
+    objective = tiny.ladd(r1_interval=4, heads_optimizer=Optimizer(0.0))
+    state, teacher = tiny.ladd_state(objective)
     step = jax.jit(objective.step)
     penalties = []
     for _ in range(5):
@@ -237,8 +235,8 @@ def test_the_penalty_comes_at_its_interval_with_its_weight():
 
 
 def test_the_heads_learn_at_their_own_rate_with_their_own_betas():
-    objective, stack = tiny.ladd()
-    state, teacher = tiny.ladd_state(objective, stack)
+    objective = tiny.ladd()
+    state, teacher = tiny.ladd_state(objective)
 
     def moved(optimizer):
         other = dataclasses.replace(objective, heads_optimizer=optimizer)
@@ -257,8 +255,8 @@ def test_the_heads_learn_at_their_own_rate_with_their_own_betas():
 
 
 def test_the_moving_average_moves_and_lags_the_student():
-    objective, stack = tiny.ladd(ema_decay=0.9)
-    state, teacher = tiny.ladd_state(objective, stack)
+    objective = tiny.ladd(ema_decay=0.9)
+    state, teacher = tiny.ladd_state(objective)
     start = state.params
     step = jax.jit(objective.step)
     for _ in range(3):
@@ -268,8 +266,8 @@ def test_the_moving_average_moves_and_lags_the_student():
 
 
 def test_more_head_updates_take_fresh_noise_and_one_optimizer_step_each():
-    objective, stack = tiny.ladd(head_updates=3)
-    state, teacher = tiny.ladd_state(objective, stack)
+    objective = tiny.ladd(head_updates=3)
+    state, teacher = tiny.ladd_state(objective)
     after, metrics = jax.jit(objective.step)(state, teacher, tiny.batch())
     assert int(after.heads_optimizer[0].count) == 3
     assert int(after.optimizer[0].count) == 1
@@ -279,8 +277,8 @@ def test_more_head_updates_take_fresh_noise_and_one_optimizer_step_each():
 def test_rematerialisation_changes_memory_and_not_the_update():
     results = []
     for remat in ("none", "dots", "full"):
-        objective, stack = tiny.ladd(tiny.mmdit_config(remat=remat))
-        state, teacher = tiny.ladd_state(objective, stack)
+        objective = tiny.ladd(tiny.mmdit_config(remat=remat))
+        state, teacher = tiny.ladd_state(objective)
         after, _ = jax.jit(objective.step)(state, teacher, tiny.batch())
         results.append(after)
     assert tiny.max_difference(results[1].params, results[0].params) < 1e-5
@@ -288,8 +286,8 @@ def test_rematerialisation_changes_memory_and_not_the_update():
 
 
 def test_metrics_hold_each_head_and_each_band():
-    objective, stack = tiny.ladd()
-    state, teacher = tiny.ladd_state(objective, stack)
+    objective = tiny.ladd()
+    state, teacher = tiny.ladd_state(objective)
     _, metrics = jax.jit(objective.step)(state, teacher, tiny.batch(size=64))
     for name in ("logit/real", "logit/fake", "accuracy/head"):
         assert metrics[name].shape == (2,)

@@ -1,0 +1,58 @@
+"""`python -m benchmarks.digits [--seeds=3]`: the whole digits job over several seeds.
+
+Each seed has its own split of the scans, teacher, samples, student and judge. Writes the mean and
+standard deviation of every row to `benchmarks/results/digits.json`.
+"""
+
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from absl import app, flags
+
+from ladd_jax.evaluation.rows import Row, aggregate, format_table, write_metrics
+
+_SEEDS = flags.DEFINE_integer("seeds", 3, "Runs, with seeds 0, 1, ...")
+_WORKDIR = flags.DEFINE_string("workdir", "runs/benchmark_digits", "Holds a folder for each seed.")
+_JSON = flags.DEFINE_string("json", "benchmarks/results/digits.json", "Where to write.")
+
+
+def main(_: list[str]) -> None:
+    """Runs what is not done yet, then aggregates."""
+    runs, accuracies, minutes = [], [], []
+    for seed in range(_SEEDS.value):
+        workdir = Path(_WORKDIR.value) / str(seed)
+        metrics = workdir / "metrics.json"
+        if not metrics.exists():
+            start = time.monotonic()
+            subprocess.run(
+                [
+                    sys.executable, "-m", "ladd_jax.main", "--config=configs/digits.py",
+                    f"--config.seed={seed}", f"--workdir={workdir}",
+                ],
+                check=True,
+            )  # fmt: skip
+            (workdir / "minutes.txt").write_text(f"{(time.monotonic() - start) / 60:.2f}\n")
+        data = json.loads(metrics.read_text())
+        runs.append([Row(**row) for row in data["rows"]])
+        accuracies.append(data["judge_accuracy"])
+        if (workdir / "minutes.txt").exists():
+            minutes.append(float((workdir / "minutes.txt").read_text()))
+    rows = aggregate(runs)
+    print(format_table(rows))
+    write_metrics(
+        Path(_JSON.value),
+        rows,
+        sum(accuracies) / len(accuracies),
+        judge_accuracies=accuracies,
+        minutes=minutes,
+        machine=f"{platform.machine()}, {os.cpu_count()} CPU cores",
+    )
+
+
+if __name__ == "__main__":
+    app.run(main)

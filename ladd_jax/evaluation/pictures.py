@@ -1,0 +1,144 @@
+"""Grids of samples and curves of training, as PNG."""
+
+import dataclasses
+import io
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib.figure
+import numpy as np
+from PIL import Image
+
+_INK = "#7d838c"  # legible on white and on black alike
+_COLORS = ("#3f83c8", "#e07f2c", "#43a06b")
+
+
+@dataclasses.dataclass(frozen=True)
+class Grid:
+    """Samples of one model in one bucket.
+
+    Attributes:
+      title: of the model and its sampling.
+      bucket: rows x columns.
+      images: float32 `[prompts, samples, H, W, 1 or 3]` in [-1, 1].
+      prompts: one for each row of images.
+    """
+
+    title: str
+    bucket: str
+    images: np.ndarray
+    prompts: Sequence[str]
+
+    def __post_init__(self) -> None:
+        if self.images.ndim != 5 or len(self.images) != len(self.prompts):
+            raise ValueError(
+                f"images of shape {self.images.shape} for {len(self.prompts)} prompts: give "
+                "[prompts, samples, H, W, C]"
+            )
+
+
+def _tile(images: np.ndarray) -> np.ndarray:
+    """`[rows, columns, H, W, C]` to one picture, with a white line between the images."""
+    padded = np.pad(images, ((0, 0), (0, 0), (0, 1), (0, 1), (0, 0)), constant_values=1.0)
+    rows, columns, h, w, c = padded.shape
+    picture = padded.transpose(0, 2, 1, 3, 4).reshape(rows * h, columns * w, c)
+    return picture[:-1, :-1]
+
+
+def png(image: np.ndarray, scale: int) -> bytes:
+    """PNG of `[H, W, 1 or 3]` in [-1, 1], each pixel `scale` wide; what is outside is clipped."""
+    pixels = np.clip((np.nan_to_num(image) + 1) * 127.5, 0, 255).round().astype(np.uint8)
+    pixels = pixels.repeat(scale, axis=0).repeat(scale, axis=1)
+    buffer = io.BytesIO()
+    picture = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
+    picture.save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()
+
+
+_PANELS: dict[str, dict[str, tuple[str, ...]]] = {
+    "pretrain": {"loss": ("loss",), "gradient norm": ("gradient_norm",)},
+    "distil": {
+        "loss": ("loss/generator", "loss/discriminator"),
+        "mean logit": ("logit/real", "logit/fake"),
+        "gradient norm": ("gradient_norm/student", "gradient_norm/heads"),
+        "discriminator accuracy": ("accuracy",),
+    },
+}
+
+
+def curves(stage: str, history: Sequence[Mapping[str, Any]]) -> bytes | None:
+    """PNG with the curves of a stage on a clear ground, or None where there is nothing to draw.
+
+    Args:
+      stage: `pretrain` or `distil`; of another one, whatever has `loss` in its name is drawn.
+      history: records with `step` and metrics, a float or a list with one for each head.
+    """
+    names = list(dict.fromkeys(name for record in history for name in record))
+    panels = _PANELS.get(stage, {"loss": tuple(name for name in names if "loss" in name)})
+    drawn = {title: [name for name in wanted if name in names] for title, wanted in panels.items()}
+    drawn = {title: found for title, found in drawn.items() if found}
+    if not drawn:
+        return None
+    figure = matplotlib.figure.Figure(figsize=(2.75 * len(drawn), 2.3), layout="constrained")
+    figure.set_facecolor("none")
+    plots = np.atleast_1d(figure.subplots(1, len(drawn)))
+    for axes, (title, found) in zip(plots, drawn.items(), strict=True):
+        axes.set_facecolor("none")
+        for name, color in zip(found, _COLORS, strict=False):
+            points = [(r["step"], np.mean(r[name])) for r in history if name in r]
+            # A single record is a dot: a line of one point would be invisible.
+            marker = "o" if len(points) == 1 else None
+            label = name.rpartition("/")[2] if len(found) > 1 else None
+            axes.plot(*zip(*points, strict=True), color=color, lw=1.4, marker=marker, label=label)
+        axes.set_title(title, fontsize=9, color=_INK, loc="left")
+        axes.set_xlabel("step", fontsize=8, color=_INK)
+        axes.tick_params(labelsize=7.5, colors=_INK, length=2)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.spines[["left", "bottom"]].set_color(_INK)
+        axes.grid(alpha=0.18, color=_INK)
+        if len(found) > 1:
+            axes.legend(fontsize=8, frameon=False, labelcolor=_INK)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=180)
+    return buffer.getvalue()
+
+
+def save_grid_png(path: str | os.PathLike[str], grids: Sequence[Grid]) -> None:
+    """One labelled PNG: a band for each grid, a column for each prompt, equal in all of them.
+
+    Args:
+      path: of the PNG.
+      grids: of one bucket and the same prompts, from top to bottom.
+
+    Raises:
+      ValueError: no grid, or grids of different prompts or shapes.
+    """
+    kinds = {(grid.images.shape[2:], tuple(grid.prompts)) for grid in grids}
+    if len(kinds) != 1:
+        raise ValueError(f"{len(kinds)} kinds of prompts and shapes: give grids of one")
+    bands = [_tile(grid.images.swapaxes(0, 1)) for grid in grids]
+    gap = 0.35 * grids[0].images.shape[2]
+    height, width = sum(map(len, bands)) + gap * (len(bands) - 1), bands[0].shape[1]
+    inch = min(6.4 / width, 0.06)
+    left, top, edge = 0.075 * max(len(grid.title) for grid in grids) + 0.2, 0.55, 0.1
+    size = (left + width * inch + edge, top + height * inch + edge)
+    figure = matplotlib.figure.Figure(figsize=size, facecolor="white")
+    axes = figure.add_axes((left / size[0], edge / size[1], width * inch / size[0],
+                            height * inch / size[1]))  # fmt: skip
+    axes.set_axis_off()
+    start = 0.0
+    for grid, band in zip(grids, bands, strict=True):
+        picture = np.clip(np.nan_to_num(band) * 0.5 + 0.5, 0, 1).repeat(3 // band.shape[-1], -1)
+        end = start + len(band)
+        axes.imshow(picture, interpolation="nearest", extent=(0, width, end, start), aspect="auto")
+        place = (-0.1 / inch, (start + end) / 2)
+        axes.annotate(grid.title, place, ha="right", va="center", fontsize=9, annotation_clip=False)
+        start = end + gap
+    # An image sets the limits to its own extent.
+    axes.set(xlim=(0, width), ylim=(height, 0))
+    column = grids[0].images.shape[3] + 1
+    for i, prompt in enumerate(grids[0].prompts):
+        place, text = (column * (i + 0.5) - 0.5, -0.08 / inch), prompt.replace(" ", "\n")
+        axes.annotate(text, place, ha="center", va="bottom", fontsize=8, annotation_clip=False)
+    figure.savefig(path, dpi=120)

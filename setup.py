@@ -1,0 +1,62 @@
+"""Package `ladd_jax`; exact versions of everything are in `constraints.txt`."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+_ROOT = Path(__file__).parent
+_VERSION = re.search(r'__version__ = "(.+)"', (_ROOT / "ladd_jax/__init__.py").read_text())[1]
+_README = _ROOT / "README.md"
+
+setup(
+    name="ladd_jax",
+    version=_VERSION,
+    description="Latent Adversarial Diffusion Distillation on TPU pods, in JAX",
+    long_description=_README.read_text() if _README.exists() else "",
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    packages=find_packages(include=["ladd_jax", "ladd_jax.*"]),
+    python_requires=">=3.11",
+    install_requires=[
+        "absl-py>=2.1",
+        "array_record>=0.8",
+        "clu>=0.0.12",
+        "etils>=1.9",
+        "flax>=0.12",
+        "grain>=0.2.12",
+        "huggingface_hub>=1.0",
+        "jax>=0.10,<0.12",
+        "matplotlib>=3.9",
+        "ml-collections>=1.0",
+        "numpy>=2.0",
+        "optax>=0.2.5",
+        "orbax-checkpoint>=0.11.24",
+        "pillow>=11",
+        "protobuf>=5",
+        "safetensors>=0.5",
+        "scikit-learn>=1.6",
+        "tensorboardX>=2.6.2",
+        "tensorflow-datasets>=4.9.7",
+        "tqdm>=4.66",
+        "transformers>=5.0",
+    ],
+    extras_require={
+        "tpu": ["jax[tpu]>=0.10,<0.12"],
+        "cuda": ["jax[cuda12]>=0.10,<0.12"],
+        "test": [
+            "diffusers>=0.36",
+            "hypothesis>=6.100",
+            "mypy>=1.15",
+            "pytest>=8.3",
+            "ruff>=0.12",
+            "torch==2.13.0",
+        ],
+    },
+    classifiers=[
+        "License :: OSI Approved :: Apache Software License",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+    ],
+)

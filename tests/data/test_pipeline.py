@@ -1,0 +1,101 @@
+"""The plan of batches is a function of seed and step."""
+
+import jax
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_shards import layout, write_all
+
+from ladd_jax.data.buckets import Bucket
+from ladd_jax.data.pipeline import BatchPlan, host_slice, loader, put
+from ladd_jax.data.shards import Shards
+from ladd_jax.parallel.mesh import make_mesh
+
+SMALL, WIDE = Bucket(2, 2), Bucket(2, 4)
+
+plans = st.builds(
+    lambda batch, extra, seed: (
+        {SMALL: batch + extra[0], WIDE: batch + extra[1]}, batch, seed
+    ),
+    st.integers(1, 8), st.tuples(st.integers(0, 30), st.integers(0, 30)), st.integers(0, 99),
+)  # fmt: skip
+
+
+@settings(deadline=None)
+@given(plans)
+def test_an_epoch_holds_each_record_at_most_once_and_drops_less_than_a_batch(plan):
+    sizes, batch, _ = plan
+    batches = BatchPlan(*plan)
+    seen = {bucket: [] for bucket in sizes}
+    for step in range(batches.steps_per_epoch):
+        bucket, indices = batches[step]
+        assert len(indices) == batch
+        seen[bucket] += indices.tolist()
+    for bucket, size in sizes.items():
+        assert len(set(seen[bucket])) == len(seen[bucket]) > size - batch
+        assert all(0 <= i < size for i in seen[bucket])
+
+
+@settings(deadline=None)
+@given(plans, st.lists(st.integers(0, 200), min_size=1, max_size=10))
+def test_every_host_computes_the_same_plan_in_any_order(plan, steps):
+    one, other = BatchPlan(*plan), BatchPlan(*plan)
+    forwards = [one[step] for step in steps]
+    backwards = [other[step] for step in reversed(steps)][::-1]
+    for (bucket, indices), (bucket2, indices2) in zip(forwards, backwards, strict=True):
+        assert bucket == bucket2
+        np.testing.assert_array_equal(indices, indices2)
+
+
+def test_epochs_and_seeds_differ():
+    plan = BatchPlan({SMALL: 64}, 64, 0)
+    other = BatchPlan({SMALL: 64}, 64, 1)
+    assert not np.array_equal(plan[0][1], plan[1][1])
+    assert not np.array_equal(plan[0][1], other[0][1])
+
+
+@given(st.integers(1, 8), st.integers(1, 8))
+def test_hosts_partition_the_global_batch(share, hosts):
+    batch = np.arange(share * hosts)
+    parts = [batch[host_slice(len(batch), i, hosts)] for i in range(hosts)]
+    np.testing.assert_array_equal(np.concatenate(parts), batch)
+
+
+def test_a_batch_that_hosts_can_not_share_is_an_error():
+    with pytest.raises(ValueError, match="batch_size 6 is not divisible by 4 processes: use 8"):
+        host_slice(6, 0, 4)
+
+
+def test_a_bucket_smaller_than_a_batch_is_an_error():
+    with pytest.raises(ValueError, match="bucket 2x2 holds 3 records, fewer than one batch of 4"):
+        BatchPlan({SMALL: 3}, 4, 0)
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("shards")
+    write_all(directory, layout({SMALL: 9, WIDE: 8}))
+    return Shards(directory)
+
+
+def test_the_loader_resumes_at_any_step_on_any_number_of_hosts(shards):
+    plan = BatchPlan(shards.sizes, 4, 0)
+    whole = list(loader(shards, plan, 0, 7))
+    resumed = list(loader(shards, plan, 3, 7))
+    hosts = [list(loader(shards, plan, 3, 7, process_index=i, process_count=2)) for i in range(2)]
+    for step, (bucket, batch) in enumerate(resumed):
+        assert bucket == whole[3 + step][0]
+        for name, array in batch.items():
+            np.testing.assert_array_equal(array, whole[3 + step][1][name])
+            joined = np.concatenate([host[step][1][name] for host in hosts])
+            np.testing.assert_array_equal(array, joined)
+
+
+def test_a_batch_lies_over_data_and_fsdp(shards):
+    mesh = make_mesh({"data": 2, "fsdp": 2, "tensor": 2})
+    _, batch = next(loader(shards, BatchPlan(shards.sizes, 4, 0), 0, 1))
+    placed = put(batch, mesh)
+    assert len(jax.devices()) == 8
+    assert placed["latents"].addressable_shards[0].data.shape[0] == 1
+    np.testing.assert_array_equal(placed["latents"], batch["latents"])

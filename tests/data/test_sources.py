@@ -1,0 +1,53 @@
+"""Digits: splits, pictures, prompts."""
+
+import numpy as np
+import pytest
+
+from ladd_jax.data import sources
+from ladd_jax.data.buckets import Bucket
+
+BUCKETS = (sources.SINGLE, sources.BESIDE, sources.STACKED)
+
+
+def scans(digits):
+    return {image.tobytes() for image in digits.images}
+
+
+def test_no_scan_is_in_both_splits():
+    train, test = sources.load()
+    assert len(train.images) + len(test.images) == 1797
+    assert not scans(train) & scans(test)
+    assert np.abs(train.images).max() <= 1
+
+
+@pytest.mark.parametrize("bucket", BUCKETS, ids=lambda b: b.name)
+def test_pictures_are_made_of_scans_of_their_split_and_labels(bucket):
+    train, _ = sources.load()
+    by_scan = {i.tobytes(): d for i, d in zip(train.images, train.labels, strict=True)}
+    images, labels, prompts = sources.compose(train, bucket, 50, seed=0)
+    assert images.shape == (50, bucket.height, bucket.width, 1)
+    found = [[by_scan[scan.tobytes()] for scan in row] for row in sources.crops(images, bucket)]
+    np.testing.assert_array_equal(found, labels)
+    assert [sources.prompt_labels(p) for p in prompts] == [tuple(row) for row in labels]
+
+
+def test_prompts_read_left_to_right_and_top_to_bottom():
+    assert sources.prompt(sources.BESIDE, np.array([3, 7])) == "three and seven"
+    assert sources.prompt(sources.STACKED, np.array([3, 7])) == "three over seven"
+    for bucket, count in zip(BUCKETS, (10, 100, 100), strict=True):
+        prompts = sources.prompts(bucket)
+        assert len(set(prompts)) == count
+        assert max(len(p.encode()) for p in prompts) <= 16
+
+
+def test_the_same_seed_draws_the_same_pictures():
+    train, _ = sources.load()
+    one, two, other = (sources.compose(train, sources.BESIDE, 20, s)[0] for s in (0, 0, 1))
+    np.testing.assert_array_equal(one, two)
+    assert not np.array_equal(one, other)
+
+
+def test_another_bucket_is_an_error():
+    train, _ = sources.load()
+    with pytest.raises(ValueError, match="8x8, 8x16 and 16x8, not 4x4"):
+        sources.compose(train, Bucket(4, 4), 1, 0)

@@ -1,0 +1,107 @@
+"""Samplers on velocities whose answer is known."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ladd_jax.diffusion.flow import expand
+from ladd_jax.diffusion.generate import Generator, Sampling, seeds
+from ladd_jax.diffusion.samplers import (
+    consistency,
+    euler,
+    guided,
+    linear_sigmas,
+    sample_noise,
+    student_sigmas,
+)
+from ladd_jax.parallel.mesh import make_mesh
+
+TIMES = (1.0, 0.75, 0.5, 0.25)
+KEYS = jnp.asarray(seeds(0, np.arange(3)))
+NOISE = sample_noise(KEYS, 0, (4, 4, 1))
+X_0 = jax.random.normal(jax.random.PRNGKey(1), NOISE.shape)
+
+
+def towards(x_0):
+    """The exact velocity where all data are one point."""
+    return lambda x, t: (x - x_0) / expand(t, x)
+
+
+@pytest.mark.parametrize("steps", [1, 4, 50])
+def test_euler_ends_on_the_data_and_leaves_no_noise(steps):
+    sample = euler(towards(X_0), NOISE, linear_sigmas(steps, 3.0))
+    np.testing.assert_allclose(sample, X_0, atol=1e-5)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 4])
+def test_consistency_ends_on_the_prediction_and_leaves_no_noise(steps):
+    sample = consistency(towards(X_0), NOISE, student_sigmas(steps, TIMES), KEYS)
+    np.testing.assert_allclose(sample, X_0, atol=1e-5)
+
+
+def test_consistency_asks_at_the_training_times_with_fresh_noise():
+    asked = []
+
+    def velocity(x, t):
+        jax.debug.callback(lambda x, t: asked.append((np.asarray(x), float(t[0]))), x, t)
+        return jnp.zeros_like(x)
+
+    jax.block_until_ready(consistency(velocity, NOISE, student_sigmas(4, TIMES), KEYS))
+    jax.effects_barrier()
+    assert [t for _, t in asked] == list(TIMES)
+    np.testing.assert_array_equal(asked[0][0], NOISE)
+    # With v = 0 the prediction is x itself, so what a step adds is its noise alone.
+    fresh = [(asked[i + 1][0] - (1 - t) * asked[i][0]) / t for i, t in enumerate(TIMES[1:])]
+    drawn = [np.asarray(NOISE), *fresh]
+    for i in range(4):
+        for j in range(i):
+            assert abs(np.corrcoef(drawn[i].ravel(), drawn[j].ravel())[0, 1]) < 0.5
+
+
+def test_schedules_are_explicit():
+    assert student_sigmas(1, TIMES) == (1.0, 0.0)
+    assert student_sigmas(2, TIMES) == (1.0, 0.5, 0.0)
+    assert student_sigmas(4, TIMES) == (*TIMES, 0.0)
+    assert linear_sigmas(4) == (1.0, 0.75, 0.5, 0.25, 0.0)
+    assert linear_sigmas(2, 3.0) == pytest.approx((1.0, 0.75, 0.0))
+
+
+def test_steps_that_the_student_never_saw_are_an_error():
+    with pytest.raises(ValueError, match="3 steps do not divide the 4 training times.*1, 2, 4"):
+        student_sigmas(3, TIMES)
+
+
+def toy(x, t, context, pooled):
+    return x * pooled[:, 0, None, None, None] + context.mean() * 0
+
+
+def test_guidance_extrapolates_from_the_empty_prompt_to_the_text():
+    context, pooled = jnp.ones((3, 2, 2)), jnp.full((3, 1), 5.0)
+    null = (jnp.zeros((2, 2)), jnp.asarray([2.0]))
+    t = jnp.ones(3)
+    for scale in (0.0, 1.0, 4.0):
+        v = guided(toy, context, pooled, *null, scale)(NOISE, t)
+        np.testing.assert_allclose(v, NOISE * (2 + scale * 3), rtol=1e-5)
+
+
+def test_a_sample_depends_on_its_seed_and_prompt_and_not_on_its_batch():
+    def model(params, x, t, context, pooled):
+        return params * x + pooled[:, :1, None, None]
+
+    mesh = make_mesh({"data": 2}, jax.devices()[:2])
+    null = np.zeros((2, 2), np.float32), np.zeros(1, np.float32)
+    context, pooled = np.ones((5, 2, 2), np.float32), np.arange(5, dtype=np.float32)[:, None]
+    keys = seeds(3, np.arange(5))
+    for sampling in (Sampling.teacher(3, 2.0, 1.0), Sampling.student(2, TIMES)):
+        small = Generator(model, *null, mesh, 2)
+        large = Generator(model, *null, mesh, 8)
+        args = (jnp.asarray(0.3), keys, context, pooled, (4, 4, 1), sampling)
+        np.testing.assert_allclose(small(*args), large(*args), atol=1e-6)
+        reverse = (args[0], keys[::-1], context, pooled[::-1], (4, 4, 1), sampling)
+        np.testing.assert_allclose(small(*reverse)[::-1], small(*args), atol=1e-6)
+
+
+def test_seeds_differ_in_every_index():
+    rows = np.concatenate([seeds(0, 8, np.arange(50)), seeds(0, 9, np.arange(50)), seeds(1, 8, 0)])
+    assert len(np.unique(rows, axis=0)) == 101

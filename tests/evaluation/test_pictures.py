@@ -1,0 +1,59 @@
+"""PNGs hold the samples that they were given."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ladd_jax.evaluation.pictures import Grid, curves, png, save_grid_png
+
+
+def pixels(data: bytes) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(data)))
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_png_enlarges_each_pixel_without_smoothing(channels):
+    image = np.linspace(-1, 1, 4 * 6 * channels).reshape(4, 6, channels)
+    shown = pixels(png(image, 3))
+    expected = np.round((image + 1) * 127.5).squeeze()
+    np.testing.assert_array_equal(shown[1::3, 1::3], expected)
+    np.testing.assert_array_equal(shown[::3, ::3], shown[2::3, 2::3])
+
+
+def test_what_is_outside_the_range_or_no_number_is_clipped():
+    shown = pixels(png(np.array([[[-5.0], [5.0], [np.nan]]]), 1))
+    np.testing.assert_array_equal(shown, [[0, 255, 128]])
+
+
+def test_a_picture_shows_black_samples_black_and_white_ones_white(tmp_path):
+    black = Grid("teacher", "8x8", np.full((4, 2, 8, 8, 1), -1.0), list("abcd"))
+    white = Grid("student", "8x8", np.full((4, 2, 8, 8, 1), 1.0), list("abcd"))
+    save_grid_png(tmp_path / "a.png", [black, black])
+    save_grid_png(tmp_path / "b.png", [black, white])
+    save_grid_png(tmp_path / "c.png", [white, white])
+    dark = [np.mean(np.asarray(Image.open(tmp_path / f"{n}.png").convert("L")) < 20) for n in "abc"]
+    assert dark[0] > 1.8 * dark[1] > 0.2 and dark[2] < 0.05
+
+
+def test_a_picture_of_different_prompts_is_refused(tmp_path):
+    images = np.zeros((1, 2, 8, 8, 1))
+    with pytest.raises(ValueError, match="2 kinds of prompts"):
+        save_grid_png(
+            tmp_path / "a.png", [Grid("a", "8x8", images, ["x"]), Grid("b", "8x8", images, ["y"])]
+        )
+    with pytest.raises(ValueError, match="0 kinds"):
+        save_grid_png(tmp_path / "a.png", [])
+
+
+def test_a_grid_needs_a_prompt_for_each_row():
+    with pytest.raises(ValueError, match="2 prompts"):
+        Grid("a", "8x8", np.zeros((3, 2, 8, 8, 1)), ["x", "y"])
+
+
+def test_curves_have_a_panel_for_each_metric_that_was_recorded():
+    one = [{"step": s, "loss": 1.0} for s in range(3)]
+    two = [{"step": s, "loss": 1.0, "gradient_norm": 2.0} for s in range(3)]
+    assert pixels(curves("pretrain", two)).shape[1] == 2 * pixels(curves("pretrain", one)).shape[1]
+    assert curves("pretrain", []) is None

@@ -1,0 +1,89 @@
+"""The page opens offline and holds everything it was given."""
+
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+from ladd_jax.evaluation.report import Grid, Row, write_report
+
+ROWS = [
+    Row("teacher", 50, 4.0, "8x8", 0.511, 0.951, 2.011),
+    Row("teacher", 4, 4.0, "8x8", 2.013, 0.803, 1.907),
+    Row("student", 4, 1.0, "8x8", 0.617, 0.909, 1.513, seeds=3, fd_std=0.0219),
+    Row("student", 1, 1.0, "8x8", 0.719, 0.887, 1.717),
+]
+HISTORIES = {
+    "pretrain": [{"step": s, "loss": 1 / s, "gradient_norm": 1.0} for s in range(1, 9)],
+    "distil": [{"step": s, "loss/generator": 0.1, "logit/real": [0.1, 0.3]} for s in range(1, 9)],
+    "edit": [{"step": 1, "loss": 2.0}],
+}
+
+
+def grid(title: str, prompts: tuple[str, ...] = ("seven", "<b>nine & co")) -> Grid:
+    images = np.random.default_rng(0).uniform(-1, 1, (len(prompts), 3, 8, 8, 1))
+    return Grid(title, "8x8", images, prompts)
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory) -> str:
+    path = tmp_path_factory.mktemp("report") / "report.html"
+    grids = [grid("teacher 50"), grid("student 4")]
+    write_report(path, ROWS, grids, HISTORIES, 0.987, {"distil.steps": 600}, ["a < b"])
+    return path.read_text(encoding="utf-8")
+
+
+class Tags(HTMLParser):
+    def __init__(self, text: str):
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.found.append((tag, dict(attrs)))
+
+
+def test_nothing_is_loaded_from_elsewhere(page):
+    for tag, attributes in Tags(page).found:
+        assert tag not in ("script", "link", "iframe", "object", "embed")
+        for name in ("src", "href", "srcset", "data", "action", "background"):
+            assert (attributes.get(name) or "data:image/png;base64,").startswith("data:image/png")
+    assert not re.search(r"@import|url\(|https?://", page)
+
+
+def test_every_row_is_in_the_table(page):
+    for row in ROWS:
+        for value in (row.fd, row.agreement, row.diversity):
+            assert f"{value:.3f}" in page
+    assert "0.617 ± 0.022" in page
+
+
+def test_ratios_are_held_against_their_limits(page):
+    assert "✗ 1.21x" in page and "at most 1.1x" in page
+    assert "✓ 1.41x" in page and "at most 1.5x" in page
+    assert "✗ 0.75x" in page and "at least 0.8x" in page
+
+
+def test_there_is_a_picture_for_each_sample_and_a_plot_for_each_stage(page):
+    images = [attributes for tag, attributes in Tags(page).found if tag == "img"]
+    assert len(images) == 2 * 2 * 3 + len(HISTORIES)
+    assert all(attributes["alt"] for attributes in images)
+
+
+def test_text_is_escaped(page):
+    assert "&lt;b&gt;nine &amp; co" in page and "a &lt; b" in page and "<b>" not in page
+
+
+def test_settings_and_the_judge_are_named(page):
+    assert "distil.steps" in page and "98.7%" in page
+
+
+def test_a_run_without_student_grids_or_history_still_has_a_page(tmp_path):
+    write_report(tmp_path / "r.html", ROWS[:1], [], {"pretrain": []}, 0.9)
+    assert "0.511" in (tmp_path / "r.html").read_text(encoding="utf-8")
+
+
+def test_grids_of_different_prompts_are_not_put_side_by_side(tmp_path):
+    with pytest.raises(ValueError, match="different prompts"):
+        write_report(tmp_path / "r.html", ROWS, [grid("a"), grid("b", ("one", "two"))], {}, 0.9)

@@ -1,0 +1,158 @@
+"""The transformer's structure: shapes, grids, streams, scan."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+
+from ladd_jax.models.mmdit import mmdit, position_embedding
+
+
+def forward(model, params, *args, **kwargs):
+    return jax.jit(lambda params, *args: model(params, *args, **kwargs))(params, *args)
+
+
+def inputs(height=8, width=4, size=2):
+    batch = tiny.batch(height=height, width=width, size=size)
+    t = jnp.linspace(0.2, 0.9, size)
+    return batch["latents"], t, batch["context"], batch["pooled"]
+
+
+CONFIGS = {
+    "sd3": {},
+    "sd3.5": {"qk_norm": True},
+    "dual": {"qk_norm": True, "dual_attention": (0, 1)},
+    "dual everywhere": {"dual_attention": (0, 1, 2)},
+    "depth 1": {"depth": 1},
+}
+
+
+@pytest.mark.parametrize("changes", CONFIGS.values(), ids=CONFIGS)
+def test_the_velocity_has_the_shape_of_the_latents_in_every_bucket(changes):
+    model = mmdit(tiny.mmdit_config(**{"depth": 3, **changes}))
+    params = tiny.random_params(model)
+    for height, width in ((4, 4), (4, 8), (10, 2)):
+        v = forward(model, params, *inputs(height, width))
+        assert v.shape == (2, height, width, 2) and v.dtype == jnp.float32
+        assert bool(jnp.all(jnp.isfinite(v))) and float(jnp.std(v)) > 0
+
+
+def test_a_tap_sees_the_image_tokens_after_every_block():
+    config = tiny.mmdit_config(depth=4, dual_attention=(0, 1))
+    model = mmdit(config)
+    params = tiny.random_params(model)
+    v, (layers, tokens) = forward(model, params, *inputs(), tap=lambda layer, x: (layer, x))
+    assert layers.tolist() == [0, 1, 2, 3]
+    assert tokens.shape == (4, 2, 8, config.width)
+    np.testing.assert_allclose(v, forward(model, params, *inputs()), atol=1e-6)
+    for i in range(3):
+        assert float(jnp.max(jnp.abs(tokens[i + 1] - tokens[i]))) > 1e-3
+
+
+def test_unrolled_and_scanned_blocks_are_the_same_function():
+    config = tiny.mmdit_config(depth=4)
+    params = tiny.random_params(mmdit(config))
+    unrolled = mmdit(dataclasses.replace(config, unroll=3))
+    np.testing.assert_allclose(
+        forward(mmdit(config), params, *inputs()), forward(unrolled, params, *inputs()), atol=1e-5
+    )
+
+
+def test_every_input_matters():
+    model = mmdit(tiny.mmdit_config())
+    params = tiny.random_params(model)
+    args = inputs()
+    program = jax.jit(model.__call__)
+    for i in range(4):
+        changed = list(args)
+        changed[i] = changed[i] * 0.5
+        assert tiny.max_difference(program(params, *changed), program(params, *args)) > 1e-3
+
+
+def test_each_sample_is_on_its_own():
+    model = mmdit(tiny.mmdit_config())
+    params = tiny.random_params(model)
+    args = inputs(size=4)
+    alone = forward(model, params, *(array[1:2] for array in args))
+    np.testing.assert_allclose(forward(model, params, *args)[1:2], alone, atol=1e-5)
+
+
+def test_patches_keep_their_place():
+    # With zero text and identical patches only positions tell tokens apart, so moving the content
+    # of one patch moves what comes out of it.
+    config = tiny.mmdit_config(depth=1)
+    model = mmdit(config)
+    params = tiny.random_params(model)
+    latents, t, context, pooled = inputs(4, 4, 1)
+    marked = latents.at[:, 0:2, 2:4].add(5.0)
+    program = jax.jit(lambda latents: model(params, latents, t, context, pooled))
+    change = jnp.abs(program(marked) - program(latents))
+    patches = change.reshape(2, 2, 2, 2, 2).max(axis=(1, 3, 4))
+    assert np.unravel_index(np.argmax(patches), (2, 2)) == (0, 1)
+
+
+def test_positions_are_the_centre_of_the_table():
+    config = tiny.mmdit_config(position_table=16, position_base=8)
+    whole = position_embedding(16, 16, config)
+    np.testing.assert_allclose(position_embedding(4, 6, config), whole[6:10, 5:11], atol=1e-6)
+    # First half: column; second half: row.
+    np.testing.assert_allclose(whole[3, :, :16], whole[9, :, :16])
+    np.testing.assert_allclose(whole[:, 3, 16:], whole[:, 9, 16:])
+
+
+def test_the_last_block_has_no_text_output():
+    model = mmdit(tiny.mmdit_config())
+    last = model.shapes["last_block"]["context"]
+    assert "mlp" not in last and "out" not in last
+    assert last["modulation"]["kernel"].shape[1] == 2
+    assert model.shapes["blocks_0"]["context"]["modulation"]["kernel"].shape[2] == 6
+
+
+def test_dual_blocks_have_nine_chunks_and_stand_in_their_own_run():
+    model = mmdit(tiny.mmdit_config(depth=5, dual_attention=(0, 1)))
+    assert model.shapes["blocks_0"]["image"]["modulation"]["kernel"].shape[:3:2] == (2, 9)
+    assert model.shapes["blocks_2"]["image"]["modulation"]["kernel"].shape[:3:2] == (2, 6)
+
+
+def test_a_fresh_network_predicts_zero():
+    model = mmdit(tiny.mmdit_config())
+    params = jax.jit(model.init)(jax.random.PRNGKey(0))
+    assert float(jnp.max(jnp.abs(forward(model, params, *inputs())))) == 0
+
+
+def test_half_precision_stays_near_float32():
+    config = tiny.mmdit_config(qk_norm=True)
+    params = tiny.random_params(mmdit(config))
+    half = mmdit(dataclasses.replace(config, dtype=jnp.bfloat16))
+    exact = forward(mmdit(config), params, *inputs())
+    assert half.shapes["final"]["kernel"].dtype == jnp.float32
+    error = jnp.linalg.norm(forward(half, params, *inputs()) - exact) / jnp.linalg.norm(exact)
+    assert float(error) < 0.05
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: mmdit(tiny.mmdit_config(num_heads=3)), "width 32 is not divisible by num_heads 3"),
+        (lambda: tiny.mmdit_config(remat="all"), "'all' is none of none, full, dots"),
+        (lambda: tiny.mmdit_config(dual_attention=(2,)), "block 2 of a depth of 2"),
+        (
+            lambda: jax.eval_shape(
+                mmdit(tiny.mmdit_config()), mmdit(tiny.mmdit_config()).shapes, *inputs(5, 4)
+            ),
+            "5x4 are not divisible by the patch of 2: use 4x4",
+        ),
+        (
+            lambda: jax.eval_shape(
+                mmdit(tiny.mmdit_config()), mmdit(tiny.mmdit_config()).shapes, *inputs(32, 4)
+            ),
+            "16x2 patches exceeds the position table of 8x8",
+        ),
+    ],
+)
+def test_a_size_that_can_not_be_is_named(call, words):
+    with pytest.raises(ValueError, match=words):
+        call()

@@ -1,0 +1,76 @@
+"""Meshes and layouts."""
+
+import jax
+import numpy as np
+import pytest
+import tiny
+from hypothesis import given
+from hypothesis import strategies as st
+from jax.sharding import PartitionSpec
+
+from ladd_jax.models.mmdit import mmdit
+from ladd_jax.parallel.mesh import (
+    check_batch_size,
+    make_mesh,
+    mesh_shape,
+    parameter_shardings,
+    partition_spec,
+)
+
+
+@given(st.integers(1, 4), st.integers(1, 4), st.integers(1, 4))
+def test_minus_one_takes_the_devices_that_are_left(a, b, rest):
+    assert mesh_shape({"data": a, "fsdp": -1, "tensor": b}, a * b * rest) == {
+        "data": a, "fsdp": rest, "tensor": b,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("sizes", "words"),
+    [
+        ({"data": 4, "fsdp": 4}, "needs 16 devices and there are 8"),
+        ({"data": 3, "fsdp": -1}, "does not fill 8 devices"),
+        ({"data": 2}, "does not fill 8 devices"),
+        ({"data": -1, "fsdp": -1}, "data and fsdp are both -1"),
+        ({"data": 0}, "data has size 0"),
+        ({"model": 2}, "'model' is none of data, fsdp, tensor"),
+    ],
+)
+def test_a_mesh_that_can_not_be_is_named(sizes, words):
+    with pytest.raises(ValueError, match=words):
+        mesh_shape(sizes, 8)
+
+
+def test_a_batch_that_does_not_divide_names_its_neighbours():
+    mesh = make_mesh({"data": 2, "fsdp": 2, "tensor": 2})
+    check_batch_size(8, mesh)
+    words = r"batch_size 6 is not divisible by 4 \(data=2 x fsdp=2\): use 4 or 8"
+    with pytest.raises(ValueError, match=words):
+        check_batch_size(6, mesh)
+
+
+def test_two_dimensions_on_one_mesh_axis_are_an_error():
+    with pytest.raises(ValueError, match="'mlp' and 'heads' .* both lie on mesh axis 'tensor'"):
+        partition_spec(("mlp", "heads"))
+
+
+def test_an_axis_without_a_rule_is_an_error():
+    with pytest.raises(ValueError, match="'experts' has no rule"):
+        partition_spec(("experts",))
+
+
+def test_every_parameter_of_the_transformer_is_sharded_where_it_divides():
+    mesh = make_mesh({"data": 2, "fsdp": 2, "tensor": 2})
+    model = mmdit(tiny.mmdit_config(depth=3, dual_attention=(0,), qk_norm=True))
+    shardings = parameter_shardings(mesh, model.shapes, model.axes)
+    block = shardings["blocks_1"]["image"]
+    assert block["qkv"]["kernel"].spec == PartitionSpec(None, "fsdp", None, "tensor", None)
+    assert block["mlp"]["down"]["kernel"].spec == PartitionSpec(None, "tensor", "fsdp")
+    large = [
+        sharding.spec
+        for leaf, sharding in zip(
+            jax.tree.leaves(model.shapes), jax.tree.leaves(shardings), strict=True
+        )
+        if np.prod(leaf.shape) >= 32 * 32
+    ]
+    assert large and all(any(entry for entry in spec) for spec in large)

@@ -1,0 +1,149 @@
+"""What a user sees at the command line."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+def run(*arguments, module="ladd_jax.main", devices=1):
+    environment = {
+        **os.environ,
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+    }
+    return subprocess.run(
+        [sys.executable, "-m", module, *arguments],
+        cwd=ROOT, env=environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+
+def config_file(tmp_path, body):
+    path = tmp_path / "config.py"
+    path.write_text(
+        "from ladd_jax.config import base_config\n\n\ndef get_config():\n"
+        f"    config = base_config()\n    {body}\n    return config\n"
+    )
+    return f"--config={path}"
+
+
+DIGITS = "--config=configs/digits.py"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([DIGITS, "--config.distil.lose=hinge"], "unknown config field distil.lose: did you mean"),
+        ([DIGITS, "--config.distil.steps=many"], "many"),
+        ([DIGITS, "--config.distil.batch_size=6"], "6 is not divisible by 4"),
+        ([DIGITS, "--config.mesh.fsdp=64"], "needs 64 devices and there are 4"),
+        ([DIGITS, "--config.stages=('distill',)"], "'distill' is none of encode, pretrain"),
+        ([DIGITS, "--config.stages=('distil',)"], "no complete latent shards in"),
+        ([DIGITS, "--config.stages=('pretrain',)"], "no complete latent shards in"),
+        ([DIGITS, "--config.data.source=cifar"], "'cifar' is unknown"),
+        ([DIGITS, "--config.data.text_length=9"], "bytes and 8 fit"),
+        (["--config=configs/none.py"], "no config file"),
+        (["--confg=configs/digits.py"], "confg"),
+        ([DIGITS, "extra"], "unexpected argument 'extra'"),
+    ],
+    ids=lambda value: value[-1].split("=", 1)[0] if isinstance(value, list) else "",
+)  # fmt: skip
+def test_bad_input_is_one_sentence_and_exit_code_2(tmp_path, arguments, words):
+    result = run(*arguments, f"--workdir={tmp_path / 'run'}", devices=4)
+    assert result.returncode == 2, result.stderr
+    assert words in result.stderr
+    assert "Traceback" not in result.stderr
+    assert len([line for line in result.stderr.splitlines() if line.startswith("error:")]) == 1
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ("config.distil.stepz = 3", "steps"),
+        ("config.distil.steps = 'many'", "int"),
+        ("pass; config.unlock(); config.distil.lose = 1", "distil.lose: did you mean loss"),
+    ],
+)
+def test_a_bad_field_in_a_config_file_is_named(tmp_path, body, words):
+    result = run(config_file(tmp_path, body), f"--workdir={tmp_path / 'run'}")
+    assert result.returncode == 2, result.stderr
+    assert words in result.stderr and "Traceback" not in result.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_workdir_of_another_config_is_refused_and_left_alone(tmp_path):
+    only = "--config.stages=('encode',)"
+    small = "--config.data.examples=20"
+    assert run(DIGITS, only, small, f"--workdir={tmp_path}").returncode == 0
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    result = run(DIGITS, only, "--config.data.examples=30", f"--workdir={tmp_path}")
+    assert result.returncode == 2
+    assert "data.examples was 20 and is 30" in result.stderr
+    # What does not change the result may differ: how often it logs, where it runs.
+    again = run(DIGITS, only, small, "--config.log.every=7", f"--workdir={tmp_path}")
+    assert again.returncode == 0, again.stderr
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+
+
+TINY = [
+    DIGITS,
+    "--config.data.examples=64",
+    "--config.model.depth=2",
+    "--config.model.width=16",
+    "--config.heads.channels=8",
+    "--config.pretrain.steps=6",
+    "--config.pretrain.batch_size=16",
+    "--config.synthesize.samples=32",
+    "--config.synthesize.records_per_shard=16",
+    "--config.synthesize.steps=2",
+    "--config.distil.steps=6",
+    "--config.distil.batch_size=16",
+    "--config.evaluate.samples_per_prompt=(2, 2, 2)",
+    "--config.evaluate.test_images=40",
+    "--config.evaluate.teacher_steps=(2,)",
+    "--config.evaluate.student_steps=(1,)",
+    "--config.log.every=3",
+    "--config.log.samples_every=3",
+]
+
+
+@pytest.mark.slow
+def test_the_whole_job_runs_on_a_mesh_and_a_second_run_does_nothing_again(tmp_path):
+    mesh = ["--config.mesh.fsdp=2", "--config.mesh.tensor=2"]
+    result = run(*TINY, *mesh, f"--workdir={tmp_path}", devices=8)
+    assert result.returncode == 0, result.stderr
+    assert "report:" in result.stdout
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    buckets = {row["bucket"] for row in metrics["rows"]}
+    assert buckets == {"all", "8x8", "8x16", "16x8"}
+    assert metrics["judge_accuracy"] >= 0.97
+    trained = {
+        path: path.stat().st_mtime_ns
+        for stage in ("encoded", "synthesized", "pretrain/checkpoints", "distil/checkpoints")
+        for path in (tmp_path / stage).rglob("*")
+    }
+    # On one device now: what was trained on eight is restored, and gives the same numbers.
+    again = run(*TINY, f"--workdir={tmp_path}", devices=1)
+    assert again.returncode == 0, again.stderr
+    assert all(path.stat().st_mtime_ns == time for path, time in trained.items())
+    for old, new in zip(
+        metrics["rows"], json.loads((tmp_path / "metrics.json").read_text())["rows"], strict=True
+    ):
+        assert new["fd"] == pytest.approx(old["fd"], rel=0.02)
+
+
+def test_training_imports_no_torch_no_tensorflow_no_transformers():
+    code = (
+        "import sys, ladd_jax.main, ladd_jax.training.loop\n"
+        "found = {'torch', 'tensorflow', 'transformers'} & set(sys.modules)\n"
+        "sys.exit(', '.join(found) and f'imported {found}')"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr

@@ -1,0 +1,208 @@
+"""Training goes on after a restart as if there had been none."""
+
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+
+from ladd_jax.data.buckets import Bucket
+from ladd_jax.parallel.mesh import make_mesh
+from ladd_jax.training.checkpoint import Checkpoints
+from ladd_jax.training.loop import train
+from ladd_jax.training.metrics import DivergedError, MetricWriter, read_history
+from ladd_jax.training.state import abstract_like, create, state_shardings
+
+SQUARE, WIDE = Bucket(4, 4), Bucket(4, 8)
+SIZES = {"data": 2, "fsdp": 2, "tensor": 2}
+
+
+def batches(start, stop):
+    """Batches as a function of the step, alternating buckets."""
+    for step in range(start, stop):
+        bucket = (SQUARE, WIDE)[step % 2]
+        batch = tiny.batch(step, bucket.height, bucket.width)
+        yield bucket, {name: np.asarray(array) for name, array in batch.items()}
+
+
+SHAPES = {
+    bucket: {name: array.shape for name, array in batch.items()} for bucket, batch in batches(0, 2)
+}
+
+
+class Run:
+    """One objective, laid on one mesh."""
+
+    def __init__(self, mesh=None, **changes):
+        self.mesh = mesh or make_mesh({"data": 1}, jax.devices()[:1])
+        # The head's R1 term doubles what there is to compile and is tested elsewhere.
+        self.objective = tiny.ladd(r1_gamma=0.0, ema_decay=0.9, **changes)
+        self.teacher = tiny.random_params(self.objective.teacher, 5)
+
+        def init(key):
+            return self.objective.init(key, self.teacher)
+
+        self.init = init
+        self.shapes = jax.eval_shape(init, jax.random.PRNGKey(0))
+        self.shardings = state_shardings(
+            self.shapes,
+            self.mesh,
+            axes=self.objective.student.axes,
+            optimizer=self.objective.optimizer.build(),
+            heads_axes=self.objective.heads.axes,
+            heads_optimizer=self.objective.heads_optimizer.build(),
+        )
+
+    def fresh(self):
+        return create(self.init, self.shardings, jax.random.PRNGKey(0))
+
+    def abstract(self):
+        return abstract_like(self.shapes, self.shardings)
+
+    def train(self, state, steps, directory, **changes):
+        checkpoints = Checkpoints(directory / "checkpoints", every=2, keep=5)
+        writer = MetricWriter(directory)
+        fields = dict(
+            steps=steps, mesh=self.mesh, checkpoints=checkpoints, config={"a": 1}, writer=writer,
+            log_every=2,
+        )  # fmt: skip
+        start = int(state.step)
+        state = train(
+            "test", self.objective, state, self.shardings, self.teacher, batches(start, steps),
+            SHAPES, **(fields | changes),
+        )  # fmt: skip
+        checkpoints.close()
+        writer.close()
+        return state
+
+
+@pytest.fixture(scope="module")
+def run():
+    return Run()
+
+
+@pytest.fixture(scope="module")
+def straight(run, tmp_path_factory):
+    directory = tmp_path_factory.mktemp("straight")
+    return run.train(run.fresh(), 6, directory), directory
+
+
+def leaves(state):
+    flat, _ = jax.tree_util.tree_flatten_with_path(state)
+    return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in flat}
+
+
+def test_train_six_is_train_three_restart_train_three_in_every_bit(run, straight, tmp_path):
+    run.train(run.fresh(), 3, tmp_path)
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    restored = checkpoints.restore(run.abstract())
+    checkpoints.close()
+    assert int(restored.step) == 3
+    resumed, whole = leaves(run.train(restored, 6, tmp_path)), leaves(straight[0])
+    assert resumed.keys() == whole.keys()
+    for path, leaf in whole.items():
+        np.testing.assert_array_equal(resumed[path], leaf, err_msg=path)
+    steps = [record["step"] for record in read_history(tmp_path)]
+    assert steps == [2, 3, 4, 6]
+
+
+def test_a_checkpoint_is_labelled_with_the_updates_it_holds(run, straight):
+    checkpoints = Checkpoints(straight[1] / "checkpoints")
+    for step in (2, 4, 6):
+        state = checkpoints.restore(run.abstract(), step)
+        assert int(state.step) == step
+        assert int(state.optimizer[0].count) == step
+        assert int(state.heads_optimizer[0].count) == step
+    assert checkpoints.config() == {"a": 1}
+    checkpoints.close()
+
+
+def test_the_optimizers_and_the_average_are_restored_and_not_reset(run, straight):
+    checkpoints = Checkpoints(straight[1] / "checkpoints")
+    restored, saved = leaves(checkpoints.restore(run.abstract(), 6)), leaves(straight[0])
+    checkpoints.close()
+    for path, leaf in saved.items():
+        np.testing.assert_array_equal(restored[path], leaf, err_msg=path)
+    moments = [leaf for path, leaf in restored.items() if ".nu" in path]
+    assert moments and all(np.any(leaf) for leaf in moments)
+
+
+def test_the_key_is_not_drawn_again_and_steps_draw_different_noise(run, straight):
+    state, _ = straight
+    np.testing.assert_array_equal(state.key, run.fresh().key)
+    inputs = [
+        run.objective._student_input(
+            jax.random.fold_in(state.key, step), jnp.zeros((2, 4, 4, 2)), jnp.asarray(step)
+        )[0]
+        for step in (6, 7)
+    ]
+    assert float(jnp.max(jnp.abs(inputs[0] - inputs[1]))) > 0.1
+
+
+def test_a_checkpoint_restores_onto_another_mesh(straight):
+    meshed = Run(make_mesh(SIZES))
+    checkpoints = Checkpoints(straight[1] / "checkpoints")
+    state = checkpoints.restore(meshed.abstract())
+    checkpoints.close()
+    kernel = state.params["blocks_0"]["image"]["mlp"]["up"]["kernel"]
+    assert len(kernel.sharding.device_set) == 8 and not kernel.sharding.is_fully_replicated
+    for path, leaf in leaves(straight[0]).items():
+        np.testing.assert_array_equal(leaves(state)[path], leaf, err_msg=path)
+
+
+def test_eight_devices_make_the_update_of_one(run):
+    meshed = Run(make_mesh(SIZES))
+    _, batch = next(batches(0, 1))
+    updates = []
+    for one in (run, meshed):
+        with jax.set_mesh(one.mesh):
+            step = jax.jit(one.objective.step, out_shardings=(one.shardings, None))
+            state, metrics = step(one.fresh(), one.teacher, batch)
+        updates.append((state, metrics))
+    (one, metrics), (eight, metrics8) = updates
+    # Sums over devices round in another order. Adam's first update is lr times the gradient's
+    # sign, so the moments are compared, which are linear in the gradient.
+    for name in ("optimizer", "heads_optimizer"):
+        a, b = (jax.device_get(getattr(s, name)[0].mu) for s in (eight, one))
+        assert tiny.max_difference(a, b) < 1e-5
+    for name, value in metrics.items():
+        np.testing.assert_allclose(metrics8[name], value, atol=1e-5, rtol=1e-4, err_msg=name)
+
+
+def test_a_checkpoint_that_lacks_a_leaf_is_an_error_and_not_a_fresh_start(run, straight):
+    checkpoints = Checkpoints(straight[1] / "checkpoints")
+    abstract = run.abstract()
+    more = dataclasses.replace(
+        abstract, ema={**abstract.ema, "new": jax.ShapeDtypeStruct((3,), jnp.float32)}
+    )
+    with pytest.raises(ValueError, match="lacks ema/new"):
+        checkpoints.restore(more)
+    less = dataclasses.replace(abstract, heads={})
+    with pytest.raises(ValueError, match="extra heads/"):
+        checkpoints.restore(less)
+    other = dataclasses.replace(abstract, key=jax.ShapeDtypeStruct((4,), jnp.uint32))
+    with pytest.raises(ValueError, match=r"key is \(2,\) uint32, not \(4,\) uint32"):
+        checkpoints.restore(other)
+    with pytest.raises(FileNotFoundError, match="no checkpoint of step 5"):
+        checkpoints.restore(abstract, 5)
+    checkpoints.close()
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_before_it_is_saved(run, tmp_path):
+    state = run.fresh()
+    broken = dataclasses.replace(
+        state, params=jax.tree.map(lambda leaf: jnp.full_like(leaf, jnp.nan), state.params)
+    )
+    with pytest.raises(DivergedError, match="became nan"):
+        run.train(broken, 1, tmp_path)
+    assert Checkpoints(tmp_path / "checkpoints").latest() is None
+
+
+def test_history_keeps_the_later_record_of_a_step(tmp_path):
+    records = [{"step": 2, "loss": 1.0}, {"step": 4, "loss": 2.0}, {"step": 4, "loss": 3.0}]
+    text = "".join(json.dumps(record) + "\n" for record in records)
+    (tmp_path / "history.jsonl").write_text(text)
+    assert [record["loss"] for record in read_history(tmp_path)] == [1.0, 3.0]
