@@ -1,10 +1,12 @@
 """What every command shares: config flags, and errors as one sentence with exit code 2."""
 
 import logging
+import re
 import sys
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from absl import app, flags
 from absl import logging as absl_logging
@@ -29,7 +31,7 @@ def _is_for_the_user(error: Exception) -> bool:
     return raised_in.is_relative_to(Path(__file__).parent)
 
 
-def fail(message: object) -> None:
+def fail(message: object) -> NoReturn:
     """Prints one sentence and exits with code 2."""
     print(f"error: {' '.join(str(message).split())}", file=sys.stderr)
     raise SystemExit(2)
@@ -59,15 +61,26 @@ def _parse_flags(arguments: Sequence[str]) -> list[str]:
             field = name.removeprefix("config.")
             fail(f"unknown config field {field}{nearest(field, names)}")
     try:
-        return flags.FLAGS(list(arguments))
+        rest = flags.FLAGS(list(arguments))
+        # A config file that could not be loaded is an object that tells so when it is read.
+        getattr(_CONFIG.value, "is_locked", None)
     except flags.Error as error:
-        fail(error)
-    except FileNotFoundError as error:
-        fail(f"no config file {error.filename}: configs/ holds the ones that come with ladd_jax")
+        # ml_collections gives a whole traceback in the message; its last line says what is wrong.
+        fail(_last_line(error))
+    except OSError as error:
+        fail(f"no config file: {_last_line(error)}; configs/ holds those that come with ladd_jax")
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         # Raised by the config file as it sets a field that does not exist or has another type.
-        fail(f"the config is not valid: {error.args[0] if error.args else error}")
-    raise AssertionError
+        unknown = re.search(r'Key "(\w+)" does not exist', str(error))
+        if unknown:
+            bare = {name.rpartition(".")[2] for name in names}
+            fail(f"unknown config field {unknown[1]}{nearest(unknown[1], bare)}")
+        fail(f"the config file is not valid: {error}")
+    return rest
+
+
+def _last_line(text: object) -> str:
+    return str(text).strip().splitlines()[-1].strip()
 
 
 def run(command: Command) -> None:
@@ -76,7 +89,8 @@ def run(command: Command) -> None:
     def main(arguments: Sequence[str]) -> None:
         if len(arguments) > 1:
             fail(f"unexpected argument {arguments[1]!r}: flags look like --workdir=DIR")
-        if _CONFIG.value is None or not (named := _WORKDIR.value):
+        named = _WORKDIR.value
+        if _CONFIG.value is None or not named:
             fail("--config=FILE and --workdir=DIR are needed, such as --config=configs/digits.py")
         workdir = Path(named)
         # Orbax tells of each of its steps through absl; here its warnings are enough.

@@ -1,5 +1,6 @@
 """`python -m ladd_jax.evaluate --config=FILE --workdir=DIR`: metrics and report of a run."""
 
+import dataclasses
 import functools
 from pathlib import Path
 
@@ -156,20 +157,35 @@ def evaluate(config: ConfigDict, workdir: Path) -> list[Row]:
                 )
                 samples[bucket] = (images, wanted[bucket])
                 grids.append(
-                    _grid(f"{model}, {steps} steps", bucket, images, prompts[bucket], stage)
+                    _grid(
+                        f"{model}, {steps} step{'s' * (steps > 1)}",
+                        bucket,
+                        images,
+                        prompts[bucket],
+                        stage,
+                    )
                 )
             rows += scores.rows(model, steps, scale, samples)
 
     order = ["all", *(bucket.name for bucket in buckets)]
     rows.sort(key=functools.partial(_rank, order))
     accuracy = judge.accuracy(test.images, test.labels)
-    write_metrics(workdir / "metrics.json", rows, accuracy)
+    models = [row for row in rows if row.model != "data"]
+    data = [dataclasses.asdict(row) for row in rows if row.model == "data"]
+    write_metrics(workdir / "metrics.json", models, accuracy, data=data)
     histories = {name: read_history(workdir / name) for name in ("pretrain", "distil")}
     report = workdir / "report.html"
-    write_report(report, rows, grids, histories, accuracy)
+    settings = {
+        "student": f"{config.distil.steps} steps of LADD on {config.synthesize.samples} samples of "
+        f"each bucket",
+        "teacher": f"{config.pretrain.steps} steps of flow matching, guidance {guidance:g}",
+        "network": f"{config.model.depth} blocks of width {config.model.width}",
+        "seed": config.seed,
+    }
+    write_report(report, rows, grids, histories, accuracy, settings)
     print(format_table(rows))
     print(f"\njudge: {accuracy:.1%} of held-out scans right\nreport: {report}")
-    return rows
+    return models
 
 
 def _rank(order: list[str], row: Row) -> int:
@@ -182,8 +198,9 @@ def _grid(
 ) -> Grid:
     """The first samples of evenly spread prompts."""
     names = list(dict.fromkeys(prompts.tolist()))
-    places = np.unique(np.linspace(0, len(names) - 1, stage.shown_prompts).round().astype(int))
-    shown = [names[place] for place in places]
+    # In steps of 37 places pairs show every digit first and second; singles in order.
+    stride = 37 if len(names) > 10 else 1
+    shown = [names[stride * i % len(names)] for i in range(min(stage.shown_prompts, len(names)))]
     columns = [images[prompts == name][:_SHOWN_SAMPLES] for name in shown]
     return Grid(title, bucket.name, np.stack(columns), shown)
 

@@ -54,7 +54,7 @@ def ladd(config=None, head_changes=None, **changes):
         student=model, teacher=model, head=head(head_config),
         heads=head_stack(head_config, len(hooked)), depth=config.depth, patch=2,
         optimizer=Optimizer(1e-3), heads_optimizer=Optimizer(2e-3),
-        warmup_steps=0, r1_gamma=1e-2,
+        warmup_steps=0, r1_gamma=0.0,
     )  # fmt: skip
     return LADD(**(fields | changes))
 

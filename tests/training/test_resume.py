@@ -10,6 +10,7 @@ import pytest
 import tiny
 
 from ladd_jax.data.buckets import Bucket
+from ladd_jax.objectives.base import Optimizer
 from ladd_jax.parallel.mesh import make_mesh
 from ladd_jax.training.checkpoint import Checkpoints
 from ladd_jax.training.loop import train
@@ -38,8 +39,12 @@ class Run:
 
     def __init__(self, mesh=None, **changes):
         self.mesh = mesh or make_mesh({"data": 1}, jax.devices()[:1])
-        # The head's R1 term doubles what there is to compile and is tested elsewhere.
-        self.objective = tiny.ladd(r1_gamma=0.0, ema_decay=0.9, **changes)
+        # A large epsilon keeps Adam's update near the gradient: with a small one it is the sign,
+        # and the student's gradient would go through heads moved by the sign of a rounding error.
+        optimizer = Optimizer(0.1, epsilon=1.0)
+        self.objective = tiny.ladd(
+            ema_decay=0.9, optimizer=optimizer, heads_optimizer=optimizer, **changes
+        )
         self.teacher = tiny.random_params(self.objective.teacher, 5)
 
         def init(key):
@@ -127,7 +132,8 @@ def test_the_optimizers_and_the_average_are_restored_and_not_reset(run, straight
     for path, leaf in saved.items():
         np.testing.assert_array_equal(restored[path], leaf, err_msg=path)
     moments = [leaf for path, leaf in restored.items() if ".nu" in path]
-    assert moments and all(np.any(leaf) for leaf in moments)
+    # Some have none to remember: a bias of the keys shifts all logits of a query alike.
+    assert np.mean([np.any(leaf) for leaf in moments]) > 0.8
 
 
 def test_the_key_is_not_drawn_again_and_steps_draw_different_noise(run, straight):
@@ -163,11 +169,13 @@ def test_eight_devices_make_the_update_of_one(run):
             state, metrics = step(one.fresh(), one.teacher, batch)
         updates.append((state, metrics))
     (one, metrics), (eight, metrics8) = updates
-    # Sums over devices round in another order. Adam's first update is lr times the gradient's
-    # sign, so the moments are compared, which are linear in the gradient.
+    # Sums over devices round in another order.
     for name in ("optimizer", "heads_optimizer"):
         a, b = (jax.device_get(getattr(s, name)[0].mu) for s in (eight, one))
         assert tiny.max_difference(a, b) < 1e-5
+    for name in ("params", "heads"):
+        a, b = (jax.device_get(getattr(s, name)) for s in (eight, one))
+        assert tiny.max_difference(a, b) < 1e-6
     for name, value in metrics.items():
         np.testing.assert_allclose(metrics8[name], value, atol=1e-5, rtol=1e-4, err_msg=name)
 
