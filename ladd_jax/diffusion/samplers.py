@@ -17,7 +17,7 @@ Velocity = Callable[[jax.Array, jax.Array], jax.Array]
 
 def linear_sigmas(steps: int, factor: float = 1.0) -> tuple[float, ...]:
     """`steps` + 1 levels from 1 to 0, evenly spaced, then shifted: the Euler sampler's schedule."""
-    return tuple(float(s) for s in np.asarray(shift(jnp.linspace(1.0, 0.0, steps + 1), factor)))
+    return tuple(float(s) for s in shift(np.linspace(1.0, 0.0, steps + 1), factor))
 
 
 def student_sigmas(steps: int, times: Sequence[float]) -> tuple[float, ...]:

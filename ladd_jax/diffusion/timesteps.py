@@ -1,9 +1,13 @@
 """Distributions of the time t in [0, 1], 1 being pure noise."""
 
 from collections.abc import Sequence
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+
+Times = TypeVar("Times", jax.Array, np.ndarray)
 
 
 def discrete(
@@ -19,6 +23,6 @@ def logit_normal(key: jax.Array, batch: int, mean: float, std: float) -> jax.Arr
     return jax.nn.sigmoid(mean + std * jax.random.normal(key, (batch,)))
 
 
-def shift(t: jax.Array, factor: float) -> jax.Array:
+def shift(t: Times, factor: float) -> Times:
     """Moves times towards noise for larger images (Esser et al. 2024, eq. 23)."""
     return factor * t / (1 + (factor - 1) * t)

@@ -10,27 +10,14 @@ from typing import Any
 
 from PIL import Image
 
-from ladd_jax.evaluation.pictures import Grid, curves, png, save_grid_png
+from ladd_jax.evaluation.pictures import Grid, curves, png
 from ladd_jax.evaluation.rows import (
     BARS,
     HEADINGS,
     Row,
     acceptance,
-    aggregate,
     cells,
-    format_table,
-    write_metrics,
 )
-
-__all__ = [
-    "Grid",
-    "Row",
-    "aggregate",
-    "format_table",
-    "save_grid_png",
-    "write_metrics",
-    "write_report",
-]
 
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1d2127; --soft: #626a75; --line: #dfe3e8;

@@ -19,6 +19,7 @@ from jax.nn import initializers
 
 from ladd_jax.models.functional import Model, param, stack
 from ladd_jax.models.layers import MLP, Dtype, layer_norm, timestep_embedding
+from ladd_jax.parallel.mesh import constrain, gather
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,11 +102,13 @@ class _Convolution(nnx.Module):
         self.config = config
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        kernel = self.kernel[...]
+        # A head is small: its parameters are stored in shards and used whole.
+        kernel, bias = (gather(p[...], (None,) * p.ndim) for p in (self.kernel, self.bias))
         if self.config.spectral_norm:
             kernel = spectral_norm(kernel)
         kernel = kernel.astype(self.config.dtype)
-        return convolve(x, kernel) + self.bias[...].astype(self.config.dtype)
+        y = convolve(x, kernel) + bias.astype(self.config.dtype)
+        return constrain(y, "batch", None, None, None)
 
 
 class _ConvolutionBlock(nnx.Module):
@@ -123,7 +126,8 @@ class _ConvolutionBlock(nnx.Module):
         y -= jnp.mean(y, axis=(1, 2, 4), keepdims=True)
         y *= jax.lax.rsqrt(jnp.mean(y * y, axis=(1, 2, 4), keepdims=True) + 1e-5)
         y = y.reshape(b, h, w, c).astype(x.dtype)
-        y = y * self.scale[...].astype(x.dtype) + self.shift[...].astype(x.dtype)
+        scale, shift = (gather(p[...].astype(x.dtype), (None,)) for p in (self.scale, self.shift))
+        y = y * scale + shift
         return jax.nn.leaky_relu(y, 0.2)
 
 

@@ -9,6 +9,7 @@ from flax import nnx
 from jax.nn import initializers
 
 from ladd_jax.models.functional import param
+from ladd_jax.parallel.mesh import constrain, gather
 
 Dtype = Any
 
@@ -41,11 +42,16 @@ class Linear(nnx.Module):
         self.bias = (
             param(rngs, outputs, initializers.zeros, axes[1:], param_dtype) if bias else None
         )
+        self.axes = axes
         self.dtype = dtype
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        y = jnp.tensordot(x.astype(self.dtype), self.kernel[...].astype(self.dtype), 1)
-        return y if self.bias is None else y + self.bias[...].astype(self.dtype)
+        kernel = gather(self.kernel[...].astype(self.dtype), self.axes)
+        y = jnp.tensordot(x.astype(self.dtype), kernel, 1)
+        if self.bias is not None:
+            y += gather(self.bias[...].astype(self.dtype), self.axes[1:])
+        middle = (None,) * (x.ndim - 2)
+        return constrain(y, "batch", *middle, *self.axes[1:])
 
 
 class RMSNorm(nnx.Module):

@@ -25,6 +25,9 @@ RULES: Rules = {
     "heads": "tensor",
 }
 
+ACTIVATION_RULES: Rules = {**RULES, "embed": None}
+"""The same for activations, and for parameters while they are in use."""
+
 
 def mesh_shape(sizes: Mapping[str, int], devices: int) -> dict[str, int]:
     """Sizes of the mesh axes, with the one of -1 taking the devices that are left.
@@ -139,12 +142,28 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
-    """Lays an activation on the mesh in use; outside of one (`jax.set_mesh`) does nothing."""
+    """Lays an activation on the mesh in use; outside of one (`jax.set_mesh`) does nothing.
+
+    Its features lie whole on `fsdp`, which belongs to the batch.
+    """
+    return _lay(x, axes, ACTIVATION_RULES)
+
+
+def gather(parameter: jax.Array, axes: tuple[str | None, ...]) -> jax.Array:
+    """A parameter as the computation needs it: its `fsdp` shards gathered, `tensor` ones not.
+
+    Said where the parameter is used, so that a scan over blocks gathers one block at a time and
+    the partitioner never moves activations instead.
+    """
+    return _lay(parameter, axes, ACTIVATION_RULES)
+
+
+def _lay(x: jax.Array, axes: tuple[str | None, ...], rules: Rules) -> jax.Array:
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty:
         return x
     spec = []
-    for size, entry in zip(x.shape, partition_spec(axes), strict=True):
+    for size, entry in zip(x.shape, partition_spec(axes, rules), strict=True):
         parts = (entry,) if isinstance(entry, str) else entry or ()
         count = int(np.prod([mesh.shape[part] for part in parts]))
         spec.append(None if size % count else entry)

@@ -1,12 +1,22 @@
 """Where metrics go: TensorBoard, a file of JSON lines, the progress bar."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-from tensorboardX import SummaryWriter
+
+# tensorboardX imports torch wherever it is installed: seconds and a gigabyte that training has no
+# use for. A module that is None in `sys.modules` counts as not installed.
+_HIDE_TORCH = "torch" not in sys.modules
+if _HIDE_TORCH:
+    sys.modules["torch"] = None  # type: ignore[assignment]
+from tensorboardX import SummaryWriter  # noqa: E402
+
+if _HIDE_TORCH:
+    del sys.modules["torch"]
 
 
 class DivergedError(RuntimeError):

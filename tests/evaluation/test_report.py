@@ -6,7 +6,9 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from ladd_jax.evaluation.report import Grid, Row, write_report
+from ladd_jax.evaluation.pictures import Grid
+from ladd_jax.evaluation.report import write_report
+from ladd_jax.evaluation.rows import Row
 
 ROWS = [
     Row("teacher", 50, 4.0, "8x8", 0.511, 0.951, 2.011),
