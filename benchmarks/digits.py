@@ -1,12 +1,14 @@
 """`python -m benchmarks.digits [--seeds=3]`: the whole digits job over several seeds.
 
 Each seed has its own split of the scans, teacher, samples, student and judge. Writes the mean and
-standard deviation of every row to `benchmarks/results/digits.json`.
+standard deviation of every row to `benchmarks/results/digits.json`, and the first seed's samples
+beside it as `digits.png`.
 """
 
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
 import time
@@ -42,6 +44,7 @@ def main(_: list[str]) -> None:
         accuracies.append(data["judge_accuracy"])
         if (workdir / "minutes.txt").exists():
             minutes.append(float((workdir / "minutes.txt").read_text()))
+    shutil.copy(Path(_WORKDIR.value) / "0" / "samples.png", Path(_JSON.value).with_suffix(".png"))
     rows = aggregate(runs)
     print(format_table(rows))
     write_metrics(

@@ -18,7 +18,7 @@ from ladd_jax.evaluation.alignment import agreement
 from ladd_jax.evaluation.diversity import diversity
 from ladd_jax.evaluation.frechet import frechet_distance
 from ladd_jax.evaluation.judge import Judge, train_judge
-from ladd_jax.evaluation.pictures import Grid
+from ladd_jax.evaluation.pictures import Grid, save_grid_png
 from ladd_jax.evaluation.report import write_report
 from ladd_jax.evaluation.rows import Row, format_table, write_metrics
 from ladd_jax.models.mmdit import mmdit
@@ -98,7 +98,8 @@ def _scans(features: np.ndarray) -> np.ndarray:
 
 
 def evaluate(config: ConfigDict, workdir: Path) -> list[Row]:
-    """Samples teacher and student, judges them, writes `metrics.json` and `report.html`."""
+    """Samples teacher and student, judges them, writes `metrics.json`, `report.html` and
+    `samples.png`."""
     stage, times = config.evaluate, tuple(config.distil.timesteps)
     mesh = make_mesh(config.mesh)
     shards = Shards(encoded(workdir))
@@ -183,6 +184,7 @@ def evaluate(config: ConfigDict, workdir: Path) -> list[Row]:
         "seed": config.seed,
     }
     write_report(report, rows, grids, histories, accuracy, settings)
+    save_grid_png(workdir / "samples.png", [g for g in grids if g.bucket == buckets[0].name])
     print(format_table(rows))
     print(f"\njudge: {accuracy:.1%} of held-out scans right\nreport: {report}")
     return models
