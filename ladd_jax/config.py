@@ -114,7 +114,7 @@ def base_config() -> ConfigDict:
             r1_interval=1,
             hooked_blocks=(),  # empty: all (known)
             distillation_weight=0.0,  # known: none with synthetic data; 2.5 with real data
-            misaligned_pairs=False,
+            misaligned_share=0.0,
             head_updates=1,
             ema_decay=0.999,
             optimizer=_optimizer(1e-5, beta1=0.0),

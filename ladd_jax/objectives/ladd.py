@@ -55,7 +55,8 @@ class LADD:
       hooked_blocks: teacher blocks with a head; None is all of them, as in the paper.
       distillation_weight: of the distance to the teacher's own x_0, for real data (ADD: 2.5). The
         paper drops it (0) for synthetic data.
-      misaligned_pairs: real latents with another sample's text count as extra fakes.
+      misaligned_share: share of the loss on fakes that goes to extra ones, real latents with
+        another sample's text; 0 has none. It holds the student to its prompts.
       head_updates: updates of the heads for each of the student, each on fresh re-noising.
       ema_decay: of the student's moving average.
     """
@@ -80,7 +81,7 @@ class LADD:
     r1_interval: int = 1
     hooked_blocks: tuple[int, ...] | None = None
     distillation_weight: float = 0.0
-    misaligned_pairs: bool = False
+    misaligned_share: float = 0.0
     head_updates: int = 1
     ema_decay: float = 0.999
 
@@ -94,6 +95,10 @@ class LADD:
                     f"{name} {values} must be {len(self.timesteps)} numbers that sum to 1, "
                     f"one for each of the timesteps {self.timesteps}"
                 )
+        if not 0 <= self.misaligned_share < 1:
+            raise ValueError(
+                f"misaligned_share {self.misaligned_share} is not a share: use 0 for none, up to 1"
+            )
         for block in self.hooked:
             if not 0 <= block < self.depth:
                 raise ValueError(
@@ -185,14 +190,15 @@ class LADD:
                 self._real_loss(grid, t_real, pooled, state.step),
                 heads, frozen, x_0, eps_real, t_real, context, pooled,
             )  # fmt: skip
-            if self.misaligned_pairs:
+            if self.misaligned_share:
                 other_context, other_pooled = jnp.roll(context, 1, 0), jnp.roll(pooled, 1, 0)
                 misaligned_gradient, _ = self._judge(
                     self._fake_loss(grid, t_real, other_pooled),
                     heads, frozen, x_0, eps_real, t_real, other_context, other_pooled,
                 )  # fmt: skip
+                share = self.misaligned_share
                 fake_gradient = jax.tree.map(
-                    lambda a, b: (a + b) / 2, fake_gradient, misaligned_gradient
+                    lambda a, b: (1 - share) * a + share * b, fake_gradient, misaligned_gradient
                 )
             heads_gradient = jax.tree.map(jnp.add, fake_gradient, real_gradient)
             updates, heads_optimizer = self.heads_optimizer.build().update(

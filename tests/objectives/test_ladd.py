@@ -45,11 +45,12 @@ def two_program_reference(objective, state, teacher, batch):
         total = 0.0
         for slot in range(count):
             on_fake = jnp.mean(form.fake(logits(heads, slot, fake[slot], t_f)))
-            if objective.misaligned_pairs:
+            if objective.misaligned_share:
                 wrong_context, wrong_pooled = jnp.roll(context, 1, 0), jnp.roll(pooled, 1, 0)
                 wrong, _ = features(x_0, eps_r, t_r, wrong_context, wrong_pooled)
                 on_wrong = form.fake(logits(heads, slot, wrong[slot], t_r, wrong_pooled))
-                on_fake = (on_fake + jnp.mean(on_wrong)) / 2
+                share = objective.misaligned_share
+                on_fake = (1 - share) * on_fake + share * jnp.mean(on_wrong)
             on_real = jnp.mean(form.real(logits(heads, slot, real[slot], t_r)))
 
             def summed(tokens, slot=slot):
@@ -86,7 +87,7 @@ def two_program_reference(objective, state, teacher, batch):
         {"r1_gamma": 1e-2},
         {"loss": "softplus", "same_renoise": False},
         {"loss": "lsgan", "distillation_weight": 2.5},
-        {"misaligned_pairs": True},
+        {"misaligned_share": 0.3},
         {"hooked_blocks": (1,)},
     ],
     ids="-".join,
@@ -304,6 +305,7 @@ def test_metrics_hold_each_head_and_each_band():
         ({"probabilities": (0.5, 0.5)}, "4 numbers that sum to 1"),
         ({"hooked_blocks": (0, 3)}, "block 3 of a teacher of 2"),
         ({"head_updates": 0}, "must be at least 1"),
+        ({"misaligned_share": 1.0}, "1.0 is not a share"),
     ],
 )
 def test_a_setting_that_makes_no_sense_is_named(changes, words):
