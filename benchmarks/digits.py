@@ -8,9 +8,9 @@ beside it as `digits.png`.
 import json
 import os
 import platform
+import resource
 import shutil
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -25,25 +25,28 @@ _JSON = flags.DEFINE_string("json", "benchmarks/results/digits.json", "Where to 
 
 def main(_: list[str]) -> None:
     """Runs what is not done yet, then aggregates."""
-    runs, accuracies, minutes = [], [], []
+    runs, accuracies, costs = [], [], []
     for seed in range(_SEEDS.value):
         workdir = Path(_WORKDIR.value) / str(seed)
         metrics = workdir / "metrics.json"
-        if not metrics.exists():
+        # Written last: of a run that was stopped and went on, it is the cost of the rest.
+        if not (workdir / "cost.json").exists():
             start = time.monotonic()
             subprocess.run(
-                [
-                    sys.executable, "-m", "ladd_jax.main", "--config=configs/digits.py",
-                    f"--config.seed={seed}", f"--workdir={workdir}",
-                ],
-                check=True,
-            )  # fmt: skip
-            (workdir / "minutes.txt").write_text(f"{(time.monotonic() - start) / 60:.2f}\n")
+                ["make", "demo", f"WORKDIR={workdir}", f"ARGS=--config.seed={seed}"], check=True
+            )
+            cost = {
+                "minutes": round((time.monotonic() - start) / 60, 2),
+                # Of the largest process so far, in kilobytes on Linux.
+                "peak_gigabytes": round(
+                    resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1e6, 2
+                ),
+            }
+            (workdir / "cost.json").write_text(json.dumps(cost) + "\n")
         data = json.loads(metrics.read_text())
         runs.append([Row(**row) for row in data["rows"]])
         accuracies.append(data["judge_accuracy"])
-        if (workdir / "minutes.txt").exists():
-            minutes.append(float((workdir / "minutes.txt").read_text()))
+        costs.append(json.loads((workdir / "cost.json").read_text()))
     shutil.copy(Path(_WORKDIR.value) / "0" / "samples.png", Path(_JSON.value).with_suffix(".png"))
     rows = aggregate(runs)
     print(format_table(rows))
@@ -52,7 +55,7 @@ def main(_: list[str]) -> None:
         rows,
         sum(accuracies) / len(accuracies),
         judge_accuracies=accuracies,
-        minutes=minutes,
+        costs=costs,
         machine=f"{platform.machine()}, {os.cpu_count()} CPU cores",
     )
 

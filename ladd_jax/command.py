@@ -12,6 +12,7 @@ from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import ConfigDict, config_flags
 
+from ladd_jax.check import check
 from ladd_jax.config import ConfigError, base_config, nearest, settle, to_dict, validate
 from ladd_jax.training.metrics import DivergedError
 
@@ -99,6 +100,7 @@ def run(command: Command) -> None:
         logging.getLogger("ladd_jax").setLevel(logging.INFO)
         try:
             validate(_CONFIG.value)
+            check(_CONFIG.value)
             settle(workdir, to_dict(_CONFIG.value))
             command(_CONFIG.value, workdir)
         except (ValueError, FileNotFoundError, DivergedError) as error:

@@ -184,8 +184,14 @@ def settle(workdir: Path, config: dict[str, Any]) -> None:
       ConfigError: the workdir holds the work of another config; names the first field that differs.
     """
     path = workdir / "config.json"
+    if workdir.exists() and not workdir.is_dir():
+        raise ConfigError(f"--workdir={workdir} is a file: name a directory")
     if path.exists():
-        difference = _first_difference(json.loads(path.read_text()), config, "")
+        try:
+            old = json.loads(path.read_text())
+        except json.JSONDecodeError as error:
+            raise ConfigError(f"{path} is damaged ({error}): use another --workdir") from error
+        difference = _first_difference(old, config, "")
         if difference:
             raise ConfigError(
                 f"{workdir} holds the work of another config ({difference}): "

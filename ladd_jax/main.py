@@ -9,9 +9,8 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from ladd_jax import command, evaluate, stages
-from ladd_jax.config import STAGES, ConfigError
+from ladd_jax.config import STAGES
 from ladd_jax.encode import encode
-from ladd_jax.parallel.mesh import check_batch_size, make_mesh
 from ladd_jax.synthesize import synthesize
 
 _LOG = logging.getLogger(__name__)
@@ -27,14 +26,6 @@ _STAGES = {
 
 def main(config: ConfigDict, workdir: Path) -> None:
     """Runs the stages of the config, in their order."""
-    unknown = [name for name in config.stages if name not in _STAGES]
-    if unknown:
-        raise ConfigError(f"stage {unknown[0]!r} is none of {', '.join(STAGES)}")
-    # What later stages would trip over is found before the first one starts.
-    mesh = make_mesh(config.mesh)
-    for stage in ("pretrain", "distil"):
-        if stage in config.stages:
-            check_batch_size(config[stage].batch_size, mesh)
     for name in STAGES:
         if name in config.stages:
             _LOG.info("stage %s", name)

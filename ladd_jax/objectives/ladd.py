@@ -142,7 +142,8 @@ class LADD:
         """Updates the heads, then the student through them. `frozen` is the teacher."""
         x_0, context, pooled = batch["latents"], batch["context"], batch["pooled"]
         key = jax.random.fold_in(state.key, state.step)
-        student_key, *renoise_keys = jax.random.split(key, 1 + self.head_updates)
+        keys = jax.random.split(key, 1 + self.head_updates)
+        student_key, renoise_keys = keys[0], keys[1:]
 
         # The student's prediction of x_0 from a point of the teacher's own sample.
         x_t, t = self._student_input(student_key, x_0, state.step)
@@ -152,41 +153,15 @@ class LADD:
 
         x0_hat, student_vjp = jax.vjp(student, state.params)
 
-        heads, heads_optimizer = state.heads, state.heads_optimizer
-        for renoise_key in renoise_keys:
-            last = renoise_key is renoise_keys[-1]
-            fake, real = self._renoise(renoise_key, x_0)
-            eps_fake, t_fake = fake
-            eps_real, t_real = real
-            grid = (x_0.shape[1] // self.patch, x_0.shape[2] // self.patch)
+        grid = (x_0.shape[1] // self.patch, x_0.shape[2] // self.patch)
 
-            # Discriminator: head gradients on fake and on real features. The features of the last
-            # fake pass stay, the student needs them; all others are judged where they arise.
-            discriminate_fake = self._fake_loss(grid, t_fake, pooled)
-            if last:
-
-                def teacher(
-                    x0_hat: jax.Array,
-                    eps: jax.Array = eps_fake,
-                    t_hat: jax.Array = t_fake,
-                ) -> tuple[jax.Array, jax.Array]:
-                    x_t_hat = interpolate(x0_hat, eps, t_hat)
-                    v, features = self.teacher(
-                        frozen, x_t_hat, t_hat, context, pooled, tap=lambda _, tokens: tokens
-                    )
-                    if self.hooked_blocks is not None:
-                        features = features[jnp.asarray(self.hooked)]
-                    return predict_x0(x_t_hat, v, t_hat), features
-
-                (teacher_x0, features), teacher_vjp = jax.vjp(teacher, x0_hat)
-                fake_gradient, fake_statistics = _over_heads(
-                    discriminate_fake, heads, jax.lax.stop_gradient(features)
-                )
-            else:
-                fake_gradient, fake_statistics = self._judge(
-                    discriminate_fake, heads, frozen, x0_hat, eps_fake, t_fake, context, pooled
-                )
-            real_gradient, real_statistics = self._judge(
+        def update_heads(
+            heads: Params, heads_optimizer: Any, noise: Any, judge_fake: Callable[..., Any]
+        ) -> tuple[Params, Any, Any]:
+            """Heads and optimizer after one update, and (gradient, statistics of fake, of real)."""
+            (_, t_fake), (eps_real, t_real) = noise
+            fake_gradient, fake = judge_fake(self._fake_loss(grid, t_fake, pooled), heads)
+            real_gradient, real = self._judge(
                 self._real_loss(grid, t_real, pooled, state.step),
                 heads, frozen, x_0, eps_real, t_real, context, pooled,
             )  # fmt: skip
@@ -200,11 +175,50 @@ class LADD:
                 fake_gradient = jax.tree.map(
                     lambda a, b: (1 - share) * a + share * b, fake_gradient, misaligned_gradient
                 )
-            heads_gradient = jax.tree.map(jnp.add, fake_gradient, real_gradient)
+            gradient = jax.tree.map(jnp.add, fake_gradient, real_gradient)
             updates, heads_optimizer = self.heads_optimizer.build().update(
-                heads_gradient, heads_optimizer, heads
+                gradient, heads_optimizer, heads
             )
-            heads = optax.apply_updates(heads, updates)
+            return optax.apply_updates(heads, updates), heads_optimizer, (gradient, fake, real)
+
+        # Discriminator, all updates but the last: forward passes alone, features judged where they
+        # arise.
+        def update_early(carry: tuple[Params, Any], key: jax.Array) -> tuple[Any, None]:
+            noise = self._renoise(key, x_0)
+            eps, t_hat = noise[0]
+
+            def judge_fake(loss: HeadLoss, heads: Params) -> Any:
+                return self._judge(loss, heads, frozen, x0_hat, eps, t_hat, context, pooled)
+
+            heads, heads_optimizer, _ = update_heads(*carry, noise, judge_fake)
+            return (heads, heads_optimizer), None
+
+        heads, heads_optimizer = state.heads, state.heads_optimizer
+        if self.head_updates > 1:
+            (heads, heads_optimizer), _ = jax.lax.scan(
+                update_early, (heads, heads_optimizer), renoise_keys[:-1]
+            )
+
+        # Its last update: the features of this fake pass stay, the student needs them.
+        noise = self._renoise(renoise_keys[-1], x_0)
+        (eps_fake, t_fake), (_, t_real) = noise
+
+        def teacher(x0_hat: jax.Array) -> tuple[jax.Array, jax.Array]:
+            x_t_hat = interpolate(x0_hat, eps_fake, t_fake)
+            v, features = self.teacher(
+                frozen, x_t_hat, t_fake, context, pooled, tap=lambda _, tokens: tokens
+            )
+            if self.hooked_blocks is not None:
+                features = features[jnp.asarray(self.hooked)]
+            return predict_x0(x_t_hat, v, t_fake), features
+
+        (teacher_x0, features), teacher_vjp = jax.vjp(teacher, x0_hat)
+
+        def judge_kept(loss: HeadLoss, heads: Params) -> Any:
+            return _over_heads(loss, heads, jax.lax.stop_gradient(features))
+
+        heads, heads_optimizer, judged = update_heads(heads, heads_optimizer, noise, judge_kept)
+        heads_gradient, fake_statistics, real_statistics = judged
 
         # Generator: the same features through the updated heads, back through the teacher's
         # activations (its parameters are constants here) and through the student.

@@ -19,27 +19,26 @@ class Checkpoints:
 
     def __init__(self, directory: str | Path, *, every: int = 1000, keep: int = 2):
         self.directory = Path(directory).absolute()
+        self._every = every
         self._manager = ocp.CheckpointManager(
             epath.Path(self.directory),
-            options=ocp.CheckpointManagerOptions(
-                max_to_keep=keep, save_interval_steps=every, enable_async_checkpointing=True
-            ),
+            options=ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=True),
         )
 
     def latest(self) -> int | None:
         """Step of the newest complete checkpoint."""
         return self._manager.latest_step()
 
-    def save(
-        self, step: int, state: TrainState, config: dict[str, Any], *, force: bool = False
-    ) -> None:
-        """Starts to write the state after `step` updates, if that is due or `force`d.
+    def due(self, step: int) -> bool:
+        """Whether a checkpoint belongs after `step` updates."""
+        return step % self._every == 0
 
-        Training goes on meanwhile. The step is the caller's count: reading the state's own would
-        wait for the device. A test holds that both agree.
+    def save(self, step: int, state: TrainState, config: dict[str, Any]) -> None:
+        """Starts to write the state after `step` updates; training goes on meanwhile.
+
+        The step is the caller's count: reading the state's own would wait for the device. A test
+        holds that both agree.
         """
-        if not force and not self._manager.should_save(step):
-            return
         if step in self._manager.all_steps():
             return
         self._manager.save(
@@ -47,7 +46,8 @@ class Checkpoints:
             args=ocp.args.Composite(
                 state=ocp.args.StandardSave(state), config=ocp.args.JsonSave(config)
             ),
-            force=force,
+            # When to save is the caller's decision: Orbax's own policy adds the first step.
+            force=True,
         )
 
     def restore(self, abstract: TrainState, step: int | None = None) -> TrainState:

@@ -1,5 +1,6 @@
 """The training loop: the same for every objective."""
 
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -54,7 +55,8 @@ def train(
       checkpoints: where the state is saved, at the end always.
       config: saved with each checkpoint.
       writer: of the metrics.
-      log_every: steps between writes; a write waits for the device.
+      log_every: steps between writes, which wait for the device; there is one before each
+        checkpoint too.
       sample: called with the state and the step every `sample_every` steps; its metrics are
         written along.
       sample_every: 0 for never.
@@ -80,16 +82,18 @@ def train(
             writer.add(metrics)
             images += len(batch["latents"]) * jax.process_count()
             bar.update()
-            if step % log_every == 0 or step == steps:
-                extra: dict[str, float] = {}
-                if sample is not None and sample_every and step % sample_every == 0:
-                    extra = sample(state, step)
+            sampled = sample is not None and bool(sample_every) and step % sample_every == 0
+            due = checkpoints.due(step) or step == steps
+            if step % log_every == 0 or sampled or due:
                 jax.block_until_ready(state.step)
                 rate = images / (time.monotonic() - since)
+                extra = sample(state, step) if sample is not None and sampled else {}
+                # Raises where a loss is not finite: no such state is ever saved.
                 record = writer.write(step, {"images_per_second": rate, **extra})
                 bar.set_postfix_str(_postfix(record, rate))
                 images, since = 0, time.monotonic()
-            checkpoints.save(step, state, config, force=step == steps)
+            if due:
+                checkpoints.save(step, state, config)
     checkpoints.wait()
     return state
 
@@ -103,7 +107,11 @@ def _compile(
     mesh: Mesh,
     shown: bool,
 ) -> dict[Bucket, Any]:
-    """The programs of all buckets, compiled side by side."""
+    """The programs of all buckets, compiled side by side.
+
+    Each compilation keeps several cores busy and takes a gigabyte or more of memory, so a machine
+    of few cores gains nothing from two at once.
+    """
     sharding = batch_sharding(mesh)
 
     def build(bucket: Bucket) -> Any:
@@ -117,7 +125,7 @@ def _compile(
 
     programs = {}
     with (
-        ThreadPoolExecutor() as pool,
+        ThreadPoolExecutor(max(1, (os.cpu_count() or 1) // 2)) as pool,
         tqdm(total=len(batch_shapes), desc=f"{name}: compile", disable=not shown) as bar,
     ):
         futures = {pool.submit(build, bucket): bucket for bucket in batch_shapes}

@@ -114,6 +114,15 @@ def test_train_six_is_train_three_restart_train_three_in_every_bit(run, straight
     assert steps == [2, 3, 4, 6]
 
 
+def test_a_run_goes_on_from_a_checkpoint_that_was_written_while_it_trained(run, straight, tmp_path):
+    checkpoints = Checkpoints(straight[1] / "checkpoints")
+    restored = checkpoints.restore(run.abstract(), 4)
+    checkpoints.close()
+    resumed, whole = leaves(run.train(restored, 6, tmp_path)), leaves(straight[0])
+    for path, leaf in whole.items():
+        np.testing.assert_array_equal(resumed[path], leaf, err_msg=path)
+
+
 def test_a_checkpoint_is_labelled_with_the_updates_it_holds(run, straight):
     checkpoints = Checkpoints(straight[1] / "checkpoints")
     for step in (2, 4, 6):
@@ -205,7 +214,8 @@ def test_a_loss_that_is_not_finite_stops_the_run_before_it_is_saved(run, tmp_pat
         state, params=jax.tree.map(lambda leaf: jnp.full_like(leaf, jnp.nan), state.params)
     )
     with pytest.raises(DivergedError, match="became nan"):
-        run.train(broken, 1, tmp_path)
+        # A checkpoint is due before the first log.
+        run.train(broken, 6, tmp_path, log_every=5)
     assert Checkpoints(tmp_path / "checkpoints").latest() is None
 
 

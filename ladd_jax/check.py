@@ -1,0 +1,77 @@
+"""What would stop a job late is found before it starts, and before it writes anything."""
+
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from ladd_jax import networks
+from ladd_jax.config import STAGES, ConfigError
+from ladd_jax.data.buckets import Bucket
+from ladd_jax.diffusion.samplers import student_sigmas
+from ladd_jax.parallel.mesh import check_batch_size, make_mesh
+
+_AT_LEAST_ONE = (
+    "data.examples", "data.records_per_shard", "data.text_length", "model.depth", "model.width",
+    "model.num_heads", "model.channels", "model.patch", "model.unroll", "heads.channels",
+    "heads.kernel", "heads.groups", "heads.projection", "pretrain.steps", "pretrain.batch_size",
+    "synthesize.samples", "synthesize.batch_size", "synthesize.records_per_shard",
+    "synthesize.steps", "distil.steps", "distil.batch_size", "evaluate.batch_size",
+    "evaluate.shown_prompts", "checkpoint.every", "checkpoint.keep", "log.every",
+)  # fmt: skip
+
+
+def _field(config: ConfigDict, path: str) -> Any:
+    for name in path.split("."):
+        config = config[name]
+    return config
+
+
+def check(config: ConfigDict) -> None:
+    """Builds what the config describes, without data and without parameters.
+
+    Raises:
+      ValueError: a value that no stage could use; the message names it and the remedy.
+    """
+    unknown = [name for name in config.stages if name not in STAGES]
+    if unknown:
+        raise ConfigError(f"stage {unknown[0]!r} is none of {', '.join(STAGES)}")
+    for path in _AT_LEAST_ONE:
+        if _field(config, path) < 1:
+            raise ConfigError(f"{path} is {_field(config, path)}: use 1 or more")
+    buckets = [Bucket.parse(name) for name in config.data.buckets]
+    if not buckets:
+        raise ConfigError("data.buckets is empty: name one or more, such as 8x8")
+    mesh = make_mesh(config.mesh)
+    for stage in ("pretrain", "distil"):
+        if stage in config.stages:
+            check_batch_size(config[stage].batch_size, mesh)
+    networks.flow_matching(config)
+    networks.ladd(config)
+    if config.data.source == "digits" and config.model.channels != 1:
+        raise ConfigError(f"model.channels is {config.model.channels}: digits have 1")
+    both = {"synthesize", "distil"} <= set(config.stages)
+    if both and config.synthesize.samples < config.distil.batch_size:
+        raise ConfigError(
+            f"synthesize.samples {config.synthesize.samples} are fewer than one batch of "
+            f"distil.batch_size {config.distil.batch_size}: raise one or lower the other"
+        )
+    if "evaluate" in config.stages:
+        _check_evaluation(config, len(buckets))
+
+
+def _check_evaluation(config: ConfigDict, buckets: int) -> None:
+    stage = config.evaluate
+    if stage.student not in ("ema", "params"):
+        raise ConfigError(f"evaluate.student {stage.student!r} is none of ema, params")
+    for steps in stage.student_steps:
+        student_sigmas(steps, tuple(config.distil.timesteps))
+    if not stage.teacher_steps or min(stage.teacher_steps) < 1:
+        raise ConfigError(f"evaluate.teacher_steps is {stage.teacher_steps}: use 1 or more")
+    counts = stage.samples_per_prompt
+    if len(counts) != buckets or min(counts) < 2:
+        raise ConfigError(
+            f"evaluate.samples_per_prompt is {counts}: give {buckets} numbers, one for each of "
+            f"data.buckets, each 2 or more"
+        )
+    if stage.test_images < 2:
+        raise ConfigError(f"evaluate.test_images is {stage.test_images}: use 2 or more")
