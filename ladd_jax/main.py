@@ -1,6 +1,6 @@
 """`python -m ladd_jax.main --config=FILE --workdir=DIR`: all stages, from data to report.
 
-Each stage is skipped where it is done and goes on where it was stopped.
+A stage that is done is skipped, one that was stopped goes on; `evaluate` always measures anew.
 """
 
 import logging

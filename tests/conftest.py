@@ -2,6 +2,8 @@
 
 import os
 
+from hypothesis import settings
+
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "")
@@ -9,3 +11,7 @@ os.environ["XLA_FLAGS"] = (
     # Tests run tiny programs once: they wait for the compiler and not for the program.
     + " --xla_backend_optimization_level=0"
 )
+
+# The first example of a property compiles, and a loaded machine is slow: no example has a deadline.
+settings.register_profile("no_deadline", deadline=None)
+settings.load_profile("no_deadline")

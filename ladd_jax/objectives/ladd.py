@@ -2,7 +2,8 @@
 
 One step updates the heads on a batch and then the student through the updated heads on the same
 batch. The teacher is frozen and its features do not depend on the heads, so one student forward
-and one teacher forward each for fake and real serve both updates.
+and one teacher forward each for fake and real serve both updates. Further updates of the heads,
+and misaligned pairs, add forward passes of the teacher.
 
 B batch, H W latent grid, C channels, h w token grid, N = hw, D width, L blocks, K heads.
 """
@@ -40,7 +41,7 @@ class LADD:
       depth: number of the teacher's blocks.
       patch: side of the teacher's patch.
       optimizer: of the student.
-      heads_optimizer: of the heads.
+      heads_optimizer: of the heads; its schedule counts their updates, `head_updates` a step.
       timesteps: times at which the student is trained (paper: 1, 0.75, 0.5, 0.25).
       probabilities: of those times.
       warmup_probabilities: of those times in the first steps (paper, above 512^2: 0, 0, .5, .5).
@@ -97,7 +98,8 @@ class LADD:
                 )
         if not 0 <= self.misaligned_share < 1:
             raise ValueError(
-                f"misaligned_share {self.misaligned_share} is not a share: use 0 for none, up to 1"
+                f"misaligned_share {self.misaligned_share} is not a share: use 0 for none, or a "
+                f"number below 1"
             )
         for block in self.hooked:
             if not 0 <= block < self.depth:

@@ -17,12 +17,12 @@ from ladd_jax.objectives.base import Optimizer
 def two_program_reference(objective, state, teacher, batch):
     """D step, then G step on the same batch, as two separate programs of plain autodiff.
 
-    Written for one head update and all blocks hooked; draws the random numbers of the fused step.
+    Draws the random numbers of the fused step.
     """
     x_0, context, pooled = batch["latents"], batch["context"], batch["pooled"]
-    student_key, renoise_key = jax.random.split(jax.random.fold_in(state.key, state.step), 2)
+    key = jax.random.fold_in(state.key, state.step)
+    student_key, *renoise_keys = jax.random.split(key, 1 + objective.head_updates)
     x_t, t = objective._student_input(student_key, x_0, state.step)
-    (eps_f, t_f), (eps_r, t_r) = objective._renoise(renoise_key, x_0)
     grid = (x_0.shape[1] // 2, x_0.shape[2] // 2)
     form = ADVERSARIAL_LOSSES[objective.loss]
     count = len(objective.hooked)
@@ -39,7 +39,8 @@ def two_program_reference(objective, state, teacher, batch):
         one = jax.tree.map(lambda leaf: leaf[slot], heads["heads"])
         return objective.head(one, tokens, grid, t_hat, pooled)
 
-    def discriminator_loss(heads):
+    def discriminator_loss(heads, fake_noise, real_noise):
+        (eps_f, t_f), (eps_r, t_r) = fake_noise, real_noise
         fake, _ = features(generate(state.params), eps_f, t_f)
         real, _ = features(x_0, eps_r, t_r)
         total = 0.0
@@ -60,11 +61,15 @@ def two_program_reference(objective, state, teacher, batch):
             total += on_fake + on_real + 0.5 * objective.r1_gamma * r1
         return total / count
 
-    gradient = jax.jit(jax.grad(discriminator_loss))(state.heads)
-    updates, _ = objective.heads_optimizer.build().update(
-        gradient, state.heads_optimizer, state.heads
-    )
-    heads = optax.apply_updates(state.heads, updates)
+    heads, heads_optimizer = state.heads, state.heads_optimizer
+    heads_gradient = jax.jit(jax.grad(discriminator_loss))
+    for renoise_key in renoise_keys:
+        fake_noise, real_noise = objective._renoise(renoise_key, x_0)
+        updates, heads_optimizer = objective.heads_optimizer.build().update(
+            heads_gradient(heads, fake_noise, real_noise), heads_optimizer, heads
+        )
+        heads = optax.apply_updates(heads, updates)
+    eps_f, t_f = fake_noise
 
     def generator_loss(params):
         x0_hat = generate(params)
@@ -89,6 +94,8 @@ def two_program_reference(objective, state, teacher, batch):
         {"loss": "lsgan", "distillation_weight": 2.5},
         {"misaligned_share": 0.3},
         {"hooked_blocks": (1,)},
+        {"head_updates": 3},
+        {"head_updates": 2, "misaligned_share": 0.3, "hooked_blocks": (1,), "r1_gamma": 1e-2},
     ],
     ids="-".join,
 )
