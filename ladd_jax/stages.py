@@ -19,7 +19,7 @@ from ladd_jax.data.shards import Shards
 from ladd_jax.diffusion.generate import Generator, Sampling, seeds
 from ladd_jax.models.functional import Params
 from ladd_jax.objectives.base import Objective, TrainState
-from ladd_jax.parallel.mesh import check_batch_size, make_mesh, replicated
+from ladd_jax.parallel.mesh import make_mesh, replicated
 from ladd_jax.training.checkpoint import Checkpoints
 from ladd_jax.training.loop import train
 from ladd_jax.training.metrics import MetricWriter
@@ -51,7 +51,6 @@ def pretrain(config: ConfigDict, workdir: Path) -> None:
     """Trains the teacher on the real shards; goes on where it stopped, does nothing when done."""
     stage = config.pretrain
     mesh = make_mesh(config.mesh)
-    check_batch_size(stage.batch_size, mesh)
     objective = networks.flow_matching(config)
     shards = Shards(encoded(workdir))
     optimizer = objective.optimizer.build()
@@ -84,7 +83,6 @@ def distil(config: ConfigDict, workdir: Path) -> None:
     """Trains the student on the synthesized shards; goes on where it stopped."""
     stage = config.distil
     mesh = make_mesh(config.mesh)
-    check_batch_size(stage.batch_size, mesh)
     objective = networks.ladd(config)
     shards = Shards(synthesized(workdir))
 
