@@ -10,6 +10,8 @@ from ladd_jax.config import base_config
 
 def get_config() -> ConfigDict:
     config = base_config()
+    # Wide enough for a random encoder to keep both words of a pair apart in the pooled vector.
+    config.data.update(dict(text_width=128, text_layers=2, text_heads=4, pooled_width=256))
     config.model.update(
         dict(
             depth=4,

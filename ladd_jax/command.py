@@ -28,8 +28,10 @@ def _is_for_the_user(error: Exception) -> bool:
     """Whether a user can mend it. Anything else is a defect and keeps its traceback."""
     if isinstance(error, (ConfigError, DivergedError)):
         return True
-    raised_in = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
-    return raised_in.is_relative_to(Path(__file__).parent)
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    # What a library or a built-in function raises has no message for the user.
+    ours = Path(last.filename).is_relative_to(Path(__file__).parent)
+    return ours and (last.line or "").startswith("raise ")
 
 
 def fail(message: object) -> NoReturn:

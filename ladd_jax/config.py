@@ -191,7 +191,7 @@ def settle(workdir: Path, config: dict[str, Any]) -> None:
             old = json.loads(path.read_text())
         except json.JSONDecodeError as error:
             raise ConfigError(f"{path} is damaged ({error}): use another --workdir") from error
-        difference = _first_difference(old, config, "")
+        difference = first_difference(old, config)
         if difference:
             raise ConfigError(
                 f"{workdir} holds the work of another config ({difference}): "
@@ -204,12 +204,13 @@ def settle(workdir: Path, config: dict[str, Any]) -> None:
     temporary.rename(path)
 
 
-def _first_difference(old: Any, new: Any, path: str) -> str:
+def first_difference(old: Any, new: Any, path: str = "") -> str:
+    """The first field, by name, that changes what a run computes; empty where there is none."""
     if isinstance(old, dict) and isinstance(new, dict):
         for name in sorted(old.keys() | new.keys()):
             if not path and name in FREE_FIELDS:
                 continue
-            inner = _first_difference(
+            inner = first_difference(
                 old.get(name, "absent"), new.get(name, "absent"), f"{path}.{name}".lstrip(".")
             )
             if inner:

@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from ladd_jax import networks
-from ladd_jax.config import to_dict
+from ladd_jax.config import ConfigError, first_difference, to_dict
 from ladd_jax.data.pipeline import BatchPlan, loader
 from ladd_jax.data.shards import Shards
 from ladd_jax.diffusion.generate import Generator, Sampling, seeds
@@ -40,11 +40,23 @@ def synthesized(workdir: Path) -> Path:
     return workdir / "synthesized"
 
 
-def checkpoints(config: ConfigDict, workdir: Path, stage: str) -> Checkpoints:
-    """The checkpoints of a stage."""
-    return Checkpoints(
+def _checkpoints_of(config: ConfigDict, workdir: Path, stage: str) -> Checkpoints:
+    """The checkpoints of a stage.
+
+    Raises:
+      ConfigError: there are some, made with another config.
+    """
+    saved = Checkpoints(
         workdir / stage / "checkpoints", every=config.checkpoint.every, keep=config.checkpoint.keep
     )
+    if saved.latest() is not None:
+        difference = first_difference(saved.config(), to_dict(config))
+        if difference:
+            raise ConfigError(
+                f"{saved.directory} holds a checkpoint of another config ({difference}): "
+                f"use another --workdir, or set the field back"
+            )
+    return saved
 
 
 def pretrain(config: ConfigDict, workdir: Path) -> None:
@@ -155,7 +167,7 @@ def _run(
     batch_size: int,
     preview: Callable[[TrainState, int, MetricWriter], dict[str, float]] | None = None,
 ) -> None:
-    saved = checkpoints(config, workdir, name)
+    saved = _checkpoints_of(config, workdir, name)
     start = saved.latest()
     if start is not None and start >= steps:
         _LOG.info("%s: done at step %d", name, start)
@@ -249,7 +261,7 @@ def _load(
     mesh: Mesh,
     **layout: Any,
 ) -> TrainState:
-    saved = checkpoints(config, workdir, stage)
+    saved = _checkpoints_of(config, workdir, stage)
     if saved.latest() != steps:
         found = "nothing" if saved.latest() is None else f"step {saved.latest()}"
         raise FileNotFoundError(

@@ -1,26 +1,52 @@
 """What a user sees at the command line."""
 
 import json
+import multiprocessing
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from ladd_jax import command, main
+
 ROOT = Path(__file__).parent.parent
 
+# Processes as real as any, forked from one that has done the imports: seconds less for each.
+PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES.set_forkserver_preload(["ladd_jax.main"])
 
-def run(*arguments, module="ladd_jax.main", devices=1):
-    environment = {
-        **os.environ,
-        "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
-    }
-    return subprocess.run(
-        [sys.executable, "-m", module, *arguments],
-        cwd=ROOT, env=environment, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+
+def _command(arguments, devices, streams):
+    for target, path in zip((1, 2), streams, strict=True):
+        os.dup2(os.open(path, os.O_WRONLY), target)
+    os.chdir(ROOT)
+    # Read when JAX first looks for devices, which its import does not.
+    os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={devices}"
+    sys.argv = ["main", *arguments]
+    command.run(main.main)
+
+
+def run(*arguments, devices=1):
+    """A command's exit code and what it printed."""
+    with tempfile.TemporaryDirectory() as directory:
+        streams = [Path(directory, name) for name in ("stdout", "stderr")]
+        for stream in streams:
+            stream.touch()
+        process = PROCESSES.Process(target=_command, args=(arguments, devices, streams))
+        process.start()
+        process.join()
+        out, error = (stream.read_text() for stream in streams)
+        return SimpleNamespace(returncode=process.exitcode, stdout=out, stderr=error)
+
+
+def test_a_command_is_a_module_that_runs():
+    command = [sys.executable, "-m", "ladd_jax.main", "--config=configs/none.py", "--workdir=none"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == 2 and "no config file" in result.stderr
 
 
 def config_file(tmp_path, body):
@@ -134,7 +160,20 @@ def test_the_whole_job_runs_on_a_mesh_and_a_second_run_does_nothing_again(tmp_pa
         for stage in ("encoded", "synthesized", "pretrain/checkpoints", "distil/checkpoints")
         for path in (tmp_path / stage).rglob("*")
     }
+    # All is done: nothing is written, the table is shown again.
+    written = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    idle = run(*TINY, *mesh, f"--workdir={tmp_path}", devices=8)
+    assert idle.returncode == 0, idle.stderr
+    assert idle.stdout == result.stdout
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == written
+    # Without its config.json the workdir still knows what its checkpoints were made with.
+    (tmp_path / "config.json").unlink()
+    other = run(*TINY, "--config.pretrain.steps=7", f"--workdir={tmp_path}", devices=8)
+    assert other.returncode == 2
+    assert "holds a checkpoint of another config (pretrain.steps was 6 and is 7)" in other.stderr
+    (tmp_path / "config.json").unlink()
     # On another mesh now: what was trained is restored, and gives the same numbers.
+    (tmp_path / "metrics.json").unlink()
     again = run(*TINY, f"--workdir={tmp_path}", devices=8)
     assert again.returncode == 0, again.stderr
     assert all(path.stat().st_mtime_ns == time for path, time in trained.items())

@@ -199,6 +199,24 @@ def is_complete(directory: str | Path) -> bool:
     return (Path(directory) / _NULL_TEXT).exists()
 
 
+def _check_files(directory: Path, split: tfds.core.SplitInfo) -> None:
+    """Raises ValueError where the files are not those that were finalized, by name and size."""
+    found = 0
+    for path in split.filepaths:
+        if not Path(path).exists():
+            raise ValueError(
+                f"{Path(path).name} is missing in {directory}: remove that directory and run the "
+                f"stage that writes it (encode or synthesize) again"
+            )
+        found += Path(path).stat().st_size
+    if found != split.num_bytes:
+        raise ValueError(
+            f"the files of {split.name} in {directory} hold {found} bytes and were written with "
+            f"{split.num_bytes}: remove that directory and run the stage that writes it (encode "
+            f"or synthesize) again"
+        )
+
+
 class Shards:
     """A complete set of shards, read at random.
 
@@ -206,6 +224,10 @@ class Shards:
       sizes: records in each bucket.
       null_context: float32 `[T, Dc]` of the empty prompt.
       null_pooled: float32 `[Dp]` of the empty prompt.
+
+    Raises:
+      FileNotFoundError: the set was not finalized.
+      ValueError: a file is missing or was cut.
     """
 
     def __init__(self, directory: str | Path):
@@ -219,8 +241,10 @@ class Shards:
         for folder in sorted(directory.iterdir()):
             if folder.is_dir():
                 bucket = Bucket.parse(folder.name)
+                split = f"b{bucket.name}"
                 builder = tfds.builder_from_directory(str(folder / _VERSION))
-                self._sources[bucket] = builder.as_data_source(f"b{bucket.name}")
+                _check_files(directory, builder.info.splits[split])
+                self._sources[bucket] = builder.as_data_source(split)
         self.sizes = {bucket: len(source) for bucket, source in self._sources.items()}
         with np.load(directory / _NULL_TEXT) as null:
             self.null_context = null["context"].astype(np.float32)

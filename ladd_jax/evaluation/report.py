@@ -198,4 +198,6 @@ def write_report(
         for name, value in settings.items():
             page.append(f"<tr><td>{html.escape(name)}</td><td>{html.escape(str(value))}</td></tr>")
         page.append("</table></details>")
-    Path(path).write_text("\n".join(page) + "\n", encoding="utf-8")
+    partial = Path(f"{os.fspath(path)}.partial")
+    partial.write_text("\n".join(page) + "\n", encoding="utf-8")
+    partial.rename(path)

@@ -9,6 +9,7 @@ B batch, h w token grid, D width of the features, N = hw, K heads.
 """
 
 import dataclasses
+import math
 from typing import Any
 
 import jax
@@ -167,11 +168,12 @@ class Head(nnx.Module):
         # Token norms grow along the depth of a transformer; each head starts from unit variance.
         x = layer_norm(tokens.astype(self.config.dtype))
         x = self.entry(x.reshape(x.shape[0], *grid, x.shape[-1]))
-        x = (self.residual(x) + x) / np.sqrt(2.0)
+        # A Python number, unlike NumPy's, leaves the dtype of computation as it is.
+        x = (self.residual(x) + x) / math.sqrt(2.0)
         c = self.condition(
             jnp.concatenate([timestep_embedding(t_hat), pooled.astype(jnp.float32)], axis=-1)
         )
-        logits = jnp.einsum("bhwp,bp->bhw", self.exit(x), c) / np.sqrt(self.config.projection)
+        logits = jnp.einsum("bhwp,bp->bhw", self.exit(x), c) / math.sqrt(self.config.projection)
         return logits.astype(jnp.float32)
 
 

@@ -109,6 +109,14 @@ class Optimizer:
 
 
 def update_ema(ema: Params, params: Params, decay: float, step: jax.Array) -> Params:
-    """EMA whose decay grows as (1 + step) / (10 + step), so that it forgets the start early."""
+    """EMA whose decay grows as (1 + step) / (10 + step), so that it forgets the start early.
+
+    Computed in float32 and kept in the dtype of `ema`.
+    """
     rate = 1 - jnp.minimum(decay, (1.0 + step) / (10.0 + step))
-    return jax.tree.map(lambda e, p: e + rate * (p - e).astype(e.dtype), ema, params)
+
+    def average(e: jax.Array, p: jax.Array) -> jax.Array:
+        wide = e.astype(jnp.float32)
+        return (wide + rate * (p.astype(jnp.float32) - wide)).astype(e.dtype)
+
+    return jax.tree.map(average, ema, params)

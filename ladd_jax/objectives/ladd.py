@@ -57,7 +57,7 @@ class LADD:
       distillation_weight: of the distance to the teacher's own x_0, for real data (ADD: 2.5). The
         paper drops it (0) for synthetic data.
       misaligned_share: share of the loss on fakes that goes to extra ones, real latents with
-        another sample's text; 0 has none. It holds the student to its prompts.
+        the text of another prompt; 0 has none. It holds the student to its prompts.
       head_updates: updates of the heads for each of the student, each on fresh re-noising.
       ema_decay: of the student's moving average.
     """
@@ -169,8 +169,10 @@ class LADD:
             )  # fmt: skip
             if self.misaligned_share:
                 other_context, other_pooled = jnp.roll(context, 1, 0), jnp.roll(pooled, 1, 0)
+                # Where both share a prompt the pair is aligned after all.
+                differs = jnp.any(other_pooled != pooled, axis=-1)
                 misaligned_gradient, _ = self._judge(
-                    self._fake_loss(grid, t_real, other_pooled),
+                    self._fake_loss(grid, t_real, other_pooled, differs),
                     heads, frozen, x_0, eps_real, t_real, other_context, other_pooled,
                 )  # fmt: skip
                 share = self.misaligned_share
@@ -299,13 +301,24 @@ class LADD:
         fake = draw(fake_key)
         return fake, fake if self.same_renoise else draw(real_key)
 
-    def _fake_loss(self, grid: tuple[int, int], t_hat: jax.Array, pooled: jax.Array) -> HeadLoss:
-        """Loss of one head on features of fake samples."""
+    def _fake_loss(
+        self,
+        grid: tuple[int, int],
+        t_hat: jax.Array,
+        pooled: jax.Array,
+        counted: jax.Array | None = None,
+    ) -> HeadLoss:
+        """Loss of one head on features of fake samples, only of `counted` (bool `[B]`)."""
         adversarial = ADVERSARIAL_LOSSES[self.loss]
 
         def loss(head: Params, tokens: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
             logits = self.head(head, tokens, grid, t_hat, pooled)
-            value = jnp.mean(adversarial.fake(logits))
+            values = adversarial.fake(logits)
+            if counted is None:
+                value = jnp.mean(values)
+            else:
+                share = jnp.maximum(jnp.mean(counted.astype(jnp.float32)), 1 / counted.size)
+                value = jnp.mean(values * counted[:, None, None]) / share
             return value / len(self.hooked), _statistics(logits, logits < 0, value)
 
         return loss
@@ -328,10 +341,10 @@ class LADD:
             value = jnp.mean(adversarial.real(logits))
             statistics = _statistics(logits, logits > 0, value)
             if self.r1_gamma:
-                penalty = jax.lax.cond(
-                    step % self.r1_interval == 0, r1, lambda *_: jnp.zeros(()), head, tokens
-                )
-                statistics["r1"] = penalty
+                due = step % self.r1_interval == 0
+                penalty = jax.lax.cond(due, r1, lambda *_: jnp.zeros(()), head, tokens)
+                # NaN is left out of the mean that is logged.
+                statistics["r1"] = jnp.where(due, penalty, jnp.nan)
                 value += 0.5 * self.r1_gamma * self.r1_interval * penalty
             return value / len(self.hooked), statistics
 

@@ -1,6 +1,7 @@
 """Where metrics go: TensorBoard, a file of JSON lines, the progress bar."""
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,9 @@ if _HIDE_TORCH:
     del sys.modules["torch"]
 
 
+_HISTORY = "history.jsonl"
+
+
 class DivergedError(RuntimeError):
     """A loss or a gradient is not a finite number."""
 
@@ -33,6 +37,7 @@ class MetricWriter:
         self._board: SummaryWriter | None = None
         if self._active:
             self._directory.mkdir(parents=True, exist_ok=True)
+            _drop_partial_line(self._directory / _HISTORY)
             self._board = SummaryWriter(str(self._directory))
 
     def add(self, metrics: dict[str, jax.Array]) -> None:
@@ -71,7 +76,7 @@ class MetricWriter:
                         self._board.add_scalar(f"{name}/{index:02d}", item, step)
                 elif name != "step":
                     self._board.add_scalar(name, value, step)
-            with (self._directory / "history.jsonl").open("a") as file:
+            with (self._directory / _HISTORY).open("a") as file:
                 file.write(json.dumps(record) + "\n")
         return record
 
@@ -88,10 +93,19 @@ class MetricWriter:
             self._board.close()
 
 
+def _drop_partial_line(path: Path) -> None:
+    """Ends a history at its last whole record: a run may be killed while it writes one."""
+    if path.exists():
+        data = path.read_bytes()
+        if not data.endswith(b"\n"):
+            os.truncate(path, data.rfind(b"\n") + 1)
+
+
 def read_history(directory: str | Path) -> list[dict[str, Any]]:
     """The records of a stage in order of step; after a resumed run the later record of a step."""
-    path = Path(directory) / "history.jsonl"
+    path = Path(directory) / _HISTORY
     if not path.exists():
         return []
-    records = [json.loads(line) for line in path.read_text().splitlines()]
+    whole, _, _ = path.read_text().rpartition("\n")
+    records = [json.loads(line) for line in whole.splitlines()]
     return [record for _, record in sorted({r["step"]: r for r in records}.items())]

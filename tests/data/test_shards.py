@@ -108,3 +108,18 @@ def test_finalizing_with_a_missing_shard_names_it(tmp_path):
 def test_incomplete_shards_are_refused_with_the_stage_to_run(tmp_path):
     with pytest.raises(FileNotFoundError, match="encode or synthesize"):
         Shards(tmp_path)
+
+
+@pytest.mark.parametrize("damage", ["missing", "cut"])
+def test_a_file_that_was_lost_or_cut_is_found_before_it_is_read(tmp_path, damage):
+    plan = layout({SMALL: 7})
+    write_all(tmp_path, plan)
+    path = list(plan.shards())[1].path(tmp_path)
+    if damage == "missing":
+        path.unlink()
+        words = f"{path.name} is missing"
+    else:
+        path.write_bytes(path.read_bytes()[:-1])
+        words = "the files of b2x2 .* remove that directory"
+    with pytest.raises(ValueError, match=words):
+        Shards(tmp_path)

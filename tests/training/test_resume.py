@@ -224,3 +224,16 @@ def test_history_keeps_the_later_record_of_a_step(tmp_path):
     text = "".join(json.dumps(record) + "\n" for record in records)
     (tmp_path / "history.jsonl").write_text(text)
     assert [record["loss"] for record in read_history(tmp_path)] == [1.0, 3.0]
+
+
+def test_a_history_that_was_cut_while_a_record_was_written_goes_on_after_the_last_whole_one(
+    tmp_path,
+):
+    path = tmp_path / "history.jsonl"
+    path.write_text('{"step": 2, "loss": 1.0}\n{"step": 4, "lo')
+    assert [record["step"] for record in read_history(tmp_path)] == [2]
+    writer = MetricWriter(tmp_path)
+    writer.add({"loss": jnp.asarray(2.0)})
+    writer.write(4, {})
+    writer.close()
+    assert [record["loss"] for record in read_history(tmp_path)] == [1.0, 2.0]

@@ -1,0 +1,78 @@
+"""Every field of a config reaches the object that it describes."""
+
+import dataclasses
+
+import pytest
+
+from configs import digits
+from ladd_jax import networks
+
+# Fields of a stage, not of its objective.
+OF_THE_STAGE = {"steps", "batch_size"}
+CHANGED = {
+    "timesteps": (1.0, 0.5),
+    "probabilities": (0.4, 0.6, 0.0, 0.0),
+    "warmup_probabilities": (0.1, 0.2, 0.3, 0.4),
+    "loss": "lsgan",
+    "hooked_blocks": (1, 2),
+    "remat": "dots",
+    "dtype": "bfloat16",
+    "param_dtype": "bfloat16",
+    "dual_attention": (0, 1),
+}
+
+
+def other(name, value):
+    if name in CHANGED:
+        return CHANGED[name]
+    if isinstance(value, bool):
+        return not value
+    return value * 2 if value else type(value)(1) / 2 if isinstance(value, float) else 1
+
+
+def fields(section):
+    config = digits.get_config()[section]
+    return [
+        name for name in config if name not in OF_THE_STAGE and not hasattr(config[name], "items")
+    ]
+
+
+def built(section, config):
+    if section == "model":
+        return networks.transformer_config(config)
+    return networks.flow_matching(config) if section == "pretrain" else networks.ladd(config)
+
+
+@pytest.mark.parametrize(
+    ("section", "name"),
+    [(section, name) for section in ("model", "pretrain", "distil") for name in fields(section)],
+)
+def test_a_field_reaches_the_objective(section, name):
+    config = digits.get_config()
+    value = other(name, config[section][name])
+    config[section][name] = value
+    if name == "timesteps":
+        config.distil.probabilities = config.distil.warmup_probabilities = (0.5, 0.5)
+    result = built(section, config)
+    attribute = {"channels": "in_channels"}.get(name, name)
+    assert getattr(result, attribute) == value
+
+
+@pytest.mark.parametrize(
+    ("stage", "name"),
+    [("pretrain", "optimizer"), ("distil", "optimizer"), ("distil", "heads_optimizer")],
+)
+def test_every_optimizer_has_the_settings_of_its_own_section(stage, name):
+    config = digits.get_config()
+    section = config[stage][name]
+    wanted = {field: other(field, section[field]) for field in section}
+    section.update(wanted)
+    assert dataclasses.asdict(getattr(built(stage, config), name)) == wanted
+
+
+def test_the_heads_have_the_settings_of_their_section():
+    config = digits.get_config()
+    config.heads.update(dict(channels=16, kernel=5, groups=4, projection=8, spectral_norm=False))
+    shapes = networks.ladd(config).heads.shapes["heads"]
+    assert shapes["residual"]["convolution"]["kernel"].shape == (4, 5, 5, 16, 16)
+    assert shapes["exit"]["kernel"].shape == (4, 1, 1, 16, 8)
