@@ -1,8 +1,8 @@
 """`python -m benchmarks.digits [--seeds=3]`: the whole digits job over several seeds.
 
 Each seed has its own split of the scans, teacher, samples, student and judge. Writes the mean and
-standard deviation of every row to `benchmarks/results/digits.json`, and the first seed's samples
-beside it as `digits.png`.
+standard deviation of every row to `benchmarks/results/digits.json` and, as a page, `digits.html`,
+and the first seed's samples beside it as `digits.png`.
 """
 
 import json
@@ -16,6 +16,7 @@ from pathlib import Path
 
 from absl import app, flags
 
+from ladd_jax.evaluation.report import write_report
 from ladd_jax.evaluation.rows import Row, aggregate, format_table, write_metrics
 
 _SEEDS = flags.DEFINE_integer("seeds", 3, "Runs, with seeds 0, 1, ...")
@@ -47,17 +48,25 @@ def main(_: list[str]) -> None:
         runs.append([Row(**row) for row in data["rows"]])
         accuracies.append(data["judge_accuracy"])
         costs.append(json.loads((workdir / "cost.json").read_text()))
-    shutil.copy(Path(_WORKDIR.value) / "0" / "samples.png", Path(_JSON.value).with_suffix(".png"))
+    target = Path(_JSON.value)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copy(Path(_WORKDIR.value) / "0" / "samples.png", target.with_suffix(".png"))
     rows = aggregate(runs)
+    accuracy = sum(accuracies) / len(accuracies)
+    machine = f"{platform.machine()}, {os.cpu_count()} CPU cores"
     print(format_table(rows))
-    write_metrics(
-        Path(_JSON.value),
+    write_report(
+        target.with_suffix(".html"),
         rows,
-        sum(accuracies) / len(accuracies),
-        judge_accuracies=accuracies,
-        costs=costs,
-        machine=f"{platform.machine()}, {os.cpu_count()} CPU cores",
+        [],
+        {},
+        accuracy,
+        notes=[
+            f"Mean and standard deviation over {len(runs)} seeds, each with its own split, "
+            f"teacher, student and judge, on {machine}."
+        ],
     )
+    write_metrics(target, rows, accuracy, judge_accuracies=accuracies, costs=costs, machine=machine)
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ def get_config() -> ConfigDict:
     )
 
     config.synthesize.update(
-        dict(samples=1024, batch_size=128, records_per_shard=256, steps=25, guidance=3.0, shift=1.0)
+        dict(samples=1024, batch_size=32, records_per_shard=256, steps=25, guidance=4.0, shift=1.0)
     )
 
     config.distil.update(
@@ -56,7 +56,7 @@ def get_config() -> ConfigDict:
     config.distil.optimizer.update(dict(learning_rate=4e-5, beta1=0.5))
     config.distil.heads_optimizer.update(dict(learning_rate=3e-3, beta1=0.5))
 
-    config.evaluate.update(dict(batch_size=128))
+    config.evaluate.update(dict(batch_size=40))
     config.checkpoint.every = 400
     config.log.update(dict(every=25, samples_every=200))
     return config

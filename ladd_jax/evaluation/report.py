@@ -185,7 +185,8 @@ def write_report(
     if grids:
         page.append("<h2>Samples of the same prompts</h2>")
         page.append(_samples(grids))
-    page.append("<h2>Training</h2>")
+    if histories:
+        page.append("<h2>Training</h2>")
     for stage, history in histories.items():
         plot = curves(stage, history)
         if plot:
