@@ -374,10 +374,13 @@ def tile_starts(length: int, tile: int, overlap: int) -> np.ndarray:
 
 
 def tile_window(length: int, overlap: int) -> np.ndarray:
-    """Weights of a tile along one side, float32: they rise over the overlap and fall likewise."""
+    """Weights of a tile along one side, float32: they rise over the overlap and fall likewise.
+
+    A squared sine: it starts flat, where the padding of the convolutions spoils the tile.
+    """
     places = np.arange(length) + 0.5
-    ramp = np.minimum(places, length - places) / overlap
-    return np.minimum(ramp, 1.0).astype(np.float32)
+    ramp = np.minimum(np.minimum(places, length - places) / overlap, 1.0)
+    return (np.sin(0.5 * np.pi * ramp) ** 2).astype(np.float32)
 
 
 def _coverage(length: int, starts: np.ndarray, window: np.ndarray) -> np.ndarray:

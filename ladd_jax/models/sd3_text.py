@@ -56,6 +56,7 @@ class SD3TextEncoder:
       length: T1 + T2.
       context_width: Dc.
       pooled_width: Dp.
+      params: of the encoders by name: `clip_l`, `clip_g`, `t5`.
     """
 
     def __init__(
@@ -91,7 +92,7 @@ class SD3TextEncoder:
                     "the mesh of the text encoders has devices of several processes: use those "
                     "of one, make_mesh(sizes, jax.local_devices())"
                 )
-        self._tokenizers, self._models, self._params = tokenizers, models, params
+        self._tokenizers, self._models, self.params = tokenizers, models, params
         self._batch, self._mesh = batch, mesh
         self._t5_length, self.context_width = t5_length, context_width
         self._program = jax.jit(self._forward)
@@ -118,11 +119,11 @@ class SD3TextEncoder:
                 for name, rows in ids.items()
             }
             if self._mesh is None:
-                context, pooled = self._program(self._params, padded)
+                context, pooled = self._program(self.params, padded)
             else:
                 placed = jax.device_put(padded, batch_sharding(self._mesh))
                 with jax.set_mesh(self._mesh):
-                    context, pooled = self._program(self._params, placed)
+                    context, pooled = self._program(self.params, placed)
             contexts.append(np.asarray(context)[:count])
             pooleds.append(np.asarray(pooled)[:count])
         return np.concatenate(contexts), np.concatenate(pooleds)

@@ -17,9 +17,9 @@ SCALE, SHIFT = 1.3, 0.2
 # widths, layers per block, groups, latent channels, attention, image, latent grid
 CONFIGS = [
     ((8, 12), 1, 4, 16, True, (18, 13), (5, 7)),
-    ((4, 8, 8), 2, 2, 3, True, (9, 20), (2, 3)),
+    ((4, 8), 2, 2, 3, True, (9, 20), (2, 3)),
     ((6,), 1, 3, 4, True, (5, 6), (4, 3)),
-    ((4, 4, 6, 10), 1, 2, 2, False, (24, 9), (1, 2)),
+    ((2, 2, 6, 4), 1, 2, 2, False, (24, 9), (1, 2)),
 ]
 
 
@@ -58,25 +58,25 @@ def test_it_is_diffusers_autoencoder_with_its_gradients(case, tmp_path):
     images = rng.uniform(-1, 1, (2, *image_size, 3)).astype(np.float32)
     latents = rng.standard_normal((2, *grid, channels)).astype(np.float32)
 
-    def forward(images, latents):
-        return network.moments(params, images), network.decode(params, latents)
-
     @jax.jit
-    def both(images, latents):
-        outputs, vjp = jax.vjp(forward, images, latents)
-        return outputs, vjp(jax.tree.map(jnp.cos, outputs))
+    def run(params, images, latents):
+        def forward(images, latents):
+            outputs = *network.moments(params, images), network.decode(params, latents)
+            return outputs, network.encode(params, images)
 
-    ((mean, log_variance), decoded), gradients = both(images, latents)
+        outputs, vjp, mode = jax.vjp(forward, images, latents, has_aux=True)
+        return outputs, mode, vjp(jax.tree.map(jnp.cos, outputs))
+
+    outputs, mode, gradients = run(params, images, latents)
     x = nchw(images).requires_grad_()
     z = nchw(latents).requires_grad_()
     distribution = reference.encode(x).latent_dist
     wanted = [distribution.mean, distribution.logvar, reference.decode(z / SCALE + SHIFT).sample]
-    for ours, theirs in zip((mean, log_variance, decoded), wanted, strict=True):
+    for ours, theirs in zip(outputs, wanted, strict=True):
         assert tiny.max_difference(ours, nhwc(theirs)) < 1e-5
     torch.autograd.backward(wanted, [tensor.detach().cos() for tensor in wanted])
     for ours, theirs in zip(gradients, (x.grad, z.grad), strict=True):
         assert tiny.max_difference(ours, nhwc(theirs)) < 1e-4
-    mode = network.encode(params, images)
     assert tiny.max_difference(mode, (nhwc(distribution.mode()) - SHIFT) * SCALE) < 1e-5
 
 
@@ -86,7 +86,7 @@ def test_sampled_latents_have_the_moments_of_their_distribution():
     images = jax.random.uniform(jax.random.key(0), (1, 6, 4, 3), minval=-1)
     draw = jax.jit(jax.vmap(lambda key: network.encode(params, images, key)))
     samples = draw(jax.random.split(jax.random.key(1), 4000))
-    mean, log_variance = network.moments(params, images)
+    mean, log_variance = jax.jit(network.moments)(params, images)
     deviation = jnp.exp(0.5 * log_variance)
     z = samples / network.config.scaling_factor + network.config.shift_factor
     np.testing.assert_allclose(jnp.mean((z - mean) / deviation, axis=0), 0, atol=0.1)
@@ -107,40 +107,48 @@ def test_tiles_cover_the_image_and_overlap_by_a_quarter(length, side):
 
 @pytest.fixture(scope="module")
 def local():
-    """A decoder whose normalisation and attention see little: tiles can come near the whole."""
+    """A decoder that sees the whole image in its norms alone, so tiles can come near the whole."""
     network = Autoencoder(config(mid_block_add_attention=False))
-    return network, tiny.random_params(network, scale=0.6)
+    decode = jax.jit(network.decode, static_argnames="tile")
+    return decode, tiny.random_params(network, scale=0.6)
 
 
-@pytest.mark.parametrize("grid", [(24, 40), (17, 9), (16, 33)])
+@pytest.mark.parametrize("grid", [(33, 70), (20, 48)])
 def test_a_tiled_image_has_no_seams(local, grid):
-    network, params = local
-    # Slow waves, so that each tile has about the statistics of the whole.
+    decode, params = local
+    # Waves, so that each tile has about the statistics of the whole.
     y, x = np.mgrid[: grid[0], : grid[1]]
-    latents = np.sin(y[..., None] * 1.3 + x[..., None] * 0.9 + np.arange(16)).astype(np.float32)
-    latents = jnp.asarray(latents)[None]
-    whole = jax.jit(lambda z: network.decode(params, z))(latents)
-    tiled = jax.jit(lambda z: network.decode(params, z, tile=32))(latents)
-    assert tiled.shape == whole.shape
-    error = tiled - whole
-    spread = float(jnp.std(whole))
-    assert 0 < float(jnp.sqrt(jnp.mean(error**2))) < 0.1 * spread
+    waves = np.sin(y[..., None] * 1.3 + x[..., None] * 0.9 + np.arange(16))
+    latents = jnp.asarray(waves[None], jnp.float32)
+    whole, tiled = decode(params, latents), decode(params, latents, tile=64)
+    error, spread = tiled - whole, float(jnp.std(whole))
+    # Tiles set side by side have an error of 0.1 and jump by 0.3.
+    assert 0 < float(jnp.sqrt(jnp.mean(error**2))) < 0.04 * spread
     for axis in (1, 2):
-        # A seam would be a jump of the error from one row or column to the next.
         jumps = jnp.mean(jnp.abs(jnp.diff(error, axis=axis)), axis=(0, 3 - axis, 3))
-        assert float(jnp.max(jumps)) < 0.05 * spread
+        assert float(jnp.max(jumps)) < 0.1 * spread
+
+
+def test_the_weights_of_tiles_sum_to_one_everywhere(local):
+    decode, params = local
+    colours = jnp.asarray([0.5, -0.2, 0.7])
+    flat = {"kernel": jnp.zeros((3, 3, 4, 3)), "bias": colours}
+    params = {"decoder": params["decoder"] | {"convolution_out": flat}}
+    image = decode(params, jnp.zeros((1, 33, 70, 16)), tile=64)
+    np.testing.assert_allclose(image, jnp.broadcast_to(colours, image.shape), atol=1e-6)
 
 
 def test_an_image_of_the_size_of_a_tile_is_decoded_whole(local):
-    network, params = local
-    latents = jax.random.normal(jax.random.key(0), (1, 16, 12, 16))
-    decode = jax.jit(lambda z, tile: network.decode(params, z, tile), static_argnums=1)
-    np.testing.assert_array_equal(decode(latents, 32), decode(latents, 1024))
-    assert tiny.max_difference(decode(latents, 30), decode(latents, 1024)) > 1e-4
+    decode, params = local
+    latents = jax.random.normal(jax.random.key(0), (1, 20, 48, 16))
+    np.testing.assert_array_equal(
+        decode(params, latents, tile=96), decode(params, latents, tile=1024)
+    )
 
 
 def test_sizes_that_can_not_be_are_named(local):
-    network, params = local
+    network = Autoencoder(config())
+    params = network.shapes
     with pytest.raises(ValueError, match="images of 1x8 are smaller than a latent pixel of 2x2"):
         network.encode(params, jnp.zeros((1, 1, 8, 3)))
     with pytest.raises(ValueError, match="tile 7 is smaller than four latent pixels of 2: use 8"):
