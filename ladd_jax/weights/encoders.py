@@ -15,7 +15,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from safetensors import SafetensorError, safe_open
 
 from ladd_jax.models.autoencoder import Autoencoder, AutoencoderConfig
 from ladd_jax.models.clip import ACTIVATIONS, CLIPTextConfig, clip_text
@@ -24,34 +23,28 @@ from ladd_jax.models.layers import Dtype
 from ladd_jax.models.sd3_text import PromptTokenizer, SD3TextEncoder
 from ladd_jax.models.t5 import T5Config, t5_encoder
 from ladd_jax.parallel.mesh import parameter_shardings
+from ladd_jax.weights.files import read_headers
 
 _SD3_CONTEXT_WIDTH = 4096
 
 
 class _Tensors:
-    """The tensors of one network's safetensors files, read when asked for."""
+    """The tensors of one network's files, each mapped when it is asked for."""
 
     def __init__(self, directory: Path):
         self.directory = directory
-        self._handles = {}
-        for path in _weight_files(directory):
-            try:
-                handle = safe_open(path, framework="numpy")
-            except SafetensorError as error:
-                raise ValueError(
-                    f"{path} is not a whole safetensors file ({error}): download it again"
-                ) from error
-            self._handles.update(dict.fromkeys(handle.keys(), handle))
-        self.names = set(self._handles)
+        self._stored, _ = read_headers(_weight_files(directory))
+        self.names = set(self._stored)
 
     def read(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
-        found = tuple(self._handles[name].get_slice(name).get_shape())
-        if found != shape:
+        tensor = self._stored[name]
+        if tensor.shape != shape:
             raise ValueError(
-                f"tensor {name} in {self.directory} is {list(found)} and its config.json makes it "
-                f"{list(shape)}: use the two files of one model"
+                f"tensor {name} in {self.directory} is {list(tensor.shape)} and its config.json "
+                f"makes it {list(shape)}: use the two files of one model"
             )
-        return self._handles[name].get_tensor(name)
+        tensor.check()
+        return tensor.map()
 
 
 def _weight_files(directory: Path) -> list[Path]:
