@@ -74,8 +74,9 @@ def test_sharded_files_hold_the_same_parameters(saved, copy):
         load_autoencoder(copy, jnp.float32)
 
 
-@pytest.mark.parametrize("stored", ["float16", "bfloat16"])
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize(
+    ("stored", "dtype"), [("float16", jnp.bfloat16), ("bfloat16", jnp.float32)]
+)
 def test_half_precision_files_are_read_in_the_dtype_asked_for(saved, copy, stored, dtype):
     pipeline, directory = saved
     shutil.rmtree(copy / "vae")
