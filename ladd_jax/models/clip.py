@@ -13,6 +13,7 @@ from jax.nn import initializers
 
 from ladd_jax.models.functional import Model, param
 from ladd_jax.models.layers import MLP, Dtype, Linear
+from ladd_jax.parallel.mesh import constrain, gather
 
 
 def quick_gelu(x: jax.Array) -> jax.Array:
@@ -20,7 +21,7 @@ def quick_gelu(x: jax.Array) -> jax.Array:
     return x * jax.nn.sigmoid(1.702 * x)
 
 
-_ACTIVATIONS = {"quick_gelu": quick_gelu, "gelu": lambda x: jax.nn.gelu(x, approximate=False)}
+ACTIVATIONS = {"quick_gelu": quick_gelu, "gelu": lambda x: jax.nn.gelu(x, approximate=False)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +37,8 @@ class CLIPTextConfig:
       max_position_embeddings: longest T.
       projection_dim: P.
       hidden_act: `quick_gelu` (CLIP-L) or `gelu` (bigG).
-      eos_token_id: the pooled vector is read at its first place.
+      eos_token_id: the pooled vector is read at its first place; None reads it at the highest id.
+      layer_norm_eps: of all norms.
       initializer: of all matrices.
       dtype: of computation.
       param_dtype: of parameters.
@@ -50,7 +52,8 @@ class CLIPTextConfig:
     max_position_embeddings: int
     projection_dim: int
     hidden_act: str = "quick_gelu"
-    eos_token_id: int = 49407
+    eos_token_id: int | None = 49407
+    layer_norm_eps: float = 1e-5
     initializer: Any = initializers.normal(0.02)
     dtype: Dtype = jnp.float32
     param_dtype: Dtype = jnp.float32
@@ -61,11 +64,12 @@ class _LayerNorm(nnx.Module):
         width, dtype = (config.hidden_size,), config.param_dtype
         self.scale = param(rngs, width, initializers.ones, (None,), dtype)
         self.bias = param(rngs, width, initializers.zeros, (None,), dtype)
+        self.epsilon = config.layer_norm_eps
 
     def __call__(self, x: jax.Array) -> jax.Array:
         y = x.astype(jnp.float32)
         y -= jnp.mean(y, axis=-1, keepdims=True)
-        y *= jax.lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + 1e-5)
+        y *= jax.lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + self.epsilon)
         return (y * self.scale[...] + self.bias[...]).astype(x.dtype)
 
 
@@ -82,7 +86,7 @@ class _Block(nnx.Module):
         self.qkv = Linear(d, (3, k, d // k), ("embed", None, "heads", None), **options)
         self.out = Linear(d, d, ("heads", "embed"), **options)
         self.norm2 = _LayerNorm(config, rngs=rngs)
-        activation = _ACTIVATIONS[config.hidden_act]
+        activation = ACTIVATIONS[config.hidden_act]
         self.mlp = MLP(d, config.intermediate_size, d, activation, **options)
 
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -126,11 +130,15 @@ class CLIPText(nnx.Module):
           context `[B, T, D]`: the state before the last block, not normalised; and pooled
           `[B, P]`: the projected, normalised last state at the first EOS token.
         """
-        x = (self.tokens[...][ids] + self.positions[...][: ids.shape[1]]).astype(self.config.dtype)
-        context = x
+        tokens, positions = (
+            gather(table[...], (None, "embed")) for table in (self.tokens, self.positions)
+        )
+        x = (tokens[ids] + positions[: ids.shape[1]]).astype(self.config.dtype)
+        context = x = constrain(x, "batch", None, None)
         for block in self.blocks:
-            context, x = x, block(x)
-        end = jnp.argmax(ids == self.config.eos_token_id, axis=1)
+            context, x = x, constrain(block(x), "batch", None, None)
+        eos = self.config.eos_token_id
+        end = jnp.argmax(ids if eos is None else ids == eos, axis=1)
         last = jnp.take_along_axis(self.final_norm(x), end[:, None, None], axis=1)[:, 0]
         return context, self.projection(last)
 

@@ -43,10 +43,10 @@ class Model:
             axes = variable.get_metadata()["axes"]
             # Stacked blocks have one more dimension than the block's own declaration.
             axes = ("layers",) * (len(variable.get_value().shape) - len(axes)) + axes
-            node = self.axes
+            node: dict[Any, Any] = self.axes
             for name in path[:-1]:
-                node = node.setdefault(str(name), {})
-            node[str(path[-1])] = axes
+                node = node.setdefault(name, {})
+            node[path[-1]] = axes
 
     def init(self, key: jax.Array) -> Params:
         """Fresh parameters from a PRNG key; jit-compatible."""

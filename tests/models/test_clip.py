@@ -1,66 +1,71 @@
 """The text transformer against Hugging Face's."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pipelines
 import pytest
+import tiny
 
-from ladd_jax.models.clip import CLIPTextConfig, clip_text
+from ladd_jax.models.clip import clip_text
+from ladd_jax.weights.encoders import load_clip_text
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+
+END = 49
 
 
-def hugging_face_params(model):
-    """Our tree from the tensors of `CLIPTextModelWithProjection`."""
-    state = {name: tensor.detach().numpy() for name, tensor in model.state_dict().items()}
-    encoder = "text_model.encoder.layers"
+def reference(seed, **changes):
+    rng = np.random.default_rng(seed)
+    heads = int(rng.integers(1, 4))
+    fields = dict(
+        vocab_size=50, hidden_size=heads * int(rng.integers(2, 9)), num_attention_heads=heads,
+        num_hidden_layers=int(rng.integers(1, 4)), intermediate_size=int(rng.integers(5, 40)),
+        max_position_embeddings=int(rng.integers(6, 12)), projection_dim=int(rng.integers(4, 20)),
+        bos_token_id=48, eos_token_id=END, pad_token_id=END,
+    )  # fmt: skip
+    torch.manual_seed(seed)
+    config = transformers.CLIPTextConfig(**fields | changes)
+    return pipelines.randomize(transformers.CLIPTextModelWithProjection(config))
 
-    def norm(name):
-        return {"scale": state[f"{name}.weight"], "bias": state[f"{name}.bias"]}
 
-    def dense(name):
-        return {"kernel": state[f"{name}.weight"].T, "bias": state[f"{name}.bias"]}
-
-    heads, width = model.config.num_attention_heads, model.config.hidden_size
-    blocks = {}
-    for i in range(model.config.num_hidden_layers):
-        parts = [dense(f"{encoder}.{i}.self_attn.{n}_proj") for n in "qkv"]
-        blocks[i] = {
-            "norm1": norm(f"{encoder}.{i}.layer_norm1"),
-            "norm2": norm(f"{encoder}.{i}.layer_norm2"),
-            "qkv": {
-                "kernel": np.stack([p["kernel"] for p in parts], 1).reshape(width, 3, heads, -1),
-                "bias": np.stack([p["bias"] for p in parts]).reshape(3, heads, -1),
-            },
-            "out": dense(f"{encoder}.{i}.self_attn.out_proj"),
-            "mlp": {
-                "up": dense(f"{encoder}.{i}.mlp.fc1"), "down": dense(f"{encoder}.{i}.mlp.fc2"),
-            },
-        }  # fmt: skip
-    return {
-        "tokens": state["text_model.embeddings.token_embedding.weight"],
-        "positions": state["text_model.embeddings.position_embedding.weight"],
-        "blocks": blocks,
-        "final_norm": norm("text_model.final_layer_norm"),
-        "projection": {"kernel": state["text_projection.weight"].T},
-    }
+def rows(length, padding):
+    """Rows with an end after one, some and all other tokens."""
+    ids = np.random.default_rng(length).integers(1, 48, (3, length))
+    for row, end in zip(ids, (1, length // 2, length - 1), strict=True):
+        row[end] = END
+        row[end + 1 :] = padding
+    return ids
 
 
 @pytest.mark.parametrize("activation", ["quick_gelu", "gelu"])
-def test_it_is_hugging_faces_clip(activation):
-    torch = pytest.importorskip("torch")
-    transformers = pytest.importorskip("transformers")
-    torch.manual_seed(0)
-    fields = dict(
-        vocab_size=50, hidden_size=16, num_hidden_layers=3, num_attention_heads=2,
-        intermediate_size=40, max_position_embeddings=9, projection_dim=12,
-        hidden_act=activation, eos_token_id=49,
-    )  # fmt: skip
-    reference = transformers.CLIPTextModelWithProjection(
-        transformers.CLIPTextConfig(**fields, bos_token_id=48, pad_token_id=49)
-    ).eval()
-    ids = np.array([[1, 5, 7, 49, 49, 49], [3, 2, 8, 9, 4, 49]])
+@pytest.mark.parametrize("seed", range(3))
+def test_it_is_hugging_faces_clip(seed, activation, tmp_path):
+    model = reference(seed, hidden_act=activation)
+    model.save_pretrained(tmp_path)
+    # bigG's tokenizer pads with another token than the end, CLIP-L's with the end.
+    ids = rows(6, END if activation == "quick_gelu" else 0)
     with torch.no_grad():
-        wanted = reference(torch.tensor(ids), output_hidden_states=True)
-    params = jax.tree.map(jnp.asarray, hugging_face_params(reference))
-    context, pooled = clip_text(CLIPTextConfig(**fields))(params, jnp.asarray(ids))
-    np.testing.assert_allclose(context, wanted.hidden_states[-2].numpy(), atol=1e-5)
-    np.testing.assert_allclose(pooled, wanted.text_embeds.numpy(), atol=1e-5)
+        wanted = model(torch.tensor(ids), output_hidden_states=True)
+    _, network, params = load_clip_text(tmp_path, jnp.float32)
+    context, pooled = jax.jit(network.__call__)(params, jnp.asarray(ids))
+    assert tiny.max_difference(context, wanted.hidden_states[-2].numpy()) < 1e-5
+    assert tiny.max_difference(pooled, wanted.text_embeds.numpy()) < 1e-5
+
+
+def test_configs_of_before_2023_read_the_pooled_vector_at_the_highest_id(tmp_path):
+    model = reference(7, eos_token_id=2)
+    model.save_pretrained(tmp_path)
+    ids = rows(6, 0)
+    ids[0, 0] = 2
+    with torch.no_grad():
+        wanted = model(torch.tensor(ids)).text_embeds.numpy()
+    config, network, params = load_clip_text(tmp_path, jnp.float32)
+    assert config.eos_token_id is None
+    literal = clip_text(dataclasses.replace(config, eos_token_id=2))
+    pooled, at_the_id = jax.jit(lambda ids: (network(params, ids)[1], literal(params, ids)[1]))(ids)
+    assert tiny.max_difference(pooled, wanted) < 1e-5
+    assert tiny.max_difference(at_the_id, wanted) > 1e-3

@@ -1,0 +1,1 @@
+"""Hugging Face safetensors in and out, one file per layout."""
