@@ -1,0 +1,5 @@
+"""Weights of released models: read onto a mesh, and written as the same files."""
+
+from ladd_jax.weights.mmdit import LoadedMMDiT, load_mmdit, read_mmdit_config, save_mmdit
+
+__all__ = ["LoadedMMDiT", "load_mmdit", "read_mmdit_config", "save_mmdit"]

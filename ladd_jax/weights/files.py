@@ -1,0 +1,166 @@
+"""Safetensors files: headers checked whole, tensors mapped one at a time, files written as streams.
+
+The format is 8 bytes with the length of the header, the header (JSON), and the tensors' bytes. The
+`safetensors` package keeps a whole file mapped, so that every page ever touched counts as memory
+of the process, and it has no numpy dtype for bfloat16.
+"""
+
+import dataclasses
+import json
+import math
+import os
+import struct
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+_DTYPES = {
+    "F32": np.dtype(np.float32),
+    "F16": np.dtype(np.float16),
+    "BF16": np.dtype(jnp.bfloat16),
+}
+_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
+
+
+@dataclasses.dataclass(frozen=True)
+class StoredTensor:
+    """Where a tensor lies.
+
+    Attributes:
+      name: in the file.
+      file: the file.
+      shape: of the tensor.
+      dtype_name: as the format writes it.
+      start: of its first byte in the file.
+      size: in bytes.
+    """
+
+    name: str
+    file: Path
+    shape: tuple[int, ...]
+    dtype_name: str
+    start: int
+    size: int
+
+    def check(self) -> None:
+        """Raises ValueError where the tensor cannot be read: its dtype, its size."""
+        dtype = _DTYPES.get(self.dtype_name)
+        if dtype is None:
+            raise ValueError(
+                f"tensor {self.name} in {self.file} has dtype {self.dtype_name!r}, which is none "
+                f"of {', '.join(_DTYPES)}: convert the file to one of these"
+            )
+        if self.size != dtype.itemsize * math.prod(self.shape):
+            raise ValueError(
+                f"tensor {self.name} in {self.file} has {self.size} bytes, which are not those of "
+                f"{self.dtype_name} {list(self.shape)}: the file is damaged, get it again"
+            )
+
+    def map(self) -> np.ndarray:
+        """The tensor as a view of the file; what is not touched is not read.
+
+        Each call maps anew: the pages leave the process together with the last view of them.
+        """
+        data = np.memmap(self.file, np.uint8, "r", offset=self.start, shape=(self.size,))
+        return data.view(_DTYPES[self.dtype_name]).reshape(self.shape)
+
+
+def read_headers(files: Sequence[Path]) -> tuple[dict[str, StoredTensor], dict[str, str]]:
+    """All tensors of some files by name, and the files' metadata.
+
+    Raises:
+      ValueError: a file is truncated or not in the format.
+    """
+    tensors: dict[str, StoredTensor] = {}
+    metadata: dict[str, str] = {}
+    for file in files:
+        header, start = _read_header(file)
+        metadata |= header.pop("__metadata__", None) or {}
+        for name, entry in header.items():
+            first, last = entry["data_offsets"]
+            tensors[name] = StoredTensor(
+                name, file, tuple(entry["shape"]), entry["dtype"], start + first, last - first
+            )
+        promised = max((start + entry["data_offsets"][1] for entry in header.values()), default=0)
+        if file.stat().st_size < promised:
+            raise ValueError(
+                f"{file} is truncated: its header promises {promised} bytes and it has "
+                f"{file.stat().st_size}; get it again"
+            )
+    return tensors, metadata
+
+
+def _read_header(file: Path) -> tuple[dict[str, Any], int]:
+    size = file.stat().st_size
+    with file.open("rb") as stream:
+        first = stream.read(8)
+        length = struct.unpack("<Q", first)[0] if len(first) == 8 else size
+        try:
+            if 8 + length > size:
+                raise ValueError("its header would be longer than the file")
+            header = json.loads(stream.read(length))
+            if not isinstance(header, dict):
+                raise ValueError("its header is no table")
+        except ValueError as error:
+            raise ValueError(
+                f"{file} of {size} bytes is truncated or no safetensors file ({error}): "
+                f"get it again, or give another path"
+            ) from error
+    return header, 8 + length
+
+
+def dtype_name(dtype: Any) -> str:
+    """The format's name of a dtype.
+
+    Raises:
+      ValueError: weights are not stored so.
+    """
+    name = _NAMES.get(np.dtype(dtype))
+    if name is None:
+        raise ValueError(
+            f"weights cannot be written as {np.dtype(dtype).name}: "
+            f"use {', '.join(dtype.name for dtype in _NAMES)}"
+        )
+    return name
+
+
+def write_safetensors(
+    path: Path,
+    shapes: Mapping[str, tuple[int, ...]],
+    dtype: Any,
+    tensors: Iterable[np.ndarray],
+    metadata: Mapping[str, str],
+) -> None:
+    """Writes a file tensor by tensor, so that one of them is in memory.
+
+    Args:
+      path: of the file.
+      shapes: of the tensors by name, in the order of `tensors`.
+      dtype: of all.
+      tensors: their values.
+      metadata: kept in the header.
+
+    Raises:
+      ValueError: a dtype in which weights are not stored.
+    """
+    header: dict[str, Any] = {"__metadata__": dict(metadata)}
+    end = 0
+    for name, shape in shapes.items():
+        start, end = end, end + math.prod(shape) * np.dtype(dtype).itemsize
+        header[name] = {
+            "dtype": dtype_name(dtype),
+            "shape": list(shape),
+            "data_offsets": [start, end],
+        }
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    with path.open("wb") as stream:
+        stream.write(struct.pack("<Q", len(text)) + text)
+        for shape, tensor in zip(shapes.values(), tensors, strict=True):
+            assert tensor.shape == shape and tensor.dtype == dtype
+            stream.write(np.ascontiguousarray(tensor).view(np.uint8).data)
+        stream.flush()
+        os.fsync(stream.fileno())
