@@ -66,7 +66,8 @@ def base_config() -> ConfigDict:
             qk_norm=False,
             dual_attention=(),
             position_table=192,
-            position_base=64,
+            position_base=64.0,
+            position_start=0.0,
             remat="full",  # none, full, dots
             unroll=1,
             dtype="bfloat16",

@@ -50,7 +50,11 @@ class MMDiTConfig:
       qk_norm: RMSNorm on queries and keys (SD3.5).
       dual_attention: blocks with a second attention over image tokens alone (SD3.5-Medium).
       position_table: side of the sincos table that grids are cropped from, in patches.
-      position_base: side of the grid of the base resolution; it sets the unit of the positions.
+      position_base: positions of neighbours in the table differ by position_base / position_table.
+        `diffusers` makes new tables with the side of the base resolution's grid in patches.
+      position_start: position of the table's first row and column. Esser et al. count from the
+        corner of a centred grid of 64 patches, four patches being 1: a table of 192 starts at -16
+        and has a base of 48, one of 384 starts at -40 and has a base of 96.
       remat: what the backward pass keeps of a block: `none` recomputes nothing, `full` keeps
         the block's inputs only, `dots` also keeps matrix products with weights.
       unroll: blocks in one turn of the scan; more of them run faster and compile longer.
@@ -70,7 +74,8 @@ class MMDiTConfig:
     qk_norm: bool = False
     dual_attention: tuple[int, ...] = ()
     position_table: int = 192
-    position_base: int = 64
+    position_base: float = 64
+    position_start: float = 0.0
     remat: str = "full"
     unroll: int = 1
     dtype: Dtype = jnp.float32
@@ -97,6 +102,17 @@ class MMDiTConfig:
             )
 
 
+def axis_embedding(length: int, config: MMDiTConfig) -> jax.Array:
+    """Crop of the 1-D sincos table, centred: float32 `[length, D/2]`, sines then cosines."""
+    quarter = config.width // 4
+    frequencies = 10_000.0 ** (-jnp.arange(quarter, dtype=jnp.float32) / quarter)
+    table = config.position_table
+    places = (table - length) // 2 + jnp.arange(length, dtype=jnp.float32)
+    positions = config.position_start + places * (config.position_base / table)
+    angles = positions[:, None] * frequencies
+    return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
+
+
 def position_embedding(rows: int, columns: int, config: MMDiTConfig) -> jax.Array:
     """Crop of the 2-D sincos table, centred: float32 `[rows, columns, D]`, in patches.
 
@@ -108,20 +124,11 @@ def position_embedding(rows: int, columns: int, config: MMDiTConfig) -> jax.Arra
             f"a grid of {rows}x{columns} patches exceeds the position table of {table}x{table}: "
             f"use a smaller bucket or a larger position_table"
         )
-    quarter = config.width // 4
-    frequencies = 10_000.0 ** (-jnp.arange(quarter, dtype=jnp.float32) / quarter)
-    unit = config.position_base / table
-
-    def sincos(length: int) -> jax.Array:
-        positions = ((table - length) // 2 + jnp.arange(length, dtype=jnp.float32)) * unit
-        angles = positions[:, None] * frequencies
-        return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)  # [length, D/2]
-
     shape = (rows, columns, config.width // 2)
     return jnp.concatenate(
         [
-            jnp.broadcast_to(sincos(columns)[None], shape),
-            jnp.broadcast_to(sincos(rows)[:, None], shape),
+            jnp.broadcast_to(axis_embedding(columns, config)[None], shape),
+            jnp.broadcast_to(axis_embedding(rows, config)[:, None], shape),
         ],
         axis=-1,
     )

@@ -1,1 +1,1 @@
-"""Hugging Face safetensors in and out, one file per layout."""
+"""Published weights: into the parameter trees of `models/`, and out of them."""

@@ -1,0 +1,147 @@
+"""Where the files of a model are: a folder, a file, or a repository of the Hugging Face hub."""
+
+import dataclasses
+import json
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+WEIGHTS = "diffusion_pytorch_model"
+"""Stem of the files of a diffusers model."""
+
+_TRANSFORMER = "transformer"
+_OTHERS = {
+    "unet": "holds a U-Net",
+    "pytorch_lora_weights.safetensors": "holds a LoRA",
+    "adapter_config.json": "holds a LoRA",
+    "adapter_model.safetensors": "holds a LoRA",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """The files of one transformer.
+
+    Attributes:
+      files: safetensors.
+      config: `config.json` of a diffusers model; None for a single file.
+    """
+
+    files: tuple[Path, ...]
+    config: Path | None
+
+
+def find(path: str | Path, variant: str | None = None) -> Source:
+    """The files of a transformer.
+
+    Args:
+      path: a diffusers pipeline's folder, a transformer's folder, a `.safetensors` file, or a
+        repository of the hub as `owner/name`, of which the transformer's files are fetched.
+      variant: such as `fp16`, for files that have it in their name; where a folder has only one
+        variant, that one is taken without being named.
+
+    Raises:
+      FileNotFoundError: nothing is there; the hub does not answer, or does not give access.
+      ValueError: something else is there.
+    """
+    local = Path(path).expanduser()
+    if not local.exists():
+        if not re.fullmatch(r"[\w.-]+/[\w.-]+", str(path)):
+            raise FileNotFoundError(
+                f"{path} does not exist: give a folder, a .safetensors file, or a repository of "
+                f"the hub as owner/name"
+            )
+        local = _fetch(str(path), variant)
+    if local.is_file():
+        config = local.with_name("config.json")
+        if local.name.startswith(WEIGHTS) and config.exists():
+            return Source((local,), config)
+        return Source((local,), None)
+    folder = local / _TRANSFORMER if (local / _TRANSFORMER).is_dir() else local
+    config = folder / "config.json"
+    if not config.exists():
+        for name, what in _OTHERS.items():
+            if (folder / name).exists():
+                raise ValueError(
+                    f"{local} {what} and no MMDiT: give a Stable Diffusion 3 pipeline or its "
+                    f"transformer folder"
+                )
+        raise FileNotFoundError(
+            f"{local} has neither transformer/config.json nor config.json: give a Stable "
+            f"Diffusion 3 pipeline, its transformer folder, or a single .safetensors file"
+        )
+    return Source(_weights(folder, variant), config)
+
+
+def _names(variant: str | None) -> tuple[str, str]:
+    """Names of a whole file and of the index of a sharded one."""
+    mark = f".{variant}" if variant else ""
+    return f"{WEIGHTS}{mark}.safetensors", f"{WEIGHTS}.safetensors.index{mark}.json"
+
+
+def _weights(folder: Path, variant: str | None) -> tuple[Path, ...]:
+    if variant is None and not any((folder / name).exists() for name in _names(None)):
+        pattern = rf"{WEIGHTS}(?:\.(\w+))?\.safetensors(?:\.index\.(\w+)\.json)?"
+        matches = (re.fullmatch(pattern, file.name) for file in folder.iterdir())
+        variants = {match[1] or match[2] for match in matches if match}
+        if len(variants) > 1:
+            raise FileNotFoundError(
+                f"{folder} has weights in the variants {', '.join(sorted(variants))}: name one"
+            )
+        variant = next(iter(variants), None)
+    whole, index = (folder / name for name in _names(variant))
+    if whole.exists():
+        return (whole,)
+    if not index.exists():
+        raise FileNotFoundError(
+            f"{folder} has neither {whole.name} nor {index.name}: give a folder with weights in "
+            f"safetensors"
+        )
+    try:
+        names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise ValueError(f"{index} is no index of weights ({error}): get it again") from error
+    files = tuple(folder / name for name in names)
+    missing = [file.name for file in files if not file.exists()]
+    if missing:
+        raise FileNotFoundError(
+            f"{index} names {missing[0]}, which is not in {folder}: get all of its "
+            f"{len(files)} files"
+        )
+    return files
+
+
+def _patterns(variant: str | None) -> Iterable[str]:
+    whole, index = _names(variant)
+    shards = (
+        (f"{WEIGHTS}.{variant}-*.safetensors", f"{WEIGHTS}-*.{variant}.safetensors")
+        if variant
+        else (f"{WEIGHTS}-?????-of-?????.safetensors",)
+    )
+    for name in ("config.json", whole, index, *shards):
+        yield f"{_TRANSFORMER}/{name}"
+        yield name
+
+
+def _fetch(repository: str, variant: str | None) -> Path:
+    import huggingface_hub
+    from huggingface_hub import errors
+
+    patterns = list(_patterns(variant))
+    try:
+        return Path(huggingface_hub.snapshot_download(repository, allow_patterns=patterns))
+    except errors.GatedRepoError as error:
+        raise FileNotFoundError(
+            f"{repository} is gated: accept its licence on https://huggingface.co/{repository}, "
+            f"then run `hf auth login` with a token of that account"
+        ) from error
+    except errors.RepositoryNotFoundError as error:
+        raise FileNotFoundError(
+            f"there is neither a folder nor a public repository {repository}: mend the name, or "
+            f"run `hf auth login` with a token that may read it"
+        ) from error
+    except (errors.HfHubHTTPError, errors.LocalEntryNotFoundError, OSError) as error:
+        raise FileNotFoundError(
+            f"{repository} is no folder here, and the hub does not give it "
+            f"({str(error).splitlines()[0]}): give a folder, or try again with a connection"
+        ) from error
