@@ -1,27 +1,93 @@
-"""LADD of Stable Diffusion 3: the paper's settings. Not ready: weights can not be loaded yet.
+"""LADD of Stable Diffusion 3 and 3.5: the paper's settings, from released weights to a student.
 
-    python -m ladd_jax.main --config=configs/sd3_turbo.py --workdir=DIR
+    python -m ladd_jax.main --config=configs/sd3_turbo.py:weights=DIR,data=prompts.txt --workdir=DIR
 
-What the paper does not state is this project's default, marked as such in `ladd_jax/config.py`.
+Arguments after the colon, all optional:
+
+    weights     a pipeline's folder or owner/name on the hub; its files say the architecture
+    size        medium, medium3.5 or large, without weights (to plan a run); tiny needs weights
+    data        prompts (txt, tsv, csv, jsonl) or images (an imagefolder, a folder of tars)
+    resolution  side in pixels of the square bucket, 1024
+    steps       of distillation, 10000
+
+"known" is what the paper states; every other value is this project's.
 """
+
+import math
+from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from ladd_jax.config import base_config
+from ladd_jax.config import ConfigError, base_config, parse_arguments
+from ladd_jax.data.buckets import bucket_table
+from ladd_jax.networks import use_weights
+
+# Esser et al. 2024 and the released configs: fields of the model by size.
+SIZES = {
+    "medium": dict(depth=24, width=1536, num_heads=24, **{"position_start": -16.0}),
+    "medium3.5": dict(
+        depth=24, width=1536, num_heads=24, qk_norm=True, dual_attention=tuple(range(13)),
+        position_table=384, position_base=96.0, position_start=-40.0,
+    ),
+    "large": dict(depth=38, width=2432, num_heads=38, qk_norm=True, position_start=-16.0),
+}  # fmt: skip
+
+_PATCH, _REDUCTION = 2, 8
 
 
-def get_config() -> ConfigDict:
+def get_config(arguments: str | None = None) -> ConfigDict:
+    given = parse_arguments(
+        arguments, dict(size="", weights="", data="", resolution=1024, steps=10_000)
+    )
     config = base_config()
+    config.stages = ("encode", "synthesize", "distil")
+    config.model.position_base = 48.0
+    config.data.update(dict(text_width=4096, pooled_width=2048))
+    if given["size"] not in ("", "tiny", *SIZES):
+        raise ConfigError(f"size {given['size']!r} is none of tiny, {', '.join(SIZES)}")
+    if given["weights"]:
+        use_weights(config, given["weights"])
+        known = SIZES.get(given["size"])
+        if known and config.model.depth != known["depth"]:
+            raise ConfigError(
+                f"size={given['size']} has {known['depth']} blocks and the weights "
+                f"{given['weights']} have {config.model.depth}: leave size out"
+            )
+    elif given["size"] == "tiny":
+        raise ConfigError("size=tiny is what its weights are: give weights=DIR too")
+    else:
+        config.model.update(SIZES[given["size"] or "medium"])
+
+    side = given["resolution"]
+    step = _PATCH * _REDUCTION if side < 512 else 64  # known above: multiples of 64
+    if side < 2 * step or side % step:
+        raise ConfigError(f"resolution {side} is not a multiple of {step}: use 1024, 512 or 256")
     config.data.update(
         dict(
-            source="latents",
-            # About one megapixel in latent pixels, 8 image pixels each.
-            buckets=("128x128", "112x144", "144x112", "104x152", "152x104", "96x168", "168x96"),
-            text_length=333,
-            text_width=4096,
-            pooled_width=2048,
+            source="images" if given["data"] and Path(given["data"]).is_dir() else "prompts",
+            path=given["data"],
+            buckets=tuple(
+                f"{height // _REDUCTION}x{width // _REDUCTION}"
+                for height, width in bucket_table(side * side, step)
+            ),
+            records_per_shard=256,
+            text_length=77 + 256,
+            text_dtype="float16",
+            text_batch_size=32,
         )
     )
+    # Sharded parameters and batch over all devices.
     config.mesh.update(dict(data=1, fsdp=-1))
-    config.stages = ("synthesize", "distil")
+    config.model.teacher_dtype = "bfloat16"
+
+    config.synthesize.update(
+        dict(samples=0, batch_size=32, records_per_shard=256, steps=50, guidance=5.0, shift=3.0)
+    )
+
+    config.distil.update(dict(steps=given["steps"], batch_size=256))
+    if side <= 512:  # known: the warm-up is for more than 512 x 512
+        config.distil.warmup_steps = 0
+    if config.data.source == "images":
+        config.distil.distillation_weight = 2.5  # ADD's, for real data
+    config.checkpoint.every = math.ceil(given["steps"] / 10)
     return config

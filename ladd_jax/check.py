@@ -11,10 +11,10 @@ from ladd_jax.diffusion.samplers import student_sigmas
 from ladd_jax.parallel.mesh import check_batch_size, make_mesh
 
 _AT_LEAST_ONE = (
-    "data.examples", "data.records_per_shard", "data.text_length", "model.depth", "model.width",
+    "data.examples", "data.records_per_shard", "data.text_batch_size", "data.text_length", "model.depth", "model.width",
     "model.num_heads", "model.channels", "model.patch", "model.unroll", "heads.channels",
     "heads.kernel", "heads.groups", "heads.projection", "pretrain.steps", "pretrain.batch_size",
-    "synthesize.samples", "synthesize.batch_size", "synthesize.records_per_shard",
+    "synthesize.batch_size", "synthesize.records_per_shard",
     "synthesize.steps", "distil.steps", "distil.batch_size", "evaluate.batch_size",
     "evaluate.shown_prompts", "checkpoint.every", "checkpoint.keep", "log.every",
 )  # fmt: skip
@@ -47,16 +47,55 @@ def check(config: ConfigDict) -> None:
             check_batch_size(config[stage].batch_size, mesh)
     networks.flow_matching(config)
     networks.ladd(config)
-    if config.data.source == "digits" and config.model.channels != 1:
-        raise ConfigError(f"model.channels is {config.model.channels}: digits have 1")
+    _check_data(config, buckets)
     both = {"synthesize", "distil"} <= set(config.stages)
-    if both and config.synthesize.samples < config.distil.batch_size:
+    if both and 0 < config.synthesize.samples < config.distil.batch_size:
         raise ConfigError(
             f"synthesize.samples {config.synthesize.samples} are fewer than one batch of "
             f"distil.batch_size {config.distil.batch_size}: raise one or lower the other"
         )
     if "evaluate" in config.stages:
         _check_evaluation(config, len(buckets))
+
+
+def _check_data(config: ConfigDict, buckets: list[Bucket]) -> None:
+    data = config.data
+    if data.source not in ("digits", "prompts", "images"):
+        raise ConfigError(f"data.source {data.source!r} is none of digits, prompts, images")
+    if data.text_dtype not in ("float32", "float16"):
+        raise ConfigError(f"data.text_dtype {data.text_dtype!r} is none of float32, float16")
+    if config.synthesize.samples < 0:
+        raise ConfigError(
+            f"synthesize.samples is {config.synthesize.samples}: use 0 for one of each encoded "
+            f"record, or more"
+        )
+    if config.distil.data not in ("synthesized", "encoded"):
+        raise ConfigError(f"distil.data {config.distil.data!r} is none of synthesized, encoded")
+    weights = data.bucket_weights
+    if weights and (len(weights) != len(buckets) or min(weights) < 0 or not sum(weights)):
+        raise ConfigError(
+            f"data.bucket_weights is {weights}: give {len(buckets)} numbers of 0 or more, one for "
+            f"each of data.buckets, or none"
+        )
+    if data.source == "digits":
+        if config.model.channels != 1:
+            raise ConfigError(f"model.channels is {config.model.channels}: digits have 1")
+        return
+    if "evaluate" in config.stages:
+        raise ConfigError("the stage 'evaluate' judges digits: leave it out of stages")
+    if not config.weights:
+        raise ConfigError(
+            f"weights is empty, and {data.source} need a released pipeline: give "
+            f"--config=FILE:weights=DIR or --weights=DIR, a folder that "
+            f"StableDiffusion3Pipeline.save_pretrained wrote, or owner/name of the hub"
+        )
+    if "encode" in config.stages and not data.path:
+        raise ConfigError(
+            "data.path is empty: give --config=FILE:data=PATH, --prompts=FILE or --images=DIR, or "
+            "write the shards with `python -m ladd_jax.encode` and the same --config and --workdir"
+        )
+    if "pretrain" in config.stages:
+        raise ConfigError("the stage 'pretrain' makes a teacher and weights are one: leave it out")
 
 
 def _check_evaluation(config: ConfigDict, buckets: int) -> None:

@@ -14,12 +14,22 @@ from ml_collections import ConfigDict, config_flags
 
 from ladd_jax.check import check
 from ladd_jax.config import ConfigError, base_config, nearest, settle, to_dict, validate
+from ladd_jax.networks import use_weights
 from ladd_jax.training.metrics import DivergedError
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "A file of configs/, such as configs/digits.py[:argument].", lock_config=True
 )
 _WORKDIR = flags.DEFINE_string("workdir", None, "Where data, checkpoints and reports go.")
+_WEIGHTS = flags.DEFINE_string(
+    "weights", None, "Field weights: a released pipeline's folder, or owner/name of the hub."
+)
+_PROMPTS = flags.DEFINE_string(
+    "prompts", None, "Fields data.source and data.path: a txt, tsv, csv or jsonl of prompts."
+)
+_IMAGES = flags.DEFINE_string(
+    "images", None, "Fields data.source and data.path: an imagefolder, or a folder of tars."
+)
 
 Command = Callable[[ConfigDict, Path], None]
 
@@ -73,6 +83,8 @@ def _parse_flags(arguments: Sequence[str]) -> list[str]:
     except OSError as error:
         fail(f"no config file: {_last_line(error)}; configs/ holds those that come with ladd_jax")
     except (AttributeError, KeyError, TypeError, ValueError) as error:
+        if isinstance(error, ConfigError):
+            fail(error)
         # Raised by the config file as it sets a field that does not exist or has another type.
         unknown = re.search(r'Key "(\w+)" does not exist', str(error))
         if unknown:
@@ -84,6 +96,17 @@ def _parse_flags(arguments: Sequence[str]) -> list[str]:
 
 def _last_line(text: object) -> str:
     return str(text).strip().splitlines()[-1].strip()
+
+
+def _apply_flags(config: ConfigDict) -> None:
+    """Sets the fields that have a flag of their own."""
+    if _WEIGHTS.value:
+        use_weights(config, _WEIGHTS.value)
+    if _PROMPTS.value and _IMAGES.value:
+        raise ConfigError("--prompts and --images are both given: use one of them")
+    for source, flag in (("prompts", _PROMPTS), ("images", _IMAGES)):
+        if flag.value:
+            config.data.update(dict(source=source, path=flag.value))
 
 
 def run(command: Command) -> None:
@@ -101,6 +124,7 @@ def run(command: Command) -> None:
         logging.getLogger("ladd_jax").addHandler(_handler())
         logging.getLogger("ladd_jax").setLevel(logging.INFO)
         try:
+            _apply_flags(_CONFIG.value)
             validate(_CONFIG.value)
             check(_CONFIG.value)
             settle(workdir, to_dict(_CONFIG.value))

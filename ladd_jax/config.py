@@ -41,12 +41,21 @@ def base_config() -> ConfigDict:
     # Mesh axes; one of them may be -1 and takes the devices that are left.
     config.mesh = ConfigDict(dict(data=-1, fsdp=1, tensor=1))
 
+    # A released pipeline, whose transformer is the teacher: a folder, or owner/name of the hub.
+    # Empty: `pretrain` makes the teacher.
+    config.weights = ""
     config.data = ConfigDict(
         dict(
-            source="digits",
+            source="digits",  # digits, prompts, images
+            path="",  # of the prompts (txt, tsv, csv, jsonl) or the images (a folder, tars)
+            column="",  # of the prompts in their table; empty: the only one that it can be
             buckets=("8x8", "8x16", "16x8"),  # rows x columns
-            examples=1437,  # for each bucket
+            bucket_weights=(),  # share of the prompts for each bucket; empty: the same for all
+            examples=1437,  # of digits, for each bucket
             records_per_shard=512,
+            text_dtype="float32",  # on disk: float32, float16
+            text_batch_size=256,
+            # Of the text encoder: of `weights` where there are some, else random and frozen.
             text_length=17,  # tokens
             text_width=32,
             text_layers=2,
@@ -72,6 +81,7 @@ def base_config() -> ConfigDict:
             unroll=1,
             dtype="bfloat16",
             param_dtype="float32",
+            teacher_dtype="float32",  # of the frozen teacher's parameters
         )
     )
     config.heads = ConfigDict(
@@ -91,7 +101,7 @@ def base_config() -> ConfigDict:
     )
     config.synthesize = ConfigDict(
         dict(
-            samples=10_000,  # for each bucket
+            samples=10_000,  # for each bucket; 0: one for each encoded record
             batch_size=256,
             records_per_shard=1024,
             steps=50,
@@ -101,6 +111,7 @@ def base_config() -> ConfigDict:
     )
     config.distil = ConfigDict(
         dict(
+            data="synthesized",  # known; encoded: real images, with a distillation_weight
             steps=10_000,  # known
             batch_size=256,
             timesteps=(1.0, 0.75, 0.5, 0.25),  # known
@@ -140,6 +151,29 @@ def base_config() -> ConfigDict:
 
 # Fields that do not change what a run computes: they may differ when it is resumed.
 FREE_FIELDS = ("mesh", "log", "checkpoint", "stages", "evaluate")
+
+
+def parse_arguments(text: str | None, defaults: dict[str, Any]) -> dict[str, Any]:
+    """The argument of a config file, `name=value,name=value`, over defaults of the same types.
+
+    Raises:
+      ConfigError: a name that is not in `defaults`, or a value that is not of its default's type.
+    """
+    values = dict(defaults)
+    for part in filter(None, (text or "").split(",")):
+        name, equals, value = part.partition("=")
+        if name not in defaults or not equals:
+            raise ConfigError(
+                f"{part!r} after the config's colon is no name=value{nearest(name, defaults)}"
+            )
+        kind = type(defaults[name])
+        try:
+            values[name] = kind(value)
+        except ValueError as error:
+            raise ConfigError(
+                f"{name} is {value!r}: use a value such as {defaults[name]!r}"
+            ) from error
+    return values
 
 
 def nearest(name: str, valid: Any) -> str:

@@ -1,22 +1,56 @@
-"""`python -m ladd_jax.encode --config=FILE --workdir=DIR`: raw data to latent shards."""
+"""`python -m ladd_jax.encode --config=FILE --workdir=DIR`: raw data to latent shards.
 
+`data.source` says what the data are: `digits`, or with released `weights` a table of `prompts` or
+a folder of `images`. Flags `--weights=...`, `--prompts=FILE` and `--images=DIR` set these fields.
+"""
+
+import dataclasses
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 from ml_collections import ConfigDict
-from tqdm import tqdm
 
 from ladd_jax import command
-from ladd_jax.config import ConfigError
 from ladd_jax.data import sources
 from ladd_jax.data.buckets import Bucket
-from ladd_jax.data.shards import Layout, finalize, is_complete, missing_shards, write_shard
+from ladd_jax.data.prompts import read_prompts
+from ladd_jax.data.shards import (
+    Layout,
+    Shard,
+    finalize_together,
+    is_complete,
+    missing_shards,
+    progress,
+    write_shard,
+)
+from ladd_jax.models.sd3_text import SD3TextEncoder
 from ladd_jax.models.text import TextEncoder
+from ladd_jax.parallel.mesh import process_mesh
 from ladd_jax.stages import encoded
+from ladd_jax.weights.encoders import load_text_encoders
+from ladd_jax.weights.source import fetch_pipeline
+
+_LOG = logging.getLogger(__name__)
+
+_CLIP_LENGTH = 77
 
 
-def text_encoder(config: ConfigDict) -> TextEncoder:
-    """The text encoder of a config."""
+def text_encoder(config: ConfigDict) -> TextEncoder | SD3TextEncoder:
+    """The text encoder of a config: that of its weights, else a random one."""
     data = config.data
+    if config.weights:
+        return load_text_encoders(
+            fetch_pipeline(config.weights),
+            jnp.dtype(config.model.dtype),
+            process_mesh(config.mesh),
+            t5_length=data.text_length - _CLIP_LENGTH,
+            batch=data.text_batch_size,
+        )
     return TextEncoder.random(
         seed=config.seed,
         length=data.text_length,
@@ -27,46 +61,95 @@ def text_encoder(config: ConfigDict) -> TextEncoder:
     )
 
 
-def encode(config: ConfigDict, workdir: Path) -> None:
-    """Writes the train split as latent shards; does nothing where they are complete."""
+@dataclasses.dataclass(frozen=True)
+class _Raw:
+    """Raw data, in order.
+
+    Attributes:
+      prompts: of each bucket.
+      channels: of the latents; 0 where there are none.
+      latents: `latents(bucket, start, stop)` gives float32 `[n, H, W, C]` of those records.
+    """
+
+    prompts: Mapping[Bucket, Sequence[str]]
+    channels: int = 0
+    latents: Callable[[Bucket, int, int], np.ndarray] | None = None
+
+
+def _digits(config: ConfigDict, buckets: list[Bucket]) -> _Raw:
+    train, _ = sources.load(config.seed)
+    images, prompts = {}, {}
+    for bucket in buckets:
+        images[bucket], _, prompts[bucket] = sources.compose(
+            train, bucket, config.data.examples, config.seed
+        )
+    return _Raw(prompts, 1, lambda bucket, start, stop: images[bucket][start:stop])
+
+
+def _prompts(config: ConfigDict, buckets: list[Bucket]) -> _Raw:
     data = config.data
-    if data.source != "digits":
-        raise ConfigError(f"data.source {data.source!r} is unknown: use 'digits'")
+    prompts = read_prompts(data.path, data.column)
+    weights = np.asarray(data.bucket_weights or [1.0] * len(buckets))
+    # The bucket of a prompt depends on its place alone: more prompts can be added at the end.
+    draws = np.random.default_rng(config.seed).random(len(prompts))
+    places = np.searchsorted(np.cumsum(weights / weights.sum()), draws, side="right")
+    places = np.minimum(places, len(buckets) - 1)
+    split = {
+        bucket: [prompts[i] for i in np.flatnonzero(places == place)]
+        for place, bucket in enumerate(buckets)
+    }
+    return _Raw({bucket: part for bucket, part in split.items() if part})
+
+
+_SOURCES = {"digits": _digits, "prompts": _prompts}
+
+
+def encode(config: ConfigDict, workdir: Path) -> None:
+    """Writes text, and latents where the data have images, as shards; goes on where it stopped."""
+    data = config.data
     target = encoded(workdir)
     if is_complete(target):
         return
-    buckets = [Bucket.parse(name) for name in data.buckets]
+    raw = _SOURCES[data.source](config, [Bucket.parse(name) for name in data.buckets])
     encoder = text_encoder(config)
     layout = Layout(
-        sizes={bucket: data.examples for bucket in buckets},
+        sizes={bucket: len(prompts) for bucket, prompts in raw.prompts.items()},
         records_per_shard=data.records_per_shard,
-        channels=1,
+        channels=raw.channels,
         text_length=encoder.length,
         context_width=encoder.context_width,
         pooled_width=encoder.pooled_width,
+        text_dtype=data.text_dtype,
     )
-    train, _ = sources.load(config.seed)
-    with tqdm(total=sum(layout.sizes.values()), desc="encode", unit="img") as bar:
-        done = {shard for shard in layout.shards()} - set(missing_shards(target, layout))
-        bar.update(sum(shard.stop - shard.start for shard in done))
-        for bucket in buckets:
-            images, _, prompts = sources.compose(train, bucket, data.examples, config.seed)
-            context, pooled = encoder.encode(prompts)
-            for shard in missing_shards(target, layout):
-                if shard.bucket == bucket:
-                    records = (
-                        {
-                            "latents": images[i],
-                            "context": context[i],
-                            "pooled": pooled[i],
-                            "prompt": prompts[i],
-                        }
-                        for i in range(shard.start, shard.stop)
-                    )
-                    write_shard(target, layout, shard, records)
-                    bar.update(shard.stop - shard.start)
+    missing = missing_shards(target, layout, jax.process_index(), jax.process_count())
+    with progress("encode", layout, missing) as bar:
+        for shard in missing:
+            records = _records(raw, encoder, shard, data.text_batch_size)
+            write_shard(target, layout, shard, records)
+            bar.update(shard.stop - shard.start)
+    _report_cut(encoder)
     null_context, null_pooled = encoder.encode([""])
-    finalize(target, layout, null_context[0], null_pooled[0])
+    finalize_together(target, layout, null_context[0], null_pooled[0])
+
+
+def _records(
+    raw: _Raw, encoder: TextEncoder | SD3TextEncoder, shard: Shard, batch: int
+) -> Iterator[dict[str, Any]]:
+    """The records of a shard, a batch of them in memory at a time."""
+    for start in range(shard.start, shard.stop, batch):
+        stop = min(start + batch, shard.stop)
+        prompts = raw.prompts[shard.bucket][start:stop]
+        arrays = dict(zip(("context", "pooled"), encoder.encode(prompts), strict=True))
+        if raw.latents is not None:
+            arrays["latents"] = raw.latents(shard.bucket, start, stop)
+        for i, prompt in enumerate(prompts):
+            yield {name: array[i] for name, array in arrays.items()} | {"prompt": prompt}
+
+
+def _report_cut(encoder: TextEncoder | SD3TextEncoder) -> None:
+    for name, count in getattr(encoder, "truncated", {}).items():
+        if count:
+            _LOG.warning("%d prompts are longer than %s reads and were cut", count, name)
 
 
 if __name__ == "__main__":

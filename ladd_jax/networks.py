@@ -1,5 +1,6 @@
 """Networks and objectives of a config: the one place that turns fields into objects."""
 
+import dataclasses
 from typing import Any
 
 import jax.numpy as jnp
@@ -11,6 +12,15 @@ from ladd_jax.models.mmdit import MMDiTConfig, mmdit
 from ladd_jax.objectives.base import Optimizer
 from ladd_jax.objectives.flow_matching import FlowMatching
 from ladd_jax.objectives.ladd import LADD
+from ladd_jax.weights.mmdit import read_mmdit_config
+
+
+# What weights decide; the other fields say how to compute.
+_ARCHITECTURE = tuple(
+    field.name
+    for field in dataclasses.fields(MMDiTConfig)
+    if field.name not in ("remat", "unroll", "dtype", "param_dtype")
+)
 
 
 def _dtype(name: str) -> Any:
@@ -26,7 +36,7 @@ def _fields(config: ConfigDict, *left_out: str) -> dict[str, Any]:
 def transformer_config(config: ConfigDict) -> MMDiTConfig:
     """Architecture of teacher and student."""
     return MMDiTConfig(
-        **_fields(config.model, "channels", "dtype", "param_dtype"),
+        **_fields(config.model, "channels", "dtype", "param_dtype", "teacher_dtype"),
         in_channels=config.model.channels,
         out_channels=config.model.channels,
         context_width=config.data.text_width,
@@ -34,6 +44,34 @@ def transformer_config(config: ConfigDict) -> MMDiTConfig:
         dtype=_dtype(config.model.dtype),
         param_dtype=_dtype(config.model.param_dtype),
     )
+
+
+def teacher_config(config: ConfigDict) -> MMDiTConfig:
+    """Architecture of the frozen teacher, whose parameters may have a dtype of their own."""
+    return dataclasses.replace(
+        transformer_config(config), param_dtype=_dtype(config.model.teacher_dtype)
+    )
+
+
+def use_weights(config: ConfigDict, weights: str) -> None:
+    """Sets the teacher to released weights, and the model to their architecture."""
+    architecture = read_mmdit_config(weights)
+    config.weights = weights
+    for name in _ARCHITECTURE:
+        if name in config.model:
+            config.model[name] = getattr(architecture, name)
+    config.model.channels = architecture.out_channels
+    config.data.text_width = architecture.context_width
+    config.data.pooled_width = architecture.pooled_width
+
+
+def architecture_difference(found: MMDiTConfig, wanted: MMDiTConfig) -> str:
+    """The first difference between what weights are and what is wanted; empty for none."""
+    for name in _ARCHITECTURE:
+        have, want = getattr(found, name), getattr(wanted, name)
+        if have != want:
+            return f"{name} is {have} in the weights and {want} in the config"
+    return ""
 
 
 def flow_matching(config: ConfigDict) -> FlowMatching:
@@ -55,14 +93,14 @@ def ladd(config: ConfigDict) -> LADD:
         dtype=transformer.dtype,
         **_fields(config.heads),
     )
-    model = mmdit(transformer)
     fields = _fields(
-        config.distil, "steps", "batch_size", "optimizer", "heads_optimizer", "hooked_blocks"
-    )
+        config.distil,
+        "data", "steps", "batch_size", "optimizer", "heads_optimizer", "hooked_blocks",
+    )  # fmt: skip
     hooked = tuple(config.distil.hooked_blocks) or None
     return LADD(
-        student=model,
-        teacher=model,
+        student=mmdit(transformer),
+        teacher=mmdit(teacher_config(config)),
         head=head(head_config),
         heads=head_stack(head_config, len(set(hooked or range(transformer.depth)))),
         depth=transformer.depth,

@@ -24,6 +24,7 @@ from ladd_jax.training.checkpoint import Checkpoints
 from ladd_jax.training.loop import train
 from ladd_jax.training.metrics import MetricWriter
 from ladd_jax.training.state import abstract_like, create, state_shardings
+from ladd_jax.weights.mmdit import open_mmdit
 
 _LOG = logging.getLogger(__name__)
 
@@ -96,7 +97,13 @@ def distil(config: ConfigDict, workdir: Path) -> None:
     stage = config.distil
     mesh = make_mesh(config.mesh)
     objective = networks.ladd(config)
-    shards = Shards(synthesized(workdir))
+    directory = {"synthesized": synthesized, "encoded": encoded}[stage.data](workdir)
+    shards = Shards(directory)
+    if not shards.has_latents:
+        raise ConfigError(
+            f"{directory} holds prompts without latents: use distil.data=synthesized, or encode "
+            f"images"
+        )
 
     key = jax.random.fold_in(jax.random.PRNGKey(config.seed), 1)
     shapes = jax.eval_shape(objective.init, key, objective.teacher.shapes)
@@ -213,13 +220,21 @@ def _run(
 
 
 def load_teacher(config: ConfigDict, workdir: Path, mesh: Mesh) -> Params:
-    """The teacher's parameters, the EMA of `pretrain`, laid on a mesh.
+    """The teacher's parameters laid on a mesh: those of `weights`, or the EMA of `pretrain`.
 
     Raises:
-      FileNotFoundError: `pretrain` is not done.
+      FileNotFoundError: `pretrain` is not done, or the weights are not there.
+      ValueError: the weights are damaged, or of another architecture than the config's.
     """
+    architecture = networks.teacher_config(config)
+    if config.weights:
+        checkpoint = open_mmdit(config.weights, architecture.param_dtype)
+        difference = networks.architecture_difference(checkpoint.config, architecture)
+        if difference:
+            raise ConfigError(f"the weights {config.weights} do not fit the config: {difference}")
+        return checkpoint.load(mesh)
     objective = networks.flow_matching(config)
-    return _load(
+    teacher = _load(
         config,
         workdir,
         "pretrain",
@@ -229,6 +244,7 @@ def load_teacher(config: ConfigDict, workdir: Path, mesh: Mesh) -> Params:
         axes=objective.model.axes,
         optimizer=objective.optimizer.build(),
     ).ema
+    return jax.tree.map(lambda leaf: leaf.astype(architecture.param_dtype), teacher)
 
 
 def load_student(config: ConfigDict, workdir: Path, mesh: Mesh) -> TrainState:

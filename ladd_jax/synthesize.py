@@ -1,27 +1,28 @@
 """`python -m ladd_jax.synthesize --config=FILE --workdir=DIR`: the teacher's samples as shards.
 
 A record depends on the seed and its place alone, and each shard appears whole: the stage can be
-stopped at any moment, and goes on where it was.
+stopped at any moment, and goes on where it was, on another number of hosts too.
 """
 
 from pathlib import Path
 
+import jax
 import numpy as np
 from ml_collections import ConfigDict
-from tqdm import tqdm
 
 from ladd_jax import command, networks
 from ladd_jax.data.shards import (
     Layout,
     Shards,
-    finalize,
+    finalize_together,
     is_complete,
     missing_shards,
+    progress,
     write_shard,
 )
 from ladd_jax.diffusion.generate import Generator, Sampling, seeds
 from ladd_jax.models.mmdit import mmdit
-from ladd_jax.parallel.mesh import make_mesh
+from ladd_jax.parallel.mesh import process_mesh
 from ladd_jax.stages import encoded, load_teacher, synthesized
 
 
@@ -32,28 +33,27 @@ def synthesize(config: ConfigDict, workdir: Path) -> None:
     if is_complete(target):
         return
     source = Shards(encoded(workdir))
-    mesh = make_mesh(config.mesh)
+    mesh = process_mesh(config.mesh)
     teacher = load_teacher(config, workdir, mesh)
     generator = Generator(
-        mmdit(networks.transformer_config(config)),
+        mmdit(networks.teacher_config(config)),
         source.null_context,
         source.null_pooled,
         mesh,
         stage.batch_size,
     )
     layout = Layout(
-        sizes={bucket: stage.samples for bucket in source.buckets},
+        sizes={bucket: stage.samples or size for bucket, size in source.sizes.items()},
         records_per_shard=stage.records_per_shard,
         channels=config.model.channels,
         text_length=source.null_context.shape[0],
         context_width=source.null_context.shape[1],
         pooled_width=source.null_pooled.shape[0],
+        text_dtype=source.text_dtype,
     )
     sampling = Sampling.teacher(stage.steps, stage.guidance, stage.shift)
-    missing = missing_shards(target, layout)
-    total = sum(layout.sizes.values())
-    with tqdm(total=total, desc="synthesize", unit="img") as bar:
-        bar.update(total - sum(shard.stop - shard.start for shard in missing))
+    missing = missing_shards(target, layout, jax.process_index(), jax.process_count())
+    with progress("synthesize", layout, missing) as bar:
         for shard in missing:
             bucket = shard.bucket
             places = np.arange(shard.start, shard.stop)
@@ -81,7 +81,7 @@ def synthesize(config: ConfigDict, workdir: Path) -> None:
                     for i in range(len(places))
                 ),
             )
-    finalize(target, layout, source.null_context, source.null_pooled)
+    finalize_together(target, layout, source.null_context, source.null_pooled)
 
 
 if __name__ == "__main__":

@@ -10,13 +10,16 @@ H W latent grid, C channels, T text tokens, Dc context width, Dp pooled width.
 import dataclasses
 import os
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import tensorflow_datasets as tfds
 from array_record.python.array_record_module import ArrayRecordWriter
+from jax.experimental import multihost_utils
+from tqdm import tqdm
 
 from ladd_jax.data.buckets import Bucket
 
@@ -36,7 +39,7 @@ class Layout:
     Attributes:
       sizes: records in each bucket.
       records_per_shard: in every file but the last of a bucket.
-      channels: C.
+      channels: C; 0 for prompts without latents.
       text_length: T.
       context_width: Dc.
       pooled_width: Dp.
@@ -63,12 +66,15 @@ class Layout:
     def features(self, bucket: Bucket) -> tfds.features.FeaturesDict:
         """The record of a bucket."""
         text = np.dtype(self.text_dtype).type
+        latents = {
+            "latents": tfds.features.Tensor(
+                shape=(bucket.height, bucket.width, self.channels), dtype=np.float32
+            )
+        }
         return tfds.features.FeaturesDict(
-            {
+            (latents if self.channels else {})
+            | {
                 "key": tfds.features.Text(),
-                "latents": tfds.features.Tensor(
-                    shape=(bucket.height, bucket.width, self.channels), dtype=np.float32
-                ),
                 "context": tfds.features.Tensor(
                     shape=(self.text_length, self.context_width), dtype=text
                 ),
@@ -100,9 +106,16 @@ def _bucket_directory(directory: str | Path, bucket: Bucket) -> Path:
     return Path(directory) / bucket.name / _VERSION
 
 
-def missing_shards(directory: str | Path, layout: Layout) -> list[Shard]:
-    """The shards still to be written."""
-    return [shard for shard in layout.shards() if not shard.path(directory).exists()]
+def missing_shards(
+    directory: str | Path, layout: Layout, process_index: int = 0, process_count: int = 1
+) -> list[Shard]:
+    """The shards still to be written by one of several processes.
+
+    Each has every `process_count`th shard of the whole set, so that two never write the same one
+    whatever they have found written already.
+    """
+    own = list(layout.shards())[process_index::process_count]
+    return [shard for shard in own if not shard.path(directory).exists()]
 
 
 def write_shard(
@@ -114,7 +127,7 @@ def write_shard(
       directory: of the whole set.
       layout: of the whole set.
       shard: which one.
-      records: `latents`, `context`, `pooled` and `prompt` of records `start` to `stop`, in order.
+      records: `latents` (if any), `context`, `pooled` and `prompt` of records `start` to `stop`, in order.
 
     Raises:
       ValueError: another number of records, or one of another shape.
@@ -194,6 +207,31 @@ def finalize(
     os.replace(partial, Path(directory) / _NULL_TEXT)
 
 
+def finalize_together(
+    directory: str | Path, layout: Layout, null_context: np.ndarray, null_pooled: np.ndarray
+) -> None:
+    """`finalize` by the first process once all processes have come here; returns when it is done.
+
+    The arguments are those of `finalize`.
+    """
+    several = jax.process_count() > 1
+    if several:
+        multihost_utils.sync_global_devices(f"written {directory}")
+    if jax.process_index() == 0:
+        finalize(directory, layout, null_context, null_pooled)
+    if several:
+        multihost_utils.sync_global_devices(f"finalized {directory}")
+
+
+def progress(name: str, layout: Layout, missing: Sequence[Shard]) -> tqdm:
+    """A bar over this process's records, with those that are written already as its start."""
+    share = list(layout.shards())[jax.process_index() :: jax.process_count()]
+    total = sum(shard.stop - shard.start for shard in share)
+    done = total - sum(shard.stop - shard.start for shard in missing)
+    hidden = jax.process_index() != 0
+    return tqdm(total=total, initial=done, desc=name, unit="img", disable=hidden)
+
+
 def is_complete(directory: str | Path) -> bool:
     """Whether a set was finalized."""
     return (Path(directory) / _NULL_TEXT).exists()
@@ -224,6 +262,7 @@ class Shards:
       sizes: records in each bucket.
       null_context: float32 `[T, Dc]` of the empty prompt.
       null_pooled: float32 `[Dp]` of the empty prompt.
+      text_dtype: of context and pooled on disk.
 
     Raises:
       FileNotFoundError: the set was not finalized.
@@ -246,9 +285,20 @@ class Shards:
                 _check_files(directory, builder.info.splits[split])
                 self._sources[bucket] = builder.as_data_source(split)
         self.sizes = {bucket: len(source) for bucket, source in self._sources.items()}
+        self._arrays = tuple(
+            name
+            for name in BATCH_ARRAYS
+            if name in builder.info.features  # of all buckets
+        )
+        self.text_dtype = str(np.dtype(builder.info.features["context"].np_dtype))
         with np.load(directory / _NULL_TEXT) as null:
             self.null_context = null["context"].astype(np.float32)
             self.null_pooled = null["pooled"].astype(np.float32)
+
+    @property
+    def has_latents(self) -> bool:
+        """Whether there are latents beside the prompts."""
+        return "latents" in self._arrays
 
     @property
     def buckets(self) -> tuple[Bucket, ...]:
@@ -267,13 +317,13 @@ class Shards:
         """Records of a bucket.
 
         Returns:
-          float32 `latents [n, H, W, C]`, `context [n, T, Dc]`, `pooled [n, Dp]`, and lists of str
+          float32 `latents [n, H, W, C]` (where there are any), `context [n, T, Dc]`, `pooled [n, Dp]`, and lists of str
           `prompt` and `key`.
         """
         records = self._sources[bucket].__getitems__([int(i) for i in indices])
         arrays: dict[str, Any] = {
             name: np.stack([record[name] for record in records]).astype(np.float32)
-            for name in BATCH_ARRAYS
+            for name in self._arrays
         }
         for name in ("prompt", "key"):
             arrays[name] = [record[name].decode() for record in records]

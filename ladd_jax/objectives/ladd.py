@@ -125,15 +125,18 @@ class LADD:
 
         Args:
           key: raw PRNG key.
-          params: the student's first parameters, usually the teacher's. They are copied: the step
-            donates its state, and a shared buffer would take the teacher with it.
+          params: the student's first parameters, usually the teacher's, in any dtype. They are
+            copied: the step donates its state, and a shared buffer would take the teacher with it.
         """
+        params = jax.tree.map(
+            lambda leaf, own: jnp.array(leaf, own.dtype, copy=True), params, self.student.shapes
+        )
         heads_key, state_key = jax.random.split(key)
         heads = self.heads.init(heads_key)
         return TrainState(
             step=jnp.zeros((), jnp.int32),
             key=state_key,
-            params=jax.tree.map(jnp.copy, params),
+            params=params,
             ema=jax.tree.map(jnp.copy, params),
             heads=heads,
             optimizer=self.optimizer.build().init(params),

@@ -68,6 +68,17 @@ def make_mesh(sizes: Mapping[str, int], devices: Any = None) -> Mesh:
     return jax.make_mesh(tuple(shape.values()), MESH_AXES, axis_types=kinds, devices=devices)
 
 
+def process_mesh(sizes: Mapping[str, int]) -> Mesh:
+    """A mesh for work that every process does alone, such as sampling its own shards.
+
+    It is the mesh of these sizes where there is one process, and else all devices of this process
+    with the parameters sharded over them.
+    """
+    if jax.process_count() == 1:
+        return make_mesh(sizes)
+    return make_mesh({"fsdp": -1}, jax.local_devices())
+
+
 def batch_divisor(mesh: Mesh) -> int:
     """What a global batch must be divisible by."""
     return math.prod(mesh.shape[axis] for axis in ("data", "fsdp"))

@@ -10,6 +10,10 @@ WEIGHTS = "diffusion_pytorch_model"
 """Stem of the files of a diffusers model."""
 
 _TRANSFORMER = "transformer"
+_ENCODERS = (
+    "vae", "text_encoder", "text_encoder_2", "text_encoder_3", "tokenizer", "tokenizer_2",
+    "tokenizer_3", "scheduler",
+)  # fmt: skip
 _OTHERS = {
     "unet": "holds a U-Net",
     "pytorch_lora_weights.safetensors": "holds a LoRA",
@@ -51,7 +55,7 @@ def find(path: str | Path, variant: str | None = None) -> Source:
                 f"{path} does not exist: give a folder, a .safetensors file, or a repository of "
                 f"the hub as owner/name"
             )
-        local = _fetch(str(path), variant)
+        local = _fetch(str(path), list(_patterns(variant)))
     if local.is_file():
         config = local.with_name("config.json")
         if local.name.startswith(WEIGHTS) and config.exists():
@@ -71,6 +75,23 @@ def find(path: str | Path, variant: str | None = None) -> Source:
             f"Diffusion 3 pipeline, its transformer folder, or a single .safetensors file"
         )
     return Source(_weights(folder, variant), config)
+
+
+def fetch_pipeline(path: str | Path) -> Path:
+    """The folder of a whole pipeline; the encoders of a repository of the hub are fetched.
+
+    Raises:
+      FileNotFoundError: neither a folder nor a repository that the hub gives.
+    """
+    local = Path(path).expanduser()
+    if local.is_dir():
+        return local
+    if local.exists() or not re.fullmatch(r"[\w.-]+/[\w.-]+", str(path)):
+        raise FileNotFoundError(
+            f"{path} is no folder of a pipeline, which is needed for its text encoders and "
+            f"autoencoder: give the folder that holds text_encoder and vae, or owner/name of the hub"
+        )
+    return _fetch(str(path), [f"{part}/*" for part in _ENCODERS])
 
 
 def _names(variant: str | None) -> tuple[str, str]:
@@ -123,11 +144,10 @@ def _patterns(variant: str | None) -> Iterable[str]:
         yield name
 
 
-def _fetch(repository: str, variant: str | None) -> Path:
+def _fetch(repository: str, patterns: list[str]) -> Path:
     import huggingface_hub
     from huggingface_hub import errors
 
-    patterns = list(_patterns(variant))
     try:
         return Path(huggingface_hub.snapshot_download(repository, allow_patterns=patterns))
     except errors.GatedRepoError as error:
