@@ -14,7 +14,6 @@ from ladd_jax.objectives.flow_matching import FlowMatching
 from ladd_jax.objectives.ladd import LADD
 from ladd_jax.weights.mmdit import read_mmdit_config
 
-
 # What weights decide; the other fields say how to compute.
 _ARCHITECTURE = tuple(
     field.name

@@ -127,7 +127,8 @@ def write_shard(
       directory: of the whole set.
       layout: of the whole set.
       shard: which one.
-      records: `latents` (if any), `context`, `pooled` and `prompt` of records `start` to `stop`, in order.
+      records: `latents` (if any), `context`, `pooled` and `prompt` of records `start` to `stop`,
+        in order.
 
     Raises:
       ValueError: another number of records, or one of another shape.
@@ -317,8 +318,8 @@ class Shards:
         """Records of a bucket.
 
         Returns:
-          float32 `latents [n, H, W, C]` (where there are any), `context [n, T, Dc]`, `pooled [n, Dp]`, and lists of str
-          `prompt` and `key`.
+          float32 `latents [n, H, W, C]` (where there are any), `context [n, T, Dc]`,
+          `pooled [n, Dp]`, and lists of str `prompt` and `key`.
         """
         records = self._sources[bucket].__getitems__([int(i) for i in indices])
         arrays: dict[str, Any] = {

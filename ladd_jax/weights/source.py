@@ -89,7 +89,7 @@ def fetch_pipeline(path: str | Path) -> Path:
     if local.exists() or not re.fullmatch(r"[\w.-]+/[\w.-]+", str(path)):
         raise FileNotFoundError(
             f"{path} is no folder of a pipeline, which is needed for its text encoders and "
-            f"autoencoder: give the folder that holds text_encoder and vae, or owner/name of the hub"
+            f"autoencoder: give the one that holds text_encoder and vae, or owner/name of the hub"
         )
     return _fetch(str(path), [f"{part}/*" for part in _ENCODERS])
 

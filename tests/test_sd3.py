@@ -1,0 +1,175 @@
+"""From released weights and prompts to a student, by the command of `configs/sd3_turbo.py`."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from pipelines import save_pipeline
+
+from configs import sd3_turbo
+from ladd_jax import networks, stages
+from ladd_jax.check import check
+from ladd_jax.config import ConfigError, validate
+from ladd_jax.data.shards import Shards
+from ladd_jax.encode import encode
+from ladd_jax.parallel.mesh import make_mesh
+from ladd_jax.synthesize import synthesize
+
+PROMPTS = ["a red cat", "seven cats", "", "the sea over there", "on and on"]
+
+
+def tiny(weights, data, **changes):
+    """The config of the command line, made small."""
+    config = sd3_turbo.get_config(f"size=tiny,weights={weights},data={data},resolution=128,steps=2")
+    config.data.update(dict(buckets=("8x8", "4x16"), text_length=77 + 8, text_batch_size=4))
+    config.synthesize.update(dict(steps=2, batch_size=8, records_per_shard=4))
+    config.distil.update(dict(batch_size=8))
+    config.heads.update(dict(channels=8, groups=2, projection=8))
+    config.model.update(dict(dtype="float32", teacher_dtype="float32", remat="none"))
+    config.log.update(dict(every=1, samples_every=0))
+    config.update(changes)
+    validate(config)
+    return config
+
+
+@pytest.fixture(scope="module")
+def pipeline(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("pipeline") / "sd3"
+    save_pipeline(directory, qk_norm=True, dual_attention=(0,))
+    return directory
+
+
+@pytest.fixture(scope="module")
+def prompts(tmp_path_factory):
+    path = tmp_path_factory.mktemp("prompts") / "prompts.txt"
+    path.write_text("".join(f"{text} {i}\n" for i in range(12) for text in PROMPTS if text))
+    return path
+
+
+@pytest.fixture(scope="module")
+def run(pipeline, prompts, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("run")
+    config = tiny(pipeline, prompts)
+    check(config)
+    encode(config, workdir)
+    synthesize(config, workdir)
+    return config, workdir
+
+
+def test_the_architecture_is_that_of_the_weights(pipeline):
+    config = tiny(pipeline, "")
+    assert (config.model.depth, config.model.qk_norm) == (2, True)
+    assert tuple(config.model.dual_attention) == (0,)
+    assert (config.data.text_width, config.data.pooled_width) == (32, 20)
+
+
+def test_every_prompt_has_one_record_in_one_bucket_and_one_sample(run, prompts):
+    _, workdir = run
+    text, made = Shards(stages.encoded(workdir)), Shards(stages.synthesized(workdir))
+    assert not text.has_latents and made.has_latents
+    assert text.sizes == made.sizes and len(text.sizes) == 2
+    found = []
+    for bucket, size in made.sizes.items():
+        sources, samples = (shards.read(bucket, np.arange(size)) for shards in (text, made))
+        assert sources["prompt"] == samples["prompt"]
+        np.testing.assert_array_equal(sources["context"], samples["context"])
+        assert samples["latents"].shape == (size, bucket.height, bucket.width, 16)
+        found += samples["prompt"]
+    assert sorted(found) == sorted(prompts.read_text().splitlines())
+
+
+def test_a_second_encoding_reads_nothing_and_writes_nothing(run):
+    config, workdir = run
+    files = {path: path.stat().st_mtime_ns for path in workdir.rglob("*")}
+    moved = config.copy_and_resolve_references()
+    moved.data.path = "gone.txt"
+    encode(moved, workdir)
+    assert {path: path.stat().st_mtime_ns for path in workdir.rglob("*")} == files
+
+
+def test_several_processes_write_what_one_writes(run, tmp_path, monkeypatch):
+    config, workdir = run
+    (tmp_path / "encoded").symlink_to(stages.encoded(workdir))
+    # Two of three processes, then one alone that finds their shards and writes the rest.
+    for index in (2, 0):
+        with monkeypatch.context() as patch:
+            patch.setattr(jax, "process_count", lambda: 3)
+            patch.setattr(jax, "process_index", lambda index=index: index)
+            patch.setattr("ladd_jax.synthesize.process_mesh", make_mesh)
+            patch.setattr("ladd_jax.synthesize.finalize_together", lambda *_: None)
+            synthesize(config, tmp_path)
+    written = len(list(stages.synthesized(tmp_path).rglob("*array_record*")))
+    synthesize(config, tmp_path)
+    every = len(list(stages.synthesized(tmp_path).rglob("*array_record*")))
+    assert 0 < written < every
+    together, alone = (Shards(stages.synthesized(path)) for path in (tmp_path, workdir))
+    assert together.sizes == alone.sizes
+    for bucket, size in together.sizes.items():
+        ours, theirs = (s.read(bucket, np.arange(size)) for s in (together, alone))
+        assert ours["key"] == theirs["key"]
+        np.testing.assert_allclose(ours["latents"], theirs["latents"], atol=1e-5)
+
+
+def test_the_student_starts_from_the_weights_and_learns(run):
+    config, workdir = run
+    stages.distil(config, workdir)
+    mesh = make_mesh(config.mesh)
+    teacher = stages.load_teacher(config, workdir, mesh)
+    state = stages.load_student(config, workdir, mesh)
+    assert int(state.step) == 2
+    difference = jax.tree.map(lambda a, b: float(jnp.max(jnp.abs(a - b))), state.params, teacher)
+    largest = max(jax.tree.leaves(difference))
+    # Two updates of Adam from the teacher's parameters.
+    assert 0 < largest < 10 * config.distil.optimizer.learning_rate
+
+
+def test_a_teacher_in_bfloat16_leaves_the_student_in_float32(pipeline):
+    config = tiny(pipeline, "")
+    config.model.teacher_dtype = "bfloat16"
+    objective = networks.ladd(config)
+    teacher = stages.load_teacher(config, None, make_mesh(config.mesh))
+    assert {leaf.dtype for leaf in jax.tree.leaves(teacher)} == {jnp.dtype(jnp.bfloat16)}
+    state = jax.eval_shape(objective.init, jax.random.PRNGKey(0), teacher)
+    assert {leaf.dtype for leaf in jax.tree.leaves(state.params)} == {jnp.dtype(jnp.float32)}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ("size=huge", "none of tiny, medium"),
+        ("size=tiny", "give weights=DIR too"),
+        ("sise=medium", "did you mean size"),
+        ("steps=many", "steps is 'many'"),
+        ("resolution=1000", "multiple of 64"),
+    ],
+)
+def test_a_bad_argument_of_the_config_is_named(arguments, words):
+    with pytest.raises(ConfigError, match=words):
+        sd3_turbo.get_config(arguments)
+
+
+def test_what_is_missing_is_named_with_the_command_that_makes_it(pipeline):
+    with pytest.raises(ConfigError, match="weights is empty.*weights=DIR"):
+        check(sd3_turbo.get_config("data=prompts.txt"))
+    with pytest.raises(ConfigError, match="data.path is empty.*ladd_jax.encode"):
+        check(tiny(pipeline, ""))
+
+
+def test_weights_of_another_architecture_than_the_config_are_refused(pipeline, tmp_path):
+    other = tmp_path / "other"
+    save_pipeline(other, depth=3)
+    config = tiny(pipeline, "")
+    config.weights = str(other)
+    with pytest.raises(ConfigError, match="depth is 3 in the weights and 2 in the config"):
+        stages.load_teacher(config, tmp_path, make_mesh(config.mesh))
+
+
+def test_the_known_sizes_are_those_of_the_released_models():
+    # Parameters of the released transformers, in billions.
+    for size, billions in (("medium", 2.08), ("medium3.5", 2.47), ("large", 8.06)):
+        config = sd3_turbo.get_config(f"size={size}")
+        shapes = networks.ladd(config).student.shapes
+        count = sum(leaf.size for leaf in jax.tree.leaves(shapes))
+        assert count / 1e9 == pytest.approx(billions, rel=0.02)
+        check_names = {name.split("x")[0] for name in config.data.buckets}
+        assert 3 <= len(config.data.buckets) <= 8 and "128" in check_names
