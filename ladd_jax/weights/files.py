@@ -127,6 +127,28 @@ def dtype_name(dtype: Any) -> str:
     return name
 
 
+def make_header(
+    shapes: Mapping[str, tuple[int, ...]], dtype: Any, metadata: Mapping[str, str]
+) -> bytes:
+    """What a file begins with; the tensors follow in the order of `shapes`, without gaps.
+
+    Raises:
+      ValueError: a dtype in which weights are not stored.
+    """
+    header: dict[str, Any] = {"__metadata__": dict(metadata)}
+    end = 0
+    for name, shape in shapes.items():
+        start, end = end, end + math.prod(shape) * np.dtype(dtype).itemsize
+        header[name] = {
+            "dtype": dtype_name(dtype),
+            "shape": list(shape),
+            "data_offsets": [start, end],
+        }
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    return struct.pack("<Q", len(text)) + text
+
+
 def write_safetensors(
     path: Path,
     shapes: Mapping[str, tuple[int, ...]],
@@ -144,23 +166,16 @@ def write_safetensors(
       metadata: kept in the header.
 
     Raises:
-      ValueError: a dtype in which weights are not stored.
+      ValueError: a dtype in which weights are not stored; a tensor of another shape.
     """
-    header: dict[str, Any] = {"__metadata__": dict(metadata)}
-    end = 0
-    for name, shape in shapes.items():
-        start, end = end, end + math.prod(shape) * np.dtype(dtype).itemsize
-        header[name] = {
-            "dtype": dtype_name(dtype),
-            "shape": list(shape),
-            "data_offsets": [start, end],
-        }
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
     with path.open("wb") as stream:
-        stream.write(struct.pack("<Q", len(text)) + text)
-        for shape, tensor in zip(shapes.values(), tensors, strict=True):
-            assert tensor.shape == shape and tensor.dtype == dtype
+        stream.write(make_header(shapes, dtype, metadata))
+        for (name, shape), tensor in zip(shapes.items(), tensors, strict=True):
+            if tensor.shape != shape or tensor.dtype != dtype:
+                raise ValueError(
+                    f"tensor {name} is {tensor.dtype} {list(tensor.shape)} and the network has "
+                    f"{np.dtype(dtype)} {list(shape)}: give the parameters of this network"
+                )
             stream.write(np.ascontiguousarray(tensor).view(np.uint8).data)
         stream.flush()
         os.fsync(stream.fileno())

@@ -343,7 +343,7 @@ def test_a_file_of_another_kind_is_named(name, words, tmp_path):
         ("num_layers", "24", "num_layers is '24'"),
         ("qk_norm", "layer_norm", "qk_norm is 'layer_norm'"),
         ("caption_projection_dim", 12, "caption_projection_dim is 12"),
-        ("num_layers", 3, "transformer_blocks.2"),
+        ("num_layers", 3, "missing .* 3 blocks"),
         ("num_layers", 1, "no place"),
         ("pos_embed_max_size", 7, "pos_embed"),
     ],

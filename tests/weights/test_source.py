@@ -109,6 +109,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
                 return self.reply(200, json.dumps(tree).encode())
             about = {"id": repository, "sha": self.COMMIT, "siblings": []}
             return self.reply(200, json.dumps(about).encode())
+        if parts[2:3] != ["resolve"]:
+            return self.reply(404, b"")
         repository, name = "/".join(parts[:2]), "/".join(parts[4:])
         self.server.asked.append(name)
         if "gated" in repository:

@@ -1,0 +1,124 @@
+"""`python -m benchmarks.load [--json=FILE]`: memory of a host that loads SD3.5-Large.
+
+Writes a file of the full shape, 8.1 billion bfloat16 parameters, of which only the position table
+takes room on the disk: the rest is a hole, which reads as zeros. Then it reads what one device of
+a mesh keeps, as `load_mmdit` does for the devices of its own host, and takes the peak of resident
+memory, in which mapped pages of files count.
+"""
+
+import json
+import math
+import os
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from absl import app, flags
+
+_JSON = flags.DEFINE_string("json", None, "Where to write the result.")
+_DEVICES = flags.DEFINE_integer("devices", 16, "Devices of the mesh, simulated.")
+
+LIMIT = 1.3
+"""Allowed peak over what is kept, in units of the largest tensor."""
+
+
+def memory(field: str) -> int:
+    """Bytes of `VmRSS` (resident memory now) or `VmHWM` (its peak)."""
+    status = Path("/proc/self/status").read_text()
+    line = next(line for line in status.splitlines() if line.startswith(f"{field}:"))
+    return 1024 * int(line.split()[1])
+
+
+def write_sparse(folder: Path, config: Any) -> list[int]:
+    """A transformer of zeros as diffusers would keep it; sizes of its tensors in bytes."""
+    from ladd_jax.models.mmdit import mmdit
+    from ladd_jax.weights import diffusers
+    from ladd_jax.weights.files import make_header
+    from ladd_jax.weights.layout import pieces
+    from ladd_jax.weights.positions import position_table
+    from ladd_jax.weights.source import WEIGHTS
+
+    found = pieces(mmdit(config).shapes, config, diffusers.LAYOUT)
+    table = position_table(config, config.param_dtype)
+    shapes = {diffusers.LAYOUT.positions: table.shape}
+    shapes |= {piece.name: piece.shape for parts in found.values() for piece in parts}
+    sizes = [math.prod(shape) * config.param_dtype.itemsize for shape in shapes.values()]
+    with (folder / f"{WEIGHTS}.safetensors").open("wb") as file:
+        file.write(make_header(shapes, config.param_dtype, {"format": "pt"}))
+        start = file.tell()
+        table.tofile(file)
+        file.truncate(start + sum(sizes))
+    description = diffusers.config_json(config, sample_size=128)
+    (folder / "config.json").write_text(json.dumps(description))
+    return sizes
+
+
+def main(_: list[str]) -> None:
+    """Measures, prints, writes."""
+    os.environ["JAX_PLATFORMS"] = "cpu"
+    os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={_DEVICES.value}"
+    import jax
+    import jax.numpy as jnp
+
+    from ladd_jax.models.mmdit import MMDiTConfig
+    from ladd_jax.parallel.mesh import make_mesh, parameter_shardings
+    from ladd_jax.weights.layout import bounds
+    from ladd_jax.weights.mmdit import open_mmdit
+
+    dtype = jnp.dtype(jnp.bfloat16)
+    config = MMDiTConfig(
+        depth=38, width=2432, num_heads=38, qk_norm=True, position_base=48, position_start=-16,
+        dtype=dtype, param_dtype=dtype,
+    )  # fmt: skip
+    mesh = make_mesh({"fsdp": -1})
+    device = mesh.devices.flat[0]
+    with tempfile.TemporaryDirectory() as folder:
+        sizes = write_sparse(Path(folder), config)
+        before = memory("VmRSS")
+        Path("/proc/self/clear_refs").write_text("5")  # The peak starts anew.
+        start = time.perf_counter()
+        checkpoint = open_mmdit(folder, dtype)
+        opened = time.perf_counter() - start
+        shapes, axes = checkpoint.model.shapes, checkpoint.model.axes
+        shardings = parameter_shardings(mesh, shapes, axes)
+        kept = []
+        for (keys, leaf), sharding in zip(
+            jax.tree_util.tree_leaves_with_path(shapes), jax.tree.leaves(shardings), strict=True
+        ):
+            box = bounds(sharding.devices_indices_map(leaf.shape)[device], leaf.shape)
+            kept += checkpoint.read(tuple(key.key for key in keys), [box])
+        seconds = time.perf_counter() - start
+        peak = memory("VmHWM") - before
+    kept_bytes = sum(shard.nbytes for shard in kept)
+    limit = LIMIT * max(sizes) + kept_bytes
+    result = {
+        "peak_bytes": peak,
+        "limit_bytes": int(limit),
+        "kept_bytes": kept_bytes,
+        "largest_tensor_bytes": max(sizes),
+        "over_kept_in_largest_tensors": (peak - kept_bytes) / max(sizes),
+        "seconds": {"open": opened, "all": seconds},
+        "setting": {
+            "file_bytes": sum(sizes),
+            "tensors": len(sizes),
+            "devices": _DEVICES.value,
+            "mesh": "fsdp",
+            "dtype": dtype.name,
+            "jax": jax.__version__,
+        },
+    }
+    print(
+        f"one device of {_DEVICES.value} keeps {kept_bytes / 2**20:.0f} MiB of "
+        f"{sum(sizes) / 2**20:.0f} MiB; the largest tensor has {max(sizes) / 2**20:.0f} MiB\n"
+        f"peak over what was there before: {peak / 2**20:.0f} MiB, "
+        f"limit {limit / 2**20:.0f} MiB; {seconds:.1f} s, of which {opened:.1f} s to open"
+    )
+    if _JSON.value:
+        Path(_JSON.value).write_text(json.dumps(result, indent=2) + "\n")
+    if peak > limit:
+        raise SystemExit(f"the peak of {peak} bytes exceeds {limit:.0f}")
+
+
+if __name__ == "__main__":
+    app.run(main)
