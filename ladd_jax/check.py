@@ -12,7 +12,7 @@ from ladd_jax.parallel.mesh import check_batch_size, make_mesh
 
 _AT_LEAST_ONE = (
     "data.examples", "data.records_per_shard", "data.text_batch_size",
-    "data.text_length", "model.depth", "model.width",
+    "data.image_batch_size", "data.text_length", "model.depth", "model.width",
     "model.num_heads", "model.channels", "model.patch", "model.unroll", "heads.channels",
     "heads.kernel", "heads.groups", "heads.projection", "pretrain.steps", "pretrain.batch_size",
     "synthesize.batch_size", "synthesize.records_per_shard",

@@ -55,6 +55,7 @@ def base_config() -> ConfigDict:
             records_per_shard=512,
             text_dtype="float32",  # on disk: float32, float16
             text_batch_size=256,
+            image_batch_size=8,
             # Of the text encoder: of `weights` where there are some, else random and frozen.
             text_length=17,  # tokens
             text_width=32,

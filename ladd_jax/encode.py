@@ -14,11 +14,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
+from tqdm import tqdm
 
 from ladd_jax import command
 from ladd_jax.data import sources
-from ladd_jax.data.buckets import Bucket
+from ladd_jax.data.buckets import Bucket, nearest
+from ladd_jax.data.images import decode_image, fit
 from ladd_jax.data.prompts import read_prompts
+from ladd_jax.data.records import Unreadable, open_images
 from ladd_jax.data.shards import (
     Layout,
     Shard,
@@ -30,9 +33,9 @@ from ladd_jax.data.shards import (
 )
 from ladd_jax.models.sd3_text import SD3TextEncoder
 from ladd_jax.models.text import TextEncoder
-from ladd_jax.parallel.mesh import process_mesh
+from ladd_jax.parallel.mesh import batch_divisor, batch_sharding, process_mesh, replicated
 from ladd_jax.stages import encoded
-from ladd_jax.weights.encoders import load_text_encoders
+from ladd_jax.weights.encoders import load_autoencoder, load_text_encoders
 from ladd_jax.weights.source import fetch_pipeline
 
 _LOG = logging.getLogger(__name__)
@@ -76,7 +79,7 @@ class _Raw:
     latents: Callable[[Bucket, int, int], np.ndarray] | None = None
 
 
-def _digits(config: ConfigDict, buckets: list[Bucket]) -> _Raw:
+def _digits(config: ConfigDict, buckets: list[Bucket], _: Path) -> _Raw:
     train, _ = sources.load(config.seed)
     images, prompts = {}, {}
     for bucket in buckets:
@@ -86,7 +89,7 @@ def _digits(config: ConfigDict, buckets: list[Bucket]) -> _Raw:
     return _Raw(prompts, 1, lambda bucket, start, stop: images[bucket][start:stop])
 
 
-def _prompts(config: ConfigDict, buckets: list[Bucket]) -> _Raw:
+def _prompts(config: ConfigDict, buckets: list[Bucket], _: Path) -> _Raw:
     data = config.data
     prompts = read_prompts(data.path, data.column)
     weights = np.asarray(data.bucket_weights or [1.0] * len(buckets))
@@ -101,7 +104,50 @@ def _prompts(config: ConfigDict, buckets: list[Bucket]) -> _Raw:
     return _Raw({bucket: part for bucket, part in split.items() if part})
 
 
-_SOURCES = {"digits": _digits, "prompts": _prompts}
+def _images(config: ConfigDict, buckets: list[Bucket], workdir: Path) -> _Raw:
+    data = config.data
+    images = open_images(data.path, data.column)
+    unreadable = Unreadable(len(images), workdir / "unreadable.jsonl")
+    places: dict[Bucket, list[int]] = {bucket: [] for bucket in buckets}
+    prompts: dict[Bucket, list[str]] = {bucket: [] for bucket in buckets}
+    hidden = jax.process_index() != 0
+    # All are decoded once before any is encoded: how many there are decides the names of shards.
+    for i in tqdm(range(len(images)), desc="encode: look", unit="img", disable=hidden):
+        try:
+            record = images[i]
+            height, width, _ = decode_image(record.data).shape
+        except ValueError as error:
+            unreadable.add(images.keys[i], error)
+            continue
+        bucket = nearest(buckets, height, width)
+        places[bucket].append(i)
+        prompts[bucket].append(record.prompt)
+    unreadable.write()
+    if unreadable:
+        _LOG.warning("%d unreadable images are left out: %s", len(unreadable), unreadable.path)
+
+    autoencoder, params = load_autoencoder(fetch_pipeline(config.weights), jnp.float32)
+    mesh = process_mesh(config.mesh)
+    params = jax.device_put(params, replicated(mesh))
+    size = -(-data.image_batch_size // batch_divisor(mesh)) * batch_divisor(mesh)
+    program = jax.jit(autoencoder.encode)
+
+    def latents(bucket: Bucket, start: int, stop: int) -> np.ndarray:
+        height, width = bucket.image_size(autoencoder.config.reduction)
+        parts = []
+        for first in range(start, stop, size):
+            indices = places[bucket][first : min(first + size, stop)]
+            pixels = np.stack([fit(decode_image(images[i].data), height, width) for i in indices])
+            padded = np.resize(pixels, (size, *pixels.shape[1:]))
+            encoded_part = program(params, jax.device_put(padded, batch_sharding(mesh)))
+            parts.append(np.asarray(encoded_part)[: len(indices)])
+        return np.concatenate(parts)
+
+    used = {bucket: part for bucket, part in prompts.items() if part}
+    return _Raw(used, autoencoder.config.latent_channels, latents)
+
+
+_SOURCES = {"digits": _digits, "prompts": _prompts, "images": _images}
 
 
 def encode(config: ConfigDict, workdir: Path) -> None:
@@ -110,7 +156,8 @@ def encode(config: ConfigDict, workdir: Path) -> None:
     target = encoded(workdir)
     if is_complete(target):
         return
-    raw = _SOURCES[data.source](config, [Bucket.parse(name) for name in data.buckets])
+    buckets = [Bucket.parse(name) for name in data.buckets]
+    raw = _SOURCES[data.source](config, buckets, workdir)
     encoder = text_encoder(config)
     layout = Layout(
         sizes={bucket: len(prompts) for bucket, prompts in raw.prompts.items()},

@@ -1,10 +1,16 @@
 """From released weights and prompts to a student, by the command of `configs/sd3_turbo.py`."""
 
+import json
+import shutil
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from ladd_jax.data.images import decode_image, fit
+from PIL import Image
 from pipelines import save_pipeline
+from sklearn.datasets import load_sample_images
 
 from configs import sd3_turbo
 from ladd_jax import networks, stages
@@ -14,6 +20,7 @@ from ladd_jax.data.shards import Shards
 from ladd_jax.encode import encode
 from ladd_jax.parallel.mesh import make_mesh
 from ladd_jax.synthesize import synthesize
+from ladd_jax.weights import load_autoencoder
 
 PROMPTS = ["a red cat", "seven cats", "", "the sea over there", "on and on"]
 
@@ -108,6 +115,62 @@ def test_several_processes_write_what_one_writes(run, tmp_path, monkeypatch):
         ours, theirs = (s.read(bucket, np.arange(size)) for s in (together, alone))
         assert ours["key"] == theirs["key"]
         np.testing.assert_allclose(ours["latents"], theirs["latents"], atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory):
+    """Real photographs in two shapes, one of them with the sides swapped by EXIF."""
+    directory = tmp_path_factory.mktemp("photographs")
+    lines = []
+    for i, photo in enumerate(load_sample_images().images):
+        for j in range(5):
+            crop = Image.fromarray(photo[40 * j :, 40 * j :])
+            shape, exif = ((60, 60), None) if j % 2 else ((120, 30), None)
+            if j == 4:
+                crop, exif = crop.rotate(90, expand=True), Image.Exif()
+                shape, exif[0x0112] = (30, 120), 6
+            name = f"{i}_{j}.png"
+            crop.resize(shape).save(directory / name, **({"exif": exif} if exif else {}))
+            lines.append(json.dumps({"file_name": name, "text": f"photograph {i} {j}"}))
+    (directory / "metadata.jsonl").write_text("\n".join(lines))
+    return directory
+
+
+def test_photographs_become_latents_of_the_nearest_bucket(pipeline, photographs, tmp_path):
+    config = tiny(pipeline, photographs, stages=("encode", "distil"))
+    assert config.data.source == "images" and config.distil.distillation_weight == 2.5
+    config.data.image_batch_size = 4
+    config.distil.update(dict(data="encoded", batch_size=4))
+    check(config)
+    encode(config, tmp_path)
+    shards = Shards(stages.encoded(tmp_path))
+    # Six of ten are four times as wide as high, as they are meant to be looked at.
+    assert {bucket.name: size for bucket, size in shards.sizes.items()} == {"4x16": 6, "8x8": 4}
+    autoencoder, params = load_autoencoder(pipeline, jnp.float32)
+    for bucket, size in shards.sizes.items():
+        read = shards.read(bucket, np.arange(size))
+        for latents, prompt in zip(read["latents"], read["prompt"], strict=True):
+            name = "_".join(prompt.split()[1:]) + ".png"
+            image = decode_image((photographs / name).read_bytes())
+            pixels = fit(image, *bucket.image_size(autoencoder.config.reduction))
+            mean, _ = autoencoder.moments(params, pixels[None])
+            expected = (mean[0] - 0.0609) * 1.5305
+            np.testing.assert_allclose(latents, expected, atol=2e-4)
+    stages.distil(config, tmp_path)
+    assert int(stages.load_student(config, tmp_path, make_mesh(config.mesh)).step) == 2
+
+
+def test_too_many_unreadable_images_are_an_error_and_leave_no_shards(
+    pipeline, photographs, tmp_path
+):
+    broken = tmp_path / "broken"
+    shutil.copytree(photographs, broken)
+    (broken / "1_2.png").write_bytes(b"")
+    config = tiny(pipeline, broken)
+    with pytest.raises(ValueError, match=r"1 of 10 records cannot be read.*1_2.png"):
+        encode(config, tmp_path / "run")
+    assert (tmp_path / "run" / "unreadable.jsonl").exists()
+    assert not list((tmp_path / "run").rglob("*array_record*"))
 
 
 def test_the_student_starts_from_the_weights_and_learns(run):

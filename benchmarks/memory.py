@@ -1,0 +1,77 @@
+"""`python -m benchmarks.memory --config=FILE [--batch=1] [--capacity=80]`: does a step fit a device?
+
+Compiles the distillation step of a config for one device at its largest bucket, without data or
+weights, and prints the bytes of its arguments and temporaries as XLA's CPU compiler plans them.
+Attention is XLA's there, which keeps its logits: a fused one on a GPU or TPU needs less.
+"""
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from absl import app, flags
+from ml_collections import config_flags
+
+from ladd_jax import networks
+from ladd_jax.data.buckets import Bucket
+
+_CONFIG = config_flags.DEFINE_config_file("config", "configs/sd3_turbo.py:size=medium", "A config.")
+_BATCH = flags.DEFINE_integer("batch", 1, "Images in a batch of this device.")
+_CAPACITY = flags.DEFINE_float("capacity", 80.0, "Of the device, in gigabytes (1e9 bytes).")
+_JSON = flags.DEFINE_string("json", None, "Where to write the result.")
+
+
+def _bytes(tree: Any) -> int:
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def main(_: list[str]) -> None:
+    """Compiles and prints."""
+    config = _CONFIG.value
+    objective = networks.ladd(config)
+    teacher = objective.teacher.shapes
+    state = jax.eval_shape(objective.init, jax.random.PRNGKey(0), teacher)
+    bucket = max(map(Bucket.parse, config.data.buckets), key=lambda b: b.height * b.width)
+    b, data = _BATCH.value, config.data
+    shapes = {
+        "latents": (b, bucket.height, bucket.width, config.model.channels),
+        "context": (b, data.text_length, data.text_width),
+        "pooled": (b, data.pooled_width),
+    }
+    batch = {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in shapes.items()}
+    start = time.monotonic()
+    program = jax.jit(objective.step, donate_argnums=0).lower(state, teacher, batch)
+    analysis = program.compile().memory_analysis()
+    arguments, temporaries = analysis.argument_size_in_bytes, analysis.temp_size_in_bytes
+    total = (arguments + temporaries) / 1e9
+    parts = {
+        "student": state.params, "average": state.ema, "teacher": teacher,
+        "optimizer": state.optimizer, "heads with optimizer": (state.heads, state.heads_optimizer),
+        "batch": batch,
+    }  # fmt: skip
+    sizes = {name: _bytes(tree) / 1e9 for name, tree in parts.items()}
+    for name, size in sizes.items():
+        print(f"{name:>22}: {size:7.2f} GB")
+    print(f"{'temporaries':>22}: {temporaries / 1e9:7.2f} GB")
+    free = 1 - total / _CAPACITY.value
+    print(
+        f"{total:.1f} of {_CAPACITY.value:g} GB for {b} images of {bucket.name} latents: "
+        f"{'fits' if free >= 0 else 'does not fit'}, {free:.0%} free "
+        f"(compiled in {time.monotonic() - start:.0f} s)"
+    )
+    if _JSON.value:
+        result = {
+            "setting": {"batch": b, "bucket": bucket.name, "depth": config.model.depth},
+            "gigabytes": sizes | {"temporaries": temporaries / 1e9, "total": total},
+            "capacity": _CAPACITY.value,
+            "free_fraction": free,
+        }
+        Path(_JSON.value).parent.mkdir(parents=True, exist_ok=True)
+        Path(_JSON.value).write_text(json.dumps(result, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    app.run(main)
