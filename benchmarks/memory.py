@@ -1,4 +1,4 @@
-"""`python -m benchmarks.memory --config=FILE [--batch=1] [--capacity=80]`: does a step fit a device?
+"""`python -m benchmarks.memory --config=FILE [--batch=1] [--capacity=80]`: does a step fit?
 
 Compiles the distillation step of a config for one device at its largest bucket, without data or
 weights, and prints the bytes of its arguments and temporaries as XLA's CPU compiler plans them.
