@@ -77,39 +77,39 @@ def read_headers(files: Sequence[Path]) -> tuple[dict[str, StoredTensor], dict[s
     tensors: dict[str, StoredTensor] = {}
     metadata: dict[str, str] = {}
     for file in files:
-        header, start = _read_header(file)
-        metadata |= header.pop("__metadata__", None) or {}
-        for name, entry in header.items():
-            first, last = entry["data_offsets"]
-            tensors[name] = StoredTensor(
-                name, file, tuple(entry["shape"]), entry["dtype"], start + first, last - first
-            )
-        promised = max((start + entry["data_offsets"][1] for entry in header.values()), default=0)
-        if file.stat().st_size < promised:
-            raise ValueError(
-                f"{file} is truncated: its header promises {promised} bytes and it has "
-                f"{file.stat().st_size}; get it again"
-            )
-    return tensors, metadata
-
-
-def _read_header(file: Path) -> tuple[dict[str, Any], int]:
-    size = file.stat().st_size
-    with file.open("rb") as stream:
-        first = stream.read(8)
-        length = struct.unpack("<Q", first)[0] if len(first) == 8 else size
+        size = file.stat().st_size
         try:
-            if 8 + length > size:
-                raise ValueError("its header would be longer than the file")
-            header = json.loads(stream.read(length))
-            if not isinstance(header, dict):
-                raise ValueError("its header is no table")
-        except ValueError as error:
+            header, start = _read_header(file, size)
+            metadata |= header.pop("__metadata__", {})
+            end = start
+            for name, entry in header.items():
+                first, last = entry["data_offsets"]
+                tensors[name] = StoredTensor(
+                    name, file, tuple(entry["shape"]), entry["dtype"], start + first, last - first
+                )
+                end = max(end, start + last)
+        except (ValueError, KeyError, TypeError) as error:
             raise ValueError(
                 f"{file} of {size} bytes is truncated or no safetensors file ({error}): "
                 f"get it again, or give another path"
             ) from error
-    return header, 8 + length
+        if size < end:
+            raise ValueError(
+                f"{file} is truncated: its header promises {end} bytes and it has {size}; "
+                f"get it again"
+            )
+    return tensors, metadata
+
+
+def _read_header(file: Path, size: int) -> tuple[dict[str, Any], int]:
+    with file.open("rb") as stream:
+        first = stream.read(8)
+        if len(first) < 8:
+            raise ValueError("it has no header")
+        (length,) = struct.unpack("<Q", first)
+        if 8 + length > size:
+            raise ValueError("its header would be longer than the file")
+        return dict(json.loads(stream.read(length))), 8 + length
 
 
 def dtype_name(dtype: Any) -> str:
@@ -166,16 +166,11 @@ def write_safetensors(
       metadata: kept in the header.
 
     Raises:
-      ValueError: a dtype in which weights are not stored; a tensor of another shape.
+      ValueError: a dtype in which weights are not stored.
     """
     with path.open("wb") as stream:
         stream.write(make_header(shapes, dtype, metadata))
-        for (name, shape), tensor in zip(shapes.items(), tensors, strict=True):
-            if tensor.shape != shape or tensor.dtype != dtype:
-                raise ValueError(
-                    f"tensor {name} is {tensor.dtype} {list(tensor.shape)} and the network has "
-                    f"{np.dtype(dtype)} {list(shape)}: give the parameters of this network"
-                )
+        for _, tensor in zip(shapes, tensors, strict=True):
             stream.write(np.ascontiguousarray(tensor).view(np.uint8).data)
         stream.flush()
         os.fsync(stream.fileno())

@@ -212,7 +212,7 @@ def read_shards(
 
 
 def write_tensors(
-    found: Mapping[Keys, Sequence[Piece]], leaf: Callable[[Keys], Any], dtype: Any
+    found: Mapping[Keys, Sequence[Piece]], leaf: Callable[[Keys], np.ndarray], dtype: Any
 ) -> Iterator[np.ndarray]:
     """The file's tensors, in the order of the parameters and their pieces.
 
@@ -225,4 +225,4 @@ def write_tensors(
         array = leaf(path)
         for piece in parts:
             index = tuple(piece.at.get(axis, slice(None)) for axis in range(array.ndim))
-            yield np.ascontiguousarray(piece.write(np.asarray(array[index]).astype(dtype)))
+            yield np.ascontiguousarray(piece.write(array[index].astype(dtype)))

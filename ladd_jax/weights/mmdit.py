@@ -17,6 +17,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from ladd_jax.models.functional import Model, Params
@@ -85,11 +86,11 @@ class Checkpoint:
     tensors: Mapping[str, StoredTensor]
     pieces: Mapping[Keys, Sequence[Piece]]
 
-    def read(self, path: Keys, bounds: Sequence[Bounds]) -> list[np.ndarray]:
+    def read(self, path: Keys, boxes: Sequence[Bounds]) -> list[np.ndarray]:
         """Some shards of a parameter, in `config.param_dtype`; see `read_shards`."""
         return read_shards(
             self.pieces[path],
-            bounds,
+            boxes,
             lambda name: self.tensors[name].map(),
             self.config.param_dtype,
         )
@@ -198,7 +199,8 @@ def save_mmdit(
 
     Raises:
       FileExistsError: there is something at `path`.
-      ValueError: a layout or dtype that is not known, or a network that the layout cannot hold.
+      ValueError: a layout or dtype that is not known, a network that the layout cannot hold, or
+        parameters of another network.
     """
     path = Path(path)
     if layout not in ("diffusers", "stability"):
@@ -206,6 +208,7 @@ def save_mmdit(
     dtype_name(dtype)
     if path.exists():
         raise FileExistsError(f"{path} exists: remove it, or choose another path")
+    _check_params(params, config)
     dtype = np.dtype(dtype)
     files = diffusers.LAYOUT if layout == "diffusers" else stability.LAYOUT
     description = diffusers.config_json(config, sample_size) if layout == "diffusers" else {}
@@ -219,8 +222,8 @@ def save_mmdit(
         yield position_table(config, dtype)
 
     if jax.process_index():
-        for _ in tensors():
-            pass
+        for leaf in leaves.values():
+            _whole(leaf)
     else:
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
@@ -238,6 +241,8 @@ def save_mmdit(
             if partial.is_dir():
                 shutil.rmtree(partial)
             partial.unlink(missing_ok=True)
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(f"{path} is written")
 
 
 def _write_sharded(
@@ -269,17 +274,25 @@ def _write_sharded(
         (folder / f"{WEIGHTS}.safetensors.index.json").write_text(text + "\n")
 
 
-def _whole(leaf: Any) -> Any:
-    """An array of which this process holds everything."""
+def _check_params(params: Params, config: MMDiTConfig) -> None:
+    def by_path(tree: Any) -> dict[str, tuple[int, ...]]:
+        leaves = jax.tree_util.tree_leaves_with_path(tree)
+        return {".".join(key.key for key in keys): np.shape(leaf) for keys, leaf in leaves}
+
+    have, want = by_path(params), by_path(mmdit(config).shapes)
+    for path in sorted(have.keys() | want.keys()):
+        if have.get(path) != want.get(path):
+            raise ValueError(
+                f"parameter {path} has shape {have.get(path)} and the config's network has "
+                f"{want.get(path)}: give parameters and config of one network"
+            )
+
+
+def _whole(leaf: Any) -> np.ndarray:
+    """All of an array, gathered from the other processes where they have parts of it."""
     if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
-        from jax.experimental import multihost_utils
-
         return multihost_utils.process_allgather(leaf, tiled=True)
-    return leaf
-
-
-def _bounds(index: tuple[slice, ...], shape: tuple[int, ...]) -> Bounds:
-    return tuple(part.indices(size)[:2] for part, size in zip(index, shape, strict=True))
+    return np.asarray(leaf)
 
 
 def _refuse_others(file: Path, tensors: Mapping[str, StoredTensor]) -> None:

@@ -37,9 +37,15 @@ def fit_positions(tensor: StoredTensor) -> tuple[float, float]:
     """`position_base` and `position_start` of a stored table, from its first row.
 
     Any table gives some result: whether it fits is for `check_positions` to say.
+
+    Raises:
+      ValueError: no position table by its shape, or a dtype that is not read.
     """
+    tensor.check()
     side = table_side(tensor)
     quarter = tensor.shape[2] // 4
+    if quarter == 0:
+        return 0.0, 0.0
     row = np.asarray(tensor.map()[0, :side, : 2 * quarter], np.float64)
 
     def angle(feature: int) -> np.ndarray:

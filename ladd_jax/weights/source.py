@@ -160,7 +160,7 @@ def _fetch(repository: str, patterns: list[str]) -> Path:
             f"there is neither a folder nor a public repository {repository}: mend the name, or "
             f"run `hf auth login` with a token that may read it"
         ) from error
-    except (errors.HfHubHTTPError, errors.LocalEntryNotFoundError, OSError) as error:
+    except (errors.HFValidationError, OSError) as error:
         raise FileNotFoundError(
             f"{repository} is no folder here, and the hub does not give it "
             f"({str(error).splitlines()[0]}): give a folder, or try again with a connection"

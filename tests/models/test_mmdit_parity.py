@@ -60,53 +60,63 @@ def random_case(seed):
     return network, shape
 
 
-RANDOM = {f"random {seed}": random_case(seed) for seed in range(12)}
-ALL = {name: (changes, {}) for name, changes in CASES.items()} | RANDOM
+RANDOM = {f"random {seed}": random_case(seed) for seed in range(14)}
+NAMED = {name: (changes, {}) for name, changes in CASES.items()}
+WITH_GRADIENTS = NAMED | {name: RANDOM[name] for name in ("random 0", "random 1")}
+
+
+class Pair:
+    """The same network here and in diffusers, and inputs for both."""
+
+    def __init__(self, network, shape, folder):
+        self.theirs = reference.transformer(**network)
+        self.inputs = reference.inputs(self.theirs, **shape)
+        checkpoint = open_mmdit(reference.save(self.theirs, folder), jnp.float32)
+        self.pieces = checkpoint.pieces
+        self.params = checkpoint.load(make_mesh({}, jax.devices()[:1]))
+        self.ours = mmdit(dataclasses.replace(checkpoint.config, remat="none"))
 
 
 def relative(ours, theirs):
     return float(np.max(np.abs(ours - theirs)) / np.max(np.abs(theirs)))
 
 
-@pytest.mark.parametrize(("network", "shape"), ALL.values(), ids=ALL)
-def test_values_and_gradients_are_those_of_diffusers(network, shape, tmp_path):
-    theirs = reference.transformer(**network)
-    inputs = reference.inputs(theirs, **shape)
-    checkpoint = open_mmdit(reference.save(theirs, tmp_path / "t"), jnp.float32)
-    config = dataclasses.replace(checkpoint.config, remat="none")
-    model = mmdit(config)
-    params = checkpoint.load(make_mesh({}, jax.devices()[:1]))
-    cotangent = (
-        np.random.default_rng(1)
-        .standard_normal((*inputs[0].shape[:3], config.out_channels))
-        .astype(np.float32)
-    )
+@pytest.mark.parametrize(("network", "shape"), RANDOM.values(), ids=RANDOM)
+def test_the_velocity_is_that_of_diffusers(network, shape, tmp_path):
+    pair = Pair(network, shape, tmp_path / "t")
+    with torch.no_grad():
+        expected = reference.velocity(pair.theirs, *pair.inputs).numpy()
+    assert relative(jax.jit(pair.ours.__call__)(pair.params, *pair.inputs), expected) < FORWARD
+
+
+@pytest.mark.parametrize(("network", "shape"), WITH_GRADIENTS.values(), ids=WITH_GRADIENTS)
+def test_velocity_and_gradients_are_those_of_diffusers(network, shape, tmp_path):
+    pair = Pair(network, shape, tmp_path / "t")
+    latents, *rest = pair.inputs
+
+    leaf = torch.tensor(latents, requires_grad=True)
+    expected = reference.velocity(pair.theirs, leaf, *rest)
+    cotangent = np.random.default_rng(1).standard_normal(expected.shape).astype(np.float32)
+    expected.backward(torch.tensor(cotangent))
 
     @jax.jit
     def run(params, latents):
-        v, pullback = jax.vjp(
-            lambda params, latents: model(params, latents, *inputs[1:]), params, latents
-        )
+        v, pullback = jax.vjp(lambda *args: pair.ours(*args, *rest), params, latents)
         return v, *pullback(cotangent)
 
-    v, params_gradient, latents_gradient = run(params, inputs[0])
-
-    latents = torch.tensor(inputs[0], requires_grad=True)
-    expected = reference.velocity(theirs, latents, *inputs[1:])
-    expected.backward(torch.tensor(cotangent))
-
+    v, params_gradient, latents_gradient = run(pair.params, latents)
     assert relative(v, expected.detach().numpy()) < FORWARD
-    assert relative(latents_gradient, latents.grad.numpy()) < GRADIENT
-    parameters = dict(theirs.named_parameters())
-    names = [piece.name for parts in checkpoint.pieces.values() for piece in parts]
+    assert relative(latents_gradient, leaf.grad.numpy()) < GRADIENT
+
+    parameters = dict(pair.theirs.named_parameters())
+    names = [piece.name for parts in pair.pieces.values() for piece in parts]
     assert sorted(names) == sorted(parameters)
-    leaves = dict(zip(checkpoint.pieces, jax.tree.leaves(params_gradient), strict=True))
-    ours = write_tensors(checkpoint.pieces, leaves.get, np.float32)
-    gradients = {
-        name: (gradient, np.zeros_like(gradient) if p.grad is None else p.grad.numpy())
-        for name, gradient in zip(names, ours, strict=True)
-        for p in (parameters[name],)
-    }
+    leaves = dict(zip(pair.pieces, jax.tree.leaves(params_gradient), strict=True))
+    ours = write_tensors(pair.pieces, lambda keys: np.asarray(leaves[keys]), np.float32)
+    gradients = {}
+    for name, gradient in zip(names, ours, strict=True):
+        grad = parameters[name].grad
+        gradients[name] = gradient, np.zeros_like(gradient) if grad is None else grad.numpy()
     largest = max(float(np.max(np.abs(b))) for _, b in gradients.values())
     for name, (a, b) in gradients.items():
         # Some are zero but for rounding: softmax does not see the bias of keys.

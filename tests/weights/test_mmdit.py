@@ -363,18 +363,38 @@ def test_a_damaged_config_is_an_error(tmp_path):
         load_mmdit(folder)
 
 
+class Unreadable:
+    """An array that is lost when it is asked for."""
+
+    def __init__(self, shape):
+        self.shape = shape
+
+    def __array__(self, *_, **__):
+        raise OSError("lost")
+
+
 def test_nothing_is_written_over_or_half_written(tmp_path):
     config = tiny.mmdit_config()
     params = some_params(config)
+    shape = params["time_mlp"]["up"]["kernel"].shape
+    lost = {**params, "time_mlp": {**params["time_mlp"], "up": {"kernel": Unreadable(shape)}}}
+    lost["time_mlp"]["up"]["bias"] = params["time_mlp"]["up"]["bias"]
     for layout in ("diffusers", "stability"):
         path = tmp_path / layout
         save_mmdit(path, params, config, jnp.float32, layout)
         with pytest.raises(FileExistsError, match="remove it"):
             save_mmdit(path, params, config, jnp.float32, layout)
-        broken = {**params, "final": {**params["final"], "bias": object()}}
-        with pytest.raises(Exception, match="."):
-            save_mmdit(tmp_path / "broken", broken, config, jnp.float32, layout)
+        with pytest.raises(OSError, match="lost"):
+            save_mmdit(tmp_path / "lost", lost, config, jnp.float32, layout)
     assert sorted(file.name for file in tmp_path.iterdir()) == ["diffusers", "stability"]
+
+
+def test_parameters_of_another_network_are_not_written(tmp_path):
+    params = some_params(tiny.mmdit_config(depth=3))
+    for changes, words in (({"depth": 2}, r"blocks_0\.context"), ({"qk_norm": True}, "norm_k")):
+        with pytest.raises(ValueError, match=words):
+            save_mmdit(tmp_path / "t", params, tiny.mmdit_config(**{"depth": 3, **changes}))
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
