@@ -1,4 +1,8 @@
-"""Aspect buckets: the shapes that latents come in."""
+"""Aspect buckets: the shapes that latents come in.
+
+A bucket is counted in latent pixels. The autoencoder makes one of them from `reduction x reduction`
+pixels of the image, 8 x 8 in Stable Diffusion, so the bucket 128x128 is of images of 1024 x 1024.
+"""
 
 import dataclasses
 import math
@@ -23,6 +27,10 @@ class Bucket:
         """Rows x columns, such as `8x16`."""
         return f"{self.height}x{self.width}"
 
+    def image_size(self, reduction: int = 8) -> tuple[int, int]:
+        """Height and width of the images, in pixels, for an autoencoder's reduction."""
+        return self.height * reduction, self.width * reduction
+
     @classmethod
     def parse(cls, name: str) -> "Bucket":
         """The bucket of a name.
@@ -34,6 +42,64 @@ class Bucket:
         if not match:
             raise ValueError(f"bucket {name!r} is not ROWSxCOLUMNS, such as 8x16")
         return cls(int(match[1]), int(match[2]))
+
+
+def bucket_table(
+    pixels: int = 1024 * 1024,
+    step: int = 64,
+    count: int = 8,
+    max_aspect: float = 2.0,
+    reduction: int = 8,
+) -> list[Bucket]:
+    """Buckets of about one area and of many aspects, after SDXL (Podell et al. 2023, appendix I).
+
+    The square, and pairs of a wide and a tall bucket that are spread evenly over the aspects that
+    sides of whole steps allow. Every bucket is a program to compile, so they are few.
+
+    Args:
+      pixels: of an image. All areas are within 1/16 of it.
+      step: of both sides of an image, in pixels: a multiple of reduction times the patch of the
+        transformer.
+      count: buckets at most.
+      max_aspect: of the longer side over the shorter, at most.
+      reduction: pixels on a side of one latent pixel.
+
+    Returns:
+      Buckets in latent pixels, from wide to tall. For the defaults 88x176, 104x160, 112x144,
+      128x128, 144x112, 160x104 and 176x88.
+
+    Raises:
+      ValueError: no square of whole steps is near pixels, the step is no multiple of reduction, or
+        count or max_aspect is below 1.
+    """
+    if step < 1 or step % reduction:
+        raise ValueError(f"step {step} is not a multiple of the reduction {reduction}: use one")
+    if count < 1 or max_aspect < 1:
+        raise ValueError(f"count {count} and max_aspect {max_aspect} must each be at least 1")
+    area = pixels / step**2  # In squares of one step.
+    side = round(math.sqrt(max(area, 0)))
+    if abs(side**2 - area) * 16 > area or not side:
+        below = math.isqrt(max(int(area), 0))
+        near = " or ".join(str((s * step) ** 2) for s in (below, below + 1) if s)
+        raise ValueError(
+            f"pixels {pixels} is more than 1/16 from the square of any multiple of {step}: "
+            f"use {near}"
+        )
+    pairs = []
+    for short in range(side, 0, -1):
+        ideal, longest = round(area / short), math.floor(short * max_aspect)
+        long = min(ideal, longest)
+        if long > short and abs(short * long - area) * 16 <= area:
+            pairs.append((short, long))
+        if ideal >= longest:
+            break
+    most = min((count - 1) // 2, len(pairs))
+    # Counted from the square, which is none of the pairs.
+    chosen = [pairs[round(len(pairs) * (i + 1) / most) - 1] for i in range(most)]
+    sizes = [(side, side), *chosen, *((long, short) for short, long in chosen)]
+    scale = step // reduction
+    sizes.sort(key=lambda size: size[0] / size[1])
+    return [Bucket(height * scale, width * scale) for height, width in sizes]
 
 
 def nearest(buckets: Iterable[Bucket], height: float, width: float) -> Bucket:

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ladd_jax.data.buckets import Bucket, nearest
+from ladd_jax.data.buckets import Bucket, bucket_table, nearest
 
 sides = st.integers(1, 512)
 
@@ -32,3 +32,76 @@ def test_wide_and_tall_are_told_apart():
     assert nearest(buckets, 100, 190) == Bucket(8, 16)
     assert nearest(buckets, 190, 100) == Bucket(16, 8)
     assert nearest(buckets, 100, 120) == Bucket(8, 8)
+
+
+steps = st.sampled_from([16, 32, 64])
+tables = st.builds(
+    lambda side, step, count, aspect: dict(
+        pixels=(side * step) ** 2, step=step, count=count, max_aspect=aspect
+    ),
+    st.integers(1, 40), steps, st.integers(1, 20), st.floats(1, 4),
+)  # fmt: skip
+
+
+@given(tables)
+def test_a_table_keeps_to_its_limits(table):
+    buckets = bucket_table(**table)
+    sizes = [bucket.image_size() for bucket in buckets]
+    assert len(set(buckets)) == len(buckets) <= table["count"]
+    for height, width in sizes:
+        assert height % table["step"] == width % table["step"] == 0
+        assert abs(height * width / table["pixels"] - 1) <= 1 / 16
+        assert max(height, width) / min(height, width) <= table["max_aspect"]
+    assert [(width, height) for height, width in sizes] == sizes[::-1]
+    side = round(table["pixels"] ** 0.5)
+    assert (side, side) in sizes
+    aspects = [width / height for height, width in sizes]
+    assert len(set(aspects)) == len(aspects)
+
+
+@given(tables)
+def test_a_longer_table_reaches_no_further_than_a_short_one(table):
+    widest = bucket_table(**table | {"count": 99})[0]
+    if table["count"] >= 3:
+        assert bucket_table(**table)[0] == widest
+
+
+def test_the_default_table_is_of_one_megapixel_in_latents_of_eight():
+    names = [bucket.name for bucket in bucket_table()]
+    assert names == ["88x176", "104x160", "112x144", "128x128", "144x112", "160x104", "176x88"]
+    assert bucket_table()[0].image_size() == (704, 1408)
+    halves = [bucket.name for bucket in bucket_table(reduction=16)]
+    assert halves[0] == "44x88" and halves[3] == "64x64"
+
+
+def test_photographs_lose_little_to_the_nearest_bucket():
+    for height, width in [(3000, 4000), (4000, 3000), (2000, 3000), (1080, 1920), (1000, 1000)]:
+        bucket = nearest(bucket_table(), height, width)
+        cropped = (bucket.width / bucket.height) / (width / height)
+        assert min(cropped, 1 / cropped) > 0.85
+
+
+@pytest.mark.parametrize(
+    "fields, message",
+    [
+        ({"pixels": 800 * 800}, "pixels 640000 is more than 1/16 .* use 589824 or 692224"),
+        ({"pixels": 0}, "pixels 0 is more than 1/16 .* use 4096"),
+        ({"step": 20}, "step 20 is not a multiple of the reduction 8"),
+        ({"step": 0}, "step 0 is not a multiple"),
+        ({"count": 0}, "count 0 and max_aspect 2.0 must each be at least 1"),
+        ({"max_aspect": 0.5}, "count 8 and max_aspect 0.5 must each be at least 1"),
+    ],
+)
+def test_a_table_that_cannot_be_made_is_an_error(fields, message):
+    with pytest.raises(ValueError, match=message):
+        bucket_table(**fields)
+
+
+@given(st.lists(st.builds(Bucket, sides, sides), min_size=1, max_size=9), sides, sides)
+def test_no_bucket_is_nearer_than_the_nearest(buckets, height, width):
+    def cut(bucket):
+        """The part of the picture that stays, cropped to the aspect of the bucket."""
+        ratio = (bucket.width * height) / (bucket.height * width)
+        return min(ratio, 1 / ratio)
+
+    assert cut(nearest(buckets, height, width)) >= max(map(cut, buckets)) * (1 - 1e-12)

@@ -1,0 +1,135 @@
+"""Encoded images to arrays of a bucket's shape.
+
+H W rows and columns of an image, in pixels.
+"""
+
+import io
+
+import numpy as np
+from PIL import Image
+
+MAX_PIXELS = 2**27
+"""Of an image to decode, more than cameras take: beyond it a small file could fill the memory."""
+
+# Others are not for photographs, and one of them starts a program to decode.
+_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "WEBP")
+
+_ORIENTATION = 0x0112
+# How to set upright an image of each orientation (Exif 2.3, tag 274).
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def image_size(data: bytes) -> tuple[int, int]:
+    """Upright height and width of an encoded image, from what comes before its pixels.
+
+    A PNG may tell its orientation behind them, which only `decode_image` sees.
+
+    Raises:
+      ValueError: the header is not that of an image, or of one too large to decode.
+    """
+    image = _open(data)
+    width, height = image.size
+    return (width, height) if _orientation(image) >= 5 else (height, width)
+
+
+def decode_image(data: bytes) -> np.ndarray:
+    """An encoded image, upright, with what is transparent on white. Colour profiles are ignored.
+
+    Args:
+      data: a JPEG, PNG, WebP, GIF or BMP file, of any colours and depth. Of several frames the
+        first is taken.
+
+    Returns:
+      uint8 `[H, W, 3]`, RGB.
+
+    Raises:
+      ValueError: there are no bytes, they are no image, or the image is damaged, cut or larger than
+        `MAX_PIXELS`.
+    """
+    image = _open(data)
+    try:
+        image.load()
+        orientation = _orientation(image)
+        if image.mode.startswith("I"):
+            image = _eight_bits(image)
+        if image.has_transparency_data:
+            image = image.convert("RGBA")
+            white = Image.new("RGBA", image.size, "white")
+            image = Image.alpha_composite(white, image)
+        image = image.convert("RGB")
+    # The decoders of damaged files raise errors of almost every kind.
+    except Exception as error:
+        raise ValueError(f"the image is damaged or cut: {error}") from error
+    if orientation in _UPRIGHT:
+        image = image.transpose(_UPRIGHT[orientation])
+    return np.array(image)
+
+
+def _open(data: bytes) -> Image.Image:
+    if not data:
+        raise ValueError("the image has no bytes")
+    try:
+        image: Image.Image = Image.open(io.BytesIO(data), formats=_FORMATS)
+    except Image.DecompressionBombError as error:
+        raise ValueError(
+            f"the image has more than the limit of {MAX_PIXELS} pixels: scale it down"
+        ) from error
+    except Exception as error:
+        raise ValueError("the bytes are no JPEG, PNG, WebP, GIF or BMP image") from error
+    if image.width * image.height > MAX_PIXELS:
+        raise ValueError(
+            f"the image has {image.width} x {image.height} pixels and the limit is {MAX_PIXELS}: "
+            f"scale it down"
+        )
+    return image
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        # The method of the base class, since that of PNG decodes the image first.
+        orientation = int(Image.Image.getexif(image).get(_ORIENTATION, 1))
+    # Cameras and editors write damaged metadata, and the image is whole all the same.
+    except Exception:
+        return 1
+    return orientation if orientation in _UPRIGHT else 1
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """16-bit greyscale to 8 bits, which the library would clip and not scale."""
+    values = np.asarray(image, np.uint32)
+    scaled = Image.fromarray(((values + 128) // 257).astype(np.uint8))
+    transparent = image.info.get("transparency")
+    if transparent is not None:
+        opaque = (values != transparent) * np.uint8(255)
+        scaled.putalpha(Image.fromarray(opaque))
+    return scaled
+
+
+def fit(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    """The largest centred part of an image that has the aspect of a size, resized to it.
+
+    Both axes are scaled alike: nothing is stretched. Resized by Lanczos' filter, without aliasing.
+
+    Args:
+      image: uint8 `[H, W, 3]`.
+      height: of the result, in pixels.
+      width: of the result, in pixels.
+
+    Returns:
+      float32 `[height, width, 3]` in [-1, 1].
+    """
+    rows, columns, _ = image.shape
+    scale = min(rows / height, columns / width)
+    top, left = (max(0.0, (a - b * scale) / 2) for a, b in ((rows, height), (columns, width)))
+    resized = Image.fromarray(image).resize(
+        (width, height), Image.Resampling.LANCZOS, box=(left, top, columns - left, rows - top)
+    )
+    return np.asarray(resized, np.float32) / 127.5 - 1

@@ -1,0 +1,199 @@
+"""Prompts from files of text, of tables and of JSON lines."""
+
+import csv
+import io
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+MAX_CHARACTERS = 10_000
+"""Of a prompt. Text encoders read some hundred tokens: what is longer was not meant as a prompt."""
+
+COLUMNS = ("prompt", "text", "caption")
+"""Where prompts are looked for when no column is named."""
+
+_DELIMITERS = {".csv": ",", ".tsv": "\t"}
+
+
+def read_prompts(path: str | Path, column: str = "") -> list[str]:
+    """The prompts of a file, in its order, without white space around them.
+
+    Args:
+      path: `.txt`, one prompt a line; `.tsv` or `.csv`, whose first row names the columns; or
+        `.jsonl`, one JSON object a line. UTF-8.
+      column: of a table, or field of the objects. Left empty, the one of `prompt`, `text` and
+        `caption` that there is.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      ValueError: a line is damaged, or without a prompt of 1 to 10,000 characters; the column is
+        missing or not certain; or the file is empty, of another kind or not UTF-8.
+    """
+    path = Path(path)
+    suffix = path.suffix.lower()
+    values: Iterator[tuple[str, object]]
+    if suffix == ".txt":
+        if column:
+            raise ValueError(
+                f"{path} is a text file without columns, and column {column!r} was named: "
+                f"leave the column empty or give a .tsv, .csv or .jsonl file"
+            )
+        values = lines(path)
+    elif suffix in _DELIMITERS:
+        values = _table(path, _DELIMITERS[suffix], column)
+    elif suffix == ".jsonl":
+        values = _fields(path, column)
+    else:
+        raise ValueError(f"{path} is not a .txt, .tsv, .csv or .jsonl file: use one of these")
+    prompts = [check_prompt(value, where) for where, value in values]
+    if not prompts:
+        raise ValueError(f"{path} holds no prompts: write at least one")
+    return prompts
+
+
+def check_prompt(value: object, where: str) -> str:
+    """The prompt without white space around it.
+
+    Args:
+      value: what a file holds.
+      where: the place, which begins the message of an error.
+
+    Raises:
+      ValueError: not text, or text of no or of more than 10,000 characters, or that is not Unicode.
+    """
+    if not isinstance(value, str):
+        raise ValueError(f"{where} holds {json.dumps(value)[:40]} as its prompt: write a string")
+    prompt = value.strip()
+    if not prompt:
+        raise ValueError(f"{where} is empty: write a prompt or remove it")
+    if len(prompt) > MAX_CHARACTERS:
+        raise ValueError(
+            f"{where} has a prompt of {len(prompt)} characters and the limit is {MAX_CHARACTERS}: "
+            f"shorten or remove it"
+        )
+    # JSON can escape half of a pair, which no file of UTF-8 could hold later.
+    if any("\ud800" <= character <= "\udfff" for character in prompt):
+        raise ValueError(f"{where} has a prompt with half a surrogate pair: write it as UTF-8")
+    return prompt
+
+
+def choose_column(names: Iterable[str], column: str, where: str) -> str:
+    """The column with the prompts.
+
+    Args:
+      names: that there are.
+      column: the one asked for, or empty for the one of `COLUMNS` that there is.
+      where: the place, which begins the message of an error.
+
+    Raises:
+      ValueError: the column is not there, or more than once, or none was named and none or several
+        of `COLUMNS` are there.
+    """
+    names = list(names)
+    listed = ", ".join(names) or "none"
+    if not column:
+        found = [name for name in COLUMNS if name in names]
+        if len(found) != 1:
+            has = " and ".join(found) or f"none of {', '.join(COLUMNS)}"
+            raise ValueError(f"{where} has {has}: name the column of the prompts, of {listed}")
+        column = found[0]
+    if names.count(column) != 1:
+        times = f"{names.count(column)} columns" if column in names else "no column"
+        raise ValueError(f"{where} has {times} {column!r}: its columns are {listed}")
+    return column
+
+
+def lines(path: Path) -> Iterator[tuple[str, str]]:
+    """The lines of a file of UTF-8, each with its place such as `prompts.txt, line 3`.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      ValueError: not UTF-8.
+    """
+    # Other characters that Python takes for the end of a line may stand in a prompt.
+    parts = _text(path).split("\n")
+    if not parts[-1]:
+        parts.pop()
+    for number, line in enumerate(parts, 1):
+        yield _place(path, number), line.removesuffix("\r")
+
+
+def parse_object(text: str, where: str) -> dict[str, Any]:
+    """A JSON object.
+
+    Raises:
+      ValueError: the text is something else.
+    """
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{where} is not JSON ({error}): mend or remove it") from error
+    if not isinstance(value, dict):
+        raise ValueError(f'{where} is not a JSON object, such as {{"prompt": "a cat"}}')
+    return value
+
+
+def objects(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The JSON objects of a file, one a line, each with its place.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      ValueError: a line is empty or damaged.
+    """
+    for where, line in lines(path):
+        if not line.strip():
+            raise ValueError(f"{where} is empty: write a record or remove it")
+        yield where, parse_object(line, where)
+
+
+def _place(path: Path, line: int) -> str:
+    return f"{path}, line {line}"
+
+
+def _text(path: Path) -> str:
+    if not path.is_file():
+        raise FileNotFoundError(f"no file {path}: check the path")
+    data = path.read_bytes()
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        # The place counts from behind the mark of byte order, which holds no end of a line.
+        where = _place(path, error.object.count(b"\n", 0, error.start) + 1)
+        raise ValueError(f"{where} is not UTF-8: save the file as UTF-8") from error
+
+
+def _fields(path: Path, column: str) -> Iterator[tuple[str, object]]:
+    for where, record in objects(path):
+        # What the first record settles holds for all.
+        column = choose_column(record, column, where)
+        yield where, record[column]
+
+
+def _table(path: Path, delimiter: str, column: str) -> Iterator[tuple[str, str]]:
+    # A quote that is never closed would swallow the rest: strict makes it an error.
+    rows = csv.reader(io.StringIO(_text(path), newline=""), delimiter=delimiter, strict=True)
+    names: list[str] = []
+    while True:
+        where = _place(path, rows.line_num + 1)
+        try:
+            row = next(rows, None)
+        except csv.Error as error:
+            raise ValueError(
+                f"{where} has a quoted field that is not valid ({error}): quote fields whole, "
+                f"and write a quote inside them twice"
+            ) from error
+        if row is None:
+            return
+        if not row:
+            raise ValueError(f"{where} is empty: write a row or remove it")
+        if not names:
+            names = [name.strip() for name in row]
+            column = choose_column(names, column, where)
+            continue
+        if len(row) != len(names):
+            raise ValueError(
+                f"{where} has {len(row)} fields and the first row names {len(names)} columns: "
+                f"fill in what is missing, and quote fields that hold the delimiter"
+            )
+        yield where, row[names.index(column)]

@@ -1,0 +1,263 @@
+"""Image folders and WebDataset tars: which records there are, and which are left out."""
+
+import io
+import json
+import os
+import tarfile
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from ladd_jax.data.images import decode_image
+from ladd_jax.data.records import ImageFolder, ImageTars, Unreadable, open_images
+
+
+def picture(value):
+    file = io.BytesIO()
+    Image.new("RGB", (4, 3), (value, 0, 0)).save(file, "PNG")
+    return file.getvalue()
+
+
+def folder(root, lines, images=()):
+    for name, data in dict(images).items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(data)
+    content = (line if isinstance(line, str) else json.dumps(line) for line in lines)
+    (root / "metadata.jsonl").write_text("".join(f"{line}\n" for line in content))
+    return root
+
+
+def tar(path, members):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as file:
+        for name, data in members:
+            data = data if isinstance(data, bytes) else data.encode()
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            file.addfile(info, io.BytesIO(data))
+    return path
+
+
+def contents(source):
+    """(key, red value, prompt) of all records."""
+    records = [source[i] for i in range(len(source))]
+    assert [record.key for record in records] == list(source.keys)
+    return [(r.key, int(decode_image(r.data)[0, 0, 0]), r.prompt) for r in records]
+
+
+def test_a_folder_is_read_in_order_of_file_name(tmp_path):
+    folder(
+        tmp_path,
+        [
+            {"file_name": "b/2.png", "text": "two", "n": 1},
+            {"file_name": "a.png", "text": "one"},
+            {"file_name": "b/10.png", "text": " ten "},
+        ],
+        {"a.png": picture(1), "b/2.png": picture(2), "b/10.png": picture(10), "c.png": b"unlisted"},
+    )
+    source = open_images(tmp_path)
+    assert isinstance(source, ImageFolder)
+    assert contents(source) == [("a.png", 1, "one"), ("b/10.png", 10, "ten"), ("b/2.png", 2, "two")]
+
+
+def test_a_column_picks_among_several_texts(tmp_path):
+    folder(
+        tmp_path,
+        [{"file_name": "a.png", "text": "one", "caption": "two"}],
+        {"a.png": picture(1)},
+    )
+    assert open_images(tmp_path, "caption")[0].prompt == "two"
+    with pytest.raises(ValueError, match="line 1 has text and caption"):
+        open_images(tmp_path)
+
+
+GOOD = {"file_name": "a.png", "text": "one"}
+
+
+@pytest.mark.parametrize(
+    "lines, message",
+    [
+        ([GOOD, '{"file_name": "b.png", "text": "tw'], "line 2 is not JSON"),
+        ([GOOD, ""], "line 2 is empty"),
+        ([GOOD, {"text": "two"}], "line 2 has no file_name"),
+        ([GOOD, {"file_name": 3, "text": "two"}], "line 2 has no file_name"),
+        ([GOOD, {"file_name": "b.png"}], "line 2 has no column 'text': its columns are file_name"),
+        ([GOOD, {"file_name": "b.png", "text": " "}], "line 2 is empty"),
+        ([{"file_name": "../a.png", "text": "a"}], r"line 1 names '../a.png' outside"),
+        ([{"file_name": "b/../../a.png", "text": "a"}], "line 1 names .* outside"),
+        ([{"file_name": "/a.png", "text": "a"}], "line 1 names '/a.png' outside"),
+        ([], "metadata.jsonl holds no records"),
+    ],
+)
+def test_bad_metadata_are_an_error_that_names_the_line(tmp_path, lines, message):
+    with pytest.raises(ValueError, match=message) as error:
+        open_images(folder(tmp_path, lines))
+    assert "metadata.jsonl" in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["gone.png", "b", "nul\0.png", "x" * 5000])
+def test_a_file_that_cannot_be_read_is_an_error_of_its_record_alone(tmp_path, name):
+    (tmp_path / "b").mkdir()
+    lines = [GOOD, {"file_name": name, "text": "two"}]
+    source = open_images(folder(tmp_path, lines, {"a.png": picture(1)}))
+    with pytest.raises(ValueError, match="named in metadata.jsonl, cannot be read: "):
+        source[list(source.keys).index(name)]
+    assert source[list(source.keys).index("a.png")].prompt == "one"
+
+
+def test_links_out_of_the_folder_are_followed(tmp_path):
+    # A download cache keeps the files elsewhere, and fills the folder with links to them.
+    (tmp_path / "blob").write_bytes(picture(7))
+    root = folder(tmp_path / "snapshot", [GOOD], {"b.png": b""})
+    os.symlink(tmp_path / "blob", root / "a.png")
+    assert contents(open_images(root)) == [("a.png", 7, "one")]
+
+
+def test_tars_are_read_in_order_of_tar_and_name(tmp_path):
+    tar(
+        tmp_path / "1.tar",
+        [("./c.txt", "three"), ("./c.PNG", picture(3)), ("sub/d.json", '{"caption": "four"}'),
+         ("sub/d.jpg", picture(4)), ("sub/d.cls", "9"), ("._c.png", b"resource fork")],
+    )  # fmt: skip
+    tar(tmp_path / "0.tar", [("c.webp", picture(2)), ("c.txt", "\ufefftwo\n"), ("readme", "x")])
+    expected = [("0/c", 2, "two"), ("1/c", 3, "three"), ("1/sub/d", 4, "four")]
+    source = open_images(tmp_path)
+    assert isinstance(source, ImageTars)
+    assert contents(source) == contents(open_images(str(tmp_path / "*.tar"))) == expected
+    assert contents(open_images(tmp_path / "1.tar")) == expected[1:]
+
+
+def test_tars_of_one_name_in_several_folders_keep_their_records_apart(tmp_path):
+    for name in ("a", "b"):
+        tar(tmp_path / name / "0.tar", [("c.png", picture(1)), ("c.txt", name)])
+    source = open_images(str(tmp_path / "*" / "0.tar"))
+    assert [(key, prompt) for key, _, prompt in contents(source)] == [
+        ("a/0/c", "a"),
+        ("b/0/c", "b"),
+    ]
+
+
+names = st.from_regex(r"[a-z0-9_]{1,150}", fullmatch=True)
+
+
+@given(st.dictionaries(names, st.integers(0, 255), min_size=1, max_size=6), st.randoms())
+def test_members_need_no_order(tmp_path_factory, samples, random):
+    members = [(f"{name}.png", picture(value)) for name, value in samples.items()]
+    members += [(f"{name}.txt", f"is {value}") for name, value in samples.items()]
+    random.shuffle(members)
+    path = tar(tmp_path_factory.mktemp("tars") / "0.tar", members)
+    expected = [(f"0/{name}", samples[name], f"is {samples[name]}") for name in sorted(samples)]
+    assert contents(open_images(path)) == expected
+
+
+def test_text_goes_before_json_unless_a_field_is_named(tmp_path):
+    members = [("c.png", picture(1)), ("c.txt", "one"), ("c.json", '{"text": "two", "url": "u"}')]
+    path = tar(tmp_path / "0.tar", members)
+    assert open_images(path)[0].prompt == "one"
+    assert open_images(path, "text")[0].prompt == "two"
+
+
+@pytest.mark.parametrize(
+    "members, column, message",
+    [
+        ([("c.txt", "one")], "", "0/c has none of jpg, jpeg, png, webp where one image belongs"),
+        ([("c.png", b"1"), ("c.jpg", b"2"), ("c.txt", "one")], "", "0/c has jpg and png"),
+        ([("c.png", b"1")], "", "0/c has no txt or json"),
+        ([("c.png", b"1"), ("c.txt", "one")], "text", "0/c has no json"),
+        ([("c.png", b"1"), ("c.txt", "")], "", "0/c.txt is empty"),
+        ([("c.png", b"1"), ("c.txt", b"\xff")], "", "0/c.txt is not UTF-8"),
+        ([("c.png", b"1"), ("c.json", "{")], "", "0/c.json is not JSON"),
+        ([("c.png", b"1"), ("c.json", '{"caption": null}')], "", "0/c.json holds null"),
+        ([("c.png", b"1"), ("c.json", '{"url": "u"}')], "", "0/c.json has none of prompt, text"),
+    ],
+)
+def test_a_bad_sample_is_an_error_of_its_record_alone(tmp_path, members, column, message):
+    good = [("d.png", picture(1)), ("d.txt", "one"), ("d.json", '{"text": "one"}')]
+    source = open_images(tar(tmp_path / "0.tar", members + good), column)
+    with pytest.raises(ValueError, match=message):
+        source[0]
+    assert source[1].prompt == "one"
+
+
+def damaged_tars():
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w") as tars:
+        for name in ("a.png", "a.txt", "b.png", "b.txt"):
+            info = tarfile.TarInfo(name)
+            info.size = 1000
+            tars.addfile(info, io.BytesIO(bytes(1000)))
+    data = file.getvalue()
+    # Each member takes a header of 512 bytes and 1,024 bytes of content.
+    return {
+        "empty": b"",
+        "text": b"not found" * 99,
+        "cut_in_content": data[:2500],
+        "cut_in_header": data[: 2 * 1536 + 100],
+        "damaged_header": data[:3200] + b"\xff" * 100 + data[3300:],
+        "compressed": b"\x1f\x8b" + data[2:],
+    }
+
+
+@pytest.mark.parametrize("kind", damaged_tars())
+def test_a_damaged_tar_is_an_error_that_names_it(tmp_path, kind):
+    (tmp_path / "0.tar").write_bytes(damaged_tars()[kind])
+    with pytest.raises(ValueError, match=r"0\.tar cannot be read as an uncompressed tar \(.*\): "):
+        open_images(tmp_path)
+
+
+def test_a_member_that_is_there_twice_is_an_error(tmp_path):
+    path = tar(tmp_path / "0.tar", [("c.png", b"1"), ("c.txt", "one"), ("./c.png", b"2")])
+    with pytest.raises(ValueError, match=r"c\.png is in it twice"):
+        open_images(path)
+
+
+def test_tars_without_records_are_an_error(tmp_path):
+    tar(tmp_path / "0.tar", [("readme", "x")])
+    with pytest.raises(ValueError, match=r"1 tars hold no records: .* cat\.jpg and cat\.txt"):
+        open_images(tmp_path)
+
+
+def test_a_path_without_images_is_an_error(tmp_path):
+    for path in (tmp_path, tmp_path / "gone", tmp_path / "*.tar"):
+        with pytest.raises(FileNotFoundError, match="give a directory with metadata.jsonl"):
+            open_images(path)
+
+
+@given(total=st.integers(1, 2000), part=st.sampled_from([0, 0.01, 0.05]))
+def test_the_record_beyond_the_limit_stops_at_once(tmp_path_factory, total, part):
+    path = tmp_path_factory.mktemp("lists") / "unreadable.jsonl"
+    unreadable = Unreadable(total, path, part)
+    allowed = int(np.floor(part * total + 1e-9))
+    for i in range(allowed):
+        unreadable.add(f"k{i}", "no image")
+    assert not path.exists()
+    with pytest.raises(ValueError, match=f"{allowed + 1} of {total} records cannot be read"):
+        unreadable.add("last", "no image")
+    assert len(path.read_text().splitlines()) == allowed + 1
+
+
+def test_the_error_names_the_limit_the_list_and_the_first_few(tmp_path):
+    unreadable = Unreadable(300, tmp_path / "lists" / "unreadable.jsonl")
+    with pytest.raises(ValueError) as error:
+        for i in range(4):
+            unreadable.add(f"k{i}", ValueError(f"reason {i}"))
+    message = str(error.value)
+    assert "4 of 300 records cannot be read and the limit is 1 %" in message
+    assert f"{tmp_path / 'lists' / 'unreadable.jsonl'}" in message
+    assert "k0 (reason 0); k1 (reason 1); k2 (reason 2)" in message and "k3" not in message
+
+
+def test_the_list_is_written_whole_and_goes_when_nothing_is_on_it(tmp_path):
+    path = tmp_path / "unreadable.jsonl"
+    unreadable = Unreadable(1000, path)
+    unreadable.add("a\tb", 'no "image"')
+    unreadable.write()
+    assert [json.loads(line) for line in path.read_text().splitlines()] == [
+        {"key": "a\tb", "reason": 'no "image"'}
+    ]
+    assert os.listdir(tmp_path) == ["unreadable.jsonl"]
+    Unreadable(1000, path).write()
+    assert not os.listdir(tmp_path)
