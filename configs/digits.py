@@ -28,18 +28,18 @@ def get_config() -> ConfigDict:
     )
     config.heads.update(dict(channels=32))
 
-    config.pretrain.update(dict(steps=1400, batch_size=64, ema_decay=0.995))
+    config.pretrain.update(dict(steps=1600, batch_size=64, ema_decay=0.995))
     config.pretrain.optimizer.update(
-        dict(learning_rate=3e-3, weight_decay=0.01, warmup_steps=50, decay_steps=1400)
+        dict(learning_rate=3e-3, weight_decay=0.01, warmup_steps=50, decay_steps=1600)
     )
 
     config.synthesize.update(
-        dict(samples=1024, batch_size=32, records_per_shard=256, steps=20, guidance=4.0, shift=1.0)
+        dict(samples=1024, batch_size=32, records_per_shard=256, steps=25, guidance=4.0, shift=1.0)
     )
 
     config.distil.update(
         dict(
-            steps=640,
+            steps=660,
             batch_size=32,
             warmup_steps=0,
             # Each pixel of an 8x8 scan carries more than one of a large latent, so less noise
