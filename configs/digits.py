@@ -39,8 +39,8 @@ def get_config() -> ConfigDict:
 
     config.distil.update(
         dict(
-            steps=500,
-            batch_size=64,
+            steps=720,
+            batch_size=32,
             warmup_steps=0,
             # Each pixel of an 8x8 scan carries more than one of a large latent, so less noise
             # hides as much.

@@ -17,7 +17,7 @@ from ladd_jax.diffusion.samplers import (
     sample_noise,
     student_sigmas,
 )
-from ladd_jax.parallel.mesh import batch_divisor, batch_sharding
+from ladd_jax.parallel.mesh import batch_divisor, batch_sharding, replicated
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,9 +44,16 @@ class Sampling:
         """Consistency over the student's training times, unguided."""
         return cls("consistency", student_sigmas(steps, times))
 
+    def padded(self, levels: int) -> "Sampling":
+        """The same with more levels of 0 at its end, where a step changes nothing.
+
+        Ways of sampling with the same number of levels share a program.
+        """
+        return dataclasses.replace(self, sigmas=self.sigmas + (0.0,) * (levels - len(self.sigmas)))
+
 
 class Generator:
-    """Samples of one network, one compiled program for each shape and way of sampling.
+    """Samples of one network, one program for each shape, sampler, guidance and number of levels.
 
     A sample depends on its own seed and prompt alone: the batch around it does not matter.
     """
@@ -69,10 +76,11 @@ class Generator:
           batch_size: of every program; raised to a multiple of those axes.
         """
         self._model = model
-        self._null = (jnp.asarray(null_context), jnp.asarray(null_pooled))
+        null = (jnp.asarray(null_context), jnp.asarray(null_pooled))
+        self._null = jax.device_put(null, replicated(mesh))
         self._mesh = mesh
         self._batch = -(-batch_size // batch_divisor(mesh)) * batch_divisor(mesh)
-        self._program = jax.jit(self._sample, static_argnames=("shape", "sampling"))
+        self._program = jax.jit(self._sample, static_argnames=("shape", "sampler", "guidance"))
 
     def _sample(
         self,
@@ -81,17 +89,19 @@ class Generator:
         keys: jax.Array,
         context: jax.Array,
         pooled: jax.Array,
+        sigmas: jax.Array,
         shape: tuple[int, ...],
-        sampling: Sampling,
+        sampler: str,
+        guidance: float,
     ) -> jax.Array:
         def model(*args: jax.Array) -> jax.Array:
             return self._model(params, *args)
 
-        velocity = guided(model, context, pooled, *null, sampling.guidance)
+        velocity = guided(model, context, pooled, *null, guidance)
         noise = sample_noise(keys, 0, shape)
-        if sampling.sampler == "euler":
-            return euler(velocity, noise, sampling.sigmas)
-        return consistency(velocity, noise, sampling.sigmas, keys)
+        if sampler == "euler":
+            return euler(velocity, noise, sigmas)
+        return consistency(velocity, noise, sigmas, keys)
 
     def __call__(
         self,
@@ -118,6 +128,7 @@ class Generator:
           float32 `[n, H, W, C]`.
         """
         sharding = batch_sharding(self._mesh)
+        sigmas = jax.device_put(np.asarray(sampling.sigmas, np.float32), replicated(self._mesh))
         outputs = []
         for start in range(0, len(seeds), self._batch):
             parts = [array[start : start + self._batch] for array in (seeds, context, pooled)]
@@ -127,7 +138,10 @@ class Generator:
                 for part in parts
             ]
             with jax.set_mesh(self._mesh):
-                latents = self._program(params, self._null, *padded, shape=shape, sampling=sampling)
+                latents = self._program(
+                    params, self._null, *padded, sigmas,
+                    shape=tuple(shape), sampler=sampling.sampler, guidance=sampling.guidance,
+                )  # fmt: skip
             outputs.append(np.asarray(latents)[:count])
             progress(count)
         return np.concatenate(outputs)

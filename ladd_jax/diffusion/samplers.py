@@ -13,6 +13,7 @@ from ladd_jax.diffusion.flow import interpolate, predict_x0
 from ladd_jax.diffusion.timesteps import shift
 
 Velocity = Callable[[jax.Array, jax.Array], jax.Array]
+Levels = Sequence[float] | jax.Array
 
 
 def linear_sigmas(steps: int, factor: float = 1.0) -> tuple[float, ...]:
@@ -67,7 +68,7 @@ def guided(
     return velocity
 
 
-def euler(velocity: Velocity, noise: jax.Array, sigmas: Sequence[float]) -> jax.Array:
+def euler(velocity: Velocity, noise: jax.Array, sigmas: Levels) -> jax.Array:
     """First-order integration of the probability flow along `sigmas`, which end at the data (0)."""
     levels = jnp.asarray(sigmas, jnp.float32)
 
@@ -79,9 +80,7 @@ def euler(velocity: Velocity, noise: jax.Array, sigmas: Sequence[float]) -> jax.
     return jax.lax.scan(step, noise, (levels[:-1], levels[1:]))[0]
 
 
-def consistency(
-    velocity: Velocity, noise: jax.Array, sigmas: Sequence[float], keys: jax.Array
-) -> jax.Array:
+def consistency(velocity: Velocity, noise: jax.Array, sigmas: Levels, keys: jax.Array) -> jax.Array:
     """Predicts x_0, renoises to the next level with fresh noise, and so on (Song et al. 2023).
 
     Args:
@@ -101,7 +100,7 @@ def consistency(
         eps = sample_noise(keys, number, x.shape[1:])
         return interpolate(x_0, eps, jnp.full_like(t, after)), None
 
-    numbers = (jnp.arange(1, len(sigmas)), levels[:-1], levels[1:])
+    numbers = (jnp.arange(1, len(levels)), levels[:-1], levels[1:])
     return jax.lax.scan(step, noise, numbers)[0]
 
 

@@ -102,6 +102,27 @@ def test_a_sample_depends_on_its_seed_and_prompt_and_not_on_its_batch():
         np.testing.assert_allclose(small(*reverse)[::-1], small(*args), atol=1e-6)
 
 
+def test_a_padded_way_of_sampling_gives_the_same_samples_with_the_program_of_a_longer_one():
+    def model(params, x, t, context, pooled):
+        return params * x + t[:, None, None, None]
+
+    null = np.zeros((2, 2), np.float32), np.zeros(1, np.float32)
+    generator = Generator(model, *null, make_mesh({"data": 1}, jax.devices()[:1]), 4)
+    args = (seeds(3, np.arange(3)), np.ones((3, 2, 2), "f4"), np.ones((3, 1), "f4"), (4, 4, 1))
+    params = jnp.asarray(0.3)
+    for way in (Sampling.student(1, TIMES), Sampling.teacher(2, 1.0, 1.0)):
+        padded = way.padded(5)
+        assert len(padded.sigmas) == 5
+        np.testing.assert_allclose(
+            generator(params, *args, way), generator(params, *args, padded), atol=1e-6
+        )
+    four = Sampling.student(4, TIMES)
+    assert four.padded(5) == four
+    generator(params, *args, four)
+    # Of student and teacher, each with its own and the padded number of levels.
+    assert generator._program._cache_size() == 4
+
+
 def test_seeds_differ_in_every_index():
     rows = np.concatenate([seeds(0, 8, np.arange(50)), seeds(0, 9, np.arange(50)), seeds(1, 8, 0)])
     assert len(np.unique(rows, axis=0)) == 101
