@@ -79,7 +79,7 @@ class _Raw:
     latents: Callable[[Bucket, int, int], np.ndarray] | None = None
 
 
-def _digits(config: ConfigDict, buckets: list[Bucket], _: Path) -> _Raw:
+def _digits(config: ConfigDict, buckets: list[Bucket], workdir: Path) -> _Raw:
     train, _ = sources.load(config.seed)
     images, prompts = {}, {}
     for bucket in buckets:
@@ -89,7 +89,7 @@ def _digits(config: ConfigDict, buckets: list[Bucket], _: Path) -> _Raw:
     return _Raw(prompts, 1, lambda bucket, start, stop: images[bucket][start:stop])
 
 
-def _prompts(config: ConfigDict, buckets: list[Bucket], _: Path) -> _Raw:
+def _prompts(config: ConfigDict, buckets: list[Bucket], workdir: Path) -> _Raw:
     data = config.data
     prompts = read_prompts(data.path, data.column)
     weights = np.asarray(data.bucket_weights or [1.0] * len(buckets))
@@ -107,7 +107,8 @@ def _prompts(config: ConfigDict, buckets: list[Bucket], _: Path) -> _Raw:
 def _images(config: ConfigDict, buckets: list[Bucket], workdir: Path) -> _Raw:
     data = config.data
     images = open_images(data.path, data.column)
-    unreadable = Unreadable(len(images), workdir / "unreadable.jsonl")
+    listed = workdir / "unreadable.jsonl"
+    unreadable = Unreadable(len(images), listed)
     places: dict[Bucket, list[int]] = {bucket: [] for bucket in buckets}
     prompts: dict[Bucket, list[str]] = {bucket: [] for bucket in buckets}
     hidden = jax.process_index() != 0
@@ -123,8 +124,8 @@ def _images(config: ConfigDict, buckets: list[Bucket], workdir: Path) -> _Raw:
         places[bucket].append(i)
         prompts[bucket].append(record.prompt)
     unreadable.write()
-    if unreadable:
-        _LOG.warning("%d unreadable images are left out: %s", len(unreadable), unreadable.path)
+    if len(unreadable):
+        _LOG.warning("%d unreadable images are left out: %s", len(unreadable), listed)
 
     autoencoder, params = load_autoencoder(fetch_pipeline(config.weights), jnp.float32)
     mesh = process_mesh(config.mesh)
