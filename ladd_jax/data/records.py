@@ -209,11 +209,11 @@ def open_images(path: str | Path, column: str = "") -> ImageFolder | ImageTars:
     if (folder / _METADATA).is_file():
         return ImageFolder(folder, column)
     if folder.is_dir():
-        tars = sorted(folder.glob("*.tar"))
+        tars = list(folder.glob("*.tar"))
     elif folder.is_file():
         tars = [folder]
     else:
-        tars = [Path(found) for found in sorted(glob.glob(str(path), recursive=True))]
+        tars = [Path(found) for found in glob.glob(str(path), recursive=True)]
     if not tars:
         raise FileNotFoundError(
             f"no images in {path}: give a directory with {_METADATA}, or one of *.tar files, or a "

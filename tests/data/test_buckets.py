@@ -39,7 +39,7 @@ tables = st.builds(
     lambda side, step, count, aspect: dict(
         pixels=(side * step) ** 2, step=step, count=count, max_aspect=aspect
     ),
-    st.integers(1, 40), steps, st.integers(1, 20), st.floats(1, 4),
+    st.integers(1, 100), steps, st.integers(1, 20), st.floats(1, 4),
 )  # fmt: skip
 
 

@@ -82,6 +82,14 @@ def test_every_orientation_is_set_upright(kind, orientation):
     assert difference(decoded, upright).mean() < (1 if kind == "JPEG" else 1e-9)
 
 
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
+def test_a_size_is_known_before_the_pixels(kind):
+    # WebP keeps its metadata behind the pixels, and its decoder wants the whole file.
+    data = encoded(photograph(), kind, exif=exif(6))
+    start = data if kind == "WEBP" else data[: len(data) // 2]
+    assert image_size(start) == (92, 61)
+
+
 @pytest.mark.parametrize("orientation", [0, 9, 65535])
 def test_an_orientation_that_does_not_exist_is_upright(orientation):
     data = encoded(photograph(), exif=exif(orientation))

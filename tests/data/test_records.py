@@ -120,13 +120,15 @@ def test_tars_are_read_in_order_of_tar_and_name(tmp_path):
     tar(
         tmp_path / "1.tar",
         [("./c.txt", "three"), ("./c.PNG", picture(3)), ("sub/d.json", '{"caption": "four"}'),
-         ("sub/d.jpg", picture(4)), ("sub/d.cls", "9"), ("._c.png", b"resource fork")],
+         ("sub/d.jpg", picture(4)), ("sub/d.cls", "9"), ("._c.png", b"resource fork"),
+         (".txt", "hidden")],
     )  # fmt: skip
     tar(tmp_path / "0.tar", [("c.webp", picture(2)), ("c.txt", "\ufefftwo\n"), ("readme", "x")])
     expected = [("0/c", 2, "two"), ("1/c", 3, "three"), ("1/sub/d", 4, "four")]
     source = open_images(tmp_path)
     assert isinstance(source, ImageTars)
     assert contents(source) == contents(open_images(str(tmp_path / "*.tar"))) == expected
+    assert contents(ImageTars([tmp_path / "1.tar", tmp_path / "0.tar"])) == expected
     assert contents(open_images(tmp_path / "1.tar")) == expected[1:]
 
 
