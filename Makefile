@@ -9,8 +9,11 @@ INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --constraint
 demo: .venv/installed
 	$(BIN)/python -m ladd_jax.main --config=configs/digits.py --workdir=$(WORKDIR) $(ARGS)
 
+# A file of tests stays in one process, so that what it sets up serves all of them.
+PARALLEL := --numprocesses=auto --maxprocesses=4 --dist=loadfile
+
 test: .venv/installed-test
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" $(PARALLEL)
 
 check: .venv/installed-test
 	$(BIN)/ruff check .

@@ -66,10 +66,7 @@ def get_config(arguments: str | None = None) -> ConfigDict:
         dict(
             source="images" if given["data"] and Path(given["data"]).is_dir() else "prompts",
             path=given["data"],
-            buckets=tuple(
-                f"{height // _REDUCTION}x{width // _REDUCTION}"
-                for height, width in bucket_table(side * side, step)
-            ),
+            buckets=tuple(bucket.name for bucket in bucket_table(side * side, step)),
             records_per_shard=256,
             text_length=77 + 256,
             text_dtype="float16",
