@@ -72,7 +72,7 @@ DIGITS = "--config=configs/digits.py"
         ([DIGITS, "--config.heads.channels=30"], "not divisible by groups"),
         ([DIGITS, "--config.log.every=0"], "log.every is 0"),
         ([DIGITS, "--config.model.channels=4"], "digits have 1"),
-        ([DIGITS, "--config.synthesize.samples=32"], "fewer than one batch"),
+        ([DIGITS, "--config.synthesize.samples=16"], "fewer than one batch"),
         ([DIGITS, "--config.evaluate.student_steps=(3,)"], "3 steps do not divide"),
         ([DIGITS, "--config.evaluate.samples_per_prompt=(2, 2)"], "give 3 numbers"),
         ([DIGITS, "--config.stages=('distill',)"], "'distill' is none of encode, pretrain"),
