@@ -78,7 +78,7 @@ DIGITS = "--config=configs/digits.py"
         ([DIGITS, "--config.stages=('distill',)"], "'distill' is none of encode, pretrain"),
         ([DIGITS, "--config.stages=('distil',)"], "no complete latent shards in"),
         ([DIGITS, "--config.stages=('pretrain',)"], "no complete latent shards in"),
-        ([DIGITS, "--config.data.source=cifar"], "'cifar' is unknown"),
+        ([DIGITS, "--config.data.source=cifar"], "'cifar' is none of digits"),
         ([DIGITS, "--config.data.text_length=9"], "bytes and 8 fit"),
         (["--config=configs/none.py"], "no config file"),
         (["--confg=configs/digits.py"], "confg"),

@@ -8,7 +8,7 @@ from configs import digits
 from ladd_jax import networks
 
 # Fields of a stage, not of its objective.
-OF_THE_STAGE = {"steps", "batch_size"}
+OF_THE_STAGE = {"data", "steps", "batch_size"}
 CHANGED = {
     "timesteps": (1.0, 0.5),
     "probabilities": (0.4, 0.6, 0.0, 0.0),
@@ -18,6 +18,7 @@ CHANGED = {
     "remat": "dots",
     "dtype": "bfloat16",
     "param_dtype": "bfloat16",
+    "teacher_dtype": "bfloat16",
     "dual_attention": (0, 1),
 }
 
@@ -54,6 +55,8 @@ def test_a_field_reaches_the_objective(section, name):
     if name == "timesteps":
         config.distil.probabilities = config.distil.warmup_probabilities = (0.5, 0.5)
     result = built(section, config)
+    if name == "teacher_dtype":
+        result, name = networks.teacher_config(config), "param_dtype"
     attribute = {"channels": "in_channels"}.get(name, name)
     assert getattr(result, attribute) == value
 
