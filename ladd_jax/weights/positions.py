@@ -56,7 +56,12 @@ def fit_positions(tensor: StoredTensor) -> tuple[float, float]:
     frequency = 10_000.0 ** (-(quarter - 1) / quarter)
     turns = np.round((coarse[0] / frequency - fine[0]) / (2 * np.pi))
     start = fine[0] + 2 * np.pi * turns
-    unit = (fine[-1] - fine[0]) / (side - 1) if side > 1 else 1 / side
+    unit = 1 / side
+    if side > 1:
+        # Likewise where neighbours are more than half a period apart.
+        unit = (fine[-1] - fine[0]) / (side - 1)
+        coarse_unit = (coarse[-1] - coarse[0]) / (side - 1) / frequency
+        unit += 2 * np.pi * np.round((coarse_unit - unit) / (2 * np.pi))
     if not (np.isfinite(start) and np.isfinite(unit)):
         return 0.0, 0.0
     return float(np.round(unit * side / _STEP) * _STEP), float(np.round(start / _STEP) * _STEP)
