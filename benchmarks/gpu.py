@@ -2,7 +2,8 @@
 
 Student and teacher of 2B parameters with random weights, compute in bfloat16, float32 parameters
 and Adam moments of the student, bfloat16 teacher, heads on every block. For each batch size and
-remat policy: images/s, TFLOP/s, MFU, peak memory. Then cuDNN's attention against XLA's.
+remat policy: images/s, TFLOP/s, MFU, peak memory. Before them cuDNN's attention against XLA's, at
+the lengths of every bucket of `configs/sd3_turbo.py`.
 
 Model FLOPs of an image are 6 forward-units: student 3 (forward, and backward twice as much),
 teacher on fakes 2 (its weights need no gradient), teacher on real 1. Heads and recomputation are
@@ -31,6 +32,8 @@ import jax.numpy as jnp
 from absl import app, flags
 
 from benchmarks.flops import matrix_flops
+from ladd_jax.data.buckets import bucket_table
+from ladd_jax.models.attention import cudnn
 from ladd_jax.models.functional import Model, Params
 from ladd_jax.models.heads import HeadConfig, head, head_stack
 from ladd_jax.models.mmdit import MMDiTConfig, mmdit, parameter_count
@@ -67,6 +70,9 @@ KINDS = {
 }
 
 WARM_UP = 2
+
+TOLERANCE = 2e-2
+"""Largest difference of cuDNN's and XLA's attention over the largest value: bfloat16 has 8 bits."""
 
 
 def peak_flops(device: jax.Device) -> float | None:
@@ -229,24 +235,28 @@ def profile(run: Callable[[], None], folder: Path) -> dict[str, Any]:
     return {"milliseconds": dict(kinds), "longest_kernels": dict(longest)}
 
 
-def attention_program(implementation: Any) -> Any:
+def attention_program(attend: Callable[..., jax.Array]) -> Any:
     """Attention and its gradients of `q, k, v, cotangent`, compiled."""
-    attend = functools.partial(jax.nn.dot_product_attention, implementation=implementation)
 
     def run(q: jax.Array, k: jax.Array, v: jax.Array, cotangent: jax.Array) -> Any:
-        out, vjp = jax.vjp(lambda *args: attend(*args), q, k, v)
+        out, vjp = jax.vjp(attend, q, k, v)
         return out, vjp(cotangent)
 
     return jax.jit(run)
 
 
 def measure_attention() -> list[dict[str, Any]]:
-    """Forward and backward by cuDNN and by XLA in turn, for several lengths."""
+    """Forward and backward by cuDNN and by XLA in turn, for the lengths of every bucket."""
     heads, width = _WIDTH.value // 64, 64
-    image = (_SIDE.value // 2) ** 2
-    joint = image + _TEXT.value
-    # Is a length that no tile divides slower than the next one that 64 or 128 does?
-    lengths = [(joint, joint), (-(-joint // 128) * 128,) * 2, (image, joint)]
+    side = 8 * _SIDE.value
+    buckets = bucket_table(side * side, 64 if side >= 512 else 16)
+    images = sorted({bucket.height * bucket.width // 4 for bucket in buckets})
+    square = (_SIDE.value // 2) ** 2
+    # Joint attention; the last block, where text asks no queries; image tokens alone. These are
+    # even and tell what the mask of an odd length costs, with the multiple of 128 above it.
+    joint = square + _TEXT.value
+    lengths = [(n + _TEXT.value,) * 2 for n in images]
+    lengths += [(square, joint), (square, square), (-(-joint // 128) * 128,) * 2]
     results = []
     for n, m in lengths:
         b = _ATTENTION_BATCH.value
@@ -256,13 +266,16 @@ def measure_attention() -> list[dict[str, Any]]:
             for key, length in zip(keys, (n, m, m, n), strict=True)
         )
 
-        programs = {name: attention_program(name) for name in ("cudnn", "xla")}
+        xla = functools.partial(jax.nn.dot_product_attention, implementation="xla")
+        programs = {"cudnn": attention_program(cudnn), "xla": attention_program(xla)}
         outputs = {name: run(q, k, v, cotangent) for name, run in programs.items()}
         pairs = zip(*map(jax.tree.leaves, outputs.values()), strict=True)
         differences = [
             float(jnp.max(jnp.abs((x - y).astype(jnp.float32))) / jnp.max(jnp.abs(y)))
             for x, y in pairs
         ]
+        if not max(differences) < TOLERANCE:
+            raise SystemExit(f"attention differs by {differences}, more than {TOLERANCE}")
         seconds: dict[str, list[float]] = {name: [] for name in programs}
         for _ in range(_STEPS.value):
             for name, run in programs.items():

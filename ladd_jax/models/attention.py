@@ -50,23 +50,91 @@ def attention(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
     width = q.shape[-1]
     if kind.startswith("TPU") and k.shape[1] >= _SPLASH_MINIMUM and width <= LANES:
         return splash(q, k, v, limit=_BLOCK_LIMIT)
-    # Any length will do: cuDNN wants even ones only with a bias.
     half = q.dtype in (jnp.bfloat16, jnp.float16)
     if kind.startswith("NVIDIA") and half and width % 8 == 0 and width <= 128:
-        return jax.nn.dot_product_attention(q, k, v, implementation="cudnn")
-    return checkpoint_name(jax.nn.dot_product_attention(q, k, v, implementation="xla"), ATTENDED)
+        return cudnn(q, k, v)
+    return softmax_attention(q, k, v)
+
+
+@jax.custom_vjp
+def softmax_attention(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+    """`attention` in plain operations, for any device, that keeps `[B, K, N, M]` once.
+
+    Differentiated by JAX it would keep logits, exponentials and weights, and on a CPU write and
+    read them for longer than the products take.
+
+    Args:
+      q: `[B, N, K, D/K]` queries.
+      k: `[B, M, K, D/K]` keys.
+      v: `[B, M, K, D/K]` values.
+
+    Returns:
+      `[B, N, K, D/K]` in the dtype of `q`.
+    """
+    return _attend(q, k, v)[0]
+
+
+_product = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
+
+
+def _attend(q: jax.Array, k: jax.Array, v: jax.Array) -> tuple[jax.Array, Any]:
+    """The result, and what its gradient needs: all arguments, it, and the softmax's weights."""
+    logits = _product("bnkd,bmkd->bknm", q, k) / math.sqrt(q.shape[-1])
+    weights = jax.nn.softmax(logits).astype(v.dtype)
+    out = _product("bknm,bmkd->bnkd", weights, v).astype(q.dtype)
+    out = checkpoint_name(out, ATTENDED)
+    return out, (q, k, v, out, weights)
+
+
+def _attend_backward(kept: Any, cotangent: jax.Array) -> tuple[jax.Array, ...]:
+    q, k, v, out, weights = kept
+    # Of each query: the weighted mean of what its weights' gradients are, sum_m p_m dp_m.
+    mean = _product("bnkd,bnkd->bkn", cotangent, out)[..., None]
+    d_weights = _product("bnkd,bmkd->bknm", cotangent, v)
+    d_logits = (weights * (d_weights - mean) / math.sqrt(q.shape[-1])).astype(q.dtype)
+    return (
+        _product("bknm,bmkd->bnkd", d_logits, k).astype(q.dtype),
+        _product("bknm,bnkd->bmkd", d_logits, q).astype(k.dtype),
+        _product("bknm,bnkd->bmkd", weights, cotangent).astype(v.dtype),
+    )
+
+
+softmax_attention.defvjp(_attend, _attend_backward)
 
 
 def keep_attended(primitive: Any, *_: Any, **params: Any) -> bool:
     """A policy of `jax.checkpoint` that recomputes no forward pass of a fused attention.
 
-    It keeps the output and the softmax's normalizer, float32 `[B, K, N]`. XLA's attention needs
-    its logits again and runs twice in any case.
+    It keeps the output and the softmax's normalizer, float32 `[B, K, N]`. Without a fused kernel
+    the softmax's weights are needed again, at half the price of a forward pass.
     """
     if primitive.name == "name":
         return params["name"] == ATTENDED
     # cuDNN's names nothing, but is one primitive.
     return primitive.name == "dot_product_attention_fwd_wrapper"
+
+
+def cudnn(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+    """`attention` by cuDNN's flash attention, on NVIDIA GPUs from Ampere on.
+
+    Args:
+      q: `[B, N, K, D/K]` queries, bfloat16 or float16, D/K a multiple of 8 up to 128.
+      k: `[B, M, K, D/K]` keys.
+      v: `[B, M, K, D/K]` values.
+
+    Returns:
+      `[B, N, K, D/K]` in the dtype of `q`.
+    """
+    attend = functools.partial(jax.nn.dot_product_attention, implementation="cudnn")
+    (b, n, *_), m = q.shape, k.shape[1]
+    if n % 2 == 0 and m % 2 == 0:
+        return attend(q, k, v)
+    # JAX refuses the gradient at odd lengths, and SD3's text has 333 tokens: one more query and key
+    # of zeros, which lengths hide.
+    q, k, v = (jnp.pad(x, ((0, 0), (0, x.shape[1] % 2), (0, 0), (0, 0))) for x in (q, k, v))
+    lengths = [jnp.full((b,), length, jnp.int32) for length in (n, m)]
+    out = attend(q, k, v, query_seq_lengths=lengths[0], key_value_seq_lengths=lengths[1])
+    return out[:, :n]
 
 
 def block_size(length: int, limit: int) -> int:

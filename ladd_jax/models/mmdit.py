@@ -215,7 +215,9 @@ class _Stream(nnx.Module):
     def _project(
         x: jax.Array, qkv: Linear, norm_q: RMSNorm | None, norm_k: RMSNorm | None
     ) -> tuple[jax.Array, ...]:
-        q, k, v = jnp.moveaxis(qkv(x), 2, 0)
+        # Split, the gradients of the three come back as the product's gradient wants them. With the
+        # axis moved to the front they would be transposed there and back.
+        q, k, v = (part[:, :, 0] for part in jnp.split(qkv(x), 3, axis=2))
         return (norm_q(q) if norm_q else q), (norm_k(k) if norm_k else k), v
 
 

@@ -9,11 +9,19 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from jax._src.cudnn import fused_attention_stablehlo
 from jax.experimental import topologies
 from jax.interpreters import partial_eval
 from jax.sharding import AbstractDevice, AbstractMesh, NamedSharding, PartitionSpec
 
-from ladd_jax.models.attention import attention, block_size, keep_attended, splash
+from ladd_jax.models.attention import (
+    attention,
+    block_size,
+    cudnn,
+    keep_attended,
+    softmax_attention,
+    splash,
+)
 from ladd_jax.parallel.mesh import MESH_AXES, make_mesh
 
 FORWARD, BACKWARD = 2e-6, 1e-5
@@ -38,31 +46,50 @@ def arrays(n, m, batch=2, heads=2, width=16, dtype=jnp.float32):
     return [jax.random.normal(key, shape, dtype) for key, shape in zip(keys, shapes, strict=True)]
 
 
-@jax.jit
-def reference(q, k, v, cotangent):
-    out, vjp = jax.vjp(attention, q, k, v)
-    return out, vjp(cotangent)
+def with_gradients(attend):
+    @jax.jit
+    def run(q, k, v, cotangent):
+        out, vjp = jax.vjp(attend, q, k, v)
+        return out, vjp(cotangent)
+
+    return run
+
+
+reference = with_gradients(functools.partial(jax.nn.dot_product_attention, implementation="xla"))
 
 
 def difference(a, b):
     return float(jnp.max(jnp.abs(a - b)) / jnp.max(jnp.abs(b)))
 
 
+@pytest.mark.parametrize("attend", [softmax_attention, in_interpreter], ids=["softmax", "splash"])
 @pytest.mark.parametrize(("n", "m"), LENGTHS.values(), ids=LENGTHS.keys())
-def test_splash_gives_the_values_and_gradients_of_xla_in_every_bucket(n, m):
+def test_values_and_gradients_are_those_of_jax_in_every_bucket(n, m, attend):
     q, k, v, cotangent = arrays(n, m)
-
-    @jax.jit
-    def run(q, k, v, cotangent):
-        out, vjp = jax.vjp(in_interpreter, q, k, v)
-        return out, vjp(cotangent)
-
-    out, gradients = run(q, k, v, cotangent)
+    out, gradients = with_gradients(attend)(q, k, v, cotangent)
     expected, expected_gradients = reference(q, k, v, cotangent)
     assert out.shape == q.shape
     assert difference(out, expected) < FORWARD
     for ours, theirs in zip(gradients, expected_gradients, strict=True):
         assert difference(ours, theirs) < BACKWARD
+
+
+def test_half_precision_is_as_near_to_single_as_that_of_jax():
+    whole = arrays(256, 298)
+    half = [x.astype(jnp.bfloat16) for x in whole]
+    exact = jax.tree.leaves(reference(*(x.astype(jnp.float32) for x in half)))
+    ours = jax.tree.leaves(with_gradients(softmax_attention)(*half))
+    theirs = jax.tree.leaves(reference(*half))
+    assert {x.dtype for x in ours} == {jnp.dtype(jnp.bfloat16)}
+    for own, other, right in zip(ours, theirs, exact, strict=True):
+        assert difference(own, right) < max(1.5 * difference(other, right), 2**-8)
+
+
+def test_the_gradient_keeps_one_array_of_all_pairs_of_tokens():
+    q, k, v, _ = arrays(96, 138)
+    _, vjp = jax.vjp(attention, q, k, v)
+    pairs = [leaf for leaf in jax.tree.leaves(vjp) if leaf.size >= 2 * 2 * 96 * 138]
+    assert len(pairs) == 1
 
 
 def test_padded_keys_count_for_nothing_even_where_all_logits_are_very_negative():
@@ -147,6 +174,20 @@ def test_shapes_and_types_that_a_fused_kernel_does_not_serve_are_left_to_xla():
     assert kernel_for("NVIDIA H200", jnp.bfloat16, width=512) == "xla"
     assert kernel_for("TPU v5", jnp.bfloat16, width=512) == "xla"
     assert kernel_for("TPU v5", jnp.bfloat16, keys=100) == "xla"
+
+
+@pytest.mark.parametrize(("n", "m"), [(4429, 4429), (4096, 4429), (4096, 4096), (4205, 4205)])
+def test_cudnn_takes_the_gradient_at_every_length(monkeypatch, n, m):
+    # No GPU is needed for JAX to say which lengths it refuses.
+    monkeypatch.setattr(fused_attention_stablehlo, "check_cudnn_version", lambda: 91100)
+    q, k = (jax.ShapeDtypeStruct((2, length, 24, 64), jnp.bfloat16) for length in (n, m))
+
+    def total(q, k, v):
+        return jnp.sum(cudnn(q, k, v).astype(jnp.float32))
+
+    gradient = jax.make_jaxpr(jax.grad(total, (0, 1, 2)))(q, k, k)
+    assert [aval.shape for aval in gradient.out_avals] == [q.shape, k.shape, k.shape]
+    assert "dot_product_attention_bwd" in str(gradient)
 
 
 @pytest.mark.slow
