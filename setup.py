@@ -50,6 +50,8 @@ setup(
             "diffusers>=0.36",
             "hypothesis>=6.100",
             "jsonschema>=4.23",
+            # Some tests compile for TPUs.
+            'libtpu; sys_platform == "linux" and platform_machine == "x86_64"',
             "mypy>=1.15",
             "pytest>=8.3",
             "pytest-xdist>=3.6",

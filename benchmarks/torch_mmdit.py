@@ -2,10 +2,11 @@
 
 Forward pass and gradients of all weights, the same weights, inputs and dtype, in turn in one
 process: ours scanned and unrolled, torch eager and compiled, none recomputing anything. Outputs and
-gradients are compared before anything is timed. On a GPU, SD3-Medium at 1024^2:
+gradients are compared before anything is timed, on the host. On a GPU, six blocks of SD3-Medium at
+1024^2:
 
-    python -m benchmarks.torch_mmdit --depth=24 --width=1536 --side=128 --text=333 \
-        --context_width=4096 --pooled_width=2048 --batch=2 --dtype=bfloat16
+    python -m benchmarks.torch_mmdit --depth=6 --width=1536 --side=128 --text=333 \
+        --context_width=4096 --pooled_width=2048 --batch=2 --dtype=bfloat16 --nounrolled
 """
 
 import dataclasses

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jax.experimental.pallas.ops.tpu import splash_attention
 
-from ladd_jax.parallel.mesh import device_kind, on_each_device
+from ladd_jax.parallel.mesh import constrain, device_kind, on_each_device
 
 ATTENDED = "attended"
 """Checkpoint name of what the backward pass of attention needs besides q, k and v."""
@@ -132,7 +132,8 @@ def cudnn(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
     # JAX refuses the gradient at odd lengths, and SD3's text has 333 tokens: one more query and key
     # of zeros, which lengths hide.
     q, k, v = (jnp.pad(x, ((0, 0), (0, x.shape[1] % 2), (0, 0), (0, 0))) for x in (q, k, v))
-    lengths = [jnp.full((b,), length, jnp.int32) for length in (n, m)]
+    # Each device needs those of its own samples.
+    lengths = [constrain(jnp.full((b,), length, jnp.int32), "batch") for length in (n, m)]
     out = attend(q, k, v, query_seq_lengths=lengths[0], key_value_seq_lengths=lengths[1])
     return out[:, :n]
 

@@ -1,5 +1,6 @@
 """Layers shared by the networks. Parameters are stored in one dtype and computed in another."""
 
+import math
 from typing import Any
 
 import jax
@@ -88,6 +89,31 @@ def layer_norm(x: jax.Array, epsilon: float = 1e-6) -> jax.Array:
     y -= jnp.mean(y, axis=-1, keepdims=True)
     y *= jax.lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + epsilon)
     return y.astype(x.dtype)
+
+
+@jax.custom_jvp
+def gelu_tanh(x: jax.Array) -> jax.Array:
+    """GELU in its approximation by tanh (Hendrycks and Gimpel 2016), computed in float32.
+
+    Differentiated by JAX it would keep six arrays of the size of `x`; this keeps the derivative.
+    """
+    return _gelu_tanh(x)[0]
+
+
+def _gelu_tanh(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Value and derivative, in the dtype of `x`."""
+    y = x.astype(jnp.float32)
+    slope, cubic = math.sqrt(2 / math.pi), 0.044715
+    tanh = jnp.tanh(slope * (y + cubic * y**3))
+    gate = 0.5 * (1 + tanh)
+    derivative = gate + 0.5 * y * (1 - tanh * tanh) * slope * (1 + 3 * cubic * y * y)
+    return (y * gate).astype(x.dtype), derivative.astype(x.dtype)
+
+
+@gelu_tanh.defjvp
+def _gelu_tanh_jvp(primals: tuple[Any], tangents: tuple[Any]) -> tuple[jax.Array, jax.Array]:
+    value, derivative = _gelu_tanh(*primals)
+    return value, derivative * tangents[0]
 
 
 def timestep_embedding(t: jax.Array, width: int = 256, max_period: float = 10_000.0) -> jax.Array:

@@ -20,7 +20,15 @@ from jax.nn import initializers
 
 from ladd_jax.models.attention import attention, keep_attended
 from ladd_jax.models.functional import Model, stack
-from ladd_jax.models.layers import MLP, Dtype, Linear, RMSNorm, layer_norm, timestep_embedding
+from ladd_jax.models.layers import (
+    MLP,
+    Dtype,
+    Linear,
+    RMSNorm,
+    gelu_tanh,
+    layer_norm,
+    timestep_embedding,
+)
 from ladd_jax.parallel.mesh import constrain
 
 Tap = Callable[[jax.Array, jax.Array], Any]
@@ -192,7 +200,7 @@ class _Stream(nnx.Module):
             self.out2 = Linear(d, d, ("heads", "embed"), **options)
         if not pre_only:
             self.out = Linear(d, d, ("heads", "embed"), **options)
-            self.mlp = MLP(d, config.mlp_ratio * d, d, nnx.gelu, **options)
+            self.mlp = MLP(d, config.mlp_ratio * d, d, gelu_tanh, **options)
 
     def before(self, x: jax.Array, c: jax.Array) -> tuple[list[jax.Array], tuple[jax.Array, ...]]:
         """adaLN chunks `[B, D]` each, and q, k, v `[B, N, K, D/K]`."""
