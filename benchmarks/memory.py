@@ -2,7 +2,8 @@
 
 Compiles the distillation step of a config for one device at its largest bucket, without data or
 weights, and prints the bytes of its arguments and temporaries as XLA's CPU compiler plans them.
-Attention is XLA's there, which keeps its logits: a fused one on a GPU or TPU needs less.
+Attention is the plain one there, which keeps the softmax's weights: fused ones of GPUs and TPUs
+need less.
 """
 
 import json

@@ -12,10 +12,10 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jax.experimental.pallas.ops.tpu import splash_attention
 
-from ladd_jax.parallel.mesh import constrain, device_kind, on_each_device
+from ladd_jax.parallel.mesh import device_kind, on_each_device
 
 ATTENDED = "attended"
-"""Checkpoint name of what the backward pass of attention needs besides q, k and v."""
+"""Checkpoint name of what attention gave: with q, k and v all that a fused backward pass needs."""
 
 LANES = 128
 """Width of a TPU's vector register: Splash wants lengths of blocks that are multiples of it."""
@@ -32,7 +32,8 @@ def attention(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
     """Softmax attention without mask, scaled by `1 / sqrt(head width)`.
 
     TPUs run Splash (Pallas), NVIDIA GPUs from Ampere on cuDNN's flash attention, which has no
-    float32; neither keeps the logits `[B, K, N, M]`. Everything else is XLA's.
+    float32; neither keeps anything of `[B, K, N, M]`. All else takes `softmax_attention`, which
+    keeps the softmax's weights.
 
     Args:
       q: `[B, N, K, D/K]` queries.
@@ -60,8 +61,9 @@ def attention(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
 def softmax_attention(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
     """`attention` in plain operations, for any device, that keeps `[B, K, N, M]` once.
 
-    Differentiated by JAX it would keep logits, exponentials and weights, and on a CPU write and
-    read them for longer than the products take.
+    Differentiated by JAX it would keep exponentials and weights, and on a CPU write and read such
+    arrays for longer than the products take. The gradient is that of flash attention (Dao et al.
+    2022, section 3.1) without its blocks.
 
     Args:
       q: `[B, N, K, D/K]` queries.
@@ -88,7 +90,7 @@ def _attend(q: jax.Array, k: jax.Array, v: jax.Array) -> tuple[jax.Array, Any]:
 
 def _attend_backward(kept: Any, cotangent: jax.Array) -> tuple[jax.Array, ...]:
     q, k, v, out, weights = kept
-    # Of each query: the weighted mean of what its weights' gradients are, sum_m p_m dp_m.
+    # Of each query the mean of its weights' gradients by these weights, sum_m p_m dp_m.
     mean = _product("bnkd,bnkd->bkn", cotangent, out)[..., None]
     d_weights = _product("bnkd,bmkd->bknm", cotangent, v)
     d_logits = (weights * (d_weights - mean) / math.sqrt(q.shape[-1])).astype(q.dtype)
@@ -105,8 +107,8 @@ softmax_attention.defvjp(_attend, _attend_backward)
 def keep_attended(primitive: Any, *_: Any, **params: Any) -> bool:
     """A policy of `jax.checkpoint` that recomputes no forward pass of a fused attention.
 
-    It keeps the output and the softmax's normalizer, float32 `[B, K, N]`. Without a fused kernel
-    the softmax's weights are needed again, at half the price of a forward pass.
+    It keeps the output and, of a fused kernel, the softmax's normalizer, float32 `[B, K, N]`.
+    `softmax_attention` needs its weights again, at half the price of a forward pass.
     """
     if primitive.name == "name":
         return params["name"] == ATTENDED
@@ -115,7 +117,7 @@ def keep_attended(primitive: Any, *_: Any, **params: Any) -> bool:
 
 
 def cudnn(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
-    """`attention` by cuDNN's flash attention, on NVIDIA GPUs from Ampere on.
+    """`attention` by cuDNN's flash attention; each device runs it on its own samples and heads.
 
     Args:
       q: `[B, N, K, D/K]` queries, bfloat16 or float16, D/K a multiple of 8 up to 128.
@@ -124,7 +126,15 @@ def cudnn(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
 
     Returns:
       `[B, N, K, D/K]` in the dtype of `q`.
+
+    Raises:
+      RuntimeError: cuDNN is not installed.
+      NotImplementedError: the width is none that cuDNN serves.
     """
+    return on_each_device(_cudnn, "batch", None, "heads", None)(q, k, v)
+
+
+def _cudnn(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
     attend = functools.partial(jax.nn.dot_product_attention, implementation="cudnn")
     (b, n, *_), m = q.shape, k.shape[1]
     if n % 2 == 0 and m % 2 == 0:
@@ -132,8 +142,7 @@ def cudnn(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
     # JAX refuses the gradient at odd lengths, and SD3's text has 333 tokens: one more query and key
     # of zeros, which lengths hide.
     q, k, v = (jnp.pad(x, ((0, 0), (0, x.shape[1] % 2), (0, 0), (0, 0))) for x in (q, k, v))
-    # Each device needs those of its own samples.
-    lengths = [constrain(jnp.full((b,), length, jnp.int32), "batch") for length in (n, m)]
+    lengths = [jnp.full((b,), length, jnp.int32) for length in (n, m)]
     out = attend(q, k, v, query_seq_lengths=lengths[0], key_value_seq_lengths=lengths[1])
     return out[:, :n]
 

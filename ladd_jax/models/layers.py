@@ -95,7 +95,14 @@ def layer_norm(x: jax.Array, epsilon: float = 1e-6) -> jax.Array:
 def gelu_tanh(x: jax.Array) -> jax.Array:
     """GELU in its approximation by tanh (Hendrycks and Gimpel 2016), computed in float32.
 
-    Differentiated by JAX it would keep six arrays of the size of `x`; this keeps the derivative.
+    Differentiated by JAX it would keep several arrays of the size of `x`; this keeps the
+    derivative.
+
+    Args:
+      x: any shape, floating.
+
+    Returns:
+      The shape and dtype of `x`.
     """
     return _gelu_tanh(x)[0]
 

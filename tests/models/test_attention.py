@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from jax._src.cudnn import fused_attention_stablehlo
 from jax.experimental import topologies
 from jax.interpreters import partial_eval
 from jax.sharding import AbstractDevice, AbstractMesh, NamedSharding, PartitionSpec
@@ -23,6 +22,7 @@ from ladd_jax.models.attention import (
     splash,
 )
 from ladd_jax.parallel.mesh import MESH_AXES, make_mesh
+from ladd_jax.parallel.products import product_flops
 
 FORWARD, BACKWARD = 2e-6, 1e-5
 """Largest difference over the largest value; both compute in float32, in another order."""
@@ -159,35 +159,76 @@ def kernel_for(kind, dtype, keys=1024, width=64):
             program = str(error)
     if "splash" in program:
         return "splash"
-    return "cudnn" if "dot_product_attention_fwd" in program or "cuDNN" in program else "xla"
+    return "cudnn" if "dot_product_attention_fwd" in program or "cuDNN" in program else "plain"
 
 
 def test_the_kernel_is_that_of_the_devices_the_program_is_for():
     assert kernel_for("TPU v5", jnp.bfloat16) == "splash"
     assert kernel_for("TPU v6 lite", jnp.float32) == "splash"
     assert kernel_for("NVIDIA H200", jnp.bfloat16) == "cudnn"
-    assert kernel_for("cpu", jnp.bfloat16) == "xla"
+    assert kernel_for("cpu", jnp.bfloat16) == "plain"
 
 
-def test_shapes_and_types_that_a_fused_kernel_does_not_serve_are_left_to_xla():
-    assert kernel_for("NVIDIA H200", jnp.float32) == "xla"
-    assert kernel_for("NVIDIA H200", jnp.bfloat16, width=512) == "xla"
-    assert kernel_for("TPU v5", jnp.bfloat16, width=512) == "xla"
-    assert kernel_for("TPU v5", jnp.bfloat16, keys=100) == "xla"
+def test_shapes_and_types_that_no_fused_kernel_serves_take_plain_attention():
+    assert kernel_for("NVIDIA H200", jnp.float32) == "plain"
+    assert kernel_for("NVIDIA H200", jnp.bfloat16, width=512) == "plain"
+    assert kernel_for("TPU v5", jnp.bfloat16, width=512) == "plain"
+    assert kernel_for("TPU v5", jnp.bfloat16, keys=100) == "plain"
 
 
-@pytest.mark.parametrize(("n", "m"), [(4429, 4429), (4096, 4429), (4096, 4096), (4205, 4205)])
-def test_cudnn_takes_the_gradient_at_every_length(monkeypatch, n, m):
-    # No GPU is needed for JAX to say which lengths it refuses.
-    monkeypatch.setattr(fused_attention_stablehlo, "check_cudnn_version", lambda: 91100)
-    q, k = (jax.ShapeDtypeStruct((2, length, 24, 64), jnp.bfloat16) for length in (n, m))
+@pytest.mark.parametrize(("n", "m"), [(4429, 4429), (4096, 4429), (4096, 4096)])
+def test_cudnn_takes_the_gradient_at_every_length_on_every_device(monkeypatch, n, m):
+    # No GPU is needed for JAX to say what it refuses, and to write the program.
+    monkeypatch.setattr(
+        "jax._src.cudnn.fused_attention_stablehlo.check_cudnn_version", lambda: 91100
+    )
+    mesh = make_mesh({"data": 2, "fsdp": 2, "tensor": 2})
+    sharding = NamedSharding(mesh, PartitionSpec(("data", "fsdp"), None, "tensor", None))
+    q, k = (
+        jax.ShapeDtypeStruct((8, length, 24, 64), jnp.bfloat16, sharding=sharding)
+        for length in (n, m)
+    )
 
     def total(q, k, v):
         return jnp.sum(cudnn(q, k, v).astype(jnp.float32))
 
-    gradient = jax.make_jaxpr(jax.grad(total, (0, 1, 2)))(q, k, k)
-    assert [aval.shape for aval in gradient.out_avals] == [q.shape, k.shape, k.shape]
-    assert "dot_product_attention_bwd" in str(gradient)
+    with jax.set_mesh(mesh):
+        traced = jax.jit(jax.grad(total, (0, 1, 2))).trace(q, k, k)
+        program = traced.lower(lowering_platforms=("cuda",)).as_text()
+    assert "__cudnn$fmhaSoftmaxBackward" in program
+    # Of each device: 2 of 8 samples and 12 of 24 heads, of an even length.
+    assert f"tensor<2x{n + n % 2}x12x64xbf16>" in program
+
+
+@pytest.mark.parametrize(("n", "m"), [(130, 135), (131, 134), (131, 135)])
+def test_what_pads_an_odd_length_for_cudnn_counts_for_nothing(monkeypatch, n, m):
+    q, k, v, cotangent = arrays(n, m)
+    # Logits of about -7: a key of zeros would weigh a thousand times as much as another.
+    q, k = q * 0.1 - 1.0, k * 0.1 + 1.8
+    expected = jax.tree.leaves(reference(q, k, v, cotangent))
+    attend = jax.nn.dot_product_attention
+    monkeypatch.setattr(
+        jax.nn,
+        "dot_product_attention",
+        lambda *args, implementation, **lengths: attend(*args, implementation="xla", **lengths),
+    )
+    ours = jax.tree.leaves(with_gradients(cudnn)(q, k, v, cotangent))
+    for own, right in zip(ours, expected, strict=True):
+        assert difference(own, right) < BACKWARD
+
+
+def test_the_remat_policy_spares_a_product_of_plain_attention():
+    q, k, v, _ = arrays(96, 138)
+
+    def flops(policy):
+        block = jax.checkpoint(
+            lambda q: jnp.sin(softmax_attention(jnp.sin(q), k, v)), policy=policy
+        )
+        gradient = jax.make_jaxpr(jax.value_and_grad(lambda q: jnp.sum(block(q))))(q).jaxpr
+        return product_flops(partial_eval.dce_jaxpr(gradient, [True, True])[0])
+
+    spared = flops(jax.checkpoint_policies.nothing_saveable) - flops(keep_attended)
+    assert spared == 2 * q.size * k.shape[1]
 
 
 @pytest.mark.slow
