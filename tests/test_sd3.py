@@ -280,6 +280,7 @@ def small(tmp_path_factory):
     return reference.save(theirs, tmp_path_factory.mktemp("small") / "transformer")
 
 
+@pytest.mark.slow
 def test_the_student_is_judged_by_another_pipeline_than_it_starts_from(run, small, tmp_path):
     config, workdir = run
     given = f"size=tiny,weights={config.weights},teacher={small},resolution=128"

@@ -77,6 +77,7 @@ def test_the_kernels_take_half_the_memory_of_bfloat16():
     assert size(dataclasses.replace(config, quantized=True)) < 0.53 * size(config)
 
 
+@pytest.mark.slow
 def test_the_gradient_of_the_student_goes_through_an_int8_teacher():
     pytest.importorskip("qwix")
     objective, params, small, quantized = teachers()

@@ -186,7 +186,8 @@ def test_flow_matching_in_micro_batches_makes_the_update_of_one():
         FlowMatching(model, PROPORTIONAL, accumulation=0)
 
 
-@pytest.mark.parametrize("heads", ["updated", pytest.param("before", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("heads", ["updated", "before"])
 def test_micro_batches_need_less_memory(heads):
     batch = tiny.batch(size=16, height=16, width=16)
 

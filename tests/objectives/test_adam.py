@@ -152,6 +152,7 @@ def test_rounding_depends_on_the_count_alone():
     assert np.any(np.asarray(other[0].nu["w"] != first[0].nu["w"]))
 
 
+@pytest.mark.slow
 def test_a_state_with_less_in_it_is_laid_saved_and_restored(tmp_path):
     optimizer = Optimizer(0.1, beta1=0.0, clip_norm=1.0, moment_dtype=jnp.bfloat16)
     run = Run(make_mesh(SIZES), optimizer=optimizer, heads_optimizer=optimizer)

@@ -97,11 +97,17 @@ def two_program_reference(objective, state, teacher, batch):
 @pytest.mark.parametrize(
     "changes",
     [
-        {"loss": "softplus", "same_renoise": False, "misaligned_share": 0.3},
         {"loss": "lsgan", "distillation_weight": 2.5, "head_updates": 3},
         {"head_updates": 2, "misaligned_share": 0.3, "hooked_blocks": (1,), "r1_gamma": 1e-2},
-        {"accumulation": 2, "accumulated_heads": "before", "head_updates": 3, "r1_gamma": 1e-2,
-         "distillation_weight": 2.5, "misaligned_share": 0.3, "hooked_blocks": (1,)},
+        pytest.param(
+            {"loss": "softplus", "same_renoise": False, "misaligned_share": 0.3},
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            {"accumulation": 2, "accumulated_heads": "before", "head_updates": 3, "r1_gamma": 1e-2,
+             "distillation_weight": 2.5, "misaligned_share": 0.3, "hooked_blocks": (1,)},
+            marks=pytest.mark.slow,
+        ),
         # One setting at a time, to tell which of them is at fault.
         pytest.param({"r1_gamma": 1e-2}, marks=pytest.mark.slow),
         pytest.param({"misaligned_share": 0.3}, marks=pytest.mark.slow),
@@ -145,6 +151,7 @@ def test_the_fused_step_is_the_two_program_step(changes):
         assert max(np.max(np.abs(leaf)) for leaf in jax.tree.leaves(moved)) > 1e-4
 
 
+@pytest.mark.slow
 def test_a_teacher_cut_after_the_last_hooked_block_gives_the_same_update_for_less():
     # One block of each kind is kept, and one of each is cut off.
     whole_config = tiny.mmdit_config(depth=4, dual_attention=(0, 2), qk_norm=True)
@@ -184,6 +191,7 @@ def test_a_network_that_is_cut_has_no_velocity_to_ask_for():
         tiny.mmdit_config(depth=3, cut=3)
 
 
+@pytest.mark.slow
 def test_parameters_in_bfloat16_stay_so():
     config = tiny.mmdit_config(param_dtype=jnp.bfloat16, dtype=jnp.bfloat16)
     half = {"param_dtype": jnp.bfloat16, "dtype": jnp.bfloat16}
@@ -372,6 +380,7 @@ def test_more_head_updates_take_fresh_noise_and_one_optimizer_step_each():
     assert np.isfinite(float(metrics["loss/discriminator"]))
 
 
+@pytest.mark.slow
 def test_rematerialisation_changes_memory_and_not_the_update():
     results = []
     for remat in ("none", "dots_attention", "full"):

@@ -117,6 +117,7 @@ def test_a_slice_shares_what_it_sends_to_another():
     assert dcn_bytes(ring, mesh) == pytest.approx(2 * payload / 4 / 2)
 
 
+@pytest.mark.slow
 def test_of_a_step_only_sums_and_single_numbers_of_a_sample_go_to_other_slices():
     mesh, objective = make_mesh({"data": 2, "fsdp": 4}), tiny.ladd()
     shapes = {name: array.shape for name, array in tiny.batch().items()}

@@ -26,6 +26,7 @@ def runs(tmp_path_factory):
     return found
 
 
+@pytest.mark.slow
 def test_it_is_the_same_average_and_lies_in_host_memory(runs):
     (_, _, here), (_, _, there) = runs
     wanted = runs[1][0].objective.student.stacked_kernels
