@@ -99,6 +99,7 @@ def test_a_second_encoding_reads_nothing_and_writes_nothing(run):
     assert {path: path.stat().st_mtime_ns for path in workdir.rglob("*")} == files
 
 
+@pytest.mark.slow
 def test_several_processes_write_what_one_writes(run, tmp_path, monkeypatch):
     config, workdir = run
     (tmp_path / "encoded").symlink_to(stages.encoded(workdir))

@@ -340,6 +340,7 @@ def test_the_penalty_comes_at_its_interval_with_its_weight():
     assert np.isnan(penalties[1:4]).all()
 
 
+@pytest.mark.slow
 def test_the_heads_learn_at_their_own_rate_with_their_own_betas():
     objective = tiny.ladd()
     state, teacher = tiny.ladd_state(objective)

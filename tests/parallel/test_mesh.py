@@ -96,12 +96,13 @@ def test_every_parameter_of_the_transformer_is_sharded_where_it_divides():
     assert large and all(any(entry for entry in spec) for spec in large)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "sizes",
     [
         {"data": 2, "fsdp": 2, "tensor": 2},
-        pytest.param({"fsdp": 4, "tensor": 2}, marks=pytest.mark.slow),
-        pytest.param({"data": 4, "tensor": 2}, marks=pytest.mark.slow),
+        {"fsdp": 4, "tensor": 2},
+        {"data": 4, "tensor": 2},
     ],
     ids=lambda sizes: "x".join(f"{axis}{size}" for axis, size in sizes.items()),
 )
