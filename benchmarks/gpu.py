@@ -257,6 +257,8 @@ def measure_attention() -> list[dict[str, Any]]:
     joint = square + _TEXT.value
     lengths = [(n + _TEXT.value,) * 2 for n in images]
     lengths += [(square, joint), (square, square), (-(-joint // 128) * 128,) * 2]
+    xla = functools.partial(jax.nn.dot_product_attention, implementation="xla")
+    programs = {"cudnn": attention_program(cudnn), "xla": attention_program(xla)}
     results = []
     for n, m in lengths:
         b = _ATTENTION_BATCH.value
@@ -266,8 +268,6 @@ def measure_attention() -> list[dict[str, Any]]:
             for key, length in zip(keys, (n, m, m, n), strict=True)
         )
 
-        xla = functools.partial(jax.nn.dot_product_attention, implementation="xla")
-        programs = {"cudnn": attention_program(cudnn), "xla": attention_program(xla)}
         outputs = {name: run(q, k, v, cotangent) for name, run in programs.items()}
         pairs = zip(*map(jax.tree.leaves, outputs.values()), strict=True)
         differences = [
