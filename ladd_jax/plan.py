@@ -1,8 +1,8 @@
 """`python -m ladd_jax.plan --config=FILE --topology=v5p:4x4x4`: does it fit, how fast is it?
 
-Compiles the very step that training runs for TPUs that are not here, each bucket, and reads memory,
-operations and communication from what the compiler made. `--mesh=slices=2,data=2` is for two such
-slices. `--topology=gpu:80` is an estimate.
+Compiles the very step that training runs for TPUs or GPUs that are not here, each bucket, and reads
+memory, operations and communication from what the compiler made. `--mesh=slices=2,data=2` is for
+two TPU slices. Without JAX's CUDA plugin `--topology=gpu:80` is an estimate.
 """
 
 import concurrent.futures
@@ -30,7 +30,7 @@ from ladd_jax.config import ConfigError, nearest, to_dict
 from ladd_jax.data.buckets import Bucket
 from ladd_jax.models.mmdit import parameter_count
 from ladd_jax.objectives.ladd import LADD
-from ladd_jax.parallel.chips import Chip, chip_named
+from ladd_jax.parallel.chips import Chip
 from ladd_jax.parallel.mesh import (
     HOST,
     SLICES,
@@ -40,7 +40,13 @@ from ladd_jax.parallel.mesh import (
     mesh_shape,
     network_axes,
 )
-from ladd_jax.parallel.topology import parse_slice, slice_devices
+from ladd_jax.parallel.topology import (
+    cuda_plugin,
+    gpu_devices,
+    parse_gpu,
+    parse_slice,
+    slice_devices,
+)
 from ladd_jax.training.estimate import recomputed, temporaries
 from ladd_jax.training.forecast import (
     Compiled,
@@ -56,7 +62,7 @@ from ladd_jax.training.forecast import (
 
 FLAGS = flags.FlagValues()
 _TOPOLOGY = flags.DEFINE_string(
-    "topology", None, "A TPU slice such as v5p:4x4x4, or gpu:80.", flag_values=FLAGS
+    "topology", None, "A TPU slice such as v5p:4x4x4, or gpu:80, gpu:80x8.", flag_values=FLAGS
 )
 _MESH = flags.DEFINE_string(
     "mesh", "", "Fields of mesh, such as data=2,fsdp=-1.", flag_values=FLAGS
@@ -213,7 +219,7 @@ def show(job: Job, entry: dict[str, Any]) -> None:
     if entry["host_bytes"]:
         print(f"  host memory  {entry['host_bytes'] / _GIB:.1f} GiB for each chip of the host")
     if "compiled_flops" not in entry:
-        print("  the compiler stops where temporaries alone exceed the memory: no more is known")
+        print("  the compiler stops where a program does not fit: no more is known")
         return
     print(
         f"  FLOPs        {entry['model_flops']:.3g} of the model, "
@@ -255,20 +261,6 @@ def parse_mesh(text: str, mesh: ConfigDict) -> dict[str, int]:
             raise ConfigError(f"--mesh={text}: {axis} is {size!r}: use a positive number, or -1")
         sizes[axis] = int(size)
     return sizes
-
-
-def parse_gpu(name: str) -> tuple[Chip, int]:
-    """Chip and count of `gpu:80`, one GPU of that many GiB, or `gpu:80x8`.
-
-    Raises:
-      ValueError: another form, or a memory that no known GPU has.
-    """
-    known = {40: "A100 40GB", 80: "H100", 141: "H200"}
-    match = re.fullmatch(r"gpu:(\d+)(?:x([1-9]\d*))?", name)
-    if not match or int(match[1]) not in known:
-        kinds = ", ".join(f"gpu:{size} ({chip})" for size, chip in known.items())
-        raise ValueError(f"topology {name!r} is none of {kinds}; eight are gpu:80x8")
-    return chip_named(known[int(match[1])]), int(match[2] or 1)
 
 
 def chosen_buckets(config: ConfigDict, names: list[str]) -> list[Bucket]:
@@ -389,14 +381,19 @@ def plan(config: ConfigDict) -> None:
     buckets = chosen_buckets(config, _BUCKETS.value)
     sizes = parse_mesh(_MESH.value, config.mesh)
     slices = sizes[SLICES]
-    on_gpu = topology.startswith("gpu")
-    if on_gpu:
+    compiler: str | None = "libtpu"
+    mesh: Any
+    if topology.startswith("gpu"):
         chip, count = parse_gpu(topology)
         if slices != 1:
             raise ConfigError(f"mesh.slices is {slices} and {topology} is one machine: use 1")
-        shape = mesh_shape(sizes, count)
-        kinds = (jax.sharding.AxisType.Auto,) * len(shape)
-        mesh: Any = jax.sharding.AbstractMesh(tuple(shape.values()), tuple(shape), kinds)
+        compiler = cuda_plugin()
+        if compiler:
+            mesh = make_mesh(sizes, gpu_devices(chip, count))
+        else:
+            shape = mesh_shape(sizes, count)
+            kinds = (jax.sharding.AxisType.Auto,) * len(shape)
+            mesh = jax.sharding.AbstractMesh(tuple(shape.values()), tuple(shape), kinds)
     else:
         chip, _ = parse_slice(topology)
         mesh = make_mesh(sizes, slice_devices(topology, slices))
@@ -412,7 +409,9 @@ def plan(config: ConfigDict) -> None:
         f"mesh {laid}, batch {batch_size}, "
         f"{student:.2f} B parameters of the student, {teacher:.2f} B of the teacher"
     )
-    entries = estimated_entries if on_gpu else compiled_entries
+    if compiler is None:
+        print("an estimate by formula: with pip install .[cuda] the step is compiled for this GPU")
+    entries = compiled_entries if compiler else estimated_entries
     result = {
         "topology": topology,
         "slices": slices,
@@ -424,10 +423,7 @@ def plan(config: ConfigDict) -> None:
         **entries(job, buckets, batch_size),
         "model": to_dict(config.model),
         "teacher": to_dict(config.teacher),
-        "versions": {
-            name: importlib.metadata.version(name)
-            for name in ("jax", *(() if on_gpu else ("libtpu",)))
-        },
+        "versions": {name: importlib.metadata.version(name) for name in ("jax", compiler) if name},
     }
     if "largest_batch" in result:
         found = result["largest_batch"]

@@ -12,8 +12,8 @@ from configs import sd3_turbo
 from ladd_jax import networks
 from ladd_jax.config import ConfigError
 from ladd_jax.data.buckets import Bucket
-from ladd_jax.parallel.topology import parse_slice
-from ladd_jax.plan import parse_gpu, parse_mesh
+from ladd_jax.parallel.topology import parse_gpu, parse_slice
+from ladd_jax.plan import parse_mesh
 
 ROOT = Path(__file__).parent.parent
 CONFIG = "--config=configs/sd3_turbo.py:size=medium,resolution=256"

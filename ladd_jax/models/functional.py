@@ -63,7 +63,11 @@ class Model:
 
     def __call__(self, params: Params, *args: Any, **kwargs: Any) -> Any:
         """The module's `__call__` with these parameters."""
-        return nnx.merge(self._graphdef, params)(*args, **kwargs)
+        return self.bind(params)(*args, **kwargs)
+
+    def bind(self, params: Params) -> Any:
+        """The module with these parameters, for its other methods."""
+        return nnx.merge(self._graphdef, params)
 
 
 def stack(build: Callable[[nnx.Rngs], nnx.Module], count: int, rngs: nnx.Rngs) -> nnx.Module:

@@ -34,6 +34,9 @@ from ladd_jax.parallel.mesh import constrain
 Tap = Callable[[jax.Array, jax.Array], Any]
 """`tap(layer int32 [], tokens [B, N, D]) -> tree`, called on the image tokens after each block."""
 
+FeaturesVJP = Callable[[jax.Array | None, jax.Array], jax.Array]
+"""`(cotangent of v, of features [L + 1, B, N, D]) -> cotangent of the latents [B, H, W, C]`."""
+
 REMAT_POLICIES = {
     "none": None,
     "full": jax.checkpoint_policies.nothing_saveable,
@@ -334,21 +337,9 @@ class MMDiT(nnx.Module):
                 f"a network cut to {config.cut} of {config.depth} blocks has no velocity: give a "
                 f"tap, or use the whole network"
             )
-        b, height, width, channels = latents.shape
-        p = config.patch
-        if height % p or width % p:
-            raise ValueError(
-                f"latents of {height}x{width} are not divisible by the patch of {p}: "
-                f"use {height - height % p}x{width - width % p}"
-            )
-        rows, columns = height // p, width // p
-        x = latents.astype(config.dtype).reshape(b, rows, p, columns, p, channels)
-        x = x.transpose(0, 1, 3, 2, 4, 5).reshape(b, rows * columns, p * p * channels)
-        x = self.patch_embedding(x)
-        positions = position_embedding(rows, columns, config).astype(config.dtype)
-        x = constrain(x + positions.reshape(1, rows * columns, -1), "batch", None, None)
-        context = constrain(self.context_embedding(context), "batch", None, None)
-        c = self.time_mlp(timestep_embedding(t)) + self.pooled_mlp(pooled)
+        grid = self._grid(latents)
+        x = self._embed(latents)
+        context, c = self._condition(t, context, pooled)
 
         def after(
             layer: jax.Array, x: jax.Array, context: jax.Array
@@ -356,17 +347,6 @@ class MMDiT(nnx.Module):
             x = constrain(x, "batch", None, None)
             context = constrain(context, "batch", None, None)
             return (x, context), None if tap is None else tap(layer, x)
-
-        policy = REMAT_POLICIES[config.remat]
-
-        def block(graphdef: Any, **options: Any) -> Callable[..., Any]:
-            """A block as a function of its parameters, recomputed in the backward pass."""
-
-            def apply(state: Any, x: jax.Array, context: jax.Array, c: jax.Array) -> Any:
-                return nnx.merge(graphdef, state)(x, context, c)
-
-            # Even a checkpoint that saves everything puts barriers between operations.
-            return apply if policy is None else jax.checkpoint(apply, policy=policy, **options)
 
         taps = []
         start = 0
@@ -379,8 +359,7 @@ class MMDiT(nnx.Module):
                 graphdef: Any = graphdef,
             ) -> tuple[tuple[jax.Array, jax.Array], Any]:
                 layer, state = layer_and_state
-                # Inside a scan nothing can be shared with the forward pass by accident.
-                run = block(graphdef, prevent_cse=False)
+                run = _rematerialised(graphdef, config.remat, scanned=True)
                 return after(layer, *run(state, *carry, c))
 
             layers = start + jnp.arange(count)
@@ -393,16 +372,191 @@ class MMDiT(nnx.Module):
         if config.cut:
             return None, _concatenate(taps)
         graphdef, state = nnx.split(self.last_block)
-        (x, _), tapped = after(jnp.asarray(start), *block(graphdef)(state, x, context, c))
+        run = _rematerialised(graphdef, config.remat, scanned=False)
+        (x, _), tapped = after(jnp.asarray(start), *run(state, x, context, c))
         taps.append(jax.tree.map(lambda leaf: leaf[None], tapped))
 
+        v = self._velocity(x, c, grid)
+        return v if tap is None else (v, _concatenate(taps))
+
+    def features_vjp(
+        self, latents: jax.Array, t: jax.Array, context: jax.Array, pooled: jax.Array
+    ) -> tuple[jax.Array | None, jax.Array, FeaturesVJP]:
+        """The velocity, all blocks' image tokens, and the way back from them to the latents.
+
+        The tokens that are returned are those that the backward pass starts each block from: there
+        is one copy of them. `jax.vjp` of a call with a tap keeps two, and the parameters' gradients
+        where they are not constants, as they are here.
+
+        Args:
+          latents: `[B, H, W, in_channels]`.
+          t: float32 `[B]`.
+          context: `[B, T, context_width]`.
+          pooled: `[B, pooled_width]`.
+
+        Returns:
+          v float32 `[B, H, W, out_channels]`, None where the network is cut; the image tokens
+          before the first block and after each, `[L + 1, B, N, D]`; and a function of a cotangent
+          for both (None for v: of zero) that gives that of the latents. It belongs to the trace
+          that it comes from.
+
+        Raises:
+          ValueError: as `__call__`.
+        """
+        config = self.config
+        grid = self._grid(latents)
+        x, embed_vjp = jax.vjp(self._embed, latents)
+        context, c = self._condition(t, context, pooled)
+        features = jnp.pad(x[None], ((0, config.blocks), (0, 0), (0, 0), (0, 0)))
+        features = constrain(features, None, "batch", None, None)
+        ways_back = []
+        start = 0
+        for name, count in self.runs:
+            graphdef, states = nnx.split(getattr(self, name))
+            run = _rematerialised(graphdef, config.remat, scanned=True)
+            (x, context, features), back = _scan_with_way_back(
+                run, states, start + jnp.arange(count), (x, context, features), c, config.unroll
+            )
+            ways_back.append(back)
+            start += count
+        if config.cut:
+            v = None
+        else:
+            graphdef, state = nnx.split(self.last_block)
+            run = _rematerialised(graphdef, config.remat, scanned=False)
+            x, last_vjp = jax.vjp(lambda x, context: run(state, x, context, c)[0], x, context)
+            x = constrain(x, "batch", None, None)
+            features = features.at[start + 1].set(x)
+            v, v_vjp = jax.vjp(lambda x: self._velocity(x, c, grid), x)
+
+        def back_to_latents(v_bar: jax.Array | None, features_bar: jax.Array) -> jax.Array:
+            x_bar, context_bar = features_bar[-1], jnp.zeros_like(context)
+            if not config.cut:
+                if v_bar is not None:
+                    x_bar += v_vjp(v_bar)[0]
+                x_bar, context_bar = last_vjp(constrain(x_bar, "batch", None, None))
+                x_bar += features_bar[-2]
+            for back in reversed(ways_back):
+                x_bar, context_bar = back(features, features_bar, x_bar, context_bar)
+            (latents_bar,) = embed_vjp(x_bar)
+            return latents_bar
+
+        return v, features, back_to_latents
+
+    def _grid(self, latents: jax.Array) -> tuple[int, int]:
+        """Rows and columns of patches."""
+        _, height, width, _ = latents.shape
+        p = self.config.patch
+        if height % p or width % p:
+            raise ValueError(
+                f"latents of {height}x{width} are not divisible by the patch of {p}: "
+                f"use {height - height % p}x{width - width % p}"
+            )
+        return height // p, width // p
+
+    def _embed(self, latents: jax.Array) -> jax.Array:
+        """Image tokens `[B, N, D]`, with their positions."""
+        p = self.config.patch
+        b, *_, channels = latents.shape
+        rows, columns = self._grid(latents)
+        x = latents.astype(self.config.dtype).reshape(b, rows, p, columns, p, channels)
+        x = x.transpose(0, 1, 3, 2, 4, 5).reshape(b, rows * columns, p * p * channels)
+        x = self.patch_embedding(x)
+        positions = position_embedding(rows, columns, self.config).astype(self.config.dtype)
+        return constrain(x + positions.reshape(1, rows * columns, -1), "batch", None, None)
+
+    def _condition(
+        self, t: jax.Array, context: jax.Array, pooled: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        """Text tokens `[B, T, D]`, and what modulates every block `[B, D]`."""
+        context = constrain(self.context_embedding(context), "batch", None, None)
+        return context, self.time_mlp(timestep_embedding(t)) + self.pooled_mlp(pooled)
+
+    def _velocity(self, x: jax.Array, c: jax.Array, grid: tuple[int, int]) -> jax.Array:
+        """Of the last block's tokens, float32 `[B, H, W, out_channels]`."""
+        (rows, columns), p = grid, self.config.patch
         shift, scale = jnp.moveaxis(self.final_modulation(jax.nn.silu(c)), 1, 0)
         v = self.final(_modulate(x, shift, scale)).astype(jnp.float32)
-        v = v.reshape(b, rows, columns, p, p, config.out_channels)
-        v = v.transpose(0, 1, 3, 2, 4, 5).reshape(b, height, width, config.out_channels)
-        if tap is None:
-            return v
-        return v, _concatenate(taps)
+        v = v.reshape(len(x), rows, columns, p, p, self.config.out_channels)
+        v = v.transpose(0, 1, 3, 2, 4, 5)
+        return v.reshape(len(x), rows * p, columns * p, self.config.out_channels)
+
+
+def _rematerialised(graphdef: Any, remat: str, *, scanned: bool) -> Callable[..., Any]:
+    """A block as a function of `(state, x, context, c)`, recomputed in the backward pass."""
+
+    def apply(state: Any, x: jax.Array, context: jax.Array, c: jax.Array) -> Any:
+        return nnx.merge(graphdef, state)(x, context, c)
+
+    policy = REMAT_POLICIES[remat]
+    if policy is None:
+        # Even a checkpoint that saves everything puts barriers between operations.
+        return apply
+    # Inside a scan nothing can be shared with the forward pass by accident.
+    return jax.checkpoint(apply, policy=policy, prevent_cse=not scanned)
+
+
+def _scan_with_way_back(
+    run: Callable[..., Any],
+    states: Any,
+    layers: jax.Array,
+    carry: tuple[jax.Array, jax.Array, jax.Array],
+    c: jax.Array,
+    unroll: int,
+) -> tuple[tuple[jax.Array, jax.Array, jax.Array], Callable[..., Any]]:
+    """Scans blocks and says how to go back through them, their parameters being constants.
+
+    Args:
+      run: of `_rematerialised`.
+      states: parameters, stacked.
+      layers: int32, the blocks' places in the network.
+      carry: image tokens, text tokens, and features `[L + 1, B, N, D]`: the first block's input is
+        at its place, and each block's output is put behind it.
+      c: what modulates the blocks `[B, D]`.
+      unroll: blocks in one turn.
+
+    Returns:
+      The carry, and `back(features, features_bar, x_bar, context_bar)`: cotangents of the first
+      block's inputs from those of the last one's outputs, with those of the features on the way.
+    """
+    # Of the last trace of a block, all of which are alike: how its vjp is put together again.
+    structure: Any = None
+    sources: list[int | None] = []
+
+    def at_hand(x: jax.Array, state: Any) -> list[jax.Array]:
+        return [x, c, *jax.tree.leaves(state)]
+
+    def forth(carry: Any, layer_and_state: Any) -> tuple[Any, list[jax.Array]]:
+        nonlocal structure, sources
+        (x, context, features), (layer, state) = carry, layer_and_state
+        (y, text), vjp = jax.vjp(lambda x, context: run(state, x, context, c), x, context)
+        # A vjp is a tree of what it keeps. What the way back has anyway is the very same array.
+        kept, structure = jax.tree.flatten(vjp)
+        known = {id(array): place for place, array in enumerate(at_hand(x, state))}
+        sources = [known.get(id(array)) for array in kept]
+        own = [array for array, source in zip(kept, sources, strict=True) if source is None]
+        y, text = (constrain(tokens, "batch", None, None) for tokens in (y, text))
+        features = jax.lax.dynamic_update_index_in_dim(features, y, layer + 1, 0)
+        return (y, text, features), own
+
+    carry, own = jax.lax.scan(forth, carry, (layers, states), unroll=unroll)
+
+    def back(
+        features: jax.Array, features_bar: jax.Array, x_bar: jax.Array, context_bar: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        def body(carry: Any, layer_state_and_own: Any) -> tuple[Any, None]:
+            layer, state, own = layer_state_and_own
+            known, rest = at_hand(features[layer], state), iter(own)
+            kept = [next(rest) if source is None else known[source] for source in sources]
+            carry = tuple(constrain(cotangent, "batch", None, None) for cotangent in carry)
+            x_bar, context_bar = jax.tree.unflatten(structure, kept)(carry)
+            return (x_bar + features_bar[layer], context_bar), None
+
+        turned = (layers, states, own)
+        carry, _ = jax.lax.scan(body, (x_bar, context_bar), turned, reverse=True, unroll=unroll)
+        return carry
+
+    return carry, back
 
 
 def _concatenate(taps: list[Any]) -> Any:

@@ -102,8 +102,9 @@ class LADD:
 
     Attributes:
       student: `student(params, x_t, t, context, pooled) -> v`.
-      teacher: the same signature, and `tap=` to read tokens after each block. It may be cut after
-        the last hooked block where there is no `distillation_weight`, and gives no v then.
+      teacher: the same signature, `tap=` to read tokens after each block, and `features_vjp` of
+        `models.mmdit`. It may be cut after the last hooked block where there is no
+        `distillation_weight`, and gives no v then.
       head: one head, `head(params, tokens, grid, t_hat, pooled) -> logits [B, h, w]`.
       heads: its stack, one for each hooked block, under the name `heads`.
       depth: number of the teacher's blocks, those that are cut off left out.
@@ -376,8 +377,8 @@ class LADD:
           frozen: the teacher.
           samples: or a micro-batch of them.
           noise: of `_renoise`.
-          see: gives, of x0_hat and its features `[K, B, N, D]`, the heads that the generator sees
-            and anything more.
+          see: gives, of x0_hat and its features `[L + 1, B, N, D]`, the heads that the generator
+            sees and anything more.
 
         Returns:
           Gradient, losses, x0_hat, and what more `see` gave.
@@ -386,16 +387,9 @@ class LADD:
         (eps_fake, t_fake), _ = noise
         x0_hat, student_vjp = jax.vjp(lambda params: self._generate(params, samples), params)
 
-        def teacher(x0_hat: jax.Array) -> tuple[jax.Array | None, jax.Array]:
-            x_t_hat = interpolate(x0_hat, eps_fake, t_fake)
-            v, features = self.teacher(
-                frozen, x_t_hat, t_fake, context, pooled, tap=lambda _, tokens: tokens
-            )
-            if self.hooked_blocks is not None:
-                features = features[jnp.asarray(self.hooked)]
-            return None if v is None else predict_x0(x_t_hat, v, t_fake), features
-
-        (teacher_x0, features), teacher_vjp = jax.vjp(teacher, x0_hat)
+        x_t_hat, renoise_vjp = jax.vjp(lambda x: interpolate(x, eps_fake, t_fake), x0_hat)
+        teacher = self.teacher.bind(frozen)
+        v, features, teacher_vjp = teacher.features_vjp(x_t_hat, t_fake, context, pooled)
         heads, more = see(x0_hat, features)
 
         # The same features through the heads, back through the teacher's activations (its
@@ -407,12 +401,15 @@ class LADD:
             logits = self.head(head, tokens, grid, t_fake, pooled)
             return jnp.mean(adversarial.generator(logits)) / len(self.hooked)
 
-        def through_head(_: None, head_and_tokens: Any) -> tuple[None, Any]:
-            return None, jax.value_and_grad(generator_loss, argnums=1)(*head_and_tokens)
+        def through_head(gradient: jax.Array, head_and_block: Any) -> tuple[jax.Array, jax.Array]:
+            head, block = head_and_block
+            loss, tokens = jax.value_and_grad(generator_loss, argnums=1)(head, features[block + 1])
+            return jax.lax.dynamic_update_index_in_dim(gradient, tokens, block + 1, 0), loss
 
-        _, (losses, feature_gradient) = jax.lax.scan(through_head, None, (heads["heads"], features))
-        nothing = jax.tree.map(jnp.zeros_like, teacher_x0)
-        (x0_gradient,) = teacher_vjp((nothing, feature_gradient))
+        feature_gradient, losses = jax.lax.scan(
+            through_head, jnp.zeros_like(features), (heads["heads"], jnp.asarray(self.hooked))
+        )
+        (x0_gradient,) = renoise_vjp(teacher_vjp(None, feature_gradient))
 
         def distillation_loss(x0_hat: jax.Array, teacher_x0: jax.Array) -> jax.Array:
             weight = expand(1 - t_fake, x0_hat)
@@ -420,6 +417,7 @@ class LADD:
 
         metrics: Metrics = {"loss/generator": jnp.sum(losses)}
         if self.distillation_weight:
+            teacher_x0 = predict_x0(x_t_hat, v, t_fake)
             distance, gradient = jax.value_and_grad(distillation_loss)(x0_hat, teacher_x0)
             x0_gradient += self.distillation_weight * gradient
             metrics["loss/distillation"] = distance
@@ -439,8 +437,8 @@ class LADD:
     ) -> Judged:
         """The heads' gradient on samples, or a micro-batch of them.
 
-        Without `features` of x0_hat, `[K, B, N, D]`, a pass of the teacher makes them, and each is
-        judged where it arises.
+        Without `features` of x0_hat, `[L + 1, B, N, D]`, a pass of the teacher makes them, and each
+        is judged where it arises.
         """
         x_0, context, pooled = samples.x_0, samples.context, samples.pooled
         grid = self._grid(x_0)
@@ -451,7 +449,7 @@ class LADD:
                 fake_loss, heads, frozen, x0_hat, eps_fake, t_fake, context, pooled
             )
         else:
-            gradient, fake = _over_heads(fake_loss, heads, jax.lax.stop_gradient(features))
+            gradient, fake = _over_heads(fake_loss, heads, features, self.hooked)
         real_gradient, real = self._judge(
             self._real_loss(grid, t_real, pooled, step),
             heads, frozen, x_0, eps_real, t_real, context, pooled,
@@ -648,14 +646,15 @@ class LADD:
 
 
 def _over_heads(
-    loss: HeadLoss, heads: Params, features: jax.Array
+    loss: HeadLoss, heads: Params, features: jax.Array, hooked: tuple[int, ...]
 ) -> tuple[Params, dict[str, jax.Array]]:
-    """Gradient of the heads and statistics `[K, ...]` on features `[K, B, N, D]`."""
+    """Gradient of the heads and statistics `[K, ...]` on features `[L + 1, B, N, D]`."""
 
-    def body(_: None, head_and_tokens: Any) -> tuple[None, Any]:
-        return None, jax.grad(loss, has_aux=True)(*head_and_tokens)
+    def body(_: None, head_and_block: Any) -> tuple[None, Any]:
+        head, block = head_and_block
+        return None, jax.grad(loss, has_aux=True)(head, features[block + 1])
 
-    _, (gradient, statistics) = jax.lax.scan(body, None, (heads["heads"], features))
+    _, (gradient, statistics) = jax.lax.scan(body, None, (heads["heads"], jnp.asarray(hooked)))
     return {"heads": gradient}, statistics
 
 

@@ -23,6 +23,10 @@ _COLLECTIVES = (
     "collective-permute", "collective-broadcast",
 )  # fmt: skip
 
+_CUDNN_ATTENTION = {"__cudnn$fmhaSoftmax": 2, "__cudnn$fmhaSoftmaxBackward": 5}
+"""Matrix products in cuDNN's attention: logits and values; backward, both gradients of each and the
+logits again."""
+
 _BETWEEN_SLICES = {"ONE_TO_ONE": "collective-permute"}
 """Transfers by hosts whose names are not those of collectives."""
 
@@ -108,7 +112,7 @@ class Cost:
     """Of one run of a program, on one chip.
 
     Attributes:
-      flops: of matrix products, convolutions and Pallas kernels.
+      flops: of matrix products, convolutions, Pallas kernels and cuDNN's attention.
       hbm_bytes: read from and written to HBM by each instruction after fusion.
       collectives: in the order of the program.
       unknown: loops without a constant number of turns, counted once, and kernels without known
@@ -189,7 +193,7 @@ class _Program:
             return max(map(self.of, _branches(i)), key=lambda cost: (cost.flops, cost.hbm_bytes))
         if i.opcode in ("call", "async-start"):
             return self.of(i.called("to_apply") or i.called("calls"))
-        if i.opcode == "fusion":
+        if i.opcode in ("fusion", "fusion-start"):
             return self._fused(i.called("calls"), seen) + Cost(
                 hbm_bytes=self._fusion_bytes(i, computation)
             )
@@ -200,9 +204,17 @@ class _Program:
             return self._to_host(i)
         operands = self._arrays(i, computation)
         if i.opcode == "custom-call":
-            if "tpu_custom_call" not in i.attributes:
-                return Cost()
-            return self._kernel(i) + Cost(hbm_bytes=_in_hbm(operands) + _in_hbm(i.result))
+            target = re.search(r'custom_call_target="([^"]*)"', i.attributes)
+            moved = Cost(hbm_bytes=_in_hbm(operands) + _in_hbm(i.result))
+            if target and target[1] == "tpu_custom_call":
+                return self._kernel(i) + moved
+            if target and target[1] in _CUDNN_ATTENTION:
+                q, k = (array.shape for array in operands[:2])  # [B, N, K, D/K]
+                products = _CUDNN_ATTENTION[target[1]]
+                return Cost(2.0 * products * math.prod(q) * k[1]) + moved
+            if target and target[1].startswith("__cu"):
+                return Cost(unknown=(target[1],)) + moved
+            return Cost()
         flops = _product_flops(i, operands)
         if i.opcode in ("dynamic-slice", "slice", "gather"):
             return Cost(hbm_bytes=2 * _in_hbm(i.result))
@@ -288,7 +300,9 @@ class _Program:
                 total += min(self._read(i.called("calls"), position), _in_hbm(arrays))
         root = next(j for j in inner.values() if j.root)
         parts = root.operands if root.opcode == "tuple" else (root.name,)
-        for part, array in zip(parts, i.result, strict=False):
+        # The result of one that starts now and ends later holds its operands, too.
+        results = root.result if i.opcode == "fusion-start" else i.result
+        for part, array in zip(parts, results, strict=False):
             written = _origin(inner[part], inner)
             if not array.in_hbm or written.opcode == "parameter":
                 continue

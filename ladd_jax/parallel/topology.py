@@ -1,4 +1,4 @@
-"""TPU slices that are not here: their devices, described by libtpu, to compile programs for."""
+"""TPU slices and GPUs that are not here: their devices, to compile programs for."""
 
 import importlib.util
 import os
@@ -23,6 +23,40 @@ _ENVIRONMENT = {
     "TPU_WORKER_HOSTNAMES": "localhost",
     "TPU_ACCELERATOR_TYPE": "v5litepod-4",
 }
+
+
+# By `Chip.name`: compute capability, multiprocessors, float32 units and KiB of shared memory of one
+# of them, MiB of L2, GHz. CUDA C++ Programming Guide, "Compute Capabilities"; NVIDIA's white papers
+# of the A100 and H100. An H200 is an H100 with more and faster memory.
+_HOPPER = ((9, 0), 132, 128, 228, 50, 1.98)
+_GPUS = {"A100 40GB": ((8, 0), 108, 64, 164, 40, 1.41), "H100": _HOPPER, "H200": _HOPPER}
+
+# XLA asks for it in this form, which it also writes down for a GPU that is there.
+_GPU_DESCRIPTION = """
+platform_name: "CUDA"
+device_description_str: "{kind}"
+dnn_version_info {{ major: 9 minor: 10 }}
+gpu_device_info {{
+  cuda_compute_capability {{ major: {major} minor: {minor} }}
+  core_count: {cores}
+  fpus_per_core: {units}
+  clock_rate_ghz: {clock}
+  device_memory_size: {memory}
+  memory_bandwidth: {bandwidth}
+  l2_cache_size: {l2}
+  shared_memory_per_core: {shared}
+  shared_memory_per_block_optin: {block}
+  shared_memory_per_block: 49152
+  registers_per_core_limit: 65536
+  registers_per_block_limit: 65536
+  threads_per_core_limit: 2048
+  threads_per_block_limit: 1024
+  threads_per_warp: 32
+  block_dim_limit_x: 2147483647
+  block_dim_limit_y: 65535
+  block_dim_limit_z: 65535
+}}
+"""
 
 
 def parse_slice(name: str) -> tuple[Chip, tuple[int, ...]]:
@@ -79,3 +113,61 @@ def slice_devices(name: str, slices: int = 1) -> list[Any]:
         return topologies.get_topology_desc(name, "tpu", **options).devices
     except (jax.errors.JaxRuntimeError, RuntimeError) as error:
         raise ValueError(f"libtpu has no topology {name!r} ({error}): use another slice") from error
+
+
+def parse_gpu(name: str) -> tuple[Chip, int]:
+    """Chip and count of `gpu:80`, one GPU of that many GiB, or `gpu:80x8`.
+
+    Raises:
+      ValueError: another form, or a memory that no known GPU has.
+    """
+    known = {40: "A100 40GB", 80: "H100", 141: "H200"}
+    match = re.fullmatch(r"gpu:(\d+)(?:x([1-9]\d*))?", name)
+    if not match or int(match[1]) not in known:
+        kinds = ", ".join(f"gpu:{size} ({chip})" for size, chip in known.items())
+        raise ValueError(f"topology {name!r} is none of {kinds}; eight are gpu:80x8")
+    return chip_named(known[int(match[1])]), int(match[2] or 1)
+
+
+def cuda_plugin() -> str | None:
+    """The distribution with XLA's compiler for GPUs; None where it or cuDNN is not installed."""
+    # A package's parent must be there for it to be looked for.
+    if not all(map(importlib.util.find_spec, ("jax_plugins", "nvidia"))):
+        return None
+    if importlib.util.find_spec("nvidia.cudnn") is None:
+        return None
+    found = (v for v in (12, 13) if importlib.util.find_spec(f"jax_plugins.xla_cuda{v}"))
+    return next((f"jax-cuda{version}-plugin" for version in found), None)
+
+
+def gpu_devices(chip: Chip, count: int) -> list[Any]:
+    """GPUs of one machine, which compile and do not run; no GPU is needed for it.
+
+    Args:
+      chip: one of those of `parse_gpu`.
+      count: how many NVLink joins.
+
+    Raises:
+      ValueError: `cuda_plugin` is None.
+    """
+    if cuda_plugin() is None:
+        raise ValueError("XLA's compiler for GPUs is not installed: pip install .[cuda]")
+    (major, minor), cores, units, shared, l2, clock = _GPUS[chip.name]
+    description = _GPU_DESCRIPTION.format(
+        kind=chip.device_kinds[0],
+        major=major,
+        minor=minor,
+        cores=cores,
+        units=units,
+        clock=clock,
+        memory=chip.hbm_bytes,
+        bandwidth=int(chip.hbm_bandwidth),
+        l2=l2 * 2**20,
+        shared=shared * 2**10,
+        block=(shared - 1) * 2**10,  # A block may have all but what is reserved for each.
+    )
+    jax.local_devices()  # Plugins are looked for when the first backend starts.
+    topology = f"1x1x{count}"  # Domains of NVLink, hosts in each, GPUs of each.
+    return topologies.get_topology_desc(
+        "", "cuda", target_config=description, topology=topology
+    ).devices

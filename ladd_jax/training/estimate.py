@@ -40,8 +40,9 @@ def temporaries(
 
         kept of each block of the student, k arrays by policy (`full` 1)     B (N + T) k D e
         and the larger of
-            the same of the teacher on fakes                                 B (N + T) k D e
-            with the heads' features, joined, and their gradients            2 B N D e, for each
+            the same of the teacher on fakes, whose block inputs are the
+            heads' features, too                                             B (N + T) k D e
+            with the gradients of the features                               B N D e
         or
             the student's gradient in float32                                4 P / fsdp
         one block at work: 24 arrays of D features, of the wider network     B (N + T) 24 D e
@@ -53,7 +54,7 @@ def temporaries(
     Args:
       student: its network.
       teacher: that under the heads.
-      objective: its heads and its micro-batches count.
+      objective: its micro-batches count.
       images: B, on one chip at a time.
       image_tokens: N.
       text_tokens: T.
@@ -66,7 +67,7 @@ def temporaries(
     def kept(network: MMDiTConfig) -> float:
         return network.blocks * tokens * _KEPT[network.remat] * network.width * element
 
-    features = 2 * len(objective.hooked) * images * image_tokens * teacher.width * element
+    features = teacher.blocks * images * image_tokens * teacher.width * element
     gradient = 4 * parameters / fsdp
     total = gradient if objective.accumulation > 1 else 0.0
     working = 24 * tokens * max(student.width, teacher.width) * element

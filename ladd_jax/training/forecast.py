@@ -24,9 +24,10 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 @dataclasses.dataclass(frozen=True)
 class Memory:
-    """Bytes of a chip: what the step is given, and what it needs besides (its code as well).
+    """Bytes of a chip: what the step is given, and the most that it needs besides at one time.
 
-    `host` lies in the memory of the chip's host and counts for nothing else.
+    Its code counts as well. `capacity` is the chip's memory, or what the compiler had of it where
+    the step did not fit. `host` lies in the memory of the chip's host and counts for nothing else.
     """
 
     arguments: float
@@ -75,19 +76,19 @@ def compile_step(objective: LADD, mesh: Mesh, chip: Chip, batch: Shapes) -> Comp
         try:
             compiled = traced.lower().compile()
         except jax.errors.JaxRuntimeError as error:
-            temporaries = temporaries_refused(str(error))
-            if temporaries is None:
+            refused = memory_refused(str(error))
+            if refused is None:
                 raise
-            memory = Memory(
-                shard_bytes(arguments), temporaries, chip.hbm_bytes, shard_bytes(arguments, HOST)
-            )
+            (needed, capacity), given = refused, shard_bytes(arguments)
+            memory = Memory(given, needed - given, capacity, shard_bytes(arguments, HOST))
             return Compiled(memory, None, time.monotonic() - start)
     sizes = compiled.memory_analysis()
+    # The peak is what TPU's compiler compares with HBM before it refuses. `temp_size_in_bytes` is
+    # the extent of its heap, which has gaps as long as there is room for them.
     memory = Memory(
         sizes.argument_size_in_bytes,
-        sizes.temp_size_in_bytes
-        + sizes.output_size_in_bytes
-        - sizes.alias_size_in_bytes
+        sizes.peak_memory_in_bytes
+        - sizes.argument_size_in_bytes
         + sizes.generated_code_size_in_bytes,
         chip.hbm_bytes,
         shard_bytes(arguments, HOST),
@@ -96,13 +97,16 @@ def compile_step(objective: LADD, mesh: Mesh, chip: Chip, batch: Shapes) -> Comp
     return Compiled(memory, cost, time.monotonic() - start)
 
 
-def temporaries_refused(message: str) -> float | None:
-    """Bytes of a program whose temporaries alone exceed HBM, from the compiler's message."""
-    found = re.search(r"temporaries \(([\d.]+)([KMGT])\)|Used ([\d.]+)([KMGT]) of", message)
+def memory_refused(message: str) -> tuple[float, float] | None:
+    """Bytes that a program needs, its arguments too, and has, from the compiler's message."""
+    found = re.search(r"(?:temporaries \(|Used )([\d.]+)([KMGT])\D+([\d.]+)([KMGT])", message)
     if "RESOURCE_EXHAUSTED" not in message or found is None:
         return None
-    number, unit = found[1] or found[3], found[2] or found[4]
-    return float(number) * 1024 ** " KMGT".index(unit)
+    needed, available = (
+        float(number) * 1024 ** " KMGT".index(unit)
+        for number, unit in (found.group(1, 2), found.group(3, 4))
+    )
+    return needed, available
 
 
 def shard_bytes(tree: Any, kind: str | None = None) -> int:

@@ -3,6 +3,7 @@
 import dataclasses
 
 import jax
+import jax.extend.core
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -51,6 +52,90 @@ def test_a_tap_sees_the_image_tokens_after_every_block():
     np.testing.assert_allclose(v, forward(model, params, *inputs()), atol=1e-6)
     for i in range(3):
         assert float(jnp.max(jnp.abs(tokens[i + 1] - tokens[i]))) > 1e-3
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"remat": "full"},
+        {"remat": "attention", "dual_attention": (0, 1), "qk_norm": True},
+        {"remat": "none", "dual_attention": (0, 1)},
+        {"remat": "dots", "cut": 2},
+        {"remat": "dots_attention", "unroll": 2},
+        {"depth": 1},
+    ],
+    ids=str,
+)
+def test_the_way_back_from_features_is_the_gradient_of_a_call_with_a_tap(changes):
+    config = tiny.mmdit_config(**{"depth": 4, **changes})
+    model = mmdit(config)
+    params = tiny.random_params(model)
+    latents, *rest = inputs()
+
+    def plain(latents):
+        v, tokens = model(params, latents, *rest, tap=lambda _, tokens: tokens)
+        return (jnp.zeros_like(latents) if v is None else v), tokens
+
+    @jax.jit
+    def ways(latents):
+        (v, tokens), vjp = jax.vjp(plain, latents)
+        v_bar, tokens_bar = jnp.sin(v), jnp.cos(tokens)
+        theirs = v, tokens, vjp((v_bar, tokens_bar))[0], vjp((0 * v, tokens_bar))[0]
+        v, features, back = model.bind(params).features_vjp(latents, *rest)
+        # Nobody reads the tokens before the first block.
+        features_bar = jnp.concatenate([jnp.zeros_like(features[:1]), tokens_bar])
+        if config.cut:
+            assert v is None
+            v, v_bar = jnp.zeros_like(latents), None
+        ours = v, features[1:], back(v_bar, features_bar), back(None, features_bar)
+        return ours, theirs
+
+    for ours, theirs in zip(*ways(latents), strict=True):
+        assert tiny.max_difference(ours, theirs) < 1e-5
+
+
+def test_the_tokens_before_the_first_block_have_a_cotangent_too():
+    model = mmdit(tiny.mmdit_config())
+    params = tiny.random_params(model)
+    latents, *rest = inputs()
+    _, features, back = model.bind(params).features_vjp(latents, *rest)
+    zero = jnp.zeros_like(features)
+    assert float(jnp.max(jnp.abs(back(None, zero)))) == 0
+    assert float(jnp.max(jnp.abs(back(None, zero.at[0].set(1.0))))) > 1e-3
+
+
+def stacks_of_tokens(function, *args, shape):
+    """Arrays of several blocks' image tokens that loops give, anywhere in a program."""
+    found = []
+
+    def look(jaxpr):
+        for equation in jaxpr.eqns:
+            if equation.primitive.name == "scan":
+                found.extend(v.aval for v in equation.outvars if v.aval.shape[1:] == shape)
+            jax.tree.map(look, list(jax.extend.core.jaxprs_in_params(equation.params)))
+
+    look(jax.make_jaxpr(function)(*args).jaxpr)
+    return found
+
+
+def test_features_are_held_once():
+    config = tiny.mmdit_config(depth=4, remat="full")
+    model = mmdit(config)
+    params = tiny.random_params(model)
+    latents, *rest = inputs()
+    shape = (2, 8, config.width)
+
+    def twice(latents):
+        tap = {"tap": lambda _, tokens: tokens}
+        (_, tokens), vjp = jax.vjp(lambda x: model(params, x, *rest, **tap), latents)
+        return vjp((jnp.zeros_like(latents), tokens))
+
+    def once(latents):
+        _, features, back = model.bind(params).features_vjp(latents, *rest)
+        return back(None, features)
+
+    assert len(stacks_of_tokens(twice, latents, shape=shape)) == 2
+    assert len(stacks_of_tokens(once, latents, shape=shape)) == 1
 
 
 def test_unrolled_and_scanned_blocks_are_the_same_function():

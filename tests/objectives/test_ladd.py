@@ -308,6 +308,7 @@ def test_real_is_the_noised_latent_and_not_noise_mixed_with_noise():
         jax.debug.callback(lambda x: seen.append(np.asarray(x)), x)
         return model(params, x, *args, **kwargs)
 
+    spy.bind = model.bind
     objective = dataclasses.replace(objective, teacher=spy)
     state, teacher = tiny.ladd_state(tiny.ladd())
     batch = tiny.batch()

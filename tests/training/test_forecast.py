@@ -10,9 +10,9 @@ from ladd_jax.parallel.mesh import make_mesh
 from ladd_jax.training.forecast import (
     contents,
     largest_batch,
+    memory_refused,
     parameter_shapes,
     shard_bytes,
-    temporaries_refused,
 )
 
 MESH = {"data": 2, "fsdp": 4, "tensor": 1}
@@ -43,19 +43,22 @@ def test_memory_is_a_line_in_the_batch():
 
 
 @pytest.mark.parametrize(
-    ("message", "size"),
+    ("message", "sizes"),
     [
         (
             "RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO "
             "temporaries (73.5G) exceeds available HBM (15.75G).",
-            73.5 * 2**30,
+            (73.5 * 2**30, 15.75 * 2**30),
         ),
-        ("RESOURCE_EXHAUSTED: Ran out of memory. Used 900M of 800M hbm.", 900 * 2**20),
+        (
+            "RESOURCE_EXHAUSTED: Ran out of memory. Used 900M of 800M hbm.",
+            (900 * 2**20, 800 * 2**20),
+        ),
         ("INTERNAL: Mosaic failed to compile", None),
     ],
 )
-def test_the_compilers_refusal_tells_how_much_was_wanted(message, size):
-    assert temporaries_refused(message) == size
+def test_the_compilers_refusal_tells_how_much_was_wanted(message, sizes):
+    assert memory_refused(message) == sizes
 
 
 def test_a_shard_is_the_part_of_an_array_on_one_chip():
