@@ -175,25 +175,39 @@ def splash(
     Returns:
       `[B, N, K, D/K]` in the dtype of `q`.
     """
-    run = functools.partial(_splash, limit=limit, interpret=interpret)
+
+    def run(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+        return _splash(q, k, v, limit, interpret)
+
     return on_each_device(run, "batch", None, "heads", None)(q, k, v)
 
 
-def _splash(q: jax.Array, k: jax.Array, v: jax.Array, *, limit: int, interpret: bool) -> jax.Array:
-    (_, n, heads, width), m = q.shape, k.shape[1]
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+def _splash(q: jax.Array, k: jax.Array, v: jax.Array, limit: int, interpret: bool) -> jax.Array:
+    return _splash_forward(q, k, v, limit, interpret)[0]
+
+
+def _splash_forward(
+    q: jax.Array, k: jax.Array, v: jax.Array, limit: int, interpret: bool
+) -> tuple[jax.Array, Any]:
+    """The result, and a gradient function that keeps it in the form in which it is returned.
+
+    The kernel's own keeps `[B, K, N, D/K]`, which TPUs lay out in rows of 128: twice the bytes
+    where a head is 64 wide, for each block of a network.
+    """
+    (b, n, heads, width), m = q.shape, k.shape[1]
     block_q, block_kv = block_size(n, limit), block_size(m, limit)
 
     def lay(x: jax.Array, block: int) -> jax.Array:
         padded = jnp.pad(x, ((0, 0), (0, -x.shape[1] % block), (0, 0), (0, 0)))
         return padded.transpose(0, 2, 1, 3)  # [B, K, N, D/K]
 
-    # The kernel does not scale.
-    q, k, v = lay(q / math.sqrt(width), block_q), lay(k, block_kv), lay(v, block_kv)
+    queries, keys = -n % block_q + n, -m % block_kv + m
     # One kernel for all gradients computes the logits once more where two would twice. It writes a
     # gradient of q for each block of keys, which are few, and sums them afterwards.
     kernel = splash_attention.make_splash_mha(
         splash_attention.MultiHeadMask(
-            [splash_attention.FullMask((q.shape[2], k.shape[2])) for _ in range(heads)]
+            [splash_attention.FullMask((queries, keys)) for _ in range(heads)]
         ),
         block_sizes=splash_attention.BlockSizes(
             block_q=block_q, block_kv=block_kv,
@@ -206,10 +220,37 @@ def _splash(q: jax.Array, k: jax.Array, v: jax.Array, *, limit: int, interpret: 
         interpret=interpret,
     )  # fmt: skip
     segments = None
-    if m % block_kv:
+    if keys > m:
         segments = splash_attention.SegmentIds(
-            q=jnp.zeros(q.shape[2], jnp.int32),
-            kv=(jnp.arange(k.shape[2]) >= m).astype(jnp.int32),
+            q=jnp.zeros(queries, jnp.int32), kv=(jnp.arange(keys) >= m).astype(jnp.int32)
         )
-    out = jax.vmap(kernel, in_axes=(0, 0, 0, None))(q, k, v, segments)
-    return out.transpose(0, 2, 1, 3)[:, :n]
+
+    def attend(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+        return jax.vmap(kernel, in_axes=(0, 0, 0, None))(q, k, v, segments)
+
+    # The kernel does not scale.
+    out, vjp = jax.vjp(
+        attend, lay(q / math.sqrt(width), block_q), lay(k, block_kv), lay(v, block_kv)
+    )
+    merged = out.transpose(0, 2, 1, 3).reshape(b, queries, heads * width)
+    merged = checkpoint_name(merged, ATTENDED)
+    # A vjp is a tree of what it keeps.
+    kept, structure = jax.tree.flatten(vjp)
+    place = next(place for place, array in enumerate(kept) if array is out)
+    rest = kept[:place] + kept[place + 1 :]
+
+    def backward(merged: jax.Array, rest: list[Any], cotangent: jax.Array) -> Any:
+        out = merged.reshape(b, queries, heads, width).transpose(0, 2, 1, 3)
+        vjp = jax.tree.unflatten(structure, [*rest[:place], out, *rest[place:]])
+        q_bar, k_bar, v_bar = (x.transpose(0, 2, 1, 3) for x in vjp(lay(cotangent, block_q)))
+        return q_bar[:, :n] / math.sqrt(width), k_bar[:, :m], v_bar[:, :m]
+
+    result = merged.reshape(b, queries, heads, width)[:, :n]
+    return result, jax.tree_util.Partial(backward, merged, rest)
+
+
+def _splash_backward(_: int, __: bool, backward: Any, cotangent: jax.Array) -> Any:
+    return backward(cotangent)
+
+
+_splash.defvjp(_splash_forward, _splash_backward)
