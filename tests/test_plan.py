@@ -1,5 +1,6 @@
 """`plan` tells what a step needs, and refuses what can not be."""
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -12,7 +13,8 @@ from configs import sd3_turbo
 from ladd_jax import networks
 from ladd_jax.config import ConfigError
 from ladd_jax.data.buckets import Bucket
-from ladd_jax.parallel.topology import parse_gpu, parse_slice
+from ladd_jax.parallel.chips import chip_named
+from ladd_jax.parallel.topology import cuda_plugin, gpu_devices, parse_gpu, parse_slice
 from ladd_jax.plan import parse_mesh
 
 ROOT = Path(__file__).parent.parent
@@ -75,6 +77,19 @@ def test_a_mesh_that_does_not_fit_the_slice_is_one_sentence_and_exit_code_2(tmp_
     assert "Traceback" not in result.stderr and not list(tmp_path.iterdir())
 
 
+def test_gpus_that_are_not_here_want_their_compiler(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert cuda_plugin() is None
+    with pytest.raises(ValueError, match=r"not installed: pip install \.\[cuda\]"):
+        gpu_devices(chip_named("H100"), 1)
+
+
+by_formula = pytest.mark.skipif(
+    cuda_plugin() is not None, reason="XLA's compiler for GPUs is installed and used"
+)
+
+
+@by_formula
 def test_a_gpu_is_planned_by_estimate(tmp_path):
     path = tmp_path / "plan.json"
     result = run("--topology=gpu:80", "--batch=4", f"--json={path}")
@@ -83,6 +98,7 @@ def test_a_gpu_is_planned_by_estimate(tmp_path):
     assert (plan["topology"], plan["chips"], plan["batch"]) == ("gpu:80", 1, 4)
     assert len(plan["buckets"]) == len(sd3_turbo.get_config("resolution=256").data.buckets)
     bucket = plan["buckets"][0]
+    assert "an estimate by formula: with pip install .[cuda]" in result.stdout
     assert bucket["estimate"] and bucket["hbm"]["fits"]
     # Student, average and second moment of float32, and a teacher of bfloat16: 2.03 B of each.
     assert bucket["hbm"]["arguments"] == pytest.approx(14 * 2.03e9, rel=0.01)
@@ -90,6 +106,7 @@ def test_a_gpu_is_planned_by_estimate(tmp_path):
     assert plan["largest_batch"]["batch"] > 4
 
 
+@by_formula
 def test_a_smaller_teacher_is_planned_with_its_own_size(tmp_path):
     path = tmp_path / "plan.json"
     config = "--config=configs/sd3_turbo.py:size=large,teacher=medium,resolution=256"
@@ -170,6 +187,31 @@ def test_the_step_is_compiled_for_a_slice_that_is_not_here(tmp_path):
     assert any(item["of"] == "parameters" for item in gathered)
     assert all(item["axes"] == ["fsdp"] for item in bucket["collectives"])
     assert set(bucket["roofline_s"]) == {"compute", "hbm", "network"}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(cuda_plugin() is None, reason="XLA's compiler for GPUs is not installed")
+def test_the_step_is_compiled_for_gpus_that_are_not_here(tmp_path):
+    path = tmp_path / "plan.json"
+    result = run(
+        "--topology=gpu:80x2",
+        "--batch=4",
+        "--buckets=32x32",
+        f"--json={path}",
+        "--config.model.depth=2",
+        "--config.model.width=128",
+        "--config.model.num_heads=2",
+        "--config.heads.channels=16",
+    )
+    assert result.returncode == 0, result.stderr
+    assert "gpu:80x2: 2 x H100, mesh data=1 x fsdp=2 x tensor=1" in result.stdout
+    plan = json.loads(path.read_text())
+    (bucket,) = plan["buckets"]
+    assert "estimate" not in bucket and not bucket["not_counted"] and bucket["hbm"]["fits"]
+    assert 1.0 < bucket["compiled_over_model_flops"] < 2.0
+    kinds = {item["kind"]: item["axes"] for item in bucket["collectives"]}
+    assert kinds["all-gather"] == ["fsdp"] and "all-reduce" in kinds
+    assert plan["largest_batch"]["batch"] > 4
 
 
 @pytest.mark.slow

@@ -14,6 +14,7 @@ from jax.interpreters import partial_eval
 from jax.sharding import AbstractDevice, AbstractMesh, NamedSharding, PartitionSpec
 
 from ladd_jax.models.attention import (
+    LANES,
     attention,
     block_size,
     cudnn,
@@ -132,6 +133,19 @@ def test_the_remat_policy_runs_the_forward_kernel_once():
 
     assert kernels(jax.checkpoint_policies.nothing_saveable) == 2
     assert kernels(keep_attended) == 1
+
+
+def test_what_splash_keeps_has_whole_rows():
+    # A TPU lays rows of 16 out in 128.
+    q, k, v, _ = arrays(96, 96)
+    block = jax.checkpoint(
+        lambda q: jnp.sin(in_interpreter(jnp.sin(q), k, v)), policy=keep_attended
+    )
+    b, n, heads, width = q.shape
+    kept = [leaf.shape for leaf in jax.tree.leaves(jax.vjp(block, q)[1])]
+    padded = n + -n % LANES
+    assert (b, padded, heads * width) in kept and (b, heads, padded) in kept
+    assert (b, heads, padded, width) not in kept
 
 
 @given(st.integers(1, 40_000), st.integers(1, 12).map(lambda n: 128 * n))

@@ -182,6 +182,46 @@ def test_each_call_of_a_kernel_counts_and_an_unknown_one_is_named():
     assert unknown.flops == 0 and unknown.unknown == ("doubled.1", "doubled.2")
 
 
+# Of a program for an NVIDIA GPU: a copy that runs beside what follows, attention of 2 samples with
+# 6 queries, 10 keys, 3 heads of 4, and a call of another library.
+_CUDA = """HloModule cuda
+
+%slice (stack: bf16[5,2,6,3,4], at: s32[]) -> bf16[1,2,6,3,4] {
+  %stack = bf16[5,2,6,3,4]{4,3,2,1,0} parameter(0)
+  %at = s32[] parameter(1)
+  %zero = s32[] constant(0)
+  ROOT %one = bf16[1,2,6,3,4]{4,3,2,1,0} dynamic-slice(%stack, %at, %zero, %zero, %zero, %zero), dynamic_slice_sizes={1,2,6,3,4}
+}
+
+ENTRY %main (stack: bf16[5,2,6,3,4], at: s32[], k: bf16[2,10,3,4]) -> bf16[2,3,6,4] {
+  %stack.1 = bf16[5,2,6,3,4]{4,3,2,1,0} parameter(0)
+  %at.1 = s32[] parameter(1)
+  %k = bf16[2,10,3,4]{3,2,1,0} parameter(2)
+  %start = ((bf16[5,2,6,3,4]{4,3,2,1,0}, s32[]), bf16[1,2,6,3,4]{4,3,2,1,0}, u32[]) fusion-start(%stack.1, %at.1), kind=kLoop, calls=%slice
+  %done = bf16[1,2,6,3,4]{4,3,2,1,0} fusion-done(%start)
+  %q = bf16[2,6,3,4]{3,2,1,0} bitcast(%done)
+  %forth = (bf16[2,3,6,4]{3,1,2,0}, f32[2,3,6]{2,1,0}, u8[0]{0}) custom-call(%q, %k, %k), custom_call_target="__cudnn$fmhaSoftmax"
+  %out = bf16[2,3,6,4]{3,1,2,0} get-tuple-element(%forth), index=0
+  %rows = f32[2,3,6]{2,1,0} get-tuple-element(%forth), index=1
+  %back = (bf16[2,3,6,4]{3,1,2,0}, bf16[2,3,10,4]{3,1,2,0}, bf16[2,3,10,4]{3,1,2,0}, u8[0]{0}) custom-call(%q, %k, %k, %rows, %out, %out), custom_call_target="__cudnn$fmhaSoftmaxBackward"
+  %dq = bf16[2,3,6,4]{3,1,2,0} get-tuple-element(%back), index=0
+  ROOT %other = bf16[2,3,6,4]{3,1,2,0} custom-call(%dq), custom_call_target="__cublas$gemm"
+}
+"""  # noqa: E501
+
+
+def test_a_gpus_attention_and_copies_count_and_an_unknown_library_is_named():
+    found = program_cost(_CUDA, {"data": 1})
+    product = 2 * (2 * 3) * 6 * 10 * 4
+    assert found.flops == (2 + 5) * product
+    assert found.unknown == ("__cublas$gemm",)
+    queries, keys, rows = 2 * 2 * 6 * 3 * 4, 2 * 2 * 10 * 3 * 4, 4 * 2 * 3 * 6
+    copy = 2 * queries + 4  # Of the stack only a slice is read, and the index.
+    forth = 2 * queries + 2 * keys + rows
+    back = 4 * queries + 4 * keys + rows
+    assert found.hbm_bytes == copy + forth + back + 2 * queries
+
+
 def test_a_text_that_is_no_program_is_an_error():
     with pytest.raises(ValueError, match="no entry computation"):
         program_cost("nothing", {"data": 1})
