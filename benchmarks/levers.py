@@ -3,8 +3,8 @@
 Compiles the distillation step of SD3-Medium at 1024^2 for a slice of 16 v5p, 64 images, by
 `ladd_jax.plan`, once as `configs/sd3_turbo.py` has it and once for each change of it. A row says
 what a chip holds and needs, and what the step computes, each next to the row without the change.
-Results are written after each row, to `benchmarks/results/levers.json` and `memory.md`; rows that
-are there are not compiled again (minutes each): delete the JSON to begin anew.
+Rows are written to `benchmarks/results/levers.json` one by one, and those that are there are not
+compiled again (minutes each): delete it to begin anew. The table is `memory.md` beside it.
 """
 
 import json
@@ -85,9 +85,10 @@ def table(rows: dict[str, Any]) -> str:
         "# Memory and work, lever by lever",
         "",
         f"The distillation step at 1024 x 1024, {BATCH} images on {TOPOLOGY} (16 chips), as",
-        "`python -m benchmarks.levers` compiles it; nothing here was run on a chip. GiB of a chip;",
-        "in brackets the change from the row `as configured` of the same size. FLOPs are those of",
-        "the compiled step. The roofline is the longest of compute, memory and network.",
+        "`python -m benchmarks.levers` compiles it; nothing here was run on a chip. GiB of a chip:",
+        "what the step is given, and the most that it needs besides at one time; in brackets the",
+        "change from the row `as configured` of the same size. FLOPs are those of the compiled step.",
+        "The roofline is the longest of compute, memory and network.",
         "",
         "| setting | arguments | temporaries | host | FLOPs | roofline |",
         "|---|---|---|---|---|---|",
@@ -129,7 +130,7 @@ def main(_: list[str]) -> None:
         print(f"compile: {name}", flush=True)
         rows[name] = compiled(*ROWS[name][1:])
         path.write_text(json.dumps(rows, indent=2) + "\n")
-        (_RESULTS / "memory.md").write_text(table(rows))
+    (_RESULTS / "memory.md").write_text(table(rows))
     print(table(rows))
 
 

@@ -385,8 +385,8 @@ class MMDiT(nnx.Module):
         """The velocity, all blocks' image tokens, and the way back from them to the latents.
 
         The tokens that are returned are those that the backward pass starts each block from: there
-        is one copy of them. `jax.vjp` of a call with a tap keeps two, and the parameters' gradients
-        where they are not constants, as they are here.
+        is one copy of them, where `jax.vjp` of a call with a tap keeps two. Parameters are
+        constants.
 
         Args:
           latents: `[B, H, W, in_channels]`.
