@@ -306,12 +306,12 @@ def compiled_entries(job: Job, buckets: list[Bucket], batch_size: int) -> dict[s
             bar.clear()
             show(job, entries[-1])
             if bucket == largest:
-                points = {batch_size: program.memory.total}
+                points, capacity = {batch_size: program.memory.total}, program.memory.capacity
         if _LARGEST.value:
             bar.set_description(f"compile {largest.name}, batch {other}")
             program = watched(bar, functools.partial(job.compiled, largest, other))
             points[other] = program.memory.total
-            capacity = job.chip.hbm_bytes
+            capacity = min(capacity, program.memory.capacity)
             result["largest_batch"] = {
                 "batch": largest_batch(points, capacity, divisor),
                 "shape": largest.name,
@@ -342,7 +342,7 @@ def estimated_entries(job: Job, buckets: list[Bucket], batch_size: int) -> dict[
                 parameters=parameters,
                 fsdp=job.mesh.shape["fsdp"],
             ),
-            job.chip.hbm_bytes,
+            job.chip.usable_bytes,
             shard_bytes(arguments, HOST),
         )
         entry = step_of(job, bucket, size, Compiled(memory, None, 0.0))
@@ -367,7 +367,7 @@ def estimated_entries(job: Job, buckets: list[Bucket], batch_size: int) -> dict[
     for size in (divisor, 2 * divisor):
         hbm = entry_of(largest, size)["hbm"]
         points[size] = hbm["arguments"] + hbm["temporaries"]
-    batch = largest_batch(points, job.chip.hbm_bytes, divisor)
+    batch = largest_batch(points, job.chip.usable_bytes, divisor)
     return {"buckets": entries, "largest_batch": {"batch": batch, "shape": largest.name}}
 
 
@@ -412,6 +412,7 @@ def plan(config: ConfigDict) -> None:
     if compiler is None:
         print("an estimate by formula: with pip install .[cuda] the step is compiled for this GPU")
     entries = compiled_entries if compiler else estimated_entries
+    versions = {name: importlib.metadata.version(name) for name in ("jax", compiler) if name}
     result = {
         "topology": topology,
         "slices": slices,

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,13 @@ from ladd_jax import networks
 from ladd_jax.config import ConfigError
 from ladd_jax.data.buckets import Bucket
 from ladd_jax.parallel.chips import chip_named
-from ladd_jax.parallel.topology import cuda_plugin, gpu_devices, parse_gpu, parse_slice
+from ladd_jax.parallel.topology import (
+    cuda_plugin,
+    gpu_description,
+    gpu_devices,
+    parse_gpu,
+    parse_slice,
+)
 from ladd_jax.plan import parse_mesh
 
 ROOT = Path(__file__).parent.parent
@@ -82,6 +89,18 @@ def test_gpus_that_are_not_here_want_their_compiler(monkeypatch):
     assert cuda_plugin() is None
     with pytest.raises(ValueError, match=r"not installed: pip install \.\[cuda\]"):
         gpu_devices(chip_named("H100"), 1)
+
+
+@pytest.mark.parametrize("name", ["gpu:40", "gpu:80", "gpu:141"])
+def test_a_gpu_is_described_as_its_maker_does(name):
+    chip, _ = parse_gpu(name)
+    lines = dict(re.findall(r"(\w+): (\S+)", gpu_description(chip)))
+    assert "{" not in "".join(lines.values())
+    assert int(lines["device_memory_size"]) == int(name[4:]) * 2**30
+    # Of the tensor cores' peak: 4 of them, of 256 or 512 products and sums of bfloat16 a clock.
+    products = int(lines["core_count"]) * 4 * (512 if int(lines["major"]) == 9 else 256)
+    clock = float(lines["clock_rate_ghz"]) * 1e9
+    assert 2 * products * clock == pytest.approx(chip.bf16_flops, rel=0.1)
 
 
 by_formula = pytest.mark.skipif(

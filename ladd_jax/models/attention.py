@@ -5,6 +5,7 @@ B batch, N queries, M keys, K heads, D/K head width.
 
 import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -184,25 +185,20 @@ def splash(
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
 def _splash(q: jax.Array, k: jax.Array, v: jax.Array, limit: int, interpret: bool) -> jax.Array:
-    return _splash_forward(q, k, v, limit, interpret)[0]
+    attend, laid = _laid_out(q, k, v, limit, interpret)
+    return attend(*laid).transpose(0, 2, 1, 3)[:, : q.shape[1]]
 
 
-def _splash_forward(
+def _laid_out(
     q: jax.Array, k: jax.Array, v: jax.Array, limit: int, interpret: bool
-) -> tuple[jax.Array, Any]:
-    """The result, and a gradient function that keeps it in the form in which it is returned.
-
-    The kernel's own keeps `[B, K, N, D/K]`, which TPUs lay out in rows of 128: twice the bytes
-    where a head is 64 wide, for each block of a network.
-    """
-    (b, n, heads, width), m = q.shape, k.shape[1]
+) -> tuple[Callable[..., jax.Array], list[jax.Array]]:
+    """The kernel, for `[B, K, N, D/K]`, and q, k, v in that form, padded to whole blocks."""
+    (_, n, heads, width), m = q.shape, k.shape[1]
     block_q, block_kv = block_size(n, limit), block_size(m, limit)
-
-    def lay(x: jax.Array, block: int) -> jax.Array:
-        padded = jnp.pad(x, ((0, 0), (0, -x.shape[1] % block), (0, 0), (0, 0)))
-        return padded.transpose(0, 2, 1, 3)  # [B, K, N, D/K]
-
-    queries, keys = -n % block_q + n, -m % block_kv + m
+    # The kernel does not scale.
+    laid = [_heads_first(q / math.sqrt(width), block_q)]
+    laid += [_heads_first(x, block_kv) for x in (k, v)]
+    queries, keys = laid[0].shape[2], laid[1].shape[2]
     # One kernel for all gradients computes the logits once more where two would twice. It writes a
     # gradient of q for each block of keys, which are few, and sums them afterwards.
     kernel = splash_attention.make_splash_mha(
@@ -228,25 +224,43 @@ def _splash_forward(
     def attend(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
         return jax.vmap(kernel, in_axes=(0, 0, 0, None))(q, k, v, segments)
 
-    # The kernel does not scale.
-    out, vjp = jax.vjp(
-        attend, lay(q / math.sqrt(width), block_q), lay(k, block_kv), lay(v, block_kv)
-    )
+    return attend, laid
+
+
+def _heads_first(x: jax.Array, block: int) -> jax.Array:
+    padded = jnp.pad(x, ((0, 0), (0, -x.shape[1] % block), (0, 0), (0, 0)))
+    return padded.transpose(0, 2, 1, 3)
+
+
+def _splash_forward(
+    q: jax.Array, k: jax.Array, v: jax.Array, limit: int, interpret: bool
+) -> tuple[jax.Array, Any]:
+    """The result, and a gradient function that keeps it in the form in which it is returned.
+
+    The kernel's own keeps `[B, K, N, D/K]`, which TPUs lay out in rows of 128: twice the bytes
+    where a head is 64 wide, for each block of a network.
+    """
+    (b, n, heads, width), m = q.shape, k.shape[1]
+    attend, laid = _laid_out(q, k, v, limit, interpret)
+    out, vjp = jax.vjp(attend, *laid)
+    queries = out.shape[2]
     merged = out.transpose(0, 2, 1, 3).reshape(b, queries, heads * width)
     merged = checkpoint_name(merged, ATTENDED)
-    # A vjp is a tree of what it keeps.
+    # A vjp is a tree of what it keeps; the result is the very same array.
     kept, structure = jax.tree.flatten(vjp)
-    place = next(place for place, array in enumerate(kept) if array is out)
-    rest = kept[:place] + kept[place + 1 :]
+    given = [array is out for array in kept]
+    others = [array for array in kept if array is not out]
 
-    def backward(merged: jax.Array, rest: list[Any], cotangent: jax.Array) -> Any:
+    def backward(merged: jax.Array, others: list[Any], cotangent: jax.Array) -> Any:
         out = merged.reshape(b, queries, heads, width).transpose(0, 2, 1, 3)
-        vjp = jax.tree.unflatten(structure, [*rest[:place], out, *rest[place:]])
-        q_bar, k_bar, v_bar = (x.transpose(0, 2, 1, 3) for x in vjp(lay(cotangent, block_q)))
+        rest = iter(others)
+        vjp = jax.tree.unflatten(structure, [out if same else next(rest) for same in given])
+        cotangents = vjp(_heads_first(cotangent, block_size(n, limit)))
+        q_bar, k_bar, v_bar = (x.transpose(0, 2, 1, 3) for x in cotangents)
         return q_bar[:, :n] / math.sqrt(width), k_bar[:, :m], v_bar[:, :m]
 
     result = merged.reshape(b, queries, heads, width)[:, :n]
-    return result, jax.tree_util.Partial(backward, merged, rest)
+    return result, jax.tree_util.Partial(backward, merged, others)
 
 
 def _splash_backward(_: int, __: bool, backward: Any, cotangent: jax.Array) -> Any:

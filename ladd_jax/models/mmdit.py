@@ -34,9 +34,6 @@ from ladd_jax.parallel.mesh import constrain
 Tap = Callable[[jax.Array, jax.Array], Any]
 """`tap(layer int32 [], tokens [B, N, D]) -> tree`, called on the image tokens after each block."""
 
-FeaturesVJP = Callable[[jax.Array | None, jax.Array], jax.Array]
-"""`(cotangent of v, of features [L + 1, B, N, D]) -> cotangent of the latents [B, H, W, C]`."""
-
 REMAT_POLICIES = {
     "none": None,
     "full": jax.checkpoint_policies.nothing_saveable,
@@ -381,8 +378,8 @@ class MMDiT(nnx.Module):
 
     def features_vjp(
         self, latents: jax.Array, t: jax.Array, context: jax.Array, pooled: jax.Array
-    ) -> tuple[jax.Array | None, jax.Array, FeaturesVJP]:
-        """The velocity, all blocks' image tokens, and the way back from them to the latents.
+    ) -> tuple[jax.Array | None, jax.Array, Callable[[jax.Array], jax.Array]]:
+        """The velocity, all blocks' image tokens, and the way back from those to the latents.
 
         The tokens that are returned are those that the backward pass starts each block from: there
         is one copy of them, where `jax.vjp` of a call with a tap keeps two. Parameters are
@@ -395,13 +392,14 @@ class MMDiT(nnx.Module):
           pooled: `[B, pooled_width]`.
 
         Returns:
-          v float32 `[B, H, W, out_channels]`, None where the network is cut; the image tokens
-          before the first block and after each, `[L + 1, B, N, D]`; and a function of a cotangent
-          for both (None for v: of zero) that gives that of the latents. It belongs to the trace
-          that it comes from.
+          v float32 `[B, H, W, out_channels]`, None where the network is cut; the features, image
+          tokens before the first block and after each, `[L + 1, B, N, D]` in the dtype of
+          computation, L counting the blocks that there are; and a function of the features'
+          cotangent that gives that of the latents, in their dtype. It belongs to the trace that it
+          comes from.
 
         Raises:
-          ValueError: as `__call__`.
+          ValueError: the grid is not divisible by the patch or exceeds the position table.
         """
         config = self.config
         grid = self._grid(latents)
@@ -427,13 +425,11 @@ class MMDiT(nnx.Module):
             x, last_vjp = jax.vjp(lambda x, context: run(state, x, context, c)[0], x, context)
             x = constrain(x, "batch", None, None)
             features = features.at[start + 1].set(x)
-            v, v_vjp = jax.vjp(lambda x: self._velocity(x, c, grid), x)
+            v = self._velocity(x, c, grid)
 
-        def back_to_latents(v_bar: jax.Array | None, features_bar: jax.Array) -> jax.Array:
+        def back_to_latents(features_bar: jax.Array) -> jax.Array:
             x_bar, context_bar = features_bar[-1], jnp.zeros_like(context)
             if not config.cut:
-                if v_bar is not None:
-                    x_bar += v_vjp(v_bar)[0]
                 x_bar, context_bar = last_vjp(constrain(x_bar, "batch", None, None))
                 x_bar += features_bar[-2]
             for back in reversed(ways_back):

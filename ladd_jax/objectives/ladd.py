@@ -409,7 +409,7 @@ class LADD:
         feature_gradient, losses = jax.lax.scan(
             through_head, jnp.zeros_like(features), (heads["heads"], jnp.asarray(self.hooked))
         )
-        (x0_gradient,) = renoise_vjp(teacher_vjp(None, feature_gradient))
+        (x0_gradient,) = renoise_vjp(teacher_vjp(feature_gradient))
 
         def distillation_loss(x0_hat: jax.Array, teacher_x0: jax.Array) -> jax.Array:
             weight = expand(1 - t_fake, x0_hat)

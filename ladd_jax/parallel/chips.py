@@ -40,6 +40,11 @@ class Chip:
     source: str
     dcn: float = 0.0
 
+    @property
+    def usable_bytes(self) -> float:
+        """Of the memory what a program may have: on a GPU 95 per cent, which JAX must be told."""
+        return self.hbm_bytes * (0.95 if self.device_kinds[0].startswith("NVIDIA") else 1)
+
 
 CHIPS = (
     Chip("v4", ("TPU v4",), 275e12, 32 * _GIB, 1200e9, 300e9, f"{_CLOUD_TPU}/v4"),

@@ -14,7 +14,11 @@ from functools import cached_property
 import numpy as np
 
 from ladd_jax.parallel.mesh import SLICES
-from ladd_jax.parallel.products import Kernel
+from ladd_jax.parallel.products import (
+    ATTENTION_BACKWARD_PRODUCTS,
+    ATTENTION_PRODUCTS,
+    Kernel,
+)
 
 _BITS = {"pred": 8, "token": 0, "opaque": 0}  # Others tell their bits: bf16, f8e4m3, s4.
 
@@ -23,9 +27,10 @@ _COLLECTIVES = (
     "collective-permute", "collective-broadcast",
 )  # fmt: skip
 
-_CUDNN_ATTENTION = {"__cudnn$fmhaSoftmax": 2, "__cudnn$fmhaSoftmaxBackward": 5}
-"""Matrix products in cuDNN's attention: logits and values; backward, both gradients of each and the
-logits again."""
+_CUDNN_ATTENTION = {
+    "__cudnn$fmhaSoftmax": ATTENTION_PRODUCTS,
+    "__cudnn$fmhaSoftmaxBackward": ATTENTION_BACKWARD_PRODUCTS,
+}
 
 _BETWEEN_SLICES = {"ONE_TO_ONE": "collective-permute"}
 """Transfers by hosts whose names are not those of collectives."""
@@ -212,7 +217,7 @@ class _Program:
                 q, k = (array.shape for array in operands[:2])  # [B, N, K, D/K]
                 products = _CUDNN_ATTENTION[target[1]]
                 return Cost(2.0 * products * math.prod(q) * k[1]) + moved
-            if target and target[1].startswith("__cu"):
+            if target and target[1].startswith(("__cublas", "__cudnn")):
                 return Cost(unknown=(target[1],)) + moved
             return Cost()
         flops = _product_flops(i, operands)

@@ -10,9 +10,14 @@ Kernel = tuple[str, tuple[tuple[int, ...], ...]]
 """A Pallas kernel by its name and the shapes of its results."""
 
 
-# Matrix products in cuDNN's attention: logits and values; backward, both gradients of each and the
-# logits again.
-_FUSED_ATTENTION = {"dot_product_attention_fwd_wrapper": 2, "dot_product_attention_bwd_wrapper": 5}
+ATTENTION_PRODUCTS, ATTENTION_BACKWARD_PRODUCTS = 2, 5
+"""Matrix products of a fused attention: logits and values; both gradients of each and the logits
+again."""
+
+_FUSED_ATTENTION = {
+    "dot_product_attention_fwd_wrapper": ATTENTION_PRODUCTS,
+    "dot_product_attention_bwd_wrapper": ATTENTION_BACKWARD_PRODUCTS,
+}
 
 
 def product_flops(jaxpr: Any) -> int:

@@ -130,14 +130,14 @@ def parse_gpu(name: str) -> tuple[Chip, int]:
 
 
 def cuda_plugin() -> str | None:
-    """The distribution with XLA's compiler for GPUs; None where it or cuDNN is not installed."""
+    """The distribution with XLA's compiler for GPUs; None without it or pip's package of cuDNN."""
     # A package's parent must be there for it to be looked for.
     if not all(map(importlib.util.find_spec, ("jax_plugins", "nvidia"))):
         return None
     if importlib.util.find_spec("nvidia.cudnn") is None:
         return None
     found = (v for v in (12, 13) if importlib.util.find_spec(f"jax_plugins.xla_cuda{v}"))
-    return next((f"jax-cuda{version}-plugin" for version in found), None)
+    return next((f"jax-cuda{version}-pjrt" for version in found), None)
 
 
 def gpu_devices(chip: Chip, count: int) -> list[Any]:
@@ -148,12 +148,27 @@ def gpu_devices(chip: Chip, count: int) -> list[Any]:
       count: how many NVLink joins.
 
     Raises:
-      ValueError: `cuda_plugin` is None.
+      ValueError: `cuda_plugin` is None, or does not load.
     """
-    if cuda_plugin() is None:
+    plugin = cuda_plugin()
+    if plugin is None:
         raise ValueError("XLA's compiler for GPUs is not installed: pip install .[cuda]")
+    jax.local_devices()  # Plugins are looked for when the first backend starts.
+    # Domains of NVLink, hosts in each, GPUs of each.
+    options = {"target_config": gpu_description(chip), "topology": f"1x1x{count}"}
+    try:
+        return topologies.get_topology_desc("", "cuda", **options).devices
+    except (jax.errors.JaxRuntimeError, RuntimeError) as error:
+        raise ValueError(
+            f"{plugin} does not describe {count} x {chip.name} ({error}): install the version of "
+            f"jax {jax.__version__}, or uninstall it to plan by estimate"
+        ) from error
+
+
+def gpu_description(chip: Chip) -> str:
+    """What XLA must know of a GPU to compile for it: a text of its `GpuTargetConfigProto`."""
     (major, minor), cores, units, shared, l2, clock = _GPUS[chip.name]
-    description = _GPU_DESCRIPTION.format(
+    return _GPU_DESCRIPTION.format(
         kind=chip.device_kinds[0],
         major=major,
         minor=minor,
@@ -166,8 +181,3 @@ def gpu_devices(chip: Chip, count: int) -> list[Any]:
         shared=shared * 2**10,
         block=(shared - 1) * 2**10,  # A block may have all but what is reserved for each.
     )
-    jax.local_devices()  # Plugins are looked for when the first backend starts.
-    topology = f"1x1x{count}"  # Domains of NVLink, hosts in each, GPUs of each.
-    return topologies.get_topology_desc(
-        "", "cuda", target_config=description, topology=topology
-    ).devices

@@ -67,9 +67,11 @@ def temporaries(
     def kept(network: MMDiTConfig) -> float:
         return network.blocks * tokens * _KEPT[network.remat] * network.width * element
 
-    features = teacher.blocks * images * image_tokens * teacher.width * element
+    feature_gradient = teacher.blocks * images * image_tokens * teacher.width * element
     gradient = 4 * parameters / fsdp
     total = gradient if objective.accumulation > 1 else 0.0
     working = 24 * tokens * max(student.width, teacher.width) * element
     gathered = 2 * element * parameters / student.depth if fsdp > 1 else 0
-    return kept(student) + max(kept(teacher) + features, gradient) + working + total + gathered
+    return (
+        kept(student) + max(kept(teacher) + feature_gradient, gradient) + working + total + gathered
+    )

@@ -26,8 +26,8 @@ Shapes = Mapping[str, tuple[int, ...]]
 class Memory:
     """Bytes of a chip: what the step is given, and the most that it needs besides at one time.
 
-    Its code counts as well. `capacity` is the chip's memory, or what the compiler had of it where
-    the step did not fit. `host` lies in the memory of the chip's host and counts for nothing else.
+    Its code counts as well. `capacity` is what a program may have of the chip's memory, by the
+    compiler's own word where the step did not fit. `host` lies in the memory of the chip's host and counts for nothing else.
     """
 
     arguments: float
@@ -83,14 +83,22 @@ def compile_step(objective: LADD, mesh: Mesh, chip: Chip, batch: Shapes) -> Comp
             memory = Memory(given, needed - given, capacity, shard_bytes(arguments, HOST))
             return Compiled(memory, None, time.monotonic() - start)
     sizes = compiled.memory_analysis()
-    # The peak is what TPU's compiler compares with HBM before it refuses. `temp_size_in_bytes` is
-    # the extent of its heap, which has gaps as long as there is room for them.
+    if mesh.devices.flat[0].platform == "tpu":
+        # The peak is what the compiler compares with HBM before it refuses. `temp_size_in_bytes` is
+        # the extent of its heap, which has gaps as long as there is room for them.
+        needed = sizes.peak_memory_in_bytes
+    else:
+        # Of a GPU the heap is taken as a whole.
+        needed = (
+            sizes.argument_size_in_bytes
+            + sizes.temp_size_in_bytes
+            + sizes.output_size_in_bytes
+            - sizes.alias_size_in_bytes
+        )
     memory = Memory(
         sizes.argument_size_in_bytes,
-        sizes.peak_memory_in_bytes
-        - sizes.argument_size_in_bytes
-        + sizes.generated_code_size_in_bytes,
-        chip.hbm_bytes,
+        needed - sizes.argument_size_in_bytes + sizes.generated_code_size_in_bytes,
+        chip.usable_bytes,
         shard_bytes(arguments, HOST),
     )
     cost = program_cost(compiled.as_text(), network_axes(mesh), kernel_flops(traced.jaxpr.jaxpr))

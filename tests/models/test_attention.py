@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -133,6 +134,14 @@ def test_the_remat_policy_runs_the_forward_kernel_once():
 
     assert kernels(jax.checkpoint_policies.nothing_saveable) == 2
     assert kernels(keep_attended) == 1
+
+
+def test_nothing_is_kept_where_no_gradient_is_asked_for():
+    q, k, v, _ = arrays(96, 96)
+    program = str(jax.make_jaxpr(in_interpreter)(q, k, v))
+    assert re.findall(r"name=splash_mha_fwd\w*", program) == [
+        "name=splash_mha_fwd_segmented_no_residuals"
+    ]
 
 
 def test_what_splash_keeps_has_whole_rows():
