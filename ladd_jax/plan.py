@@ -424,7 +424,7 @@ def plan(config: ConfigDict) -> None:
         **entries(job, buckets, batch_size),
         "model": to_dict(config.model),
         "teacher": to_dict(config.teacher),
-        "versions": {name: importlib.metadata.version(name) for name in ("jax", compiler) if name},
+        "versions": versions,
     }
     if "largest_batch" in result:
         found = result["largest_batch"]

@@ -27,7 +27,8 @@ class Memory:
     """Bytes of a chip: what the step is given, and the most that it needs besides at one time.
 
     Its code counts as well. `capacity` is what a program may have of the chip's memory, by the
-    compiler's own word where the step did not fit. `host` lies in the memory of the chip's host and counts for nothing else.
+    compiler's own word where the step did not fit. `host` lies in the memory of the chip's host and
+    counts for nothing else.
     """
 
     arguments: float
