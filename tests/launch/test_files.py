@@ -183,7 +183,7 @@ def test_slurm_starts_the_command_once_for_each_gpu(tmp_path):
     (tmp_path / ".venv" / "bin").mkdir(parents=True)
     (tmp_path / ".venv" / "bin" / "activate").touch()
     srun = tmp_path / "srun"
-    srun.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    srun.write_text('#!/bin/sh\nprintf "%s\\n" "memory $XLA_PYTHON_CLIENT_MEM_FRACTION" "$@"\n')
     srun.chmod(0o755)
     script = LAUNCH / "slurm.sbatch"
     environment = {"PATH": f"{tmp_path}:/usr/bin:/bin", "SLURM_CPUS_PER_TASK": "8"}
@@ -192,6 +192,7 @@ def test_slurm_starts_the_command_once_for_each_gpu(tmp_path):
         cwd=tmp_path, env=environment, capture_output=True, text=True, check=True,
     )  # fmt: skip
     said = result.stdout.splitlines()
+    assert said[0] == "memory 0.95"
     assert said[-4:] == ["python", "-m", "ladd_jax.main", "--workdir=a b"]
     assert "--kill-on-bad-exit=1" in said
     options = dict(
