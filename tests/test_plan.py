@@ -28,6 +28,13 @@ ROOT = Path(__file__).parent.parent
 CONFIG = "--config=configs/sd3_turbo.py:size=medium,resolution=256"
 
 
+NARROW = (
+    "--config.model.width=128",
+    "--config.model.num_heads=2",
+    "--config.heads.channels=16",
+)
+
+
 def run(*arguments, config=CONFIG):
     command = [sys.executable, "-m", "ladd_jax.plan", config, *arguments]
     environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
@@ -156,9 +163,7 @@ def test_of_two_slices_only_sums_go_over_the_network_between_them(tmp_path):
         "--nolargest",
         f"--json={path}",
         "--config.model.depth=1",
-        "--config.model.width=128",
-        "--config.model.num_heads=2",
-        "--config.heads.channels=16",
+        *NARROW,
     )
     assert result.returncode == 0, result.stderr
     assert "v5e:2x2 x 2 slices: 8 x v5e" in result.stdout and "GiB over DCN" in result.stdout
@@ -185,9 +190,7 @@ def test_the_step_is_compiled_for_a_slice_that_is_not_here(tmp_path):
         "--nolargest",
         f"--json={path}",
         "--config.model.depth=2",
-        "--config.model.width=128",
-        "--config.model.num_heads=2",
-        "--config.heads.channels=16",
+        *NARROW,
     )
     assert result.returncode == 0, result.stderr
     assert "32x32 (256 x 256 pixels)" in result.stdout and "compile 32x32" in result.stderr
@@ -218,9 +221,7 @@ def test_the_step_is_compiled_for_gpus_that_are_not_here(tmp_path):
         "--buckets=32x32",
         f"--json={path}",
         "--config.model.depth=2",
-        "--config.model.width=128",
-        "--config.model.num_heads=2",
-        "--config.heads.channels=16",
+        *NARROW,
     )
     assert result.returncode == 0, result.stderr
     assert "gpu:80x2: 2 x H100, mesh data=1 x fsdp=2 x tensor=1" in result.stdout

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jax.experimental.pallas.ops.tpu import splash_attention
 
+from ladd_jax.models.functional import detach
 from ladd_jax.parallel.mesh import device_kind, on_each_device
 
 ATTENDED = "attended"
@@ -246,16 +247,11 @@ def _splash_forward(
     queries = out.shape[2]
     merged = out.transpose(0, 2, 1, 3).reshape(b, queries, heads * width)
     merged = checkpoint_name(merged, ATTENDED)
-    # A vjp is a tree of what it keeps; the result is the very same array.
-    kept, structure = jax.tree.flatten(vjp)
-    given = [array is out for array in kept]
-    others = [array for array in kept if array is not out]
+    others, attach = detach(vjp, [out])
 
     def backward(merged: jax.Array, others: list[Any], cotangent: jax.Array) -> Any:
         out = merged.reshape(b, queries, heads, width).transpose(0, 2, 1, 3)
-        rest = iter(others)
-        vjp = jax.tree.unflatten(structure, [out if same else next(rest) for same in given])
-        cotangents = vjp(_heads_first(cotangent, block_size(n, limit)))
+        cotangents = attach([out], others)(_heads_first(cotangent, block_size(n, limit)))
         q_bar, k_bar, v_bar = (x.transpose(0, 2, 1, 3) for x in cotangents)
         return q_bar[:, :n] / math.sqrt(width), k_bar[:, :m], v_bar[:, :m]
 

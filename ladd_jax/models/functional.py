@@ -75,3 +75,26 @@ def stack(build: Callable[[nnx.Rngs], nnx.Module], count: int, rngs: nnx.Rngs) -
     graphdef = nnx.graphdef(nnx.eval_shape(lambda: build(nnx.Rngs(0))))
     keys = jax.random.split(rngs.params(), count)
     return nnx.merge(graphdef, jax.vmap(lambda key: nnx.split(build(nnx.Rngs(key)))[1])(keys))
+
+
+def detach(vjp: Any, known: list[jax.Array]) -> tuple[list[jax.Array], Callable[..., Any]]:
+    """Takes out of a vjp what it keeps and its caller has anyway.
+
+    Args:
+      vjp: of `jax.vjp`, a tree of the arrays that it keeps.
+      known: arrays that may be among them: the very same, as values are not compared.
+
+    Returns:
+      The other arrays, and `attach(known, others)`, which makes the vjp again, of this trace or of
+      one that is alike.
+    """
+    kept, structure = jax.tree.flatten(vjp)
+    places = {id(array): place for place, array in enumerate(known)}
+    sources = [places.get(id(array)) for array in kept]
+
+    def attach(known: list[jax.Array], others: list[jax.Array]) -> Any:
+        rest = iter(others)
+        arrays = [next(rest) if source is None else known[source] for source in sources]
+        return jax.tree.unflatten(structure, arrays)
+
+    return [array for array in kept if id(array) not in places], attach

@@ -19,7 +19,7 @@ from flax import nnx
 from jax.nn import initializers
 
 from ladd_jax.models.attention import attention, keep_attended
-from ladd_jax.models.functional import Model, stack
+from ladd_jax.models.functional import Model, detach, stack
 from ladd_jax.models.layers import (
     MLP,
     Dtype,
@@ -516,21 +516,16 @@ def _scan_with_way_back(
       block's inputs from those of the last one's outputs, with those of the features on the way.
     """
     # Of the last trace of a block, all of which are alike: how its vjp is put together again.
-    structure: Any = None
-    sources: list[int | None] = []
+    attach: Any = None
 
     def at_hand(x: jax.Array, state: Any) -> list[jax.Array]:
         return [x, c, *jax.tree.leaves(state)]
 
     def forth(carry: Any, layer_and_state: Any) -> tuple[Any, list[jax.Array]]:
-        nonlocal structure, sources
+        nonlocal attach
         (x, context, features), (layer, state) = carry, layer_and_state
         (y, text), vjp = jax.vjp(lambda x, context: run(state, x, context, c), x, context)
-        # A vjp is a tree of what it keeps. What the way back has anyway is the very same array.
-        kept, structure = jax.tree.flatten(vjp)
-        known = {id(array): place for place, array in enumerate(at_hand(x, state))}
-        sources = [known.get(id(array)) for array in kept]
-        own = [array for array, source in zip(kept, sources, strict=True) if source is None]
+        own, attach = detach(vjp, at_hand(x, state))
         y, text = (constrain(tokens, "batch", None, None) for tokens in (y, text))
         features = jax.lax.dynamic_update_index_in_dim(features, y, layer + 1, 0)
         return (y, text, features), own
@@ -542,10 +537,9 @@ def _scan_with_way_back(
     ) -> tuple[jax.Array, jax.Array]:
         def body(carry: Any, layer_state_and_own: Any) -> tuple[Any, None]:
             layer, state, own = layer_state_and_own
-            known, rest = at_hand(features[layer], state), iter(own)
-            kept = [next(rest) if source is None else known[source] for source in sources]
+            vjp = attach(at_hand(features[layer], state), own)
             carry = tuple(constrain(cotangent, "batch", None, None) for cotangent in carry)
-            x_bar, context_bar = jax.tree.unflatten(structure, kept)(carry)
+            x_bar, context_bar = vjp(carry)
             return (x_bar + features_bar[layer], context_bar), None
 
         turned = (layers, states, own)
