@@ -17,10 +17,10 @@ import numpy as np
 import optax
 from absl import app, flags
 
-from ladd_jax.models.functional import Params
+from ladd_jax.models.base import Params
 from ladd_jax.models.heads import HeadConfig, head, head_stack
-from ladd_jax.models.mmdit import MMDiTConfig, mmdit
 from ladd_jax.models.quantized import quantize_params
+from ladd_jax.models.sd3.transformer import MMDiTConfig, mmdit
 from ladd_jax.objectives.base import Optimizer
 from ladd_jax.objectives.ladd import LADD
 from ladd_jax.parallel.mesh import make_mesh

@@ -39,11 +39,11 @@ def write(folder: Path, config: Any, dtype: Any, dense: bool) -> list[int]:
     """A transformer as diffusers would keep it; sizes of its tensors in bytes."""
     import numpy as np
 
-    from ladd_jax.models.mmdit import mmdit
-    from ladd_jax.weights import diffusers
+    from ladd_jax.models.sd3 import diffusers_layout as diffusers
+    from ladd_jax.models.sd3.positions import position_table
+    from ladd_jax.models.sd3.transformer import mmdit
     from ladd_jax.weights.files import make_header
     from ladd_jax.weights.layout import pieces
-    from ladd_jax.weights.positions import position_table
     from ladd_jax.weights.source import WEIGHTS
 
     found = pieces(mmdit(config).shapes, config, diffusers.LAYOUT)
@@ -74,10 +74,10 @@ def main(_: list[str]) -> None:
     import jax
     import jax.numpy as jnp
 
-    from ladd_jax.models.mmdit import MMDiTConfig
+    from ladd_jax.models.sd3.transformer import MMDiTConfig
+    from ladd_jax.models.sd3.weights import open_mmdit
     from ladd_jax.parallel.mesh import make_mesh, parameter_shardings
     from ladd_jax.weights.layout import bounds
-    from ladd_jax.weights.mmdit import open_mmdit
 
     dtype = jnp.dtype(jnp.bfloat16)
     config = MMDiTConfig(

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from absl import app, flags
 from ml_collections import config_flags
 
-from ladd_jax import networks
+from ladd_jax.config import build as networks
 from ladd_jax.data.buckets import Bucket
 
 _CONFIG = config_flags.DEFINE_config_file("config", "configs/sd3_turbo.py:size=medium", "A config.")

@@ -18,9 +18,9 @@ from absl import app, flags
 
 from benchmarks.flops import matrix_flops
 from ladd_jax.diffusion.flow import interpolate, predict_x0
-from ladd_jax.models.functional import Params
+from ladd_jax.models.base import Params
 from ladd_jax.models.heads import HeadConfig, head, head_stack
-from ladd_jax.models.mmdit import MMDiTConfig, mmdit
+from ladd_jax.models.sd3.transformer import MMDiTConfig, mmdit
 from ladd_jax.objectives.adversarial import ADVERSARIAL_LOSSES
 from ladd_jax.objectives.base import Batch, Optimizer, TrainState, update_ema
 from ladd_jax.objectives.ladd import LADD

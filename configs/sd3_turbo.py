@@ -20,9 +20,10 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from ladd_jax.config import ConfigError, base_config, parse_arguments
+from ladd_jax.config import base_config, parse_arguments
+from ladd_jax.config.build import use_teacher_weights, use_weights
 from ladd_jax.data.buckets import bucket_table
-from ladd_jax.networks import use_teacher_weights, use_weights
+from ladd_jax.errors import UserError
 
 # Esser et al. 2024 and the released configs: fields of the model by size.
 SIZES = {
@@ -46,17 +47,17 @@ def get_config(arguments: str | None = None) -> ConfigDict:
     config.model.position_base = 48.0
     config.data.update(dict(text_width=4096, pooled_width=2048))
     if given["size"] not in ("", "tiny", *SIZES):
-        raise ConfigError(f"size {given['size']!r} is none of tiny, {', '.join(SIZES)}")
+        raise UserError(f"size {given['size']!r} is none of tiny, {', '.join(SIZES)}")
     if given["weights"]:
         use_weights(config, given["weights"])
         known = SIZES.get(given["size"])
         if known and config.model.depth != known["depth"]:
-            raise ConfigError(
+            raise UserError(
                 f"size={given['size']} has {known['depth']} blocks and the weights "
                 f"{given['weights']} have {config.model.depth}: leave size out"
             )
     elif given["size"] == "tiny":
-        raise ConfigError("size=tiny is what its weights are: give weights=DIR too")
+        raise UserError("size=tiny is what its weights are: give weights=DIR too")
     else:
         config.model.update(SIZES[given["size"] or "medium"])
 
@@ -69,7 +70,7 @@ def get_config(arguments: str | None = None) -> ConfigDict:
     side = given["resolution"]
     step = _PATCH * _REDUCTION if side < 512 else 64  # known above: multiples of 64
     if side < 2 * step or side % step:
-        raise ConfigError(f"resolution {side} is not a multiple of {step}: use 1024, 512 or 256")
+        raise UserError(f"resolution {side} is not a multiple of {step}: use 1024, 512 or 256")
     config.data.update(
         dict(
             source="images" if given["data"] and Path(given["data"]).is_dir() else "prompts",

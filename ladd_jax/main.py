@@ -8,19 +8,22 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from ladd_jax import command, evaluate, stages
-from ladd_jax.config import STAGES
-from ladd_jax.encode import encode
-from ladd_jax.synthesize import synthesize
+from ladd_jax.cli import run
+from ladd_jax.config.fields import STAGES
+from ladd_jax.stages.distil import distil
+from ladd_jax.stages.encode import encode
+from ladd_jax.stages.evaluate import evaluate
+from ladd_jax.stages.pretrain import pretrain
+from ladd_jax.stages.synthesize import synthesize
 
 _LOG = logging.getLogger(__name__)
 
 _STAGES = {
     "encode": encode,
-    "pretrain": stages.pretrain,
+    "pretrain": pretrain,
     "synthesize": synthesize,
-    "distil": stages.distil,
-    "evaluate": evaluate.main,
+    "distil": distil,
+    "evaluate": evaluate,
 }
 
 
@@ -33,4 +36,4 @@ def main(config: ConfigDict, workdir: Path) -> None:
 
 
 if __name__ == "__main__":
-    command.run(main)
+    run.run(main)

@@ -6,33 +6,18 @@ number i of `--seed=S` is number 0 of `--seed=S+i` whatever `--num` is, and but 
 whatever `--batch_size` is.
 """
 
-import dataclasses
-import hashlib
-import json
-import math
-import os
-import re
-import uuid
-from collections.abc import Sequence
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from absl import flags
-from jax.sharding import Mesh
-from tqdm import tqdm
 
-from ladd_jax import __version__, command
-from ladd_jax.config import ConfigError
-from ladd_jax.data.buckets import Bucket, nearest
+from ladd_jax.cli import run as command
 from ladd_jax.data.prompts import check_prompt, read_prompts
-from ladd_jax.diffusion.generate import Generator, Sampling, seeds
-from ladd_jax.encode import report_cut
-from ladd_jax.evaluation.pictures import png, sheet
-from ladd_jax.models.mmdit import mmdit
-from ladd_jax.parallel.mesh import batch_divisor, make_mesh
-from ladd_jax.subjects import MODELS, Subject, open_subject
+from ladd_jax.errors import UserError
+from ladd_jax.parallel.mesh import make_mesh
+from ladd_jax.stages.sample import choose_bucket, sample
+from ladd_jax.stages.trained import MODELS, open_subject
 
 FLAGS = flags.FlagValues()
 _CHECKPOINT = flags.DEFINE_string(
@@ -77,173 +62,16 @@ _DTYPE = flags.DEFINE_enum(
 )
 _OUT = flags.DEFINE_string("out", None, "Folder of the pictures.", flag_values=FLAGS)
 
-_SHOWN_PROMPTS = 16
-"""Rows of a sheet."""
-
-_SHEET_WIDTH = 2048
-"""Of a sheet, in pixels, as far as its columns leave 64 to each picture."""
-
-
-def choose_bucket(aspect: str, subject: Subject) -> Bucket:
-    """The shape of the latents.
-
-    Args:
-      aspect: `W:H`, of which the nearest bucket is taken, or `WxH` in pixels.
-      subject: what is sampled.
-
-    Raises:
-      ValueError: neither of the two, or pixels that the network cannot make.
-    """
-    numbers = re.fullmatch(r"(\d+(?:\.\d+)?):(\d+(?:\.\d+)?)", aspect)
-    if numbers and float(numbers[1]) and float(numbers[2]):
-        return nearest(subject.buckets, float(numbers[2]), float(numbers[1]))
-    pixels = re.fullmatch(r"(\d+)x(\d+)", aspect)
-    if not pixels:
-        raise ConfigError(
-            f"aspect {aspect!r} is neither W:H, such as 16:9, nor pixels WxH, such as 1024x768"
-        )
-    width, height = int(pixels[1]), int(pixels[2])
-    unit = subject.reduction * subject.architecture.patch
-    limit = unit * subject.architecture.position_table
-    if width % unit or height % unit or not width * height:
-        raise ConfigError(f"aspect {aspect} is not in multiples of {unit} pixels: use such sides")
-    if max(width, height) > limit:
-        raise ConfigError(
-            f"aspect {aspect} exceeds the network's position table, which ends at {limit} pixels: "
-            f"use less"
-        )
-    return Bucket(height // subject.reduction, width // subject.reduction)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Picture:
-    """One to make: a prompt by its place, and a seed."""
-
-    prompt: int
-    seed: int
-
-
-def sample(
-    subject: Subject,
-    prompts: Sequence[str],
-    sampling: Sampling,
-    bucket: Bucket,
-    out: Path,
-    *,
-    seed: int,
-    count: int,
-    batch_size: int,
-    mesh: Mesh,
-) -> list[Path]:
-    """Writes pictures, each whole, and a sheet of the first prompts' where there are several.
-
-    Args:
-      subject: what is sampled.
-      prompts: what to show; none is empty.
-      sampling: how.
-      bucket: shape of the latents.
-      out: folder; made if it is not there.
-      seed: of the first picture of each prompt; the next has the next number.
-      count: pictures of each prompt.
-      batch_size: pictures at once.
-      mesh: of `subject`.
-
-    Returns:
-      their files, prompt by prompt, then the sheet's.
-
-    Raises:
-      ValueError: a prompt that does not fit the text encoder.
-    """
-    # The encoders are gone before the transformer is read: not all accelerators hold both.
-    encoder = subject.encoder()
-    context, pooled = encoder.encode(prompts)
-    null_context, null_pooled = (array[0] for array in encoder.encode([""]))
-    report_cut(encoder)
-    del encoder
-    params = subject.load()
-    generator = Generator(mmdit(subject.architecture), null_context, null_pooled, mesh, batch_size)
-    shape = (bucket.height, bucket.width, subject.architecture.out_channels)
-    height, width = bucket.image_size(subject.reduction)
-    facts = {
-        "steps": str(sum(sigma > 0 for sigma in sampling.sigmas)),
-        "sigmas": ", ".join(f"{sigma:.6g}" for sigma in sampling.sigmas),
-        "sampler": sampling.sampler,
-        "guidance": f"{sampling.guidance:g}",
-        "model": subject.model,
-        "checkpoint": subject.place,
-        **({} if subject.step is None else {"checkpoint_step": str(subject.step)}),
-        "size": f"{width}x{height}",
-        "dtype": jnp.dtype(subject.architecture.dtype).name,
-        "software": f"ladd_jax {__version__}",
-    }
-    jobs = [_Picture(i, seed + j) for i in range(len(prompts)) for j in range(count)]
-    chunk = -(-batch_size // batch_divisor(mesh)) * batch_divisor(mesh)
-    columns = count if len(prompts) > 1 else math.ceil(math.sqrt(count))
-    side = min(max(_SHEET_WIDTH // columns, 64), 512)
-    files, pictures = [], []
-    _make_folder(out)
-    with tqdm(total=len(jobs), desc="sample", unit="img") as bar:
-        for start in range(0, len(jobs), chunk):
-            part = jobs[start : start + chunk]
-            rows = [job.prompt for job in part]
-            keys = seeds(0, np.array([job.seed for job in part]))
-            latents = generator(params, keys, context[rows], pooled[rows], shape, sampling)
-            for job, latent in zip(part, latents, strict=True):
-                text = {"prompt": prompts[job.prompt], "seed": str(job.seed), **facts}
-                picture = subject.decode(latent)
-                files.append(_write(out, _stem(text, subject.place), png(picture, 1, text)))
-                if job.prompt < _SHOWN_PROMPTS:
-                    pictures.append(sheet([picture], 1, side))
-                bar.update()
-    if len(files) > 1:
-        shown = json.dumps(list(prompts[:_SHOWN_PROMPTS]), ensure_ascii=False)
-        text = {"prompts": shown, "seed": str(seed), "num": str(count), **facts}
-        whole = png(sheet(pictures, columns, side), 1, text)
-        files.append(_write(out, f"grid_{_digest([file.name for file in files])}", whole))
-    return files
-
-
-def _stem(text: dict[str, str], place: str) -> str:
-    """A name that no other picture has: prompt and seed to read, and a digest of all there is."""
-    words = re.sub(r"[^a-z0-9]+", "-", text["prompt"].lower()).strip("-")[:40].strip("-")
-    name = (words or "prompt", text["model"], f"{text['steps']}steps", f"seed{text['seed']}")
-    # Two checkpoints may have the same relative path.
-    return "_".join((*name, _digest([text, str(Path(place).resolve())])))
-
-
-def _digest(value: object) -> str:
-    return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:10]
-
-
-def _make_folder(out: Path) -> None:
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(
-            f"the folder {out} cannot be made ({error.strerror}): name another --out"
-        ) from error
-
-
-def _write(out: Path, stem: str, data: bytes) -> Path:
-    file = out / f"{stem}.png"
-    partial = out / f".{stem}.{uuid.uuid4().hex}.partial"
-    try:
-        partial.write_bytes(data)
-        os.replace(partial, file)
-    finally:
-        partial.unlink(missing_ok=True)
-    return file
-
 
 def main() -> None:
     """The command."""
     if not _CHECKPOINT.value or not _OUT.value:
-        raise ConfigError("--checkpoint=DIR and --out=DIR are needed")
+        raise UserError("--checkpoint=DIR and --out=DIR are needed")
     prompts = [check_prompt(prompt, "--prompt") for prompt in _PROMPT.value]
     if command.PROMPTS.value:
         prompts += read_prompts(command.PROMPTS.value)
     if not prompts:
-        raise ConfigError('there is no prompt: give --prompt="..." or --prompts=FILE')
+        raise UserError('there is no prompt: give --prompt="..." or --prompts=FILE')
     for name, value, least in (
         ("num", _NUM.value, 1),
         ("batch_size", _BATCH_SIZE.value, 1),
@@ -253,10 +81,10 @@ def main() -> None:
         ("shift", _SHIFT.value, 0.01),
     ):
         if value is not None and not value >= least:
-            raise ConfigError(f"{name} is {value}: use {least} or more")
+            raise UserError(f"{name} is {value}: use {least} or more")
     out = Path(_OUT.value)
     if out.exists() and not out.is_dir():
-        raise ConfigError(f"--out={out} is a file: name a folder")
+        raise UserError(f"--out={out} is a file: name a folder")
     mesh = make_mesh({"fsdp": -1}, jax.local_devices())
     dtype = None if _DTYPE.value is None else jnp.dtype(_DTYPE.value)
     subject = open_subject(_CHECKPOINT.value, _MODEL.value, _STEP.value, dtype, mesh)

@@ -14,7 +14,8 @@ import pytest
 from PIL import Image
 from pipelines import save_pipeline
 
-from ladd_jax import command, main
+from ladd_jax import main
+from ladd_jax.cli import run as command
 from ladd_jax.data.shards import Shards
 
 ROOT = Path(__file__).parent.parent
@@ -63,7 +64,7 @@ def test_a_command_is_a_module_that_runs():
 def config_file(tmp_path, body):
     path = tmp_path / "config.py"
     path.write_text(
-        "from ladd_jax.config import base_config\n\n\ndef get_config():\n"
+        "from ladd_jax.config.fields import base_config\n\n\ndef get_config():\n"
         f"    config = base_config()\n    {body}\n    return config\n"
     )
     return f"--config={path}"

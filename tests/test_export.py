@@ -12,16 +12,18 @@ from test_sd3 import tiny
 from untrained_run import save_student
 
 from configs import digits
-from ladd_jax.card import model_card
-from ladd_jax.config import ConfigError, settle, to_dict
+from ladd_jax.config.fields import to_dict
+from ladd_jax.config.workdir import settle
 from ladd_jax.diffusion.generate import Generator, seeds
 from ladd_jax.diffusion.samplers import sample_noise
-from ladd_jax.export import export
-from ladd_jax.models.mmdit import mmdit
+from ladd_jax.errors import UserError
+from ladd_jax.models.sd3.card import model_card
+from ladd_jax.models.sd3.pipeline import write_surroundings
+from ladd_jax.models.sd3.transformer import mmdit
 from ladd_jax.parallel.mesh import make_mesh
-from ladd_jax.subjects import open_subject
+from ladd_jax.stages.export import export
+from ladd_jax.stages.trained import open_subject
 from ladd_jax.weights import load_mmdit
-from ladd_jax.weights.pipeline import write_surroundings
 
 PROMPT = "a red cat"
 
@@ -155,7 +157,7 @@ def test_what_cannot_be_exported_is_said_and_nothing_is_left_behind(run, tmp_pat
         export(tmp_path / "none", tmp_path / "out")
     config = digits.get_config()
     settle(tmp_path / "digits", to_dict(config))
-    with pytest.raises(ConfigError, match="a teacher of its own"):
+    with pytest.raises(UserError, match="a teacher of its own"):
         export(tmp_path / "digits", tmp_path / "out")
     with pytest.raises(FileNotFoundError, match=r"no checkpoint of step 7 .* steps \[2\]"):
         export(run[0], tmp_path / "out", step=7)

@@ -5,11 +5,11 @@ import dataclasses
 import pytest
 
 from configs import digits
-from ladd_jax import networks
-from ladd_jax.check import check
-from ladd_jax.config import ConfigError
+from ladd_jax.cli.preflight import check
+from ladd_jax.config import build as networks
 from ladd_jax.data.buckets import Bucket
-from ladd_jax.models.flops import forward_flops
+from ladd_jax.errors import UserError
+from ladd_jax.models.sd3.flops import forward_flops
 
 # Fields of a stage, not of its objective.
 OF_THE_STAGE = {"data", "steps", "batch_size", "weights"}
@@ -114,7 +114,7 @@ def test_the_heads_read_the_teacher_and_not_the_student():
 def test_a_teacher_that_is_half_described_is_refused(changes, words):
     config = digits.get_config()
     config.teacher.update(changes)
-    with pytest.raises(ConfigError, match=words):
+    with pytest.raises(UserError, match=words):
         check(config)
 
 

@@ -11,18 +11,18 @@ from pathlib import Path
 import pytest
 
 from configs import sd3_turbo
-from ladd_jax import networks
-from ladd_jax.config import ConfigError
+from ladd_jax.config import build as networks
 from ladd_jax.data.buckets import Bucket
+from ladd_jax.errors import UserError
 from ladd_jax.parallel.chips import chip_named
-from ladd_jax.parallel.topology import (
+from ladd_jax.planning.plan import parse_mesh
+from ladd_jax.planning.topology import (
     cuda_plugin,
     gpu_description,
     gpu_devices,
     parse_gpu,
     parse_slice,
 )
-from ladd_jax.plan import parse_mesh
 
 ROOT = Path(__file__).parent.parent
 CONFIG = "--config=configs/sd3_turbo.py:size=medium,resolution=256"
@@ -79,7 +79,7 @@ def test_a_gpu_is_known_by_its_memory():
     [("fspd=4", "'fspd' is no mesh axis: did you mean fsdp"), ("data=two", "data is 'two'")],
 )
 def test_a_mesh_that_is_misspelt_is_named(text, words):
-    with pytest.raises(ConfigError, match=words):
+    with pytest.raises(UserError, match=words):
         parse_mesh(text, {"data": 1, "fsdp": -1, "tensor": 1})
 
 

@@ -15,16 +15,19 @@ from pipelines import save_pipeline
 from sklearn.datasets import load_sample_images
 
 from configs import sd3_turbo
-from ladd_jax import networks, stages
-from ladd_jax.check import check
-from ladd_jax.config import ConfigError, validate
+from ladd_jax.cli.preflight import check
+from ladd_jax.config import build as networks
+from ladd_jax.config.fields import validate
 from ladd_jax.data.buckets import Bucket
 from ladd_jax.data.images import decode_image, fit
 from ladd_jax.data.shards import Shards
-from ladd_jax.encode import _prompts as prompts_of_buckets
-from ladd_jax.encode import encode
+from ladd_jax.errors import UserError
 from ladd_jax.parallel.mesh import make_mesh
-from ladd_jax.synthesize import synthesize
+from ladd_jax.stages import load as stages
+from ladd_jax.stages.distil import distil
+from ladd_jax.stages.encode import _prompts as prompts_of_buckets
+from ladd_jax.stages.encode import encode
+from ladd_jax.stages.synthesize import synthesize
 from ladd_jax.weights import load_autoencoder, load_mmdit
 
 PROMPTS = ["a red cat", "seven cats", "", "the sea over there", "on and on"]
@@ -108,8 +111,8 @@ def test_several_processes_write_what_one_writes(run, tmp_path, monkeypatch):
         with monkeypatch.context() as patch:
             patch.setattr(jax, "process_count", lambda: 3)
             patch.setattr(jax, "process_index", lambda index=index: index)
-            patch.setattr("ladd_jax.synthesize.process_mesh", make_mesh)
-            patch.setattr("ladd_jax.synthesize.finalize_together", lambda *_: None)
+            patch.setattr("ladd_jax.stages.synthesize.process_mesh", make_mesh)
+            patch.setattr("ladd_jax.stages.synthesize.finalize_together", lambda *_: None)
             synthesize(config, tmp_path)
     written = len(list(stages.synthesized(tmp_path).rglob("*array_record*")))
     synthesize(config, tmp_path)
@@ -173,7 +176,7 @@ def test_photographs_become_latents_of_the_nearest_bucket(pipeline, photographs,
 @pytest.mark.slow
 def test_a_student_learns_from_photographs_without_samples_of_the_teacher(seen):
     config, workdir = seen
-    stages.distil(config, workdir)
+    distil(config, workdir)
     assert int(stages.load_student(config, workdir, make_mesh(config.mesh)).step) == 2
 
 
@@ -260,7 +263,7 @@ def test_tars_of_images_of_every_kind_become_latents_and_the_unreadable_one_is_l
 @pytest.mark.slow
 def test_the_student_starts_from_the_weights_and_learns(run):
     config, workdir = run
-    stages.distil(config, workdir)
+    distil(config, workdir)
     mesh = make_mesh(config.mesh)
     teacher = stages.load_teacher(config, workdir, mesh)
     state = stages.load_student(config, workdir, mesh)
@@ -294,7 +297,7 @@ def test_the_student_is_judged_by_another_pipeline_than_it_starts_from(run, smal
     config.distil.optimizer.update(dict(learning_rate=1e-6, warmup_steps=0))
     check(config)
     (tmp_path / "synthesized").symlink_to(stages.synthesized(workdir))
-    stages.distil(config, tmp_path)
+    distil(config, tmp_path)
 
     mesh = make_mesh(config.mesh)
     state = stages.load_student(config, tmp_path, mesh)
@@ -321,7 +324,7 @@ def test_the_student_is_judged_by_another_pipeline_than_it_starts_from(run, smal
 def test_a_teacher_of_other_latents_or_text_is_refused(pipeline, tmp_path, changes, words):
     fields = dict(in_channels=16, out_channels=16, context_width=32, pooled_width=20) | changes
     folder = reference.save(reference.transformer(**fields), tmp_path / "other")
-    with pytest.raises(ConfigError, match=words):
+    with pytest.raises(UserError, match=words):
         sd3_turbo.get_config(f"size=tiny,weights={pipeline},teacher={folder}")
 
 
@@ -346,14 +349,14 @@ def test_a_teacher_in_bfloat16_leaves_the_student_in_float32(pipeline):
     ],
 )
 def test_a_bad_argument_of_the_config_is_named(arguments, words):
-    with pytest.raises(ConfigError, match=words):
+    with pytest.raises(UserError, match=words):
         sd3_turbo.get_config(arguments)
 
 
 def test_what_is_missing_is_named_with_the_command_that_makes_it(pipeline):
-    with pytest.raises(ConfigError, match="weights is empty.*weights=DIR.*`hf download"):
+    with pytest.raises(UserError, match="weights is empty.*weights=DIR.*`hf download"):
         check(sd3_turbo.get_config("data=prompts.txt"))
-    with pytest.raises(ConfigError, match="data.path is empty.*ladd_jax.encode"):
+    with pytest.raises(UserError, match="data.path is empty.*ladd_jax.encode"):
         check(tiny(pipeline, ""))
 
 
@@ -362,7 +365,7 @@ def test_missing_shards_are_named_with_the_command_that_makes_them(pipeline, tmp
     with pytest.raises(FileNotFoundError, match=r"encoded: run .*`python -m ladd_jax\.encode`"):
         synthesize(config, tmp_path)
     with pytest.raises(FileNotFoundError, match=r"synthesized: .*`python -m ladd_jax\.synthesize`"):
-        stages.distil(config, tmp_path)
+        distil(config, tmp_path)
 
 
 def test_prompts_are_spread_over_the_buckets_by_their_weights(tmp_path):
@@ -386,7 +389,7 @@ def test_weights_of_another_architecture_than_the_config_are_refused(pipeline, t
     save_pipeline(other, depth=3)
     config = tiny(pipeline, "")
     config.weights = str(other)
-    with pytest.raises(ConfigError, match="depth is 3 in the weights and 2 in the config"):
+    with pytest.raises(UserError, match="depth is 3 in the weights and 2 in the config"):
         stages.load_teacher(config, tmp_path, make_mesh(config.mesh))
 
 

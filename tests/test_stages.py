@@ -7,11 +7,13 @@ import pytest
 import tiny
 
 from configs import digits
-from ladd_jax import networks, stages
-from ladd_jax.config import to_dict
+from ladd_jax.config import build as networks
+from ladd_jax.config.fields import to_dict
 from ladd_jax.data.buckets import Bucket
-from ladd_jax.encode import encode
 from ladd_jax.parallel.mesh import make_mesh
+from ladd_jax.stages import load as stages
+from ladd_jax.stages.distil import distil
+from ladd_jax.stages.encode import encode
 from ladd_jax.training.checkpoint import Checkpoints
 from ladd_jax.weights import save_mmdit
 from ladd_jax.weights.files import StoredTensor
@@ -104,7 +106,7 @@ def test_distillation_with_a_teacher_that_is_cut_starts_from_the_whole_one(image
     (tmp_path / "encoded").symlink_to(images)
     write_teacher(config, tmp_path)
     mesh = make_mesh(config.mesh)
-    stages.distil(config, tmp_path)
+    distil(config, tmp_path)
     state = stages.load_student(config, tmp_path, mesh)
     teacher = stages.load_teacher(config, tmp_path, mesh)
     moved = jax.tree.map(lambda a, b: float(jnp.max(jnp.abs(a - b))), state.params, teacher)

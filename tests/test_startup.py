@@ -11,7 +11,8 @@ from pathlib import Path
 import jax
 import pytest
 
-from ladd_jax import command, main
+from ladd_jax import main
+from ladd_jax.cli import run as command
 from ladd_jax.training.metrics import read_history
 
 ROOT = Path(__file__).parent.parent

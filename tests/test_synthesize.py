@@ -12,14 +12,16 @@ import numpy as np
 import pytest
 
 from configs import digits
-from ladd_jax import networks, stages
+from ladd_jax.config import build as networks
 from ladd_jax.data.shards import Shards
 from ladd_jax.diffusion.generate import seeds
 from ladd_jax.diffusion.samplers import euler, guided, linear_sigmas, sample_noise
-from ladd_jax.encode import encode
-from ladd_jax.models.mmdit import mmdit
+from ladd_jax.models.sd3.transformer import mmdit
 from ladd_jax.parallel.mesh import make_mesh
-from ladd_jax.synthesize import synthesize
+from ladd_jax.stages import load as stages
+from ladd_jax.stages.encode import encode
+from ladd_jax.stages.pretrain import pretrain
+from ladd_jax.stages.synthesize import synthesize
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +42,7 @@ def config():
 def workdir(config, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("synthesize")
     encode(config, workdir)
-    stages.pretrain(config, workdir)
+    pretrain(config, workdir)
     synthesize(config, workdir)
     return workdir
 
@@ -121,7 +123,7 @@ def test_killed_at_any_moment_and_on_another_number_of_hosts_no_record_is_lost_o
     config = config.copy_and_resolve_references()
     config.synthesize.samples, count_of_shards = 100, 50
     uninterrupted, killed = tmp_path / "uninterrupted", tmp_path / "killed"
-    for stage in (encode, stages.pretrain, synthesize):
+    for stage in (encode, pretrain, synthesize):
         stage(config, uninterrupted)
     killed.mkdir()
     for name in ("encoded", "pretrain"):

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ladd_jax.models.heads import HeadConfig, head, head_stack
-from ladd_jax.models.mmdit import MMDiTConfig, mmdit
+from ladd_jax.models.sd3.transformer import MMDiTConfig, mmdit
 from ladd_jax.objectives.base import Optimizer
 from ladd_jax.objectives.ladd import LADD
 

@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 from tiny import random_params
 
-from ladd_jax import networks
-from ladd_jax.config import settle, to_dict
+from ladd_jax.config import build as networks
+from ladd_jax.config.fields import to_dict
+from ladd_jax.config.workdir import settle
 from ladd_jax.training.checkpoint import Checkpoints
 
 

@@ -9,6 +9,8 @@ import math
 import re
 from collections.abc import Iterable
 
+from ladd_jax.errors import UserError
+
 
 @dataclasses.dataclass(frozen=True, order=True)
 class Bucket:
@@ -36,11 +38,11 @@ class Bucket:
         """The bucket of a name.
 
         Raises:
-          ValueError: the name is not two positive numbers around an x.
+          UserError: the name is not two positive numbers around an x.
         """
         match = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", name)
         if not match:
-            raise ValueError(f"bucket {name!r} is not ROWSxCOLUMNS, such as 8x16")
+            raise UserError(f"bucket {name!r} is not ROWSxCOLUMNS, such as 8x16")
         return cls(int(match[1]), int(match[2]))
 
 
@@ -69,19 +71,19 @@ def bucket_table(
       128x128, 144x112, 160x104 and 176x88.
 
     Raises:
-      ValueError: no square of whole steps is near pixels, the step is no multiple of reduction, or
+      UserError: no square of whole steps is near pixels, the step is no multiple of reduction, or
         count or max_aspect is below 1.
     """
     if step < 1 or step % reduction:
-        raise ValueError(f"step {step} is not a multiple of the reduction {reduction}: use one")
+        raise UserError(f"step {step} is not a multiple of the reduction {reduction}: use one")
     if count < 1 or max_aspect < 1:
-        raise ValueError(f"count {count} and max_aspect {max_aspect} must each be at least 1")
+        raise UserError(f"count {count} and max_aspect {max_aspect} must each be at least 1")
     area = pixels / step**2  # In squares of one step.
     side = round(math.sqrt(max(area, 0)))
     if abs(side**2 - area) * 16 > area or not side:
         below = math.isqrt(max(int(area), 0))
         near = " or ".join(str((s * step) ** 2) for s in (below, below + 1) if s)
-        raise ValueError(
+        raise UserError(
             f"pixels {pixels} is more than 1/16 from the square of any multiple of {step}: "
             f"use {near}"
         )

@@ -8,6 +8,8 @@ import io
 import numpy as np
 from PIL import Image
 
+from ladd_jax.errors import UserError
+
 MAX_PIXELS = 2**27
 """Of an image to decode, more than cameras take: beyond it a small file could fill the memory."""
 
@@ -33,7 +35,7 @@ def image_size(data: bytes) -> tuple[int, int]:
     A PNG may tell its orientation behind them, which only `decode_image` sees.
 
     Raises:
-      ValueError: the header is not that of an image, or of one too large to decode.
+      UserError: the header is not that of an image, or of one too large to decode.
     """
     image = _open(data)
     width, height = image.size
@@ -51,7 +53,7 @@ def decode_image(data: bytes) -> np.ndarray:
       uint8 `[H, W, 3]`, RGB.
 
     Raises:
-      ValueError: there are no bytes, they are no image, or the image is damaged, cut or larger than
+      UserError: there are no bytes, they are no image, or the image is damaged, cut or larger than
         `MAX_PIXELS`.
     """
     image = _open(data)
@@ -67,7 +69,7 @@ def decode_image(data: bytes) -> np.ndarray:
         image = image.convert("RGB")
     # The decoders of damaged files raise errors of almost every kind.
     except Exception as error:
-        raise ValueError(f"the image is damaged or cut: {error}") from error
+        raise UserError(f"the image is damaged or cut: {error}") from error
     if orientation in _UPRIGHT:
         image = image.transpose(_UPRIGHT[orientation])
     return np.array(image)
@@ -75,17 +77,17 @@ def decode_image(data: bytes) -> np.ndarray:
 
 def _open(data: bytes) -> Image.Image:
     if not data:
-        raise ValueError("the image has no bytes")
+        raise UserError("the image has no bytes")
     try:
         image: Image.Image = Image.open(io.BytesIO(data), formats=_FORMATS)
     except Image.DecompressionBombError as error:
-        raise ValueError(
+        raise UserError(
             f"the image has more than the limit of {MAX_PIXELS} pixels: scale it down"
         ) from error
     except Exception as error:
-        raise ValueError("the bytes are no JPEG, PNG, WebP, GIF or BMP image") from error
+        raise UserError("the bytes are no JPEG, PNG, WebP, GIF or BMP image") from error
     if image.width * image.height > MAX_PIXELS:
-        raise ValueError(
+        raise UserError(
             f"the image has {image.width} x {image.height} pixels and the limit is {MAX_PIXELS}: "
             f"scale it down"
         )

@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 
 from ladd_jax.data.buckets import Bucket
 from ladd_jax.data.shards import BATCH_ARRAYS, Shards
+from ladd_jax.errors import UserError
 from ladd_jax.parallel.mesh import batch_divisor, batch_rows, batch_sharding
 
 Plan = tuple[Bucket, np.ndarray]
@@ -35,11 +36,11 @@ class BatchPlan:
           seed: of all shuffles.
 
         Raises:
-          ValueError: a bucket holds less than one batch.
+          UserError: a bucket holds less than one batch.
         """
         for bucket, size in sizes.items():
             if size < batch_size:
-                raise ValueError(
+                raise UserError(
                     f"bucket {bucket.name} holds {size} records, fewer than one batch of "
                     f"{batch_size}: lower batch_size or write more records"
                 )

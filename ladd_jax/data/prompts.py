@@ -7,6 +7,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from ladd_jax.errors import NotFoundError, UserError
+
 MAX_CHARACTERS = 10_000
 """Of a prompt. Text encoders read some hundred tokens: what is longer was not meant as a prompt."""
 
@@ -26,8 +28,8 @@ def read_prompts(path: str | Path, column: str = "") -> list[str]:
         `caption` that there is.
 
     Raises:
-      FileNotFoundError: there is no such file.
-      ValueError: a line is damaged, or without a prompt of 1 to 10,000 characters; the column is
+      NotFoundError: there is no such file.
+      UserError: a line is damaged, or without a prompt of 1 to 10,000 characters; the column is
         missing or not certain; or the file is empty, of another kind or not UTF-8.
     """
     path = Path(path)
@@ -35,7 +37,7 @@ def read_prompts(path: str | Path, column: str = "") -> list[str]:
     values: Iterator[tuple[str, object]]
     if suffix == ".txt":
         if column:
-            raise ValueError(
+            raise UserError(
                 f"{path} is a text file without columns, and column {column!r} was named: "
                 f"leave the column empty or give a .tsv, .csv or .jsonl file"
             )
@@ -45,10 +47,10 @@ def read_prompts(path: str | Path, column: str = "") -> list[str]:
     elif suffix == ".jsonl":
         values = _fields(path, column)
     else:
-        raise ValueError(f"{path} is not a .txt, .tsv, .csv or .jsonl file: use one of these")
+        raise UserError(f"{path} is not a .txt, .tsv, .csv or .jsonl file: use one of these")
     prompts = [check_prompt(value, where) for where, value in values]
     if not prompts:
-        raise ValueError(f"{path} holds no prompts: write at least one")
+        raise UserError(f"{path} holds no prompts: write at least one")
     return prompts
 
 
@@ -60,21 +62,21 @@ def check_prompt(value: object, where: str) -> str:
       where: the place, which begins the message of an error.
 
     Raises:
-      ValueError: not text, or text of no or of more than 10,000 characters, or that is not Unicode.
+      UserError: not text, or text of no or of more than 10,000 characters, or that is not Unicode.
     """
     if not isinstance(value, str):
-        raise ValueError(f"{where} holds {json.dumps(value)[:40]} as its prompt: write a string")
+        raise UserError(f"{where} holds {json.dumps(value)[:40]} as its prompt: write a string")
     prompt = value.strip()
     if not prompt:
-        raise ValueError(f"{where} is empty: write a prompt or remove it")
+        raise UserError(f"{where} is empty: write a prompt or remove it")
     if len(prompt) > MAX_CHARACTERS:
-        raise ValueError(
+        raise UserError(
             f"{where} has a prompt of {len(prompt)} characters and the limit is {MAX_CHARACTERS}: "
             f"shorten or remove it"
         )
     # JSON can escape half of a pair, which no file of UTF-8 could hold later.
     if any("\ud800" <= character <= "\udfff" for character in prompt):
-        raise ValueError(f"{where} has a prompt with half a surrogate pair: write it as UTF-8")
+        raise UserError(f"{where} has a prompt with half a surrogate pair: write it as UTF-8")
     return prompt
 
 
@@ -87,7 +89,7 @@ def choose_column(names: Iterable[str], column: str, where: str) -> str:
       where: the place, which begins the message of an error.
 
     Raises:
-      ValueError: the column is not there, or more than once, or none was named and none or several
+      UserError: the column is not there, or more than once, or none was named and none or several
         of `COLUMNS` are there.
     """
     names = list(names)
@@ -96,11 +98,11 @@ def choose_column(names: Iterable[str], column: str, where: str) -> str:
         found = [name for name in COLUMNS if name in names]
         if len(found) != 1:
             has = " and ".join(found) or f"none of {', '.join(COLUMNS)}"
-            raise ValueError(f"{where} has {has}: name the column of the prompts, of {listed}")
+            raise UserError(f"{where} has {has}: name the column of the prompts, of {listed}")
         column = found[0]
     if names.count(column) != 1:
         times = f"{names.count(column)} columns" if column in names else "no column"
-        raise ValueError(f"{where} has {times} {column!r}: its columns are {listed}")
+        raise UserError(f"{where} has {times} {column!r}: its columns are {listed}")
     return column
 
 
@@ -108,8 +110,8 @@ def lines(path: Path) -> Iterator[tuple[str, str]]:
     """The lines of a file of UTF-8, each with its place such as `prompts.txt, line 3`.
 
     Raises:
-      FileNotFoundError: there is no such file.
-      ValueError: not UTF-8.
+      NotFoundError: there is no such file.
+      UserError: not UTF-8.
     """
     # Other characters that Python takes for the end of a line may stand in a prompt.
     parts = _text(path).split("\n")
@@ -123,14 +125,14 @@ def parse_object(text: str, where: str) -> dict[str, Any]:
     """A JSON object.
 
     Raises:
-      ValueError: the text is something else.
+      UserError: the text is something else.
     """
     try:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{where} is not JSON ({error}): mend or remove it") from error
+        raise UserError(f"{where} is not JSON ({error}): mend or remove it") from error
     if not isinstance(value, dict):
-        raise ValueError(f'{where} is not a JSON object, such as {{"prompt": "a cat"}}')
+        raise UserError(f'{where} is not a JSON object, such as {{"prompt": "a cat"}}')
     return value
 
 
@@ -138,12 +140,12 @@ def objects(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """The JSON objects of a file, one a line, each with its place.
 
     Raises:
-      FileNotFoundError: there is no such file.
-      ValueError: a line is empty or damaged.
+      NotFoundError: there is no such file.
+      UserError: a line is empty or damaged.
     """
     for where, line in lines(path):
         if not line.strip():
-            raise ValueError(f"{where} is empty: write a record or remove it")
+            raise UserError(f"{where} is empty: write a record or remove it")
         yield where, parse_object(line, where)
 
 
@@ -153,14 +155,14 @@ def _place(path: Path, line: int) -> str:
 
 def _text(path: Path) -> str:
     if not path.is_file():
-        raise FileNotFoundError(f"no file {path}: check the path")
+        raise NotFoundError(f"no file {path}: check the path")
     data = path.read_bytes()
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         # The place counts from behind the mark of byte order, which holds no end of a line.
         where = _place(path, error.object.count(b"\n", 0, error.start) + 1)
-        raise ValueError(f"{where} is not UTF-8: save the file as UTF-8") from error
+        raise UserError(f"{where} is not UTF-8: save the file as UTF-8") from error
 
 
 def _fields(path: Path, column: str) -> Iterator[tuple[str, object]]:
@@ -179,20 +181,20 @@ def _table(path: Path, delimiter: str, column: str) -> Iterator[tuple[str, str]]
         try:
             row = next(rows, None)
         except csv.Error as error:
-            raise ValueError(
+            raise UserError(
                 f"{where} has a quoted field that is not valid ({error}): quote fields whole, "
                 f"and write a quote inside them twice"
             ) from error
         if row is None:
             return
         if not row:
-            raise ValueError(f"{where} is empty: write a row or remove it")
+            raise UserError(f"{where} is empty: write a row or remove it")
         if not names:
             names = [name.strip() for name in row]
             column = choose_column(names, column, where)
             continue
         if len(row) != len(names):
-            raise ValueError(
+            raise UserError(
                 f"{where} has {len(row)} fields and the first row names {len(names)} columns: "
                 f"fill in what is missing, and quote fields that hold the delimiter"
             )

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
 
 from ladd_jax.data.prompts import check_prompt, choose_column, objects, parse_object
+from ladd_jax.errors import NotFoundError, UserError
 
 _IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp")
 _TEXT_SUFFIXES = ("txt", "json")
@@ -51,8 +52,8 @@ class ImageFolder:
             is.
 
         Raises:
-          FileNotFoundError: there is no `metadata.jsonl`.
-          ValueError: a line of it is damaged, lacks a field or names a file outside the directory,
+          NotFoundError: there is no `metadata.jsonl`.
+          UserError: a line of it is damaged, lacks a field or names a file outside the directory,
             or it holds no lines.
         """
         self._directory = Path(directory)
@@ -60,10 +61,10 @@ class ImageFolder:
         for where, record in objects(self._directory / _METADATA):
             name = record.get("file_name")
             if not isinstance(name, str) or not name:
-                raise ValueError(f"{where} has no file_name: name the image there")
+                raise UserError(f"{where} has no file_name: name the image there")
             path = PurePosixPath(name)
             if path.is_absolute() or ".." in path.parts:
-                raise ValueError(
+                raise UserError(
                     f"{where} names {name!r} outside {directory}: name files inside it, "
                     f"relative to it"
                 )
@@ -71,7 +72,7 @@ class ImageFolder:
             column = choose_column(record, column, where)
             entries.append((name, check_prompt(record[column], where)))
         if not entries:
-            raise ValueError(f"{self._directory / _METADATA} holds no records: write at least one")
+            raise UserError(f"{self._directory / _METADATA} holds no records: write at least one")
         entries.sort()
         self.keys = [name for name, _ in entries]
         self._prompts = [prompt for _, prompt in entries]
@@ -85,7 +86,7 @@ class ImageFolder:
             data = (self._directory / name).read_bytes()
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or error
-            raise ValueError(f"{name}, named in {_METADATA}, cannot be read: {reason}") from error
+            raise UserError(f"{name}, named in {_METADATA}, cannot be read: {reason}") from error
         return Record(name, data, self._prompts[index])
 
 
@@ -113,7 +114,7 @@ class ImageTars:
             where there is none, the one of the fields `prompt`, `text` and `caption` that there is.
 
         Raises:
-          ValueError: a tar is damaged, cut or compressed, or names a member twice; or there are no
+          UserError: a tar is damaged, cut or compressed, or names a member twice; or there are no
             records.
         """
         self._column = column
@@ -127,7 +128,7 @@ class ImageTars:
                 self.keys.append(f"{prefix}/{name}")
                 self._records.append((file, members))
         if not self.keys:
-            raise ValueError(
+            raise UserError(
                 f"{len(files)} tars hold no records: name members such as cat.jpg and cat.txt"
             )
 
@@ -139,7 +140,7 @@ class ImageTars:
         images = [suffix for suffix in _IMAGE_SUFFIXES if suffix in members]
         if len(images) != 1:
             found = " and ".join(images) or f"none of {', '.join(_IMAGE_SUFFIXES)}"
-            raise ValueError(f"{key} has {found} where one image belongs")
+            raise UserError(f"{key} has {found} where one image belongs")
         with path.open("rb") as file:
 
             def read(suffix: str) -> bytes:
@@ -152,12 +153,12 @@ class ImageTars:
     def _prompt(self, key: str, members: _Members, read: Callable[[str], bytes]) -> str:
         suffix = "txt" if "txt" in members and not self._column else "json"
         if suffix not in members:
-            raise ValueError(f"{key} has no {'json' if self._column else 'txt or json'}")
+            raise UserError(f"{key} has no {'json' if self._column else 'txt or json'}")
         where = f"{key}.{suffix}"
         try:
             text = read(suffix).decode("utf-8-sig")
         except UnicodeDecodeError as error:
-            raise ValueError(f"{where} is not UTF-8") from error
+            raise UserError(f"{where} is not UTF-8") from error
         if suffix == "txt":
             return check_prompt(text, where)
         record = parse_object(text, where)
@@ -187,7 +188,7 @@ def _members(path: Path) -> dict[str, _Members]:
             if any(file.read(tarfile.BLOCKSIZE)):
                 raise tarfile.ReadError(f"the header at byte {end} is damaged")
     except (tarfile.TarError, OSError, ValueError) as error:
-        raise ValueError(
+        raise UserError(
             f"{path} cannot be read as an uncompressed tar ({error}): write or fetch it again"
         ) from error
     return groups
@@ -202,8 +203,8 @@ def open_images(path: str | Path, column: str = "") -> ImageFolder | ImageTars:
       column: of the prompt.
 
     Raises:
-      FileNotFoundError: nothing of the kind is there.
-      ValueError: see `ImageFolder` and `ImageTars`.
+      NotFoundError: nothing of the kind is there.
+      UserError: see `ImageFolder` and `ImageTars`.
     """
     folder = Path(path)
     if (folder / _METADATA).is_file():
@@ -215,7 +216,7 @@ def open_images(path: str | Path, column: str = "") -> ImageFolder | ImageTars:
     else:
         tars = [Path(found) for found in glob.glob(str(path), recursive=True)]
     if not tars:
-        raise FileNotFoundError(
+        raise NotFoundError(
             f"no images in {path}: give a directory with {_METADATA}, or one of *.tar files, or a "
             f"pattern that matches tars"
         )
@@ -249,13 +250,13 @@ class Unreadable:
         """Counts a record.
 
         Raises:
-          ValueError: more than the limit, whatever comes. The list so far has been written.
+          UserError: more than the limit, whatever comes. The list so far has been written.
         """
         self.records.append((key, str(reason)))
         if len(self) > self._limit * self._total:
             self.write()
             first = "; ".join(f"{key} ({reason})" for key, reason in self.records[:3])
-            raise ValueError(
+            raise UserError(
                 f"{len(self)} of {self._total} records cannot be read and the limit is "
                 f"{100 * self._limit:g} %: mend or remove those listed in {self._path}, "
                 f"of which the first are {first}"

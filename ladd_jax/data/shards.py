@@ -21,6 +21,7 @@ from array_record.python.array_record_module import ArrayRecordWriter
 from tqdm import tqdm
 
 from ladd_jax.data.buckets import Bucket
+from ladd_jax.errors import NotFoundError, UserError
 from ladd_jax.parallel.processes import barrier
 
 BATCH_ARRAYS = ("latents", "context", "pooled")
@@ -131,7 +132,7 @@ def write_shard(
         in order.
 
     Raises:
-      ValueError: another number of records, or one of another shape.
+      UserError: another number of records, or one of another shape.
     """
     path = shard.path(directory)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -149,7 +150,7 @@ def write_shard(
             count += 1
         writer.close()
         if count != shard.stop - shard.start:
-            raise ValueError(
+            raise UserError(
                 f"shard {path.name} was given {count} records and holds {shard.stop - shard.start}"
             )
         os.replace(partial, path)
@@ -171,11 +172,11 @@ def finalize(
       null_pooled: `[Dp]`, its pooled vector.
 
     Raises:
-      FileNotFoundError: a shard is missing.
+      NotFoundError: a shard is missing.
     """
     missing = missing_shards(directory, layout)
     if missing:
-        raise FileNotFoundError(
+        raise NotFoundError(
             f"{len(missing)} shards are missing in {directory}, the first is "
             f"{missing[0].path(directory).name}: write them before finalizing"
         )
@@ -236,17 +237,17 @@ def is_complete(directory: str | Path) -> bool:
 
 
 def _check_files(directory: Path, split: tfds.core.SplitInfo) -> None:
-    """Raises ValueError where the files are not those that were finalized, by name and size."""
+    """Raises UserError where the files are not those that were finalized, by name and size."""
     found = 0
     for path in split.filepaths:
         if not Path(path).exists():
-            raise ValueError(
+            raise UserError(
                 f"{Path(path).name} is missing in {directory}: remove that directory and run the "
                 f"stage that writes it (encode or synthesize) again"
             )
         found += Path(path).stat().st_size
     if found != split.num_bytes:
-        raise ValueError(
+        raise UserError(
             f"the files of {split.name} in {directory} hold {found} bytes and were written with "
             f"{split.num_bytes}: remove that directory and run the stage that writes it (encode "
             f"or synthesize) again"
@@ -263,14 +264,14 @@ class Shards:
       text_dtype: of context and pooled on disk.
 
     Raises:
-      FileNotFoundError: the set was not finalized.
-      ValueError: a file is missing or was cut.
+      NotFoundError: the set was not finalized.
+      UserError: a file is missing or was cut.
     """
 
     def __init__(self, directory: str | Path):
         directory = Path(directory)
         if not is_complete(directory):
-            raise FileNotFoundError(
+            raise NotFoundError(
                 f"no complete latent shards in {directory}: run the command that writes them, "
                 f"`python -m ladd_jax.encode` or, for the teacher's samples, "
                 f"`python -m ladd_jax.synthesize`, which goes on where it was stopped"

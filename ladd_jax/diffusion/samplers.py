@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from ladd_jax.diffusion.flow import interpolate, predict_x0
-from ladd_jax.diffusion.timesteps import shift
+from ladd_jax.diffusion.times import shift
+from ladd_jax.errors import UserError
 
 Velocity = Callable[[jax.Array, jax.Array], jax.Array]
 Levels = Sequence[float] | jax.Array
@@ -25,12 +26,12 @@ def student_sigmas(steps: int, times: Sequence[float]) -> tuple[float, ...]:
     """`steps` of the student's training times, evenly picked from the noisiest on, and 0.
 
     Raises:
-      ValueError: the number of steps does not divide the number of training times.
+      UserError: the number of steps does not divide the number of training times.
     """
     ordered = sorted(times, reverse=True)
     if steps < 1 or len(ordered) % steps:
         valid = [n for n in range(1, len(ordered) + 1) if len(ordered) % n == 0]
-        raise ValueError(
+        raise UserError(
             f"{steps} steps do not divide the {len(ordered)} training times of the student: "
             f"use one of {', '.join(map(str, valid))}"
         )

@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from ladd_jax.errors import UserError
+
 ABSENT = -1
 """Label of a place that a prompt leaves empty, as in a single digit among pairs."""
 
@@ -14,14 +16,14 @@ def agreement(predicted: np.ndarray, wanted: np.ndarray) -> float:
       wanted: int `[n, k]`; -1 where the prompt names no digit, and then anything may be read.
 
     Raises:
-      ValueError: the shapes differ, or there is no picture.
+      UserError: the shapes differ, or there is no picture.
     """
     if predicted.shape != wanted.shape or predicted.ndim != 2:
-        raise ValueError(
+        raise UserError(
             f"labels of shape {predicted.shape} and wanted ones of shape {wanted.shape}: "
             "give both as [n, k]"
         )
     if not len(predicted):
-        raise ValueError("0 pictures have no agreement: give 1 or more")
+        raise UserError("0 pictures have no agreement: give 1 or more")
     right = (predicted == wanted) | (wanted == ABSENT)
     return float(np.mean(np.all(right, axis=1)))

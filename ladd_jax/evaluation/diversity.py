@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from ladd_jax.errors import UserError
+
 
 def diversity(features: np.ndarray, groups: np.ndarray) -> float:
     """Mean distance between two samples of one prompt, averaged over prompts.
@@ -11,10 +13,10 @@ def diversity(features: np.ndarray, groups: np.ndarray) -> float:
       groups: int `[n]`, which prompt a sample is of.
 
     Raises:
-      ValueError: no sample, a prompt with a single one, or not one group for each sample.
+      UserError: no sample, a prompt with a single one, or not one group for each sample.
     """
     if groups.shape != features.shape[:1] or not len(groups):
-        raise ValueError(
+        raise UserError(
             f"groups of shape {groups.shape} for features of shape {features.shape}: "
             "give one group for each sample, and 2 samples or more"
         )
@@ -23,7 +25,7 @@ def diversity(features: np.ndarray, groups: np.ndarray) -> float:
     for group in np.unique(groups):
         members = features[groups == group]
         if len(members) < 2:
-            raise ValueError(
+            raise UserError(
                 f"prompt {group} has 1 sample and diversity needs 2: raise samples_per_prompt"
             )
         distances = np.linalg.norm(members[:, None] - members[None], axis=-1)

@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from ladd_jax.errors import UserError
+
 
 def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
     """Fréchet distance of the Gaussians fitted to two sets (Heusel et al. 2017, eq. 6).
@@ -18,18 +20,18 @@ def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
       The distance in squared units of the features, 0 or more.
 
     Raises:
-      ValueError: a set of fewer than two samples, widths that differ, or values that are not
+      UserError: a set of fewer than two samples, widths that differ, or values that are not
         finite.
     """
     if min(len(a), len(b)) < 2:
-        raise ValueError(f"sets of {len(a)} and {len(b)} samples: a covariance needs 2 or more")
+        raise UserError(f"sets of {len(a)} and {len(b)} samples: a covariance needs 2 or more")
     a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
     if a.shape[1:] != b.shape[1:] or a.ndim != 2:
-        raise ValueError(f"sets of shape {a.shape} and {b.shape}: give [n, F] and [m, F]")
+        raise UserError(f"sets of shape {a.shape} and {b.shape}: give [n, F] and [m, F]")
     for features in (a, b):
         broken = np.count_nonzero(~np.isfinite(features).all(axis=1))
         if broken:
-            raise ValueError(
+            raise UserError(
                 f"{broken} of {len(features)} samples have features that are not finite"
             )
     mean = np.sum(np.square(a.mean(0) - b.mean(0)))

@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from ladd_jax.errors import UserError
+from ladd_jax.models.base import Model, Params
 from ladd_jax.models.classifier import classifier
-from ladd_jax.models.functional import Model, Params
 
 
 class Judge:
@@ -109,10 +110,10 @@ def train_judge(
       The same judge for the same arguments on the same machine.
 
     Raises:
-      ValueError: not one label for each image, or fewer images than a batch.
+      UserError: not one label for each image, or fewer images than a batch.
     """
     if len(images) != len(labels) or len(images) < batch_size:
-        raise ValueError(
+        raise UserError(
             f"{len(images)} images and {len(labels)} labels: give one label for each image, and at "
             f"least batch_size {batch_size} of both"
         )

@@ -11,6 +11,8 @@ import numpy as np
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from ladd_jax.errors import UserError
+
 _INK = "#7d838c"  # legible on white and on black alike
 _COLORS = ("#3f83c8", "#e07f2c", "#43a06b")
 
@@ -33,7 +35,7 @@ class Grid:
 
     def __post_init__(self) -> None:
         if self.images.ndim != 5 or len(self.images) != len(self.prompts):
-            raise ValueError(
+            raise UserError(
                 f"images of shape {self.images.shape} for {len(self.prompts)} prompts: give "
                 "[prompts, samples, H, W, C]"
             )
@@ -138,11 +140,11 @@ def save_grid_png(path: str | os.PathLike[str], grids: Sequence[Grid]) -> None:
       grids: of one bucket and the same prompts, from top to bottom.
 
     Raises:
-      ValueError: no grid, or grids of different prompts or shapes.
+      UserError: no grid, or grids of different prompts or shapes.
     """
     kinds = {(grid.images.shape[2:], tuple(grid.prompts)) for grid in grids}
     if len(kinds) != 1:
-        raise ValueError(f"{len(kinds)} kinds of prompts and shapes: give grids of one")
+        raise UserError(f"{len(kinds)} kinds of prompts and shapes: give grids of one")
     bands = [_tile(grid.images.swapaxes(0, 1)) for grid in grids]
     gap = 0.35 * grids[0].images.shape[2]
     height, width = sum(map(len, bands)) + gap * (len(bands) - 1), bands[0].shape[1]

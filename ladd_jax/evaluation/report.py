@@ -10,6 +10,7 @@ from typing import Any
 
 from PIL import Image
 
+from ladd_jax.errors import UserError
 from ladd_jax.evaluation.pictures import Grid, curves, png
 from ladd_jax.evaluation.rows import (
     BARS,
@@ -119,7 +120,7 @@ def _samples(grids: Sequence[Grid]) -> str:
     for bucket in dict.fromkeys(grid.bucket for grid in grids):
         inside = [grid for grid in grids if grid.bucket == bucket]
         if any(list(grid.prompts) != list(inside[0].prompts) for grid in inside):
-            raise ValueError(f"grids of {bucket} show different prompts and can not be compared")
+            raise UserError(f"grids of {bucket} show different prompts and can not be compared")
         parts.append(f"<h3>{html.escape(bucket)}</h3><div class=scroll><table class=samples><tr>")
         parts += ["<th></th>", *(f"<th>{html.escape(grid.title)}</th>" for grid in inside), "</tr>"]
         for i, prompt in enumerate(inside[0].prompts):
@@ -156,7 +157,7 @@ def write_report(
       notes: paragraphs below the introduction.
 
     Raises:
-      ValueError: the grids of one bucket show different prompts.
+      UserError: the grids of one bucket show different prompts.
     """
     page = [
         "<!doctype html><html lang=en><meta charset=utf-8>",

@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from ladd_jax.errors import UserError
+
 MEASURES = ("fd", "agreement", "diversity")
 
 
@@ -49,7 +51,7 @@ def aggregate(runs: Sequence[Sequence[Row]]) -> list[Row]:
     """Mean and standard deviation over single-seed runs of the same rows, in their order.
 
     Raises:
-      ValueError: the runs have different rows, or a row twice.
+      UserError: the runs have different rows, or a row twice.
     """
     groups: dict[tuple[Any, ...], list[Row]] = collections.defaultdict(list)
     for rows in runs:
@@ -58,7 +60,7 @@ def aggregate(runs: Sequence[Sequence[Row]]) -> list[Row]:
     means = []
     for (model, steps, guidance, bucket), rows in groups.items():
         if len(rows) != len(runs):
-            raise ValueError(
+            raise UserError(
                 f"{len(runs)} runs have {len(rows)} rows for {model}, {steps} steps, guidance "
                 f"{guidance:g}, {bucket}: give each run the same rows, once"
             )
@@ -83,7 +85,7 @@ def write_metrics(
       **extra: more fields of the file.
 
     Raises:
-      ValueError: a number is not finite, which JSON can not hold.
+      UserError: a number is not finite, which JSON can not hold.
     """
     data = {
         "rows": [dataclasses.asdict(row) for row in rows],

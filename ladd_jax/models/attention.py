@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jax.experimental.pallas.ops.tpu import splash_attention
 
-from ladd_jax.models.functional import detach
+from ladd_jax.models.base import detach
 from ladd_jax.parallel.mesh import device_kind, on_each_device
 
 ATTENDED = "attended"

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.nn import initializers
 
-from ladd_jax.models.functional import Model, param
+from ladd_jax.errors import UserError
+from ladd_jax.models.base import Model, param
 from ladd_jax.models.heads import convolve
 from ladd_jax.models.layers import Linear
 
@@ -44,10 +45,10 @@ class Classifier(nnx.Module):
           float32 `[B, features]` and `[B, classes]`.
 
         Raises:
-          ValueError: the images are not 8x8 with one channel.
+          UserError: the images are not 8x8 with one channel.
         """
         if images.shape[1:] != (8, 8, 1):
-            raise ValueError(f"images of shape {images.shape}: the classifier reads [B, 8, 8, 1]")
+            raise UserError(f"images of shape {images.shape}: the classifier reads [B, 8, 8, 1]")
         x = self.convolution2(self.convolution1(images))
         x = nnx.max_pool(x, (2, 2), (2, 2))
         x = self.convolution3(x)

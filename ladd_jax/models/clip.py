@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.nn import initializers
 
-from ladd_jax.models.functional import Model, param
+from ladd_jax.models.base import Model, param
 from ladd_jax.models.layers import MLP, Dtype, Linear
 from ladd_jax.parallel.mesh import constrain, gather
 

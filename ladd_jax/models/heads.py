@@ -18,7 +18,8 @@ import numpy as np
 from flax import nnx
 from jax.nn import initializers
 
-from ladd_jax.models.functional import Model, param, stack
+from ladd_jax.errors import UserError
+from ladd_jax.models.base import Model, param, stack
 from ladd_jax.models.layers import MLP, Dtype, layer_norm, timestep_embedding
 from ladd_jax.parallel.mesh import constrain, gather
 
@@ -52,12 +53,12 @@ class HeadConfig:
 
     def __post_init__(self) -> None:
         if self.channels % self.groups:
-            raise ValueError(
+            raise UserError(
                 f"head channels {self.channels} are not divisible by groups {self.groups}: "
                 f"use {self.channels - self.channels % self.groups + self.groups}"
             )
         if self.kernel % 2 == 0:
-            raise ValueError(f"head kernel {self.kernel} is even: use {self.kernel + 1}")
+            raise UserError(f"head kernel {self.kernel} is even: use {self.kernel + 1}")
 
 
 def spectral_norm(kernel: jax.Array, iterations: int = 8) -> jax.Array:

@@ -9,7 +9,7 @@ import numpy as np
 from flax import nnx
 from jax.nn import initializers
 
-from ladd_jax.models.functional import param
+from ladd_jax.models.base import param
 from ladd_jax.models.quantized import dequantize
 from ladd_jax.parallel.mesh import constrain, gather
 

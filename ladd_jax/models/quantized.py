@@ -12,14 +12,15 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from ladd_jax.models.functional import Model, Params
+from ladd_jax.errors import UserError
+from ladd_jax.models.base import Model, Params
 from ladd_jax.parallel.mesh import parameter_shardings
 
 
 def check_installed() -> None:
-    """Raises ValueError where Qwix is not installed."""
+    """Raises UserError where Qwix is not installed."""
     if importlib.util.find_spec("qwix") is None:
-        raise ValueError(
+        raise UserError(
             "int8 weights need qwix, which is not installed: run pip install ladd_jax[int8]"
         )
 

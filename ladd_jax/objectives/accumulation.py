@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from ladd_jax.errors import UserError
 from ladd_jax.parallel.mesh import constrain, scatter
 
 Part = Callable[[Any], tuple[Any, Any, Any]]
@@ -22,12 +23,12 @@ def split(batch: Any, count: int) -> Any:
     so that none moves, and the same on every mesh.
 
     Raises:
-      ValueError: B is not divisible by the count.
+      UserError: B is not divisible by the count.
     """
 
     def cut(x: jax.Array) -> jax.Array:
         if len(x) % count:
-            raise ValueError(
+            raise UserError(
                 f"a batch of {len(x)} is not divisible by accumulation {count}: "
                 f"use a multiple, such as {-(-len(x) // count) * count}"
             )

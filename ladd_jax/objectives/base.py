@@ -19,8 +19,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ladd_jax.models.functional import Params
-from ladd_jax.objectives.adam import scale_by_adam
+from ladd_jax.models.base import Params
+from ladd_jax.training.adam import scale_by_adam
 
 Batch = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]

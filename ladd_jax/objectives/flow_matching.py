@@ -7,9 +7,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ladd_jax.diffusion import timesteps
+from ladd_jax.diffusion import times as timesteps
 from ladd_jax.diffusion.flow import interpolate, velocity
-from ladd_jax.models.functional import Model, Params
+from ladd_jax.errors import UserError
+from ladd_jax.models.base import Model, Params
 from ladd_jax.objectives.accumulation import accumulate
 from ladd_jax.objectives.base import Batch, Metrics, Optimizer, TrainState, update_ema
 
@@ -40,7 +41,7 @@ class FlowMatching:
 
     def __post_init__(self) -> None:
         if self.accumulation < 1:
-            raise ValueError(f"accumulation is {self.accumulation}: use 1 or more")
+            raise UserError(f"accumulation is {self.accumulation}: use 1 or more")
 
     @property
     def forward_units(self) -> tuple[int, int]:

@@ -16,9 +16,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ladd_jax.diffusion import timesteps
+from ladd_jax.diffusion import times as timesteps
 from ladd_jax.diffusion.flow import expand, interpolate, predict_x0
-from ladd_jax.models.functional import Model, Params
+from ladd_jax.errors import UserError
+from ladd_jax.models.base import Model, Params
 from ladd_jax.objectives.accumulation import accumulate
 from ladd_jax.objectives.adversarial import ADVERSARIAL_LOSSES
 from ladd_jax.objectives.base import (
@@ -167,34 +168,34 @@ class LADD:
 
     def __post_init__(self) -> None:
         if self.loss not in ADVERSARIAL_LOSSES:
-            raise ValueError(f"loss {self.loss!r} is none of {', '.join(ADVERSARIAL_LOSSES)}")
+            raise UserError(f"loss {self.loss!r} is none of {', '.join(ADVERSARIAL_LOSSES)}")
         for name in ("probabilities", "warmup_probabilities"):
             values = getattr(self, name)
             if len(values) != len(self.timesteps) or abs(sum(values) - 1) > 1e-6:
-                raise ValueError(
+                raise UserError(
                     f"{name} {values} must be {len(self.timesteps)} numbers that sum to 1, "
                     f"one for each of the timesteps {self.timesteps}"
                 )
         if not 0 <= self.misaligned_share < 1:
-            raise ValueError(
+            raise UserError(
                 f"misaligned_share {self.misaligned_share} is not a share: use 0 for none, or a "
                 f"number below 1"
             )
         for block in self.hooked:
             if not 0 <= block < self.depth:
-                raise ValueError(
+                raise UserError(
                     f"hooked_blocks names block {block} of a teacher of {self.depth}: "
                     f"use blocks 0 to {self.depth - 1}"
                 )
         if self.head_updates < 1 or self.r1_interval < 1:
-            raise ValueError(
+            raise UserError(
                 f"head_updates {self.head_updates} and r1_interval {self.r1_interval} "
                 f"must be at least 1"
             )
         if self.accumulation < 1:
-            raise ValueError(f"accumulation is {self.accumulation}: use 1 or more")
+            raise UserError(f"accumulation is {self.accumulation}: use 1 or more")
         if self.accumulated_heads not in ("updated", "before"):
-            raise ValueError(
+            raise UserError(
                 f"accumulated_heads {self.accumulated_heads!r} is none of updated, before"
             )
 

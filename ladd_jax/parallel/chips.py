@@ -7,6 +7,8 @@ report it, where data sheets round to GB.
 import dataclasses
 from typing import Any
 
+from ladd_jax.errors import UserError
+
 _GIB = 2**30
 
 _CLOUD_TPU = "https://cloud.google.com/tpu/docs"
@@ -83,12 +85,12 @@ def chip_named(name: str) -> Chip:
     """The chip of a name, such as `v5p` or `H100`.
 
     Raises:
-      ValueError: there is none of that name.
+      UserError: there is none of that name.
     """
     for chip in CHIPS:
         if chip.name == name:
             return chip
-    raise ValueError(f"chip {name!r} is none of {', '.join(chip.name for chip in CHIPS)}")
+    raise UserError(f"chip {name!r} is none of {', '.join(chip.name for chip in CHIPS)}")
 
 
 def chip_of(device: Any) -> Chip | None:

@@ -16,6 +16,8 @@ import numpy as np
 from jax.experimental import mesh_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from ladd_jax.errors import UserError
+
 MESH_AXES = ("data", "fsdp", "tensor")
 
 HOST = "pinned_host"
@@ -42,37 +44,37 @@ def mesh_shape(sizes: Mapping[str, int], devices: int) -> dict[str, int]:
     """Sizes of the mesh axes, with the one of -1 taking the devices that are left.
 
     Raises:
-      ValueError: an unknown axis, a size that is neither -1 nor positive, two sizes of -1, sizes
+      UserError: an unknown axis, a size that is neither -1 nor positive, two sizes of -1, sizes
         whose product is not the number of devices, or slices that do not divide `data`.
     """
     slices = sizes.get(SLICES, 1)
     if slices < 1:
-        raise ValueError(f"mesh.slices is {slices}: use 1, or the number of TPU slices")
+        raise UserError(f"mesh.slices is {slices}: use 1, or the number of TPU slices")
     sizes = {axis: size for axis, size in sizes.items() if axis != SLICES}
     for axis, size in sizes.items():
         if axis not in MESH_AXES:
-            raise ValueError(f"mesh axis {axis!r} is none of {', '.join(MESH_AXES)}")
+            raise UserError(f"mesh axis {axis!r} is none of {', '.join(MESH_AXES)}")
         if size < 1 and size != -1:
-            raise ValueError(f"mesh axis {axis} has size {size}: use a positive number, or -1")
+            raise UserError(f"mesh axis {axis} has size {size}: use a positive number, or -1")
     shape = {axis: sizes.get(axis, 1) for axis in MESH_AXES}
     free = [axis for axis, size in shape.items() if size == -1]
     if len(free) > 1:
-        raise ValueError(f"mesh axes {' and '.join(free)} are both -1: give one of them a size")
+        raise UserError(f"mesh axes {' and '.join(free)} are both -1: give one of them a size")
     fixed = math.prod(size for size in shape.values() if size != -1)
     described = " x ".join(f"{axis}={size}" for axis, size in shape.items())
     if fixed > devices:
-        raise ValueError(
+        raise UserError(
             f"the mesh {described} needs {fixed} devices and there are {devices}: "
             f"lower a size or use -1"
         )
     if devices % fixed or (not free and fixed != devices):
-        raise ValueError(
+        raise UserError(
             f"the mesh {described} does not fill {devices} devices: use a -1, or sizes whose "
             f"product is {devices}"
         )
     shape = {axis: devices // fixed if size == -1 else size for axis, size in shape.items()}
     if shape["data"] % slices:
-        raise ValueError(
+        raise UserError(
             f"data={shape['data']} does not divide over {slices} slices: use mesh.data={slices} "
             f"with mesh.fsdp=-1, or another multiple of {slices}"
         )
@@ -87,7 +89,7 @@ def make_mesh(sizes: Mapping[str, int], devices: Any = None) -> Mesh:
       devices: of as many slices.
 
     Raises:
-      ValueError: as of `mesh_shape` and `split_slices`.
+      UserError: as of `mesh_shape` and `split_slices`.
     """
     grid = device_grid(sizes, jax.devices() if devices is None else list(devices))
     return Mesh(grid, MESH_AXES, axis_types=(jax.sharding.AxisType.Auto,) * len(MESH_AXES))
@@ -116,7 +118,7 @@ def split_slices(devices: Sequence[Any], slices: int) -> list[list[Any]]:
     same number in a row for each.
 
     Raises:
-      ValueError: the devices are of another number of slices, or these are not of one size.
+      UserError: the devices are of another number of slices, or these are not of one size.
     """
     on_tpu = devices[0].platform == "tpu"
     if slices == 1 and not on_tpu:
@@ -128,7 +130,7 @@ def split_slices(devices: Sequence[Any], slices: int) -> list[list[Any]]:
     count = len(units)
     if count % slices or (on_tpu and count != slices):
         plural = unit if count == 1 else "slices" if on_tpu else "processes"
-        raise ValueError(
+        raise UserError(
             f"mesh.slices is {slices} and the devices are of {count} {plural}: use "
             f"mesh.slices={count} and a data axis that it divides"
         )
@@ -137,7 +139,7 @@ def split_slices(devices: Sequence[Any], slices: int) -> list[list[Any]]:
     parts = [sum(ordered[i : i + together], []) for i in range(0, count, together)]
     lengths = sorted({len(part) for part in parts})
     if len(lengths) > 1:
-        raise ValueError(
+        raise UserError(
             f"the slices have {' and '.join(map(str, lengths))} devices: use slices of one size"
         )
     return parts
@@ -171,7 +173,7 @@ def batch_divisor(mesh: Mesh) -> int:
 
 
 def check_batch_size(batch_size: int, mesh: Mesh, accumulation: int = 1) -> None:
-    """Raises ValueError where a global batch does not divide over the mesh and micro-batches."""
+    """Raises UserError where a global batch does not divide over the mesh and micro-batches."""
     divisor = batch_divisor(mesh) * accumulation
     if batch_size % divisor:
         below = batch_size - batch_size % divisor
@@ -179,17 +181,17 @@ def check_batch_size(batch_size: int, mesh: Mesh, accumulation: int = 1) -> None
         parts = f"data={mesh.shape['data']} x fsdp={mesh.shape['fsdp']}"
         if accumulation > 1:
             parts += f" x accumulation={accumulation}"
-        raise ValueError(
+        raise UserError(
             f"batch_size {batch_size} is not divisible by {divisor} ({parts}): use {choices}"
         )
 
 
 def check_host_memory(mesh: Mesh) -> None:
-    """Raises ValueError where the devices of a mesh have no memory of the kind `HOST`."""
+    """Raises UserError where the devices of a mesh have no memory of the kind `HOST`."""
     device = mesh.local_devices[0]
     kinds = sorted(memory.kind for memory in device.addressable_memories())
     if HOST not in kinds:
-        raise ValueError(
+        raise UserError(
             f"{device.device_kind} has memory of the kinds {', '.join(kinds)} and no {HOST}: set "
             f"distil.ema_offload to False"
         )
@@ -199,17 +201,17 @@ def partition_spec(axes: tuple[str | None, ...], rules: Rules = RULES) -> Partit
     """The layout of an array from the logical names of its dimensions.
 
     Raises:
-      ValueError: an unknown logical axis, or two dimensions on one mesh axis.
+      UserError: an unknown logical axis, or two dimensions on one mesh axis.
     """
     entries: list[Any] = []
     used: dict[str, str] = {}
     for axis in axes:
         if axis is not None and axis not in rules:
-            raise ValueError(f"logical axis {axis!r} has no rule: add one to {sorted(rules)}")
+            raise UserError(f"logical axis {axis!r} has no rule: add one to {sorted(rules)}")
         entry = None if axis is None else rules[axis]
         for name in (entry,) if isinstance(entry, str) else entry or ():
             if name in used:
-                raise ValueError(
+                raise UserError(
                     f"logical axes {used[name]!r} and {axis!r} of {axes} both lie on mesh axis "
                     f"{name!r}: give one of them another rule"
                 )

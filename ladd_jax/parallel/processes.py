@@ -22,6 +22,8 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from ladd_jax.errors import UserError
+
 _COORDINATOR = "JAX_COORDINATOR_ADDRESS"
 _COUNT = "JAX_NUM_PROCESSES"
 _INDEX = "JAX_PROCESS_ID"
@@ -50,14 +52,14 @@ def launched(environment: Mapping[str, str], tpu: bool) -> dict[str, Any] | None
       that is alone.
 
     Raises:
-      ValueError: some of the three variables are given and some are not, or one is out of range.
+      UserError: some of the three variables are given and some are not, or one is out of range.
     """
     names = (_COORDINATOR, _COUNT, _INDEX)
     given = [name for name in names if environment.get(name)]
     if given:
         lacking = [name for name in names if name not in given]
         if lacking:
-            raise ValueError(
+            raise UserError(
                 f"{' and '.join(given)} {'are' if len(given) > 1 else 'is'} set and "
                 f"{' and '.join(lacking)} {'are' if len(lacking) > 1 else 'is'} not: set all "
                 f"three, or none for a process alone"
@@ -65,10 +67,10 @@ def launched(environment: Mapping[str, str], tpu: bool) -> dict[str, Any] | None
         address = environment[_COORDINATOR]
         host, _, port = address.rpartition(":")
         if not host or not port.isdecimal() or not 0 < int(port) < 65536:
-            raise ValueError(f"{_COORDINATOR} is {address!r}: use HOST:PORT of process 0")
+            raise UserError(f"{_COORDINATOR} is {address!r}: use HOST:PORT of process 0")
         count, index = (_whole(environment, name) for name in (_COUNT, _INDEX))
         if not index < count:
-            raise ValueError(
+            raise UserError(
                 f"{_INDEX} is {index} of {_COUNT} {count}: number the processes from 0 to "
                 f"{max(count, 1) - 1}"
             )
@@ -92,7 +94,7 @@ def launched(environment: Mapping[str, str], tpu: bool) -> dict[str, Any] | None
 
 def _whole(environment: Mapping[str, str], name: str) -> int:
     if not environment[name].isdecimal():
-        raise ValueError(f"{name} is {environment[name]!r}: use a whole number of 0 or more")
+        raise UserError(f"{name} is {environment[name]!r}: use a whole number of 0 or more")
     return int(environment[name])
 
 
@@ -112,7 +114,7 @@ def join(timeout: float) -> None:
       timeout: seconds to wait for the other processes.
 
     Raises:
-      ValueError: the launcher's variables contradict each other, or name a job that JAX can not
+      UserError: the launcher's variables contradict each other, or name a job that JAX can not
         find.
     """
     job = launched(os.environ, _has_chips())
@@ -141,7 +143,7 @@ def join(timeout: float) -> None:
     try:
         jax.distributed.initialize(**job, initialization_timeout=int(timeout) + _MARGIN_SECONDS)
     except (OSError, RuntimeError, ValueError) as error:
-        raise ValueError(
+        raise UserError(
             f"{place} can not join its job: {error}; set {_COORDINATOR}, {_COUNT} and {_INDEX}"
         ) from error
     finally:
@@ -200,7 +202,7 @@ def check_same(what: str, value: Any) -> None:
       value: of this process.
 
     Raises:
-      ValueError: some process has another than process 0. All raise it, so that none waits for
+      UserError: some process has another than process 0. All raise it, so that none waits for
         one that left.
     """
     if jax.process_count() == 1:
@@ -209,7 +211,7 @@ def check_same(what: str, value: Any) -> None:
     digests = multihost_utils.process_allgather(np.frombuffer(digest, np.uint8))
     for index, other in enumerate(digests):
         if not np.array_equal(other, digests[0]):
-            raise ValueError(
+            raise UserError(
                 f"process {index} has another {what} than process 0: start all processes with "
                 f"the same command and the same files"
             )

@@ -7,7 +7,8 @@ import jax
 import orbax.checkpoint as ocp
 from etils import epath
 
-from ladd_jax.models.functional import Params
+from ladd_jax.errors import NotFoundError, UserError
+from ladd_jax.models.base import Params
 from ladd_jax.objectives.base import TrainState
 from ladd_jax.parallel.processes import barrier
 
@@ -56,8 +57,8 @@ class Checkpoints:
         """The state of a step (default: the newest), laid out as `abstract` says.
 
         Raises:
-          FileNotFoundError: there is no such checkpoint.
-          ValueError: the checkpoint lacks a leaf, has one too many, or one of another shape or
+          NotFoundError: there is no such checkpoint.
+          UserError: the checkpoint lacks a leaf, has one too many, or one of another shape or
             dtype. Nothing is filled in.
         """
         step = self.find(step)
@@ -76,8 +77,8 @@ class Checkpoints:
           step: default: the newest.
 
         Raises:
-          FileNotFoundError: there is no such checkpoint.
-          ValueError: the checkpoint has another tree there.
+          NotFoundError: there is no such checkpoint.
+          UserError: the checkpoint has another tree there.
         """
         step = self.find(step)
         self._check(step, _difference(self._metadata(step)[name], abstract))
@@ -94,11 +95,11 @@ class Checkpoints:
         """The step, or the newest one.
 
         Raises:
-          FileNotFoundError: there is no such checkpoint.
+          NotFoundError: there is no such checkpoint.
         """
         step = self.latest() if step is None else step
         if step is None or step not in self._manager.all_steps():
-            raise FileNotFoundError(
+            raise NotFoundError(
                 f"no checkpoint{'' if step is None else f' of step {step}'} in {self.directory}: "
                 f"there are steps {sorted(self._manager.all_steps())}"
             )
@@ -111,7 +112,7 @@ class Checkpoints:
 
     def _check(self, step: int, difference: str) -> None:
         if difference:
-            raise ValueError(
+            raise UserError(
                 f"the checkpoint of step {step} in {self.directory} does not fit: {difference}; "
                 f"train with the config that it was made with, or into another workdir"
             )

@@ -11,6 +11,8 @@ import numpy as np
 
 # tensorboardX imports torch wherever it is installed: seconds and a gigabyte that training has no
 # use for. A module that is None in `sys.modules` counts as not installed.
+from ladd_jax.errors import UserError
+
 _HIDE_TORCH = "torch" not in sys.modules
 if _HIDE_TORCH:
     sys.modules["torch"] = None  # type: ignore[assignment]
@@ -23,7 +25,7 @@ if _HIDE_TORCH:
 _HISTORY = "history.jsonl"
 
 
-class DivergedError(RuntimeError):
+class DivergedError(UserError):
     """A loss or a gradient is not a finite number."""
 
 

@@ -1,13 +1,22 @@
 """Weights of released models: read onto a mesh, and written as the same files."""
 
-from ladd_jax.weights.encoders import load_autoencoder, load_text_encoders
-from ladd_jax.weights.mmdit import LoadedMMDiT, load_mmdit, read_mmdit_config, save_mmdit
+import importlib
+from typing import Any
 
-__all__ = [
-    "LoadedMMDiT",
-    "load_autoencoder",
-    "load_mmdit",
-    "load_text_encoders",
-    "read_mmdit_config",
-    "save_mmdit",
-]
+_PLACES = {
+    "LoadedMMDiT": "ladd_jax.models.sd3.weights",
+    "load_autoencoder": "ladd_jax.models.sd3.encoder_weights",
+    "load_mmdit": "ladd_jax.models.sd3.weights",
+    "load_text_encoders": "ladd_jax.models.sd3.encoder_weights",
+    "read_mmdit_config": "ladd_jax.models.sd3.weights",
+    "save_mmdit": "ladd_jax.models.sd3.weights",
+}
+
+__all__ = list(_PLACES)
+
+
+def __getattr__(name: str) -> Any:
+    # The families of networks import this package, so theirs come when they are asked for.
+    if name not in _PLACES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_PLACES[name]), name)

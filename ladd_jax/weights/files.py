@@ -17,6 +17,8 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from ladd_jax.errors import UserError
+
 _DTYPES = {
     "F32": np.dtype(np.float32),
     "F16": np.dtype(np.float16),
@@ -46,15 +48,15 @@ class StoredTensor:
     size: int
 
     def check(self) -> None:
-        """Raises ValueError where the tensor cannot be read: its dtype, its size."""
+        """Raises UserError where the tensor cannot be read: its dtype, its size."""
         dtype = _DTYPES.get(self.dtype_name)
         if dtype is None:
-            raise ValueError(
+            raise UserError(
                 f"tensor {self.name} in {self.file} has dtype {self.dtype_name!r}, which is none "
                 f"of {', '.join(_DTYPES)}: convert the file to one of these"
             )
         if self.size != dtype.itemsize * math.prod(self.shape):
-            raise ValueError(
+            raise UserError(
                 f"tensor {self.name} in {self.file} has {self.size} bytes, which are not those of "
                 f"{self.dtype_name} {list(self.shape)}: the file is damaged, get it again"
             )
@@ -72,7 +74,7 @@ def read_headers(files: Sequence[Path]) -> tuple[dict[str, StoredTensor], dict[s
     """All tensors of some files by name, and the files' metadata.
 
     Raises:
-      ValueError: a file is truncated or not in the format.
+      UserError: a file is truncated or not in the format.
     """
     tensors: dict[str, StoredTensor] = {}
     metadata: dict[str, str] = {}
@@ -89,12 +91,12 @@ def read_headers(files: Sequence[Path]) -> tuple[dict[str, StoredTensor], dict[s
                 )
                 end = max(end, start + last)
         except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(
+            raise UserError(
                 f"{file} of {size} bytes is truncated or no safetensors file ({error}): "
                 f"get it again, or give another path"
             ) from error
         if size < end:
-            raise ValueError(
+            raise UserError(
                 f"{file} is truncated: its header promises {end} bytes and it has {size}; "
                 f"get it again"
             )
@@ -105,10 +107,10 @@ def _read_header(file: Path, size: int) -> tuple[dict[str, Any], int]:
     with file.open("rb") as stream:
         first = stream.read(8)
         if len(first) < 8:
-            raise ValueError("it has no header")
+            raise UserError("it has no header")
         (length,) = struct.unpack("<Q", first)
         if 8 + length > size:
-            raise ValueError("its header would be longer than the file")
+            raise UserError("its header would be longer than the file")
         return dict(json.loads(stream.read(length))), 8 + length
 
 
@@ -116,14 +118,14 @@ def weight_dtype(dtype: Any) -> np.dtype:
     """The dtype of weights that a name or a scalar type stands for.
 
     Raises:
-      ValueError: weights are not kept so.
+      UserError: weights are not kept so.
     """
     try:
         found = np.dtype(dtype)
     except TypeError:
         found = None
     if found not in _NAMES:
-        raise ValueError(
+        raise UserError(
             f"weights cannot be of dtype {getattr(dtype, '__name__', dtype)}: "
             f"use {', '.join(dtype.name for dtype in _NAMES)}"
         )
@@ -134,7 +136,7 @@ def dtype_name(dtype: Any) -> str:
     """The format's name of a dtype.
 
     Raises:
-      ValueError: weights are not stored so.
+      UserError: weights are not stored so.
     """
     return _NAMES[weight_dtype(dtype)]
 
@@ -145,7 +147,7 @@ def make_header(
     """What a file begins with; the tensors follow in the order of `shapes`, without gaps.
 
     Raises:
-      ValueError: a dtype in which weights are not stored.
+      UserError: a dtype in which weights are not stored.
     """
     header: dict[str, Any] = {"__metadata__": dict(metadata)}
     end = 0
@@ -178,7 +180,7 @@ def write_safetensors(
       metadata: kept in the header.
 
     Raises:
-      ValueError: a dtype in which weights are not stored.
+      UserError: a dtype in which weights are not stored.
     """
     with path.open("wb") as stream:
         stream.write(make_header(shapes, dtype, metadata))

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from ladd_jax.models.mmdit import MMDiTConfig
+from ladd_jax.models.sd3.transformer import MMDiTConfig
 
 Keys = tuple[str, ...]
 """Keys that lead to a parameter."""

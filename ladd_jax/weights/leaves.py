@@ -15,7 +15,8 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from ladd_jax.models.functional import Params
+from ladd_jax.errors import UserError
+from ladd_jax.models.base import Params
 from ladd_jax.parallel.mesh import parameter_shardings
 from ladd_jax.weights.files import StoredTensor
 from ladd_jax.weights.layout import Piece, load_sharded, read_shards
@@ -125,7 +126,7 @@ def load_leaves(
       ignored: names that may be there and are not needed.
 
     Raises:
-      ValueError: a tensor is missing, unknown, misshaped, or of a dtype that is not read.
+      UserError: a tensor is missing, unknown, misshaped, or of a dtype that is not read.
     """
     wanted = {name for leaf in jax.tree.leaves(layout) for name in leaf.names}
     for kind, names in (
@@ -135,7 +136,7 @@ def load_leaves(
         if names:
             first = sorted(names)[0]
             more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-            raise ValueError(
+            raise UserError(
                 f"{source} {kind} tensor {first}{more}: use the files of one model, complete"
             )
 
@@ -144,7 +145,7 @@ def load_leaves(
         for piece in found:
             tensor = tensors[piece.name]
             if tensor.shape != piece.shape:
-                raise ValueError(
+                raise UserError(
                     f"tensor {piece.name} in {source} is {list(tensor.shape)} and the network "
                     f"makes it {list(piece.shape)}: use the files of one model"
                 )

@@ -6,6 +6,8 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
+from ladd_jax.errors import NotFoundError, UserError
+
 WEIGHTS = "diffusion_pytorch_model"
 """Stem of the files of a diffusers model."""
 
@@ -48,13 +50,13 @@ def find(path: str | Path, variant: str | None = None) -> Source:
         variant, that one is taken without being named.
 
     Raises:
-      FileNotFoundError: nothing is there; the hub does not answer, or does not give access.
-      ValueError: something else is there.
+      NotFoundError: nothing is there; the hub does not answer, or does not give access.
+      UserError: something else is there.
     """
     local = Path(path).expanduser()
     if not local.exists():
         if not re.fullmatch(r"[\w.-]+/[\w.-]+", str(path)):
-            raise FileNotFoundError(
+            raise NotFoundError(
                 f"{path} does not exist: give a folder, a .safetensors file, or a repository of "
                 f"the hub as owner/name"
             )
@@ -69,11 +71,11 @@ def find(path: str | Path, variant: str | None = None) -> Source:
     if not config.exists():
         for name, what in _OTHERS.items():
             if (folder / name).exists():
-                raise ValueError(
+                raise UserError(
                     f"{local} {what} and no MMDiT: give a Stable Diffusion 3 pipeline or its "
                     f"transformer folder"
                 )
-        raise FileNotFoundError(
+        raise NotFoundError(
             f"{local} has neither transformer/config.json nor config.json: give a Stable "
             f"Diffusion 3 pipeline, its transformer folder, or a single .safetensors file"
         )
@@ -84,13 +86,13 @@ def fetch_pipeline(path: str | Path) -> Path:
     """The folder of a whole pipeline; the encoders of a repository of the hub are fetched.
 
     Raises:
-      FileNotFoundError: neither a folder nor a repository that the hub gives.
+      NotFoundError: neither a folder nor a repository that the hub gives.
     """
     local = Path(path).expanduser()
     if local.is_dir():
         return local
     if local.exists() or not re.fullmatch(r"[\w.-]+/[\w.-]+", str(path)):
-        raise FileNotFoundError(
+        raise NotFoundError(
             f"{path} is no folder of a pipeline, which is needed for its text encoders and "
             f"autoencoder: give the one that holds text_encoder and vae, or owner/name of the hub"
         )
@@ -109,7 +111,7 @@ def _weights(folder: Path, variant: str | None) -> tuple[Path, ...]:
         matches = (re.fullmatch(pattern, file.name) for file in folder.iterdir())
         variants = {match[1] or match[2] for match in matches if match}
         if len(variants) > 1:
-            raise FileNotFoundError(
+            raise NotFoundError(
                 f"{folder} has weights in the variants {', '.join(sorted(variants))}: name one"
             )
         variant = next(iter(variants), None)
@@ -117,18 +119,18 @@ def _weights(folder: Path, variant: str | None) -> tuple[Path, ...]:
     if whole.exists():
         return (whole,)
     if not index.exists():
-        raise FileNotFoundError(
+        raise NotFoundError(
             f"{folder} has neither {whole.name} nor {index.name}: give a folder with weights in "
             f"safetensors"
         )
     try:
         names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
     except (ValueError, KeyError, AttributeError, TypeError) as error:
-        raise ValueError(f"{index} is no index of weights ({error}): get it again") from error
+        raise UserError(f"{index} is no index of weights ({error}): get it again") from error
     files = tuple(folder / name for name in names)
     missing = [file.name for file in files if not file.exists()]
     if missing:
-        raise FileNotFoundError(
+        raise NotFoundError(
             f"{index} names {missing[0]}, which is not in {folder}: get all of its "
             f"{len(files)} files"
         )
@@ -154,17 +156,17 @@ def _fetch(repository: str, patterns: list[str]) -> Path:
     try:
         return Path(huggingface_hub.snapshot_download(repository, allow_patterns=patterns))
     except errors.GatedRepoError as error:
-        raise FileNotFoundError(
+        raise NotFoundError(
             f"{repository} is gated: accept its licence on https://huggingface.co/{repository}, "
             f"then run `hf auth login` with a token of that account"
         ) from error
     except errors.RepositoryNotFoundError as error:
-        raise FileNotFoundError(
+        raise NotFoundError(
             f"there is neither a folder nor a public repository {repository}: mend the name, or "
             f"run `hf auth login` with a token that may read it"
         ) from error
     except (errors.HFValidationError, OSError) as error:
-        raise FileNotFoundError(
+        raise NotFoundError(
             f"{repository} is no folder here, and the hub does not give it "
             f"({str(error).splitlines()[0]}): give a folder, or try again with a connection"
         ) from error

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from ladd_jax.data import sources
+from ladd_jax.data import digits as sources
 from ladd_jax.data.buckets import Bucket
 
 BUCKETS = (sources.SINGLE, sources.BESIDE, sources.STACKED)

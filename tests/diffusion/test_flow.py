@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ladd_jax.diffusion import timesteps
+from ladd_jax.diffusion import times as timesteps
 from ladd_jax.diffusion.flow import interpolate, predict_x0, velocity
 
 X = np.random.default_rng(0).standard_normal((2, 3, 4, 4, 1)).astype(np.float32)

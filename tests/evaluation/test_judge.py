@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from ladd_jax.data import sources
+from ladd_jax.data import digits as sources
 from ladd_jax.evaluation.judge import Judge, train_judge
 
 EPOCHS = 12

@@ -11,8 +11,8 @@ import tiny
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from ladd_jax.models.autoencoder import Autoencoder, AutoencoderConfig, tile_starts, tile_window
-from ladd_jax.weights.encoders import load_autoencoder
+from ladd_jax.models.sd3.autoencoder import Autoencoder, AutoencoderConfig, tile_starts, tile_window
+from ladd_jax.models.sd3.encoder_weights import load_autoencoder
 
 SCALE, SHIFT = 1.3, 0.2
 

@@ -10,7 +10,7 @@ import pytest
 import tiny
 
 from ladd_jax.models.clip import clip_text
-from ladd_jax.weights.encoders import load_clip_text
+from ladd_jax.models.sd3.encoder_weights import load_clip_text
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")

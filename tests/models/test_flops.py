@@ -7,8 +7,8 @@ import pytest
 import tiny
 
 from benchmarks.flops import matrix_flops
-from ladd_jax.models.flops import forward_flops
-from ladd_jax.models.mmdit import mmdit
+from ladd_jax.models.sd3.flops import forward_flops
+from ladd_jax.models.sd3.transformer import mmdit
 from ladd_jax.objectives.base import Optimizer
 from ladd_jax.objectives.flow_matching import FlowMatching
 

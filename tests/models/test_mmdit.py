@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tiny
 
-from ladd_jax.models.mmdit import REMAT_POLICIES, mmdit, position_embedding
+from ladd_jax.models.sd3.transformer import REMAT_POLICIES, mmdit, position_embedding
 
 
 def forward(model, params, *args, **kwargs):

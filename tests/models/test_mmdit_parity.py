@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from ladd_jax.models.mmdit import mmdit
+from ladd_jax.models.sd3.transformer import mmdit
+from ladd_jax.models.sd3.weights import open_mmdit
 from ladd_jax.parallel.mesh import make_mesh
 from ladd_jax.weights.layout import write_tensors
-from ladd_jax.weights.mmdit import open_mmdit
 
 FORWARD, GRADIENT = 1e-5, 1e-4
 

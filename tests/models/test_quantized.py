@@ -12,8 +12,8 @@ import tiny
 from jax.sharding import PartitionSpec
 
 from configs import digits
-from ladd_jax import networks
-from ladd_jax.models.mmdit import mmdit
+from ladd_jax.config import build as networks
+from ladd_jax.models.sd3.transformer import mmdit
 from ladd_jax.objectives.base import Optimizer
 from ladd_jax.parallel.mesh import make_mesh
 

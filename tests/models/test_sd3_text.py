@@ -12,9 +12,9 @@ import pytest
 import tiny
 from jax.sharding import PartitionSpec
 
-from ladd_jax.models.sd3_text import PromptTokenizer
+from ladd_jax.models.sd3.encoder_weights import load_text_encoders
+from ladd_jax.models.sd3.text import PromptTokenizer
 from ladd_jax.parallel.mesh import make_mesh
-from ladd_jax.weights.encoders import load_text_encoders
 
 pytest.importorskip("torch")
 pytest.importorskip("diffusers")
@@ -65,7 +65,7 @@ def test_tokenizers_need_no_torch(with_t5):
     code = (
         "import sys\n"
         "sys.modules['torch'] = None\n"
-        "from ladd_jax.models.sd3_text import PromptTokenizer\n"
+        "from ladd_jax.models.sd3.text import PromptTokenizer\n"
         "for part in ('tokenizer', 'tokenizer_2', 'tokenizer_3'):\n"
         "    print(PromptTokenizer(f'{sys.argv[1]}/{part}', 9)(['a red cat', '']).tolist())\n"
     )

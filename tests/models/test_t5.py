@@ -7,8 +7,8 @@ import pipelines
 import pytest
 import tiny
 
+from ladd_jax.models.sd3.encoder_weights import load_t5
 from ladd_jax.models.t5 import relative_buckets
-from ladd_jax.weights.encoders import load_t5
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from ladd_jax.models.text import ByteTokenizer, TextEncoder
+from ladd_jax.models.random_text import ByteTokenizer, TextEncoder
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tiny
 
-from ladd_jax.models.mmdit import mmdit
+from ladd_jax.models.sd3.transformer import mmdit
 from ladd_jax.objectives.base import Optimizer, update_ema
 from ladd_jax.objectives.flow_matching import FlowMatching
 

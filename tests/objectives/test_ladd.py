@@ -11,8 +11,8 @@ import tiny
 
 from benchmarks.flops import matrix_flops
 from ladd_jax.diffusion.flow import interpolate, predict_x0
-from ladd_jax.models.flops import forward_flops
-from ladd_jax.models.mmdit import cut_params, mmdit
+from ladd_jax.models.sd3.flops import forward_flops
+from ladd_jax.models.sd3.transformer import cut_params, mmdit
 from ladd_jax.objectives.adversarial import ADVERSARIAL_LOSSES
 from ladd_jax.objectives.base import Optimizer
 

@@ -6,9 +6,9 @@ import pytest
 from jax.experimental import pallas as pl
 from jax.sharding import NamedSharding, PartitionSpec
 
-from ladd_jax.parallel.hlo import _axes, _groups, program_cost
 from ladd_jax.parallel.mesh import make_mesh
-from ladd_jax.parallel.products import kernel_flops, product_flops
+from ladd_jax.planning.hlo import _axes, _groups, program_cost
+from ladd_jax.planning.products import kernel_flops, product_flops
 
 
 def compiled(function, *shapes, mesh=None, specs=None):

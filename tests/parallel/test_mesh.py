@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jax.sharding import PartitionSpec
 
-from ladd_jax.models.mmdit import mmdit
+from ladd_jax.models.sd3.transformer import mmdit
 from ladd_jax.parallel.mesh import (
     batch_rows,
     batch_sharding,

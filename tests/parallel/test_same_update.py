@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import pytest
 import tiny
 
-from ladd_jax.models.mmdit import mmdit
+from ladd_jax.models.sd3.transformer import mmdit
 from ladd_jax.objectives.base import Optimizer
 from ladd_jax.objectives.flow_matching import FlowMatching
 from ladd_jax.parallel.mesh import batch_sharding, make_mesh, replicated

@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ladd_jax.parallel.chips import chip_named
-from ladd_jax.parallel.hlo import Collective, program_cost
 from ladd_jax.parallel.mesh import device_grid, make_mesh, mesh_shape, network_axes
-from ladd_jax.training.forecast import contents, dcn_bytes, step_arguments
+from ladd_jax.planning.compile import contents, dcn_bytes, step_arguments
+from ladd_jax.planning.hlo import Collective, program_cost
 from ladd_jax.training.program import step_program
 
 

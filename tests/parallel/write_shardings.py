@@ -15,7 +15,7 @@ import jax
 from jax.sharding import AbstractMesh, AxisType
 
 from configs import sd3_turbo
-from ladd_jax import networks
+from ladd_jax.config import build as networks
 from ladd_jax.objectives.ladd import LADD
 from ladd_jax.parallel.mesh import MESH_AXES, mesh_shape, parameter_shardings
 from ladd_jax.training.program import distillation_layout

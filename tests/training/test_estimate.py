@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from configs import sd3_turbo
-from ladd_jax import networks
-from ladd_jax.models.mmdit import parameter_count
-from ladd_jax.training.estimate import temporaries
+from ladd_jax.config import build as networks
+from ladd_jax.models.sd3.transformer import parameter_count
+from ladd_jax.planning.estimate import temporaries
 
 _PLANS = Path(__file__).parents[2] / "benchmarks/results/plan"
 

@@ -5,15 +5,15 @@ import pytest
 import tiny
 from jax.sharding import NamedSharding, PartitionSpec
 
-from ladd_jax.parallel.hlo import Collective
 from ladd_jax.parallel.mesh import make_mesh
-from ladd_jax.training.forecast import (
+from ladd_jax.planning.compile import (
     contents,
     largest_batch,
     memory_refused,
     parameter_shapes,
     shard_bytes,
 )
+from ladd_jax.planning.hlo import Collective
 
 MESH = {"data": 2, "fsdp": 4, "tensor": 1}
 

@@ -9,7 +9,7 @@ import pytest
 from jax.experimental.compilation_cache import compilation_cache
 from runs import FLOPS, SHAPES, SQUARE, WIDE, batches
 
-from ladd_jax.compilation import keep_programs
+from ladd_jax.cli.compilation_cache import keep_programs
 from ladd_jax.objectives.base import TrainState
 from ladd_jax.parallel.mesh import make_mesh, replicated
 from ladd_jax.training.checkpoint import Checkpoints

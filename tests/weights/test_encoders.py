@@ -12,7 +12,7 @@ import pipelines
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from ladd_jax.weights.encoders import (
+from ladd_jax.models.sd3.encoder_weights import (
     load_autoencoder,
     load_clip_text,
     load_t5,

@@ -13,7 +13,7 @@ import tiny
 import torch
 from diffusers import SD3Transformer2DModel
 
-from ladd_jax.models.mmdit import mmdit
+from ladd_jax.models.sd3.transformer import mmdit
 from ladd_jax.parallel.mesh import make_mesh, parameter_shardings
 from ladd_jax.weights import load_mmdit, read_mmdit_config, save_mmdit
 

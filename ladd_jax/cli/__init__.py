@@ -1,0 +1,1 @@
+"""The command line: flags, errors, what is checked before a job starts."""

@@ -1,0 +1,93 @@
+"""The config that a workdir keeps, and what may differ when its run is resumed."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from ladd_jax.config.fields import base_config, compare
+from ladd_jax.errors import NotFoundError, UserError
+
+_FILE = "config.json"
+
+# Fields that do not change what a run computes: they may differ when it is resumed.
+FREE_FIELDS = ("mesh", "log", "checkpoint", "stages", "evaluate", "compilation_cache")
+
+
+def settled(workdir: Path) -> bool:
+    """Whether a workdir has its config."""
+    return (workdir / _FILE).exists()
+
+
+def settle(workdir: Path, config: dict[str, Any]) -> None:
+    """Writes the config into a new workdir, or checks that a used one is of the same config.
+
+    Raises:
+      UserError: the workdir holds the work of another config; names the first field that differs.
+    """
+    path = workdir / _FILE
+    if workdir.exists() and not workdir.is_dir():
+        raise UserError(f"--workdir={workdir} is a file: name a directory")
+    if path.exists():
+        old = _read_json(path)
+        difference = first_difference(old, config)
+        if difference:
+            raise UserError(
+                f"{workdir} holds the work of another config ({difference}): "
+                f"use another --workdir, or set the field back"
+            )
+        return
+    workdir.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".json.partial")
+    temporary.write_text(json.dumps(config, indent=2) + "\n")
+    temporary.rename(path)
+
+
+def read(workdir: Path) -> ConfigDict:
+    """The config of a used workdir.
+
+    Raises:
+      NotFoundError: it was never used.
+      UserError: its config is damaged, or of another version of this package.
+    """
+    path = workdir / "config.json"
+    if not path.is_file():
+        raise NotFoundError(f"{workdir} has no config.json: name the --workdir of a run")
+    config = base_config()
+    values = _as_tuples(_read_json(path), config.to_dict())
+    try:
+        compare(config.to_dict(), values, "")
+    except UserError as error:
+        raise UserError(f"{path} is of another version of ladd_jax: {error}") from error
+    config.update(values)
+    return config
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise UserError(f"{path} is damaged ({error}): use another --workdir") from error
+
+
+def _as_tuples(values: Any, base: Any) -> Any:
+    """The inverse of what JSON does to tuples, where the default is one."""
+    if isinstance(values, dict) and isinstance(base, dict):
+        return {name: _as_tuples(value, base.get(name)) for name, value in values.items()}
+    return tuple(values) if isinstance(values, list) and isinstance(base, tuple) else values
+
+
+def first_difference(old: Any, new: Any, path: str = "") -> str:
+    """The first field, by name, that changes what a run computes; empty where there is none."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for name in sorted(old.keys() | new.keys()):
+            if not path and name in FREE_FIELDS:
+                continue
+            inner = first_difference(
+                old.get(name, "absent"), new.get(name, "absent"), f"{path}.{name}".lstrip(".")
+            )
+            if inner:
+                return inner
+        return ""
+    return "" if old == new else f"{path} was {old!r} and is {new!r}"

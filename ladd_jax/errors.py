@@ -1,0 +1,13 @@
+"""Errors that the user can mend."""
+
+
+class UserError(ValueError):
+    """Something that the user can mend: the message is one sentence with value, limit and remedy.
+
+    Commands print it without a traceback and end with exit code 2. Every other exception is a
+    defect and keeps its traceback.
+    """
+
+
+class NotFoundError(UserError, FileNotFoundError):
+    """A file, a checkpoint or a model that the user named is not there."""

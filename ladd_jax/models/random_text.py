@@ -1,0 +1,108 @@
+"""From prompts to what the transformer reads: context tokens and a pooled vector.
+
+A `TextEncoder` joins a tokenizer and a text transformer. The one here has bytes for tokens and
+frozen random weights: enough for small closed vocabularies, with the fields of Stable Diffusion 3.
+"""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.nn import initializers
+
+from ladd_jax.errors import UserError
+from ladd_jax.models.base import Model, Params
+from ladd_jax.models.clip import CLIPTextConfig, clip_text
+
+
+class ByteTokenizer:
+    """UTF-8 bytes, an end token (256), padded with it to `length` tokens."""
+
+    eos_token_id = 256
+    vocab_size = 257
+
+    def __init__(self, length: int):
+        self.length = length
+
+    def __call__(self, prompts: Sequence[str]) -> np.ndarray:
+        """Token ids int32 `[n, length]`.
+
+        Raises:
+          UserError: a prompt does not fit.
+        """
+        ids = np.full((len(prompts), self.length), self.eos_token_id, np.int32)
+        for row, prompt in zip(ids, prompts, strict=True):
+            data = prompt.encode()
+            if len(data) >= self.length:
+                raise UserError(
+                    f"prompt {prompt[:40]!r} has {len(data)} bytes and {self.length - 1} fit: "
+                    f"shorten it or raise data.text_length"
+                )
+            row[: len(data)] = list(data)
+        return ids
+
+
+class TextEncoder:
+    """Prompts to arrays, in batches of one fixed size so that one program serves all.
+
+    Attributes:
+      context_width: Dc.
+      pooled_width: Dp.
+      length: T.
+    """
+
+    def __init__(self, tokenizer: ByteTokenizer, model: Model, params: Params, batch: int = 256):
+        self._tokenizer, self._params, self._batch = tokenizer, params, batch
+        self._model = jax.jit(model.__call__)
+        ids = jax.ShapeDtypeStruct((1, tokenizer.length), jnp.int32)
+        context, pooled = jax.eval_shape(model.__call__, params, ids)
+        self.length, self.context_width = context.shape[1:]
+        self.pooled_width = pooled.shape[1]
+
+    @classmethod
+    def random(
+        cls, *, seed: int, length: int, width: int, layers: int, heads: int, pooled_width: int
+    ) -> "TextEncoder":
+        """A frozen encoder of random weights, the same for the same seed.
+
+        Weights have variance 1 / fan-in, not CLIP's 0.02 of a start of training: the blocks must
+        mix tokens as they are.
+        """
+        config = CLIPTextConfig(
+            vocab_size=ByteTokenizer.vocab_size,
+            hidden_size=width,
+            num_hidden_layers=layers,
+            num_attention_heads=heads,
+            intermediate_size=4 * width,
+            max_position_embeddings=length,
+            projection_dim=pooled_width,
+            eos_token_id=ByteTokenizer.eos_token_id,
+            initializer=_unit_gain,
+        )
+        model = clip_text(config)
+        params = jax.jit(model.init)(jax.random.PRNGKey(seed))
+        return cls(ByteTokenizer(length), model, params)
+
+    def encode(self, prompts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Float32 context `[n, T, Dc]` and pooled `[n, Dp]`.
+
+        Raises:
+          UserError: a prompt does not fit the tokenizer's length.
+        """
+        ids = self._tokenizer(prompts)
+        contexts, pooleds = [], []
+        for start in range(0, len(ids), self._batch):
+            part = ids[start : start + self._batch]
+            padded = np.pad(part, ((0, self._batch - len(part)), (0, 0)))
+            context, pooled = self._model(self._params, padded)
+            contexts.append(np.asarray(context[: len(part)], np.float32))
+            pooleds.append(np.asarray(pooled[: len(part)], np.float32))
+        return np.concatenate(contexts), np.concatenate(pooleds)
+
+
+def _unit_gain(key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype) -> jax.Array:
+    # Embedding tables have their tokens in rows, and each row is one vector of unit variance.
+    if shape[0] > shape[-1] and len(shape) == 2 and shape[0] % shape[-1]:
+        return jax.random.normal(key, shape, dtype)
+    return initializers.lecun_normal()(key, shape, dtype)

@@ -1,0 +1,438 @@
+"""The autoencoder and the text encoders of Stable Diffusion 3.
+
+They are read from a diffusers pipeline's folder, or from a single file of Stability's.
+"""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from ladd_jax.errors import NotFoundError, UserError
+from ladd_jax.models.base import Model, Params
+from ladd_jax.models.clip import ACTIVATIONS, CLIPTextConfig, clip_text
+from ladd_jax.models.layers import Dtype
+from ladd_jax.models.sd3 import stability_encoders
+from ladd_jax.models.sd3.autoencoder import Autoencoder, AutoencoderConfig
+from ladd_jax.models.sd3.text import PromptTokenizer, SD3TextEncoder
+from ladd_jax.models.t5 import T5Config, t5_encoder
+from ladd_jax.weights.files import StoredTensor, read_headers, weight_dtype
+from ladd_jax.weights.leaves import kernel, load_leaves, matrix, same, stacked, vectors
+from ladd_jax.weights.source import fetch_pipeline
+
+_SD3_CONTEXT_WIDTH = 4096
+
+
+def weight_files(directory: Path) -> list[Path]:
+    """The safetensors of one component of a pipeline, in full precision where it is there.
+
+    Raises:
+      NotFoundError: there are none, or not all that their index names.
+    """
+    for stem in ("model", "diffusion_pytorch_model"):
+        # Full precision first; some downloads hold the half-precision variant alone.
+        for index, single in (
+            (f"{stem}.safetensors.index.json", f"{stem}.safetensors"),
+            (f"{stem}.safetensors.index.fp16.json", f"{stem}.fp16.safetensors"),
+        ):
+            if (directory / single).exists():
+                return [directory / single]
+            if (directory / index).exists():
+                weight_map = json.loads((directory / index).read_text())["weight_map"]
+                files = [directory / name for name in sorted(set(weight_map.values()))]
+                absent = [file for file in files if not file.exists()]
+                if absent:
+                    raise NotFoundError(
+                        f"{directory / index} names {absent[0].name}, which is not there: "
+                        f"download all {len(files)} files"
+                    )
+                return files
+    raise NotFoundError(
+        f"no model.safetensors or diffusion_pytorch_model.safetensors in {directory}: give the "
+        f"directory of a diffusers pipeline"
+    )
+
+
+def _norm(name: str) -> Params:
+    return {"scale": same(f"{name}.weight"), "bias": same(f"{name}.bias")}
+
+
+def _dense(name: str) -> Params:
+    return {"kernel": matrix(f"{name}.weight"), "bias": same(f"{name}.bias")}
+
+
+def _joined(*names: str) -> Params:
+    return {
+        "kernel": matrix(*(f"{name}.weight" for name in names)),
+        "bias": vectors(*(f"{name}.bias" for name in names)),
+    }
+
+
+def _convolution(name: str) -> Params:
+    return {"kernel": kernel(f"{name}.weight"), "bias": same(f"{name}.bias")}
+
+
+def _residual_block(name: str, shapes: Params) -> Params:
+    block = {
+        "norm1": _norm(f"{name}.norm1"),
+        "convolution1": _convolution(f"{name}.conv1"),
+        "norm2": _norm(f"{name}.norm2"),
+        "convolution2": _convolution(f"{name}.conv2"),
+    }
+    if "shortcut" in shapes:
+        block["shortcut"] = _convolution(f"{name}.conv_shortcut")
+    return block
+
+
+def _half_autoencoder(half: str, levels: str, resamplers: str, shapes: Params) -> Params:
+    def level(i: int, shapes: Params) -> Params:
+        name = f"{half}.{levels}.{i}"
+        blocks = {
+            j: _residual_block(f"{name}.resnets.{j}", block)
+            for j, block in shapes["blocks"].items()
+        }
+        if "resample" not in shapes:
+            return {"blocks": blocks}
+        return {"blocks": blocks, "resample": _convolution(f"{name}.{resamplers}.0.conv")}
+
+    middle = {
+        f"block{j + 1}": _residual_block(
+            f"{half}.mid_block.resnets.{j}", shapes["middle"][f"block{j + 1}"]
+        )
+        for j in range(2)
+    }
+    if "attention" in shapes["middle"]:
+        name = f"{half}.mid_block.attentions.0"
+        middle["attention"] = {
+            "norm": _norm(f"{name}.group_norm"),
+            "qkv": _joined(*(f"{name}.to_{part}" for part in "qkv")),
+            "out": _dense(f"{name}.to_out.0"),
+        }
+    return {
+        "convolution_in": _convolution(f"{half}.conv_in"),
+        "levels": {i: level(i, part) for i, part in shapes["levels"].items()},
+        "middle": middle,
+        "norm_out": _norm(f"{half}.conv_norm_out"),
+        "convolution_out": _convolution(f"{half}.conv_out"),
+    }
+
+
+def _autoencoder_layout(shapes: Params) -> Params:
+    return {
+        "encoder": _half_autoencoder("encoder", "down_blocks", "downsamplers", shapes["encoder"]),
+        "decoder": _half_autoencoder("decoder", "up_blocks", "upsamplers", shapes["decoder"]),
+    }
+
+
+def _clip_layout(config: CLIPTextConfig) -> Params:
+    def block(i: int) -> Params:
+        name = f"text_model.encoder.layers.{i}"
+        return {
+            "norm1": _norm(f"{name}.layer_norm1"),
+            "qkv": _joined(*(f"{name}.self_attn.{part}_proj" for part in "qkv")),
+            "out": _dense(f"{name}.self_attn.out_proj"),
+            "norm2": _norm(f"{name}.layer_norm2"),
+            "mlp": {"up": _dense(f"{name}.mlp.fc1"), "down": _dense(f"{name}.mlp.fc2")},
+        }
+
+    return {
+        "tokens": same("text_model.embeddings.token_embedding.weight"),
+        "positions": same("text_model.embeddings.position_embedding.weight"),
+        "blocks": {i: block(i) for i in range(config.num_hidden_layers)},
+        "final_norm": _norm("text_model.final_layer_norm"),
+        "projection": {"kernel": matrix("text_projection.weight")},
+    }
+
+
+def _t5_layout(config: T5Config, embedding: str) -> Params:
+    def block(i: int) -> Params:
+        attention = f"encoder.block.{i}.layer.0"
+        mlp = f"encoder.block.{i}.layer.1"
+        return {
+            "norm1": {"scale": same(f"{attention}.layer_norm.weight")},
+            "qkv": {
+                "kernel": matrix(*(f"{attention}.SelfAttention.{part}.weight" for part in "qkv"))
+            },
+            "out": {"kernel": matrix(f"{attention}.SelfAttention.o.weight")},
+            "norm2": {"scale": same(f"{mlp}.layer_norm.weight")},
+            "up": {"kernel": matrix(*(f"{mlp}.DenseReluDense.wi_{i}.weight" for i in range(2)))},
+            "down": {"kernel": matrix(f"{mlp}.DenseReluDense.wo.weight")},
+        }
+
+    bias = "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight"
+    return {
+        "tokens": same(embedding),
+        "relative_bias": same(bias),
+        "blocks": stacked([block(i) for i in range(config.num_layers)]),
+        "final_norm": {"scale": same("encoder.final_layer_norm.weight")},
+    }
+
+
+def _read_config(directory: Path) -> dict[str, Any]:
+    path = directory / "config.json"
+    if not path.exists():
+        raise NotFoundError(f"no {path}: give the directory of a diffusers pipeline")
+    return json.loads(path.read_text())
+
+
+def _fields(
+    config: Mapping[str, Any], directory: Path, required: str, optional: str = ""
+) -> dict[str, Any]:
+    """Named fields of a config.json; an optional one has the default of its dataclass."""
+    for name in required.split():
+        if config.get(name) is None:
+            raise UserError(f"{directory / 'config.json'} lacks {name!r}: use the model's own file")
+    names = required.split() + [name for name in optional.split() if name in config]
+    return {name: config[name] for name in names}
+
+
+def _check(config: Mapping[str, Any], directory: Path, **supported: tuple[Any, Any]) -> None:
+    """Raises for a field that is not supported; each has (only value, value where it lacks)."""
+    for name, (value, default) in supported.items():
+        found = config.get(name, default)
+        if found != value:
+            raise UserError(
+                f"{directory / 'config.json'} has {name} {found!r} and only {value!r} is "
+                f"supported: use a Stable Diffusion 3 pipeline"
+            )
+
+
+def read_autoencoder_config(path: Path | str) -> AutoencoderConfig:
+    """The architecture of the autoencoder in `path/vae`.
+
+    Raises:
+      NotFoundError: its config is not there.
+      UserError: the config is not one of SD3.
+    """
+    directory = Path(path) / "vae"
+    config = _read_config(directory)
+    _check(
+        config,
+        directory,
+        use_quant_conv=(False, True),
+        use_post_quant_conv=(False, True),
+        act_fn=("silu", "silu"),
+        latents_mean=(None, None),
+        latents_std=(None, None),
+    )
+    fields = _fields(
+        config,
+        directory,
+        "block_out_channels layers_per_block norm_num_groups in_channels out_channels "
+        "latent_channels scaling_factor shift_factor",
+        "mid_block_add_attention",
+    )
+    fields["block_out_channels"] = tuple(fields["block_out_channels"])
+    return AutoencoderConfig(**fields)
+
+
+def load_autoencoder(path: Path | str, dtype: Dtype = jnp.float32) -> tuple[Autoencoder, Params]:
+    """The autoencoder of a pipeline, on the first device.
+
+    Args:
+      path: the folder of a diffusers pipeline, a repository of the hub as `owner/name`, or a
+        single file of Stability's.
+      dtype: of parameters and computation.
+
+    Returns:
+      the network and its parameters.
+
+    Raises:
+      NotFoundError: a file is not there, or the hub does not give access.
+      UserError: the config is not one of SD3, or a tensor is missing, unknown or misshaped.
+    """
+    dtype = weight_dtype(dtype)
+    if Path(path).is_file():
+        source = Path(path)
+        config, tensors = stability_encoders.read_autoencoder(source, read_headers([source])[0])
+    else:
+        folder = fetch_pipeline(path)
+        source, config = folder / "vae", read_autoencoder_config(folder)
+        tensors = _tensors(source)
+    network = Autoencoder(dataclasses.replace(config, dtype=dtype, param_dtype=dtype))
+    layout = _autoencoder_layout(network.shapes)
+    return network, load_leaves(source, tensors, layout, network.shapes, network.axes)
+
+
+def load_clip_text(
+    directory: Path, dtype: Dtype, mesh: Mesh | None = None
+) -> tuple[CLIPTextConfig, Model, Params]:
+    """A text encoder of CLIP as `CLIPTextModelWithProjection` is saved.
+
+    Args:
+      directory: with `config.json` and safetensors.
+      dtype: of parameters and computation.
+      mesh: to shard the parameters over.
+
+    Returns:
+      its architecture, network and parameters.
+
+    Raises:
+      NotFoundError: a file is not there.
+      UserError: an activation that we have not, or a tensor missing, unknown or misshaped.
+    """
+    config = _read_config(directory)
+    fields = _fields(
+        config,
+        directory,
+        "vocab_size hidden_size num_hidden_layers num_attention_heads intermediate_size "
+        "max_position_embeddings projection_dim",
+        "hidden_act eos_token_id layer_norm_eps",
+    )
+    # Configs of before 2023 carry a wrong id; their pooled vector is read at the highest id.
+    if fields.get("eos_token_id") == 2:
+        fields["eos_token_id"] = None
+    if fields.get("hidden_act", "quick_gelu") not in ACTIVATIONS:
+        raise UserError(
+            f"{directory / 'config.json'} has hidden_act {fields['hidden_act']!r}, which is none "
+            f"of {', '.join(ACTIVATIONS)}: use a Stable Diffusion 3 pipeline"
+        )
+    return _load_clip(directory, CLIPTextConfig(**fields), _tensors(directory), dtype, mesh)
+
+
+def load_t5(
+    directory: Path, dtype: Dtype, mesh: Mesh | None = None
+) -> tuple[T5Config, Model, Params]:
+    """An encoder of T5 v1.1 as `T5EncoderModel` is saved.
+
+    Args:
+      directory: with `config.json` and safetensors.
+      dtype: of parameters and computation; activations of T5-XXL exceed float16.
+      mesh: to shard the parameters over.
+
+    Returns:
+      its architecture, network and parameters.
+
+    Raises:
+      NotFoundError: a file is not there.
+      UserError: not T5 v1.1, or a tensor missing, unknown or misshaped.
+    """
+    config = _read_config(directory)
+    _check(config, directory, feed_forward_proj=("gated-gelu", "relu"))
+    fields = _fields(
+        config,
+        directory,
+        "vocab_size d_model d_kv d_ff num_layers num_heads",
+        "relative_attention_num_buckets relative_attention_max_distance layer_norm_epsilon",
+    )
+    return _load_t5(directory, T5Config(**fields), _tensors(directory), dtype, mesh)
+
+
+def load_text_encoders(
+    path: Path | str,
+    dtype: Dtype = jnp.bfloat16,
+    mesh: Mesh | None = None,
+    *,
+    tokenizers: Path | str | None = None,
+    t5_length: int = 256,
+    batch: int = 32,
+) -> SD3TextEncoder:
+    """The three text encoders of a pipeline, or the two of CLIP where that of T5 is absent.
+
+    Args:
+      path: the folder of a diffusers pipeline, a repository of the hub as `owner/name`, or a
+        single file of Stability's.
+      dtype: of parameters and computation; activations of T5-XXL exceed float16.
+      mesh: of devices of this process, to shard the parameters and the batch over.
+      tokenizers: folder or repository of the pipeline whose tokenizers are read; a single file
+        has none. Default: `path`.
+      t5_length: T5's tokens, 77 to 256 in training of SD3 and SD3.5.
+      batch: prompts encoded at once.
+
+    Raises:
+      NotFoundError: a file is not there, or the hub does not give access.
+      UserError: a config is not one of SD3, a tensor is missing, unknown or misshaped, the batch
+        does not divide over the mesh, or a single file comes without tokenizers.
+    """
+    dtype = weight_dtype(dtype)
+    single = Path(path).is_file()
+    if single and tokenizers is None:
+        raise UserError(
+            f"{path} is a single file, which holds no tokenizers: give tokenizers=, the folder or "
+            f"owner/name of a diffusers pipeline"
+        )
+    folder = Path(path) if single else fetch_pipeline(path)
+    texts = fetch_pipeline(tokenizers) if tokenizers else folder
+    headers = read_headers([folder])[0] if single else {}
+    t5 = stability_encoders.read_t5(folder, headers)
+    has_t5 = t5 is not None if single else (folder / "text_encoder_3").is_dir()
+    for number in ("", "_2", "_3")[: 3 if has_t5 else 2]:
+        if not (texts / f"tokenizer{number}").is_dir():
+            raise NotFoundError(
+                f"no {texts / f'tokenizer{number}'}: give the directory of a diffusers pipeline"
+            )
+    models, params, lengths = {}, {}, []
+    for name, part in (("clip_l", "text_encoder"), ("clip_g", "text_encoder_2")):
+        if single:
+            found = stability_encoders.read_clip(folder, headers, name)
+            config, models[name], params[name] = _load_clip(folder, *found, dtype, mesh)
+        else:
+            config, models[name], params[name] = load_clip_text(folder / part, dtype, mesh)
+        lengths.append(config.max_position_embeddings)
+    encoders = {
+        "clip_l": PromptTokenizer(texts / "tokenizer", min(lengths)),
+        "clip_g": PromptTokenizer(texts / "tokenizer_2", min(lengths)),
+    }
+    context_width = _SD3_CONTEXT_WIDTH
+    if has_t5:
+        if t5 is not None:
+            t5_config, models["t5"], params["t5"] = _load_t5(folder, *t5, dtype, mesh)
+        else:
+            t5_folder = folder / "text_encoder_3"
+            t5_config, models["t5"], params["t5"] = load_t5(t5_folder, dtype, mesh)
+        encoders["t5"] = PromptTokenizer(texts / "tokenizer_3", t5_length)
+        context_width = t5_config.d_model
+    elif (folder / "transformer").is_dir():
+        directory = folder / "transformer"
+        fields = _fields(_read_config(directory), directory, "joint_attention_dim")
+        context_width = fields["joint_attention_dim"]
+    return SD3TextEncoder(
+        encoders,
+        models,
+        params,
+        t5_length=t5_length,
+        context_width=context_width,
+        batch=batch,
+        mesh=mesh,
+    )
+
+
+def _tensors(directory: Path) -> dict[str, StoredTensor]:
+    return read_headers(weight_files(directory))[0]
+
+
+def _load_clip(
+    source: Path,
+    config: CLIPTextConfig,
+    tensors: Mapping[str, StoredTensor],
+    dtype: Dtype,
+    mesh: Mesh | None,
+) -> tuple[CLIPTextConfig, Model, Params]:
+    config = dataclasses.replace(config, dtype=dtype, param_dtype=dtype)
+    model = clip_text(config)
+    # Older files also hold the numbers of the positions.
+    ignored = frozenset({"text_model.embeddings.position_ids"})
+    layout = _clip_layout(config)
+    params = load_leaves(source, tensors, layout, model.shapes, model.axes, mesh, ignored)
+    return config, model, params
+
+
+def _load_t5(
+    source: Path,
+    config: T5Config,
+    tensors: Mapping[str, StoredTensor],
+    dtype: Dtype,
+    mesh: Mesh | None,
+) -> tuple[T5Config, Model, Params]:
+    config = dataclasses.replace(config, dtype=dtype, param_dtype=dtype)
+    model = t5_encoder(config)
+    # One table under two names; a file has either or both.
+    shared, tied = "shared.weight", "encoder.embed_tokens.weight"
+    layout = _t5_layout(config, shared if shared in tensors else tied)
+    ignored = frozenset({tied})
+    params = load_leaves(source, tensors, layout, model.shapes, model.axes, mesh, ignored)
+    return config, model, params

@@ -1,0 +1,116 @@
+"""A diffusers pipeline's folder made of another: a new transformer, everything else copied."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from ladd_jax.errors import NotFoundError, UserError
+from ladd_jax.models.sd3.encoder_weights import weight_files
+from ladd_jax.weights.files import read_headers
+from ladd_jax.weights.source import PIPELINE_INDEX
+
+PIPELINE_CLASS = "StableDiffusion3Pipeline"
+SCHEDULER_CLASS = "FlowMatchLCMScheduler"
+
+_REPLACED = ("transformer", "scheduler")
+_WEIGHTS = (".safetensors", ".bin", ".msgpack", ".h5", ".pt", ".index.json", ".index.fp16.json")
+
+
+def write_surroundings(source: Path, target: Path) -> None:
+    """Writes all of a pipeline but its transformer.
+
+    The scheduler predicts x_0, noises it anew to the next of the sigmas that a call names, and so
+    on: the consistency sampler of `diffusion.samplers`. It has no schedule of its own that fits,
+    whatever its shift: evenly spaced ones of n steps go down to 0.001.
+
+    Args:
+      source: the folder of the pipeline that the transformer comes from.
+      target: an existing folder, where each component gets a folder of its own.
+
+    Raises:
+      NotFoundError: a component that the source's index names is not there.
+      UserError: the source is another pipeline.
+    """
+    index = read_index(source)
+    for name, entry in index.items():
+        if name.startswith("_") or name in _REPLACED or _is_absent(entry):
+            continue
+        if not (source / name).is_dir():
+            raise NotFoundError(
+                f"{source / PIPELINE_INDEX} names {name}, which is not there: get the whole "
+                f"pipeline"
+            )
+        _copy(source / name, target / name)
+    for file in source.glob("LICENSE*"):
+        shutil.copyfile(file, target / file.name)
+    scheduler = {"_class_name": SCHEDULER_CLASS, "num_train_timesteps": 1000, "shift": 1.0}
+    (target / "scheduler").mkdir()
+    write_json(target / "scheduler" / "scheduler_config.json", scheduler)
+    classes = {
+        "transformer": ["diffusers", "SD3Transformer2DModel"],
+        "scheduler": ["diffusers", SCHEDULER_CLASS],
+    }
+    write_json(target / PIPELINE_INDEX, index | classes)
+
+
+def read_index(source: Path) -> dict[str, Any]:
+    """The `model_index.json` of a pipeline of Stable Diffusion 3.
+
+    Raises:
+      NotFoundError: there is none.
+      UserError: it is damaged, or another pipeline's.
+    """
+    file = source / PIPELINE_INDEX
+    if not file.is_file():
+        raise NotFoundError(
+            f"no {file}: the pipeline must be a folder as {PIPELINE_CLASS}.save_pretrained writes "
+            f"it"
+        )
+    try:
+        index = dict(json.loads(file.read_text()))
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{file} is damaged ({error}): get it again") from error
+    if index.get("_class_name") != PIPELINE_CLASS:
+        raise UserError(f"{file} is of a {index.get('_class_name')}: use a {PIPELINE_CLASS}")
+    # Where its author had it.
+    index.pop("_name_or_path", None)
+    return index
+
+
+def write_json(file: Path, values: dict[str, Any]) -> None:
+    """Writes a file as diffusers does."""
+    file.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n")
+
+
+def _is_absent(entry: Any) -> bool:
+    return not isinstance(entry, list) or entry[-1] is None
+
+
+def _copy(source: Path, target: Path) -> None:
+    """A component: its weights in one precision, and all other files.
+
+    Half-precision variants lose their mark, so that a plain `from_pretrained` finds them.
+    """
+    target.mkdir()
+    files = [file for file in sorted(source.rglob("*")) if file.is_file()]
+    for file in files:
+        if not file.name.endswith(_WEIGHTS):
+            place = target / file.relative_to(source)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, place)
+    if not any(file.name.endswith(_WEIGHTS) for file in files):
+        return
+    weights = weight_files(source)
+    names = {file: file.name.replace(".fp16", "") for file in weights}
+    for file, name in names.items():
+        shutil.copyfile(file, target / name)
+    if len(weights) > 1:
+        tensors, _ = read_headers(weights)
+        total = sum(tensor.size for tensor in tensors.values())
+        weight_map = {name: names[tensor.file] for name, tensor in tensors.items()}
+        stem = names[weights[0]].split("-")[0]
+        write_json(
+            target / f"{stem}.safetensors.index.json",
+            {"metadata": {"total_size": total}, "weight_map": weight_map},
+        )

@@ -1,0 +1,98 @@
+"""The position table: ours is computed, files hold it as an array.
+
+S side of the table in patches, D width.
+"""
+
+import math
+
+import numpy as np
+
+from ladd_jax.errors import UserError
+from ladd_jax.models.sd3.transformer import MMDiTConfig, axis_embedding
+from ladd_jax.weights.files import StoredTensor
+
+_STEP = 1 / 8
+"""Base and start are multiples of it, which mends what tables in half precision round away."""
+
+_TOLERANCE = 2.0**-7
+"""Twice the rounding of bfloat16 near 1."""
+
+
+def table_side(tensor: StoredTensor) -> int:
+    """S of a stored table `[1, S^2, D]`.
+
+    Raises:
+      UserError: another shape.
+    """
+    if len(tensor.shape) == 3 and tensor.shape[0] == 1:
+        side = math.isqrt(tensor.shape[1])
+        if side and side**2 == tensor.shape[1]:
+            return side
+    raise UserError(
+        f"tensor {tensor.name} in {tensor.file} has shape {list(tensor.shape)}: "
+        f"a position table is [1, S^2, D]"
+    )
+
+
+def fit_positions(tensor: StoredTensor) -> tuple[float, float]:
+    """`position_base` and `position_start` of a stored table, from its first row.
+
+    Any table gives some result: whether it fits is for `check_positions` to say.
+
+    Raises:
+      UserError: no position table by its shape, or a dtype that is not read.
+    """
+    tensor.check()
+    side = table_side(tensor)
+    quarter = tensor.shape[2] // 4
+    if quarter == 0:
+        return 0.0, 0.0
+    row = np.asarray(tensor.map()[0, :side, : 2 * quarter], np.float64)
+
+    def angle(feature: int) -> np.ndarray:
+        return np.unwrap(np.arctan2(row[:, feature], row[:, quarter + feature]))
+
+    # The first feature has frequency 1 and is exact up to a period, the last tells which period.
+    fine, coarse = angle(0), angle(quarter - 1)
+    frequency = 10_000.0 ** (-(quarter - 1) / quarter)
+    turns = np.round((coarse[0] / frequency - fine[0]) / (2 * np.pi))
+    start = fine[0] + 2 * np.pi * turns
+    unit = 1 / side
+    if side > 1:
+        # Likewise where neighbours are more than half a period apart.
+        unit = (fine[-1] - fine[0]) / (side - 1)
+        coarse_unit = (coarse[-1] - coarse[0]) / (side - 1) / frequency
+        unit += 2 * np.pi * np.round((coarse_unit - unit) / (2 * np.pi))
+    if not (np.isfinite(start) and np.isfinite(unit)):
+        return 0.0, 0.0
+    return float(np.round(unit * side / _STEP) * _STEP), float(np.round(start / _STEP) * _STEP)
+
+
+def check_positions(tensor: StoredTensor, config: MMDiTConfig) -> None:
+    """Raises UserError where a stored table is not the one that the network computes."""
+    side = config.position_table
+    axis = np.asarray(axis_embedding(side, config))
+    half = axis.shape[1]
+    worst = np.float32(0)
+    for row in range(side):
+        stored = np.asarray(tensor.map()[0, row * side : (row + 1) * side], np.float32)
+        # Unlike max, np.maximum keeps a NaN.
+        worst = np.maximum(worst, np.max(np.abs(stored[:, :half] - axis)))
+        worst = np.maximum(worst, np.max(np.abs(stored[:, half:] - axis[row])))
+    if not worst <= _TOLERANCE:
+        raise UserError(
+            f"tensor {tensor.name} in {tensor.file} is not the sincos table that the network "
+            f"computes (closest: position_base {config.position_base:g}, position_start "
+            f"{config.position_start:g}; they differ by up to {worst:.2g}): a model with trained "
+            f"positions cannot be loaded"
+        )
+
+
+def position_table(config: MMDiTConfig, dtype: np.dtype) -> np.ndarray:
+    """The whole table `[1, S^2, D]`, to be stored."""
+    side = config.position_table
+    axis = np.asarray(axis_embedding(side, config)).astype(dtype)
+    table = np.empty((side, side, config.width), dtype)
+    table[..., : axis.shape[1]] = axis
+    table[..., axis.shape[1] :] = axis[:, None]
+    return table.reshape(1, side * side, config.width)

@@ -1,0 +1,171 @@
+"""The autoencoder and the text encoders in Stability AI's single files.
+
+There is no config beside them: the architecture follows from names and shapes, and what these do
+not tell is that of the family. Tensors are given the names that they have in diffusers' folders.
+"""
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from ladd_jax.errors import UserError
+from ladd_jax.models.clip import CLIPTextConfig
+from ladd_jax.models.sd3.autoencoder import AutoencoderConfig
+from ladd_jax.models.t5 import T5Config
+from ladd_jax.weights.files import StoredTensor
+
+Tensors = Mapping[str, StoredTensor]
+
+_AUTOENCODER = "first_stage_model."
+_TEXT = "text_encoders.{}.transformer."
+
+_HEAD_WIDTH = 64
+"""Of both CLIP encoders."""
+
+_ACTIVATIONS = {"clip_l": "quick_gelu", "clip_g": "gelu"}
+
+# Levels of the decoder are counted from the image, in diffusers from the latents.
+_RENAMED = (
+    (r"encoder\.down\.(\d+)\.block\.", r"encoder.down_blocks.\1.resnets."),
+    (r"encoder\.down\.(\d+)\.downsample\.", r"encoder.down_blocks.\1.downsamplers.0."),
+    (r"decoder\.up\.(\d+)\.block\.", r"decoder.up_blocks.\1.resnets."),
+    (r"decoder\.up\.(\d+)\.upsample\.", r"decoder.up_blocks.\1.upsamplers.0."),
+    (r"\.mid\.block_1\.", ".mid_block.resnets.0."),
+    (r"\.mid\.block_2\.", ".mid_block.resnets.1."),
+    (r"\.mid\.attn_1\.norm\.", ".mid_block.attentions.0.group_norm."),
+    (r"\.mid\.attn_1\.([qkv])\.", r".mid_block.attentions.0.to_\1."),
+    (r"\.mid\.attn_1\.proj_out\.", ".mid_block.attentions.0.to_out.0."),
+    (r"\.nin_shortcut\.", ".conv_shortcut."),
+    (r"coder\.norm_out\.", "coder.conv_norm_out."),
+)
+
+
+def read_autoencoder(file: Path, tensors: Tensors) -> tuple[AutoencoderConfig, dict]:
+    """Architecture and tensors of the autoencoder.
+
+    Args:
+      file: for messages.
+      tensors: of the file.
+
+    Raises:
+      UserError: the file has none, or not all of what tells its architecture.
+    """
+    found = _under(_AUTOENCODER, tensors)
+    levels = _count(r"decoder\.up\.(\d+)\.", found)
+    renamed = {}
+    for name, tensor in found.items():
+        for pattern, replacement in _RENAMED:
+            name = re.sub(pattern, replacement, name)
+        name = re.sub(
+            r"up_blocks\.(\d+)", lambda match: f"up_blocks.{levels - 1 - int(match[1])}", name
+        )
+        if ".attentions." in name and tensor.shape[2:] == (1, 1):
+            # A convolution of one pixel is a matrix.
+            tensor = dataclasses.replace(tensor, shape=tensor.shape[:2])
+        renamed[name] = tensor
+
+    def width(name: str, axis: int) -> int:
+        return _shape(file, renamed, f"{name}.weight", 4, "autoencoder")[axis]
+
+    # The first question, so that a file without an autoencoder is said to be so.
+    in_channels = width("encoder.conv_in", 1)
+    return AutoencoderConfig(
+        block_out_channels=tuple(
+            width(f"encoder.down_blocks.{i}.resnets.0.conv1", 0) for i in range(levels)
+        ),
+        layers_per_block=_count(r"encoder\.down_blocks\.0\.resnets\.(\d+)\.", renamed),
+        in_channels=in_channels,
+        out_channels=width("decoder.conv_out", 0),
+        latent_channels=width("decoder.conv_in", 1),
+        mid_block_add_attention=any(".attentions." in name for name in renamed),
+    ), renamed
+
+
+def read_clip(file: Path, tensors: Tensors, name: str) -> tuple[CLIPTextConfig, dict]:
+    """Architecture and tensors of `clip_l` or `clip_g`.
+
+    Args:
+      file: for messages.
+      tensors: of the file.
+      name: which of them.
+
+    Raises:
+      UserError: the file has none, or not all of what tells its architecture.
+    """
+    found = _under(_TEXT.format(name), tensors)
+
+    def shape(tensor: str) -> tuple[int, ...]:
+        return _shape(file, found, f"{tensor}.weight", 2, f"text encoder {name}")
+
+    vocabulary, width = shape("text_model.embeddings.token_embedding")
+    return CLIPTextConfig(
+        vocab_size=vocabulary,
+        hidden_size=width,
+        num_hidden_layers=_count(r"text_model\.encoder\.layers\.(\d+)\.", found),
+        num_attention_heads=max(1, width // _HEAD_WIDTH),
+        intermediate_size=shape("text_model.encoder.layers.0.mlp.fc1")[0],
+        max_position_embeddings=shape("text_model.embeddings.position_embedding")[0],
+        projection_dim=shape("text_projection")[0],
+        hidden_act=_ACTIVATIONS[name],
+        # The end token is the last of the vocabulary.
+        eos_token_id=None,
+    ), found
+
+
+def read_t5(file: Path, tensors: Tensors) -> tuple[T5Config, dict] | None:
+    """Architecture and tensors of T5, or None where the file leaves it out.
+
+    Args:
+      file: for messages.
+      tensors: of the file.
+
+    Raises:
+      UserError: the file has not all of what tells its architecture.
+    """
+    found = _under(_TEXT.format("t5xxl"), tensors)
+    if not found:
+        return None
+
+    def shape(tensor: str) -> tuple[int, ...]:
+        return _shape(file, found, f"{tensor}.weight", 2, "text encoder t5xxl")
+
+    attention = "encoder.block.0.layer.0.SelfAttention"
+    buckets, heads = shape(f"{attention}.relative_attention_bias")
+    inner, width = shape(f"{attention}.q")
+    return T5Config(
+        vocab_size=shape("shared")[0],
+        d_model=width,
+        d_kv=inner // heads,
+        d_ff=shape("encoder.block.0.layer.1.DenseReluDense.wi_0")[0],
+        num_layers=_count(r"encoder\.block\.(\d+)\.", found),
+        num_heads=heads,
+        relative_attention_num_buckets=buckets,
+    ), found
+
+
+def _under(prefix: str, tensors: Tensors) -> dict[str, StoredTensor]:
+    return {
+        name.removeprefix(prefix): tensor
+        for name, tensor in tensors.items()
+        if name.startswith(prefix)
+    }
+
+
+def _count(pattern: str, tensors: Tensors) -> int:
+    numbers = [int(match[1]) for name in tensors if (match := re.match(pattern, name))]
+    return max(numbers, default=-1) + 1
+
+
+def _shape(file: Path, tensors: Tensors, name: str, dimensions: int, what: str) -> tuple[int, ...]:
+    if name not in tensors:
+        raise UserError(
+            f"{file} holds no {what}, or not all of it ({name} is missing): give a file with "
+            f"encoders, or the folder of a diffusers pipeline"
+        )
+    if len(tensors[name].shape) != dimensions:
+        raise UserError(
+            f"tensor {name} in {file} has shape {list(tensors[name].shape)}: it must have "
+            f"{dimensions} dimensions"
+        )
+    return tensors[name].shape

@@ -1,0 +1,152 @@
+"""Prompts to what Stable Diffusion 3 reads: two CLIP encoders and T5 (Esser et al. 2024).
+
+B batch, T1 CLIP tokens, T2 T5 tokens, Dc width of the context, Dp width of the pooled vector.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from ladd_jax.errors import UserError
+from ladd_jax.models.base import Model, Params
+from ladd_jax.parallel.mesh import batch_sharding, check_batch_size
+
+
+class PromptTokenizer:
+    """A Hugging Face tokenizer whose rows are padded, or cut before the end token, to one length.
+
+    Attributes:
+      length: tokens in a row.
+      truncated: how many prompts were cut so far.
+    """
+
+    def __init__(self, directory: Path, length: int):
+        from transformers import AutoTokenizer
+
+        self._tokenizer = AutoTokenizer.from_pretrained(directory)
+        self.length = length
+        self.truncated = 0
+
+    def __call__(self, prompts: Sequence[str]) -> np.ndarray:
+        """Token ids int32 `[n, length]`."""
+        options = {"padding": "max_length", "truncation": True, "max_length": self.length}
+        rows = self._tokenizer(list(prompts), **options)
+        # Only a row without padding can have been cut.
+        full = [
+            prompt
+            for prompt, mask in zip(prompts, rows["attention_mask"], strict=True)
+            if all(mask)
+        ]
+        if full:
+            whole = self._tokenizer(full, verbose=False)["input_ids"]
+            self.truncated += sum(len(row) > self.length for row in whole)
+        return np.asarray(rows["input_ids"], np.int32)
+
+
+class SD3TextEncoder:
+    """The text half of a Stable Diffusion 3 pipeline, with the interface of `TextEncoder`.
+
+    The context is the CLIP tokens, both widths side by side and zeros up to Dc, then the T5
+    tokens. Without T5 its tokens are zeros. The pooled vector is both projected ones.
+
+    Attributes:
+      length: T1 + T2.
+      context_width: Dc.
+      pooled_width: Dp.
+      params: of the encoders by name: `clip_l`, `clip_g`, `t5`.
+    """
+
+    def __init__(
+        self,
+        tokenizers: dict[str, PromptTokenizer],
+        models: dict[str, Model],
+        params: dict[str, Params],
+        *,
+        t5_length: int,
+        context_width: int,
+        batch: int,
+        mesh: Mesh | None = None,
+    ):
+        """Joins tokenizers and encoders.
+
+        Args:
+          tokenizers: for `clip_l`, `clip_g` and, or not, `t5`.
+          models: for the same.
+          params: for the same; on a mesh already where there is one.
+          t5_length: T2, also where there is no T5.
+          context_width: Dc, the width of T5.
+          batch: prompts in one call of the program.
+          mesh: of devices of this process.
+
+        Raises:
+          UserError: the CLIP tokens are wider than Dc, the batch does not divide over the mesh,
+            or the mesh has devices of other processes.
+        """
+        if mesh is not None:
+            check_batch_size(batch, mesh)
+            if mesh.is_multi_process:
+                raise UserError(
+                    "the mesh of the text encoders has devices of several processes: use those "
+                    "of one, make_mesh(sizes, jax.local_devices())"
+                )
+        self._tokenizers, self._models, self.params = tokenizers, models, params
+        self._batch, self._mesh = batch, mesh
+        self._t5_length, self.context_width = t5_length, context_width
+        self._program = jax.jit(self._forward)
+        ids = {
+            name: jax.ShapeDtypeStruct((1, tokenizer.length), jnp.int32)
+            for name, tokenizer in tokenizers.items()
+        }
+        context, pooled = jax.eval_shape(self._forward, params, ids)
+        self.length, self.pooled_width = context.shape[1], pooled.shape[1]
+
+    @property
+    def truncated(self) -> dict[str, int]:
+        """How many prompts so far did not fit each tokenizer and were cut."""
+        return {name: tokenizer.truncated for name, tokenizer in self._tokenizers.items()}
+
+    def encode(self, prompts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Float32 context `[n, T, Dc]` and pooled `[n, Dp]`."""
+        ids = {name: tokenizer(prompts) for name, tokenizer in self._tokenizers.items()}
+        contexts, pooleds = [], []
+        for start in range(0, len(prompts), self._batch):
+            count = min(self._batch, len(prompts) - start)
+            padded = {
+                name: np.resize(rows[start : start + count], (self._batch, rows.shape[1]))
+                for name, rows in ids.items()
+            }
+            if self._mesh is None:
+                context, pooled = self._program(self.params, padded)
+            else:
+                placed = jax.device_put(padded, batch_sharding(self._mesh))
+                with jax.set_mesh(self._mesh):
+                    context, pooled = self._program(self.params, placed)
+            contexts.append(np.asarray(context)[:count])
+            pooleds.append(np.asarray(pooled)[:count])
+        return np.concatenate(contexts), np.concatenate(pooleds)
+
+    def _forward(
+        self, params: dict[str, Params], ids: dict[str, jax.Array]
+    ) -> tuple[jax.Array, jax.Array]:
+        contexts, pooleds = zip(
+            *(self._models[name](params[name], ids[name]) for name in ("clip_l", "clip_g")),
+            strict=True,
+        )
+        clip = jnp.concatenate(contexts, axis=-1).astype(jnp.float32)
+        b, _, width = clip.shape
+        if width > self.context_width:
+            raise UserError(
+                f"the CLIP encoders are {width} wide together and the context is "
+                f"{self.context_width} wide: use encoders of one pipeline"
+            )
+        clip = jnp.pad(clip, ((0, 0), (0, 0), (0, self.context_width - width)))
+        if "t5" in self._models:
+            t5 = self._models["t5"](params["t5"], ids["t5"]).astype(jnp.float32)
+        else:
+            t5 = jnp.zeros((b, self._t5_length, self.context_width), jnp.float32)
+        pooled = jnp.concatenate(pooleds, axis=-1).astype(jnp.float32)
+        return jnp.concatenate([clip, t5], axis=1), pooled

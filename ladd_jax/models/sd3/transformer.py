@@ -1,0 +1,577 @@
+"""The multimodal diffusion transformer of Stable Diffusion 3 and 3.5 (Esser et al. 2024).
+
+Two streams of tokens, image and text, each with its own weights, meet in joint attention. Blocks
+of one kind that follow each other are stacked on a leading layer axis, scanned and rematerialised.
+
+B batch, H W latent grid, C channels, P patch, N = HW/P^2 image tokens, T text tokens, D width,
+L layers, K attention heads.
+"""
+
+import dataclasses
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.nn import initializers
+
+from ladd_jax.errors import UserError
+from ladd_jax.models.attention import attention, keep_attended
+from ladd_jax.models.base import Model, detach, stack
+from ladd_jax.models.layers import (
+    MLP,
+    Dtype,
+    Linear,
+    RMSNorm,
+    gelu_tanh,
+    layer_norm,
+    timestep_embedding,
+)
+from ladd_jax.parallel.mesh import constrain
+
+Tap = Callable[[jax.Array, jax.Array], Any]
+"""`tap(layer int32 [], tokens [B, N, D]) -> tree`, called on the image tokens after each block."""
+
+REMAT_POLICIES = {
+    "none": None,
+    "full": jax.checkpoint_policies.nothing_saveable,
+    "attention": keep_attended,
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "dots_attention": jax.checkpoint_policies.save_from_both_policies(
+        jax.checkpoint_policies.dots_with_no_batch_dims_saveable, keep_attended
+    ),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class MMDiTConfig:
+    """Architecture of an MMDiT.
+
+    Attributes:
+      depth: number of blocks L.
+      width: D; SD3 has 64 * depth.
+      num_heads: K; SD3 has depth.
+      in_channels: latent channels read; more than `out_channels` where a condition is concatenated.
+      out_channels: latent channels of the velocity.
+      context_width: width of the text tokens (SD3: 4096).
+      pooled_width: width of the pooled text vector (SD3: 2048).
+      patch: side of a patch in latent pixels.
+      mlp_ratio: hidden width of the block's MLP over D.
+      qk_norm: RMSNorm on queries and keys (SD3.5).
+      dual_attention: blocks with a second attention over image tokens alone (SD3.5-Medium).
+      position_table: side of the sincos table that grids are cropped from, in patches.
+      position_base: positions of neighbours in the table differ by position_base / position_table.
+        `diffusers` makes new tables with the side of the base resolution's grid in patches.
+      position_start: position of the table's first row and column. Esser et al. count from the
+        corner of a centred grid of 64 patches, four patches being 1: a table of 192 starts at -16
+        and has a base of 48, one of 384 starts at -40 and has a base of 96.
+      remat: what the backward pass keeps of a block: `none` recomputes nothing, `full` keeps
+        the block's inputs only, `attention` also what the attention gave, `dots` also matrix
+        products with weights, `dots_attention` both.
+      unroll: blocks in one turn of the scan; more of them run faster and compile longer.
+      cut: 0, or the number of blocks that there are: what follows is left out. Such a network has
+        no velocity, only the tokens that `tap` reads.
+      quantized: the kernels of the blocks are int8, of `models.quantized`: for constant parameters.
+      dtype: of computation.
+      param_dtype: of parameters.
+    """
+
+    depth: int
+    width: int
+    num_heads: int
+    in_channels: int = 16
+    out_channels: int = 16
+    context_width: int = 4096
+    pooled_width: int = 2048
+    patch: int = 2
+    mlp_ratio: int = 4
+    qk_norm: bool = False
+    dual_attention: tuple[int, ...] = ()
+    position_table: int = 192
+    position_base: float = 64
+    position_start: float = 0.0
+    remat: str = "full"
+    unroll: int = 1
+    cut: int = 0
+    quantized: bool = False
+    dtype: Dtype = jnp.float32
+    param_dtype: Dtype = jnp.float32
+
+    def __post_init__(self) -> None:
+        if self.width % self.num_heads:
+            raise UserError(
+                f"width {self.width} is not divisible by num_heads {self.num_heads}: "
+                f"use a multiple, such as {64 * self.num_heads}"
+            )
+        if self.width % 4:
+            raise UserError(
+                f"width {self.width} is not divisible by 4, as sincos positions need it: "
+                f"use {self.width + 4 - self.width % 4}"
+            )
+        if self.remat not in REMAT_POLICIES:
+            raise UserError(f"remat {self.remat!r} is none of {', '.join(REMAT_POLICIES)}")
+        outside = [layer for layer in self.dual_attention if not 0 <= layer < self.depth]
+        if outside:
+            raise UserError(
+                f"dual_attention names block {outside[0]} of a depth of {self.depth}: "
+                f"use blocks 0 to {self.depth - 1}"
+            )
+        if not 0 <= self.cut < self.depth:
+            raise UserError(
+                f"cut is {self.cut} of a depth of {self.depth}: use 0 for the whole network, or "
+                f"fewer blocks than it has"
+            )
+
+    @property
+    def blocks(self) -> int:
+        """Number of blocks that there are."""
+        return self.cut or self.depth
+
+
+def axis_embedding(length: int, config: MMDiTConfig) -> jax.Array:
+    """Crop of the 1-D sincos table, centred: float32 `[length, D/2]`, sines then cosines."""
+    quarter = config.width // 4
+    frequencies = 10_000.0 ** (-jnp.arange(quarter, dtype=jnp.float32) / quarter)
+    table = config.position_table
+    places = (table - length) // 2 + jnp.arange(length, dtype=jnp.float32)
+    positions = config.position_start + places * (config.position_base / table)
+    angles = positions[:, None] * frequencies
+    return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
+
+
+def position_embedding(rows: int, columns: int, config: MMDiTConfig) -> jax.Array:
+    """Crop of the 2-D sincos table, centred: float32 `[rows, columns, D]`, in patches.
+
+    The first half of the features holds sin and cos of the column, the second of the row.
+    """
+    table = config.position_table
+    if max(rows, columns) > table:
+        raise UserError(
+            f"a grid of {rows}x{columns} patches exceeds the position table of {table}x{table}: "
+            f"use a smaller bucket or a larger position_table"
+        )
+    shape = (rows, columns, config.width // 2)
+    return jnp.concatenate(
+        [
+            jnp.broadcast_to(axis_embedding(columns, config)[None], shape),
+            jnp.broadcast_to(axis_embedding(rows, config)[:, None], shape),
+        ],
+        axis=-1,
+    )
+
+
+def _modulate(x: jax.Array, shift: jax.Array, scale: jax.Array) -> jax.Array:
+    return layer_norm(x) * (1 + scale[:, None]) + shift[:, None]
+
+
+class _Stream(nnx.Module):
+    """One modality's part of a block: adaLN, projections around the attention, MLP.
+
+    A `pre_only` stream gives queries, keys and values and ends there (the context of the last
+    block). A `dual` stream has a second set of projections for attention within the stream.
+    """
+
+    def __init__(
+        self, config: MMDiTConfig, *, rngs: nnx.Rngs, pre_only: bool = False, dual: bool = False
+    ):
+        d, k = config.width, config.num_heads
+        options: dict[str, Any] = {
+            "rngs": rngs,
+            "dtype": config.dtype,
+            "param_dtype": config.param_dtype,
+            "quantized": config.quantized,
+        }
+        self.chunks = 2 if pre_only else 9 if dual else 6
+        self.modulation = Linear(
+            d, (self.chunks, d), ("embed", None, "mlp"), init=initializers.zeros, **options
+        )
+        qkv_axes = ("embed", None, "heads", None)
+        self.qkv = Linear(d, (3, k, d // k), qkv_axes, **options)
+        self.qkv2 = Linear(d, (3, k, d // k), qkv_axes, **options) if dual else None
+        norm = config.qk_norm
+        norms = {"rngs": rngs, "param_dtype": config.param_dtype}
+        self.norm_q = RMSNorm(d // k, **norms) if norm else None
+        self.norm_k = RMSNorm(d // k, **norms) if norm else None
+        self.norm_q2 = RMSNorm(d // k, **norms) if norm and dual else None
+        self.norm_k2 = RMSNorm(d // k, **norms) if norm and dual else None
+        if dual:
+            self.out2 = Linear(d, d, ("heads", "embed"), **options)
+        if not pre_only:
+            self.out = Linear(d, d, ("heads", "embed"), **options)
+            self.mlp = MLP(d, config.mlp_ratio * d, d, gelu_tanh, **options)
+
+    def before(self, x: jax.Array, c: jax.Array) -> tuple[list[jax.Array], tuple[jax.Array, ...]]:
+        """adaLN chunks `[B, D]` each, and q, k, v `[B, N, K, D/K]`."""
+        chunks = list(jnp.moveaxis(self.modulation(jax.nn.silu(c)), 1, 0))
+        return chunks, self._project(_modulate(x, *chunks[:2]), self.qkv, self.norm_q, self.norm_k)
+
+    def after(self, x: jax.Array, chunks: list[jax.Array], attended: jax.Array) -> jax.Array:
+        """The stream `[B, N, D]` after attention and MLP; `attended` is `[B, N, K, D/K]`."""
+        gate, shift_mlp, scale_mlp, gate_mlp = chunks[2:6]
+        y = x + gate[:, None] * self.out(_merge_heads(attended))
+        if self.qkv2 is not None:
+            shift, scale, gate2 = chunks[6:]
+            q, k, v = self._project(
+                _modulate(x, shift, scale), self.qkv2, self.norm_q2, self.norm_k2
+            )
+            y += gate2[:, None] * self.out2(_merge_heads(attention(q, k, v)))
+        return y + gate_mlp[:, None] * self.mlp(_modulate(y, shift_mlp, scale_mlp))
+
+    @staticmethod
+    def _project(
+        x: jax.Array, qkv: Linear, norm_q: RMSNorm | None, norm_k: RMSNorm | None
+    ) -> tuple[jax.Array, ...]:
+        # Split, the gradients of the three come back as the product's gradient wants them. With the
+        # axis moved to the front they would be transposed there and back.
+        q, k, v = (part[:, :, 0] for part in jnp.split(qkv(x), 3, axis=2))
+        return (norm_q(q) if norm_q else q), (norm_k(k) if norm_k else k), v
+
+
+def _merge_heads(x: jax.Array) -> jax.Array:
+    return x.reshape(*x.shape[:2], -1)
+
+
+class _Block(nnx.Module):
+    """Joint attention of image and text, then an MLP for each."""
+
+    def __init__(self, config: MMDiTConfig, *, rngs: nnx.Rngs, dual: bool, last: bool):
+        self.image = _Stream(config, rngs=rngs, dual=dual)
+        self.context = _Stream(config, rngs=rngs, pre_only=last)
+        self.last = last
+
+    def __call__(
+        self, x: jax.Array, context: jax.Array, c: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        n = x.shape[1]
+        chunks, qkv = self.image.before(x, c)
+        context_chunks, context_qkv = self.context.before(context, c)
+        q, k, v = (jnp.concatenate(pair, axis=1) for pair in zip(qkv, context_qkv, strict=True))
+        if self.last:
+            # Nothing reads the text tokens after the last block, so they ask no queries.
+            q = q[:, :n]
+        attended = attention(q, k, v)
+        x = self.image.after(x, chunks, attended[:, :n])
+        if not self.last:
+            context = self.context.after(context, context_chunks, attended[:, n:])
+        return x, context
+
+
+class MMDiT(nnx.Module):
+    """Velocity of rectified flow from noisy latents, time and text."""
+
+    def __init__(self, config: MMDiTConfig, *, rngs: nnx.Rngs):
+        self.config = config
+        d, p = config.width, config.patch
+        options: dict[str, Any] = {
+            "rngs": rngs,
+            "dtype": config.dtype,
+            "param_dtype": config.param_dtype,
+        }
+        self.patch_embedding = Linear(p * p * config.in_channels, d, (None, "embed"), **options)
+        self.context_embedding = Linear(config.context_width, d, (None, "embed"), **options)
+        small = initializers.normal(0.02)
+        self.time_mlp = MLP(256, d, d, jax.nn.silu, init=small, **options)
+        self.pooled_mlp = MLP(config.pooled_width, d, d, jax.nn.silu, init=small, **options)
+
+        # The last block's context stream has other parameters, so it stands alone.
+        runs: list[tuple[str, int]] = []
+        start = 0
+        stacked = config.cut or config.depth - 1
+        kinds = [layer in config.dual_attention for layer in range(stacked)]
+        for dual, run in itertools.groupby(kinds):
+            count = len(list(run))
+            name = f"blocks_{start}"
+
+            def build(rngs: nnx.Rngs, dual: bool = dual) -> nnx.Module:
+                return _Block(config, rngs=rngs, dual=dual, last=False)
+
+            setattr(self, name, stack(build, count, rngs))
+            runs.append((name, count))
+            start += count
+        self.runs = tuple(runs)
+        if config.cut:
+            return
+        self.last_block = _Block(
+            config, rngs=rngs, dual=config.depth - 1 in config.dual_attention, last=True
+        )
+        self.final_modulation = Linear(
+            d, (2, d), ("embed", None, "mlp"), init=initializers.zeros, **options
+        )
+        self.final = Linear(
+            d, p * p * config.out_channels, ("embed", None), init=initializers.zeros, **options
+        )
+
+    def __call__(
+        self,
+        latents: jax.Array,
+        t: jax.Array,
+        context: jax.Array,
+        pooled: jax.Array,
+        tap: Tap | None = None,
+    ) -> Any:
+        """Predicts the velocity.
+
+        Args:
+          latents: `[B, H, W, in_channels]`, noisy; H and W are multiples of the patch.
+          t: float32 `[B]` in [0, 1], 1 being pure noise.
+          context: `[B, T, context_width]` text tokens.
+          pooled: `[B, pooled_width]` text vector.
+          tap: reads the image tokens `[B, N, D]` after each block.
+
+        Returns:
+          float32 `[B, H, W, out_channels]`, None where the network is cut; with `tap`, also what it
+          returned, stacked `[L, ...]`.
+
+        Raises:
+          UserError: the grid is not divisible by the patch or exceeds the position table, or a
+            network that is cut is asked for the velocity alone.
+        """
+        config = self.config
+        if config.cut and tap is None:
+            raise UserError(
+                f"a network cut to {config.cut} of {config.depth} blocks has no velocity: give a "
+                f"tap, or use the whole network"
+            )
+        grid = self._grid(latents)
+        x = self._embed(latents)
+        context, c = self._condition(t, context, pooled)
+
+        def after(
+            layer: jax.Array, x: jax.Array, context: jax.Array
+        ) -> tuple[tuple[jax.Array, jax.Array], Any]:
+            x = constrain(x, "batch", None, None)
+            context = constrain(context, "batch", None, None)
+            return (x, context), None if tap is None else tap(layer, x)
+
+        taps = []
+        start = 0
+        for name, count in self.runs:
+            graphdef, state = nnx.split(getattr(self, name))
+
+            def body(
+                carry: tuple[jax.Array, jax.Array],
+                layer_and_state: tuple[jax.Array, Any],
+                graphdef: Any = graphdef,
+            ) -> tuple[tuple[jax.Array, jax.Array], Any]:
+                layer, state = layer_and_state
+                run = _rematerialised(graphdef, config.remat, scanned=True)
+                return after(layer, *run(state, *carry, c))
+
+            layers = start + jnp.arange(count)
+            (x, context), tapped = jax.lax.scan(
+                body, (x, context), (layers, state), unroll=config.unroll
+            )
+            taps.append(tapped)
+            start += count
+
+        if config.cut:
+            return None, _concatenate(taps)
+        graphdef, state = nnx.split(self.last_block)
+        run = _rematerialised(graphdef, config.remat, scanned=False)
+        (x, _), tapped = after(jnp.asarray(start), *run(state, x, context, c))
+        taps.append(jax.tree.map(lambda leaf: leaf[None], tapped))
+
+        v = self._velocity(x, c, grid)
+        return v if tap is None else (v, _concatenate(taps))
+
+    def features_vjp(
+        self, latents: jax.Array, t: jax.Array, context: jax.Array, pooled: jax.Array
+    ) -> tuple[jax.Array | None, jax.Array, Callable[[jax.Array], jax.Array]]:
+        """The velocity, all blocks' image tokens, and the way back from those to the latents.
+
+        The tokens that are returned are those that the backward pass starts each block from: there
+        is one copy of them, where `jax.vjp` of a call with a tap keeps two. Parameters are
+        constants.
+
+        Args:
+          latents: `[B, H, W, in_channels]`.
+          t: float32 `[B]`.
+          context: `[B, T, context_width]`.
+          pooled: `[B, pooled_width]`.
+
+        Returns:
+          v float32 `[B, H, W, out_channels]`, None where the network is cut; the features, image
+          tokens before the first block and after each, `[L + 1, B, N, D]` in the dtype of
+          computation, L counting the blocks that there are; and a function of the features'
+          cotangent that gives that of the latents, in their dtype. It belongs to the trace that it
+          comes from.
+
+        Raises:
+          UserError: the grid is not divisible by the patch or exceeds the position table.
+        """
+        config = self.config
+        grid = self._grid(latents)
+        x, embed_vjp = jax.vjp(self._embed, latents)
+        context, c = self._condition(t, context, pooled)
+        features = jnp.pad(x[None], ((0, config.blocks), (0, 0), (0, 0), (0, 0)))
+        features = constrain(features, None, "batch", None, None)
+        ways_back = []
+        start = 0
+        for name, count in self.runs:
+            graphdef, states = nnx.split(getattr(self, name))
+            run = _rematerialised(graphdef, config.remat, scanned=True)
+            (x, context, features), back = _scan_with_way_back(
+                run, states, start + jnp.arange(count), (x, context, features), c, config.unroll
+            )
+            ways_back.append(back)
+            start += count
+        if config.cut:
+            v = None
+        else:
+            graphdef, state = nnx.split(self.last_block)
+            run = _rematerialised(graphdef, config.remat, scanned=False)
+            x, last_vjp = jax.vjp(lambda x, context: run(state, x, context, c)[0], x, context)
+            x = constrain(x, "batch", None, None)
+            features = features.at[start + 1].set(x)
+            v = self._velocity(x, c, grid)
+
+        def back_to_latents(features_bar: jax.Array) -> jax.Array:
+            x_bar, context_bar = features_bar[-1], jnp.zeros_like(context)
+            if not config.cut:
+                x_bar, context_bar = last_vjp(constrain(x_bar, "batch", None, None))
+                x_bar += features_bar[-2]
+            for back in reversed(ways_back):
+                x_bar, context_bar = back(features, features_bar, x_bar, context_bar)
+            (latents_bar,) = embed_vjp(x_bar)
+            return latents_bar
+
+        return v, features, back_to_latents
+
+    def _grid(self, latents: jax.Array) -> tuple[int, int]:
+        """Rows and columns of patches."""
+        _, height, width, _ = latents.shape
+        p = self.config.patch
+        if height % p or width % p:
+            raise UserError(
+                f"latents of {height}x{width} are not divisible by the patch of {p}: "
+                f"use {height - height % p}x{width - width % p}"
+            )
+        return height // p, width // p
+
+    def _embed(self, latents: jax.Array) -> jax.Array:
+        """Image tokens `[B, N, D]`, with their positions."""
+        p = self.config.patch
+        b, *_, channels = latents.shape
+        rows, columns = self._grid(latents)
+        x = latents.astype(self.config.dtype).reshape(b, rows, p, columns, p, channels)
+        x = x.transpose(0, 1, 3, 2, 4, 5).reshape(b, rows * columns, p * p * channels)
+        x = self.patch_embedding(x)
+        positions = position_embedding(rows, columns, self.config).astype(self.config.dtype)
+        return constrain(x + positions.reshape(1, rows * columns, -1), "batch", None, None)
+
+    def _condition(
+        self, t: jax.Array, context: jax.Array, pooled: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        """Text tokens `[B, T, D]`, and what modulates every block `[B, D]`."""
+        context = constrain(self.context_embedding(context), "batch", None, None)
+        return context, self.time_mlp(timestep_embedding(t)) + self.pooled_mlp(pooled)
+
+    def _velocity(self, x: jax.Array, c: jax.Array, grid: tuple[int, int]) -> jax.Array:
+        """Of the last block's tokens, float32 `[B, H, W, out_channels]`."""
+        (rows, columns), p = grid, self.config.patch
+        shift, scale = jnp.moveaxis(self.final_modulation(jax.nn.silu(c)), 1, 0)
+        v = self.final(_modulate(x, shift, scale)).astype(jnp.float32)
+        v = v.reshape(len(x), rows, columns, p, p, self.config.out_channels)
+        v = v.transpose(0, 1, 3, 2, 4, 5)
+        return v.reshape(len(x), rows * p, columns * p, self.config.out_channels)
+
+
+def _rematerialised(graphdef: Any, remat: str, *, scanned: bool) -> Callable[..., Any]:
+    """A block as a function of `(state, x, context, c)`, recomputed in the backward pass."""
+
+    def apply(state: Any, x: jax.Array, context: jax.Array, c: jax.Array) -> Any:
+        return nnx.merge(graphdef, state)(x, context, c)
+
+    policy = REMAT_POLICIES[remat]
+    if policy is None:
+        # Even a checkpoint that saves everything puts barriers between operations.
+        return apply
+    # Inside a scan nothing can be shared with the forward pass by accident.
+    return jax.checkpoint(apply, policy=policy, prevent_cse=not scanned)
+
+
+def _scan_with_way_back(
+    run: Callable[..., Any],
+    states: Any,
+    layers: jax.Array,
+    carry: tuple[jax.Array, jax.Array, jax.Array],
+    c: jax.Array,
+    unroll: int,
+) -> tuple[tuple[jax.Array, jax.Array, jax.Array], Callable[..., Any]]:
+    """Scans blocks and says how to go back through them, their parameters being constants.
+
+    Args:
+      run: of `_rematerialised`.
+      states: parameters, stacked.
+      layers: int32, the blocks' places in the network.
+      carry: image tokens, text tokens, and features `[L + 1, B, N, D]`: the first block's input is
+        at its place, and each block's output is put behind it.
+      c: what modulates the blocks `[B, D]`.
+      unroll: blocks in one turn.
+
+    Returns:
+      The carry, and `back(features, features_bar, x_bar, context_bar)`: cotangents of the first
+      block's inputs from those of the last one's outputs, with those of the features on the way.
+    """
+    # Of the last trace of a block, all of which are alike: how its vjp is put together again.
+    attach: Any = None
+
+    def at_hand(x: jax.Array, state: Any) -> list[jax.Array]:
+        return [x, c, *jax.tree.leaves(state)]
+
+    def forth(carry: Any, layer_and_state: Any) -> tuple[Any, list[jax.Array]]:
+        nonlocal attach
+        (x, context, features), (layer, state) = carry, layer_and_state
+        (y, text), vjp = jax.vjp(lambda x, context: run(state, x, context, c), x, context)
+        own, attach = detach(vjp, at_hand(x, state))
+        y, text = (constrain(tokens, "batch", None, None) for tokens in (y, text))
+        features = jax.lax.dynamic_update_index_in_dim(features, y, layer + 1, 0)
+        return (y, text, features), own
+
+    carry, own = jax.lax.scan(forth, carry, (layers, states), unroll=unroll)
+
+    def back(
+        features: jax.Array, features_bar: jax.Array, x_bar: jax.Array, context_bar: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        def body(carry: Any, layer_state_and_own: Any) -> tuple[Any, None]:
+            layer, state, own = layer_state_and_own
+            vjp = attach(at_hand(features[layer], state), own)
+            carry = tuple(constrain(cotangent, "batch", None, None) for cotangent in carry)
+            x_bar, context_bar = vjp(carry)
+            return (x_bar + features_bar[layer], context_bar), None
+
+        turned = (layers, states, own)
+        carry, _ = jax.lax.scan(body, (x_bar, context_bar), turned, reverse=True, unroll=unroll)
+        return carry
+
+    return carry, back
+
+
+def _concatenate(taps: list[Any]) -> Any:
+    return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *taps)
+
+
+def mmdit(config: MMDiTConfig) -> Model:
+    """The network of a configuration, as a function of its parameters."""
+    return Model(lambda rngs: MMDiT(config, rngs=rngs))
+
+
+def cut_params(params: Any, shapes: Any) -> Any:
+    """Of the parameters of a whole network those that it has when it is cut.
+
+    Args:
+      params: of the whole network, any dtype.
+      shapes: `Model.shapes` of the network that is cut.
+    """
+    if not isinstance(shapes, dict):
+        # Only stacks of blocks get shorter, along their leading axis.
+        return params[: shapes.shape[0]]
+    return {name: cut_params(params[name], inner) for name, inner in shapes.items()}
+
+
+def parameter_count(model: Model) -> int:
+    """Number of scalars in the parameters."""
+    return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(model.shapes))

@@ -1,0 +1,343 @@
+"""MMDiT weights: files onto a mesh and back.
+
+Each process reads the tensors' parts that its own devices keep, one tensor at a time.
+"""
+
+import dataclasses
+import functools
+import json
+import math
+import os
+import shutil
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh
+
+from ladd_jax.errors import UserError
+from ladd_jax.models.base import Model, Params
+from ladd_jax.models.sd3 import diffusers_layout as diffusers
+from ladd_jax.models.sd3 import stability_layout as stability
+from ladd_jax.models.sd3.positions import check_positions, position_table, table_side
+from ladd_jax.models.sd3.transformer import MMDiTConfig, mmdit
+from ladd_jax.parallel.mesh import make_mesh, parameter_shardings
+from ladd_jax.weights.files import StoredTensor, read_headers, weight_dtype, write_safetensors
+from ladd_jax.weights.layout import (
+    Bounds,
+    Keys,
+    Layout,
+    Piece,
+    load_sharded,
+    pieces,
+    read_shards,
+    write_tensors,
+)
+from ladd_jax.weights.source import WEIGHTS, find
+
+SHARD_BYTES = 5_000_000_000
+"""Size above which weights are split over several files, as the hub likes them."""
+
+
+@dataclasses.dataclass(frozen=True)
+class LoadedMMDiT:
+    """A network with its weights.
+
+    Attributes:
+      config: architecture and dtypes.
+      model: the network as a function of its parameters.
+      params: its parameters, on `mesh`.
+      mesh: where they are.
+    """
+
+    config: MMDiTConfig
+    model: Model
+    params: Params
+    mesh: Mesh
+
+    @functools.cached_property
+    def _program(self) -> Callable[..., jax.Array]:
+        return jax.jit(self.model.__call__)
+
+    def __call__(
+        self, latents: jax.Array, t: jax.Array, context: jax.Array, pooled: jax.Array
+    ) -> jax.Array:
+        """Velocity float32 `[B, H, W, C]`; see `MMDiT.__call__` for the arguments."""
+        with jax.set_mesh(self.mesh):
+            return self._program(self.params, latents, t, context, pooled)
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoint:
+    """Files whose tensors are known to be exactly those of an MMDiT.
+
+    Attributes:
+      config: architecture and dtypes.
+      model: the network.
+      tensors: of the files, under the names of the layout.
+      pieces: the tensors behind each parameter.
+    """
+
+    config: MMDiTConfig
+    model: Model
+    tensors: Mapping[str, StoredTensor]
+    pieces: Mapping[Keys, Sequence[Piece]]
+
+    def read(self, path: Keys, boxes: Sequence[Bounds]) -> list[np.ndarray]:
+        """Some shards of a parameter, in `config.param_dtype`; see `read_shards`."""
+        return read_shards(
+            self.pieces[path],
+            boxes,
+            lambda name: self.tensors[name].map(),
+            self.config.param_dtype,
+        )
+
+    def cut(self, blocks: int) -> "Checkpoint":
+        """The network cut after its first blocks (0: whole); nothing else of it is then read."""
+        config = dataclasses.replace(self.config, cut=blocks)
+        return dataclasses.replace(self, config=config, model=mmdit(config))
+
+    def load(self, mesh: Mesh) -> Params:
+        """All parameters, each process reading what its devices keep."""
+        shardings = parameter_shardings(mesh, self.model.shapes, self.model.axes)
+
+        def load(keys: Any, leaf: Any, sharding: Any) -> jax.Array:
+            path = tuple(key.key for key in keys)
+            return load_sharded(leaf, sharding, functools.partial(self.read, path))
+
+        return jax.tree_util.tree_map_with_path(load, self.model.shapes, shardings)
+
+
+def open_mmdit(
+    path: str | Path, dtype: Any = jnp.bfloat16, variant: str | None = None
+) -> Checkpoint:
+    """Finds and checks the files of an MMDiT, reading no weights; see `load_mmdit`."""
+    dtype = weight_dtype(dtype)
+    source = find(path, variant)
+    tensors, metadata = read_headers(source.files)
+    place = source.files[0] if len(source.files) == 1 else source.files[0].parent
+    fields = {"dtype": dtype, "param_dtype": dtype}
+    if source.config is not None:
+        layout = diffusers.LAYOUT
+        config = diffusers.read_config(source.config, tensors, **fields)
+    else:
+        layout = stability.LAYOUT
+        _refuse_others(place, tensors)
+        tensors = stability.without_prefix(tensors)
+        config = stability.read_config(place, tensors, metadata, **fields)
+    model = mmdit(config)
+    found = pieces(model.shapes, config, layout)
+    _check_tensors(place, tensors, found, config, layout)
+    check_positions(tensors[layout.positions], config)
+    return Checkpoint(config, model, tensors, found)
+
+
+def load_mmdit(
+    path: str | Path,
+    dtype: Any = jnp.bfloat16,
+    mesh: Mesh | None = None,
+    variant: str | None = None,
+) -> LoadedMMDiT:
+    """Loads SD3, SD3.5 or a network of their kind.
+
+    The architecture is read from `config.json`, or from names and shapes in Stability's single
+    files. Weights in float16, bfloat16 and float32 are read.
+
+    Args:
+      path: a diffusers pipeline's folder, a transformer's folder, a single `.safetensors` file, or
+        a repository of the hub as `owner/name`.
+      dtype: of parameters and computation.
+      mesh: where to lay parameters, by the rules of `parallel.mesh`; default: the first device.
+      variant: of a diffusers folder's files, such as `fp16`.
+
+    Raises:
+      NotFoundError: nothing is there, or the hub does not give access.
+      UserError: files that are truncated or of another kind of model; a tensor that is missing,
+        that is one too many, or that has another shape or dtype; trained positions; a dtype that
+        weights are not kept in.
+    """
+    checkpoint = open_mmdit(path, dtype, variant)
+    mesh = make_mesh({}, jax.local_devices()[:1]) if mesh is None else mesh
+    return LoadedMMDiT(checkpoint.config, checkpoint.model, checkpoint.load(mesh), mesh)
+
+
+def read_mmdit_config(
+    path: str | Path, dtype: Any = jnp.bfloat16, variant: str | None = None
+) -> MMDiTConfig:
+    """The architecture of an MMDiT's files, without their weights; arguments of `load_mmdit`."""
+    return open_mmdit(path, dtype, variant).config
+
+
+def save_mmdit(
+    path: str | Path,
+    params: Params,
+    config: MMDiTConfig,
+    dtype: Any = jnp.bfloat16,
+    layout: str = "diffusers",
+    *,
+    sample_size: int = 128,
+    shard_bytes: int = SHARD_BYTES,
+) -> None:
+    """Writes parameters as files that other programs read, all of them or none.
+
+    Every process of a mesh takes part and the first one writes.
+
+    Args:
+      path: the transformer's folder to make for `diffusers`, the file for `stability`.
+      params: tree as `load_mmdit` gives it.
+      config: of the network.
+      dtype: of the files: float32, float16 or bfloat16.
+      layout: `diffusers` or `stability`.
+      sample_size: side of the latents that a diffusers pipeline makes by default.
+      shard_bytes: size above which a diffusers model is split over several files.
+
+    Raises:
+      UserError: there is something at `path`.
+      UserError: a layout or dtype that is not known, a network that the layout cannot hold, or
+        parameters of another network.
+    """
+    path = Path(path)
+    if layout not in ("diffusers", "stability"):
+        raise UserError(f"layout {layout!r} is none of diffusers, stability")
+    dtype = weight_dtype(dtype)
+    if path.exists():
+        raise UserError(f"{path} exists: remove it, or choose another path")
+    _check_params(params, config)
+    files = diffusers.LAYOUT if layout == "diffusers" else stability.LAYOUT
+    description = diffusers.config_json(config, sample_size) if layout == "diffusers" else {}
+    found = pieces(params, config, files)
+    shapes = {piece.name: piece.shape for parts in found.values() for piece in parts}
+    shapes[files.positions] = (1, config.position_table**2, config.width)
+    leaves = dict(zip(found, jax.tree.leaves(params), strict=True))
+
+    def tensors() -> Iterator[np.ndarray]:
+        yield from write_tensors(found, lambda keys: _whole(leaves[keys]), dtype)
+        yield position_table(config, dtype)
+
+    if jax.process_index():
+        for leaf in leaves.values():
+            _whole(leaf)
+    else:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
+        try:
+            if layout == "diffusers":
+                partial.mkdir()
+                _write_sharded(partial, shapes, dtype, tensors(), shard_bytes)
+                (partial / "config.json").write_text(json.dumps(description, indent=2) + "\n")
+            else:
+                names = {stability.PREFIX + name: shape for name, shape in shapes.items()}
+                metadata = {"format": "pt", stability.HEADS: str(config.num_heads)}
+                write_safetensors(partial, names, dtype, tensors(), metadata)
+            os.replace(partial, path)
+        finally:
+            if partial.is_dir():
+                shutil.rmtree(partial)
+            partial.unlink(missing_ok=True)
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(f"{path} is written")
+
+
+def _write_sharded(
+    folder: Path,
+    shapes: Mapping[str, tuple[int, ...]],
+    dtype: np.dtype,
+    tensors: Iterator[np.ndarray],
+    limit: int,
+) -> None:
+    """A diffusers model's weights: one file, or several with an index."""
+    groups: list[dict[str, tuple[int, ...]]] = [{}]
+    size = total = 0
+    for name, shape in shapes.items():
+        bytes_ = math.prod(shape) * dtype.itemsize
+        if groups[-1] and size + bytes_ > limit:
+            groups.append({})
+            size = 0
+        groups[-1][name] = shape
+        size, total = size + bytes_, total + bytes_
+    weight_map: dict[str, str] = {}
+    for number, group in enumerate(groups, 1):
+        part = "" if len(groups) == 1 else f"-{number:05d}-of-{len(groups):05d}"
+        file = folder / f"{WEIGHTS}{part}.safetensors"
+        write_safetensors(file, group, dtype, (next(tensors) for _ in group), {"format": "pt"})
+        weight_map |= dict.fromkeys(group, file.name)
+    if len(groups) > 1:
+        index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+        text = json.dumps(index, indent=2, sort_keys=True)
+        (folder / f"{WEIGHTS}.safetensors.index.json").write_text(text + "\n")
+
+
+def _check_params(params: Params, config: MMDiTConfig) -> None:
+    def by_path(tree: Any) -> dict[str, tuple[int, ...]]:
+        leaves = jax.tree_util.tree_leaves_with_path(tree)
+        return {".".join(key.key for key in keys): np.shape(leaf) for keys, leaf in leaves}
+
+    have, want = by_path(params), by_path(mmdit(config).shapes)
+    for path in sorted(have.keys() | want.keys()):
+        if have.get(path) != want.get(path):
+            raise UserError(
+                f"parameter {path} has shape {have.get(path)} and the config's network has "
+                f"{want.get(path)}: give parameters and config of one network"
+            )
+
+
+def _whole(leaf: Any) -> np.ndarray:
+    """All of an array, gathered from the other processes where they have parts of it."""
+    if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
+        return multihost_utils.process_allgather(leaf, tiled=True)
+    return np.asarray(leaf)
+
+
+def _refuse_others(file: Path, tensors: Mapping[str, StoredTensor]) -> None:
+    for mark, what in (
+        ("lora", "a LoRA"),
+        (".input_blocks.", "a U-Net"),
+        ("down_blocks.", "a U-Net"),
+    ):
+        for name in tensors:
+            if mark in name:
+                raise UserError(
+                    f"{file} holds {what} (tensor {name}) and no MMDiT: give a Stable Diffusion 3 "
+                    f"pipeline, its transformer folder, or a single .safetensors file"
+                )
+
+
+def _check_tensors(
+    place: Path,
+    tensors: Mapping[str, StoredTensor],
+    found: Mapping[Keys, Sequence[Piece]],
+    config: MMDiTConfig,
+    layout: Layout,
+) -> None:
+    expected = {piece.name: piece.shape for parts in found.values() for piece in parts}
+    if layout.positions in tensors:
+        table_side(tensors[layout.positions])
+    expected[layout.positions] = (1, config.position_table**2, config.width)
+    missing = [name for name in expected if name not in tensors]
+    if missing:
+        raise UserError(
+            f"tensor {missing[0]} is missing in {place}{_more(missing)}: the network has "
+            f"{config.depth} blocks of width {config.width}, get files that are complete"
+        )
+    extra = [name for name in tensors if name not in expected]
+    if extra:
+        raise UserError(
+            f"tensor {extra[0]} in {place} has no place in the network{_more(extra)}: give the "
+            f"files of an MMDiT as Stable Diffusion 3 has it"
+        )
+    for name, shape in expected.items():
+        if tensors[name].shape != shape:
+            raise UserError(
+                f"tensor {name} in {tensors[name].file} has shape {list(tensors[name].shape)} and "
+                f"the network needs {list(shape)}: the files do not belong together"
+            )
+        tensors[name].check()
+
+
+def _more(names: Sequence[str]) -> str:
+    return f" (and {len(names) - 1} more)" if len(names) > 1 else ""

@@ -1,0 +1,1 @@
+"""What a step needs on chips that are not here."""

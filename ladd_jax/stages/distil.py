@@ -1,0 +1,87 @@
+"""The stage `distil`: LADD on the shards of a run."""
+
+from pathlib import Path
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from ladd_jax.config import build as networks
+from ladd_jax.data.shards import Shards
+from ladd_jax.diffusion.generate import Generator, Sampling, seeds
+from ladd_jax.errors import UserError
+from ladd_jax.objectives.base import TrainState
+from ladd_jax.parallel.mesh import make_mesh
+from ladd_jax.stages.load import encoded, load_discriminator, load_teacher, synthesized
+from ladd_jax.stages.train import run_training
+from ladd_jax.training.metrics import MetricWriter
+from ladd_jax.training.program import distillation_layout
+from ladd_jax.training.state import create
+
+_PREVIEW_PROMPTS, _PREVIEW_SEEDS = 8, 4
+
+
+def distil(config: ConfigDict, workdir: Path) -> None:
+    """Trains the student on the synthesized shards; goes on where it stopped."""
+    stage = config.distil
+    mesh = make_mesh(config.mesh)
+    objective = networks.ladd(config)
+    directory = {"synthesized": synthesized, "encoded": encoded}[stage.data](workdir)
+    shards = Shards(directory)
+    if not shards.has_latents:
+        raise UserError(
+            f"{directory} holds prompts without latents: use distil.data=synthesized, or encode "
+            f"images"
+        )
+
+    key = jax.random.fold_in(jax.random.PRNGKey(config.seed), 1)
+    shapes, shardings = distillation_layout(objective, mesh)
+    teacher = load_discriminator(config, workdir, mesh)
+    same = networks.discriminator_config(config) == networks.teacher_config(config)
+    same = same and not config.teacher.weights
+
+    def fresh() -> TrainState:
+        # A whole network that is held no longer than this, where it is not the teacher's.
+        start = teacher if same else load_teacher(config, workdir, mesh)
+        return create(objective.init, shardings, key, start)
+
+    generator = Generator(
+        objective.student,
+        shards.null_context,
+        shards.null_pooled,
+        mesh,
+        _PREVIEW_PROMPTS * _PREVIEW_SEEDS,
+    )
+    bucket = shards.buckets[0]
+    text = shards.read(bucket, np.arange(min(_PREVIEW_PROMPTS, shards.sizes[bucket])))
+
+    def preview(state: TrainState, step: int, writer: MetricWriter) -> dict[str, float]:
+        count = len(text["prompt"])
+        latents = generator(
+            jax.device_put(state.ema, shardings.params),
+            seeds(config.seed, np.arange(count * _PREVIEW_SEEDS)),
+            np.repeat(text["context"], _PREVIEW_SEEDS, axis=0),
+            np.repeat(text["pooled"], _PREVIEW_SEEDS, axis=0),
+            (bucket.height, bucket.width, config.model.channels),
+            Sampling.student(1, stage.timesteps),
+        )
+        grid = latents.reshape(count, _PREVIEW_SEEDS, *latents.shape[1:])
+        writer.images(step, "student_1_step", grid[..., : 3 if grid.shape[-1] >= 3 else 1])
+        # Near zero: the student makes one picture of a prompt whatever the noise.
+        return {"seed_spread": float(np.mean(np.std(grid, axis=1)))}
+
+    run_training(
+        "distil",
+        config,
+        workdir,
+        objective,
+        shapes,
+        shardings,
+        fresh,
+        teacher,
+        shards,
+        mesh,
+        steps=stage.steps,
+        batch_size=stage.batch_size,
+        preview=preview,
+    )

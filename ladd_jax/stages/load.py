@@ -1,0 +1,201 @@
+"""What the stages of a run have left in its workdir: shards, checkpoints, networks."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from ladd_jax.config import build as networks
+from ladd_jax.config.fields import to_dict
+from ladd_jax.config.workdir import first_difference
+from ladd_jax.errors import NotFoundError, UserError
+from ladd_jax.models.base import Params
+from ladd_jax.models.quantized import quantize_params
+from ladd_jax.models.sd3.transformer import MMDiTConfig, cut_params, mmdit
+from ladd_jax.models.sd3.weights import open_mmdit
+from ladd_jax.objectives.base import TrainState
+from ladd_jax.parallel.mesh import parameter_shardings
+from ladd_jax.training.checkpoint import Checkpoints
+from ladd_jax.training.state import abstract_like, state_shardings
+
+STUDENTS = {"ema": "ema", "student": "params"}
+"""The two students of a run, its average and the one in training: their trees in the state."""
+
+
+def encoded(workdir: Path) -> Path:
+    """Shards of real data."""
+    return workdir / "encoded"
+
+
+def synthesized(workdir: Path) -> Path:
+    """Shards of the teacher's samples."""
+    return workdir / "synthesized"
+
+
+def checkpoints_of(config: ConfigDict, workdir: Path, stage: str) -> Checkpoints:
+    """The checkpoints of a stage.
+
+    Raises:
+      UserError: there are some, made with another config.
+    """
+    saved = Checkpoints(
+        workdir / stage / "checkpoints", every=config.checkpoint.every, keep=config.checkpoint.keep
+    )
+    if saved.latest() is not None:
+        difference = first_difference(saved.config(), to_dict(config))
+        if difference:
+            raise UserError(
+                f"{saved.directory} holds a checkpoint of another config ({difference}): "
+                f"use another --workdir, or set the field back"
+            )
+    return saved
+
+
+def load_teacher(config: ConfigDict, workdir: Path, mesh: Mesh) -> Params:
+    """What the student starts from, on a mesh: parameters of `weights`, or the EMA of `pretrain`.
+
+    Raises:
+      NotFoundError: `pretrain` is not done, or the weights are not there.
+      UserError: the weights are damaged, or of another architecture than the config's.
+    """
+    return _load_start(config, workdir, mesh, networks.teacher_config(config))
+
+
+def _load_start(config: ConfigDict, workdir: Path, mesh: Mesh, architecture: MMDiTConfig) -> Params:
+    if config.weights:
+        return _read(config.weights, architecture, mesh)
+    objective = networks.flow_matching(config)
+    teacher = _load(
+        config,
+        workdir,
+        "pretrain",
+        config.pretrain.steps,
+        lambda key: objective.init(key, objective.model.init(key)),
+        mesh,
+        axes=objective.model.axes,
+        optimizer=objective.optimizer.build(),
+    ).ema
+    if architecture.cut:
+        model = mmdit(architecture)
+        layout = parameter_shardings(mesh, model.shapes, model.axes)
+        keep = jax.jit(lambda tree: cut_params(tree, model.shapes), out_shardings=layout)
+        teacher = keep(teacher)
+    return jax.tree.map(lambda leaf: leaf.astype(architecture.param_dtype), teacher)
+
+
+def load_discriminator(config: ConfigDict, workdir: Path, mesh: Mesh) -> Params:
+    """The teacher under the heads, as `networks.discriminator_config` describes it; errors as of
+    `load_teacher`."""
+    architecture = networks.discriminator_config(config)
+    source = architecture
+    if architecture.quantized:
+        source = dataclasses.replace(architecture, quantized=False, param_dtype=jnp.float32)
+    if config.teacher.weights:
+        params = _read(config.teacher.weights, source, mesh)
+    else:
+        params = _load_start(config, workdir, mesh, source)
+    return quantize_params(mmdit(architecture), params, mesh) if architecture.quantized else params
+
+
+def _read(weights: str, architecture: MMDiTConfig, mesh: Mesh) -> Params:
+    checkpoint = open_mmdit(weights, architecture.param_dtype)
+    difference = networks.architecture_difference(checkpoint.config, architecture)
+    if difference:
+        raise UserError(f"the weights {weights} do not fit the config: {difference}")
+    return checkpoint.cut(architecture.cut).load(mesh)
+
+
+def load_student(config: ConfigDict, workdir: Path, mesh: Mesh) -> TrainState:
+    """The last state of `distil`, laid on a mesh.
+
+    Raises:
+      NotFoundError: `distil` is not done.
+    """
+    objective = networks.ladd(config)
+    return _load(
+        config,
+        workdir,
+        "distil",
+        config.distil.steps,
+        lambda key: objective.init(key, objective.student.init(key)),
+        mesh,
+        axes=objective.student.axes,
+        optimizer=objective.optimizer.build(),
+        heads_axes=objective.heads.axes,
+        heads_optimizer=objective.heads_optimizer.build(),
+    )
+
+
+def student_step(config: ConfigDict, workdir: Path, step: int | None = None) -> int:
+    """The step of a checkpoint of `distil`, finished or not; default: of the newest.
+
+    Raises:
+      NotFoundError: there is no such checkpoint.
+      UserError: it is of another config.
+    """
+    directory = workdir / "distil" / "checkpoints"
+    # To look for checkpoints makes their directory.
+    saved = checkpoints_of(config, workdir, "distil") if directory.is_dir() else None
+    if saved is None or saved.latest() is None:
+        raise NotFoundError(
+            f"{workdir} holds no student yet: run the stage 'distil' with `python -m ladd_jax.main`"
+        )
+    found = saved.find(step)
+    saved.close()
+    return found
+
+
+def load_student_weights(
+    config: ConfigDict, workdir: Path, mesh: Mesh, student: str, step: int
+) -> Params:
+    """One of the students of `distil`, finished or not.
+
+    Args:
+      config: of the run.
+      workdir: of the run.
+      mesh: where to lay the parameters.
+      student: one of `STUDENTS`.
+      step: as `student_step` gives it.
+
+    Raises:
+      NotFoundError: there is no such checkpoint.
+      UserError: it does not fit the config.
+    """
+    name = STUDENTS[student]
+    objective = networks.ladd(config)
+    shapes = jax.eval_shape(
+        lambda key: getattr(objective.init(key, objective.student.init(key)), name),
+        jax.ShapeDtypeStruct((2,), jnp.uint32),
+    )
+    abstract = abstract_like(shapes, parameter_shardings(mesh, shapes, objective.student.axes))
+    saved = checkpoints_of(config, workdir, "distil")
+    params = saved.restore_tree(name, abstract, step)
+    saved.close()
+    return params
+
+
+def _load(
+    config: ConfigDict,
+    workdir: Path,
+    stage: str,
+    steps: int,
+    init: Callable[[jax.Array], TrainState],
+    mesh: Mesh,
+    **layout: Any,
+) -> TrainState:
+    saved = checkpoints_of(config, workdir, stage)
+    if saved.latest() != steps:
+        found = "nothing" if saved.latest() is None else f"step {saved.latest()}"
+        raise NotFoundError(
+            f"{saved.directory} holds {found} of {steps} steps: run the stage {stage!r} first, "
+            f"with the same --config and --workdir"
+        )
+    shapes = jax.eval_shape(init, jax.ShapeDtypeStruct((2,), jnp.uint32))
+    state = saved.restore(abstract_like(shapes, state_shardings(shapes, mesh, **layout)))
+    saved.close()
+    return state

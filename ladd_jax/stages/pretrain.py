@@ -1,0 +1,46 @@
+"""The stage `pretrain`: trains the data generator by flow matching on real data."""
+
+from pathlib import Path
+
+import jax
+from ml_collections import ConfigDict
+
+from ladd_jax.config import build as networks
+from ladd_jax.data.shards import Shards
+from ladd_jax.objectives.base import TrainState
+from ladd_jax.parallel.mesh import lay, make_mesh, replicated
+from ladd_jax.stages.load import encoded
+from ladd_jax.stages.train import run_training
+from ladd_jax.training.state import create, state_shardings
+
+
+def pretrain(config: ConfigDict, workdir: Path) -> None:
+    """Trains the teacher on the real shards; goes on where it stopped, does nothing when done."""
+    stage = config.pretrain
+    mesh = make_mesh(config.mesh)
+    objective = networks.flow_matching(config)
+    shards = Shards(encoded(workdir))
+    optimizer = objective.optimizer.build()
+
+    def init(key: jax.Array) -> TrainState:
+        params_key, state_key = jax.random.split(key)
+        return objective.init(state_key, objective.model.init(params_key))
+
+    key = jax.random.PRNGKey(config.seed)
+    shapes = jax.eval_shape(init, key)
+    shardings = state_shardings(shapes, mesh, axes=objective.model.axes, optimizer=optimizer)
+    null = {"context": shards.null_context, "pooled": shards.null_pooled}
+    run_training(
+        "pretrain",
+        config,
+        workdir,
+        objective,
+        shapes,
+        shardings,
+        lambda: create(init, shardings, key),
+        {name: lay(array, replicated(mesh)) for name, array in null.items()},
+        shards,
+        mesh,
+        steps=stage.steps,
+        batch_size=stage.batch_size,
+    )

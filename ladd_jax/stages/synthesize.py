@@ -1,0 +1,84 @@
+"""`python -m ladd_jax.synthesize --config=FILE --workdir=DIR`: the teacher's samples as shards.
+
+A record depends on the seed and its place alone, and each shard appears whole: the stage can be
+stopped at any moment, and goes on where it was, on another number of hosts too.
+"""
+
+from pathlib import Path
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from ladd_jax.config import build as networks
+from ladd_jax.data.shards import (
+    Layout,
+    Shards,
+    finalize_together,
+    is_complete,
+    missing_shards,
+    progress,
+    write_shard,
+)
+from ladd_jax.diffusion.generate import Generator, Sampling, seeds
+from ladd_jax.models.sd3.transformer import mmdit
+from ladd_jax.parallel.mesh import process_mesh
+from ladd_jax.stages.load import encoded, load_teacher, synthesized
+
+
+def synthesize(config: ConfigDict, workdir: Path) -> None:
+    """Writes the teacher's guided samples for the prompts of the encoded shards, in turn."""
+    stage = config.synthesize
+    target = synthesized(workdir)
+    if is_complete(target):
+        return
+    source = Shards(encoded(workdir))
+    mesh = process_mesh(config.mesh)
+    teacher = load_teacher(config, workdir, mesh)
+    generator = Generator(
+        mmdit(networks.teacher_config(config)),
+        source.null_context,
+        source.null_pooled,
+        mesh,
+        stage.batch_size,
+    )
+    layout = Layout(
+        sizes={bucket: stage.samples or size for bucket, size in source.sizes.items()},
+        records_per_shard=stage.records_per_shard,
+        channels=config.model.channels,
+        text_length=source.null_context.shape[0],
+        context_width=source.null_context.shape[1],
+        pooled_width=source.null_pooled.shape[0],
+        text_dtype=source.text_dtype,
+    )
+    sampling = Sampling.teacher(stage.steps, stage.guidance, stage.shift)
+    missing = missing_shards(target, layout, jax.process_index(), jax.process_count())
+    with progress("synthesize", layout, missing) as bar:
+        for shard in missing:
+            bucket = shard.bucket
+            places = np.arange(shard.start, shard.stop)
+            text = source.read(bucket, places % source.sizes[bucket])
+            latents = generator(
+                teacher,
+                seeds(config.seed, bucket.height, bucket.width, places),
+                text["context"],
+                text["pooled"],
+                (bucket.height, bucket.width, config.model.channels),
+                sampling,
+                bar.update,
+            )
+            write_shard(
+                target,
+                layout,
+                shard,
+                (
+                    {
+                        "latents": latents[i],
+                        "context": text["context"][i],
+                        "pooled": text["pooled"][i],
+                        "prompt": text["prompt"][i],
+                    }
+                    for i in range(len(places))
+                ),
+            )
+    finalize_together(target, layout, source.null_context, source.null_pooled)
