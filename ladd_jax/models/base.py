@@ -50,15 +50,6 @@ class Model:
                 node = node.setdefault(name, {})
             node[path[-1]] = axes
 
-    @property
-    def stacked_kernels(self) -> Params:
-        """Tree of bool: which leaves are kernels of two layers or more, nearly all of a network."""
-
-        def stacked(path: Any, leaf: jax.ShapeDtypeStruct, axes: tuple[str | None, ...]) -> bool:
-            return path[-1].key == "kernel" and axes[0] == "layers" and leaf.shape[0] > 1
-
-        return jax.tree_util.tree_map_with_path(stacked, self.shapes, self.axes)
-
     def init(self, key: jax.Array) -> Params:
         """Fresh parameters from a PRNG key; jit-compatible."""
         return nnx.to_pure_dict(nnx.split(self._build(nnx.Rngs(key)))[1])

@@ -28,7 +28,6 @@ from ladd_jax.objectives.base import (
     Optimizer,
     TrainState,
     update_ema,
-    update_offloaded_ema,
 )
 
 BANDS = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -135,8 +134,6 @@ class LADD:
         `updated` is the update of one, by a second pass over all of them; `before` is those of
         before the step, at the price of one pass.
       ema_decay: of the student's moving average.
-      ema_offload: the kernels of the average's stacked blocks lie in host memory and come to the
-        device for their update, one block at a time.
     """
 
     student: Model
@@ -164,7 +161,6 @@ class LADD:
     accumulation: int = 1
     accumulated_heads: str = "updated"
     ema_decay: float = 0.999
-    ema_offload: bool = False
 
     def __post_init__(self) -> None:
         if self.loss not in ADVERSARIAL_LOSSES:
@@ -275,7 +271,7 @@ class LADD:
             state,
             step=state.step + 1,
             params=params,
-            ema=self._update_ema(state, params),
+            ema=update_ema(state.ema, params, self.ema_decay, state.step),
             heads=heads,
             optimizer=optimizer,
             heads_optimizer=heads_optimizer,
@@ -523,13 +519,6 @@ class LADD:
             weight = differs / jnp.maximum(jnp.mean(differs), 1 / differs.size)
             other = other_context, other_pooled, weight
         return Samples(x_0, context, pooled, *self._student_input(key, x_0, step), other)
-
-    def _update_ema(self, state: TrainState, params: Params) -> Params:
-        if not self.ema_offload:
-            return update_ema(state.ema, params, self.ema_decay, state.step)
-        return update_offloaded_ema(
-            state.ema, params, self.ema_decay, state.step, self.student.stacked_kernels
-        )
 
     def _student_input(
         self, key: jax.Array, x_0: jax.Array, step: jax.Array

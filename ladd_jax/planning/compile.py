@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 
 from ladd_jax.objectives.ladd import LADD
 from ladd_jax.parallel.chips import Chip
-from ladd_jax.parallel.mesh import HOST, SLICES, network_axes, parameter_shardings
+from ladd_jax.parallel.mesh import SLICES, network_axes, parameter_shardings
 from ladd_jax.planning.hlo import Collective, Cost, program_cost
 from ladd_jax.planning.products import kernel_flops
 from ladd_jax.training.program import batch_like, distillation_layout, step_program
@@ -27,14 +27,12 @@ class Memory:
     """Bytes of a chip: what the step is given, and the most that it needs besides at one time.
 
     Its code counts as well. `capacity` is what a program may have of the chip's memory, by the
-    compiler's own word where the step did not fit. `host` lies in the memory of the chip's host and
-    counts for nothing else.
+    compiler's own word where the step did not fit.
     """
 
     arguments: float
     temporaries: float
     capacity: float
-    host: float = 0.0
 
     @property
     def total(self) -> float:
@@ -81,7 +79,7 @@ def compile_step(objective: LADD, mesh: Mesh, chip: Chip, batch: Shapes) -> Comp
             if refused is None:
                 raise
             (needed, capacity), given = refused, shard_bytes(arguments)
-            memory = Memory(given, needed - given, capacity, shard_bytes(arguments, HOST))
+            memory = Memory(given, needed - given, capacity)
             return Compiled(memory, None, time.monotonic() - start)
     sizes = compiled.memory_analysis()
     if mesh.devices.flat[0].platform == "tpu":
@@ -100,7 +98,6 @@ def compile_step(objective: LADD, mesh: Mesh, chip: Chip, batch: Shapes) -> Comp
         sizes.argument_size_in_bytes,
         needed - sizes.argument_size_in_bytes + sizes.generated_code_size_in_bytes,
         chip.usable_bytes,
-        shard_bytes(arguments, HOST),
     )
     cost = program_cost(compiled.as_text(), network_axes(mesh), kernel_flops(traced.jaxpr.jaxpr))
     return Compiled(memory, cost, time.monotonic() - start)
@@ -118,17 +115,11 @@ def memory_refused(message: str) -> tuple[float, float] | None:
     return needed, available
 
 
-def shard_bytes(tree: Any, kind: str | None = None) -> int:
-    """Of the part of a tree of `jax.ShapeDtypeStruct` with shardings that one chip has.
-
-    Args:
-      tree: of the arrays.
-      kind: of the memory that they lie in; default: the chip's own.
-    """
+def shard_bytes(tree: Any) -> int:
+    """Bytes on one chip of a tree of `jax.ShapeDtypeStruct` with shardings."""
     return sum(
         math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
         for leaf in jax.tree.leaves(tree)
-        if (leaf.sharding.memory_kind == HOST) == (kind == HOST)
     )
 
 

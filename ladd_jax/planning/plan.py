@@ -2,7 +2,7 @@
 
 Compiles the very step that training runs for TPUs or GPUs that are not here, each bucket, and reads
 memory, operations and communication from what the compiler made. `--mesh=slices=2,data=2` is for
-two TPU slices. Without JAX's CUDA plugin `--topology=gpu:80` is an estimate.
+two TPU slices. GPUs need JAX's CUDA plugin, TPUs libtpu; neither needs a chip.
 """
 
 import concurrent.futures
@@ -19,7 +19,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import jax
 from absl import flags
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
@@ -33,31 +32,25 @@ from ladd_jax.models.sd3.transformer import parameter_count
 from ladd_jax.objectives.ladd import LADD
 from ladd_jax.parallel.chips import Chip
 from ladd_jax.parallel.mesh import (
-    HOST,
     SLICES,
     batch_divisor,
     check_batch_size,
     make_mesh,
-    mesh_shape,
     network_axes,
 )
 from ladd_jax.planning.compile import (
     Compiled,
-    Memory,
     compile_step,
     contents,
     dcn_bytes,
     largest_batch,
     parameter_shapes,
-    shard_bytes,
-    step_arguments,
 )
-from ladd_jax.planning.estimate import recomputed, temporaries
 from ladd_jax.planning.topology import (
-    cuda_plugin,
     gpu_devices,
     parse_gpu,
     parse_slice,
+    required_cuda_plugin,
     slice_devices,
 )
 
@@ -140,7 +133,6 @@ def step_of(job: Job, bucket: Bucket, batch_size: int, program: Compiled) -> dic
             "free_fraction": memory.free_fraction,
             "fits": memory.free_fraction >= 0,
         },
-        "host_bytes": memory.host,
         "model_flops": model_flops,
         "compile_s": program.seconds,
     }
@@ -217,8 +209,6 @@ def show(job: Job, entry: dict[str, Any]) -> None:
         f"{hbm['temporaries'] / _GIB:.1f} temporaries = {total / _GIB:.1f} of "
         f"{hbm['capacity'] / _GIB:.1f} a chip: {verdict}"
     )
-    if entry["host_bytes"]:
-        print(f"  host memory  {entry['host_bytes'] / _GIB:.1f} GiB for each chip of the host")
     if "compiled_flops" not in entry:
         print("  the compiler stops where a program does not fit: no more is known")
         return
@@ -321,57 +311,6 @@ def compiled_entries(job: Job, buckets: list[Bucket], batch_size: int) -> dict[s
     return {"buckets": entries, **result}
 
 
-def estimated_entries(job: Job, buckets: list[Bucket], batch_size: int) -> dict[str, Any]:
-    """The same by the formula of `training.estimate`, of computation alone."""
-    student = networks.transformer_config(job.config)
-    teacher = networks.discriminator_config(job.config)
-    parameters = parameter_count(job.objective.student)
-    divisor = job.divisor
-
-    def entry_of(bucket: Bucket, size: int) -> dict[str, Any]:
-        shapes = job.batch_shapes(bucket, size)
-        _, arguments = step_arguments(job.objective, job.mesh, shapes)
-        memory = Memory(
-            shard_bytes(arguments),
-            temporaries(
-                student,
-                teacher,
-                job.objective,
-                images=size // divisor,
-                image_tokens=bucket.height * bucket.width // student.patch**2,
-                text_tokens=job.config.data.text_length,
-                parameters=parameters,
-                fsdp=job.mesh.shape["fsdp"],
-            ),
-            job.chip.usable_bytes,
-            shard_bytes(arguments, HOST),
-        )
-        entry = step_of(job, bucket, size, Compiled(memory, None, 0.0))
-        ratio = recomputed(student.remat, job.objective)
-        compiled = entry["model_flops"] * ratio
-        compute = compiled / job.chips / job.chip.bf16_flops
-        return entry | {
-            "estimate": True,
-            "compiled_flops": compiled,
-            "compiled_over_model_flops": ratio,
-            "collectives": [],
-            "roofline_s": {"compute": compute},
-            "not_counted": [],
-            **speed(job, size, compute),
-        }
-
-    entries = [entry_of(bucket, batch_size) for bucket in buckets]
-    for entry in entries:
-        show(job, entry)
-    largest = max(buckets, key=lambda bucket: bucket.height * bucket.width)
-    points = {}
-    for size in (divisor, 2 * divisor):
-        hbm = entry_of(largest, size)["hbm"]
-        points[size] = hbm["arguments"] + hbm["temporaries"]
-    batch = largest_batch(points, job.chip.usable_bytes, divisor)
-    return {"buckets": entries, "largest_batch": {"batch": batch, "shape": largest.name}}
-
-
 def plan(config: ConfigDict) -> None:
     """Plans the distillation of a config on the topology of the flags."""
     topology = _TOPOLOGY.value
@@ -382,19 +321,13 @@ def plan(config: ConfigDict) -> None:
     buckets = chosen_buckets(config, _BUCKETS.value)
     sizes = parse_mesh(_MESH.value, config.mesh)
     slices = sizes[SLICES]
-    compiler: str | None = "libtpu"
-    mesh: Any
+    compiler = "libtpu"
     if topology.startswith("gpu"):
         chip, count = parse_gpu(topology)
         if slices != 1:
             raise UserError(f"mesh.slices is {slices} and {topology} is one machine: use 1")
-        compiler = cuda_plugin()
-        if compiler:
-            mesh = make_mesh(sizes, gpu_devices(chip, count))
-        else:
-            shape = mesh_shape(sizes, count)
-            kinds = (jax.sharding.AxisType.Auto,) * len(shape)
-            mesh = jax.sharding.AbstractMesh(tuple(shape.values()), tuple(shape), kinds)
+        compiler = required_cuda_plugin()
+        mesh = make_mesh(sizes, gpu_devices(chip, count))
     else:
         chip, _ = parse_slice(topology)
         mesh = make_mesh(sizes, slice_devices(topology, slices))
@@ -410,10 +343,7 @@ def plan(config: ConfigDict) -> None:
         f"mesh {laid}, batch {batch_size}, "
         f"{student:.2f} B parameters of the student, {teacher:.2f} B of the teacher"
     )
-    if compiler is None:
-        print("an estimate by formula: with pip install .[cuda] the step is compiled for this GPU")
-    entries = compiled_entries if compiler else estimated_entries
-    versions = {name: importlib.metadata.version(name) for name in ("jax", compiler) if name}
+    versions = {name: importlib.metadata.version(name) for name in ("jax", compiler)}
     result = {
         "topology": topology,
         "slices": slices,
@@ -422,7 +352,7 @@ def plan(config: ConfigDict) -> None:
         "mesh": dict(mesh.shape),
         "batch": batch_size,
         "utilisation": _UTILISATION.value,
-        **entries(job, buckets, batch_size),
+        **compiled_entries(job, buckets, batch_size),
         "model": to_dict(config.model),
         "teacher": to_dict(config.teacher),
         "versions": versions,

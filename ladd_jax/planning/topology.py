@@ -103,7 +103,9 @@ def slice_devices(name: str, slices: int = 1) -> list[Any]:
     """
     _, sizes = parse_slice(name)
     if importlib.util.find_spec("libtpu") is None:
-        raise UserError("libtpu, the compiler of TPUs, is not installed: pip install .[plan]")
+        raise UserError(
+            "libtpu, the compiler of TPUs, is not installed: pip install ladd_jax[plan]"
+        )
     for variable, value in _ENVIRONMENT.items():
         os.environ.setdefault(variable, value)
     # Hosts have 2x2 chips, but for the slice of a single one.
@@ -141,6 +143,20 @@ def cuda_plugin() -> str | None:
     return next((f"jax-cuda{version}-pjrt" for version in found), None)
 
 
+def required_cuda_plugin() -> str:
+    """`cuda_plugin`.
+
+    Raises:
+      UserError: it is not installed.
+    """
+    plugin = cuda_plugin()
+    if plugin is None:
+        raise UserError(
+            "XLA's compiler for GPUs is not installed: pip install ladd_jax[cuda] (it needs no GPU)"
+        )
+    return plugin
+
+
 def gpu_devices(chip: Chip, count: int) -> list[Any]:
     """GPUs of one machine, which compile and do not run; no GPU is needed for it.
 
@@ -151,9 +167,7 @@ def gpu_devices(chip: Chip, count: int) -> list[Any]:
     Raises:
       UserError: `cuda_plugin` is None, or does not load.
     """
-    plugin = cuda_plugin()
-    if plugin is None:
-        raise UserError("XLA's compiler for GPUs is not installed: pip install .[cuda]")
+    plugin = required_cuda_plugin()
     jax.local_devices()  # Plugins are looked for when the first backend starts.
     # Domains of NVLink, hosts in each, GPUs of each.
     options = {"target_config": gpu_description(chip), "topology": f"1x1x{count}"}
@@ -161,8 +175,8 @@ def gpu_devices(chip: Chip, count: int) -> list[Any]:
         return topologies.get_topology_desc("", "cuda", **options).devices
     except (jax.errors.JaxRuntimeError, RuntimeError) as error:
         raise UserError(
-            f"{plugin} does not describe {count} x {chip.name} ({error}): install the version of "
-            f"jax {jax.__version__}, or uninstall it to plan by estimate"
+            f"{plugin} does not describe {count} x {chip.name} ({error}): install the one of "
+            f"jax {jax.__version__}"
         ) from error
 
 
