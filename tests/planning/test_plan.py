@@ -1,33 +1,20 @@
-"""`plan` tells what a step needs, and refuses what can not be."""
+"""`plan` says what a step needs, and refuses what cannot be."""
 
 import importlib.util
 import json
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
 
-import jax
 import pytest
 
 from configs import sd3_turbo
-from ladd_jax.config import build as networks
-from ladd_jax.data.buckets import Bucket
 from ladd_jax.errors import UserError
-from ladd_jax.parallel.chips import chip_named
-from ladd_jax.parallel.mesh import make_mesh
-from ladd_jax.planning.compile import shard_bytes, step_arguments
-from ladd_jax.planning.plan import Job, parse_mesh
-from ladd_jax.planning.topology import (
-    cuda_plugin,
-    gpu_description,
-    gpu_devices,
-    parse_gpu,
-    parse_slice,
-)
+from ladd_jax.planning.plan import Options, chosen_buckets, largest_batch, parse_mesh, plan
+from ladd_jax.planning.topology import cuda_plugin
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 CONFIG = "--config=configs/sd3_turbo.py:size=medium,resolution=256"
 
 
@@ -38,8 +25,8 @@ NARROW = (
 )
 
 
-def run(*arguments, config=CONFIG):
-    command = [sys.executable, "-m", "ladd_jax.plan", config, *arguments]
+def run(*arguments):
+    command = [sys.executable, "-m", "ladd_jax.plan", CONFIG, *arguments]
     environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
     return subprocess.run(
         command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
@@ -47,39 +34,8 @@ def run(*arguments, config=CONFIG):
 
 
 @pytest.mark.parametrize(
-    ("name", "words"),
-    [
-        ("v5p", "is not CHIP:SIZES, such as v5e:4x8"),
-        ("v9:2x2", "chip 'v9', which is none of v5e, v5p, v6e"),
-        ("v5e:3x5", "does not exist: slices of v5e are 1x1, 2x2"),
-        ("v5e:4x8x2", "does not exist"),
-        ("v5p:4x4", "does not exist"),
-        ("v5p:8x4x4", "ascending multiples of 4 up to 16x16x24"),
-        ("v5p:16x16x28", "does not exist"),
-    ],
-)
-def test_a_slice_that_nobody_rents_is_named_with_those_that_are(name, words):
-    with pytest.raises(ValueError, match=words):
-        parse_slice(name)
-
-
-@pytest.mark.parametrize("name", ["v5e:4x8", "v6e:8x8", "v5p:2x2x4", "v5p:4x4x4", "v5p:8x8x12"])
-def test_a_slice_has_its_chip_and_sizes(name):
-    chip, sizes = parse_slice(name)
-    assert f"{chip.name}:{'x'.join(map(str, sizes))}" == name
-
-
-def test_a_gpu_is_known_by_its_memory():
-    assert [(chip.name, count) for chip, count in map(parse_gpu, ("gpu:80", "gpu:141x8"))] == [
-        ("H100", 1), ("H200", 8)
-    ]  # fmt: skip
-    with pytest.raises(ValueError, match="'gpu:24' is none of gpu:40"):
-        parse_gpu("gpu:24")
-
-
-@pytest.mark.parametrize(
     ("text", "words"),
-    [("fspd=4", "'fspd' is no mesh axis: did you mean fsdp"), ("data=two", "data is 'two'")],
+    [("fspd=4", "'fspd' is not a mesh axis: did you mean fsdp"), ("data=two", "data is 'two'")],
 )
 def test_a_mesh_that_is_misspelt_is_named(text, words):
     with pytest.raises(UserError, match=words):
@@ -94,52 +50,37 @@ def test_a_mesh_that_does_not_fit_the_slice_is_one_sentence_and_exit_code_2(tmp_
     assert "Traceback" not in result.stderr and not list(tmp_path.iterdir())
 
 
-def test_gpus_that_are_not_here_want_their_compiler(monkeypatch):
+def test_without_the_cuda_plugin_a_gpus_plan_says_what_to_install(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    assert cuda_plugin() is None
-    with pytest.raises(ValueError, match=r"not installed: pip install ladd_jax\[cuda\]"):
-        gpu_devices(chip_named("H100"), 1)
-
-
-@pytest.mark.parametrize("name", ["gpu:40", "gpu:80", "gpu:141"])
-def test_a_gpu_is_described_as_its_maker_does(name):
-    chip, _ = parse_gpu(name)
-    lines = dict(re.findall(r"(\w+): (\S+)", gpu_description(chip)))
-    assert "{" not in "".join(lines.values())
-    assert int(lines["device_memory_size"]) == int(name[4:]) * 2**30
-    # Of the tensor cores' peak: 4 of them, of 256 or 512 products and sums of bfloat16 a clock.
-    products = int(lines["core_count"]) * 4 * (512 if int(lines["major"]) == 9 else 256)
-    clock = float(lines["clock_rate_ghz"]) * 1e9
-    assert 2 * products * clock == pytest.approx(chip.bf16_flops, rel=0.1)
-
-
-def given_bytes(config, topology):
-    """Bytes of a chip that the step of a config's first bucket is given, one image a chip."""
-    chip, chips = parse_gpu(topology)
-    mesh = make_mesh({"fsdp": chips}, jax.devices()[:chips])
-    job = Job(config, networks.ladd(config), chip, mesh)
-    shapes = job.batch_shapes(Bucket.parse(config.data.buckets[0]), chips)
-    return shard_bytes(step_arguments(job.objective, mesh, shapes)[1])
-
-
-def test_a_step_is_given_student_average_moment_and_teacher():
     config = sd3_turbo.get_config("size=medium,resolution=256")
-    # Student, average and second moment of float32, and a teacher of bfloat16: 2.03 B of each.
-    assert given_bytes(config, "gpu:80") == pytest.approx(14 * 2.03e9, rel=0.01)
+    with pytest.raises(UserError, match=r"pip install ladd_jax\[cuda\]"):
+        plan(config, Options(topology="gpu:80"))
 
 
-def test_a_smaller_teacher_is_planned_with_its_own_size():
-    config = sd3_turbo.get_config("size=large,teacher=medium,resolution=256")
-    assert (config.model.depth, config.teacher.depth) == (38, 24)
-    # Student, average and second moment of float32 over eight chips, and a teacher of bfloat16.
-    billions = (12 * 8.06 + 2 * 2.03) / 8
-    assert given_bytes(config, "gpu:80x8") == pytest.approx(billions * 1e9, rel=0.03)
-    bucket = Bucket.parse(config.data.buckets[0])
-    flops, same = (
-        networks.model_flops(settings, networks.ladd(settings), bucket, 333)
-        for settings in (config, sd3_turbo.get_config("size=large,resolution=256"))
-    )
-    assert 0.5 < flops / same < 0.7
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"topology": ""}, "--topology is needed, such as v5e:4x8"),
+        ({"topology": "v5e:2x2", "utilisation": 0.0}, "--utilisation=0.0 is not a share"),
+        ({"topology": "v5e:2x2", "utilisation": 1.5}, "--utilisation=1.5 is not a share"),
+    ],
+)
+def test_options_that_cannot_be_are_named(options, words):
+    with pytest.raises(UserError, match=words):
+        Options(**options)
+
+
+def test_a_bucket_that_the_config_does_not_have_is_named():
+    config = sd3_turbo.get_config("size=medium,resolution=256")
+    assert len(chosen_buckets(config, ())) == len(config.data.buckets)
+    with pytest.raises(UserError, match="--buckets names 9x9, which is none of data.buckets: "):
+        plan(config, Options(topology="v5e:2x2", buckets=["9x9"]))
+
+
+def test_memory_is_a_line_in_the_batch():
+    points = {16: 10.0, 32: 14.0}
+    assert largest_batch(points, 20.0, 16) == 48
+    assert largest_batch(points, 7.0, 16) == 0
 
 
 @pytest.mark.slow
