@@ -23,6 +23,8 @@ from ladd_jax.data.images import decode_image, fit
 from ladd_jax.data.prompts import read_prompts
 from ladd_jax.data.records import Unreadable, open_images
 from ladd_jax.data.shards import (
+    LATENTS,
+    ArraySpec,
     Layout,
     Shard,
     finalize_together,
@@ -173,14 +175,14 @@ def encode(config: ConfigDict, workdir: Path) -> None:
     buckets = [Bucket.parse(name) for name in data.buckets]
     raw = _SOURCES[data.source](config, buckets, workdir)
     encoder = text_encoder(config)
+    null = {
+        name: array[0]
+        for name, array in zip(("context", "pooled"), encoder.encode([""]), strict=True)
+    }
     layout = Layout(
         sizes={bucket: len(prompts) for bucket, prompts in raw.prompts.items()},
         records_per_shard=data.records_per_shard,
-        channels=raw.channels,
-        text_length=encoder.length,
-        context_width=encoder.context_width,
-        pooled_width=encoder.pooled_width,
-        text_dtype=data.text_dtype,
+        arrays=_arrays(raw, null, data.text_dtype),
     )
     missing = missing_shards(target, layout, jax.process_index(), jax.process_count())
     with progress("encode", layout, missing) as bar:
@@ -189,8 +191,13 @@ def encode(config: ConfigDict, workdir: Path) -> None:
             write_shard(target, layout, shard, records)
             bar.update(shard.stop - shard.start)
     report_cut(encoder)
-    null_context, null_pooled = encoder.encode([""])
-    finalize_together(target, layout, null_context[0], null_pooled[0])
+    finalize_together(target, layout, null)
+
+
+def _arrays(raw: _Raw, null: Mapping[str, np.ndarray], dtype: str) -> dict[str, ArraySpec]:
+    """The arrays of a record: latents, if there are any, and what the text encoder gives."""
+    latents = {LATENTS: ArraySpec(("H", "W", raw.channels))} if raw.channels else {}
+    return latents | {name: ArraySpec(array.shape, dtype) for name, array in null.items()}
 
 
 def _records(
@@ -200,11 +207,11 @@ def _records(
     for start in range(shard.start, shard.stop, batch):
         stop = min(start + batch, shard.stop)
         prompts = raw.prompts[shard.bucket][start:stop]
-        arrays = dict(zip(("context", "pooled"), encoder.encode(prompts), strict=True))
-        if raw.latents is not None:
-            arrays["latents"] = raw.latents(shard.bucket, start, stop)
+        cond = dict(zip(("context", "pooled"), encoder.encode(prompts), strict=True))
+        latents = None if raw.latents is None else raw.latents(shard.bucket, start, stop)
         for i, prompt in enumerate(prompts):
-            yield {name: array[i] for name, array in arrays.items()} | {"prompt": prompt}
+            record = {"prompt": prompt, "cond": {name: array[i] for name, array in cond.items()}}
+            yield record if latents is None else record | {LATENTS: latents[i]}
 
 
 def report_cut(encoder: TextEncoder | SD3TextEncoder) -> None:

@@ -122,8 +122,7 @@ def evaluate(config: ConfigDict, workdir: Path) -> list[Row]:
     student = getattr(load_student(config, workdir, mesh), stage.student)
     generator = Generator(
         mmdit(networks.transformer_config(config)),
-        shards.null_context,
-        shards.null_pooled,
+        shards.null,
         mesh,
         stage.batch_size,
     )
@@ -169,13 +168,15 @@ def evaluate(config: ConfigDict, workdir: Path) -> list[Row]:
             samples = {}
             for bucket in buckets:
                 context, pooled = encoder.encode(list(prompts[bucket]))
+                cond = {"context": context, "pooled": pooled}
                 # The same noise for every way of sampling, so that pictures can be compared.
-                noise = seeds(config.seed + 1, bucket.height, bucket.width, np.arange(len(context)))
+                noise = seeds(
+                    config.seed + 1, bucket.height, bucket.width, np.arange(len(prompts[bucket]))
+                )
                 images = generator(
                     params,
                     noise,
-                    context,
-                    pooled,
+                    cond,
                     (bucket.height, bucket.width, config.model.channels),
                     sampling,
                     bar.update,

@@ -110,12 +110,13 @@ def sample(
     """
     # The encoders are gone before the transformer is read: not all accelerators hold both.
     encoder = subject.encoder()
-    context, pooled = encoder.encode(prompts)
-    null_context, null_pooled = (array[0] for array in encoder.encode([""]))
+    names = ("context", "pooled")
+    cond = dict(zip(names, encoder.encode(prompts), strict=True))
+    null = {n: array[0] for n, array in zip(names, encoder.encode([""]), strict=True)}
     report_cut(encoder)
     del encoder
     params = subject.load()
-    generator = Generator(mmdit(subject.architecture), null_context, null_pooled, mesh, batch_size)
+    generator = Generator(mmdit(subject.architecture), null, mesh, batch_size)
     shape = (bucket.height, bucket.width, subject.architecture.out_channels)
     height, width = bucket.image_size(subject.reduction)
     facts = {
@@ -141,7 +142,8 @@ def sample(
             part = jobs[start : start + chunk]
             rows = [job.prompt for job in part]
             keys = seeds(0, np.array([job.seed for job in part]))
-            latents = generator(params, keys, context[rows], pooled[rows], shape, sampling)
+            own = {name: array[rows] for name, array in cond.items()}
+            latents = generator(params, keys, own, shape, sampling)
             for job, latent in zip(part, latents, strict=True):
                 text = {"prompt": prompts[job.prompt], "seed": str(job.seed), **facts}
                 picture = subject.decode(latent)
