@@ -3,7 +3,7 @@
 from typing import Any
 
 from ladd_jax.data.buckets import Bucket
-from ladd_jax.models.sd3.transformer import parameter_count
+from ladd_jax.models.base import parameter_count
 from ladd_jax.planning.job import Job
 
 _GIB = 2**30
