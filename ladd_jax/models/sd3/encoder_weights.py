@@ -18,7 +18,7 @@ from ladd_jax.models.clip import ACTIVATIONS, CLIPTextConfig, clip_text
 from ladd_jax.models.layers import Dtype
 from ladd_jax.models.sd3 import stability_encoders
 from ladd_jax.models.sd3.autoencoder import Autoencoder, AutoencoderConfig
-from ladd_jax.models.sd3.text import PromptTokenizer, SD3TextEncoder
+from ladd_jax.models.sd3.text import T5_LENGTH, PromptTokenizer, SD3TextEncoder
 from ladd_jax.models.t5 import T5Config, t5_encoder
 from ladd_jax.weights.files import StoredTensor, read_headers, weight_dtype
 from ladd_jax.weights.layout import convolution, linear, matrix, norm, same, stacked
@@ -311,7 +311,7 @@ def load_text_encoders(
     mesh: Mesh | None = None,
     *,
     tokenizers: Path | str | None = None,
-    t5_length: int = 256,
+    t5_length: int = T5_LENGTH,
     batch: int = 32,
 ) -> SD3TextEncoder:
     """The three text encoders of a pipeline, or the two of CLIP where that of T5 is absent.
