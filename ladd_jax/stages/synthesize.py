@@ -23,7 +23,7 @@ from ladd_jax.data.shards import (
     write_shard,
 )
 from ladd_jax.diffusion.generate import Generator, Sampling, seeds
-from ladd_jax.models.sd3.transformer import mmdit
+from ladd_jax.models.families import family_of
 from ladd_jax.parallel.mesh import process_mesh
 from ladd_jax.stages.load import encoded, load_teacher, synthesized
 
@@ -38,7 +38,7 @@ def synthesize(config: ConfigDict, workdir: Path) -> None:
     mesh = process_mesh(config.mesh)
     teacher = load_teacher(config, workdir, mesh)
     generator = Generator(
-        mmdit(networks.teacher_config(config)),
+        family_of(config).backbone(networks.teacher_config(config)),
         source.null,
         mesh,
         stage.batch_size,

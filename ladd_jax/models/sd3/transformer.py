@@ -29,6 +29,7 @@ from ladd_jax.models.layers import (
     layer_norm,
     timestep_embedding,
 )
+from ladd_jax.models.sd3.positions import position_embedding
 from ladd_jax.models.stack import on_batch, scan_with_way_back, stack
 from ladd_jax.parallel.mesh import constrain
 
@@ -126,38 +127,6 @@ class MMDiTConfig:
     def blocks(self) -> int:
         """Number of blocks that there are."""
         return self.cut or self.depth
-
-
-def axis_embedding(length: int, config: MMDiTConfig) -> jax.Array:
-    """Crop of the 1-D sincos table, centred: float32 `[length, D/2]`, sines then cosines."""
-    quarter = config.width // 4
-    frequencies = 10_000.0 ** (-jnp.arange(quarter, dtype=jnp.float32) / quarter)
-    table = config.position_table
-    places = (table - length) // 2 + jnp.arange(length, dtype=jnp.float32)
-    positions = config.position_start + places * (config.position_base / table)
-    angles = positions[:, None] * frequencies
-    return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
-
-
-def position_embedding(rows: int, columns: int, config: MMDiTConfig) -> jax.Array:
-    """Crop of the 2-D sincos table, centred: float32 `[rows, columns, D]`, in patches.
-
-    The first half of the features holds sin and cos of the column, the second of the row.
-    """
-    table = config.position_table
-    if max(rows, columns) > table:
-        raise UserError(
-            f"a grid of {rows}x{columns} patches exceeds the position table of {table}x{table}: "
-            f"use a smaller bucket or a larger position_table"
-        )
-    shape = (rows, columns, config.width // 2)
-    return jnp.concatenate(
-        [
-            jnp.broadcast_to(axis_embedding(columns, config)[None], shape),
-            jnp.broadcast_to(axis_embedding(rows, config)[:, None], shape),
-        ],
-        axis=-1,
-    )
 
 
 def _modulate(x: jax.Array, shift: jax.Array, scale: jax.Array) -> jax.Array:
