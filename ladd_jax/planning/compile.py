@@ -4,7 +4,6 @@ import dataclasses
 import math
 import re
 import time
-from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -18,8 +17,8 @@ from ladd_jax.planning.jaxpr_flops import kernel_flops
 from ladd_jax.training.program import batch_like, distillation_layout, step_program
 from ladd_jax.training.state import abstract_like
 
-Shapes = Mapping[str, tuple[int, ...]]
-"""Shapes of the arrays of a global batch, by name."""
+Shapes = Any
+"""A global batch as `jax.ShapeDtypeStruct`."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,11 +65,13 @@ class Compiled:
 def step_arguments(objective: LADD, mesh: Mesh, batch: Shapes) -> tuple[Any, tuple[Any, Any, Any]]:
     """Shardings of the state; and state, teacher and batch as `jax.ShapeDtypeStruct`."""
     shapes, shardings = distillation_layout(objective, mesh)
-    teacher = objective.teacher
-    frozen = parameter_shardings(mesh, teacher.shapes, teacher.axes)
+    frozen = {
+        name: abstract_like(network.shapes, parameter_shardings(mesh, network.shapes, network.axes))
+        for name, network in objective.critic.networks.items()
+    }
     return shardings, (
         abstract_like(shapes, shardings),
-        abstract_like(teacher.shapes, frozen),
+        frozen,
         batch_like(batch, mesh),
     )
 

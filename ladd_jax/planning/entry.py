@@ -22,8 +22,8 @@ def bucket_entry(job: Job, bucket: Bucket, batch_size: int, program: Compiled) -
       program: the step compiled for them. If it did not fit only memory and the model's own FLOPs
         are known.
     """
-    text_length = job.config.data.text_length
-    model_flops = batch_size * networks.model_flops(job.config, job.objective, bucket, text_length)
+    cond = job.batch_shapes(bucket, 1)["cond"]
+    model_flops = batch_size * networks.model_flops(job.config, job.objective, bucket, cond)
     entry: dict[str, Any] = {
         "shape": bucket.name,
         "batch": batch_size,

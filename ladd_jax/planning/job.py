@@ -2,7 +2,10 @@
 
 import dataclasses
 import math
+from typing import Any
 
+import jax
+import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
@@ -41,14 +44,21 @@ class Job:
         """What a global batch must be divisible by."""
         return batch_divisor(self.mesh) * self.objective.accumulation
 
-    def batch_shapes(self, bucket: Bucket, batch_size: int) -> dict[str, tuple[int, ...]]:
-        """Shapes of a global batch, by name, as the shards of the config give it."""
+    def batch_shapes(self, bucket: Bucket, batch_size: int) -> dict[str, Any]:
+        """A global batch as the shards of the config give it, as `jax.ShapeDtypeStruct`."""
         data = self.config.data
-        return {
-            "latents": (batch_size, bucket.height, bucket.width, self.config.model.channels),
-            "context": (batch_size, data.text_length, data.text_width),
-            "pooled": (batch_size, data.pooled_width),
+        shapes = {
+            "latents": (bucket.height, bucket.width, self.config.model.channels),
+            "cond": {
+                "context": (data.text_length, data.text_width),
+                "pooled": (data.pooled_width,),
+            },
         }
+        return jax.tree.map(
+            lambda shape: jax.ShapeDtypeStruct((batch_size, *shape), np.float32),
+            shapes,
+            is_leaf=lambda node: isinstance(node, tuple),
+        )
 
     def compiled(self, bucket: Bucket, batch_size: int) -> Compiled:
         """The step compiled for one bucket."""

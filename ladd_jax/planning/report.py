@@ -3,7 +3,7 @@
 from typing import Any
 
 from ladd_jax.data.buckets import Bucket
-from ladd_jax.models.sd3.transformer import parameter_count
+from ladd_jax.models.base import parameter_count
 from ladd_jax.planning.job import Job
 
 _GIB = 2**30
@@ -20,7 +20,8 @@ def headline(job: Job, topology: str, slices: int, batch_size: int) -> str:
     """
     sizes = " x ".join(f"{axis}={size}" for axis, size in job.mesh.shape.items())
     student, teacher = (
-        parameter_count(model) / 1e9 for model in (job.objective.student, job.objective.teacher)
+        parameter_count(model) / 1e9
+        for model in (job.objective.student, *job.objective.critic.networks.values())
     )
     return (
         f"{topology}{f' x {slices} slices' if slices > 1 else ''}: {job.chips} x {job.chip.name}, "

@@ -6,8 +6,9 @@ import pytest
 from flax import nnx
 from tiny import mmdit_config
 
-from ladd_jax.models.base import param, stack
-from ladd_jax.models.sd3.transformer import MMDiTConfig, mmdit, parameter_count
+from ladd_jax.models.base import param, parameter_count
+from ladd_jax.models.sd3.transformer import MMDiTConfig, mmdit
+from ladd_jax.models.stack import stack
 
 
 def test_axes_and_shapes_are_trees_like_the_parameters():
