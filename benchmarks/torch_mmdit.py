@@ -29,9 +29,9 @@ import numpy as np
 import torch
 from absl import app, flags
 
-from ladd_jax.models.base import Params
+from ladd_jax.models.base import Params, parameter_count
 from ladd_jax.models.sd3.diffusers_layout import config_json, layout
-from ladd_jax.models.sd3.transformer import MMDiTConfig, mmdit, parameter_count
+from ladd_jax.models.sd3.transformer import MMDiTConfig, mmdit
 from ladd_jax.weights.layout import tensor_shapes
 from ladd_jax.weights.transfer import write_tensors
 

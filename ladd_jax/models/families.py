@@ -17,12 +17,9 @@ import numpy as np
 from jax.sharding import Mesh
 
 from ladd_jax.errors import UserError
-from ladd_jax.models.base import Model, Params
+from ladd_jax.models.base import Backbone, Params
 from ladd_jax.models.layers import Dtype
 from ladd_jax.weights.source import pipeline_class
-
-Cond = dict[str, Any]
-"""Named arrays that a network is given beside x_t and t."""
 
 _FAMILIES = {"sd3": "ladd_jax.models.sd3.family"}
 """Modules, imported when they are asked for."""
@@ -214,7 +211,7 @@ class Family:
     name: str
     architecture: Callable[..., Any]
     weight_fields: tuple[str, ...]
-    backbone: Callable[[Any], Model]
+    backbone: Callable[[Any], Backbone]
     cut_params: Callable[[Params, Params], Params]
     forward_flops: Callable[[Any, int, int, Mapping[str, Any]], int]
     cond_shapes: Callable[[Any, int], dict[str, tuple[int, ...]]]

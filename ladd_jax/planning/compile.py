@@ -18,8 +18,8 @@ from ladd_jax.planning.products import kernel_flops
 from ladd_jax.training.program import batch_like, distillation_layout, step_program
 from ladd_jax.training.state import abstract_like
 
-Shapes = Mapping[str, tuple[int, ...]]
-"""Of the arrays of a global batch."""
+Shapes = Any
+"""A global batch as `jax.ShapeDtypeStruct`."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,11 +59,13 @@ class Compiled:
 def step_arguments(objective: LADD, mesh: Mesh, batch: Shapes) -> tuple[Any, tuple[Any, Any, Any]]:
     """Shardings of the state; and state, teacher and batch without their contents."""
     shapes, shardings = distillation_layout(objective, mesh)
-    teacher = objective.teacher
-    frozen = parameter_shardings(mesh, teacher.shapes, teacher.axes)
+    frozen = {
+        name: abstract_like(network.shapes, parameter_shardings(mesh, network.shapes, network.axes))
+        for name, network in objective.critic.networks.items()
+    }
     return shardings, (
         abstract_like(shapes, shardings),
-        abstract_like(teacher.shapes, frozen),
+        frozen,
         batch_like(batch, mesh),
     )
 
@@ -135,7 +137,7 @@ def shard_bytes(tree: Any, kind: str | None = None) -> int:
 def parameter_shapes(objective: LADD) -> set[tuple[int, ...]]:
     """Shapes of all parameters, whole and of one layer, without dimensions of 1."""
     found = set()
-    for model in (objective.student, objective.teacher, objective.heads):
+    for model in (objective.student, *objective.critic.networks.values(), objective.critic.heads):
         leaves = zip(
             jax.tree.leaves(model.shapes),
             jax.tree.leaves(model.axes, is_leaf=lambda node: isinstance(node, tuple)),

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from absl import flags
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
@@ -29,7 +30,7 @@ from ladd_jax.config import build as networks
 from ladd_jax.config.fields import nearest, to_dict
 from ladd_jax.data.buckets import Bucket
 from ladd_jax.errors import UserError
-from ladd_jax.models.sd3.transformer import parameter_count
+from ladd_jax.models.base import parameter_count
 from ladd_jax.objectives.ladd import LADD
 from ladd_jax.parallel.chips import Chip
 from ladd_jax.parallel.mesh import (
@@ -110,13 +111,17 @@ class Job:
         """What a global batch must be divisible by."""
         return batch_divisor(self.mesh) * self.objective.accumulation
 
-    def batch_shapes(self, bucket: Bucket, batch_size: int) -> dict[str, tuple[int, ...]]:
+    def batch_shapes(self, bucket: Bucket, batch_size: int) -> dict[str, Any]:
         """Of the global batch, as the shards of the config give it."""
         data = self.config.data
-        return {
-            "latents": (batch_size, bucket.height, bucket.width, self.config.model.channels),
+        shape = (batch_size, bucket.height, bucket.width, self.config.model.channels)
+        cond = {
             "context": (batch_size, data.text_length, data.text_width),
             "pooled": (batch_size, data.pooled_width),
+        }
+        return {
+            "latents": jax.ShapeDtypeStruct(shape, np.float32),
+            "cond": {name: jax.ShapeDtypeStruct(shape, np.float32) for name, shape in cond.items()},
         }
 
     def compiled(self, bucket: Bucket, batch_size: int) -> Compiled:
@@ -128,8 +133,8 @@ class Job:
 def step_of(job: Job, bucket: Bucket, batch_size: int, program: Compiled) -> dict[str, Any]:
     """A bucket's entry of the result: bytes and seconds of a chip, FLOPs of a step on all."""
     memory, cost = program.memory, program.cost
-    text_length = job.config.data.text_length
-    model_flops = batch_size * networks.model_flops(job.config, job.objective, bucket, text_length)
+    cond = job.batch_shapes(bucket, 1)["cond"]
+    model_flops = batch_size * networks.model_flops(job.config, job.objective, bucket, cond)
     entry: dict[str, Any] = {
         "shape": bucket.name,
         "batch": batch_size,
@@ -403,7 +408,8 @@ def plan(config: ConfigDict) -> None:
     job = Job(config, networks.ladd(config), chip, mesh)
     laid = " x ".join(f"{axis}={size}" for axis, size in mesh.shape.items())
     student, teacher = (
-        parameter_count(model) / 1e9 for model in (job.objective.student, job.objective.teacher)
+        parameter_count(model) / 1e9
+        for model in (job.objective.student, job.objective.critic.networks["teacher"])
     )
     print(
         f"{topology}{f' x {slices} slices' if slices > 1 else ''}: {job.chips} x {chip.name}, "

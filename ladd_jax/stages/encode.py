@@ -16,6 +16,8 @@ from ml_collections import ConfigDict
 
 from ladd_jax.data.buckets import Bucket
 from ladd_jax.data.shards import (
+    LATENTS,
+    ArraySpec,
     Layout,
     Shard,
     finalize_together,
@@ -74,11 +76,10 @@ def encode(config: ConfigDict, workdir: Path) -> None:
     layout = Layout(
         sizes={bucket: len(prompts) for bucket, prompts in source.prompts.items()},
         records_per_shard=data.records_per_shard,
-        channels=source.channels,
-        text_length=null["context"].shape[0],
-        context_width=null["context"].shape[1],
-        pooled_width=null["pooled"].shape[0],
-        text_dtype=data.text_dtype,
+        arrays={
+            **source.arrays,
+            **{name: ArraySpec(array.shape, data.text_dtype) for name, array in null.items()},
+        },
     )
     missing = missing_shards(target, layout, jax.process_index(), jax.process_count())
     with progress("encode", layout, missing) as bar:
@@ -87,7 +88,7 @@ def encode(config: ConfigDict, workdir: Path) -> None:
             write_shard(target, layout, shard, records)
             bar.update(shard.stop - shard.start)
     report_cut(encoder)
-    finalize_together(target, layout, null["context"], null["pooled"])
+    finalize_together(target, layout, null)
 
 
 def _records(
@@ -97,11 +98,12 @@ def _records(
     for start in range(shard.start, shard.stop, batch):
         stop = min(start + batch, shard.stop)
         prompts = source.prompts[shard.bucket][start:stop]
-        arrays = encoder.encode(prompts)
-        if source.latents is not None:
-            arrays["latents"] = source.latents(shard.bucket, start, stop)
+        arrays = source.read(shard.bucket, start, stop)
+        text = encoder.encode(prompts)
+        cond = text | {name: array for name, array in arrays.items() if name != LATENTS}
         for i, prompt in enumerate(prompts):
-            yield {name: array[i] for name, array in arrays.items()} | {"prompt": prompt}
+            record = {"prompt": prompt, "cond": {name: array[i] for name, array in cond.items()}}
+            yield record | ({LATENTS: arrays[LATENTS][i]} if LATENTS in arrays else {})
 
 
 def report_cut(encoder: TextEncoder) -> None:

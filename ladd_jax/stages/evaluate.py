@@ -122,8 +122,7 @@ def evaluate(config: ConfigDict, workdir: Path) -> list[Row]:
     student = getattr(load_student(config, workdir, mesh), stage.student)
     generator = Generator(
         family_of(config).backbone(networks.transformer_config(config)),
-        shards.null_context,
-        shards.null_pooled,
+        shards.null,
         mesh,
         stage.batch_size,
     )
@@ -176,8 +175,7 @@ def evaluate(config: ConfigDict, workdir: Path) -> list[Row]:
                 images = generator(
                     params,
                     noise,
-                    cond["context"],
-                    cond["pooled"],
+                    cond,
                     (bucket.height, bucket.width, config.model.channels),
                     sampling,
                     bar.update,

@@ -113,7 +113,7 @@ def sample(
     del encoder
     params = trained.load()
     network = trained.family.backbone(trained.architecture)
-    generator = Generator(network, null["context"], null["pooled"], mesh, batch_size)
+    generator = Generator(network, null, mesh, batch_size)
     shape = (bucket.height, bucket.width, trained.architecture.out_channels)
     height, width = bucket.image_size(trained.reduction)
     facts = {
@@ -139,9 +139,8 @@ def sample(
             part = jobs[start : start + chunk]
             rows = [job.prompt for job in part]
             keys = seeds(0, np.array([job.seed for job in part]))
-            latents = generator(
-                params, keys, cond["context"][rows], cond["pooled"][rows], shape, sampling
-            )
+            own = {name: array[rows] for name, array in cond.items()}
+            latents = generator(params, keys, own, shape, sampling)
             for job, latent in zip(part, latents, strict=True):
                 text = {"prompt": prompts[job.prompt], "seed": str(job.seed), **facts}
                 picture = trained.decode(latent)

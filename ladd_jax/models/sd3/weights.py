@@ -58,7 +58,7 @@ class LoadedMMDiT:
     ) -> jax.Array:
         """Velocity float32 `[B, H, W, C]`; see `MMDiT.__call__` for the arguments."""
         with jax.set_mesh(self.mesh):
-            return self._program(self.params, latents, t, context, pooled)
+            return self._program(self.params, latents, t, {"context": context, "pooled": pooled})
 
 
 @dataclasses.dataclass(frozen=True)
