@@ -66,13 +66,14 @@ def latents(run):
     """Of our sampler `[H, W, C]`, by the number of steps."""
     mesh = make_mesh({}, jax.devices()[:1])
     trained = open_trained(str(run[0]), None, None, None, mesh)
-    context, pooled = trained.encoder().encode([PROMPT, ""]).values()
+    text = trained.encoder().encode([PROMPT, ""])
+    cond, null = ({name: array[i] for name, array in text.items()} for i in ([0], 1))
     network = trained.family.backbone(trained.architecture)
-    generator = Generator(network, context[1], pooled[1], mesh, 1)
+    generator = Generator(network, null, mesh, 1)
     params = trained.load()
     return {
         steps: generator(
-            params, KEY, context[:1], pooled[:1], (8, 8, 16),
+            params, KEY, cond, (8, 8, 16),
             trained.sampling(steps, None, None).padded(5),
         )[0]
         for steps in (4, 2, 1)
