@@ -56,9 +56,20 @@ class LoadedMMDiT:
     def __call__(
         self, latents: jax.Array, t: jax.Array, context: jax.Array, pooled: jax.Array
     ) -> jax.Array:
-        """Velocity float32 `[B, H, W, C]`; see `MMDiT.__call__` for the arguments."""
+        """Velocity float32 `[B, H, W, out_channels]`.
+
+        Args:
+          latents: `[B, H, W, in_channels]`, all channels that the network reads.
+          t: float32 `[B]`, see `MMDiT.__call__`.
+          context: `[B, T, context_width]`.
+          pooled: `[B, pooled_width]`.
+        """
+        c = self.config.out_channels
+        cond = {"context": context, "pooled": pooled}
+        if self.config.in_channels > c:
+            latents, cond["channels"] = latents[..., :c], latents[..., c:]
         with jax.set_mesh(self.mesh):
-            return self._program(self.params, latents, t, {"context": context, "pooled": pooled})
+            return self._program(self.params, latents, t, cond)
 
 
 @dataclasses.dataclass(frozen=True)
