@@ -61,7 +61,9 @@ def random_case(seed):
     return network, shape
 
 
-RANDOM = {f"random {seed}": random_case(seed) for seed in range(20)}
+# Few, and of every kind: each is a program to compile.
+SEEDS = (*range(7), 11)
+RANDOM = {f"random {seed}": random_case(seed) for seed in SEEDS}
 NAMED = {name: (changes, {"batch": 1 + i % 2}) for i, (name, changes) in enumerate(CASES.items())}
 QUICK = ("sd3", "sd3.5 large", "sd3.5 medium", "one block, dual", "patches of 3", "random 0")
 EVERY = [
@@ -96,7 +98,7 @@ def relative(ours, theirs):
     return float(np.max(np.abs(ours - theirs)) / np.max(np.abs(theirs)))
 
 
-@pytest.mark.parametrize("seed", range(1, 8))
+@pytest.mark.parametrize("seed", range(1, 4))
 def test_the_velocity_is_that_of_diffusers(seed, tmp_path):
     pair = Pair(*random_case(seed), tmp_path / "t")
     with torch.no_grad():

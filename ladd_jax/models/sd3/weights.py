@@ -17,7 +17,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from ladd_jax.errors import UserError
+from ladd_jax.errors import ExistsError, UserError
 from ladd_jax.models.base import Model, Params
 from ladd_jax.models.sd3 import diffusers_layout as diffusers
 from ladd_jax.models.sd3 import stability_layout as stability
@@ -185,7 +185,7 @@ def save_mmdit(
       shard_bytes: size above which a diffusers model is split over several files.
 
     Raises:
-      UserError: there is something at `path`.
+      ExistsError: there is something at `path`.
       UserError: a layout or dtype that is not known, a network that the layout cannot hold, or
         parameters of another network.
     """
@@ -194,7 +194,7 @@ def save_mmdit(
         raise UserError(f"layout {layout!r} is none of diffusers, stability")
     dtype = weight_dtype(dtype)
     if path.exists():
-        raise UserError(f"{path} exists: remove it, or choose another path")
+        raise ExistsError(f"{path} exists: remove it, or choose another path")
     _check_params(params, config)
     files = diffusers if layout == "diffusers" else stability
     description = diffusers.config_json(config, sample_size) if layout == "diffusers" else {}
