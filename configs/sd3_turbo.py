@@ -21,7 +21,7 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from ladd_jax.config import base_config, parse_arguments
-from ladd_jax.config.build import use_teacher_weights, use_weights
+from ladd_jax.config.architectures import use_teacher_weights, use_weights
 from ladd_jax.data.buckets import bucket_table
 from ladd_jax.errors import UserError
 

@@ -16,7 +16,7 @@ from sklearn.datasets import load_sample_images
 
 from configs import sd3_turbo
 from ladd_jax.cli.preflight import check
-from ladd_jax.config import build as networks
+from ladd_jax.config import objectives
 from ladd_jax.config.fields import validate
 from ladd_jax.data.buckets import Bucket
 from ladd_jax.data.images import decode_image, fit
@@ -265,7 +265,7 @@ def test_the_student_starts_from_the_weights_and_learns(run):
     config, workdir = run
     distil(config, workdir)
     mesh = make_mesh(config.mesh)
-    teacher = stages.load_teacher(config, workdir, mesh)
+    teacher = stages.load_generator(config, workdir, mesh)
     state = stages.load_student(config, workdir, mesh)
     assert int(state.step) == 2
     difference = jax.tree.map(lambda a, b: float(jnp.max(jnp.abs(a - b))), state.params, teacher)
@@ -301,11 +301,11 @@ def test_the_student_is_judged_by_another_pipeline_than_it_starts_from(run, smal
 
     mesh = make_mesh(config.mesh)
     state = stages.load_student(config, tmp_path, mesh)
-    start = stages.load_teacher(config, tmp_path, mesh)
+    start = stages.load_generator(config, tmp_path, mesh)
     moved = jax.tree.map(lambda a, b: float(jnp.max(jnp.abs(a - b))), state.params, start)
     assert 0 < max(jax.tree.leaves(moved)) < 1e-5
     assert state.heads["heads"]["entry"]["convolution"]["kernel"].shape[:4] == (2, 1, 1, 24)
-    frozen = stages.load_discriminator(config, tmp_path, mesh)
+    frozen = stages.load_teacher(config, tmp_path, mesh)
     assert frozen["blocks_0"]["image"]["qkv"]["kernel"].shape == (2, 24, 3, 3, 8)
     theirs = load_mmdit(small, jnp.float32).params
     np.testing.assert_array_equal(
@@ -331,8 +331,8 @@ def test_a_teacher_of_other_latents_or_text_is_refused(pipeline, tmp_path, chang
 def test_a_teacher_in_bfloat16_leaves_the_student_in_float32(pipeline):
     config = tiny(pipeline, "")
     config.model.teacher_dtype = "bfloat16"
-    objective = networks.ladd(config)
-    teacher = stages.load_teacher(config, None, make_mesh(config.mesh))
+    objective = objectives.ladd(config)
+    teacher = stages.load_generator(config, None, make_mesh(config.mesh))
     assert {leaf.dtype for leaf in jax.tree.leaves(teacher)} == {jnp.dtype(jnp.bfloat16)}
     state = jax.eval_shape(objective.init, jax.random.PRNGKey(0), teacher)
     assert {leaf.dtype for leaf in jax.tree.leaves(state.params)} == {jnp.dtype(jnp.float32)}
@@ -390,14 +390,14 @@ def test_weights_of_another_architecture_than_the_config_are_refused(pipeline, t
     config = tiny(pipeline, "")
     config.weights = str(other)
     with pytest.raises(UserError, match="depth is 3 in the weights and 2 in the config"):
-        stages.load_teacher(config, tmp_path, make_mesh(config.mesh))
+        stages.load_generator(config, tmp_path, make_mesh(config.mesh))
 
 
 def test_the_known_sizes_are_those_of_the_released_models():
     # Numbers in the released transformers, in billions; their position tables count.
     for size, billions in (("medium", 2.08), ("medium3.5", 2.47), ("large", 8.06)):
         config = sd3_turbo.get_config(f"size={size}")
-        shapes = networks.ladd(config).student.shapes
+        shapes = objectives.ladd(config).student.shapes
         count = sum(leaf.size for leaf in jax.tree.leaves(shapes))
         count += config.model.position_table**2 * config.model.width
         assert count / 1e9 == pytest.approx(billions, rel=0.02)

@@ -7,7 +7,7 @@ import pytest
 import tiny
 
 from configs import digits
-from ladd_jax.config import build as networks
+from ladd_jax.config import architectures, objectives
 from ladd_jax.config.fields import to_dict
 from ladd_jax.data.buckets import Bucket
 from ladd_jax.parallel.mesh import make_mesh
@@ -33,7 +33,7 @@ def settings(**changes):
 
 def write_teacher(config, workdir):
     """A random teacher, as if `pretrain` had made it."""
-    objective = networks.flow_matching(config)
+    objective = objectives.flow_matching(config)
     params = tiny.random_params(objective.model)
     state = jax.jit(objective.init)(jax.random.PRNGKey(0), params)
     saved = Checkpoints(workdir / "pretrain" / "checkpoints")
@@ -57,21 +57,21 @@ def test_a_teacher_that_is_cut_is_the_first_blocks_of_the_whole_one(tmp_path, mo
     config = settings(hooked_blocks=(0,))
     write_teacher(config, tmp_path)
     mesh = make_mesh({"data": 1}, jax.devices()[:1])
-    whole = stages.load_teacher(config, tmp_path, mesh)
-    cut = stages.load_discriminator(config, tmp_path, mesh)
+    whole = stages.load_generator(config, tmp_path, mesh)
+    cut = stages.load_teacher(config, tmp_path, mesh)
     assert not {"last_block", "final", "final_modulation"} & cut.keys()
     first = jax.tree.map(lambda leaf: leaf[:1], whole["blocks_0"])
     rest = {name: whole[name] for name in cut if name != "blocks_0"}
     assert_same(cut, {"blocks_0": first, **rest})
 
     # From files nothing is read that is cut off.
-    save_mmdit(tmp_path / "t", whole, networks.transformer_config(config), jnp.float32)
+    save_mmdit(tmp_path / "t", whole, architectures.student_architecture(config), jnp.float32)
     config.weights = str(tmp_path / "t")
     read, map_file = [], StoredTensor.map
     monkeypatch.setattr(
         StoredTensor, "map", lambda tensor: read.append(tensor.name) or map_file(tensor)
     )
-    assert_same(stages.load_discriminator(config, tmp_path, mesh), cut)
+    assert_same(stages.load_teacher(config, tmp_path, mesh), cut)
     assert any("transformer_blocks.0." in name for name in read)
     assert not [name for name in read if "blocks.1." in name or "blocks.2." in name]
     assert not [name for name in read if "proj_out" in name or "norm_out" in name]
@@ -81,7 +81,7 @@ def test_the_teacher_is_cut_wherever_that_changes_nothing():
     def cut(depth=3, **changes):
         config = settings(**changes)
         config.model.depth = depth
-        return networks.discriminator_config(config).cut
+        return architectures.teacher_architecture(config).cut
 
     assert cut() == 0
     assert cut(hooked_blocks=(0,)) == 1
@@ -90,12 +90,12 @@ def test_the_teacher_is_cut_wherever_that_changes_nothing():
     assert cut(hooked_blocks=(0, 2)) == 0
     assert cut(hooked_blocks=(0,), distillation_weight=2.5) == 0
     with pytest.raises(ValueError, match="block -1 of a teacher of 3"):
-        networks.ladd(settings(hooked_blocks=(-1, 1)))
+        objectives.ladd(settings(hooked_blocks=(-1, 1)))
     config = settings(hooked_blocks=(0,))
     bucket, length = Bucket(8, 8), config.data.text_length
-    spared = networks.model_flops(config, networks.ladd(config), bucket, length)
+    spared = objectives.model_flops(config, objectives.ladd(config), bucket, length)
     config.distil.hooked_blocks = ()
-    whole = networks.model_flops(config, networks.ladd(config), bucket, length)
+    whole = objectives.model_flops(config, objectives.ladd(config), bucket, length)
     assert spared < 0.8 * whole
 
 
@@ -108,7 +108,7 @@ def test_distillation_with_a_teacher_that_is_cut_starts_from_the_whole_one(image
     mesh = make_mesh(config.mesh)
     distil(config, tmp_path)
     state = stages.load_student(config, tmp_path, mesh)
-    teacher = stages.load_teacher(config, tmp_path, mesh)
+    teacher = stages.load_generator(config, tmp_path, mesh)
     moved = jax.tree.map(lambda a, b: float(jnp.max(jnp.abs(a - b))), state.params, teacher)
     assert 0 < max(jax.tree.leaves(moved)) < 1e-5
     assert state.heads["heads"]["residual"]["scale"].shape[0] == 1

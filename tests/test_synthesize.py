@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from configs import digits
-from ladd_jax.config import build as networks
+from ladd_jax.config import architectures
 from ladd_jax.data.shards import Shards
 from ladd_jax.diffusion.generate import seeds
 from ladd_jax.diffusion.samplers import euler, guided, linear_sigmas, sample_noise
@@ -51,8 +51,8 @@ def test_samples_have_the_guidance_steps_and_shift_of_the_config(config, workdir
     shards = Shards(stages.synthesized(workdir))
     (bucket,) = shards.buckets
     read = shards.read(bucket, np.arange(10))
-    teacher = stages.load_teacher(config, workdir, make_mesh(config.mesh))
-    model = mmdit(networks.transformer_config(config))
+    teacher = stages.load_generator(config, workdir, make_mesh(config.mesh))
+    model = mmdit(architectures.student_architecture(config))
     null = (jnp.asarray(shards.null_context), jnp.asarray(shards.null_pooled))
 
     def sample(guidance, steps, shift):

@@ -4,7 +4,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from ladd_jax.config import build as networks
+from ladd_jax.config import objectives
 from ladd_jax.config.fields import STAGES, steps_of
 from ladd_jax.data.buckets import Bucket
 from ladd_jax.diffusion.samplers import student_sigmas
@@ -57,8 +57,8 @@ def check(config: ConfigDict) -> None:
             f"profile {config.log.profile} begins after the last of {longest} steps: use earlier "
             f"ones"
         )
-    networks.flow_matching(config)
-    networks.ladd(config)
+    objectives.flow_matching(config)
+    objectives.ladd(config)
     _check_data(config, buckets)
     if config.teacher.depth and not config.teacher.weights and "distil" in config.stages:
         raise UserError(

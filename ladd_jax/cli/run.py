@@ -15,7 +15,7 @@ from ml_collections import ConfigDict, config_flags
 
 from ladd_jax.cli.compilation_cache import keep_programs
 from ladd_jax.cli.preflight import check
-from ladd_jax.config.build import use_teacher_weights, use_weights
+from ladd_jax.config.architectures import use_teacher_weights, use_weights
 from ladd_jax.config.fields import base_config, nearest, to_dict, validate
 from ladd_jax.config.workdir import settle, settled
 from ladd_jax.errors import UserError

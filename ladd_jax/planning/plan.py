@@ -25,7 +25,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from ladd_jax.config import build as networks
+from ladd_jax.config import architectures, objectives
 from ladd_jax.config.fields import nearest, to_dict
 from ladd_jax.data.buckets import Bucket
 from ladd_jax.errors import UserError
@@ -129,7 +129,7 @@ def step_of(job: Job, bucket: Bucket, batch_size: int, program: Compiled) -> dic
     """A bucket's entry of the result: bytes and seconds of a chip, FLOPs of a step on all."""
     memory, cost = program.memory, program.cost
     text_length = job.config.data.text_length
-    model_flops = batch_size * networks.model_flops(job.config, job.objective, bucket, text_length)
+    model_flops = batch_size * objectives.model_flops(job.config, job.objective, bucket, text_length)
     entry: dict[str, Any] = {
         "shape": bucket.name,
         "batch": batch_size,
@@ -323,8 +323,8 @@ def compiled_entries(job: Job, buckets: list[Bucket], batch_size: int) -> dict[s
 
 def estimated_entries(job: Job, buckets: list[Bucket], batch_size: int) -> dict[str, Any]:
     """The same by the formula of `training.estimate`, of computation alone."""
-    student = networks.transformer_config(job.config)
-    teacher = networks.discriminator_config(job.config)
+    student = architectures.student_architecture(job.config)
+    teacher = architectures.teacher_architecture(job.config)
     parameters = parameter_count(job.objective.student)
     divisor = job.divisor
 
@@ -400,7 +400,7 @@ def plan(config: ConfigDict) -> None:
         mesh = make_mesh(sizes, slice_devices(topology, slices))
     batch_size = _BATCH.value or config.distil.batch_size
     check_batch_size(batch_size, mesh, config.distil.accumulation)
-    job = Job(config, networks.ladd(config), chip, mesh)
+    job = Job(config, objectives.ladd(config), chip, mesh)
     laid = " x ".join(f"{axis}={size}" for axis, size in mesh.shape.items())
     student, teacher = (
         parameter_count(model) / 1e9 for model in (job.objective.student, job.objective.teacher)

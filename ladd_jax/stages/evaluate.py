@@ -10,7 +10,7 @@ import numpy as np
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from ladd_jax.config import build as networks
+from ladd_jax.config import architectures
 from ladd_jax.config.fields import to_dict
 from ladd_jax.data import digits as sources
 from ladd_jax.data.buckets import Bucket
@@ -26,7 +26,7 @@ from ladd_jax.evaluation.rows import Row, format_table, in_order, write_metrics
 from ladd_jax.models.sd3.transformer import mmdit
 from ladd_jax.parallel.mesh import make_mesh
 from ladd_jax.stages.encode import text_encoder
-from ladd_jax.stages.load import encoded, load_student, load_teacher
+from ladd_jax.stages.load import encoded, load_student, load_generator
 from ladd_jax.training.metrics import read_history
 
 _LOG = logging.getLogger(__name__)
@@ -118,10 +118,10 @@ def evaluate(config: ConfigDict, workdir: Path) -> list[Row]:
     mesh = make_mesh(config.mesh)
     shards = Shards(encoded(workdir))
     buckets = _buckets(config)
-    teacher = load_teacher(config, workdir, mesh)
+    teacher = load_generator(config, workdir, mesh)
     student = getattr(load_student(config, workdir, mesh), stage.student)
     generator = Generator(
-        mmdit(networks.transformer_config(config)),
+        mmdit(architectures.student_architecture(config)),
         shards.null_context,
         shards.null_pooled,
         mesh,

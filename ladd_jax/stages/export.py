@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from ladd_jax.config import build as networks
+from ladd_jax.config import architectures
 from ladd_jax.config.workdir import read
 from ladd_jax.data.buckets import Bucket, nearest
 from ladd_jax.errors import UserError
@@ -73,7 +73,7 @@ def export(
     mesh = make_mesh({"fsdp": -1}, jax.local_devices())
     step = stages.student_step(config, workdir, step)
     params = stages.load_student_weights(config, workdir, mesh, model, step)
-    architecture = networks.transformer_config(config)
+    architecture = architectures.student_architecture(config)
     layouts = LAYOUTS[layout]
     partial = out.absolute().with_name(f".{out.absolute().name}.{uuid.uuid4().hex}.partial")
     try:

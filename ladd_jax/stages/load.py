@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from ladd_jax.config import build as networks
+from ladd_jax.config import architectures, objectives
 from ladd_jax.config.fields import to_dict
 from ladd_jax.config.workdir import first_difference
 from ladd_jax.errors import NotFoundError, UserError
@@ -56,20 +56,20 @@ def checkpoints_of(config: ConfigDict, workdir: Path, stage: str) -> Checkpoints
     return saved
 
 
-def load_teacher(config: ConfigDict, workdir: Path, mesh: Mesh) -> Params:
+def load_generator(config: ConfigDict, workdir: Path, mesh: Mesh) -> Params:
     """What the student starts from, on a mesh: parameters of `weights`, or the EMA of `pretrain`.
 
     Raises:
       NotFoundError: `pretrain` is not done, or the weights are not there.
       UserError: the weights are damaged, or of another architecture than the config's.
     """
-    return _load_start(config, workdir, mesh, networks.teacher_config(config))
+    return _load_start(config, workdir, mesh, architectures.generator_architecture(config))
 
 
 def _load_start(config: ConfigDict, workdir: Path, mesh: Mesh, architecture: MMDiTConfig) -> Params:
     if config.weights:
         return _read(config.weights, architecture, mesh)
-    objective = networks.flow_matching(config)
+    objective = objectives.flow_matching(config)
     teacher = _load(
         config,
         workdir,
@@ -88,10 +88,10 @@ def _load_start(config: ConfigDict, workdir: Path, mesh: Mesh, architecture: MMD
     return jax.tree.map(lambda leaf: leaf.astype(architecture.param_dtype), teacher)
 
 
-def load_discriminator(config: ConfigDict, workdir: Path, mesh: Mesh) -> Params:
-    """The teacher under the heads, as `networks.discriminator_config` describes it; errors as of
-    `load_teacher`."""
-    architecture = networks.discriminator_config(config)
+def load_teacher(config: ConfigDict, workdir: Path, mesh: Mesh) -> Params:
+    """The teacher under the heads, as `architectures.teacher_architecture` describes it; errors as of
+    `load_generator`."""
+    architecture = architectures.teacher_architecture(config)
     source = architecture
     if architecture.quantized:
         source = dataclasses.replace(architecture, quantized=False, param_dtype=jnp.float32)
@@ -104,7 +104,7 @@ def load_discriminator(config: ConfigDict, workdir: Path, mesh: Mesh) -> Params:
 
 def _read(weights: str, architecture: MMDiTConfig, mesh: Mesh) -> Params:
     checkpoint = open_mmdit(weights, architecture.param_dtype)
-    difference = networks.architecture_difference(checkpoint.config, architecture)
+    difference = architectures.architecture_difference(checkpoint.config, architecture)
     if difference:
         raise UserError(f"the weights {weights} do not fit the config: {difference}")
     return checkpoint.cut(architecture.cut).load(mesh)
@@ -116,7 +116,7 @@ def load_student(config: ConfigDict, workdir: Path, mesh: Mesh) -> TrainState:
     Raises:
       NotFoundError: `distil` is not done.
     """
-    objective = networks.ladd(config)
+    objective = objectives.ladd(config)
     return _load(
         config,
         workdir,
@@ -167,7 +167,7 @@ def load_student_weights(
       UserError: it does not fit the config.
     """
     name = STUDENTS[student]
-    objective = networks.ladd(config)
+    objective = objectives.ladd(config)
     shapes = jax.eval_shape(
         lambda key: getattr(objective.init(key, objective.student.init(key)), name),
         jax.ShapeDtypeStruct((2,), jnp.uint32),

@@ -5,7 +5,7 @@ from pathlib import Path
 import jax
 from ml_collections import ConfigDict
 
-from ladd_jax.config import build as networks
+from ladd_jax.config import objectives
 from ladd_jax.data.shards import Shards
 from ladd_jax.objectives.base import TrainState
 from ladd_jax.parallel.mesh import lay, make_mesh, replicated
@@ -18,7 +18,7 @@ def pretrain(config: ConfigDict, workdir: Path) -> None:
     """Trains the teacher on the real shards; goes on where it stopped, does nothing when done."""
     stage = config.pretrain
     mesh = make_mesh(config.mesh)
-    objective = networks.flow_matching(config)
+    objective = objectives.flow_matching(config)
     shards = Shards(encoded(workdir))
     optimizer = objective.optimizer.build()
 

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from ladd_jax.config import build as networks
+from ladd_jax.config import architectures
 from ladd_jax.data.shards import (
     Layout,
     Shards,
@@ -23,7 +23,7 @@ from ladd_jax.data.shards import (
 from ladd_jax.diffusion.generate import Generator, Sampling, seeds
 from ladd_jax.models.sd3.transformer import mmdit
 from ladd_jax.parallel.mesh import process_mesh
-from ladd_jax.stages.load import encoded, load_teacher, synthesized
+from ladd_jax.stages.load import encoded, load_generator, synthesized
 
 
 def synthesize(config: ConfigDict, workdir: Path) -> None:
@@ -34,9 +34,9 @@ def synthesize(config: ConfigDict, workdir: Path) -> None:
         return
     source = Shards(encoded(workdir))
     mesh = process_mesh(config.mesh)
-    teacher = load_teacher(config, workdir, mesh)
+    teacher = load_generator(config, workdir, mesh)
     generator = Generator(
-        mmdit(networks.teacher_config(config)),
+        mmdit(architectures.generator_architecture(config)),
         source.null_context,
         source.null_pooled,
         mesh,

@@ -10,7 +10,7 @@ from clu import parameter_overview
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from ladd_jax.config import build as networks
+from ladd_jax.config import objectives
 from ladd_jax.config.fields import steps_of, to_dict
 from ladd_jax.data.pipeline import BatchPlan, loader
 from ladd_jax.data.shards import Shards
@@ -84,7 +84,7 @@ def run_training(
         log_every=config.log.every,
         profile=Profile(traced, workdir / name),
         model_flops={
-            bucket: networks.model_flops(config, objective, bucket, shapes["context"][1])
+            bucket: objectives.model_flops(config, objective, bucket, shapes["context"][1])
             for bucket, shapes in batch_shapes.items()
         },
         sample=None if preview is None else lambda state, step: preview(state, step, writer),

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from ladd_jax.config import build as networks
+from ladd_jax.config import architectures
 from ladd_jax.config.fields import base_config
 from ladd_jax.config.workdir import read
 from ladd_jax.data.buckets import Bucket, bucket_table
@@ -129,7 +129,7 @@ def _is_run(path: Path) -> bool:
 def _run(workdir: Path, model: str, step: int | None, dtype: Any | None, mesh: Mesh) -> Subject:
     config = read(workdir)
     teaches = model == "teacher"
-    architecture = (networks.teacher_config if teaches else networks.transformer_config)(config)
+    architecture = (architectures.generator_architecture if teaches else architectures.student_architecture)(config)
     if teaches and step is not None:
         raise UserError(f"step is {step} and a teacher has one state only: leave it out")
 
@@ -140,7 +140,7 @@ def _run(workdir: Path, model: str, step: int | None, dtype: Any | None, mesh: M
 
     def load() -> Params:
         if found is None or teaches:
-            return stages.load_teacher(config, workdir, mesh)
+            return stages.load_generator(config, workdir, mesh)
         return stages.load_student_weights(config, workdir, mesh, model, found)
 
     reduction, decode = _decoder(config.weights) if config.weights else (_PIXELS, _enlarge)

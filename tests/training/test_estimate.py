@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from configs import sd3_turbo
-from ladd_jax.config import build as networks
+from ladd_jax.config import architectures, objectives
 from ladd_jax.models.sd3.transformer import parameter_count
 from ladd_jax.planning.estimate import temporaries
 
@@ -19,10 +19,10 @@ def test_the_estimate_is_at_most_a_quarter_above_what_the_compiler_takes(path):
     (bucket,) = plan["buckets"]
     config = sd3_turbo.get_config("size=large" if "large" in path.stem else "size=medium")
     config.model.remat = plan["model"]["remat"]
-    objective = networks.ladd(config)
+    objective = objectives.ladd(config)
     estimate = temporaries(
-        networks.transformer_config(config),
-        networks.discriminator_config(config),
+        architectures.student_architecture(config),
+        architectures.teacher_architecture(config),
         objective,
         images=plan["batch"] // plan["chips"],
         image_tokens=64 * 64,

@@ -36,7 +36,7 @@ def _fields(config: ConfigDict, *left_out: str) -> dict[str, Any]:
     return {name: value for name, value in config.items() if name not in left_out}
 
 
-def transformer_config(config: ConfigDict) -> MMDiTConfig:
+def student_architecture(config: ConfigDict) -> MMDiTConfig:
     """Architecture of the student, and of the network that it starts from."""
     return MMDiTConfig(
         **_fields(config.model, "channels", "dtype", "param_dtype", "teacher_dtype"),
@@ -49,7 +49,7 @@ def transformer_config(config: ConfigDict) -> MMDiTConfig:
     )
 
 
-def teacher_config(config: ConfigDict) -> MMDiTConfig:
+def generator_architecture(config: ConfigDict) -> MMDiTConfig:
     """Architecture of the network that the student starts from and that makes its data.
 
     Frozen, its parameters may have a dtype of their own. Those of int8 are under the heads alone,
@@ -57,19 +57,19 @@ def teacher_config(config: ConfigDict) -> MMDiTConfig:
     """
     name = config.model.teacher_dtype
     dtype = jnp.dtype(jnp.bfloat16) if name == "int8" else _dtype(name, "int8")
-    return dataclasses.replace(transformer_config(config), param_dtype=dtype)
+    return dataclasses.replace(student_architecture(config), param_dtype=dtype)
 
 
-def discriminator_config(config: ConfigDict) -> MMDiTConfig:
+def teacher_architecture(config: ConfigDict) -> MMDiTConfig:
     """Architecture of the teacher under the heads, as `distil` holds and runs it.
 
-    It is that of `teacher_config`, or of the section `teacher`. It ends with the last hooked block
+    It is that of `generator_architecture`, or of the section `teacher`. It ends with the last hooked block
     where only blocks are read: without a distillation loss nothing asks for the velocity.
 
     Raises:
       UserError: the section `teacher` is incomplete, or what int8 needs is not installed.
     """
-    teacher = teacher_config(config)
+    teacher = generator_architecture(config)
     if config.model.teacher_dtype == "int8":
         check_installed()
         teacher = dataclasses.replace(teacher, quantized=True)
@@ -148,7 +148,7 @@ def flow_matching(config: ConfigDict) -> FlowMatching:
     """The teacher's training."""
     fields = _fields(config.pretrain, "steps", "batch_size", "optimizer")
     return FlowMatching(
-        model=mmdit(transformer_config(config)),
+        model=mmdit(student_architecture(config)),
         optimizer=_optimizer(config.pretrain.optimizer),
         **fields,
     )
@@ -156,7 +156,7 @@ def flow_matching(config: ConfigDict) -> FlowMatching:
 
 def ladd(config: ConfigDict) -> LADD:
     """The distillation."""
-    transformer, discriminator = transformer_config(config), discriminator_config(config)
+    transformer, discriminator = student_architecture(config), teacher_architecture(config)
     head_config = HeadConfig(
         features=discriminator.width,
         pooled_width=transformer.pooled_width,
@@ -184,7 +184,7 @@ def ladd(config: ConfigDict) -> LADD:
 
 def model_flops(config: ConfigDict, objective: Objective, bucket: Bucket, text_length: int) -> int:
     """Model FLOPs that one step of an objective spends on each image of a bucket."""
-    architectures = (transformer_config(config), discriminator_config(config))
+    architectures = (student_architecture(config), teacher_architecture(config))
     return sum(
         units * forward_flops(architecture, bucket.height, bucket.width, text_length)
         for units, architecture in zip(objective.forward_units, architectures, strict=True)
