@@ -5,11 +5,11 @@ import numpy as np
 import tiny
 
 from ladd_jax.data.buckets import Bucket
-from ladd_jax.objectives.base import Optimizer
 from ladd_jax.parallel.mesh import make_mesh
 from ladd_jax.training.checkpoint import Checkpoints
 from ladd_jax.training.loop import train
 from ladd_jax.training.metrics import MetricWriter
+from ladd_jax.training.optimizers import Optimizer
 from ladd_jax.training.profile import Profile
 from ladd_jax.training.program import distillation_layout
 from ladd_jax.training.state import abstract_like, create

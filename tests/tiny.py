@@ -6,8 +6,8 @@ import numpy as np
 
 from ladd_jax.models.heads import HeadConfig, head, head_stack
 from ladd_jax.models.sd3.transformer import MMDiTConfig, mmdit
-from ladd_jax.objectives.base import Optimizer
 from ladd_jax.objectives.ladd import LADD
+from ladd_jax.training.optimizers import Optimizer
 
 B, T, CONTEXT, POOLED = 8, 5, 12, 10
 

@@ -13,9 +13,10 @@ from ladd_jax.models.quantized import check_installed
 from ladd_jax.models.sd3.flops import forward_flops
 from ladd_jax.models.sd3.transformer import MMDiTConfig, mmdit
 from ladd_jax.models.sd3.weights import read_mmdit_config
-from ladd_jax.objectives.base import Objective, Optimizer
+from ladd_jax.objectives.base import Objective
 from ladd_jax.objectives.flow_matching import FlowMatching
 from ladd_jax.objectives.ladd import LADD
+from ladd_jax.training.optimizers import Optimizer
 
 # What weights decide; the other fields say how to compute.
 _ARCHITECTURE = tuple(
@@ -163,21 +164,18 @@ def ladd(config: ConfigDict) -> LADD:
         dtype=transformer.dtype,
         **_fields(config.heads),
     )
-    fields = _fields(
-        config.distil,
-        "data", "steps", "batch_size", "optimizer", "heads_optimizer", "hooked_blocks",
-    )  # fmt: skip
-    hooked = tuple(config.distil.hooked_blocks) or None
+    fields = _fields(config.distil, "data", "steps", "batch_size", "optimizer", "heads_optimizer")
     return LADD(
         student=mmdit(transformer),
         teacher=mmdit(discriminator),
         head=head(head_config),
-        heads=head_stack(head_config, len(set(hooked or range(discriminator.blocks)))),
+        heads=head_stack(
+            head_config, len(set(config.distil.hooked_blocks or range(discriminator.blocks)))
+        ),
         depth=discriminator.blocks,
         patch=discriminator.patch,
         optimizer=_optimizer(config.distil.optimizer),
         heads_optimizer=_optimizer(config.distil.heads_optimizer),
-        hooked_blocks=hooked,
         **fields,
     )
 

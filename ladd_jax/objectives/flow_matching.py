@@ -12,26 +12,24 @@ from ladd_jax.diffusion.flow import interpolate, velocity
 from ladd_jax.errors import UserError
 from ladd_jax.models.base import Model, Params
 from ladd_jax.objectives.accumulation import accumulate
-from ladd_jax.objectives.base import Batch, Metrics, Optimizer, TrainState, update_ema
+from ladd_jax.objectives.base import Batch, Metrics, TrainState
+from ladd_jax.training.ema import update_ema
+from ladd_jax.training.optimizers import Optimizer
 
 
-@dataclasses.dataclass(frozen=True)
-class FlowMatching:
-    """Regression of the velocity.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FlowMatchingSettings:
+    """How a network learns the velocity.
 
     Attributes:
-      model: `model(params, x_t, t, context, pooled) -> v`.
-      optimizer: of the parameters.
       time_mean: mean of the logit-normal distribution of t.
       time_std: its standard deviation.
       shift: moves t towards noise; 1 leaves it.
       text_dropout: share of samples trained on the empty prompt, for classifier-free guidance.
       accumulation: micro-batches that a batch is taken in, to need less memory.
-      ema_decay: of the moving average.
+      ema_decay: decay of the moving average.
     """
 
-    model: Model
-    optimizer: Optimizer
     time_mean: float = 0.0
     time_std: float = 1.0
     shift: float = 1.0
@@ -42,6 +40,19 @@ class FlowMatching:
     def __post_init__(self) -> None:
         if self.accumulation < 1:
             raise UserError(f"accumulation is {self.accumulation}: use 1 or more")
+
+
+@dataclasses.dataclass(frozen=True)
+class FlowMatching(FlowMatchingSettings):
+    """Regression of the velocity.
+
+    Attributes:
+      model: `model(params, x_t, t, context, pooled) -> v`.
+      optimizer: of the parameters.
+    """
+
+    model: Model
+    optimizer: Optimizer
 
     @property
     def forward_units(self) -> tuple[int, int]:

@@ -22,14 +22,9 @@ from ladd_jax.errors import UserError
 from ladd_jax.models.base import Model, Params
 from ladd_jax.objectives.accumulation import accumulate
 from ladd_jax.objectives.adversarial import ADVERSARIAL_LOSSES
-from ladd_jax.objectives.base import (
-    Batch,
-    Metrics,
-    Optimizer,
-    TrainState,
-    update_ema,
-    update_offloaded_ema,
-)
+from ladd_jax.objectives.base import Batch, Metrics, TrainState
+from ladd_jax.training.ema import update_ema
+from ladd_jax.training.optimizers import Optimizer
 
 BANDS = (0.0, 0.25, 0.5, 0.75, 1.0)
 """Edges of the bands of t_hat in which the discriminator's accuracy is reported."""
@@ -97,21 +92,11 @@ class Found(NamedTuple):
     judged: Judged
 
 
-@dataclasses.dataclass(frozen=True)
-class LADD:
-    """The distillation of a frozen teacher into a student of few steps.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LADDSettings:
+    """How a student is distilled.
 
     Attributes:
-      student: `student(params, x_t, t, context, pooled) -> v`.
-      teacher: the same signature, `tap=` to read tokens after each block, and `features_vjp` of
-        `models.mmdit`. It may be cut after the last hooked block where there is no
-        `distillation_weight`, and gives no v then.
-      head: one head, `head(params, tokens, grid, t_hat, pooled) -> logits [B, h, w]`.
-      heads: its stack, one for each hooked block, under the name `heads`.
-      depth: number of the teacher's blocks, those that are cut off left out.
-      patch: side of the teacher's patch.
-      optimizer: of the student.
-      heads_optimizer: of the heads; its schedule counts their updates, `head_updates` a step.
       timesteps: times at which the student is trained (paper: 1, 0.75, 0.5, 0.25).
       probabilities: of those times.
       warmup_probabilities: of those times in the first steps (paper, above 512^2: 0, 0, .5, .5).
@@ -123,30 +108,20 @@ class LADD:
       r1_gamma: weight of the gradient penalty on each head's input at real samples (ADD: 1e-5);
         0 leaves it out.
       r1_interval: steps between penalties, each multiplied by the interval.
-      hooked_blocks: teacher blocks with a head; None is all of them, as in the paper.
-      distillation_weight: of the distance to the teacher's own x_0, for real data (ADD: 2.5). The
-        paper drops it (0) for synthetic data.
+      hooked_blocks: teacher blocks with a head; empty is all of them, as in the paper.
+      distillation_weight: weight of the distance to the teacher's own x_0, for real data (ADD:
+        2.5). The paper drops it (0) for synthetic data.
       misaligned_share: share of the loss on fakes that goes to extra ones, real latents with
         the text of another prompt; 0 has none. It holds the student to its prompts.
       head_updates: updates of the heads for each of the student, each on fresh re-noising.
       accumulation: micro-batches that a batch is taken in, to need less memory. What is drawn, and
-        which pairs are misaligned, is that of the whole batch.
+        which pairs are misaligned, is decided for the whole batch.
       accumulated_heads: the heads that the generator sees where there are several micro-batches:
-        `updated` is the update of one, by a second pass over all of them; `before` is those of
-        before the step, at the price of one pass.
-      ema_decay: of the student's moving average.
-      ema_offload: the kernels of the average's stacked blocks lie in host memory and come to the
-        device for their update, one block at a time.
+        `updated` is the update of one, by a second pass over all of them; `before` is the heads
+        from before the step, at the price of one pass.
+      ema_decay: decay of the student's moving average.
     """
 
-    student: Model
-    teacher: Model
-    head: Model
-    heads: Model
-    depth: int
-    patch: int
-    optimizer: Optimizer
-    heads_optimizer: Optimizer
     timesteps: tuple[float, ...] = (1.0, 0.75, 0.5, 0.25)
     probabilities: tuple[float, ...] = (0.7, 0.1, 0.1, 0.1)
     warmup_probabilities: tuple[float, ...] = (0.0, 0.0, 0.5, 0.5)
@@ -157,14 +132,13 @@ class LADD:
     loss: str = "hinge"
     r1_gamma: float = 1e-5
     r1_interval: int = 1
-    hooked_blocks: tuple[int, ...] | None = None
+    hooked_blocks: tuple[int, ...] = ()
     distillation_weight: float = 0.0
     misaligned_share: float = 0.0
     head_updates: int = 1
     accumulation: int = 1
     accumulated_heads: str = "updated"
     ema_decay: float = 0.999
-    ema_offload: bool = False
 
     def __post_init__(self) -> None:
         if self.loss not in ADVERSARIAL_LOSSES:
@@ -181,12 +155,6 @@ class LADD:
                 f"misaligned_share {self.misaligned_share} is not a share: use 0 for none, or a "
                 f"number below 1"
             )
-        for block in self.hooked:
-            if not 0 <= block < self.depth:
-                raise UserError(
-                    f"hooked_blocks names block {block} of a teacher of {self.depth}: "
-                    f"use blocks 0 to {self.depth - 1}"
-                )
         if self.head_updates < 1 or self.r1_interval < 1:
             raise UserError(
                 f"head_updates {self.head_updates} and r1_interval {self.r1_interval} "
@@ -199,12 +167,46 @@ class LADD:
                 f"accumulated_heads {self.accumulated_heads!r} is none of updated, before"
             )
 
+
+@dataclasses.dataclass(frozen=True)
+class LADD(LADDSettings):
+    """The distillation of a frozen teacher into a student of few steps.
+
+    Attributes:
+      student: `student(params, x_t, t, context, pooled) -> v`.
+      teacher: the same signature, `tap=` to read tokens after each block, and `features_vjp` of
+        `models.sd3.transformer`. It may be cut after the last hooked block where there is no
+        `distillation_weight`, and gives no v then.
+      head: one head, `head(params, tokens, grid, t_hat, pooled) -> logits [B, h, w]`.
+      heads: its stack, one for each hooked block, under the name `heads`.
+      depth: number of the teacher's blocks, those that are cut off left out.
+      patch: side of the teacher's patch.
+      optimizer: of the student.
+      heads_optimizer: of the heads; its schedule counts their updates, `head_updates` a step.
+    """
+
+    student: Model
+    teacher: Model
+    head: Model
+    heads: Model
+    depth: int
+    patch: int
+    optimizer: Optimizer
+    heads_optimizer: Optimizer
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for block in self.hooked:
+            if not 0 <= block < self.depth:
+                raise UserError(
+                    f"hooked_blocks names block {block} of a teacher of {self.depth}: "
+                    f"use blocks 0 to {self.depth - 1}"
+                )
+
     @property
     def hooked(self) -> tuple[int, ...]:
         """Blocks with a head, in order of depth."""
-        if self.hooked_blocks is None:
-            return tuple(range(self.depth))
-        return tuple(sorted(set(self.hooked_blocks)))
+        return tuple(sorted(set(self.hooked_blocks))) or tuple(range(self.depth))
 
     @property
     def forward_units(self) -> tuple[int, int]:
@@ -275,7 +277,7 @@ class LADD:
             state,
             step=state.step + 1,
             params=params,
-            ema=self._update_ema(state, params),
+            ema=update_ema(state.ema, params, self.ema_decay, state.step),
             heads=heads,
             optimizer=optimizer,
             heads_optimizer=heads_optimizer,
@@ -523,13 +525,6 @@ class LADD:
             weight = differs / jnp.maximum(jnp.mean(differs), 1 / differs.size)
             other = other_context, other_pooled, weight
         return Samples(x_0, context, pooled, *self._student_input(key, x_0, step), other)
-
-    def _update_ema(self, state: TrainState, params: Params) -> Params:
-        if not self.ema_offload:
-            return update_ema(state.ema, params, self.ema_decay, state.step)
-        return update_offloaded_ema(
-            state.ema, params, self.ema_decay, state.step, self.student.stacked_kernels
-        )
 
     def _student_input(
         self, key: jax.Array, x_0: jax.Array, step: jax.Array

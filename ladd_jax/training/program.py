@@ -1,6 +1,5 @@
 """The program of a step: what the loop runs and `plan` compiles."""
 
-import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,7 +10,7 @@ from jax.sharding import Mesh
 
 from ladd_jax.objectives.base import Objective, TrainState
 from ladd_jax.objectives.ladd import LADD
-from ladd_jax.parallel.mesh import HOST, batch_sharding, replicated
+from ladd_jax.parallel.mesh import batch_sharding, replicated
 from ladd_jax.training.state import state_shardings
 
 
@@ -25,7 +24,7 @@ def step_program(objective: Objective, shardings: TrainState, mesh: Mesh) -> Any
 
 
 def distillation_layout(objective: LADD, mesh: Mesh) -> tuple[TrainState, TrainState]:
-    """Shapes and shardings of the state of `distil`, whose average may lie in host memory."""
+    """Shapes and shardings of the state of `distil`."""
     key = jax.ShapeDtypeStruct((2,), jnp.uint32)
     shapes = jax.eval_shape(objective.init, key, objective.student.shapes)
     shardings = state_shardings(
@@ -36,14 +35,6 @@ def distillation_layout(objective: LADD, mesh: Mesh) -> tuple[TrainState, TrainS
         heads_axes=objective.heads.axes,
         heads_optimizer=objective.heads_optimizer.build(),
     )
-    if objective.ema_offload:
-        # The rest is small, and XLA's compiler for TPUs stumbles over its layouts there.
-        ema = jax.tree.map(
-            lambda leaf, offloaded: leaf.with_memory_kind(HOST) if offloaded else leaf,
-            shardings.ema,
-            objective.student.stacked_kernels,
-        )
-        shardings = dataclasses.replace(shardings, ema=ema)
     return shapes, shardings
 
 

@@ -9,9 +9,9 @@ from jax.sharding import NamedSharding, PartitionSpec
 from runs import SIZES, Run, batches
 
 from ladd_jax.objectives.accumulation import accumulate, join, split
-from ladd_jax.objectives.base import Optimizer
 from ladd_jax.objectives.flow_matching import FlowMatching
 from ladd_jax.parallel.mesh import batch_sharding, make_mesh, parameter_shardings
+from ladd_jax.training.optimizers import Optimizer
 
 COLLECTIVES = ("all-gather", "all-to-all", "collective-permute", "all-reduce")
 PROPORTIONAL = Optimizer(1.0, epsilon=1.0)  # Its first update is nearly the gradient, not its sign.

@@ -9,8 +9,9 @@ import pytest
 import tiny
 
 from ladd_jax.models.sd3.transformer import mmdit
-from ladd_jax.objectives.base import Optimizer, update_ema
 from ladd_jax.objectives.flow_matching import FlowMatching
+from ladd_jax.training.ema import update_ema
+from ladd_jax.training.optimizers import Optimizer
 
 NULL = {"context": jnp.zeros((tiny.T, tiny.CONTEXT)), "pooled": jnp.zeros(tiny.POOLED)}
 

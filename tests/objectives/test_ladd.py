@@ -14,7 +14,7 @@ from ladd_jax.diffusion.flow import interpolate, predict_x0
 from ladd_jax.models.sd3.flops import forward_flops
 from ladd_jax.models.sd3.transformer import cut_params, mmdit
 from ladd_jax.objectives.adversarial import ADVERSARIAL_LOSSES
-from ladd_jax.objectives.base import Optimizer
+from ladd_jax.training.optimizers import Optimizer
 
 
 def two_program_reference(objective, state, teacher, batch):
