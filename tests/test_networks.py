@@ -7,6 +7,7 @@ import pytest
 from configs import digits
 from ladd_jax.cli.preflight import check
 from ladd_jax.config import architectures, objectives
+from ladd_jax.config.fields import typed
 from ladd_jax.data.buckets import Bucket
 from ladd_jax.errors import UserError
 from ladd_jax.models.sd3.flops import forward_flops
@@ -46,10 +47,14 @@ def fields(section):
 
 def built(section, config):
     if section == "teacher":
-        return architectures.teacher_architecture(config)
+        return architectures.teacher_architecture(typed(config))
     if section == "model":
-        return architectures.student_architecture(config)
-    return objectives.flow_matching(config) if section == "pretrain" else objectives.ladd(config)
+        return architectures.student_architecture(typed(config))
+    return (
+        objectives.flow_matching(typed(config))
+        if section == "pretrain"
+        else objectives.ladd(typed(config))
+    )
 
 
 @pytest.mark.parametrize(
@@ -70,7 +75,7 @@ def test_a_field_reaches_the_objective(section, name):
         config.distil.probabilities = config.distil.warmup_probabilities = (0.5, 0.5)
     result = built(section, config)
     if name == "teacher_dtype":
-        result, name = architectures.generator_architecture(config), "param_dtype"
+        result, name = architectures.generator_architecture(typed(config)), "param_dtype"
     attribute = {"channels": "in_channels"}.get(name, name)
     assert getattr(result, attribute) == value
 
@@ -90,16 +95,16 @@ def test_every_optimizer_has_the_settings_of_its_own_section(stage, name):
 def test_the_heads_read_the_teacher_and_not_the_student():
     config = digits.get_config()
     config.teacher.update(dict(depth=3, width=48, num_heads=2, patch=4))
-    objective = objectives.ladd(config)
+    objective = objectives.ladd(typed(config))
     assert objective.heads.shapes["heads"]["entry"]["convolution"]["kernel"].shape[:4] == (
         3, 1, 1, 48
     )  # fmt: skip
     assert (objective.depth, objective.patch) == (3, 4)
     bucket, length = Bucket(8, 8), config.data.text_length
     student, teacher = objective.forward_units
-    assert objectives.model_flops(config, objective, bucket, length) == (
-        student * forward_flops(architectures.student_architecture(config), 8, 8, length)
-        + teacher * forward_flops(architectures.teacher_architecture(config), 8, 8, length)
+    assert objectives.model_flops(typed(config), objective, bucket, length) == (
+        student * forward_flops(architectures.student_architecture(typed(config)), 8, 8, length)
+        + teacher * forward_flops(architectures.teacher_architecture(typed(config)), 8, 8, length)
     )
 
 
@@ -115,12 +120,12 @@ def test_a_teacher_that_is_half_described_is_refused(changes, words):
     config = digits.get_config()
     config.teacher.update(changes)
     with pytest.raises(UserError, match=words):
-        check(config)
+        check(typed(config))
 
 
 def test_the_heads_have_the_settings_of_their_section():
     config = digits.get_config()
     config.heads.update(dict(channels=16, kernel=5, groups=4, projection=8, spectral_norm=False))
-    shapes = objectives.ladd(config).heads.shapes["heads"]
+    shapes = objectives.ladd(typed(config)).heads.shapes["heads"]
     assert shapes["residual"]["convolution"]["kernel"].shape == (4, 5, 5, 16, 16)
     assert shapes["exit"]["kernel"].shape == (4, 1, 1, 16, 8)

@@ -12,6 +12,7 @@ import pytest
 
 from configs import sd3_turbo
 from ladd_jax.config import objectives
+from ladd_jax.config.fields import typed
 from ladd_jax.data.buckets import Bucket
 from ladd_jax.errors import UserError
 from ladd_jax.parallel.chips import chip_named
@@ -147,7 +148,7 @@ def test_a_smaller_teacher_is_planned_with_its_own_size(tmp_path):
     assert bucket["hbm"]["arguments"] == pytest.approx(billions * 1e9, rel=0.03)
     settings = sd3_turbo.get_config("size=large,resolution=256")
     shape = Bucket.parse(bucket["shape"])
-    same = 8 * objectives.model_flops(settings, objectives.ladd(settings), shape, 333)
+    same = 8 * objectives.model_flops(typed(settings), objectives.ladd(typed(settings)), shape, 333)
     assert 0.5 < bucket["model_flops"] / same < 0.7
 
 

@@ -1,4 +1,4 @@
-"""Networks and objectives of a config: the one place that turns fields into objects."""
+"""Architectures of the networks of a config: student, data generator and teacher."""
 
 import dataclasses
 from typing import Any
@@ -6,17 +6,11 @@ from typing import Any
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from ladd_jax.data.buckets import Bucket
+from ladd_jax.config.fields import Config, Model, Teacher
 from ladd_jax.errors import UserError
-from ladd_jax.models.heads import HeadConfig, head, head_stack
 from ladd_jax.models.quantized import check_installed
-from ladd_jax.models.sd3.flops import forward_flops
-from ladd_jax.models.sd3.transformer import MMDiTConfig, mmdit
+from ladd_jax.models.sd3.transformer import MMDiTConfig
 from ladd_jax.models.sd3.weights import read_mmdit_config
-from ladd_jax.objectives.base import Objective
-from ladd_jax.objectives.flow_matching import FlowMatching
-from ladd_jax.objectives.ladd import LADD
-from ladd_jax.training.optimizers import Optimizer
 
 # What weights decide; the other fields say how to compute.
 _ARCHITECTURE = tuple(
@@ -26,94 +20,100 @@ _ARCHITECTURE = tuple(
 )
 
 
-def _dtype(name: str, *others: str) -> Any:
-    known = ("float32", "bfloat16")
-    if name not in known:
-        raise UserError(f"dtype {name!r} is none of {', '.join(known + others)}")
-    return jnp.dtype(name)
+def _fields(section: Model | Teacher) -> dict[str, Any]:
+    """The fields of a section that an architecture has under the same name."""
+    common = {field.name for field in dataclasses.fields(MMDiTConfig)}
+    return {
+        field.name: getattr(section, field.name)
+        for field in dataclasses.fields(section)
+        if field.name in common and not field.name.endswith("dtype")
+    }
 
 
-def _fields(config: ConfigDict, *left_out: str) -> dict[str, Any]:
-    return {name: value for name, value in config.items() if name not in left_out}
-
-
-def student_architecture(config: ConfigDict) -> MMDiTConfig:
-    """Architecture of the student, and of the network that it starts from."""
+def student_architecture(config: Config) -> MMDiTConfig:
+    """Architecture of the student."""
     return MMDiTConfig(
-        **_fields(config.model, "channels", "dtype", "param_dtype", "teacher_dtype"),
+        **_fields(config.model),
         in_channels=config.model.channels,
         out_channels=config.model.channels,
         context_width=config.data.text_width,
         pooled_width=config.data.pooled_width,
-        dtype=_dtype(config.model.dtype),
-        param_dtype=_dtype(config.model.param_dtype),
+        dtype=jnp.dtype(config.model.dtype),
+        param_dtype=jnp.dtype(config.model.param_dtype),
     )
 
 
-def generator_architecture(config: ConfigDict) -> MMDiTConfig:
-    """Architecture of the network that the student starts from and that makes its data.
+def generator_architecture(config: Config) -> MMDiTConfig:
+    """Architecture of the data generator, which is what the student starts from.
 
     Frozen, its parameters may have a dtype of their own. Those of int8 are under the heads alone,
     and bfloat16 elsewhere.
     """
     name = config.model.teacher_dtype
-    dtype = jnp.dtype(jnp.bfloat16) if name == "int8" else _dtype(name, "int8")
+    dtype = jnp.dtype(jnp.bfloat16 if name == "int8" else name)
     return dataclasses.replace(student_architecture(config), param_dtype=dtype)
 
 
-def teacher_architecture(config: ConfigDict) -> MMDiTConfig:
+def teacher_architecture(config: Config) -> MMDiTConfig:
     """Architecture of the teacher under the heads, as `distil` holds and runs it.
 
-    It is that of `generator_architecture`, or of the section `teacher`. It ends with the last hooked block
+    It is the data generator's, or that of the section `teacher`. It ends with the last hooked block
     where only blocks are read: without a distillation loss nothing asks for the velocity.
 
     Raises:
-      UserError: the section `teacher` is incomplete, or what int8 needs is not installed.
+      UserError: what int8 needs is not installed.
     """
     teacher = generator_architecture(config)
     if config.model.teacher_dtype == "int8":
         check_installed()
         teacher = dataclasses.replace(teacher, quantized=True)
-    own = config.teacher
-    if own.weights and not own.depth:
-        raise UserError(
-            f"teacher.weights is {own.weights} and teacher.depth is 0: set the sizes of that "
-            f"network, as use_teacher_weights does"
-        )
-    if own.depth:
-        for name in ("depth", "width", "num_heads", "patch", "mlp_ratio"):
-            if own[name] < 1:
-                raise UserError(
-                    f"teacher.{name} is {own[name]} and teacher.depth is {own.depth}: use 1 or "
-                    f"more, or a depth of 0 for the network that the student starts from"
-                )
-        teacher = dataclasses.replace(teacher, **_fields(own, "weights"))
-    hooked = tuple(config.distil.hooked_blocks)
+    if config.teacher.depth:
+        teacher = dataclasses.replace(teacher, **_fields(config.teacher))
+    hooked = config.distil.hooked_blocks
     inner = bool(hooked) and all(0 <= block < teacher.depth - 1 for block in hooked)
     if config.distil.distillation_weight or not inner:
         return teacher
     return dataclasses.replace(teacher, cut=max(hooked) + 1)
 
 
-def use_weights(config: ConfigDict, weights: str) -> None:
-    """Sets the teacher to released weights, and the model to their architecture."""
-    architecture = read_mmdit_config(weights)
-    config.weights = weights
-    for name in _ARCHITECTURE:
-        if name in config.model:
-            config.model[name] = getattr(architecture, name)
-    config.model.channels = architecture.out_channels
-    config.data.text_width = architecture.context_width
-    config.data.pooled_width = architecture.pooled_width
+def read_architectures(config: ConfigDict) -> None:
+    """Fills in what the files of `weights` and of `teacher.weights` say of their networks.
 
+    Fetches weights that are named by their place on the hub.
 
-def use_teacher_weights(config: ConfigDict, weights: str) -> None:
-    """Puts released weights under the heads, beside those that the student starts from.
+    Args:
+      config: a run's config, changed here: the architecture in `model` and the widths of text in
+        `data`, and the section `teacher` where its depth is 0.
 
     Raises:
-      UserError: they are of other latents or of another text.
+      NotFoundError: there are no such weights.
+      UserError: they are of no use, `model.depth` is neither 0 nor theirs, or the teacher is of
+        other latents or of another text.
     """
-    architecture = read_mmdit_config(weights)
+    if config.weights:
+        architecture = read_mmdit_config(config.weights)
+        if config.model.depth not in (0, architecture.depth):
+            raise UserError(
+                f"model.depth is {config.model.depth} and the weights {config.weights} have "
+                f"{architecture.depth} blocks: leave it out, and a size of another network"
+            )
+        _fill(config.model, architecture)
+        config.model.channels = architecture.out_channels
+        config.data.text_width = architecture.context_width
+        config.data.pooled_width = architecture.pooled_width
+    if config.teacher.weights and not config.teacher.depth:
+        architecture = read_mmdit_config(config.teacher.weights)
+        _check_teacher(config, architecture)
+        _fill(config.teacher, architecture)
+
+
+def _fill(section: ConfigDict, architecture: MMDiTConfig) -> None:
+    for name in _ARCHITECTURE:
+        if name in section:
+            section[name] = getattr(architecture, name)
+
+
+def _check_teacher(config: ConfigDict, architecture: MMDiTConfig) -> None:
     common = (
         ("channels of latents", architecture.in_channels, config.model.channels),
         ("channels of velocities", architecture.out_channels, config.model.channels),
@@ -123,13 +123,9 @@ def use_teacher_weights(config: ConfigDict, weights: str) -> None:
     for name, have, want in common:
         if have != want:
             raise UserError(
-                f"the teacher {weights} has {have} {name} and the student {want}: use a teacher of "
-                f"the same autoencoder and text encoders"
+                f"the teacher {config.teacher.weights} has {have} {name} and the student {want}: "
+                f"use a teacher of the same autoencoder and text encoders"
             )
-    config.teacher.weights = weights
-    for name in _ARCHITECTURE:
-        if name in config.teacher:
-            config.teacher[name] = getattr(architecture, name)
 
 
 def architecture_difference(found: MMDiTConfig, wanted: MMDiTConfig) -> str:
@@ -139,51 +135,3 @@ def architecture_difference(found: MMDiTConfig, wanted: MMDiTConfig) -> str:
         if have != want:
             return f"{name} is {have} in the weights and {want} in the config"
     return ""
-
-
-def _optimizer(config: ConfigDict) -> Optimizer:
-    return Optimizer(**_fields(config, "moment_dtype"), moment_dtype=_dtype(config.moment_dtype))
-
-
-def flow_matching(config: ConfigDict) -> FlowMatching:
-    """The teacher's training."""
-    fields = _fields(config.pretrain, "steps", "batch_size", "optimizer")
-    return FlowMatching(
-        model=mmdit(student_architecture(config)),
-        optimizer=_optimizer(config.pretrain.optimizer),
-        **fields,
-    )
-
-
-def ladd(config: ConfigDict) -> LADD:
-    """The distillation."""
-    transformer, discriminator = student_architecture(config), teacher_architecture(config)
-    head_config = HeadConfig(
-        features=discriminator.width,
-        pooled_width=transformer.pooled_width,
-        dtype=transformer.dtype,
-        **_fields(config.heads),
-    )
-    fields = _fields(config.distil, "data", "steps", "batch_size", "optimizer", "heads_optimizer")
-    return LADD(
-        student=mmdit(transformer),
-        teacher=mmdit(discriminator),
-        head=head(head_config),
-        heads=head_stack(
-            head_config, len(set(config.distil.hooked_blocks or range(discriminator.blocks)))
-        ),
-        depth=discriminator.blocks,
-        patch=discriminator.patch,
-        optimizer=_optimizer(config.distil.optimizer),
-        heads_optimizer=_optimizer(config.distil.heads_optimizer),
-        **fields,
-    )
-
-
-def model_flops(config: ConfigDict, objective: Objective, bucket: Bucket, text_length: int) -> int:
-    """Model FLOPs that one step of an objective spends on each image of a bucket."""
-    architectures = (student_architecture(config), teacher_architecture(config))
-    return sum(
-        units * forward_flops(architecture, bucket.height, bucket.width, text_length)
-        for units, architecture in zip(objective.forward_units, architectures, strict=True)
-    )

@@ -14,7 +14,7 @@ import math
 import re
 import sys
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -22,11 +22,10 @@ from typing import Any
 import jax
 from absl import flags
 from jax.sharding import Mesh
-from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from ladd_jax.config import architectures, objectives
-from ladd_jax.config.fields import nearest, to_dict
+from ladd_jax.config.fields import Config, nearest, to_dict
 from ladd_jax.data.buckets import Bucket
 from ladd_jax.errors import UserError
 from ladd_jax.models.sd3.transformer import parameter_count
@@ -95,7 +94,7 @@ _GIB = 2**30
 class Job:
     """What is planned."""
 
-    config: ConfigDict
+    config: Config
     objective: LADD
     chip: Chip
     mesh: Mesh
@@ -129,7 +128,8 @@ def step_of(job: Job, bucket: Bucket, batch_size: int, program: Compiled) -> dic
     """A bucket's entry of the result: bytes and seconds of a chip, FLOPs of a step on all."""
     memory, cost = program.memory, program.cost
     text_length = job.config.data.text_length
-    model_flops = batch_size * objectives.model_flops(job.config, job.objective, bucket, text_length)
+    image_flops = objectives.model_flops(job.config, job.objective, bucket, text_length)
+    model_flops = batch_size * image_flops
     entry: dict[str, Any] = {
         "shape": bucket.name,
         "batch": batch_size,
@@ -247,7 +247,7 @@ def show(job: Job, entry: dict[str, Any]) -> None:
     )
 
 
-def parse_mesh(text: str, mesh: ConfigDict) -> dict[str, int]:
+def parse_mesh(text: str, mesh: Mapping[str, int]) -> dict[str, int]:
     """Sizes of the mesh axes, and slices: those of the config, changed by `data=2,fsdp=-1`.
 
     Raises:
@@ -264,7 +264,7 @@ def parse_mesh(text: str, mesh: ConfigDict) -> dict[str, int]:
     return sizes
 
 
-def chosen_buckets(config: ConfigDict, names: list[str]) -> list[Bucket]:
+def chosen_buckets(config: Config, names: list[str]) -> list[Bucket]:
     """The named buckets, or all of the config.
 
     Raises:
@@ -372,7 +372,7 @@ def estimated_entries(job: Job, buckets: list[Bucket], batch_size: int) -> dict[
     return {"buckets": entries, "largest_batch": {"batch": batch, "shape": largest.name}}
 
 
-def plan(config: ConfigDict) -> None:
+def plan(config: Config) -> None:
     """Plans the distillation of a config on the topology of the flags."""
     topology = _TOPOLOGY.value
     if not topology:
@@ -380,7 +380,7 @@ def plan(config: ConfigDict) -> None:
     if not 0 < _UTILISATION.value <= 1:
         raise UserError(f"--utilisation={_UTILISATION.value} is not a share: use 0.5, or 1")
     buckets = chosen_buckets(config, _BUCKETS.value)
-    sizes = parse_mesh(_MESH.value, config.mesh)
+    sizes = parse_mesh(_MESH.value, config.mesh.sizes)
     slices = sizes[SLICES]
     compiler: str | None = "libtpu"
     mesh: Any

@@ -14,9 +14,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from ml_collections import ConfigDict
 from tqdm import tqdm
 
+from ladd_jax.config.fields import Config
 from ladd_jax.data import digits as sources
 from ladd_jax.data.buckets import Bucket, nearest
 from ladd_jax.data.images import decode_image, fit
@@ -46,7 +46,7 @@ CLIP_LENGTH = 77
 
 
 def text_encoder(
-    config: ConfigDict, mesh: Mesh | None = None, batch: int | None = None
+    config: Config, mesh: Mesh | None = None, batch: int | None = None
 ) -> TextEncoder | SD3TextEncoder:
     """The text encoder of a config: that of its weights, else a random one.
 
@@ -60,7 +60,7 @@ def text_encoder(
         return load_text_encoders(
             fetch_pipeline(config.weights),
             jnp.dtype(config.model.dtype),
-            process_mesh(config.mesh) if mesh is None else mesh,
+            process_mesh(config.mesh.sizes) if mesh is None else mesh,
             t5_length=data.text_length - CLIP_LENGTH,
             batch=batch or data.text_batch_size,
         )
@@ -89,7 +89,7 @@ class _Raw:
     latents: Callable[[Bucket, int, int], np.ndarray] | None = None
 
 
-def _digits(config: ConfigDict, buckets: list[Bucket], workdir: Path) -> _Raw:
+def _digits(config: Config, buckets: list[Bucket], workdir: Path) -> _Raw:
     train, _ = sources.load(config.seed)
     images, prompts = {}, {}
     for bucket in buckets:
@@ -99,7 +99,7 @@ def _digits(config: ConfigDict, buckets: list[Bucket], workdir: Path) -> _Raw:
     return _Raw(prompts, 1, lambda bucket, start, stop: images[bucket][start:stop])
 
 
-def _prompts(config: ConfigDict, buckets: list[Bucket], workdir: Path) -> _Raw:
+def _prompts(config: Config, buckets: list[Bucket], workdir: Path) -> _Raw:
     data = config.data
     prompts = read_prompts(data.path, data.column)
     weights = np.asarray(data.bucket_weights or [1.0] * len(buckets))
@@ -114,7 +114,7 @@ def _prompts(config: ConfigDict, buckets: list[Bucket], workdir: Path) -> _Raw:
     return _Raw({bucket: part for bucket, part in split.items() if part})
 
 
-def _images(config: ConfigDict, buckets: list[Bucket], workdir: Path) -> _Raw:
+def _images(config: Config, buckets: list[Bucket], workdir: Path) -> _Raw:
     data = config.data
     images = open_images(data.path, data.column)
     listed = workdir / "unreadable.jsonl"
@@ -141,7 +141,7 @@ def _images(config: ConfigDict, buckets: list[Bucket], workdir: Path) -> _Raw:
             _LOG.warning("%d unreadable images are left out: %s", len(unreadable), listed)
 
     autoencoder, params = load_autoencoder(fetch_pipeline(config.weights), jnp.float32)
-    mesh = process_mesh(config.mesh)
+    mesh = process_mesh(config.mesh.sizes)
     params = jax.device_put(params, replicated(mesh))
     size = -(-data.image_batch_size // batch_divisor(mesh)) * batch_divisor(mesh)
     program = jax.jit(autoencoder.encode)
@@ -164,7 +164,7 @@ def _images(config: ConfigDict, buckets: list[Bucket], workdir: Path) -> _Raw:
 _SOURCES = {"digits": _digits, "prompts": _prompts, "images": _images}
 
 
-def encode(config: ConfigDict, workdir: Path) -> None:
+def encode(config: Config, workdir: Path) -> None:
     """Writes text, and latents where the data have images, as shards; goes on where it stopped."""
     data = config.data
     target = encoded(workdir)

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
-from ml_collections import ConfigDict
 
 from ladd_jax.config import architectures
+from ladd_jax.config.fields import Config
 from ladd_jax.config.workdir import read
 from ladd_jax.data.buckets import Bucket, nearest
 from ladd_jax.errors import UserError
@@ -62,8 +62,8 @@ def export(
     config = read(workdir)
     if not config.weights:
         raise UserError(
-            f"{workdir} has a teacher of its own (weights is empty): export a run that started "
-            f"from a released pipeline"
+            f"{workdir} has a data generator of its own (weights is empty): export a run that "
+            f"started from a released pipeline"
         )
     if out.exists():
         raise UserError(f"{out} exists: remove it, or choose another --out")
@@ -107,7 +107,7 @@ def export(
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _sample_size(config: ConfigDict) -> int:
+def _sample_size(config: Config) -> int:
     """Side of the square latents that a pipeline makes where nobody names a size."""
     bucket = nearest([Bucket.parse(name) for name in config.data.buckets], 1, 1)
     side = math.isqrt(bucket.height * bucket.width)

@@ -8,10 +8,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
-from ml_collections import ConfigDict
 
 from ladd_jax.config import architectures, objectives
-from ladd_jax.config.fields import to_dict
+from ladd_jax.config.fields import Config, to_dict
 from ladd_jax.config.workdir import first_difference
 from ladd_jax.errors import NotFoundError, UserError
 from ladd_jax.models.base import Params
@@ -33,11 +32,11 @@ def encoded(workdir: Path) -> Path:
 
 
 def synthesized(workdir: Path) -> Path:
-    """Shards of the teacher's samples."""
+    """Shards of the data generator's samples."""
     return workdir / "synthesized"
 
 
-def checkpoints_of(config: ConfigDict, workdir: Path, stage: str) -> Checkpoints:
+def checkpoints_of(config: Config, workdir: Path, stage: str) -> Checkpoints:
     """The checkpoints of a stage.
 
     Raises:
@@ -56,21 +55,23 @@ def checkpoints_of(config: ConfigDict, workdir: Path, stage: str) -> Checkpoints
     return saved
 
 
-def load_generator(config: ConfigDict, workdir: Path, mesh: Mesh) -> Params:
-    """What the student starts from, on a mesh: parameters of `weights`, or the EMA of `pretrain`.
+def load_generator(config: Config, workdir: Path, mesh: Mesh) -> Params:
+    """The data generator, on a mesh: parameters of `weights`, or the average of `pretrain`.
 
     Raises:
       NotFoundError: `pretrain` is not done, or the weights are not there.
       UserError: the weights are damaged, or of another architecture than the config's.
     """
-    return _load_start(config, workdir, mesh, architectures.generator_architecture(config))
+    return _load_generator_as(config, workdir, mesh, architectures.generator_architecture(config))
 
 
-def _load_start(config: ConfigDict, workdir: Path, mesh: Mesh, architecture: MMDiTConfig) -> Params:
+def _load_generator_as(
+    config: Config, workdir: Path, mesh: Mesh, architecture: MMDiTConfig
+) -> Params:
     if config.weights:
         return _read(config.weights, architecture, mesh)
     objective = objectives.flow_matching(config)
-    teacher = _load(
+    params = _load(
         config,
         workdir,
         "pretrain",
@@ -84,13 +85,17 @@ def _load_start(config: ConfigDict, workdir: Path, mesh: Mesh, architecture: MMD
         model = mmdit(architecture)
         layout = parameter_shardings(mesh, model.shapes, model.axes)
         keep = jax.jit(lambda tree: cut_params(tree, model.shapes), out_shardings=layout)
-        teacher = keep(teacher)
-    return jax.tree.map(lambda leaf: leaf.astype(architecture.param_dtype), teacher)
+        params = keep(params)
+    return jax.tree.map(lambda leaf: leaf.astype(architecture.param_dtype), params)
 
 
-def load_teacher(config: ConfigDict, workdir: Path, mesh: Mesh) -> Params:
-    """The teacher under the heads, as `architectures.teacher_architecture` describes it; errors as of
-    `load_generator`."""
+def load_teacher(config: Config, workdir: Path, mesh: Mesh) -> Params:
+    """The teacher under the heads, as `teacher_architecture` describes it.
+
+    Raises:
+      NotFoundError: `pretrain` is not done, or the weights are not there.
+      UserError: the weights are damaged, or of another architecture than the config's.
+    """
     architecture = architectures.teacher_architecture(config)
     source = architecture
     if architecture.quantized:
@@ -98,7 +103,7 @@ def load_teacher(config: ConfigDict, workdir: Path, mesh: Mesh) -> Params:
     if config.teacher.weights:
         params = _read(config.teacher.weights, source, mesh)
     else:
-        params = _load_start(config, workdir, mesh, source)
+        params = _load_generator_as(config, workdir, mesh, source)
     return quantize_params(mmdit(architecture), params, mesh) if architecture.quantized else params
 
 
@@ -110,7 +115,7 @@ def _read(weights: str, architecture: MMDiTConfig, mesh: Mesh) -> Params:
     return checkpoint.cut(architecture.cut).load(mesh)
 
 
-def load_student(config: ConfigDict, workdir: Path, mesh: Mesh) -> TrainState:
+def load_student(config: Config, workdir: Path, mesh: Mesh) -> TrainState:
     """The last state of `distil`, laid on a mesh.
 
     Raises:
@@ -131,7 +136,7 @@ def load_student(config: ConfigDict, workdir: Path, mesh: Mesh) -> TrainState:
     )
 
 
-def student_step(config: ConfigDict, workdir: Path, step: int | None = None) -> int:
+def student_step(config: Config, workdir: Path, step: int | None = None) -> int:
     """The step of a checkpoint of `distil`, finished or not; default: of the newest.
 
     Raises:
@@ -151,7 +156,7 @@ def student_step(config: ConfigDict, workdir: Path, step: int | None = None) -> 
 
 
 def load_student_weights(
-    config: ConfigDict, workdir: Path, mesh: Mesh, student: str, step: int
+    config: Config, workdir: Path, mesh: Mesh, student: str, step: int
 ) -> Params:
     """One of the students of `distil`, finished or not.
 
@@ -180,7 +185,7 @@ def load_student_weights(
 
 
 def _load(
-    config: ConfigDict,
+    config: Config,
     workdir: Path,
     stage: str,
     steps: int,

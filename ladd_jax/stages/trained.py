@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from ladd_jax.config import architectures
-from ladd_jax.config.fields import base_config
+from ladd_jax.config.architectures import generator_architecture, student_architecture
+from ladd_jax.config.fields import Synthesize
 from ladd_jax.config.workdir import read
 from ladd_jax.data.buckets import Bucket, bucket_table
 from ladd_jax.diffusion.generate import Sampling
@@ -31,7 +31,7 @@ from ladd_jax.weights.source import fetch_pipeline, find
 FACTS = "ladd_jax.json"
 """What an export says of itself beyond the files of diffusers: how to sample it, its buckets."""
 
-MODELS = (*stages.STUDENTS, "teacher")
+MODELS = (*stages.STUDENTS, "generator")
 
 _PIXELS = 8
 """On a side of a latent pixel where latents are the picture."""
@@ -47,10 +47,10 @@ class Subject:
 
     Attributes:
       place: workdir, folder or repository.
-      model: `ema`, `student`, `teacher`, or `released`.
+      model: `ema`, `student`, `generator`, or `released`.
       architecture: of the network, and its dtypes.
-      times: that it was trained at; empty for a teacher, which any time serves.
-      teacher: default steps, guidance and shift of a teacher.
+      times: that it was trained at; empty for a data generator, which any time serves.
+      generator: default steps, guidance and shift of a data generator.
       buckets: of its training.
       reduction: pixels on a side of a latent pixel.
       decode: latents to pictures.
@@ -63,7 +63,7 @@ class Subject:
     model: str
     architecture: MMDiTConfig
     times: tuple[float, ...]
-    teacher: dict[str, Any]
+    generator: dict[str, Any]
     buckets: tuple[Bucket, ...]
     reduction: int
     decode: Decoder
@@ -83,12 +83,12 @@ class Subject:
                 if value not in (None, 1.0):
                     raise UserError(
                         f"{name} is {value:g} and a student has none: leave it out, or sample the "
-                        f"teacher"
+                        f"generator"
                     )
             return Sampling.student(len(self.times) if steps is None else steps, self.times)
         given = dict(steps=steps, guidance=guidance, shift=shift)
         return Sampling.teacher(
-            **self.teacher | {name: value for name, value in given.items() if value is not None}
+            **self.generator | {name: value for name, value in given.items() if value is not None}
         )
 
 
@@ -128,18 +128,18 @@ def _is_run(path: Path) -> bool:
 
 def _run(workdir: Path, model: str, step: int | None, dtype: Any | None, mesh: Mesh) -> Subject:
     config = read(workdir)
-    teaches = model == "teacher"
-    architecture = (architectures.generator_architecture if teaches else architectures.student_architecture)(config)
-    if teaches and step is not None:
-        raise UserError(f"step is {step} and a teacher has one state only: leave it out")
+    is_generator = model == "generator"
+    architecture = (generator_architecture if is_generator else student_architecture)(config)
+    if is_generator and step is not None:
+        raise UserError(f"step is {step} and a data generator has one state only: leave it out")
 
-    if teaches:
+    if is_generator:
         found = None if config.weights else config.pretrain.steps
     else:
         found = stages.student_step(config, workdir, step)
 
     def load() -> Params:
-        if found is None or teaches:
+        if found is None or is_generator:
             return stages.load_generator(config, workdir, mesh)
         return stages.load_student_weights(config, workdir, mesh, model, found)
 
@@ -148,8 +148,8 @@ def _run(workdir: Path, model: str, step: int | None, dtype: Any | None, mesh: M
         place=str(workdir),
         model=model,
         architecture=_computing(architecture, dtype),
-        times=() if teaches else tuple(config.distil.timesteps),
-        teacher={name: config.synthesize[name] for name in ("steps", "guidance", "shift")},
+        times=() if is_generator else tuple(config.distil.timesteps),
+        generator=_sampled(config.synthesize),
         buckets=tuple(Bucket.parse(name) for name in config.data.buckets),
         reduction=reduction,
         decode=decode,
@@ -164,15 +164,13 @@ def _released(place: str, dtype: Any, mesh: Mesh) -> Subject:
     folder = fetch_pipeline(place)
     reduction, decode = _decoder(place)
     facts = _facts(folder)
-    defaults = base_config().synthesize
+    defaults = _sampled(Synthesize())
     return Subject(
         place=place,
         model="released",
         architecture=weights.config,
         times=tuple(facts.get("times", ())),
-        teacher=dict(
-            steps=defaults.steps, guidance=defaults.guidance, shift=_shift(folder, defaults.shift)
-        ),
+        generator=defaults | {"shift": _shift(folder, defaults["shift"])},
         buckets=tuple(map(Bucket.parse, facts.get("buckets", ())))
         or _table(place, weights.config, reduction),
         reduction=reduction,
@@ -187,6 +185,11 @@ def _released(place: str, dtype: Any, mesh: Mesh) -> Subject:
         load=lambda: weights.load(mesh),
         step=facts.get("step"),
     )
+
+
+def _sampled(settings: Synthesize) -> dict[str, Any]:
+    """How a data generator is sampled where nobody says otherwise."""
+    return dict(steps=settings.steps, guidance=settings.guidance, shift=settings.shift)
 
 
 def _computing(architecture: MMDiTConfig, dtype: Any | None) -> MMDiTConfig:

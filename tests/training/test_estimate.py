@@ -7,6 +7,7 @@ import pytest
 
 from configs import sd3_turbo
 from ladd_jax.config import architectures, objectives
+from ladd_jax.config.fields import typed
 from ladd_jax.models.sd3.transformer import parameter_count
 from ladd_jax.planning.estimate import temporaries
 
@@ -19,10 +20,10 @@ def test_the_estimate_is_at_most_a_quarter_above_what_the_compiler_takes(path):
     (bucket,) = plan["buckets"]
     config = sd3_turbo.get_config("size=large" if "large" in path.stem else "size=medium")
     config.model.remat = plan["model"]["remat"]
-    objective = objectives.ladd(config)
+    objective = objectives.ladd(typed(config))
     estimate = temporaries(
-        architectures.student_architecture(config),
-        architectures.teacher_architecture(config),
+        architectures.student_architecture(typed(config)),
+        architectures.teacher_architecture(typed(config)),
         objective,
         images=plan["batch"] // plan["chips"],
         image_tokens=64 * 64,
