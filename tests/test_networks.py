@@ -46,15 +46,13 @@ def fields(section):
 
 
 def built(section, config):
-    if section == "teacher":
-        return architectures.teacher_architecture(typed(config))
-    if section == "model":
-        return architectures.student_architecture(typed(config))
-    return (
-        objectives.flow_matching(typed(config))
-        if section == "pretrain"
-        else objectives.ladd(typed(config))
-    )
+    make = {
+        "teacher": architectures.teacher_architecture,
+        "model": architectures.student_architecture,
+        "pretrain": objectives.flow_matching,
+        "distil": objectives.ladd,
+    }
+    return make[section](typed(config))
 
 
 @pytest.mark.parametrize(
@@ -95,16 +93,17 @@ def test_every_optimizer_has_the_settings_of_its_own_section(stage, name):
 def test_the_heads_read_the_teacher_and_not_the_student():
     config = digits.get_config()
     config.teacher.update(dict(depth=3, width=48, num_heads=2, patch=4))
-    objective = objectives.ladd(typed(config))
+    config = typed(config)
+    objective = objectives.ladd(config)
     assert objective.heads.shapes["heads"]["entry"]["convolution"]["kernel"].shape[:4] == (
         3, 1, 1, 48
     )  # fmt: skip
     assert (objective.depth, objective.patch) == (3, 4)
     bucket, length = Bucket(8, 8), config.data.text_length
     student, teacher = objective.forward_units
-    assert objectives.model_flops(typed(config), objective, bucket, length) == (
-        student * forward_flops(architectures.student_architecture(typed(config)), 8, 8, length)
-        + teacher * forward_flops(architectures.teacher_architecture(typed(config)), 8, 8, length)
+    assert objectives.model_flops(config, objective, bucket, length) == (
+        student * forward_flops(architectures.student_architecture(config), 8, 8, length)
+        + teacher * forward_flops(architectures.teacher_architecture(config), 8, 8, length)
     )
 
 
