@@ -35,7 +35,7 @@ from ladd_jax.models.sd3.transformer import MMDiTConfig, mmdit
 from ladd_jax.objectives.ladd import LADD
 from ladd_jax.parallel.mesh import batch_divisor, make_mesh
 from ladd_jax.planning.compile import step_arguments
-from ladd_jax.planning.hlo import program_cost
+from ladd_jax.planning.hlo_cost import program_cost
 from ladd_jax.training.optimizers import Optimizer
 from ladd_jax.training.program import step_program
 

@@ -2,6 +2,8 @@
 
 import dataclasses
 
+import jax
+import jax.numpy as jnp
 import pytest
 
 from configs import digits
@@ -95,13 +97,14 @@ def test_the_heads_read_the_teacher_and_not_the_student():
     config.teacher.update(dict(depth=3, width=48, num_heads=2, patch=4))
     config = typed(config)
     objective = objectives.ladd(config)
-    assert objective.heads.shapes["heads"]["entry"]["convolution"]["kernel"].shape[:4] == (
+    assert objective.critic.heads.shapes["heads"]["entry"]["convolution"]["kernel"].shape[:4] == (
         3, 1, 1, 48
     )  # fmt: skip
-    assert (objective.depth, objective.patch) == (3, 4)
+    assert objective.critic.teacher.blocks == 3
     bucket, length = Bucket(8, 8), config.data.text_length
+    cond = {"context": jax.ShapeDtypeStruct((length, 1), jnp.float32)}
     student, teacher = objective.forward_units
-    assert objectives.model_flops(config, objective, bucket, length) == (
+    assert objectives.model_flops(config, objective, bucket, cond) == (
         student * forward_flops(architectures.student_architecture(config), 8, 8, length)
         + teacher * forward_flops(architectures.teacher_architecture(config), 8, 8, length)
     )
@@ -125,6 +128,6 @@ def test_a_teacher_that_is_half_described_is_refused(changes, words):
 def test_the_heads_have_the_settings_of_their_section():
     config = digits.get_config()
     config.heads.update(dict(channels=16, kernel=5, groups=4, projection=8, spectral_norm=False))
-    shapes = objectives.ladd(typed(config)).heads.shapes["heads"]
+    shapes = objectives.ladd(typed(config)).critic.heads.shapes["heads"]
     assert shapes["residual"]["convolution"]["kernel"].shape == (4, 5, 5, 16, 16)
     assert shapes["exit"]["kernel"].shape == (4, 1, 1, 16, 8)

@@ -31,8 +31,8 @@ def settings(**changes):
     return config
 
 
-def write_teacher(config, workdir):
-    """A random teacher, as if `pretrain` had made it."""
+def write_generator(config, workdir):
+    """A random data generator, as if `pretrain` had made it."""
     objective = objectives.flow_matching(config)
     params = tiny.random_params(objective.model)
     state = jax.jit(objective.init)(jax.random.PRNGKey(0), params)
@@ -55,7 +55,7 @@ def assert_same(ours, theirs):
 
 def test_a_teacher_that_is_cut_is_the_first_blocks_of_the_whole_one(tmp_path, monkeypatch):
     config = settings(hooked_blocks=(0,))
-    write_teacher(typed(config), tmp_path)
+    write_generator(typed(config), tmp_path)
     mesh = make_mesh({"data": 1}, jax.devices()[:1])
     whole = stages.load_generator(typed(config), tmp_path, mesh)
     cut = stages.load_teacher(typed(config), tmp_path, mesh)
@@ -65,9 +65,8 @@ def test_a_teacher_that_is_cut_is_the_first_blocks_of_the_whole_one(tmp_path, mo
     assert_same(cut, {"blocks_0": first, **rest})
 
     # From files nothing is read that is cut off.
-    save_mmdit(
-        tmp_path / "t", whole, architectures.student_architecture(typed(config)), jnp.float32
-    )
+    architecture = architectures.student_architecture(typed(config))
+    save_mmdit(tmp_path / "t", whole, architecture, jnp.float32)
     config.weights = str(tmp_path / "t")
     read, map_file = [], StoredTensor.map
     monkeypatch.setattr(
@@ -77,6 +76,11 @@ def test_a_teacher_that_is_cut_is_the_first_blocks_of_the_whole_one(tmp_path, mo
     assert any("transformer_blocks.0." in name for name in read)
     assert not [name for name in read if "blocks.1." in name or "blocks.2." in name]
     assert not [name for name in read if "proj_out" in name or "norm_out" in name]
+
+
+def step_flops(config):
+    cond = {"context": jax.ShapeDtypeStruct((config.data.text_length, 1), jnp.float32)}
+    return objectives.model_flops(config, objectives.ladd(config), Bucket(8, 8), cond)
 
 
 def test_the_teacher_is_cut_wherever_that_changes_nothing():
@@ -93,12 +97,8 @@ def test_the_teacher_is_cut_wherever_that_changes_nothing():
     assert cut(hooked_blocks=(0,), distillation_weight=2.5) == 0
     with pytest.raises(ValueError, match="block -1 of a teacher of 3"):
         objectives.ladd(typed(settings(hooked_blocks=(-1, 1))))
-    config = settings(hooked_blocks=(0,))
-    bucket, length = Bucket(8, 8), config.data.text_length
-    spared = objectives.model_flops(typed(config), objectives.ladd(typed(config)), bucket, length)
-    config.distil.hooked_blocks = ()
-    whole = objectives.model_flops(typed(config), objectives.ladd(typed(config)), bucket, length)
-    assert spared < 0.8 * whole
+    cut_off, whole = (step_flops(typed(settings(hooked_blocks=hooked))) for hooked in ((0,), ()))
+    assert cut_off < 0.8 * whole
 
 
 @pytest.mark.slow
@@ -106,7 +106,7 @@ def test_distillation_with_a_teacher_that_is_cut_starts_from_the_whole_one(image
     config = settings(hooked_blocks=(0,), steps=1)
     config.distil.optimizer.update(dict(learning_rate=1e-6, warmup_steps=0))
     (tmp_path / "encoded").symlink_to(images)
-    write_teacher(typed(config), tmp_path)
+    write_generator(typed(config), tmp_path)
     mesh = make_mesh(config.mesh)
     distil(typed(config), tmp_path)
     state = stages.load_student(typed(config), tmp_path, mesh)

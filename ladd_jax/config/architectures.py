@@ -8,21 +8,13 @@ from ml_collections import ConfigDict
 
 from ladd_jax.config.fields import Config, Model, Teacher
 from ladd_jax.errors import UserError
+from ladd_jax.models.families import family_of, family_of_pipeline
 from ladd_jax.models.quantized import check_installed
-from ladd_jax.models.sd3.transformer import MMDiTConfig
-from ladd_jax.models.sd3.weights import read_mmdit_config
-
-# What weights decide; the other fields say how to compute.
-_ARCHITECTURE = tuple(
-    field.name
-    for field in dataclasses.fields(MMDiTConfig)
-    if field.name not in ("remat", "unroll", "cut", "quantized", "dtype", "param_dtype")
-)
 
 
-def _fields(section: Model | Teacher) -> dict[str, Any]:
-    """The fields of a section that an architecture has under the same name."""
-    common = {field.name for field in dataclasses.fields(MMDiTConfig)}
+def _fields(section: Model | Teacher, kind: Any) -> dict[str, Any]:
+    """The fields of a section that an architecture has under the same name, but dtypes."""
+    common = {field.name for field in dataclasses.fields(kind)}
     return {
         field.name: getattr(section, field.name)
         for field in dataclasses.fields(section)
@@ -30,10 +22,11 @@ def _fields(section: Model | Teacher) -> dict[str, Any]:
     }
 
 
-def student_architecture(config: Config) -> MMDiTConfig:
-    """Architecture of the student."""
-    return MMDiTConfig(
-        **_fields(config.model),
+def student_architecture(config: Config) -> Any:
+    """Architecture of the student: an instance of its family's `architecture`."""
+    kind = family_of(config).architecture
+    return kind(
+        **_fields(config.model, kind),
         in_channels=config.model.channels,
         out_channels=config.model.channels,
         context_width=config.data.text_width,
@@ -43,7 +36,7 @@ def student_architecture(config: Config) -> MMDiTConfig:
     )
 
 
-def generator_architecture(config: Config) -> MMDiTConfig:
+def generator_architecture(config: Config) -> Any:
     """Architecture of the data generator, which is what the student starts from.
 
     Frozen, its parameters may have a dtype of their own. Those of int8 are under the heads alone,
@@ -54,7 +47,7 @@ def generator_architecture(config: Config) -> MMDiTConfig:
     return dataclasses.replace(student_architecture(config), param_dtype=dtype)
 
 
-def teacher_architecture(config: Config) -> MMDiTConfig:
+def teacher_architecture(config: Config) -> Any:
     """Architecture of the teacher under the heads, as `distil` holds and runs it.
 
     It is the data generator's, or that of the section `teacher`. It ends with the last hooked block
@@ -68,7 +61,7 @@ def teacher_architecture(config: Config) -> MMDiTConfig:
         check_installed()
         teacher = dataclasses.replace(teacher, quantized=True)
     if config.teacher.depth:
-        teacher = dataclasses.replace(teacher, **_fields(config.teacher))
+        teacher = dataclasses.replace(teacher, **_fields(config.teacher, type(teacher)))
     hooked = config.distil.hooked_blocks
     inner = bool(hooked) and all(0 <= block < teacher.depth - 1 for block in hooked)
     if config.distil.distillation_weight or not inner:
@@ -91,34 +84,35 @@ def read_architectures(config: ConfigDict) -> None:
         other latents or of another text.
     """
     if config.weights:
-        architecture = read_mmdit_config(config.weights)
-        if config.model.depth not in (0, architecture.depth):
+        config.model.family = family_of_pipeline(config.weights).name
+        found = family_of(config).open_weights(config.weights, jnp.bfloat16).config
+        if config.model.depth not in (0, found.depth):
             raise UserError(
                 f"model.depth is {config.model.depth} and the weights {config.weights} have "
-                f"{architecture.depth} blocks: leave it out, and a size of another network"
+                f"{found.depth} blocks: leave it out, and a size of another network"
             )
-        _fill(config.model, architecture)
-        config.model.channels = architecture.out_channels
-        config.data.text_width = architecture.context_width
-        config.data.pooled_width = architecture.pooled_width
+        _fill(config.model, config, found)
+        config.model.channels = found.out_channels
+        config.data.text_width = found.context_width
+        config.data.pooled_width = found.pooled_width
     if config.teacher.weights and not config.teacher.depth:
-        architecture = read_mmdit_config(config.teacher.weights)
-        _check_teacher(config, architecture)
-        _fill(config.teacher, architecture)
+        found = family_of(config).open_weights(config.teacher.weights, jnp.bfloat16).config
+        _check_teacher(config, found)
+        _fill(config.teacher, config, found)
 
 
-def _fill(section: ConfigDict, architecture: MMDiTConfig) -> None:
-    for name in _ARCHITECTURE:
+def _fill(section: ConfigDict, config: ConfigDict, found: Any) -> None:
+    for name in family_of(config).weight_fields:
         if name in section:
-            section[name] = getattr(architecture, name)
+            section[name] = getattr(found, name)
 
 
-def _check_teacher(config: ConfigDict, architecture: MMDiTConfig) -> None:
+def _check_teacher(config: ConfigDict, found: Any) -> None:
     common = (
-        ("channels of latents", architecture.in_channels, config.model.channels),
-        ("channels of velocities", architecture.out_channels, config.model.channels),
-        ("features of text tokens", architecture.context_width, config.data.text_width),
-        ("features of the text vector", architecture.pooled_width, config.data.pooled_width),
+        ("channels of latents", found.in_channels, config.model.channels),
+        ("channels of velocities", found.out_channels, config.model.channels),
+        ("features of text tokens", found.context_width, config.data.text_width),
+        ("features of the text vector", found.pooled_width, config.data.pooled_width),
     )
     for name, have, want in common:
         if have != want:
@@ -128,9 +122,9 @@ def _check_teacher(config: ConfigDict, architecture: MMDiTConfig) -> None:
             )
 
 
-def architecture_difference(found: MMDiTConfig, wanted: MMDiTConfig) -> str:
+def architecture_difference(config: Config, found: Any, wanted: Any) -> str:
     """The first difference between what weights are and what is wanted; empty for none."""
-    for name in _ARCHITECTURE:
+    for name in family_of(config).weight_fields:
         have, want = getattr(found, name), getattr(wanted, name)
         if have != want:
             return f"{name} is {have} in the weights and {want} in the config"

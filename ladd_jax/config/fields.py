@@ -16,13 +16,17 @@ from ml_collections import ConfigDict
 from ladd_jax.config.arguments import nearest
 from ladd_jax.data.buckets import Bucket
 from ladd_jax.errors import UserError
+from ladd_jax.models.families import family
 from ladd_jax.models.heads import HeadSettings
-from ladd_jax.models.sd3.transformer import MMDiTConfig as SD3
+from ladd_jax.objectives.critics.features import FeatureCritic
 from ladd_jax.objectives.flow_matching import FlowMatchingSettings
 from ladd_jax.objectives.ladd import LADDSettings
 from ladd_jax.training.optimizers import Optimizer
 
 STAGES = ("encode", "pretrain", "synthesize", "distil", "evaluate")
+
+# The sections of networks have the fields of this family, with its defaults.
+_NETWORK: Any = family("sd3").architecture
 
 
 def _at_least_one(section: Any, path: str, *names: str) -> None:
@@ -100,19 +104,20 @@ class Model:
     A depth of 0 is for a network with `weights`: commands read the architecture from their files.
     """
 
+    family: str = "sd3"  # a folder of models/
     depth: int = 24
     width: int = 1536
     num_heads: int = 24
-    channels: int = SD3.out_channels
-    patch: int = SD3.patch
-    mlp_ratio: int = SD3.mlp_ratio
-    qk_norm: bool = SD3.qk_norm
-    dual_attention: tuple[int, ...] = SD3.dual_attention
-    position_table: int = SD3.position_table
-    position_base: float = SD3.position_base
-    position_start: float = SD3.position_start
-    remat: str = SD3.remat  # none, full, attention, dots, dots_attention
-    unroll: int = SD3.unroll
+    channels: int = _NETWORK.out_channels
+    patch: int = _NETWORK.patch
+    mlp_ratio: int = _NETWORK.mlp_ratio
+    qk_norm: bool = _NETWORK.qk_norm
+    dual_attention: tuple[int, ...] = _NETWORK.dual_attention
+    position_table: int = _NETWORK.position_table
+    position_base: float = _NETWORK.position_base
+    position_start: float = _NETWORK.position_start
+    remat: str = _NETWORK.remat  # none, full, attention, dots, dots_attention
+    unroll: int = _NETWORK.unroll
     dtype: str = "bfloat16"
     param_dtype: str = "float32"
     # Of the frozen networks' parameters: float32, bfloat16, or int8 under the heads alone and
@@ -140,13 +145,13 @@ class Teacher:
     depth: int = 0
     width: int = 0
     num_heads: int = 0
-    patch: int = SD3.patch
-    mlp_ratio: int = SD3.mlp_ratio
-    qk_norm: bool = SD3.qk_norm
-    dual_attention: tuple[int, ...] = SD3.dual_attention
-    position_table: int = SD3.position_table
-    position_base: float = SD3.position_base
-    position_start: float = SD3.position_start
+    patch: int = _NETWORK.patch
+    mlp_ratio: int = _NETWORK.mlp_ratio
+    qk_norm: bool = _NETWORK.qk_norm
+    dual_attention: tuple[int, ...] = _NETWORK.dual_attention
+    position_table: int = _NETWORK.position_table
+    position_base: float = _NETWORK.position_base
+    position_start: float = _NETWORK.position_start
 
     def __post_init__(self) -> None:
         if self.weights and not self.depth:
@@ -216,6 +221,9 @@ class Distil(LADDSettings):
     data: str = "synthesized"  # known; encoded: real images, with a distillation_weight
     steps: int = 10_000  # known
     batch_size: int = 256
+    # Blocks of the teacher with a head; empty: all. Without a distillation_weight the teacher ends
+    # with the last one.
+    hooked_blocks: tuple[int, ...] = FeatureCritic.hooked_blocks
     optimizer: Optimizer = Optimizer(1e-5, beta1=0.0, clip_norm=1.0)
     heads_optimizer: Optimizer = Optimizer(1e-4, beta1=0.0, clip_norm=1.0)
 

@@ -1,4 +1,4 @@
-"""What every training target shares: its state, its signature, its optimizers.
+"""What every training target shares: its state, its signature.
 
 An objective is an object with
 
@@ -6,9 +6,9 @@ An objective is an object with
     step(state, frozen, batch) -> (state, metrics)
     forward_units: what a step asks for, in forward passes of student and teacher
 
-`step` is pure and compiled by the caller, once for each bucket shape. `frozen` is the tree that
-training reads and never changes (the teacher): an argument, so that it is not baked into the
-program. `batch` holds `latents [B, H, W, C]`, `context [B, T, Dc]` and `pooled [B, Dp]`.
+`step` is pure and compiled by the caller, once for each bucket shape. `frozen` holds, by name, the
+trees that training reads and never changes (`teacher`, `null`): an argument, so that none is baked
+into the program. `batch` holds `latents [B, H, W, C]` and `cond`, a dict of arrays `[B, ...]`.
 `metrics` is a flat dict of scalars and small vectors, all float32.
 """
 
@@ -19,7 +19,7 @@ import jax
 
 from ladd_jax.models.base import Params
 
-Batch = dict[str, jax.Array]
+Batch = dict[str, Any]
 Metrics = dict[str, jax.Array]
 
 
@@ -59,6 +59,8 @@ class Objective(Protocol):
         """State before the first step."""
         ...
 
-    def step(self, state: TrainState, frozen: Any, batch: Batch) -> tuple[TrainState, Metrics]:
+    def step(
+        self, state: TrainState, frozen: dict[str, Any], batch: Batch
+    ) -> tuple[TrainState, Metrics]:
         """One update."""
         ...

@@ -14,9 +14,8 @@ from ladd_jax.config.fields import Config, to_dict
 from ladd_jax.config.workdir import first_difference
 from ladd_jax.errors import NotFoundError, UserError
 from ladd_jax.models.base import Params
+from ladd_jax.models.families import family_of
 from ladd_jax.models.quantized import quantize_params
-from ladd_jax.models.sd3.transformer import MMDiTConfig, cut_params, mmdit
-from ladd_jax.models.sd3.weights import open_mmdit
 from ladd_jax.objectives.base import TrainState
 from ladd_jax.parallel.mesh import parameter_shardings
 from ladd_jax.training.checkpoint import Checkpoints
@@ -65,11 +64,9 @@ def load_generator(config: Config, workdir: Path, mesh: Mesh) -> Params:
     return _load_generator_as(config, workdir, mesh, architectures.generator_architecture(config))
 
 
-def _load_generator_as(
-    config: Config, workdir: Path, mesh: Mesh, architecture: MMDiTConfig
-) -> Params:
+def _load_generator_as(config: Config, workdir: Path, mesh: Mesh, architecture: Any) -> Params:
     if config.weights:
-        return _read(config.weights, architecture, mesh)
+        return _read(config, config.weights, architecture, mesh)
     objective = objectives.flow_matching(config)
     params = _load(
         config,
@@ -82,9 +79,10 @@ def _load_generator_as(
         optimizer=objective.optimizer.build(),
     ).ema
     if architecture.cut:
-        model = mmdit(architecture)
+        family = family_of(config)
+        model = family.backbone(architecture)
         layout = parameter_shardings(mesh, model.shapes, model.axes)
-        keep = jax.jit(lambda tree: cut_params(tree, model.shapes), out_shardings=layout)
+        keep = jax.jit(lambda tree: family.cut_params(tree, model.shapes), out_shardings=layout)
         params = keep(params)
     return jax.tree.map(lambda leaf: leaf.astype(architecture.param_dtype), params)
 
@@ -101,15 +99,17 @@ def load_teacher(config: Config, workdir: Path, mesh: Mesh) -> Params:
     if architecture.quantized:
         source = dataclasses.replace(architecture, quantized=False, param_dtype=jnp.float32)
     if config.teacher.weights:
-        params = _read(config.teacher.weights, source, mesh)
+        params = _read(config, config.teacher.weights, source, mesh)
     else:
         params = _load_generator_as(config, workdir, mesh, source)
-    return quantize_params(mmdit(architecture), params, mesh) if architecture.quantized else params
+    if not architecture.quantized:
+        return params
+    return quantize_params(family_of(config).backbone(architecture), params, mesh)
 
 
-def _read(weights: str, architecture: MMDiTConfig, mesh: Mesh) -> Params:
-    checkpoint = open_mmdit(weights, architecture.param_dtype)
-    difference = architectures.architecture_difference(checkpoint.config, architecture)
+def _read(config: Config, weights: str, architecture: Any, mesh: Mesh) -> Params:
+    checkpoint = family_of(config).open_weights(weights, architecture.param_dtype)
+    difference = architectures.architecture_difference(config, checkpoint.config, architecture)
     if difference:
         raise UserError(f"the weights {weights} do not fit the config: {difference}")
     return checkpoint.cut(architecture.cut).load(mesh)
@@ -131,7 +131,7 @@ def load_student(config: Config, workdir: Path, mesh: Mesh) -> TrainState:
         mesh,
         axes=objective.student.axes,
         optimizer=objective.optimizer.build(),
-        heads_axes=objective.heads.axes,
+        heads_axes=objective.critic.heads.axes,
         heads_optimizer=objective.heads_optimizer.build(),
     )
 

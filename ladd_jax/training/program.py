@@ -1,11 +1,9 @@
 """The program of a step: what the loop runs and `plan` compiles."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.sharding import Mesh
 
 from ladd_jax.objectives.base import Objective, TrainState
@@ -32,16 +30,20 @@ def distillation_layout(objective: LADD, mesh: Mesh) -> tuple[TrainState, TrainS
         mesh,
         axes=objective.student.axes,
         optimizer=objective.optimizer.build(),
-        heads_axes=objective.heads.axes,
+        heads_axes=objective.critic.heads.axes,
         heads_optimizer=objective.heads_optimizer.build(),
     )
     return shapes, shardings
 
 
-def batch_like(shapes: Mapping[str, tuple[int, ...]], mesh: Mesh) -> dict[str, Any]:
-    """`jax.ShapeDtypeStruct` of a global batch, all float32, as the loader puts it on the mesh."""
+def batch_like(shapes: Any, mesh: Mesh) -> Any:
+    """A global batch as the loader puts it on the mesh, without its contents.
+
+    Args:
+      shapes: tree of `jax.ShapeDtypeStruct`.
+      mesh: the batch's devices.
+    """
     sharding = batch_sharding(mesh)
-    return {
-        name: jax.ShapeDtypeStruct(shape, np.float32, sharding=sharding)
-        for name, shape in shapes.items()
-    }
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), shapes
+    )
