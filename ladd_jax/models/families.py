@@ -257,4 +257,4 @@ def family_of(config: Any) -> Family:
     Raises:
       UserError: there is none of its name.
     """
-    return family(getattr(config.model, "family", _DEFAULT))
+    return family(config.model.family)

@@ -7,8 +7,8 @@ from typing import Any
 import jax
 import numpy as np
 from jax.sharding import Mesh
-from ml_collections import ConfigDict
 
+from ladd_jax.config.fields import Config
 from ladd_jax.data.buckets import Bucket
 from ladd_jax.objectives.ladd import LADD
 from ladd_jax.parallel.chips import Chip
@@ -28,7 +28,7 @@ class Job:
       utilisation: share of the slowest roofline that the expected speed reaches.
     """
 
-    config: ConfigDict
+    config: Config
     objective: LADD
     chip: Chip
     mesh: Mesh

@@ -12,8 +12,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
-from ml_collections import ConfigDict
 
+from ladd_jax.config.fields import Config
 from ladd_jax.data.buckets import Bucket
 from ladd_jax.data.shards import (
     LATENTS,
@@ -35,9 +35,7 @@ from ladd_jax.stages.load import encoded
 _LOG = logging.getLogger(__name__)
 
 
-def text_encoder(
-    config: ConfigDict, mesh: Mesh | None = None, batch: int | None = None
-) -> TextEncoder:
+def text_encoder(config: Config, mesh: Mesh | None = None, batch: int | None = None) -> TextEncoder:
     """The text encoder of a config: the one of its weights, else a random one.
 
     Args:
@@ -50,7 +48,7 @@ def text_encoder(
         return family_of(config).load_text_encoder(
             config.weights,
             jnp.dtype(config.model.dtype),
-            process_mesh(config.mesh) if mesh is None else mesh,
+            process_mesh(config.mesh.sizes) if mesh is None else mesh,
             data.text_length,
             batch or data.text_batch_size,
         )
@@ -64,7 +62,7 @@ def text_encoder(
     )
 
 
-def encode(config: ConfigDict, workdir: Path) -> None:
+def encode(config: Config, workdir: Path) -> None:
     """Writes text, and latents where the data have images, as shards; goes on where it stopped."""
     data = config.data
     target = encoded(workdir)

@@ -54,7 +54,7 @@ def open_source(config: Any, buckets: Sequence[Bucket], workdir: Path) -> Source
             _LOG.warning("%d unreadable images are left out: %s", len(unreadable), listed)
 
     autoencoder, params = family_of(config).load_autoencoder(config.weights, jnp.float32)
-    mesh = process_mesh(config.mesh)
+    mesh = process_mesh(config.mesh.sizes)
     params = jax.device_put(params, replicated(mesh))
     size = -(-data.image_batch_size // batch_divisor(mesh)) * batch_divisor(mesh)
     program = jax.jit(autoencoder.encode)
