@@ -36,10 +36,11 @@ def ladd(config: Config) -> LADD:
     """
     backbone = family_of(config).backbone
     student, teacher = student_architecture(config), teacher_architecture(config)
+    network = backbone(student)
     stage = config.distil
     heads = HeadConfig(
         features=teacher.width,
-        condition_width=config.data.pooled_width,
+        condition_width=network.summary_width,
         dtype=student.dtype,
         **_settings(HeadSettings, config.heads),
     )
@@ -50,7 +51,7 @@ def ladd(config: Config) -> LADD:
         hooked_blocks=stage.hooked_blocks,
     )
     return LADD(
-        student=backbone(student),
+        student=network,
         critic=critic,
         optimizer=stage.optimizer,
         heads_optimizer=stage.heads_optimizer,
