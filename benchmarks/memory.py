@@ -16,7 +16,8 @@ import jax.numpy as jnp
 from absl import app, flags
 from ml_collections import config_flags
 
-from ladd_jax.config import build as networks
+from ladd_jax.config import objectives, typed
+from ladd_jax.config.architectures import read_architectures
 from ladd_jax.data.buckets import Bucket
 
 _CONFIG = config_flags.DEFINE_config_file("config", "configs/sd3_turbo.py:size=medium", "A config.")
@@ -31,8 +32,9 @@ def _bytes(tree: Any) -> int:
 
 def main(_: list[str]) -> None:
     """Compiles and prints."""
-    config = _CONFIG.value
-    objective = networks.ladd(config)
+    read_architectures(_CONFIG.value)
+    config = typed(_CONFIG.value)
+    objective = objectives.ladd(config)
     teacher = objective.teacher.shapes
     state = jax.eval_shape(objective.init, jax.random.PRNGKey(0), objective.student.shapes)
     bucket = max(map(Bucket.parse, config.data.buckets), key=lambda b: b.height * b.width)

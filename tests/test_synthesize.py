@@ -1,5 +1,6 @@
 """The teacher's samples on disk are those that the config asks for."""
 
+import dataclasses
 import multiprocessing
 import os
 import random
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 
 from configs import digits
-from ladd_jax.config import build as networks
+from ladd_jax.config import architectures, typed
 from ladd_jax.data.shards import Shards
 from ladd_jax.diffusion.generate import seeds
 from ladd_jax.diffusion.samplers import euler, guided, linear_sigmas, sample_noise
@@ -35,7 +36,7 @@ def config():
     config.synthesize.update(
         dict(samples=10, batch_size=4, records_per_shard=2, steps=3, guidance=2.5, shift=1.5)
     )
-    return config
+    return typed(config)
 
 
 @pytest.fixture(scope="module")
@@ -51,8 +52,8 @@ def test_samples_have_the_guidance_steps_and_shift_of_the_config(config, workdir
     shards = Shards(stages.synthesized(workdir))
     (bucket,) = shards.buckets
     read = shards.read(bucket, np.arange(10))
-    teacher = stages.load_teacher(config, workdir, make_mesh(config.mesh))
-    model = mmdit(networks.transformer_config(config))
+    teacher = stages.load_generator(config, workdir, make_mesh(config.mesh.sizes))
+    model = mmdit(architectures.student_architecture(config))
     null = (jnp.asarray(shards.null_context), jnp.asarray(shards.null_pooled))
 
     def sample(guidance, steps, shift):
@@ -120,8 +121,8 @@ def test_killed_at_any_moment_and_on_another_number_of_hosts_no_record_is_lost_o
     config, tmp_path
 ):
     # Many shards, so that a life which has written one has most of them before it.
-    config = config.copy_and_resolve_references()
-    config.synthesize.samples, count_of_shards = 100, 50
+    stage, count_of_shards = dataclasses.replace(config.synthesize, samples=100), 50
+    config = dataclasses.replace(config, synthesize=stage)
     uninterrupted, killed = tmp_path / "uninterrupted", tmp_path / "killed"
     for stage in (encode, pretrain, synthesize):
         stage(config, uninterrupted)

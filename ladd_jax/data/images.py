@@ -122,8 +122,8 @@ def fit(image: np.ndarray, height: int, width: int) -> np.ndarray:
 
     Args:
       image: uint8 `[H, W, 3]`.
-      height: of the result, in pixels.
-      width: of the result, in pixels.
+      height: height of the result, in pixels.
+      width: width of the result, in pixels.
 
     Returns:
       float32 `[height, width, 3]` in [-1, 1].

@@ -109,7 +109,7 @@ class ImageTars:
         """Reads the headers of all members, and no image.
 
         Args:
-          paths: of the tars, which are not compressed.
+          paths: the tars, which are not compressed.
           column: field of `x.json` with the prompt. Left empty, the prompt is all of `x.txt` or,
             where there is none, the one of the fields `prompt`, `text` and `caption` that there is.
 

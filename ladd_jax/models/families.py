@@ -136,8 +136,8 @@ class Released:
     """How a released pipeline is meant to be sampled, where nothing else says it.
 
     Attributes:
-      shift: of the schedule that comes with it; None where none does.
-      side: of the square latents that it makes by default, in latent pixels.
+      shift: shift of the schedule that comes with it; None where none does.
+      side: side of the square latents that it makes by default, in latent pixels.
       text_length: T.
     """
 
@@ -186,7 +186,7 @@ class Family:
       architecture: the `Architecture` of a network.
       weight_fields: the fields of `architecture` that weights decide; the others say how to
         compute.
-      backbone: from an architecture to the network, as a function of its parameters.
+      backbone: `backbone(architecture)`: the network as a function of its parameters.
       cut_params: `cut_params(params, shapes)` gives, of the parameters of a whole network, those
         of one that is cut, whose shapes are given.
       forward_flops: `forward_flops(architecture, height, width, cond)`: multiplications and
@@ -257,4 +257,4 @@ def family_of(config: Any) -> Family:
     Raises:
       UserError: there is none of its name.
     """
-    return family(config.model.get("family", _DEFAULT))
+    return family(config.model.family)

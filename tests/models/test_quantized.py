@@ -12,7 +12,8 @@ import tiny
 from jax.sharding import PartitionSpec
 
 from configs import digits
-from ladd_jax.config import build as networks
+from ladd_jax.config import architectures, objectives
+from ladd_jax.config.fields import typed
 from ladd_jax.models.sd3.transformer import mmdit
 from ladd_jax.parallel.mesh import make_mesh
 from ladd_jax.training.optimizers import Optimizer
@@ -112,13 +113,16 @@ def test_int8_is_under_the_heads_alone(monkeypatch):
     config = digits.get_config()
     config.model.teacher_dtype = "int8"
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
-    whole, frozen = networks.teacher_config(config), networks.discriminator_config(config)
+    whole, frozen = (
+        architectures.generator_architecture(typed(config)),
+        architectures.teacher_architecture(typed(config)),
+    )
     assert (whole.quantized, whole.param_dtype) == (False, jnp.bfloat16)
     assert (frozen.quantized, frozen.param_dtype) == (True, jnp.bfloat16)
-    assert not networks.transformer_config(config).quantized
+    assert not architectures.student_architecture(typed(config)).quantized
     config.model.teacher_dtype = "int4"
     with pytest.raises(ValueError, match="'int4' is none of float32, bfloat16, int8"):
-        networks.ladd(config)
+        objectives.ladd(typed(config))
 
 
 def test_without_qwix_int8_is_one_sentence(monkeypatch):
@@ -126,4 +130,4 @@ def test_without_qwix_int8_is_one_sentence(monkeypatch):
     config.model.teacher_dtype = "int8"
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"need qwix, .*run pip install ladd_jax\[int8\]"):
-        networks.ladd(config)
+        objectives.ladd(typed(config))
