@@ -5,7 +5,7 @@ from typing import Any
 
 import jax
 
-from ladd_jax.planning.products import product_flops
+from ladd_jax.planning.jaxpr_flops import product_flops
 
 
 def matrix_flops(function: Callable[..., Any], *args: Any) -> int:

@@ -34,12 +34,13 @@ from absl import app, flags
 from benchmarks.flops import matrix_flops
 from ladd_jax.data.buckets import bucket_table
 from ladd_jax.models.attention import cudnn
-from ladd_jax.models.base import Model, Params
+from ladd_jax.models.base import Model, Params, parameter_count
 from ladd_jax.models.heads import HeadConfig, head, head_stack
-from ladd_jax.models.sd3.transformer import MMDiTConfig, mmdit, parameter_count
-from ladd_jax.objectives.base import Optimizer, TrainState
+from ladd_jax.models.sd3.transformer import MMDiTConfig, mmdit
+from ladd_jax.objectives.base import TrainState
 from ladd_jax.objectives.ladd import LADD
 from ladd_jax.parallel.chips import chip_of
+from ladd_jax.training.optimizers import Optimizer
 
 _JSON = flags.DEFINE_string("json", None, "Where to write the result.")
 _BATCHES = flags.DEFINE_list("batches", ["4", "8", "16"], "Images in a batch.")

@@ -21,9 +21,9 @@ from ladd_jax.models.base import Params
 from ladd_jax.models.heads import HeadConfig, head, head_stack
 from ladd_jax.models.quantized import quantize_params
 from ladd_jax.models.sd3.transformer import MMDiTConfig, mmdit
-from ladd_jax.objectives.base import Optimizer
 from ladd_jax.objectives.ladd import LADD
 from ladd_jax.parallel.mesh import make_mesh
+from ladd_jax.training.optimizers import Optimizer
 
 _DEPTH = flags.DEFINE_integer("depth", 4, "Blocks of teacher and student.")
 _WIDTH = flags.DEFINE_integer("width", 256, "Of teacher and student.")

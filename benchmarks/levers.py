@@ -4,7 +4,7 @@ Compiles the distillation step of SD3-Medium at 1024^2 for a slice of 16 v5p, 64
 `ladd_jax.plan`, once as `configs/sd3_turbo.py` has it and once for each change of it. A row says
 what a chip holds and needs, and what the step computes, each next to the row without the change.
 Rows are written to `benchmarks/results/levers.json` one by one, and those that are there are not
-compiled again (minutes each): delete it to begin anew. The table is `memory.md` beside it.
+compiled again (minutes each): delete it to start over. The table is `memory.md` beside it.
 """
 
 import json
@@ -18,7 +18,9 @@ from absl import app, flags
 
 _RESULTS = Path(__file__).parent / "results"
 
-_ROWS = flags.DEFINE_list("rows", [], "Names of the rows to compile; default: all that lack.")
+_ROWS = flags.DEFINE_list(
+    "rows", [], "Names of the rows to compile; default: all that are missing."
+)
 
 TOPOLOGY, BATCH, BUCKET = "v5p:2x2x4", 64, "128x128"
 MEDIUM, LARGE = "configs/sd3_turbo.py:size=medium", "configs/sd3_turbo.py:size=large"
@@ -44,7 +46,6 @@ ROWS: dict[str, tuple[str, str, dict[str, str]]] = {
             "distil.heads_optimizer.moment_dtype": "bfloat16",
         },
     ),
-    "average in host memory": (AS_IS, MEDIUM, {"distil.ema_offload": "true"}),
     "heads on blocks 0 to 11": (
         AS_IS, MEDIUM, {"distil.hooked_blocks": f"({','.join(map(str, range(12)))})"},
     ),
@@ -69,7 +70,6 @@ def compiled(config: str, changes: dict[str, str]) -> dict[str, Any]:
         "arguments": bucket["hbm"]["arguments"],
         "temporaries": bucket["hbm"]["temporaries"],
         "capacity": bucket["hbm"]["capacity"],
-        "host": bucket["host_bytes"],
         # None where the program does not fit: the compiler makes none.
         "compiled_flops": bucket.get("compiled_flops"),
         "roofline_s": bucket.get("roofline_s"),
@@ -90,8 +90,8 @@ def table(rows: dict[str, Any]) -> str:
         "change from the row `as configured` of the same size. FLOPs are those of the compiled",
         "step. The roofline is the longest of compute, memory and network.",
         "",
-        "| setting | arguments | temporaries | host | FLOPs | roofline |",
-        "|---|---|---|---|---|---|",
+        "| setting | arguments | temporaries | FLOPs | roofline |",
+        "|---|---|---|---|---|",
     ]
     for name, (base, _, _) in ROWS.items():
         if name not in rows or base not in rows:
@@ -111,14 +111,13 @@ def table(rows: dict[str, Any]) -> str:
                 work += f" (x {row['compiled_flops'] / against['compiled_flops']:.2f})"
             time = f"{max(row['roofline_s'].values()):.2f} s"
         lines.append(
-            f"| {name} | {memory('arguments')} | {memory('temporaries')} | "
-            f"{row['host'] / 2**30:.2f} | {work} | {time} |"
+            f"| {name} | {memory('arguments')} | {memory('temporaries')} | {work} | {time} |"
         )
     return "\n".join(lines) + "\n"
 
 
 def main(_: list[str]) -> None:
-    """Compiles what lacks and writes both files."""
+    """Compiles what is missing and writes both files."""
     for name in _ROWS.value:
         if name not in ROWS:
             raise SystemExit(f"error: row {name!r} is none of {', '.join(ROWS)}")

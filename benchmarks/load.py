@@ -43,13 +43,13 @@ def write(folder: Path, config: Any, dtype: Any, dense: bool) -> list[int]:
     from ladd_jax.models.sd3.positions import position_table
     from ladd_jax.models.sd3.transformer import mmdit
     from ladd_jax.weights.files import make_header
-    from ladd_jax.weights.layout import pieces
+    from ladd_jax.weights.layout import tensor_shapes
     from ladd_jax.weights.source import WEIGHTS
 
-    found = pieces(mmdit(config).shapes, config, diffusers.LAYOUT)
+    ours = mmdit(config).shapes
     table = position_table(config, dtype)
-    shapes = {diffusers.LAYOUT.positions: table.shape}
-    shapes |= {piece.name: piece.shape for parts in found.values() for piece in parts}
+    shapes = {diffusers.POSITIONS: table.shape}
+    shapes |= tensor_shapes(diffusers.layout(config, ours), ours)
     sizes = [math.prod(shape) * dtype.itemsize for shape in shapes.values()]
     with (folder / f"{WEIGHTS}.safetensors").open("wb") as file:
         file.write(make_header(shapes, dtype, {"format": "pt"}))
@@ -77,7 +77,7 @@ def main(_: list[str]) -> None:
     from ladd_jax.models.sd3.transformer import MMDiTConfig
     from ladd_jax.models.sd3.weights import open_mmdit
     from ladd_jax.parallel.mesh import make_mesh, parameter_shardings
-    from ladd_jax.weights.layout import bounds
+    from ladd_jax.weights.transfer import bounds, read_shards
 
     dtype = jnp.dtype(jnp.bfloat16)
     config = MMDiTConfig(
@@ -96,11 +96,16 @@ def main(_: list[str]) -> None:
         shapes, axes = checkpoint.model.shapes, checkpoint.model.axes
         shardings = parameter_shardings(mesh, shapes, axes)
         kept = []
-        for (keys, leaf), sharding in zip(
-            jax.tree_util.tree_leaves_with_path(shapes), jax.tree.leaves(shardings), strict=True
+        for leaf, shape, sharding in zip(
+            *map(jax.tree.leaves, (checkpoint.layout, shapes, shardings)), strict=True
         ):
-            box = bounds(sharding.devices_indices_map(leaf.shape)[device], leaf.shape)
-            kept += checkpoint.read(tuple(key.key for key in keys), [box])
+            box = bounds(sharding.devices_indices_map(shape.shape)[device], shape.shape)
+            kept += read_shards(
+                leaf.pieces(shape.shape),
+                [box],
+                lambda name: checkpoint.tensors[name].map(),
+                shape.dtype,
+            )
         seconds = time.perf_counter() - start
         peak = memory("VmHWM") - before
     kept_bytes = sum(shard.nbytes for shard in kept)

@@ -22,7 +22,8 @@ from absl import app, flags
 
 from ladd_jax.config.fields import base_config
 from ladd_jax.diffusion.generate import Generator, Sampling, seeds
-from ladd_jax.models.sd3.transformer import MMDiTConfig, mmdit, parameter_count
+from ladd_jax.models.base import parameter_count
+from ladd_jax.models.sd3.transformer import MMDiTConfig, mmdit
 from ladd_jax.parallel.mesh import make_mesh
 
 _JSON = flags.DEFINE_string("json", None, "Where to write the result.")

@@ -32,11 +32,11 @@ from absl import app, flags
 from ladd_jax.models.base import Model
 from ladd_jax.models.heads import HeadConfig, head, head_stack
 from ladd_jax.models.sd3.transformer import MMDiTConfig, mmdit
-from ladd_jax.objectives.base import Optimizer
 from ladd_jax.objectives.ladd import LADD
 from ladd_jax.parallel.mesh import batch_divisor, make_mesh
 from ladd_jax.planning.compile import step_arguments
-from ladd_jax.planning.hlo import program_cost
+from ladd_jax.planning.hlo_cost import program_cost
+from ladd_jax.training.optimizers import Optimizer
 from ladd_jax.training.program import step_program
 
 _JSON = flags.DEFINE_string("json", None, "Where to write the result.")

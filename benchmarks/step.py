@@ -22,8 +22,10 @@ from ladd_jax.models.base import Params
 from ladd_jax.models.heads import HeadConfig, head, head_stack
 from ladd_jax.models.sd3.transformer import MMDiTConfig, mmdit
 from ladd_jax.objectives.adversarial import ADVERSARIAL_LOSSES
-from ladd_jax.objectives.base import Batch, Optimizer, TrainState, update_ema
+from ladd_jax.objectives.base import Batch, TrainState
 from ladd_jax.objectives.ladd import LADD
+from ladd_jax.training.ema import update_ema
+from ladd_jax.training.optimizers import Optimizer
 
 _JSON = flags.DEFINE_string("json", None, "Where to write the result.")
 _DEPTH = flags.DEFINE_integer("depth", 6, "Blocks of teacher and student.")

@@ -29,10 +29,11 @@ import numpy as np
 import torch
 from absl import app, flags
 
-from ladd_jax.models.base import Params
-from ladd_jax.models.sd3.diffusers_layout import LAYOUT, config_json
-from ladd_jax.models.sd3.transformer import MMDiTConfig, mmdit, parameter_count
-from ladd_jax.weights.layout import pieces, write_tensors
+from ladd_jax.models.base import Params, parameter_count
+from ladd_jax.models.sd3.diffusers_layout import config_json, layout
+from ladd_jax.models.sd3.transformer import MMDiTConfig, mmdit
+from ladd_jax.weights.layout import tensor_shapes
+from ladd_jax.weights.transfer import write_tensors
 
 _JSON = flags.DEFINE_string("json", None, "Where to write the result.")
 _DEPTH = flags.DEFINE_integer("depth", 6, "Blocks.")
@@ -66,12 +67,9 @@ def shaken(params: Params, seed: int) -> Params:
 
 def tensors(params: Params, config: MMDiTConfig) -> dict[str, torch.Tensor]:
     """Parameters, or their gradients, under diffusers' names: float32 on the host."""
-    found = pieces(params, config, LAYOUT)
-    leaves = dict(zip(found, jax.tree.leaves(params), strict=True))
-    arrays = write_tensors(
-        found, lambda keys: np.asarray(leaves[keys].astype(jnp.float32)), np.float32
-    )
-    names = [piece.name for parts in found.values() for piece in parts]
+    tree = layout(config, params)
+    arrays = write_tensors(tree, params, np.float32)
+    names = tensor_shapes(tree, params)
     return {name: torch.from_numpy(array) for name, array in zip(names, arrays, strict=True)}
 
 

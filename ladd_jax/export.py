@@ -12,7 +12,7 @@ from absl import flags
 from ladd_jax.cli import run as command
 from ladd_jax.errors import UserError
 from ladd_jax.stages import load as stages
-from ladd_jax.stages.export import LAYOUTS, export
+from ladd_jax.stages.export import export
 
 FLAGS = flags.FlagValues()
 _OUT = flags.DEFINE_string("out", None, "The folder to make.", flag_values=FLAGS)
@@ -22,8 +22,11 @@ _MODEL = flags.DEFINE_enum(
 _STEP = flags.DEFINE_integer(
     "step", None, "Of the checkpoint; default: the newest.", flag_values=FLAGS
 )
-_LAYOUT = flags.DEFINE_enum(
-    "layout", "diffusers", tuple(LAYOUTS), "For which programs.", flag_values=FLAGS
+_LAYOUT = flags.DEFINE_string(
+    "layout",
+    "diffusers",
+    "For which programs; of SD3 diffusers, single or both.",
+    flag_values=FLAGS,
 )
 _DTYPE = flags.DEFINE_enum(
     "dtype",

@@ -1,7 +1,57 @@
-"""`python -m ladd_jax.plan --config=FILE --topology=v5p:4x4x4`: does it fit, how fast is it?"""
+"""`python -m ladd_jax.plan --config=FILE --topology=v5p:4x4x4`: does it fit, how fast is it?
+
+Compiles the very step that training runs, for TPUs or GPUs that are not here, and reads memory,
+operations and communication from the compiled program. TPUs need libtpu and GPUs JAX's CUDA plugin;
+neither needs a chip. `--mesh=slices=2,data=2` is for two TPU slices.
+"""
+
+from absl import flags
+from ml_collections import ConfigDict
 
 from ladd_jax.cli import run
-from ladd_jax.planning.plan import FLAGS, plan
+from ladd_jax.planning.plan import Options, plan
+
+FLAGS = flags.FlagValues()
+_TOPOLOGY = flags.DEFINE_string(
+    "topology", "", "A TPU slice such as v5p:4x4x4, or gpu:80, gpu:80x8.", flag_values=FLAGS
+)
+_MESH = flags.DEFINE_string(
+    "mesh", "", "Fields of mesh, such as data=2,fsdp=-1.", flag_values=FLAGS
+)
+_BATCH = flags.DEFINE_integer(
+    "batch", 0, "Global batch; 0 is distil.batch_size.", flag_values=FLAGS
+)
+_BUCKETS = flags.DEFINE_list(
+    "buckets", [], "Those of data.buckets to compile; default: all.", flag_values=FLAGS
+)
+_UTILISATION = flags.DEFINE_float(
+    "utilisation",
+    0.5,
+    "Share of the slowest roofline that the expected speed reaches.",
+    flag_values=FLAGS,
+)
+_LARGEST = flags.DEFINE_bool(
+    "largest",
+    True,
+    "Find the largest batch that fits, by one more compilation.",
+    flag_values=FLAGS,
+)
+_JSON = flags.DEFINE_string("json", "", "Where to write the result.", flag_values=FLAGS)
+
+
+def main(config: ConfigDict) -> None:
+    """Plans as the flags say."""
+    options = Options(
+        topology=_TOPOLOGY.value,
+        mesh=_MESH.value,
+        batch=_BATCH.value,
+        buckets=_BUCKETS.value,
+        utilisation=_UTILISATION.value,
+        largest=_LARGEST.value,
+        json=_JSON.value,
+    )
+    plan(config, options)
+
 
 if __name__ == "__main__":
-    run.run_without_workdir(plan, FLAGS)
+    run.run_without_workdir(main, FLAGS)

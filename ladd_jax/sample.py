@@ -17,7 +17,7 @@ from ladd_jax.data.prompts import check_prompt, read_prompts
 from ladd_jax.errors import UserError
 from ladd_jax.parallel.mesh import make_mesh
 from ladd_jax.stages.sample import choose_bucket, sample
-from ladd_jax.stages.trained import MODELS, open_subject
+from ladd_jax.stages.trained import MODELS, open_trained
 
 FLAGS = flags.FlagValues()
 _CHECKPOINT = flags.DEFINE_string(
@@ -87,13 +87,13 @@ def main() -> None:
         raise UserError(f"--out={out} is a file: name a folder")
     mesh = make_mesh({"fsdp": -1}, jax.local_devices())
     dtype = None if _DTYPE.value is None else jnp.dtype(_DTYPE.value)
-    subject = open_subject(_CHECKPOINT.value, _MODEL.value, _STEP.value, dtype, mesh)
+    trained = open_trained(_CHECKPOINT.value, _MODEL.value, _STEP.value, dtype, mesh)
     files = sample(
-        subject,
+        trained,
         # The same prompt twice would be the same pictures.
         list(dict.fromkeys(prompts)),
-        subject.sampling(_STEPS.value, _GUIDANCE.value, _SHIFT.value),
-        choose_bucket(_ASPECT.value, subject),
+        trained.sampling(_STEPS.value, _GUIDANCE.value, _SHIFT.value),
+        choose_bucket(_ASPECT.value, trained),
         out,
         seed=_SEED.value,
         count=_NUM.value,

@@ -5,11 +5,11 @@ import numpy as np
 import tiny
 
 from ladd_jax.data.buckets import Bucket
-from ladd_jax.objectives.base import Optimizer
 from ladd_jax.parallel.mesh import make_mesh
 from ladd_jax.training.checkpoint import Checkpoints
 from ladd_jax.training.loop import train
 from ladd_jax.training.metrics import MetricWriter
+from ladd_jax.training.optimizers import Optimizer
 from ladd_jax.training.profile import Profile
 from ladd_jax.training.program import distillation_layout
 from ladd_jax.training.state import abstract_like, create
@@ -23,12 +23,10 @@ def batches(start, stop):
     for step in range(start, stop):
         bucket = (SQUARE, WIDE)[step % 2]
         batch = tiny.batch(step, bucket.height, bucket.width)
-        yield bucket, {name: np.asarray(array) for name, array in batch.items()}
+        yield bucket, jax.tree.map(np.asarray, batch)
 
 
-SHAPES = {
-    bucket: {name: array.shape for name, array in batch.items()} for bucket, batch in batches(0, 2)
-}
+SHAPES = {bucket: jax.eval_shape(lambda batch=batch: batch) for bucket, batch in batches(0, 2)}
 FLOPS = {SQUARE: 10**9, WIDE: 2 * 10**9}
 
 
@@ -42,10 +40,10 @@ class Run:
         optimizer = Optimizer(0.1, epsilon=1.0)
         fields = dict(ema_decay=0.9, optimizer=optimizer, heads_optimizer=optimizer)
         self.objective = tiny.ladd(**(fields | changes))
-        self.teacher = tiny.random_params(self.objective.teacher, 5)
+        self.frozen = {"teacher": tiny.random_params(self.objective.critic.teacher, 5)}
 
         def init(key):
-            return self.objective.init(key, self.teacher)
+            return self.objective.init(key, self.frozen["teacher"])
 
         self.init = init
         self.shapes, self.shardings = distillation_layout(self.objective, self.mesh)
@@ -65,7 +63,7 @@ class Run:
         )  # fmt: skip
         start = int(state.step)
         state = train(
-            "test", self.objective, state, self.shardings, self.teacher, batches(start, steps),
+            "test", self.objective, state, self.shardings, self.frozen, batches(start, steps),
             SHAPES, **(fields | changes),
         )  # fmt: skip
         checkpoints.close()

@@ -19,10 +19,9 @@ from ladd_jax.diffusion.samplers import sample_noise
 from ladd_jax.errors import UserError
 from ladd_jax.models.sd3.card import model_card
 from ladd_jax.models.sd3.pipeline import write_surroundings
-from ladd_jax.models.sd3.transformer import mmdit
 from ladd_jax.parallel.mesh import make_mesh
-from ladd_jax.stages.export import export
-from ladd_jax.stages.trained import open_subject
+from ladd_jax.stages.export import describe, export
+from ladd_jax.stages.trained import open_trained
 from ladd_jax.weights import load_mmdit
 
 PROMPT = "a red cat"
@@ -66,14 +65,15 @@ KEY = seeds(0, 5)
 def latents(run):
     """Of our sampler `[H, W, C]`, by the number of steps."""
     mesh = make_mesh({}, jax.devices()[:1])
-    subject = open_subject(str(run[0]), None, None, None, mesh)
-    context, pooled = subject.encoder().encode([PROMPT, ""])
-    generator = Generator(mmdit(subject.architecture), context[1], pooled[1], mesh, 1)
-    params = subject.load()
+    trained = open_trained(str(run[0]), None, None, None, mesh)
+    context, pooled = trained.encoder().encode([PROMPT, ""]).values()
+    network = trained.family.backbone(trained.architecture)
+    generator = Generator(network, context[1], pooled[1], mesh, 1)
+    params = trained.load()
     return {
         steps: generator(
             params, KEY, context[:1], pooled[:1], (8, 8, 16),
-            subject.sampling(steps, None, None).padded(5),
+            trained.sampling(steps, None, None).padded(5),
         )[0]
         for steps in (4, 2, 1)
     }  # fmt: skip
@@ -124,7 +124,8 @@ def test_the_card_says_how_the_student_was_made_and_what_it_cannot(run, turbo):
     config = tiny(run[0].parent / "pipeline", "")
     config.weights = "someone/sd3"
     config.distil.update(dict(timesteps=(1.0, 0.9), probabilities=(0.5, 0.5)))
-    card = model_card(config, "x", "ema", 2, "bfloat16", 8, ("single",))
+    exported = describe(config, "x", run[0], "ema", 2, "single", "bfloat16")
+    card = model_card(exported, reduction=8)
     assert "base_model: someone/sd3\n" in card and "```python" not in card
     # ComfyUI's own schedules do not have these times.
     assert "steps 2, custom sigmas: sigmas 1, 0.9, 0" in card

@@ -43,8 +43,8 @@ def test_pictures_from_the_same_noise_prompt_and_sigmas_are_those_of_diffusers(
     sigmas = theirs.scheduler.sigmas.tolist()
 
     encoder = load_text_encoders(tmp_path, jnp.float32, t5_length=LENGTH)
-    context, pooled = encoder.encode(PROMPTS)
-    null_context, null_pooled = (array[0] for array in encoder.encode([""]))
+    context, pooled = encoder.encode(PROMPTS).values()
+    null_context, null_pooled = (array[0] for array in encoder.encode([""]).values())
     transformer = load_mmdit(tmp_path, jnp.float32)
     autoencoder, params = load_autoencoder(tmp_path, jnp.float32)
 

@@ -14,8 +14,8 @@ from test_sd3 import tiny
 from untrained_run import save_student
 
 from configs import digits
-from ladd_jax.stages.export import export
 from ladd_jax import sample
+from ladd_jax.stages.export import export
 
 ROOT = Path(__file__).parent.parent
 

@@ -21,11 +21,11 @@ from ladd_jax.config.fields import validate
 from ladd_jax.data.buckets import Bucket
 from ladd_jax.data.images import decode_image, fit
 from ladd_jax.data.shards import Shards
+from ladd_jax.data.sources import open_source
 from ladd_jax.errors import UserError
 from ladd_jax.parallel.mesh import make_mesh
 from ladd_jax.stages import load as stages
 from ladd_jax.stages.distil import distil
-from ladd_jax.stages.encode import _prompts as prompts_of_buckets
 from ladd_jax.stages.encode import encode
 from ladd_jax.stages.synthesize import synthesize
 from ladd_jax.weights import load_autoencoder, load_mmdit
@@ -374,13 +374,13 @@ def test_prompts_are_spread_over_the_buckets_by_their_weights(tmp_path):
     config = sd3_turbo.get_config(f"data={path},resolution=128")
     wide, square, tall = (Bucket.parse(name) for name in ("4x16", "8x8", "16x4"))
     config.data.bucket_weights = (3.0, 0.0, 1.0)
-    raw = prompts_of_buckets(config, [wide, square, tall], tmp_path)
+    raw = open_source(config, [wide, square, tall], tmp_path)
     assert set(raw.prompts) == {wide, tall}
     assert 0.7 < len(raw.prompts[wide]) / 2000 < 0.8
     assert len({*raw.prompts[wide], *raw.prompts[tall]}) == 2000
     # More prompts at the end leave the others where they are.
     path.write_text(path.read_text() + "a dog\n")
-    longer = prompts_of_buckets(config, [wide, square, tall], tmp_path)
+    longer = open_source(config, [wide, square, tall], tmp_path)
     assert longer.prompts[wide][: len(raw.prompts[wide])] == raw.prompts[wide]
 
 

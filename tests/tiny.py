@@ -6,8 +6,9 @@ import numpy as np
 
 from ladd_jax.models.heads import HeadConfig, head, head_stack
 from ladd_jax.models.sd3.transformer import MMDiTConfig, mmdit
-from ladd_jax.objectives.base import Optimizer
+from ladd_jax.objectives.critics.features import FeatureCritic
 from ladd_jax.objectives.ladd import LADD
+from ladd_jax.training.optimizers import Optimizer
 
 B, T, CONTEXT, POOLED = 8, 5, 12, 10
 
@@ -34,12 +35,15 @@ def random_params(model, seed=0, scale=0.3):
 
 def batch(seed=0, height=8, width=4, size=B):
     rng = np.random.default_rng(seed)
-    shapes = {
-        "latents": (size, height, width, 2), "context": (size, T, CONTEXT), "pooled": (size, POOLED)
-    }  # fmt: skip
-    return {
-        name: jnp.asarray(rng.standard_normal(shape), jnp.float32) for name, shape in shapes.items()
-    }
+    shapes = ((size, height, width, 2), (size, T, CONTEXT), (size, POOLED))
+    latents, context, pooled = (jnp.asarray(rng.standard_normal(s), jnp.float32) for s in shapes)
+    return {"latents": latents, "cond": {"context": context, "pooled": pooled}}
+
+
+def share_a_prompt(batch):
+    """The batch whose second sample has the prompt of the first: no misaligned pair."""
+    cond = {name: array.at[1].set(array[0]) for name, array in batch["cond"].items()}
+    return batch | {"cond": cond}
 
 
 def ladd(config=None, head_changes=None, **changes):
@@ -49,21 +53,22 @@ def ladd(config=None, head_changes=None, **changes):
         config.width, config.pooled_width, channels=16, groups=4, **(head_changes or {})
     )
     model = mmdit(config)
-    hooked = changes.get("hooked_blocks") or range(config.depth)
+    hooked = changes.pop("hooked_blocks", ())
+    critic = FeatureCritic(
+        model, head(head_config), head_stack(head_config, len(hooked) or config.blocks), hooked
+    )
     fields = dict(
-        student=model, teacher=model, head=head(head_config),
-        heads=head_stack(head_config, len(hooked)), depth=config.depth, patch=2,
-        optimizer=Optimizer(1e-3), heads_optimizer=Optimizer(2e-3),
+        student=model, critic=critic, optimizer=Optimizer(1e-3), heads_optimizer=Optimizer(2e-3),
         warmup_steps=0, r1_gamma=0.0,
     )  # fmt: skip
     return LADD(**(fields | changes))
 
 
 def ladd_state(objective, seed=1):
-    """(state, teacher) with different parameters for each."""
-    teacher = random_params(objective.teacher, seed)
+    """(state, frozen) with different parameters for student and teacher."""
+    frozen = {"teacher": random_params(objective.critic.teacher, seed)}
     student = random_params(objective.student, seed + 1)
-    return jax.jit(objective.init)(jax.random.PRNGKey(seed + 2), student), teacher
+    return jax.jit(objective.init)(jax.random.PRNGKey(seed + 2), student), frozen
 
 
 def max_difference(a, b):

@@ -9,7 +9,7 @@ from ladd_jax.config.fields import STAGES, steps_of
 from ladd_jax.data.buckets import Bucket
 from ladd_jax.diffusion.samplers import student_sigmas
 from ladd_jax.errors import UserError
-from ladd_jax.parallel.mesh import check_batch_size, check_host_memory, make_mesh
+from ladd_jax.parallel.mesh import check_batch_size, make_mesh
 
 _AT_LEAST_ONE = (
     "data.examples", "data.records_per_shard", "data.text_batch_size",
@@ -45,8 +45,6 @@ def check(config: ConfigDict) -> None:
     if not buckets:
         raise UserError("data.buckets is empty: name one or more, such as 8x8")
     mesh = make_mesh(config.mesh)
-    if config.distil.ema_offload:
-        check_host_memory(mesh)
     trained = [stage for stage in ("pretrain", "distil") if stage in config.stages]
     for stage in trained:
         check_batch_size(config[stage].batch_size, mesh, config[stage].accumulation)

@@ -13,9 +13,11 @@ from ladd_jax.models.quantized import check_installed
 from ladd_jax.models.sd3.flops import forward_flops
 from ladd_jax.models.sd3.transformer import MMDiTConfig, mmdit
 from ladd_jax.models.sd3.weights import read_mmdit_config
-from ladd_jax.objectives.base import Objective, Optimizer
+from ladd_jax.objectives.base import Objective
+from ladd_jax.objectives.critics.features import FeatureCritic
 from ladd_jax.objectives.flow_matching import FlowMatching
 from ladd_jax.objectives.ladd import LADD
+from ladd_jax.training.optimizers import Optimizer
 
 # What weights decide; the other fields say how to compute.
 _ARCHITECTURE = tuple(
@@ -159,31 +161,31 @@ def ladd(config: ConfigDict) -> LADD:
     transformer, discriminator = transformer_config(config), discriminator_config(config)
     head_config = HeadConfig(
         features=discriminator.width,
-        pooled_width=transformer.pooled_width,
+        condition_width=transformer.pooled_width,
         dtype=transformer.dtype,
         **_fields(config.heads),
     )
-    fields = _fields(
-        config.distil,
-        "data", "steps", "batch_size", "optimizer", "heads_optimizer", "hooked_blocks",
-    )  # fmt: skip
-    hooked = tuple(config.distil.hooked_blocks) or None
+    fields = _fields(config.distil, "data", "steps", "batch_size", "optimizer", "heads_optimizer")
+    teacher = mmdit(discriminator)
+    hooked = tuple(config.distil.hooked_blocks)
+    critic = FeatureCritic(
+        teacher=teacher,
+        head=head(head_config),
+        heads=head_stack(head_config, len(set(hooked)) or teacher.blocks),
+        hooked_blocks=hooked,
+    )
     return LADD(
         student=mmdit(transformer),
-        teacher=mmdit(discriminator),
-        head=head(head_config),
-        heads=head_stack(head_config, len(set(hooked or range(discriminator.blocks)))),
-        depth=discriminator.blocks,
-        patch=discriminator.patch,
+        critic=critic,
         optimizer=_optimizer(config.distil.optimizer),
         heads_optimizer=_optimizer(config.distil.heads_optimizer),
-        hooked_blocks=hooked,
         **fields,
     )
 
 
-def model_flops(config: ConfigDict, objective: Objective, bucket: Bucket, text_length: int) -> int:
+def model_flops(config: ConfigDict, objective: Objective, bucket: Bucket, cond: Any) -> int:
     """Model FLOPs that one step of an objective spends on each image of a bucket."""
+    text_length = cond["context"].shape[-2]
     architectures = (transformer_config(config), discriminator_config(config))
     return sum(
         units * forward_flops(architecture, bucket.height, bucket.width, text_length)

@@ -158,7 +158,6 @@ def base_config() -> ConfigDict:
             misaligned_share=0.0,
             head_updates=1,
             ema_decay=0.999,
-            ema_offload=False,  # kernels of the average's blocks lie in host memory
             optimizer=_optimizer(1e-5, beta1=0.0),
             heads_optimizer=_optimizer(1e-4, beta1=0.0),
         )

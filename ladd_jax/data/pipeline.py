@@ -6,6 +6,7 @@ the data position of a run is its step.
 
 import functools
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import grain
 import jax
@@ -13,7 +14,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from ladd_jax.data.buckets import Bucket
-from ladd_jax.data.shards import BATCH_ARRAYS, Shards
+from ladd_jax.data.shards import LATENTS, Shards
 from ladd_jax.errors import UserError
 from ladd_jax.parallel.mesh import batch_divisor, batch_rows, batch_sharding
 
@@ -74,7 +75,7 @@ def loader(
     rows: np.ndarray | None = None,
     threads: int = 2,
     prefetch: int = 4,
-) -> Iterator[tuple[Bucket, dict[str, np.ndarray]]]:
+) -> Iterator[tuple[Bucket, dict[str, Any]]]:
     """This process's batches of steps `start` to `stop`, read ahead by threads.
 
     Args:
@@ -87,21 +88,21 @@ def loader(
       prefetch: batches to hold ready.
 
     Yields:
-      The bucket, and float32 `latents [b, H, W, C]`, `context [b, T, Dc]`, `pooled [b, Dp]`, where
-      b is the number of rows.
+      The bucket, and float32 `latents [b, H, W, C]` and `cond`, arrays `[b, ...]` by name, where b
+      is the number of rows.
     """
 
-    def load(step: int) -> tuple[Bucket, dict[str, np.ndarray]]:
+    def load(step: int) -> tuple[Bucket, dict[str, Any]]:
         bucket, indices = plan[step]
         records = shards.read(bucket, indices if rows is None else indices[rows])
-        return bucket, {name: records[name] for name in BATCH_ARRAYS}
+        return bucket, {name: records[name] for name in (LATENTS, "cond")}
 
     steps = grain.MapDataset.range(start, stop).map(load)
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=prefetch)
     return iter(steps.to_iter_dataset(options))
 
 
-def put(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
+def put(batch: Any, mesh: Mesh) -> Any:
     """Global arrays from each process's rows, the batch axis over `data` and `fsdp`."""
     sharding, divisor = batch_sharding(mesh), batch_divisor(mesh)
     # With as many rows as parts, the rows of this process tell how many parts are its own.
@@ -119,4 +120,4 @@ def put(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
             parts.append(jax.device_put(array[first : first + stop - start], device))
         return jax.make_array_from_single_device_arrays(shape, sharding, parts)
 
-    return {name: place(array) for name, array in batch.items()}
+    return jax.tree.map(place, batch)

@@ -4,15 +4,16 @@ The names of all files follow from the layout alone, each file appears whole or 
 metadata come last. So a writer can be stopped at any moment and started again, by another number
 of hosts too, and every record is written once.
 
-H W latent grid, C channels, T text tokens, Dc context width, Dp pooled width.
+H W latent grid, C channels.
 """
 
 import dataclasses
+import json
 import os
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import jax
 import numpy as np
@@ -24,13 +25,31 @@ from ladd_jax.data.buckets import Bucket
 from ladd_jax.errors import NotFoundError, UserError
 from ladd_jax.parallel.processes import barrier
 
-BATCH_ARRAYS = ("latents", "context", "pooled")
-"""What training reads of a record."""
+LATENTS = "latents"
+"""Name of the array that is noised; all other arrays of a record are its cond."""
 
-_TEXT_ARRAYS = ("context", "pooled")
 _NAME = "latents"
 _VERSION = "1.0.0"
-_NULL_TEXT = "null_text.npz"
+_ARRAYS = "arrays.json"
+_NULL = "null_text.npz"
+
+
+@dataclasses.dataclass(frozen=True)
+class ArraySpec:
+    """An array that every record has.
+
+    Attributes:
+      shape: its dimensions; "H" and "W" are the rows and columns of the record's bucket.
+      dtype: float32 or float16, on disk.
+    """
+
+    shape: tuple[int | str, ...]
+    dtype: str = "float32"
+
+    def shape_in(self, bucket: Bucket) -> tuple[int, ...]:
+        """The dimensions in one bucket."""
+        sides = {"H": bucket.height, "W": bucket.width}
+        return tuple(sides[size] if isinstance(size, str) else size for size in self.shape)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,20 +59,13 @@ class Layout:
     Attributes:
       sizes: records in each bucket.
       records_per_shard: in every file but the last of a bucket.
-      channels: C; 0 for prompts without latents.
-      text_length: T.
-      context_width: Dc.
-      pooled_width: Dp.
-      text_dtype: float32 or float16, of context and pooled. Latents are float32.
+      arrays: of every record, by name. `latents` may be left out: prompts alone. All others are
+        the record's cond.
     """
 
     sizes: Mapping[Bucket, int]
     records_per_shard: int
-    channels: int
-    text_length: int
-    context_width: int
-    pooled_width: int
-    text_dtype: str = "float32"
+    arrays: Mapping[str, ArraySpec]
 
     def shards(self) -> Iterator["Shard"]:
         """All shards, in order."""
@@ -66,23 +78,12 @@ class Layout:
 
     def features(self, bucket: Bucket) -> tfds.features.FeaturesDict:
         """The record of a bucket."""
-        text = np.dtype(self.text_dtype).type
-        latents = {
-            "latents": tfds.features.Tensor(
-                shape=(bucket.height, bucket.width, self.channels), dtype=np.float32
-            )
+        arrays = {
+            name: tfds.features.Tensor(shape=spec.shape_in(bucket), dtype=np.dtype(spec.dtype).type)
+            for name, spec in self.arrays.items()
         }
-        return tfds.features.FeaturesDict(
-            (latents if self.channels else {})
-            | {
-                "key": tfds.features.Text(),
-                "context": tfds.features.Tensor(
-                    shape=(self.text_length, self.context_width), dtype=text
-                ),
-                "pooled": tfds.features.Tensor(shape=(self.pooled_width,), dtype=text),
-                "prompt": tfds.features.Text(),
-            }
-        )
+        texts = {name: tfds.features.Text() for name in ("key", "prompt")}
+        return tfds.features.FeaturesDict(arrays | texts)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,8 +129,8 @@ def write_shard(
       directory: of the whole set.
       layout: of the whole set.
       shard: which one.
-      records: `latents` (if any), `context`, `pooled` and `prompt` of records `start` to `stop`,
-        in order.
+      records: `latents` (if any), `cond` (arrays by name) and `prompt` of records `start` to
+        `stop`, in order.
 
     Raises:
       UserError: another number of records, or one of another shape.
@@ -144,8 +145,11 @@ def write_shard(
     try:
         for record in records:
             key = f"{shard.bucket.name}/{shard.start + count}"
-            text = {name: np.asarray(record[name], layout.text_dtype) for name in _TEXT_ARRAYS}
-            example = features.encode_example({**record, **text, "key": key})
+            given = dict(record["cond"])
+            if LATENTS in record:
+                given[LATENTS] = record[LATENTS]
+            arrays = {name: np.asarray(given[name], s.dtype) for name, s in layout.arrays.items()}
+            example = features.encode_example({**arrays, "key": key, "prompt": record["prompt"]})
             writer.write(features.serialize_example(example))
             count += 1
         writer.close()
@@ -160,16 +164,14 @@ def write_shard(
         partial.unlink(missing_ok=True)
 
 
-def finalize(
-    directory: str | Path, layout: Layout, null_context: np.ndarray, null_pooled: np.ndarray
-) -> None:
-    """Marks the set complete: writes the tfds metadata and the empty prompt's embedding.
+def finalize(directory: str | Path, layout: Layout, null: Mapping[str, np.ndarray]) -> None:
+    """Marks the set complete: writes the tfds metadata, the arrays' names and the empty prompt.
 
     Args:
       directory: of the set.
       layout: of the set.
-      null_context: `[T, Dc]`, context of the empty prompt, for classifier-free guidance.
-      null_pooled: `[Dp]`, its pooled vector.
+      null: arrays of the empty prompt, for classifier-free guidance, without the records'
+        dimension. A name that is not there stays as in the record.
 
     Raises:
       NotFoundError: a shard is missing.
@@ -202,15 +204,22 @@ def finalize(
             filename_template="{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}",
             check_data=False,
         )
-    partial = Path(directory) / f".{_NULL_TEXT}.{uuid.uuid4().hex}.partial"
-    with partial.open("wb") as file:
-        np.savez(file, context=null_context, pooled=null_pooled)
+    arrays = {name: dataclasses.asdict(spec) for name, spec in layout.arrays.items()}
+    _write(Path(directory) / _ARRAYS, lambda file: file.write(json.dumps(arrays).encode()))
     # The last file to appear: where it is, the set is complete.
-    os.replace(partial, Path(directory) / _NULL_TEXT)
+    _write(Path(directory) / _NULL, lambda file: np.savez(file, allow_pickle=False, **null))
+
+
+def _write(path: Path, write: Callable[[BinaryIO], Any]) -> None:
+    """A file under its final name, whole or not at all."""
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
+    with partial.open("wb") as file:
+        write(file)
+    os.replace(partial, path)
 
 
 def finalize_together(
-    directory: str | Path, layout: Layout, null_context: np.ndarray, null_pooled: np.ndarray
+    directory: str | Path, layout: Layout, null: Mapping[str, np.ndarray]
 ) -> None:
     """`finalize` by the first process once all processes have come here; returns when it is done.
 
@@ -218,7 +227,7 @@ def finalize_together(
     """
     barrier(f"written {directory}")
     if jax.process_index() == 0:
-        finalize(directory, layout, null_context, null_pooled)
+        finalize(directory, layout, null)
     barrier(f"finalized {directory}")
 
 
@@ -233,7 +242,7 @@ def progress(name: str, layout: Layout, missing: Sequence[Shard]) -> tqdm:
 
 def is_complete(directory: str | Path) -> bool:
     """Whether a set was finalized."""
-    return (Path(directory) / _NULL_TEXT).exists()
+    return (Path(directory) / _NULL).exists()
 
 
 def _check_files(directory: Path, split: tfds.core.SplitInfo) -> None:
@@ -259,9 +268,8 @@ class Shards:
 
     Attributes:
       sizes: records in each bucket.
-      null_context: float32 `[T, Dc]` of the empty prompt.
-      null_pooled: float32 `[Dp]` of the empty prompt.
-      text_dtype: of context and pooled on disk.
+      arrays: of every record, by name.
+      null: float32 arrays of the empty prompt, by name.
 
     Raises:
       NotFoundError: the set was not finalized.
@@ -285,46 +293,56 @@ class Shards:
                 _check_files(directory, builder.info.splits[split])
                 self._sources[bucket] = builder.as_data_source(split)
         self.sizes = {bucket: len(source) for bucket, source in self._sources.items()}
-        self._arrays = tuple(
-            name
-            for name in BATCH_ARRAYS
-            if name in builder.info.features  # of all buckets
-        )
-        self.text_dtype = str(np.dtype(builder.info.features["context"].np_dtype))
-        with np.load(directory / _NULL_TEXT) as null:
-            self.null_context = null["context"].astype(np.float32)
-            self.null_pooled = null["pooled"].astype(np.float32)
+        declared = json.loads((directory / _ARRAYS).read_text())
+        self.arrays = {
+            name: ArraySpec(tuple(spec["shape"]), spec["dtype"]) for name, spec in declared.items()
+        }
+        with np.load(directory / _NULL) as null:
+            self.null = {name: array.astype(np.float32) for name, array in null.items()}
+
+    @property
+    def cond_arrays(self) -> dict[str, ArraySpec]:
+        """All arrays but the latents."""
+        return {name: spec for name, spec in self.arrays.items() if name != LATENTS}
 
     @property
     def has_latents(self) -> bool:
         """Whether there are latents beside the prompts."""
-        return "latents" in self._arrays
+        return LATENTS in self.arrays
 
     @property
     def buckets(self) -> tuple[Bucket, ...]:
         """In order of height, then width."""
         return tuple(sorted(self.sizes))
 
-    def batch_shapes(self, batch_size: int) -> dict[Bucket, dict[str, tuple[int, ...]]]:
-        """Shapes of a batch of each bucket, by array."""
-        shapes = {}
-        for bucket in self.buckets:
-            record = self._sources[bucket][0]
-            shapes[bucket] = {name: (batch_size, *record[name].shape) for name in BATCH_ARRAYS}
-        return shapes
+    def batch_shapes(self, batch_size: int) -> dict[Bucket, dict[str, Any]]:
+        """Batches of each bucket as `jax.ShapeDtypeStruct`, float32: `latents` and `cond`."""
+        return {
+            bucket: self._nested(
+                {
+                    name: jax.ShapeDtypeStruct((batch_size, *spec.shape_in(bucket)), np.float32)
+                    for name, spec in self.arrays.items()
+                }
+            )
+            for bucket in self.buckets
+        }
 
     def read(self, bucket: Bucket, indices: np.ndarray) -> dict[str, Any]:
         """Records of a bucket.
 
         Returns:
-          float32 `latents [n, H, W, C]` (where there are any), `context [n, T, Dc]`,
-          `pooled [n, Dp]`, and lists of str `prompt` and `key`.
+          float32 `latents [n, H, W, C]` (where there are any), `cond` with arrays `[n, ...]`, and
+          lists of str `prompt` and `key`.
         """
         records = self._sources[bucket].__getitems__([int(i) for i in indices])
-        arrays: dict[str, Any] = {
+        arrays = {
             name: np.stack([record[name] for record in records]).astype(np.float32)
-            for name in self._arrays
+            for name in self.arrays
         }
-        for name in ("prompt", "key"):
-            arrays[name] = [record[name].decode() for record in records]
-        return arrays
+        texts = {name: [record[name].decode() for record in records] for name in ("prompt", "key")}
+        return self._nested(arrays) | texts
+
+    def _nested(self, arrays: dict[str, Any]) -> dict[str, Any]:
+        """Latents, and all others under `cond`."""
+        cond = {name: array for name, array in arrays.items() if name != LATENTS}
+        return {name: arrays[name] for name in (LATENTS,) if name in arrays} | {"cond": cond}

@@ -9,6 +9,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from ladd_jax.diffusion.samplers import (
+    Cond,
     consistency,
     euler,
     guided,
@@ -24,7 +25,7 @@ class Sampling:
     """How to sample.
 
     Attributes:
-      sampler: `euler` (teacher) or `consistency` (student).
+      sampler: `euler` (data generator) or `consistency` (student).
       sigmas: noise levels from 1 to 0.
       guidance: scale of classifier-free guidance; 1 for none.
     """
@@ -60,23 +61,21 @@ class Generator:
     def __init__(
         self,
         model: Callable[..., jax.Array],
-        null_context: np.ndarray,
-        null_pooled: np.ndarray,
+        null: dict[str, np.ndarray],
         mesh: Mesh,
         batch_size: int,
     ):
         """Prepares sampling.
 
         Args:
-          model: `model(params, x, t, context, pooled) -> v`.
-          null_context: `[T, Dc]` of the empty prompt.
-          null_pooled: `[Dp]` of the empty prompt.
+          model: `model(params, x, t, cond) -> v`.
+          null: arrays `[...]` of the empty prompt, by name.
           mesh: the batch lies on its `data` and `fsdp` axes.
           batch_size: of every program; raised to a multiple of those axes.
         """
         self._model = model
         whole = replicated(mesh)
-        self._null = (lay(null_context, whole), lay(null_pooled, whole))
+        self._null = {name: lay(array, whole) for name, array in null.items()}
         self._mesh = mesh
         self._batch = -(-batch_size // batch_divisor(mesh)) * batch_divisor(mesh)
         # Each process returns all samples, those of other processes' devices too.
@@ -87,19 +86,18 @@ class Generator:
     def _sample(
         self,
         params: Any,
-        null: tuple[jax.Array, jax.Array],
+        null: Cond,
         keys: jax.Array,
-        context: jax.Array,
-        pooled: jax.Array,
+        cond: Cond,
         sigmas: jax.Array,
         shape: tuple[int, ...],
         sampler: str,
         guidance: float,
     ) -> jax.Array:
-        def model(*args: jax.Array) -> jax.Array:
+        def model(*args: Any) -> jax.Array:
             return self._model(params, *args)
 
-        velocity = guided(model, context, pooled, *null, guidance)
+        velocity = guided(model, cond, null, guidance)
         noise = sample_noise(keys, 0, shape)
         if sampler == "euler":
             return euler(velocity, noise, sigmas)
@@ -109,8 +107,7 @@ class Generator:
         self,
         params: Any,
         seeds: np.ndarray,
-        context: np.ndarray,
-        pooled: np.ndarray,
+        cond: dict[str, np.ndarray],
         shape: tuple[int, int, int],
         sampling: Sampling,
         progress: Callable[[int], Any] = lambda done: None,
@@ -120,8 +117,7 @@ class Generator:
         Args:
           params: of the network.
           seeds: uint32 `[n, 2]`, one raw PRNG key for each sample.
-          context: `[n, T, Dc]`.
-          pooled: `[n, Dp]`.
+          cond: arrays `[n, ...]` by name.
           shape: (H, W, C) of a latent.
           sampling: how.
           progress: told the number of samples done after each batch.
@@ -133,11 +129,14 @@ class Generator:
         sigmas = lay(np.asarray(sampling.sigmas, np.float32), replicated(self._mesh))
         outputs = []
         for start in range(0, len(seeds), self._batch):
-            parts = [array[start : start + self._batch] for array in (seeds, context, pooled)]
-            count = len(parts[0])
-            padded = [
-                lay(np.resize(part, (self._batch, *part.shape[1:])), sharding) for part in parts
-            ]
+            count = len(seeds[start : start + self._batch])
+            padded = jax.tree.map(
+                lambda array, start=start: lay(
+                    np.resize(array[start : start + self._batch], (self._batch, *array.shape[1:])),
+                    sharding,
+                ),
+                (seeds, cond),
+            )
             with jax.set_mesh(self._mesh):
                 latents = self._program(
                     params, self._null, *padded, sigmas,

@@ -13,6 +13,7 @@ from ladd_jax.diffusion.flow import interpolate, predict_x0
 from ladd_jax.diffusion.times import shift
 from ladd_jax.errors import UserError
 
+Cond = dict[str, jax.Array]
 Velocity = Callable[[jax.Array, jax.Array], jax.Array]
 Levels = Sequence[float] | jax.Array
 
@@ -38,31 +39,24 @@ def student_sigmas(steps: int, times: Sequence[float]) -> tuple[float, ...]:
     return (*ordered[:: len(ordered) // steps], 0.0)
 
 
-def guided(
-    model: Callable[..., jax.Array],
-    context: jax.Array,
-    pooled: jax.Array,
-    null_context: jax.Array,
-    null_pooled: jax.Array,
-    scale: float,
-) -> Velocity:
-    """Velocity with classifier-free guidance: v(null) + scale (v(text) - v(null)).
+def guided(model: Callable[..., jax.Array], cond: Cond, null: Cond, scale: float) -> Velocity:
+    """Velocity with classifier-free guidance: v(null) + scale (v(cond) - v(null)).
 
     Args:
-      model: `model(x, t, context, pooled)`.
-      context: `[B, T, Dc]` of the prompts, pooled `[B, Dp]` likewise.
-      pooled: see context.
-      null_context: `[T, Dc]` of the empty prompt.
-      null_pooled: `[Dp]` of the empty prompt.
+      model: `model(x, t, cond)`.
+      cond: arrays `[B, ...]` of the prompts.
+      null: arrays `[...]` of the empty prompt; what it does not name stays as in `cond`.
       scale: 1 gives the unguided velocity, at the cost of one pass instead of two.
     """
     if scale == 1.0:
-        return lambda x, t: model(x, t, context, pooled)
-    both_context = jnp.concatenate([context, jnp.broadcast_to(null_context, context.shape)])
-    both_pooled = jnp.concatenate([pooled, jnp.broadcast_to(null_pooled, pooled.shape)])
+        return lambda x, t: model(x, t, cond)
+    both = {
+        name: jnp.concatenate([array, jnp.broadcast_to(null.get(name, array), array.shape)])
+        for name, array in cond.items()
+    }
 
     def velocity(x: jax.Array, t: jax.Array) -> jax.Array:
-        v = model(jnp.concatenate([x, x]), jnp.concatenate([t, t]), both_context, both_pooled)
+        v = model(jnp.concatenate([x, x]), jnp.concatenate([t, t]), both)
         v_text, v_null = jnp.split(v, 2)
         return v_null + scale * (v_text - v_null)
 

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jax.experimental.pallas.ops.tpu import splash_attention
 
-from ladd_jax.models.base import detach
+from ladd_jax.models.residuals import leave_out, put_back
 from ladd_jax.parallel.mesh import device_kind, on_each_device
 
 ATTENDED = "attended"
@@ -247,16 +247,15 @@ def _splash_forward(
     queries = out.shape[2]
     merged = out.transpose(0, 2, 1, 3).reshape(b, queries, heads * width)
     merged = checkpoint_name(merged, ATTENDED)
-    others, attach = detach(vjp, [out])
 
-    def backward(merged: jax.Array, others: list[Any], cotangent: jax.Array) -> Any:
+    def backward(merged: jax.Array, vjp: Any, cotangent: jax.Array) -> Any:
         out = merged.reshape(b, queries, heads, width).transpose(0, 2, 1, 3)
-        cotangents = attach([out], others)(_heads_first(cotangent, block_size(n, limit)))
+        cotangents = put_back(vjp, out)(_heads_first(cotangent, block_size(n, limit)))
         q_bar, k_bar, v_bar = (x.transpose(0, 2, 1, 3) for x in cotangents)
         return q_bar[:, :n] / math.sqrt(width), k_bar[:, :m], v_bar[:, :m]
 
     result = merged.reshape(b, queries, heads, width)[:, :n]
-    return result, jax.tree_util.Partial(backward, merged, others)
+    return result, jax.tree_util.Partial(backward, merged, leave_out(vjp, out))
 
 
 def _splash_backward(_: int, __: bool, backward: Any, cotangent: jax.Array) -> Any:

@@ -1,5 +1,6 @@
-"""A Flax NNX module seen as a pure function of a parameter tree."""
+"""Networks as pure functions of a parameter tree, and what the method asks of one."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +11,16 @@ from ladd_jax.errors import UserError
 
 Params = dict[str, Any]
 """Nested dict of arrays."""
+
+Cond = dict[str, jax.Array]
+"""What a network is given beside x_t and t: arrays `[B, ...]` by name, such as the text.
+
+Only a family of networks and the sources of its data know the names. The arrays of the empty prompt
+(`null`) have no batch dimension.
+"""
+
+Tap = Callable[[jax.Array, jax.Array], Any]
+"""`tap(block int32 [], tokens [B, N, D]) -> tree`: reads the image tokens after a block."""
 
 
 def param(
@@ -50,15 +61,6 @@ class Model:
                 node = node.setdefault(name, {})
             node[path[-1]] = axes
 
-    @property
-    def stacked_kernels(self) -> Params:
-        """Tree of bool: which leaves are kernels of two layers or more, nearly all of a network."""
-
-        def stacked(path: Any, leaf: jax.ShapeDtypeStruct, axes: tuple[str | None, ...]) -> bool:
-            return path[-1].key == "kernel" and axes[0] == "layers" and leaf.shape[0] > 1
-
-        return jax.tree_util.tree_map_with_path(stacked, self.shapes, self.axes)
-
     def init(self, key: jax.Array) -> Params:
         """Fresh parameters from a PRNG key; jit-compatible."""
         return nnx.to_pure_dict(nnx.split(self._build(nnx.Rngs(key)))[1])
@@ -72,31 +74,75 @@ class Model:
         return nnx.merge(self._graphdef, params)
 
 
-def stack(build: Callable[[nnx.Rngs], nnx.Module], count: int, rngs: nnx.Rngs) -> nnx.Module:
-    """`count` modules of one structure as one module whose parameters have a leading layer axis."""
-    graphdef = nnx.graphdef(nnx.eval_shape(lambda: build(nnx.Rngs(0))))
-    keys = jax.random.split(rngs.params(), count)
-    return nnx.merge(graphdef, jax.vmap(lambda key: nnx.split(build(nnx.Rngs(key)))[1])(keys))
+class Backbone(Model):
+    """A network that predicts velocity, and can show its image tokens: what the method asks for.
 
+    A family of networks makes one of an NNX module that has `__call__(x_t, t, cond, tap=None)` and
+    `features_vjp(x_t, t, cond)`. Shapes: B batch, H W latent grid, C channels, L blocks,
+    N image tokens, D width.
 
-def detach(vjp: Any, known: list[jax.Array]) -> tuple[list[jax.Array], Callable[..., Any]]:
-    """Takes out of a vjp what it keeps and its caller has anyway.
-
-    Args:
-      vjp: of `jax.vjp`, a tree of the arrays that it keeps.
-      known: arrays that may be among them: the very same, as values are not compared.
-
-    Returns:
-      The other arrays, and `attach(known, others)`, which makes the vjp again, of this trace or of
-      one that is alike.
+    Attributes:
+      blocks: number of blocks L.
+      width: features of an image token D.
+      patch: side of the square of latent pixels that becomes one token; N is HW / patch^2.
+      summary_width: length of the vector that sums up a cond.
     """
-    kept, structure = jax.tree.flatten(vjp)
-    places = {id(array): place for place, array in enumerate(known)}
-    sources = [places.get(id(array)) for array in kept]
 
-    def attach(known: list[jax.Array], others: list[jax.Array]) -> Any:
-        rest = iter(others)
-        arrays = [next(rest) if source is None else known[source] for source in sources]
-        return jax.tree.unflatten(structure, arrays)
+    def __init__(
+        self,
+        build: Callable[[nnx.Rngs], nnx.Module],
+        *,
+        blocks: int,
+        width: int,
+        patch: int,
+        summary: str,
+        summary_width: int,
+    ):
+        """Describes a network.
 
-    return [array for array in kept if id(array) not in places], attach
+        Args:
+          build: makes the module.
+          blocks: L.
+          width: D.
+          patch: side of a patch.
+          summary: name of the array `[B, summary_width]` in a cond that sums it up.
+          summary_width: its length.
+        """
+        super().__init__(build)
+        self.blocks, self.width, self.patch = blocks, width, patch
+        self.summary_width = summary_width
+        self._summary = summary
+
+    def __call__(
+        self, params: Params, x_t: jax.Array, t: jax.Array, cond: Cond, tap: Tap | None = None
+    ) -> Any:
+        """Velocity float32 `[B, H, W, C]` at `x_t [B, H, W, C]` and `t [B]`.
+
+        With `tap`, the velocity and what the tap returned for each block, stacked `[L, ...]`. A
+        network that is cut has no velocity: None.
+        """
+        return self.bind(params)(x_t, t, cond, tap=tap)
+
+    def features_vjp(
+        self, params: Params, x_t: jax.Array, t: jax.Array, cond: Cond
+    ) -> tuple[jax.Array | None, jax.Array, Callable[[jax.Array], jax.Array]]:
+        """The velocity, all image tokens, and the way back from those to `x_t`.
+
+        Returns:
+          v; the image tokens before the first block and after each, `[L + 1, B, N, D]`, held once;
+          and a function from their cotangent to the cotangent of `x_t`. Parameters are constants.
+        """
+        return self.bind(params).features_vjp(x_t, t, cond)
+
+    def grid(self, x_t: jax.Array) -> tuple[int, int]:
+        """Rows and columns (h, w) of the image tokens of latents, hw = N."""
+        return x_t.shape[1] // self.patch, x_t.shape[2] // self.patch
+
+    def summary(self, cond: Cond) -> jax.Array:
+        """The vector `[B, summary_width]` that sums up a cond, for heads to be conditioned on."""
+        return cond[self._summary]
+
+
+def parameter_count(model: Model) -> int:
+    """Number of scalars in the parameters."""
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(model.shapes))

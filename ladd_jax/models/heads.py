@@ -19,8 +19,9 @@ from flax import nnx
 from jax.nn import initializers
 
 from ladd_jax.errors import UserError
-from ladd_jax.models.base import Model, param, stack
+from ladd_jax.models.base import Model, param
 from ladd_jax.models.layers import MLP, Dtype, layer_norm, timestep_embedding
+from ladd_jax.models.stack import stack
 from ladd_jax.parallel.mesh import constrain, gather
 
 
@@ -30,7 +31,7 @@ class HeadConfig:
 
     Attributes:
       features: D, width of the tokens read.
-      pooled_width: width of the pooled text vector.
+      condition_width: length of the vector that heads are conditioned on beside t_hat.
       channels: width of the convolutions.
       kernel: side of the residual convolution.
       groups: of the group norm, which is per sample: the result does not depend on how the batch
@@ -42,7 +43,7 @@ class HeadConfig:
     """
 
     features: int
-    pooled_width: int
+    condition_width: int
     channels: int = 64
     kernel: int = 3
     groups: int = 8
@@ -134,7 +135,7 @@ class _ConvolutionBlock(nnx.Module):
 
 
 class Head(nnx.Module):
-    """Logit at each token, given noise level and pooled text."""
+    """Logit at each token, given noise level and text."""
 
     def __init__(self, config: HeadConfig, *, rngs: nnx.Rngs):
         c, p = config.channels, config.projection
@@ -143,7 +144,7 @@ class Head(nnx.Module):
         self.residual = _ConvolutionBlock(c, config.kernel, config, rngs=rngs)
         self.exit = _Convolution(c, p, 1, config, rngs=rngs)
         self.condition = MLP(
-            256 + config.pooled_width,
+            256 + config.condition_width,
             c,
             p,
             jax.nn.silu,
@@ -153,7 +154,7 @@ class Head(nnx.Module):
         )
 
     def __call__(
-        self, tokens: jax.Array, grid: tuple[int, int], t_hat: jax.Array, pooled: jax.Array
+        self, tokens: jax.Array, grid: tuple[int, int], t_hat: jax.Array, condition: jax.Array
     ) -> jax.Array:
         """Judges tokens.
 
@@ -161,7 +162,7 @@ class Head(nnx.Module):
           tokens: `[B, N, D]`, the image tokens after a block.
           grid: (h, w) with hw = N.
           t_hat: float32 `[B]`, noise level of the latents that the transformer saw.
-          pooled: `[B, pooled_width]`.
+          condition: `[B, condition_width]`, such as the pooled text.
 
         Returns:
           float32 logits `[B, h, w]`, positive for real.
@@ -172,7 +173,7 @@ class Head(nnx.Module):
         # A Python number, unlike NumPy's, leaves the dtype of computation as it is.
         x = (self.residual(x) + x) / math.sqrt(2.0)
         c = self.condition(
-            jnp.concatenate([timestep_embedding(t_hat), pooled.astype(jnp.float32)], axis=-1)
+            jnp.concatenate([timestep_embedding(t_hat), condition.astype(jnp.float32)], axis=-1)
         )
         logits = jnp.einsum("bhwp,bp->bhw", self.exit(x), c) / math.sqrt(self.config.projection)
         return logits.astype(jnp.float32)

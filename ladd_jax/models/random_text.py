@@ -44,7 +44,7 @@ class ByteTokenizer:
 
 
 class TextEncoder:
-    """Prompts to arrays, in batches of one fixed size so that one program serves all.
+    """A `models.families.TextEncoder`, in batches of one fixed size so that one program serves all.
 
     Attributes:
       context_width: Dc.
@@ -84,8 +84,13 @@ class TextEncoder:
         params = jax.jit(model.init)(jax.random.PRNGKey(seed))
         return cls(ByteTokenizer(length), model, params)
 
-    def encode(self, prompts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-        """Float32 context `[n, T, Dc]` and pooled `[n, Dp]`.
+    @property
+    def truncated(self) -> dict[str, int]:
+        """Empty: a prompt that does not fit is an error."""
+        return {}
+
+    def encode(self, prompts: Sequence[str]) -> dict[str, np.ndarray]:
+        """Float32 `context` `[n, T, Dc]` and `pooled` `[n, Dp]`.
 
         Raises:
           UserError: a prompt does not fit the tokenizer's length.
@@ -98,7 +103,7 @@ class TextEncoder:
             context, pooled = self._model(self._params, padded)
             contexts.append(np.asarray(context[: len(part)], np.float32))
             pooleds.append(np.asarray(pooled[: len(part)], np.float32))
-        return np.concatenate(contexts), np.concatenate(pooleds)
+        return {"context": np.concatenate(contexts), "pooled": np.concatenate(pooleds)}
 
 
 def _unit_gain(key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype) -> jax.Array:

@@ -12,8 +12,9 @@ import numpy as np
 from flax import nnx
 from jax.nn import initializers
 
-from ladd_jax.models.base import Model, param, stack
+from ladd_jax.models.base import Model, param
 from ladd_jax.models.layers import Dtype, Linear, RMSNorm
+from ladd_jax.models.stack import stack
 from ladd_jax.parallel.mesh import constrain, gather
 
 

@@ -1,4 +1,4 @@
-"""What every training target shares: its state, its signature, its optimizers.
+"""What every training target shares: its state, its signature.
 
 An objective is an object with
 
@@ -6,9 +6,9 @@ An objective is an object with
     step(state, frozen, batch) -> (state, metrics)
     forward_units: what a step asks for, in forward passes of student and teacher
 
-`step` is pure and compiled by the caller, once for each bucket shape. `frozen` is the tree that
-training reads and never changes (the teacher): an argument, so that it is not baked into the
-program. `batch` holds `latents [B, H, W, C]`, `context [B, T, Dc]` and `pooled [B, Dp]`.
+`step` is pure and compiled by the caller, once for each bucket shape. `frozen` holds, by name, the
+trees that training reads and never changes (`teacher`, `null`): an argument, so that none is baked
+into the program. `batch` holds `latents [B, H, W, C]` and `cond`, a dict of arrays `[B, ...]`.
 `metrics` is a flat dict of scalars and small vectors, all float32.
 """
 
@@ -16,13 +16,10 @@ import dataclasses
 from typing import Any, Protocol
 
 import jax
-import jax.numpy as jnp
-import optax
 
 from ladd_jax.models.base import Params
-from ladd_jax.training.adam import scale_by_adam
 
-Batch = dict[str, jax.Array]
+Batch = dict[str, Any]
 Metrics = dict[str, jax.Array]
 
 
@@ -62,105 +59,8 @@ class Objective(Protocol):
         """State before the first step."""
         ...
 
-    def step(self, state: TrainState, frozen: Any, batch: Batch) -> tuple[TrainState, Metrics]:
+    def step(
+        self, state: TrainState, frozen: dict[str, Any], batch: Batch
+    ) -> tuple[TrainState, Metrics]:
         """One update."""
         ...
-
-
-@dataclasses.dataclass(frozen=True)
-class Optimizer:
-    """AdamW with linear warm-up, optional cosine decay and clipping by global norm.
-
-    Attributes:
-      learning_rate: after the warm-up.
-      beta1: decay of the first moment.
-      beta2: decay of the second moment.
-      epsilon: added to the root of the second moment.
-      weight_decay: decoupled.
-      warmup_steps: from zero to `learning_rate`.
-      decay_steps: length of a cosine to zero counted from step 0, warm-up included; 0 is constant.
-      clip_norm: largest global norm of the gradient; 0 does not clip.
-      moment_dtype: of the moments that are kept, float32 or bfloat16 (see `scale_by_adam`).
-    """
-
-    learning_rate: float
-    beta1: float = 0.9
-    beta2: float = 0.99
-    epsilon: float = 1e-8
-    weight_decay: float = 0.0
-    warmup_steps: int = 0
-    decay_steps: int = 0
-    clip_norm: float = 0.0
-    moment_dtype: Any = jnp.float32
-
-    def schedule(self) -> optax.Schedule:
-        """Learning rate as a function of the step."""
-        if self.decay_steps:
-            return optax.warmup_cosine_decay_schedule(
-                0.0, self.learning_rate, self.warmup_steps, self.decay_steps
-            )
-        if self.warmup_steps:
-            return optax.linear_schedule(0.0, self.learning_rate, self.warmup_steps)
-        return optax.constant_schedule(self.learning_rate)
-
-    def build(self) -> optax.GradientTransformation:
-        """The Optax transformation: the updates of `optax.adamw`."""
-        adam = optax.chain(
-            scale_by_adam(self.beta1, self.beta2, self.epsilon, self.moment_dtype),
-            optax.add_decayed_weights(self.weight_decay),
-            optax.scale_by_learning_rate(self.schedule()),
-        )
-        if self.clip_norm:
-            return optax.chain(optax.clip_by_global_norm(self.clip_norm), adam)
-        return adam
-
-
-def update_ema(ema: Any, params: Any, decay: float, step: jax.Array) -> Any:
-    """EMA whose decay grows as (1 + step) / (10 + step), so that it forgets the start early.
-
-    Computed in float32 and kept in the dtype of `ema`.
-    """
-    rate = 1 - jnp.minimum(decay, (1.0 + step) / (10.0 + step))
-
-    def average(e: jax.Array, p: jax.Array) -> jax.Array:
-        wide = e.astype(jnp.float32)
-        return (wide + rate * (p.astype(jnp.float32) - wide)).astype(e.dtype)
-
-    return jax.tree.map(average, ema, params)
-
-
-def update_offloaded_ema(
-    ema: Params, params: Params, decay: float, step: jax.Array, offloaded: Any
-) -> Params:
-    """`update_ema` of an average that lies in host memory in part.
-
-    The device sees one layer of that part at a time.
-
-    Args:
-      ema: in the result the same leaves are in host memory as here.
-      params: on the device.
-      decay: of the average.
-      step: updates done.
-      offloaded: tree of bool, whether a leaf lies in host memory. Such a leaf has a leading layer
-        axis.
-    """
-
-    def body(_: None, pair: tuple[Any, Any]) -> tuple[None, Any]:
-        e, p = pair
-        e = jax.device_put(e, jax.memory.Space.Device)
-        return None, jax.device_put(update_ema(e, p, decay, step), jax.memory.Space.Host)
-
-    averages, structure = jax.tree.flatten(ema)
-    news, flags = jax.tree.leaves(params), jax.tree.leaves(offloaded)
-    # Leaves of the same number of layers are scanned together, the others updated whole.
-    groups: dict[int, list[int]] = {}
-    for place, (average, flag) in enumerate(zip(averages, flags, strict=True)):
-        groups.setdefault(average.shape[0] if flag else 0, []).append(place)
-    for layers, places in groups.items():
-        old, new = [averages[i] for i in places], [news[i] for i in places]
-        made = (
-            jax.lax.scan(body, None, (old, new))[1] if layers else update_ema(old, new, decay, step)
-        )
-        for place, leaf in zip(places, made, strict=True):
-            averages[place] = leaf
-    return jax.tree.unflatten(structure, averages)

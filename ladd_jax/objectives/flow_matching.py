@@ -8,30 +8,28 @@ import jax.numpy as jnp
 import optax
 
 from ladd_jax.diffusion import times as timesteps
-from ladd_jax.diffusion.flow import interpolate, velocity
+from ladd_jax.diffusion.flow import expand, interpolate, velocity
 from ladd_jax.errors import UserError
-from ladd_jax.models.base import Model, Params
+from ladd_jax.models.base import Backbone, Params
 from ladd_jax.objectives.accumulation import accumulate
-from ladd_jax.objectives.base import Batch, Metrics, Optimizer, TrainState, update_ema
+from ladd_jax.objectives.base import Batch, Metrics, TrainState
+from ladd_jax.training.ema import update_ema
+from ladd_jax.training.optimizers import Optimizer
 
 
-@dataclasses.dataclass(frozen=True)
-class FlowMatching:
-    """Regression of the velocity.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FlowMatchingSettings:
+    """How a network learns the velocity.
 
     Attributes:
-      model: `model(params, x_t, t, context, pooled) -> v`.
-      optimizer: of the parameters.
       time_mean: mean of the logit-normal distribution of t.
       time_std: its standard deviation.
       shift: moves t towards noise; 1 leaves it.
       text_dropout: share of samples trained on the empty prompt, for classifier-free guidance.
       accumulation: micro-batches that a batch is taken in, to need less memory.
-      ema_decay: of the moving average.
+      ema_decay: decay of the moving average.
     """
 
-    model: Model
-    optimizer: Optimizer
     time_mean: float = 0.0
     time_std: float = 1.0
     shift: float = 1.0
@@ -43,9 +41,22 @@ class FlowMatching:
         if self.accumulation < 1:
             raise UserError(f"accumulation is {self.accumulation}: use 1 or more")
 
+
+@dataclasses.dataclass(frozen=True)
+class FlowMatching(FlowMatchingSettings):
+    """Regression of the velocity.
+
+    Attributes:
+      model: predicts velocity.
+      optimizer: optimizer of its parameters.
+    """
+
+    model: Backbone
+    optimizer: Optimizer
+
     @property
     def forward_units(self) -> tuple[int, int]:
-        """(student, teacher): the network in training goes forth and back, there is no other."""
+        """(student, teacher): forward and backward through the network in training."""
         return 3, 0
 
     def init(self, key: jax.Array, params: Params) -> TrainState:
@@ -61,10 +72,10 @@ class FlowMatching:
         )
 
     def step(
-        self, state: TrainState, frozen: dict[str, jax.Array], batch: Batch
+        self, state: TrainState, frozen: dict[str, Any], batch: Batch
     ) -> tuple[TrainState, Metrics]:
-        """One update. `frozen` is the empty prompt: `context [T, Dc]` and `pooled [Dp]`."""
-        x_0 = batch["latents"]  # [B, H, W, C]
+        """One update. `frozen["null"]` is the cond of the empty prompt."""
+        x_0, cond, null = batch["latents"], batch["cond"], frozen["null"]
         b = x_0.shape[0]
         time_key, noise_key, drop_key = jax.random.split(
             jax.random.fold_in(state.key, state.step), 3
@@ -73,11 +84,13 @@ class FlowMatching:
         t = timesteps.shift(t, self.shift)
         eps = jax.random.normal(noise_key, x_0.shape)
         drop = jax.random.bernoulli(drop_key, self.text_dropout, (b,))
-        context = jnp.where(drop[:, None, None], frozen["context"], batch["context"])
-        pooled = jnp.where(drop[:, None], frozen["pooled"], batch["pooled"])
+        cond = cond | {
+            name: jnp.where(expand(drop, cond[name]), empty, cond[name])
+            for name, empty in null.items()
+        }
         x_t, wanted = interpolate(x_0, eps, t), velocity(x_0, eps)
 
-        def part(samples: tuple[jax.Array, ...]) -> tuple[Params, jax.Array, Any]:
+        def part(samples: tuple[Any, ...]) -> tuple[Params, jax.Array, Any]:
             *inputs, wanted = samples
 
             def loss(params: Params) -> jax.Array:
@@ -86,9 +99,7 @@ class FlowMatching:
             value, gradient = jax.value_and_grad(loss)(state.params)
             return gradient, value, ()
 
-        gradient, value, _ = accumulate(
-            part, (x_t, t, context, pooled, wanted), self.accumulation, self.model
-        )
+        gradient, value, _ = accumulate(part, (x_t, t, cond, wanted), self.accumulation, self.model)
         updates, optimizer = self.optimizer.build().update(gradient, state.optimizer, state.params)
         params = optax.apply_updates(state.params, updates)
         metrics = {

@@ -20,9 +20,6 @@ from ladd_jax.errors import UserError
 
 MESH_AXES = ("data", "fsdp", "tensor")
 
-HOST = "pinned_host"
-"""Kind of the host memory that a device's programs read and write."""
-
 SLICES = "slices"
 """Beside the sizes of the axes: over how many slices `data` goes. In costs, an axis of its own."""
 
@@ -183,17 +180,6 @@ def check_batch_size(batch_size: int, mesh: Mesh, accumulation: int = 1) -> None
             parts += f" x accumulation={accumulation}"
         raise UserError(
             f"batch_size {batch_size} is not divisible by {divisor} ({parts}): use {choices}"
-        )
-
-
-def check_host_memory(mesh: Mesh) -> None:
-    """Raises UserError where the devices of a mesh have no memory of the kind `HOST`."""
-    device = mesh.local_devices[0]
-    kinds = sorted(memory.kind for memory in device.addressable_memories())
-    if HOST not in kinds:
-        raise UserError(
-            f"{device.device_kind} has memory of the kinds {', '.join(kinds)} and no {HOST}: set "
-            f"distil.ema_offload to False"
         )
 
 

@@ -1,5 +1,6 @@
 """TPU slices and GPUs that are not here: their devices, to compile programs for."""
 
+import dataclasses
 import importlib.util
 import os
 import re
@@ -60,6 +61,40 @@ gpu_device_info {{
 """
 
 
+@dataclasses.dataclass(frozen=True)
+class Target:
+    """Chips to compile for.
+
+    Attributes:
+      chip: what each device is.
+      devices: what JAX compiles for; nothing runs on them.
+      compiler: distribution that brings the compiler.
+    """
+
+    chip: Chip
+    devices: list[Any]
+    compiler: str
+
+
+def find_target(name: str, slices: int = 1) -> Target:
+    """Chips by the name of their topology.
+
+    Args:
+      name: a TPU slice such as `v5p:4x4x4`, or `gpu:80`, `gpu:80x8`.
+      slices: how many such slices a data-centre network joins; 1 for GPUs.
+
+    Raises:
+      UserError: there is no such topology, or its compiler is not installed.
+    """
+    if not name.startswith("gpu"):
+        chip, _ = parse_slice(name)
+        return Target(chip, slice_devices(name, slices), "libtpu")
+    chip, count = parse_gpu(name)
+    if slices != 1:
+        raise UserError(f"mesh.slices is {slices} and {name} is one machine: use 1")
+    return Target(chip, gpu_devices(chip, count), required_cuda_plugin())
+
+
 def parse_slice(name: str) -> tuple[Chip, tuple[int, ...]]:
     """Chip and sizes of a slice such as `v5p:4x4x4`.
 
@@ -103,7 +138,7 @@ def slice_devices(name: str, slices: int = 1) -> list[Any]:
     """
     _, sizes = parse_slice(name)
     if importlib.util.find_spec("libtpu") is None:
-        raise UserError("libtpu, the compiler of TPUs, is not installed: pip install .[plan]")
+        raise UserError("libtpu is not installed: pip install ladd_jax[plan] (it needs no TPU)")
     for variable, value in _ENVIRONMENT.items():
         os.environ.setdefault(variable, value)
     # Hosts have 2x2 chips, but for the slice of a single one.
@@ -141,6 +176,20 @@ def cuda_plugin() -> str | None:
     return next((f"jax-cuda{version}-pjrt" for version in found), None)
 
 
+def required_cuda_plugin() -> str:
+    """`cuda_plugin`.
+
+    Raises:
+      UserError: it is not installed.
+    """
+    plugin = cuda_plugin()
+    if plugin is None:
+        raise UserError(
+            "XLA's compiler for GPUs is not installed: pip install ladd_jax[cuda] (it needs no GPU)"
+        )
+    return plugin
+
+
 def gpu_devices(chip: Chip, count: int) -> list[Any]:
     """GPUs of one machine, which compile and do not run; no GPU is needed for it.
 
@@ -151,9 +200,7 @@ def gpu_devices(chip: Chip, count: int) -> list[Any]:
     Raises:
       UserError: `cuda_plugin` is None, or does not load.
     """
-    plugin = cuda_plugin()
-    if plugin is None:
-        raise UserError("XLA's compiler for GPUs is not installed: pip install .[cuda]")
+    plugin = required_cuda_plugin()
     jax.local_devices()  # Plugins are looked for when the first backend starts.
     # Domains of NVLink, hosts in each, GPUs of each.
     options = {"target_config": gpu_description(chip), "topology": f"1x1x{count}"}
@@ -161,8 +208,8 @@ def gpu_devices(chip: Chip, count: int) -> list[Any]:
         return topologies.get_topology_desc("", "cuda", **options).devices
     except (jax.errors.JaxRuntimeError, RuntimeError) as error:
         raise UserError(
-            f"{plugin} does not describe {count} x {chip.name} ({error}): install the version of "
-            f"jax {jax.__version__}, or uninstall it to plan by estimate"
+            f"{plugin} does not describe {count} x {chip.name} ({error}): install the one of "
+            f"jax {jax.__version__}"
         ) from error
 
 

@@ -47,8 +47,7 @@ def distil(config: ConfigDict, workdir: Path) -> None:
 
     generator = Generator(
         objective.student,
-        shards.null_context,
-        shards.null_pooled,
+        shards.null,
         mesh,
         _PREVIEW_PROMPTS * _PREVIEW_SEEDS,
     )
@@ -60,8 +59,7 @@ def distil(config: ConfigDict, workdir: Path) -> None:
         latents = generator(
             jax.device_put(state.ema, shardings.params),
             seeds(config.seed, np.arange(count * _PREVIEW_SEEDS)),
-            np.repeat(text["context"], _PREVIEW_SEEDS, axis=0),
-            np.repeat(text["pooled"], _PREVIEW_SEEDS, axis=0),
+            jax.tree.map(lambda array: np.repeat(array, _PREVIEW_SEEDS, axis=0), text["cond"]),
             (bucket.height, bucket.width, config.model.channels),
             Sampling.student(1, stage.timesteps),
         )
@@ -78,7 +76,7 @@ def distil(config: ConfigDict, workdir: Path) -> None:
         shapes,
         shardings,
         fresh,
-        teacher,
+        {"teacher": teacher},
         shards,
         mesh,
         steps=stage.steps,

@@ -23,7 +23,7 @@ from ladd_jax.evaluation.judge import Judge, train_judge
 from ladd_jax.evaluation.pictures import Grid, save_grid_png
 from ladd_jax.evaluation.report import write_report
 from ladd_jax.evaluation.rows import Row, format_table, in_order, write_metrics
-from ladd_jax.models.sd3.transformer import mmdit
+from ladd_jax.models.families import family_of
 from ladd_jax.parallel.mesh import make_mesh
 from ladd_jax.stages.encode import text_encoder
 from ladd_jax.stages.load import encoded, load_student, load_teacher
@@ -121,9 +121,8 @@ def evaluate(config: ConfigDict, workdir: Path) -> list[Row]:
     teacher = load_teacher(config, workdir, mesh)
     student = getattr(load_student(config, workdir, mesh), stage.student)
     generator = Generator(
-        mmdit(networks.transformer_config(config)),
-        shards.null_context,
-        shards.null_pooled,
+        family_of(config).backbone(networks.transformer_config(config)),
+        shards.null,
         mesh,
         stage.batch_size,
     )
@@ -168,14 +167,15 @@ def evaluate(config: ConfigDict, workdir: Path) -> list[Row]:
         for model, params, steps, scale, sampling in ways:
             samples = {}
             for bucket in buckets:
-                context, pooled = encoder.encode(list(prompts[bucket]))
+                cond = encoder.encode(list(prompts[bucket]))
                 # The same noise for every way of sampling, so that pictures can be compared.
-                noise = seeds(config.seed + 1, bucket.height, bucket.width, np.arange(len(context)))
+                noise = seeds(
+                    config.seed + 1, bucket.height, bucket.width, np.arange(len(prompts[bucket]))
+                )
                 images = generator(
                     params,
                     noise,
-                    context,
-                    pooled,
+                    cond,
                     (bucket.height, bucket.width, config.model.channels),
                     sampling,
                     bar.update,

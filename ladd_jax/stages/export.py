@@ -1,38 +1,26 @@
-"""`python -m ladd_jax.export --workdir=DIR --out=DIR`: a student for diffusers and ComfyUI.
+"""A student of a run as files of other programs; its family says which files."""
 
-The config is the workdir's. `--layout=diffusers` writes a folder that
-`StableDiffusion3Pipeline.from_pretrained` loads, `single` the transformer as Stability AI's single
-files have it, `both` one folder with both; a model card says how to call them.
-"""
-
-import math
+import json
 import os
 import shutil
 import uuid
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from ladd_jax.config import build as networks
 from ladd_jax.config.workdir import read
 from ladd_jax.data.buckets import Bucket, nearest
+from ladd_jax.diffusion.samplers import student_sigmas
 from ladd_jax.errors import UserError
-from ladd_jax.models.sd3.card import model_card
-from ladd_jax.models.sd3.encoder_weights import read_autoencoder_config
-from ladd_jax.models.sd3.pipeline import read_index, write_json, write_surroundings
-from ladd_jax.models.sd3.weights import save_mmdit
+from ladd_jax.models.card import named
+from ladd_jax.models.families import Export, family_of
 from ladd_jax.parallel.mesh import make_mesh
 from ladd_jax.stages import load as stages
 from ladd_jax.stages.trained import FACTS
-from ladd_jax.weights.source import fetch_pipeline
-
-LAYOUTS = {
-    "diffusers": ("diffusers",),
-    "single": ("single",),
-    "both": ("diffusers", "single"),
-}
+from ladd_jax.weights.source import PIPELINE_INDEX
 
 
 def export(
@@ -47,17 +35,17 @@ def export(
     """Writes a student of a run as files that other programs read, all of them or none.
 
     Args:
-      workdir: of the run.
+      workdir: the run's folder.
       out: the folder to make.
       model: `ema` or `student`.
-      step: of the checkpoint; default: the newest.
-      layout: `diffusers`, `single` or `both`.
-      dtype: of the transformer's files; the other components are copied.
+      step: step of the checkpoint; default: the newest.
+      layout: one of the family's layouts; for SD3 `diffusers`, `single` or `both`.
+      dtype: dtype of the transformer's files; the other components are copied.
 
     Raises:
       NotFoundError: there is no such run, checkpoint or pipeline.
       UserError: there is something at `out`.
-      UserError: the run is not one of released weights.
+      UserError: the run is not one of released weights, or the family has no such layout.
     """
     config = read(workdir)
     if not config.weights:
@@ -67,48 +55,105 @@ def export(
         )
     if out.exists():
         raise UserError(f"{out} exists: remove it, or choose another --out")
-    source = fetch_pipeline(config.weights)
-    read_index(source)
-    reduction = read_autoencoder_config(source).reduction
-    mesh = make_mesh({"fsdp": -1}, jax.local_devices())
+    family = family_of(config)
     step = stages.student_step(config, workdir, step)
-    params = stages.load_student_weights(config, workdir, mesh, model, step)
-    architecture = networks.transformer_config(config)
-    layouts = LAYOUTS[layout]
+    exported = describe(config, out.absolute().name, workdir, model, step, layout, dtype)
     partial = out.absolute().with_name(f".{out.absolute().name}.{uuid.uuid4().hex}.partial")
     try:
         partial.mkdir(parents=True)
     except OSError as error:
         raise UserError(f"{out} cannot be made ({error.strerror}): name another --out") from error
     try:
-        if "diffusers" in layouts:
-            write_surroundings(source, partial)
-            save_mmdit(
-                partial / "transformer",
-                params,
-                architecture,
-                jnp.dtype(dtype),
-                sample_size=_sample_size(config),
-            )
+        family.write_export(partial, exported)
+        if (partial / PIPELINE_INDEX).is_file():
+            # A whole pipeline can be sampled again, which needs what its index does not say.
             facts = {
                 "times": list(config.distil.timesteps),
                 "buckets": list(config.data.buckets),
                 "text_length": config.data.text_length,
                 "step": step,
             }
-            write_json(partial / FACTS, facts)
-        if "single" in layouts:
-            file = partial / f"{out.absolute().name}.safetensors"
-            save_mmdit(file, params, architecture, jnp.dtype(dtype), "stability")
-        card = model_card(config, out.absolute().name, model, step, dtype, reduction, layouts)
-        (partial / "README.md").write_text(card)
+            (partial / FACTS).write_text(json.dumps(facts, indent=2, sort_keys=True) + "\n")
         os.replace(partial, out)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _sample_size(config: ConfigDict) -> int:
-    """Side of the square latents that a pipeline makes where nobody names a size."""
-    bucket = nearest([Bucket.parse(name) for name in config.data.buckets], 1, 1)
-    side = math.isqrt(bucket.height * bucket.width)
-    return side - side % config.model.patch
+def describe(
+    config: ConfigDict, name: str, workdir: Path, model: str, step: int, layout: str, dtype: str
+) -> Export:
+    """A student as its family exports it, not read yet.
+
+    Args:
+      config: the run's config.
+      name: the export's name.
+      workdir: the run's folder.
+      model: `ema` or `student`.
+      step: step of the checkpoint.
+      layout: one of the family's layouts.
+      dtype: dtype of the transformer's files.
+
+    Raises:
+      UserError: the family has no such layout.
+    """
+    layouts = family_of(config).layouts
+    if layout not in layouts:
+        raise UserError(f"layout {layout!r} is not one of {', '.join(layouts)}: use one")
+    buckets = [Bucket.parse(bucket) for bucket in config.data.buckets]
+    square = nearest(buckets, 1, 1)
+    times = tuple(config.distil.timesteps)
+    counts = [steps for steps in range(len(times), 0, -1) if len(times) % steps == 0]
+    mesh = make_mesh({"fsdp": -1}, jax.local_devices())
+    return Export(
+        name=name,
+        base=config.weights,
+        load=lambda: stages.load_student_weights(config, workdir, mesh, model, step),
+        architecture=networks.transformer_config(config),
+        dtype=dtype,
+        layouts=layouts[layout],
+        sizes=[(bucket.height, bucket.width) for bucket in buckets],
+        square=(square.height, square.width),
+        text_length=config.data.text_length,
+        sigmas={steps: student_sigmas(steps, times) for steps in counts},
+        made=_how_made(config, model, step, dtype),
+    )
+
+
+def _how_made(config: ConfigDict, model: str, step: int, dtype: str) -> dict[str, object]:
+    """What the model card says of the student's training."""
+    distil, generator = config.distil, config.synthesize
+    data = (
+        "encoded images"
+        if distil.data == "encoded"
+        else f"the base model's samples: {generator.steps} Euler steps, guidance "
+        f"{generator.guidance:g}, shift {generator.shift:g}"
+    )
+    rows: dict[str, object] = {
+        "weights": f"{'moving average' if model == 'ema' else 'last'} of step {step} of "
+        f"{distil.steps}, in {dtype}",
+        "average's decay": f"{distil.ema_decay:g}",
+        "data": data,
+        "batch": distil.batch_size,
+        "times": _listed(distil.timesteps),
+        "their probabilities": _listed(distil.probabilities),
+        "in the first steps": f"{_listed(distil.warmup_probabilities)} ({distil.warmup_steps})",
+        "noise for the discriminator": f"logit-normal, mean {distil.renoise_mean:g}, deviation "
+        f"{distil.renoise_std:g}",
+        "loss": distil.loss,
+        "R1": f"{distil.r1_gamma:g} every {distil.r1_interval} steps",
+        "distillation loss": f"{distil.distillation_weight:g}",
+        "blocks with heads": _listed(distil.hooked_blocks) or "all",
+        "updates of the heads a step": distil.head_updates,
+        "learning rate": f"{distil.optimizer.learning_rate:g}, heads "
+        f"{distil.heads_optimizer.learning_rate:g}",
+        "seed": config.seed,
+    }
+    if config.teacher.weights:
+        rows["teacher under the heads"] = named(config.teacher.weights)
+    if not distil.warmup_steps:
+        del rows["in the first steps"]
+    return rows
+
+
+def _listed(values: Sequence[float]) -> str:
+    return ", ".join(f"{value:g}" for value in values)

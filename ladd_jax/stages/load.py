@@ -126,7 +126,7 @@ def load_student(config: ConfigDict, workdir: Path, mesh: Mesh) -> TrainState:
         mesh,
         axes=objective.student.axes,
         optimizer=objective.optimizer.build(),
-        heads_axes=objective.heads.axes,
+        heads_axes=objective.critic.heads.axes,
         heads_optimizer=objective.heads_optimizer.build(),
     )
 

@@ -29,7 +29,6 @@ def pretrain(config: ConfigDict, workdir: Path) -> None:
     key = jax.random.PRNGKey(config.seed)
     shapes = jax.eval_shape(init, key)
     shardings = state_shardings(shapes, mesh, axes=objective.model.axes, optimizer=optimizer)
-    null = {"context": shards.null_context, "pooled": shards.null_pooled}
     run_training(
         "pretrain",
         config,
@@ -38,7 +37,7 @@ def pretrain(config: ConfigDict, workdir: Path) -> None:
         shapes,
         shardings,
         lambda: create(init, shardings, key),
-        {name: lay(array, replicated(mesh)) for name, array in null.items()},
+        {"null": {name: lay(array, replicated(mesh)) for name, array in shards.null.items()}},
         shards,
         mesh,
         steps=stage.steps,

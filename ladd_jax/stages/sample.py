@@ -1,9 +1,7 @@
-"""`python -m ladd_jax.sample --checkpoint=DIR --prompt="..." --out=DIR`: pictures.
+"""Pictures of a trained model, for prompts.
 
-`--checkpoint` is the workdir of a run, whose student's average is sampled if `--model` names no
-other, or an exported or released pipeline. A picture depends on its prompt and its seed alone:
-number i of `--seed=S` is number 0 of `--seed=S+i` whatever `--num` is, and but for rounding
-whatever `--batch_size` is.
+A picture depends on its prompt and its seed alone: number i of seed S is number 0 of seed S+i
+however many are made, and but for rounding whatever the batch size is.
 """
 
 import dataclasses
@@ -26,10 +24,9 @@ from ladd_jax.data.buckets import Bucket, nearest
 from ladd_jax.diffusion.generate import Generator, Sampling, seeds
 from ladd_jax.errors import UserError
 from ladd_jax.evaluation.pictures import png, sheet
-from ladd_jax.models.sd3.transformer import mmdit
 from ladd_jax.parallel.mesh import batch_divisor
 from ladd_jax.stages.encode import report_cut
-from ladd_jax.stages.trained import Subject
+from ladd_jax.stages.trained import TrainedModel
 
 _SHOWN_PROMPTS = 16
 """Rows of a sheet."""
@@ -38,35 +35,35 @@ _SHEET_WIDTH = 2048
 """Of a sheet, in pixels, as far as its columns leave 64 to each picture."""
 
 
-def choose_bucket(aspect: str, subject: Subject) -> Bucket:
+def choose_bucket(aspect: str, trained: TrainedModel) -> Bucket:
     """The shape of the latents.
 
     Args:
       aspect: `W:H`, of which the nearest bucket is taken, or `WxH` in pixels.
-      subject: what is sampled.
+      trained: the model that is sampled.
 
     Raises:
       UserError: neither of the two, or pixels that the network cannot make.
     """
     numbers = re.fullmatch(r"(\d+(?:\.\d+)?):(\d+(?:\.\d+)?)", aspect)
     if numbers and float(numbers[1]) and float(numbers[2]):
-        return nearest(subject.buckets, float(numbers[2]), float(numbers[1]))
+        return nearest(trained.buckets, float(numbers[2]), float(numbers[1]))
     pixels = re.fullmatch(r"(\d+)x(\d+)", aspect)
     if not pixels:
         raise UserError(
             f"aspect {aspect!r} is neither W:H, such as 16:9, nor pixels WxH, such as 1024x768"
         )
     width, height = int(pixels[1]), int(pixels[2])
-    unit = subject.reduction * subject.architecture.patch
-    limit = unit * subject.architecture.position_table
+    step, most = trained.family.sides(trained.architecture)
+    unit = trained.reduction * step
     if width % unit or height % unit or not width * height:
         raise UserError(f"aspect {aspect} is not in multiples of {unit} pixels: use such sides")
-    if max(width, height) > limit:
+    if most is not None and max(width, height) > trained.reduction * most:
         raise UserError(
-            f"aspect {aspect} exceeds the network's position table, which ends at {limit} pixels: "
-            f"use less"
+            f"aspect {aspect} exceeds the network's position table, which ends at "
+            f"{trained.reduction * most} pixels: use less"
         )
-    return Bucket(height // subject.reduction, width // subject.reduction)
+    return Bucket(height // trained.reduction, width // trained.reduction)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,7 +75,7 @@ class _Picture:
 
 
 def sample(
-    subject: Subject,
+    trained: TrainedModel,
     prompts: Sequence[str],
     sampling: Sampling,
     bucket: Bucket,
@@ -92,15 +89,15 @@ def sample(
     """Writes pictures, each whole, and a sheet of the first prompts' where there are several.
 
     Args:
-      subject: what is sampled.
+      trained: the model that is sampled.
       prompts: what to show; none is empty.
       sampling: how.
       bucket: shape of the latents.
       out: folder; made if it is not there.
-      seed: of the first picture of each prompt; the next has the next number.
+      seed: seed of the first picture of each prompt; the next has the next number.
       count: pictures of each prompt.
       batch_size: pictures at once.
-      mesh: of `subject`.
+      mesh: the mesh that `trained` was opened for.
 
     Returns:
       their files, prompt by prompt, then the sheet's.
@@ -109,25 +106,26 @@ def sample(
       UserError: a prompt that does not fit the text encoder.
     """
     # The encoders are gone before the transformer is read: not all accelerators hold both.
-    encoder = subject.encoder()
-    context, pooled = encoder.encode(prompts)
-    null_context, null_pooled = (array[0] for array in encoder.encode([""]))
+    encoder = trained.encoder()
+    cond = encoder.encode(prompts)
+    null = {name: array[0] for name, array in encoder.encode([""]).items()}
     report_cut(encoder)
     del encoder
-    params = subject.load()
-    generator = Generator(mmdit(subject.architecture), null_context, null_pooled, mesh, batch_size)
-    shape = (bucket.height, bucket.width, subject.architecture.out_channels)
-    height, width = bucket.image_size(subject.reduction)
+    params = trained.load()
+    network = trained.family.backbone(trained.architecture)
+    generator = Generator(network, null, mesh, batch_size)
+    shape = (bucket.height, bucket.width, trained.architecture.out_channels)
+    height, width = bucket.image_size(trained.reduction)
     facts = {
         "steps": str(sum(sigma > 0 for sigma in sampling.sigmas)),
         "sigmas": ", ".join(f"{sigma:.6g}" for sigma in sampling.sigmas),
         "sampler": sampling.sampler,
         "guidance": f"{sampling.guidance:g}",
-        "model": subject.model,
-        "checkpoint": subject.place,
-        **({} if subject.step is None else {"checkpoint_step": str(subject.step)}),
+        "model": trained.model,
+        "checkpoint": trained.place,
+        **({} if trained.step is None else {"checkpoint_step": str(trained.step)}),
         "size": f"{width}x{height}",
-        "dtype": jnp.dtype(subject.architecture.dtype).name,
+        "dtype": jnp.dtype(trained.architecture.dtype).name,
         "software": f"ladd_jax {__version__}",
     }
     jobs = [_Picture(i, seed + j) for i in range(len(prompts)) for j in range(count)]
@@ -141,11 +139,12 @@ def sample(
             part = jobs[start : start + chunk]
             rows = [job.prompt for job in part]
             keys = seeds(0, np.array([job.seed for job in part]))
-            latents = generator(params, keys, context[rows], pooled[rows], shape, sampling)
+            own = {name: array[rows] for name, array in cond.items()}
+            latents = generator(params, keys, own, shape, sampling)
             for job, latent in zip(part, latents, strict=True):
                 text = {"prompt": prompts[job.prompt], "seed": str(job.seed), **facts}
-                picture = subject.decode(latent)
-                files.append(_write(out, _stem(text, subject.place), png(picture, 1, text)))
+                picture = trained.decode(latent)
+                files.append(_write(out, _stem(text, trained.place), png(picture, 1, text)))
                 if job.prompt < _SHOWN_PROMPTS:
                     pictures.append(sheet([picture], 1, side))
                 bar.update()

@@ -12,6 +12,8 @@ from ml_collections import ConfigDict
 
 from ladd_jax.config import build as networks
 from ladd_jax.data.shards import (
+    LATENTS,
+    ArraySpec,
     Layout,
     Shards,
     finalize_together,
@@ -21,7 +23,7 @@ from ladd_jax.data.shards import (
     write_shard,
 )
 from ladd_jax.diffusion.generate import Generator, Sampling, seeds
-from ladd_jax.models.sd3.transformer import mmdit
+from ladd_jax.models.families import family_of
 from ladd_jax.parallel.mesh import process_mesh
 from ladd_jax.stages.load import encoded, load_teacher, synthesized
 
@@ -36,20 +38,15 @@ def synthesize(config: ConfigDict, workdir: Path) -> None:
     mesh = process_mesh(config.mesh)
     teacher = load_teacher(config, workdir, mesh)
     generator = Generator(
-        mmdit(networks.teacher_config(config)),
-        source.null_context,
-        source.null_pooled,
+        family_of(config).backbone(networks.teacher_config(config)),
+        source.null,
         mesh,
         stage.batch_size,
     )
     layout = Layout(
         sizes={bucket: stage.samples or size for bucket, size in source.sizes.items()},
         records_per_shard=stage.records_per_shard,
-        channels=config.model.channels,
-        text_length=source.null_context.shape[0],
-        context_width=source.null_context.shape[1],
-        pooled_width=source.null_pooled.shape[0],
-        text_dtype=source.text_dtype,
+        arrays={LATENTS: ArraySpec(("H", "W", config.model.channels)), **source.cond_arrays},
     )
     sampling = Sampling.teacher(stage.steps, stage.guidance, stage.shift)
     missing = missing_shards(target, layout, jax.process_index(), jax.process_count())
@@ -61,8 +58,7 @@ def synthesize(config: ConfigDict, workdir: Path) -> None:
             latents = generator(
                 teacher,
                 seeds(config.seed, bucket.height, bucket.width, places),
-                text["context"],
-                text["pooled"],
+                text["cond"],
                 (bucket.height, bucket.width, config.model.channels),
                 sampling,
                 bar.update,
@@ -74,11 +70,10 @@ def synthesize(config: ConfigDict, workdir: Path) -> None:
                 (
                     {
                         "latents": latents[i],
-                        "context": text["context"][i],
-                        "pooled": text["pooled"][i],
+                        "cond": {name: array[i] for name, array in text["cond"].items()},
                         "prompt": text["prompt"][i],
                     }
                     for i in range(len(places))
                 ),
             )
-    finalize_together(target, layout, source.null_context, source.null_pooled)
+    finalize_together(target, layout, source.null)

@@ -84,7 +84,7 @@ def run_training(
         log_every=config.log.every,
         profile=Profile(traced, workdir / name),
         model_flops={
-            bucket: networks.model_flops(config, objective, bucket, shapes["context"][1])
+            bucket: networks.model_flops(config, objective, bucket, shapes["cond"])
             for bucket, shapes in batch_shapes.items()
         },
         sample=None if preview is None else lambda state, step: preview(state, step, writer),

@@ -1,4 +1,4 @@
-"""What can be sampled: the networks of a run, and released pipelines."""
+"""Trained networks that can be sampled: those of a run, and those of released pipelines."""
 
 import dataclasses
 import json
@@ -18,15 +18,11 @@ from ladd_jax.data.buckets import Bucket, bucket_table
 from ladd_jax.diffusion.generate import Sampling
 from ladd_jax.errors import UserError
 from ladd_jax.models.base import Params
-from ladd_jax.models.random_text import TextEncoder
-from ladd_jax.models.sd3.encoder_weights import load_autoencoder, load_text_encoders
-from ladd_jax.models.sd3.text import SD3TextEncoder
-from ladd_jax.models.sd3.transformer import MMDiTConfig
-from ladd_jax.models.sd3.weights import open_mmdit
+from ladd_jax.models.families import Family, TextEncoder, family_of, family_of_pipeline
 from ladd_jax.parallel.mesh import batch_divisor
 from ladd_jax.stages import load as stages
-from ladd_jax.stages.encode import CLIP_LENGTH, text_encoder
-from ladd_jax.weights.source import fetch_pipeline, find
+from ladd_jax.stages.encode import text_encoder
+from ladd_jax.weights.source import fetch_pipeline
 
 FACTS = "ladd_jax.json"
 """What an export says of itself beyond the files of diffusers: how to sample it, its buckets."""
@@ -36,38 +32,39 @@ MODELS = (*stages.STUDENTS, "teacher")
 _PIXELS = 8
 """On a side of a latent pixel where latents are the picture."""
 
-Encoder = TextEncoder | SD3TextEncoder
 Decoder = Callable[[np.ndarray], np.ndarray]
 """From one latent `[h, w, C]` to its picture `[H, W, 1 or 3]` in [-1, 1]."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Subject:
-    """A network, and what stands around it. What is large is read when it is asked for.
+class TrainedModel:
+    """A network, and what belongs to it. What is large is read when it is asked for.
 
     Attributes:
       place: workdir, folder or repository.
       model: `ema`, `student`, `teacher`, or `released`.
-      architecture: of the network, and its dtypes.
-      times: that it was trained at; empty for a teacher, which any time serves.
+      family: the network's family.
+      architecture: the network's architecture, with its dtypes.
+      times: times that it was trained at; empty for a teacher, which any time serves.
       teacher: default steps, guidance and shift of a teacher.
-      buckets: of its training.
+      buckets: shapes of its training.
       reduction: pixels on a side of a latent pixel.
       decode: latents to pictures.
       encoder: makes the text encoder.
       load: gives the parameters.
-      step: of the checkpoint that they are from, if they are from one.
+      step: step of the checkpoint that they are from, if they are from one.
     """
 
     place: str
     model: str
-    architecture: MMDiTConfig
+    family: Family
+    architecture: Any
     times: tuple[float, ...]
     teacher: dict[str, Any]
     buckets: tuple[Bucket, ...]
     reduction: int
     decode: Decoder
-    encoder: Callable[[], Encoder]
+    encoder: Callable[[], TextEncoder]
     load: Callable[[], Params]
     step: int | None
 
@@ -92,9 +89,9 @@ class Subject:
         )
 
 
-def open_subject(
+def open_trained(
     place: str, model: str | None, step: int | None, dtype: Any | None, mesh: Mesh
-) -> Subject:
+) -> TrainedModel:
     """Finds what a path names.
 
     Args:
@@ -102,7 +99,7 @@ def open_subject(
       model: one of `MODELS`, of a run; default: `ema`.
       step: of the run's checkpoint; default: the newest.
       dtype: of computation; default: the config's, and bfloat16 for a pipeline.
-      mesh: where to lay the parameters.
+      mesh: where to put the parameters.
 
     Raises:
       NotFoundError: nothing is there.
@@ -126,7 +123,9 @@ def _is_run(path: Path) -> bool:
     return '"_class_name"' not in (path / "config.json").read_text(errors="replace")
 
 
-def _run(workdir: Path, model: str, step: int | None, dtype: Any | None, mesh: Mesh) -> Subject:
+def _run(
+    workdir: Path, model: str, step: int | None, dtype: Any | None, mesh: Mesh
+) -> TrainedModel:
     config = read(workdir)
     teaches = model == "teacher"
     architecture = (networks.teacher_config if teaches else networks.transformer_config)(config)
@@ -143,10 +142,13 @@ def _run(workdir: Path, model: str, step: int | None, dtype: Any | None, mesh: M
             return stages.load_teacher(config, workdir, mesh)
         return stages.load_student_weights(config, workdir, mesh, model, found)
 
-    reduction, decode = _decoder(config.weights) if config.weights else (_PIXELS, _enlarge)
-    return Subject(
+    reduction, decode = (
+        _decoder(family_of(config), config.weights) if config.weights else (_PIXELS, _enlarge)
+    )
+    return TrainedModel(
         place=str(workdir),
         model=model,
+        family=family_of(config),
         architecture=_computing(architecture, dtype),
         times=() if teaches else tuple(config.distil.timesteps),
         teacher={name: config.synthesize[name] for name in ("steps", "guidance", "shift")},
@@ -159,37 +161,37 @@ def _run(workdir: Path, model: str, step: int | None, dtype: Any | None, mesh: M
     )
 
 
-def _released(place: str, dtype: Any, mesh: Mesh) -> Subject:
-    weights = open_mmdit(place, dtype)
-    folder = fetch_pipeline(place)
-    reduction, decode = _decoder(place)
-    facts = _facts(folder)
+def _released(place: str, dtype: Any, mesh: Mesh) -> TrainedModel:
+    kind = family_of_pipeline(place)
+    weights = kind.open_weights(place, dtype)
+    facts = _facts(fetch_pipeline(place))
+    released = kind.released(place)
+    reduction, decode = _decoder(kind, place)
     defaults = base_config().synthesize
-    return Subject(
+    return TrainedModel(
         place=place,
         model="released",
+        family=kind,
         architecture=weights.config,
         times=tuple(facts.get("times", ())),
         teacher=dict(
-            steps=defaults.steps, guidance=defaults.guidance, shift=_shift(folder, defaults.shift)
+            steps=defaults.steps,
+            guidance=defaults.guidance,
+            shift=defaults.shift if released.shift is None else released.shift,
         ),
         buckets=tuple(map(Bucket.parse, facts.get("buckets", ())))
-        or _table(place, weights.config, reduction),
+        or _table(kind.sides(weights.config)[0], released.side, reduction),
         reduction=reduction,
         decode=decode,
-        encoder=lambda: load_text_encoders(
-            folder,
-            dtype,
-            mesh,
-            t5_length=facts.get("text_length", CLIP_LENGTH + 256) - CLIP_LENGTH,
-            batch=batch_divisor(mesh),
+        encoder=lambda: kind.load_text_encoder(
+            place, dtype, mesh, facts.get("text_length", released.text_length), batch_divisor(mesh)
         ),
         load=lambda: weights.load(mesh),
         step=facts.get("step"),
     )
 
 
-def _computing(architecture: MMDiTConfig, dtype: Any | None) -> MMDiTConfig:
+def _computing(architecture: Any, dtype: Any | None) -> Any:
     return architecture if dtype is None else dataclasses.replace(architecture, dtype=dtype)
 
 
@@ -203,29 +205,21 @@ def _facts(folder: Path) -> dict[str, Any]:
         raise UserError(f"{file} is damaged ({error}): export again") from error
 
 
-def _shift(folder: Path, default: float) -> float:
-    """Of the schedule that comes with a pipeline."""
-    file = folder / "scheduler" / "scheduler_config.json"
-    return float(json.loads(file.read_text()).get("shift", default)) if file.is_file() else default
+def _table(step: int, side: int, reduction: int) -> tuple[Bucket, ...]:
+    """Buckets of the area of a square of latents, whose sides must be multiples of `step`."""
+    pixels = side * reduction
+    smallest = step * reduction
+    return tuple(bucket_table(pixels**2, smallest if pixels < 512 else 64, reduction=reduction))
 
 
-def _table(place: str, architecture: MMDiTConfig, reduction: int) -> tuple[Bucket, ...]:
-    """Buckets of the area that a pipeline's transformer says it is for."""
-    file = find(place).config
-    values = json.loads(file.read_text()) if file else {}
-    side = values.get("sample_size", 128) * reduction
-    smallest = architecture.patch * reduction
-    return tuple(bucket_table(side**2, smallest if side < 512 else 64, reduction=reduction))
-
-
-def _decoder(weights: str) -> tuple[int, Decoder]:
-    autoencoder, params = load_autoencoder(fetch_pipeline(weights), jnp.float32)
+def _decoder(kind: Family, weights: str) -> tuple[int, Decoder]:
+    autoencoder, params = kind.load_autoencoder(weights, jnp.float32)
     program = jax.jit(autoencoder.decode)
 
     def decode(latents: np.ndarray) -> np.ndarray:
         return np.asarray(program(params, latents[None])[0])
 
-    return autoencoder.config.reduction, decode
+    return autoencoder.reduction, decode
 
 
 def _enlarge(latents: np.ndarray) -> np.ndarray:

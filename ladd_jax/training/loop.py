@@ -6,7 +6,6 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any
 
 import jax
-import numpy as np
 from jax.sharding import Mesh
 from tqdm import tqdm
 
@@ -19,7 +18,7 @@ from ladd_jax.training.metrics import MetricWriter
 from ladd_jax.training.profile import Profile
 from ladd_jax.training.program import batch_like, step_program
 
-Batches = Iterator[tuple[Bucket, dict[str, np.ndarray]]]
+Batches = Iterator[tuple[Bucket, dict[str, Any]]]
 
 
 def train(
@@ -29,7 +28,7 @@ def train(
     shardings: TrainState,
     frozen: Any,
     batches: Batches,
-    batch_shapes: Mapping[Bucket, dict[str, tuple[int, ...]]],
+    batch_shapes: Mapping[Bucket, Any],
     *,
     steps: int,
     mesh: Mesh,
@@ -50,9 +49,9 @@ def train(
         donated.
       state: where to start; its buffers are consumed.
       shardings: of the state.
-      frozen: what the objective reads and never changes.
+      frozen: trees that the objective reads and never changes, by name.
       batches: this host's batches from step `state.step` on.
-      batch_shapes: of the global batch of each bucket, all float32.
+      batch_shapes: the global batch of each bucket, as `jax.ShapeDtypeStruct`.
       steps: the step to end at.
       mesh: of the state and the batches.
       checkpoints: where the state is saved, at the end always.
@@ -120,7 +119,7 @@ def _compile(
     program: Any,
     state: TrainState,
     frozen: Any,
-    batch_shapes: Mapping[Bucket, dict[str, tuple[int, ...]]],
+    batch_shapes: Mapping[Bucket, Any],
     mesh: Mesh,
     shown: bool,
 ) -> dict[Bucket, Any]:

@@ -1,17 +1,14 @@
 """The program of a step: what the loop runs and `plan` compiles."""
 
-import dataclasses
-from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.sharding import Mesh
 
 from ladd_jax.objectives.base import Objective, TrainState
 from ladd_jax.objectives.ladd import LADD
-from ladd_jax.parallel.mesh import HOST, batch_sharding, replicated
+from ladd_jax.parallel.mesh import batch_sharding, replicated
 from ladd_jax.training.state import state_shardings
 
 
@@ -25,7 +22,7 @@ def step_program(objective: Objective, shardings: TrainState, mesh: Mesh) -> Any
 
 
 def distillation_layout(objective: LADD, mesh: Mesh) -> tuple[TrainState, TrainState]:
-    """Shapes and shardings of the state of `distil`, whose average may lie in host memory."""
+    """Shapes and shardings of the state of `distil`."""
     key = jax.ShapeDtypeStruct((2,), jnp.uint32)
     shapes = jax.eval_shape(objective.init, key, objective.student.shapes)
     shardings = state_shardings(
@@ -33,24 +30,20 @@ def distillation_layout(objective: LADD, mesh: Mesh) -> tuple[TrainState, TrainS
         mesh,
         axes=objective.student.axes,
         optimizer=objective.optimizer.build(),
-        heads_axes=objective.heads.axes,
+        heads_axes=objective.critic.heads.axes,
         heads_optimizer=objective.heads_optimizer.build(),
     )
-    if objective.ema_offload:
-        # The rest is small, and XLA's compiler for TPUs stumbles over its layouts there.
-        ema = jax.tree.map(
-            lambda leaf, offloaded: leaf.with_memory_kind(HOST) if offloaded else leaf,
-            shardings.ema,
-            objective.student.stacked_kernels,
-        )
-        shardings = dataclasses.replace(shardings, ema=ema)
     return shapes, shardings
 
 
-def batch_like(shapes: Mapping[str, tuple[int, ...]], mesh: Mesh) -> dict[str, Any]:
-    """`jax.ShapeDtypeStruct` of a global batch, all float32, as the loader puts it on the mesh."""
+def batch_like(shapes: Any, mesh: Mesh) -> Any:
+    """A global batch as the loader puts it on the mesh, without its contents.
+
+    Args:
+      shapes: tree of `jax.ShapeDtypeStruct`.
+      mesh: the batch's devices.
+    """
     sharding = batch_sharding(mesh)
-    return {
-        name: jax.ShapeDtypeStruct(shape, np.float32, sharding=sharding)
-        for name, shape in shapes.items()
-    }
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), shapes
+    )

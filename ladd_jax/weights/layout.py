@@ -1,63 +1,28 @@
-"""How parameters lie in the files of others: tables of names, and views that lead both ways.
+"""How parameters are kept in the files of others.
 
-A layout is a table from our layers to the tensors that hold them. Everything else follows from
-it: the names and shapes that a file must have, reading, and writing, which is reading backwards.
+A layout is a tree like a network's parameters with a `Leaf` in place of each array: the names of
+the tensors behind it, and how they make it. Everything else follows from it: the names and shapes
+that a file must have, reading, and writing, which is reading backwards. `weights.transfer` does
+both, shard by shard.
+
+I inputs and O outputs of a layer, n tensors that are one array of ours.
 """
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
-from ladd_jax.models.sd3.transformer import MMDiTConfig
+Shape = tuple[int, ...]
 
-Keys = tuple[str, ...]
-"""Keys that lead to a parameter."""
+Tree = dict[Any, Any]
+"""Nested dict like the parameters of a network; of a layout, with a `Leaf` at each array."""
 
 Bounds = tuple[tuple[int, int], ...]
 """First and last + 1 along each dimension of a parameter."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Stored:
-    """The tensors of a file behind one of our layers, without `.weight` and `.bias`.
-
-    Attributes:
-      names: one, or several that our layer joins along its first output dimension.
-      reverse: the chunks of the first output dimension lie in the opposite order.
-      convolution: its weight is that of a convolution with the stride of its kernel.
-    """
-
-    names: tuple[str, ...]
-    reverse: bool = False
-    convolution: bool = False
-
-
-def stored(*names: str, reverse: bool = False, convolution: bool = False) -> Stored:
-    """See `Stored`."""
-    return Stored(names, reverse, convolution)
-
-
-@dataclasses.dataclass(frozen=True)
-class Layout:
-    """A family of files.
-
-    Attributes:
-      top: from our layers outside of blocks to the file's.
-      block: from the layers of a block to the file's, all under `blocks`.
-      last_block: what differs in the last block.
-      blocks: prefix of a block's names, with `{}` for its number.
-      positions: name of the position table `[1, S^2, D]`.
-    """
-
-    top: Mapping[str, Stored]
-    block: Mapping[str, Stored]
-    last_block: Mapping[str, Stored]
-    blocks: str
-    positions: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,26 +30,27 @@ class Piece:
     """One tensor of a file as a part of one of our parameters.
 
     Attributes:
-      name: in the file.
-      shape: in the file.
+      name: the tensor's name in the file.
+      shape: its shape in the file.
       at: from dimensions of the parameter to the one place there that the tensor fills: its
         layer, and which of several tensors it is. It spans the parameter's other dimensions.
       factors: the file's dimensions, split where ours are.
-      order: of the factors in our parameter.
-      reverse: which of our dimensions is in the opposite order.
+      order: the factors' order in our parameter.
       ours: shape of the part.
+      reverse: the dimension of ours, before it takes the shape `ours`, that the file has in the
+        opposite order.
     """
 
     name: str
-    shape: tuple[int, ...]
+    shape: Shape
     at: Mapping[int, int]
-    factors: tuple[int, ...]
-    order: tuple[int, ...]
-    reverse: int | None
-    ours: tuple[int, ...]
+    factors: Shape
+    order: Shape
+    ours: Shape
+    reverse: int | None = None
 
     def read(self, tensor: np.ndarray) -> np.ndarray:
-        """The file's tensor as our part; a view, except for convolutions."""
+        """The file's tensor as our part; a view, except for patches."""
         part = tensor.reshape(self.factors).transpose(self.order)
         return self._reversed(part).reshape(self.ours)
 
@@ -112,140 +78,158 @@ class Piece:
         return tuple(in_shard), tuple(in_part)
 
 
-def pieces(shapes: Any, config: MMDiTConfig, layout: Layout) -> dict[Keys, list[Piece]]:
-    """The tensors behind each parameter of an MMDiT.
+@dataclasses.dataclass(frozen=True)
+class Leaf:
+    """One array of ours.
+
+    Attributes:
+      names: the tensors that it is made of.
+      pieces: from the array's shape to the tensors as parts of it.
+    """
+
+    names: tuple[str, ...]
+    pieces: Callable[[Shape], list[Piece]]
+
+
+def same(name: str) -> Leaf:
+    """A tensor as it is."""
+    return Leaf(
+        (name,), lambda shape: [Piece(name, shape, {}, shape, tuple(range(len(shape))), shape)]
+    )
+
+
+def matrix(*names: str, reverse: bool = False) -> Leaf:
+    """Torch `[O, I]` to `[I, *O]`; several of them to `[I, n, *O]`.
 
     Args:
-      shapes: tree of arrays or `jax.ShapeDtypeStruct`, as `Model.shapes`.
-      config: of the network.
-      layout: of the files.
+      *names: of the tensors.
+      reverse: whether the chunks of our first output dimension are in the opposite order there.
     """
-    leaves, _ = jax.tree_util.tree_flatten_with_path(shapes)
-    found = {}
-    for keys, leaf in leaves:
-        path = tuple(key.key for key in keys)
-        found[path] = list(_pieces(path, leaf.shape, config, layout))
-    return found
+
+    def pieces(shape: Shape) -> list[Piece]:
+        joined = len(names) > 1
+        inputs, outputs = shape[0], shape[2:] if joined else shape[1:]
+        return [
+            Piece(
+                name=name,
+                shape=(math.prod(outputs), inputs),
+                at={1: i} if joined else {},
+                factors=(*outputs, inputs),
+                order=(len(outputs), *range(len(outputs))),
+                ours=(inputs, *outputs),
+                reverse=1 if reverse else None,
+            )
+            for i, name in enumerate(names)
+        ]
+
+    return Leaf(names, pieces)
 
 
-def _pieces(
-    path: Keys, shape: tuple[int, ...], config: MMDiTConfig, layout: Layout
-) -> Iterator[Piece]:
-    first, kind = path[0], path[-1]
-    if first == "last_block":
-        source = {**layout.block, **layout.last_block}[".".join(path[1:-1])]
-        prefix = layout.blocks.format(config.depth - 1)
-        yield from _layer_pieces(source, kind, prefix, shape, {}, config.patch)
-    elif first.startswith("blocks_"):
-        source = layout.block[".".join(path[1:-1])]
-        start = int(first.removeprefix("blocks_"))
-        for layer in range(shape[0]):
-            prefix = layout.blocks.format(start + layer)
-            yield from _layer_pieces(source, kind, prefix, shape[1:], {0: layer}, config.patch)
-    else:
-        source = layout.top[".".join(path[:-1])]
-        yield from _layer_pieces(source, kind, "", shape, {}, config.patch)
+def vector(*names: str, reverse: bool = False) -> Leaf:
+    """Torch `[O]` to `[*O]`; several of them to `[n, *O]`. Arguments as of `matrix`."""
+
+    def pieces(shape: Shape) -> list[Piece]:
+        joined = len(names) > 1
+        outputs = shape[1:] if joined else shape
+        return [
+            Piece(
+                name=name,
+                shape=(math.prod(outputs),),
+                at={0: i} if joined else {},
+                factors=outputs,
+                order=tuple(range(len(outputs))),
+                ours=outputs,
+                reverse=0 if reverse else None,
+            )
+            for i, name in enumerate(names)
+        ]
+
+    return Leaf(names, pieces)
 
 
-def _layer_pieces(
-    source: Stored,
-    kind: str,
-    prefix: str,
-    shape: tuple[int, ...],
-    at: Mapping[int, int],
-    patch: int,
-) -> Iterator[Piece]:
-    suffix = ".bias" if kind == "bias" else ".weight"
-    names = [prefix + name + suffix for name in source.names]
-    # A kernel is [I, *O] and lies in the file as [O, I]; biases and norms are the same in both.
-    inputs = shape[:1] if kind == "kernel" else ()
-    outputs = shape[len(inputs) :]
-    if source.convolution and inputs:
-        # Ours reads the pixels of a patch row by row, channels last.
-        factors = (*outputs, inputs[0] // patch**2, patch, patch)
-        yield Piece(names[0], factors, at, factors, (2, 3, 1, 0), None, shape)
-        return
-    joined = len(names) > 1
-    parts_axis = len(at) + len(inputs)
-    outputs = outputs[1:] if joined else outputs
-    for place, name in enumerate(names):
-        yield Piece(
-            name=name,
-            shape=(math.prod(outputs), *inputs),
-            at={**at, parts_axis: place} if joined else at,
-            factors=(*outputs, *inputs),
-            order=(*range(len(outputs), len(outputs) + len(inputs)), *range(len(outputs))),
-            reverse=len(inputs) if source.reverse else None,
-            ours=(*inputs, *outputs),
-        )
+def kernel(name: str) -> Leaf:
+    """Torch's convolution `[O, I, h, w]` to `[h, w, I, O]`."""
+
+    def pieces(shape: Shape) -> list[Piece]:
+        h, w, inputs, outputs = shape
+        theirs = (outputs, inputs, h, w)
+        return [Piece(name, theirs, {}, theirs, (2, 3, 1, 0), shape)]
+
+    return Leaf((name,), pieces)
 
 
-def bounds(index: tuple[slice, ...], shape: tuple[int, ...]) -> Bounds:
-    """A shard's index, as shardings give it, in numbers."""
-    return tuple(part.indices(size)[:2] for part, size in zip(index, shape, strict=True))
+def patch_kernel(name: str, patch: int) -> Leaf:
+    """Torch's convolution `[O, I, p, p]` with a stride of p, to the matrix `[p p I, O]` of patches.
 
-
-def read_shards(
-    found: Sequence[Piece],
-    boxes: Sequence[Bounds],
-    tensors: Callable[[str], np.ndarray],
-    dtype: Any,
-) -> list[np.ndarray]:
-    """Shards of one parameter, with each tensor mapped once for all of them.
-
-    Args:
-      found: the parameter's pieces.
-      boxes: bounds of the shards.
-      tensors: from names to arrays; the reference is dropped before the next is asked for.
-      dtype: of the shards.
+    Ours reads the pixels of a patch row by row, channels last.
     """
-    shards = [np.empty([stop - start for start, stop in box], dtype) for box in boxes]
-    for piece in found:
-        overlaps = [piece.overlap(box) for box in boxes]
-        if any(overlaps):
-            part = piece.read(tensors(piece.name))
-            for shard, overlap in zip(shards, overlaps, strict=True):
-                if overlap:
-                    shard[overlap[0]] = part[overlap[1]]
-            del part
-    return shards
+
+    def pieces(shape: Shape) -> list[Piece]:
+        inputs, outputs = shape
+        theirs = (outputs, inputs // patch**2, patch, patch)
+        return [Piece(name, theirs, {}, theirs, (2, 3, 1, 0), shape)]
+
+    return Leaf((name,), pieces)
 
 
-def load_sharded(
-    leaf: jax.ShapeDtypeStruct,
-    sharding: Any,
-    read: Callable[[Sequence[Bounds]], Sequence[np.ndarray]],
-) -> jax.Array:
-    """A parameter on its devices, of which each process reads its own shards.
-
-    Args:
-      leaf: shape and dtype.
-      sharding: of the parameter.
-      read: from bounds of shards to the shards.
-    """
-    places = {
-        device: bounds(index, leaf.shape)
-        for device, index in sharding.addressable_devices_indices_map(leaf.shape).items()
+def linear(*names: str, reverse: bool = False) -> Tree:
+    """A layer of one or of several of torch's `Linear`; arguments as of `matrix`."""
+    return {
+        "kernel": matrix(*(f"{name}.weight" for name in names), reverse=reverse),
+        "bias": vector(*(f"{name}.bias" for name in names), reverse=reverse),
     }
-    # Replicas are read once.
-    unique = list(dict.fromkeys(places.values()))
-    shards = dict(zip(unique, read(unique), strict=True))
-    arrays = [jax.device_put(shards[box], device) for device, box in places.items()]
-    return jax.make_array_from_single_device_arrays(leaf.shape, sharding, arrays, dtype=leaf.dtype)
 
 
-def write_tensors(
-    found: Mapping[Keys, Sequence[Piece]], leaf: Callable[[Keys], np.ndarray], dtype: Any
-) -> Iterator[np.ndarray]:
-    """The file's tensors, in the order of the parameters and their pieces.
+def norm(name: str) -> Tree:
+    """A normalisation with scale and bias."""
+    return {"scale": same(f"{name}.weight"), "bias": same(f"{name}.bias")}
+
+
+def convolution(name: str) -> Tree:
+    """A convolution with its bias."""
+    return {"kernel": kernel(f"{name}.weight"), "bias": same(f"{name}.bias")}
+
+
+def stacked(layers: Sequence[Tree]) -> Tree:
+    """Layouts of equal layers to that of one stack with a leading layer axis."""
+
+    def stack(*leaves: Leaf) -> Leaf:
+        def pieces(shape: Shape) -> list[Piece]:
+            return [
+                dataclasses.replace(
+                    piece, at={0: layer, **{axis + 1: i for axis, i in piece.at.items()}}
+                )
+                for layer, leaf in enumerate(leaves)
+                for piece in leaf.pieces(shape[1:])
+            ]
+
+        return Leaf(tuple(name for leaf in leaves for name in leaf.names), pieces)
+
+    return jax.tree.map(stack, *layers)
+
+
+def only(layout: Tree, shapes: Tree) -> Tree:
+    """The part of a layout that a network has, whose other layers are options not taken.
 
     Args:
-      found: what `pieces` returned.
-      leaf: from a parameter's path to its array, asked for once.
-      dtype: of the tensors.
+      layout: tree of leaves.
+      shapes: tree of arrays or `jax.ShapeDtypeStruct`, as `Model.shapes`.
     """
-    for path, parts in found.items():
-        array = leaf(path)
-        for piece in parts:
-            index = tuple(piece.at.get(axis, slice(None)) for axis in range(array.ndim))
-            yield np.ascontiguousarray(piece.write(array[index].astype(dtype)))
+    return {
+        name: only(layout[name], inner) if isinstance(inner, dict) else layout[name]
+        for name, inner in shapes.items()
+    }
+
+
+def tensor_shapes(layout: Tree, shapes: Tree) -> dict[str, Shape]:
+    """Names and shapes of the tensors behind a network, in the order of its parameters.
+
+    Args:
+      layout: tree of leaves.
+      shapes: tree of arrays or `jax.ShapeDtypeStruct`, as `Model.shapes`.
+    """
+    found: dict[str, Shape] = {}
+    pairs = zip(jax.tree.leaves(layout), jax.tree.leaves(shapes), strict=True)
+    for leaf, ours in pairs:
+        found |= {piece.name: piece.shape for piece in leaf.pieces(ours.shape)}
+    return found

@@ -99,6 +99,25 @@ def fetch_pipeline(path: str | Path) -> Path:
     return _fetch(str(path), [PIPELINE_INDEX, "LICENSE*", *(f"{part}/*" for part in _ENCODERS)])
 
 
+def pipeline_class(path: str | Path) -> str:
+    """The class of a diffusers pipeline, as its index names it; empty where there is no index.
+
+    Raises:
+      NotFoundError: a repository that the hub does not give.
+      UserError: the index is damaged.
+    """
+    local = Path(path).expanduser()
+    if not local.exists() and re.fullmatch(r"[\w.-]+/[\w.-]+", str(path)):
+        local = _fetch(str(path), [PIPELINE_INDEX])
+    file = local / PIPELINE_INDEX
+    if not file.is_file():
+        return ""
+    try:
+        return str(dict(json.loads(file.read_text())).get("_class_name", ""))
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{file} is damaged ({error}): get it again") from error
+
+
 def _names(variant: str | None) -> tuple[str, str]:
     """Names of a whole file and of the index of a sharded one."""
     mark = f".{variant}" if variant else ""

@@ -24,7 +24,7 @@ from ladd_jax.models.attention import (
     splash,
 )
 from ladd_jax.parallel.mesh import MESH_AXES, make_mesh
-from ladd_jax.planning.products import product_flops
+from ladd_jax.planning.jaxpr_flops import product_flops
 
 FORWARD, BACKWARD = 2e-6, 1e-5
 """Largest difference over the largest value; both compute in float32, in another order."""

@@ -9,8 +9,8 @@ import tiny
 from benchmarks.flops import matrix_flops
 from ladd_jax.models.sd3.flops import forward_flops
 from ladd_jax.models.sd3.transformer import mmdit
-from ladd_jax.objectives.base import Optimizer
 from ladd_jax.objectives.flow_matching import FlowMatching
+from ladd_jax.training.optimizers import Optimizer
 
 
 def abstract_batch(config, height, width, length, size=1):

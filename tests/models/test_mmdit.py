@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import tiny
 
-from ladd_jax.models.sd3.transformer import REMAT_POLICIES, mmdit, position_embedding
+from ladd_jax.models.sd3.positions import position_embedding
+from ladd_jax.models.sd3.transformer import REMAT_POLICIES, mmdit
 
 
 def forward(model, params, *args, **kwargs):

@@ -13,7 +13,8 @@ import torch
 from ladd_jax.models.sd3.transformer import mmdit
 from ladd_jax.models.sd3.weights import open_mmdit
 from ladd_jax.parallel.mesh import make_mesh
-from ladd_jax.weights.layout import write_tensors
+from ladd_jax.weights.layout import tensor_shapes
+from ladd_jax.weights.transfer import write_tensors
 
 FORWARD, GRADIENT = 1e-5, 1e-4
 
@@ -76,7 +77,7 @@ class Pair:
         self.theirs = reference.transformer(**network)
         self.inputs = reference.inputs(self.theirs, **shape)
         checkpoint = open_mmdit(reference.save(self.theirs, folder), jnp.float32)
-        self.pieces = checkpoint.pieces
+        self.layout = checkpoint.layout
         self.params = checkpoint.load(make_mesh({}, jax.devices()[:1]))
         self.ours = mmdit(dataclasses.replace(checkpoint.config, remat="none"))
 
@@ -123,10 +124,9 @@ def test_velocity_and_gradients_are_those_of_diffusers(network, shape, tmp_path)
     assert relative(latents_gradient, leaf.grad.numpy()) < GRADIENT
 
     parameters = dict(pair.theirs.named_parameters())
-    names = [piece.name for parts in pair.pieces.values() for piece in parts]
+    names = list(tensor_shapes(pair.layout, params_gradient))
     assert sorted(names) == sorted(parameters)
-    leaves = dict(zip(pair.pieces, jax.tree.leaves(params_gradient), strict=True))
-    ours = write_tensors(pair.pieces, lambda keys: np.asarray(leaves[keys]), np.float32)
+    ours = write_tensors(pair.layout, params_gradient, np.float32)
     gradients = {}
     for name, gradient in zip(names, ours, strict=True):
         grad = parameters[name].grad

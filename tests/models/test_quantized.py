@@ -14,8 +14,8 @@ from jax.sharding import PartitionSpec
 from configs import digits
 from ladd_jax.config import build as networks
 from ladd_jax.models.sd3.transformer import mmdit
-from ladd_jax.objectives.base import Optimizer
 from ladd_jax.parallel.mesh import make_mesh
+from ladd_jax.training.optimizers import Optimizer
 
 
 class Recording:

@@ -51,7 +51,7 @@ def wanted(pipeline, prompts, length):
 def test_it_is_encode_prompt(parts, length, request):
     pipeline, directory = request.getfixturevalue(parts)
     encoder = load_text_encoders(directory, jnp.float32, t5_length=length, batch=3)
-    context, pooled = encoder.encode(PROMPTS)
+    context, pooled = encoder.encode(PROMPTS).values()
     expected_context, expected_pooled = wanted(pipeline, PROMPTS, length)
     assert context.dtype == pooled.dtype == np.float32
     assert context.shape == expected_context.shape
@@ -101,7 +101,7 @@ def test_a_tokenizer_of_vocabulary_and_merges_is_the_same(with_t5, tmp_path):
     settings = json.loads((directory / "tokenizer_2/tokenizer_config.json").read_text())
     (folder / "tokenizer_config.json").write_text(json.dumps(settings | {"backend": None}))
     encoder = load_text_encoders(tmp_path, jnp.float32, t5_length=77, batch=4)
-    context, pooled = encoder.encode(PROMPTS)
+    context, pooled = encoder.encode(PROMPTS).values()
     expected_context, expected_pooled = wanted(pipeline, PROMPTS, 77)
     assert tiny.max_difference(context, expected_context) < 1e-5
     assert tiny.max_difference(pooled, expected_pooled) < 1e-5
@@ -116,7 +116,7 @@ def test_a_mesh_holds_shards_and_encodes_the_same(with_t5):
     assert kernel.addressable_shards[0].data.size == kernel.size // 4
     for leaf in jax.tree.leaves(encoder.params):
         assert leaf.sharding.mesh == mesh
-    context, pooled = encoder.encode(PROMPTS)
+    context, pooled = encoder.encode(PROMPTS).values()
     expected_context, expected_pooled = wanted(pipeline, PROMPTS, 77)
     assert tiny.max_difference(context, expected_context) < 1e-5
     assert tiny.max_difference(pooled, expected_pooled) < 1e-5

@@ -24,21 +24,23 @@ def test_a_prompt_that_does_not_fit_is_an_error():
 def test_the_same_seed_encodes_the_same(encoder):
     again = TextEncoder.random(seed=0, length=17, width=32, layers=2, heads=2, pooled_width=32)
     other = TextEncoder.random(seed=1, length=17, width=32, layers=2, heads=2, pooled_width=32)
-    context, pooled = encoder.encode(["seven"])
+    context, pooled = encoder.encode(["seven"]).values()
     assert context.shape == (1, 17, 32) and pooled.shape == (1, 32)
-    np.testing.assert_array_equal(again.encode(["seven"])[1], pooled)
-    assert np.abs(other.encode(["seven"])[1] - pooled).max() > 0.1
+    np.testing.assert_array_equal(again.encode(["seven"])["pooled"], pooled)
+    assert np.abs(other.encode(["seven"])["pooled"] - pooled).max() > 0.1
 
 
 def test_a_prompt_is_encoded_alike_in_every_batch(encoder):
     prompts = [f"p{i}" for i in range(300)]
-    context, pooled = encoder.encode(prompts)
-    np.testing.assert_allclose(encoder.encode(prompts[299:])[1], pooled[299:], atol=1e-5)
-    np.testing.assert_allclose(encoder.encode(prompts[:1])[0], context[:1], atol=1e-5)
+    context, pooled = encoder.encode(prompts).values()
+    last, first = encoder.encode(prompts[299:]), encoder.encode(prompts[:1])
+    np.testing.assert_allclose(last["pooled"], pooled[299:], atol=1e-5)
+    np.testing.assert_allclose(first["context"], context[:1], atol=1e-5)
 
 
 def test_the_pooled_vector_reads_the_order_of_words(encoder):
-    _, pooled = encoder.encode(["three over seven", "seven over three", "three and seven"])
+    prompts = ["three over seven", "seven over three", "three and seven"]
+    pooled = encoder.encode(prompts)["pooled"]
     spread = np.linalg.norm(pooled, axis=1).mean()
     for i, j in ((0, 1), (0, 2), (1, 2)):
         assert np.linalg.norm(pooled[i] - pooled[j]) > 0.1 * spread

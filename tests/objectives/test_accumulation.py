@@ -9,9 +9,9 @@ from jax.sharding import NamedSharding, PartitionSpec
 from runs import SIZES, Run, batches
 
 from ladd_jax.objectives.accumulation import accumulate, join, split
-from ladd_jax.objectives.base import Optimizer
 from ladd_jax.objectives.flow_matching import FlowMatching
 from ladd_jax.parallel.mesh import batch_sharding, make_mesh, parameter_shardings
+from ladd_jax.training.optimizers import Optimizer
 
 COLLECTIVES = ("all-gather", "all-to-all", "collective-permute", "all-reduce")
 PROPORTIONAL = Optimizer(1.0, epsilon=1.0)  # Its first update is nearly the gradient, not its sign.
@@ -114,10 +114,7 @@ def test_updated_heads_make_the_update_and_the_metrics_of_one_batch(count, chang
     optimizers = {"optimizer": PROPORTIONAL, "heads_optimizer": PROPORTIONAL}
     whole, several = (tiny.ladd(accumulation=n, **optimizers, **changes) for n in (1, count))
     state, teacher = tiny.ladd_state(whole)
-    batch = tiny.batch()
-    # Two neighbours of one prompt, which are no misaligned pair.
-    for name in ("context", "pooled"):
-        batch[name] = batch[name].at[1].set(batch[name][0])
+    batch = tiny.share_a_prompt(tiny.batch())
     one, metrics = jax.jit(whole.step)(state, teacher, batch)
     many, several_metrics = jax.jit(several.step)(state, teacher, batch)
     for name in ("params", "heads", "ema"):
@@ -162,7 +159,7 @@ def test_eight_devices_in_micro_batches_make_the_update_of_one_in_one():
     for run in (Run(), Run(make_mesh(SIZES), accumulation=2)):
         with jax.set_mesh(run.mesh):
             step = jax.jit(run.objective.step, out_shardings=(run.shardings, None))
-            results.append(jax.device_get(step(run.fresh(), run.teacher, batch)))
+            results.append(jax.device_get(step(run.fresh(), run.frozen, batch)))
     (one, metrics), (eight, eight_metrics) = results
     for name in ("optimizer", "heads_optimizer"):
         a, b = (getattr(state, name)[0].mu for state in (eight, one))
@@ -178,7 +175,7 @@ def test_flow_matching_in_micro_batches_makes_the_update_of_one():
     for count in (1, 4):
         objective = FlowMatching(model, PROPORTIONAL, accumulation=count)
         state = objective.init(jax.random.PRNGKey(0), params)
-        results.append(jax.jit(objective.step)(state, null, tiny.batch()))
+        results.append(jax.jit(objective.step)(state, {"null": null}, tiny.batch()))
     (one, metrics), (four, four_metrics) = results
     assert_updates_agree(four.params, one.params, params)
     assert_metrics_agree(four_metrics, metrics)
@@ -195,7 +192,9 @@ def test_micro_batches_need_less_memory(heads):
         objective = tiny.ladd(accumulation=count, accumulated_heads=heads)
         state = jax.eval_shape(objective.init, jax.random.PRNGKey(0), objective.student.shapes)
         program = jax.jit(objective.step, donate_argnums=0)
-        compiled = program.lower(state, objective.teacher.shapes, batch).compile()
+        compiled = program.lower(
+            state, {"teacher": objective.critic.teacher.shapes}, batch
+        ).compile()
         return compiled.memory_analysis().temp_size_in_bytes
 
     assert temporaries(4) < 0.5 * temporaries(1)

@@ -7,10 +7,9 @@ import optax
 import pytest
 from runs import SIZES, Run
 
-from ladd_jax.objectives.base import Optimizer
 from ladd_jax.parallel.mesh import make_mesh
-from ladd_jax.training.adam import round_stochastically
 from ladd_jax.training.checkpoint import Checkpoints
+from ladd_jax.training.optimizers import Optimizer, round_stochastically
 
 PARAMS = {"w": jnp.linspace(-2, 2, 64).reshape(8, 8), "b": jnp.ones(8)}
 

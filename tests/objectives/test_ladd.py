@@ -1,5 +1,6 @@
 """The fused LADD step against the method, term by term."""
 
+import copy
 import dataclasses
 
 import jax
@@ -13,37 +14,38 @@ from benchmarks.flops import matrix_flops
 from ladd_jax.diffusion.flow import interpolate, predict_x0
 from ladd_jax.models.sd3.flops import forward_flops
 from ladd_jax.models.sd3.transformer import cut_params, mmdit
-from ladd_jax.objectives.adversarial import ADVERSARIAL_LOSSES
-from ladd_jax.objectives.base import Optimizer
+from ladd_jax.objectives.adversarial import ADVERSARIAL_LOSSES, real_loss
+from ladd_jax.training.optimizers import Optimizer
 
 
-def two_program_reference(objective, state, teacher, batch):
+def two_program_reference(objective, state, frozen, batch):
     """D step, then G step on the same batch, as two separate programs of plain autodiff.
 
     Draws the random numbers of the fused step. Where the generator is to see the heads of before,
     the update that takes its noise is the first.
     """
     before = objective.accumulation > 1 and objective.accumulated_heads == "before"
-    x_0, context, pooled = batch["latents"], batch["context"], batch["pooled"]
+    x_0, cond, critic = batch["latents"], batch["cond"], objective.critic
     key = jax.random.fold_in(state.key, state.step)
     student_key, *renoise_keys = jax.random.split(key, 1 + objective.head_updates)
-    x_t, t = objective._student_input(student_key, x_0, state.step)
+    x_t, t = objective.student_input(student_key, x_0, state.step)
     grid = (x_0.shape[1] // 2, x_0.shape[2] // 2)
+    pooled = cond["pooled"]
     misaligned = np.flatnonzero(np.any(np.asarray(jnp.roll(pooled, 1, 0) != pooled), axis=1))
     form = ADVERSARIAL_LOSSES[objective.loss]
-    count = len(objective.hooked)
+    count = len(critic.hooked)
 
     def generate(params):
-        return predict_x0(x_t, objective.student(params, x_t, t, context, pooled), t)
+        return predict_x0(x_t, objective.student(params, x_t, t, cond), t)
 
-    def features(x, eps, t_hat, context=context, pooled=pooled):
+    def features(x, eps, t_hat, cond=cond):
         x = interpolate(x, eps, t_hat)
-        v, taps = objective.teacher(teacher, x, t_hat, context, pooled, tap=lambda _, y: y)
-        return [taps[b] for b in objective.hooked], predict_x0(x, v, t_hat)
+        v, taps = critic.teacher(frozen["teacher"], x, t_hat, cond, tap=lambda _, y: y)
+        return [taps[b] for b in critic.hooked], predict_x0(x, v, t_hat)
 
-    def logits(heads, slot, tokens, t_hat, pooled=pooled):
+    def logits(heads, slot, tokens, t_hat, cond=cond):
         one = jax.tree.map(lambda leaf: leaf[slot], heads["heads"])
-        return objective.head(one, tokens, grid, t_hat, pooled)
+        return critic.head(one, tokens, grid, t_hat, cond["pooled"])
 
     def discriminator_loss(heads, fake_noise, real_noise):
         (eps_f, t_f), (eps_r, t_r) = fake_noise, real_noise
@@ -53,9 +55,9 @@ def two_program_reference(objective, state, teacher, batch):
         for slot in range(count):
             on_fake = jnp.mean(form.fake(logits(heads, slot, fake[slot], t_f)))
             if objective.misaligned_share:
-                wrong_context, wrong_pooled = jnp.roll(context, 1, 0), jnp.roll(pooled, 1, 0)
-                wrong, _ = features(x_0, eps_r, t_r, wrong_context, wrong_pooled)
-                on_wrong = form.fake(logits(heads, slot, wrong[slot], t_r, wrong_pooled))
+                other = jax.tree.map(lambda array: jnp.roll(array, 1, 0), cond)
+                wrong, _ = features(x_0, eps_r, t_r, other)
+                on_wrong = form.fake(logits(heads, slot, wrong[slot], t_r, other))
                 share = objective.misaligned_share
                 on_fake = (1 - share) * on_fake + share * jnp.mean(on_wrong[misaligned])
             on_real = jnp.mean(form.real(logits(heads, slot, real[slot], t_r)))
@@ -71,12 +73,12 @@ def two_program_reference(objective, state, teacher, batch):
     heads_gradient = jax.jit(jax.grad(discriminator_loss))
     *early, last = renoise_keys
     for renoise_key in [last, *early] if before else renoise_keys:
-        fake_noise, real_noise = objective._renoise(renoise_key, x_0)
+        fake_noise, real_noise = objective.renoise(renoise_key, x_0)
         updates, heads_optimizer = objective.heads_optimizer.build().update(
             heads_gradient(heads, fake_noise, real_noise), heads_optimizer, heads
         )
         heads = optax.apply_updates(heads, updates)
-    eps_f, t_f = objective._renoise(last, x_0)[0]
+    eps_f, t_f = objective.renoise(last, x_0)[0]
     seen = state.heads if before else heads
 
     def generator_loss(params):
@@ -126,10 +128,7 @@ def test_the_fused_step_is_the_two_program_step(changes):
     optimizer = Optimizer(1.0, epsilon=1.0)
     objective = tiny.ladd(optimizer=optimizer, heads_optimizer=optimizer, **changes)
     state, teacher = tiny.ladd_state(objective)
-    batch = tiny.batch()
-    # Two neighbours of one prompt, which are no misaligned pair.
-    for name in ("context", "pooled"):
-        batch[name] = batch[name].at[1].set(batch[name][0])
+    batch = tiny.share_a_prompt(tiny.batch())
     fused, _ = jax.jit(objective.step)(state, teacher, batch)
     params, heads = two_program_reference(objective, state, teacher, batch)
     fused, params, heads, state = jax.device_get((fused, params, heads, state))
@@ -160,11 +159,12 @@ def test_a_teacher_cut_after_the_last_hooked_block_gives_the_same_update_for_les
     changes = dict(optimizer=optimizer, heads_optimizer=optimizer, hooked_blocks=(0, 1))
     # The student is the smaller one, to compile faster.
     whole = tiny.ladd(whole_config, student=mmdit(tiny.mmdit_config()), **changes)
-    cut = dataclasses.replace(whole, teacher=mmdit(cut_config), depth=cut_config.blocks)
+    small = mmdit(cut_config)
+    cut = dataclasses.replace(whole, critic=dataclasses.replace(whole.critic, teacher=small))
     state, teacher = tiny.ladd_state(whole)
-    kept = cut_params(teacher, cut.teacher.shapes)
-    assert jax.tree.map(jnp.shape, kept) == jax.tree.map(jnp.shape, cut.teacher.shapes)
-    assert "last_block" not in kept and "final" not in kept
+    kept = {"teacher": cut_params(teacher["teacher"], small.shapes)}
+    assert jax.tree.map(jnp.shape, kept["teacher"]) == jax.tree.map(jnp.shape, small.shapes)
+    assert "last_block" not in kept["teacher"] and "final" not in kept["teacher"]
 
     results = []
     for objective, frozen in ((whole, teacher), (cut, kept)):
@@ -186,7 +186,7 @@ def test_a_network_that_is_cut_has_no_velocity_to_ask_for():
     model = mmdit(config)
     batch = tiny.batch()
     with pytest.raises(ValueError, match="cut to 1 of 3 blocks has no velocity"):
-        model(model.shapes, batch["latents"], jnp.zeros(tiny.B), batch["context"], batch["pooled"])
+        model(model.shapes, batch["latents"], jnp.zeros(tiny.B), batch["cond"])
     with pytest.raises(ValueError, match="cut is 3 of a depth of 3"):
         tiny.mmdit_config(depth=3, cut=3)
 
@@ -197,13 +197,13 @@ def test_parameters_in_bfloat16_stay_so():
     half = {"param_dtype": jnp.bfloat16, "dtype": jnp.bfloat16}
     objective = tiny.ladd(config, half, r1_gamma=1e-2, misaligned_share=0.1)
     teacher = jax.tree.map(
-        lambda leaf: leaf.astype(jnp.bfloat16), tiny.random_params(objective.teacher)
+        lambda leaf: leaf.astype(jnp.bfloat16), tiny.random_params(objective.critic.teacher)
     )
-    state = jax.jit(objective.init)(jax.random.PRNGKey(0), teacher)
-    compiled = jax.jit(objective.step).lower(state, teacher, tiny.batch()).compile()
-    after, metrics = compiled(state, teacher, tiny.batch())
+    state, frozen = jax.jit(objective.init)(jax.random.PRNGKey(0), teacher), {"teacher": teacher}
+    compiled = jax.jit(objective.step).lower(state, frozen, tiny.batch()).compile()
+    after, metrics = compiled(state, frozen, tiny.batch())
     # A compiled program takes no other dtypes than those that it was compiled for.
-    after, _ = compiled(after, teacher, tiny.batch())
+    after, _ = compiled(after, frozen, tiny.batch())
     assert jax.tree.map(lambda leaf: leaf.dtype, after) == jax.tree.map(
         lambda leaf: leaf.dtype, state
     )
@@ -263,9 +263,9 @@ def test_the_teacher_is_an_argument_and_stays_as_it_is():
 
 def test_donation_does_not_delete_a_teacher_that_the_student_started_from():
     objective = tiny.ladd()
-    teacher = tiny.random_params(objective.teacher)
-    state = objective.init(jax.random.PRNGKey(1), teacher)
-    state, _ = jax.jit(objective.step, donate_argnums=0)(state, teacher, tiny.batch())
+    teacher = tiny.random_params(objective.critic.teacher)
+    state, frozen = objective.init(jax.random.PRNGKey(1), teacher), {"teacher": teacher}
+    state, _ = jax.jit(objective.step, donate_argnums=0)(state, frozen, tiny.batch())
     assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(teacher))
     assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(state.ema))
 
@@ -273,7 +273,7 @@ def test_donation_does_not_delete_a_teacher_that_the_student_started_from():
 def test_the_student_is_fed_pure_noise_only_at_time_one():
     objective = tiny.ladd(probabilities=(0.25, 0.25, 0.25, 0.25))
     x_0 = 100 + jnp.zeros((64, 4, 4, 2))
-    x_t, t = objective._student_input(jax.random.PRNGKey(0), x_0, jnp.zeros((), jnp.int32))
+    x_t, t = objective.student_input(jax.random.PRNGKey(0), x_0, jnp.zeros((), jnp.int32))
     for time in (1.0, 0.75, 0.5, 0.25):
         mean = float(jnp.mean(x_t[t == time]))
         assert mean == pytest.approx(100 * (1 - time), abs=1.0)
@@ -282,8 +282,8 @@ def test_the_student_is_fed_pure_noise_only_at_time_one():
 def test_the_first_steps_draw_from_the_warm_up_probabilities():
     objective = tiny.ladd(warmup_steps=500)
     x_0 = jnp.zeros((512, 2, 2, 2))
-    _, early = objective._student_input(jax.random.PRNGKey(0), x_0, jnp.asarray(499))
-    _, late = objective._student_input(jax.random.PRNGKey(0), x_0, jnp.asarray(500))
+    _, early = objective.student_input(jax.random.PRNGKey(0), x_0, jnp.asarray(499))
+    _, late = objective.student_input(jax.random.PRNGKey(0), x_0, jnp.asarray(500))
     assert set(np.unique(early)) == {0.25, 0.5}
     assert np.mean(late == 1.0) == pytest.approx(0.7, abs=0.08)
 
@@ -291,7 +291,7 @@ def test_the_first_steps_draw_from_the_warm_up_probabilities():
 def test_real_and_fake_share_their_renoising_only_when_told_to():
     for same in (True, False):
         objective = tiny.ladd(same_renoise=same)
-        (eps_f, t_f), (eps_r, t_r) = objective._renoise(
+        (eps_f, t_f), (eps_r, t_r) = objective.renoise(
             jax.random.PRNGKey(0), jnp.zeros((8, 4, 4, 2))
         )
         assert bool(jnp.all(eps_f == eps_r)) is same
@@ -302,14 +302,18 @@ def test_real_is_the_noised_latent_and_not_noise_mixed_with_noise():
     # A perfect discriminator input: with t_hat near 0 the teacher must see the latents themselves.
     seen = []
     objective = tiny.ladd(renoise_mean=-40.0)
-    model = objective.teacher
+    model = objective.critic.teacher
 
-    def spy(params, x, *args, **kwargs):
-        jax.debug.callback(lambda x: seen.append(np.asarray(x)), x)
-        return model(params, x, *args, **kwargs)
+    class Spy(type(model)):
+        def __call__(self, params, x, *args, **kwargs):
+            jax.debug.callback(lambda x: seen.append(np.asarray(x)), x)
+            return super().__call__(params, x, *args, **kwargs)
 
-    spy.bind = model.bind
-    objective = dataclasses.replace(objective, teacher=spy)
+    spy = copy.copy(model)
+    spy.__class__ = Spy
+    objective = dataclasses.replace(
+        objective, critic=dataclasses.replace(objective.critic, teacher=spy)
+    )
     state, teacher = tiny.ladd_state(tiny.ladd())
     batch = tiny.batch()
     jax.block_until_ready(objective.step(state, teacher, batch))
@@ -320,12 +324,11 @@ def test_real_is_the_noised_latent_and_not_noise_mixed_with_noise():
 def test_the_loss_is_per_location():
     # Two locations with logits +3 and -3 have a mean of 0. The hinge of the mean would be 1 with a
     # gradient on both; per location it is (0 + 4) / 2 on real samples.
-    objective = tiny.ladd()
     logits = jnp.asarray([[[3.0, -3.0]]])
-    objective = dataclasses.replace(objective, head=lambda *_: logits)
-    loss = objective._real_loss((1, 2), jnp.zeros(1), jnp.zeros((1, 1)), jnp.asarray(0))
-    value, _ = loss({}, jnp.zeros((1, 2, 4)))
-    assert float(value) * len(objective.hooked) == pytest.approx(2.0)
+    value, _ = real_loss(ADVERSARIAL_LOSSES["hinge"], 0.0, 1, jnp.asarray(0))(
+        lambda tokens: logits, jnp.zeros((1, 2, 4))
+    )
+    assert float(value) == pytest.approx(2.0)
 
 
 def test_the_penalty_comes_at_its_interval_with_its_weight():

@@ -9,9 +9,9 @@ import pytest
 import tiny
 
 from ladd_jax.models.sd3.transformer import mmdit
-from ladd_jax.objectives.base import Optimizer
 from ladd_jax.objectives.flow_matching import FlowMatching
 from ladd_jax.parallel.mesh import batch_sharding, make_mesh, replicated
+from ladd_jax.training.optimizers import Optimizer
 from ladd_jax.training.program import distillation_layout, step_program
 from ladd_jax.training.state import create, state_shardings
 

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from ladd_jax.parallel.chips import chip_named
 from ladd_jax.parallel.mesh import device_grid, make_mesh, mesh_shape, network_axes
-from ladd_jax.planning.compile import contents, dcn_bytes, step_arguments
-from ladd_jax.planning.hlo import Collective, program_cost
+from ladd_jax.planning.collectives import Collective, contents, dcn_bytes
+from ladd_jax.planning.compile import step_arguments
+from ladd_jax.planning.hlo_cost import program_cost
 from ladd_jax.training.program import step_program
 
 

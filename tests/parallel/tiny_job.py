@@ -14,12 +14,12 @@ import tiny
 from ladd_jax.data.buckets import Bucket
 from ladd_jax.data.pipeline import BatchPlan, loader
 from ladd_jax.data.shards import Layout, Shards, finalize, missing_shards, write_shard
-from ladd_jax.objectives.base import Optimizer
 from ladd_jax.parallel.mesh import batch_rows, make_mesh, replicated
 from ladd_jax.parallel.processes import together
 from ladd_jax.training.checkpoint import Checkpoints
 from ladd_jax.training.loop import train
 from ladd_jax.training.metrics import MetricWriter
+from ladd_jax.training.optimizers import Optimizer
 from ladd_jax.training.profile import Profile
 from ladd_jax.training.program import distillation_layout
 from ladd_jax.training.state import abstract_like, create

@@ -80,7 +80,7 @@ def test_the_key_is_not_drawn_again_and_steps_draw_different_noise(run, straight
     state, _ = straight
     np.testing.assert_array_equal(state.key, run.fresh().key)
     inputs = [
-        run.objective._student_input(
+        run.objective.student_input(
             jax.random.fold_in(state.key, step), jnp.zeros((2, 4, 4, 2)), jnp.asarray(step)
         )[0]
         for step in (6, 7)

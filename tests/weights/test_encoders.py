@@ -216,8 +216,8 @@ def test_missing_and_broken_files_are_named(copy):
 
 def test_importing_the_encoders_imports_no_other_framework():
     code = (
-        "import sys, ladd_jax.models.autoencoder, ladd_jax.models.t5, ladd_jax.models.sd3_text, "
-        "ladd_jax.weights.encoders; "
+        "import sys, ladd_jax.models.sd3.autoencoder, ladd_jax.models.t5, "
+        "ladd_jax.models.sd3.text, ladd_jax.models.sd3.encoder_weights; "
         "print({'torch', 'transformers', 'diffusers', 'tensorflow'} & set(sys.modules))"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

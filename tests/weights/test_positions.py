@@ -7,7 +7,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from ladd_jax.models.sd3.transformer import position_embedding
+from ladd_jax.models.sd3.positions import position_embedding
 from ladd_jax.weights import load_mmdit, read_mmdit_config, save_mmdit
 
 DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}

@@ -271,6 +271,16 @@ class Autoencoder:
         self.shapes: Params = {"encoder": self.encoder.shapes, "decoder": self.decoder.shapes}
         self.axes: Params = {"encoder": self.encoder.axes, "decoder": self.decoder.axes}
 
+    @property
+    def reduction(self) -> int:
+        """F, pixels on a side of one latent pixel."""
+        return self.config.reduction
+
+    @property
+    def latent_channels(self) -> int:
+        """Channels of the latents."""
+        return self.config.latent_channels
+
     def moments(self, params: Params, images: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Mean and log variance of the latents of images, before shift and scale.
 

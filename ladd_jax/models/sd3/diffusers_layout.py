@@ -1,4 +1,4 @@
-"""The layout of Hugging Face diffusers: a folder with `config.json` and `SD3Transformer2DModel`."""
+"""A transformer as diffusers keeps it: `SD3Transformer2DModel`, with a `config.json`."""
 
 import json
 from collections.abc import Mapping
@@ -6,49 +6,68 @@ from pathlib import Path
 from typing import Any
 
 from ladd_jax.errors import UserError
+from ladd_jax.models.base import Params
+from ladd_jax.models.sd3.network_layout import network_layout, patches, rms_norm
 from ladd_jax.models.sd3.positions import fit_positions, table_side
 from ladd_jax.models.sd3.transformer import MMDiTConfig
 from ladd_jax.weights.files import StoredTensor
-from ladd_jax.weights.layout import Layout, stored
+from ladd_jax.weights.layout import linear
 
 CLASS_NAME = "SD3Transformer2DModel"
 
-LAYOUT = Layout(
-    top={
-        "patch_embedding": stored("pos_embed.proj", convolution=True),
-        "context_embedding": stored("context_embedder"),
-        "time_mlp.up": stored("time_text_embed.timestep_embedder.linear_1"),
-        "time_mlp.down": stored("time_text_embed.timestep_embedder.linear_2"),
-        "pooled_mlp.up": stored("time_text_embed.text_embedder.linear_1"),
-        "pooled_mlp.down": stored("time_text_embed.text_embedder.linear_2"),
+POSITIONS = "pos_embed.pos_embed"
+"""The position table `[1, S^2, D]`."""
+
+
+def layout(config: MMDiTConfig, shapes: Params) -> Params:
+    """The tensors behind a network, as a tree of `weights.layout`.
+
+    Args:
+      config: architecture of the network.
+      shapes: its `Model.shapes`, those of a network that is cut too.
+    """
+    top = {
+        "patch_embedding": patches("pos_embed.proj", config.patch),
+        "context_embedding": linear("context_embedder"),
+        "time_mlp": _mlp("time_text_embed.timestep_embedder", "linear_1", "linear_2"),
+        "pooled_mlp": _mlp("time_text_embed.text_embedder", "linear_1", "linear_2"),
         # Where there are only two chunks, diffusers has the scale before the shift.
-        "final_modulation": stored("norm_out.linear", reverse=True),
-        "final": stored("proj_out"),
-    },
-    block={
-        "image.modulation": stored("norm1.linear"),
-        "image.qkv": stored("attn.to_q", "attn.to_k", "attn.to_v"),
-        "image.norm_q": stored("attn.norm_q"),
-        "image.norm_k": stored("attn.norm_k"),
-        "image.out": stored("attn.to_out.0"),
-        "image.qkv2": stored("attn2.to_q", "attn2.to_k", "attn2.to_v"),
-        "image.norm_q2": stored("attn2.norm_q"),
-        "image.norm_k2": stored("attn2.norm_k"),
-        "image.out2": stored("attn2.to_out.0"),
-        "image.mlp.up": stored("ff.net.0.proj"),
-        "image.mlp.down": stored("ff.net.2"),
-        "context.modulation": stored("norm1_context.linear"),
-        "context.qkv": stored("attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj"),
-        "context.norm_q": stored("attn.norm_added_q"),
-        "context.norm_k": stored("attn.norm_added_k"),
-        "context.out": stored("attn.to_add_out"),
-        "context.mlp.up": stored("ff_context.net.0.proj"),
-        "context.mlp.down": stored("ff_context.net.2"),
-    },
-    last_block={"context.modulation": stored("norm1_context.linear", reverse=True)},
-    blocks="transformer_blocks.{}.",
-    positions="pos_embed.pos_embed",
-)
+        "final_modulation": linear("norm_out.linear", reverse=True),
+        "final": linear("proj_out"),
+    }
+    return network_layout(config, shapes, top, _block)
+
+
+def _mlp(name: str, up: str, down: str) -> Params:
+    return {"up": linear(f"{name}.{up}"), "down": linear(f"{name}.{down}")}
+
+
+def _block(layer: int, last: bool) -> Params:
+    name = f"transformer_blocks.{layer}"
+    attention, dual = f"{name}.attn", f"{name}.attn2"
+    return {
+        "image": {
+            "modulation": linear(f"{name}.norm1.linear"),
+            "qkv": linear(*(f"{attention}.to_{part}" for part in "qkv")),
+            "norm_q": rms_norm(f"{attention}.norm_q"),
+            "norm_k": rms_norm(f"{attention}.norm_k"),
+            "out": linear(f"{attention}.to_out.0"),
+            "qkv2": linear(*(f"{dual}.to_{part}" for part in "qkv")),
+            "norm_q2": rms_norm(f"{dual}.norm_q"),
+            "norm_k2": rms_norm(f"{dual}.norm_k"),
+            "out2": linear(f"{dual}.to_out.0"),
+            "mlp": _mlp(f"{name}.ff.net", "0.proj", "2"),
+        },
+        "context": {
+            "modulation": linear(f"{name}.norm1_context.linear", reverse=last),
+            "qkv": linear(*(f"{attention}.add_{part}_proj" for part in "qkv")),
+            "norm_q": rms_norm(f"{attention}.norm_added_q"),
+            "norm_k": rms_norm(f"{attention}.norm_added_k"),
+            "out": linear(f"{attention}.to_add_out"),
+            "mlp": _mlp(f"{name}.ff_context.net", "0.proj", "2"),
+        },
+    }
+
 
 _FIELDS = (
     "num_layers", "attention_head_dim", "num_attention_heads", "in_channels", "out_channels",
@@ -62,7 +81,7 @@ def read_config(file: Path, tensors: Mapping[str, StoredTensor], **fields: Any) 
 
     Args:
       file: the `config.json`.
-      tensors: of the files beside it.
+      tensors: the tensors of the files beside it.
       **fields: other fields of the result.
 
     Raises:
@@ -89,7 +108,7 @@ def read_config(file: Path, tensors: Mapping[str, StoredTensor], **fields: Any) 
     if values.get("qk_norm") not in (None, "rms_norm"):
         raise UserError(f"qk_norm is {values['qk_norm']!r} in {file}: use null or 'rms_norm'")
     base, start = 1.0, 0.0
-    table = tensors.get(LAYOUT.positions)
+    table = tensors.get(POSITIONS)
     if table is not None and table_side(table) == values["pos_embed_max_size"]:
         base, start = fit_positions(table)
     return MMDiTConfig(
@@ -114,7 +133,7 @@ def config_json(config: MMDiTConfig, sample_size: int) -> dict[str, Any]:
     """The `config.json` of an architecture.
 
     Args:
-      config: of the network.
+      config: the network's architecture.
       sample_size: side of the latents that pipelines make where nobody says another.
 
     Raises:

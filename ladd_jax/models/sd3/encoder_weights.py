@@ -18,11 +18,12 @@ from ladd_jax.models.clip import ACTIVATIONS, CLIPTextConfig, clip_text
 from ladd_jax.models.layers import Dtype
 from ladd_jax.models.sd3 import stability_encoders
 from ladd_jax.models.sd3.autoencoder import Autoencoder, AutoencoderConfig
-from ladd_jax.models.sd3.text import PromptTokenizer, SD3TextEncoder
+from ladd_jax.models.sd3.text import T5_LENGTH, PromptTokenizer, SD3TextEncoder
 from ladd_jax.models.t5 import T5Config, t5_encoder
 from ladd_jax.weights.files import StoredTensor, read_headers, weight_dtype
-from ladd_jax.weights.leaves import kernel, load_leaves, matrix, same, stacked, vectors
+from ladd_jax.weights.layout import convolution, linear, matrix, norm, same, stacked
 from ladd_jax.weights.source import fetch_pipeline
+from ladd_jax.weights.transfer import check_tensors, load
 
 _SD3_CONTEXT_WIDTH = 4096
 
@@ -57,34 +58,15 @@ def weight_files(directory: Path) -> list[Path]:
     )
 
 
-def _norm(name: str) -> Params:
-    return {"scale": same(f"{name}.weight"), "bias": same(f"{name}.bias")}
-
-
-def _dense(name: str) -> Params:
-    return {"kernel": matrix(f"{name}.weight"), "bias": same(f"{name}.bias")}
-
-
-def _joined(*names: str) -> Params:
-    return {
-        "kernel": matrix(*(f"{name}.weight" for name in names)),
-        "bias": vectors(*(f"{name}.bias" for name in names)),
-    }
-
-
-def _convolution(name: str) -> Params:
-    return {"kernel": kernel(f"{name}.weight"), "bias": same(f"{name}.bias")}
-
-
 def _residual_block(name: str, shapes: Params) -> Params:
     block = {
-        "norm1": _norm(f"{name}.norm1"),
-        "convolution1": _convolution(f"{name}.conv1"),
-        "norm2": _norm(f"{name}.norm2"),
-        "convolution2": _convolution(f"{name}.conv2"),
+        "norm1": norm(f"{name}.norm1"),
+        "convolution1": convolution(f"{name}.conv1"),
+        "norm2": norm(f"{name}.norm2"),
+        "convolution2": convolution(f"{name}.conv2"),
     }
     if "shortcut" in shapes:
-        block["shortcut"] = _convolution(f"{name}.conv_shortcut")
+        block["shortcut"] = convolution(f"{name}.conv_shortcut")
     return block
 
 
@@ -97,7 +79,7 @@ def _half_autoencoder(half: str, levels: str, resamplers: str, shapes: Params) -
         }
         if "resample" not in shapes:
             return {"blocks": blocks}
-        return {"blocks": blocks, "resample": _convolution(f"{name}.{resamplers}.0.conv")}
+        return {"blocks": blocks, "resample": convolution(f"{name}.{resamplers}.0.conv")}
 
     middle = {
         f"block{j + 1}": _residual_block(
@@ -108,16 +90,16 @@ def _half_autoencoder(half: str, levels: str, resamplers: str, shapes: Params) -
     if "attention" in shapes["middle"]:
         name = f"{half}.mid_block.attentions.0"
         middle["attention"] = {
-            "norm": _norm(f"{name}.group_norm"),
-            "qkv": _joined(*(f"{name}.to_{part}" for part in "qkv")),
-            "out": _dense(f"{name}.to_out.0"),
+            "norm": norm(f"{name}.group_norm"),
+            "qkv": linear(*(f"{name}.to_{part}" for part in "qkv")),
+            "out": linear(f"{name}.to_out.0"),
         }
     return {
-        "convolution_in": _convolution(f"{half}.conv_in"),
+        "convolution_in": convolution(f"{half}.conv_in"),
         "levels": {i: level(i, part) for i, part in shapes["levels"].items()},
         "middle": middle,
-        "norm_out": _norm(f"{half}.conv_norm_out"),
-        "convolution_out": _convolution(f"{half}.conv_out"),
+        "norm_out": norm(f"{half}.conv_norm_out"),
+        "convolution_out": convolution(f"{half}.conv_out"),
     }
 
 
@@ -132,18 +114,18 @@ def _clip_layout(config: CLIPTextConfig) -> Params:
     def block(i: int) -> Params:
         name = f"text_model.encoder.layers.{i}"
         return {
-            "norm1": _norm(f"{name}.layer_norm1"),
-            "qkv": _joined(*(f"{name}.self_attn.{part}_proj" for part in "qkv")),
-            "out": _dense(f"{name}.self_attn.out_proj"),
-            "norm2": _norm(f"{name}.layer_norm2"),
-            "mlp": {"up": _dense(f"{name}.mlp.fc1"), "down": _dense(f"{name}.mlp.fc2")},
+            "norm1": norm(f"{name}.layer_norm1"),
+            "qkv": linear(*(f"{name}.self_attn.{part}_proj" for part in "qkv")),
+            "out": linear(f"{name}.self_attn.out_proj"),
+            "norm2": norm(f"{name}.layer_norm2"),
+            "mlp": {"up": linear(f"{name}.mlp.fc1"), "down": linear(f"{name}.mlp.fc2")},
         }
 
     return {
         "tokens": same("text_model.embeddings.token_embedding.weight"),
         "positions": same("text_model.embeddings.position_embedding.weight"),
         "blocks": {i: block(i) for i in range(config.num_hidden_layers)},
-        "final_norm": _norm("text_model.final_layer_norm"),
+        "final_norm": norm("text_model.final_layer_norm"),
         "projection": {"kernel": matrix("text_projection.weight")},
     }
 
@@ -255,7 +237,8 @@ def load_autoencoder(path: Path | str, dtype: Dtype = jnp.float32) -> tuple[Auto
         tensors = _tensors(source)
     network = Autoencoder(dataclasses.replace(config, dtype=dtype, param_dtype=dtype))
     layout = _autoencoder_layout(network.shapes)
-    return network, load_leaves(source, tensors, layout, network.shapes, network.axes)
+    check_tensors(source, tensors, layout, network.shapes)
+    return network, load(tensors, layout, network.shapes, network.axes)
 
 
 def load_clip_text(
@@ -328,7 +311,7 @@ def load_text_encoders(
     mesh: Mesh | None = None,
     *,
     tokenizers: Path | str | None = None,
-    t5_length: int = 256,
+    t5_length: int = T5_LENGTH,
     batch: int = 32,
 ) -> SD3TextEncoder:
     """The three text encoders of a pipeline, or the two of CLIP where that of T5 is absent.
@@ -417,8 +400,8 @@ def _load_clip(
     # Older files also hold the numbers of the positions.
     ignored = frozenset({"text_model.embeddings.position_ids"})
     layout = _clip_layout(config)
-    params = load_leaves(source, tensors, layout, model.shapes, model.axes, mesh, ignored)
-    return config, model, params
+    check_tensors(source, tensors, layout, model.shapes, ignored)
+    return config, model, load(tensors, layout, model.shapes, model.axes, mesh)
 
 
 def _load_t5(
@@ -434,5 +417,5 @@ def _load_t5(
     shared, tied = "shared.weight", "encoder.embed_tokens.weight"
     layout = _t5_layout(config, shared if shared in tensors else tied)
     ignored = frozenset({tied})
-    params = load_leaves(source, tensors, layout, model.shapes, model.axes, mesh, ignored)
-    return config, model, params
+    check_tensors(source, tensors, layout, model.shapes, ignored)
+    return config, model, load(tensors, layout, model.shapes, model.axes, mesh)

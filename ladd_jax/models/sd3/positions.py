@@ -1,21 +1,59 @@
-"""The position table: ours is computed, files hold it as an array.
+"""Where image tokens are: sincos positions, which we compute and files hold as a table.
 
 S side of the table in patches, D width.
 """
 
 import math
+from typing import TYPE_CHECKING
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from ladd_jax.errors import UserError
-from ladd_jax.models.sd3.transformer import MMDiTConfig, axis_embedding
 from ladd_jax.weights.files import StoredTensor
+
+if TYPE_CHECKING:
+    # The network adds these positions to its tokens, so its module imports this one.
+    from ladd_jax.models.sd3.transformer import MMDiTConfig
 
 _STEP = 1 / 8
 """Base and start are multiples of it, which mends what tables in half precision round away."""
 
 _TOLERANCE = 2.0**-7
 """Twice the rounding of bfloat16 near 1."""
+
+
+def axis_embedding(length: int, config: "MMDiTConfig") -> jax.Array:
+    """Crop of the 1-D sincos table, centred: float32 `[length, D/2]`, sines then cosines."""
+    quarter = config.width // 4
+    frequencies = 10_000.0 ** (-jnp.arange(quarter, dtype=jnp.float32) / quarter)
+    table = config.position_table
+    places = (table - length) // 2 + jnp.arange(length, dtype=jnp.float32)
+    positions = config.position_start + places * (config.position_base / table)
+    angles = positions[:, None] * frequencies
+    return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
+
+
+def position_embedding(rows: int, columns: int, config: "MMDiTConfig") -> jax.Array:
+    """Crop of the 2-D sincos table, centred: float32 `[rows, columns, D]`, in patches.
+
+    The first half of the features holds sin and cos of the column, the second of the row.
+    """
+    table = config.position_table
+    if max(rows, columns) > table:
+        raise UserError(
+            f"a grid of {rows}x{columns} patches exceeds the position table of {table}x{table}: "
+            f"use a smaller bucket or a larger position_table"
+        )
+    shape = (rows, columns, config.width // 2)
+    return jnp.concatenate(
+        [
+            jnp.broadcast_to(axis_embedding(columns, config)[None], shape),
+            jnp.broadcast_to(axis_embedding(rows, config)[:, None], shape),
+        ],
+        axis=-1,
+    )
 
 
 def table_side(tensor: StoredTensor) -> int:
@@ -68,7 +106,7 @@ def fit_positions(tensor: StoredTensor) -> tuple[float, float]:
     return float(np.round(unit * side / _STEP) * _STEP), float(np.round(start / _STEP) * _STEP)
 
 
-def check_positions(tensor: StoredTensor, config: MMDiTConfig) -> None:
+def check_positions(tensor: StoredTensor, config: "MMDiTConfig") -> None:
     """Raises UserError where a stored table is not the one that the network computes."""
     side = config.position_table
     axis = np.asarray(axis_embedding(side, config))
@@ -88,7 +126,7 @@ def check_positions(tensor: StoredTensor, config: MMDiTConfig) -> None:
         )
 
 
-def position_table(config: MMDiTConfig, dtype: np.dtype) -> np.ndarray:
+def position_table(config: "MMDiTConfig", dtype: np.dtype) -> np.ndarray:
     """The whole table `[1, S^2, D]`, to be stored."""
     side = config.position_table
     axis = np.asarray(axis_embedding(side, config)).astype(dtype)

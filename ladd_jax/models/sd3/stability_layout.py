@@ -1,7 +1,7 @@
-"""The layout of Stability AI's single files, such as `sd3_medium.safetensors`.
+"""A transformer in Stability AI's single files, such as `sd3_medium.safetensors`.
 
 There is no config beside them: the architecture follows from names and shapes. Names may stand
-under `model.diffusion_model.`; then text encoders and autoencoder may lie in the same file.
+under `model.diffusion_model.`; then text encoders and autoencoder may be in the same file.
 """
 
 import re
@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from ladd_jax.errors import UserError
+from ladd_jax.models.base import Params
+from ladd_jax.models.sd3.network_layout import network_layout, patches, rms_norm
 from ladd_jax.models.sd3.positions import fit_positions, table_side
 from ladd_jax.models.sd3.transformer import MMDiTConfig
 from ladd_jax.weights.files import StoredTensor
-from ladd_jax.weights.layout import Layout, stored
+from ladd_jax.weights.layout import linear
 
 PREFIX = "model.diffusion_model."
 
@@ -23,41 +25,46 @@ HEADS = "num_heads"
 _HEAD_WIDTH = 64
 """Of the whole family."""
 
-LAYOUT = Layout(
-    top={
-        "patch_embedding": stored("x_embedder.proj", convolution=True),
-        "context_embedding": stored("context_embedder"),
-        "time_mlp.up": stored("t_embedder.mlp.0"),
-        "time_mlp.down": stored("t_embedder.mlp.2"),
-        "pooled_mlp.up": stored("y_embedder.mlp.0"),
-        "pooled_mlp.down": stored("y_embedder.mlp.2"),
-        "final_modulation": stored("final_layer.adaLN_modulation.1"),
-        "final": stored("final_layer.linear"),
-    },
-    block={
-        "image.modulation": stored("x_block.adaLN_modulation.1"),
-        "image.qkv": stored("x_block.attn.qkv"),
-        "image.norm_q": stored("x_block.attn.ln_q"),
-        "image.norm_k": stored("x_block.attn.ln_k"),
-        "image.out": stored("x_block.attn.proj"),
-        "image.qkv2": stored("x_block.attn2.qkv"),
-        "image.norm_q2": stored("x_block.attn2.ln_q"),
-        "image.norm_k2": stored("x_block.attn2.ln_k"),
-        "image.out2": stored("x_block.attn2.proj"),
-        "image.mlp.up": stored("x_block.mlp.fc1"),
-        "image.mlp.down": stored("x_block.mlp.fc2"),
-        "context.modulation": stored("context_block.adaLN_modulation.1"),
-        "context.qkv": stored("context_block.attn.qkv"),
-        "context.norm_q": stored("context_block.attn.ln_q"),
-        "context.norm_k": stored("context_block.attn.ln_k"),
-        "context.out": stored("context_block.attn.proj"),
-        "context.mlp.up": stored("context_block.mlp.fc1"),
-        "context.mlp.down": stored("context_block.mlp.fc2"),
-    },
-    last_block={},
-    blocks="joint_blocks.{}.",
-    positions="pos_embed",
-)
+POSITIONS = "pos_embed"
+"""The position table `[1, S^2, D]`."""
+
+
+def layout(config: MMDiTConfig, shapes: Params) -> Params:
+    """The tensors behind a network, as a tree of `weights.layout`.
+
+    Args:
+      config: architecture of the network.
+      shapes: its `Model.shapes`, those of a network that is cut too.
+    """
+    top = {
+        "patch_embedding": patches("x_embedder.proj", config.patch),
+        "context_embedding": linear("context_embedder"),
+        "time_mlp": {"up": linear("t_embedder.mlp.0"), "down": linear("t_embedder.mlp.2")},
+        "pooled_mlp": {"up": linear("y_embedder.mlp.0"), "down": linear("y_embedder.mlp.2")},
+        "final_modulation": linear("final_layer.adaLN_modulation.1"),
+        "final": linear("final_layer.linear"),
+    }
+    return network_layout(config, shapes, top, _block)
+
+
+def _block(layer: int, last: bool) -> Params:
+    def stream(name: str) -> Params:
+        return {
+            "modulation": linear(f"{name}.adaLN_modulation.1"),
+            "qkv": linear(f"{name}.attn.qkv"),
+            "norm_q": rms_norm(f"{name}.attn.ln_q"),
+            "norm_k": rms_norm(f"{name}.attn.ln_k"),
+            "out": linear(f"{name}.attn.proj"),
+            "qkv2": linear(f"{name}.attn2.qkv"),
+            "norm_q2": rms_norm(f"{name}.attn2.ln_q"),
+            "norm_k2": rms_norm(f"{name}.attn2.ln_k"),
+            "out2": linear(f"{name}.attn2.proj"),
+            "mlp": {"up": linear(f"{name}.mlp.fc1"), "down": linear(f"{name}.mlp.fc2")},
+        }
+
+    del last  # Its names and chunks are those of the others.
+    block = f"joint_blocks.{layer}"
+    return {"image": stream(f"{block}.x_block"), "context": stream(f"{block}.context_block")}
 
 
 def without_prefix(tensors: Mapping[str, StoredTensor]) -> dict[str, StoredTensor]:
@@ -79,9 +86,9 @@ def read_config(
     """The architecture that names and shapes describe.
 
     Args:
-      file: for messages.
-      tensors: as `without_prefix` gives them.
-      metadata: of the file.
+      file: the file, for messages.
+      tensors: the tensors as `without_prefix` gives them.
+      metadata: the file's metadata.
       **fields: other fields of the result.
 
     Raises:
@@ -108,8 +115,8 @@ def read_config(
     qk_norm = head in tensors
     head_width = shape(head, 1)[0] if qk_norm else _HEAD_WIDTH
     heads = int(metadata.get(HEADS, max(1, width // head_width)))
-    shape(LAYOUT.positions, 3)
-    base, start = fit_positions(tensors[LAYOUT.positions])
+    shape(POSITIONS, 3)
+    base, start = fit_positions(tensors[POSITIONS])
     return MMDiTConfig(
         depth=max(layers, default=0) + 1,
         width=width,
@@ -122,7 +129,7 @@ def read_config(
         mlp_ratio=shape("joint_blocks.0.x_block.mlp.fc1.weight", 2)[0] // width,
         qk_norm=qk_norm,
         dual_attention=tuple(layer for layer, dual in sorted(layers.items()) if dual),
-        position_table=table_side(tensors[LAYOUT.positions]),
+        position_table=table_side(tensors[POSITIONS]),
         position_base=base,
         position_start=start,
         **fields,

@@ -15,6 +15,12 @@ from ladd_jax.errors import UserError
 from ladd_jax.models.base import Model, Params
 from ladd_jax.parallel.mesh import batch_sharding, check_batch_size
 
+CLIP_LENGTH = 77
+"""T1 of all released models; the other tokens of the context are T5's."""
+
+T5_LENGTH = 256
+"""T2 that the released models were trained for."""
+
 
 class PromptTokenizer:
     """A Hugging Face tokenizer whose rows are padded, or cut before the end token, to one length.
@@ -48,7 +54,7 @@ class PromptTokenizer:
 
 
 class SD3TextEncoder:
-    """The text half of a Stable Diffusion 3 pipeline, with the interface of `TextEncoder`.
+    """The text half of a Stable Diffusion 3 pipeline, a `models.families.TextEncoder`.
 
     The context is the CLIP tokens, both widths side by side and zeros up to Dc, then the T5
     tokens. Without T5 its tokens are zeros. The pooled vector is both projected ones.
@@ -109,8 +115,8 @@ class SD3TextEncoder:
         """How many prompts so far did not fit each tokenizer and were cut."""
         return {name: tokenizer.truncated for name, tokenizer in self._tokenizers.items()}
 
-    def encode(self, prompts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-        """Float32 context `[n, T, Dc]` and pooled `[n, Dp]`."""
+    def encode(self, prompts: Sequence[str]) -> dict[str, np.ndarray]:
+        """Float32 `context` `[n, T, Dc]` and `pooled` `[n, Dp]`."""
         ids = {name: tokenizer(prompts) for name, tokenizer in self._tokenizers.items()}
         contexts, pooleds = [], []
         for start in range(0, len(prompts), self._batch):
@@ -127,7 +133,7 @@ class SD3TextEncoder:
                     context, pooled = self._program(self.params, placed)
             contexts.append(np.asarray(context)[:count])
             pooleds.append(np.asarray(pooled)[:count])
-        return np.concatenate(contexts), np.concatenate(pooleds)
+        return {"context": np.concatenate(contexts), "pooled": np.concatenate(pooleds)}
 
     def _forward(
         self, params: dict[str, Params], ids: dict[str, jax.Array]

@@ -14,13 +14,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from jax.nn import initializers
 
 from ladd_jax.errors import UserError
 from ladd_jax.models.attention import attention, keep_attended
-from ladd_jax.models.base import Model, detach, stack
+from ladd_jax.models.base import Backbone, Cond, Tap
 from ladd_jax.models.layers import (
     MLP,
     Dtype,
@@ -30,10 +29,9 @@ from ladd_jax.models.layers import (
     layer_norm,
     timestep_embedding,
 )
+from ladd_jax.models.sd3.positions import position_embedding
+from ladd_jax.models.stack import on_batch, scan_with_way_back, stack
 from ladd_jax.parallel.mesh import constrain
-
-Tap = Callable[[jax.Array, jax.Array], Any]
-"""`tap(layer int32 [], tokens [B, N, D]) -> tree`, called on the image tokens after each block."""
 
 REMAT_POLICIES = {
     "none": None,
@@ -54,7 +52,7 @@ class MMDiTConfig:
       depth: number of blocks L.
       width: D; SD3 has 64 * depth.
       num_heads: K; SD3 has depth.
-      in_channels: latent channels read; more than `out_channels` where a condition is concatenated.
+      in_channels: channels read; those beyond `out_channels` are joined to x_t from `cond`.
       out_channels: latent channels of the velocity.
       context_width: width of the text tokens (SD3: 4096).
       pooled_width: width of the pooled text vector (SD3: 2048).
@@ -129,38 +127,6 @@ class MMDiTConfig:
     def blocks(self) -> int:
         """Number of blocks that there are."""
         return self.cut or self.depth
-
-
-def axis_embedding(length: int, config: MMDiTConfig) -> jax.Array:
-    """Crop of the 1-D sincos table, centred: float32 `[length, D/2]`, sines then cosines."""
-    quarter = config.width // 4
-    frequencies = 10_000.0 ** (-jnp.arange(quarter, dtype=jnp.float32) / quarter)
-    table = config.position_table
-    places = (table - length) // 2 + jnp.arange(length, dtype=jnp.float32)
-    positions = config.position_start + places * (config.position_base / table)
-    angles = positions[:, None] * frequencies
-    return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
-
-
-def position_embedding(rows: int, columns: int, config: MMDiTConfig) -> jax.Array:
-    """Crop of the 2-D sincos table, centred: float32 `[rows, columns, D]`, in patches.
-
-    The first half of the features holds sin and cos of the column, the second of the row.
-    """
-    table = config.position_table
-    if max(rows, columns) > table:
-        raise UserError(
-            f"a grid of {rows}x{columns} patches exceeds the position table of {table}x{table}: "
-            f"use a smaller bucket or a larger position_table"
-        )
-    shape = (rows, columns, config.width // 2)
-    return jnp.concatenate(
-        [
-            jnp.broadcast_to(axis_embedding(columns, config)[None], shape),
-            jnp.broadcast_to(axis_embedding(rows, config)[:, None], shape),
-        ],
-        axis=-1,
-    )
 
 
 def _modulate(x: jax.Array, shift: jax.Array, scale: jax.Array) -> jax.Array:
@@ -304,21 +270,15 @@ class MMDiT(nnx.Module):
             d, p * p * config.out_channels, ("embed", None), init=initializers.zeros, **options
         )
 
-    def __call__(
-        self,
-        latents: jax.Array,
-        t: jax.Array,
-        context: jax.Array,
-        pooled: jax.Array,
-        tap: Tap | None = None,
-    ) -> Any:
+    def __call__(self, x_t: jax.Array, t: jax.Array, cond: Cond, tap: Tap | None = None) -> Any:
         """Predicts the velocity.
 
         Args:
-          latents: `[B, H, W, in_channels]`, noisy; H and W are multiples of the patch.
+          x_t: noisy latents `[B, H, W, out_channels]`; H and W are multiples of the patch.
           t: float32 `[B]` in [0, 1], 1 being pure noise.
-          context: `[B, T, context_width]` text tokens.
-          pooled: `[B, pooled_width]` text vector.
+          cond: `context [B, T, context_width]`, text tokens; `pooled [B, pooled_width]`, text
+            vector; and, where the network reads more channels than it predicts, `channels
+            [B, H, W, in_channels - out_channels]`, which are joined to `x_t`.
           tap: reads the image tokens `[B, N, D]` after each block.
 
         Returns:
@@ -335,15 +295,14 @@ class MMDiT(nnx.Module):
                 f"a network cut to {config.cut} of {config.depth} blocks has no velocity: give a "
                 f"tap, or use the whole network"
             )
-        grid = self._grid(latents)
-        x = self._embed(latents)
-        context, c = self._condition(t, context, pooled)
+        grid = self._grid(x_t)
+        x = self._embed(x_t, cond)
+        context, c = self._condition(t, cond)
 
         def after(
             layer: jax.Array, x: jax.Array, context: jax.Array
         ) -> tuple[tuple[jax.Array, jax.Array], Any]:
-            x = constrain(x, "batch", None, None)
-            context = constrain(context, "batch", None, None)
+            x, context = on_batch((x, context))
             return (x, context), None if tap is None else tap(layer, x)
 
         taps = []
@@ -378,34 +337,33 @@ class MMDiT(nnx.Module):
         return v if tap is None else (v, _concatenate(taps))
 
     def features_vjp(
-        self, latents: jax.Array, t: jax.Array, context: jax.Array, pooled: jax.Array
+        self, x_t: jax.Array, t: jax.Array, cond: Cond
     ) -> tuple[jax.Array | None, jax.Array, Callable[[jax.Array], jax.Array]]:
-        """The velocity, all blocks' image tokens, and the way back from those to the latents.
+        """The velocity, all blocks' image tokens, and the way back from those to `x_t`.
 
-        The tokens that are returned are those that the backward pass starts each block from: there
-        is one copy of them, where `jax.vjp` of a call with a tap keeps two. Parameters are
+        The tokens that are returned are the ones that the backward pass starts each block from:
+        there is one copy of them, where `jax.vjp` of a call with a tap keeps two. Parameters are
         constants.
 
         Args:
-          latents: `[B, H, W, in_channels]`.
-          t: float32 `[B]`.
-          context: `[B, T, context_width]`.
-          pooled: `[B, pooled_width]`.
+          x_t: noisy latents, `t` and `cond` as in a call.
+          t: see `x_t`.
+          cond: see `x_t`.
 
         Returns:
           v float32 `[B, H, W, out_channels]`, None where the network is cut; the features, image
           tokens before the first block and after each, `[L + 1, B, N, D]` in the dtype of
-          computation, L counting the blocks that there are; and a function of the features'
-          cotangent that gives that of the latents, in their dtype. It belongs to the trace that it
+          computation, L counting the blocks that there are; and a function from the features'
+          cotangent to the cotangent of `x_t`, in its dtype. It belongs to the trace that it
           comes from.
 
         Raises:
           UserError: the grid is not divisible by the patch or exceeds the position table.
         """
         config = self.config
-        grid = self._grid(latents)
-        x, embed_vjp = jax.vjp(self._embed, latents)
-        context, c = self._condition(t, context, pooled)
+        grid = self._grid(x_t)
+        x, embed_vjp = jax.vjp(lambda x_t: self._embed(x_t, cond), x_t)
+        context, c = self._condition(t, cond)
         features = jnp.pad(x[None], ((0, config.blocks), (0, 0), (0, 0), (0, 0)))
         features = constrain(features, None, "batch", None, None)
         ways_back = []
@@ -413,7 +371,7 @@ class MMDiT(nnx.Module):
         for name, count in self.runs:
             graphdef, states = nnx.split(getattr(self, name))
             run = _rematerialised(graphdef, config.remat, scanned=True)
-            (x, context, features), back = _scan_with_way_back(
+            (x, context, features), back = scan_with_way_back(
                 run, states, start + jnp.arange(count), (x, context, features), c, config.unroll
             )
             ways_back.append(back)
@@ -424,25 +382,25 @@ class MMDiT(nnx.Module):
             graphdef, state = nnx.split(self.last_block)
             run = _rematerialised(graphdef, config.remat, scanned=False)
             x, last_vjp = jax.vjp(lambda x, context: run(state, x, context, c)[0], x, context)
-            x = constrain(x, "batch", None, None)
+            x = on_batch(x)
             features = features.at[start + 1].set(x)
             v = self._velocity(x, c, grid)
 
-        def back_to_latents(features_bar: jax.Array) -> jax.Array:
+        def back_to_x_t(features_bar: jax.Array) -> jax.Array:
             x_bar, context_bar = features_bar[-1], jnp.zeros_like(context)
             if not config.cut:
-                x_bar, context_bar = last_vjp(constrain(x_bar, "batch", None, None))
+                x_bar, context_bar = last_vjp(on_batch(x_bar))
                 x_bar += features_bar[-2]
             for back in reversed(ways_back):
                 x_bar, context_bar = back(features, features_bar, x_bar, context_bar)
-            (latents_bar,) = embed_vjp(x_bar)
-            return latents_bar
+            (x_t_bar,) = embed_vjp(x_bar)
+            return x_t_bar
 
-        return v, features, back_to_latents
+        return v, features, back_to_x_t
 
-    def _grid(self, latents: jax.Array) -> tuple[int, int]:
+    def _grid(self, x_t: jax.Array) -> tuple[int, int]:
         """Rows and columns of patches."""
-        _, height, width, _ = latents.shape
+        _, height, width, _ = x_t.shape
         p = self.config.patch
         if height % p or width % p:
             raise UserError(
@@ -451,23 +409,23 @@ class MMDiT(nnx.Module):
             )
         return height // p, width // p
 
-    def _embed(self, latents: jax.Array) -> jax.Array:
+    def _embed(self, x_t: jax.Array, cond: Cond) -> jax.Array:
         """Image tokens `[B, N, D]`, with their positions."""
         p = self.config.patch
-        b, *_, channels = latents.shape
-        rows, columns = self._grid(latents)
-        x = latents.astype(self.config.dtype).reshape(b, rows, p, columns, p, channels)
+        if self.config.in_channels > self.config.out_channels:
+            x_t = jnp.concatenate([x_t, cond["channels"].astype(x_t.dtype)], axis=-1)
+        b, *_, channels = x_t.shape
+        rows, columns = self._grid(x_t)
+        x = x_t.astype(self.config.dtype).reshape(b, rows, p, columns, p, channels)
         x = x.transpose(0, 1, 3, 2, 4, 5).reshape(b, rows * columns, p * p * channels)
         x = self.patch_embedding(x)
         positions = position_embedding(rows, columns, self.config).astype(self.config.dtype)
         return constrain(x + positions.reshape(1, rows * columns, -1), "batch", None, None)
 
-    def _condition(
-        self, t: jax.Array, context: jax.Array, pooled: jax.Array
-    ) -> tuple[jax.Array, jax.Array]:
+    def _condition(self, t: jax.Array, cond: Cond) -> tuple[jax.Array, jax.Array]:
         """Text tokens `[B, T, D]`, and what modulates every block `[B, D]`."""
-        context = constrain(self.context_embedding(context), "batch", None, None)
-        return context, self.time_mlp(timestep_embedding(t)) + self.pooled_mlp(pooled)
+        context = on_batch(self.context_embedding(cond["context"]))
+        return context, self.time_mlp(timestep_embedding(t)) + self.pooled_mlp(cond["pooled"])
 
     def _velocity(self, x: jax.Array, c: jax.Array, grid: tuple[int, int]) -> jax.Array:
         """Of the last block's tokens, float32 `[B, H, W, out_channels]`."""
@@ -493,70 +451,20 @@ def _rematerialised(graphdef: Any, remat: str, *, scanned: bool) -> Callable[...
     return jax.checkpoint(apply, policy=policy, prevent_cse=not scanned)
 
 
-def _scan_with_way_back(
-    run: Callable[..., Any],
-    states: Any,
-    layers: jax.Array,
-    carry: tuple[jax.Array, jax.Array, jax.Array],
-    c: jax.Array,
-    unroll: int,
-) -> tuple[tuple[jax.Array, jax.Array, jax.Array], Callable[..., Any]]:
-    """Scans blocks and says how to go back through them, their parameters being constants.
-
-    Args:
-      run: of `_rematerialised`.
-      states: parameters, stacked.
-      layers: int32, the blocks' places in the network.
-      carry: image tokens, text tokens, and features `[L + 1, B, N, D]`: the first block's input is
-        at its place, and each block's output is put behind it.
-      c: what modulates the blocks `[B, D]`.
-      unroll: blocks in one turn.
-
-    Returns:
-      The carry, and `back(features, features_bar, x_bar, context_bar)`: cotangents of the first
-      block's inputs from those of the last one's outputs, with those of the features on the way.
-    """
-    # Of the last trace of a block, all of which are alike: how its vjp is put together again.
-    attach: Any = None
-
-    def at_hand(x: jax.Array, state: Any) -> list[jax.Array]:
-        return [x, c, *jax.tree.leaves(state)]
-
-    def forth(carry: Any, layer_and_state: Any) -> tuple[Any, list[jax.Array]]:
-        nonlocal attach
-        (x, context, features), (layer, state) = carry, layer_and_state
-        (y, text), vjp = jax.vjp(lambda x, context: run(state, x, context, c), x, context)
-        own, attach = detach(vjp, at_hand(x, state))
-        y, text = (constrain(tokens, "batch", None, None) for tokens in (y, text))
-        features = jax.lax.dynamic_update_index_in_dim(features, y, layer + 1, 0)
-        return (y, text, features), own
-
-    carry, own = jax.lax.scan(forth, carry, (layers, states), unroll=unroll)
-
-    def back(
-        features: jax.Array, features_bar: jax.Array, x_bar: jax.Array, context_bar: jax.Array
-    ) -> tuple[jax.Array, jax.Array]:
-        def body(carry: Any, layer_state_and_own: Any) -> tuple[Any, None]:
-            layer, state, own = layer_state_and_own
-            vjp = attach(at_hand(features[layer], state), own)
-            carry = tuple(constrain(cotangent, "batch", None, None) for cotangent in carry)
-            x_bar, context_bar = vjp(carry)
-            return (x_bar + features_bar[layer], context_bar), None
-
-        turned = (layers, states, own)
-        carry, _ = jax.lax.scan(body, (x_bar, context_bar), turned, reverse=True, unroll=unroll)
-        return carry
-
-    return carry, back
-
-
 def _concatenate(taps: list[Any]) -> Any:
     return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *taps)
 
 
-def mmdit(config: MMDiTConfig) -> Model:
+def mmdit(config: MMDiTConfig) -> Backbone:
     """The network of a configuration, as a function of its parameters."""
-    return Model(lambda rngs: MMDiT(config, rngs=rngs))
+    return Backbone(
+        lambda rngs: MMDiT(config, rngs=rngs),
+        blocks=config.blocks,
+        width=config.width,
+        patch=config.patch,
+        summary="pooled",
+        summary_width=config.pooled_width,
+    )
 
 
 def cut_params(params: Any, shapes: Any) -> Any:
@@ -570,8 +478,3 @@ def cut_params(params: Any, shapes: Any) -> Any:
         # Only stacks of blocks get shorter, along their leading axis.
         return params[: shapes.shape[0]]
     return {name: cut_params(params[name], inner) for name, inner in shapes.items()}
-
-
-def parameter_count(model: Model) -> int:
-    """Number of scalars in the parameters."""
-    return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(model.shapes))

@@ -1,7 +1,4 @@
-"""MMDiT weights: files onto a mesh and back.
-
-Each process reads the tensors' parts that its own devices keep, one tensor at a time.
-"""
+"""Weights of SD3's transformer: files onto a mesh and back, in the two layouts that there are."""
 
 import dataclasses
 import functools
@@ -26,19 +23,11 @@ from ladd_jax.models.sd3 import diffusers_layout as diffusers
 from ladd_jax.models.sd3 import stability_layout as stability
 from ladd_jax.models.sd3.positions import check_positions, position_table, table_side
 from ladd_jax.models.sd3.transformer import MMDiTConfig, mmdit
-from ladd_jax.parallel.mesh import make_mesh, parameter_shardings
+from ladd_jax.parallel.mesh import make_mesh
 from ladd_jax.weights.files import StoredTensor, read_headers, weight_dtype, write_safetensors
-from ladd_jax.weights.layout import (
-    Bounds,
-    Keys,
-    Layout,
-    Piece,
-    load_sharded,
-    pieces,
-    read_shards,
-    write_tensors,
-)
+from ladd_jax.weights.layout import only, tensor_shapes
 from ladd_jax.weights.source import WEIGHTS, find
+from ladd_jax.weights.transfer import load, write_tensors
 
 SHARD_BYTES = 5_000_000_000
 """Size above which weights are split over several files, as the hub likes them."""
@@ -69,7 +58,7 @@ class LoadedMMDiT:
     ) -> jax.Array:
         """Velocity float32 `[B, H, W, C]`; see `MMDiT.__call__` for the arguments."""
         with jax.set_mesh(self.mesh):
-            return self._program(self.params, latents, t, context, pooled)
+            return self._program(self.params, latents, t, {"context": context, "pooled": pooled})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,38 +68,26 @@ class Checkpoint:
     Attributes:
       config: architecture and dtypes.
       model: the network.
-      tensors: of the files, under the names of the layout.
-      pieces: the tensors behind each parameter.
+      tensors: the files' tensors, under the names of the layout.
+      layout: the tensors behind each parameter, a tree of `weights.layout`.
     """
 
     config: MMDiTConfig
     model: Model
     tensors: Mapping[str, StoredTensor]
-    pieces: Mapping[Keys, Sequence[Piece]]
-
-    def read(self, path: Keys, boxes: Sequence[Bounds]) -> list[np.ndarray]:
-        """Some shards of a parameter, in `config.param_dtype`; see `read_shards`."""
-        return read_shards(
-            self.pieces[path],
-            boxes,
-            lambda name: self.tensors[name].map(),
-            self.config.param_dtype,
-        )
+    layout: Params
 
     def cut(self, blocks: int) -> "Checkpoint":
         """The network cut after its first blocks (0: whole); nothing else of it is then read."""
         config = dataclasses.replace(self.config, cut=blocks)
-        return dataclasses.replace(self, config=config, model=mmdit(config))
+        model = mmdit(config)
+        return dataclasses.replace(
+            self, config=config, model=model, layout=only(self.layout, model.shapes)
+        )
 
     def load(self, mesh: Mesh) -> Params:
         """All parameters, each process reading what its devices keep."""
-        shardings = parameter_shardings(mesh, self.model.shapes, self.model.axes)
-
-        def load(keys: Any, leaf: Any, sharding: Any) -> jax.Array:
-            path = tuple(key.key for key in keys)
-            return load_sharded(leaf, sharding, functools.partial(self.read, path))
-
-        return jax.tree_util.tree_map_with_path(load, self.model.shapes, shardings)
+        return load(self.tensors, self.layout, self.model.shapes, self.model.axes, mesh)
 
 
 def open_mmdit(
@@ -123,18 +100,18 @@ def open_mmdit(
     place = source.files[0] if len(source.files) == 1 else source.files[0].parent
     fields = {"dtype": dtype, "param_dtype": dtype}
     if source.config is not None:
-        layout = diffusers.LAYOUT
+        table, layout = diffusers.POSITIONS, diffusers.layout
         config = diffusers.read_config(source.config, tensors, **fields)
     else:
-        layout = stability.LAYOUT
+        table, layout = stability.POSITIONS, stability.layout
         _refuse_others(place, tensors)
         tensors = stability.without_prefix(tensors)
         config = stability.read_config(place, tensors, metadata, **fields)
     model = mmdit(config)
-    found = pieces(model.shapes, config, layout)
-    _check_tensors(place, tensors, found, config, layout)
-    check_positions(tensors[layout.positions], config)
-    return Checkpoint(config, model, tensors, found)
+    tree = layout(config, model.shapes)
+    _check_tensors(place, tensors, tensor_shapes(tree, model.shapes), config, table)
+    check_positions(tensors[table], config)
+    return Checkpoint(config, model, tensors, tree)
 
 
 def load_mmdit(
@@ -151,9 +128,9 @@ def load_mmdit(
     Args:
       path: a diffusers pipeline's folder, a transformer's folder, a single `.safetensors` file, or
         a repository of the hub as `owner/name`.
-      dtype: of parameters and computation.
-      mesh: where to lay parameters, by the rules of `parallel.mesh`; default: the first device.
-      variant: of a diffusers folder's files, such as `fp16`.
+      dtype: dtype of parameters and computation.
+      mesh: where to put the parameters, by the rules of `parallel.mesh`; default: the first device.
+      variant: variant of a diffusers folder's files, such as `fp16`.
 
     Raises:
       NotFoundError: nothing is there, or the hub does not give access.
@@ -190,8 +167,8 @@ def save_mmdit(
     Args:
       path: the transformer's folder to make for `diffusers`, the file for `stability`.
       params: tree as `load_mmdit` gives it.
-      config: of the network.
-      dtype: of the files: float32, float16 or bfloat16.
+      config: the network's architecture.
+      dtype: dtype of the files: float32, float16 or bfloat16.
       layout: `diffusers` or `stability`.
       sample_size: side of the latents that a diffusers pipeline makes by default.
       shard_bytes: size above which a diffusers model is split over several files.
@@ -208,19 +185,18 @@ def save_mmdit(
     if path.exists():
         raise UserError(f"{path} exists: remove it, or choose another path")
     _check_params(params, config)
-    files = diffusers.LAYOUT if layout == "diffusers" else stability.LAYOUT
+    files = diffusers if layout == "diffusers" else stability
     description = diffusers.config_json(config, sample_size) if layout == "diffusers" else {}
-    found = pieces(params, config, files)
-    shapes = {piece.name: piece.shape for parts in found.values() for piece in parts}
-    shapes[files.positions] = (1, config.position_table**2, config.width)
-    leaves = dict(zip(found, jax.tree.leaves(params), strict=True))
+    tree = files.layout(config, params)
+    shapes = tensor_shapes(tree, params)
+    shapes[files.POSITIONS] = (1, config.position_table**2, config.width)
 
     def tensors() -> Iterator[np.ndarray]:
-        yield from write_tensors(found, lambda keys: _whole(leaves[keys]), dtype)
+        yield from write_tensors(tree, params, dtype, _whole)
         yield position_table(config, dtype)
 
     if jax.process_index():
-        for leaf in leaves.values():
+        for leaf in jax.tree.leaves(params):
             _whole(leaf)
     else:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -310,14 +286,13 @@ def _refuse_others(file: Path, tensors: Mapping[str, StoredTensor]) -> None:
 def _check_tensors(
     place: Path,
     tensors: Mapping[str, StoredTensor],
-    found: Mapping[Keys, Sequence[Piece]],
+    shapes: Mapping[str, tuple[int, ...]],
     config: MMDiTConfig,
-    layout: Layout,
+    table: str,
 ) -> None:
-    expected = {piece.name: piece.shape for parts in found.values() for piece in parts}
-    if layout.positions in tensors:
-        table_side(tensors[layout.positions])
-    expected[layout.positions] = (1, config.position_table**2, config.width)
+    if table in tensors:
+        table_side(tensors[table])
+    expected = {**shapes, table: (1, config.position_table**2, config.width)}
     missing = [name for name in expected if name not in tensors]
     if missing:
         raise UserError(

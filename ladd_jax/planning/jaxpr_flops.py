@@ -1,4 +1,4 @@
-"""Floating point operations of the matrix products in a traced program."""
+"""Floating point operations of the matrix products in a traced program (jaxpr)."""
 
 import math
 from collections.abc import Iterator
@@ -23,8 +23,8 @@ _FUSED_ATTENTION = {
 def product_flops(jaxpr: Any) -> int:
     """Multiplications and additions of all matrix products of a jaxpr.
 
-    Loops count as they turn and the program of a Pallas kernel as large as its grid. Of the
-    branches of a condition the dearest counts. What no output needs is not removed.
+    Loops count as often as they run, and a Pallas kernel's program once for each place of its grid.
+    Of a condition's branches the most expensive counts. What no output needs is counted, too.
     """
     total = 0
     for equation in jaxpr.eqns:
@@ -45,7 +45,7 @@ def product_flops(jaxpr: Any) -> int:
 
 
 def kernel_flops(jaxpr: Any) -> dict[Kernel, int]:
-    """FLOPs of one call of each Pallas kernel in a jaxpr: for XLA they are sealed boxes."""
+    """FLOPs of one call of each Pallas kernel in a jaxpr: XLA cannot look inside."""
     found: dict[Kernel, int] = {}
     for equation in jaxpr.eqns:
         if equation.primitive.name == "pallas_call":

@@ -6,8 +6,9 @@ import pytest
 from flax import nnx
 from tiny import mmdit_config
 
-from ladd_jax.models.base import param, stack
-from ladd_jax.models.sd3.transformer import MMDiTConfig, mmdit, parameter_count
+from ladd_jax.models.base import param, parameter_count
+from ladd_jax.models.sd3.transformer import MMDiTConfig, mmdit
+from ladd_jax.models.stack import stack
 
 
 def test_axes_and_shapes_are_trees_like_the_parameters():
@@ -39,14 +40,3 @@ def test_stacked_modules_start_from_different_parameters():
 def test_sd3_medium_has_its_two_billion_parameters():
     medium = MMDiTConfig(depth=24, width=1536, num_heads=24)
     assert parameter_count(mmdit(medium)) == 2_028_328_000
-
-
-def test_stacked_kernels_are_those_of_blocks_of_one_kind_that_follow_each_other():
-    model = mmdit(mmdit_config(depth=6, dual_attention=(2,), width=128))
-    stacked = model.stacked_kernels
-    names = {name for name, tree in stacked.items() if any(jax.tree.leaves(tree))}
-    assert names == {"blocks_0", "blocks_3"}
-    assert stacked["blocks_0"]["image"]["qkv"] == {"kernel": True, "bias": False}
-    sizes = jax.tree.map(lambda leaf, flag: leaf.size * flag, model.shapes, stacked)
-    blocks = [leaf.size for name in names for leaf in jax.tree.leaves(model.shapes[name])]
-    assert sum(jax.tree.leaves(sizes)) > 0.98 * sum(blocks)

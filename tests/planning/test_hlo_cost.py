@@ -7,8 +7,9 @@ from jax.experimental import pallas as pl
 from jax.sharding import NamedSharding, PartitionSpec
 
 from ladd_jax.parallel.mesh import make_mesh
-from ladd_jax.planning.hlo import _axes, _groups, program_cost
-from ladd_jax.planning.products import kernel_flops, product_flops
+from ladd_jax.planning.device_groups import parse_groups, spanned_axes
+from ladd_jax.planning.hlo_cost import program_cost
+from ladd_jax.planning.jaxpr_flops import kernel_flops, product_flops
 
 
 def compiled(function, *shapes, mesh=None, specs=None):
@@ -138,7 +139,7 @@ def test_a_mean_over_the_batch_is_one_reduction_over_the_axes_of_the_batch():
     ],
 )
 def test_groups_of_devices_name_their_mesh_axes(written, axes):
-    assert _axes(_groups(written), MESH) == axes
+    assert spanned_axes(parse_groups(written), MESH) == axes
 
 
 def _doubled(x):

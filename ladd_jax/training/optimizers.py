@@ -1,5 +1,6 @@
-"""Adam whose state takes less memory than a gradient in float32 for each of two moments."""
+"""Optimizers: AdamW with its schedule, and an Adam whose state takes less memory than optax's."""
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -61,3 +62,51 @@ def scale_by_adam(
         return updates, keep(state)
 
     return optax.GradientTransformation(init, update)
+
+
+@dataclasses.dataclass(frozen=True)
+class Optimizer:
+    """AdamW with linear warm-up, optional cosine decay and clipping by global norm.
+
+    Attributes:
+      learning_rate: after the warm-up.
+      beta1: decay of the first moment.
+      beta2: decay of the second moment.
+      epsilon: added to the root of the second moment.
+      weight_decay: decoupled.
+      warmup_steps: from zero to `learning_rate`.
+      decay_steps: length of a cosine to zero counted from step 0, warm-up included; 0 is constant.
+      clip_norm: largest global norm of the gradient; 0 does not clip.
+      moment_dtype: of the moments that are kept, float32 or bfloat16 (see `scale_by_adam`).
+    """
+
+    learning_rate: float
+    beta1: float = 0.9
+    beta2: float = 0.99
+    epsilon: float = 1e-8
+    weight_decay: float = 0.0
+    warmup_steps: int = 0
+    decay_steps: int = 0
+    clip_norm: float = 0.0
+    moment_dtype: Any = jnp.float32
+
+    def schedule(self) -> optax.Schedule:
+        """Learning rate as a function of the step."""
+        if self.decay_steps:
+            return optax.warmup_cosine_decay_schedule(
+                0.0, self.learning_rate, self.warmup_steps, self.decay_steps
+            )
+        if self.warmup_steps:
+            return optax.linear_schedule(0.0, self.learning_rate, self.warmup_steps)
+        return optax.constant_schedule(self.learning_rate)
+
+    def build(self) -> optax.GradientTransformation:
+        """The Optax transformation: the updates of `optax.adamw`."""
+        adam = optax.chain(
+            scale_by_adam(self.beta1, self.beta2, self.epsilon, self.moment_dtype),
+            optax.add_decayed_weights(self.weight_decay),
+            optax.scale_by_learning_rate(self.schedule()),
+        )
+        if self.clip_norm:
+            return optax.chain(optax.clip_by_global_norm(self.clip_norm), adam)
+        return adam

@@ -1,0 +1,58 @@
+"""Sources of data: what `encode` writes as shards, and the table of those there are.
+
+A source is a module here with `open_source(config, buckets, workdir) -> Source`, and a line in
+`_SOURCES`.
+
+H W latent grid, C channels.
+"""
+
+import dataclasses
+import importlib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ladd_jax.data.buckets import Bucket
+from ladd_jax.errors import UserError
+
+_SOURCES = {
+    "digits": "ladd_jax.data.sources.digits",
+    "images": "ladd_jax.data.sources.images",
+    "prompts": "ladd_jax.data.sources.prompts",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """Raw data in a fixed order.
+
+    Attributes:
+      prompts: prompts of each bucket that has records.
+      channels: C; 0 for prompts without latents.
+      latents: `latents(bucket, start, stop)`: float32 `[stop - start, H, W, C]` of those records;
+        None for prompts without latents.
+    """
+
+    prompts: Mapping[Bucket, Sequence[str]]
+    channels: int = 0
+    latents: Callable[[Bucket, int, int], np.ndarray] | None = None
+
+
+def open_source(config: Any, buckets: Sequence[Bucket], workdir: Path) -> Source:
+    """The data of a config's `data.source`, the same and in the same order on every process.
+
+    Args:
+      config: the run's config.
+      buckets: shapes that the latents come in.
+      workdir: the run's folder, for lists of what could not be read.
+
+    Raises:
+      NotFoundError: the data are not there.
+      UserError: there is no such source, or the data are damaged.
+    """
+    name = config.data.source
+    if name not in _SOURCES:
+        raise UserError(f"data.source {name!r} is not one of {', '.join(_SOURCES)}: use one")
+    return importlib.import_module(_SOURCES[name]).open_source(config, buckets, workdir)

@@ -1,0 +1,21 @@
+"""Scans of handwritten digits and prompts that name them; latents are the pictures themselves."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ladd_jax.data import digits
+from ladd_jax.data.buckets import Bucket
+from ladd_jax.data.sources import Source
+
+
+def open_source(config: Any, buckets: Sequence[Bucket], workdir: Path) -> Source:
+    """`data.examples` pictures of each bucket, of the training split; see `data.sources`."""
+    del workdir
+    train, _ = digits.load(config.seed)
+    images, prompts = {}, {}
+    for bucket in buckets:
+        images[bucket], _, prompts[bucket] = digits.compose(
+            train, bucket, config.data.examples, config.seed
+        )
+    return Source(prompts, 1, lambda bucket, start, stop: images[bucket][start:stop])

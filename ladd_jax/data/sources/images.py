@@ -1,0 +1,73 @@
+"""Pictures with prompts, each as latents of the bucket that is nearest to its shape."""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from tqdm import tqdm
+
+from ladd_jax.data.buckets import Bucket, nearest
+from ladd_jax.data.images import decode_image, fit
+from ladd_jax.data.records import Unreadable, open_images
+from ladd_jax.data.sources import Source
+from ladd_jax.models.families import family_of
+from ladd_jax.parallel.mesh import batch_divisor, batch_sharding, process_mesh, replicated
+from ladd_jax.parallel.processes import check_same
+
+_LOG = logging.getLogger(__name__)
+
+
+def open_source(config: Any, buckets: Sequence[Bucket], workdir: Path) -> Source:
+    """The pictures of `data.path`, encoded by the autoencoder of `weights`; see `data.sources`.
+
+    Raises:
+      UserError: more of them cannot be read than `Unreadable` allows.
+    """
+    data = config.data
+    images = open_images(data.path, data.column)
+    listed = workdir / "unreadable.jsonl"
+    unreadable = Unreadable(len(images), listed)
+    places: dict[Bucket, list[int]] = {bucket: [] for bucket in buckets}
+    prompts: dict[Bucket, list[str]] = {bucket: [] for bucket in buckets}
+    hidden = jax.process_index() != 0
+    # All are decoded once before any is encoded: how many there are decides the names of shards.
+    for i in tqdm(range(len(images)), desc="encode: look", unit="img", disable=hidden):
+        try:
+            record = images[i]
+            height, width, _ = decode_image(record.data).shape
+        except ValueError as error:
+            unreadable.add(images.keys[i], error)
+            continue
+        bucket = nearest(buckets, height, width)
+        places[bucket].append(i)
+        prompts[bucket].append(record.prompt)
+    # One that only this process fails to read would shift what the others write.
+    check_same("list of readable images", {bucket.name: part for bucket, part in places.items()})
+    if not hidden:
+        unreadable.write()
+        if len(unreadable):
+            _LOG.warning("%d unreadable images are left out: %s", len(unreadable), listed)
+
+    autoencoder, params = family_of(config).load_autoencoder(config.weights, jnp.float32)
+    mesh = process_mesh(config.mesh)
+    params = jax.device_put(params, replicated(mesh))
+    size = -(-data.image_batch_size // batch_divisor(mesh)) * batch_divisor(mesh)
+    program = jax.jit(autoencoder.encode)
+
+    def latents(bucket: Bucket, start: int, stop: int) -> np.ndarray:
+        height, width = bucket.image_size(autoencoder.reduction)
+        parts = []
+        for first in range(start, stop, size):
+            indices = places[bucket][first : min(first + size, stop)]
+            pixels = np.stack([fit(decode_image(images[i].data), height, width) for i in indices])
+            padded = np.resize(pixels, (size, *pixels.shape[1:]))
+            encoded = program(params, jax.device_put(padded, batch_sharding(mesh)))
+            parts.append(np.asarray(encoded)[: len(indices)])
+        return np.concatenate(parts)
+
+    used = {bucket: part for bucket, part in prompts.items() if part}
+    return Source(used, autoencoder.latent_channels, latents)

@@ -1,0 +1,28 @@
+"""Prompts of a file, spread over the buckets, without latents."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ladd_jax.data.buckets import Bucket
+from ladd_jax.data.prompts import read_prompts
+from ladd_jax.data.sources import Source
+
+
+def open_source(config: Any, buckets: Sequence[Bucket], workdir: Path) -> Source:
+    """The prompts of `data.path`, in shares of `data.bucket_weights`; see `data.sources`."""
+    del workdir
+    data = config.data
+    prompts = read_prompts(data.path, data.column)
+    weights = np.asarray(data.bucket_weights or [1.0] * len(buckets))
+    # The bucket of a prompt depends on its place alone: more prompts can be added at the end.
+    draws = np.random.default_rng(config.seed).random(len(prompts))
+    places = np.searchsorted(np.cumsum(weights / weights.sum()), draws, side="right")
+    places = np.minimum(places, len(buckets) - 1)
+    split = {
+        bucket: [prompts[i] for i in np.flatnonzero(places == place)]
+        for place, bucket in enumerate(buckets)
+    }
+    return Source({bucket: part for bucket, part in split.items() if part})

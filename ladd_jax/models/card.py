@@ -1,0 +1,70 @@
+"""What the model cards of all families share; how to call a model is in the family's folder."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from ladd_jax import __version__
+from ladd_jax.models.families import Export
+
+LIMITS = """## Limits
+
+Known of students of LADD ([arXiv 2403.12015](https://arxiv.org/abs/2403.12015)): objects that
+touch may merge, spatial relations may come out wrong, and what a prompt negates may be shown. They
+take neither guidance nor a negative prompt, and only the sigmas above: at others, such as those of
+a default schedule, they were not trained. Biases and limits of the base model are still there.
+"""
+"""The card's end."""
+
+
+def named(weights: str) -> str:
+    """Weights as a card names them: a link for those of the hub, else the folder's name."""
+    if _is_on_hub(weights):
+        return f"[{weights}](https://huggingface.co/{weights})"
+    return f"`{Path(weights).name}`"
+
+
+def header(export: Export, *tags: str) -> str:
+    """What the Hugging Face hub reads, and the title.
+
+    Args:
+      export: what is exported.
+      *tags: the family's tags.
+    """
+    base = [f"base_model: {export.base}"] if _is_on_hub(export.base) else []
+    lines = [
+        "---",
+        "library_name: diffusers",
+        "pipeline_tag: text-to-image",
+        "license: other",
+        "license_name: that-of-the-base-model",
+        *base,
+        "tags:",
+        "- text-to-image",
+        *(f"- {tag}" for tag in tags),
+        "- distillation",
+        "- ladd",
+        "---\n",
+        f"# {export.name}\n",
+    ]
+    return "\n".join(lines)
+
+
+def summary(export: Export) -> str:
+    """What the model is, in two sentences."""
+    counts = " or ".join(map(str, sorted(export.sigmas)))
+    return (
+        f"Latent Adversarial Diffusion Distillation of {named(export.base)}: pictures in "
+        f"{counts} unguided steps. The licence is that of the base model. Made with ladd_jax "
+        f"{__version__}.\n"
+    )
+
+
+def settings(rows: Mapping[str, object]) -> str:
+    """A table of how the model was made."""
+    table = "\n".join(f"| {key} | {value} |" for key, value in rows.items())
+    return f"## How it was made\n\n| | |\n|---|---|\n{table}\n"
+
+
+def _is_on_hub(weights: str) -> bool:
+    return bool(re.fullmatch(r"[\w.-]+/[\w.-]+", weights)) and not Path(weights).exists()

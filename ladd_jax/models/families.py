@@ -1,0 +1,260 @@
+"""Families of networks: what the rest of the library asks of one, and the table of those there are.
+
+A family is a folder beside this file, such as `sd3/`, whose `FAMILY` describes it. Nothing outside
+`models/` imports from such a folder: a second family is a second folder and a line in `_FAMILIES`.
+
+H W latent grid, C channels, T text tokens.
+"""
+
+import dataclasses
+import importlib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from ladd_jax.errors import UserError
+from ladd_jax.models.base import Backbone, Params
+from ladd_jax.models.layers import Dtype
+from ladd_jax.weights.source import pipeline_class
+
+_FAMILIES = {"sd3": "ladd_jax.models.sd3.family"}
+"""Modules, imported when they are asked for."""
+
+_PIPELINES = {"StableDiffusion3Pipeline": "sd3"}
+"""Classes of released pipelines in diffusers."""
+
+_DEFAULT = "sd3"
+"""Family of weights whose files do not name a class of `_PIPELINES`; it says what is wrong."""
+
+
+class Architecture(Protocol):
+    """Sizes and dtypes of a network: a frozen dataclass, which refuses what does not fit.
+
+    Attributes:
+      depth: number of blocks of the whole network.
+      width: features of an image token.
+      num_heads: attention heads.
+      in_channels: latent channels read.
+      out_channels: latent channels of the velocity, C.
+      patch: side of a patch in latent pixels.
+      cut: 0, or the number of blocks that there are: what follows is left out.
+      quantized: whether the kernels of the blocks are int8.
+      dtype: dtype of computation.
+      param_dtype: dtype of parameters.
+    """
+
+    @property
+    def depth(self) -> int: ...
+    @property
+    def width(self) -> int: ...
+    @property
+    def num_heads(self) -> int: ...
+    @property
+    def in_channels(self) -> int: ...
+    @property
+    def out_channels(self) -> int: ...
+    @property
+    def patch(self) -> int: ...
+    @property
+    def cut(self) -> int: ...
+    @property
+    def quantized(self) -> bool: ...
+    @property
+    def dtype(self) -> Dtype: ...
+    @property
+    def param_dtype(self) -> Dtype: ...
+    @property
+    def blocks(self) -> int:
+        """Number of blocks that there are."""
+        ...
+
+
+class OpenWeights(Protocol):
+    """Files of a network, checked whole and not read yet.
+
+    Attributes:
+      config: their architecture, with the dtype that they were opened in.
+    """
+
+    @property
+    def config(self) -> Any: ...
+
+    def cut(self, blocks: int) -> "OpenWeights":
+        """The network cut after its first blocks (0: whole); nothing else of it is then read."""
+        ...
+
+    def load(self, mesh: Mesh) -> Params:
+        """All parameters, each process reading what its devices keep."""
+        ...
+
+
+class TextEncoder(Protocol):
+    """Prompts to what a network is given."""
+
+    @property
+    def truncated(self) -> Mapping[str, int]:
+        """How many prompts so far were too long and were cut, by the name of what cut them."""
+        ...
+
+    def encode(self, prompts: Sequence[str]) -> dict[str, np.ndarray]:
+        """Float32 arrays `[n, ...]` by name: the condition of each prompt.
+
+        Raises:
+          UserError: a prompt does not fit, and is not cut.
+        """
+        ...
+
+
+class Autoencoder(Protocol):
+    """Pictures to latents and back, as functions of parameters; both are jit-compatible."""
+
+    @property
+    def reduction(self) -> int:
+        """Pixels on a side of a latent pixel."""
+        ...
+
+    @property
+    def latent_channels(self) -> int:
+        """C."""
+        ...
+
+    def encode(self, params: Params, images: jax.Array) -> jax.Array:
+        """`[B, H x reduction, W x reduction, 3]` in [-1, 1] to `[B, H, W, C]`."""
+        ...
+
+    def decode(self, params: Params, latents: jax.Array) -> jax.Array:
+        """`[B, H, W, C]` to `[B, H x reduction, W x reduction, 3]` in [-1, 1]."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Released:
+    """How a released pipeline is meant to be sampled, where nothing else says it.
+
+    Attributes:
+      shift: of the schedule that comes with it; None where none does.
+      side: of the square latents that it makes by default, in latent pixels.
+      text_length: T.
+    """
+
+    shift: float | None
+    side: int
+    text_length: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Export:
+    """A student to be written as files of other programs.
+
+    Attributes:
+      name: the export's name.
+      base: the released weights that it was distilled from: a folder, or owner/name of the hub.
+      load: gives its parameters.
+      architecture: its architecture.
+      dtype: name of the dtype of the files.
+      layouts: which of the family's layouts to write.
+      sizes: shapes of the latents in training, rows x columns.
+      square: the one of `sizes` that is nearest to a square.
+      text_length: T.
+      sigmas: noise levels, the last being 0, by the number of steps, the most steps first.
+      made: how it was made, name to value, for the model card.
+    """
+
+    name: str
+    base: str
+    load: Callable[[], Params]
+    architecture: Any
+    dtype: str
+    layouts: Sequence[str]
+    sizes: Sequence[tuple[int, int]]
+    square: tuple[int, int]
+    text_length: int
+    sigmas: Mapping[int, Sequence[float]]
+    made: Mapping[str, object]
+
+
+@dataclasses.dataclass(frozen=True)
+class Family:
+    """A kind of networks, with all that is special about it.
+
+    Attributes:
+      name: `model.family` of a config.
+      architecture: the `Architecture` of a network.
+      weight_fields: the fields of `architecture` that weights decide; the others say how to
+        compute.
+      backbone: from an architecture to the network, as a function of its parameters.
+      cut_params: `cut_params(params, shapes)` gives, of the parameters of a whole network, those
+        of one that is cut, whose shapes are given.
+      forward_flops: `forward_flops(architecture, height, width, cond)`: multiplications and
+        additions of one forward pass over one sample, for latents of these sides and arrays, or
+        shapes and dtypes, of a condition without its batch.
+      cond_shapes: `cond_shapes(architecture, text_length)`: shapes of a condition's arrays by name,
+        without the batch.
+      sides: `sides(architecture)`: what sides of latents are multiples of, and the largest; None
+        for no limit.
+      open_weights: `open_weights(place, dtype)` finds and checks the weights of a network: a
+        pipeline's folder, a file, or owner/name of the hub.
+      load_autoencoder: `load_autoencoder(place, dtype)` gives an `Autoencoder` and its parameters,
+        on the first device.
+      load_text_encoder: `load_text_encoder(place, dtype, mesh, length, batch)`, of `length` tokens,
+        encoding `batch` prompts at once.
+      released: `released(place)`: how a pipeline is meant to be sampled.
+      layouts: what `write_export` can write, by the name that a user gives: kinds of files.
+      write_export: `write_export(folder, export)` fills an existing empty folder, with a model card
+        that says how to call it. It looks at the base pipeline before it loads parameters.
+    """
+
+    name: str
+    architecture: Callable[..., Any]
+    weight_fields: tuple[str, ...]
+    backbone: Callable[[Any], Backbone]
+    cut_params: Callable[[Params, Params], Params]
+    forward_flops: Callable[[Any, int, int, Mapping[str, Any]], int]
+    cond_shapes: Callable[[Any, int], dict[str, tuple[int, ...]]]
+    sides: Callable[[Any], tuple[int, int | None]]
+    open_weights: Callable[[str | Path, Dtype], OpenWeights]
+    load_autoencoder: Callable[[str | Path, Dtype], tuple[Autoencoder, Params]]
+    load_text_encoder: Callable[[str | Path, Dtype, Mesh, int, int], TextEncoder]
+    released: Callable[[str], Released]
+    layouts: Mapping[str, tuple[str, ...]]
+    write_export: Callable[[Path, Export], None]
+
+
+def family(name: str) -> Family:
+    """The family of this name.
+
+    Raises:
+      UserError: there is none.
+    """
+    if name not in _FAMILIES:
+        raise UserError(f"model.family {name!r} is not one of {', '.join(_FAMILIES)}: use one")
+    return importlib.import_module(_FAMILIES[name]).FAMILY
+
+
+def family_of_pipeline(place: str) -> Family:
+    """The family of a released or exported pipeline.
+
+    Args:
+      place: a folder, a file, or owner/name of the hub.
+
+    Raises:
+      NotFoundError: the hub does not give it.
+      UserError: its index is damaged.
+    """
+    return family(_PIPELINES.get(pipeline_class(place), _DEFAULT))
+
+
+def family_of(config: Any) -> Family:
+    """The family of a run's networks.
+
+    Args:
+      config: the run's config.
+
+    Raises:
+      UserError: there is none of its name.
+    """
+    return family(config.model.get("family", _DEFAULT))

@@ -1,0 +1,54 @@
+"""A student as other programs read Stable Diffusion 3: files of diffusers and of ComfyUI."""
+
+import math
+from pathlib import Path
+
+import jax.numpy as jnp
+
+from ladd_jax.models.families import Export
+from ladd_jax.models.sd3.card import model_card
+from ladd_jax.models.sd3.encoder_weights import read_autoencoder_config
+from ladd_jax.models.sd3.pipeline import read_index, write_surroundings
+from ladd_jax.models.sd3.weights import save_mmdit
+from ladd_jax.weights.source import fetch_pipeline
+
+LAYOUTS = {
+    "diffusers": ("diffusers",),
+    "single": ("single",),
+    "both": ("diffusers", "single"),
+}
+"""`diffusers` is a pipeline's folder, `single` the transformer as Stability AI's single files."""
+
+
+def write_export(folder: Path, export: Export) -> None:
+    """Fills a folder with a student's files and their model card; see `Family.write_export`.
+
+    Raises:
+      NotFoundError: the base pipeline, or a component that it names, is not there.
+      UserError: the base is another pipeline, or a dtype that weights are not kept in.
+    """
+    source = fetch_pipeline(export.base)
+    read_index(source)
+    reduction = read_autoencoder_config(source).reduction
+    if "diffusers" in export.layouts:
+        write_surroundings(source, folder)
+    params = export.load()
+    dtype = jnp.dtype(export.dtype)
+    if "diffusers" in export.layouts:
+        save_mmdit(
+            folder / "transformer",
+            params,
+            export.architecture,
+            dtype,
+            sample_size=_sample_size(export),
+        )
+    if "single" in export.layouts:
+        file = folder / f"{export.name}.safetensors"
+        save_mmdit(file, params, export.architecture, dtype, "stability")
+    (folder / "README.md").write_text(model_card(export, reduction))
+
+
+def _sample_size(export: Export) -> int:
+    """Side of the square latents that a pipeline makes where nobody names a size."""
+    side = math.isqrt(math.prod(export.square))
+    return side - side % export.architecture.patch

@@ -1,0 +1,79 @@
+"""Stable Diffusion 3 and 3.5 as a family: all that `models.families` asks for."""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from jax.sharding import Mesh
+
+from ladd_jax.models.base import Params
+from ladd_jax.models.families import Family, Released
+from ladd_jax.models.layers import Dtype
+from ladd_jax.models.sd3.autoencoder import Autoencoder
+from ladd_jax.models.sd3.encoder_weights import load_autoencoder, load_text_encoders
+from ladd_jax.models.sd3.export import LAYOUTS, write_export
+from ladd_jax.models.sd3.flops import forward_flops
+from ladd_jax.models.sd3.text import CLIP_LENGTH, T5_LENGTH, SD3TextEncoder
+from ladd_jax.models.sd3.transformer import MMDiTConfig, cut_params, mmdit
+from ladd_jax.models.sd3.weights import open_mmdit
+from ladd_jax.weights.source import fetch_pipeline, find
+
+_HOW_TO_COMPUTE = ("remat", "unroll", "cut", "quantized", "dtype", "param_dtype")
+
+
+def _flops(config: MMDiTConfig, height: int, width: int, cond: Mapping[str, Any]) -> int:
+    return forward_flops(config, height, width, cond["context"].shape[-2])
+
+
+def _cond_shapes(config: MMDiTConfig, text_length: int) -> dict[str, tuple[int, ...]]:
+    return {"context": (text_length, config.context_width), "pooled": (config.pooled_width,)}
+
+
+def _sides(config: MMDiTConfig) -> tuple[int, int]:
+    return config.patch, config.patch * config.position_table
+
+
+def _text_encoder(
+    place: str | Path, dtype: Dtype, mesh: Mesh, length: int, batch: int
+) -> SD3TextEncoder:
+    return load_text_encoders(
+        fetch_pipeline(place), dtype, mesh, t5_length=length - CLIP_LENGTH, batch=batch
+    )
+
+
+def _autoencoder(place: str | Path, dtype: Dtype) -> tuple[Autoencoder, Params]:
+    return load_autoencoder(fetch_pipeline(place), dtype)
+
+
+def _released(place: str) -> Released:
+    scheduler = fetch_pipeline(place) / "scheduler" / "scheduler_config.json"
+    shift = json.loads(scheduler.read_text()).get("shift") if scheduler.is_file() else None
+    file = find(place).config
+    values = json.loads(file.read_text()) if file else {}
+    return Released(
+        shift=None if shift is None else float(shift),
+        side=values.get("sample_size", 128),
+        text_length=CLIP_LENGTH + T5_LENGTH,
+    )
+
+
+FAMILY = Family(
+    name="sd3",
+    architecture=MMDiTConfig,
+    weight_fields=tuple(
+        field.name for field in dataclasses.fields(MMDiTConfig) if field.name not in _HOW_TO_COMPUTE
+    ),
+    backbone=mmdit,
+    cut_params=cut_params,
+    forward_flops=_flops,
+    cond_shapes=_cond_shapes,
+    sides=_sides,
+    open_weights=open_mmdit,
+    load_autoencoder=_autoencoder,
+    load_text_encoder=_text_encoder,
+    released=_released,
+    layouts=LAYOUTS,
+    write_export=write_export,
+)

@@ -1,0 +1,1 @@
+"""Critics: what tells real from fake."""

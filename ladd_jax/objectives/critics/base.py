@@ -1,0 +1,100 @@
+"""What LADD asks of a critic.
+
+A critic looks at clean latents that it re-noises itself, or decodes, or takes as they are. Its K
+heads are trained; whatever they stand on is frozen and comes in `frozen`.
+
+B batch, H W latent grid, C channels, K heads.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
+
+import jax
+
+from ladd_jax.models.base import Cond, Model, Params
+from ladd_jax.objectives.adversarial import Head, HeadLoss, Statistics
+
+
+class Noise(NamedTuple):
+    """What latents are re-noised with.
+
+    Attributes:
+      eps: `[B, H, W, C]`.
+      t_hat: float32 `[B]`.
+    """
+
+    eps: jax.Array
+    t_hat: jax.Array
+
+
+class Opened(Protocol):
+    """Latents as the critic sees them, with the way back to them; belongs to one trace.
+
+    Attributes:
+      features: what the heads read, a leading axis K first, for terms that compare features.
+    """
+
+    @property
+    def features(self) -> jax.Array:
+        """What the heads read, `[K, B, ...]`."""
+        ...
+
+    def judge(self, heads: Params, loss: HeadLoss) -> tuple[Params, Statistics]:
+        """Gradient of the heads for the mean of their losses, and statistics `[K, ...]`."""
+        ...
+
+    def back(
+        self, heads: Params, loss: Callable[[Head, jax.Array], jax.Array]
+    ) -> tuple[jax.Array, jax.Array]:
+        """Mean over the heads of `loss(head, inputs)`, and its gradient at the latents."""
+        ...
+
+    def pull(self, features_bar: jax.Array) -> jax.Array:
+        """The gradient at the latents of a gradient at `features`."""
+        ...
+
+    def x_0(self) -> jax.Array:
+        """The frozen network's own prediction of x_0 from the re-noised latents, `[B, H, W, C]`.
+
+        A constant for the student.
+        """
+        ...
+
+
+class Critic(Protocol):
+    """Tells real from fake."""
+
+    @property
+    def heads(self) -> Model:
+        """The trainable parameters: shapes, axes, initialisation."""
+        ...
+
+    @property
+    def networks(self) -> dict[str, Model]:
+        """The frozen networks that the heads stand on, by the name of their tree in `frozen`."""
+        ...
+
+    def judge(
+        self,
+        heads: Params,
+        frozen: dict[str, Any],
+        x_0: jax.Array,
+        noise: Noise,
+        cond: Cond,
+        loss: HeadLoss,
+    ) -> tuple[Params, Statistics]:
+        """Gradient of the heads and statistics `[K, ...]` on latents; forward alone, keeps nothing.
+
+        Args:
+          heads: the trainable parameters.
+          frozen: trees that training never changes, by name.
+          x_0: latents `[B, H, W, C]`, constants here.
+          noise: what they are re-noised with.
+          cond: what belongs to them.
+          loss: of each head; the mean over heads is differentiated.
+        """
+        ...
+
+    def open(self, frozen: dict[str, Any], x_0: jax.Array, noise: Noise, cond: Cond) -> Opened:
+        """The latents' features, kept once, and the way back to the latents."""
+        ...

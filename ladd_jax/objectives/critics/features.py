@@ -1,0 +1,192 @@
+"""The paper's critic: heads on the blocks of the frozen teacher, which sees re-noised latents.
+
+B batch, H W latent grid, C channels, h w token grid, N = hw, D width, L blocks, K heads.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from ladd_jax.diffusion.flow import interpolate, predict_x0
+from ladd_jax.errors import UserError
+from ladd_jax.models.base import Backbone, Cond, Model, Params
+from ladd_jax.objectives.adversarial import Head, HeadLoss, Statistics
+from ladd_jax.objectives.critics.base import Noise
+
+
+@dataclasses.dataclass(frozen=True)
+class FeatureCritic:
+    """Independent heads on the image tokens after the teacher's blocks.
+
+    Attributes:
+      teacher: the network under the heads; its parameters are `frozen["teacher"]`. Cut after the
+        last hooked block it has no velocity.
+      head: one head, `head(params, tokens, grid, t_hat, condition) -> logits [B, h, w]`.
+      heads: their stack, one for each hooked block, under the name `heads`.
+      hooked_blocks: blocks with a head; empty is all of them, as in the paper.
+    """
+
+    teacher: Backbone
+    head: Model
+    heads: Model
+    hooked_blocks: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        for block in self.hooked:
+            if not 0 <= block < self.teacher.blocks:
+                raise UserError(
+                    f"hooked_blocks names block {block} of a teacher of {self.teacher.blocks}: "
+                    f"use blocks 0 to {self.teacher.blocks - 1}"
+                )
+
+    @property
+    def hooked(self) -> tuple[int, ...]:
+        """Blocks with a head, in order of depth."""
+        return tuple(sorted(set(self.hooked_blocks))) or tuple(range(self.teacher.blocks))
+
+    @property
+    def networks(self) -> dict[str, Model]:
+        """See `Critic.networks`."""
+        return {"teacher": self.teacher}
+
+    def judge(
+        self,
+        heads: Params,
+        frozen: dict[str, Any],
+        x_0: jax.Array,
+        noise: Noise,
+        cond: Cond,
+        loss: HeadLoss,
+    ) -> tuple[Params, Statistics]:
+        """See `Critic.judge`.
+
+        Each head runs inside the teacher's scan, as soon as its features exist, so that none are
+        kept: the loss is a sum over blocks.
+        """
+        blocks = self.teacher.blocks
+        slots = [self.hooked.index(b) if b in self.hooked else -1 for b in range(blocks)]
+        at_head = self._at_head(x_0, noise, cond)
+
+        def one(slot: jax.Array, tokens: jax.Array) -> Any:
+            params = jax.tree.map(lambda leaf: leaf[slot], heads["heads"])
+            return jax.grad(self._of(loss, at_head), has_aux=True)(params, tokens)
+
+        def tap(block: jax.Array, tokens: jax.Array) -> Any:
+            tokens = jax.lax.stop_gradient(tokens)
+            if len(self.hooked) == blocks:
+                return one(block, tokens)
+            slot = jnp.asarray(slots)[block]
+            empty = jax.tree.map(
+                lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(one, slot, tokens)
+            )
+            return jax.lax.cond(slot >= 0, one, lambda *_: empty, slot, tokens)
+
+        x_t_hat = jax.lax.stop_gradient(interpolate(x_0, noise.eps, noise.t_hat))
+        _, results = self.teacher(frozen["teacher"], x_t_hat, noise.t_hat, cond, tap=tap)
+        if len(self.hooked) != blocks:
+            results = jax.tree.map(lambda leaf: leaf[jnp.asarray(self.hooked)], results)
+        gradient, statistics = results
+        return {"heads": gradient}, statistics
+
+    def open(
+        self, frozen: dict[str, Any], x_0: jax.Array, noise: Noise, cond: Cond
+    ) -> "OpenedFeatures":
+        """See `Critic.open`: one pass of the teacher, with the way back through it."""
+        x_t_hat, renoise_vjp = jax.vjp(lambda x: interpolate(x, noise.eps, noise.t_hat), x_0)
+        v, tokens, teacher_vjp = self.teacher.features_vjp(
+            frozen["teacher"], x_t_hat, noise.t_hat, cond
+        )
+
+        def back(tokens_bar: jax.Array) -> jax.Array:
+            (x_0_bar,) = renoise_vjp(teacher_vjp(tokens_bar))
+            return x_0_bar
+
+        at_head = self._at_head(x_0, noise, cond)
+        return OpenedFeatures(self, at_head, x_t_hat, noise.t_hat, v, tokens, back)
+
+    def _at_head(self, x_0: jax.Array, noise: Noise, cond: Cond) -> Callable[[Params], Head]:
+        """From one head's parameters to that head as a function of its tokens."""
+        grid, summary = self.teacher.grid(x_0), self.teacher.summary(cond)
+        return lambda params: lambda tokens: self.head(params, tokens, grid, noise.t_hat, summary)
+
+    def _of(self, loss: HeadLoss, at_head: Callable[[Params], Head]) -> Callable[..., Any]:
+        """A head's share in the mean of the heads' losses, of its parameters and its tokens."""
+
+        def share(params: Params, tokens: jax.Array) -> tuple[jax.Array, Statistics]:
+            value, statistics = loss(at_head(params), tokens)
+            return value / len(self.hooked), statistics
+
+        return share
+
+
+@dataclasses.dataclass(frozen=True)
+class OpenedFeatures:
+    """Latents as image tokens of the teacher: see `Opened`.
+
+    Attributes:
+      critic: whose heads read them.
+      at_head: from one head's parameters to that head as a function of its tokens.
+      x_t_hat: the re-noised latents `[B, H, W, C]`.
+      t_hat: their times `[B]`.
+      v: the teacher's velocity there, None where it is cut.
+      tokens: before the first block and after each, `[L + 1, B, N, D]`.
+      tokens_vjp: from a gradient at `tokens` to one at the latents.
+    """
+
+    critic: FeatureCritic
+    at_head: Callable[[Params], Head]
+    x_t_hat: jax.Array
+    t_hat: jax.Array
+    v: jax.Array | None
+    tokens: jax.Array
+    tokens_vjp: Callable[[jax.Array], jax.Array]
+
+    @property
+    def features(self) -> jax.Array:
+        """Tokens after the hooked blocks, `[K, B, N, D]`."""
+        return self.tokens[jnp.asarray(self.critic.hooked) + 1]
+
+    def judge(self, heads: Params, loss: HeadLoss) -> tuple[Params, Statistics]:
+        """See `Opened.judge`."""
+        share = self.critic._of(loss, self.at_head)
+
+        def body(_: None, head_and_block: Any) -> tuple[None, Any]:
+            params, block = head_and_block
+            return None, jax.grad(share, has_aux=True)(params, self.tokens[block + 1])
+
+        _, (gradient, statistics) = jax.lax.scan(
+            body, None, (heads["heads"], jnp.asarray(self.critic.hooked))
+        )
+        return {"heads": gradient}, statistics
+
+    def back(
+        self, heads: Params, loss: Callable[[Head, jax.Array], jax.Array]
+    ) -> tuple[jax.Array, jax.Array]:
+        """See `Opened.back`: through the heads, then through the teacher's activations."""
+        hooked = self.critic.hooked
+
+        def share(params: Params, tokens: jax.Array) -> jax.Array:
+            return loss(self.at_head(params), tokens) / len(hooked)
+
+        def body(tokens_bar: jax.Array, head_and_block: Any) -> tuple[jax.Array, jax.Array]:
+            params, block = head_and_block
+            value, bar = jax.value_and_grad(share, argnums=1)(params, self.tokens[block + 1])
+            return jax.lax.dynamic_update_index_in_dim(tokens_bar, bar, block + 1, 0), value
+
+        tokens_bar, values = jax.lax.scan(
+            body, jnp.zeros_like(self.tokens), (heads["heads"], jnp.asarray(hooked))
+        )
+        return jnp.sum(values), self.tokens_vjp(tokens_bar)
+
+    def pull(self, features_bar: jax.Array) -> jax.Array:
+        """See `Opened.pull`."""
+        places = jnp.asarray(self.critic.hooked) + 1
+        return self.tokens_vjp(jnp.zeros_like(self.tokens).at[places].set(features_bar))
+
+    def x_0(self) -> jax.Array:
+        """See `Opened.x_0`."""
+        assert self.v is not None, "a teacher that is cut predicts no x_0"
+        return jax.lax.stop_gradient(predict_x0(self.x_t_hat, self.v, self.t_hat))

@@ -1,0 +1,75 @@
+"""What LADD's passes through the networks are given and give back.
+
+B batch, H W latent grid, C channels, K heads.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+
+from ladd_jax.models.base import Cond, Params
+from ladd_jax.objectives.adversarial import Statistics
+from ladd_jax.objectives.base import Metrics
+from ladd_jax.objectives.critics.base import Noise
+
+
+class Drawn(NamedTuple):
+    """A batch with all that is drawn for it, before any of it is split.
+
+    Attributes:
+      x_0: latents of the data `[B, H, W, C]`.
+      cond: what belongs to them, arrays `[B, ...]`.
+      x_t: what the student is given `[B, H, W, C]`.
+      t: at which time, float32 `[B]`.
+      fake: noise for the student's samples.
+      real: noise for the data.
+      misaligned: for pairs of latents and another sample's cond, where there are any: that cond,
+        and the pair's weight `[B]`, whose mean over the batch is 1.
+    """
+
+    x_0: jax.Array
+    cond: Cond
+    x_t: jax.Array
+    t: jax.Array
+    fake: Noise
+    real: Noise
+    misaligned: tuple[Cond, jax.Array] | None
+
+
+class Heads(NamedTuple):
+    """The critic's trainable parameters, and the state of their optimizer."""
+
+    params: Params
+    optimizer: Any
+
+
+class Verdict(NamedTuple):
+    """How the heads judged a batch.
+
+    Attributes:
+      gradient: the heads' gradient.
+      statistics: of each head `[K]`, on fake and on real samples.
+      accuracy: share of correct locations `[B, 2, K]`, of the fake sample and of the real one.
+    """
+
+    gradient: Params
+    statistics: tuple[Statistics, Statistics]
+    accuracy: jax.Array
+
+
+class Passes(NamedTuple):
+    """What the passes through the networks give, whatever their order.
+
+    Attributes:
+      student_gradient: gradient of the student's loss.
+      losses: the student's losses, by metric.
+      x0_hat: the student's predictions `[B, H, W, C]`.
+      heads: after all of their updates.
+      verdict: by the heads before the update that shares the student's noise.
+    """
+
+    student_gradient: Params
+    losses: Metrics
+    x0_hat: jax.Array
+    heads: Heads
+    verdict: Verdict

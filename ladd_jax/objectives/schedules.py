@@ -1,0 +1,128 @@
+"""Orders of LADD's passes other than one update of the heads, then one of the student.
+
+Further updates of the heads add forward passes. A batch in several micro-batches knows its updated
+heads only after all of them: either the generator sees them in a second pass, or it sees the heads
+from before the step.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+import jax
+
+from ladd_jax.models.base import Params
+from ladd_jax.objectives.accumulation import accumulate
+from ladd_jax.objectives.base import Metrics, TrainState
+from ladd_jax.objectives.passes import Drawn, Heads, Passes, Verdict
+
+if TYPE_CHECKING:
+    from ladd_jax.objectives.ladd import LADD
+
+Frozen = dict[str, Any]
+
+
+def update_heads(
+    ladd: "LADD",
+    heads: Heads,
+    state: TrainState,
+    frozen: Frozen,
+    drawn: Drawn,
+    x0_hat: jax.Array,
+    keys: jax.Array,
+) -> Heads:
+    """Heads after one update for each key, each on fresh re-noising, forward passes alone.
+
+    Args:
+      ladd: the objective.
+      heads: before these updates.
+      state: of the step.
+      frozen: what the critic reads.
+      drawn: the batch.
+      x0_hat: the student's predictions.
+      keys: raw PRNG keys `[n, 2]`; n may be 0.
+    """
+    if not len(keys):
+        return heads
+
+    def update(heads: Heads, key: jax.Array) -> tuple[Heads, None]:
+        fake, real = ladd.renoise(key, drawn.x_0)
+        again = drawn._replace(fake=fake, real=real)
+        verdict = _judge(ladd, heads.params, state.step, frozen, again, x0_hat)
+        return ladd.apply(heads, verdict.gradient), None
+
+    return jax.lax.scan(update, heads, keys)[0]
+
+
+def in_micro_batches(
+    ladd: "LADD", state: TrainState, frozen: Frozen, drawn: Drawn, further: jax.Array
+) -> Passes:
+    """The passes of a step in `ladd.accumulation` micro-batches, one after another."""
+    if ladd.accumulated_heads == "updated":
+        return _in_two_passes(ladd, state, frozen, drawn, further)
+    return _through_heads_before(ladd, state, frozen, drawn, further)
+
+
+def _in_two_passes(
+    ladd: "LADD", state: TrainState, frozen: Frozen, drawn: Drawn, further: jax.Array
+) -> Passes:
+    """All micro-batches for the heads, then again for the generator: the same update."""
+
+    def predict(drawn: Drawn) -> tuple[Any, Any, jax.Array]:
+        return (), (), ladd.predict(state.params, drawn)
+
+    _, _, x0_hat = accumulate(predict, drawn, ladd.accumulation, ())
+    heads = Heads(state.heads, state.heads_optimizer)
+    heads = update_heads(ladd, heads, state, frozen, drawn, x0_hat, further)
+    verdict = _judge(ladd, heads.params, state.step, frozen, drawn, x0_hat)
+    heads = ladd.apply(heads, verdict.gradient)
+
+    def generate(drawn: Drawn) -> tuple[Params, Metrics, Any]:
+        x0_hat, student_vjp = jax.vjp(lambda params: ladd.predict(params, drawn), state.params)
+        fake, real = ladd.open(frozen, drawn, x0_hat)
+        x0_bar, losses = ladd.student_loss(heads.params, drawn, x0_hat, fake, real)
+        return student_vjp(x0_bar)[0], losses, ()
+
+    gradient, losses, _ = accumulate(generate, drawn, ladd.accumulation, ladd.student)
+    return Passes(gradient, losses, x0_hat, heads, verdict)
+
+
+def _through_heads_before(
+    ladd: "LADD", state: TrainState, frozen: Frozen, drawn: Drawn, further: jax.Array
+) -> Passes:
+    """All micro-batches for heads and generator at once: it sees the heads from before the step.
+
+    The update of the heads that shares the generator's fake pass comes first, the others after.
+    """
+
+    def part(drawn: Drawn) -> tuple[Any, Any, Any]:
+        x0_hat, student_vjp = jax.vjp(lambda params: ladd.predict(params, drawn), state.params)
+        fake, real = ladd.open(frozen, drawn, x0_hat)
+        verdict = ladd.judge(state.heads, state.step, frozen, drawn, x0_hat, fake, real)
+        x0_bar, losses = ladd.student_loss(state.heads, drawn, x0_hat, fake, real)
+        (gradient,) = student_vjp(x0_bar)
+        return (
+            (gradient, verdict.gradient), (losses, verdict.statistics), (x0_hat, verdict.accuracy)
+        )  # fmt: skip
+
+    (gradient, heads_gradient), (losses, statistics), (x0_hat, accuracy) = accumulate(
+        part, drawn, ladd.accumulation, (ladd.student, ladd.critic.heads)
+    )
+    heads = ladd.apply(Heads(state.heads, state.heads_optimizer), heads_gradient)
+    heads = update_heads(ladd, heads, state, frozen, drawn, x0_hat, further)
+    verdict = Verdict(heads_gradient, statistics, accuracy)
+    return Passes(gradient, losses, x0_hat, heads, verdict)
+
+
+def _judge(
+    ladd: "LADD",
+    heads: Params,
+    step: jax.Array,
+    frozen: Frozen,
+    drawn: Drawn,
+    x0_hat: jax.Array,
+) -> Verdict:
+    """`LADD.judge` on all micro-batches, forward alone."""
+
+    def part(item: tuple[Drawn, jax.Array]) -> tuple[Any, Any, Any]:
+        return ladd.judge(heads, step, frozen, *item)
+
+    return Verdict(*accumulate(part, (drawn, x0_hat), ladd.accumulation, ladd.critic.heads))

@@ -1,0 +1,26 @@
+"""Terms of the student's loss, one small file each.
+
+To add one, write its file, give it an entry in `TERMS`, and give `LADDSettings` its fields.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from ladd_jax.objectives.adversarial import ADVERSARIAL_LOSSES
+from ladd_jax.objectives.terms.adversarial import Adversarial
+from ladd_jax.objectives.terms.base import Term
+from ladd_jax.objectives.terms.distillation import Distillation
+
+TERMS: dict[str, Callable[[Any], Term | None]] = {
+    "adversarial": lambda settings: Adversarial(ADVERSARIAL_LOSSES[settings.loss]),
+    "distillation": lambda settings: (
+        Distillation(settings.distillation_weight) if settings.distillation_weight else None
+    ),
+}
+"""By name, from `LADDSettings` to a term, or to None where the settings leave it out."""
+
+
+def terms_of(settings: Any) -> tuple[Term, ...]:
+    """The terms that `LADDSettings` name, in the order of the table."""
+    made = (make(settings) for make in TERMS.values())
+    return tuple(term for term in made if term is not None)

@@ -1,0 +1,31 @@
+"""ADD's distillation term (Sauer et al. 2023, equation 4): near to the teacher's own x_0."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from ladd_jax.diffusion.flow import expand
+from ladd_jax.objectives.terms.base import VELOCITY, Seen
+
+
+@dataclasses.dataclass(frozen=True)
+class Distillation:
+    """Squared distance to the x_0 that the teacher predicts from the re-noised sample.
+
+    It is weighted by 1 - t_hat, less where the teacher sees more noise.
+    """
+
+    weight: float
+    name: str = "distillation"
+    needs: frozenset[str] = frozenset({VELOCITY})
+
+    def __call__(self, seen: Seen) -> tuple[jax.Array, jax.Array]:
+        """See `Term`."""
+        teacher_x0 = seen.fake.x_0()
+
+        def distance(x0_hat: jax.Array) -> jax.Array:
+            weight = expand(1 - seen.noise.t_hat, x0_hat)
+            return jnp.mean(weight * jnp.square(x0_hat - teacher_x0))
+
+        return jax.value_and_grad(distance)(seen.x0_hat)

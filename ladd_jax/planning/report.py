@@ -1,0 +1,75 @@
+"""The plan in words, on the terminal."""
+
+from typing import Any
+
+from ladd_jax.data.buckets import Bucket
+from ladd_jax.models.base import parameter_count
+from ladd_jax.planning.job import Job
+
+_GIB = 2**30
+
+
+def headline(job: Job, topology: str, slices: int, batch_size: int) -> str:
+    """Chips, mesh, batch and networks in one line.
+
+    Args:
+      job: what is planned.
+      topology: name of one slice, or of the GPUs.
+      slices: how many slices there are.
+      batch_size: images in a global batch.
+    """
+    sizes = " x ".join(f"{axis}={size}" for axis, size in job.mesh.shape.items())
+    student, teacher = (
+        parameter_count(model) / 1e9
+        for model in (job.objective.student, *job.objective.critic.networks.values())
+    )
+    return (
+        f"{topology}{f' x {slices} slices' if slices > 1 else ''}: {job.chips} x {job.chip.name}, "
+        f"mesh {sizes}, batch {batch_size}, "
+        f"{student:.2f} B parameters of the student, {teacher:.2f} B of the teacher"
+    )
+
+
+def print_entry(job: Job, entry: dict[str, Any]) -> None:
+    """Prints a bucket's entry, made by `bucket_entry`."""
+    hbm = entry["hbm"]
+    total = hbm["arguments"] + hbm["temporaries"]
+    free = hbm["free_fraction"]
+    verdict = (
+        f"fits, {free:.0%} free"
+        if hbm["fits"]
+        else (f"does not fit, {(total - hbm['capacity']) / _GIB:.1f} GiB too many")
+    )
+    rows, columns = Bucket.parse(entry["shape"]).image_size()
+    print(f"\n{entry['shape']} ({rows} x {columns} pixels), compiled in {entry['compile_s']:.0f} s")
+    print(
+        f"  memory       {hbm['arguments'] / _GIB:.1f} GiB arguments + "
+        f"{hbm['temporaries'] / _GIB:.1f} temporaries = {total / _GIB:.1f} of "
+        f"{hbm['capacity'] / _GIB:.1f} a chip: {verdict}"
+    )
+    if "compiled_flops" not in entry:
+        print("  the compiler stops where a program does not fit: no more is known")
+        return
+    print(
+        f"  FLOPs        {entry['model_flops']:.3g} of the model, "
+        f"{entry['compiled_flops']:.3g} compiled: {entry['compiled_over_model_flops']:.2f} x"
+    )
+    for item in entry["collectives"]:
+        print(
+            f"  {item['kind']:<18} over {'+'.join(item['axes']) or 'none':<12} "
+            f"{item['of']:<10} {item['bytes'] / _GIB:8.3f} GiB sent, {item['times']:5.0f} times, "
+            f"{item['largest'] / 2**20:8.2f} MiB at most"
+            + (f", {item['dcn_bytes'] / _GIB:.3f} GiB over DCN" if item["dcn_bytes"] else "")
+        )
+    roofline = entry["roofline_s"]
+    slowest = max(roofline, key=roofline.get)
+    print(
+        "  roofline     " + ", ".join(f"{name} {value:.3f} s" for name, value in roofline.items())
+    )
+    if entry["not_counted"]:
+        print(f"  not counted  {', '.join(entry['not_counted'])}")
+    print(
+        f"  at {job.utilisation:.0%} of {slowest}: {entry['step_s']:.2f} s a step, "
+        f"{entry['images_per_second']:.1f} images/s, {job.config.distil.steps} steps in "
+        f"{entry['hours']:.1f} h"
+    )

@@ -1,0 +1,150 @@
+"""Parameters from the tensors of files, and back to them, by the layout of a network.
+
+Each process reads the parts of tensors that its own devices keep, one tensor at a time.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from ladd_jax.errors import UserError
+from ladd_jax.models.base import Params
+from ladd_jax.parallel.mesh import parameter_shardings
+from ladd_jax.weights.files import StoredTensor
+from ladd_jax.weights.layout import Bounds, Leaf, Piece, Shape, Tree, tensor_shapes
+
+
+def bounds(index: tuple[slice, ...], shape: Shape) -> Bounds:
+    """A shard's index, as shardings give it, in numbers."""
+    return tuple(part.indices(size)[:2] for part, size in zip(index, shape, strict=True))
+
+
+def read_shards(
+    pieces: Sequence[Piece],
+    boxes: Sequence[Bounds],
+    tensors: Callable[[str], np.ndarray],
+    dtype: Any,
+) -> list[np.ndarray]:
+    """Shards of one parameter, with each tensor mapped once for all of them.
+
+    Args:
+      pieces: the parameter's pieces.
+      boxes: bounds of the shards.
+      tensors: from names to arrays; the reference is dropped before the next is asked for.
+      dtype: the shards' dtype.
+    """
+    shards = [np.empty([stop - start for start, stop in box], dtype) for box in boxes]
+    for piece in pieces:
+        overlaps = [piece.overlap(box) for box in boxes]
+        if any(overlaps):
+            part = piece.read(tensors(piece.name))
+            for shard, overlap in zip(shards, overlaps, strict=True):
+                if overlap:
+                    shard[overlap[0]] = part[overlap[1]]
+            del part
+    return shards
+
+
+def check_tensors(
+    source: Path,
+    tensors: Mapping[str, StoredTensor],
+    layout: Tree,
+    shapes: Tree,
+    ignored: frozenset[str] = frozenset(),
+) -> None:
+    """Raises UserError where tensors are not exactly those of a network.
+
+    Args:
+      source: the tensors' file or folder, for messages.
+      tensors: the file's tensors by name.
+      layout: the network's tree of leaves.
+      shapes: the network's shapes.
+      ignored: names that may be there and are not needed.
+    """
+    # What a layer is called does not depend on its shape, which may be of no use to its leaf.
+    wanted = {name for leaf in jax.tree.leaves(layout) for name in leaf.names}
+    for kind, names in (
+        ("lacks", wanted - tensors.keys()),
+        ("has the unknown", tensors.keys() - wanted - ignored),
+    ):
+        if names:
+            first = sorted(names)[0]
+            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+            raise UserError(
+                f"{source} {kind} tensor {first}{more}: use the files of one model, complete"
+            )
+    for name, shape in tensor_shapes(layout, shapes).items():
+        if tensors[name].shape != shape:
+            raise UserError(
+                f"tensor {name} in {source} is {list(tensors[name].shape)} and the network "
+                f"makes it {list(shape)}: use the files of one model"
+            )
+        tensors[name].check()
+
+
+def load(
+    tensors: Mapping[str, StoredTensor],
+    layout: Tree,
+    shapes: Params,
+    axes: Params,
+    mesh: Mesh | None = None,
+) -> Params:
+    """A network's parameters, of which each process reads what its devices keep.
+
+    Args:
+      tensors: what `check_tensors` found to be the network's.
+      layout: the network's tree of leaves.
+      shapes: the network's shapes and dtypes.
+      axes: the network's logical axes.
+      mesh: the mesh that they are sharded over; without it they are on the first device.
+    """
+
+    def read(leaf: Leaf, shape: jax.ShapeDtypeStruct, sharding: Any = None) -> jax.Array:
+        pieces = leaf.pieces(shape.shape)
+
+        def shards(boxes: Sequence[Bounds]) -> list[np.ndarray]:
+            return read_shards(pieces, boxes, lambda name: tensors[name].map(), shape.dtype)
+
+        if sharding is None:
+            return jnp.asarray(shards([tuple((0, size) for size in shape.shape)])[0])
+        places = {
+            device: bounds(index, shape.shape)
+            for device, index in sharding.addressable_devices_indices_map(shape.shape).items()
+        }
+        # Replicas are read once.
+        unique = list(dict.fromkeys(places.values()))
+        read_once = dict(zip(unique, shards(unique), strict=True))
+        arrays = [jax.device_put(read_once[box], device) for device, box in places.items()]
+        return jax.make_array_from_single_device_arrays(
+            shape.shape, sharding, arrays, dtype=shape.dtype
+        )
+
+    if mesh is None:
+        return jax.tree.map(read, layout, shapes)
+    return jax.tree.map(read, layout, shapes, parameter_shardings(mesh, shapes, axes))
+
+
+def write_tensors(
+    layout: Tree,
+    params: Params,
+    dtype: Any,
+    whole: Callable[[Any], np.ndarray] = np.asarray,
+) -> Iterator[np.ndarray]:
+    """The file's tensors, in the order of `tensor_shapes`.
+
+    Args:
+      layout: the network's tree of leaves.
+      params: the network's parameters.
+      dtype: the tensors' dtype.
+      whole: from a parameter to its array, asked for once.
+    """
+    for leaf, parameter in zip(jax.tree.leaves(layout), jax.tree.leaves(params), strict=True):
+        array = whole(parameter)
+        for piece in leaf.pieces(array.shape):
+            index = tuple(piece.at.get(axis, slice(None)) for axis in range(array.ndim))
+            yield np.ascontiguousarray(piece.write(array[index].astype(dtype)))
