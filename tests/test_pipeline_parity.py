@@ -48,9 +48,6 @@ def test_pictures_from_the_same_noise_prompt_and_sigmas_are_those_of_diffusers(
     transformer = load_mmdit(tmp_path, jnp.float32)
     autoencoder, params = load_autoencoder(tmp_path, jnp.float32)
 
-    cond = {"context": context, "pooled": pooled}
-    null = {"context": null_context, "pooled": null_pooled}
-
     @jax.jit
     def sample(transformer_params, params, noise):
         def model(*arguments):
