@@ -16,7 +16,10 @@ setup(
     long_description=_README.read_text() if _README.exists() else "",
     long_description_content_type="text/markdown",
     license="Apache-2.0",
-    packages=find_packages(include=["ladd_jax", "ladd_jax.*"]),
+    # In a checkout the configs stand at the top; a wheel carries them, for --config=NAME.
+    packages=[*find_packages(include=["ladd_jax", "ladd_jax.*"]), "ladd_jax.configs"],
+    package_dir={"ladd_jax": "ladd_jax", "ladd_jax.configs": "configs"},
+    package_data={"ladd_jax": ["py.typed"]},
     python_requires=">=3.11",
     install_requires=[
         "absl-py>=2.1",
@@ -46,14 +49,17 @@ setup(
         "cuda": ["jax[cuda12]>=0.10,<0.12"],
         "int8": ["qwix>=0.1.8"],
         "plan": ["libtpu"],
+        "docs": ["mkdocs>=1.6", "mkdocs-material>=9.6", "mkdocstrings[python]>=1.0"],
         "test": [
             "diffusers>=0.36",
             "hypothesis>=6.100",
+            "import-linter>=2.5",
             "jsonschema>=4.23",
             # Some tests compile for TPUs.
             'libtpu; sys_platform == "linux" and platform_machine == "x86_64"',
             "mypy>=1.15",
             "pytest>=8.3",
+            "pytest-cov>=6.0",
             "pytest-xdist>=3.6",
             "PyYAML>=6.0",
             "qwix>=0.1.8",

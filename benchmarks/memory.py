@@ -35,23 +35,28 @@ def main(_: list[str]) -> None:
     read_architectures(_CONFIG.value)
     config = typed(_CONFIG.value)
     objective = objectives.ladd(config)
-    teacher = objective.teacher.shapes
+    frozen = {name: network.shapes for name, network in objective.critic.networks.items()}
     state = jax.eval_shape(objective.init, jax.random.PRNGKey(0), objective.student.shapes)
     bucket = max(map(Bucket.parse, config.data.buckets), key=lambda b: b.height * b.width)
     b, data = _BATCH.value, config.data
-    shapes = {
-        "latents": (b, bucket.height, bucket.width, config.model.channels),
-        "context": (b, data.text_length, data.text_width),
-        "pooled": (b, data.pooled_width),
+
+    def array(*shape: int) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((b, *shape), jnp.float32)
+
+    batch = {
+        "latents": array(bucket.height, bucket.width, config.model.channels),
+        "cond": {
+            "context": array(data.text_length, data.text_width),
+            "pooled": array(data.pooled_width),
+        },
     }
-    batch = {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in shapes.items()}
     start = time.monotonic()
-    program = jax.jit(objective.step, donate_argnums=0).lower(state, teacher, batch)
+    program = jax.jit(objective.step, donate_argnums=0).lower(state, frozen, batch)
     analysis = program.compile().memory_analysis()
     arguments, temporaries = analysis.argument_size_in_bytes, analysis.temp_size_in_bytes
     total = (arguments + temporaries) / 1e9
     parts = {
-        "student": state.params, "average": state.ema, "teacher": teacher,
+        "student": state.params, "average": state.ema, "teacher": frozen,
         "optimizer": state.optimizer, "heads with optimizer": (state.heads, state.heads_optimizer),
         "batch": batch,
     }  # fmt: skip

@@ -34,12 +34,17 @@ _DEFAULT = "sd3"
 class Architecture(Protocol):
     """Sizes and dtypes of a network: a frozen dataclass, which refuses what does not fit.
 
+    A config gives the fields that its section `model` has under the same name, the channels, the
+    widths of the text and the dtypes; the others keep their defaults.
+
     Attributes:
       depth: number of blocks of the whole network.
       width: features of an image token.
       num_heads: attention heads.
       in_channels: latent channels read.
       out_channels: latent channels of the velocity, C.
+      context_width: features of a text token.
+      pooled_width: length of the vector that sums up the text.
       patch: side of a patch in latent pixels.
       cut: 0, or the number of blocks that there are: what follows is left out.
       quantized: whether the kernels of the blocks are int8.
@@ -57,6 +62,10 @@ class Architecture(Protocol):
     def in_channels(self) -> int: ...
     @property
     def out_channels(self) -> int: ...
+    @property
+    def context_width(self) -> int: ...
+    @property
+    def pooled_width(self) -> int: ...
     @property
     def patch(self) -> int: ...
     @property
@@ -183,7 +192,7 @@ class Family:
 
     Attributes:
       name: `model.family` of a config.
-      architecture: the `Architecture` of a network.
+      architecture: the class of its architectures, see `Architecture`.
       weight_fields: the fields of `architecture` that weights decide; the others say how to
         compute.
       backbone: `backbone(architecture)`: the network as a function of its parameters.
@@ -209,7 +218,7 @@ class Family:
     """
 
     name: str
-    architecture: Callable[..., Any]
+    architecture: Callable[..., Architecture]
     weight_fields: tuple[str, ...]
     backbone: Callable[[Any], Backbone]
     cut_params: Callable[[Params, Params], Params]

@@ -44,26 +44,26 @@ def train(
     """Trains from `state.step` to `steps`.
 
     Args:
-      name: shown on the progress bar.
-      objective: its `step` is compiled for each bucket before the first step; the state is
-        donated.
-      state: where to start; its buffers are consumed.
-      shardings: of the state.
+      name: name on the progress bar.
+      objective: the training target; its `step` is compiled for each bucket before the first
+        step, and donates the state.
+      state: state to start from; its buffers are consumed.
+      shardings: shardings of the state.
       frozen: trees that the objective reads and never changes, by name.
       batches: this host's batches from step `state.step` on.
       batch_shapes: the global batch of each bucket, as `jax.ShapeDtypeStruct`.
       steps: the step to end at.
-      mesh: of the state and the batches.
-      checkpoints: where the state is saved, at the end always.
-      config: saved with each checkpoint.
-      writer: of the metrics.
+      mesh: mesh of the state and the batches.
+      checkpoints: place where the state is saved, at the end in any case.
+      config: config that is saved with each checkpoint.
+      writer: writer of the metrics.
       log_every: steps between writes, which wait for the device; there is one before each
         checkpoint too. Nothing else waits for it.
-      profile: traces some of the steps.
-      model_flops: that an image of each bucket asks for in a step.
-      sample: called with the state and the step every `sample_every` steps; its metrics are
-        written along.
-      sample_every: 0 for never.
+      profile: tracer of some of the steps.
+      model_flops: model FLOPs of one image of each bucket in a step.
+      sample: function of the state and the step, called every `sample_every` steps; the metrics
+        that it returns are written too.
+      sample_every: steps between calls of `sample`; 0 for never.
 
     Returns:
       The state of step `steps`, on disk when this returns.

@@ -76,8 +76,8 @@ def test_a_step_of_ladd_takes_its_forward_units(changes):
     if "head_updates" not in changes:
         assert student + teacher == (8 if changes == {"accumulation": 2} else 6)
     state = jax.eval_shape(objective.init, jax.random.PRNGKey(0), objective.student.shapes)
-    batch = abstract_batch(WIDE, *SHAPE, size=SIZE)
     frozen = {"teacher": objective.critic.teacher.shapes}
+    batch = abstract_batch(WIDE, *SHAPE, size=SIZE)
     counted = matrix_flops(objective.step, state, frozen, batch)
     expected = (student + teacher) * SIZE * forward_flops(WIDE, *SHAPE)
     # Heads on top, and no gradient of the latents below.
