@@ -20,17 +20,17 @@ class Chip:
     """One kind of accelerator.
 
     Attributes:
-      name: as its maker's documents have it.
-      device_kinds: what `jax.Device.device_kind` says of it.
+      name: its name in the maker's documents.
+      device_kinds: values of `jax.Device.device_kind` for it.
       bf16_flops: peak multiplications and additions a second of dense bfloat16 matrix products.
-      hbm_bytes: memory.
+      hbm_bytes: bytes of its memory.
       hbm_bandwidth: bytes a second between memory and chip.
       interconnect: bytes a second that a chip sends, all its links together; it receives as many
         at the same time. Between TPUs the links of a torus (2 for each of its dimensions), between
         GPUs NVLink.
-      source: where the figures are published.
-      dcn: bytes a second that a chip sends to other slices over the data-centre network; 0 where
-        its maker gives none. The documents have it in bits, of a chip or of a pod of 256.
+      source: address of the published figures.
+      dcn: bytes a second that a chip sends to other slices over the data-centre network; 0 if
+        its maker gives none. The documents give bits, for a chip or for a pod of 256.
     """
 
     name: str
@@ -44,7 +44,7 @@ class Chip:
 
     @property
     def usable_bytes(self) -> float:
-        """Of the memory what a program may have: on a GPU 95 per cent, which JAX must be told."""
+        """What a program may use of the memory: on a GPU 95 per cent, once JAX is told to."""
         return self.hbm_bytes * (0.95 if self.device_kinds[0].startswith("NVIDIA") else 1)
 
 
@@ -82,10 +82,10 @@ CHIPS = (
 
 
 def chip_named(name: str) -> Chip:
-    """The chip of a name, such as `v5p` or `H100`.
+    """The chip with a name such as `v5p` or `H100`.
 
     Raises:
-      UserError: there is none of that name.
+      UserError: no chip has that name.
     """
     for chip in CHIPS:
         if chip.name == name:
@@ -94,7 +94,7 @@ def chip_named(name: str) -> Chip:
 
 
 def chip_of(device: Any) -> Chip | None:
-    """The chip that a `jax.Device` is; None where it is not in the table (a CPU never is)."""
+    """The chip that a `jax.Device` is; None if it is not in the table, as a CPU never is."""
     for chip in CHIPS:
         if device.device_kind in chip.device_kinds:
             return chip

@@ -1,9 +1,9 @@
-"""The device mesh and the rules that lay arrays on it.
+"""The device mesh and the rules that place arrays on it.
 
 Parameters name their dimensions with logical axes (`embed`, `mlp`, ...); one table maps those to
 the mesh axes `data` (replicated parameters), `fsdp` (sharded parameters, sharded batch) and
-`tensor` (sharded features). Where the devices are of several TPU slices, joined by a data-centre
-network alone, `data` goes over the slices and the other axes stay inside of one.
+`tensor` (sharded features). On several TPU slices, joined only by a data-centre network, `data`
+spans the slices and the other axes stay inside one.
 """
 
 import math
@@ -21,7 +21,9 @@ from ladd_jax.errors import UserError
 MESH_AXES = ("data", "fsdp", "tensor")
 
 SLICES = "slices"
-"""Beside the sizes of the axes: over how many slices `data` goes. In costs, an axis of its own."""
+"""Key beside the sizes of the axes: the number of TPU slices that `data` spans.
+
+`network_axes` lists it as an axis of its own."""
 
 Rules = Mapping[str, str | tuple[str, ...] | None]
 
@@ -82,11 +84,11 @@ def make_mesh(sizes: Mapping[str, int], devices: Any = None) -> Mesh:
     """A mesh with axes `data`, `fsdp`, `tensor` over the devices (default: all).
 
     Args:
-      sizes: of the axes, as of `mesh_shape`, and `slices`.
-      devices: of as many slices.
+      sizes: sizes of the axes as `mesh_shape` takes them, and `slices`.
+      devices: the devices of that many slices.
 
     Raises:
-      UserError: as of `mesh_shape` and `split_slices`.
+      UserError: what `mesh_shape` and `split_slices` raise.
     """
     grid = device_grid(sizes, jax.devices() if devices is None else list(devices))
     return Mesh(grid, MESH_AXES, axis_types=(jax.sharding.AxisType.Auto,) * len(MESH_AXES))
@@ -95,7 +97,7 @@ def make_mesh(sizes: Mapping[str, int], devices: Any = None) -> Mesh:
 def device_grid(sizes: Mapping[str, int], devices: Sequence[Any]) -> np.ndarray:
     """Devices in the order of a mesh, `[data, fsdp, tensor]`: slices one after the other on `data`.
 
-    Inside of a slice they follow its torus.
+    Inside a slice they follow its torus.
     """
     shape = mesh_shape(sizes, len(devices))
     slices = sizes.get(SLICES, 1)
@@ -111,11 +113,11 @@ def device_grid(sizes: Mapping[str, int], devices: Sequence[Any]) -> np.ndarray:
 def split_slices(devices: Sequence[Any], slices: int) -> list[list[Any]]:
     """The devices of each slice.
 
-    On TPU the slices are those of the machines. Elsewhere a slice is some of the processes, the
-    same number in a row for each.
+    On TPU a device says which slice it belongs to. Elsewhere a slice is a number of processes in a
+    row, the same for each.
 
     Raises:
-      UserError: the devices are of another number of slices, or these are not of one size.
+      UserError: the devices belong to another number of slices, or the slices differ in size.
     """
     on_tpu = devices[0].platform == "tpu"
     if slices == 1 and not on_tpu:
@@ -143,9 +145,9 @@ def split_slices(devices: Sequence[Any], slices: int) -> list[list[Any]]:
 
 
 def network_axes(mesh: Mesh) -> dict[str, int]:
-    """Sizes of the axes of a mesh, where `slices` is the part of `data` that leaves a slice.
+    """Sizes of a mesh's axes with `slices` apart: the part of `data` that leaves a slice.
 
-    The order is that of the mesh's devices.
+    They are in the order of the mesh's devices.
     """
     slices = len({getattr(device, "slice_index", 0) for device in mesh.devices.flat})
     if slices == 1 or mesh.devices.flat[0].platform != "tpu":
@@ -156,8 +158,8 @@ def network_axes(mesh: Mesh) -> dict[str, int]:
 def process_mesh(sizes: Mapping[str, int]) -> Mesh:
     """A mesh for work that every process does alone, such as sampling its own shards.
 
-    It is the mesh of these sizes where there is one process, and else all devices of this process
-    with the parameters sharded over them.
+    With one process it is the mesh of these sizes, otherwise all devices of this process with the
+    parameters sharded over them.
     """
     if jax.process_count() == 1:
         return make_mesh(sizes)
@@ -170,7 +172,7 @@ def batch_divisor(mesh: Mesh) -> int:
 
 
 def check_batch_size(batch_size: int, mesh: Mesh, accumulation: int = 1) -> None:
-    """Raises UserError where a global batch does not divide over the mesh and micro-batches."""
+    """Raises UserError if a global batch does not divide over the mesh and micro-batches."""
     divisor = batch_divisor(mesh) * accumulation
     if batch_size % divisor:
         below = batch_size - batch_size % divisor
@@ -212,10 +214,10 @@ def parameter_shardings(mesh: Mesh, shapes: Any, axes: Any, rules: Rules = RULES
     A dimension that its mesh axes do not divide stays whole, so small networks run on any mesh.
 
     Args:
-      mesh: where to lay the parameters.
+      mesh: where the parameters go.
       shapes: tree of arrays or `jax.ShapeDtypeStruct`.
       axes: the same tree with a tuple of logical axes at each leaf.
-      rules: from logical axes to mesh axes.
+      rules: mesh axes of each logical axis.
     """
 
     def sharding(leaf: Any, names: tuple[str | None, ...]) -> NamedSharding:
@@ -235,9 +237,9 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 
 
 def batch_rows(mesh: Mesh, batch_size: int, devices: Any = None) -> np.ndarray:
-    """The rows of a global batch that devices (default: of this process) hold.
+    """The rows of a global batch that devices (default: this process's own) hold.
 
-    Devices that differ on `tensor` alone hold the same rows.
+    Devices that differ only on `tensor` hold the same rows.
 
     Returns:
       int64 `[rows]`, ascending.
@@ -249,7 +251,7 @@ def batch_rows(mesh: Mesh, batch_size: int, devices: Any = None) -> np.ndarray:
 
 
 def lay(array: np.ndarray, sharding: NamedSharding) -> jax.Array:
-    """An array that every process holds whole, laid as a sharding says, without communication."""
+    """Shards an array that every process holds whole, without communication."""
     return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
 
 
@@ -259,9 +261,9 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
-    """Lays an activation on the mesh in use; outside of one (`jax.set_mesh`) does nothing.
+    """Shards an activation over the mesh in use; without one (`jax.set_mesh`) does nothing.
 
-    Its features lie whole on `fsdp`, which belongs to the batch.
+    Its features are not sharded over `fsdp`, which belongs to the batch.
     """
     return _lay(x, axes, ACTIVATION_RULES)
 
@@ -283,7 +285,7 @@ def scatter(parameter: jax.Array, axes: tuple[str | None, ...]) -> jax.Array:
 def device_kind() -> str:
     """Kind of the devices that a program is traced for, such as `TPU v5` or `NVIDIA H200`.
 
-    They are those of the mesh in use, which need not be on this machine, or else its own.
+    The devices of the mesh in use, which need not be on this machine, or else this machine's.
     """
     device = jax.sharding.get_abstract_mesh().abstract_device or jax.local_devices()[0]
     return device.device_kind

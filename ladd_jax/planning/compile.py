@@ -17,9 +17,6 @@ from ladd_jax.planning.jaxpr_flops import kernel_flops
 from ladd_jax.training.program import batch_like, distillation_layout, step_program
 from ladd_jax.training.state import abstract_like
 
-Shapes = Any
-"""A global batch as `jax.ShapeDtypeStruct`."""
-
 
 @dataclasses.dataclass(frozen=True)
 class Memory:
@@ -62,8 +59,16 @@ class Compiled:
     seconds: float
 
 
-def step_arguments(objective: LADD, mesh: Mesh, batch: Shapes) -> tuple[Any, tuple[Any, Any, Any]]:
-    """Shardings of the state; and state, teacher and batch as `jax.ShapeDtypeStruct`."""
+def step_arguments(
+    objective: LADD, mesh: Mesh, batch: dict[str, Any]
+) -> tuple[Any, tuple[Any, Any, Any]]:
+    """Shardings of the state; and state, frozen networks and batch as `jax.ShapeDtypeStruct`.
+
+    Args:
+      objective: the step's objective.
+      mesh: devices that the arguments are sharded over.
+      batch: a global batch as `jax.ShapeDtypeStruct`.
+    """
     shapes, shardings = distillation_layout(objective, mesh)
     frozen = {
         name: abstract_like(network.shapes, parameter_shardings(mesh, network.shapes, network.axes))
@@ -76,14 +81,14 @@ def step_arguments(objective: LADD, mesh: Mesh, batch: Shapes) -> tuple[Any, tup
     )
 
 
-def compile_step(objective: LADD, mesh: Mesh, chip: Chip, batch: Shapes) -> Compiled:
+def compile_step(objective: LADD, mesh: Mesh, chip: Chip, batch: dict[str, Any]) -> Compiled:
     """Compiles the step for a batch and reads its memory and cost; takes minutes for SD3.
 
     Args:
       objective: the step's objective.
-      mesh: devices to compile for, from `topology.target`.
+      mesh: devices to compile for, made of those of `find_target`.
       chip: what these devices are.
-      batch: shapes of a global batch.
+      batch: a global batch as `jax.ShapeDtypeStruct`.
     """
     start = time.monotonic()
     shardings, arguments = step_arguments(objective, mesh, batch)

@@ -19,14 +19,14 @@ def headline(job: Job, topology: str, slices: int, batch_size: int) -> str:
       batch_size: images in a global batch.
     """
     sizes = " x ".join(f"{axis}={size}" for axis, size in job.mesh.shape.items())
-    student, teacher = (
-        parameter_count(model) / 1e9
-        for model in (job.objective.student, *job.objective.critic.networks.values())
+    networks = "".join(
+        f", {parameter_count(network) / 1e9:.2f} B of the {name}"
+        for name, network in job.objective.critic.networks.items()
     )
     return (
         f"{topology}{f' x {slices} slices' if slices > 1 else ''}: {job.chips} x {job.chip.name}, "
         f"mesh {sizes}, batch {batch_size}, "
-        f"{student:.2f} B parameters of the student, {teacher:.2f} B of the teacher"
+        f"{parameter_count(job.objective.student) / 1e9:.2f} B parameters of the student{networks}"
     )
 
 

@@ -96,6 +96,22 @@ def test_every_parameter_of_the_transformer_is_sharded_where_it_divides():
     assert large and all(any(entry for entry in spec) for spec in large)
 
 
+@pytest.fixture(scope="module")
+def small():
+    """(model, parameters, latents, loss, its gradient and the velocity on one device)."""
+    model = mmdit(tiny.mmdit_config(depth=3, dual_attention=(0,), qk_norm=True))
+    params = tiny.random_params(model)
+    batch = tiny.batch(height=4, width=4)
+    arguments = (jnp.linspace(0.2, 0.9, tiny.B), batch["cond"])
+
+    def loss(params, latents):
+        v = model(params, latents, *arguments)
+        return jnp.sum(v**2), v
+
+    alone = jax.jit(jax.grad(loss, has_aux=True))(params, batch["latents"])
+    return model, params, batch["latents"], loss, alone
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "sizes",
@@ -106,24 +122,15 @@ def test_every_parameter_of_the_transformer_is_sharded_where_it_divides():
     ],
     ids=lambda sizes: "x".join(f"{axis}{size}" for axis, size in sizes.items()),
 )
-def test_each_sample_is_the_same_on_every_mesh(sizes):
+def test_each_sample_is_the_same_on_every_mesh(small, sizes):
     # Left to itself, XLA's partitioner hands the samples of two devices each other's attention.
-    model = mmdit(tiny.mmdit_config(depth=3, dual_attention=(0,), qk_norm=True))
-    params = tiny.random_params(model)
-    batch = tiny.batch(height=4, width=4)
-    arguments = (jnp.linspace(0.2, 0.9, tiny.B), batch["cond"])
-
-    def loss(params, latents):
-        v = model(params, latents, *arguments)
-        return jnp.sum(v**2), v
-
+    model, params, latents, loss, (one, alone) = small
     mesh = make_mesh(sizes)
     shardings = parameter_shardings(mesh, model.shapes, model.axes)
-    latents = jax.device_put(batch["latents"], batch_sharding(mesh))
+    latents = jax.device_put(latents, batch_sharding(mesh))
     sharded = jax.device_put(params, shardings)
-    alone, one = jax.jit(jax.grad(loss, has_aux=True))(params, batch["latents"])[::-1]
     with jax.set_mesh(mesh):
         gradient = jax.jit(jax.grad(loss, has_aux=True), out_shardings=(shardings, None))
-        many, several = gradient(sharded, latents)[::-1]
+        several, many = gradient(sharded, latents)
     np.testing.assert_allclose(many, alone, atol=1e-5)
     assert tiny.max_difference(jax.device_get(several), one) < 1e-5
