@@ -7,7 +7,11 @@ from typing import Any
 from mkdocs.structure.files import File, Files
 
 _ROOT = Path(__file__).parents[1]
-_PAGES = {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
+_PAGES = {
+    "README.md": "index.md",
+    "CONTRIBUTING.md": "contributing.md",
+    "CHANGELOG.md": "changelog.md",
+}
 _FILES = ("LICENSE", "CITATION.cff")
 _RESULTS = "benchmarks/results"
 
@@ -25,7 +29,7 @@ def _turned(text: str) -> str:
 
 
 def on_files(files: Files, config: Any) -> Files:
-    """Adds what lies outside of `docs/`."""
+    """Adds what is outside of `docs/`."""
     for source, page in _PAGES.items():
         files.append(File.generated(config, page, content=(_ROOT / source).read_text()))
     for name in _FILES:
