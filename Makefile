@@ -22,6 +22,7 @@ check: .venv/installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy ladd_jax
+	$(BIN)/lint-imports
 	$(MAKE) docs
 
 docs: .venv/installed-test

@@ -16,7 +16,10 @@ setup(
     long_description=_README.read_text() if _README.exists() else "",
     long_description_content_type="text/markdown",
     license="Apache-2.0",
-    packages=find_packages(include=["ladd_jax", "ladd_jax.*"]),
+    # In a checkout the configs stand at the top; a wheel carries them, for --config=NAME.
+    packages=[*find_packages(include=["ladd_jax", "ladd_jax.*"]), "ladd_jax.configs"],
+    package_dir={"ladd_jax": "ladd_jax", "ladd_jax.configs": "configs"},
+    package_data={"ladd_jax": ["py.typed"]},
     python_requires=">=3.11",
     install_requires=[
         "absl-py>=2.1",
@@ -50,6 +53,7 @@ setup(
         "test": [
             "diffusers>=0.36",
             "hypothesis>=6.100",
+            "import-linter>=2.5",
             "jsonschema>=4.23",
             # Some tests compile for TPUs.
             'libtpu; sys_platform == "linux" and platform_machine == "x86_64"',

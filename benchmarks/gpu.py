@@ -37,7 +37,8 @@ from ladd_jax.models.attention import cudnn
 from ladd_jax.models.base import Model, Params, parameter_count
 from ladd_jax.models.heads import HeadConfig, head, head_stack
 from ladd_jax.models.sd3.transformer import MMDiTConfig, mmdit
-from ladd_jax.objectives.base import TrainState
+from ladd_jax.objectives.base import Batch, TrainState
+from ladd_jax.objectives.critics.features import FeatureCritic
 from ladd_jax.objectives.ladd import LADD
 from ladd_jax.parallel.chips import chip_of
 from ladd_jax.training.optimizers import Optimizer
@@ -103,11 +104,7 @@ def networks(remat: str) -> tuple[LADD, Model, MMDiTConfig]:
     head_config = HeadConfig(config.width, config.pooled_width, dtype=jnp.dtype(_HEAD_DTYPE.value))
     objective = LADD(
         student=mmdit(config),
-        teacher=teacher,
-        head=head(head_config),
-        heads=head_stack(head_config, config.depth),
-        depth=config.depth,
-        patch=config.patch,
+        critic=FeatureCritic(teacher, head(head_config), head_stack(head_config, config.depth)),
         optimizer=Optimizer(1e-5, beta1=0.0, clip_norm=1.0),
         heads_optimizer=Optimizer(1e-4, beta1=0.0),
         r1_interval=_R1_INTERVAL.value,
@@ -134,45 +131,42 @@ def summary(seconds: list[float]) -> dict[str, float]:
 def measure_step(batch_size: int, remat: str) -> dict[str, Any]:
     """One setting: compiles, makes weights on the device, times."""
     objective, teacher_model, config = networks(remat)
-    shapes = {
-        "latents": (batch_size, _SIDE.value, _SIDE.value, config.in_channels),
-        "context": (batch_size, _TEXT.value, config.context_width),
-        "pooled": (batch_size, config.pooled_width),
-    }
+    shapes = (
+        (batch_size, _SIDE.value, _SIDE.value, config.in_channels),
+        (batch_size, _TEXT.value, config.context_width),
+        (batch_size, config.pooled_width),
+    )
 
-    def init(key: jax.Array) -> tuple[TrainState, Params, dict[str, jax.Array]]:
+    def init(key: jax.Array) -> tuple[TrainState, dict[str, Params], Batch]:
         keys = jax.random.split(key, 3 + len(shapes))
         teacher = shake(teacher_model.init(keys[0]), keys[1])
-        batch = {
-            name: jax.random.normal(k, shape)
-            for k, (name, shape) in zip(keys[3:], shapes.items(), strict=True)
-        }
-        return objective.init(keys[2], teacher), teacher, batch
+        latents, context, pooled = map(jax.random.normal, keys[3:], shapes)
+        batch = {"latents": latents, "cond": {"context": context, "pooled": pooled}}
+        return objective.init(keys[2], teacher), {"teacher": teacher}, batch
 
     key = jax.random.PRNGKey(0)
-    state_shape, teacher_shape, batch_shape = jax.eval_shape(init, key)
+    state_shape, frozen_shape, batch_shape = jax.eval_shape(init, key)
     forward = matrix_flops(
         objective.student.__call__,
         state_shape.params,
         batch_shape["latents"],
         jax.ShapeDtypeStruct((batch_size,), jnp.float32),
-        batch_shape["context"],
-        batch_shape["pooled"],
+        batch_shape["cond"],
     )
-    hardware = matrix_flops(objective.step, state_shape, teacher_shape, batch_shape)
+    hardware = matrix_flops(objective.step, state_shape, frozen_shape, batch_shape)
     start = time.perf_counter()
     lowered = jax.jit(objective.step, donate_argnums=0).lower(
-        state_shape, teacher_shape, batch_shape
+        state_shape, frozen_shape, batch_shape
     )
     program = lowered.compile()
     compile_s = time.perf_counter() - start
     planned = program.memory_analysis()
 
-    state, teacher, batch = jax.block_until_ready(jax.jit(init)(key))
+    state, frozen, batch = jax.block_until_ready(jax.jit(init)(key))
     seconds = []
     for step in range(WARM_UP + _STEPS.value):
         start = time.perf_counter()
-        state, metrics = program(state, teacher, batch)
+        state, metrics = program(state, frozen, batch)
         jax.block_until_ready((state, metrics))
         if step >= WARM_UP:
             seconds.append(time.perf_counter() - start)
@@ -210,7 +204,7 @@ def measure_step(batch_size: int, remat: str) -> dict[str, Any]:
         folder = Path(_PROFILE.value) / f"{batch_size}-{remat.replace('/', '-')}"
 
         def one() -> None:
-            jax.block_until_ready(program(state, teacher, batch))
+            jax.block_until_ready(program(state, frozen, batch))
 
         result["profile"] = profile(one, folder)
     return result

@@ -16,7 +16,8 @@ import jax.numpy as jnp
 from absl import app, flags
 from ml_collections import config_flags
 
-from ladd_jax.config import build as networks
+from ladd_jax.config import objectives, typed
+from ladd_jax.config.architectures import read_architectures
 from ladd_jax.data.buckets import Bucket
 
 _CONFIG = config_flags.DEFINE_config_file("config", "configs/sd3_turbo.py:size=medium", "A config.")
@@ -31,25 +32,31 @@ def _bytes(tree: Any) -> int:
 
 def main(_: list[str]) -> None:
     """Compiles and prints."""
-    config = _CONFIG.value
-    objective = networks.ladd(config)
-    teacher = objective.teacher.shapes
+    read_architectures(_CONFIG.value)
+    config = typed(_CONFIG.value)
+    objective = objectives.ladd(config)
+    frozen = {name: network.shapes for name, network in objective.critic.networks.items()}
     state = jax.eval_shape(objective.init, jax.random.PRNGKey(0), objective.student.shapes)
     bucket = max(map(Bucket.parse, config.data.buckets), key=lambda b: b.height * b.width)
     b, data = _BATCH.value, config.data
-    shapes = {
-        "latents": (b, bucket.height, bucket.width, config.model.channels),
-        "context": (b, data.text_length, data.text_width),
-        "pooled": (b, data.pooled_width),
+
+    def array(*shape: int) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((b, *shape), jnp.float32)
+
+    batch = {
+        "latents": array(bucket.height, bucket.width, config.model.channels),
+        "cond": {
+            "context": array(data.text_length, data.text_width),
+            "pooled": array(data.pooled_width),
+        },
     }
-    batch = {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in shapes.items()}
     start = time.monotonic()
-    program = jax.jit(objective.step, donate_argnums=0).lower(state, teacher, batch)
+    program = jax.jit(objective.step, donate_argnums=0).lower(state, frozen, batch)
     analysis = program.compile().memory_analysis()
     arguments, temporaries = analysis.argument_size_in_bytes, analysis.temp_size_in_bytes
     total = (arguments + temporaries) / 1e9
     parts = {
-        "student": state.params, "average": state.ema, "teacher": teacher,
+        "student": state.params, "average": state.ema, "teacher": frozen,
         "optimizer": state.optimizer, "heads with optimizer": (state.heads, state.heads_optimizer),
         "batch": batch,
     }  # fmt: skip

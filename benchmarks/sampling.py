@@ -56,11 +56,14 @@ def main(_: list[str]) -> None:
     params = jax.jit(model.init)(jax.random.PRNGKey(0))
     batch, shape = _BATCH.value, (_SIDE.value, _SIDE.value, config.in_channels)
     rng = np.random.default_rng(0)
-    context = rng.standard_normal((batch + 1, _TEXT.value, config.context_width), dtype=np.float32)
-    pooled = rng.standard_normal((batch + 1, config.pooled_width), dtype=np.float32)
-    generate = Generator(
-        model, context[-1], pooled[-1], make_mesh({"data": 1}, jax.devices()[:1]), batch
-    )
+    shapes = {"context": (_TEXT.value, config.context_width), "pooled": (config.pooled_width,)}
+    drawn = {
+        name: rng.standard_normal((batch + 1, *size), dtype=np.float32)
+        for name, size in shapes.items()
+    }
+    cond = {name: array[:-1] for name, array in drawn.items()}
+    null = {name: array[-1] for name, array in drawn.items()}
+    generate = Generator(model, null, make_mesh({"data": 1}, jax.devices()[:1]), batch)
     base = base_config()
     ways = {
         "teacher": Sampling.teacher(50, base.synthesize.guidance, base.synthesize.shift),
@@ -70,7 +73,7 @@ def main(_: list[str]) -> None:
     def run(name: str) -> float:
         start = time.perf_counter()
         keys = seeds(0, np.arange(batch))
-        generate(params, keys, context[:-1], pooled[:-1], shape, ways[name])
+        generate(params, keys, cond, shape, ways[name])
         return time.perf_counter() - start
 
     compilation = {name: run(name) for name in ways}

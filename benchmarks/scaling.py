@@ -27,11 +27,13 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from absl import app, flags
 
 from ladd_jax.models.base import Model
 from ladd_jax.models.heads import HeadConfig, head, head_stack
 from ladd_jax.models.sd3.transformer import MMDiTConfig, mmdit
+from ladd_jax.objectives.critics.features import FeatureCritic
 from ladd_jax.objectives.ladd import LADD
 from ladd_jax.parallel.mesh import batch_divisor, make_mesh
 from ladd_jax.planning.compile import step_arguments
@@ -72,11 +74,7 @@ def objective() -> LADD:
     head_config = HeadConfig(config.width, config.pooled_width)
     return LADD(
         student=model,
-        teacher=model,
-        head=head(head_config),
-        heads=head_stack(head_config, config.depth),
-        depth=config.depth,
-        patch=config.patch,
+        critic=FeatureCritic(model, head(head_config), head_stack(head_config, config.depth)),
         optimizer=Optimizer(1e-5, beta1=0.0, clip_norm=1.0),
         heads_optimizer=Optimizer(1e-4, beta1=0.0, clip_norm=1.0),
     )
@@ -89,7 +87,8 @@ def bytes_of(model: Model) -> int:
 
 def ideal(target: LADD, sizes: dict[str, int]) -> float:
     """Bytes that a device sends in a step, by the formulas above."""
-    student, teacher, heads = map(bytes_of, (target.student, target.teacher, target.heads))
+    student, heads = bytes_of(target.student), bytes_of(target.critic.heads)
+    teacher = sum(map(bytes_of, target.critic.networks.values()))
     data, fsdp = sizes.get("data", 1), sizes.get("fsdp", 1)
     learnt = student + heads
     gathered = (fsdp - 1) / fsdp * (2 * student + 3 * teacher + 3 * heads)
@@ -101,11 +100,12 @@ def measure(sizes: dict[str, int]) -> dict[str, Any]:
     """FLOPs and communication of a device on a mesh of these sizes."""
     target, mesh = objective(), make_mesh(sizes)
     batch, side = _IMAGES.value * batch_divisor(mesh), _SIDE.value
-    shapes = {
-        "latents": (batch, side, side, 16),
-        "context": (batch, _TEXT_LENGTH, 256),
-        "pooled": (batch, 256),
-    }
+
+    def array(*shape: int) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((batch, *shape), jnp.float32)
+
+    cond = {"context": array(_TEXT_LENGTH, 256), "pooled": array(256)}
+    shapes = {"latents": array(side, side, 16), "cond": cond}
     shardings, arguments = step_arguments(target, mesh, shapes)
     with jax.set_mesh(mesh):
         program = step_program(target, shardings, mesh).lower(*arguments).compile()

@@ -120,18 +120,19 @@ def main(_: list[str]) -> None:
     latents, context, pooled = (
         jax.random.normal(key, shape, dtype) for key, shape in zip(keys, shapes, strict=False)
     )
+    cond = {"context": context, "pooled": pooled}
     cotangent = jax.random.normal(keys[3], latents.shape, dtype)
     t = jnp.linspace(0.25, 1.0, b)
 
     def program(unroll: int) -> Run:
         network = mmdit(dataclasses.replace(config, unroll=unroll))
 
-        def gradients(params: Params, *inputs: jax.Array) -> Any:
+        def gradients(params: Params, *inputs: Any) -> Any:
             v, vjp = jax.vjp(lambda params: network(params, *inputs), params)
             return v, vjp(cotangent.astype(v.dtype))[0]
 
         compiled = jax.jit(gradients)
-        return lambda: jax.block_until_ready(compiled(params, latents, t, context, pooled))
+        return lambda: jax.block_until_ready(compiled(params, latents, t, cond))
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     theirs = torch_model(config, params, device)

@@ -1,6 +1,6 @@
 """LADD on scikit-learn's handwritten digits, on a CPU in minutes: `make demo`.
 
-python -m ladd_jax.main --config=configs/digits.py --workdir=runs/digits
+python -m ladd_jax.main --config=digits --workdir=runs/digits
 """
 
 from ml_collections import ConfigDict

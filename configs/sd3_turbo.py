@@ -1,10 +1,10 @@
 """LADD of Stable Diffusion 3 and 3.5: the paper's settings, from released weights to a student.
 
-    python -m ladd_jax.main --config=configs/sd3_turbo.py:weights=DIR,data=prompts.txt --workdir=DIR
+    python -m ladd_jax.main --config=sd3_turbo:weights=DIR,data=prompts.txt --workdir=DIR
 
 Arguments after the colon, all optional:
 
-    weights     a pipeline's folder or owner/name on the hub; its files say the architecture
+    weights     a pipeline's folder or owner/name on the hub, whose files say the architecture
     size        medium, medium3.5 or large, without weights (to plan a run); tiny needs weights
     teacher     another pipeline, or a size to plan with, for the network under the heads
     data        prompts (txt, tsv, csv, jsonl) or images (an imagefolder, a folder of tars)
@@ -12,7 +12,7 @@ Arguments after the colon, all optional:
     steps       of distillation, 10000
 
 "known" is what the paper states, "ours" is this project's, and so is all that neither this file
-nor `ladd_jax/config.py` marks as known.
+nor `ladd_jax/config/fields.py` marks as known.
 """
 
 import math
@@ -21,7 +21,6 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from ladd_jax.config import base_config, parse_arguments
-from ladd_jax.config.build import use_teacher_weights, use_weights
 from ladd_jax.data.buckets import bucket_table
 from ladd_jax.errors import UserError
 
@@ -48,24 +47,20 @@ def get_config(arguments: str | None = None) -> ConfigDict:
     config.data.update(dict(text_width=4096, pooled_width=2048))
     if given["size"] not in ("", "tiny", *SIZES):
         raise UserError(f"size {given['size']!r} is none of tiny, {', '.join(SIZES)}")
-    if given["weights"]:
-        use_weights(config, given["weights"])
-        known = SIZES.get(given["size"])
-        if known and config.model.depth != known["depth"]:
-            raise UserError(
-                f"size={given['size']} has {known['depth']} blocks and the weights "
-                f"{given['weights']} have {config.model.depth}: leave size out"
-            )
-    elif given["size"] == "tiny":
+    if given["size"] == "tiny" and not given["weights"]:
         raise UserError("size=tiny is what its weights are: give weights=DIR too")
+    if given["weights"]:
+        config.weights = given["weights"]
+        # With weights a depth of 0 takes theirs, and another one must be theirs.
+        config.model.depth = SIZES[given["size"]]["depth"] if given["size"] in SIZES else 0
     else:
         config.model.update(SIZES[given["size"] or "medium"])
 
     config.teacher.position_base = 48.0
     if given["teacher"] in SIZES:
         config.teacher.update(SIZES[given["teacher"]])
-    elif given["teacher"]:
-        use_teacher_weights(config, given["teacher"])
+    else:
+        config.teacher.weights = given["teacher"]
 
     side = given["resolution"]
     step = _PATCH * _REDUCTION if side < 512 else 64  # known above: multiples of 64

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from absl import flags
 
-from ladd_jax.cli import run as command
+from ladd_jax.cli.flags import WORKDIR
+from ladd_jax.cli.run import run_without_config
 from ladd_jax.errors import UserError
 from ladd_jax.stages import load as stages
 from ladd_jax.stages.export import export
@@ -39,11 +40,11 @@ _DTYPE = flags.DEFINE_enum(
 
 def main() -> None:
     """The command."""
-    if not command.WORKDIR.value or not _OUT.value:
+    if not WORKDIR.value or not _OUT.value:
         raise UserError("--workdir=DIR and --out=DIR are needed")
     out = Path(_OUT.value)
     export(
-        Path(command.WORKDIR.value),
+        Path(WORKDIR.value),
         out,
         model=_MODEL.value,
         step=_STEP.value,
@@ -54,4 +55,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    command.run_without_config(main, FLAGS, "workdir")
+    run_without_config(main, FLAGS, "workdir")

@@ -6,10 +6,8 @@ A stage that is done is skipped, one that was stopped goes on.
 import logging
 from pathlib import Path
 
-from ml_collections import ConfigDict
-
-from ladd_jax.cli import run
-from ladd_jax.config.fields import STAGES
+from ladd_jax.cli.run import run
+from ladd_jax.config.fields import STAGES, Config
 from ladd_jax.stages.distil import distil
 from ladd_jax.stages.encode import encode
 from ladd_jax.stages.evaluate import evaluate
@@ -27,7 +25,7 @@ _STAGES = {
 }
 
 
-def main(config: ConfigDict, workdir: Path) -> None:
+def main(config: Config, workdir: Path) -> None:
     """Runs the stages of the config, in their order."""
     for name in STAGES:
         if name in config.stages:
@@ -36,4 +34,4 @@ def main(config: ConfigDict, workdir: Path) -> None:
 
 
 if __name__ == "__main__":
-    run.run(main)
+    run(main)

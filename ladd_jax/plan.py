@@ -6,9 +6,9 @@ neither needs a chip. `--mesh=slices=2,data=2` is for two TPU slices.
 """
 
 from absl import flags
-from ml_collections import ConfigDict
 
-from ladd_jax.cli import run
+from ladd_jax.cli.run import run_without_workdir
+from ladd_jax.config.fields import Config
 from ladd_jax.planning.plan import Options, plan
 
 FLAGS = flags.FlagValues()
@@ -39,7 +39,7 @@ _LARGEST = flags.DEFINE_bool(
 _JSON = flags.DEFINE_string("json", "", "Where to write the result.", flag_values=FLAGS)
 
 
-def main(config: ConfigDict) -> None:
+def main(config: Config) -> None:
     """Plans as the flags say."""
     options = Options(
         topology=_TOPOLOGY.value,
@@ -54,4 +54,4 @@ def main(config: ConfigDict) -> None:
 
 
 if __name__ == "__main__":
-    run.run_without_workdir(main, FLAGS)
+    run_without_workdir(main, FLAGS)

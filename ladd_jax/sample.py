@@ -12,7 +12,8 @@ import jax
 import jax.numpy as jnp
 from absl import flags
 
-from ladd_jax.cli import run as command
+from ladd_jax.cli.flags import PROMPTS
+from ladd_jax.cli.run import run_without_config
 from ladd_jax.data.prompts import check_prompt, read_prompts
 from ladd_jax.errors import UserError
 from ladd_jax.parallel.mesh import make_mesh
@@ -26,8 +27,21 @@ _CHECKPOINT = flags.DEFINE_string(
     "A run's workdir, a pipeline's folder, or owner/name of the hub.",
     flag_values=FLAGS,
 )
-_MODEL = flags.DEFINE_enum(
-    "model", None, MODELS, "Which network of a run; default: ema.", flag_values=FLAGS
+
+
+class _Models(flags.EnumParser):
+    """Networks of a run, of which the data generator has a second name."""
+
+    def parse(self, argument: str) -> str:
+        return super().parse({"teacher": "generator"}.get(argument, argument))
+
+
+_MODEL = flags.DEFINE(
+    _Models(MODELS),
+    "model",
+    None,
+    f"<{'|'.join(MODELS)}>: which network of a run; default: ema.",
+    flag_values=FLAGS,
 )
 _STEP = flags.DEFINE_integer(
     "step", None, "Of the run's checkpoint; default: the newest.", flag_values=FLAGS
@@ -48,10 +62,10 @@ _SEED = flags.DEFINE_integer("seed", 0, "Of the first picture of each prompt.", 
 _NUM = flags.DEFINE_integer("num", 4, "Pictures of each prompt.", flag_values=FLAGS)
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 1, "Pictures sampled at once.", flag_values=FLAGS)
 _GUIDANCE = flags.DEFINE_float(
-    "guidance", None, "Of a teacher; default: its config's.", flag_values=FLAGS
+    "guidance", None, "Of the data generator; default: its config's.", flag_values=FLAGS
 )
 _SHIFT = flags.DEFINE_float(
-    "shift", None, "Of a teacher's schedule; default: its config's.", flag_values=FLAGS
+    "shift", None, "Of the data generator's schedule; default: its config's.", flag_values=FLAGS
 )
 _DTYPE = flags.DEFINE_enum(
     "dtype",
@@ -68,8 +82,8 @@ def main() -> None:
     if not _CHECKPOINT.value or not _OUT.value:
         raise UserError("--checkpoint=DIR and --out=DIR are needed")
     prompts = [check_prompt(prompt, "--prompt") for prompt in _PROMPT.value]
-    if command.PROMPTS.value:
-        prompts += read_prompts(command.PROMPTS.value)
+    if PROMPTS.value:
+        prompts += read_prompts(PROMPTS.value)
     if not prompts:
         raise UserError('there is no prompt: give --prompt="..." or --prompts=FILE')
     for name, value, least in (
@@ -104,4 +118,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    command.run_without_config(main, FLAGS, "prompts")
+    run_without_config(main, FLAGS, "prompts")

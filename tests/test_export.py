@@ -12,7 +12,7 @@ from test_sd3 import tiny
 from untrained_run import save_student
 
 from configs import digits
-from ladd_jax.config.fields import to_dict
+from ladd_jax.config.fields import to_dict, typed
 from ladd_jax.config.workdir import settle
 from ladd_jax.diffusion.generate import Generator, seeds
 from ladd_jax.diffusion.samplers import sample_noise
@@ -33,7 +33,7 @@ def run(tmp_path_factory):
     directory = tmp_path_factory.mktemp("sd3")
     save_pipeline(directory / "pipeline", qk_norm=True, dual_attention=(0,))
     config = tiny(directory / "pipeline", "")
-    return directory / "run", save_student(config, directory / "run")
+    return directory / "run", save_student(typed(config), directory / "run")
 
 
 @pytest.fixture(scope="module")
@@ -66,13 +66,14 @@ def latents(run):
     """Of our sampler `[H, W, C]`, by the number of steps."""
     mesh = make_mesh({}, jax.devices()[:1])
     trained = open_trained(str(run[0]), None, None, None, mesh)
-    context, pooled = trained.encoder().encode([PROMPT, ""]).values()
+    text = trained.encoder().encode([PROMPT, ""])
+    cond, null = ({name: array[i] for name, array in text.items()} for i in ([0], 1))
     network = trained.family.backbone(trained.architecture)
-    generator = Generator(network, context[1], pooled[1], mesh, 1)
+    generator = Generator(network, null, mesh, 1)
     params = trained.load()
     return {
         steps: generator(
-            params, KEY, context[:1], pooled[:1], (8, 8, 16),
+            params, KEY, cond, (8, 8, 16),
             trained.sampling(steps, None, None).padded(5),
         )[0]
         for steps in (4, 2, 1)
@@ -124,7 +125,7 @@ def test_the_card_says_how_the_student_was_made_and_what_it_cannot(run, turbo):
     config = tiny(run[0].parent / "pipeline", "")
     config.weights = "someone/sd3"
     config.distil.update(dict(timesteps=(1.0, 0.9), probabilities=(0.5, 0.5)))
-    exported = describe(config, "x", run[0], "ema", 2, "single", "bfloat16")
+    exported = describe(typed(config), "x", run[0], "ema", 2, "single", "bfloat16")
     card = model_card(exported, reduction=8)
     assert "base_model: someone/sd3\n" in card and "```python" not in card
     # ComfyUI's own schedules do not have these times.
@@ -157,13 +158,13 @@ def test_what_cannot_be_exported_is_said_and_nothing_is_left_behind(run, tmp_pat
     with pytest.raises(FileNotFoundError, match="no config.json: name the --workdir"):
         export(tmp_path / "none", tmp_path / "out")
     config = digits.get_config()
-    settle(tmp_path / "digits", to_dict(config))
-    with pytest.raises(UserError, match="a teacher of its own"):
+    settle(tmp_path / "digits", to_dict(typed(config)))
+    with pytest.raises(UserError, match="a data generator of its own"):
         export(tmp_path / "digits", tmp_path / "out")
     with pytest.raises(FileNotFoundError, match=r"no checkpoint of step 7 .* steps \[2\]"):
         export(run[0], tmp_path / "out", step=7)
     pipeline = run[0].parent / "pipeline"
-    settle(tmp_path / "new", to_dict(tiny(pipeline, "")))
+    settle(tmp_path / "new", to_dict(typed(tiny(pipeline, ""))))
     with pytest.raises(FileNotFoundError, match="holds no student yet: run the stage 'distil'"):
         export(tmp_path / "new", tmp_path / "out")
     shutil.move(pipeline / "tokenizer_2", tmp_path / "moved")

@@ -2,17 +2,20 @@
 
 import dataclasses
 
+import jax
+import jax.numpy as jnp
 import pytest
 
 from configs import digits
 from ladd_jax.cli.preflight import check
-from ladd_jax.config import build as networks
+from ladd_jax.config import architectures, objectives
+from ladd_jax.config.fields import typed
 from ladd_jax.data.buckets import Bucket
 from ladd_jax.errors import UserError
 from ladd_jax.models.sd3.flops import forward_flops
 
 # Fields of a stage, not of its objective.
-OF_THE_STAGE = {"data", "steps", "batch_size", "weights"}
+OF_THE_STAGE = {"data", "steps", "batch_size", "weights", "family"}
 CHANGED = {
     "timesteps": (1.0, 0.5),
     "probabilities": (0.4, 0.6, 0.0, 0.0),
@@ -45,11 +48,13 @@ def fields(section):
 
 
 def built(section, config):
-    if section == "teacher":
-        return networks.discriminator_config(config)
-    if section == "model":
-        return networks.transformer_config(config)
-    return networks.flow_matching(config) if section == "pretrain" else networks.ladd(config)
+    make = {
+        "teacher": architectures.teacher_architecture,
+        "model": architectures.student_architecture,
+        "pretrain": objectives.flow_matching,
+        "distil": objectives.ladd,
+    }
+    return make[section](typed(config))
 
 
 @pytest.mark.parametrize(
@@ -70,7 +75,9 @@ def test_a_field_reaches_the_objective(section, name):
         config.distil.probabilities = config.distil.warmup_probabilities = (0.5, 0.5)
     result = built(section, config)
     if name == "teacher_dtype":
-        result, name = networks.teacher_config(config), "param_dtype"
+        result, name = architectures.generator_architecture(typed(config)), "param_dtype"
+    if name == "hooked_blocks":
+        result = result.critic
     attribute = {"channels": "in_channels"}.get(name, name)
     assert getattr(result, attribute) == value
 
@@ -90,16 +97,18 @@ def test_every_optimizer_has_the_settings_of_its_own_section(stage, name):
 def test_the_heads_read_the_teacher_and_not_the_student():
     config = digits.get_config()
     config.teacher.update(dict(depth=3, width=48, num_heads=2, patch=4))
-    objective = networks.ladd(config)
-    assert objective.heads.shapes["heads"]["entry"]["convolution"]["kernel"].shape[:4] == (
+    config = typed(config)
+    objective = objectives.ladd(config)
+    assert objective.critic.heads.shapes["heads"]["entry"]["convolution"]["kernel"].shape[:4] == (
         3, 1, 1, 48
     )  # fmt: skip
-    assert (objective.depth, objective.patch) == (3, 4)
+    assert objective.critic.teacher.blocks == 3
     bucket, length = Bucket(8, 8), config.data.text_length
+    cond = {"context": jax.ShapeDtypeStruct((length, 1), jnp.float32)}
     student, teacher = objective.forward_units
-    assert networks.model_flops(config, objective, bucket, length) == (
-        student * forward_flops(networks.transformer_config(config), 8, 8, length)
-        + teacher * forward_flops(networks.discriminator_config(config), 8, 8, length)
+    assert objectives.model_flops(config, objective, bucket, cond) == (
+        student * forward_flops(architectures.student_architecture(config), 8, 8, length)
+        + teacher * forward_flops(architectures.teacher_architecture(config), 8, 8, length)
     )
 
 
@@ -115,12 +124,12 @@ def test_a_teacher_that_is_half_described_is_refused(changes, words):
     config = digits.get_config()
     config.teacher.update(changes)
     with pytest.raises(UserError, match=words):
-        check(config)
+        check(typed(config))
 
 
 def test_the_heads_have_the_settings_of_their_section():
     config = digits.get_config()
     config.heads.update(dict(channels=16, kernel=5, groups=4, projection=8, spectral_norm=False))
-    shapes = networks.ladd(config).heads.shapes["heads"]
+    shapes = objectives.ladd(typed(config)).critic.heads.shapes["heads"]
     assert shapes["residual"]["convolution"]["kernel"].shape == (4, 5, 5, 16, 16)
     assert shapes["exit"]["kernel"].shape == (4, 1, 1, 16, 8)

@@ -15,6 +15,7 @@ from untrained_run import save_student
 
 from configs import digits
 from ladd_jax import sample
+from ladd_jax.config.fields import typed
 from ladd_jax.stages.export import export
 
 ROOT = Path(__file__).parent.parent
@@ -24,7 +25,7 @@ ROOT = Path(__file__).parent.parent
 def run(tmp_path_factory):
     directory = tmp_path_factory.mktemp("sd3")
     save_pipeline(directory / "pipeline", qk_norm=True)
-    save_student(tiny(directory / "pipeline", ""), directory / "run")
+    save_student(typed(tiny(directory / "pipeline", "")), directory / "run")
     return directory / "run"
 
 
@@ -34,7 +35,7 @@ def digits_run(tmp_path_factory):
     config.model.update(dict(depth=1, width=16, unroll=1))
     config.heads.update(dict(channels=8))
     directory = tmp_path_factory.mktemp("digits")
-    save_student(config, directory)
+    save_student(typed(config), directory)
     return directory
 
 

@@ -16,8 +16,9 @@ from sklearn.datasets import load_sample_images
 
 from configs import sd3_turbo
 from ladd_jax.cli.preflight import check
-from ladd_jax.config import build as networks
-from ladd_jax.config.fields import validate
+from ladd_jax.config import objectives
+from ladd_jax.config.architectures import read_architectures
+from ladd_jax.config.fields import typed
 from ladd_jax.data.buckets import Bucket
 from ladd_jax.data.images import decode_image, fit
 from ladd_jax.data.shards import Shards
@@ -36,6 +37,7 @@ PROMPTS = ["a red cat", "seven cats", "", "the sea over there", "on and on"]
 def tiny(weights, data, **changes):
     """The config of the command line, made small."""
     config = sd3_turbo.get_config(f"size=tiny,weights={weights},data={data},resolution=128,steps=2")
+    read_architectures(config)
     config.data.update(dict(buckets=("8x8", "4x16"), text_length=77 + 8, text_batch_size=8))
     config.synthesize.update(dict(steps=2, batch_size=8, records_per_shard=4))
     config.distil.update(dict(batch_size=8))
@@ -43,7 +45,6 @@ def tiny(weights, data, **changes):
     config.model.update(dict(dtype="float32", teacher_dtype="float32", remat="none"))
     config.log.update(dict(every=1, samples_every=0))
     config.update(changes)
-    validate(config)
     return config
 
 
@@ -65,9 +66,9 @@ def prompts(tmp_path_factory):
 def run(pipeline, prompts, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("run")
     config = tiny(pipeline, prompts)
-    check(config)
-    encode(config, workdir)
-    synthesize(config, workdir)
+    check(typed(config))
+    encode(typed(config), workdir)
+    synthesize(typed(config), workdir)
     return config, workdir
 
 
@@ -98,7 +99,7 @@ def test_a_second_encoding_reads_nothing_and_writes_nothing(run):
     files = {path: path.stat().st_mtime_ns for path in workdir.rglob("*")}
     moved = config.copy_and_resolve_references()
     moved.data.path = "gone.txt"
-    encode(moved, workdir)
+    encode(typed(moved), workdir)
     assert {path: path.stat().st_mtime_ns for path in workdir.rglob("*")} == files
 
 
@@ -113,9 +114,9 @@ def test_several_processes_write_what_one_writes(run, tmp_path, monkeypatch):
             patch.setattr(jax, "process_index", lambda index=index: index)
             patch.setattr("ladd_jax.stages.synthesize.process_mesh", make_mesh)
             patch.setattr("ladd_jax.stages.synthesize.finalize_together", lambda *_: None)
-            synthesize(config, tmp_path)
+            synthesize(typed(config), tmp_path)
     written = len(list(stages.synthesized(tmp_path).rglob("*array_record*")))
-    synthesize(config, tmp_path)
+    synthesize(typed(config), tmp_path)
     every = len(list(stages.synthesized(tmp_path).rglob("*array_record*")))
     assert 0 < written < every
     together, alone = (Shards(stages.synthesized(path)) for path in (tmp_path, workdir))
@@ -150,8 +151,8 @@ def seen(pipeline, photographs, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("seen")
     config = tiny(pipeline, photographs, stages=("encode", "distil"))
     config.distil.data = "encoded"
-    check(config)
-    encode(config, workdir)
+    check(typed(config))
+    encode(typed(config), workdir)
     return config, workdir
 
 
@@ -176,8 +177,8 @@ def test_photographs_become_latents_of_the_nearest_bucket(pipeline, photographs,
 @pytest.mark.slow
 def test_a_student_learns_from_photographs_without_samples_of_the_teacher(seen):
     config, workdir = seen
-    distil(config, workdir)
-    assert int(stages.load_student(config, workdir, make_mesh(config.mesh)).step) == 2
+    distil(typed(config), workdir)
+    assert int(stages.load_student(typed(config), workdir, make_mesh(config.mesh)).step) == 2
 
 
 def test_too_many_unreadable_images_are_an_error_and_leave_no_shards(
@@ -188,7 +189,7 @@ def test_too_many_unreadable_images_are_an_error_and_leave_no_shards(
     (broken / "1_2.png").write_bytes(b"")
     config = tiny(pipeline, broken)
     with pytest.raises(ValueError, match=r"1 of 20 records cannot be read.*1_2.png"):
-        encode(config, tmp_path / "run")
+        encode(typed(config), tmp_path / "run")
     assert (tmp_path / "run" / "unreadable.jsonl").exists()
     assert not list((tmp_path / "run").rglob("*array_record*"))
 
@@ -234,14 +235,14 @@ def test_tars_of_images_of_every_kind_become_latents_and_the_unreadable_one_is_l
     config.data.column = "caption"
     # 1 of 96 would be more than 1 %.
     with pytest.raises(ValueError, match="1 of 96 records cannot be read"):
-        encode(config, tmp_path / "run")
+        encode(typed(config), tmp_path / "run")
     with tarfile.open(folder / "2.tar", "w") as tar:
         file = io.BytesIO()
         Image.new("RGB", (9, 9)).save(file, "PNG")
         for i in range(4):
             put(f"more {i}.png", file.getvalue(), tar)
             put(f"more {i}.json", b'{"caption": "more"}', tar)
-    encode(config, tmp_path / "run")
+    encode(typed(config), tmp_path / "run")
     (line,) = (tmp_path / "run/unreadable.jsonl").read_text().splitlines()
     assert json.loads(line) == {"key": "1/nothing", "reason": "the image has no bytes"}
     shards = Shards(stages.encoded(tmp_path / "run"))
@@ -263,10 +264,10 @@ def test_tars_of_images_of_every_kind_become_latents_and_the_unreadable_one_is_l
 @pytest.mark.slow
 def test_the_student_starts_from_the_weights_and_learns(run):
     config, workdir = run
-    distil(config, workdir)
+    distil(typed(config), workdir)
     mesh = make_mesh(config.mesh)
-    teacher = stages.load_teacher(config, workdir, mesh)
-    state = stages.load_student(config, workdir, mesh)
+    teacher = stages.load_generator(typed(config), workdir, mesh)
+    state = stages.load_student(typed(config), workdir, mesh)
     assert int(state.step) == 2
     difference = jax.tree.map(lambda a, b: float(jnp.max(jnp.abs(a - b))), state.params, teacher)
     largest = max(jax.tree.leaves(difference))
@@ -288,24 +289,26 @@ def small(tmp_path_factory):
 def test_the_student_is_judged_by_another_pipeline_than_it_starts_from(run, small, tmp_path):
     config, workdir = run
     given = f"size=tiny,weights={config.weights},teacher={small},resolution=128"
-    other = sd3_turbo.get_config(given).teacher
+    other = sd3_turbo.get_config(given)
+    read_architectures(other)
+    other = other.teacher
     assert (other.depth, other.width, other.num_heads, other.qk_norm) == (3, 24, 3, False)
     config = config.copy_and_resolve_references()
     config.teacher.update(other)
     config.data.buckets = ("8x8",)
     config.distil.update(dict(steps=1, hooked_blocks=(0, 1)))
     config.distil.optimizer.update(dict(learning_rate=1e-6, warmup_steps=0))
-    check(config)
+    check(typed(config))
     (tmp_path / "synthesized").symlink_to(stages.synthesized(workdir))
-    distil(config, tmp_path)
+    distil(typed(config), tmp_path)
 
     mesh = make_mesh(config.mesh)
-    state = stages.load_student(config, tmp_path, mesh)
-    start = stages.load_teacher(config, tmp_path, mesh)
+    state = stages.load_student(typed(config), tmp_path, mesh)
+    start = stages.load_generator(typed(config), tmp_path, mesh)
     moved = jax.tree.map(lambda a, b: float(jnp.max(jnp.abs(a - b))), state.params, start)
     assert 0 < max(jax.tree.leaves(moved)) < 1e-5
     assert state.heads["heads"]["entry"]["convolution"]["kernel"].shape[:4] == (2, 1, 1, 24)
-    frozen = stages.load_discriminator(config, tmp_path, mesh)
+    frozen = stages.load_teacher(typed(config), tmp_path, mesh)
     assert frozen["blocks_0"]["image"]["qkv"]["kernel"].shape == (2, 24, 3, 3, 8)
     theirs = load_mmdit(small, jnp.float32).params
     np.testing.assert_array_equal(
@@ -324,15 +327,16 @@ def test_the_student_is_judged_by_another_pipeline_than_it_starts_from(run, smal
 def test_a_teacher_of_other_latents_or_text_is_refused(pipeline, tmp_path, changes, words):
     fields = dict(in_channels=16, out_channels=16, context_width=32, pooled_width=20) | changes
     folder = reference.save(reference.transformer(**fields), tmp_path / "other")
+    config = sd3_turbo.get_config(f"size=tiny,weights={pipeline},teacher={folder}")
     with pytest.raises(UserError, match=words):
-        sd3_turbo.get_config(f"size=tiny,weights={pipeline},teacher={folder}")
+        read_architectures(config)
 
 
 def test_a_teacher_in_bfloat16_leaves_the_student_in_float32(pipeline):
     config = tiny(pipeline, "")
     config.model.teacher_dtype = "bfloat16"
-    objective = networks.ladd(config)
-    teacher = stages.load_teacher(config, None, make_mesh(config.mesh))
+    objective = objectives.ladd(typed(config))
+    teacher = stages.load_generator(typed(config), None, make_mesh(config.mesh))
     assert {leaf.dtype for leaf in jax.tree.leaves(teacher)} == {jnp.dtype(jnp.bfloat16)}
     state = jax.eval_shape(objective.init, jax.random.PRNGKey(0), teacher)
     assert {leaf.dtype for leaf in jax.tree.leaves(state.params)} == {jnp.dtype(jnp.float32)}
@@ -355,17 +359,17 @@ def test_a_bad_argument_of_the_config_is_named(arguments, words):
 
 def test_what_is_missing_is_named_with_the_command_that_makes_it(pipeline):
     with pytest.raises(UserError, match="weights is empty.*weights=DIR.*`hf download"):
-        check(sd3_turbo.get_config("data=prompts.txt"))
+        check(typed(sd3_turbo.get_config("data=prompts.txt")))
     with pytest.raises(UserError, match="data.path is empty.*ladd_jax.encode"):
-        check(tiny(pipeline, ""))
+        check(typed(tiny(pipeline, "")))
 
 
 def test_missing_shards_are_named_with_the_command_that_makes_them(pipeline, tmp_path):
     config = tiny(pipeline, "prompts.txt")
     with pytest.raises(FileNotFoundError, match=r"encoded: run .*`python -m ladd_jax\.encode`"):
-        synthesize(config, tmp_path)
+        synthesize(typed(config), tmp_path)
     with pytest.raises(FileNotFoundError, match=r"synthesized: .*`python -m ladd_jax\.synthesize`"):
-        distil(config, tmp_path)
+        distil(typed(config), tmp_path)
 
 
 def test_prompts_are_spread_over_the_buckets_by_their_weights(tmp_path):
@@ -374,13 +378,13 @@ def test_prompts_are_spread_over_the_buckets_by_their_weights(tmp_path):
     config = sd3_turbo.get_config(f"data={path},resolution=128")
     wide, square, tall = (Bucket.parse(name) for name in ("4x16", "8x8", "16x4"))
     config.data.bucket_weights = (3.0, 0.0, 1.0)
-    raw = open_source(config, [wide, square, tall], tmp_path)
+    raw = open_source(typed(config), [wide, square, tall], tmp_path)
     assert set(raw.prompts) == {wide, tall}
     assert 0.7 < len(raw.prompts[wide]) / 2000 < 0.8
     assert len({*raw.prompts[wide], *raw.prompts[tall]}) == 2000
     # More prompts at the end leave the others where they are.
     path.write_text(path.read_text() + "a dog\n")
-    longer = open_source(config, [wide, square, tall], tmp_path)
+    longer = open_source(typed(config), [wide, square, tall], tmp_path)
     assert longer.prompts[wide][: len(raw.prompts[wide])] == raw.prompts[wide]
 
 
@@ -390,14 +394,14 @@ def test_weights_of_another_architecture_than_the_config_are_refused(pipeline, t
     config = tiny(pipeline, "")
     config.weights = str(other)
     with pytest.raises(UserError, match="depth is 3 in the weights and 2 in the config"):
-        stages.load_teacher(config, tmp_path, make_mesh(config.mesh))
+        stages.load_generator(typed(config), tmp_path, make_mesh(config.mesh))
 
 
 def test_the_known_sizes_are_those_of_the_released_models():
     # Numbers in the released transformers, in billions; their position tables count.
     for size, billions in (("medium", 2.08), ("medium3.5", 2.47), ("large", 8.06)):
         config = sd3_turbo.get_config(f"size={size}")
-        shapes = networks.ladd(config).student.shapes
+        shapes = objectives.ladd(typed(config)).student.shapes
         count = sum(leaf.size for leaf in jax.tree.leaves(shapes))
         count += config.model.position_table**2 * config.model.width
         assert count / 1e9 == pytest.approx(billions, rel=0.02)

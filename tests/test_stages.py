@@ -7,8 +7,8 @@ import pytest
 import tiny
 
 from configs import digits
-from ladd_jax.config import build as networks
-from ladd_jax.config.fields import to_dict
+from ladd_jax.config import architectures, objectives
+from ladd_jax.config.fields import to_dict, typed
 from ladd_jax.data.buckets import Bucket
 from ladd_jax.parallel.mesh import make_mesh
 from ladd_jax.stages import load as stages
@@ -31,9 +31,9 @@ def settings(**changes):
     return config
 
 
-def write_teacher(config, workdir):
-    """A random teacher, as if `pretrain` had made it."""
-    objective = networks.flow_matching(config)
+def write_generator(config, workdir):
+    """A random data generator, as if `pretrain` had made it."""
+    objective = objectives.flow_matching(config)
     params = tiny.random_params(objective.model)
     state = jax.jit(objective.init)(jax.random.PRNGKey(0), params)
     saved = Checkpoints(workdir / "pretrain" / "checkpoints")
@@ -45,7 +45,7 @@ def write_teacher(config, workdir):
 def images(tmp_path_factory):
     """Shards of digits."""
     workdir = tmp_path_factory.mktemp("images")
-    encode(settings(), workdir)
+    encode(typed(settings()), workdir)
     return stages.encoded(workdir)
 
 
@@ -55,33 +55,39 @@ def assert_same(ours, theirs):
 
 def test_a_teacher_that_is_cut_is_the_first_blocks_of_the_whole_one(tmp_path, monkeypatch):
     config = settings(hooked_blocks=(0,))
-    write_teacher(config, tmp_path)
+    write_generator(typed(config), tmp_path)
     mesh = make_mesh({"data": 1}, jax.devices()[:1])
-    whole = stages.load_teacher(config, tmp_path, mesh)
-    cut = stages.load_discriminator(config, tmp_path, mesh)
+    whole = stages.load_generator(typed(config), tmp_path, mesh)
+    cut = stages.load_teacher(typed(config), tmp_path, mesh)
     assert not {"last_block", "final", "final_modulation"} & cut.keys()
     first = jax.tree.map(lambda leaf: leaf[:1], whole["blocks_0"])
     rest = {name: whole[name] for name in cut if name != "blocks_0"}
     assert_same(cut, {"blocks_0": first, **rest})
 
     # From files nothing is read that is cut off.
-    save_mmdit(tmp_path / "t", whole, networks.transformer_config(config), jnp.float32)
+    architecture = architectures.student_architecture(typed(config))
+    save_mmdit(tmp_path / "t", whole, architecture, jnp.float32)
     config.weights = str(tmp_path / "t")
     read, map_file = [], StoredTensor.map
     monkeypatch.setattr(
         StoredTensor, "map", lambda tensor: read.append(tensor.name) or map_file(tensor)
     )
-    assert_same(stages.load_discriminator(config, tmp_path, mesh), cut)
+    assert_same(stages.load_teacher(typed(config), tmp_path, mesh), cut)
     assert any("transformer_blocks.0." in name for name in read)
     assert not [name for name in read if "blocks.1." in name or "blocks.2." in name]
     assert not [name for name in read if "proj_out" in name or "norm_out" in name]
+
+
+def step_flops(config):
+    cond = {"context": jax.ShapeDtypeStruct((config.data.text_length, 1), jnp.float32)}
+    return objectives.model_flops(config, objectives.ladd(config), Bucket(8, 8), cond)
 
 
 def test_the_teacher_is_cut_wherever_that_changes_nothing():
     def cut(depth=3, **changes):
         config = settings(**changes)
         config.model.depth = depth
-        return networks.discriminator_config(config).cut
+        return architectures.teacher_architecture(typed(config)).cut
 
     assert cut() == 0
     assert cut(hooked_blocks=(0,)) == 1
@@ -90,13 +96,9 @@ def test_the_teacher_is_cut_wherever_that_changes_nothing():
     assert cut(hooked_blocks=(0, 2)) == 0
     assert cut(hooked_blocks=(0,), distillation_weight=2.5) == 0
     with pytest.raises(ValueError, match="block -1 of a teacher of 3"):
-        networks.ladd(settings(hooked_blocks=(-1, 1)))
-    config = settings(hooked_blocks=(0,))
-    bucket, length = Bucket(8, 8), config.data.text_length
-    spared = networks.model_flops(config, networks.ladd(config), bucket, length)
-    config.distil.hooked_blocks = ()
-    whole = networks.model_flops(config, networks.ladd(config), bucket, length)
-    assert spared < 0.8 * whole
+        objectives.ladd(typed(settings(hooked_blocks=(-1, 1))))
+    cut_off, whole = (step_flops(typed(settings(hooked_blocks=hooked))) for hooked in ((0,), ()))
+    assert cut_off < 0.8 * whole
 
 
 @pytest.mark.slow
@@ -104,11 +106,11 @@ def test_distillation_with_a_teacher_that_is_cut_starts_from_the_whole_one(image
     config = settings(hooked_blocks=(0,), steps=1)
     config.distil.optimizer.update(dict(learning_rate=1e-6, warmup_steps=0))
     (tmp_path / "encoded").symlink_to(images)
-    write_teacher(config, tmp_path)
+    write_generator(typed(config), tmp_path)
     mesh = make_mesh(config.mesh)
-    distil(config, tmp_path)
-    state = stages.load_student(config, tmp_path, mesh)
-    teacher = stages.load_teacher(config, tmp_path, mesh)
+    distil(typed(config), tmp_path)
+    state = stages.load_student(typed(config), tmp_path, mesh)
+    teacher = stages.load_generator(typed(config), tmp_path, mesh)
     moved = jax.tree.map(lambda a, b: float(jnp.max(jnp.abs(a - b))), state.params, teacher)
     assert 0 < max(jax.tree.leaves(moved)) < 1e-5
     assert state.heads["heads"]["residual"]["scale"].shape[0] == 1

@@ -1,5 +1,6 @@
 """The teacher's samples on disk are those that the config asks for."""
 
+import dataclasses
 import multiprocessing
 import os
 import random
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 
 from configs import digits
-from ladd_jax.config import build as networks
+from ladd_jax.config import architectures, typed
 from ladd_jax.data.shards import Shards
 from ladd_jax.diffusion.generate import seeds
 from ladd_jax.diffusion.samplers import euler, guided, linear_sigmas, sample_noise
@@ -35,7 +36,7 @@ def config():
     config.synthesize.update(
         dict(samples=10, batch_size=4, records_per_shard=2, steps=3, guidance=2.5, shift=1.5)
     )
-    return config
+    return typed(config)
 
 
 @pytest.fixture(scope="module")
@@ -51,9 +52,9 @@ def test_samples_have_the_guidance_steps_and_shift_of_the_config(config, workdir
     shards = Shards(stages.synthesized(workdir))
     (bucket,) = shards.buckets
     read = shards.read(bucket, np.arange(10))
-    teacher = stages.load_teacher(config, workdir, make_mesh(config.mesh))
-    model = mmdit(networks.transformer_config(config))
-    null = (jnp.asarray(shards.null_context), jnp.asarray(shards.null_pooled))
+    teacher = stages.load_generator(config, workdir, make_mesh(config.mesh.sizes))
+    model = mmdit(architectures.student_architecture(config))
+    null = jax.tree.map(jnp.asarray, shards.null)
 
     def sample(guidance, steps, shift):
         def velocity(*args):
@@ -64,7 +65,7 @@ def test_samples_have_the_guidance_steps_and_shift_of_the_config(config, workdir
             0,
             (8, 8, 1),
         )
-        field = guided(velocity, read["context"], read["pooled"], *null, guidance)
+        field = guided(velocity, read["cond"], null, guidance)
         return jax.jit(lambda: euler(field, noise, linear_sigmas(steps, shift)))()
 
     np.testing.assert_allclose(read["latents"], sample(2.5, 3, 1.5), atol=1e-4)
@@ -85,8 +86,8 @@ def test_a_stage_that_was_stopped_ends_in_the_same_records(config, workdir):
     after = Shards(target).read(bucket, np.arange(10))
     assert all(path.stat().st_mtime_ns == time for path, time in kept.items())
     assert after["key"] == before["key"] and after["prompt"] == before["prompt"]
-    for name in ("latents", "context", "pooled"):
-        np.testing.assert_array_equal(after[name], before[name])
+    for name in ("latents", "cond"):
+        jax.tree.map(np.testing.assert_array_equal, after[name], before[name])
 
 
 # Processes as real as any, forked from one that has done the imports.
@@ -120,8 +121,8 @@ def test_killed_at_any_moment_and_on_another_number_of_hosts_no_record_is_lost_o
     config, tmp_path
 ):
     # Many shards, so that a life which has written one has most of them before it.
-    config = config.copy_and_resolve_references()
-    config.synthesize.samples, count_of_shards = 100, 50
+    stage, count_of_shards = dataclasses.replace(config.synthesize, samples=100), 50
+    config = dataclasses.replace(config, synthesize=stage)
     uninterrupted, killed = tmp_path / "uninterrupted", tmp_path / "killed"
     for stage in (encode, pretrain, synthesize):
         stage(config, uninterrupted)
@@ -161,5 +162,6 @@ def test_killed_at_any_moment_and_on_another_number_of_hosts_no_record_is_lost_o
     (bucket,) = whole.buckets
     ours, theirs = (s.read(bucket, np.arange(100)) for s in (interrupted, whole))
     assert ours["key"] == theirs["key"] and ours["prompt"] == theirs["prompt"]
-    for name in ("latents", "context", "pooled"):
-        np.testing.assert_allclose(ours[name], theirs[name], atol=1e-5)
+    np.testing.assert_allclose(ours["latents"], theirs["latents"], atol=1e-5)
+    for name, array in theirs["cond"].items():
+        np.testing.assert_allclose(ours["cond"][name], array, atol=1e-5)

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from tiny import random_params
 
-from ladd_jax.config import build as networks
+from ladd_jax.config import objectives
 from ladd_jax.config.fields import to_dict
 from ladd_jax.config.workdir import settle
 from ladd_jax.training.checkpoint import Checkpoints
@@ -19,7 +19,7 @@ def save_student(config, workdir, step=2):
       its state.
     """
     settle(workdir, to_dict(config))
-    objective = networks.ladd(config)
+    objective = objectives.ladd(config)
     params = random_params(objective.student, seed=1)
     state = jax.jit(objective.init)(jax.random.PRNGKey(0), params)
     ema = random_params(objective.student, seed=2)

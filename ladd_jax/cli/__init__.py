@@ -1,1 +1,1 @@
-"""The command line: flags, errors, what is checked before a job starts."""
+"""The command line: flags, what is checked before a job starts, and how a command runs."""

@@ -1,249 +1,355 @@
 """Every field of a config, with its default, and where the default comes from.
 
 `known` marks what the paper states; all else is a default of this project. A config file starts
-from ladd_jax.errors import UserError
 from `base_config()` and sets what differs: a misspelt field or a wrong type is an error that names
-the nearest valid one.
+the nearest valid one. `typed` makes the dataclasses here of it, which say what a section refuses;
+what depends on several sections or on the machine is checked in `cli/preflight.py`.
 """
 
-import difflib
+import dataclasses
 import json
 import re
 from typing import Any
 
 from ml_collections import ConfigDict
 
+from ladd_jax.config.arguments import nearest
+from ladd_jax.data.buckets import Bucket
 from ladd_jax.errors import UserError
+from ladd_jax.models.families import family
+from ladd_jax.models.heads import HeadSettings
+from ladd_jax.objectives.critics.features import FeatureCritic
+from ladd_jax.objectives.flow_matching import FlowMatchingSettings
+from ladd_jax.objectives.ladd import LADDSettings
+from ladd_jax.training.optimizers import Optimizer
 
 STAGES = ("encode", "pretrain", "synthesize", "distil", "evaluate")
 
+# The sections of networks have the fields of this family, with its defaults.
+_NETWORK: Any = family("sd3").architecture
 
-def _optimizer(learning_rate: float, **changes: Any) -> ConfigDict:
-    fields = dict(
-        learning_rate=learning_rate,
-        beta1=0.9,
-        beta2=0.99,
-        epsilon=1e-8,
-        weight_decay=0.0,
-        warmup_steps=0,
-        decay_steps=0,  # length of a cosine to zero; 0 keeps the rate
-        clip_norm=1.0,  # 0 does not clip
-        moment_dtype="float32",  # float32, bfloat16
-    )
-    return ConfigDict(fields | changes)
+
+def _at_least_one(section: Any, path: str, *names: str) -> None:
+    for name in names:
+        if getattr(section, name) < 1:
+            raise UserError(f"{path}.{name} is {getattr(section, name)}: use 1 or more")
+
+
+def _one_of(value: str, what: str, *choices: str) -> None:
+    if value not in choices:
+        raise UserError(f"{what} {value!r} is none of {', '.join(choices)}")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Mesh:
+    """Sizes of the mesh axes; one of them may be -1 and takes the devices that are left."""
+
+    data: int = -1
+    fsdp: int = 1
+    tensor: int = 1
+    # How many TPU slices a data-centre network joins: it divides `data`, and fsdp and tensor stay
+    # inside of one.
+    slices: int = 1
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """The sizes by name, as `parallel.mesh.make_mesh` takes them."""
+        return dataclasses.asdict(self)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Data:
+    """Raw data, and how they are encoded. Lengths are in latent pixels."""
+
+    source: str = "digits"  # digits, prompts, images
+    path: str = ""  # of the prompts (txt, tsv, csv, jsonl) or the images (a folder, tars)
+    column: str = ""  # of the prompts in their table; empty: the only one that it can be
+    buckets: tuple[str, ...] = ("8x8", "8x16", "16x8")  # rows x columns
+    bucket_weights: tuple[float, ...] = ()  # share of the prompts for each; empty: all the same
+    examples: int = 1437  # of digits, for each bucket
+    records_per_shard: int = 512
+    text_dtype: str = "float32"  # on disk: float32, float16
+    text_batch_size: int = 256
+    image_batch_size: int = 8
+    # The text encoder: that of `weights` where there are some, otherwise random and frozen.
+    text_length: int = 17  # tokens
+    text_width: int = 32
+    text_layers: int = 2
+    text_heads: int = 2
+    pooled_width: int = 32
+
+    def __post_init__(self) -> None:
+        _one_of(self.source, "data.source", "digits", "prompts", "images")
+        _one_of(self.text_dtype, "data.text_dtype", "float32", "float16")
+        _at_least_one(
+            self, "data",
+            "examples", "records_per_shard", "text_batch_size", "image_batch_size", "text_length",
+        )  # fmt: skip
+        if not self.buckets:
+            raise UserError("data.buckets is empty: name one or more, such as 8x8")
+        for name in self.buckets:
+            Bucket.parse(name)
+        weights, count = self.bucket_weights, len(self.buckets)
+        if weights and (len(weights) != count or min(weights) < 0 or not sum(weights)):
+            raise UserError(
+                f"data.bucket_weights is {weights}: give {count} numbers of 0 or more, one for "
+                f"each of data.buckets, or none"
+            )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Model:
+    """The student, and the teacher unless `teacher` is another (known: the paper's default).
+
+    A depth of 0 is for a network with `weights`: commands read the architecture from their files.
+    """
+
+    family: str = "sd3"  # a folder of models/
+    depth: int = 24
+    width: int = 1536
+    num_heads: int = 24
+    channels: int = _NETWORK.out_channels
+    patch: int = _NETWORK.patch
+    mlp_ratio: int = _NETWORK.mlp_ratio
+    qk_norm: bool = _NETWORK.qk_norm
+    dual_attention: tuple[int, ...] = _NETWORK.dual_attention
+    position_table: int = _NETWORK.position_table
+    position_base: float = _NETWORK.position_base
+    position_start: float = _NETWORK.position_start
+    remat: str = _NETWORK.remat  # none, full, attention, dots, dots_attention
+    unroll: int = _NETWORK.unroll
+    dtype: str = "bfloat16"
+    param_dtype: str = "float32"
+    # Of the frozen networks' parameters: float32, bfloat16, or int8 under the heads alone and
+    # bfloat16 where the data generator makes data or a student starts from it.
+    teacher_dtype: str = "float32"
+
+    def __post_init__(self) -> None:
+        _at_least_one(self, "model", "depth", "width", "num_heads", "channels", "patch", "unroll")
+        _one_of(self.dtype, "dtype", "float32", "bfloat16")
+        _one_of(self.param_dtype, "dtype", "float32", "bfloat16")
+        _one_of(self.teacher_dtype, "dtype", "float32", "bfloat16", "int8")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Teacher:
+    """Another teacher under the heads than the data generator (known: its size matters less than
+    the student's).
+
+    `weights` names its pipeline, the other fields are those of `model` for its network. A depth of
+    0 is, with weights, for commands that read the architecture from their files; without weights
+    the data generator is the teacher.
+    """
+
+    weights: str = ""
+    depth: int = 0
+    width: int = 0
+    num_heads: int = 0
+    patch: int = _NETWORK.patch
+    mlp_ratio: int = _NETWORK.mlp_ratio
+    qk_norm: bool = _NETWORK.qk_norm
+    dual_attention: tuple[int, ...] = _NETWORK.dual_attention
+    position_table: int = _NETWORK.position_table
+    position_base: float = _NETWORK.position_base
+    position_start: float = _NETWORK.position_start
+
+    def __post_init__(self) -> None:
+        if self.weights and not self.depth:
+            raise UserError(
+                f"teacher.weights is {self.weights} and teacher.depth is 0: set the sizes of that "
+                f"network, as read_architectures does"
+            )
+        for name in ("depth", "width", "num_heads", "patch", "mlp_ratio"):
+            if self.depth and getattr(self, name) < 1:
+                raise UserError(
+                    f"teacher.{name} is {getattr(self, name)} and teacher.depth is {self.depth}: "
+                    f"use 1 or more, or a depth of 0 for the network that the student starts from"
+                )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Heads(HeadSettings):
+    """The discriminator's heads."""
+
+    def __post_init__(self) -> None:
+        _at_least_one(self, "heads", "channels", "kernel", "groups", "projection")
+        super().__post_init__()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Pretrain(FlowMatchingSettings):
+    """The training of a data generator where there are no weights."""
+
+    steps: int = 10_000
+    batch_size: int = 256
+    optimizer: Optimizer = Optimizer(1e-4, clip_norm=1.0)
+
+    def __post_init__(self) -> None:
+        _at_least_one(self, "pretrain", "steps", "batch_size")
+        super().__post_init__()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Synthesize:
+    """The data generator's samples."""
+
+    samples: int = 10_000  # for each bucket; 0: one for each encoded record
+    batch_size: int = 256
+    records_per_shard: int = 1024
+    steps: int = 50
+    guidance: float = 5.0  # known: one constant scale; its value is not
+    shift: float = 3.0
+
+    def __post_init__(self) -> None:
+        _at_least_one(self, "synthesize", "batch_size", "records_per_shard", "steps")
+        if self.samples < 0:
+            raise UserError(
+                f"synthesize.samples is {self.samples}: use 0 for one of each encoded record, or "
+                f"more"
+            )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Distil(LADDSettings):
+    """The distillation. Times are in [0, 1], with 1 pure noise.
+
+    Known of its settings: timesteps, probabilities, warmup_probabilities and warmup_steps above
+    512^2, renoise_mean, renoise_std, all blocks hooked, and no distillation loss with synthetic
+    data.
+    """
+
+    data: str = "synthesized"  # known; encoded: real images, with a distillation_weight
+    steps: int = 10_000  # known
+    batch_size: int = 256
+    # Blocks of the teacher with a head; empty: all. Without a distillation_weight the teacher ends
+    # with the last one.
+    hooked_blocks: tuple[int, ...] = FeatureCritic.hooked_blocks
+    optimizer: Optimizer = Optimizer(1e-5, beta1=0.0, clip_norm=1.0)
+    heads_optimizer: Optimizer = Optimizer(1e-4, beta1=0.0, clip_norm=1.0)
+
+    def __post_init__(self) -> None:
+        _one_of(self.data, "distil.data", "synthesized", "encoded")
+        _at_least_one(self, "distil", "steps", "batch_size")
+        super().__post_init__()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Evaluate:
+    """What is measured of data generator and student."""
+
+    student: str = "ema"  # ema, params
+    samples_per_prompt: tuple[int, ...] = (36, 4, 4)  # for each bucket
+    test_images: int = 600  # for each bucket, made of the test split
+    student_steps: tuple[int, ...] = (1, 2, 4)
+    teacher_steps: tuple[int, ...] = (50, 4)
+    batch_size: int = 400
+    shown_prompts: int = 10  # columns of the report's grids
+
+    def __post_init__(self) -> None:
+        _one_of(self.student, "evaluate.student", "ema", "params")
+        _at_least_one(self, "evaluate", "batch_size", "shown_prompts")
+        if not self.teacher_steps or min(self.teacher_steps) < 1:
+            raise UserError(f"evaluate.teacher_steps is {self.teacher_steps}: use 1 or more")
+        if self.test_images < 2:
+            raise UserError(f"evaluate.test_images is {self.test_images}: use 2 or more")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """When a training is saved, and how many of its checkpoints stay."""
+
+    every: int = 1000
+    keep: int = 2
+
+    def __post_init__(self) -> None:
+        _at_least_one(self, "checkpoint", "every", "keep")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Log:
+    """What a training tells while it runs."""
+
+    every: int = 50  # steps between records, the only ones at which training waits for the device
+    samples_every: int = 500
+    profile: str = ""  # START:STOP, an xprof trace of steps START to STOP - 1 of each training
+
+    def __post_init__(self) -> None:
+        _at_least_one(self, "log", "every")
+        match = re.fullmatch(r"(\d+):(\d+)", self.profile)
+        if self.profile and not (match and 1 <= int(match[1]) < int(match[2])):
+            raise UserError(
+                f"profile {self.profile!r} is not START:STOP with 1 <= START < STOP: use a range "
+                f"such as 10:13 for steps 10, 11 and 12"
+            )
+
+    @property
+    def traced(self) -> range:
+        """The steps that `profile` names, counted from 1; none where it is empty."""
+        return range(*map(int, self.profile.split(":"))) if self.profile else range(0)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+    """A run."""
+
+    seed: int = 0
+    stages: tuple[str, ...] = STAGES
+    mesh: Mesh = Mesh()
+    # A released pipeline, whose transformer is the data generator, which the student starts from,
+    # and the teacher, unless `teacher` names another: a folder, or owner/name of the hub. Empty:
+    # `pretrain` makes the data generator.
+    weights: str = ""
+    data: Data = Data()
+    model: Model = Model()
+    teacher: Teacher = Teacher()
+    heads: Heads = Heads()
+    pretrain: Pretrain = Pretrain()
+    synthesize: Synthesize = Synthesize()
+    distil: Distil = Distil()
+    evaluate: Evaluate = Evaluate()
+    checkpoint: Checkpoint = Checkpoint()
+    log: Log = Log()
+    # Compiled programs stay here for the next start: in the workdir, unless it is an absolute path
+    # or an address (gs://...). Empty keeps none.
+    compilation_cache: str = "compilation_cache"
+
+    def __post_init__(self) -> None:
+        for name in self.stages:
+            _one_of(name, "stage", *STAGES)
 
 
 def base_config() -> ConfigDict:
-    """All fields. Lengths are in latent pixels, times in [0, 1] with 1 pure noise."""
-    config = ConfigDict()
-    config.seed = 0
-    config.stages = STAGES
-    # Mesh axes; one of them may be -1 and takes the devices that are left. `slices` is how many TPU
-    # slices a data-centre network joins: it divides `data`, and fsdp and tensor stay inside of one.
-    config.mesh = ConfigDict(dict(data=-1, fsdp=1, tensor=1, slices=1))
-
-    # A released pipeline, whose transformer the student starts from, which makes its data, and
-    # which is its teacher, unless `teacher` names another: a folder, or owner/name of the hub.
-    # Empty: `pretrain` makes the teacher.
-    config.weights = ""
-    config.data = ConfigDict(
-        dict(
-            source="digits",  # digits, prompts, images
-            path="",  # of the prompts (txt, tsv, csv, jsonl) or the images (a folder, tars)
-            column="",  # of the prompts in their table; empty: the only one that it can be
-            buckets=("8x8", "8x16", "16x8"),  # rows x columns
-            bucket_weights=(),  # share of the prompts for each bucket; empty: the same for all
-            examples=1437,  # of digits, for each bucket
-            records_per_shard=512,
-            text_dtype="float32",  # on disk: float32, float16
-            text_batch_size=256,
-            image_batch_size=8,
-            # Of the text encoder: of `weights` where there are some, else random and frozen.
-            text_length=17,  # tokens
-            text_width=32,
-            text_layers=2,
-            text_heads=2,
-            pooled_width=32,
-        )
-    )
-    # Of the student, and of the teacher unless `teacher` has another (known: the paper's default).
-    config.model = ConfigDict(
-        dict(
-            depth=24,
-            width=1536,
-            num_heads=24,
-            channels=16,
-            patch=2,
-            mlp_ratio=4,
-            qk_norm=False,
-            dual_attention=(),
-            position_table=192,
-            position_base=64.0,
-            position_start=0.0,
-            remat="full",  # none, full, attention, dots, dots_attention
-            unroll=1,
-            dtype="bfloat16",
-            param_dtype="float32",
-            # Of the frozen teacher's parameters: float32, bfloat16, or int8 under the heads alone
-            # and bfloat16 where it makes data or a student starts from it.
-            teacher_dtype="float32",
-        )
-    )
-    # Another teacher under the heads than the network that the student starts from (known: its size
-    # matters less than the student's): `weights` as above, and fields of `model` of its network,
-    # which commands read from those weights where depth is 0. Without weights 0 is the same one.
-    config.teacher = ConfigDict(
-        dict(
-            weights="",
-            depth=0,
-            width=0,
-            num_heads=0,
-            patch=2,
-            mlp_ratio=4,
-            qk_norm=False,
-            dual_attention=(),
-            position_table=192,
-            position_base=64.0,
-            position_start=0.0,
-        )
-    )
-    config.heads = ConfigDict(
-        dict(channels=64, kernel=3, groups=8, projection=64, spectral_norm=True)
-    )
-    config.pretrain = ConfigDict(
-        dict(
-            steps=10_000,
-            batch_size=256,
-            accumulation=1,  # micro-batches of a batch, which divide it
-            time_mean=0.0,
-            time_std=1.0,
-            shift=1.0,
-            text_dropout=0.1,
-            ema_decay=0.999,
-            optimizer=_optimizer(1e-4),
-        )
-    )
-    config.synthesize = ConfigDict(
-        dict(
-            samples=10_000,  # for each bucket; 0: one for each encoded record
-            batch_size=256,
-            records_per_shard=1024,
-            steps=50,
-            guidance=5.0,  # known: one constant scale; its value is not
-            shift=3.0,
-        )
-    )
-    config.distil = ConfigDict(
-        dict(
-            data="synthesized",  # known; encoded: real images, with a distillation_weight
-            steps=10_000,  # known
-            batch_size=256,
-            accumulation=1,  # micro-batches of a batch, which divide it
-            # The heads that the generator sees where there are several: updated, the update of one
-            # for a third more work; before, those of before the step.
-            accumulated_heads="updated",
-            timesteps=(1.0, 0.75, 0.5, 0.25),  # known
-            probabilities=(0.7, 0.1, 0.1, 0.1),  # known, above 512^2
-            warmup_probabilities=(0.0, 0.0, 0.5, 0.5),  # known, above 512^2
-            warmup_steps=500,  # known, above 512^2
-            renoise_mean=1.0,  # known
-            renoise_std=1.0,  # known
-            same_renoise=True,
-            loss="hinge",  # hinge, softplus, lsgan
-            r1_gamma=1e-5,
-            r1_interval=1,
-            # Empty: all (known). Without a distillation_weight the teacher ends with the last one.
-            hooked_blocks=(),
-            distillation_weight=0.0,  # known: none with synthetic data; 2.5 with real data
-            misaligned_share=0.0,
-            head_updates=1,
-            ema_decay=0.999,
-            optimizer=_optimizer(1e-5, beta1=0.0),
-            heads_optimizer=_optimizer(1e-4, beta1=0.0),
-        )
-    )
-    config.evaluate = ConfigDict(
-        dict(
-            student="ema",  # ema, params
-            samples_per_prompt=(36, 4, 4),  # for each bucket
-            test_images=600,  # for each bucket, made of the test split
-            student_steps=(1, 2, 4),
-            teacher_steps=(50, 4),
-            batch_size=400,
-            shown_prompts=10,  # columns of the report's grids
-        )
-    )
-    config.checkpoint = ConfigDict(dict(every=1000, keep=2))
-    config.log = ConfigDict(
-        dict(
-            every=50,  # steps between records, the only ones at which training waits for the device
-            samples_every=500,
-            profile="",  # START:STOP, an xprof trace of steps START to STOP - 1 of each training
-        )
-    )
-    # Compiled programs stay here for the next start: in the workdir, unless it is an absolute path
-    # or an address (gs://...). Empty keeps none.
-    config.compilation_cache = "compilation_cache"
-    return config.lock()
+    """All fields with their defaults, locked: other fields and other types are refused."""
+    return ConfigDict(dataclasses.asdict(Config())).lock()
 
 
-def steps_of(text: str) -> range:
-    """The steps that `START:STOP` names, START to STOP - 1, counted from 1; empty names none.
+def typed(config: ConfigDict) -> Config:
+    """The dataclasses of a config.
 
     Raises:
-      UserError: the text is not of that form, or names no step.
+      UserError: a field is unknown, is missing or has another type than its default, or a section
+        refuses a value; the message names it and the remedy.
     """
-    if not text:
-        return range(0)
-    match = re.fullmatch(r"(\d+):(\d+)", text)
-    if not match or not 1 <= int(match[1]) < int(match[2]):
-        raise UserError(
-            f"profile {text!r} is not START:STOP with 1 <= START < STOP: use a range such as 10:13 "
-            f"for steps 10, 11 and 12"
-        )
-    return range(int(match[1]), int(match[2]))
+    values = config.to_dict()
+    compare(base_config().to_dict(), values, "")
+    return _like(Config(), values)
 
 
-def parse_arguments(text: str | None, defaults: dict[str, Any]) -> dict[str, Any]:
-    """The argument of a config file, `name=value,name=value`, over defaults of the same types.
-
-    Raises:
-      UserError: a name that is not in `defaults`, or a value that is not of its default's type.
-    """
-    values = dict(defaults)
-    for part in filter(None, (text or "").split(",")):
-        name, equals, value = part.partition("=")
-        if name not in defaults or not equals:
-            raise UserError(
-                f"{part!r} after the config's colon is no name=value{nearest(name, defaults)}"
-            )
-        kind = type(defaults[name])
-        try:
-            values[name] = kind(value)
-        except ValueError as error:
-            raise UserError(
-                f"{name} is {value!r}: use a value such as {defaults[name]!r}"
-            ) from error
-    return values
+def _like(default: Any, value: Any) -> Any:
+    """A value of the default's own type."""
+    if dataclasses.is_dataclass(default):
+        kind: Any = type(default)
+        return kind(**{name: _like(getattr(default, name), field) for name, field in value.items()})
+    return float(value) if isinstance(default, float) else value
 
 
-def nearest(name: str, valid: Any) -> str:
-    """` (did you mean X?)`, or nothing where no valid name is near."""
-    close = difflib.get_close_matches(name, list(valid), 1, 0.5)
-    return f": did you mean {close[0]}?" if close else f": valid are {', '.join(sorted(valid))}"
-
-
-def to_dict(config: ConfigDict) -> dict[str, Any]:
-    """Plain nested dict as JSON gives it back: tuples become lists."""
-    return json.loads(json.dumps(config.to_dict()))
-
-
-def validate(config: ConfigDict) -> None:
-    """Raises UserError where a field is unknown, lacks, or has another type than its default."""
-    compare(base_config().to_dict(), config.to_dict(), "")
+def to_dict(config: Any) -> dict[str, Any]:
+    """A config or a section of it as JSON gives it back: tuples become lists."""
+    return json.loads(json.dumps(dataclasses.asdict(config)))
 
 
 def compare(base: dict[str, Any], given: dict[str, Any], prefix: str) -> None:
+    """Raises UserError where a field is unknown, is missing, or has another type than in `base`."""
     for name in given.keys() - base.keys():
         raise UserError(f"unknown config field {prefix}{name}{nearest(name, base)}")
     for name in base.keys() - given.keys():

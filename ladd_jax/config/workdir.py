@@ -4,9 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ml_collections import ConfigDict
-
-from ladd_jax.config.fields import base_config, compare
+from ladd_jax.config.fields import Config, base_config, compare, typed
 from ladd_jax.errors import NotFoundError, UserError
 
 _FILE = "config.json"
@@ -44,14 +42,14 @@ def settle(workdir: Path, config: dict[str, Any]) -> None:
     temporary.rename(path)
 
 
-def read(workdir: Path) -> ConfigDict:
+def read(workdir: Path) -> Config:
     """The config of a used workdir.
 
     Raises:
       NotFoundError: it was never used.
       UserError: its config is damaged, or of another version of this package.
     """
-    path = workdir / "config.json"
+    path = workdir / _FILE
     if not path.is_file():
         raise NotFoundError(f"{workdir} has no config.json: name the --workdir of a run")
     config = base_config()
@@ -61,7 +59,7 @@ def read(workdir: Path) -> ConfigDict:
     except UserError as error:
         raise UserError(f"{path} is of another version of ladd_jax: {error}") from error
     config.update(values)
-    return config
+    return typed(config)
 
 
 def _read_json(path: Path) -> Any:

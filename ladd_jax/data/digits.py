@@ -3,8 +3,6 @@
 import dataclasses
 
 import numpy as np
-from sklearn.datasets import load_digits
-from sklearn.model_selection import train_test_split
 
 from ladd_jax.data.buckets import Bucket
 from ladd_jax.errors import UserError
@@ -29,6 +27,10 @@ class Digits:
 
 def load(seed: int = 0) -> tuple[Digits, Digits]:
     """Train and test split (80 % and 20 % of each digit). No scan is in both."""
+    # scikit-learn takes seconds to import, and every command imports this module.
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
     data = load_digits()
     images = (data.images / 8 - 1).astype(np.float32)[..., None]
     train, test = train_test_split(

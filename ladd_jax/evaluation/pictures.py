@@ -6,7 +6,6 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import matplotlib.figure
 import numpy as np
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
@@ -108,8 +107,7 @@ def curves(stage: str, history: Sequence[Mapping[str, Any]]) -> bytes | None:
     drawn = {title: found for title, found in drawn.items() if found}
     if not drawn:
         return None
-    figure = matplotlib.figure.Figure(figsize=(2.75 * len(drawn), 2.3), layout="constrained")
-    figure.set_facecolor("none")
+    figure = _figure(figsize=(2.75 * len(drawn), 2.3), layout="constrained", facecolor="none")
     plots = np.atleast_1d(figure.subplots(1, len(drawn)))
     for axes, (title, found) in zip(plots, drawn.items(), strict=True):
         axes.set_facecolor("none")
@@ -151,7 +149,7 @@ def save_grid_png(path: str | os.PathLike[str], grids: Sequence[Grid]) -> None:
     inch = min(6.4 / width, 0.06)
     left, top, edge = 0.075 * max(len(grid.title) for grid in grids) + 0.2, 0.55, 0.1
     size = (left + width * inch + edge, top + height * inch + edge)
-    figure = matplotlib.figure.Figure(figsize=size, facecolor="white")
+    figure = _figure(figsize=size, facecolor="white")
     axes = figure.add_axes((left / size[0], edge / size[1], width * inch / size[0],
                             height * inch / size[1]))  # fmt: skip
     axes.set_axis_off()
@@ -170,3 +168,10 @@ def save_grid_png(path: str | os.PathLike[str], grids: Sequence[Grid]) -> None:
         place, text = (column * (i + 0.5) - 0.5, -0.08 / inch), prompt.replace(" ", "\n")
         axes.annotate(text, place, ha="center", va="bottom", fontsize=8, annotation_clip=False)
     figure.savefig(path, dpi=120)
+
+
+def _figure(**options: Any) -> Any:
+    # matplotlib takes seconds to import, and every command imports this module.
+    from matplotlib.figure import Figure
+
+    return Figure(**options)

@@ -25,32 +25,24 @@ from ladd_jax.models.stack import stack
 from ladd_jax.parallel.mesh import constrain, gather
 
 
-@dataclasses.dataclass(frozen=True)
-class HeadConfig:
-    """One head.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class HeadSettings:
+    """What may be chosen of a head.
 
     Attributes:
-      features: D, width of the tokens read.
-      condition_width: length of the vector that heads are conditioned on beside t_hat.
       channels: width of the convolutions.
       kernel: side of the residual convolution.
       groups: of the group norm, which is per sample: the result does not depend on how the batch
         is laid on devices.
       projection: width of the inner product with the condition.
       spectral_norm: divides each convolution by its largest singular value.
-      dtype: of computation.
-      param_dtype: of parameters.
     """
 
-    features: int
-    condition_width: int
     channels: int = 64
     kernel: int = 3
     groups: int = 8
     projection: int = 64
     spectral_norm: bool = True
-    dtype: Dtype = jnp.float32
-    param_dtype: Dtype = jnp.float32
 
     def __post_init__(self) -> None:
         if self.channels % self.groups:
@@ -60,6 +52,23 @@ class HeadConfig:
             )
         if self.kernel % 2 == 0:
             raise UserError(f"head kernel {self.kernel} is even: use {self.kernel + 1}")
+
+
+@dataclasses.dataclass(frozen=True)
+class HeadConfig(HeadSettings):
+    """One head.
+
+    Attributes:
+      features: D, width of the tokens read.
+      condition_width: length of the vector that heads are conditioned on beside t_hat.
+      dtype: of computation.
+      param_dtype: of parameters.
+    """
+
+    features: int
+    condition_width: int
+    dtype: Dtype = jnp.float32
+    param_dtype: Dtype = jnp.float32
 
 
 def spectral_norm(kernel: jax.Array, iterations: int = 8) -> jax.Array:

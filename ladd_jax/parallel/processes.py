@@ -10,6 +10,7 @@ import importlib.util
 import json
 import os
 import re
+import socket
 import sys
 import threading
 import time
@@ -193,6 +194,34 @@ def barrier(name: str) -> None:
     """Returns when all processes have reached this point."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(name)
+
+
+@contextlib.contextmanager
+def one_of_each_host_first(name: str) -> Iterator[None]:
+    """One process of each host goes through before the others, which find what it has fetched.
+
+    Where it fails the others follow all the same, and find by themselves what is wrong.
+
+    Args:
+      name: of the barrier.
+    """
+    first = _is_first_of_its_host()
+    if not first:
+        barrier(name)
+    try:
+        yield
+    finally:
+        if first:
+            barrier(name)
+
+
+def _is_first_of_its_host() -> bool:
+    if jax.process_count() == 1:
+        return True
+    digest = hashlib.sha256(socket.gethostname().encode()).digest()
+    hosts = multihost_utils.process_allgather(np.frombuffer(digest, np.uint8))
+    index = jax.process_index()
+    return not any(np.array_equal(hosts[index], host) for host in hosts[:index])
 
 
 def check_same(what: str, value: Any) -> None:

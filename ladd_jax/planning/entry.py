@@ -3,7 +3,7 @@
 from collections import defaultdict
 from typing import Any
 
-from ladd_jax.config import build as networks
+from ladd_jax.config import objectives
 from ladd_jax.data.buckets import Bucket
 from ladd_jax.parallel.mesh import SLICES, network_axes
 from ladd_jax.planning.collectives import contents, dcn_bytes, parameter_shapes
@@ -23,7 +23,7 @@ def bucket_entry(job: Job, bucket: Bucket, batch_size: int, program: Compiled) -
         are known.
     """
     cond = job.batch_shapes(bucket, 1)["cond"]
-    model_flops = batch_size * networks.model_flops(job.config, job.objective, bucket, cond)
+    model_flops = batch_size * objectives.model_flops(job.config, job.objective, bucket, cond)
     entry: dict[str, Any] = {
         "shape": bucket.name,
         "batch": batch_size,

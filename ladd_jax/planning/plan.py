@@ -17,11 +17,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from ladd_jax.config import build as networks
-from ladd_jax.config.fields import nearest, to_dict
+from ladd_jax.config import objectives
+from ladd_jax.config.arguments import nearest
+from ladd_jax.config.fields import Config, to_dict
 from ladd_jax.data.buckets import Bucket
 from ladd_jax.errors import UserError
 from ladd_jax.parallel.mesh import SLICES, check_batch_size, make_mesh
@@ -65,19 +65,19 @@ class Options:
             raise UserError(f"--utilisation={self.utilisation} is not a share: use 0.5, or 1")
 
 
-def plan(config: ConfigDict, options: Options) -> None:
+def plan(config: Config, options: Options) -> None:
     """Plans the distillation of a config, prints what it finds and writes it to `options.json`.
 
     Raises:
       UserError: there is no such topology, mesh, batch or bucket, or the compiler is not installed.
     """
     buckets = chosen_buckets(config, options.buckets)
-    sizes = parse_mesh(options.mesh, config.mesh)
+    sizes = parse_mesh(options.mesh, config.mesh.sizes)
     target = find_target(options.topology, sizes[SLICES])
     mesh = make_mesh(sizes, target.devices)
     batch_size = options.batch or config.distil.batch_size
     check_batch_size(batch_size, mesh, config.distil.accumulation)
-    job = Job(config, networks.ladd(config), target.chip, mesh, options.utilisation)
+    job = Job(config, objectives.ladd(config), target.chip, mesh, options.utilisation)
     print(headline(job, options.topology, sizes[SLICES], batch_size))
     result = {
         "topology": options.topology,
@@ -116,7 +116,7 @@ def parse_mesh(text: str, mesh: Mapping[str, int]) -> dict[str, int]:
     return sizes
 
 
-def chosen_buckets(config: ConfigDict, names: Sequence[str]) -> list[Bucket]:
+def chosen_buckets(config: Config, names: Sequence[str]) -> list[Bucket]:
     """The named buckets, or all of the config.
 
     Raises:

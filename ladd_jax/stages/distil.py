@@ -4,15 +4,16 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from ml_collections import ConfigDict
 
-from ladd_jax.config import build as networks
+from ladd_jax.config import objectives
+from ladd_jax.config.architectures import generator_architecture, teacher_architecture
+from ladd_jax.config.fields import Config
 from ladd_jax.data.shards import Shards
 from ladd_jax.diffusion.generate import Generator, Sampling, seeds
 from ladd_jax.errors import UserError
 from ladd_jax.objectives.base import TrainState
 from ladd_jax.parallel.mesh import make_mesh
-from ladd_jax.stages.load import encoded, load_discriminator, load_teacher, synthesized
+from ladd_jax.stages.load import encoded, load_generator, load_teacher, synthesized
 from ladd_jax.stages.train import run_training
 from ladd_jax.training.metrics import MetricWriter
 from ladd_jax.training.program import distillation_layout
@@ -21,11 +22,11 @@ from ladd_jax.training.state import create
 _PREVIEW_PROMPTS, _PREVIEW_SEEDS = 8, 4
 
 
-def distil(config: ConfigDict, workdir: Path) -> None:
+def distil(config: Config, workdir: Path) -> None:
     """Trains the student on the synthesized shards; goes on where it stopped."""
     stage = config.distil
-    mesh = make_mesh(config.mesh)
-    objective = networks.ladd(config)
+    mesh = make_mesh(config.mesh.sizes)
+    objective = objectives.ladd(config)
     directory = {"synthesized": synthesized, "encoded": encoded}[stage.data](workdir)
     shards = Shards(directory)
     if not shards.has_latents:
@@ -36,13 +37,13 @@ def distil(config: ConfigDict, workdir: Path) -> None:
 
     key = jax.random.fold_in(jax.random.PRNGKey(config.seed), 1)
     shapes, shardings = distillation_layout(objective, mesh)
-    teacher = load_discriminator(config, workdir, mesh)
-    same = networks.discriminator_config(config) == networks.teacher_config(config)
+    teacher = load_teacher(config, workdir, mesh)
+    same = teacher_architecture(config) == generator_architecture(config)
     same = same and not config.teacher.weights
 
     def fresh() -> TrainState:
-        # A whole network that is held no longer than this, where it is not the teacher's.
-        start = teacher if same else load_teacher(config, workdir, mesh)
+        # A whole network that is held no longer than this, where it is not the teacher.
+        start = teacher if same else load_generator(config, workdir, mesh)
         return create(objective.init, shardings, key, start)
 
     generator = Generator(

@@ -5,16 +5,15 @@ table of `prompts` or a folder of `images`.
 """
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.sharding import Mesh
-from ml_collections import ConfigDict
 
+from ladd_jax.config.fields import Config
 from ladd_jax.data.buckets import Bucket
 from ladd_jax.data.shards import (
     LATENTS,
@@ -36,9 +35,7 @@ from ladd_jax.stages.load import encoded
 _LOG = logging.getLogger(__name__)
 
 
-def text_encoder(
-    config: ConfigDict, mesh: Mesh | None = None, batch: int | None = None
-) -> TextEncoder:
+def text_encoder(config: Config, mesh: Mesh | None = None, batch: int | None = None) -> TextEncoder:
     """The text encoder of a config: the one of its weights, else a random one.
 
     Args:
@@ -51,7 +48,7 @@ def text_encoder(
         return family_of(config).load_text_encoder(
             config.weights,
             jnp.dtype(config.model.dtype),
-            process_mesh(config.mesh) if mesh is None else mesh,
+            process_mesh(config.mesh.sizes) if mesh is None else mesh,
             data.text_length,
             batch or data.text_batch_size,
         )
@@ -65,7 +62,7 @@ def text_encoder(
     )
 
 
-def encode(config: ConfigDict, workdir: Path) -> None:
+def encode(config: Config, workdir: Path) -> None:
     """Writes text, and latents where the data have images, as shards; goes on where it stopped."""
     data = config.data
     target = encoded(workdir)
@@ -77,7 +74,10 @@ def encode(config: ConfigDict, workdir: Path) -> None:
     layout = Layout(
         sizes={bucket: len(prompts) for bucket, prompts in source.prompts.items()},
         records_per_shard=data.records_per_shard,
-        arrays=_arrays(source.channels, null, data.text_dtype),
+        arrays={
+            **source.arrays,
+            **{name: ArraySpec(array.shape, data.text_dtype) for name, array in null.items()},
+        },
     )
     missing = missing_shards(target, layout, jax.process_index(), jax.process_count())
     with progress("encode", layout, missing) as bar:
@@ -89,12 +89,6 @@ def encode(config: ConfigDict, workdir: Path) -> None:
     finalize_together(target, layout, null)
 
 
-def _arrays(channels: int, null: Mapping[str, np.ndarray], dtype: str) -> dict[str, ArraySpec]:
-    """The arrays of a record: latents, if there are any, and what the text encoder gives."""
-    latents = {LATENTS: ArraySpec(("H", "W", channels))} if channels else {}
-    return latents | {name: ArraySpec(array.shape, dtype) for name, array in null.items()}
-
-
 def _records(
     source: Source, encoder: TextEncoder, shard: Shard, batch: int
 ) -> Iterator[dict[str, Any]]:
@@ -102,11 +96,12 @@ def _records(
     for start in range(shard.start, shard.stop, batch):
         stop = min(start + batch, shard.stop)
         prompts = source.prompts[shard.bucket][start:stop]
-        cond = encoder.encode(prompts)
-        latents = None if source.latents is None else source.latents(shard.bucket, start, stop)
+        arrays = source.read(shard.bucket, start, stop)
+        text = encoder.encode(prompts)
+        cond = text | {name: array for name, array in arrays.items() if name != LATENTS}
         for i, prompt in enumerate(prompts):
             record = {"prompt": prompt, "cond": {name: array[i] for name, array in cond.items()}}
-            yield record if latents is None else record | {LATENTS: latents[i]}
+            yield record | ({LATENTS: arrays[LATENTS][i]} if LATENTS in arrays else {})
 
 
 def report_cut(encoder: TextEncoder) -> None:

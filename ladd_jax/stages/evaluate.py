@@ -7,11 +7,10 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from ladd_jax.config import build as networks
-from ladd_jax.config.fields import to_dict
+from ladd_jax.config import architectures
+from ladd_jax.config.fields import Config, Evaluate, to_dict
 from ladd_jax.data import digits as sources
 from ladd_jax.data.buckets import Bucket
 from ladd_jax.data.shards import Shards
@@ -26,7 +25,7 @@ from ladd_jax.evaluation.rows import Row, format_table, in_order, write_metrics
 from ladd_jax.models.families import family_of
 from ladd_jax.parallel.mesh import make_mesh
 from ladd_jax.stages.encode import text_encoder
-from ladd_jax.stages.load import encoded, load_student, load_teacher
+from ladd_jax.stages.load import encoded, load_generator, load_student
 from ladd_jax.training.metrics import read_history
 
 _LOG = logging.getLogger(__name__)
@@ -102,9 +101,9 @@ def _scans(features: np.ndarray) -> np.ndarray:
     return features.reshape(-1, features.shape[-1])
 
 
-def evaluate(config: ConfigDict, workdir: Path) -> list[Row]:
-    """Samples teacher and student, judges them, writes `report.html`, `samples.png` and, last,
-    `metrics.json`; measures nothing again where that is done with the same settings."""
+def evaluate(config: Config, workdir: Path) -> list[Row]:
+    """Samples data generator and student, judges them, writes `report.html`, `samples.png` and,
+    last, `metrics.json`; measures nothing again where that is done with the same settings."""
     stage, times = config.evaluate, tuple(config.distil.timesteps)
     metrics, report = workdir / "metrics.json", workdir / "report.html"
     settings = to_dict(config)["evaluate"]
@@ -115,13 +114,13 @@ def evaluate(config: ConfigDict, workdir: Path) -> list[Row]:
             known = [Row(**row) for row in old["baselines"] + old["rows"]]
             _show(in_order(known), old["judge_accuracy"], report)
             return _split(known)[0]
-    mesh = make_mesh(config.mesh)
+    mesh = make_mesh(config.mesh.sizes)
     shards = Shards(encoded(workdir))
     buckets = _buckets(config)
-    teacher = load_teacher(config, workdir, mesh)
+    start = load_generator(config, workdir, mesh)
     student = getattr(load_student(config, workdir, mesh), stage.student)
     generator = Generator(
-        family_of(config).backbone(networks.transformer_config(config)),
+        family_of(config).backbone(architectures.student_architecture(config)),
         shards.null,
         mesh,
         stage.batch_size,
@@ -133,11 +132,11 @@ def evaluate(config: ConfigDict, workdir: Path) -> list[Row]:
 
     guidance, shift = config.synthesize.guidance, config.synthesize.shift
     ways = [
-        ("teacher", teacher, n, guidance, Sampling.teacher(n, guidance, shift))
+        ("teacher", start, n, guidance, Sampling.teacher(n, guidance, shift))
         for n in stage.teacher_steps
     ]
-    # The untrained student is the teacher: what distillation started from, and must improve on.
-    for model, params in (("student", student), ("untrained", teacher)):
+    # The untrained student is the data generator: distillation must improve on it.
+    for model, params in (("student", student), ("untrained", start)):
         for n in stage.student_steps:
             # One program for all of them: compiling takes longer than steps that change nothing.
             sampling = Sampling.student(n, times).padded(max(stage.student_steps) + 1)
@@ -212,12 +211,12 @@ def evaluate(config: ConfigDict, workdir: Path) -> list[Row]:
     return models
 
 
-def _buckets(config: ConfigDict) -> list[Bucket]:
+def _buckets(config: Config) -> list[Bucket]:
     return [Bucket.parse(name) for name in config.data.buckets]
 
 
 def _split(rows: list[Row]) -> tuple[list[Row], list[Row]]:
-    """Rows of teacher and student, and those that they are compared with."""
+    """Rows of data generator ("teacher") and student, and those that they are compared with."""
     models = [row for row in rows if row.model in ("teacher", "student")]
     return models, [row for row in rows if row not in models]
 
@@ -230,7 +229,7 @@ def _show(rows: list[Row], accuracy: float, report: Path) -> None:
 
 
 def _grid(
-    title: str, bucket: Bucket, images: np.ndarray, prompts: np.ndarray, stage: ConfigDict
+    title: str, bucket: Bucket, images: np.ndarray, prompts: np.ndarray, stage: Evaluate
 ) -> Grid:
     """The first samples of evenly spread prompts."""
     names = list(dict.fromkeys(prompts.tolist()))

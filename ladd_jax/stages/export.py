@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import jax
-from ml_collections import ConfigDict
 
-from ladd_jax.config import build as networks
+from ladd_jax.config import architectures
+from ladd_jax.config.fields import Config
 from ladd_jax.config.workdir import read
 from ladd_jax.data.buckets import Bucket, nearest
 from ladd_jax.diffusion.samplers import student_sigmas
-from ladd_jax.errors import UserError
+from ladd_jax.errors import ExistsError, UserError
 from ladd_jax.models.card import named
 from ladd_jax.models.families import Export, family_of
 from ladd_jax.parallel.mesh import make_mesh
@@ -44,17 +44,17 @@ def export(
 
     Raises:
       NotFoundError: there is no such run, checkpoint or pipeline.
-      UserError: there is something at `out`.
+      ExistsError: there is something at `out`.
       UserError: the run is not one of released weights, or the family has no such layout.
     """
     config = read(workdir)
     if not config.weights:
         raise UserError(
-            f"{workdir} has a teacher of its own (weights is empty): export a run that started "
-            f"from a released pipeline"
+            f"{workdir} has a data generator of its own (weights is empty): export a run that "
+            f"started from a released pipeline"
         )
     if out.exists():
-        raise UserError(f"{out} exists: remove it, or choose another --out")
+        raise ExistsError(f"{out} exists: remove it, or choose another --out")
     family = family_of(config)
     step = stages.student_step(config, workdir, step)
     exported = describe(config, out.absolute().name, workdir, model, step, layout, dtype)
@@ -80,7 +80,7 @@ def export(
 
 
 def describe(
-    config: ConfigDict, name: str, workdir: Path, model: str, step: int, layout: str, dtype: str
+    config: Config, name: str, workdir: Path, model: str, step: int, layout: str, dtype: str
 ) -> Export:
     """A student as its family exports it, not read yet.
 
@@ -108,7 +108,7 @@ def describe(
         name=name,
         base=config.weights,
         load=lambda: stages.load_student_weights(config, workdir, mesh, model, step),
-        architecture=networks.transformer_config(config),
+        architecture=architectures.student_architecture(config),
         dtype=dtype,
         layouts=layouts[layout],
         sizes=[(bucket.height, bucket.width) for bucket in buckets],
@@ -119,7 +119,7 @@ def describe(
     )
 
 
-def _how_made(config: ConfigDict, model: str, step: int, dtype: str) -> dict[str, object]:
+def _how_made(config: Config, model: str, step: int, dtype: str) -> dict[str, object]:
     """What the model card says of the student's training."""
     distil, generator = config.distil, config.synthesize
     data = (

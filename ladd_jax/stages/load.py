@@ -8,16 +8,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
-from ml_collections import ConfigDict
 
-from ladd_jax.config import build as networks
-from ladd_jax.config.fields import to_dict
+from ladd_jax.config import architectures, objectives
+from ladd_jax.config.fields import Config, to_dict
 from ladd_jax.config.workdir import first_difference
 from ladd_jax.errors import NotFoundError, UserError
 from ladd_jax.models.base import Params
+from ladd_jax.models.families import family_of
 from ladd_jax.models.quantized import quantize_params
-from ladd_jax.models.sd3.transformer import MMDiTConfig, cut_params, mmdit
-from ladd_jax.models.sd3.weights import open_mmdit
 from ladd_jax.objectives.base import TrainState
 from ladd_jax.parallel.mesh import parameter_shardings
 from ladd_jax.training.checkpoint import Checkpoints
@@ -33,11 +31,11 @@ def encoded(workdir: Path) -> Path:
 
 
 def synthesized(workdir: Path) -> Path:
-    """Shards of the teacher's samples."""
+    """Shards of the data generator's samples."""
     return workdir / "synthesized"
 
 
-def checkpoints_of(config: ConfigDict, workdir: Path, stage: str) -> Checkpoints:
+def checkpoints_of(config: Config, workdir: Path, stage: str) -> Checkpoints:
     """The checkpoints of a stage.
 
     Raises:
@@ -56,21 +54,21 @@ def checkpoints_of(config: ConfigDict, workdir: Path, stage: str) -> Checkpoints
     return saved
 
 
-def load_teacher(config: ConfigDict, workdir: Path, mesh: Mesh) -> Params:
-    """What the student starts from, on a mesh: parameters of `weights`, or the EMA of `pretrain`.
+def load_generator(config: Config, workdir: Path, mesh: Mesh) -> Params:
+    """The data generator, on a mesh: parameters of `weights`, or the average of `pretrain`.
 
     Raises:
       NotFoundError: `pretrain` is not done, or the weights are not there.
       UserError: the weights are damaged, or of another architecture than the config's.
     """
-    return _load_start(config, workdir, mesh, networks.teacher_config(config))
+    return _load_generator_as(config, workdir, mesh, architectures.generator_architecture(config))
 
 
-def _load_start(config: ConfigDict, workdir: Path, mesh: Mesh, architecture: MMDiTConfig) -> Params:
+def _load_generator_as(config: Config, workdir: Path, mesh: Mesh, architecture: Any) -> Params:
     if config.weights:
-        return _read(config.weights, architecture, mesh)
-    objective = networks.flow_matching(config)
-    teacher = _load(
+        return _read(config, config.weights, architecture, mesh)
+    objective = objectives.flow_matching(config)
+    params = _load(
         config,
         workdir,
         "pretrain",
@@ -81,42 +79,49 @@ def _load_start(config: ConfigDict, workdir: Path, mesh: Mesh, architecture: MMD
         optimizer=objective.optimizer.build(),
     ).ema
     if architecture.cut:
-        model = mmdit(architecture)
+        family = family_of(config)
+        model = family.backbone(architecture)
         layout = parameter_shardings(mesh, model.shapes, model.axes)
-        keep = jax.jit(lambda tree: cut_params(tree, model.shapes), out_shardings=layout)
-        teacher = keep(teacher)
-    return jax.tree.map(lambda leaf: leaf.astype(architecture.param_dtype), teacher)
+        keep = jax.jit(lambda tree: family.cut_params(tree, model.shapes), out_shardings=layout)
+        params = keep(params)
+    return jax.tree.map(lambda leaf: leaf.astype(architecture.param_dtype), params)
 
 
-def load_discriminator(config: ConfigDict, workdir: Path, mesh: Mesh) -> Params:
-    """The teacher under the heads, as `networks.discriminator_config` describes it; errors as of
-    `load_teacher`."""
-    architecture = networks.discriminator_config(config)
+def load_teacher(config: Config, workdir: Path, mesh: Mesh) -> Params:
+    """The teacher under the heads, as `teacher_architecture` describes it.
+
+    Raises:
+      NotFoundError: `pretrain` is not done, or the weights are not there.
+      UserError: the weights are damaged, or of another architecture than the config's.
+    """
+    architecture = architectures.teacher_architecture(config)
     source = architecture
     if architecture.quantized:
         source = dataclasses.replace(architecture, quantized=False, param_dtype=jnp.float32)
     if config.teacher.weights:
-        params = _read(config.teacher.weights, source, mesh)
+        params = _read(config, config.teacher.weights, source, mesh)
     else:
-        params = _load_start(config, workdir, mesh, source)
-    return quantize_params(mmdit(architecture), params, mesh) if architecture.quantized else params
+        params = _load_generator_as(config, workdir, mesh, source)
+    if not architecture.quantized:
+        return params
+    return quantize_params(family_of(config).backbone(architecture), params, mesh)
 
 
-def _read(weights: str, architecture: MMDiTConfig, mesh: Mesh) -> Params:
-    checkpoint = open_mmdit(weights, architecture.param_dtype)
-    difference = networks.architecture_difference(checkpoint.config, architecture)
+def _read(config: Config, weights: str, architecture: Any, mesh: Mesh) -> Params:
+    checkpoint = family_of(config).open_weights(weights, architecture.param_dtype)
+    difference = architectures.architecture_difference(config, checkpoint.config, architecture)
     if difference:
         raise UserError(f"the weights {weights} do not fit the config: {difference}")
     return checkpoint.cut(architecture.cut).load(mesh)
 
 
-def load_student(config: ConfigDict, workdir: Path, mesh: Mesh) -> TrainState:
+def load_student(config: Config, workdir: Path, mesh: Mesh) -> TrainState:
     """The last state of `distil`, laid on a mesh.
 
     Raises:
       NotFoundError: `distil` is not done.
     """
-    objective = networks.ladd(config)
+    objective = objectives.ladd(config)
     return _load(
         config,
         workdir,
@@ -131,7 +136,7 @@ def load_student(config: ConfigDict, workdir: Path, mesh: Mesh) -> TrainState:
     )
 
 
-def student_step(config: ConfigDict, workdir: Path, step: int | None = None) -> int:
+def student_step(config: Config, workdir: Path, step: int | None = None) -> int:
     """The step of a checkpoint of `distil`, finished or not; default: of the newest.
 
     Raises:
@@ -151,7 +156,7 @@ def student_step(config: ConfigDict, workdir: Path, step: int | None = None) -> 
 
 
 def load_student_weights(
-    config: ConfigDict, workdir: Path, mesh: Mesh, student: str, step: int
+    config: Config, workdir: Path, mesh: Mesh, student: str, step: int
 ) -> Params:
     """One of the students of `distil`, finished or not.
 
@@ -167,7 +172,7 @@ def load_student_weights(
       UserError: it does not fit the config.
     """
     name = STUDENTS[student]
-    objective = networks.ladd(config)
+    objective = objectives.ladd(config)
     shapes = jax.eval_shape(
         lambda key: getattr(objective.init(key, objective.student.init(key)), name),
         jax.ShapeDtypeStruct((2,), jnp.uint32),
@@ -180,7 +185,7 @@ def load_student_weights(
 
 
 def _load(
-    config: ConfigDict,
+    config: Config,
     workdir: Path,
     stage: str,
     steps: int,

@@ -3,9 +3,9 @@
 from pathlib import Path
 
 import jax
-from ml_collections import ConfigDict
 
-from ladd_jax.config import build as networks
+from ladd_jax.config import objectives
+from ladd_jax.config.fields import Config
 from ladd_jax.data.shards import Shards
 from ladd_jax.objectives.base import TrainState
 from ladd_jax.parallel.mesh import lay, make_mesh, replicated
@@ -14,11 +14,11 @@ from ladd_jax.stages.train import run_training
 from ladd_jax.training.state import create, state_shardings
 
 
-def pretrain(config: ConfigDict, workdir: Path) -> None:
-    """Trains the teacher on the real shards; goes on where it stopped, does nothing when done."""
+def pretrain(config: Config, workdir: Path) -> None:
+    """Trains the data generator on the real shards; goes on where it stopped."""
     stage = config.pretrain
-    mesh = make_mesh(config.mesh)
-    objective = networks.flow_matching(config)
+    mesh = make_mesh(config.mesh.sizes)
+    objective = objectives.flow_matching(config)
     shards = Shards(encoded(workdir))
     optimizer = objective.optimizer.build()
 

@@ -1,4 +1,4 @@
-"""`python -m ladd_jax.synthesize --config=FILE --workdir=DIR`: the teacher's samples as shards.
+"""The stage `synthesize`: the data generator's samples as shards.
 
 A record depends on the seed and its place alone, and each shard appears whole: the stage can be
 stopped at any moment, and goes on where it was, on another number of hosts too.
@@ -8,9 +8,9 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from ml_collections import ConfigDict
 
-from ladd_jax.config import build as networks
+from ladd_jax.config import architectures
+from ladd_jax.config.fields import Config
 from ladd_jax.data.shards import (
     LATENTS,
     ArraySpec,
@@ -25,20 +25,20 @@ from ladd_jax.data.shards import (
 from ladd_jax.diffusion.generate import Generator, Sampling, seeds
 from ladd_jax.models.families import family_of
 from ladd_jax.parallel.mesh import process_mesh
-from ladd_jax.stages.load import encoded, load_teacher, synthesized
+from ladd_jax.stages.load import encoded, load_generator, synthesized
 
 
-def synthesize(config: ConfigDict, workdir: Path) -> None:
-    """Writes the teacher's guided samples for the prompts of the encoded shards, in turn."""
+def synthesize(config: Config, workdir: Path) -> None:
+    """Writes the data generator's guided samples for the prompts of the encoded shards, in turn."""
     stage = config.synthesize
     target = synthesized(workdir)
     if is_complete(target):
         return
     source = Shards(encoded(workdir))
-    mesh = process_mesh(config.mesh)
-    teacher = load_teacher(config, workdir, mesh)
+    mesh = process_mesh(config.mesh.sizes)
+    params = load_generator(config, workdir, mesh)
     generator = Generator(
-        family_of(config).backbone(networks.teacher_config(config)),
+        family_of(config).backbone(architectures.generator_architecture(config)),
         source.null,
         mesh,
         stage.batch_size,
@@ -56,7 +56,7 @@ def synthesize(config: ConfigDict, workdir: Path) -> None:
             places = np.arange(shard.start, shard.stop)
             text = source.read(bucket, places % source.sizes[bucket])
             latents = generator(
-                teacher,
+                params,
                 seeds(config.seed, bucket.height, bucket.width, places),
                 text["cond"],
                 (bucket.height, bucket.width, config.model.channels),

@@ -8,10 +8,9 @@ from typing import Any
 import jax
 from clu import parameter_overview
 from jax.sharding import Mesh
-from ml_collections import ConfigDict
 
-from ladd_jax.config import build as networks
-from ladd_jax.config.fields import steps_of, to_dict
+from ladd_jax.config import objectives
+from ladd_jax.config.fields import Config, to_dict
 from ladd_jax.data.pipeline import BatchPlan, loader
 from ladd_jax.data.shards import Shards
 from ladd_jax.objectives.base import Objective, TrainState
@@ -27,7 +26,7 @@ _LOG = logging.getLogger(__name__)
 
 def run_training(
     name: str,
-    config: ConfigDict,
+    config: Config,
     workdir: Path,
     objective: Objective,
     shapes: TrainState,
@@ -56,7 +55,7 @@ def run_training(
     else:
         state = saved.restore(abstract_like(shapes, shardings))
         _LOG.info("%s: goes on at step %d", name, start)
-    traced = steps_of(config.log.profile)
+    traced = config.log.traced
     if traced and traced[-1] <= int(state.step):
         _LOG.warning("%s: no trace of steps %s, they are done", name, config.log.profile)
     writer = MetricWriter(workdir / name)
@@ -84,7 +83,7 @@ def run_training(
         log_every=config.log.every,
         profile=Profile(traced, workdir / name),
         model_flops={
-            bucket: networks.model_flops(config, objective, bucket, shapes["cond"])
+            bucket: objectives.model_flops(config, objective, bucket, shapes["cond"])
             for bucket, shapes in batch_shapes.items()
         },
         sample=None if preview is None else lambda state, step: preview(state, step, writer),

@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from ladd_jax.config import build as networks
-from ladd_jax.config.fields import base_config
+from ladd_jax.config.architectures import generator_architecture, student_architecture
+from ladd_jax.config.fields import Synthesize
 from ladd_jax.config.workdir import read
 from ladd_jax.data.buckets import Bucket, bucket_table
 from ladd_jax.diffusion.generate import Sampling
@@ -27,7 +27,7 @@ from ladd_jax.weights.source import fetch_pipeline
 FACTS = "ladd_jax.json"
 """What an export says of itself beyond the files of diffusers: how to sample it, its buckets."""
 
-MODELS = (*stages.STUDENTS, "teacher")
+MODELS = (*stages.STUDENTS, "generator")
 
 _PIXELS = 8
 """On a side of a latent pixel where latents are the picture."""
@@ -42,11 +42,11 @@ class TrainedModel:
 
     Attributes:
       place: workdir, folder or repository.
-      model: `ema`, `student`, `teacher`, or `released`.
+      model: `ema`, `student`, `generator`, or `released`.
       family: the network's family.
       architecture: the network's architecture, with its dtypes.
-      times: times that it was trained at; empty for a teacher, which any time serves.
-      teacher: default steps, guidance and shift of a teacher.
+      times: times that it was trained at; empty for a data generator, which any time serves.
+      generator: default steps, guidance and shift of a data generator.
       buckets: shapes of its training.
       reduction: pixels on a side of a latent pixel.
       decode: latents to pictures.
@@ -60,7 +60,7 @@ class TrainedModel:
     family: Family
     architecture: Any
     times: tuple[float, ...]
-    teacher: dict[str, Any]
+    generator: dict[str, Any]
     buckets: tuple[Bucket, ...]
     reduction: int
     decode: Decoder
@@ -80,12 +80,12 @@ class TrainedModel:
                 if value not in (None, 1.0):
                     raise UserError(
                         f"{name} is {value:g} and a student has none: leave it out, or sample the "
-                        f"teacher"
+                        f"generator"
                     )
             return Sampling.student(len(self.times) if steps is None else steps, self.times)
         given = dict(steps=steps, guidance=guidance, shift=shift)
         return Sampling.teacher(
-            **self.teacher | {name: value for name, value in given.items() if value is not None}
+            **self.generator | {name: value for name, value in given.items() if value is not None}
         )
 
 
@@ -97,8 +97,8 @@ def open_trained(
     Args:
       place: a run's workdir, an exported or released pipeline's folder, or owner/name of the hub.
       model: one of `MODELS`, of a run; default: `ema`.
-      step: of the run's checkpoint; default: the newest.
-      dtype: of computation; default: the config's, and bfloat16 for a pipeline.
+      step: step of the run's checkpoint; default: the newest.
+      dtype: dtype of computation; default: the config's, and bfloat16 for a pipeline.
       mesh: where to put the parameters.
 
     Raises:
@@ -127,19 +127,19 @@ def _run(
     workdir: Path, model: str, step: int | None, dtype: Any | None, mesh: Mesh
 ) -> TrainedModel:
     config = read(workdir)
-    teaches = model == "teacher"
-    architecture = (networks.teacher_config if teaches else networks.transformer_config)(config)
-    if teaches and step is not None:
-        raise UserError(f"step is {step} and a teacher has one state only: leave it out")
+    is_generator = model == "generator"
+    architecture = (generator_architecture if is_generator else student_architecture)(config)
+    if is_generator and step is not None:
+        raise UserError(f"step is {step} and a data generator has one state only: leave it out")
 
-    if teaches:
+    if is_generator:
         found = None if config.weights else config.pretrain.steps
     else:
         found = stages.student_step(config, workdir, step)
 
     def load() -> Params:
-        if found is None or teaches:
-            return stages.load_teacher(config, workdir, mesh)
+        if found is None or is_generator:
+            return stages.load_generator(config, workdir, mesh)
         return stages.load_student_weights(config, workdir, mesh, model, found)
 
     reduction, decode = (
@@ -150,8 +150,8 @@ def _run(
         model=model,
         family=family_of(config),
         architecture=_computing(architecture, dtype),
-        times=() if teaches else tuple(config.distil.timesteps),
-        teacher={name: config.synthesize[name] for name in ("steps", "guidance", "shift")},
+        times=() if is_generator else tuple(config.distil.timesteps),
+        generator=_sampled(config.synthesize),
         buckets=tuple(Bucket.parse(name) for name in config.data.buckets),
         reduction=reduction,
         decode=decode,
@@ -167,18 +167,16 @@ def _released(place: str, dtype: Any, mesh: Mesh) -> TrainedModel:
     facts = _facts(fetch_pipeline(place))
     released = kind.released(place)
     reduction, decode = _decoder(kind, place)
-    defaults = base_config().synthesize
+    defaults = _sampled(Synthesize())
+    if released.shift is not None:
+        defaults["shift"] = released.shift
     return TrainedModel(
         place=place,
         model="released",
         family=kind,
         architecture=weights.config,
         times=tuple(facts.get("times", ())),
-        teacher=dict(
-            steps=defaults.steps,
-            guidance=defaults.guidance,
-            shift=defaults.shift if released.shift is None else released.shift,
-        ),
+        generator=defaults,
         buckets=tuple(map(Bucket.parse, facts.get("buckets", ())))
         or _table(kind.sides(weights.config)[0], released.side, reduction),
         reduction=reduction,
@@ -189,6 +187,11 @@ def _released(place: str, dtype: Any, mesh: Mesh) -> TrainedModel:
         load=lambda: weights.load(mesh),
         step=facts.get("step"),
     )
+
+
+def _sampled(settings: Synthesize) -> dict[str, Any]:
+    """How a data generator is sampled where nobody says otherwise."""
+    return dict(steps=settings.steps, guidance=settings.guidance, shift=settings.shift)
 
 
 def _computing(architecture: Any, dtype: Any | None) -> Any:

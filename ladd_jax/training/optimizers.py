@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from ladd_jax.errors import UserError
+
 
 def round_stochastically(x: jax.Array, key: jax.Array) -> jax.Array:
     """Float32 to bfloat16, up or down with the probability that keeps the mean at `x`.
@@ -88,7 +90,11 @@ class Optimizer:
     warmup_steps: int = 0
     decay_steps: int = 0
     clip_norm: float = 0.0
-    moment_dtype: Any = jnp.float32
+    moment_dtype: str = "float32"
+
+    def __post_init__(self) -> None:
+        if self.moment_dtype not in ("float32", "bfloat16"):
+            raise UserError(f"dtype {self.moment_dtype!r} is none of float32, bfloat16")
 
     def schedule(self) -> optax.Schedule:
         """Learning rate as a function of the step."""
@@ -103,7 +109,7 @@ class Optimizer:
     def build(self) -> optax.GradientTransformation:
         """The Optax transformation: the updates of `optax.adamw`."""
         adam = optax.chain(
-            scale_by_adam(self.beta1, self.beta2, self.epsilon, self.moment_dtype),
+            scale_by_adam(self.beta1, self.beta2, self.epsilon, jnp.dtype(self.moment_dtype)),
             optax.add_decayed_weights(self.weight_decay),
             optax.scale_by_learning_rate(self.schedule()),
         )

@@ -43,7 +43,7 @@ def test_a_picture_of_different_prompts_is_refused(tmp_path):
         save_grid_png(
             tmp_path / "a.png", [Grid("a", "8x8", images, ["x"]), Grid("b", "8x8", images, ["y"])]
         )
-    with pytest.raises(ValueError, match="0 kinds"):
+    with pytest.raises(ValueError, match="0 sets"):
         save_grid_png(tmp_path / "a.png", [])
 
 

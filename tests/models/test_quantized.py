@@ -12,7 +12,8 @@ import tiny
 from jax.sharding import PartitionSpec
 
 from configs import digits
-from ladd_jax.config import build as networks
+from ladd_jax.config import architectures, objectives
+from ladd_jax.config.fields import typed
 from ladd_jax.models.sd3.transformer import mmdit
 from ladd_jax.parallel.mesh import make_mesh
 from ladd_jax.training.optimizers import Optimizer
@@ -33,7 +34,7 @@ def teachers(mesh=None, **changes):
     # Heads that stay: the first update of Adam is the sign of a gradient, which rounding turns.
     objective = tiny.ladd(config, optimizer=Recording(), heads_optimizer=Optimizer(0.0))
     small = mmdit(dataclasses.replace(config, quantized=True))
-    params = tiny.random_params(objective.teacher, scale=1.0)
+    params = tiny.random_params(objective.critic.teacher, scale=1.0)
     mesh = mesh or make_mesh({}, jax.devices()[:1])
     return objective, params, small, quantize_params(small, params, mesh)
 
@@ -83,9 +84,10 @@ def test_the_gradient_of_the_student_goes_through_an_int8_teacher():
     objective, params, small, quantized = teachers()
     state, _ = tiny.ladd_state(objective)
     gradients = []
-    for teacher, frozen in ((objective.teacher, params), (small, quantized)):
-        other = dataclasses.replace(objective, teacher=teacher)
-        after, _ = jax.jit(other.step)(state, frozen, tiny.batch())
+    for teacher, frozen in ((objective.critic.teacher, params), (small, quantized)):
+        critic = dataclasses.replace(objective.critic, teacher=teacher)
+        other = dataclasses.replace(objective, critic=critic)
+        after, _ = tiny.step(other)(state, {"teacher": frozen}, tiny.batch())
         gradients.append(np.concatenate([np.ravel(x) for x in jax.tree.leaves(after.optimizer)]))
     whole, other = gradients
     norms = [np.linalg.norm(gradient) for gradient in gradients]
@@ -112,13 +114,16 @@ def test_int8_is_under_the_heads_alone(monkeypatch):
     config = digits.get_config()
     config.model.teacher_dtype = "int8"
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
-    whole, frozen = networks.teacher_config(config), networks.discriminator_config(config)
+    whole, frozen = (
+        architectures.generator_architecture(typed(config)),
+        architectures.teacher_architecture(typed(config)),
+    )
     assert (whole.quantized, whole.param_dtype) == (False, jnp.bfloat16)
     assert (frozen.quantized, frozen.param_dtype) == (True, jnp.bfloat16)
-    assert not networks.transformer_config(config).quantized
+    assert not architectures.student_architecture(typed(config)).quantized
     config.model.teacher_dtype = "int4"
     with pytest.raises(ValueError, match="'int4' is none of float32, bfloat16, int8"):
-        networks.ladd(config)
+        objectives.ladd(typed(config))
 
 
 def test_without_qwix_int8_is_one_sentence(monkeypatch):
@@ -126,4 +131,4 @@ def test_without_qwix_int8_is_one_sentence(monkeypatch):
     config.model.teacher_dtype = "int8"
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"need qwix, .*run pip install ladd_jax\[int8\]"):
-        networks.ladd(config)
+        objectives.ladd(typed(config))

@@ -15,7 +15,8 @@ import jax
 from jax.sharding import AbstractMesh, AxisType
 
 from configs import sd3_turbo
-from ladd_jax.config import build as networks
+from ladd_jax.config import objectives
+from ladd_jax.config.fields import typed
 from ladd_jax.objectives.ladd import LADD
 from ladd_jax.parallel.mesh import MESH_AXES, mesh_shape, parameter_shardings
 from ladd_jax.training.program import distillation_layout
@@ -57,7 +58,7 @@ class Leaf:
 
 def objective_of(model: str) -> LADD:
     """The distillation of a model of `MODELS`, without parameters."""
-    return networks.ladd(sd3_turbo.get_config(f"size={MODELS[model]}"))
+    return objectives.ladd(typed(sd3_turbo.get_config(f"size={MODELS[model]}")))
 
 
 def state_leaves(objective: LADD, sizes: dict[str, int]) -> list[Leaf]:
@@ -65,7 +66,7 @@ def state_leaves(objective: LADD, sizes: dict[str, int]) -> list[Leaf]:
     shape = mesh_shape(sizes, math.prod(sizes.values()))
     mesh: Any = AbstractMesh(tuple(shape.values()), MESH_AXES, (AxisType.Auto,) * len(MESH_AXES))
     shapes, shardings = distillation_layout(objective, mesh)
-    teacher = objective.teacher
+    teacher = objective.critic.teacher
     frozen = parameter_shardings(mesh, teacher.shapes, teacher.axes)
     leaves = []
     for prefix, tree, laid in (("", shapes, shardings), ("teacher/", teacher.shapes, frozen)):

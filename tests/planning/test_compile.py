@@ -5,7 +5,8 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from configs import sd3_turbo
-from ladd_jax.config import build as networks
+from ladd_jax.config import objectives
+from ladd_jax.config.fields import typed
 from ladd_jax.data.buckets import Bucket
 from ladd_jax.parallel.mesh import make_mesh
 from ladd_jax.planning.compile import memory_refused, shard_bytes, step_arguments
@@ -48,7 +49,8 @@ def job_on(topology, config):
     """A config on as many simulated devices, its parameters over all of them."""
     chip, chips = parse_gpu(topology)
     mesh = make_mesh({"fsdp": chips}, jax.devices()[:chips])
-    return Job(config, networks.ladd(config), chip, mesh)
+    config = typed(config)
+    return Job(config, objectives.ladd(config), chip, mesh)
 
 
 def given_bytes(job):
@@ -73,7 +75,8 @@ def test_a_smaller_teacher_is_planned_with_its_own_size():
     billions = (12 * 8.06 + 2 * 2.03) / 8
     assert given_bytes(job) == pytest.approx(billions * 1e9, rel=0.03)
     bucket = Bucket.parse(config.data.buckets[0])
-    flops = networks.model_flops(config, job.objective, bucket, 333)
-    large = sd3_turbo.get_config("size=large,resolution=256")
-    same = networks.model_flops(large, networks.ladd(large), bucket, 333)
+    cond = job.batch_shapes(bucket, 1)["cond"]
+    flops = objectives.model_flops(job.config, job.objective, bucket, cond)
+    large = typed(sd3_turbo.get_config("size=large,resolution=256"))
+    same = objectives.model_flops(large, objectives.ladd(large), bucket, cond)
     assert 0.5 < flops / same < 0.7

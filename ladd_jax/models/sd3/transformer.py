@@ -89,7 +89,7 @@ class MMDiTConfig:
     qk_norm: bool = False
     dual_attention: tuple[int, ...] = ()
     position_table: int = 192
-    position_base: float = 64
+    position_base: float = 64.0
     position_start: float = 0.0
     remat: str = "full"
     unroll: int = 1

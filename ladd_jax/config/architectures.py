@@ -1,0 +1,133 @@
+"""Architectures of the networks of a config: student, data generator and teacher."""
+
+import dataclasses
+from typing import Any
+
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from ladd_jax.config.fields import Config, Model, Teacher
+from ladd_jax.errors import UserError
+from ladd_jax.models.families import family_of, family_of_pipeline
+from ladd_jax.models.quantized import check_installed
+from ladd_jax.objectives.terms import terms_of
+from ladd_jax.objectives.terms.base import VELOCITY
+
+
+def _fields(section: Model | Teacher, kind: Any) -> dict[str, Any]:
+    """The fields of a section that an architecture has under the same name, but dtypes."""
+    common = {field.name for field in dataclasses.fields(kind)}
+    return {
+        field.name: getattr(section, field.name)
+        for field in dataclasses.fields(section)
+        if field.name in common and not field.name.endswith("dtype")
+    }
+
+
+def student_architecture(config: Config) -> Any:
+    """Architecture of the student: an instance of its family's `architecture`."""
+    kind = family_of(config).architecture
+    return kind(
+        **_fields(config.model, kind),
+        in_channels=config.model.channels,
+        out_channels=config.model.channels,
+        context_width=config.data.text_width,
+        pooled_width=config.data.pooled_width,
+        dtype=jnp.dtype(config.model.dtype),
+        param_dtype=jnp.dtype(config.model.param_dtype),
+    )
+
+
+def generator_architecture(config: Config) -> Any:
+    """Architecture of the data generator, which is what the student starts from.
+
+    Frozen, its parameters may have a dtype of their own. Those of int8 are under the heads alone,
+    and bfloat16 elsewhere.
+    """
+    name = config.model.teacher_dtype
+    dtype = jnp.dtype(jnp.bfloat16 if name == "int8" else name)
+    return dataclasses.replace(student_architecture(config), param_dtype=dtype)
+
+
+def teacher_architecture(config: Config) -> Any:
+    """Architecture of the teacher under the heads, as `distil` holds and runs it.
+
+    It is the data generator's, or that of the section `teacher`. It ends with the last hooked block
+    where only blocks are read, because no term of the student's loss needs the velocity.
+
+    Raises:
+      UserError: what int8 needs is not installed.
+    """
+    teacher = generator_architecture(config)
+    if config.model.teacher_dtype == "int8":
+        check_installed()
+        teacher = dataclasses.replace(teacher, quantized=True)
+    if config.teacher.depth:
+        teacher = dataclasses.replace(teacher, **_fields(config.teacher, type(teacher)))
+    hooked = config.distil.hooked_blocks
+    inner = bool(hooked) and all(0 <= block < teacher.depth - 1 for block in hooked)
+    if not inner or any(VELOCITY in term.needs for term in terms_of(config.distil)):
+        return teacher
+    return dataclasses.replace(teacher, cut=max(hooked) + 1)
+
+
+def read_architectures(config: ConfigDict) -> None:
+    """Fills in what the files of `weights` and of `teacher.weights` say of their networks.
+
+    Fetches weights that are named by their place on the hub.
+
+    Args:
+      config: a run's config, changed here: the architecture in `model` and the widths of text in
+        `data`, and the section `teacher` where its depth is 0.
+
+    Raises:
+      NotFoundError: there are no such weights.
+      UserError: they are of no use, `model.depth` is neither 0 nor theirs, or the teacher is of
+        other latents or of another text.
+    """
+    if config.weights:
+        config.model.family = family_of_pipeline(config.weights).name
+        found = family_of(config).open_weights(config.weights, jnp.bfloat16).config
+        if config.model.depth not in (0, found.depth):
+            raise UserError(
+                f"model.depth is {config.model.depth} and the weights {config.weights} have "
+                f"{found.depth} blocks: leave it out, and a size of another network"
+            )
+        _fill(config.model, config, found)
+        config.model.channels = found.out_channels
+        config.data.text_width = found.context_width
+        config.data.pooled_width = found.pooled_width
+    if config.teacher.weights and not config.teacher.depth:
+        found = family_of(config).open_weights(config.teacher.weights, jnp.bfloat16).config
+        _check_teacher(config, found)
+        _fill(config.teacher, config, found)
+
+
+def _fill(section: ConfigDict, config: ConfigDict, found: Any) -> None:
+    for name in family_of(config).weight_fields:
+        if name in section:
+            section[name] = getattr(found, name)
+
+
+def _check_teacher(config: ConfigDict, found: Any) -> None:
+    common = (
+        ("channels of latents", found.in_channels, config.model.channels),
+        ("channels of velocities", found.out_channels, config.model.channels),
+        ("features of text tokens", found.context_width, config.data.text_width),
+        ("features of the text vector", found.pooled_width, config.data.pooled_width),
+    )
+    for name, have, want in common:
+        if have != want:
+            raise UserError(
+                f"the teacher {config.teacher.weights} has {have} {name} and the student {want}: "
+                f"use a teacher of the same autoencoder and text encoders"
+            )
+
+
+def architecture_difference(config: Config, found: Any, wanted: Any) -> str:
+    """The first difference between what weights are and what is wanted; empty for none."""
+    for name in family_of(config).weight_fields:
+        have, want = getattr(found, name), getattr(wanted, name)
+        if have != want:
+            return f"{name} is {have} in the weights and {want} in the config"
+    return ""

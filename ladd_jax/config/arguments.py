@@ -1,0 +1,37 @@
+"""The argument of a config file: what stands after the colon of `--config=FILE:name=value`."""
+
+import difflib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from ladd_jax.errors import UserError
+
+
+def parse_arguments(text: str | None, defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """The argument of a config file, `name=value,name=value`, over defaults of the same types.
+
+    Raises:
+      UserError: a name that is not in `defaults`, or a value that is not of its default's type.
+    """
+    values = dict(defaults)
+    for part in filter(None, (text or "").split(",")):
+        name, equals, value = part.partition("=")
+        if name not in defaults or not equals:
+            raise UserError(
+                f"{part!r} after the config's colon is not name=value{nearest(name, defaults)}"
+            )
+        kind = type(defaults[name])
+        try:
+            values[name] = kind(value)
+        except ValueError as error:
+            raise UserError(
+                f"{name} is {value!r}: use a value such as {defaults[name]!r}"
+            ) from error
+    return values
+
+
+def nearest(name: str, valid: Iterable[str]) -> str:
+    """`: did you mean X?`, or the valid names where none is near."""
+    names = list(valid)
+    close = difflib.get_close_matches(name, names, 1, 0.5)
+    return f": did you mean {close[0]}?" if close else f": valid are {', '.join(sorted(names))}"

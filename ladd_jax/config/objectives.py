@@ -1,0 +1,75 @@
+"""Objectives of a config: what trains the data generator, what distils it, and their FLOPs."""
+
+import dataclasses
+from typing import Any
+
+from ladd_jax.config.architectures import student_architecture, teacher_architecture
+from ladd_jax.config.fields import Config
+from ladd_jax.data.buckets import Bucket
+from ladd_jax.models.families import family_of
+from ladd_jax.models.heads import HeadConfig, HeadSettings, head, head_stack
+from ladd_jax.objectives.base import Objective
+from ladd_jax.objectives.critics.features import FeatureCritic
+from ladd_jax.objectives.flow_matching import FlowMatching, FlowMatchingSettings
+from ladd_jax.objectives.ladd import LADD, LADDSettings
+
+
+def _settings(kind: type[Any], section: Any) -> dict[str, Any]:
+    """The part of a section that is settings of an object."""
+    return {field.name: getattr(section, field.name) for field in dataclasses.fields(kind)}
+
+
+def flow_matching(config: Config) -> FlowMatching:
+    """The data generator's training."""
+    return FlowMatching(
+        model=family_of(config).backbone(student_architecture(config)),
+        optimizer=config.pretrain.optimizer,
+        **_settings(FlowMatchingSettings, config.pretrain),
+    )
+
+
+def ladd(config: Config) -> LADD:
+    """The distillation.
+
+    Raises:
+      UserError: a network that cannot be, or heads on blocks that the teacher does not have.
+    """
+    backbone = family_of(config).backbone
+    student, stage = student_architecture(config), config.distil
+    teacher = backbone(teacher_architecture(config))
+    heads = HeadConfig(
+        features=teacher.width,
+        condition_width=teacher.summary_width,
+        dtype=student.dtype,
+        **_settings(HeadSettings, config.heads),
+    )
+    critic = FeatureCritic(
+        teacher=teacher,
+        head=head(heads),
+        heads=head_stack(heads, len(set(stage.hooked_blocks)) or teacher.blocks),
+        hooked_blocks=stage.hooked_blocks,
+    )
+    return LADD(
+        student=backbone(student),
+        critic=critic,
+        optimizer=stage.optimizer,
+        heads_optimizer=stage.heads_optimizer,
+        **_settings(LADDSettings, stage),
+    )
+
+
+def model_flops(config: Config, objective: Objective, bucket: Bucket, cond: Any) -> int:
+    """Model FLOPs that one step of an objective spends on each image of a bucket.
+
+    Args:
+      config: the run's config.
+      objective: one of its objectives.
+      bucket: shape of the latents.
+      cond: arrays of a condition, or their shapes and dtypes; only the last axes are looked at.
+    """
+    flops = family_of(config).forward_flops
+    architectures = (student_architecture(config), teacher_architecture(config))
+    return sum(
+        units * flops(architecture, bucket.height, bucket.width, cond)
+        for units, architecture in zip(objective.forward_units, architectures, strict=True)
+    )
