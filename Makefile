@@ -4,7 +4,7 @@ WORKDIR ?= runs/digits
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test check clean
+.PHONY: demo test check docs clean
 
 demo: .venv/installed
 	$(BIN)/python -m ladd_jax.main --config=configs/digits.py --workdir=$(WORKDIR) $(ARGS)
@@ -12,17 +12,24 @@ demo: .venv/installed
 # A file of tests stays in one process, so that what it sets up serves all of them.
 PARALLEL := --numprocesses=auto --maxprocesses=4 --dist=loadfile
 
+# Of lines that run in the tests' own processes; commands that tests start do not count.
+COVERAGE := --cov --cov-report=term
+
 test: .venv/installed-test
-	$(BIN)/python -m pytest -m "not slow" $(PARALLEL)
+	$(BIN)/python -m pytest -m "not slow" $(PARALLEL) $(COVERAGE)
 
 check: .venv/installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy ladd_jax
 	$(BIN)/lint-imports
+	$(MAKE) docs
+
+docs: .venv/installed-test
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 clean:
-	rm -rf .venv runs build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv runs build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage
 
 # Stamps: nothing is installed again until a requirement changes.
 .venv/installed: setup.py constraints.txt
@@ -31,5 +38,5 @@ clean:
 	touch $@
 
 .venv/installed-test: .venv/installed
-	$(INSTALL) --editable ".[test]"
+	$(INSTALL) --editable ".[test,docs]"
 	touch $@

@@ -49,6 +49,7 @@ setup(
         "cuda": ["jax[cuda12]>=0.10,<0.12"],
         "int8": ["qwix>=0.1.8"],
         "plan": ["libtpu"],
+        "docs": ["mkdocs>=1.6", "mkdocs-material>=9.6", "mkdocstrings[python]>=1.0"],
         "test": [
             "diffusers>=0.36",
             "hypothesis>=6.100",
@@ -58,6 +59,7 @@ setup(
             'libtpu; sys_platform == "linux" and platform_machine == "x86_64"',
             "mypy>=1.15",
             "pytest>=8.3",
+            "pytest-cov>=6.0",
             "pytest-xdist>=3.6",
             "PyYAML>=6.0",
             "qwix>=0.1.8",

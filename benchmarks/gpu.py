@@ -2,15 +2,15 @@
 
 Student and teacher of 2B parameters with random weights, compute in bfloat16, float32 parameters
 and Adam moments of the student, bfloat16 teacher, heads on every block. For each batch size and
-remat policy: images/s, TFLOP/s, MFU, peak memory. Before them cuDNN's attention against XLA's, at
+remat policy: images/s, TFLOP/s, MFU, peak memory. First come cuDNN's attention and XLA's, at
 the lengths of every bucket of `configs/sd3_turbo.py`.
 
 Model FLOPs of an image are 6 forward-units: student 3 (forward, and backward twice as much),
 teacher on fakes 2 (its weights need no gradient), teacher on real 1. Heads and recomputation are
 not counted. Hardware FLOPs are all matrix products of the step as it is traced.
 
-Each setting runs in its own process, so that peak memory is its own and one that does not fit ends
-no other. The result is written after each.
+Each setting runs in its own process, so that its peak memory is its own and one that does not fit
+does not end the others. The result is written after each.
 """
 
 import collections
@@ -37,7 +37,8 @@ from ladd_jax.models.attention import cudnn
 from ladd_jax.models.base import Model, Params, parameter_count
 from ladd_jax.models.heads import HeadConfig, head, head_stack
 from ladd_jax.models.sd3.transformer import MMDiTConfig, mmdit
-from ladd_jax.objectives.base import TrainState
+from ladd_jax.objectives.base import Batch, TrainState
+from ladd_jax.objectives.critics.features import FeatureCritic
 from ladd_jax.objectives.ladd import LADD
 from ladd_jax.parallel.chips import chip_of
 from ladd_jax.training.optimizers import Optimizer
@@ -55,7 +56,9 @@ _WIDTH = flags.DEFINE_integer("width", 1536, "Their width.")
 _SIDE = flags.DEFINE_integer("side", 128, "Side of the latents.")
 _TEXT = flags.DEFINE_integer("text", 333, "Text tokens.")
 _UNROLL = flags.DEFINE_integer("unroll", 1, "Blocks in one turn of the scan.")
-_HEAD_DTYPE = flags.DEFINE_enum("head_dtype", "bfloat16", ["bfloat16", "float32"], "Of the heads.")
+_HEAD_DTYPE = flags.DEFINE_enum(
+    "head_dtype", "bfloat16", ["bfloat16", "float32"], "Dtype of heads."
+)
 _R1_INTERVAL = flags.DEFINE_integer("r1_interval", 1, "Steps between gradient penalties.")
 _ATTENTION_BATCH = flags.DEFINE_integer("attention_batch", 2, "For attention alone; 0 skips it.")
 _PEAK = flags.DEFINE_float("peak", 0.0, "TFLOP/s of an unlisted device, dense bfloat16.")
@@ -77,7 +80,7 @@ TOLERANCE = 2e-2
 
 
 def peak_flops(device: jax.Device) -> float | None:
-    """Of a device, or of `--peak`, in FLOP/s."""
+    """Peak of a device, or `--peak`, in FLOP/s."""
     if _PEAK.value:
         return _PEAK.value * 1e12
     chip = chip_of(device)
@@ -101,11 +104,7 @@ def networks(remat: str) -> tuple[LADD, Model, MMDiTConfig]:
     head_config = HeadConfig(config.width, config.pooled_width, dtype=jnp.dtype(_HEAD_DTYPE.value))
     objective = LADD(
         student=mmdit(config),
-        teacher=teacher,
-        head=head(head_config),
-        heads=head_stack(head_config, config.depth),
-        depth=config.depth,
-        patch=config.patch,
+        critic=FeatureCritic(teacher, head(head_config), head_stack(head_config, config.depth)),
         optimizer=Optimizer(1e-5, beta1=0.0, clip_norm=1.0),
         heads_optimizer=Optimizer(1e-4, beta1=0.0),
         r1_interval=_R1_INTERVAL.value,
@@ -132,45 +131,42 @@ def summary(seconds: list[float]) -> dict[str, float]:
 def measure_step(batch_size: int, remat: str) -> dict[str, Any]:
     """One setting: compiles, makes weights on the device, times."""
     objective, teacher_model, config = networks(remat)
-    shapes = {
-        "latents": (batch_size, _SIDE.value, _SIDE.value, config.in_channels),
-        "context": (batch_size, _TEXT.value, config.context_width),
-        "pooled": (batch_size, config.pooled_width),
-    }
+    shapes = (
+        (batch_size, _SIDE.value, _SIDE.value, config.in_channels),
+        (batch_size, _TEXT.value, config.context_width),
+        (batch_size, config.pooled_width),
+    )
 
-    def init(key: jax.Array) -> tuple[TrainState, Params, dict[str, jax.Array]]:
+    def init(key: jax.Array) -> tuple[TrainState, dict[str, Params], Batch]:
         keys = jax.random.split(key, 3 + len(shapes))
         teacher = shake(teacher_model.init(keys[0]), keys[1])
-        batch = {
-            name: jax.random.normal(k, shape)
-            for k, (name, shape) in zip(keys[3:], shapes.items(), strict=True)
-        }
-        return objective.init(keys[2], teacher), teacher, batch
+        latents, context, pooled = map(jax.random.normal, keys[3:], shapes)
+        batch = {"latents": latents, "cond": {"context": context, "pooled": pooled}}
+        return objective.init(keys[2], teacher), {"teacher": teacher}, batch
 
     key = jax.random.PRNGKey(0)
-    state_shape, teacher_shape, batch_shape = jax.eval_shape(init, key)
+    state_shape, frozen_shape, batch_shape = jax.eval_shape(init, key)
     forward = matrix_flops(
         objective.student.__call__,
         state_shape.params,
         batch_shape["latents"],
         jax.ShapeDtypeStruct((batch_size,), jnp.float32),
-        batch_shape["context"],
-        batch_shape["pooled"],
+        batch_shape["cond"],
     )
-    hardware = matrix_flops(objective.step, state_shape, teacher_shape, batch_shape)
+    hardware = matrix_flops(objective.step, state_shape, frozen_shape, batch_shape)
     start = time.perf_counter()
     lowered = jax.jit(objective.step, donate_argnums=0).lower(
-        state_shape, teacher_shape, batch_shape
+        state_shape, frozen_shape, batch_shape
     )
     program = lowered.compile()
     compile_s = time.perf_counter() - start
     planned = program.memory_analysis()
 
-    state, teacher, batch = jax.block_until_ready(jax.jit(init)(key))
+    state, frozen, batch = jax.block_until_ready(jax.jit(init)(key))
     seconds = []
     for step in range(WARM_UP + _STEPS.value):
         start = time.perf_counter()
-        state, metrics = program(state, teacher, batch)
+        state, metrics = program(state, frozen, batch)
         jax.block_until_ready((state, metrics))
         if step >= WARM_UP:
             seconds.append(time.perf_counter() - start)
@@ -208,7 +204,7 @@ def measure_step(batch_size: int, remat: str) -> dict[str, Any]:
         folder = Path(_PROFILE.value) / f"{batch_size}-{remat.replace('/', '-')}"
 
         def one() -> None:
-            jax.block_until_ready(program(state, teacher, batch))
+            jax.block_until_ready(program(state, frozen, batch))
 
         result["profile"] = profile(one, folder)
     return result
@@ -253,8 +249,8 @@ def measure_attention() -> list[dict[str, Any]]:
     buckets = bucket_table(side * side, 64 if side >= 512 else 16)
     images = sorted({bucket.height * bucket.width // 4 for bucket in buckets})
     square = (_SIDE.value // 2) ** 2
-    # Joint attention; the last block, where text asks no queries; image tokens alone, and the
-    # multiple of 128 above: both even, without the mask that hides what pads an odd length.
+    # Joint attention; the last block, where text has no queries; image tokens alone, and the next
+    # multiple of 128: both even, without the mask that hides the padding of an odd length.
     joint = square + _TEXT.value
     lengths = [(n + _TEXT.value,) * 2 for n in images]
     lengths += [(square, joint), (square, square), (-(-joint // 128) * 128,) * 2]
@@ -305,7 +301,7 @@ def measure_attention() -> list[dict[str, Any]]:
 
 
 def measure(setting: str) -> dict[str, Any]:
-    """A setting in this process; one that does not fit says so."""
+    """Measures a setting in this process; one that does not fit says so."""
     device = jax.local_devices()[0]
     about = {"device": device.device_kind, "jax": jax.__version__}
     batch, _, remat = setting.partition(":")
@@ -323,7 +319,7 @@ def measure(setting: str) -> dict[str, Any]:
 
 
 def settings() -> list[str]:
-    """What is to be measured, smaller batches first."""
+    """The settings to measure, smaller batches first."""
     found = ["attention"] if _ATTENTION_BATCH.value else []
     batches = sorted(map(int, filter(None, _BATCHES.value)))
     return found + [f"{batch}:{remat}" for batch in batches for remat in _REMATS.value]
@@ -345,7 +341,7 @@ def describe(step: dict[str, Any]) -> str:
 
 
 def run_setting(setting: str) -> dict[str, Any]:
-    """A setting in a process of its own."""
+    """Measures a setting in a process of its own."""
     command = [sys.executable, "-m", "benchmarks.gpu", *sys.argv[1:], f"--setting={setting}"]
     try:
         done = subprocess.run(
@@ -393,7 +389,7 @@ def main(_: list[str]) -> None:
         else:
             step = found.get("step") or {"batch": int(batch), "remat": remat} | found
             if "out_of_memory" in step:
-                # Larger batches follow, and will not fit either.
+                # Larger batches follow; they will not fit either.
                 full.add(remat)
             result["steps"].append(step)
             print(describe(step), flush=True)

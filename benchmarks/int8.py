@@ -1,8 +1,8 @@
 """`python -m benchmarks.int8`: how far an int8 teacher turns the student's gradient.
 
-A step of distillation on random networks, with teachers of one set of weights kept in float32, in
-bfloat16 and in int8; all computation is in float32 and the heads stay as they are, so what differs
-is what was kept. Prints, and writes as JSON, the gradient's cosine and norm against float32, and
+A step of distillation on random networks, with one set of teacher weights kept in float32, in
+bfloat16 and in int8. All computation is in float32 and the heads are the same, so that only what is
+kept differs. Prints, and writes as JSON, the gradient's cosine and norm against float32, and
 the teacher's bytes.
 """
 
@@ -21,12 +21,13 @@ from ladd_jax.models.base import Params
 from ladd_jax.models.heads import HeadConfig, head, head_stack
 from ladd_jax.models.quantized import quantize_params
 from ladd_jax.models.sd3.transformer import MMDiTConfig, mmdit
+from ladd_jax.objectives.critics.features import FeatureCritic
 from ladd_jax.objectives.ladd import LADD
 from ladd_jax.parallel.mesh import make_mesh
 from ladd_jax.training.optimizers import Optimizer
 
 _DEPTH = flags.DEFINE_integer("depth", 4, "Blocks of teacher and student.")
-_WIDTH = flags.DEFINE_integer("width", 256, "Of teacher and student.")
+_WIDTH = flags.DEFINE_integer("width", 256, "Width of teacher and student.")
 _SEEDS = flags.DEFINE_integer("seeds", 3, "Weights and batches to draw.")
 _JSON = flags.DEFINE_string("json", "benchmarks/results/int8.json", "Where to write the result.")
 
@@ -69,18 +70,21 @@ def main(_: list[str]) -> None:
     heads = HeadConfig(config.width, _POOLED, channels=32)
     student = mmdit(config)
     mesh = make_mesh({}, jax.devices()[:1])
+    teachers = {name: mmdit(network) for name, network in networks.items()}
     programs = {}
-    for name, network in networks.items():
+    for name, network in teachers.items():
         objective = LADD(
-            student=student, teacher=mmdit(network), head=head(heads),
-            heads=head_stack(heads, config.depth), depth=config.depth, patch=config.patch,
-            optimizer=_Recorder(0.0), heads_optimizer=Optimizer(0.0), warmup_steps=0,
-        )  # fmt: skip
+            student=student,
+            critic=FeatureCritic(network, head(heads), head_stack(heads, config.depth)),
+            optimizer=_Recorder(0.0),
+            heads_optimizer=Optimizer(0.0),
+            warmup_steps=0,
+        )
         programs[name] = objective, jax.jit(objective.step)
 
     def frozen(name: str, params: Params) -> Params:
         if name == "int8":
-            return quantize_params(programs[name][0].teacher, params, mesh)
+            return quantize_params(teachers[name], params, mesh)
         return jax.tree.map(lambda leaf: leaf.astype(networks[name].param_dtype), params)
 
     measured: dict[str, dict[str, list[float]]] = {
@@ -90,22 +94,18 @@ def main(_: list[str]) -> None:
     for seed in range(_SEEDS.value):
         keys = jax.random.split(jax.random.PRNGKey(seed), 7)
         teacher = _shaken(student.init(keys[0]), keys[1])
-        shapes = {
-            "latents": (_BATCH, _SIDE, _SIDE, _CHANNELS),
-            "context": (_BATCH, _TOKENS, _CONTEXT),
-            "pooled": (_BATCH, _POOLED),
-        }
-        batch = {
-            name: jax.random.normal(key, shape)
-            for (name, shape), key in zip(shapes.items(), keys[2:5], strict=True)
-        }
-        # A student that has left its teacher.
+        shapes = (
+            (_BATCH, _SIDE, _SIDE, _CHANNELS), (_BATCH, _TOKENS, _CONTEXT), (_BATCH, _POOLED)
+        )  # fmt: skip
+        latents, context, pooled = map(jax.random.normal, keys[2:5], shapes)
+        batch = {"latents": latents, "cond": {"context": context, "pooled": pooled}}
+        # A student that has moved away from its teacher.
         start = _shaken(teacher, keys[5])
         gradients: dict[str, Any] = {}
         for name, (objective, step) in programs.items():
             params = frozen(name, teacher)
             sizes[name] = _bytes(params)
-            after, _ = step(objective.init(keys[6], start), params, batch)
+            after, _ = step(objective.init(keys[6], start), {"teacher": params}, batch)
             leaves = jax.tree.leaves(after.optimizer[0].trace)
             gradients[name] = np.concatenate([np.ravel(leaf) for leaf in leaves]).astype(np.float64)
         whole = gradients["float32"]

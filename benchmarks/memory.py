@@ -2,8 +2,8 @@
 
 Compiles the distillation step of a config for one device at its largest bucket, without data or
 weights, and prints the bytes of its arguments and temporaries as XLA's CPU compiler plans them.
-Attention is the plain one there, which keeps the softmax's weights: fused ones of GPUs and TPUs
-need less.
+It uses plain attention, which keeps the softmax's weights; fused attention on GPUs and TPUs needs
+less.
 """
 
 import json
@@ -22,7 +22,7 @@ from ladd_jax.data.buckets import Bucket
 
 _CONFIG = config_flags.DEFINE_config_file("config", "configs/sd3_turbo.py:size=medium", "A config.")
 _BATCH = flags.DEFINE_integer("batch", 1, "Images in a batch of this device.")
-_CAPACITY = flags.DEFINE_float("capacity", 80.0, "Of the device, in gigabytes (1e9 bytes).")
+_CAPACITY = flags.DEFINE_float("capacity", 80.0, "Memory of the device, in gigabytes (1e9 bytes).")
 _JSON = flags.DEFINE_string("json", None, "Where to write the result.")
 
 
@@ -35,23 +35,28 @@ def main(_: list[str]) -> None:
     read_architectures(_CONFIG.value)
     config = typed(_CONFIG.value)
     objective = objectives.ladd(config)
-    teacher = objective.teacher.shapes
+    frozen = {name: network.shapes for name, network in objective.critic.networks.items()}
     state = jax.eval_shape(objective.init, jax.random.PRNGKey(0), objective.student.shapes)
     bucket = max(map(Bucket.parse, config.data.buckets), key=lambda b: b.height * b.width)
     b, data = _BATCH.value, config.data
-    shapes = {
-        "latents": (b, bucket.height, bucket.width, config.model.channels),
-        "context": (b, data.text_length, data.text_width),
-        "pooled": (b, data.pooled_width),
+
+    def array(*shape: int) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((b, *shape), jnp.float32)
+
+    batch = {
+        "latents": array(bucket.height, bucket.width, config.model.channels),
+        "cond": {
+            "context": array(data.text_length, data.text_width),
+            "pooled": array(data.pooled_width),
+        },
     }
-    batch = {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in shapes.items()}
     start = time.monotonic()
-    program = jax.jit(objective.step, donate_argnums=0).lower(state, teacher, batch)
+    program = jax.jit(objective.step, donate_argnums=0).lower(state, frozen, batch)
     analysis = program.compile().memory_analysis()
     arguments, temporaries = analysis.argument_size_in_bytes, analysis.temp_size_in_bytes
     total = (arguments + temporaries) / 1e9
     parts = {
-        "student": state.params, "average": state.ema, "teacher": teacher,
+        "student": state.params, "average": state.ema, "teacher": frozen,
         "optimizer": state.optimizer, "heads with optimizer": (state.heads, state.heads_optimizer),
         "batch": batch,
     }  # fmt: skip

@@ -1,10 +1,11 @@
 """`python -m benchmarks.sampling [--json=FILE]`: the student's 4 steps against the teacher's 50.
 
-From the embedded prompt to the latent, the way `sample` and `synthesize` go: the student by the
-consistency sampler without guidance, the teacher by Euler with it, which is two passes a step. One
-network serves both, since they share their architecture. In turn in one process.
+From the embedded prompt to the latent, as `sample` and `synthesize` do it: the student by the
+consistency sampler without guidance, the guided network by Euler, with two passes a step. One
+network serves for both, since they share their architecture. Both are timed in turn in one process.
 
-The limit is 25 where passes of the network are all: 50 x 2 over 4. On a GPU, SD3-Medium at 1024^2:
+If passes of the network were all, the ratio would be 25: 50 x 2 over 4. On a GPU, SD3-Medium at
+1024^2:
 
     python -m benchmarks.sampling --depth=24 --width=1536 --side=128 --text=333 \
         --context_width=4096 --pooled_width=2048 --dtype=bfloat16
@@ -31,10 +32,10 @@ _DEPTH = flags.DEFINE_integer("depth", 6, "Blocks.")
 _WIDTH = flags.DEFINE_integer("width", 384, "Their width.")
 _SIDE = flags.DEFINE_integer("side", 32, "Side of the latents.")
 _TEXT = flags.DEFINE_integer("text", 77, "Text tokens.")
-_CONTEXT_WIDTH = flags.DEFINE_integer("context_width", 1024, "Of the text tokens.")
-_POOLED_WIDTH = flags.DEFINE_integer("pooled_width", 768, "Of the pooled text.")
+_CONTEXT_WIDTH = flags.DEFINE_integer("context_width", 1024, "Width of the text tokens.")
+_POOLED_WIDTH = flags.DEFINE_integer("pooled_width", 768, "Width of the pooled text.")
 _BATCH = flags.DEFINE_integer("batch", 2, "Images in a batch.")
-_DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Of compute.")
+_DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Dtype of computation.")
 _REPEATS = flags.DEFINE_integer("repeats", 7, "Timed batches of each.")
 
 
@@ -55,11 +56,14 @@ def main(_: list[str]) -> None:
     params = jax.jit(model.init)(jax.random.PRNGKey(0))
     batch, shape = _BATCH.value, (_SIDE.value, _SIDE.value, config.in_channels)
     rng = np.random.default_rng(0)
-    context = rng.standard_normal((batch + 1, _TEXT.value, config.context_width), dtype=np.float32)
-    pooled = rng.standard_normal((batch + 1, config.pooled_width), dtype=np.float32)
-    generate = Generator(
-        model, context[-1], pooled[-1], make_mesh({"data": 1}, jax.devices()[:1]), batch
-    )
+    shapes = {"context": (_TEXT.value, config.context_width), "pooled": (config.pooled_width,)}
+    drawn = {
+        name: rng.standard_normal((batch + 1, *size), dtype=np.float32)
+        for name, size in shapes.items()
+    }
+    cond = {name: array[:-1] for name, array in drawn.items()}
+    null = {name: array[-1] for name, array in drawn.items()}
+    generate = Generator(model, null, make_mesh({"data": 1}, jax.devices()[:1]), batch)
     base = base_config()
     ways = {
         "teacher": Sampling.teacher(50, base.synthesize.guidance, base.synthesize.shift),
@@ -69,7 +73,7 @@ def main(_: list[str]) -> None:
     def run(name: str) -> float:
         start = time.perf_counter()
         keys = seeds(0, np.arange(batch))
-        generate(params, keys, context[:-1], pooled[:-1], shape, ways[name])
+        generate(params, keys, cond, shape, ways[name])
         return time.perf_counter() - start
 
     compilation = {name: run(name) for name in ways}

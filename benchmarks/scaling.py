@@ -1,21 +1,21 @@
 """`python -m benchmarks.scaling [--json=FILE]`: what a step costs a device as devices are added.
 
-Compiles the fused LADD step for 1, 2, 4 and 8 simulated CPU devices with as many images a device
-(weak scaling), and reads FLOPs and communication of a device from the compiled programs. Nothing
-runs: no time is measured, and CPU's compiler fuses less than TPU's. Each number of devices has a
-process of its own.
+Compiles the fused LADD step for 1, 2, 4 and 8 simulated CPU devices with the same number of images
+on each (weak scaling), and reads the FLOPs and the communication of one device from the compiled
+programs. Nothing runs: no time is measured, and the CPU's compiler fuses less than the TPU's. Each
+number of devices has its own process.
 
-Ideal, for n devices along an axis, S, T and K bytes of the student's and the teacher's parameters
-and of the heads', as they are computed with, by a ring:
+The ideal, by a ring of n devices along an axis, where the parameters of student, teacher and heads
+have S, T and K bytes in the dtype of computation:
 
-- FLOPs of a device are those of one device alone: a step has no work that all devices repeat.
+- A device has the FLOPs of one device alone: a step has no work that all devices repeat.
 - `data`: gradients of student and heads are summed once, 2 (n - 1) / n (S + K). Nothing else is
-  shared but the norms and the metrics, scalars.
+  shared but norms and metrics, which are scalars.
 - `fsdp`: a block's parameters are gathered when it runs and dropped after it. The student runs
-  forth, and back with its forward pass again (remat): 2 gathers; the teacher forth and back on
-  fakes, forth on real ones: 3. Heads judge fakes, real ones, and fakes again: 3. Gradients are
-  scattered as they are summed. (n - 1) / n (2 S + 3 T + 3 K + S + K). CPU's compiler has no
-  reduce-scatter: it sums by an all-reduce, twice the bytes, and cuts the result, as the table says.
+  forward, then backward with its forward pass again (remat): 2 gathers; the teacher forward and
+  backward on fakes, forward on real ones: 3. Heads judge fakes, real ones, and fakes again: 3.
+  Gradients are scattered as they are summed: (n - 1) / n (2 S + 3 T + 3 K + S + K). The CPU's
+  compiler has no reduce-scatter: it sums by an all-reduce, twice the bytes, and cuts the result.
 """
 
 import json
@@ -27,11 +27,13 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from absl import app, flags
 
 from ladd_jax.models.base import Model
 from ladd_jax.models.heads import HeadConfig, head, head_stack
 from ladd_jax.models.sd3.transformer import MMDiTConfig, mmdit
+from ladd_jax.objectives.critics.features import FeatureCritic
 from ladd_jax.objectives.ladd import LADD
 from ladd_jax.parallel.mesh import batch_divisor, make_mesh
 from ladd_jax.planning.compile import step_arguments
@@ -51,7 +53,7 @@ _TEXT_LENGTH = 77
 
 
 def meshes(count: int) -> list[dict[str, int]]:
-    """Sizes of the meshes that are compiled for a number of devices."""
+    """Sizes of the meshes to compile for a number of devices."""
     if count == 1:
         return [{"data": 1}]
     mixed = [{"data": 2, "fsdp": count // 2}] if count > 2 else []
@@ -72,28 +74,25 @@ def objective() -> LADD:
     head_config = HeadConfig(config.width, config.pooled_width)
     return LADD(
         student=model,
-        teacher=model,
-        head=head(head_config),
-        heads=head_stack(head_config, config.depth),
-        depth=config.depth,
-        patch=config.patch,
+        critic=FeatureCritic(model, head(head_config), head_stack(head_config, config.depth)),
         optimizer=Optimizer(1e-5, beta1=0.0, clip_norm=1.0),
         heads_optimizer=Optimizer(1e-4, beta1=0.0, clip_norm=1.0),
     )
 
 
 def bytes_of(model: Model) -> int:
-    """Of all its parameters."""
+    """Bytes of all its parameters."""
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(model.shapes))
 
 
 def ideal(target: LADD, sizes: dict[str, int]) -> float:
     """Bytes that a device sends in a step, by the formulas above."""
-    student, teacher, heads = map(bytes_of, (target.student, target.teacher, target.heads))
+    student, heads = bytes_of(target.student), bytes_of(target.critic.heads)
+    teacher = sum(map(bytes_of, target.critic.networks.values()))
     data, fsdp = sizes.get("data", 1), sizes.get("fsdp", 1)
     learnt = student + heads
     gathered = (fsdp - 1) / fsdp * (2 * student + 3 * teacher + 3 * heads)
-    # Each sums over `data` what it keeps of the sum over `fsdp`.
+    # Each device sums over `data` what it keeps of the sum over `fsdp`.
     return gathered + (fsdp - 1) / fsdp * learnt + 2 * (data - 1) / data * learnt / fsdp
 
 
@@ -101,11 +100,12 @@ def measure(sizes: dict[str, int]) -> dict[str, Any]:
     """FLOPs and communication of a device on a mesh of these sizes."""
     target, mesh = objective(), make_mesh(sizes)
     batch, side = _IMAGES.value * batch_divisor(mesh), _SIDE.value
-    shapes = {
-        "latents": (batch, side, side, 16),
-        "context": (batch, _TEXT_LENGTH, 256),
-        "pooled": (batch, 256),
-    }
+
+    def array(*shape: int) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((batch, *shape), jnp.float32)
+
+    cond = {"context": array(_TEXT_LENGTH, 256), "pooled": array(256)}
+    shapes = {"latents": array(side, side, 16), "cond": cond}
     shardings, arguments = step_arguments(target, mesh, shapes)
     with jax.set_mesh(mesh):
         program = step_program(target, shardings, mesh).lower(*arguments).compile()
@@ -124,10 +124,10 @@ def measure(sizes: dict[str, int]) -> dict[str, Any]:
 
 
 def measured_apart(count: int) -> list[dict[str, Any]]:
-    """`measure` of all meshes of a number of devices, in a process that simulates them."""
+    """`measure` for all meshes of a number of devices, in a process that simulates them."""
     environment = os.environ | {
         "JAX_PLATFORMS": "cpu",
-        # Of the program after partitioning, which the level does not touch.
+        # Read from the program after partitioning, which the level does not change.
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={count} "
         "--xla_backend_optimization_level=0",
     }

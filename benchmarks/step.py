@@ -1,7 +1,7 @@
 """`python -m benchmarks.step [--json=FILE]`: the fused step against two programs.
 
-The baseline makes the same update with the same losses as two jitted programs, one for the heads
-and one for the student, each with its own forward passes. Both run in turn in one process.
+The baseline makes the same update with the same losses in two jitted programs, one for the heads
+and one for the student, each with its own forward passes. Both are timed in turn in one process.
 """
 
 import dataclasses
@@ -21,8 +21,9 @@ from ladd_jax.diffusion.flow import interpolate, predict_x0
 from ladd_jax.models.base import Params
 from ladd_jax.models.heads import HeadConfig, head, head_stack
 from ladd_jax.models.sd3.transformer import MMDiTConfig, mmdit
-from ladd_jax.objectives.adversarial import ADVERSARIAL_LOSSES
+from ladd_jax.objectives.adversarial import ADVERSARIAL_LOSSES, fake_loss, real_loss
 from ladd_jax.objectives.base import Batch, TrainState
+from ladd_jax.objectives.critics.features import FeatureCritic
 from ladd_jax.objectives.ladd import LADD
 from ladd_jax.training.ema import update_ema
 from ladd_jax.training.optimizers import Optimizer
@@ -38,58 +39,50 @@ TOLERANCE = 1e-4
 """Largest difference of two updates over the largest element: float32 sums in another order."""
 
 
-def two_programs(objective: LADD) -> tuple[Any, Any]:
+Frozen = dict[str, Params]
+
+
+def two_programs(objective: LADD, critic: FeatureCritic) -> tuple[Any, Any]:
     """(heads' program, student's program) that together make the fused step's update."""
     form = ADVERSARIAL_LOSSES[objective.loss]
 
     def inputs(state: TrainState, batch: Batch) -> Any:
         key = jax.random.fold_in(state.key, state.step)
         student_key, renoise_key = jax.random.split(key, 2)
-        x_t, t = objective._student_input(student_key, batch["latents"], state.step)
-        return x_t, t, objective._renoise(renoise_key, batch["latents"])
+        x_t, t = objective.student_input(student_key, batch["latents"], state.step)
+        return x_t, t, objective.renoise(renoise_key, batch["latents"])
 
     def generate(params: Params, x_t: jax.Array, t: jax.Array, batch: Batch) -> jax.Array:
-        v = objective.student(params, x_t, t, batch["context"], batch["pooled"])
-        return predict_x0(x_t, v, t)
+        return predict_x0(x_t, objective.student(params, x_t, t, batch["cond"]), t)
 
-    def grid(batch: Batch) -> tuple[int, int]:
-        _, h, w, _ = batch["latents"].shape
-        return h // objective.patch, w // objective.patch
-
-    def update_heads(state: TrainState, teacher: Params, batch: Batch) -> Any:
-        x_t, t, ((eps_f, t_f), (eps_r, t_r)) = inputs(state, batch)
-        context, pooled = batch["context"], batch["pooled"]
+    def update_heads(state: TrainState, frozen: Frozen, batch: Batch) -> Any:
+        x_t, t, (fake_noise, real_noise) = inputs(state, batch)
+        x_0, cond = batch["latents"], batch["cond"]
         x0_hat = generate(state.params, x_t, t, batch)
-        fake, _ = objective._judge(
-            objective._fake_loss(grid(batch), t_f, pooled),
-            state.heads, teacher, x0_hat, eps_f, t_f, context, pooled,
-        )  # fmt: skip
-        real, _ = objective._judge(
-            objective._real_loss(grid(batch), t_r, pooled, state.step),
-            state.heads, teacher, batch["latents"], eps_r, t_r, context, pooled,
-        )  # fmt: skip
+        on_real = real_loss(form, objective.r1_gamma, objective.r1_interval, state.step)
+        fake, _ = critic.judge(state.heads, frozen, x0_hat, fake_noise, cond, fake_loss(form))
+        real, _ = critic.judge(state.heads, frozen, x_0, real_noise, cond, on_real)
         updates, heads_optimizer = objective.heads_optimizer.build().update(
             jax.tree.map(jnp.add, fake, real), state.heads_optimizer, state.heads
         )
         # These alone: the rest of the state would be copied.
         return optax.apply_updates(state.heads, updates), heads_optimizer
 
-    def update_student(state: TrainState, teacher: Params, batch: Batch) -> TrainState:
+    def update_student(state: TrainState, frozen: Frozen, batch: Batch) -> TrainState:
         x_t, t, ((eps, t_hat), _) = inputs(state, batch)
-        context, pooled = batch["context"], batch["pooled"]
+        cond, teacher = batch["cond"], critic.teacher
+        grid, summary = teacher.grid(batch["latents"]), teacher.summary(cond)
 
         def loss(params: Params) -> jax.Array:
             x = interpolate(generate(params, x_t, t, batch), eps, t_hat)
-            _, features = objective.teacher(
-                teacher, x, t_hat, context, pooled, tap=lambda _, tokens: tokens
-            )
+            _, features = teacher(frozen["teacher"], x, t_hat, cond, tap=lambda _, tokens: tokens)
 
             def through_head(total: jax.Array, item: Any) -> tuple[jax.Array, None]:
-                logits = objective.head(item[0], item[1], grid(batch), t_hat, pooled)
+                logits = critic.head(item[0], item[1], grid, t_hat, summary)
                 return total + jnp.mean(form.generator(logits)), None
 
             total, _ = jax.lax.scan(through_head, jnp.zeros(()), (state.heads["heads"], features))
-            return total / len(objective.hooked)
+            return total / len(critic.hooked)
 
         gradient = jax.grad(loss)(state.params)
         updates, optimizer = objective.optimizer.build().update(
@@ -127,19 +120,16 @@ def main(_: list[str]) -> None:
     )
     model = mmdit(config)
     head_config = HeadConfig(config.width, config.pooled_width)
+    critic = FeatureCritic(model, head(head_config), head_stack(head_config, config.depth))
     objective = LADD(
         student=model,
-        teacher=model,
-        head=head(head_config),
-        heads=head_stack(head_config, config.depth),
-        depth=config.depth,
-        patch=config.patch,
+        critic=critic,
         # A large epsilon keeps updates proportional to gradients, so that they can be compared.
         optimizer=Optimizer(1e-2, beta1=0.0, epsilon=1.0),
         heads_optimizer=Optimizer(1e-2, beta1=0.0, epsilon=1.0),
     )
 
-    def init(key: jax.Array) -> tuple[TrainState, Params]:
+    def init(key: jax.Array) -> tuple[TrainState, Frozen]:
         keys = jax.random.split(key, 3)
         teacher = model.init(keys[0])
         # Fresh adaLN is zero: every block would be the identity, with no gradient inside.
@@ -148,31 +138,33 @@ def main(_: list[str]) -> None:
         teacher = jax.tree.map(
             lambda leaf, k: leaf + 0.02 * jax.random.normal(k, leaf.shape), teacher, shake
         )
-        return objective.init(keys[2], teacher), teacher
+        return objective.init(keys[2], teacher), {"teacher": teacher}
 
-    state, teacher = jax.jit(init)(jax.random.PRNGKey(0))
+    state, frozen = jax.jit(init)(jax.random.PRNGKey(0))
     keys = jax.random.split(jax.random.PRNGKey(1), 3)
     batch = {
         "latents": jax.random.normal(keys[0], (batch_size, side, side, config.in_channels)),
-        "context": jax.random.normal(keys[1], (batch_size, 77, config.context_width)),
-        "pooled": jax.random.normal(keys[2], (batch_size, config.pooled_width)),
+        "cond": {
+            "context": jax.random.normal(keys[1], (batch_size, 77, config.context_width)),
+            "pooled": jax.random.normal(keys[2], (batch_size, config.pooled_width)),
+        },
     }
-    programs = two_programs(objective)
+    programs = two_programs(objective, critic)
     flops = {
-        "fused": matrix_flops(objective.step, state, teacher, batch),
-        "two_programs": sum(matrix_flops(p, state, teacher, batch) for p in programs),
+        "fused": matrix_flops(objective.step, state, frozen, batch),
+        "two_programs": sum(matrix_flops(p, state, frozen, batch) for p in programs),
     }
     # States are donated, as in training.
     fused = jax.jit(objective.step, donate_argnums=0)
     one, two = jax.jit(programs[0]), jax.jit(programs[1], donate_argnums=0)
 
     def run_fused(state: TrainState) -> TrainState:
-        return fused(state, teacher, batch)[0]
+        return fused(state, frozen, batch)[0]
 
     def run_two(state: TrainState) -> TrainState:
-        heads, heads_optimizer = one(state, teacher, batch)
+        heads, heads_optimizer = one(state, frozen, batch)
         state = dataclasses.replace(state, heads=heads, heads_optimizer=heads_optimizer)
-        return two(state, teacher, batch)
+        return two(state, frozen, batch)
 
     runs = {"fused": run_fused, "two_programs": run_two}
     states = {name: run(jax.tree.map(jnp.copy, state)) for name, run in runs.items()}

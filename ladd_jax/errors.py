@@ -11,3 +11,7 @@ class UserError(ValueError):
 
 class NotFoundError(UserError, FileNotFoundError):
     """A file, a checkpoint or a model that the user named is not there."""
+
+
+class ExistsError(UserError, FileExistsError):
+    """There is something already where the user wants something written."""

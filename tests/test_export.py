@@ -66,13 +66,14 @@ def latents(run):
     """Of our sampler `[H, W, C]`, by the number of steps."""
     mesh = make_mesh({}, jax.devices()[:1])
     trained = open_trained(str(run[0]), None, None, None, mesh)
-    context, pooled = trained.encoder().encode([PROMPT, ""]).values()
+    text = trained.encoder().encode([PROMPT, ""])
+    cond, null = ({name: array[i] for name, array in text.items()} for i in ([0], 1))
     network = trained.family.backbone(trained.architecture)
-    generator = Generator(network, context[1], pooled[1], mesh, 1)
+    generator = Generator(network, null, mesh, 1)
     params = trained.load()
     return {
         steps: generator(
-            params, KEY, context[:1], pooled[:1], (8, 8, 16),
+            params, KEY, cond, (8, 8, 16),
             trained.sampling(steps, None, None).padded(5),
         )[0]
         for steps in (4, 2, 1)
@@ -123,7 +124,9 @@ def test_the_card_says_how_the_student_was_made_and_what_it_cannot(run, turbo):
         assert words in card
     config = tiny(run[0].parent / "pipeline", "")
     config.weights = "someone/sd3"
-    config.distil.update(dict(timesteps=(1.0, 0.9), probabilities=(0.5, 0.5)))
+    config.distil.update(
+        dict(timesteps=(1.0, 0.9), probabilities=(0.5, 0.5), warmup_probabilities=(0.5, 0.5))
+    )
     exported = describe(typed(config), "x", run[0], "ema", 2, "single", "bfloat16")
     card = model_card(exported, reduction=8)
     assert "base_model: someone/sd3\n" in card and "```python" not in card

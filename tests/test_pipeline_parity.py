@@ -43,8 +43,8 @@ def test_pictures_from_the_same_noise_prompt_and_sigmas_are_those_of_diffusers(
     sigmas = theirs.scheduler.sigmas.tolist()
 
     encoder = load_text_encoders(tmp_path, jnp.float32, t5_length=LENGTH)
-    context, pooled = encoder.encode(PROMPTS).values()
-    null_context, null_pooled = (array[0] for array in encoder.encode([""]).values())
+    cond = encoder.encode(PROMPTS)
+    null = {name: array[0] for name, array in encoder.encode([""]).items()}
     transformer = load_mmdit(tmp_path, jnp.float32)
     autoencoder, params = load_autoencoder(tmp_path, jnp.float32)
 
@@ -53,7 +53,7 @@ def test_pictures_from_the_same_noise_prompt_and_sigmas_are_those_of_diffusers(
         def model(*arguments):
             return transformer.model(transformer_params, *arguments)
 
-        velocity = guided(model, context, pooled, null_context, null_pooled, GUIDANCE)
+        velocity = guided(model, cond, null, GUIDANCE)
         return autoencoder.decode(params, euler(velocity, noise, sigmas))
 
     images = np.asarray(sample(transformer.params, params, noise))

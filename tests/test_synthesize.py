@@ -54,7 +54,7 @@ def test_samples_have_the_guidance_steps_and_shift_of_the_config(config, workdir
     read = shards.read(bucket, np.arange(10))
     teacher = stages.load_generator(config, workdir, make_mesh(config.mesh.sizes))
     model = mmdit(architectures.student_architecture(config))
-    null = (jnp.asarray(shards.null_context), jnp.asarray(shards.null_pooled))
+    null = jax.tree.map(jnp.asarray, shards.null)
 
     def sample(guidance, steps, shift):
         def velocity(*args):
@@ -65,7 +65,7 @@ def test_samples_have_the_guidance_steps_and_shift_of_the_config(config, workdir
             0,
             (8, 8, 1),
         )
-        field = guided(velocity, read["context"], read["pooled"], *null, guidance)
+        field = guided(velocity, read["cond"], null, guidance)
         return jax.jit(lambda: euler(field, noise, linear_sigmas(steps, shift)))()
 
     np.testing.assert_allclose(read["latents"], sample(2.5, 3, 1.5), atol=1e-4)
@@ -86,8 +86,8 @@ def test_a_stage_that_was_stopped_ends_in_the_same_records(config, workdir):
     after = Shards(target).read(bucket, np.arange(10))
     assert all(path.stat().st_mtime_ns == time for path, time in kept.items())
     assert after["key"] == before["key"] and after["prompt"] == before["prompt"]
-    for name in ("latents", "context", "pooled"):
-        np.testing.assert_array_equal(after[name], before[name])
+    for name in ("latents", "cond"):
+        jax.tree.map(np.testing.assert_array_equal, after[name], before[name])
 
 
 # Processes as real as any, forked from one that has done the imports.
@@ -162,5 +162,6 @@ def test_killed_at_any_moment_and_on_another_number_of_hosts_no_record_is_lost_o
     (bucket,) = whole.buckets
     ours, theirs = (s.read(bucket, np.arange(100)) for s in (interrupted, whole))
     assert ours["key"] == theirs["key"] and ours["prompt"] == theirs["prompt"]
-    for name in ("latents", "context", "pooled"):
-        np.testing.assert_allclose(ours[name], theirs[name], atol=1e-5)
+    np.testing.assert_allclose(ours["latents"], theirs["latents"], atol=1e-5)
+    for name, array in theirs["cond"].items():
+        np.testing.assert_allclose(ours["cond"][name], array, atol=1e-5)

@@ -10,6 +10,8 @@ from ladd_jax.config.fields import Config, Model, Teacher
 from ladd_jax.errors import UserError
 from ladd_jax.models.families import family_of, family_of_pipeline
 from ladd_jax.models.quantized import check_installed
+from ladd_jax.objectives.terms import terms_of
+from ladd_jax.objectives.terms.base import VELOCITY
 
 
 def _fields(section: Model | Teacher, kind: Any) -> dict[str, Any]:
@@ -51,7 +53,7 @@ def teacher_architecture(config: Config) -> Any:
     """Architecture of the teacher under the heads, as `distil` holds and runs it.
 
     It is the data generator's, or that of the section `teacher`. It ends with the last hooked block
-    where only blocks are read: without a distillation loss nothing asks for the velocity.
+    where only blocks are read, because no term of the student's loss needs the velocity.
 
     Raises:
       UserError: what int8 needs is not installed.
@@ -64,7 +66,7 @@ def teacher_architecture(config: Config) -> Any:
         teacher = dataclasses.replace(teacher, **_fields(config.teacher, type(teacher)))
     hooked = config.distil.hooked_blocks
     inner = bool(hooked) and all(0 <= block < teacher.depth - 1 for block in hooked)
-    if config.distil.distillation_weight or not inner:
+    if not inner or any(VELOCITY in term.needs for term in terms_of(config.distil)):
         return teacher
     return dataclasses.replace(teacher, cut=max(hooked) + 1)
 

@@ -35,16 +35,16 @@ def ladd(config: Config) -> LADD:
       UserError: a network that cannot be, or heads on blocks that the teacher does not have.
     """
     backbone = family_of(config).backbone
-    student, teacher = student_architecture(config), teacher_architecture(config)
-    stage = config.distil
+    student, stage = student_architecture(config), config.distil
+    teacher = backbone(teacher_architecture(config))
     heads = HeadConfig(
         features=teacher.width,
-        condition_width=config.data.pooled_width,
+        condition_width=teacher.summary_width,
         dtype=student.dtype,
         **_settings(HeadSettings, config.heads),
     )
     critic = FeatureCritic(
-        teacher=backbone(teacher),
+        teacher=teacher,
         head=head(heads),
         heads=head_stack(heads, len(set(stage.hooked_blocks)) or teacher.blocks),
         hooked_blocks=stage.hooked_blocks,

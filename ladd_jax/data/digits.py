@@ -1,10 +1,8 @@
-"""Raw data. Digits: scikit-learn's 1,797 scans of handwritten digits, alone and in pairs."""
+"""Digits: scikit-learn's 1,797 scans of handwritten digits, alone and in pairs."""
 
 import dataclasses
 
 import numpy as np
-from sklearn.datasets import load_digits
-from sklearn.model_selection import train_test_split
 
 from ladd_jax.data.buckets import Bucket
 from ladd_jax.errors import UserError
@@ -29,6 +27,10 @@ class Digits:
 
 def load(seed: int = 0) -> tuple[Digits, Digits]:
     """Train and test split (80 % and 20 % of each digit). No scan is in both."""
+    # scikit-learn takes seconds to import, and every command imports this module.
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
     data = load_digits()
     images = (data.images / 8 - 1).astype(np.float32)[..., None]
     train, test = train_test_split(
@@ -46,7 +48,7 @@ def compose(
       float32 `[count, H, W, 1]`, labels int64 `[count, k]` in reading order, and prompts.
 
     Raises:
-      UserError: the bucket is none of 8x8, 8x16, 16x8.
+      UserError: the bucket is not 8x8, 8x16 or 16x8.
     """
     if bucket == SINGLE:
         index = np.arange(count) % len(digits.images)

@@ -38,10 +38,10 @@ class CLIPTextConfig:
       projection_dim: P.
       hidden_act: `quick_gelu` (CLIP-L) or `gelu` (bigG).
       eos_token_id: the pooled vector is read at its first place; None reads it at the highest id.
-      layer_norm_eps: of all norms.
-      initializer: of all matrices.
-      dtype: of computation.
-      param_dtype: of parameters.
+      layer_norm_eps: epsilon of all norms.
+      initializer: initializer of all matrices.
+      dtype: dtype of computation.
+      param_dtype: dtype of parameters.
     """
 
     vocab_size: int

@@ -34,12 +34,17 @@ _DEFAULT = "sd3"
 class Architecture(Protocol):
     """Sizes and dtypes of a network: a frozen dataclass, which refuses what does not fit.
 
+    A config gives the fields that its section `model` has under the same name, the channels, the
+    widths of the text and the dtypes; the others keep their defaults.
+
     Attributes:
       depth: number of blocks of the whole network.
       width: features of an image token.
       num_heads: attention heads.
       in_channels: latent channels read.
       out_channels: latent channels of the velocity, C.
+      context_width: features of a text token.
+      pooled_width: length of the vector that sums up the text.
       patch: side of a patch in latent pixels.
       cut: 0, or the number of blocks that there are: what follows is left out.
       quantized: whether the kernels of the blocks are int8.
@@ -57,6 +62,10 @@ class Architecture(Protocol):
     def in_channels(self) -> int: ...
     @property
     def out_channels(self) -> int: ...
+    @property
+    def context_width(self) -> int: ...
+    @property
+    def pooled_width(self) -> int: ...
     @property
     def patch(self) -> int: ...
     @property
@@ -136,8 +145,8 @@ class Released:
     """How a released pipeline is meant to be sampled, where nothing else says it.
 
     Attributes:
-      shift: of the schedule that comes with it; None where none does.
-      side: of the square latents that it makes by default, in latent pixels.
+      shift: shift of the schedule that comes with it; None where none does.
+      side: side of the square latents that it makes by default, in latent pixels.
       text_length: T.
     """
 
@@ -183,10 +192,10 @@ class Family:
 
     Attributes:
       name: `model.family` of a config.
-      architecture: the `Architecture` of a network.
+      architecture: the class of its architectures, see `Architecture`.
       weight_fields: the fields of `architecture` that weights decide; the others say how to
         compute.
-      backbone: from an architecture to the network, as a function of its parameters.
+      backbone: `backbone(architecture)`: the network as a function of its parameters.
       cut_params: `cut_params(params, shapes)` gives, of the parameters of a whole network, those
         of one that is cut, whose shapes are given.
       forward_flops: `forward_flops(architecture, height, width, cond)`: multiplications and
@@ -209,7 +218,7 @@ class Family:
     """
 
     name: str
-    architecture: Callable[..., Any]
+    architecture: Callable[..., Architecture]
     weight_fields: tuple[str, ...]
     backbone: Callable[[Any], Backbone]
     cut_params: Callable[[Params, Params], Params]

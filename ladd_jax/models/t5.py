@@ -30,10 +30,10 @@ class T5Config:
       num_layers: L.
       num_heads: K; K times `d_kv` need not be D.
       relative_attention_num_buckets: biases of a head, half of them for each direction.
-      relative_attention_max_distance: from here on all distances share a bias.
-      layer_norm_epsilon: of all norms.
-      dtype: of computation; activations of T5-XXL exceed float16.
-      param_dtype: of parameters.
+      relative_attention_max_distance: distance from which on all share a bias.
+      layer_norm_epsilon: epsilon of all norms.
+      dtype: dtype of computation; activations of T5-XXL exceed float16.
+      param_dtype: dtype of parameters.
     """
 
     vocab_size: int = 32128

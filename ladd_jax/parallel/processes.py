@@ -29,28 +29,29 @@ _COORDINATOR = "JAX_COORDINATOR_ADDRESS"
 _COUNT = "JAX_NUM_PROCESSES"
 _INDEX = "JAX_PROCESS_ID"
 
-# Of JAX's own limit over ours: JAX would abort the process instead of telling what is wrong.
+# By which JAX's own limit exceeds ours: JAX would abort the process without saying what is wrong.
 _MARGIN_SECONDS = 60
 
-# What a message of JAX begins with where a transport between processes fails. JAX raises several
-# types for it, ValueError among them.
+# How a message of JAX begins when a transport between processes fails. JAX raises several types
+# for it, ValueError among them.
 _TRANSPORTS = re.compile(r"\w+: (Gloo|NCCL) ")
-# A process that lost another leaves after it, so that a launcher sees first the one that knows why.
+# A process that lost another one leaves later, so that a launcher first sees the one that knows
+# why.
 _GRACE_SECONDS = 2.0
 
 
 def launched(environment: Mapping[str, str], tpu: bool) -> dict[str, Any] | None:
-    """What the launcher says of this process's job.
+    """What the launcher says about this process's job.
 
     Args:
-      environment: of the process. The first that it holds of these decides: an explicit job
+      environment: environment variables. The first of these that there are decides: an explicit job
         (`JAX_COORDINATOR_ADDRESS`, `JAX_NUM_PROCESSES`, `JAX_PROCESS_ID`), a step of Slurm with
         several tasks, a TPU slice of several hosts on GKE.
-      tpu: whether this is a host with TPU chips, which asks its metadata server for its slice.
+      tpu: whether this host has TPU chips; it then asks its metadata server for its slice.
 
     Returns:
-      Arguments of `jax.distributed.initialize`, which finds those that lack; None for a process
-      that is alone.
+      Arguments of `jax.distributed.initialize`, which finds the missing ones itself; None for a
+      process that is alone.
 
     Raises:
       UserError: some of the three variables are given and some are not, or one is out of range.
@@ -58,11 +59,11 @@ def launched(environment: Mapping[str, str], tpu: bool) -> dict[str, Any] | None
     names = (_COORDINATOR, _COUNT, _INDEX)
     given = [name for name in names if environment.get(name)]
     if given:
-        lacking = [name for name in names if name not in given]
-        if lacking:
+        missing = [name for name in names if name not in given]
+        if missing:
             raise UserError(
                 f"{' and '.join(given)} {'are' if len(given) > 1 else 'is'} set and "
-                f"{' and '.join(lacking)} {'are' if len(lacking) > 1 else 'is'} not: set all "
+                f"{' and '.join(missing)} {'are' if len(missing) > 1 else 'is'} not: set all "
                 f"three, or none for a process alone"
             )
         address = environment[_COORDINATOR]
@@ -89,7 +90,7 @@ def launched(environment: Mapping[str, str], tpu: bool) -> dict[str, Any] | None
     slices = int(environment.get("MEGASCALE_NUM_SLICES") or 1)
     if len(hosts) > 1 or slices > 1:
         return {}
-    # GKE tells its pods all of it in the environment, and has them ask no server.
+    # GKE gives its pods everything in the environment, so that they need not ask a server.
     return {} if tpu and "TPU_SKIP_MDS_QUERY" not in environment else None
 
 
@@ -106,16 +107,16 @@ def _has_chips() -> bool:
 
 
 def join(timeout: float) -> None:
-    """Makes this process one of its job; does nothing where it is alone.
+    """Joins the job of this process; does nothing where it is alone.
 
-    To be called before anything asks JAX for a device. Where the job does not come together, the
-    process prints one sentence and exits with code 2.
+    Call it before anything asks JAX for a device. If the job does not come together, the process
+    prints one sentence and exits with code 2.
 
     Args:
       timeout: seconds to wait for the other processes.
 
     Raises:
-      UserError: the launcher's variables contradict each other, or name a job that JAX can not
+      UserError: the launcher's variables contradict each other, or name a job that JAX cannot
         find.
     """
     job = launched(os.environ, _has_chips())
@@ -145,7 +146,7 @@ def join(timeout: float) -> None:
         jax.distributed.initialize(**job, initialization_timeout=int(timeout) + _MARGIN_SECONDS)
     except (OSError, RuntimeError, ValueError) as error:
         raise UserError(
-            f"{place} can not join its job: {error}; set {_COORDINATOR}, {_COUNT} and {_INDEX}"
+            f"{place} cannot join its job: {error}; set {_COORDINATOR}, {_COUNT} and {_INDEX}"
         ) from error
     finally:
         timer.cancel()
@@ -153,10 +154,10 @@ def join(timeout: float) -> None:
 
 @contextlib.contextmanager
 def together(timeout: float) -> Iterator[None]:
-    """Joins the job; what fails inside ends the process at once.
+    """Joins the job; a failure inside ends the process at once.
 
-    An orderly exit of one process waits for all, and they would wait for it in the middle of a
-    computation: so it leaves without one, and whoever launched the job ends the others.
+    An orderly exit of one process would wait for the others, while they wait for it in the middle
+    of a computation. So it leaves at once, and the launcher of the job ends the others.
 
     Args:
       timeout: seconds to wait for the other processes at the start.
@@ -190,7 +191,7 @@ def _leave(error: BaseException) -> None:
 
 
 def barrier(name: str) -> None:
-    """Returns when all processes have come here."""
+    """Returns when all processes have reached this point."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(name)
 
@@ -228,11 +229,11 @@ def check_same(what: str, value: Any) -> None:
 
     Args:
       what: its name.
-      value: of this process.
+      value: value of this process.
 
     Raises:
-      UserError: some process has another than process 0. All raise it, so that none waits for
-        one that left.
+      UserError: some process has another value than process 0. All processes raise it, so that
+        none waits for one that left.
     """
     if jax.process_count() == 1:
         return

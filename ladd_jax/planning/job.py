@@ -8,8 +8,10 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from ladd_jax.config.architectures import student_architecture
 from ladd_jax.config.fields import Config
 from ladd_jax.data.buckets import Bucket
+from ladd_jax.models.families import family_of
 from ladd_jax.objectives.ladd import LADD
 from ladd_jax.parallel.chips import Chip
 from ladd_jax.parallel.mesh import batch_divisor
@@ -46,13 +48,12 @@ class Job:
 
     def batch_shapes(self, bucket: Bucket, batch_size: int) -> dict[str, Any]:
         """A global batch as the shards of the config give it, as `jax.ShapeDtypeStruct`."""
-        data = self.config.data
+        config = self.config
         shapes = {
-            "latents": (bucket.height, bucket.width, self.config.model.channels),
-            "cond": {
-                "context": (data.text_length, data.text_width),
-                "pooled": (data.pooled_width,),
-            },
+            "latents": (bucket.height, bucket.width, config.model.channels),
+            "cond": family_of(config).cond_shapes(
+                student_architecture(config), config.data.text_length
+            ),
         }
         return jax.tree.map(
             lambda shape: jax.ShapeDtypeStruct((batch_size, *shape), np.float32),

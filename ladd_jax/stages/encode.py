@@ -5,13 +5,12 @@ table of `prompts` or a folder of `images`.
 """
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.sharding import Mesh
 
 from ladd_jax.config.fields import Config
@@ -75,7 +74,10 @@ def encode(config: Config, workdir: Path) -> None:
     layout = Layout(
         sizes={bucket: len(prompts) for bucket, prompts in source.prompts.items()},
         records_per_shard=data.records_per_shard,
-        arrays=_arrays(source.channels, null, data.text_dtype),
+        arrays={
+            **source.arrays,
+            **{name: ArraySpec(array.shape, data.text_dtype) for name, array in null.items()},
+        },
     )
     missing = missing_shards(target, layout, jax.process_index(), jax.process_count())
     with progress("encode", layout, missing) as bar:
@@ -87,12 +89,6 @@ def encode(config: Config, workdir: Path) -> None:
     finalize_together(target, layout, null)
 
 
-def _arrays(channels: int, null: Mapping[str, np.ndarray], dtype: str) -> dict[str, ArraySpec]:
-    """The arrays of a record: latents, if there are any, and what the text encoder gives."""
-    latents = {LATENTS: ArraySpec(("H", "W", channels))} if channels else {}
-    return latents | {name: ArraySpec(array.shape, dtype) for name, array in null.items()}
-
-
 def _records(
     source: Source, encoder: TextEncoder, shard: Shard, batch: int
 ) -> Iterator[dict[str, Any]]:
@@ -100,11 +96,12 @@ def _records(
     for start in range(shard.start, shard.stop, batch):
         stop = min(start + batch, shard.stop)
         prompts = source.prompts[shard.bucket][start:stop]
-        cond = encoder.encode(prompts)
-        latents = None if source.latents is None else source.latents(shard.bucket, start, stop)
+        arrays = source.read(shard.bucket, start, stop)
+        text = encoder.encode(prompts)
+        cond = text | {name: array for name, array in arrays.items() if name != LATENTS}
         for i, prompt in enumerate(prompts):
             record = {"prompt": prompt, "cond": {name: array[i] for name, array in cond.items()}}
-            yield record if latents is None else record | {LATENTS: latents[i]}
+            yield record | ({LATENTS: arrays[LATENTS][i]} if LATENTS in arrays else {})
 
 
 def report_cut(encoder: TextEncoder) -> None:

@@ -14,7 +14,7 @@ from ladd_jax.config.fields import Config
 from ladd_jax.config.workdir import read
 from ladd_jax.data.buckets import Bucket, nearest
 from ladd_jax.diffusion.samplers import student_sigmas
-from ladd_jax.errors import UserError
+from ladd_jax.errors import ExistsError, UserError
 from ladd_jax.models.card import named
 from ladd_jax.models.families import Export, family_of
 from ladd_jax.parallel.mesh import make_mesh
@@ -44,7 +44,7 @@ def export(
 
     Raises:
       NotFoundError: there is no such run, checkpoint or pipeline.
-      UserError: there is something at `out`.
+      ExistsError: there is something at `out`.
       UserError: the run is not one of released weights, or the family has no such layout.
     """
     config = read(workdir)
@@ -54,7 +54,7 @@ def export(
             f"started from a released pipeline"
         )
     if out.exists():
-        raise UserError(f"{out} exists: remove it, or choose another --out")
+        raise ExistsError(f"{out} exists: remove it, or choose another --out")
     family = family_of(config)
     step = stages.student_step(config, workdir, step)
     exported = describe(config, out.absolute().name, workdir, model, step, layout, dtype)

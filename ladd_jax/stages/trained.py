@@ -97,8 +97,8 @@ def open_trained(
     Args:
       place: a run's workdir, an exported or released pipeline's folder, or owner/name of the hub.
       model: one of `MODELS`, of a run; default: `ema`.
-      step: of the run's checkpoint; default: the newest.
-      dtype: of computation; default: the config's, and bfloat16 for a pipeline.
+      step: step of the run's checkpoint; default: the newest.
+      dtype: dtype of computation; default: the config's, and bfloat16 for a pipeline.
       mesh: where to put the parameters.
 
     Raises:

@@ -58,8 +58,8 @@ class Checkpoints:
 
         Raises:
           NotFoundError: there is no such checkpoint.
-          UserError: the checkpoint lacks a leaf, has one too many, or one of another shape or
-            dtype. Nothing is filled in.
+          UserError: the checkpoint is missing a leaf, or has one too many, or one of another shape
+            or dtype. Nothing is filled in.
         """
         step = self.find(step)
         self._check(step, _difference(self._metadata(step), abstract))
@@ -72,9 +72,9 @@ class Checkpoints:
         """One tree of the state, such as `ema`, without reading the others.
 
         Args:
-          name: of the field of `TrainState`.
-          abstract: what to restore it into, with shardings.
-          step: default: the newest.
+          name: name of the field of `TrainState`.
+          abstract: shapes, dtypes and shardings to restore it into.
+          step: step of the checkpoint; default: the newest.
 
         Raises:
           NotFoundError: there is no such checkpoint.
@@ -152,7 +152,8 @@ def _difference(saved: Any, wanted: Any) -> str:
     have, want = _paths(saved), _paths(wanted)
     missing, extra = sorted(want.keys() - have.keys()), sorted(have.keys() - want.keys())
     if missing:
-        return f"it lacks {missing[0]}" + (f" and {len(missing) - 1} more" * (len(missing) > 1))
+        more = f" and {len(missing) - 1} more" * (len(missing) > 1)
+        return f"it is missing {missing[0]}{more}"
     if extra:
         return f"it has an extra {extra[0]}" + (f" and {len(extra) - 1} more" * (len(extra) > 1))
     for path, leaf in want.items():

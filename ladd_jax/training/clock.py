@@ -1,4 +1,4 @@
-"""How fast steps go, measured where they end: on the device."""
+"""The speed of steps, measured where they end: on the device."""
 
 import threading
 import time
@@ -29,8 +29,8 @@ class StepClock:
         """Prepares to time.
 
         Args:
-          mesh: of the devices that compute.
-          steps: that there are to do.
+          mesh: the devices that compute.
+          steps: number of steps to do.
         """
         self._devices = mesh.size
         self._local = mesh.local_devices
@@ -67,12 +67,12 @@ class StepClock:
         return batch
 
     def dispatched(self, results: Any, images: int, flops: int) -> None:
-        """Takes note of a step that the device was told to do.
+        """Notes a step that was given to the device.
 
         Args:
-          results: arrays that it gives back and nobody donates.
-          images: in its global batch.
-          flops: model FLOPs that they ask for.
+          results: arrays that the step returns and nobody donates.
+          images: images in its global batch.
+          flops: model FLOPs of those images.
         """
         self._ends.append(self._watcher.submit(self._end, results))
         self._images += images
@@ -86,7 +86,7 @@ class StepClock:
             self._free.release()
 
     def read(self) -> dict[str, float]:
-        """Waits for the device, and gives the speed of the steps since the last `resume`.
+        """Waits for the device, and returns the speed of the steps since the last `resume`.
 
         A step lasts from the end of the one before to its own; where the device stood still
         between them because its batch was not there yet, that is waiting for data.
@@ -95,8 +95,8 @@ class StepClock:
           `images_per_second` of all devices, `step_seconds/p50` and `/p95`, `data_wait` as share of
           the time, `model_tflops` a second of each device, `mfu` as share of the published bf16
           peak (of devices in `parallel/chips.py` only), `memory_gib/in_use` and `/peak` of the
-          fullest device here (where the backend tells), `hours_left` at the pace since the start,
-          with all that happened between steps.
+          fullest local device (where the backend reports it), `hours_left` at the pace since the
+          start, with all that happened between steps.
         """
         ends = [self._resumed, *(end.result() for end in self._ends)]
         seconds = ends[-1] - ends[0]
@@ -121,7 +121,7 @@ class StepClock:
 
 
 def _memory(devices: Any) -> dict[str, float]:
-    """Memory of the fullest device in GiB, empty where the backend does not tell (a CPU)."""
+    """Memory of the fullest device in GiB, empty where the backend does not report it (a CPU)."""
     told = [stats for device in devices if (stats := device.memory_stats())]
     fields = {"memory_gib/in_use": "bytes_in_use", "memory_gib/peak": "peak_bytes_in_use"}
     return {

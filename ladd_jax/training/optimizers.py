@@ -11,12 +11,12 @@ from ladd_jax.errors import UserError
 
 
 def round_stochastically(x: jax.Array, key: jax.Array) -> jax.Array:
-    """Float32 to bfloat16, up or down with the probability that makes the mean that of `x`.
+    """Float32 to bfloat16, up or down with the probability that keeps the mean at `x`.
 
-    Rounding to nearest drops a change of less than 1/512 of a value, each time that it comes.
+    Rounding to nearest would drop every change of less than 1/512 of a value.
     """
     bits = jax.lax.bitcast_convert_type(x, jnp.uint32)
-    # The 16 bits that bfloat16 lacks carry into those that it has.
+    # The 16 bits that bfloat16 drops carry into those that it keeps.
     carried = bits + jax.random.bits(key, x.shape, jnp.uint16).astype(jnp.uint32)
     upper = (carried >> 16).astype(jnp.uint16)
     rounded = jax.lax.bitcast_convert_type(upper, jnp.bfloat16)
@@ -32,9 +32,9 @@ def scale_by_adam(
       beta1: decay of the first moment. With 0 it is the gradient itself and none is kept.
       beta2: decay of the second moment.
       epsilon: added to the root of the second moment.
-      moment_dtype: of the moments that are kept. Bfloat16 is rounded stochastically, by a key that
-        follows from the count of updates: a second moment with a decay near 1 changes by less than
-        half the distance of two numbers in bfloat16, and would stay where it is.
+      moment_dtype: dtype of the moments that are kept. Bfloat16 is rounded stochastically, by a key
+        that follows from the count of updates: a second moment with a decay near 1 changes by less
+        than half the distance of two numbers in bfloat16, and would stay where it is.
     """
     adam = optax.scale_by_adam(beta1, beta2, epsilon)
 
@@ -57,8 +57,8 @@ def scale_by_adam(
         del params
         updates = optax.tree.cast(updates, jnp.float32)
         second = optax.tree.cast(state.nu, jnp.float32)
-        # Times a beta1 of 0 anything will do. With zeros that XLA knows it simplifies the formula
-        # and rounds otherwise than with a first moment.
+        # Multiplied by a beta1 of 0, anything will do. Zeros that XLA knows would let it simplify
+        # the formula, which then rounds differently than with a first moment.
         first = optax.tree.cast(state.mu, jnp.float32) if beta1 else second
         updates, state = adam.update(updates, optax.ScaleByAdamState(state.count, first, second))
         return updates, keep(state)
@@ -71,15 +71,15 @@ class Optimizer:
     """AdamW with linear warm-up, optional cosine decay and clipping by global norm.
 
     Attributes:
-      learning_rate: after the warm-up.
+      learning_rate: rate after the warm-up.
       beta1: decay of the first moment.
       beta2: decay of the second moment.
       epsilon: added to the root of the second moment.
-      weight_decay: decoupled.
-      warmup_steps: from zero to `learning_rate`.
+      weight_decay: decoupled weight decay.
+      warmup_steps: steps in which the rate rises from zero to `learning_rate`.
       decay_steps: length of a cosine to zero counted from step 0, warm-up included; 0 is constant.
       clip_norm: largest global norm of the gradient; 0 does not clip.
-      moment_dtype: of the moments that are kept, float32 or bfloat16 (see `scale_by_adam`).
+      moment_dtype: dtype of the moments that are kept, float32 or bfloat16 (see `scale_by_adam`).
     """
 
     learning_rate: float

@@ -16,8 +16,8 @@ class Profile:
         """Prepares a trace.
 
         Args:
-          steps: by number, the first of a run being 1; an empty range traces nothing.
-          directory: the trace lies below, under `plugins/profile`.
+          steps: numbers of the steps, the first of a run being 1; an empty range traces nothing.
+          directory: folder of the trace, which is put below it, under `plugins/profile`.
         """
         self._steps = steps
         self._directory = str(directory)

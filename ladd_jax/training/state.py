@@ -1,4 +1,4 @@
-"""The training state laid on a mesh."""
+"""The training state on a mesh."""
 
 from collections.abc import Callable
 from typing import Any
@@ -20,15 +20,15 @@ def state_shardings(
     heads_axes: Any = None,
     heads_optimizer: optax.GradientTransformation | None = None,
 ) -> Any:
-    """A `TrainState` of shardings: moments lie like their parameters, counters are replicated.
+    """A `TrainState` of shardings: moments are placed like their parameters, counters replicated.
 
     Args:
-      abstract: the state's shapes.
-      mesh: where to lay it.
+      abstract: shapes of the state.
+      mesh: mesh of the state.
       axes: logical axes of `params` and `ema`.
-      optimizer: of `params`.
+      optimizer: optimizer of `params`.
       heads_axes: logical axes of `heads`, where there are any.
-      heads_optimizer: of `heads`, where there are any.
+      heads_optimizer: optimizer of `heads`, where there are any.
     """
     whole: Any = replicated(mesh)
 

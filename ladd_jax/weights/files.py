@@ -29,15 +29,15 @@ _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 
 @dataclasses.dataclass(frozen=True)
 class StoredTensor:
-    """Where a tensor lies.
+    """Where a tensor is.
 
     Attributes:
-      name: in the file.
+      name: the tensor's name.
       file: the file.
-      shape: of the tensor.
-      dtype_name: as the format writes it.
-      start: of its first byte in the file.
-      size: in bytes.
+      shape: its shape.
+      dtype_name: its dtype as the format writes it.
+      start: place of its first byte in the file.
+      size: its size in bytes.
     """
 
     name: str
@@ -57,14 +57,14 @@ class StoredTensor:
             )
         if self.size != dtype.itemsize * math.prod(self.shape):
             raise UserError(
-                f"tensor {self.name} in {self.file} has {self.size} bytes, which are not those of "
+                f"tensor {self.name} in {self.file} has {self.size} bytes, which do not fit "
                 f"{self.dtype_name} {list(self.shape)}: the file is damaged, get it again"
             )
 
     def map(self) -> np.ndarray:
         """The tensor as a view of the file; what is not touched is not read.
 
-        Each call maps anew: the pages leave the process together with the last view of them.
+        Each call maps again: the pages leave the process together with the last view of them.
         """
         data = np.memmap(self.file, np.uint8, "r", offset=self.start, shape=(self.size,))
         return data.view(_DTYPES[self.dtype_name]).reshape(self.shape)
@@ -173,9 +173,9 @@ def write_safetensors(
     """Writes a file tensor by tensor, so that one of them is in memory.
 
     Args:
-      path: of the file.
-      shapes: of the tensors by name, in the order of `tensors`.
-      dtype: of all.
+      path: the file to write.
+      shapes: the tensors' shapes by name, in the order of `tensors`.
+      dtype: dtype of all tensors.
       tensors: their values.
       metadata: kept in the header.
 

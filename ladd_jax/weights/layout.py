@@ -32,7 +32,7 @@ class Piece:
     Attributes:
       name: the tensor's name in the file.
       shape: its shape in the file.
-      at: from dimensions of the parameter to the one place there that the tensor fills: its
+      at: dimensions of the parameter in which the tensor fills one place, and that place: its
         layer, and which of several tensors it is. It spans the parameter's other dimensions.
       factors: the file's dimensions, split where ours are.
       order: the factors' order in our parameter.
@@ -84,7 +84,7 @@ class Leaf:
 
     Attributes:
       names: the tensors that it is made of.
-      pieces: from the array's shape to the tensors as parts of it.
+      pieces: `pieces(shape)`: the tensors as parts of an array of this shape.
     """
 
     names: tuple[str, ...]
@@ -191,7 +191,7 @@ def convolution(name: str) -> Tree:
 
 
 def stacked(layers: Sequence[Tree]) -> Tree:
-    """Layouts of equal layers to that of one stack with a leading layer axis."""
+    """The layout of a stack, with a leading layer axis, from those of its equal layers."""
 
     def stack(*leaves: Leaf) -> Leaf:
         def pieces(shape: Shape) -> list[Piece]:

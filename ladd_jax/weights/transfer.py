@@ -35,7 +35,7 @@ def read_shards(
     Args:
       pieces: the parameter's pieces.
       boxes: bounds of the shards.
-      tensors: from names to arrays; the reference is dropped before the next is asked for.
+      tensors: `tensors(name)`: a tensor, whose reference is dropped before the next is asked for.
       dtype: the shards' dtype.
     """
     shards = [np.empty([stop - start for start, stop in box], dtype) for box in boxes]
@@ -141,7 +141,7 @@ def write_tensors(
       layout: the network's tree of leaves.
       params: the network's parameters.
       dtype: the tensors' dtype.
-      whole: from a parameter to its array, asked for once.
+      whole: `whole(parameter)`: its array, asked for once.
     """
     for leaf, parameter in zip(jax.tree.leaves(layout), jax.tree.leaves(params), strict=True):
         array = whole(parameter)

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from ladd_jax.data.buckets import Bucket
 from ladd_jax.data.shards import (
+    ArraySpec,
     Layout,
     Shards,
     finalize,
@@ -19,9 +20,16 @@ from ladd_jax.data.shards import (
 SMALL, WIDE = Bucket(2, 2), Bucket(2, 4)
 
 
-def layout(sizes, records_per_shard=3, **changes):
-    fields = dict(channels=1, text_length=2, context_width=3, pooled_width=4)
-    return Layout(sizes, records_per_shard, **(fields | changes))
+NULL = {"context": np.zeros((2, 3)), "pooled": np.ones(4)}
+
+
+def layout(sizes, records_per_shard=3, text_dtype="float32"):
+    arrays = {
+        "latents": ArraySpec(("H", "W", 1)),
+        "context": ArraySpec((2, 3), text_dtype),
+        "pooled": ArraySpec((4,), text_dtype),
+    }
+    return Layout(sizes, records_per_shard, arrays)
 
 
 def records(shard, seed=0):
@@ -30,8 +38,10 @@ def records(shard, seed=0):
         yield {
             "latents": rng.standard_normal((shard.bucket.height, shard.bucket.width, 1), "f4"),
             # Exact in float16 too.
-            "context": rng.integers(-9, 9, (2, 3)) / np.float32(8),
-            "pooled": rng.integers(-9, 9, 4) / np.float32(8),
+            "cond": {
+                "context": rng.integers(-9, 9, (2, 3)) / np.float32(8),
+                "pooled": rng.integers(-9, 9, 4) / np.float32(8),
+            },
             "prompt": f"prompt {i}",
         }
 
@@ -39,7 +49,7 @@ def records(shard, seed=0):
 def write_all(directory, plan):
     for shard in missing_shards(directory, plan):
         write_shard(directory, plan, shard, records(shard))
-    finalize(directory, plan, np.zeros((2, 3)), np.ones(4))
+    finalize(directory, plan, NULL)
 
 
 @settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))
@@ -55,8 +65,9 @@ def test_every_record_is_read_back_once_and_unchanged(tmp_path_factory, size, pe
     assert len(set(read["key"])) == size
     for shard in plan.shards():
         for i, record in zip(range(shard.start, shard.stop), records(shard), strict=True):
-            for name in ("latents", "context", "pooled"):
-                np.testing.assert_array_equal(read[name][i], record[name])
+            np.testing.assert_array_equal(read["latents"][i], record["latents"])
+            for name in ("context", "pooled"):
+                np.testing.assert_array_equal(read["cond"][name][i], record["cond"][name])
 
 
 def test_a_stopped_writer_leaves_nothing_half_written_and_goes_on(tmp_path):
@@ -102,7 +113,7 @@ def test_a_shard_with_too_few_records_is_refused(tmp_path):
 
 def test_finalizing_with_a_missing_shard_names_it(tmp_path):
     with pytest.raises(FileNotFoundError, match="1 shards are missing.*00000-of-00001"):
-        finalize(tmp_path, layout({SMALL: 3}), np.zeros((2, 3)), np.zeros(4))
+        finalize(tmp_path, layout({SMALL: 3}), NULL)
 
 
 def test_incomplete_shards_are_refused_with_the_stage_to_run(tmp_path):

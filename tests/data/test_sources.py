@@ -3,8 +3,11 @@
 import numpy as np
 import pytest
 
+from ladd_jax.config.fields import base_config
 from ladd_jax.data import digits as sources
 from ladd_jax.data.buckets import Bucket
+from ladd_jax.data.sources import open_source
+from ladd_jax.errors import UserError
 
 BUCKETS = (sources.SINGLE, sources.BESIDE, sources.STACKED)
 
@@ -51,3 +54,22 @@ def test_another_bucket_is_an_error():
     train, _ = sources.load()
     with pytest.raises(ValueError, match="8x8, 8x16 and 16x8, not 4x4"):
         sources.compose(train, Bucket(4, 4), 1, 0)
+
+
+def test_a_source_that_there_is_not_is_named_with_those_there_are(tmp_path):
+    config = base_config()
+    with config.unlocked():
+        config.data.source = "audio"
+    with pytest.raises(UserError, match="'audio' is not one of digits, images, prompts"):
+        open_source(config, BUCKETS, tmp_path)
+
+
+def test_digits_are_pictures_with_their_prompts_in_the_order_of_the_records(tmp_path):
+    config = base_config()
+    config.data.examples = 12
+    source = open_source(config, BUCKETS, tmp_path)
+    assert source.arrays["latents"].shape_in(sources.BESIDE) == (8, 16, 1)
+    train, _ = sources.load(config.seed)
+    images, _, prompts = sources.compose(train, sources.BESIDE, 12, config.seed)
+    assert source.prompts[sources.BESIDE] == prompts
+    np.testing.assert_array_equal(source.read(sources.BESIDE, 3, 7)["latents"], images[3:7])

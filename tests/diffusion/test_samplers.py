@@ -21,6 +21,7 @@ TIMES = (1.0, 0.75, 0.5, 0.25)
 KEYS = jnp.asarray(seeds(0, np.arange(3)))
 NOISE = sample_noise(KEYS, 0, (4, 4, 1))
 X_0 = jax.random.normal(jax.random.PRNGKey(1), NOISE.shape)
+NULL = {"context": np.zeros((2, 2), np.float32), "pooled": np.zeros(1, np.float32)}
 
 
 def towards(x_0):
@@ -72,43 +73,46 @@ def test_steps_that_the_student_never_saw_are_an_error():
         student_sigmas(3, TIMES)
 
 
-def toy(x, t, context, pooled):
-    return x * pooled[:, 0, None, None, None] + context.mean() * 0
+def toy(x, t, cond):
+    return x * cond["pooled"][:, 0, None, None, None] + cond["context"].mean() * 0
 
 
 def test_guidance_extrapolates_from_the_empty_prompt_to_the_text():
-    context, pooled = jnp.ones((3, 2, 2)), jnp.full((3, 1), 5.0)
-    null = (jnp.zeros((2, 2)), jnp.asarray([2.0]))
+    cond = {"context": jnp.ones((3, 2, 2)), "pooled": jnp.full((3, 1), 5.0)}
+    null = {"context": jnp.zeros((2, 2)), "pooled": jnp.asarray([2.0])}
     t = jnp.ones(3)
     for scale in (0.0, 1.0, 4.0):
-        v = guided(toy, context, pooled, *null, scale)(NOISE, t)
+        v = guided(toy, cond, null, scale)(NOISE, t)
         np.testing.assert_allclose(v, NOISE * (2 + scale * 3), rtol=1e-5)
 
 
 def test_a_sample_depends_on_its_seed_and_prompt_and_not_on_its_batch():
-    def model(params, x, t, context, pooled):
-        return params * x + pooled[:, :1, None, None]
+    def model(params, x, t, cond):
+        return params * x + cond["pooled"][:, :1, None, None]
 
     mesh = make_mesh({"data": 2}, jax.devices()[:2])
-    null = np.zeros((2, 2), np.float32), np.zeros(1, np.float32)
-    context, pooled = np.ones((5, 2, 2), np.float32), np.arange(5, dtype=np.float32)[:, None]
+    cond = {
+        "context": np.ones((5, 2, 2), np.float32),
+        "pooled": np.arange(5, dtype=np.float32)[:, None],
+    }
+    reversed_cond = {name: array[::-1] for name, array in cond.items()}
     keys = seeds(3, np.arange(5))
     for sampling in (Sampling.teacher(3, 2.0, 1.0), Sampling.student(2, TIMES)):
-        small = Generator(model, *null, mesh, 2)
-        large = Generator(model, *null, mesh, 8)
-        args = (jnp.asarray(0.3), keys, context, pooled, (4, 4, 1), sampling)
+        small = Generator(model, NULL, mesh, 2)
+        large = Generator(model, NULL, mesh, 8)
+        args = (jnp.asarray(0.3), keys, cond, (4, 4, 1), sampling)
         np.testing.assert_allclose(small(*args), large(*args), atol=1e-6)
-        reverse = (args[0], keys[::-1], context, pooled[::-1], (4, 4, 1), sampling)
+        reverse = (args[0], keys[::-1], reversed_cond, (4, 4, 1), sampling)
         np.testing.assert_allclose(small(*reverse)[::-1], small(*args), atol=1e-6)
 
 
 def test_a_padded_way_of_sampling_gives_the_same_samples_with_the_program_of_a_longer_one():
-    def model(params, x, t, context, pooled):
+    def model(params, x, t, cond):
         return params * x + t[:, None, None, None]
 
-    null = np.zeros((2, 2), np.float32), np.zeros(1, np.float32)
-    generator = Generator(model, *null, make_mesh({"data": 1}, jax.devices()[:1]), 4)
-    args = (seeds(3, np.arange(3)), np.ones((3, 2, 2), "f4"), np.ones((3, 1), "f4"), (4, 4, 1))
+    generator = Generator(model, NULL, make_mesh({"data": 1}, jax.devices()[:1]), 4)
+    cond = {"context": np.ones((3, 2, 2), "f4"), "pooled": np.ones((3, 1), "f4")}
+    args = (seeds(3, np.arange(3)), cond, (4, 4, 1))
     params = jnp.asarray(0.3)
     for way in (Sampling.student(1, TIMES), Sampling.teacher(2, 1.0, 1.0)):
         padded = way.padded(5)

@@ -14,12 +14,16 @@ from ladd_jax.training.optimizers import Optimizer
 
 
 def abstract_batch(config, height, width, length, size=1):
-    shapes = {
-        "latents": (size, height, width, config.in_channels),
-        "context": (size, length, config.context_width),
-        "pooled": (size, config.pooled_width),
+    def array(*shape):
+        return jax.ShapeDtypeStruct((size, *shape), "float32")
+
+    joined = config.in_channels - config.out_channels
+    cond = {
+        "context": array(length, config.context_width),
+        "pooled": array(config.pooled_width),
+        **({"channels": array(height, width, joined)} if joined else {}),
     }
-    return {name: jax.ShapeDtypeStruct(shape, "float32") for name, shape in shapes.items()}
+    return {"latents": array(height, width, config.out_channels), "cond": cond}
 
 
 @pytest.mark.parametrize(
@@ -45,7 +49,7 @@ def test_forward_flops_are_those_of_the_networks_matrix_products(changes, height
     time = jax.ShapeDtypeStruct((1,), "float32")
     counted = matrix_flops(
         functools.partial(model, tap=lambda *_: None),
-        model.shapes, batch["latents"], time, batch["context"], batch["pooled"],
+        model.shapes, batch["latents"], time, batch["cond"],
     )  # fmt: skip
     assert forward_flops(config, height, width, length) == pytest.approx(counted, rel=0.01)
 
@@ -72,8 +76,9 @@ def test_a_step_of_ladd_takes_its_forward_units(changes):
     if "head_updates" not in changes:
         assert student + teacher == (8 if changes == {"accumulation": 2} else 6)
     state = jax.eval_shape(objective.init, jax.random.PRNGKey(0), objective.student.shapes)
+    frozen = {"teacher": objective.critic.teacher.shapes}
     batch = abstract_batch(WIDE, *SHAPE, size=SIZE)
-    counted = matrix_flops(objective.step, state, objective.teacher.shapes, batch)
+    counted = matrix_flops(objective.step, state, frozen, batch)
     expected = (student + teacher) * SIZE * forward_flops(WIDE, *SHAPE)
     # Heads on top, and no gradient of the latents below.
     assert counted == pytest.approx(expected, rel=0.05)
@@ -85,8 +90,8 @@ def test_a_step_of_flow_matching_takes_its_forward_units():
     state = jax.eval_shape(objective.init, jax.random.PRNGKey(0), objective.model.shapes)
     batch = abstract_batch(WIDE, *SHAPE, size=SIZE)
     null = {
-        "context": jax.ShapeDtypeStruct(batch["context"].shape[1:], "float32"),
-        "pooled": jax.ShapeDtypeStruct(batch["pooled"].shape[1:], "float32"),
+        name: jax.ShapeDtypeStruct(array.shape[1:], "float32")
+        for name, array in batch["cond"].items()
     }
-    counted = matrix_flops(objective.step, state, null, batch)
+    counted = matrix_flops(objective.step, state, {"null": null}, batch)
     assert counted == pytest.approx(3 * SIZE * forward_flops(WIDE, *SHAPE), rel=0.05)

@@ -21,7 +21,7 @@ def forward(model, params, *args, **kwargs):
 def inputs(height=8, width=4, size=2):
     batch = tiny.batch(height=height, width=width, size=size)
     t = jnp.linspace(0.2, 0.9, size)
-    return batch["latents"], t, batch["context"], batch["pooled"]
+    return batch["latents"], t, batch["cond"]
 
 
 CONFIGS = {
@@ -83,7 +83,7 @@ def test_the_way_back_from_features_is_the_gradient_of_a_call_with_a_tap(changes
         (v, tokens), vjp = jax.vjp(plain, latents)
         tokens_bar = jnp.cos(tokens)
         theirs = v, tokens, vjp((jax.tree.map(jnp.zeros_like, v), tokens_bar))[0]
-        v, features, back = model.bind(params).features_vjp(latents, *rest)
+        v, features, back = model.features_vjp(params, latents, *rest)
         assert (v is None) == bool(config.cut)
         # Nobody reads the tokens before the first block.
         ours = v, features[1:], back(jnp.pad(tokens_bar, ((1, 0), (0, 0), (0, 0), (0, 0))))
@@ -102,7 +102,7 @@ def test_the_tokens_before_the_first_block_have_a_cotangent_too():
 
     @jax.jit
     def cotangents():
-        _, features, back = model.bind(params).features_vjp(latents, *rest)
+        _, features, back = model.features_vjp(params, latents, *rest)
         zero = jnp.zeros_like(features)
         return back(zero), back(zero.at[0].set(1.0))
 
@@ -140,7 +140,7 @@ def test_features_are_held_once(remat, dtype):
         return vjp((jnp.zeros_like(v), tokens))
 
     def once(latents):
-        _, features, back = model.bind(params).features_vjp(latents, *rest)
+        _, features, back = model.features_vjp(params, latents, *rest)
         return back(features)
 
     stacks = functools.partial(stacks_of_tokens, shape=(2, 8, config.width))
@@ -162,19 +162,20 @@ def test_unrolled_and_scanned_blocks_are_the_same_function():
 def test_every_input_matters():
     model = mmdit(tiny.mmdit_config())
     params = tiny.random_params(model)
-    args = inputs()
-    program = jax.jit(model.__call__)
+    leaves, structure = jax.tree.flatten(inputs())
+    program = jax.jit(lambda *leaves: model(params, *jax.tree.unflatten(structure, leaves)))
+    assert len(leaves) == 4
     for i in range(4):
-        changed = list(args)
+        changed = list(leaves)
         changed[i] = changed[i] * 0.5
-        assert tiny.max_difference(program(params, *changed), program(params, *args)) > 1e-3
+        assert tiny.max_difference(program(*changed), program(*leaves)) > 1e-3
 
 
 def test_each_sample_is_on_its_own():
     model = mmdit(tiny.mmdit_config())
     params = tiny.random_params(model)
     args = inputs(size=4)
-    alone = forward(model, params, *(array[1:2] for array in args))
+    alone = forward(model, params, *jax.tree.map(lambda array: array[1:2], args))
     np.testing.assert_allclose(forward(model, params, *args)[1:2], alone, atol=1e-5)
 
 
@@ -184,9 +185,9 @@ def test_patches_keep_their_place():
     config = tiny.mmdit_config(depth=1)
     model = mmdit(config)
     params = tiny.random_params(model)
-    latents, t, context, pooled = inputs(4, 4, 1)
+    latents, t, cond = inputs(4, 4, 1)
     marked = latents.at[:, 0:2, 2:4].add(5.0)
-    program = jax.jit(lambda latents: model(params, latents, t, context, pooled))
+    program = jax.jit(lambda latents: model(params, latents, t, cond))
     change = jnp.abs(program(marked) - program(latents))
     patches = change.reshape(2, 2, 2, 2, 2).max(axis=(1, 3, 4))
     assert np.unravel_index(np.argmax(patches), (2, 2)) == (0, 1)

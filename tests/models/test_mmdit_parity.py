@@ -61,7 +61,9 @@ def random_case(seed):
     return network, shape
 
 
-RANDOM = {f"random {seed}": random_case(seed) for seed in range(20)}
+# Few, and of every kind: each is a program to compile.
+SEEDS = (*range(7), 19)
+RANDOM = {f"random {seed}": random_case(seed) for seed in SEEDS}
 NAMED = {name: (changes, {"batch": 1 + i % 2}) for i, (name, changes) in enumerate(CASES.items())}
 QUICK = ("sd3", "sd3.5 large", "sd3.5 medium", "one block, dual", "patches of 3", "random 0")
 EVERY = [
@@ -76,22 +78,32 @@ class Pair:
     def __init__(self, network, shape, folder):
         self.theirs = reference.transformer(**network)
         self.inputs = reference.inputs(self.theirs, **shape)
+        latents, t, context, pooled = self.inputs
+        self.t, self.cond = t, {"context": context, "pooled": pooled}
         checkpoint = open_mmdit(reference.save(self.theirs, folder), jnp.float32)
         self.layout = checkpoint.layout
         self.params = checkpoint.load(make_mesh({}, jax.devices()[:1]))
-        self.ours = mmdit(dataclasses.replace(checkpoint.config, remat="none"))
+        self.config = dataclasses.replace(checkpoint.config, remat="none")
+        self.model = mmdit(self.config)
+
+    def ours(self, params, latents):
+        """Velocity of latents with all the channels that the network reads."""
+        c, cond = self.config.out_channels, self.cond
+        if self.config.in_channels > c:
+            latents, cond = latents[..., :c], cond | {"channels": latents[..., c:]}
+        return self.model(params, latents, self.t, cond)
 
 
 def relative(ours, theirs):
     return float(np.max(np.abs(ours - theirs)) / np.max(np.abs(theirs)))
 
 
-@pytest.mark.parametrize("seed", range(1, 8))
+@pytest.mark.parametrize("seed", range(1, 4))
 def test_the_velocity_is_that_of_diffusers(seed, tmp_path):
     pair = Pair(*random_case(seed), tmp_path / "t")
     with torch.no_grad():
         expected = reference.velocity(pair.theirs, *pair.inputs).numpy()
-    assert relative(jax.jit(pair.ours.__call__)(pair.params, *pair.inputs), expected) < FORWARD
+    assert relative(jax.jit(pair.ours)(pair.params, pair.inputs[0]), expected) < FORWARD
 
 
 def test_the_random_networks_are_of_every_kind():
@@ -116,7 +128,7 @@ def test_velocity_and_gradients_are_those_of_diffusers(network, shape, tmp_path)
 
     @jax.jit
     def run(params, latents):
-        v, pullback = jax.vjp(lambda *args: pair.ours(*args, *rest), params, latents)
+        v, pullback = jax.vjp(pair.ours, params, latents)
         return v, *pullback(cotangent)
 
     v, params_gradient, latents_gradient = run(pair.params, latents)

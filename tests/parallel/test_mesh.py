@@ -111,7 +111,7 @@ def test_each_sample_is_the_same_on_every_mesh(sizes):
     model = mmdit(tiny.mmdit_config(depth=3, dual_attention=(0,), qk_norm=True))
     params = tiny.random_params(model)
     batch = tiny.batch(height=4, width=4)
-    arguments = (jnp.linspace(0.2, 0.9, tiny.B), batch["context"], batch["pooled"])
+    arguments = (jnp.linspace(0.2, 0.9, tiny.B), batch["cond"])
 
     def loss(params, latents):
         v = model(params, latents, *arguments)

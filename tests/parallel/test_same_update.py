@@ -42,7 +42,7 @@ def ladd(mesh):
     _, shardings = distillation_layout(target, mesh)
     student, teacher = (tiny.random_params(target.student, seed) for seed in (3, 5))
     state = create(target.init, shardings, jax.random.PRNGKey(0), student)
-    return target, shardings, state, jax.device_put(teacher, replicated(mesh))
+    return target, shardings, state, jax.device_put({"teacher": teacher}, replicated(mesh))
 
 
 def flow_matching(mesh):
@@ -54,8 +54,8 @@ def flow_matching(mesh):
         shapes, mesh, axes=target.model.axes, optimizer=STUDENT.build()
     )  # fmt: skip
     state = create(target.init, shardings, jax.random.PRNGKey(0), params)
-    frozen = {"context": jnp.zeros((tiny.T, tiny.CONTEXT)), "pooled": jnp.zeros(tiny.POOLED)}
-    return target, shardings, state, jax.device_put(frozen, replicated(mesh))
+    null = {"context": jnp.zeros((tiny.T, tiny.CONTEXT)), "pooled": jnp.zeros(tiny.POOLED)}
+    return target, shardings, state, jax.device_put({"null": null}, replicated(mesh))
 
 
 OBJECTIVES = {"ladd": ladd, "flow_matching": flow_matching}

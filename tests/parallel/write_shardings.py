@@ -66,7 +66,7 @@ def state_leaves(objective: LADD, sizes: dict[str, int]) -> list[Leaf]:
     shape = mesh_shape(sizes, math.prod(sizes.values()))
     mesh: Any = AbstractMesh(tuple(shape.values()), MESH_AXES, (AxisType.Auto,) * len(MESH_AXES))
     shapes, shardings = distillation_layout(objective, mesh)
-    teacher = objective.teacher
+    teacher = objective.critic.teacher
     frozen = parameter_shardings(mesh, teacher.shapes, teacher.axes)
     leaves = []
     for prefix, tree, laid in (("", shapes, shardings), ("teacher/", teacher.shapes, frozen)):

@@ -99,13 +99,13 @@ def test_a_checkpoint_restores_onto_another_mesh(straight):
         np.testing.assert_array_equal(leaves(state)[path], leaf, err_msg=path)
 
 
-def test_a_checkpoint_that_lacks_a_leaf_is_an_error_and_not_a_fresh_start(run, straight):
+def test_a_checkpoint_without_a_leaf_is_an_error_and_not_a_fresh_start(run, straight):
     checkpoints = Checkpoints(straight[1] / "checkpoints")
     abstract = run.abstract()
     more = dataclasses.replace(
         abstract, ema={**abstract.ema, "new": jax.ShapeDtypeStruct((3,), jnp.float32)}
     )
-    with pytest.raises(ValueError, match="lacks ema/new"):
+    with pytest.raises(ValueError, match="is missing ema/new"):
         checkpoints.restore(more)
     less = dataclasses.replace(abstract, heads={})
     with pytest.raises(ValueError, match="extra heads/"):

@@ -175,7 +175,7 @@ def test_only_the_encoders_are_fetched_for_the_encoders(hub):
     repository = hub.root / "owner/pipeline"
     pipelines.save_pipeline(repository)
     encoder = load_text_encoders("owner/pipeline", jnp.float32, t5_length=9, batch=1)
-    assert encoder.encode(["seven"])[0].shape == (1, 77 + 9, 32)
+    assert encoder.encode(["seven"])["context"].shape == (1, 77 + 9, 32)
     _, params = load_autoencoder("owner/pipeline")
     _, expected = load_autoencoder(repository)
     jax.tree.map(np.testing.assert_array_equal, params, expected)

@@ -2,8 +2,6 @@
 
 A source is a module here with `open_source(config, buckets, workdir) -> Source`, and a line in
 `_SOURCES`.
-
-H W latent grid, C channels.
 """
 
 import dataclasses
@@ -15,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from ladd_jax.data.buckets import Bucket
+from ladd_jax.data.shards import ArraySpec
 from ladd_jax.errors import UserError
 
 _SOURCES = {
@@ -30,14 +29,14 @@ class Source:
 
     Attributes:
       prompts: prompts of each bucket that has records.
-      channels: C; 0 for prompts without latents.
-      latents: `latents(bucket, start, stop)`: float32 `[stop - start, H, W, C]` of those records;
-        None for prompts without latents.
+      arrays: what a record has beside its text: `latents`, if there are any, and parts of its cond.
+      read: `read(bucket, start, stop)`: those arrays `[stop - start, ...]` of these records, by
+        name.
     """
 
     prompts: Mapping[Bucket, Sequence[str]]
-    channels: int = 0
-    latents: Callable[[Bucket, int, int], np.ndarray] | None = None
+    arrays: Mapping[str, ArraySpec] = dataclasses.field(default_factory=dict)
+    read: Callable[[Bucket, int, int], dict[str, np.ndarray]] = lambda bucket, start, stop: {}
 
 
 def open_source(config: Any, buckets: Sequence[Bucket], workdir: Path) -> Source:

@@ -6,6 +6,7 @@ from typing import Any
 
 from ladd_jax.data import digits
 from ladd_jax.data.buckets import Bucket
+from ladd_jax.data.shards import LATENTS, ArraySpec
 from ladd_jax.data.sources import Source
 
 
@@ -18,4 +19,7 @@ def open_source(config: Any, buckets: Sequence[Bucket], workdir: Path) -> Source
         images[bucket], _, prompts[bucket] = digits.compose(
             train, bucket, config.data.examples, config.seed
         )
-    return Source(prompts, 1, lambda bucket, start, stop: images[bucket][start:stop])
+    arrays = {LATENTS: ArraySpec(("H", "W", 1))}
+    return Source(
+        prompts, arrays, lambda bucket, start, stop: {LATENTS: images[bucket][start:stop]}
+    )

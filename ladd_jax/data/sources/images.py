@@ -13,6 +13,7 @@ from tqdm import tqdm
 from ladd_jax.data.buckets import Bucket, nearest
 from ladd_jax.data.images import decode_image, fit
 from ladd_jax.data.records import Unreadable, open_images
+from ladd_jax.data.shards import LATENTS, ArraySpec
 from ladd_jax.data.sources import Source
 from ladd_jax.models.families import family_of
 from ladd_jax.parallel.mesh import batch_divisor, batch_sharding, process_mesh, replicated
@@ -58,7 +59,7 @@ def open_source(config: Any, buckets: Sequence[Bucket], workdir: Path) -> Source
     size = -(-data.image_batch_size // batch_divisor(mesh)) * batch_divisor(mesh)
     program = jax.jit(autoencoder.encode)
 
-    def latents(bucket: Bucket, start: int, stop: int) -> np.ndarray:
+    def read(bucket: Bucket, start: int, stop: int) -> dict[str, np.ndarray]:
         height, width = bucket.image_size(autoencoder.reduction)
         parts = []
         for first in range(start, stop, size):
@@ -67,7 +68,8 @@ def open_source(config: Any, buckets: Sequence[Bucket], workdir: Path) -> Source
             padded = np.resize(pixels, (size, *pixels.shape[1:]))
             encoded = program(params, jax.device_put(padded, batch_sharding(mesh)))
             parts.append(np.asarray(encoded)[: len(indices)])
-        return np.concatenate(parts)
+        return {LATENTS: np.concatenate(parts)}
 
     used = {bucket: part for bucket, part in prompts.items() if part}
-    return Source(used, autoencoder.latent_channels, latents)
+    arrays = {LATENTS: ArraySpec(("H", "W", autoencoder.latent_channels))}
+    return Source(used, arrays, read)

@@ -28,14 +28,14 @@ class AutoencoderConfig:
       block_out_channels: width of each level, from the image inwards.
       layers_per_block: residual blocks in a level of the encoder; the decoder has one more.
       norm_num_groups: groups of each group norm; divides all widths.
-      in_channels: of the images read.
-      out_channels: of the images made.
-      latent_channels: of the latents.
+      in_channels: channels of the images read.
+      out_channels: channels of the images made.
+      latent_channels: channels of the latents.
       mid_block_add_attention: attention over all places of the latent grid.
       scaling_factor: latents are `(z - shift_factor) * scaling_factor`.
       shift_factor: see above.
-      dtype: of computation.
-      param_dtype: of parameters.
+      dtype: dtype of computation.
+      param_dtype: dtype of parameters.
     """
 
     block_out_channels: tuple[int, ...] = (128, 256, 512, 512)
@@ -285,7 +285,7 @@ class Autoencoder:
         """Mean and log variance of the latents of images, before shift and scale.
 
         Args:
-          params: of both networks.
+          params: parameters of both networks.
           images: `[B, H, W, in_channels]` in [-1, 1].
 
         Returns:
@@ -309,7 +309,7 @@ class Autoencoder:
         """Latents of images, shifted and scaled to what the transformer reads.
 
         Args:
-          params: of both networks.
+          params: parameters of both networks.
           images: `[B, H, W, in_channels]` in [-1, 1].
           key: draws latents from their distribution; without it they are its mode.
 
@@ -328,7 +328,7 @@ class Autoencoder:
         """Images of latents.
 
         Args:
-          params: of both networks.
+          params: parameters of both networks.
           latents: `[B, h, w, latent_channels]`, shifted and scaled.
           tile: pixels on a side of the largest image that is decoded in one piece; above it,
             tiles that overlap by at least a quarter are decoded in turn and blended.

@@ -173,7 +173,7 @@ def _fields(
 
 
 def _check(config: Mapping[str, Any], directory: Path, **supported: tuple[Any, Any]) -> None:
-    """Raises for a field that is not supported; each has (only value, value where it lacks)."""
+    """Raises for a field that is not supported; each has (only value, value if it is missing)."""
     for name, (value, default) in supported.items():
         found = config.get(name, default)
         if found != value:
@@ -218,7 +218,7 @@ def load_autoencoder(path: Path | str, dtype: Dtype = jnp.float32) -> tuple[Auto
     Args:
       path: the folder of a diffusers pipeline, a repository of the hub as `owner/name`, or a
         single file of Stability's.
-      dtype: of parameters and computation.
+      dtype: dtype of parameters and computation.
 
     Returns:
       the network and its parameters.
@@ -248,7 +248,7 @@ def load_clip_text(
 
     Args:
       directory: with `config.json` and safetensors.
-      dtype: of parameters and computation.
+      dtype: dtype of parameters and computation.
       mesh: to shard the parameters over.
 
     Returns:
@@ -284,7 +284,7 @@ def load_t5(
 
     Args:
       directory: with `config.json` and safetensors.
-      dtype: of parameters and computation; activations of T5-XXL exceed float16.
+      dtype: dtype of parameters and computation; activations of T5-XXL exceed float16.
       mesh: to shard the parameters over.
 
     Returns:
@@ -314,13 +314,13 @@ def load_text_encoders(
     t5_length: int = T5_LENGTH,
     batch: int = 32,
 ) -> SD3TextEncoder:
-    """The three text encoders of a pipeline, or the two of CLIP where that of T5 is absent.
+    """The three text encoders of a pipeline, or the two of CLIP where T5 is absent.
 
     Args:
       path: the folder of a diffusers pipeline, a repository of the hub as `owner/name`, or a
         single file of Stability's.
-      dtype: of parameters and computation; activations of T5-XXL exceed float16.
-      mesh: of devices of this process, to shard the parameters and the batch over.
+      dtype: dtype of parameters and computation; activations of T5-XXL exceed float16.
+      mesh: devices of this process, to shard the parameters and the batch over.
       tokenizers: folder or repository of the pipeline whose tokenizers are read; a single file
         has none. Default: `path`.
       t5_length: T5's tokens, 77 to 256 in training of SD3 and SD3.5.

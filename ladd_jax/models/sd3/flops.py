@@ -17,8 +17,7 @@ def forward_flops(config: MMDiTConfig, height: int, width: int, text_length: int
     The last block has neither text queries nor what follows from them; a network that is cut has
     neither that block nor the layer after it. A dual block has a second
     attention over image tokens alone, `8 N D^2 + 4 N^2 D`, and 3 more chunks of adaLN. A backward
-    pass asks for the same for the gradient of the activations, and again for that of the
-    parameters.
+    pass takes as many for the gradient of the activations, and as many again for the parameters.
 
     Args:
       config: the network.

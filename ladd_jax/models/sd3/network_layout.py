@@ -21,8 +21,7 @@ def network_layout(
       config: the network's architecture.
       shapes: the network's shapes.
       top: layout of the layers outside of blocks.
-      block: from the number of a block, and whether it is the network's last, to the layout of one
-        with all options.
+      block: `block(number, last)`: layout of a block with all options; `last` is the network's.
     """
     layout = dict(top)
     for name, inner in shapes.items():

@@ -20,7 +20,7 @@ _WEIGHTS = (".safetensors", ".bin", ".msgpack", ".h5", ".pt", ".index.json", ".i
 def write_surroundings(source: Path, target: Path) -> None:
     """Writes all of a pipeline but its transformer.
 
-    The scheduler predicts x_0, noises it anew to the next of the sigmas that a call names, and so
+    The scheduler predicts x_0, adds noise up to the next of the sigmas that a call names, and so
     on: the consistency sampler of `diffusion.samplers`. It has no schedule of its own that fits,
     whatever its shift: evenly spaced ones of n steps go down to 0.001.
 

@@ -1,7 +1,7 @@
 """The autoencoder and the text encoders in Stability AI's single files.
 
 There is no config beside them: the architecture follows from names and shapes, and what these do
-not tell is that of the family. Tensors are given the names that they have in diffusers' folders.
+not tell is the same in the whole family. Tensors get the names that diffusers gives them.
 """
 
 import dataclasses
@@ -45,8 +45,8 @@ def read_autoencoder(file: Path, tensors: Tensors) -> tuple[AutoencoderConfig, d
     """Architecture and tensors of the autoencoder.
 
     Args:
-      file: for messages.
-      tensors: of the file.
+      file: the file, for messages.
+      tensors: the file's tensors.
 
     Raises:
       UserError: the file has none, or not all of what tells its architecture.
@@ -86,8 +86,8 @@ def read_clip(file: Path, tensors: Tensors, name: str) -> tuple[CLIPTextConfig, 
     """Architecture and tensors of `clip_l` or `clip_g`.
 
     Args:
-      file: for messages.
-      tensors: of the file.
+      file: the file, for messages.
+      tensors: the file's tensors.
       name: which of them.
 
     Raises:
@@ -117,8 +117,8 @@ def read_t5(file: Path, tensors: Tensors) -> tuple[T5Config, dict] | None:
     """Architecture and tensors of T5, or None where the file leaves it out.
 
     Args:
-      file: for messages.
-      tensors: of the file.
+      file: the file, for messages.
+      tensors: the file's tensors.
 
     Raises:
       UserError: the file has not all of what tells its architecture.

@@ -1,7 +1,7 @@
 """A transformer in Stability AI's single files, such as `sd3_medium.safetensors`.
 
-There is no config beside them: the architecture follows from names and shapes. Names may stand
-under `model.diffusion_model.`; then text encoders and autoencoder may be in the same file.
+There is no config beside them: the architecture follows from names and shapes. Names may begin
+with `model.diffusion_model.`; then text encoders and autoencoder may be in the same file.
 """
 
 import re

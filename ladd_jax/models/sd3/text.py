@@ -63,7 +63,7 @@ class SD3TextEncoder:
       length: T1 + T2.
       context_width: Dc.
       pooled_width: Dp.
-      params: of the encoders by name: `clip_l`, `clip_g`, `t5`.
+      params: parameters of the encoders by name: `clip_l`, `clip_g`, `t5`.
     """
 
     def __init__(
@@ -80,13 +80,13 @@ class SD3TextEncoder:
         """Joins tokenizers and encoders.
 
         Args:
-          tokenizers: for `clip_l`, `clip_g` and, or not, `t5`.
-          models: for the same.
-          params: for the same; on a mesh already where there is one.
+          tokenizers: tokenizers of `clip_l`, `clip_g` and, where there is one, `t5`.
+          models: encoders of the same names.
+          params: their parameters, which are on the mesh already where there is one.
           t5_length: T2, also where there is no T5.
           context_width: Dc, the width of T5.
           batch: prompts in one call of the program.
-          mesh: of devices of this process.
+          mesh: devices of this process.
 
         Raises:
           UserError: the CLIP tokens are wider than Dc, the batch does not divide over the mesh,

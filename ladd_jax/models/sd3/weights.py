@@ -17,7 +17,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from ladd_jax.errors import UserError
+from ladd_jax.errors import ExistsError, UserError
 from ladd_jax.models.base import Model, Params
 from ladd_jax.models.sd3 import diffusers_layout as diffusers
 from ladd_jax.models.sd3 import stability_layout as stability
@@ -56,9 +56,20 @@ class LoadedMMDiT:
     def __call__(
         self, latents: jax.Array, t: jax.Array, context: jax.Array, pooled: jax.Array
     ) -> jax.Array:
-        """Velocity float32 `[B, H, W, C]`; see `MMDiT.__call__` for the arguments."""
+        """Velocity float32 `[B, H, W, out_channels]`.
+
+        Args:
+          latents: `[B, H, W, in_channels]`, all channels that the network reads.
+          t: float32 `[B]`, see `MMDiT.__call__`.
+          context: `[B, T, context_width]`.
+          pooled: `[B, pooled_width]`.
+        """
+        c = self.config.out_channels
+        cond = {"context": context, "pooled": pooled}
+        if self.config.in_channels > c:
+            latents, cond["channels"] = latents[..., :c], latents[..., c:]
         with jax.set_mesh(self.mesh):
-            return self._program(self.params, latents, t, {"context": context, "pooled": pooled})
+            return self._program(self.params, latents, t, cond)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -174,7 +185,7 @@ def save_mmdit(
       shard_bytes: size above which a diffusers model is split over several files.
 
     Raises:
-      UserError: there is something at `path`.
+      ExistsError: there is something at `path`.
       UserError: a layout or dtype that is not known, a network that the layout cannot hold, or
         parameters of another network.
     """
@@ -183,7 +194,7 @@ def save_mmdit(
         raise UserError(f"layout {layout!r} is none of diffusers, stability")
     dtype = weight_dtype(dtype)
     if path.exists():
-        raise UserError(f"{path} exists: remove it, or choose another path")
+        raise ExistsError(f"{path} exists: remove it, or choose another path")
     _check_params(params, config)
     files = diffusers if layout == "diffusers" else stability
     description = diffusers.config_json(config, sample_size) if layout == "diffusers" else {}

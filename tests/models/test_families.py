@@ -1,0 +1,65 @@
+"""Families of networks, by name and by what a released pipeline says of itself."""
+
+import json
+import re
+from pathlib import Path
+
+import jax
+import pytest
+import tiny
+
+from ladd_jax.errors import UserError
+from ladd_jax.models.families import family, family_of_pipeline
+from ladd_jax.models.sd3.flops import forward_flops
+
+PACKAGE = Path(__file__).parents[2] / "ladd_jax"
+
+
+def test_a_family_that_there_is_not_is_named_with_those_there_are():
+    with pytest.raises(UserError, match=r"model\.family 'flux' is not one of sd3"):
+        family("flux")
+
+
+def test_a_pipeline_names_its_family(tmp_path):
+    assert family_of_pipeline(str(tmp_path / "t.safetensors")).name == "sd3"
+    (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "FluxPipeline"}))
+    # What fits nothing is left to the first family, whose reader says what it found.
+    assert family_of_pipeline(str(tmp_path)).name == "sd3"
+    (tmp_path / "model_index.json").write_text("[")
+    with pytest.raises(UserError, match=r"model_index\.json is damaged"):
+        family_of_pipeline(str(tmp_path))
+
+
+def test_a_condition_of_sd3_has_the_shapes_that_its_network_reads():
+    sd3, config = family("sd3"), tiny.mmdit_config()
+    shapes = sd3.cond_shapes(config, 5)
+    cond = {name: jax.ShapeDtypeStruct(shape, "float32") for name, shape in shapes.items()}
+    batch = {
+        name: jax.ShapeDtypeStruct((3, *array.shape), "float32") for name, array in cond.items()
+    }
+    network = sd3.backbone(config)
+    latents = jax.ShapeDtypeStruct((3, 8, 4, 2), "float32")
+    time = jax.ShapeDtypeStruct((3,), "float32")
+    assert jax.eval_shape(network, network.shapes, latents, time, batch).shape == latents.shape
+    assert sd3.forward_flops(config, 8, 4, cond) == forward_flops(config, 8, 4, 5)
+    assert sd3.sides(config) == (2, 16)
+
+
+def test_what_weights_decide_are_the_sizes_of_a_network():
+    fields = set(family("sd3").weight_fields)
+    assert {"depth", "width", "patch", "qk_norm", "position_base"} <= fields
+    assert not fields & {"remat", "unroll", "cut", "quantized", "dtype", "param_dtype"}
+
+
+# The public functions of weights, which are those of the first family.
+ALLOWED = {"weights/__init__.py"}
+
+
+def test_nothing_outside_models_imports_the_code_of_a_family():
+    found = [
+        str(file.relative_to(PACKAGE))
+        for file in PACKAGE.rglob("*.py")
+        if "models" not in file.relative_to(PACKAGE).parts
+        and re.search(r"ladd_jax\.models\.sd3", file.read_text())
+    ]
+    assert set(found) <= ALLOWED
