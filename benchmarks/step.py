@@ -1,7 +1,7 @@
 """`python -m benchmarks.step [--json=FILE]`: the fused step against two programs.
 
-The baseline makes the same update with the same losses as two jitted programs, one for the heads
-and one for the student, each with its own forward passes. Both run in turn in one process.
+The baseline makes the same update with the same losses in two jitted programs, one for the heads
+and one for the student, each with its own forward passes. Both are timed in turn in one process.
 """
 
 import dataclasses

@@ -29,7 +29,7 @@ def _turned(text: str) -> str:
 
 
 def on_files(files: Files, config: Any) -> Files:
-    """Adds what lies outside of `docs/`."""
+    """Adds what is outside of `docs/`."""
     for source, page in _PAGES.items():
         files.append(File.generated(config, page, content=(_ROOT / source).read_text()))
     for name in _FILES:

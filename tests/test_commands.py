@@ -175,7 +175,7 @@ def files(folder, spoil):
         ("a cat\n\na dog\n", [], "prompts.txt, line 2 is empty: write a prompt or remove it"),
         ("a cat\n" + 10_001 * "x", [], "line 2 has a prompt of 10001 characters and the limit is"),
         ("a cat", ["--config.model.dtype=float17"], "dtype 'float17' is none of float32, bfloat16"),
-        (b"", [], "1 of 20 records cannot be read and the limit is 1 %: mend or remove those"),
+        (b"", [], "1 of 20 records cannot be read and the limit is 1 %: repair or remove those"),
     ],
     ids=["empty line", "long prompt", "dtype", "image of no bytes"],
 )

@@ -1,4 +1,4 @@
-"""One HTML page that opens offline: what a distilled student reaches, and what it looks like."""
+"""One HTML page that opens offline: how good a distilled student is, and how its samples look."""
 
 import base64
 import html
@@ -74,7 +74,7 @@ def _metrics(rows: Sequence[Row]) -> str:
         kinds = [row.model] + ["first"] * (row.bucket != bucket)
         parts.append(f'<tr class="{html.escape(" ".join(kinds))}">')
         for i, text in enumerate(cells(rows, row)):
-            # The name of a bucket stands once, at its first row.
+            # The name of a bucket is shown once, at its first row.
             shown = "" if i == 0 and row.bucket == bucket else html.escape(text)
             kind = name if i < 2 else " class=ratio" if i in (5, 7, 9) else ""
             parts.append(f"<td{kind}>{shown}</td>")
@@ -120,7 +120,9 @@ def _samples(grids: Sequence[Grid]) -> str:
     for bucket in dict.fromkeys(grid.bucket for grid in grids):
         inside = [grid for grid in grids if grid.bucket == bucket]
         if any(list(grid.prompts) != list(inside[0].prompts) for grid in inside):
-            raise UserError(f"grids of {bucket} show different prompts and can not be compared")
+            raise UserError(
+                f"grids of {bucket} show different prompts: give all of them the same, in one order"
+            )
         parts.append(f"<h3>{html.escape(bucket)}</h3><div class=scroll><table class=samples><tr>")
         parts += ["<th></th>", *(f"<th>{html.escape(grid.title)}</th>" for grid in inside), "</tr>"]
         for i, prompt in enumerate(inside[0].prompts):
@@ -148,12 +150,12 @@ def write_report(
     """Writes one self-contained HTML file: limits, metrics, samples of the same prompts, curves.
 
     Args:
-      path: of the file.
-      rows: in the order of the table, rows of one bucket together.
-      grids: side by side within a bucket, in this order.
-      histories: stage to its records, each with `step` and metrics.
-      judge_accuracy: share of test scans that the judge reads right.
-      settings: name and value, of what is worth knowing about the run.
+      path: path of the file.
+      rows: rows in the order of the table, those of one bucket together.
+      grids: grids, shown side by side within a bucket, in this order.
+      histories: records of each stage, each with `step` and metrics.
+      judge_accuracy: share of test scans that the judge reads correctly.
+      settings: names and values worth knowing about the run.
       notes: paragraphs below the introduction.
 
     Raises:
@@ -181,7 +183,7 @@ def write_report(
         "<p class=soft>FD: Fréchet distance of a judge's features to held-out real scans, lower is "
         "better. Agreement: share of pictures in which the judge reads what the prompt says. "
         "Diversity: mean feature distance of two samples of one prompt. The judge is a small "
-        f"classifier, right on {judge_accuracy:.1%} of the held-out scans.</p>"
+        f"classifier, correct on {judge_accuracy:.1%} of the held-out scans.</p>"
     )
     if grids:
         page.append("<h2>Samples of the same prompts</h2>")
