@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from configs import sd3_turbo
+from ladd_jax.config.fields import typed
 from ladd_jax.errors import UserError
 from ladd_jax.planning.plan import Options, chosen_buckets, largest_batch, parse_mesh, plan
 from ladd_jax.planning.topology import cuda_plugin
@@ -52,7 +53,7 @@ def test_a_mesh_that_does_not_fit_the_slice_is_one_sentence_and_exit_code_2(tmp_
 
 def test_without_the_cuda_plugin_a_gpus_plan_says_what_to_install(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    config = sd3_turbo.get_config("size=medium,resolution=256")
+    config = typed(sd3_turbo.get_config("size=medium,resolution=256"))
     with pytest.raises(UserError, match=r"pip install ladd_jax\[cuda\]"):
         plan(config, Options(topology="gpu:80"))
 
@@ -71,7 +72,7 @@ def test_options_that_cannot_be_are_named(options, words):
 
 
 def test_a_bucket_that_the_config_does_not_have_is_named():
-    config = sd3_turbo.get_config("size=medium,resolution=256")
+    config = typed(sd3_turbo.get_config("size=medium,resolution=256"))
     assert len(chosen_buckets(config, ())) == len(config.data.buckets)
     with pytest.raises(UserError, match="--buckets names 9x9, which is none of data.buckets: "):
         plan(config, Options(topology="v5e:2x2", buckets=["9x9"]))
