@@ -59,6 +59,17 @@ def assert_refused(result, words):
     assert len([line for line in result.stderr.splitlines() if line.startswith("error:")]) == 1
 
 
+@pytest.mark.parametrize(
+    "module, own, other",
+    [("plan", "--topology", "--workdir"), ("export", "--layout", "--config"),
+     ("main", "--workdir", "--topology")],
+)  # fmt: skip
+def test_help_lists_the_flags_that_a_command_reads(module, own, other):
+    command = [sys.executable, "-m", f"ladd_jax.{module}", "--help"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert f"  {own}:" in result.stdout and f"  {other}:" not in result.stdout
+
+
 def test_a_command_is_a_module_that_runs():
     command = [sys.executable, "-m", "ladd_jax.main", "--config=configs/none.py", "--workdir=none"]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
