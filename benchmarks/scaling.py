@@ -13,9 +13,10 @@ and of the heads', as they are computed with, by a ring:
   shared but the norms and the metrics, scalars.
 - `fsdp`: a block's parameters are gathered when it runs and dropped after it. The student runs
   forward, and backward with its forward pass again (remat): 2 gathers; the teacher forward and
-  backward on fakes, forward on real ones: 3. Heads judge fakes, real ones, and fakes again: 3. Gradients are
-  scattered as they are summed. (n - 1) / n (2 S + 3 T + 3 K + S + K). CPU's compiler has no
-  reduce-scatter: it sums by an all-reduce, twice the bytes, and cuts the result, as the table says.
+  backward on fakes, forward on real ones: 3. Heads judge fakes, real ones, and fakes again: 3.
+  Gradients are scattered as they are summed. (n - 1) / n (2 S + 3 T + 3 K + S + K). CPU's compiler
+  has no reduce-scatter: it sums by an all-reduce, twice the bytes, and cuts the result, as the
+  table says.
 """
 
 import json
