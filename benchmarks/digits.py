@@ -31,7 +31,7 @@ def main(_: list[str]) -> None:
     for seed in range(_SEEDS.value):
         workdir = Path(_WORKDIR.value) / str(seed)
         metrics = workdir / "metrics.json"
-        # Written last: of a run that was stopped and went on, it is the cost of the rest.
+        # Written last: for a run that was stopped and resumed, it is the cost of the rest.
         if not (workdir / "cost.json").exists():
             start = time.monotonic()
             subprocess.run(
@@ -39,7 +39,7 @@ def main(_: list[str]) -> None:
             )
             cost = {
                 "minutes": round((time.monotonic() - start) / 60, 2),
-                # Of the largest process so far, in kilobytes on Linux.
+                # The largest process so far, in kilobytes on Linux.
                 "peak_gigabytes": round(
                     resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1e6, 2
                 ),

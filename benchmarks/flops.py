@@ -11,7 +11,7 @@ from ladd_jax.planning.jaxpr_flops import product_flops
 def matrix_flops(function: Callable[..., Any], *args: Any) -> int:
     """Multiplications and additions of all matrix products of `function(*args)`.
 
-    XLA's own count takes the body of a loop once. Of the branches of a condition the most
-    expensive counts. What no output needs is not removed.
+    XLA's own count takes the body of a loop once. Of a condition's branches the most
+    expensive one counts. What no output needs is not removed.
     """
     return product_flops(jax.make_jaxpr(function)(*args).jaxpr)

@@ -2,15 +2,15 @@
 
 Student and teacher of 2B parameters with random weights, compute in bfloat16, float32 parameters
 and Adam moments of the student, bfloat16 teacher, heads on every block. For each batch size and
-remat policy: images/s, TFLOP/s, MFU, peak memory. Before them cuDNN's attention against XLA's, at
+remat policy: images/s, TFLOP/s, MFU, peak memory. First come cuDNN's attention and XLA's, at
 the lengths of every bucket of `configs/sd3_turbo.py`.
 
 Model FLOPs of an image are 6 forward-units: student 3 (forward, and backward twice as much),
 teacher on fakes 2 (its weights need no gradient), teacher on real 1. Heads and recomputation are
 not counted. Hardware FLOPs are all matrix products of the step as it is traced.
 
-Each setting runs in its own process, so that peak memory is its own and one that does not fit ends
-no other. The result is written after each.
+Each setting runs in its own process, so that its peak memory is its own and one that does not fit
+does not end the others. The result is written after each.
 """
 
 import collections
@@ -56,7 +56,9 @@ _WIDTH = flags.DEFINE_integer("width", 1536, "Their width.")
 _SIDE = flags.DEFINE_integer("side", 128, "Side of the latents.")
 _TEXT = flags.DEFINE_integer("text", 333, "Text tokens.")
 _UNROLL = flags.DEFINE_integer("unroll", 1, "Blocks in one turn of the scan.")
-_HEAD_DTYPE = flags.DEFINE_enum("head_dtype", "bfloat16", ["bfloat16", "float32"], "Of the heads.")
+_HEAD_DTYPE = flags.DEFINE_enum(
+    "head_dtype", "bfloat16", ["bfloat16", "float32"], "Dtype of heads."
+)
 _R1_INTERVAL = flags.DEFINE_integer("r1_interval", 1, "Steps between gradient penalties.")
 _ATTENTION_BATCH = flags.DEFINE_integer("attention_batch", 2, "For attention alone; 0 skips it.")
 _PEAK = flags.DEFINE_float("peak", 0.0, "TFLOP/s of an unlisted device, dense bfloat16.")
@@ -78,7 +80,7 @@ TOLERANCE = 2e-2
 
 
 def peak_flops(device: jax.Device) -> float | None:
-    """Of a device, or of `--peak`, in FLOP/s."""
+    """Peak of a device, or `--peak`, in FLOP/s."""
     if _PEAK.value:
         return _PEAK.value * 1e12
     chip = chip_of(device)
@@ -247,8 +249,8 @@ def measure_attention() -> list[dict[str, Any]]:
     buckets = bucket_table(side * side, 64 if side >= 512 else 16)
     images = sorted({bucket.height * bucket.width // 4 for bucket in buckets})
     square = (_SIDE.value // 2) ** 2
-    # Joint attention; the last block, where text asks no queries; image tokens alone, and the
-    # multiple of 128 above: both even, without the mask that hides what pads an odd length.
+    # Joint attention; the last block, where text has no queries; image tokens alone, and the next
+    # multiple of 128: both even, without the mask that hides the padding of an odd length.
     joint = square + _TEXT.value
     lengths = [(n + _TEXT.value,) * 2 for n in images]
     lengths += [(square, joint), (square, square), (-(-joint // 128) * 128,) * 2]
@@ -299,7 +301,7 @@ def measure_attention() -> list[dict[str, Any]]:
 
 
 def measure(setting: str) -> dict[str, Any]:
-    """A setting in this process; one that does not fit says so."""
+    """Measures a setting in this process; one that does not fit says so."""
     device = jax.local_devices()[0]
     about = {"device": device.device_kind, "jax": jax.__version__}
     batch, _, remat = setting.partition(":")
@@ -317,7 +319,7 @@ def measure(setting: str) -> dict[str, Any]:
 
 
 def settings() -> list[str]:
-    """What is to be measured, smaller batches first."""
+    """The settings to measure, smaller batches first."""
     found = ["attention"] if _ATTENTION_BATCH.value else []
     batches = sorted(map(int, filter(None, _BATCHES.value)))
     return found + [f"{batch}:{remat}" for batch in batches for remat in _REMATS.value]
@@ -339,7 +341,7 @@ def describe(step: dict[str, Any]) -> str:
 
 
 def run_setting(setting: str) -> dict[str, Any]:
-    """A setting in a process of its own."""
+    """Measures a setting in a process of its own."""
     command = [sys.executable, "-m", "benchmarks.gpu", *sys.argv[1:], f"--setting={setting}"]
     try:
         done = subprocess.run(
@@ -387,7 +389,7 @@ def main(_: list[str]) -> None:
         else:
             step = found.get("step") or {"batch": int(batch), "remat": remat} | found
             if "out_of_memory" in step:
-                # Larger batches follow, and will not fit either.
+                # Larger batches follow; they will not fit either.
                 full.add(remat)
             result["steps"].append(step)
             print(describe(step), flush=True)

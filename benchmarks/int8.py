@@ -1,8 +1,8 @@
 """`python -m benchmarks.int8`: how far an int8 teacher turns the student's gradient.
 
-A step of distillation on random networks, with teachers of one set of weights kept in float32, in
-bfloat16 and in int8; all computation is in float32 and the heads stay as they are, so what differs
-is what was kept. Prints, and writes as JSON, the gradient's cosine and norm against float32, and
+A step of distillation on random networks, with one set of teacher weights kept in float32, in
+bfloat16 and in int8. All computation is in float32 and the heads are the same, so that only what is
+kept differs. Prints, and writes as JSON, the gradient's cosine and norm against float32, and
 the teacher's bytes.
 """
 
@@ -27,7 +27,7 @@ from ladd_jax.parallel.mesh import make_mesh
 from ladd_jax.training.optimizers import Optimizer
 
 _DEPTH = flags.DEFINE_integer("depth", 4, "Blocks of teacher and student.")
-_WIDTH = flags.DEFINE_integer("width", 256, "Of teacher and student.")
+_WIDTH = flags.DEFINE_integer("width", 256, "Width of teacher and student.")
 _SEEDS = flags.DEFINE_integer("seeds", 3, "Weights and batches to draw.")
 _JSON = flags.DEFINE_string("json", "benchmarks/results/int8.json", "Where to write the result.")
 
@@ -99,7 +99,7 @@ def main(_: list[str]) -> None:
         )  # fmt: skip
         latents, context, pooled = map(jax.random.normal, keys[2:5], shapes)
         batch = {"latents": latents, "cond": {"context": context, "pooled": pooled}}
-        # A student that has left its teacher.
+        # A student that has moved away from its teacher.
         start = _shaken(teacher, keys[5])
         gradients: dict[str, Any] = {}
         for name, (objective, step) in programs.items():

@@ -2,9 +2,10 @@
 
 Compiles the distillation step of SD3-Medium at 1024^2 for a slice of 16 v5p, 64 images, by
 `ladd_jax.plan`, once as `configs/sd3_turbo.py` has it and once for each change of it. A row says
-what a chip holds and needs, and what the step computes, each next to the row without the change.
-Rows are written to `benchmarks/results/levers.json` one by one, and those that are there are not
-compiled again (minutes each): delete it to start over. The table is `memory.md` beside it.
+what a chip holds and needs and what the step computes, next to the row without the change.
+Rows are written to `benchmarks/results/levers.json` one by one. Those that are there are not
+compiled again, since each takes minutes: delete the file to start over. The table is `memory.md`
+beside it.
 """
 
 import json
@@ -120,7 +121,7 @@ def main(_: list[str]) -> None:
     """Compiles what is missing and writes both files."""
     for name in _ROWS.value:
         if name not in ROWS:
-            raise SystemExit(f"error: row {name!r} is none of {', '.join(ROWS)}")
+            raise SystemExit(f"error: row {name!r} is not one of {', '.join(ROWS)}")
     path = _RESULTS / "levers.json"
     rows = json.loads(path.read_text()) if path.exists() else {}
     for name in _ROWS.value or ROWS:

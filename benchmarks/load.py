@@ -1,10 +1,9 @@
 """`python -m benchmarks.load [--stored=bfloat16] [--dense] [--json=FILE]`: memory of a host.
 
-Writes a file of the full shape of SD3.5-Large, 8.1 billion parameters, of which only the position
-table takes room on the disk: the rest is a hole, which reads as zeros. With `--dense` it is of
-random bytes, 16 GB of them. Then it reads in bfloat16 what one device of a mesh keeps, as
-`load_mmdit` does for the devices of its own host, and takes the peak of resident memory, in which
-mapped pages of files count.
+Writes a file of the full shape of SD3.5-Large, 8.1 billion parameters. Only its position table
+takes room on the disk: the rest is a hole, which reads as zeros. With `--dense` it is 16 GB of
+random bytes. Then it reads in bfloat16 what one device of a mesh keeps, as `load_mmdit` does for
+the devices of its own host, and takes the peak of resident memory, mapped pages of files included.
 """
 
 import json
@@ -89,7 +88,7 @@ def main(_: list[str]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         sizes = write(Path(folder), config, jnp.dtype(_STORED.value), _DENSE.value)
         before = memory("VmRSS")
-        Path("/proc/self/clear_refs").write_text("5")  # The peak starts anew.
+        Path("/proc/self/clear_refs").write_text("5")  # Resets the peak.
         start = time.perf_counter()
         checkpoint = open_mmdit(folder, dtype)
         opened = time.perf_counter() - start

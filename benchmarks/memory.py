@@ -2,8 +2,8 @@
 
 Compiles the distillation step of a config for one device at its largest bucket, without data or
 weights, and prints the bytes of its arguments and temporaries as XLA's CPU compiler plans them.
-Attention is the plain one there, which keeps the softmax's weights: fused ones of GPUs and TPUs
-need less.
+It uses plain attention, which keeps the softmax's weights; fused attention on GPUs and TPUs needs
+less.
 """
 
 import json
@@ -22,7 +22,7 @@ from ladd_jax.data.buckets import Bucket
 
 _CONFIG = config_flags.DEFINE_config_file("config", "configs/sd3_turbo.py:size=medium", "A config.")
 _BATCH = flags.DEFINE_integer("batch", 1, "Images in a batch of this device.")
-_CAPACITY = flags.DEFINE_float("capacity", 80.0, "Of the device, in gigabytes (1e9 bytes).")
+_CAPACITY = flags.DEFINE_float("capacity", 80.0, "Memory of the device, in gigabytes (1e9 bytes).")
 _JSON = flags.DEFINE_string("json", None, "Where to write the result.")
 
 

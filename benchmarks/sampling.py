@@ -1,10 +1,11 @@
 """`python -m benchmarks.sampling [--json=FILE]`: the student's 4 steps against the teacher's 50.
 
-From the embedded prompt to the latent, the way `sample` and `synthesize` go: the student by the
-consistency sampler without guidance, the teacher by Euler with it, which is two passes a step. One
-network serves both, since they share their architecture. In turn in one process.
+From the embedded prompt to the latent, as `sample` and `synthesize` do it: the student by the
+consistency sampler without guidance, the guided network by Euler, with two passes a step. One
+network serves for both, since they share their architecture. Both are timed in turn in one process.
 
-The limit is 25 where passes of the network are all: 50 x 2 over 4. On a GPU, SD3-Medium at 1024^2:
+If passes of the network were all, the ratio would be 25: 50 x 2 over 4. On a GPU, SD3-Medium at
+1024^2:
 
     python -m benchmarks.sampling --depth=24 --width=1536 --side=128 --text=333 \
         --context_width=4096 --pooled_width=2048 --dtype=bfloat16
@@ -31,10 +32,10 @@ _DEPTH = flags.DEFINE_integer("depth", 6, "Blocks.")
 _WIDTH = flags.DEFINE_integer("width", 384, "Their width.")
 _SIDE = flags.DEFINE_integer("side", 32, "Side of the latents.")
 _TEXT = flags.DEFINE_integer("text", 77, "Text tokens.")
-_CONTEXT_WIDTH = flags.DEFINE_integer("context_width", 1024, "Of the text tokens.")
-_POOLED_WIDTH = flags.DEFINE_integer("pooled_width", 768, "Of the pooled text.")
+_CONTEXT_WIDTH = flags.DEFINE_integer("context_width", 1024, "Width of the text tokens.")
+_POOLED_WIDTH = flags.DEFINE_integer("pooled_width", 768, "Width of the pooled text.")
 _BATCH = flags.DEFINE_integer("batch", 2, "Images in a batch.")
-_DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Of compute.")
+_DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Dtype of computation.")
 _REPEATS = flags.DEFINE_integer("repeats", 7, "Timed batches of each.")
 
 

@@ -1,22 +1,21 @@
 """`python -m benchmarks.scaling [--json=FILE]`: what a step costs a device as devices are added.
 
-Compiles the fused LADD step for 1, 2, 4 and 8 simulated CPU devices with as many images a device
-(weak scaling), and reads FLOPs and communication of a device from the compiled programs. Nothing
-runs: no time is measured, and CPU's compiler fuses less than TPU's. Each number of devices has a
-process of its own.
+Compiles the fused LADD step for 1, 2, 4 and 8 simulated CPU devices with the same number of images
+on each (weak scaling), and reads the FLOPs and the communication of one device from the compiled
+programs. Nothing runs: no time is measured, and the CPU's compiler fuses less than the TPU's. Each
+number of devices has its own process.
 
-Ideal, for n devices along an axis, S, T and K bytes of the student's and the teacher's parameters
-and of the heads', as they are computed with, by a ring:
+The ideal, by a ring of n devices along an axis, where the parameters of student, teacher and heads
+have S, T and K bytes in the dtype of computation:
 
-- FLOPs of a device are those of one device alone: a step has no work that all devices repeat.
+- A device has the FLOPs of one device alone: a step has no work that all devices repeat.
 - `data`: gradients of student and heads are summed once, 2 (n - 1) / n (S + K). Nothing else is
-  shared but the norms and the metrics, scalars.
+  shared but norms and metrics, which are scalars.
 - `fsdp`: a block's parameters are gathered when it runs and dropped after it. The student runs
-  forward, and backward with its forward pass again (remat): 2 gathers; the teacher forward and
+  forward, then backward with its forward pass again (remat): 2 gathers; the teacher forward and
   backward on fakes, forward on real ones: 3. Heads judge fakes, real ones, and fakes again: 3.
-  Gradients are scattered as they are summed. (n - 1) / n (2 S + 3 T + 3 K + S + K). CPU's compiler
-  has no reduce-scatter: it sums by an all-reduce, twice the bytes, and cuts the result, as the
-  table says.
+  Gradients are scattered as they are summed: (n - 1) / n (2 S + 3 T + 3 K + S + K). The CPU's
+  compiler has no reduce-scatter: it sums by an all-reduce, twice the bytes, and cuts the result.
 """
 
 import json
@@ -54,7 +53,7 @@ _TEXT_LENGTH = 77
 
 
 def meshes(count: int) -> list[dict[str, int]]:
-    """Sizes of the meshes that are compiled for a number of devices."""
+    """Sizes of the meshes to compile for a number of devices."""
     if count == 1:
         return [{"data": 1}]
     mixed = [{"data": 2, "fsdp": count // 2}] if count > 2 else []
@@ -82,7 +81,7 @@ def objective() -> LADD:
 
 
 def bytes_of(model: Model) -> int:
-    """Of all its parameters."""
+    """Bytes of all its parameters."""
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(model.shapes))
 
 
@@ -93,7 +92,7 @@ def ideal(target: LADD, sizes: dict[str, int]) -> float:
     data, fsdp = sizes.get("data", 1), sizes.get("fsdp", 1)
     learnt = student + heads
     gathered = (fsdp - 1) / fsdp * (2 * student + 3 * teacher + 3 * heads)
-    # Each sums over `data` what it keeps of the sum over `fsdp`.
+    # Each device sums over `data` what it keeps of the sum over `fsdp`.
     return gathered + (fsdp - 1) / fsdp * learnt + 2 * (data - 1) / data * learnt / fsdp
 
 
@@ -125,10 +124,10 @@ def measure(sizes: dict[str, int]) -> dict[str, Any]:
 
 
 def measured_apart(count: int) -> list[dict[str, Any]]:
-    """`measure` of all meshes of a number of devices, in a process that simulates them."""
+    """`measure` for all meshes of a number of devices, in a process that simulates them."""
     environment = os.environ | {
         "JAX_PLATFORMS": "cpu",
-        # Of the program after partitioning, which the level does not touch.
+        # Read from the program after partitioning, which the level does not change.
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={count} "
         "--xla_backend_optimization_level=0",
     }

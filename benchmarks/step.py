@@ -1,7 +1,7 @@
 """`python -m benchmarks.step [--json=FILE]`: the fused step against two programs.
 
-The baseline makes the same update with the same losses as two jitted programs, one for the heads
-and one for the student, each with its own forward passes. Both run in turn in one process.
+The baseline makes the same update with the same losses in two jitted programs, one for the heads
+and one for the student, each with its own forward passes. Both are timed in turn in one process.
 """
 
 import dataclasses
@@ -37,7 +37,6 @@ _REPEATS = flags.DEFINE_integer("repeats", 7, "Timed steps of each.")
 
 TOLERANCE = 1e-4
 """Largest difference of two updates over the largest element: float32 sums in another order."""
-
 
 Frozen = dict[str, Params]
 

@@ -40,10 +40,12 @@ _DEPTH = flags.DEFINE_integer("depth", 6, "Blocks.")
 _WIDTH = flags.DEFINE_integer("width", 768, "Their width.")
 _SIDE = flags.DEFINE_integer("side", 64, "Side of the latents.")
 _TEXT = flags.DEFINE_integer("text", 77, "Text tokens.")
-_CONTEXT_WIDTH = flags.DEFINE_integer("context_width", 1024, "Of the text tokens.")
-_POOLED_WIDTH = flags.DEFINE_integer("pooled_width", 768, "Of the pooled text.")
+_CONTEXT_WIDTH = flags.DEFINE_integer("context_width", 1024, "Width of the text tokens.")
+_POOLED_WIDTH = flags.DEFINE_integer("pooled_width", 768, "Width of the pooled text.")
 _BATCH = flags.DEFINE_integer("batch", 2, "Images.")
-_DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Of weights and compute.")
+_DTYPE = flags.DEFINE_enum(
+    "dtype", "float32", ["float32", "bfloat16"], "Dtype of weights and computation."
+)
 _REPEATS = flags.DEFINE_integer("repeats", 7, "Timed runs of each.")
 _COMPILE = flags.DEFINE_bool("compile", True, "Also torch.compile.")
 _UNROLLED = flags.DEFINE_bool("unrolled", True, "Also our blocks without a scan.")
@@ -103,7 +105,7 @@ def main(_: list[str]) -> None:
         num_heads=_WIDTH.value // 64,
         context_width=_CONTEXT_WIDTH.value,
         pooled_width=_POOLED_WIDTH.value,
-        # diffusers makes its table for a base resolution, that of `sample_size`.
+        # diffusers makes its table for a base resolution, `sample_size`.
         position_base=_SIDE.value // 2,
         remat="none",
         dtype=dtype,
@@ -143,7 +145,7 @@ def main(_: list[str]) -> None:
         "hidden_states": as_torch(latents).permute(0, 3, 1, 2).contiguous(),
         "encoder_hidden_states": as_torch(context),
         "pooled_projections": as_torch(pooled),
-        # diffusers casts its sinusoids, and not the time that they are of.
+        # diffusers casts its sinusoids, but not the time that they are made from.
         "timestep": 1000 * torch.from_numpy(np.array(t)).to(device),
     }
     pullback = as_torch(cotangent).permute(0, 3, 1, 2).contiguous()

@@ -7,8 +7,8 @@
 #         --config=configs/digits.py --workdir=runs/digits
 #
 # -d is the number of simulated devices of each process, 1. The first process writes to the
-# terminal. When one fails, the others are ended, its last lines are shown, and its exit code is
-# that of this script.
+# terminal. When one fails, the others are ended, its last lines are shown, and this script ends
+# with its exit code.
 set -euo pipefail
 
 fail() {
@@ -37,7 +37,7 @@ pids=()
 # Each process leads a group, so that what it started ends with it.
 set -m
 end_all() {
-    # All has been said: bash would add a line for each process that it ends.
+    # Nothing is left to say: bash would add a line for each process that it ends.
     exec 2>/dev/null
     local pid
     for pid in "${pids[@]}"; do

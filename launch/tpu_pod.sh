@@ -4,15 +4,15 @@
 #     export TPU_NAME=ladd TPU_ZONE=us-east5-a TPU_TYPE=v5p-32 TPU_NFS=10.0.0.2:/runs
 #     launch/tpu_pod.sh run python -m ladd_jax.main \
 #         --config=configs/sd3_turbo.py:weights=... --workdir=/mnt/ladd/sd3_turbo
-#     launch/tpu_pod.sh logs      # of the first host, from the start; Ctrl-C leaves the run alone
+#     launch/tpu_pod.sh logs      # shows the first host's output; Ctrl-C leaves the run alone
 #     launch/tpu_pod.sh stop      # ends the run and keeps the slice
 #     launch/tpu_pod.sh delete    # gives the slice back
 #
-# `run` asks for the slice as a queued resource or takes the one of that name, installs this
-# checkout on its hosts, starts the command on all of them and shows the output of the first. It
-# ends with the exit code of the first. Given again, after a preemption too, it goes on with the
-# run. TPU_SPOT=1 asks for spot capacity. TPU_RUNTIME is the image of the hosts. TPU_NFS is a share
-# that they mount on /mnt/ladd, and a workdir on several hosts must lie there: all of them use it.
+# `run` asks for the slice as a queued resource, or takes the one with that name. It installs this
+# checkout on the hosts, starts the command on all of them, shows the output of the first one and
+# ends with its exit code. The same command again continues the run, also after a preemption.
+# TPU_SPOT=1 asks for spot capacity. TPU_RUNTIME is the image of the hosts. TPU_NFS is a share that
+# they mount on /mnt/ladd; the workdir of several hosts must be there, since all of them use it.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -141,7 +141,7 @@ case $action in
         code=0
         follow || code=$?
         if ((code)); then
-            # What made the first host fail may stand on another.
+            # The reason why the first host failed may be on another one.
             # shellcheck disable=SC2016 # expanded on the hosts
             on_host all '[ "$(cat ladd.exit 2>/dev/null)" = 0 ] || {
 echo "--- $(hostname)"; tail --lines=20 ladd.log; }' >&2 || true

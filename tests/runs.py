@@ -7,7 +7,7 @@ import tiny
 from ladd_jax.data.buckets import Bucket
 from ladd_jax.parallel.mesh import make_mesh
 from ladd_jax.training.checkpoint import Checkpoints
-from ladd_jax.training.loop import train
+from ladd_jax.training.loop import Logging, Training, train
 from ladd_jax.training.metrics import MetricWriter
 from ladd_jax.training.optimizers import Optimizer
 from ladd_jax.training.profile import Profile
@@ -54,18 +54,16 @@ class Run:
     def abstract(self):
         return abstract_like(self.shapes, self.shardings)
 
-    def train(self, state, steps, directory, **changes):
+    def train(self, state, steps, directory, log_every=2, **changes):
         checkpoints = Checkpoints(directory / "checkpoints", every=2, keep=5)
         writer = MetricWriter(directory)
-        fields = dict(
-            steps=steps, mesh=self.mesh, checkpoints=checkpoints, config={"a": 1}, writer=writer,
-            log_every=2, profile=Profile(range(0), directory), model_flops=FLOPS,
-        )  # fmt: skip
+        objective = changes.pop("objective", self.objective)
+        training = Training(
+            "test", objective, self.shardings, self.frozen, self.mesh, steps, config={"a": 1}
+        )
+        logging = Logging(writer, log_every, FLOPS, Profile(range(0), directory), **changes)
         start = int(state.step)
-        state = train(
-            "test", self.objective, state, self.shardings, self.frozen, batches(start, steps),
-            SHAPES, **(fields | changes),
-        )  # fmt: skip
+        state = train(training, state, batches(start, steps), SHAPES, checkpoints, logging)
         checkpoints.close()
         writer.close()
         return state

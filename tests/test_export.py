@@ -124,7 +124,9 @@ def test_the_card_says_how_the_student_was_made_and_what_it_cannot(run, turbo):
         assert words in card
     config = tiny(run[0].parent / "pipeline", "")
     config.weights = "someone/sd3"
-    config.distil.update(dict(timesteps=(1.0, 0.9), probabilities=(0.5, 0.5)))
+    config.distil.update(
+        dict(timesteps=(1.0, 0.9), probabilities=(0.5, 0.5), warmup_probabilities=(0.5, 0.5))
+    )
     exported = describe(typed(config), "x", run[0], "ema", 2, "single", "bfloat16")
     card = model_card(exported, reduction=8)
     assert "base_model: someone/sd3\n" in card and "```python" not in card

@@ -1,5 +1,7 @@
 """Small networks and batches that several tests share."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -46,29 +48,53 @@ def share_a_prompt(batch):
     return batch | {"cond": cond}
 
 
+network = functools.cache(mmdit)
+
+
+@functools.cache
+def feature_critic(config, head_config, hooked):
+    count = len(hooked) or config.blocks
+    return FeatureCritic(network(config), head(head_config), head_stack(head_config, count), hooked)
+
+
 def ladd(config=None, head_changes=None, **changes):
-    """A LADD objective on a tiny network."""
+    """A LADD objective on a tiny network; equal ones share what `step` and `init` compile."""
     config = config or mmdit_config()
     head_config = HeadConfig(
         config.width, config.pooled_width, channels=16, groups=4, **(head_changes or {})
     )
-    model = mmdit(config)
-    hooked = changes.pop("hooked_blocks", ())
-    critic = FeatureCritic(
-        model, head(head_config), head_stack(head_config, len(hooked) or config.blocks), hooked
-    )
+    hooked = tuple(changes.pop("hooked_blocks", ()))
     fields = dict(
-        student=model, critic=critic, optimizer=Optimizer(1e-3), heads_optimizer=Optimizer(2e-3),
-        warmup_steps=0, r1_gamma=0.0,
+        student=network(config), critic=feature_critic(config, head_config, hooked),
+        optimizer=Optimizer(1e-3), heads_optimizer=Optimizer(2e-3), warmup_steps=0, r1_gamma=0.0,
+        ema_decay=0.9,
     )  # fmt: skip
     return LADD(**(fields | changes))
+
+
+@functools.cache
+def step(objective):
+    """The objective's step, compiled once for all tests of a process."""
+    return jax.jit(objective.step)
+
+
+@functools.cache
+def donating_step(objective):
+    """The same, as training compiles it: the state is donated."""
+    return jax.jit(objective.step, donate_argnums=0)
+
+
+@functools.cache
+def init(objective):
+    """The objective's first state, compiled once for all tests of a process."""
+    return jax.jit(objective.init)
 
 
 def ladd_state(objective, seed=1):
     """(state, frozen) with different parameters for student and teacher."""
     frozen = {"teacher": random_params(objective.critic.teacher, seed)}
     student = random_params(objective.student, seed + 1)
-    return jax.jit(objective.init)(jax.random.PRNGKey(seed + 2), student), frozen
+    return init(objective)(jax.random.PRNGKey(seed + 2), student), frozen
 
 
 def max_difference(a, b):

@@ -1,7 +1,7 @@
-"""Aspect buckets: the shapes that latents come in.
+"""Aspect buckets: the shapes of latents.
 
 A bucket is counted in latent pixels. The autoencoder makes one of them from `reduction x reduction`
-pixels of the image, 8 x 8 in Stable Diffusion, so the bucket 128x128 is of images of 1024 x 1024.
+pixels of the image, 8 x 8 in Stable Diffusion: the bucket 128x128 holds images of 1024 x 1024.
 """
 
 import dataclasses
@@ -55,15 +55,15 @@ def bucket_table(
 ) -> list[Bucket]:
     """Buckets of about one area and of many aspects, after SDXL (Podell et al. 2023, appendix I).
 
-    The square, and pairs of a wide and a tall bucket that are spread evenly over the aspects that
-    sides of whole steps allow. Every bucket is a program to compile, so they are few.
+    The square, and pairs of a wide and a tall bucket, spread evenly over the aspects that sides of
+    whole steps allow. Every bucket is a program to compile, so there are few.
 
     Args:
-      pixels: of an image. All areas are within 1/16 of it.
-      step: of both sides of an image, in pixels: a multiple of reduction times the patch of the
-        transformer.
-      count: buckets at most.
-      max_aspect: of the longer side over the shorter, at most.
+      pixels: pixels of an image. All areas are within 1/16 of it.
+      step: unit of both sides of an image, in pixels: a multiple of reduction times the
+        transformer's patch.
+      count: largest number of buckets.
+      max_aspect: largest ratio of the longer side to the shorter.
       reduction: pixels on a side of one latent pixel.
 
     Returns:
@@ -71,8 +71,8 @@ def bucket_table(
       128x128, 144x112, 160x104 and 176x88.
 
     Raises:
-      UserError: no square of whole steps is near pixels, the step is no multiple of reduction, or
-        count or max_aspect is below 1.
+      UserError: no square of whole steps is near pixels, the step is not a multiple of reduction,
+        or count or max_aspect is below 1.
     """
     if step < 1 or step % reduction:
         raise UserError(f"step {step} is not a multiple of the reduction {reduction}: use one")
@@ -96,7 +96,7 @@ def bucket_table(
         if ideal >= longest:
             break
     most = min((count - 1) // 2, len(pairs))
-    # Counted from the square, which is none of the pairs.
+    # Counted from the square, which is not one of the pairs.
     chosen = [pairs[round(len(pairs) * (i + 1) / most) - 1] for i in range(most)]
     sizes = [(side, side), *chosen, *((long, short) for short, long in chosen)]
     scale = step // reduction
@@ -105,6 +105,6 @@ def bucket_table(
 
 
 def nearest(buckets: Iterable[Bucket], height: float, width: float) -> Bucket:
-    """The bucket whose aspect ratio is nearest, on a log scale, to that of height x width."""
+    """The bucket whose aspect ratio is nearest, on a log scale, to height x width."""
     aspect = math.log(width / height)
     return min(sorted(buckets), key=lambda b: abs(math.log(b.width / b.height) - aspect))

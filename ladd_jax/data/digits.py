@@ -1,4 +1,4 @@
-"""Raw data. Digits: scikit-learn's 1,797 scans of handwritten digits, alone and in pairs."""
+"""Digits: scikit-learn's 1,797 scans of handwritten digits, alone and in pairs."""
 
 import dataclasses
 
@@ -48,7 +48,7 @@ def compose(
       float32 `[count, H, W, 1]`, labels int64 `[count, k]` in reading order, and prompts.
 
     Raises:
-      UserError: the bucket is none of 8x8, 8x16, 16x8.
+      UserError: the bucket is not 8x8, 8x16 or 16x8.
     """
     if bucket == SINGLE:
         index = np.arange(count) % len(digits.images)

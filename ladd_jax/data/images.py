@@ -1,4 +1,4 @@
-"""Encoded images to arrays of a bucket's shape.
+"""Encoded images to arrays of the shape of a bucket.
 
 H W rows and columns of an image, in pixels.
 """
@@ -11,9 +11,10 @@ from PIL import Image
 from ladd_jax.errors import UserError
 
 MAX_PIXELS = 2**27
-"""Of an image to decode, more than cameras take: beyond it a small file could fill the memory."""
+"""Largest image to decode, more than cameras take: without a limit a small file could fill the
+memory."""
 
-# Others are not for photographs, and one of them starts a program to decode.
+# Other formats are not for photographs, and one of them starts a program to decode.
 _FORMATS = ("BMP", "GIF", "JPEG", "PNG", "WEBP")
 
 _ORIENTATION = 0x0112
@@ -30,12 +31,12 @@ _UPRIGHT = {
 
 
 def image_size(data: bytes) -> tuple[int, int]:
-    """Upright height and width of an encoded image, from what comes before its pixels.
+    """Upright height and width of an encoded image, read from what precedes its pixels.
 
-    A PNG may tell its orientation behind them, which only `decode_image` sees.
+    A PNG may state its orientation after them, where only `decode_image` sees it.
 
     Raises:
-      UserError: the header is not that of an image, or of one too large to decode.
+      UserError: this is not the header of an image, or the image is too large to decode.
     """
     image = _open(data)
     width, height = image.size
@@ -43,18 +44,18 @@ def image_size(data: bytes) -> tuple[int, int]:
 
 
 def decode_image(data: bytes) -> np.ndarray:
-    """An encoded image, upright, with what is transparent on white. Colour profiles are ignored.
+    """An encoded image, upright, transparent parts on white. Colour profiles are ignored.
 
     Args:
-      data: a JPEG, PNG, WebP, GIF or BMP file, of any colours and depth. Of several frames the
-        first is taken.
+      data: bytes of a JPEG, PNG, WebP, GIF or BMP file, of any colours and depth. Of several
+        frames the first is taken.
 
     Returns:
       uint8 `[H, W, 3]`, RGB.
 
     Raises:
-      UserError: there are no bytes, they are no image, or the image is damaged, cut or larger than
-        `MAX_PIXELS`.
+      UserError: there are no bytes, they are not an image, or the image is damaged, cut or larger
+        than `MAX_PIXELS`.
     """
     image = _open(data)
     try:
@@ -85,7 +86,7 @@ def _open(data: bytes) -> Image.Image:
             f"the image has more than the limit of {MAX_PIXELS} pixels: scale it down"
         ) from error
     except Exception as error:
-        raise UserError("the bytes are no JPEG, PNG, WebP, GIF or BMP image") from error
+        raise UserError("the bytes are not a JPEG, PNG, WebP, GIF or BMP image") from error
     if image.width * image.height > MAX_PIXELS:
         raise UserError(
             f"the image has {image.width} x {image.height} pixels and the limit is {MAX_PIXELS}: "
@@ -96,16 +97,16 @@ def _open(data: bytes) -> Image.Image:
 
 def _orientation(image: Image.Image) -> int:
     try:
-        # The method of the base class, since that of PNG decodes the image first.
+        # The base class's method, since PNG's own decodes the image first.
         orientation = int(Image.Image.getexif(image).get(_ORIENTATION, 1))
-    # Cameras and editors write damaged metadata, and the image is whole all the same.
+    # Cameras and editors write damaged metadata; the image may be whole all the same.
     except Exception:
         return 1
     return orientation if orientation in _UPRIGHT else 1
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
-    """16-bit greyscale to 8 bits, which the library would clip and not scale."""
+    """16-bit greyscale to 8 bits, which the library would clip instead of scaling."""
     values = np.asarray(image, np.uint32)
     scaled = Image.fromarray(((values + 128) // 257).astype(np.uint8))
     transparent = image.info.get("transparency")
@@ -118,7 +119,7 @@ def _eight_bits(image: Image.Image) -> Image.Image:
 def fit(image: np.ndarray, height: int, width: int) -> np.ndarray:
     """The largest centred part of an image that has the aspect of a size, resized to it.
 
-    Both axes are scaled alike: nothing is stretched. Resized by Lanczos' filter, without aliasing.
+    Both axes are scaled alike: nothing is stretched. Lanczos' filter resizes without aliasing.
 
     Args:
       image: uint8 `[H, W, 3]`.

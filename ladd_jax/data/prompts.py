@@ -10,10 +10,10 @@ from typing import Any
 from ladd_jax.errors import NotFoundError, UserError
 
 MAX_CHARACTERS = 10_000
-"""Of a prompt. Text encoders read some hundred tokens: what is longer was not meant as a prompt."""
+"""Limit of a prompt. Text encoders read some hundred tokens: longer text was not meant as one."""
 
 COLUMNS = ("prompt", "text", "caption")
-"""Where prompts are looked for when no column is named."""
+"""Columns in which prompts are looked for when none is named."""
 
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
 
@@ -24,13 +24,13 @@ def read_prompts(path: str | Path, column: str = "") -> list[str]:
     Args:
       path: `.txt`, one prompt a line; `.tsv` or `.csv`, whose first row names the columns; or
         `.jsonl`, one JSON object a line. UTF-8.
-      column: of a table, or field of the objects. Left empty, the one of `prompt`, `text` and
-        `caption` that there is.
+      column: column of a table, or field of the objects. If empty, whichever of `prompt`, `text`
+        and `caption` there is.
 
     Raises:
       NotFoundError: there is no such file.
-      UserError: a line is damaged, or without a prompt of 1 to 10,000 characters; the column is
-        missing or not certain; or the file is empty, of another kind or not UTF-8.
+      UserError: a line is damaged, or has no prompt of 1 to 10,000 characters; the column is
+        missing or ambiguous; or the file is empty, of another kind or not UTF-8.
     """
     path = Path(path)
     suffix = path.suffix.lower()
@@ -58,11 +58,12 @@ def check_prompt(value: object, where: str) -> str:
     """The prompt without white space around it.
 
     Args:
-      value: what a file holds.
-      where: the place, which begins the message of an error.
+      value: value that a file holds.
+      where: the place, with which the message of an error begins.
 
     Raises:
-      UserError: not text, or text of no or of more than 10,000 characters, or that is not Unicode.
+      UserError: the value is not text, is empty, has more than 10,000 characters, or is not
+        Unicode.
     """
     if not isinstance(value, str):
         raise UserError(f"{where} holds {json.dumps(value)[:40]} as its prompt: write a string")
@@ -74,7 +75,7 @@ def check_prompt(value: object, where: str) -> str:
             f"{where} has a prompt of {len(prompt)} characters and the limit is {MAX_CHARACTERS}: "
             f"shorten or remove it"
         )
-    # JSON can escape half of a pair, which no file of UTF-8 could hold later.
+    # JSON can escape half of a pair, which no UTF-8 file could hold later.
     if any("\ud800" <= character <= "\udfff" for character in prompt):
         raise UserError(f"{where} has a prompt with half a surrogate pair: write it as UTF-8")
     return prompt
@@ -84,13 +85,13 @@ def choose_column(names: Iterable[str], column: str, where: str) -> str:
     """The column with the prompts.
 
     Args:
-      names: that there are.
-      column: the one asked for, or empty for the one of `COLUMNS` that there is.
-      where: the place, which begins the message of an error.
+      names: names of the columns that there are.
+      column: the one asked for, or empty for whichever of `COLUMNS` there is.
+      where: the place, with which the message of an error begins.
 
     Raises:
-      UserError: the column is not there, or more than once, or none was named and none or several
-        of `COLUMNS` are there.
+      UserError: the column is missing or there twice, or none was named and none or several of
+        `COLUMNS` are there.
     """
     names = list(names)
     listed = ", ".join(names) or "none"
@@ -107,13 +108,13 @@ def choose_column(names: Iterable[str], column: str, where: str) -> str:
 
 
 def lines(path: Path) -> Iterator[tuple[str, str]]:
-    """The lines of a file of UTF-8, each with its place such as `prompts.txt, line 3`.
+    """The lines of a UTF-8 file, each with its place, such as `prompts.txt, line 3`.
 
     Raises:
       NotFoundError: there is no such file.
-      UserError: not UTF-8.
+      UserError: it is not UTF-8.
     """
-    # Other characters that Python takes for the end of a line may stand in a prompt.
+    # A prompt may contain other characters that Python takes for the end of a line.
     parts = _text(path).split("\n")
     if not parts[-1]:
         parts.pop()
@@ -125,12 +126,12 @@ def parse_object(text: str, where: str) -> dict[str, Any]:
     """A JSON object.
 
     Raises:
-      UserError: the text is something else.
+      UserError: the text is not a JSON object.
     """
     try:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{where} is not JSON ({error}): mend or remove it") from error
+        raise UserError(f"{where} is not JSON ({error}): repair or remove it") from error
     if not isinstance(value, dict):
         raise UserError(f'{where} is not a JSON object, such as {{"prompt": "a cat"}}')
     return value
@@ -160,7 +161,7 @@ def _text(path: Path) -> str:
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        # The place counts from behind the mark of byte order, which holds no end of a line.
+        # The place counts from after the byte-order mark, which has no end of a line.
         where = _place(path, error.object.count(b"\n", 0, error.start) + 1)
         raise UserError(f"{where} is not UTF-8: save the file as UTF-8") from error
 
@@ -173,7 +174,7 @@ def _fields(path: Path, column: str) -> Iterator[tuple[str, object]]:
 
 
 def _table(path: Path, delimiter: str, column: str) -> Iterator[tuple[str, str]]:
-    # A quote that is never closed would swallow the rest: strict makes it an error.
+    # A quote that is never closed would swallow the rest; strict makes it an error.
     rows = csv.reader(io.StringIO(_text(path), newline=""), delimiter=delimiter, strict=True)
     names: list[str] = []
     while True:

@@ -22,9 +22,9 @@ class Record:
     """An image with its prompt.
 
     Attributes:
-      key: names the record among those of its source.
+      key: name of the record in its source.
       data: the encoded image.
-      prompt: what it shows.
+      prompt: text that says what it shows.
     """
 
     key: str
@@ -35,26 +35,26 @@ class Record:
 class ImageFolder:
     """A Hugging Face image folder: images, and a `metadata.jsonl` with their prompts.
 
-    `folder[i]` reads one record, in order of file name. It raises ValueError where the file cannot
-    be read, and IndexError where there is no such record.
+    `folder[i]` reads one record, in order of file name. It raises UserError if the file cannot be
+    read, and IndexError if there is no such record.
 
     Attributes:
-      keys: file names, of all records.
+      keys: file names of all records.
     """
 
     def __init__(self, directory: str | Path, column: str = ""):
-        """Reads the metadata, and no image.
+        """Reads the metadata, but no image.
 
         Args:
-          directory: holds `metadata.jsonl`. Its lines have the field `file_name`, relative to the
-            directory, and one with the prompt.
-          column: of the prompt. Left empty, the one of `prompt`, `text` and `caption` that there
-            is.
+          directory: folder with `metadata.jsonl`. Its lines have the field `file_name`, relative to
+            the folder, and one with the prompt.
+          column: name of the field with the prompt. If empty, whichever of `prompt`, `text` and
+            `caption` there is.
 
         Raises:
           NotFoundError: there is no `metadata.jsonl`.
-          UserError: a line of it is damaged, lacks a field or names a file outside the directory,
-            or it holds no lines.
+          UserError: one of its lines is damaged, has no such field or names a file outside the
+            folder, or it has no lines.
         """
         self._directory = Path(directory)
         entries = []
@@ -90,28 +90,28 @@ class ImageFolder:
         return Record(name, data, self._prompts[index])
 
 
-# Of a member: where its bytes start in the tar, and how many there are.
+# Of each member: the place where its bytes start in the tar, and their number.
 _Members = dict[str, tuple[int, int]]
 
 
 class ImageTars:
     """WebDataset tars: `x.jpg` (or jpeg, png, webp) is an image and `x.txt` or `x.json` its prompt.
 
-    `tars[i]` reads one record, in order of tar and then of name. It raises ValueError where the
-    image is missing or is there in two formats, or where there is no proper prompt, and IndexError
-    where there is no such record.
+    `tars[i]` reads one record, in order of tar and then of name. It raises UserError if the
+    image is missing or is there in two formats, or if there is no proper prompt, and IndexError if
+    there is no such record.
 
     Attributes:
-      keys: `TAR/NAME` without suffixes, of all records.
+      keys: `TAR/NAME` of all records, without suffixes.
     """
 
     def __init__(self, paths: Sequence[str | Path], column: str = ""):
-        """Reads the headers of all members, and no image.
+        """Reads the headers of all members, but no image.
 
         Args:
-          paths: the tars, which are not compressed.
-          column: field of `x.json` with the prompt. Left empty, the prompt is all of `x.txt` or,
-            where there is none, the one of the fields `prompt`, `text` and `caption` that there is.
+          paths: uncompressed tars.
+          column: field of `x.json` with the prompt. If empty, the prompt is all of `x.txt` or, if
+            there is none, whichever of the fields `prompt`, `text` and `caption` there is.
 
         Raises:
           UserError: a tar is damaged, cut or compressed, or names a member twice; or there are no
@@ -140,7 +140,7 @@ class ImageTars:
         images = [suffix for suffix in _IMAGE_SUFFIXES if suffix in members]
         if len(images) != 1:
             found = " and ".join(images) or f"none of {', '.join(_IMAGE_SUFFIXES)}"
-            raise UserError(f"{key} has {found} where one image belongs")
+            raise UserError(f"{key} has {found} and needs one image")
         with path.open("rb") as file:
 
             def read(suffix: str) -> bytes:
@@ -184,7 +184,7 @@ def _members(path: Path) -> dict[str, _Members]:
             end = tar.offset
         with path.open("rb") as file:
             file.seek(end)
-            # The library takes a damaged header for the end, which is a block of zeros.
+            # The library takes a damaged header for the end of the tar, which is a block of zeros.
             if any(file.read(tarfile.BLOCKSIZE)):
                 raise tarfile.ReadError(f"the header at byte {end} is damaged")
     except (tarfile.TarError, OSError, ValueError) as error:
@@ -200,10 +200,10 @@ def open_images(path: str | Path, column: str = "") -> ImageFolder | ImageTars:
     Args:
       path: a directory with `metadata.jsonl`, a directory of `*.tar`, one tar, or a pattern of tars
         such as `data/*.tar`.
-      column: of the prompt.
+      column: name of the field with the prompt.
 
     Raises:
-      NotFoundError: nothing of the kind is there.
+      NotFoundError: there are neither.
       UserError: see `ImageFolder` and `ImageTars`.
     """
     folder = Path(path)
@@ -231,12 +231,12 @@ class Unreadable:
     """
 
     def __init__(self, total: int, path: str | Path, limit: float = 0.01):
-        """Starts with none.
+        """Starts without any.
 
         Args:
-          total: records of the source.
-          path: where `write` puts the list.
-          limit: part of all records that may be left out.
+          total: number of records of the source.
+          path: file that `write` puts the list into.
+          limit: share of all records that may be left out.
         """
         self._total = total
         self._path = Path(path)
@@ -250,7 +250,7 @@ class Unreadable:
         """Counts a record.
 
         Raises:
-          UserError: more than the limit, whatever comes. The list so far has been written.
+          UserError: there are more than the limit. The list so far has been written.
         """
         self.records.append((key, str(reason)))
         if len(self) > self._limit * self._total:
@@ -258,12 +258,12 @@ class Unreadable:
             first = "; ".join(f"{key} ({reason})" for key, reason in self.records[:3])
             raise UserError(
                 f"{len(self)} of {self._total} records cannot be read and the limit is "
-                f"{100 * self._limit:g} %: mend or remove those listed in {self._path}, "
-                f"of which the first are {first}"
+                f"{100 * self._limit:g} %: repair or remove those listed in {self._path}; "
+                f"the first are {first}"
             )
 
     def write(self) -> None:
-        """Writes the list, JSON lines of `key` and `reason`. An empty one is no file."""
+        """Writes the list as JSON lines of `key` and `reason`; no file if it is empty."""
         if not self.records:
             self._path.unlink(missing_ok=True)
             return

@@ -1,1 +1,1 @@
-"""Judging samples, and reporting it."""
+"""Metrics of samples, and the report."""

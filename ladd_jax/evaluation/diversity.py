@@ -10,7 +10,7 @@ def diversity(features: np.ndarray, groups: np.ndarray) -> float:
 
     Args:
       features: float `[n, F]`.
-      groups: int `[n]`, which prompt a sample is of.
+      groups: int `[n]`, the prompt of each sample, by number.
 
     Raises:
       UserError: no sample, a prompt with a single one, or not one group for each sample.

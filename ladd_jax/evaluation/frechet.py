@@ -9,8 +9,8 @@ def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
     """Fréchet distance of the Gaussians fitted to two sets (Heusel et al. 2017, eq. 6).
 
     |mu_a - mu_b|^2 + tr(C_a + C_b - 2 (C_a C_b)^(1/2)), in float64, with unbiased covariances.
-    With factors C = R^T R the trace of the root is the sum of the singular values of R_a R_b^T: no
-    matrix root is taken, and singular covariances do no harm.
+    With factors C = R^T R the trace of the root is the sum of the singular values of R_a R_b^T. So
+    no matrix root is taken, and singular covariances do no harm.
 
     Args:
       a: float `[n, F]`, n at least 2.
@@ -38,5 +38,5 @@ def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
     factors = [np.linalg.qr(x - x.mean(0), mode="r") / np.sqrt(len(x) - 1) for x in (a, b)]
     cross = np.linalg.svd(factors[0] @ factors[1].T, compute_uv=False).sum()
     total = sum(np.sum(np.square(factor)) for factor in factors)
-    # Rounding may leave a set a little less than nothing from itself.
+    # Rounding may make the distance of a set from itself slightly negative.
     return float(max(mean + total - 2 * cross, 0.0))

@@ -64,7 +64,7 @@ def _augment(key: jax.Array, x: jax.Array) -> jax.Array:
     return moved + 0.1 * jax.random.normal(noise_key, x.shape)
 
 
-# A function of the module, so that judges of several seeds share one compilation.
+# At module level, so that judges of several seeds share one compilation.
 @functools.partial(jax.jit, static_argnames=("batch_size", "total"))
 def _epoch(
     params: Params,
@@ -102,9 +102,9 @@ def train_judge(
     Args:
       images: float32 `[n, 8, 8, 1]` in [-1, 1].
       labels: int `[n]`, 0 to 9.
-      seed: of the parameters and the augmentation.
-      epochs: passes over the images.
-      batch_size: of an update.
+      seed: seed of the parameters and the augmentation.
+      epochs: number of passes over the images.
+      batch_size: images of an update.
 
     Returns:
       The same judge for the same arguments on the same machine.

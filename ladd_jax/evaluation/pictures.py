@@ -21,10 +21,10 @@ class Grid:
     """Samples of one model in one bucket.
 
     Attributes:
-      title: of the model and its sampling.
+      title: name of the model and of its sampling.
       bucket: rows x columns.
       images: float32 `[prompts, samples, H, W, 1 or 3]` in [-1, 1].
-      prompts: one for each row of images.
+      prompts: the prompt of each row of images.
     """
 
     title: str
@@ -53,8 +53,8 @@ def sheet(images: Sequence[np.ndarray], columns: int, side: int = 512) -> np.nda
 
     Args:
       images: `[H, W, 1 or 3]` in [-1, 1].
-      columns: of the sheet.
-      side: pixels that no image is to exceed; larger ones are averaged down.
+      columns: columns of the sheet.
+      side: largest side of an image, in pixels; larger ones are averaged down.
     """
     height, width, channels = images[0].shape
     factor = -(-max(height, width) // side)
@@ -68,7 +68,7 @@ def sheet(images: Sequence[np.ndarray], columns: int, side: int = 512) -> np.nda
 
 
 def png(image: np.ndarray, scale: int, text: Mapping[str, str] | None = None) -> bytes:
-    """PNG of `[H, W, 1 or 3]` in [-1, 1], each pixel `scale` wide; what is outside is clipped.
+    """PNG of `[H, W, 1 or 3]` in [-1, 1], each pixel `scale` wide; values outside are clipped.
 
     `text` becomes the file's metadata.
     """
@@ -95,11 +95,11 @@ _PANELS: dict[str, dict[str, tuple[str, ...]]] = {
 
 
 def curves(stage: str, history: Sequence[Mapping[str, Any]]) -> bytes | None:
-    """PNG with the curves of a stage on a clear ground, or None where there is nothing to draw.
+    """PNG with the curves of a stage on a transparent ground, or None if there is nothing to draw.
 
     Args:
-      stage: `pretrain` or `distil`; of another one, whatever has `loss` in its name is drawn.
-      history: records with `step` and metrics, a float or a list with one for each head.
+      stage: `pretrain` or `distil`; for any other, every metric with `loss` in its name is drawn.
+      history: records with `step` and metrics: a float, or a list with one float for each head.
     """
     names = list(dict.fromkeys(name for record in history for name in record))
     panels = _PANELS.get(stage, {"loss": tuple(name for name in names if "loss" in name)})
@@ -134,15 +134,15 @@ def save_grid_png(path: str | os.PathLike[str], grids: Sequence[Grid]) -> None:
     """One labelled PNG: a band for each grid, a column for each prompt, equal in all of them.
 
     Args:
-      path: of the PNG.
-      grids: of one bucket and the same prompts, from top to bottom.
+      path: path of the PNG.
+      grids: grids of one bucket and the same prompts, from top to bottom.
 
     Raises:
       UserError: no grid, or grids of different prompts or shapes.
     """
     kinds = {(grid.images.shape[2:], tuple(grid.prompts)) for grid in grids}
     if len(kinds) != 1:
-        raise UserError(f"{len(kinds)} kinds of prompts and shapes: give grids of one")
+        raise UserError(f"grids of {len(kinds)} sets of prompts and shapes: give grids of one set")
     bands = [_tile(grid.images.swapaxes(0, 1)) for grid in grids]
     gap = 0.35 * grids[0].images.shape[2]
     height, width = sum(map(len, bands)) + gap * (len(bands) - 1), bands[0].shape[1]

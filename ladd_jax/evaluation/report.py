@@ -1,4 +1,4 @@
-"""One HTML page that opens offline: what a distilled student reaches, and what it looks like."""
+"""One HTML page that opens offline: how good a distilled student is, and how its samples look."""
 
 import base64
 import html
@@ -15,6 +15,7 @@ from ladd_jax.evaluation.pictures import Grid, curves, png
 from ladd_jax.evaluation.rows import (
     BARS,
     HEADINGS,
+    MEASURES,
     Row,
     acceptance,
     cells,
@@ -74,16 +75,13 @@ def _metrics(rows: Sequence[Row]) -> str:
         kinds = [row.model] + ["first"] * (row.bucket != bucket)
         parts.append(f'<tr class="{html.escape(" ".join(kinds))}">')
         for i, text in enumerate(cells(rows, row)):
-            # The name of a bucket stands once, at its first row.
+            # The name of a bucket is shown once, at its first row.
             shown = "" if i == 0 and row.bucket == bucket else html.escape(text)
-            kind = name if i < 2 else " class=ratio" if i in (5, 7, 9) else ""
+            kind = name if i < 2 else " class=ratio" if not HEADINGS[i] else ""
             parts.append(f"<td{kind}>{shown}</td>")
         parts.append("</tr>")
         bucket = row.bucket
     return "".join([*parts, "</table></div>"])
-
-
-_LABELS = {"fd": "FD", "agreement": "agreement", "diversity": "diversity"}
 
 
 def _bars(rows: Sequence[Row]) -> str:
@@ -94,7 +92,7 @@ def _bars(rows: Sequence[Row]) -> str:
         steps = f"{bar.steps} step{'s' * (bar.steps > 1)}"
         word = "at most" if bar.upper else "at least"
         limit = f"<span class=limit>{word} {bar.limit:g}x</span>"
-        parts.append(f"<th>{_LABELS[bar.measure]}, {steps}{limit}</th>")
+        parts.append(f"<th>{MEASURES[bar.measure]}, {steps}{limit}</th>")
     parts.append("</tr>")
     for bucket in dict.fromkeys(bucket for bucket, _ in reached):
         parts.append(f"<tr><td class=name>{html.escape(bucket)}</td>")
@@ -120,7 +118,9 @@ def _samples(grids: Sequence[Grid]) -> str:
     for bucket in dict.fromkeys(grid.bucket for grid in grids):
         inside = [grid for grid in grids if grid.bucket == bucket]
         if any(list(grid.prompts) != list(inside[0].prompts) for grid in inside):
-            raise UserError(f"grids of {bucket} show different prompts and can not be compared")
+            raise UserError(
+                f"grids of {bucket} show different prompts: give all of them the same, in one order"
+            )
         parts.append(f"<h3>{html.escape(bucket)}</h3><div class=scroll><table class=samples><tr>")
         parts += ["<th></th>", *(f"<th>{html.escape(grid.title)}</th>" for grid in inside), "</tr>"]
         for i, prompt in enumerate(inside[0].prompts):
@@ -148,12 +148,12 @@ def write_report(
     """Writes one self-contained HTML file: limits, metrics, samples of the same prompts, curves.
 
     Args:
-      path: of the file.
-      rows: in the order of the table, rows of one bucket together.
-      grids: side by side within a bucket, in this order.
-      histories: stage to its records, each with `step` and metrics.
-      judge_accuracy: share of test scans that the judge reads right.
-      settings: name and value, of what is worth knowing about the run.
+      path: path of the file.
+      rows: rows in the order of the table, those of one bucket together.
+      grids: grids, shown side by side within a bucket, in this order.
+      histories: records of each stage, each with `step` and metrics.
+      judge_accuracy: share of test scans that the judge reads correctly.
+      settings: names and values worth knowing about the run.
       notes: paragraphs below the introduction.
 
     Raises:
@@ -181,7 +181,7 @@ def write_report(
         "<p class=soft>FD: Fréchet distance of a judge's features to held-out real scans, lower is "
         "better. Agreement: share of pictures in which the judge reads what the prompt says. "
         "Diversity: mean feature distance of two samples of one prompt. The judge is a small "
-        f"classifier, right on {judge_accuracy:.1%} of the held-out scans.</p>"
+        f"classifier, correct on {judge_accuracy:.1%} of the held-out scans.</p>"
     )
     if grids:
         page.append("<h2>Samples of the same prompts</h2>")

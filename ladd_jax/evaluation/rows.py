@@ -1,4 +1,4 @@
-"""Metrics as rows: their mean over seeds, their ratio to the teacher, their form on disk."""
+"""Metrics as rows: mean over seeds, ratio to the teacher, form on disk."""
 
 import collections
 import dataclasses
@@ -12,7 +12,8 @@ import numpy as np
 
 from ladd_jax.errors import UserError
 
-MEASURES = ("fd", "agreement", "diversity")
+MEASURES = {"fd": "FD", "agreement": "agreement", "diversity": "diversity"}
+"""Measures of a row, each a field of `Row` beside its `_std`, and their headings."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,8 +29,8 @@ class Row:
       fd: Fréchet distance to the test split.
       agreement: share of pictures that show what the prompt says.
       diversity: mean feature distance of two samples of a prompt.
-      seeds: runs that the numbers are means over.
-      fd_std: standard deviation (n - 1) over those runs, likewise the next two.
+      seeds: number of runs that the numbers are means of.
+      fd_std: standard deviation (n - 1) over those runs.
       agreement_std: see fd_std.
       diversity_std: see fd_std.
     """
@@ -79,13 +80,13 @@ def write_metrics(
     """Writes `{"rows": [...], "judge_accuracy": ...}` as JSON, whole or not at all.
 
     Args:
-      path: of the file.
-      rows: a dict of its fields for each.
-      judge_accuracy: share of test scans that the judge reads right.
-      **extra: more fields of the file.
+      path: path of the file.
+      rows: rows, each written as a dict of its fields.
+      judge_accuracy: share of test scans that the judge reads correctly.
+      **extra: further fields of the file.
 
     Raises:
-      UserError: a number is not finite, which JSON can not hold.
+      UserError: a number is not finite, which JSON cannot hold.
     """
     data = {
         "rows": [dataclasses.asdict(row) for row in rows],
@@ -99,7 +100,7 @@ def write_metrics(
 
 
 def reference(rows: Sequence[Row], bucket: str) -> Row | None:
-    """The teacher's longest sampling in a bucket: what the student is held against."""
+    """The teacher's longest sampling in a bucket: what the student is compared with."""
     teachers = [row for row in rows if row.model == "teacher" and row.bucket == bucket]
     return max(teachers, key=lambda row: row.steps, default=None)
 
@@ -118,9 +119,9 @@ class Bar:
 
     Attributes:
       measure: one of `MEASURES`.
-      steps: of the student.
-      limit: of the ratio.
-      upper: whether the ratio may be at most the limit, or at least.
+      steps: number of the student's steps.
+      limit: limit of the ratio.
+      upper: whether the limit is an upper one.
     """
 
     measure: str
@@ -129,7 +130,7 @@ class Bar:
     upper: bool
 
     def met(self, value: float) -> bool:
-        """Whether a ratio keeps the limit."""
+        """Whether a ratio is within the limit."""
         return value <= self.limit if self.upper else value >= self.limit
 
 
@@ -140,7 +141,7 @@ BARS = (
     Bar("diversity", 4, 0.8, upper=False),
     Bar("diversity", 1, 0.8, upper=False),
 )
-"""What a distilled student is held to, in every bucket."""
+"""The limits for a distilled student, in every bucket."""
 
 
 def acceptance(rows: Sequence[Row], bars: Sequence[Bar] = BARS) -> list[tuple[str, Bar, float]]:
@@ -160,19 +161,21 @@ _MODELS = ("data", "teacher", "student", "untrained")
 
 
 def in_order(rows: Sequence[Row]) -> list[Row]:
-    """Rows of one bucket together, buckets as they come; in each data, teacher, student, others."""
+    """Rows by bucket, in order of appearance; within each: data, teacher, student, untrained."""
     buckets = list(dict.fromkeys(row.bucket for row in rows))
     return sorted(rows, key=lambda row: (buckets.index(row.bucket), _MODELS.index(row.model)))
 
 
 HEADINGS = (
-    ("bucket", "model", "steps", "guidance", "FD", "", "agreement", "", "diversity", "")
-)  # fmt: skip
+    *("bucket", "model", "steps", "guidance"),
+    *(heading for name in MEASURES.values() for heading in (name, "")),
+)
+"""Columns of the table; those without a heading are the ratios of the measures before them."""
 
 
 def cells(rows: Sequence[Row], row: Row) -> list[str]:
     """The text of a row of the table, one for each of `HEADINGS`."""
-    # Real pictures are made in no steps and with no guidance.
+    # Real pictures have neither steps nor guidance.
     sampling = [str(row.steps), f"{row.guidance:g}"] if row.steps else ["", ""]
     texts = [row.bucket, row.model, *sampling]
     for name in MEASURES:

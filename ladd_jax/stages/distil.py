@@ -7,7 +7,7 @@ import numpy as np
 
 from ladd_jax.config import objectives
 from ladd_jax.config.architectures import generator_architecture, teacher_architecture
-from ladd_jax.config.fields import Config
+from ladd_jax.config.fields import Config, to_dict
 from ladd_jax.data.shards import Shards
 from ladd_jax.diffusion.generate import Generator, Sampling, seeds
 from ladd_jax.errors import UserError
@@ -15,6 +15,7 @@ from ladd_jax.objectives.base import TrainState
 from ladd_jax.parallel.mesh import make_mesh
 from ladd_jax.stages.load import encoded, load_generator, load_teacher, synthesized
 from ladd_jax.stages.train import run_training
+from ladd_jax.training.loop import Training
 from ladd_jax.training.metrics import MetricWriter
 from ladd_jax.training.program import distillation_layout
 from ladd_jax.training.state import create
@@ -69,18 +70,22 @@ def distil(config: Config, workdir: Path) -> None:
         # Near zero: the student makes one picture of a prompt whatever the noise.
         return {"seed_spread": float(np.mean(np.std(grid, axis=1)))}
 
+    training = Training(
+        name="distil",
+        objective=objective,
+        shardings=shardings,
+        frozen={"teacher": teacher},
+        mesh=mesh,
+        steps=stage.steps,
+        config=to_dict(config),
+    )
     run_training(
-        "distil",
+        training,
         config,
         workdir,
-        objective,
-        shapes,
-        shardings,
-        fresh,
-        {"teacher": teacher},
         shards,
-        mesh,
-        steps=stage.steps,
-        batch_size=stage.batch_size,
+        stage.batch_size,
+        shapes=shapes,
+        fresh=fresh,
         preview=preview,
     )

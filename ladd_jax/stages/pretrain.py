@@ -5,12 +5,13 @@ from pathlib import Path
 import jax
 
 from ladd_jax.config import objectives
-from ladd_jax.config.fields import Config
+from ladd_jax.config.fields import Config, to_dict
 from ladd_jax.data.shards import Shards
 from ladd_jax.objectives.base import TrainState
 from ladd_jax.parallel.mesh import lay, make_mesh, replicated
 from ladd_jax.stages.load import encoded
 from ladd_jax.stages.train import run_training
+from ladd_jax.training.loop import Training
 from ladd_jax.training.state import create, state_shardings
 
 
@@ -29,17 +30,22 @@ def pretrain(config: Config, workdir: Path) -> None:
     key = jax.random.PRNGKey(config.seed)
     shapes = jax.eval_shape(init, key)
     shardings = state_shardings(shapes, mesh, axes=objective.model.axes, optimizer=optimizer)
+    null = {name: lay(array, replicated(mesh)) for name, array in shards.null.items()}
+    training = Training(
+        name="pretrain",
+        objective=objective,
+        shardings=shardings,
+        frozen={"null": null},
+        mesh=mesh,
+        steps=stage.steps,
+        config=to_dict(config),
+    )
     run_training(
-        "pretrain",
+        training,
         config,
         workdir,
-        objective,
-        shapes,
-        shardings,
-        lambda: create(init, shardings, key),
-        {"null": {name: lay(array, replicated(mesh)) for name, array in shards.null.items()}},
         shards,
-        mesh,
-        steps=stage.steps,
-        batch_size=stage.batch_size,
+        stage.batch_size,
+        shapes=shapes,
+        fresh=lambda: create(init, shardings, key),
     )

@@ -1,48 +1,54 @@
 """What the two training stages share: from a workdir to a finished training."""
 
-import logging
 from collections.abc import Callable
+from logging import getLogger
 from pathlib import Path
-from typing import Any
 
 import jax
 from clu import parameter_overview
-from jax.sharding import Mesh
 
 from ladd_jax.config import objectives
-from ladd_jax.config.fields import Config, to_dict
+from ladd_jax.config.fields import Config
 from ladd_jax.data.pipeline import BatchPlan, loader
 from ladd_jax.data.shards import Shards
-from ladd_jax.objectives.base import Objective, TrainState
+from ladd_jax.objectives.base import TrainState
 from ladd_jax.parallel.mesh import batch_rows
 from ladd_jax.stages.load import checkpoints_of
-from ladd_jax.training.loop import train
+from ladd_jax.training.loop import Logging, Training, train
 from ladd_jax.training.metrics import MetricWriter
 from ladd_jax.training.profile import Profile
 from ladd_jax.training.state import abstract_like
 
-_LOG = logging.getLogger(__name__)
+_LOG = getLogger(__name__)
 
 
 def run_training(
-    name: str,
+    training: Training,
     config: Config,
     workdir: Path,
-    objective: Objective,
-    shapes: TrainState,
-    shardings: TrainState,
-    fresh: Callable[[], TrainState],
-    frozen: Any,
     shards: Shards,
-    mesh: Mesh,
-    *,
-    steps: int,
     batch_size: int,
+    *,
+    shapes: TrainState,
+    fresh: Callable[[], TrainState],
     preview: Callable[[TrainState, int, MetricWriter], dict[str, float]] | None = None,
 ) -> None:
+    """Trains from a workdir's newest checkpoint, or from the start; does nothing when done.
+
+    Args:
+      training: what is trained; checkpoints and metrics go to the folder of its name.
+      config: the run's config.
+      workdir: the run's workdir.
+      shards: the data.
+      batch_size: global batch.
+      shapes: shapes of the state.
+      fresh: makes the state before the first step.
+      preview: shows samples of a state at a step, and returns metrics of them.
+    """
+    name, mesh = training.name, training.mesh
     saved = checkpoints_of(config, workdir, name)
     start = saved.latest()
-    if start is not None and start >= steps:
+    if start is not None and start >= training.steps:
         _LOG.info("%s: done at step %d", name, start)
         saved.close()
         return
@@ -53,41 +59,26 @@ def run_training(
             overview = parameter_overview.get_parameter_overview(state.params, include_stats=False)
             _LOG.info("%s: parameters\n%s", name, overview)
     else:
-        state = saved.restore(abstract_like(shapes, shardings))
+        state = saved.restore(abstract_like(shapes, training.shardings))
         _LOG.info("%s: goes on at step %d", name, start)
     traced = config.log.traced
     if traced and traced[-1] <= int(state.step):
         _LOG.warning("%s: no trace of steps %s, they are done", name, config.log.profile)
-    writer = MetricWriter(workdir / name)
-    batches = loader(
-        shards,
-        plan,
-        int(state.step),
-        steps,
-        rows=batch_rows(mesh, batch_size),
-    )
+    rows = batch_rows(mesh, batch_size)
+    batches = loader(shards, plan, int(state.step), training.steps, rows=rows)
     batch_shapes = shards.batch_shapes(batch_size)
-    train(
-        name,
-        objective,
-        state,
-        shardings,
-        frozen,
-        batches,
-        batch_shapes,
-        steps=steps,
-        mesh=mesh,
-        checkpoints=saved,
-        config=to_dict(config),
+    writer = MetricWriter(workdir / name)
+    logging = Logging(
         writer=writer,
-        log_every=config.log.every,
-        profile=Profile(traced, workdir / name),
+        every=config.log.every,
         model_flops={
-            bucket: objectives.model_flops(config, objective, bucket, shapes["cond"])
-            for bucket, shapes in batch_shapes.items()
+            bucket: objectives.model_flops(config, training.objective, bucket, batch["cond"])
+            for bucket, batch in batch_shapes.items()
         },
+        profile=Profile(traced, workdir / name),
         sample=None if preview is None else lambda state, step: preview(state, step, writer),
         sample_every=config.log.samples_every,
     )
+    train(training, state, batches, batch_shapes, saved, logging)
     writer.close()
     saved.close()

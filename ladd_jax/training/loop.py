@@ -1,5 +1,6 @@
 """The training loop: the same for every objective."""
 
+import dataclasses
 import os
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -21,107 +22,131 @@ from ladd_jax.training.program import batch_like, step_program
 Batches = Iterator[tuple[Bucket, dict[str, Any]]]
 
 
-def train(
-    name: str,
-    objective: Objective,
-    state: TrainState,
-    shardings: TrainState,
-    frozen: Any,
-    batches: Batches,
-    batch_shapes: Mapping[Bucket, Any],
-    *,
-    steps: int,
-    mesh: Mesh,
-    checkpoints: Checkpoints,
-    config: dict[str, Any],
-    writer: MetricWriter,
-    log_every: int,
-    profile: Profile,
-    model_flops: Mapping[Bucket, int],
-    sample: Callable[[TrainState, int], dict[str, float]] | None = None,
-    sample_every: int = 0,
-) -> TrainState:
-    """Trains from `state.step` to `steps`.
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """What stays the same from the first step of a training to its last.
 
-    Args:
+    Attributes:
       name: name on the progress bar.
       objective: the training target; its `step` is compiled for each bucket before the first
         step, and donates the state.
-      state: state to start from; its buffers are consumed.
       shardings: shardings of the state.
       frozen: trees that the objective reads and never changes, by name.
-      batches: this host's batches from step `state.step` on.
-      batch_shapes: the global batch of each bucket, as `jax.ShapeDtypeStruct`.
-      steps: the step to end at.
       mesh: mesh of the state and the batches.
-      checkpoints: place where the state is saved, at the end in any case.
+      steps: the step to end at.
       config: config that is saved with each checkpoint.
+    """
+
+    name: str
+    objective: Objective
+    shardings: TrainState
+    frozen: dict[str, Any]
+    mesh: Mesh
+    steps: int
+    config: dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Logging:
+    """What is told of a training while it goes on.
+
+    Attributes:
       writer: writer of the metrics.
-      log_every: steps between writes, which wait for the device; there is one before each
-        checkpoint too. Nothing else waits for it.
-      profile: tracer of some of the steps.
+      every: steps between writes, which wait for the device; there is one before each checkpoint
+        too. Nothing else waits for it.
       model_flops: model FLOPs of one image of each bucket in a step.
+      profile: tracer of some of the steps.
       sample: function of the state and the step, called every `sample_every` steps; the metrics
         that it returns are written too.
       sample_every: steps between calls of `sample`; 0 for never.
+    """
+
+    writer: MetricWriter
+    every: int
+    model_flops: Mapping[Bucket, int]
+    profile: Profile
+    sample: Callable[[TrainState, int], dict[str, float]] | None = None
+    sample_every: int = 0
+
+    def samples_at(self, step: int) -> bool:
+        """Whether `sample` is called after this step."""
+        return self.sample is not None and bool(self.sample_every) and step % self.sample_every == 0
+
+    def samples(self, state: TrainState, step: int) -> dict[str, float]:
+        """Metrics of samples after this step; empty where none are due."""
+        if self.sample is None or not self.samples_at(step):
+            return {}
+        return self.sample(state, step)
+
+
+def train(
+    training: Training,
+    state: TrainState,
+    batches: Batches,
+    batch_shapes: Mapping[Bucket, Any],
+    checkpoints: Checkpoints,
+    logging: Logging,
+) -> TrainState:
+    """Trains from `state.step` to `training.steps`.
+
+    Args:
+      training: what is trained.
+      state: state to start from; its buffers are consumed.
+      batches: this host's batches from step `state.step` on.
+      batch_shapes: the global batch of each bucket, as `jax.ShapeDtypeStruct`.
+      checkpoints: place where the state is saved, at the end in any case.
+      logging: what is told meanwhile.
 
     Returns:
-      The state of step `steps`, on disk when this returns.
+      The state of step `training.steps`, on disk when this returns.
 
     Raises:
       DivergedError: a loss or a gradient norm is not finite. The state is not saved then.
     """
     start = int(state.step)
     shown = jax.process_index() == 0
-    program = step_program(objective, shardings, mesh)
-    programs = _compile(name, program, state, frozen, batch_shapes, mesh, shown)
+    programs = _compile(training, state, batch_shapes, shown)
+    profile, writer = logging.profile, logging.writer
     with (
-        jax.set_mesh(mesh),
+        jax.set_mesh(training.mesh),
         # The host's pace comes in bursts: only its mean over the run says when it ends.
         tqdm(
-            total=steps, initial=start, desc=name, unit="step", smoothing=0, disable=not shown
+            total=training.steps, initial=start, desc=training.name, unit="step", smoothing=0,
+            disable=not shown,
         ) as bar,
-        StepClock(mesh, steps - start) as clock,
+        StepClock(training.mesh, training.steps - start) as clock,
         profile,
-    ):
-        for step in range(start + 1, steps + 1):
+    ):  # fmt: skip
+        for step in range(start + 1, training.steps + 1):
             profile.before(step, state)
             bucket, batch = clock.next_batch(batches)
             # An array that is not where the step needs it is an error here, not a copy each time.
             with (
                 jax.transfer_guard("disallow"),
-                jax.profiler.StepTraceAnnotation(name, step_num=step),
+                jax.profiler.StepTraceAnnotation(training.name, step_num=step),
             ):
-                placed = put(batch, mesh)
-                state, metrics = programs[bucket](state, frozen, placed)
+                placed = put(batch, training.mesh)
+                state, metrics = programs[bucket](state, training.frozen, placed)
                 writer.add(metrics)
             images = len(placed["latents"])
-            clock.dispatched(metrics, images, images * model_flops[bucket])
+            clock.dispatched(metrics, images, images * logging.model_flops[bucket])
             profile.after(step, state)
             bar.update()
-            sampled = sample is not None and bool(sample_every) and step % sample_every == 0
-            due = checkpoints.due(step) or step == steps
-            if step % log_every == 0 or sampled or due:
+            due = checkpoints.due(step) or step == training.steps
+            if step % logging.every == 0 or logging.samples_at(step) or due:
                 speed = clock.read()
-                extra = sample(state, step) if sample is not None and sampled else {}
                 # Raises where a loss is not finite: no such state is ever saved.
-                record = writer.write(step, speed | extra)
+                record = writer.write(step, speed | logging.samples(state, step))
                 bar.set_postfix_str(_postfix(record))
                 if due:
-                    checkpoints.save(step, state, config)
+                    checkpoints.save(step, state, training.config)
                 clock.resume()
     checkpoints.wait()
     return state
 
 
 def _compile(
-    name: str,
-    program: Any,
-    state: TrainState,
-    frozen: Any,
-    batch_shapes: Mapping[Bucket, Any],
-    mesh: Mesh,
-    shown: bool,
+    training: Training, state: TrainState, batch_shapes: Mapping[Bucket, Any], shown: bool
 ) -> dict[Bucket, Any]:
     """The programs of all buckets, compiled side by side.
 
@@ -129,16 +154,18 @@ def _compile(
     of few cores gains nothing from two at once.
     """
 
+    program = step_program(training.objective, training.shardings, training.mesh)
+
     def build(bucket: Bucket) -> Any:
-        batch = batch_like(batch_shapes[bucket], mesh)
+        batch = batch_like(batch_shapes[bucket], training.mesh)
         # The mesh in use belongs to a thread.
-        with jax.set_mesh(mesh):
-            return program.lower(state, frozen, batch).compile()
+        with jax.set_mesh(training.mesh):
+            return program.lower(state, training.frozen, batch).compile()
 
     programs = {}
     with (
         ThreadPoolExecutor(max(1, (os.cpu_count() or 1) // 2)) as pool,
-        tqdm(total=len(batch_shapes), desc=f"{name}: compile", disable=not shown) as bar,
+        tqdm(total=len(batch_shapes), desc=f"{training.name}: compile", disable=not shown) as bar,
     ):
         futures = {pool.submit(build, bucket): bucket for bucket in batch_shapes}
         for future in as_completed(futures):

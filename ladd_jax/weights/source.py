@@ -40,7 +40,13 @@ class Source:
     config: Path | None
 
 
-def find(path: str | Path, variant: str | None = None) -> Source:
+def find(
+    path: str | Path,
+    variant: str | None = None,
+    *,
+    network: str = "transformer",
+    pipeline: str = "diffusers",
+) -> Source:
     """The files of a transformer.
 
     Args:
@@ -48,6 +54,8 @@ def find(path: str | Path, variant: str | None = None) -> Source:
         repository of the hub as `owner/name`, of which the transformer's files are fetched.
       variant: such as `fp16`, for files that have it in their name; where a folder has only one
         variant, that one is taken without being named.
+      network: what messages call the network that is looked for.
+      pipeline: what messages call the pipelines that hold one.
 
     Raises:
       NotFoundError: nothing is there; the hub does not answer, or does not give access.
@@ -72,12 +80,12 @@ def find(path: str | Path, variant: str | None = None) -> Source:
         for name, what in _OTHERS.items():
             if (folder / name).exists():
                 raise UserError(
-                    f"{local} {what} and no MMDiT: give a Stable Diffusion 3 pipeline or its "
+                    f"{local} {what} and no {network}: give a {pipeline} pipeline or its "
                     f"transformer folder"
                 )
         raise NotFoundError(
-            f"{local} has neither transformer/config.json nor config.json: give a Stable "
-            f"Diffusion 3 pipeline, its transformer folder, or a single .safetensors file"
+            f"{local} has neither transformer/config.json nor config.json: give a {pipeline} "
+            f"pipeline, its transformer folder, or a single .safetensors file"
         )
     return Source(_weights(folder, variant), config)
 

@@ -195,15 +195,15 @@ def test_the_first_frame_of_an_animation_is_taken():
     "data, message",
     [
         (b"", "the image has no bytes"),
-        (b"<html>404</html>", "no JPEG, PNG, WebP, GIF or BMP image"),
-        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "no JPEG, PNG, WebP, GIF or BMP"),
+        (b"<html>404</html>", "not a JPEG, PNG, WebP, GIF or BMP image"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not a JPEG, PNG, WebP, GIF or BMP"),
         (png(20_000, 20_000, 8, 2, b""), f"the limit of {MAX_PIXELS} pixels"),
         (png(2**14, 2**13 + 1, 1, 0, b""), f"16384 x 8193 pixels and the limit is {MAX_PIXELS}"),
     ],
     ids=["empty", "page", "postscript", "huge", "over_the_limit"],
 )
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
-def test_what_is_no_image_to_decode_is_an_error_in_a_sentence(data, message):
+def test_bytes_that_are_not_an_image_are_an_error_in_a_sentence(data, message):
     for function in (decode_image, image_size):
         with pytest.raises(ValueError, match=message) as error:
             function(data)
@@ -225,7 +225,7 @@ def sample(kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_half_an_image_is_an_error(kind):
     data, _ = sample(kind)
-    with pytest.raises(ValueError, match="damaged or cut|no JPEG"):
+    with pytest.raises(ValueError, match="damaged or cut|not a JPEG"):
         decode_image(data[: len(data) // 2])
 
 

@@ -39,11 +39,11 @@ def test_a_picture_shows_black_samples_black_and_white_ones_white(tmp_path):
 
 def test_a_picture_of_different_prompts_is_refused(tmp_path):
     images = np.zeros((1, 2, 8, 8, 1))
-    with pytest.raises(ValueError, match="2 kinds of prompts"):
+    with pytest.raises(ValueError, match="2 sets of prompts"):
         save_grid_png(
             tmp_path / "a.png", [Grid("a", "8x8", images, ["x"]), Grid("b", "8x8", images, ["y"])]
         )
-    with pytest.raises(ValueError, match="0 kinds"):
+    with pytest.raises(ValueError, match="0 sets"):
         save_grid_png(tmp_path / "a.png", [])
 
 

@@ -21,7 +21,7 @@ CONFIGS = [
     ((8, 12), 1, 4, 16, True, (18, 13), (5, 7)),  # odd and not square
     pytest.param(((4, 8), 2, 2, 3, True, (9, 20), (2, 3)), marks=pytest.mark.slow),
     ((6,), 2, 3, 4, True, (5, 6), (4, 3)),
-    ((2, 6, 4), 1, 2, 2, False, (24, 9), (1, 2)),
+    pytest.param(((2, 6, 4), 1, 2, 2, False, (24, 9), (1, 2)), marks=pytest.mark.slow),
 ]
 
 

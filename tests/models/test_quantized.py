@@ -87,7 +87,7 @@ def test_the_gradient_of_the_student_goes_through_an_int8_teacher():
     for teacher, frozen in ((objective.critic.teacher, params), (small, quantized)):
         critic = dataclasses.replace(objective.critic, teacher=teacher)
         other = dataclasses.replace(objective, critic=critic)
-        after, _ = jax.jit(other.step)(state, {"teacher": frozen}, tiny.batch())
+        after, _ = tiny.step(other)(state, {"teacher": frozen}, tiny.batch())
         gradients.append(np.concatenate([np.ravel(x) for x in jax.tree.leaves(after.optimizer)]))
     whole, other = gradients
     norms = [np.linalg.norm(gradient) for gradient in gradients]

@@ -115,8 +115,8 @@ def test_updated_heads_make_the_update_and_the_metrics_of_one_batch(count, chang
     whole, several = (tiny.ladd(accumulation=n, **optimizers, **changes) for n in (1, count))
     state, teacher = tiny.ladd_state(whole)
     batch = tiny.share_a_prompt(tiny.batch())
-    one, metrics = jax.jit(whole.step)(state, teacher, batch)
-    many, several_metrics = jax.jit(several.step)(state, teacher, batch)
+    one, metrics = tiny.step(whole)(state, teacher, batch)
+    many, several_metrics = tiny.step(several)(state, teacher, batch)
     for name in ("params", "heads", "ema"):
         assert_updates_agree(*(getattr(s, name) for s in (many, one, state)))
     assert_metrics_agree(several_metrics, metrics)
@@ -129,12 +129,11 @@ def test_heads_of_before_the_step_are_those_that_the_generator_sees():
     changes = {"misaligned_share": 0.3, "r1_gamma": 1e-2}
     objective = tiny.ladd(accumulation=2, accumulated_heads="before", **optimizers, **changes)
     state, teacher = tiny.ladd_state(objective)
-    after, metrics = jax.jit(objective.step)(state, teacher, tiny.batch())
+    after, metrics = tiny.step(objective)(state, teacher, tiny.batch())
     # The update of the heads is that of one batch; the student's is what heads that stay give.
-    whole, _ = jax.jit(tiny.ladd(**optimizers, **changes).step)(state, teacher, tiny.batch())
-    still, wanted = jax.jit(
-        tiny.ladd(optimizer=PROPORTIONAL, heads_optimizer=Optimizer(0.0), **changes).step
-    )(state, teacher, tiny.batch())
+    whole, _ = tiny.step(tiny.ladd(**optimizers, **changes))(state, teacher, tiny.batch())
+    held = tiny.ladd(optimizer=PROPORTIONAL, heads_optimizer=Optimizer(0.0), **changes)
+    still, wanted = tiny.step(held)(state, teacher, tiny.batch())
     assert_updates_agree(after.heads, whole.heads, state.heads)
     assert_updates_agree(after.params, still.params, state.params)
     assert_metrics_agree(metrics, wanted)
@@ -145,7 +144,7 @@ def test_heads_of_before_the_step_are_those_that_the_generator_sees():
 def test_a_penalty_that_is_not_due_is_left_out_of_all_micro_batches():
     objective = tiny.ladd(accumulation=2, accumulated_heads="before", r1_gamma=1.0, r1_interval=2)
     state, teacher = tiny.ladd_state(objective)
-    step = jax.jit(objective.step)
+    step = tiny.step(objective)
     state, first = step(state, teacher, tiny.batch())
     _, second = step(state, teacher, tiny.batch())
     assert float(first["r1"]) > 0 and np.isnan(float(second["r1"]))
@@ -175,7 +174,7 @@ def test_flow_matching_in_micro_batches_makes_the_update_of_one():
     for count in (1, 4):
         objective = FlowMatching(model, PROPORTIONAL, accumulation=count)
         state = objective.init(jax.random.PRNGKey(0), params)
-        results.append(jax.jit(objective.step)(state, {"null": null}, tiny.batch()))
+        results.append(tiny.step(objective)(state, {"null": null}, tiny.batch()))
     (one, metrics), (four, four_metrics) = results
     assert_updates_agree(four.params, one.params, params)
     assert_metrics_agree(four_metrics, metrics)

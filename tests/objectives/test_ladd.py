@@ -129,7 +129,7 @@ def test_the_fused_step_is_the_two_program_step(changes):
     objective = tiny.ladd(optimizer=optimizer, heads_optimizer=optimizer, **changes)
     state, teacher = tiny.ladd_state(objective)
     batch = tiny.share_a_prompt(tiny.batch())
-    fused, _ = jax.jit(objective.step)(state, teacher, batch)
+    fused, _ = tiny.step(objective)(state, teacher, batch)
     params, heads = two_program_reference(objective, state, teacher, batch)
     fused, params, heads, state = jax.device_get((fused, params, heads, state))
     for new, reference, old in (
@@ -168,7 +168,7 @@ def test_a_teacher_cut_after_the_last_hooked_block_gives_the_same_update_for_les
 
     results = []
     for objective, frozen in ((whole, teacher), (cut, kept)):
-        after, metrics = jax.jit(objective.step)(state, frozen, tiny.batch())
+        after, metrics = tiny.step(objective)(state, frozen, tiny.batch())
         moved = jax.tree.map(jnp.subtract, (after.params, after.heads), (state.params, state.heads))
         results.append((moved, metrics, matrix_flops(objective.step, state, frozen, tiny.batch())))
     (wanted, metrics, all_flops), (made, cut_metrics, flops) = results
@@ -214,15 +214,15 @@ def test_the_generator_sees_the_updated_heads():
     objective = tiny.ladd(heads_optimizer=Optimizer(0.5))
     state, teacher = tiny.ladd_state(objective)
     frozen_heads = dataclasses.replace(objective, heads_optimizer=Optimizer(0.0))
-    moved, _ = jax.jit(objective.step)(state, teacher, tiny.batch())
-    still, _ = jax.jit(frozen_heads.step)(state, teacher, tiny.batch())
+    moved, _ = tiny.step(objective)(state, teacher, tiny.batch())
+    still, _ = tiny.step(frozen_heads)(state, teacher, tiny.batch())
     assert tiny.max_difference(moved.params, still.params) > 1e-5
 
 
 def test_the_discriminator_update_leaves_the_student_alone():
     objective = tiny.ladd(optimizer=Optimizer(0.0))
     state, teacher = tiny.ladd_state(objective)
-    after, _ = jax.jit(objective.step)(state, teacher, tiny.batch())
+    after, _ = tiny.step(objective)(state, teacher, tiny.batch())
     assert tiny.max_difference(after.params, state.params) == 0
     assert tiny.max_difference(after.heads, state.heads) > 1e-4
 
@@ -230,7 +230,7 @@ def test_the_discriminator_update_leaves_the_student_alone():
 def test_the_generator_update_leaves_the_heads_alone():
     objective = tiny.ladd(heads_optimizer=Optimizer(0.0))
     state, teacher = tiny.ladd_state(objective)
-    after, metrics = jax.jit(objective.step)(state, teacher, tiny.batch())
+    after, metrics = tiny.step(objective)(state, teacher, tiny.batch())
     assert tiny.max_difference(after.heads, state.heads) == 0
     assert float(metrics["gradient_norm/student"]) > 0
 
@@ -238,7 +238,7 @@ def test_the_generator_update_leaves_the_heads_alone():
 def test_every_parameter_of_the_student_receives_a_gradient():
     objective = tiny.ladd()
     state, teacher = tiny.ladd_state(objective)
-    after, _ = jax.jit(objective.step)(state, teacher, tiny.batch())
+    after, _ = tiny.step(objective)(state, teacher, tiny.batch())
     difference = jax.tree.map(lambda a, b: jnp.max(jnp.abs(a - b)), after.params, state.params)
     moved = [
         (jax.tree_util.keystr(path), float(size))
@@ -252,7 +252,7 @@ def test_the_teacher_is_an_argument_and_stays_as_it_is():
     objective = tiny.ladd()
     state, teacher = tiny.ladd_state(objective)
     before = jax.tree.map(np.asarray, teacher)
-    step = jax.jit(objective.step, donate_argnums=0)
+    step = tiny.donating_step(objective)
     largest = max(leaf.size for leaf in jax.tree.leaves(teacher))
     constants = [c for c in jax.make_jaxpr(objective.step)(state, teacher, tiny.batch()).consts]
     assert all(np.size(c) < largest for c in constants)
@@ -265,7 +265,7 @@ def test_donation_does_not_delete_a_teacher_that_the_student_started_from():
     objective = tiny.ladd()
     teacher = tiny.random_params(objective.critic.teacher)
     state, frozen = objective.init(jax.random.PRNGKey(1), teacher), {"teacher": teacher}
-    state, _ = jax.jit(objective.step, donate_argnums=0)(state, frozen, tiny.batch())
+    state, _ = tiny.donating_step(objective)(state, frozen, tiny.batch())
     assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(teacher))
     assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(state.ema))
 
@@ -334,7 +334,7 @@ def test_the_loss_is_per_location():
 def test_the_penalty_comes_at_its_interval_with_its_weight():
     objective = tiny.ladd(r1_gamma=1e-2, r1_interval=4, heads_optimizer=Optimizer(0.0))
     state, teacher = tiny.ladd_state(objective)
-    step = jax.jit(objective.step)
+    step = tiny.step(objective)
     penalties = []
     for _ in range(5):
         state, metrics = step(state, teacher, tiny.batch())
@@ -351,25 +351,24 @@ def test_the_heads_learn_at_their_own_rate_with_their_own_betas():
 
     def moved(optimizer):
         other = dataclasses.replace(objective, heads_optimizer=optimizer)
-        after, _ = jax.jit(other.step)(state, teacher, tiny.batch())
+        after, _ = tiny.step(other)(state, teacher, tiny.batch())
         return jax.tree.map(jnp.subtract, after.heads, state.heads)
 
     one, two = moved(Optimizer(1e-3)), moved(Optimizer(2e-3))
     assert tiny.max_difference(jax.tree.map(lambda x: 2 * x, one), two) < 1e-3
-    after, _ = jax.jit(
-        dataclasses.replace(objective, heads_optimizer=Optimizer(1e-3, beta2=0.5)).step
-    )(state, teacher, tiny.batch())
+    other = dataclasses.replace(objective, heads_optimizer=Optimizer(1e-3, beta2=0.5))
+    after, _ = tiny.step(other)(state, teacher, tiny.batch())
     moments = jax.tree.leaves(after.heads_optimizer[0].nu)
-    default, _ = jax.jit(objective.step)(state, teacher, tiny.batch())
+    default, _ = tiny.step(objective)(state, teacher, tiny.batch())
     ratio = moments[0] / jax.tree.leaves(default.heads_optimizer[0].nu)[0]
     np.testing.assert_allclose(ratio, 50.0, rtol=1e-3)
 
 
 def test_the_moving_average_moves_and_lags_the_student():
-    objective = tiny.ladd(ema_decay=0.9)
+    objective = tiny.ladd()
     state, teacher = tiny.ladd_state(objective)
     start = state.params
-    step = jax.jit(objective.step)
+    step = tiny.step(objective)
     for _ in range(3):
         state, _ = step(state, teacher, tiny.batch())
     ema = tiny.max_difference(state.ema, start)
@@ -379,7 +378,7 @@ def test_the_moving_average_moves_and_lags_the_student():
 def test_more_head_updates_take_fresh_noise_and_one_optimizer_step_each():
     objective = tiny.ladd(head_updates=3)
     state, teacher = tiny.ladd_state(objective)
-    after, metrics = jax.jit(objective.step)(state, teacher, tiny.batch())
+    after, metrics = tiny.step(objective)(state, teacher, tiny.batch())
     assert int(after.heads_optimizer[0].count) == 3
     assert int(after.optimizer[0].count) == 1
     assert np.isfinite(float(metrics["loss/discriminator"]))
@@ -391,7 +390,7 @@ def test_rematerialisation_changes_memory_and_not_the_update():
     for remat in ("none", "dots_attention", "full"):
         objective = tiny.ladd(tiny.mmdit_config(remat=remat))
         state, teacher = tiny.ladd_state(objective)
-        after, _ = jax.jit(objective.step)(state, teacher, tiny.batch())
+        after, _ = tiny.step(objective)(state, teacher, tiny.batch())
         results.append(after)
     assert tiny.max_difference(results[1].params, results[0].params) < 1e-5
     assert tiny.max_difference(results[2].params, results[0].params) < 1e-5
@@ -400,7 +399,7 @@ def test_rematerialisation_changes_memory_and_not_the_update():
 def test_metrics_hold_each_head_and_each_band():
     objective = tiny.ladd(r1_gamma=1e-2)
     state, teacher = tiny.ladd_state(objective)
-    _, metrics = jax.jit(objective.step)(state, teacher, tiny.batch(size=64))
+    _, metrics = tiny.step(objective)(state, teacher, tiny.batch(size=64))
     for name in ("logit/real", "logit/fake", "accuracy/head"):
         assert metrics[name].shape == (2,)
     bands = [metrics[name] for name in metrics if name.startswith("accuracy/t_hat")]

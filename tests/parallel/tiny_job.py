@@ -24,7 +24,7 @@ from ladd_jax.data.shards import (
 from ladd_jax.parallel.mesh import batch_rows, make_mesh, replicated
 from ladd_jax.parallel.processes import together
 from ladd_jax.training.checkpoint import Checkpoints
-from ladd_jax.training.loop import train
+from ladd_jax.training.loop import Logging, Training, train
 from ladd_jax.training.metrics import MetricWriter
 from ladd_jax.training.optimizers import Optimizer
 from ladd_jax.training.profile import Profile
@@ -74,12 +74,10 @@ def run(shards, directory, steps, mesh):
     shards = Shards(shards)
     plan, rows = BatchPlan(shards.sizes, BATCH, 0), batch_rows(mesh, BATCH)
     writer = MetricWriter(directory)
-    train(
-        "tiny", objective, state, shardings, frozen,
-        loader(shards, plan, start, steps, rows=rows), shards.batch_shapes(BATCH),
-        steps=steps, mesh=mesh, checkpoints=checkpoints, config={}, writer=writer, log_every=1,
-        profile=Profile(range(0), directory), model_flops={BUCKET: 10**9},
-    )  # fmt: skip
+    training = Training("tiny", objective, shardings, frozen, mesh, steps, config={})
+    logging = Logging(writer, 1, {BUCKET: 10**9}, Profile(range(0), directory))
+    batches = loader(shards, plan, start, steps, rows=rows)
+    train(training, state, batches, shards.batch_shapes(BATCH), checkpoints, logging)
     writer.close()
     checkpoints.close()
     read = [

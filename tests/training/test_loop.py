@@ -13,7 +13,7 @@ from ladd_jax.cli.compilation_cache import keep_programs
 from ladd_jax.objectives.base import TrainState
 from ladd_jax.parallel.mesh import make_mesh, replicated
 from ladd_jax.training.checkpoint import Checkpoints
-from ladd_jax.training.loop import train
+from ladd_jax.training.loop import Logging, Training, train
 from ladd_jax.training.metrics import MetricWriter, read_history
 from ladd_jax.training.profile import Profile
 
@@ -46,16 +46,16 @@ def go(directory, objective=None, frozen=None, data=None, steps=6, **changes):
     shardings = jax.tree.map(lambda _: replicated(MESH), state)
     state = jax.device_put(state, shardings)
     frozen = frozen or jax.device_put({"rate": jnp.asarray(0.1)}, replicated(MESH))
+    checkpoints = Checkpoints(directory / "checkpoints", every=100)
     fields = dict(
-        steps=steps, mesh=MESH, checkpoints=Checkpoints(directory / "checkpoints", every=100),
-        config={}, writer=MetricWriter(directory), log_every=3,
-        profile=Profile(range(0), directory), model_flops=FLOPS,
+        writer=MetricWriter(directory), every=3, model_flops=FLOPS,
+        profile=Profile(range(0), directory),
     ) | changes  # fmt: skip
+    training = Training("test", objective or Counting(), shardings, frozen, MESH, steps, config={})
     state = train(
-        "test", objective or Counting(), state, shardings, frozen,
-        data or batches(0, steps), SHAPES, **fields,
-    )  # fmt: skip
-    fields["checkpoints"].close()
+        training, state, data or batches(0, steps), SHAPES, checkpoints, Logging(**fields)
+    )
+    checkpoints.close()
     fields["writer"].close()
     return state
 

@@ -106,7 +106,7 @@ def open_mmdit(
 ) -> Checkpoint:
     """Finds and checks the files of an MMDiT, reading no weights; see `load_mmdit`."""
     dtype = weight_dtype(dtype)
-    source = find(path, variant)
+    source = find(path, variant, network="MMDiT", pipeline="Stable Diffusion 3")
     tensors, metadata = read_headers(source.files)
     place = source.files[0] if len(source.files) == 1 else source.files[0].parent
     fields = {"dtype": dtype, "param_dtype": dtype}
