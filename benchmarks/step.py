@@ -38,7 +38,6 @@ _REPEATS = flags.DEFINE_integer("repeats", 7, "Timed steps of each.")
 TOLERANCE = 1e-4
 """Largest difference of two updates over the largest element: float32 sums in another order."""
 
-
 Frozen = dict[str, Params]
 
 

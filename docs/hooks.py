@@ -20,12 +20,13 @@ def _turned(text: str) -> str:
     """Text whose links, relative to the repository or to `docs/`, are relative to the site."""
 
     def turn(link: re.Match[str]) -> str:
-        target = link[1].removeprefix("../").removeprefix("docs/").replace(_RESULTS, "results")
+        target = (link[1] or link[2]).removeprefix("../").removeprefix("docs/")
+        target = target.replace(_RESULTS, "results")
         for source, page in _PAGES.items():
             target = target.replace(source, page)
-        return f"]({target})"
+        return f"]({target})" if link[1] else f'src="{target}"'
 
-    return re.sub(r"\]\((?!https?:|#)([^)]+)\)", turn, text)
+    return re.sub(r"\]\((?!https?:|#)([^)]+)\)|src=\"([^\"]+)\"", turn, text)
 
 
 def on_files(files: Files, config: Any) -> Files:

@@ -15,8 +15,12 @@ from PIL import Image
 from pipelines import save_pipeline
 
 from ladd_jax import main
+from ladd_jax.cli import flags
 from ladd_jax.cli import run as command
 from ladd_jax.data.shards import Shards
+from ladd_jax.models import families
+from ladd_jax.models.sd3 import weights
+from ladd_jax.weights import source
 
 ROOT = Path(__file__).parent.parent
 
@@ -53,6 +57,17 @@ def assert_refused(result, words):
     assert words in result.stderr
     assert "Traceback" not in result.stderr
     assert len([line for line in result.stderr.splitlines() if line.startswith("error:")]) == 1
+
+
+@pytest.mark.parametrize(
+    "module, own, other",
+    [("plan", "--topology", "--workdir"), ("export", "--layout", "--config"),
+     ("main", "--workdir", "--topology")],
+)  # fmt: skip
+def test_help_lists_the_flags_that_a_command_reads(module, own, other):
+    command = [sys.executable, "-m", f"ladd_jax.{module}", "--help"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert f"  {own}:" in result.stdout and f"  {other}:" not in result.stdout
 
 
 def test_a_command_is_a_module_that_runs():
@@ -100,6 +115,7 @@ DIGITS = "--config=configs/digits.py"
         ([DIGITS, "--profile=100"], "is not START:STOP"),
         ([DIGITS, "--profile=2000:2003"], "begins after the last of 1600 steps"),
         (["--config=configs/none.py"], "no config file"),
+        (["--config=digitz"], "there is no config 'digitz': did you mean digits?"),
         (["--confg=configs/digits.py"], "confg"),
         ([DIGITS, "extra"], "unexpected argument 'extra'"),
     ],
@@ -151,7 +167,46 @@ def test_weights_of_no_use_are_one_sentence_and_leave_nothing(pipeline, tmp_path
     (tmp_path / "prompts.txt").write_text("a cat\n")
     config = sd3(tmp_path / "weights", tmp_path / "prompts.txt")
     assert_refused(run(config, f"--workdir={tmp_path / 'run'}"), words)
-    assert not list(tmp_path.rglob("*array_record*")) + list(tmp_path.rglob("*partial*"))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("size", "option", "words"),
+    [
+        ("large", "--config.seed=0", "model.depth is 38 and the weights"),
+        ("tiny", "--config.model.width=7", "--config.model.width is 7 and the weights"),
+        ("tiny", "--config.data.text_width=7", "--config.data.text_width is 7 and the weights"),
+    ],
+)
+def test_a_network_that_is_described_and_is_not_that_of_its_weights_is_refused(
+    pipeline, tmp_path, size, option, words
+):
+    config = f"--config=sd3_turbo:size={size},weights={pipeline},data=prompts.txt"
+    assert_refused(run(config, option, f"--workdir={tmp_path / 'run'}"), words)
+    assert not (tmp_path / "run").exists()
+
+
+def _parse(arguments):
+    def look(*_, **__):
+        raise AssertionError("weights are looked for")
+
+    source.find = source.fetch_pipeline = source.pipeline_class = source._fetch = look
+    weights.find = families.pipeline_class = look
+    sys.argv = ["main", *arguments]
+    flags.parse(sys.argv)
+    config = flags.config()
+    assert config.weights and config.model.depth == 0
+
+
+@pytest.mark.parametrize("place", ["nowhere/at/all", "owner/name"])
+@pytest.mark.parametrize(
+    "arguments", ["--config=sd3_turbo:weights={0},teacher={0}", "--config=digits --weights={0}"]
+)
+def test_parsing_flags_looks_for_no_weights(arguments, place):
+    process = PROCESSES.Process(target=_parse, args=(arguments.format(place).split(),))
+    process.start()
+    process.join()
+    assert process.exitcode == 0
 
 
 def files(folder, spoil):
@@ -310,6 +365,19 @@ def test_training_imports_no_torch_no_tensorflow_no_transformers():
         "import sys, ladd_jax.main, ladd_jax.training.loop\n"
         "found = {'torch', 'tensorflow', 'transformers'} & set(sys.modules)\n"
         "assert not found, found"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr
+
+
+def test_the_names_at_the_top_are_imported_when_they_are_asked_for():
+    code = (
+        "import sys, ladd_jax\n"
+        "assert 'jax' not in sys.modules\n"
+        "assert all(getattr(ladd_jax, name).__module__ for name in ladd_jax.__all__)\n"
+        "assert not hasattr(ladd_jax, 'nothing')"
     )
     result = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False

@@ -98,16 +98,16 @@ def test_a_picture_says_how_it_was_made(digits_run, tmp_path):
 @pytest.mark.slow
 def test_average_student_and_teacher_make_different_pictures_of_one_folder(run, tmp_path):
     for options in (
-        {"model": "ema"}, {"model": "student"}, {"model": "teacher", "steps": 3, "guidance": 2}
+        {"model": "ema"}, {"model": "student"}, {"model": "generator", "steps": 3, "guidance": 2}
     ):  # fmt: skip
         draw(tmp_path, prompt="seven", checkpoint=run, num=1, **options)
     images = {}
     for file in tmp_path.iterdir():
         with Image.open(file) as image:
             images[image.text["model"]] = (pixels(image), image.text)
-    assert set(images) == {"ema", "student", "teacher"}
+    assert set(images) == {"ema", "student", "generator"}
     assert np.any(images["ema"][0] != images["student"][0])
-    text = images["teacher"][1]
+    text = images["generator"][1]
     assert (text["sampler"], text["guidance"], text["steps"]) == ("euler", "2", "3")
     assert text["sigmas"] == "1, 0.857143, 0.6, 0" and "checkpoint_step" not in text
 

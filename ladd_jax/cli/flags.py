@@ -163,7 +163,7 @@ def _sentence(error: Exception, names: Iterable[str]) -> object:
         # ml_collections gives a whole traceback in the message; its last line says what is wrong.
         return _last_line(error)
     if isinstance(error, OSError):
-        return f"no config file: {_last_line(error)}; name one without .py that is in ladd_jax"
+        return f"no config file: {_last_line(error)}; those of ladd_jax are named without .py"
     # Raised by the config file as it sets a field that does not exist or has another type.
     unknown = re.search(r'Key "(\w+)" does not exist', str(error))
     if unknown:

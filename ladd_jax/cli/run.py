@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -45,7 +46,7 @@ def run(command: Command) -> None:
         keep_programs(config.compilation_cache, workdir)
         command(config, workdir)
 
-    _start(body)
+    _start(body, "config", "workdir", "weights", "prompts", "images", "profile")
 
 
 def run_without_config(body: Callable[[], None], own: absl.flags.FlagValues, *others: str) -> None:
@@ -64,19 +65,20 @@ def run_without_config(body: Callable[[], None], own: absl.flags.FlagValues, *ot
         flags.refuse(*others)
         body()
 
-    _start(main)
+    _start(main, *own, *others)
 
 
 def run_without_workdir(body: Callable[[Config], None], own: absl.flags.FlagValues) -> None:
     """Runs a command on a config and flags of its own; nothing is checked against this machine."""
+    others = ("config", "weights", "prompts", "images")
     absl.flags.FLAGS.append_flag_values(own)
 
     def main() -> None:
         own.mark_as_parsed()
-        flags.refuse("config", "weights", "prompts", "images")
+        flags.refuse(*others)
         body(_config())
 
-    _start(main)
+    _start(main, *own, *others)
 
 
 def _config() -> Config:
@@ -100,7 +102,11 @@ def _failing() -> Iterator[None]:
         flags.fail(error)
 
 
-def _start(body: Callable[[], None]) -> None:
+def _start(body: Callable[[], None], *read: str) -> None:
+    """Runs a command; `--help` lists the flags that it reads, and `join_timeout`."""
+    for name in (*read, "join_timeout"):
+        absl.flags.FLAGS.register_key_flag_for_module(sys.argv[0], absl.flags.FLAGS[name])
+
     def main(arguments: Sequence[str]) -> None:
         if len(arguments) > 1:
             flags.fail(f"unexpected argument {arguments[1]!r}: flags look like --workdir=DIR")

@@ -91,7 +91,7 @@ def read_architectures(config: ConfigDict) -> None:
         if config.model.depth not in (0, found.depth):
             raise UserError(
                 f"model.depth is {config.model.depth} and the weights {config.weights} have "
-                f"{found.depth} blocks: leave it out, and a size of another network"
+                f"{found.depth} blocks: use 0 for theirs, and no size of another network"
             )
         _fill(config.model, config, found)
         config.model.channels = found.out_channels

@@ -15,6 +15,7 @@ from ladd_jax.evaluation.pictures import Grid, curves, png
 from ladd_jax.evaluation.rows import (
     BARS,
     HEADINGS,
+    MEASURES,
     Row,
     acceptance,
     cells,
@@ -76,14 +77,11 @@ def _metrics(rows: Sequence[Row]) -> str:
         for i, text in enumerate(cells(rows, row)):
             # The name of a bucket is shown once, at its first row.
             shown = "" if i == 0 and row.bucket == bucket else html.escape(text)
-            kind = name if i < 2 else " class=ratio" if i in (5, 7, 9) else ""
+            kind = name if i < 2 else " class=ratio" if not HEADINGS[i] else ""
             parts.append(f"<td{kind}>{shown}</td>")
         parts.append("</tr>")
         bucket = row.bucket
     return "".join([*parts, "</table></div>"])
-
-
-_LABELS = {"fd": "FD", "agreement": "agreement", "diversity": "diversity"}
 
 
 def _bars(rows: Sequence[Row]) -> str:
@@ -94,7 +92,7 @@ def _bars(rows: Sequence[Row]) -> str:
         steps = f"{bar.steps} step{'s' * (bar.steps > 1)}"
         word = "at most" if bar.upper else "at least"
         limit = f"<span class=limit>{word} {bar.limit:g}x</span>"
-        parts.append(f"<th>{_LABELS[bar.measure]}, {steps}{limit}</th>")
+        parts.append(f"<th>{MEASURES[bar.measure]}, {steps}{limit}</th>")
     parts.append("</tr>")
     for bucket in dict.fromkeys(bucket for bucket, _ in reached):
         parts.append(f"<tr><td class=name>{html.escape(bucket)}</td>")

@@ -12,7 +12,8 @@ import numpy as np
 
 from ladd_jax.errors import UserError
 
-MEASURES = ("fd", "agreement", "diversity")
+MEASURES = {"fd": "FD", "agreement": "agreement", "diversity": "diversity"}
+"""Measures of a row, each a field of `Row` beside its `_std`, and their headings."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -166,8 +167,10 @@ def in_order(rows: Sequence[Row]) -> list[Row]:
 
 
 HEADINGS = (
-    ("bucket", "model", "steps", "guidance", "FD", "", "agreement", "", "diversity", "")
-)  # fmt: skip
+    *("bucket", "model", "steps", "guidance"),
+    *(heading for name in MEASURES.values() for heading in (name, "")),
+)
+"""Columns of the table; those without a heading are the ratios of the measures before them."""
 
 
 def cells(rows: Sequence[Row], row: Row) -> list[str]:

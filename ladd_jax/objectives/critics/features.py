@@ -187,6 +187,14 @@ class OpenedFeatures:
         return self.tokens_vjp(jnp.zeros_like(self.tokens).at[places].set(features_bar))
 
     def x_0(self) -> jax.Array:
-        """See `Opened.x_0`."""
-        assert self.v is not None, "a teacher that is cut predicts no x_0"
+        """See `Opened.x_0`.
+
+        Raises:
+          UserError: the teacher is cut.
+        """
+        if self.v is None:
+            raise UserError(
+                "the teacher is cut and predicts no x_0, which a term of the student's loss asks "
+                "for: use the whole network"
+            )
         return jax.lax.stop_gradient(predict_x0(self.x_t_hat, self.v, self.t_hat))

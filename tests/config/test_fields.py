@@ -1,0 +1,117 @@
+"""A config as dataclasses: one statement of each default, and what a section refuses."""
+
+import dataclasses
+
+import pytest
+
+from configs import digits, sd3_turbo
+from ladd_jax.config.fields import Config, base_config, to_dict, typed
+from ladd_jax.errors import UserError
+from ladd_jax.models.families import family
+from ladd_jax.models.heads import HeadConfig
+from ladd_jax.objectives.flow_matching import FlowMatchingSettings
+from ladd_jax.objectives.ladd import LADDSettings
+
+
+def changed(**fields):
+    """The base config with `section__field=value`."""
+    config = base_config()
+    for path, value in fields.items():
+        *sections, name = path.split("__")
+        section = config
+        for part in sections:
+            section = section[part]
+        section[name] = value
+    return config
+
+
+def test_the_base_config_is_the_defaults_and_is_locked():
+    assert base_config().to_dict() == dataclasses.asdict(Config())
+    assert typed(base_config()) == Config()
+    with pytest.raises(AttributeError):
+        base_config().distil.stepz = 3
+    with pytest.raises(TypeError):
+        base_config().distil.steps = "many"
+
+
+def test_what_is_the_setting_of_an_object_has_its_default():
+    config = Config()
+    objects = (
+        (config.distil, LADDSettings), (config.pretrain, FlowMatchingSettings),
+        (config.heads, HeadConfig), (config.model, family(config.model.family).architecture),
+    )  # fmt: skip
+    for section, kind in objects:
+        defaults = {
+            field.name: field.default
+            for field in dataclasses.fields(kind)
+            if field.default is not dataclasses.MISSING and not field.name.endswith("dtype")
+        }
+        shared = defaults.keys() & {field.name for field in dataclasses.fields(section)}
+        assert len(shared) >= 5
+        assert {name: getattr(section, name) for name in shared} == {
+            name: defaults[name] for name in shared
+        }
+
+
+@pytest.mark.parametrize("config", [digits.get_config(), sd3_turbo.get_config("size=large")])
+def test_a_config_and_its_dataclasses_say_the_same(config):
+    again = base_config()
+    again.update(dataclasses.asdict(typed(config)))
+    assert typed(again) == typed(config)
+    # A whole number is a float where the default is one.
+    assert isinstance(typed(config).model.position_base, float)
+    assert to_dict(typed(config))["distil"]["timesteps"] == [1.0, 0.75, 0.5, 0.25]
+
+
+def test_a_field_that_is_unknown_or_missing_is_named():
+    config = base_config().unlock()
+    config.distil.lose = "hinge"
+    with pytest.raises(UserError, match=r"unknown config field distil\.lose: did you mean loss"):
+        typed(config)
+    config = base_config().unlock()
+    del config.log.every
+    with pytest.raises(UserError, match=r"config field log\.every is missing"):
+        typed(config)
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        (dict(stages=("distill",)), "stage 'distill' is none of encode, pretrain"),
+        (dict(data__source="cifar"), "data.source 'cifar' is none of digits, prompts, images"),
+        (dict(data__text_dtype="half"), "data.text_dtype 'half' is none of float32, float16"),
+        (dict(data__examples=0), "data.examples is 0: use 1 or more"),
+        (dict(data__buckets=()), "data.buckets is empty"),
+        (dict(data__buckets=("8 by 8",)), "8 by 8"),
+        (dict(data__bucket_weights=(1.0, 2.0)), "give 3 numbers of 0 or more"),
+        (dict(data__bucket_weights=(1.0, 2.0, -1.0)), "give 3 numbers of 0 or more"),
+        (dict(model__depth=0), "model.depth is 0: use 1 or more"),
+        (dict(model__dtype="float17"), "dtype 'float17' is none of float32, bfloat16"),
+        (dict(model__teacher_dtype="int4"), "'int4' is none of float32, bfloat16, int8"),
+        (dict(teacher__weights="other"), "teacher.weights is other and teacher.depth is 0"),
+        (dict(teacher__depth=2), "teacher.width is 0 and teacher.depth is 2"),
+        (dict(heads__groups=0), "heads.groups is 0: use 1 or more"),
+        (dict(heads__channels=30), "not divisible by groups"),
+        (dict(pretrain__batch_size=0), "pretrain.batch_size is 0: use 1 or more"),
+        (dict(pretrain__accumulation=0), "accumulation is 0: use 1 or more"),
+        (dict(pretrain__optimizer__moment_dtype="half"), "'half' is none of float32, bfloat16"),
+        (dict(synthesize__samples=-1), "synthesize.samples is -1: use 0"),
+        (dict(distil__data="real"), "distil.data 'real' is none of synthesized, encoded"),
+        (dict(distil__loss="hing"), "'hing' is none of hinge, softplus, lsgan"),
+        (dict(evaluate__student="best"), "evaluate.student 'best' is none of ema, params"),
+        (dict(evaluate__teacher_steps=()), "evaluate.teacher_steps is"),
+        (dict(evaluate__test_images=1), "evaluate.test_images is 1: use 2 or more"),
+        (dict(checkpoint__keep=0), "checkpoint.keep is 0: use 1 or more"),
+        (dict(log__every=0), "log.every is 0: use 1 or more"),
+        (dict(log__profile="9:9"), "is not START:STOP with 1 <= START < STOP"),
+    ],
+    ids=lambda value: "" if isinstance(value, str) else next(iter(value)),
+)
+def test_a_section_refuses_what_no_stage_could_use(fields, words):
+    with pytest.raises(UserError, match=words):
+        typed(changed(**fields))
+
+
+def test_traced_steps_are_those_of_the_profile():
+    assert typed(changed(log__profile="10:13")).log.traced == range(10, 13)
+    assert not Config().log.traced

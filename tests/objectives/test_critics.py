@@ -1,0 +1,213 @@
+"""A critic that is nothing like the paper's drives the same step."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import tiny
+from flax import nnx
+
+from ladd_jax.diffusion.flow import predict_x0
+from ladd_jax.models.base import Model, param
+from ladd_jax.objectives.adversarial import ADVERSARIAL_LOSSES
+from ladd_jax.objectives.ladd import LADD
+from ladd_jax.parallel.mesh import make_mesh
+from ladd_jax.training.optimizers import Optimizer
+from ladd_jax.training.program import distillation_layout
+
+CHANNELS, WIDTH = 2, 6
+
+
+class Kernel(nnx.Module):
+    """A matrix."""
+
+    def __init__(self, inputs, outputs, *, rngs):
+        normal = jax.nn.initializers.normal(1.0)
+        self.kernel = param(rngs, (inputs, outputs), normal, (None, "mlp"), jnp.float32)
+
+
+class Student(nnx.Module):
+    """A velocity at each place from the latents there, the time and the text; it compiles fast."""
+
+    def __init__(self, *, rngs):
+        self.inner = Kernel(CHANNELS + 1 + tiny.POOLED, 8, rngs=rngs)
+        self.outer = Kernel(8, CHANNELS, rngs=rngs)
+
+    def __call__(self, x_t, t, cond):
+        given = jnp.concatenate([t[:, None], cond["pooled"]], axis=-1)[:, None, None]
+        given = jnp.broadcast_to(given, (*x_t.shape[:3], given.shape[-1]))
+        hidden = jnp.tanh(jnp.concatenate([x_t, given], axis=-1) @ self.inner.kernel[...])
+        return hidden @ self.outer.kernel[...]
+
+
+class Judge(nnx.Module):
+    """A logit for each place of a grid, `[B, h, w, F] -> [B, h, w]`."""
+
+    def __init__(self, features, *, rngs):
+        self.inner = Kernel(features, WIDTH, rngs=rngs)
+        self.outer = Kernel(WIDTH, 1, rngs=rngs)
+
+    def __call__(self, x):
+        return (jnp.tanh(x @ self.inner.kernel[...]) @ self.outer.kernel[...])[..., 0]
+
+
+@dataclasses.dataclass(frozen=True)
+class PooledCritic:
+    """One head on clean latents, each 2x2 of them averaged: no noise, no cond, no transformer.
+
+    With `projection` the averages go through a frozen matrix first.
+    """
+
+    heads: Model
+    projection: Model | None = None
+
+    @property
+    def networks(self):
+        return {} if self.projection is None else {"projection": self.projection}
+
+    def features(self, frozen, x_0):
+        b, h, w, c = x_0.shape
+        x = jnp.mean(x_0.reshape(b, h // 2, 2, w // 2, 2, c), axis=(2, 4))
+        return x if self.projection is None else x @ frozen["projection"]["kernel"]
+
+    def judge(self, heads, frozen, x_0, noise, cond, loss):
+        return self.open(frozen, x_0, noise, cond).judge(heads, loss)
+
+    def open(self, frozen, x_0, noise, cond):
+        return OpenedPool(self, *jax.vjp(lambda x_0: self.features(frozen, x_0), x_0))
+
+
+@dataclasses.dataclass(frozen=True)
+class OpenedPool:
+    critic: PooledCritic
+    inputs: jax.Array
+    inputs_vjp: object
+
+    @property
+    def features(self):
+        return self.inputs[None]
+
+    def judge(self, heads, loss):
+        def own(heads):
+            return loss(lambda x: self.critic.heads(heads, x), jax.lax.stop_gradient(self.inputs))
+
+        gradient, statistics = jax.grad(own, has_aux=True)(heads)
+        return gradient, jax.tree.map(lambda leaf: leaf[None], statistics)
+
+    def back(self, heads, loss):
+        head = self.critic.heads
+        value, bar = jax.value_and_grad(lambda x: loss(lambda x: head(heads, x), x))(self.inputs)
+        return value, self.pull(bar[None])
+
+    def pull(self, features_bar):
+        return self.inputs_vjp(features_bar[0])[0]
+
+    def x_0(self):
+        raise NotImplementedError("latents are seen as they are")
+
+
+def pooled_critic(projected):
+    features = 3 if projected else CHANNELS
+    projection = Model(lambda rngs: Kernel(CHANNELS, 3, rngs=rngs)) if projected else None
+    return PooledCritic(Model(lambda rngs: Judge(features, rngs=rngs)), projection)
+
+
+def pooled_ladd(critic, **changes):
+    optimizer = Optimizer(1.0, epsilon=1.0)
+    return LADD(
+        student=Model(lambda rngs: Student(rngs=rngs)),
+        critic=critic,
+        optimizer=optimizer,
+        heads_optimizer=optimizer,
+        warmup_steps=0,
+        **changes,
+    )
+
+
+def start(objective):
+    """(state, frozen)"""
+    student = tiny.random_params(objective.student)
+    networks = objective.critic.networks.items()
+    frozen = {name: network.init(jax.random.PRNGKey(1)) for name, network in networks}
+    return jax.jit(objective.init)(jax.random.PRNGKey(0), student), frozen
+
+
+def two_programs(objective, state, frozen, batch):
+    """The heads' update and the student's, each by plain autodiff of its loss."""
+    critic, form = objective.critic, ADVERSARIAL_LOSSES[objective.loss]
+    student_key, _ = jax.random.split(jax.random.fold_in(state.key, state.step))
+    x_t, t = objective.student_input(student_key, batch["latents"], state.step)
+
+    def generate(params):
+        return predict_x0(x_t, objective.student(params, x_t, t, batch["cond"]), t)
+
+    def logits(heads, x_0):
+        return critic.heads(heads, critic.features(frozen, x_0))
+
+    def discriminator_loss(heads):
+        real = critic.features(frozen, batch["latents"])
+        slopes = jax.grad(lambda x: jnp.sum(critic.heads(heads, x)))(real)
+        r1 = jnp.sum(jnp.square(slopes)) / len(real)
+        on_fake = form.fake(logits(heads, generate(state.params)))
+        on_real = form.real(logits(heads, batch["latents"]))
+        return jnp.mean(on_fake) + jnp.mean(on_real) + 0.5 * objective.r1_gamma * r1
+
+    updates, _ = objective.heads_optimizer.build().update(
+        jax.grad(discriminator_loss)(state.heads), state.heads_optimizer, state.heads
+    )
+    heads = optax.apply_updates(state.heads, updates)
+    seen = state.heads if objective.accumulated_heads == "before" else heads
+
+    def generator_loss(params):
+        return jnp.mean(form.generator(logits(seen, generate(params))))
+
+    updates, _ = objective.optimizer.build().update(
+        jax.grad(generator_loss)(state.params), state.optimizer, state.params
+    )
+    return optax.apply_updates(state.params, updates), heads
+
+
+@pytest.mark.parametrize(
+    ("projected", "changes"),
+    [
+        (False, {"loss": "softplus"}),
+        (True, {"r1_gamma": 1e-2}),
+        (True, {"accumulation": 2}),
+        (False, {"accumulation": 2, "accumulated_heads": "before", "loss": "lsgan"}),
+    ],
+    ids=["no network", "a frozen matrix", "updated heads in micro-batches", "heads of before"],
+)
+def test_a_critic_of_another_kind_makes_the_update_of_two_programs(projected, changes):
+    objective = pooled_ladd(pooled_critic(projected), **({"r1_gamma": 0.0} | changes))
+    state, frozen = start(objective)
+    batch = tiny.batch()
+    after, metrics = jax.jit(objective.step)(state, frozen, batch)
+    params, heads = jax.jit(lambda *args: two_programs(objective, *args))(state, frozen, batch)
+    for new, wanted, old in (
+        (after.params, params, state.params),
+        (after.heads, heads, state.heads),
+    ):
+        ours, theirs = (jax.tree.map(jnp.subtract, tree, old) for tree in (new, wanted))
+        assert tiny.gradient_difference(ours, theirs) < 1e-3
+        assert max(float(jnp.max(jnp.abs(leaf))) for leaf in jax.tree.leaves(theirs)) > 1e-4
+    assert np.isfinite(float(metrics["loss/generator"]))
+    assert metrics["accuracy/head"].shape == (1,)
+
+
+def test_further_updates_of_the_heads_and_misaligned_pairs_are_the_steps_and_not_the_critics():
+    objective = pooled_ladd(pooled_critic(True), head_updates=3, misaligned_share=0.3)
+    state, frozen = start(objective)
+    after, metrics = jax.jit(objective.step)(state, frozen, tiny.batch())
+    assert int(after.heads_optimizer[0].count) == 3 and int(after.optimizer[0].count) == 1
+    assert np.isfinite(float(metrics["loss/discriminator"]))
+
+
+def test_its_heads_lie_on_a_mesh_by_their_own_axes():
+    objective = pooled_ladd(pooled_critic(False))
+    shapes, shardings = distillation_layout(objective, make_mesh({"fsdp": 4, "tensor": 2}))
+    assert shapes.heads == objective.critic.heads.shapes
+    assert shardings.heads["inner"]["kernel"].spec[-1] == "tensor"
+    assert shardings.heads_optimizer[0].mu["inner"] == shardings.heads["inner"]

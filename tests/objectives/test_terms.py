@@ -1,0 +1,156 @@
+"""Each term of the student's loss against its formula."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+
+from ladd_jax.diffusion.flow import interpolate, predict_x0
+from ladd_jax.models.sd3.transformer import cut_params, mmdit
+from ladd_jax.objectives.adversarial import ADVERSARIAL_LOSSES
+from ladd_jax.objectives.ladd import LADDSettings
+from ladd_jax.objectives.terms import terms_of
+from ladd_jax.objectives.terms.adversarial import Adversarial
+from ladd_jax.objectives.terms.base import REAL_FEATURES, VELOCITY, Seen, total
+from ladd_jax.objectives.terms.distillation import Distillation
+from ladd_jax.training.optimizers import Optimizer
+
+
+@dataclasses.dataclass(frozen=True)
+class Moments:
+    """A stand-in: squared distance of the mean features of fake samples to those of real ones."""
+
+    weight: float = 1.0
+    name: str = "moments"
+    needs: frozenset = frozenset({REAL_FEATURES})
+
+    @staticmethod
+    def distance(fake, real):
+        """Of features `[K, B, N, D]`."""
+        return jnp.mean(jnp.square(jnp.mean(fake - real, axis=(1, 2))))
+
+    def __call__(self, seen):
+        value, bar = jax.value_and_grad(self.distance)(seen.fake.features, seen.real.features)
+        return value, seen.fake.pull(bar)
+
+
+TERMS = {
+    "adversarial": Adversarial(ADVERSARIAL_LOSSES["softplus"]),
+    "distillation": Distillation(2.5),
+    "moments": Moments(3.0),
+}
+
+
+def objective(**changes):
+    optimizer = Optimizer(1.0, epsilon=1.0)
+    fields = {"optimizer": optimizer, "heads_optimizer": optimizer, "hooked_blocks": (0, 2)}
+    # Real samples are re-noised on their own, which a term must not take for the fakes' noise.
+    return tiny.ladd(tiny.mmdit_config(depth=3), same_renoise=False, **(fields | changes))
+
+
+def formulas(ladd, frozen, drawn, heads):
+    """Each term as a function of the student's x_0, by the teacher's forward pass alone."""
+    critic, cond = ladd.critic, drawn.cond
+
+    def look(x_0, noise):
+        x = interpolate(x_0, noise.eps, noise.t_hat)
+        v, taps = critic.teacher(frozen["teacher"], x, noise.t_hat, cond, tap=lambda _, y: y)
+        return predict_x0(x, v, noise.t_hat), taps[jnp.asarray(critic.hooked)]
+
+    def adversarial(x0_hat):
+        _, features = look(x0_hat, drawn.fake)
+        grid, summary = critic.teacher.grid(x0_hat), critic.teacher.summary(cond)
+        values = []
+        for slot, tokens in enumerate(features):
+            one = jax.tree.map(lambda leaf, slot=slot: leaf[slot], heads["heads"])
+            logits = critic.head(one, tokens, grid, drawn.fake.t_hat, summary)
+            values.append(jnp.mean(jax.nn.softplus(-logits)))
+        return sum(values) / len(values)
+
+    def distillation(x0_hat):
+        wanted = jax.lax.stop_gradient(look(x0_hat, drawn.fake)[0])
+        weight = (1 - drawn.fake.t_hat)[:, None, None, None]
+        return jnp.mean(weight * (x0_hat - wanted) ** 2)
+
+    def moments(x0_hat):
+        return Moments.distance(look(x0_hat, drawn.fake)[1], look(drawn.x_0, drawn.real)[1])
+
+    return {"adversarial": adversarial, "distillation": distillation, "moments": moments}
+
+
+@pytest.fixture(scope="module")
+def compared():
+    """By term, its value and gradient and those of its formula; and those of the sum of all."""
+    ladd = objective(terms=tuple(TERMS.values()))
+    state, frozen = tiny.ladd_state(ladd)
+
+    @jax.jit
+    def run(state, frozen, batch):
+        drawn, _ = ladd.draw(state, batch)
+        x0_hat = ladd.predict(state.params, drawn)
+        fake, real = ladd.open(frozen, drawn, x0_hat)
+        seen = Seen(
+            x0_hat, drawn.x_0, drawn.x_t, drawn.t, drawn.cond, drawn.fake, state.heads, fake, real
+        )
+        ours = {name: term(seen) for name, term in TERMS.items()}
+        theirs = {
+            name: jax.value_and_grad(formula)(x0_hat)
+            for name, formula in formulas(ladd, frozen, drawn, state.heads).items()
+        }
+        return ours, theirs, total(ladd.loss_terms, seen)
+
+    return run(state, frozen, tiny.batch())
+
+
+@pytest.mark.parametrize("name", TERMS)
+def test_a_term_has_the_value_and_the_gradient_of_its_formula(compared, name):
+    (value, gradient), (wanted, wanted_gradient) = compared[0][name], compared[1][name]
+    np.testing.assert_allclose(value, wanted, rtol=1e-5)
+    assert gradient.shape == tiny.batch()["latents"].shape
+    assert tiny.max_difference(gradient, wanted_gradient) < 1e-4
+    assert float(jnp.max(jnp.abs(gradient))) > 1e-6
+
+
+def test_the_students_loss_is_the_weighted_sum_and_its_metrics_are_without_weights(compared):
+    ours, _, (gradient, metrics) = compared
+    wanted = sum(term.weight * ours[name][1] for name, term in TERMS.items())
+    assert tiny.max_difference(gradient, wanted) < 1e-6
+    for name, term in TERMS.items():
+        assert float(metrics[f"loss/{term.name}"]) == float(ours[name][0])
+    assert len(metrics) == len(TERMS)
+
+
+def test_settings_name_the_terms_and_these_what_they_need():
+    (adversarial,) = terms_of(LADDSettings(loss="lsgan"))
+    assert adversarial == Adversarial(ADVERSARIAL_LOSSES["lsgan"]) and not adversarial.needs
+    _, distillation = terms_of(LADDSettings(distillation_weight=2.5))
+    assert (distillation.weight, distillation.needs) == (2.5, {VELOCITY})
+    assert objective(distillation_weight=2.5).needs == {VELOCITY}
+    assert objective(terms=(*terms_of(LADDSettings()), Moments())).needs == {REAL_FEATURES}
+
+
+def test_features_of_real_samples_that_are_kept_for_a_term_leave_the_heads_update_as_it_is():
+    plain, moments = objective(r1_gamma=1e-2), objective(r1_gamma=1e-2, terms=())
+    terms = (*plain.loss_terms, Moments(100.0))
+    moments = dataclasses.replace(moments, terms=terms)
+    state, frozen = tiny.ladd_state(plain)
+    results = [jax.jit(ladd.step)(state, frozen, tiny.batch()) for ladd in (plain, moments)]
+    (one, metrics), (other, other_metrics) = results
+    heads = [jax.tree.map(jnp.subtract, after.heads, state.heads) for after in (one, other)]
+    assert tiny.gradient_difference(*heads) < 1e-4
+    students = [jax.tree.map(jnp.subtract, after.params, state.params) for after in (one, other)]
+    assert tiny.gradient_difference(*students) > 1e-2
+    assert other_metrics.keys() - metrics.keys() == {"loss/moments"}
+
+
+def test_a_term_that_asks_for_the_velocity_of_a_teacher_that_is_cut_is_refused():
+    whole = objective(hooked_blocks=(0,), distillation_weight=2.5)
+    small = mmdit(tiny.mmdit_config(depth=3, cut=1))
+    cut = dataclasses.replace(whole, critic=dataclasses.replace(whole.critic, teacher=small))
+    state, frozen = tiny.ladd_state(whole)
+    kept = {"teacher": cut_params(frozen["teacher"], small.shapes)}
+    with pytest.raises(ValueError, match="the teacher is cut and predicts no x_0"):
+        jax.eval_shape(cut.step, state, kept, tiny.batch())
