@@ -94,7 +94,7 @@ def test_t5_may_be_left_out(saved, tmp_path):
     file = tmp_path / "clips.safetensors"
     safetensors.torch.save_file({k: v for k, v in state.items() if "t5xxl" not in k}, file)
     encoder = load_text_encoders(file, jnp.float32, tokenizers=folder, t5_length=9, batch=1)
-    context, _ = encoder.encode(["seven"])
+    context = encoder.encode(["seven"])["context"]
     assert context.shape == (1, 77 + 9, 4096) and not context[:, 77:].any()
 
 
