@@ -20,7 +20,7 @@ class Chip:
     """One kind of accelerator.
 
     Attributes:
-      name: as its maker's documents have it.
+      name: name in its maker's documents.
       device_kinds: what `jax.Device.device_kind` says of it.
       bf16_flops: peak multiplications and additions a second of dense bfloat16 matrix products.
       hbm_bytes: memory.
@@ -28,7 +28,7 @@ class Chip:
       interconnect: bytes a second that a chip sends, all its links together; it receives as many
         at the same time. Between TPUs the links of a torus (2 for each of its dimensions), between
         GPUs NVLink.
-      source: where the figures are published.
+      source: address of the published figures.
       dcn: bytes a second that a chip sends to other slices over the data-centre network; 0 where
         its maker gives none. The documents have it in bits, of a chip or of a pod of 256.
     """

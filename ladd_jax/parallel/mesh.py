@@ -82,11 +82,11 @@ def make_mesh(sizes: Mapping[str, int], devices: Any = None) -> Mesh:
     """A mesh with axes `data`, `fsdp`, `tensor` over the devices (default: all).
 
     Args:
-      sizes: of the axes, as of `mesh_shape`, and `slices`.
-      devices: of as many slices.
+      sizes: sizes of the axes, as for `mesh_shape`, and `slices`.
+      devices: devices of that many slices.
 
     Raises:
-      UserError: as of `mesh_shape` and `split_slices`.
+      UserError: see `mesh_shape` and `split_slices`.
     """
     grid = device_grid(sizes, jax.devices() if devices is None else list(devices))
     return Mesh(grid, MESH_AXES, axis_types=(jax.sharding.AxisType.Auto,) * len(MESH_AXES))
@@ -212,10 +212,10 @@ def parameter_shardings(mesh: Mesh, shapes: Any, axes: Any, rules: Rules = RULES
     A dimension that its mesh axes do not divide stays whole, so small networks run on any mesh.
 
     Args:
-      mesh: where to lay the parameters.
+      mesh: mesh of the parameters.
       shapes: tree of arrays or `jax.ShapeDtypeStruct`.
       axes: the same tree with a tuple of logical axes at each leaf.
-      rules: from logical axes to mesh axes.
+      rules: the mesh axes of each logical axis.
     """
 
     def sharding(leaf: Any, names: tuple[str | None, ...]) -> NamedSharding:
@@ -249,7 +249,7 @@ def batch_rows(mesh: Mesh, batch_size: int, devices: Any = None) -> np.ndarray:
 
 
 def lay(array: np.ndarray, sharding: NamedSharding) -> jax.Array:
-    """An array that every process holds whole, laid as a sharding says, without communication."""
+    """An array that every process holds whole, placed as a sharding says, without communication."""
     return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
 
 
@@ -295,7 +295,7 @@ def on_each_device(
     """A function that each device runs on its own part of the arrays.
 
     Args:
-      function: of arrays, independent along the dimensions that are sharded.
+      function: function of arrays, independent along the dimensions that are sharded.
       *axes: logical axes of the arrays' dimensions and of the result's. A dimension that its mesh
         axes do not divide is whole on each device.
     """
