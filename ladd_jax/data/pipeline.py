@@ -33,8 +33,8 @@ class BatchPlan:
 
         Args:
           sizes: records in each bucket.
-          batch_size: of the global batch.
-          seed: of all shuffles.
+          batch_size: records of the global batch.
+          seed: seed of all shuffles.
 
         Raises:
           UserError: a bucket holds less than one batch.
@@ -79,12 +79,12 @@ def loader(
     """This process's batches of steps `start` to `stop`, read ahead by threads.
 
     Args:
-      shards: to read from.
-      plan: of the global batches.
+      shards: shards to read from.
+      plan: plan of the global batches.
       start: the first step.
       stop: the step after the last.
-      rows: of each global batch, those to read: `batch_rows`. All, where not given.
-      threads: that read.
+      rows: rows of each global batch to read, see `batch_rows`; default: all.
+      threads: number of threads that read.
       prefetch: batches to hold ready.
 
     Yields:

@@ -58,9 +58,9 @@ class Layout:
 
     Attributes:
       sizes: records in each bucket.
-      records_per_shard: in every file but the last of a bucket.
-      arrays: of every record, by name. `latents` may be left out: prompts alone. All others are
-        the record's cond.
+      records_per_shard: records in every file but the last of a bucket.
+      arrays: arrays of every record, by name. `latents` may be left out: prompts alone. All others
+        are the record's cond.
     """
 
     sizes: Mapping[Bucket, int]
@@ -126,9 +126,9 @@ def write_shard(
     """Writes one shard under its final name, or nothing.
 
     Args:
-      directory: of the whole set.
-      layout: of the whole set.
-      shard: which one.
+      directory: folder of the whole set.
+      layout: layout of the whole set.
+      shard: the shard to write.
       records: `latents` (if any), `cond` (arrays by name) and `prompt` of records `start` to
         `stop`, in order.
 
@@ -168,8 +168,8 @@ def finalize(directory: str | Path, layout: Layout, null: Mapping[str, np.ndarra
     """Marks the set complete: writes the tfds metadata, the arrays' names and the empty prompt.
 
     Args:
-      directory: of the set.
-      layout: of the set.
+      directory: folder of the set.
+      layout: layout of the set.
       null: arrays of the empty prompt, for classifier-free guidance, without the records'
         dimension. A name that is not there stays as in the record.
 
@@ -268,7 +268,7 @@ class Shards:
 
     Attributes:
       sizes: records in each bucket.
-      arrays: of every record, by name.
+      arrays: arrays of every record, by name.
       null: float32 arrays of the empty prompt, by name.
 
     Raises:

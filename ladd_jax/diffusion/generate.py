@@ -71,7 +71,7 @@ class Generator:
           model: `model(params, x, t, cond) -> v`.
           null: arrays `[...]` of the empty prompt, by name.
           mesh: the batch lies on its `data` and `fsdp` axes.
-          batch_size: of every program; raised to a multiple of those axes.
+          batch_size: samples of every program; raised to a multiple of those axes.
         """
         self._model = model
         whole = replicated(mesh)
@@ -115,11 +115,11 @@ class Generator:
         """Samples.
 
         Args:
-          params: of the network.
+          params: parameters of the network.
           seeds: uint32 `[n, 2]`, one raw PRNG key for each sample.
           cond: arrays `[n, ...]` by name.
           shape: (H, W, C) of a latent.
-          sampling: how.
+          sampling: sampler, levels and guidance.
           progress: told the number of samples done after each batch.
 
         Returns:

@@ -24,7 +24,7 @@ class _Convolution(nnx.Module):
 class Classifier(nnx.Module):
     """Two convolutions at 8x8, one at 4x4, and a dense layer of bounded features.
 
-    Bounded, so that one strange sample can not dominate a distance between sets.
+    Bounded, so that one strange sample cannot dominate a distance between sets.
     """
 
     def __init__(self, width: int, features: int, classes: int, *, rngs: nnx.Rngs):
@@ -61,7 +61,7 @@ def classifier(width: int = 24, features: int = 64, classes: int = 10) -> Model:
 
     Args:
       width: channels of the first two convolutions; the third has twice as many.
-      features: of the penultimate layer.
+      features: width of the penultimate layer.
       classes: logits.
     """
     return Model(lambda rngs: Classifier(width, features, classes, rngs=rngs))

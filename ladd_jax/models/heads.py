@@ -32,8 +32,8 @@ class HeadSettings:
     Attributes:
       channels: width of the convolutions.
       kernel: side of the residual convolution.
-      groups: of the group norm, which is per sample: the result does not depend on how the batch
-        is laid on devices.
+      groups: number of groups of the group norm, which is per sample: the result does not depend
+        on how the batch is spread over devices.
       projection: width of the inner product with the condition.
       spectral_norm: divides each convolution by its largest singular value.
     """
@@ -61,8 +61,8 @@ class HeadConfig(HeadSettings):
     Attributes:
       features: D, width of the tokens read.
       condition_width: length of the vector that heads are conditioned on beside t_hat.
-      dtype: of computation.
-      param_dtype: of parameters.
+      dtype: dtype of computation.
+      param_dtype: dtype of parameters.
     """
 
     features: int

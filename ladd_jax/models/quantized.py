@@ -36,8 +36,8 @@ def quantize(kernel: jax.Array, axis: int) -> tuple[jax.Array, jax.Array]:
     """An int8 kernel and its float32 scale, which has all dimensions but the inputs'.
 
     Args:
-      kernel: of any float dtype.
-      axis: of its inputs.
+      kernel: kernel of any float dtype.
+      axis: axis of its inputs.
     """
     import qwix
 
@@ -51,8 +51,8 @@ def quantize_params(model: Model, params: Params, mesh: Mesh) -> Params:
 
     Args:
       model: the network with int8 kernels.
-      params: of the other one, in any float dtype.
-      mesh: where the result is laid.
+      params: parameters of the other one, in any float dtype.
+      mesh: mesh of the result.
     """
     shardings = parameter_shardings(mesh, model.shapes, model.axes)
 
