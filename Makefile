@@ -4,7 +4,7 @@ WORKDIR ?= runs/digits
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test check docs clean
+.PHONY: demo test test-slow check docs clean
 
 demo: .venv/installed
 	$(BIN)/python -m ladd_jax.main --config=configs/digits.py --workdir=$(WORKDIR) $(ARGS)
@@ -17,6 +17,10 @@ COVERAGE := --cov --cov-report=term
 
 test: .venv/installed-test
 	$(BIN)/python -m pytest -m "not slow" $(PARALLEL) $(COVERAGE)
+
+# Most of their time is compilation, which keeps one core busy.
+test-slow: .venv/installed-test
+	$(BIN)/python -m pytest -m slow --numprocesses=2 --dist=loadfile
 
 check: .venv/installed-test
 	$(BIN)/ruff check .

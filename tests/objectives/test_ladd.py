@@ -110,11 +110,6 @@ def two_program_reference(objective, state, frozen, batch):
              "distillation_weight": 2.5, "misaligned_share": 0.3, "hooked_blocks": (1,)},
             marks=pytest.mark.slow,
         ),
-        # One setting at a time, to tell which of them is at fault.
-        pytest.param({"r1_gamma": 1e-2}, marks=pytest.mark.slow),
-        pytest.param({"misaligned_share": 0.3}, marks=pytest.mark.slow),
-        pytest.param({"hooked_blocks": (1,)}, marks=pytest.mark.slow),
-        pytest.param({"head_updates": 3}, marks=pytest.mark.slow),
         pytest.param(
             {"accumulation": 4, "head_updates": 2, "misaligned_share": 0.3, "same_renoise": False},
             marks=pytest.mark.slow,
