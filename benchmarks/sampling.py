@@ -22,7 +22,7 @@ import numpy as np
 from absl import app, flags
 
 from ladd_jax.config.fields import base_config
-from ladd_jax.diffusion.generate import Generator, Sampling, seeds
+from ladd_jax.diffusion.sampling import Sampler, Sampling, seeds
 from ladd_jax.models.base import parameter_count
 from ladd_jax.models.sd3.transformer import MMDiTConfig, mmdit
 from ladd_jax.parallel.mesh import make_mesh
@@ -63,10 +63,10 @@ def main(_: list[str]) -> None:
     }
     cond = {name: array[:-1] for name, array in drawn.items()}
     null = {name: array[-1] for name, array in drawn.items()}
-    generate = Generator(model, null, make_mesh({"data": 1}, jax.devices()[:1]), batch)
+    generate = Sampler(model, null, make_mesh({"data": 1}, jax.devices()[:1]), batch)
     base = base_config()
     ways = {
-        "teacher": Sampling.teacher(50, base.synthesize.guidance, base.synthesize.shift),
+        "teacher": Sampling.generator(50, base.synthesize.guidance, base.synthesize.shift),
         "student": Sampling.student(4, base.distil.timesteps),
     }
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ladd_jax.config import Config, base_config, typed
-    from ladd_jax.diffusion.generate import Generator, Sampling
+    from ladd_jax.diffusion.sampling import Sampler, Sampling
     from ladd_jax.errors import UserError
     from ladd_jax.objectives.ladd import LADD
     from ladd_jax.weights import load_autoencoder, load_mmdit, load_text_encoders, save_mmdit
@@ -19,7 +19,7 @@ __version__ = "0.1.0"
 __all__ = [
     "LADD",
     "Config",
-    "Generator",
+    "Sampler",
     "Sampling",
     "UserError",
     "base_config",
@@ -32,7 +32,7 @@ __all__ = [
 
 _MODULES = {
     "ladd_jax.config": ("Config", "base_config", "typed"),
-    "ladd_jax.diffusion.generate": ("Generator", "Sampling"),
+    "ladd_jax.diffusion.sampling": ("Sampler", "Sampling"),
     "ladd_jax.errors": ("UserError",),
     "ladd_jax.objectives.ladd": ("LADD",),
     "ladd_jax.weights": ("load_autoencoder", "load_mmdit", "load_text_encoders", "save_mmdit"),

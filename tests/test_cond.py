@@ -11,7 +11,7 @@ import tiny
 from ladd_jax.data.buckets import Bucket
 from ladd_jax.data.pipeline import BatchPlan, loader, put
 from ladd_jax.data.shards import ArraySpec, Layout, Shards, finalize, missing_shards, write_shard
-from ladd_jax.diffusion.generate import Generator, Sampling, seeds
+from ladd_jax.diffusion.sampling import Sampler, Sampling, seeds
 from ladd_jax.models.sd3.transformer import mmdit
 from ladd_jax.objectives.flow_matching import FlowMatching
 from ladd_jax.parallel.mesh import make_mesh
@@ -104,13 +104,13 @@ def test_it_travels_from_the_shard_to_a_step_of_training(shards, batch, mesh, ma
 
 @pytest.mark.parametrize(
     "sampling",
-    [Sampling.teacher(2, 3.0, 1.0), Sampling.student(2, (1.0, 0.5))],
+    [Sampling.generator(2, 3.0, 1.0), Sampling.student(2, (1.0, 0.5))],
     ids=["guided", "student"],
 )
 def test_it_travels_from_the_shard_to_a_sampled_picture(shards, mesh, sampling):
     cond = shards.read(BUCKET, np.arange(3))["cond"]
     model = mmdit(dataclasses.replace(CONFIG, depth=1))
-    generate = Generator(model, shards.null, mesh, 4)
+    generate = Sampler(model, shards.null, mesh, 4)
     params = tiny.random_params(model)
 
     def sample(cond):

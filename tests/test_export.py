@@ -14,8 +14,8 @@ from untrained_run import save_student
 from configs import digits
 from ladd_jax.config.fields import to_dict, typed
 from ladd_jax.config.workdir import settle
-from ladd_jax.diffusion.generate import Generator, seeds
 from ladd_jax.diffusion.samplers import sample_noise
+from ladd_jax.diffusion.sampling import Sampler, seeds
 from ladd_jax.errors import UserError
 from ladd_jax.models.sd3.card import model_card
 from ladd_jax.models.sd3.pipeline import write_surroundings
@@ -69,10 +69,10 @@ def latents(run):
     text = trained.encoder().encode([PROMPT, ""])
     cond, null = ({name: array[i] for name, array in text.items()} for i in ([0], 1))
     network = trained.family.backbone(trained.architecture)
-    generator = Generator(network, null, mesh, 1)
+    sampler = Sampler(network, null, mesh, 1)
     params = trained.load()
     return {
-        steps: generator(
+        steps: sampler(
             params, KEY, cond, (8, 8, 16),
             trained.sampling(steps, None, None).padded(5),
         )[0]

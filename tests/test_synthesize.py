@@ -15,8 +15,8 @@ import pytest
 from configs import digits
 from ladd_jax.config import architectures, typed
 from ladd_jax.data.shards import Shards
-from ladd_jax.diffusion.generate import seeds
 from ladd_jax.diffusion.samplers import euler, guided, linear_sigmas, sample_noise
+from ladd_jax.diffusion.sampling import seeds
 from ladd_jax.models.sd3.transformer import mmdit
 from ladd_jax.parallel.mesh import make_mesh
 from ladd_jax.stages import load as stages

@@ -9,7 +9,7 @@ from ladd_jax.config import objectives
 from ladd_jax.config.architectures import generator_architecture, teacher_architecture
 from ladd_jax.config.fields import Config, to_dict
 from ladd_jax.data.shards import Shards
-from ladd_jax.diffusion.generate import Generator, Sampling, seeds
+from ladd_jax.diffusion.sampling import Sampler, Sampling, seeds
 from ladd_jax.errors import UserError
 from ladd_jax.objectives.base import TrainState
 from ladd_jax.parallel.mesh import make_mesh
@@ -47,7 +47,7 @@ def distil(config: Config, workdir: Path) -> None:
         start = teacher if same else load_generator(config, workdir, mesh)
         return create(objective.init, shardings, key, start)
 
-    generator = Generator(
+    sampler = Sampler(
         objective.student,
         shards.null,
         mesh,
@@ -58,7 +58,7 @@ def distil(config: Config, workdir: Path) -> None:
 
     def preview(state: TrainState, step: int, writer: MetricWriter) -> dict[str, float]:
         count = len(text["prompt"])
-        latents = generator(
+        latents = sampler(
             jax.device_put(state.ema, shardings.params),
             seeds(config.seed, np.arange(count * _PREVIEW_SEEDS)),
             jax.tree.map(lambda array: np.repeat(array, _PREVIEW_SEEDS, axis=0), text["cond"]),

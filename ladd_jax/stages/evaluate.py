@@ -14,7 +14,7 @@ from ladd_jax.config.fields import Config, Evaluate, to_dict
 from ladd_jax.data import digits as sources
 from ladd_jax.data.buckets import Bucket
 from ladd_jax.data.shards import Shards
-from ladd_jax.diffusion.generate import Generator, Sampling, seeds
+from ladd_jax.diffusion.sampling import Sampler, Sampling, seeds
 from ladd_jax.evaluation.alignment import agreement
 from ladd_jax.evaluation.diversity import diversity
 from ladd_jax.evaluation.frechet import frechet_distance
@@ -119,7 +119,7 @@ def evaluate(config: Config, workdir: Path) -> list[Row]:
     buckets = _buckets(config)
     start = load_generator(config, workdir, mesh)
     student = getattr(load_student(config, workdir, mesh), stage.student)
-    generator = Generator(
+    sampler = Sampler(
         family_of(config).backbone(architectures.student_architecture(config)),
         shards.null,
         mesh,
@@ -132,7 +132,7 @@ def evaluate(config: Config, workdir: Path) -> list[Row]:
 
     guidance, shift = config.synthesize.guidance, config.synthesize.shift
     ways = [
-        ("teacher", start, n, guidance, Sampling.teacher(n, guidance, shift))
+        ("teacher", start, n, guidance, Sampling.generator(n, guidance, shift))
         for n in stage.teacher_steps
     ]
     # The untrained student is the data generator: distillation must improve on it.
@@ -171,7 +171,7 @@ def evaluate(config: Config, workdir: Path) -> list[Row]:
                 noise = seeds(
                     config.seed + 1, bucket.height, bucket.width, np.arange(len(prompts[bucket]))
                 )
-                images = generator(
+                images = sampler(
                     params,
                     noise,
                     cond,

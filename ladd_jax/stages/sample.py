@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from ladd_jax import __version__
 from ladd_jax.data.buckets import Bucket, nearest
-from ladd_jax.diffusion.generate import Generator, Sampling, seeds
+from ladd_jax.diffusion.sampling import Sampler, Sampling, seeds
 from ladd_jax.errors import UserError
 from ladd_jax.evaluation.pictures import png, sheet
 from ladd_jax.parallel.mesh import batch_divisor
@@ -113,7 +113,7 @@ def sample(
     del encoder
     params = trained.load()
     network = trained.family.backbone(trained.architecture)
-    generator = Generator(network, null, mesh, batch_size)
+    sampler = Sampler(network, null, mesh, batch_size)
     shape = (bucket.height, bucket.width, trained.architecture.out_channels)
     height, width = bucket.image_size(trained.reduction)
     facts = {
@@ -140,7 +140,7 @@ def sample(
             rows = [job.prompt for job in part]
             keys = seeds(0, np.array([job.seed for job in part]))
             own = {name: array[rows] for name, array in cond.items()}
-            latents = generator(params, keys, own, shape, sampling)
+            latents = sampler(params, keys, own, shape, sampling)
             for job, latent in zip(part, latents, strict=True):
                 text = {"prompt": prompts[job.prompt], "seed": str(job.seed), **facts}
                 picture = trained.decode(latent)

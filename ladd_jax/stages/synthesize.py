@@ -22,7 +22,7 @@ from ladd_jax.data.shards import (
     progress,
     write_shard,
 )
-from ladd_jax.diffusion.generate import Generator, Sampling, seeds
+from ladd_jax.diffusion.sampling import Sampler, Sampling, seeds
 from ladd_jax.models.families import family_of
 from ladd_jax.parallel.mesh import process_mesh
 from ladd_jax.stages.load import encoded, load_generator, synthesized
@@ -37,7 +37,7 @@ def synthesize(config: Config, workdir: Path) -> None:
     source = Shards(encoded(workdir))
     mesh = process_mesh(config.mesh.sizes)
     params = load_generator(config, workdir, mesh)
-    generator = Generator(
+    sampler = Sampler(
         family_of(config).backbone(architectures.generator_architecture(config)),
         source.null,
         mesh,
@@ -48,14 +48,14 @@ def synthesize(config: Config, workdir: Path) -> None:
         records_per_shard=stage.records_per_shard,
         arrays={LATENTS: ArraySpec(("H", "W", config.model.channels)), **source.cond_arrays},
     )
-    sampling = Sampling.teacher(stage.steps, stage.guidance, stage.shift)
+    sampling = Sampling.generator(stage.steps, stage.guidance, stage.shift)
     missing = missing_shards(target, layout, jax.process_index(), jax.process_count())
     with progress("synthesize", layout, missing) as bar:
         for shard in missing:
             bucket = shard.bucket
             places = np.arange(shard.start, shard.stop)
             text = source.read(bucket, places % source.sizes[bucket])
-            latents = generator(
+            latents = sampler(
                 params,
                 seeds(config.seed, bucket.height, bucket.width, places),
                 text["cond"],

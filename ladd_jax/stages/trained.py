@@ -15,7 +15,7 @@ from ladd_jax.config.architectures import generator_architecture, student_archit
 from ladd_jax.config.fields import Synthesize
 from ladd_jax.config.workdir import read
 from ladd_jax.data.buckets import Bucket, bucket_table
-from ladd_jax.diffusion.generate import Sampling
+from ladd_jax.diffusion.sampling import Sampling
 from ladd_jax.errors import UserError
 from ladd_jax.models.base import Params
 from ladd_jax.models.families import Family, TextEncoder, family_of, family_of_pipeline
@@ -84,7 +84,7 @@ class TrainedModel:
                     )
             return Sampling.student(len(self.times) if steps is None else steps, self.times)
         given = dict(steps=steps, guidance=guidance, shift=shift)
-        return Sampling.teacher(
+        return Sampling.generator(
             **self.generator | {name: value for name, value in given.items() if value is not None}
         )
 

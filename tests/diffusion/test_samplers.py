@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from ladd_jax.diffusion.flow import expand
-from ladd_jax.diffusion.generate import Generator, Sampling, seeds
 from ladd_jax.diffusion.samplers import (
     consistency,
     euler,
@@ -15,6 +14,7 @@ from ladd_jax.diffusion.samplers import (
     sample_noise,
     student_sigmas,
 )
+from ladd_jax.diffusion.sampling import Sampler, Sampling, seeds
 from ladd_jax.parallel.mesh import make_mesh
 
 TIMES = (1.0, 0.75, 0.5, 0.25)
@@ -97,9 +97,9 @@ def test_a_sample_depends_on_its_seed_and_prompt_and_not_on_its_batch():
     }
     reversed_cond = {name: array[::-1] for name, array in cond.items()}
     keys = seeds(3, np.arange(5))
-    for sampling in (Sampling.teacher(3, 2.0, 1.0), Sampling.student(2, TIMES)):
-        small = Generator(model, NULL, mesh, 2)
-        large = Generator(model, NULL, mesh, 8)
+    for sampling in (Sampling.generator(3, 2.0, 1.0), Sampling.student(2, TIMES)):
+        small = Sampler(model, NULL, mesh, 2)
+        large = Sampler(model, NULL, mesh, 8)
         args = (jnp.asarray(0.3), keys, cond, (4, 4, 1), sampling)
         np.testing.assert_allclose(small(*args), large(*args), atol=1e-6)
         reverse = (args[0], keys[::-1], reversed_cond, (4, 4, 1), sampling)
@@ -110,21 +110,21 @@ def test_a_padded_way_of_sampling_gives_the_same_samples_with_the_program_of_a_l
     def model(params, x, t, cond):
         return params * x + t[:, None, None, None]
 
-    generator = Generator(model, NULL, make_mesh({"data": 1}, jax.devices()[:1]), 4)
+    sampler = Sampler(model, NULL, make_mesh({"data": 1}, jax.devices()[:1]), 4)
     cond = {"context": np.ones((3, 2, 2), "f4"), "pooled": np.ones((3, 1), "f4")}
     args = (seeds(3, np.arange(3)), cond, (4, 4, 1))
     params = jnp.asarray(0.3)
-    for way in (Sampling.student(1, TIMES), Sampling.teacher(2, 1.0, 1.0)):
+    for way in (Sampling.student(1, TIMES), Sampling.generator(2, 1.0, 1.0)):
         padded = way.padded(5)
         assert len(padded.sigmas) == 5
         np.testing.assert_allclose(
-            generator(params, *args, way), generator(params, *args, padded), atol=1e-6
+            sampler(params, *args, way), sampler(params, *args, padded), atol=1e-6
         )
     four = Sampling.student(4, TIMES)
     assert four.padded(5) == four
-    generator(params, *args, four)
+    sampler(params, *args, four)
     # Of student and teacher, each with its own and the padded number of levels.
-    assert generator._program._cache_size() == 4
+    assert sampler.program_count == 4
 
 
 def test_seeds_differ_in_every_index():

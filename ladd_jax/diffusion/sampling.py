@@ -35,7 +35,7 @@ class Sampling:
     guidance: float = 1.0
 
     @classmethod
-    def teacher(cls, steps: int, guidance: float, shift: float) -> "Sampling":
+    def generator(cls, steps: int, guidance: float, shift: float) -> "Sampling":
         """Euler over evenly spaced, shifted levels, with guidance."""
         return cls("euler", linear_sigmas(steps, shift), guidance)
 
@@ -52,7 +52,7 @@ class Sampling:
         return dataclasses.replace(self, sigmas=self.sigmas + (0.0,) * (levels - len(self.sigmas)))
 
 
-class Generator:
+class Sampler:
     """Samples of one network, one program for each shape, sampler, guidance and number of levels.
 
     A sample depends on its own seed and prompt alone: the batch around it does not matter.
@@ -82,6 +82,11 @@ class Generator:
         self._program = jax.jit(
             self._sample, static_argnames=("shape", "sampler", "guidance"), out_shardings=whole
         )
+
+    @property
+    def program_count(self) -> int:
+        """Programs compiled so far."""
+        return self._program._cache_size()
 
     def _sample(
         self,
