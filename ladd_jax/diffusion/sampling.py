@@ -79,7 +79,7 @@ class Sampler:
         self._mesh = mesh
         self._batch = -(-batch_size // batch_divisor(mesh)) * batch_divisor(mesh)
         # Each process returns all samples, those of other processes' devices too.
-        self._program = jax.jit(
+        self._program: Any = jax.jit(
             self._sample, static_argnames=("shape", "sampler", "guidance"), out_shardings=whole
         )
 
