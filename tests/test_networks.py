@@ -78,7 +78,10 @@ def test_a_field_reaches_the_objective(section, name):
         result, name = architectures.generator_architecture(typed(config)), "param_dtype"
     if name == "hooked_blocks":
         result = result.critic
-    attribute = {"channels": "in_channels"}.get(name, name)
+    attribute = {"channels": "out_channels"}.get(name, name)
+    if name == "joined_channels":
+        assert result.in_channels - result.out_channels == value
+        return
     assert getattr(result, attribute) == value
 
 

@@ -29,7 +29,7 @@ def student_architecture(config: Config) -> Any:
     kind = family_of(config).architecture
     return kind(
         **_fields(config.model, kind),
-        in_channels=config.model.channels,
+        in_channels=config.model.channels + config.model.joined_channels,
         out_channels=config.model.channels,
         context_width=config.data.text_width,
         pooled_width=config.data.pooled_width,
@@ -95,6 +95,7 @@ def read_architectures(config: ConfigDict) -> None:
             )
         _fill(config.model, config, found)
         config.model.channels = found.out_channels
+        config.model.joined_channels = found.in_channels - found.out_channels
         config.data.text_width = found.context_width
         config.data.pooled_width = found.pooled_width
     if config.teacher.weights and not config.teacher.depth:
@@ -111,7 +112,11 @@ def _fill(section: ConfigDict, config: ConfigDict, found: Any) -> None:
 
 def _check_teacher(config: ConfigDict, found: Any) -> None:
     common = (
-        ("channels of latents", found.in_channels, config.model.channels),
+        (
+            "channels of latents",
+            found.in_channels,
+            config.model.channels + config.model.joined_channels,
+        ),
         ("channels of velocities", found.out_channels, config.model.channels),
         ("features of text tokens", found.context_width, config.data.text_width),
         ("features of the text vector", found.pooled_width, config.data.pooled_width),

@@ -109,6 +109,7 @@ class Model:
     width: int = 1536
     num_heads: int = 24
     channels: int = _NETWORK.out_channels
+    joined_channels: int = 0  # joined to the latents' from a condition that the data must have
     patch: int = _NETWORK.patch
     mlp_ratio: int = _NETWORK.mlp_ratio
     qk_norm: bool = _NETWORK.qk_norm
@@ -126,6 +127,8 @@ class Model:
 
     def __post_init__(self) -> None:
         _at_least_one(self, "model", "depth", "width", "num_heads", "channels", "patch", "unroll")
+        if self.joined_channels < 0:
+            raise UserError(f"model.joined_channels is {self.joined_channels}: use 0 or more")
         _one_of(self.dtype, "dtype", "float32", "bfloat16")
         _one_of(self.param_dtype, "dtype", "float32", "bfloat16")
         _one_of(self.teacher_dtype, "dtype", "float32", "bfloat16", "int8")

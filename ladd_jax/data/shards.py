@@ -277,7 +277,7 @@ class Shards:
     """
 
     def __init__(self, directory: str | Path):
-        directory = Path(directory)
+        self.directory = directory = Path(directory)
         if not is_complete(directory):
             raise NotFoundError(
                 f"no complete latent shards in {directory}: run the command that writes them, "

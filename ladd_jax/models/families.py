@@ -201,8 +201,8 @@ class Family:
       forward_flops: `forward_flops(architecture, height, width, cond)`: multiplications and
         additions of one forward pass over one sample, for latents of these sides and arrays, or
         shapes and dtypes, of a condition without its batch.
-      cond_shapes: `cond_shapes(architecture, text_length)`: shapes of a condition's arrays by name,
-        without the batch.
+      cond_shapes: `cond_shapes(architecture, height, width, text_length)`: shapes of the arrays of
+        a condition by name, without the batch, for latents of these sides.
       sides: `sides(architecture)`: what sides of latents are multiples of, and the largest; None
         for no limit.
       open_weights: `open_weights(place, dtype)` finds and checks the weights of a network: a
@@ -223,7 +223,7 @@ class Family:
     backbone: Callable[[Any], Backbone]
     cut_params: Callable[[Params, Params], Params]
     forward_flops: Callable[[Any, int, int, Mapping[str, Any]], int]
-    cond_shapes: Callable[[Any, int], dict[str, tuple[int, ...]]]
+    cond_shapes: Callable[[Any, int, int, int], dict[str, tuple[int, ...]]]
     sides: Callable[[Any], tuple[int, int | None]]
     open_weights: Callable[[str | Path, Dtype], OpenWeights]
     load_autoencoder: Callable[[str | Path, Dtype], tuple[Autoencoder, Params]]

@@ -52,7 +52,7 @@ class Job:
         shapes = {
             "latents": (bucket.height, bucket.width, config.model.channels),
             "cond": family_of(config).cond_shapes(
-                student_architecture(config), config.data.text_length
+                student_architecture(config), bucket.height, bucket.width, config.data.text_length
             ),
         }
         return jax.tree.map(

@@ -8,9 +8,12 @@ import jax
 from clu import parameter_overview
 
 from ladd_jax.config import objectives
+from ladd_jax.config.architectures import student_architecture
 from ladd_jax.config.fields import Config
 from ladd_jax.data.pipeline import BatchPlan, loader
 from ladd_jax.data.shards import Shards
+from ladd_jax.errors import UserError
+from ladd_jax.models.families import family_of
 from ladd_jax.objectives.base import TrainState
 from ladd_jax.parallel.mesh import batch_rows
 from ladd_jax.stages.load import checkpoints_of
@@ -52,6 +55,7 @@ def run_training(
         _LOG.info("%s: done at step %d", name, start)
         saved.close()
         return
+    _check_cond(config, shards)
     plan = BatchPlan(shards.sizes, batch_size, config.seed)
     if start is None:
         state = fresh()
@@ -82,3 +86,16 @@ def run_training(
     train(training, state, batches, batch_shapes, saved, logging)
     writer.close()
     saved.close()
+
+
+def _check_cond(config: Config, shards: Shards) -> None:
+    """Raises UserError where records do not have every array that the network is given."""
+    bucket = shards.buckets[0]
+    wanted = family_of(config).cond_shapes(
+        student_architecture(config), bucket.height, bucket.width, config.data.text_length
+    )
+    for name in wanted.keys() - shards.cond_arrays.keys():
+        raise UserError(
+            f"{shards.directory} has no array {name!r}, which the network is given beside the "
+            f"latents: encode data that have it, or use a network that does not read it"
+        )

@@ -28,7 +28,7 @@ def test_a_pipeline_names_its_family(tmp_path):
 
 def test_a_condition_of_sd3_has_the_shapes_that_its_network_reads():
     sd3, config = family("sd3"), tiny.mmdit_config()
-    shapes = sd3.cond_shapes(config, 5)
+    shapes = sd3.cond_shapes(config, 4, 8, 5)
     cond = {name: jax.ShapeDtypeStruct(shape, "float32") for name, shape in shapes.items()}
     batch = {
         name: jax.ShapeDtypeStruct((3, *array.shape), "float32") for name, array in cond.items()

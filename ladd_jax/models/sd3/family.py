@@ -27,8 +27,15 @@ def _flops(config: MMDiTConfig, height: int, width: int, cond: Mapping[str, Any]
     return forward_flops(config, height, width, cond["context"].shape[-2])
 
 
-def _cond_shapes(config: MMDiTConfig, text_length: int) -> dict[str, tuple[int, ...]]:
-    return {"context": (text_length, config.context_width), "pooled": (config.pooled_width,)}
+def _cond_shapes(
+    config: MMDiTConfig, height: int, width: int, text_length: int
+) -> dict[str, tuple[int, ...]]:
+    shapes: dict[str, tuple[int, ...]] = {
+        "context": (text_length, config.context_width),
+        "pooled": (config.pooled_width,),
+    }
+    joined = config.in_channels - config.out_channels
+    return shapes | ({"channels": (height, width, joined)} if joined else {})
 
 
 def _sides(config: MMDiTConfig) -> tuple[int, int]:
