@@ -78,7 +78,7 @@ def two_programs(objective: LADD, critic: FeatureCritic) -> tuple[Any, Any]:
 
             def through_head(total: jax.Array, item: Any) -> tuple[jax.Array, None]:
                 logits = critic.head(item[0], item[1], grid, t_hat, summary)
-                return total + jnp.mean(form.generator(logits)), None
+                return total + jnp.mean(form.student(logits)), None
 
             total, _ = jax.lax.scan(through_head, jnp.zeros(()), (state.heads["heads"], features))
             return total / len(critic.hooked)

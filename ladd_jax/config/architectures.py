@@ -11,7 +11,7 @@ from ladd_jax.errors import UserError
 from ladd_jax.models.families import family_of, family_of_pipeline
 from ladd_jax.models.quantized import check_installed
 from ladd_jax.objectives.terms import terms_of
-from ladd_jax.objectives.terms.base import VELOCITY
+from ladd_jax.objectives.terms.base import PREDICTED_X0
 
 
 def _fields(section: Model | Teacher, kind: Any) -> dict[str, Any]:
@@ -66,7 +66,7 @@ def teacher_architecture(config: Config) -> Any:
         teacher = dataclasses.replace(teacher, **_fields(config.teacher, type(teacher)))
     hooked = config.distil.hooked_blocks
     inner = bool(hooked) and all(0 <= block < teacher.depth - 1 for block in hooked)
-    if not inner or any(VELOCITY in term.needs for term in terms_of(config.distil)):
+    if not inner or any(PREDICTED_X0 in term.needs for term in terms_of(config.distil)):
         return teacher
     return dataclasses.replace(teacher, cut=max(hooked) + 1)
 

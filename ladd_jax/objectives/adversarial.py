@@ -30,12 +30,12 @@ class AdversarialLoss:
     Attributes:
       real: the heads' loss on real samples.
       fake: the heads' loss on fake samples.
-      generator: the generator's loss on fake samples.
+      student: the student's loss on its samples, which are the fake ones.
     """
 
     real: Callable[[jax.Array], jax.Array]
     fake: Callable[[jax.Array], jax.Array]
-    generator: Callable[[jax.Array], jax.Array]
+    student: Callable[[jax.Array], jax.Array]
 
 
 ADVERSARIAL_LOSSES = {
@@ -43,19 +43,19 @@ ADVERSARIAL_LOSSES = {
     "hinge": AdversarialLoss(
         real=lambda logits: jax.nn.relu(1 - logits),
         fake=lambda logits: jax.nn.relu(1 + logits),
-        generator=lambda logits: -logits,
+        student=lambda logits: -logits,
     ),
     # The non-saturating loss of Goodfellow et al. 2014.
     "softplus": AdversarialLoss(
         real=lambda logits: jax.nn.softplus(-logits),
         fake=jax.nn.softplus,
-        generator=lambda logits: jax.nn.softplus(-logits),
+        student=lambda logits: jax.nn.softplus(-logits),
     ),
     # Least squares (Mao et al. 2017) with targets 1 and -1.
     "lsgan": AdversarialLoss(
         real=lambda logits: jnp.square(logits - 1),
         fake=lambda logits: jnp.square(logits + 1),
-        generator=lambda logits: jnp.square(logits - 1),
+        student=lambda logits: jnp.square(logits - 1),
     ),
 }
 
@@ -103,9 +103,9 @@ def real_loss(form: AdversarialLoss, r1_gamma: float, r1_interval: int, step: An
     return loss
 
 
-def generator_loss(form: AdversarialLoss) -> Callable[[Head, jax.Array], jax.Array]:
-    """Loss of the generator at one head, `(head, inputs) -> []`."""
-    return lambda head, inputs: jnp.mean(form.generator(head(inputs)))
+def student_loss_at(form: AdversarialLoss) -> Callable[[Head, jax.Array], jax.Array]:
+    """Loss of the student at one head, `(head, inputs) -> []`."""
+    return lambda head, inputs: jnp.mean(form.student(head(inputs)))
 
 
 def _statistics(logits: jax.Array, correct: jax.Array, loss: jax.Array) -> Statistics:

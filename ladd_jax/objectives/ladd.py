@@ -18,7 +18,7 @@ from ladd_jax.diffusion import times
 from ladd_jax.diffusion.flow import interpolate, predict_x0
 from ladd_jax.errors import UserError
 from ladd_jax.models.base import Backbone, Params
-from ladd_jax.objectives import schedules
+from ladd_jax.objectives import update_orders
 from ladd_jax.objectives.adversarial import ADVERSARIAL_LOSSES, fake_loss, real_loss
 from ladd_jax.objectives.base import Batch, Metrics, TrainState
 from ladd_jax.objectives.critics.base import Critic, Noise, Opened
@@ -49,12 +49,12 @@ class LADDSettings:
       distillation_weight: weight of the distance to the teacher's own x_0, for real data (ADD:
         2.5). The paper drops it (0) for synthetic data.
       misaligned_share: share of the loss on fakes that goes to extra ones, real latents with
-        the text of another prompt; 0 has none. It holds the student to its prompts.
+        the condition of another sample; 0 has none. It holds the student to its prompts.
       head_updates: updates of the heads for each of the student, each on fresh re-noising.
       accumulation: micro-batches that a batch is taken in, to need less memory. What is drawn, and
         which pairs are misaligned, is decided for the whole batch.
-      accumulated_heads: the heads that the generator sees where there are several micro-batches:
-        `updated` is the update of one, by a second pass over all of them; `before` is the heads
+      accumulated_heads: the heads that the student's loss sees where there are several
+        micro-batches: `updated` is the update of one, by a second pass over all of them; `before` is the heads
         from before the step, at the price of one pass.
       ema_decay: decay of the student's moving average.
     """
@@ -114,7 +114,7 @@ class LADD(LADDSettings):
       optimizer: optimizer of the student.
       heads_optimizer: optimizer of the heads; its schedule counts their updates, `head_updates` a
         step.
-      terms: of the student's loss; None for those that the settings name.
+      terms: terms of the student's loss; None for those that the settings name.
     """
 
     student: Backbone
@@ -127,18 +127,18 @@ class LADD(LADDSettings):
         self, state: TrainState, frozen: dict[str, Any], batch: Batch
     ) -> tuple[TrainState, Metrics]:
         """Updates the heads, then the student through them. `frozen` is read by the critic."""
-        # 1. Noise the latents: x_t at one of the student's times. All else is drawn here, too.
-        drawn, further = self.draw(state, batch)
+        # 1. Noise the latents: x_t at one of the student's times t. Draw t_hat and its noise, too.
+        drawn, head_keys = self.draw(state, batch)
         if self.accumulation > 1:
-            passes = schedules.in_micro_batches(self, state, frozen, drawn, further)
+            passes = update_orders.in_micro_batches(self, state, frozen, drawn, head_keys)
         else:
             # 2. The student predicts x_0.
             x0_hat, student_vjp = jax.vjp(lambda params: self.predict(params, drawn), state.params)
             # 3. Its prediction is re-noised and shown to the teacher: features, kept once.
             fake, real = self.open(frozen, drawn, x0_hat)
-            # 4. The heads judge it, and the data re-noised likewise, which pass by.
+            # 4. The heads judge it and the re-noised data, whose features are not kept.
             heads = Heads(state.heads, state.heads_optimizer)
-            heads = schedules.update_heads(self, heads, state, frozen, drawn, x0_hat, further)
+            heads = update_orders.update_heads(self, heads, state, frozen, drawn, x0_hat, head_keys)
             verdict = self.judge(heads.params, state.step, frozen, drawn, x0_hat, fake, real)
             # 5. The heads are updated.
             heads = self.apply(heads, verdict.gradient)
@@ -221,7 +221,7 @@ class LADD(LADDSettings):
         misaligned = None
         if self.misaligned_share:
             other = jax.tree.map(lambda array: jnp.roll(array, 1, 0), cond)
-            # Where both share a prompt the pair is aligned after all.
+            # Where both have the same condition the pair is aligned after all.
             differences = [
                 jnp.any(a != b, axis=tuple(range(1, a.ndim)))
                 for a, b in zip(jax.tree.leaves(other), jax.tree.leaves(cond), strict=True)
@@ -266,10 +266,10 @@ class LADD(LADDSettings):
         self, frozen: dict[str, Any], drawn: Drawn, x0_hat: jax.Array
     ) -> tuple[Opened, Opened | None]:
         """The student's samples opened by the critic; the data too, where a term needs them."""
-        fake = self.critic.open(frozen, x0_hat, drawn.fake, drawn.cond)
+        fake = self.critic.open(frozen, x0_hat, drawn.fake_noise, drawn.cond)
         if REAL_FEATURES not in self.needs:
             return fake, None
-        return fake, self.critic.open(frozen, drawn.x_0, drawn.real, drawn.cond)
+        return fake, self.critic.open(frozen, drawn.x_0, drawn.real_noise, drawn.cond)
 
     def judge(
         self,
@@ -282,24 +282,25 @@ class LADD(LADDSettings):
         real: Opened | None = None,
     ) -> Verdict:
         """The heads' gradient; samples that are not opened yet pass by the critic once more."""
-        form = ADVERSARIAL_LOSSES[self.loss]
+        critic, form = self.critic, ADVERSARIAL_LOSSES[self.loss]
         on_fake = fake_loss(form)
         on_real = real_loss(form, self.r1_gamma, self.r1_interval, step)
-        see = self.critic.judge
         gradient, fakes = (
-            see(heads, frozen, x0_hat, drawn.fake, drawn.cond, on_fake)
+            critic.judge(heads, frozen, x0_hat, drawn.fake_noise, drawn.cond, on_fake)
             if fake is None
             else fake.judge(heads, on_fake)
         )
         real_gradient, reals = (
-            see(heads, frozen, drawn.x_0, drawn.real, drawn.cond, on_real)
+            critic.judge(heads, frozen, drawn.x_0, drawn.real_noise, drawn.cond, on_real)
             if real is None
             else real.judge(heads, on_real)
         )
         if drawn.misaligned is not None:
             other, weight = drawn.misaligned
             on_misaligned = fake_loss(form, weight)
-            misaligned, _ = see(heads, frozen, drawn.x_0, drawn.real, other, on_misaligned)
+            misaligned, _ = critic.judge(
+                heads, frozen, drawn.x_0, drawn.real_noise, other, on_misaligned
+            )
             share = self.misaligned_share
             gradient = jax.tree.map(lambda a, b: (1 - share) * a + share * b, gradient, misaligned)
         accuracy = jnp.stack([fakes.pop("accuracy").T, reals.pop("accuracy").T], axis=1)
@@ -322,16 +323,19 @@ class LADD(LADDSettings):
     ) -> tuple[jax.Array, Metrics]:
         """Gradient of the student's loss at x0_hat, and its terms."""
         seen = Seen(
-            x0_hat, drawn.x_0, drawn.x_t, drawn.t, drawn.cond, drawn.fake, heads, fake, real
+            x0_hat, drawn.x_0, drawn.x_t, drawn.t, drawn.cond, drawn.fake_noise, heads, fake, real
         )
         return total(self.loss_terms, seen)
 
     def _metrics(self, drawn: Drawn, passes: Passes) -> Metrics:
         (fake, real), accuracy = passes.verdict.statistics, passes.verdict.accuracy
+        t_fake, t_real = drawn.fake_noise.t_hat, drawn.real_noise.t_hat
         return passes.losses | {
             "loss/discriminator": jnp.mean(fake["loss"] + real["loss"]),
             "gradient_norm/student": optax.tree.norm(passes.student_gradient),
             "gradient_norm/heads": optax.tree.norm(passes.verdict.gradient),
             "x0_hat_std": jnp.std(passes.x0_hat),
-            **discriminator_metrics(fake, real, accuracy, drawn.fake.t_hat, drawn.real.t_hat),
+            **discriminator_metrics(
+                fake, real, accuracy, drawn.fake_noise.t_hat, drawn.real_noise.t_hat
+            ),
         }

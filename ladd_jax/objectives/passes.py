@@ -18,11 +18,11 @@ class Drawn(NamedTuple):
 
     Attributes:
       x_0: latents of the data `[B, H, W, C]`.
-      cond: what belongs to them, arrays `[B, ...]`.
+      cond: their condition, arrays `[B, ...]`.
       x_t: what the student is given `[B, H, W, C]`.
-      t: at which time, float32 `[B]`.
-      fake: noise for the student's samples.
-      real: noise for the data.
+      t: the time of x_t, float32 `[B]`.
+      fake_noise: noise and t_hat for the student's samples.
+      real_noise: noise and t_hat for the data.
       misaligned: for pairs of latents and another sample's cond, where there are any: that cond,
         and the pair's weight `[B]`, whose mean over the batch is 1.
     """
@@ -31,8 +31,8 @@ class Drawn(NamedTuple):
     cond: Cond
     x_t: jax.Array
     t: jax.Array
-    fake: Noise
-    real: Noise
+    fake_noise: Noise
+    real_noise: Noise
     misaligned: tuple[Cond, jax.Array] | None
 
 
@@ -64,8 +64,8 @@ class Passes(NamedTuple):
       student_gradient: gradient of the student's loss.
       losses: the student's losses, by metric.
       x0_hat: the student's predictions `[B, H, W, C]`.
-      heads: after all of their updates.
-      verdict: by the heads before the update that shares the student's noise.
+      heads: the heads after all of their updates.
+      verdict: verdict of the heads before the update that shares the student's noise.
     """
 
     student_gradient: Params

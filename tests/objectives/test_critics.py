@@ -97,7 +97,7 @@ class OpenedPool:
         gradient, statistics = jax.grad(own, has_aux=True)(heads)
         return gradient, jax.tree.map(lambda leaf: leaf[None], statistics)
 
-    def back(self, heads, loss):
+    def value_and_gradient(self, heads, loss):
         head = self.critic.heads
         value, bar = jax.value_and_grad(lambda x: loss(lambda x: head(heads, x), x))(self.inputs)
         return value, self.pull(bar[None])
@@ -105,7 +105,7 @@ class OpenedPool:
     def pull(self, features_bar):
         return self.inputs_vjp(features_bar[0])[0]
 
-    def x_0(self):
+    def predicted_x0(self):
         raise NotImplementedError("latents are seen as they are")
 
 
@@ -162,7 +162,7 @@ def two_programs(objective, state, frozen, batch):
     seen = state.heads if objective.accumulated_heads == "before" else heads
 
     def generator_loss(params):
-        return jnp.mean(form.generator(logits(seen, generate(params))))
+        return jnp.mean(form.student(logits(seen, generate(params))))
 
     updates, _ = objective.optimizer.build().update(
         jax.grad(generator_loss)(state.params), state.optimizer, state.params

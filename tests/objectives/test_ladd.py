@@ -85,7 +85,7 @@ def two_program_reference(objective, state, frozen, batch):
         x0_hat = generate(params)
         fake, teacher_x0 = features(x0_hat, eps_f, t_f)
         total = sum(
-            jnp.mean(form.generator(logits(seen, slot, fake[slot], t_f))) for slot in range(count)
+            jnp.mean(form.student(logits(seen, slot, fake[slot], t_f))) for slot in range(count)
         )
         weight = (1 - t_f)[:, None, None, None]
         distance = jnp.square(x0_hat - jax.lax.stop_gradient(teacher_x0))

@@ -14,7 +14,7 @@ from ladd_jax.objectives.adversarial import ADVERSARIAL_LOSSES
 from ladd_jax.objectives.ladd import LADDSettings
 from ladd_jax.objectives.terms import terms_of
 from ladd_jax.objectives.terms.adversarial import Adversarial
-from ladd_jax.objectives.terms.base import REAL_FEATURES, VELOCITY, Seen, total
+from ladd_jax.objectives.terms.base import PREDICTED_X0, REAL_FEATURES, Seen, total
 from ladd_jax.objectives.terms.distillation import Distillation
 from ladd_jax.training.optimizers import Optimizer
 
@@ -61,22 +61,24 @@ def formulas(ladd, frozen, drawn, heads):
         return predict_x0(x, v, noise.t_hat), taps[jnp.asarray(critic.hooked)]
 
     def adversarial(x0_hat):
-        _, features = look(x0_hat, drawn.fake)
+        _, features = look(x0_hat, drawn.fake_noise)
         grid, summary = critic.teacher.grid(x0_hat), critic.teacher.summary(cond)
         values = []
         for slot, tokens in enumerate(features):
             one = jax.tree.map(lambda leaf, slot=slot: leaf[slot], heads["heads"])
-            logits = critic.head(one, tokens, grid, drawn.fake.t_hat, summary)
+            logits = critic.head(one, tokens, grid, drawn.fake_noise.t_hat, summary)
             values.append(jnp.mean(jax.nn.softplus(-logits)))
         return sum(values) / len(values)
 
     def distillation(x0_hat):
-        wanted = jax.lax.stop_gradient(look(x0_hat, drawn.fake)[0])
-        weight = (1 - drawn.fake.t_hat)[:, None, None, None]
+        wanted = jax.lax.stop_gradient(look(x0_hat, drawn.fake_noise)[0])
+        weight = (1 - drawn.fake_noise.t_hat)[:, None, None, None]
         return jnp.mean(weight * (x0_hat - wanted) ** 2)
 
     def moments(x0_hat):
-        return Moments.distance(look(x0_hat, drawn.fake)[1], look(drawn.x_0, drawn.real)[1])
+        return Moments.distance(
+            look(x0_hat, drawn.fake_noise)[1], look(drawn.x_0, drawn.real_noise)[1]
+        )
 
     return {"adversarial": adversarial, "distillation": distillation, "moments": moments}
 
@@ -93,7 +95,15 @@ def compared():
         x0_hat = ladd.predict(state.params, drawn)
         fake, real = ladd.open(frozen, drawn, x0_hat)
         seen = Seen(
-            x0_hat, drawn.x_0, drawn.x_t, drawn.t, drawn.cond, drawn.fake, state.heads, fake, real
+            x0_hat,
+            drawn.x_0,
+            drawn.x_t,
+            drawn.t,
+            drawn.cond,
+            drawn.fake_noise,
+            state.heads,
+            fake,
+            real,
         )
         ours = {name: term(seen) for name, term in TERMS.items()}
         theirs = {
@@ -127,8 +137,8 @@ def test_settings_name_the_terms_and_these_what_they_need():
     (adversarial,) = terms_of(LADDSettings(loss="lsgan"))
     assert adversarial == Adversarial(ADVERSARIAL_LOSSES["lsgan"]) and not adversarial.needs
     _, distillation = terms_of(LADDSettings(distillation_weight=2.5))
-    assert (distillation.weight, distillation.needs) == (2.5, {VELOCITY})
-    assert objective(distillation_weight=2.5).needs == {VELOCITY}
+    assert (distillation.weight, distillation.needs) == (2.5, {PREDICTED_X0})
+    assert objective(distillation_weight=2.5).needs == {PREDICTED_X0}
     assert objective(terms=(*terms_of(LADDSettings()), Moments())).needs == {REAL_FEATURES}
 
 

@@ -43,7 +43,7 @@ class Opened(Protocol):
         """Gradient of the heads for the mean of their losses, and statistics `[K, ...]`."""
         ...
 
-    def back(
+    def value_and_gradient(
         self, heads: Params, loss: Callable[[Head, jax.Array], jax.Array]
     ) -> tuple[jax.Array, jax.Array]:
         """Mean over the heads of `loss(head, inputs)`, and its gradient at the latents."""
@@ -53,7 +53,7 @@ class Opened(Protocol):
         """The gradient at the latents of a gradient at `features`."""
         ...
 
-    def x_0(self) -> jax.Array:
+    def predicted_x0(self) -> jax.Array:
         """The frozen network's own prediction of x_0 from the re-noised latents, `[B, H, W, C]`.
 
         A constant for the student.

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from ladd_jax.diffusion.flow import interpolate, predict_x0
 from ladd_jax.errors import UserError
 from ladd_jax.models.base import Backbone, Cond, Model, Params
+from ladd_jax.models.heads import one_head
 from ladd_jax.objectives.adversarial import Head, HeadLoss, Statistics
 from ladd_jax.objectives.critics.base import Noise
 
@@ -35,6 +36,11 @@ class FeatureCritic:
     hooked_blocks: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
+        (count,) = {leaf.shape[0] for leaf in jax.tree.leaves(self.heads.shapes["heads"])}
+        if count != len(self.hooked):
+            raise UserError(
+                f"{count} heads stand on {len(self.hooked)} hooked blocks: make one for each"
+            )
         for block in self.hooked:
             if not 0 <= block < self.teacher.blocks:
                 raise UserError(
@@ -70,9 +76,10 @@ class FeatureCritic:
         slots = [self.hooked.index(b) if b in self.hooked else -1 for b in range(blocks)]
         at_head = self._at_head(x_0, noise, cond)
 
+        judge = jax.grad(_share(loss, at_head, len(self.hooked)), has_aux=True)
+
         def one(slot: jax.Array, tokens: jax.Array) -> Any:
-            params = jax.tree.map(lambda leaf: leaf[slot], heads["heads"])
-            return jax.grad(self._of(loss, at_head), has_aux=True)(params, tokens)
+            return judge(one_head(heads, slot), tokens)
 
         def tap(block: jax.Array, tokens: jax.Array) -> Any:
             tokens = jax.lax.stop_gradient(tokens)
@@ -112,14 +119,18 @@ class FeatureCritic:
         grid, summary = self.teacher.grid(x_0), self.teacher.summary(cond)
         return lambda params: lambda tokens: self.head(params, tokens, grid, noise.t_hat, summary)
 
-    def _of(self, loss: HeadLoss, at_head: Callable[[Params], Head]) -> Callable[..., Any]:
-        """A head's share in the mean of the heads' losses, of its parameters and its tokens."""
 
-        def share(params: Params, tokens: jax.Array) -> tuple[jax.Array, Statistics]:
-            value, statistics = loss(at_head(params), tokens)
-            return value / len(self.hooked), statistics
+def _share(loss: Any, at_head: Callable[[Params], Head], count: int) -> Callable[..., Any]:
+    """One head's share in the mean of `count` heads' losses, of its parameters and its tokens."""
 
-        return share
+    def share(params: Params, tokens: jax.Array) -> Any:
+        result = loss(at_head(params), tokens)
+        if isinstance(result, tuple):
+            value, statistics = result
+            return value / count, statistics
+        return result / count
+
+    return share
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,25 +162,23 @@ class OpenedFeatures:
 
     def judge(self, heads: Params, loss: HeadLoss) -> tuple[Params, Statistics]:
         """See `Opened.judge`."""
-        share = self.critic._of(loss, self.at_head)
+        judge = jax.grad(_share(loss, self.at_head, len(self.critic.hooked)), has_aux=True)
 
         def body(_: None, head_and_block: Any) -> tuple[None, Any]:
             params, block = head_and_block
-            return None, jax.grad(share, has_aux=True)(params, self.tokens[block + 1])
+            return None, judge(params, self.tokens[block + 1])
 
         _, (gradient, statistics) = jax.lax.scan(
             body, None, (heads["heads"], jnp.asarray(self.critic.hooked))
         )
         return {"heads": gradient}, statistics
 
-    def back(
+    def value_and_gradient(
         self, heads: Params, loss: Callable[[Head, jax.Array], jax.Array]
     ) -> tuple[jax.Array, jax.Array]:
-        """See `Opened.back`: through the heads, then through the teacher's activations."""
+        """See `Opened`: through the heads, then through the teacher's activations."""
         hooked = self.critic.hooked
-
-        def share(params: Params, tokens: jax.Array) -> jax.Array:
-            return loss(self.at_head(params), tokens) / len(hooked)
+        share = _share(loss, self.at_head, len(hooked))
 
         def body(tokens_bar: jax.Array, head_and_block: Any) -> tuple[jax.Array, jax.Array]:
             params, block = head_and_block
@@ -186,8 +195,8 @@ class OpenedFeatures:
         places = jnp.asarray(self.critic.hooked) + 1
         return self.tokens_vjp(jnp.zeros_like(self.tokens).at[places].set(features_bar))
 
-    def x_0(self) -> jax.Array:
-        """See `Opened.x_0`.
+    def predicted_x0(self) -> jax.Array:
+        """See `Opened.predicted_x0`.
 
         Raises:
           UserError: the teacher is cut.

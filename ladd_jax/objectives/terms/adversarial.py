@@ -4,7 +4,7 @@ import dataclasses
 
 import jax
 
-from ladd_jax.objectives.adversarial import AdversarialLoss, generator_loss
+from ladd_jax.objectives.adversarial import AdversarialLoss, student_loss_at
 from ladd_jax.objectives.terms.base import Seen
 
 
@@ -19,4 +19,4 @@ class Adversarial:
 
     def __call__(self, seen: Seen) -> tuple[jax.Array, jax.Array]:
         """See `Term`."""
-        return seen.fake.back(seen.heads, generator_loss(self.form))
+        return seen.fake.value_and_gradient(seen.heads, student_loss_at(self.form))

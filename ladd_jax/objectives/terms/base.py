@@ -7,8 +7,8 @@ import jax
 from ladd_jax.models.base import Cond, Params
 from ladd_jax.objectives.critics.base import Noise, Opened
 
-VELOCITY = "velocity"
-"""The frozen network's own x_0, `Seen.fake.x_0()`: it is run to its end then, and not cut."""
+PREDICTED_X0 = "predicted_x0"
+"""`Seen.fake.predicted_x0()`: the frozen network is run to its end for it, and not cut."""
 
 REAL_FEATURES = "real_features"
 """`Seen.real`: the features of real samples are kept then, where otherwise they pass by."""
@@ -22,8 +22,8 @@ class Seen(NamedTuple):
       x_0: the latents of the data `[B, H, W, C]`.
       x_t: what the student was given `[B, H, W, C]`.
       t: at which time, float32 `[B]`.
-      cond: what belongs to the samples.
-      noise: what the fake samples are re-noised with.
+      cond: condition of the samples.
+      noise: noise that the fake samples are re-noised with.
       heads: parameters of the critic's heads, after their update.
       fake: `x0_hat`, opened by the critic.
       real: `x_0`, opened by the critic; None where no term needs it.
@@ -46,7 +46,7 @@ class Term(Protocol):
     Attributes:
       name: its metric is `loss/name`.
       weight: its factor in the student's loss.
-      needs: which of `VELOCITY` and `REAL_FEATURES` it asks of the step; all else in `Seen` is
+      needs: which of `PREDICTED_X0` and `REAL_FEATURES` it asks of the step; all else in `Seen` is
         there anyway.
     """
 

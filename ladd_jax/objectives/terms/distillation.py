@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from ladd_jax.diffusion.flow import expand
-from ladd_jax.objectives.terms.base import VELOCITY, Seen
+from ladd_jax.objectives.terms.base import PREDICTED_X0, Seen
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,11 +18,11 @@ class Distillation:
 
     weight: float
     name: str = "distillation"
-    needs: frozenset[str] = frozenset({VELOCITY})
+    needs: frozenset[str] = frozenset({PREDICTED_X0})
 
     def __call__(self, seen: Seen) -> tuple[jax.Array, jax.Array]:
         """See `Term`."""
-        teacher_x0 = seen.fake.x_0()
+        teacher_x0 = seen.fake.predicted_x0()
 
         def distance(x0_hat: jax.Array) -> jax.Array:
             weight = expand(1 - seen.noise.t_hat, x0_hat)

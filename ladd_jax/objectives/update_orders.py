@@ -1,8 +1,8 @@
 """Orders of LADD's passes other than one update of the heads, then one of the student.
 
 Further updates of the heads add forward passes. A batch in several micro-batches knows its updated
-heads only after all of them: either the generator sees them in a second pass, or it sees the heads
-from before the step.
+heads only after all of them: either the student's loss sees them in a second pass, or it sees the
+heads from before the step.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -33,9 +33,9 @@ def update_heads(
 
     Args:
       ladd: the objective.
-      heads: before these updates.
-      state: of the step.
-      frozen: what the critic reads.
+      heads: heads before these updates.
+      state: state before the step.
+      frozen: trees that the critic reads.
       drawn: the batch.
       x0_hat: the student's predictions.
       keys: raw PRNG keys `[n, 2]`; n may be 0.
@@ -45,7 +45,7 @@ def update_heads(
 
     def update(heads: Heads, key: jax.Array) -> tuple[Heads, None]:
         fake, real = ladd.renoise(key, drawn.x_0)
-        again = drawn._replace(fake=fake, real=real)
+        again = drawn._replace(fake_noise=fake, real_noise=real)
         verdict = _judge(ladd, heads.params, state.step, frozen, again, x0_hat)
         return ladd.apply(heads, verdict.gradient), None
 
@@ -53,25 +53,25 @@ def update_heads(
 
 
 def in_micro_batches(
-    ladd: "LADD", state: TrainState, frozen: Frozen, drawn: Drawn, further: jax.Array
+    ladd: "LADD", state: TrainState, frozen: Frozen, drawn: Drawn, head_keys: jax.Array
 ) -> Passes:
     """The passes of a step in `ladd.accumulation` micro-batches, one after another."""
     if ladd.accumulated_heads == "updated":
-        return _in_two_passes(ladd, state, frozen, drawn, further)
-    return _through_heads_before(ladd, state, frozen, drawn, further)
+        return _in_two_passes(ladd, state, frozen, drawn, head_keys)
+    return _through_heads_before(ladd, state, frozen, drawn, head_keys)
 
 
 def _in_two_passes(
-    ladd: "LADD", state: TrainState, frozen: Frozen, drawn: Drawn, further: jax.Array
+    ladd: "LADD", state: TrainState, frozen: Frozen, drawn: Drawn, head_keys: jax.Array
 ) -> Passes:
-    """All micro-batches for the heads, then again for the generator: the same update."""
+    """All micro-batches for the heads, then again for the student: the same update."""
 
     def predict(drawn: Drawn) -> tuple[Any, Any, jax.Array]:
         return (), (), ladd.predict(state.params, drawn)
 
     _, _, x0_hat = accumulate(predict, drawn, ladd.accumulation, ())
     heads = Heads(state.heads, state.heads_optimizer)
-    heads = update_heads(ladd, heads, state, frozen, drawn, x0_hat, further)
+    heads = update_heads(ladd, heads, state, frozen, drawn, x0_hat, head_keys)
     verdict = _judge(ladd, heads.params, state.step, frozen, drawn, x0_hat)
     heads = ladd.apply(heads, verdict.gradient)
 
@@ -86,11 +86,11 @@ def _in_two_passes(
 
 
 def _through_heads_before(
-    ladd: "LADD", state: TrainState, frozen: Frozen, drawn: Drawn, further: jax.Array
+    ladd: "LADD", state: TrainState, frozen: Frozen, drawn: Drawn, head_keys: jax.Array
 ) -> Passes:
-    """All micro-batches for heads and generator at once: it sees the heads from before the step.
+    """All micro-batches for heads and student at once: it sees the heads from before the step.
 
-    The update of the heads that shares the generator's fake pass comes first, the others after.
+    The update of the heads that shares the student's fake pass comes first, the others after.
     """
 
     def part(drawn: Drawn) -> tuple[Any, Any, Any]:
@@ -107,7 +107,7 @@ def _through_heads_before(
         part, drawn, ladd.accumulation, (ladd.student, ladd.critic.heads)
     )
     heads = ladd.apply(Heads(state.heads, state.heads_optimizer), heads_gradient)
-    heads = update_heads(ladd, heads, state, frozen, drawn, x0_hat, further)
+    heads = update_heads(ladd, heads, state, frozen, drawn, x0_hat, head_keys)
     verdict = Verdict(heads_gradient, statistics, accuracy)
     return Passes(gradient, losses, x0_hat, heads, verdict)
 
