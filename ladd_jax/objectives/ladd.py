@@ -54,8 +54,8 @@ class LADDSettings:
       accumulation: micro-batches that a batch is taken in, to need less memory. What is drawn, and
         which pairs are misaligned, is decided for the whole batch.
       accumulated_heads: the heads that the student's loss sees where there are several
-        micro-batches: `updated` is the update of one, by a second pass over all of them; `before` is the heads
-        from before the step, at the price of one pass.
+        micro-batches: `updated` is the update of one, by a second pass over all of them; `before`
+        is the heads from before the step, at the price of one pass.
       ema_decay: decay of the student's moving average.
     """
 
@@ -335,7 +335,5 @@ class LADD(LADDSettings):
             "gradient_norm/student": optax.tree.norm(passes.student_gradient),
             "gradient_norm/heads": optax.tree.norm(passes.verdict.gradient),
             "x0_hat_std": jnp.std(passes.x0_hat),
-            **discriminator_metrics(
-                fake, real, accuracy, drawn.fake_noise.t_hat, drawn.real_noise.t_hat
-            ),
+            **discriminator_metrics(fake, real, accuracy, t_fake, t_real),
         }
