@@ -58,9 +58,7 @@ def images(tmp_path_factory):
 def test_data_with_an_array_named_like_one_of_the_text_are_refused(tmp_path, monkeypatch, name):
     source = Source({Bucket(8, 8): ["one"]}, {name: ArraySpec((4,))})
     monkeypatch.setattr(encoding, "open_source", lambda *_: source)
-    with pytest.raises(
-        UserError, match=f"both write an array '{name}': rename the one"
-    ):
+    with pytest.raises(UserError, match=f"both write an array '{name}': rename the one"):
         encode(typed(settings()), tmp_path)
     assert not stages.encoded(tmp_path).exists()
 
