@@ -11,9 +11,9 @@ from ladd_jax.config import architectures, objectives
 from ladd_jax.config.fields import to_dict, typed
 from ladd_jax.data.buckets import Bucket
 from ladd_jax.parallel.mesh import make_mesh
-from ladd_jax.stages import load as stages
 from ladd_jax.stages.distil import distil
 from ladd_jax.stages.encode import encode
+from ladd_jax.stages.load import encoded, load_generator, load_student, load_teacher
 from ladd_jax.training.checkpoint import Checkpoints
 from ladd_jax.weights import save_mmdit
 from ladd_jax.weights.files import StoredTensor
@@ -46,7 +46,7 @@ def images(tmp_path_factory):
     """Shards of digits."""
     workdir = tmp_path_factory.mktemp("images")
     encode(typed(settings()), workdir)
-    return stages.encoded(workdir)
+    return encoded(workdir)
 
 
 def assert_same(ours, theirs):
@@ -57,8 +57,8 @@ def test_a_teacher_that_is_cut_is_the_first_blocks_of_the_whole_one(tmp_path, mo
     config = settings(hooked_blocks=(0,))
     write_generator(typed(config), tmp_path)
     mesh = make_mesh({"data": 1}, jax.devices()[:1])
-    whole = stages.load_generator(typed(config), tmp_path, mesh)
-    cut = stages.load_teacher(typed(config), tmp_path, mesh)
+    whole = load_generator(typed(config), tmp_path, mesh)
+    cut = load_teacher(typed(config), tmp_path, mesh)
     assert not {"last_block", "final", "final_modulation"} & cut.keys()
     first = jax.tree.map(lambda leaf: leaf[:1], whole["blocks_0"])
     rest = {name: whole[name] for name in cut if name != "blocks_0"}
@@ -72,7 +72,7 @@ def test_a_teacher_that_is_cut_is_the_first_blocks_of_the_whole_one(tmp_path, mo
     monkeypatch.setattr(
         StoredTensor, "map", lambda tensor: read.append(tensor.name) or map_file(tensor)
     )
-    assert_same(stages.load_teacher(typed(config), tmp_path, mesh), cut)
+    assert_same(load_teacher(typed(config), tmp_path, mesh), cut)
     assert any("transformer_blocks.0." in name for name in read)
     assert not [name for name in read if "blocks.1." in name or "blocks.2." in name]
     assert not [name for name in read if "proj_out" in name or "norm_out" in name]
@@ -109,8 +109,8 @@ def test_distillation_with_a_teacher_that_is_cut_starts_from_the_whole_one(image
     write_generator(typed(config), tmp_path)
     mesh = make_mesh(config.mesh)
     distil(typed(config), tmp_path)
-    state = stages.load_student(typed(config), tmp_path, mesh)
-    teacher = stages.load_generator(typed(config), tmp_path, mesh)
+    state = load_student(typed(config), tmp_path, mesh)
+    teacher = load_generator(typed(config), tmp_path, mesh)
     moved = jax.tree.map(lambda a, b: float(jnp.max(jnp.abs(a - b))), state.params, teacher)
     assert 0 < max(jax.tree.leaves(moved)) < 1e-5
     assert state.heads["heads"]["residual"]["scale"].shape[0] == 1
