@@ -1,8 +1,8 @@
 """`python -m benchmarks.digits [--seeds=3]`: the whole digits job over several seeds.
 
-Each seed has its own split of the scans, teacher, samples, student and judge. Writes the mean and
-standard deviation of every row to `benchmarks/results/digits.json` and, as a page, `digits.html`,
-and the first seed's samples beside it as `digits.png`.
+Each seed has its own split of the scans, data generator, samples, student and judge. Writes the
+mean and standard deviation of every row to `benchmarks/results/digits.json` and, as a page,
+`digits.html`, and the first seed's samples beside it as `digits.png`.
 """
 
 import dataclasses
@@ -64,7 +64,7 @@ def main(_: list[str]) -> None:
         accuracy,
         notes=[
             f"Mean and standard deviation over {len(runs)} seeds, each with its own split, "
-            f"teacher, student and judge, on {machine}."
+            f"data generator, student and judge, on {machine}."
         ],
     )
     write_metrics(

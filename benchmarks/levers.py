@@ -35,7 +35,7 @@ ROWS: dict[str, tuple[str, str, dict[str, str]]] = {
     "remat dots": (AS_IS, MEDIUM, {"model.remat": "dots"}),
     "remat dots_attention": (AS_IS, MEDIUM, {"model.remat": "dots_attention"}),
     "accumulation 4 (heads updated)": (AS_IS, MEDIUM, {"distil.accumulation": "4"}),
-    "accumulation 4 (heads of before)": (
+    "accumulation 4 (heads from before)": (
         AS_IS, MEDIUM, {"distil.accumulation": "4", "distil.accumulated_heads": "before"},
     ),
     "teacher float32": (AS_IS, MEDIUM, {"model.teacher_dtype": "float32"}),

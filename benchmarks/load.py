@@ -38,7 +38,7 @@ def write(folder: Path, config: Any, dtype: Any, dense: bool) -> list[int]:
     """A transformer as diffusers would keep it; sizes of its tensors in bytes."""
     import numpy as np
 
-    from ladd_jax.models.sd3 import diffusers_layout as diffusers
+    from ladd_jax.models.sd3 import diffusers_layout
     from ladd_jax.models.sd3.positions import position_table
     from ladd_jax.models.sd3.transformer import mmdit
     from ladd_jax.weights.files import make_header
@@ -47,8 +47,8 @@ def write(folder: Path, config: Any, dtype: Any, dense: bool) -> list[int]:
 
     ours = mmdit(config).shapes
     table = position_table(config, dtype)
-    shapes = {diffusers.POSITIONS: table.shape}
-    shapes |= tensor_shapes(diffusers.layout(config, ours), ours)
+    shapes = {diffusers_layout.POSITIONS: table.shape}
+    shapes |= tensor_shapes(diffusers_layout.layout(config, ours), ours)
     sizes = [math.prod(shape) * dtype.itemsize for shape in shapes.values()]
     with (folder / f"{WEIGHTS}.safetensors").open("wb") as file:
         file.write(make_header(shapes, dtype, {"format": "pt"}))
@@ -61,7 +61,7 @@ def write(folder: Path, config: Any, dtype: Any, dense: bool) -> list[int]:
                 for first in range(0, size, len(noise)):
                     file.write(noise[: size - first])
         file.truncate(start + sum(sizes))
-    description = diffusers.config_json(config, sample_size=128)
+    description = diffusers_layout.config_json(config, sample_size=128)
     (folder / "config.json").write_text(json.dumps(description))
     return sizes
 

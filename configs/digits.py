@@ -44,7 +44,7 @@ def get_config() -> ConfigDict:
             steps=760,
             batch_size=32,
             warmup_steps=0,
-            # The teacher is good in 4 consistency steps already; it is pure noise that it fails at.
+            # The data generator is good in 4 consistency steps already; it fails at pure noise.
             # More training at the other times makes those steps diverse and loses the prompt.
             probabilities=(0.94, 0.02, 0.02, 0.02),
             # Each pixel of an 8x8 scan carries more than one of a large latent, so less noise

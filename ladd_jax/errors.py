@@ -1,8 +1,8 @@
-"""Errors that the user can mend."""
+"""Errors that the user can fix."""
 
 
 class UserError(ValueError):
-    """Something that the user can mend: the message is one sentence with value, limit and remedy.
+    """Something that the user can fix: the message is one sentence with value, limit and remedy.
 
     Commands print it without a traceback and end with exit code 2. Every other exception is a
     defect and keeps its traceback.

@@ -12,28 +12,28 @@ from absl import flags
 from ladd_jax.cli.flags import WORKDIR
 from ladd_jax.cli.run import run_without_config
 from ladd_jax.errors import UserError
-from ladd_jax.stages import load as stages
 from ladd_jax.stages.export import export
+from ladd_jax.stages.load import STUDENTS
 
 FLAGS = flags.FlagValues()
 _OUT = flags.DEFINE_string("out", None, "The folder to make.", flag_values=FLAGS)
 _MODEL = flags.DEFINE_enum(
-    "model", "ema", tuple(stages.STUDENTS), "The average, or the student itself", flag_values=FLAGS
+    "model", "ema", tuple(STUDENTS), "The average (ema), or the student itself.", flag_values=FLAGS
 )
 _STEP = flags.DEFINE_integer(
-    "step", None, "Of the checkpoint; default: the newest.", flag_values=FLAGS
+    "step", None, "Step of the checkpoint; default: the newest.", flag_values=FLAGS
 )
 _LAYOUT = flags.DEFINE_string(
     "layout",
     "diffusers",
-    "For which programs; of SD3 diffusers, single or both.",
+    "Kind of files; for SD3 diffusers, single or both.",
     flag_values=FLAGS,
 )
 _DTYPE = flags.DEFINE_enum(
     "dtype",
     "bfloat16",
     ("float32", "float16", "bfloat16"),
-    "Of the transformer's files.",
+    "Dtype of the transformer's files.",
     flag_values=FLAGS,
 )
 

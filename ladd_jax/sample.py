@@ -44,7 +44,7 @@ _MODEL = flags.DEFINE(
     flag_values=FLAGS,
 )
 _STEP = flags.DEFINE_integer(
-    "step", None, "Of the run's checkpoint; default: the newest.", flag_values=FLAGS
+    "step", None, "Step of the run's checkpoint; default: the newest.", flag_values=FLAGS
 )
 _PROMPT = flags.DEFINE_multi_string(
     "prompt", [], "What to show; may be given several times.", flag_values=FLAGS
@@ -58,20 +58,25 @@ _ASPECT = flags.DEFINE_string(
     "W:H takes the nearest bucket of the training; WxH are pixels.",
     flag_values=FLAGS,
 )
-_SEED = flags.DEFINE_integer("seed", 0, "Of the first picture of each prompt.", flag_values=FLAGS)
+_SEED = flags.DEFINE_integer(
+    "seed", 0, "Seed of the first picture of each prompt.", flag_values=FLAGS
+)
 _NUM = flags.DEFINE_integer("num", 4, "Pictures of each prompt.", flag_values=FLAGS)
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 1, "Pictures sampled at once.", flag_values=FLAGS)
 _GUIDANCE = flags.DEFINE_float(
-    "guidance", None, "Of the data generator; default: its config's.", flag_values=FLAGS
+    "guidance", None, "Guidance of the data generator; default: its config's.", flag_values=FLAGS
 )
 _SHIFT = flags.DEFINE_float(
-    "shift", None, "Of the data generator's schedule; default: its config's.", flag_values=FLAGS
+    "shift",
+    None,
+    "Shift of the data generator's schedule; default: its config's.",
+    flag_values=FLAGS,
 )
 _DTYPE = flags.DEFINE_enum(
     "dtype",
     None,
     ("float32", "bfloat16"),
-    "Of computation; default: the config's.",
+    "Dtype of computation; default: the config's.",
     flag_values=FLAGS,
 )
 _OUT = flags.DEFINE_string("out", None, "Folder of the pictures.", flag_values=FLAGS)

@@ -25,9 +25,9 @@ from ladd_jax.data.shards import Shards
 from ladd_jax.data.sources import open_source
 from ladd_jax.errors import UserError
 from ladd_jax.parallel.mesh import make_mesh
-from ladd_jax.stages import load as stages
 from ladd_jax.stages.distil import distil
 from ladd_jax.stages.encode import encode
+from ladd_jax.stages.load import encoded, load_generator, load_student, load_teacher, synthesized
 from ladd_jax.stages.synthesize import synthesize
 from ladd_jax.weights import load_autoencoder, load_mmdit
 
@@ -81,7 +81,7 @@ def test_the_architecture_is_that_of_the_weights(pipeline):
 
 def test_every_prompt_has_one_record_in_one_bucket_and_one_sample(run, prompts):
     _, workdir = run
-    text, made = Shards(stages.encoded(workdir)), Shards(stages.synthesized(workdir))
+    text, made = Shards(encoded(workdir)), Shards(synthesized(workdir))
     assert not text.has_latents and made.has_latents
     assert text.sizes == made.sizes and len(text.sizes) == 2
     found = []
@@ -106,7 +106,7 @@ def test_a_second_encoding_reads_nothing_and_writes_nothing(run):
 @pytest.mark.slow
 def test_several_processes_write_what_one_writes(run, tmp_path, monkeypatch):
     config, workdir = run
-    (tmp_path / "encoded").symlink_to(stages.encoded(workdir))
+    (tmp_path / "encoded").symlink_to(encoded(workdir))
     # Two of three processes, then one alone that finds their shards and writes the rest.
     for index in (2, 0):
         with monkeypatch.context() as patch:
@@ -115,11 +115,11 @@ def test_several_processes_write_what_one_writes(run, tmp_path, monkeypatch):
             patch.setattr("ladd_jax.stages.synthesize.process_mesh", make_mesh)
             patch.setattr("ladd_jax.stages.synthesize.finalize_together", lambda *_: None)
             synthesize(typed(config), tmp_path)
-    written = len(list(stages.synthesized(tmp_path).rglob("*array_record*")))
+    written = len(list(synthesized(tmp_path).rglob("*array_record*")))
     synthesize(typed(config), tmp_path)
-    every = len(list(stages.synthesized(tmp_path).rglob("*array_record*")))
+    every = len(list(synthesized(tmp_path).rglob("*array_record*")))
     assert 0 < written < every
-    together, alone = (Shards(stages.synthesized(path)) for path in (tmp_path, workdir))
+    together, alone = (Shards(synthesized(path)) for path in (tmp_path, workdir))
     assert together.sizes == alone.sizes
     for bucket, size in together.sizes.items():
         ours, theirs = (s.read(bucket, np.arange(size)) for s in (together, alone))
@@ -159,7 +159,7 @@ def seen(pipeline, photographs, tmp_path_factory):
 def test_photographs_become_latents_of_the_nearest_bucket(pipeline, photographs, seen):
     config, workdir = seen
     assert config.data.source == "images" and config.distil.distillation_weight == 2.5
-    shards = Shards(stages.encoded(workdir))
+    shards = Shards(encoded(workdir))
     # Three of five are four times as wide as high, as they are meant to be looked at.
     assert {bucket.name: size for bucket, size in shards.sizes.items()} == {"4x16": 12, "8x8": 8}
     autoencoder, params = load_autoencoder(pipeline, jnp.float32)
@@ -178,7 +178,7 @@ def test_photographs_become_latents_of_the_nearest_bucket(pipeline, photographs,
 def test_a_student_learns_from_photographs_without_samples_of_the_teacher(seen):
     config, workdir = seen
     distil(typed(config), workdir)
-    assert int(stages.load_student(typed(config), workdir, make_mesh(config.mesh)).step) == 2
+    assert int(load_student(typed(config), workdir, make_mesh(config.mesh)).step) == 2
 
 
 def test_too_many_unreadable_images_are_an_error_and_leave_no_shards(
@@ -245,7 +245,7 @@ def test_tars_of_images_of_every_kind_become_latents_and_the_unreadable_one_is_l
     encode(typed(config), tmp_path / "run")
     (line,) = (tmp_path / "run/unreadable.jsonl").read_text().splitlines()
     assert json.loads(line) == {"key": "1/nothing", "reason": "the image has no bytes"}
-    shards = Shards(stages.encoded(tmp_path / "run"))
+    shards = Shards(encoded(tmp_path / "run"))
     assert {bucket.name: size for bucket, size in shards.sizes.items()} == {"4x16": 1, "8x8": 98}
     autoencoder, params = load_autoencoder(pipeline, jnp.float32)
     latents = {}
@@ -266,8 +266,8 @@ def test_the_student_starts_from_the_weights_and_learns(run):
     config, workdir = run
     distil(typed(config), workdir)
     mesh = make_mesh(config.mesh)
-    teacher = stages.load_generator(typed(config), workdir, mesh)
-    state = stages.load_student(typed(config), workdir, mesh)
+    teacher = load_generator(typed(config), workdir, mesh)
+    state = load_student(typed(config), workdir, mesh)
     assert int(state.step) == 2
     difference = jax.tree.map(lambda a, b: float(jnp.max(jnp.abs(a - b))), state.params, teacher)
     largest = max(jax.tree.leaves(difference))
@@ -299,16 +299,16 @@ def test_the_student_is_judged_by_another_pipeline_than_it_starts_from(run, smal
     config.distil.update(dict(steps=1, hooked_blocks=(0, 1)))
     config.distil.optimizer.update(dict(learning_rate=1e-6, warmup_steps=0))
     check(typed(config))
-    (tmp_path / "synthesized").symlink_to(stages.synthesized(workdir))
+    (tmp_path / "synthesized").symlink_to(synthesized(workdir))
     distil(typed(config), tmp_path)
 
     mesh = make_mesh(config.mesh)
-    state = stages.load_student(typed(config), tmp_path, mesh)
-    start = stages.load_generator(typed(config), tmp_path, mesh)
+    state = load_student(typed(config), tmp_path, mesh)
+    start = load_generator(typed(config), tmp_path, mesh)
     moved = jax.tree.map(lambda a, b: float(jnp.max(jnp.abs(a - b))), state.params, start)
     assert 0 < max(jax.tree.leaves(moved)) < 1e-5
     assert state.heads["heads"]["entry"]["convolution"]["kernel"].shape[:4] == (2, 1, 1, 24)
-    frozen = stages.load_teacher(typed(config), tmp_path, mesh)
+    frozen = load_teacher(typed(config), tmp_path, mesh)
     assert frozen["blocks_0"]["image"]["qkv"]["kernel"].shape == (2, 24, 3, 3, 8)
     theirs = load_mmdit(small, jnp.float32).params
     np.testing.assert_array_equal(
@@ -336,7 +336,7 @@ def test_a_teacher_in_bfloat16_leaves_the_student_in_float32(pipeline):
     config = tiny(pipeline, "")
     config.model.teacher_dtype = "bfloat16"
     objective = objectives.ladd(typed(config))
-    teacher = stages.load_generator(typed(config), None, make_mesh(config.mesh))
+    teacher = load_generator(typed(config), None, make_mesh(config.mesh))
     assert {leaf.dtype for leaf in jax.tree.leaves(teacher)} == {jnp.dtype(jnp.bfloat16)}
     state = jax.eval_shape(objective.init, jax.random.PRNGKey(0), teacher)
     assert {leaf.dtype for leaf in jax.tree.leaves(state.params)} == {jnp.dtype(jnp.float32)}
@@ -395,7 +395,7 @@ def test_weights_of_another_architecture_than_the_config_are_refused(pipeline, t
     config = tiny(pipeline, "")
     config.weights = str(other)
     with pytest.raises(UserError, match="depth is 3 in the weights and 2 in the config"):
-        stages.load_generator(typed(config), tmp_path, make_mesh(config.mesh))
+        load_generator(typed(config), tmp_path, make_mesh(config.mesh))
 
 
 def test_the_known_sizes_are_those_of_the_released_models():

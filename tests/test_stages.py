@@ -16,9 +16,16 @@ from ladd_jax.data.sources import Source
 from ladd_jax.errors import NotFoundError, UserError
 from ladd_jax.parallel.mesh import make_mesh
 from ladd_jax.stages import encode as encoding
-from ladd_jax.stages import load as stages
 from ladd_jax.stages.distil import distil
 from ladd_jax.stages.encode import encode
+from ladd_jax.stages.load import (
+    encoded,
+    finished_student_step,
+    load_generator,
+    load_student,
+    load_student_weights,
+    load_teacher,
+)
 from ladd_jax.training.checkpoint import Checkpoints
 from ladd_jax.weights import save_mmdit
 from ladd_jax.weights.files import StoredTensor
@@ -51,7 +58,7 @@ def images(tmp_path_factory):
     """Shards of digits."""
     workdir = tmp_path_factory.mktemp("images")
     encode(typed(settings()), workdir)
-    return stages.encoded(workdir)
+    return encoded(workdir)
 
 
 @pytest.mark.parametrize("name", ["context", "pooled"])
@@ -60,20 +67,20 @@ def test_data_with_an_array_named_like_one_of_the_text_are_refused(tmp_path, mon
     monkeypatch.setattr(encoding, "open_source", lambda *_: source)
     with pytest.raises(UserError, match=f"both write an array '{name}': rename the one"):
         encode(typed(settings()), tmp_path)
-    assert not stages.encoded(tmp_path).exists()
+    assert not encoded(tmp_path).exists()
 
 
 def test_the_student_that_is_evaluated_is_that_of_a_finished_training(tmp_path):
     config, mesh = typed(settings()), make_mesh({"data": 1}, jax.devices()[:1])
     save_student(config, tmp_path, step=1)
     with pytest.raises(NotFoundError, match="holds step 1 of 2 steps: run the stage 'distil'"):
-        stages.finished_student_step(config, tmp_path)
+        finished_student_step(config, tmp_path)
     state = save_student(config, tmp_path, step=2)
-    step = stages.finished_student_step(config, tmp_path)
+    step = finished_student_step(config, tmp_path)
     assert step == 2
-    assert_same(stages.load_student(config, tmp_path, mesh).ema, state.ema)
+    assert_same(load_student(config, tmp_path, mesh).ema, state.ema)
     for name, tree in (("ema", state.ema), ("student", state.params)):
-        assert_same(stages.load_student_weights(config, tmp_path, mesh, name, step), tree)
+        assert_same(load_student_weights(config, tmp_path, mesh, name, step), tree)
 
 
 def assert_same(ours, theirs):
@@ -84,8 +91,8 @@ def test_a_teacher_that_is_cut_is_the_first_blocks_of_the_whole_one(tmp_path, mo
     config = settings(hooked_blocks=(0,))
     write_generator(typed(config), tmp_path)
     mesh = make_mesh({"data": 1}, jax.devices()[:1])
-    whole = stages.load_generator(typed(config), tmp_path, mesh)
-    cut = stages.load_teacher(typed(config), tmp_path, mesh)
+    whole = load_generator(typed(config), tmp_path, mesh)
+    cut = load_teacher(typed(config), tmp_path, mesh)
     assert not {"last_block", "final", "final_modulation"} & cut.keys()
     first = jax.tree.map(lambda leaf: leaf[:1], whole["blocks_0"])
     rest = {name: whole[name] for name in cut if name != "blocks_0"}
@@ -99,7 +106,7 @@ def test_a_teacher_that_is_cut_is_the_first_blocks_of_the_whole_one(tmp_path, mo
     monkeypatch.setattr(
         StoredTensor, "map", lambda tensor: read.append(tensor.name) or map_file(tensor)
     )
-    assert_same(stages.load_teacher(typed(config), tmp_path, mesh), cut)
+    assert_same(load_teacher(typed(config), tmp_path, mesh), cut)
     assert any("transformer_blocks.0." in name for name in read)
     assert not [name for name in read if "blocks.1." in name or "blocks.2." in name]
     assert not [name for name in read if "proj_out" in name or "norm_out" in name]
@@ -136,8 +143,8 @@ def test_distillation_with_a_teacher_that_is_cut_starts_from_the_whole_one(image
     write_generator(typed(config), tmp_path)
     mesh = make_mesh(config.mesh)
     distil(typed(config), tmp_path)
-    state = stages.load_student(typed(config), tmp_path, mesh)
-    teacher = stages.load_generator(typed(config), tmp_path, mesh)
+    state = load_student(typed(config), tmp_path, mesh)
+    teacher = load_generator(typed(config), tmp_path, mesh)
     moved = jax.tree.map(lambda a, b: float(jnp.max(jnp.abs(a - b))), state.params, teacher)
     assert 0 < max(jax.tree.leaves(moved)) < 1e-5
     assert state.heads["heads"]["residual"]["scale"].shape[0] == 1

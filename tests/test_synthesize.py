@@ -19,8 +19,8 @@ from ladd_jax.diffusion.samplers import euler, guided, linear_sigmas, sample_noi
 from ladd_jax.diffusion.sampling import seeds
 from ladd_jax.models.sd3.transformer import mmdit
 from ladd_jax.parallel.mesh import make_mesh
-from ladd_jax.stages import load as stages
 from ladd_jax.stages.encode import encode
+from ladd_jax.stages.load import load_generator, synthesized
 from ladd_jax.stages.pretrain import pretrain
 from ladd_jax.stages.synthesize import synthesize
 
@@ -49,10 +49,10 @@ def workdir(config, tmp_path_factory):
 
 
 def test_samples_have_the_guidance_steps_and_shift_of_the_config(config, workdir):
-    shards = Shards(stages.synthesized(workdir))
+    shards = Shards(synthesized(workdir))
     (bucket,) = shards.buckets
     read = shards.read(bucket, np.arange(10))
-    teacher = stages.load_generator(config, workdir, make_mesh(config.mesh.sizes))
+    teacher = load_generator(config, workdir, make_mesh(config.mesh.sizes))
     model = mmdit(architectures.student_architecture(config))
     null = jax.tree.map(jnp.asarray, shards.null)
 
@@ -74,7 +74,7 @@ def test_samples_have_the_guidance_steps_and_shift_of_the_config(config, workdir
 
 
 def test_a_stage_that_was_stopped_ends_in_the_same_records(config, workdir):
-    target = stages.synthesized(workdir)
+    target = synthesized(workdir)
     (bucket,) = Shards(target).buckets
     before = Shards(target).read(bucket, np.arange(10))
     # As if it had been killed after four of five shards.
@@ -129,7 +129,7 @@ def test_killed_at_any_moment_and_on_another_number_of_hosts_no_record_is_lost_o
     killed.mkdir()
     for name in ("encoded", "pretrain"):
         (killed / name).symlink_to(uninterrupted / name)
-    target = stages.synthesized(killed)
+    target = synthesized(killed)
 
     def shards():
         return {path.name for path in target.rglob("latents-*")}
@@ -157,7 +157,7 @@ def test_killed_at_any_moment_and_on_another_number_of_hosts_no_record_is_lost_o
     for host in hosts:
         host.join()
     assert [host.exitcode for host in hosts] == [0, 0]
-    interrupted, whole = Shards(target), Shards(stages.synthesized(uninterrupted))
+    interrupted, whole = Shards(target), Shards(synthesized(uninterrupted))
     assert interrupted.sizes == whole.sizes
     (bucket,) = whole.buckets
     ours, theirs = (s.read(bucket, np.arange(100)) for s in (interrupted, whole))

@@ -100,7 +100,8 @@ class Data:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Model:
-    """The student, and the teacher unless `teacher` is another (known: the paper's default).
+    """The student and the data generator, which is also the teacher under the heads unless
+    `teacher` is another (known: the paper's default).
 
     A depth of 0 is for a network with `weights`: commands read the architecture from their files.
     """
@@ -122,8 +123,8 @@ class Model:
     unroll: int = _NETWORK.unroll
     dtype: str = "bfloat16"
     param_dtype: str = "float32"
-    # Of the frozen networks' parameters: float32, bfloat16, or int8 under the heads alone and
-    # bfloat16 where the data generator makes data or a student starts from it.
+    # Dtype of the data generator's parameters too: float32, bfloat16, or int8, which is for the
+    # teacher under the heads alone: the data generator is bfloat16 then.
     teacher_dtype: str = "float32"
 
     def __post_init__(self) -> None:
@@ -273,8 +274,8 @@ class Checkpoint:
 class Log:
     """What a training tells while it runs."""
 
-    every: int = 50  # steps between records, the only ones at which training waits for the device
-    samples_every: int = 500
+    every: int = 50  # steps between records; training waits for the device at each
+    samples_every: int = 500  # steps between samples, for which training waits too
     profile: str = ""  # START:STOP, an xprof trace of steps START to STOP - 1 of each training
 
     def __post_init__(self) -> None:

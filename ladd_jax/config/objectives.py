@@ -65,7 +65,7 @@ def model_flops(config: Config, objective: Objective, bucket: Bucket, cond: Any)
       config: the run's config.
       objective: one of its objectives.
       bucket: shape of the latents.
-      cond: arrays of a condition, or their shapes and dtypes; only the last axes are looked at.
+      cond: arrays of a condition, or their shapes and dtypes, with or without a batch.
     """
     flops = family_of(config).forward_flops
     architectures = (student_architecture(config), teacher_architecture(config))

@@ -306,7 +306,7 @@ class Shards:
         if not is_complete(directory):
             raise NotFoundError(
                 f"no complete latent shards in {directory}: run the command that writes them, "
-                f"`python -m ladd_jax.encode` or, for the teacher's samples, "
+                f"`python -m ladd_jax.encode` or, for the data generator's samples, "
                 f"`python -m ladd_jax.synthesize`, which goes on where it was stopped"
             )
         self._sources: dict[Bucket, Any] = {}
@@ -332,7 +332,7 @@ class Shards:
 
     @property
     def has_latents(self) -> bool:
-        """Whether there are latents beside the prompts."""
+        """Whether there are latents besides the prompts."""
         return LATENTS in self.arrays
 
     @property

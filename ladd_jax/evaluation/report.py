@@ -164,16 +164,16 @@ def write_report(
         "<meta name=viewport content='width=device-width, initial-scale=1'>",
         f"<title>LADD report</title><style>{_STYLE}</style>",
         "<h1>Latent Adversarial Diffusion Distillation</h1>",
-        "<p>A student that makes a picture in 1 to 4 steps without guidance, beside the guided "
-        "teacher that it was distilled from.</p>",
+        "<p>A student that makes a picture in 1 to 4 steps without guidance, beside the "
+        "guided data generator that it was distilled from.</p>",
         *(f"<p>{html.escape(note)}</p>" for note in notes),
     ]
     bars = _bars(rows)
     if bars:
         page += [
-            "<h2>Student against teacher</h2>",
-            "<p class=soft>Ratio to the teacher's longest sampling in the same bucket; the tick is "
-            "the limit.</p>",
+            "<h2>Student against data generator</h2>",
+            "<p class=soft>Ratio to the longest sampling of the data generator (the rows "
+            "called teacher) in the same bucket; the tick is the limit.</p>",
             bars,
         ]
     page += ["<h2>Metrics</h2>", _metrics(rows)]

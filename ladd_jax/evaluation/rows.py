@@ -1,4 +1,4 @@
-"""Metrics as rows: mean over seeds, ratio to the teacher, form on disk."""
+"""Metrics as rows: mean over seeds, ratio to the data generator, form on disk."""
 
 import collections
 import dataclasses
@@ -21,8 +21,8 @@ class Row:
     """Quality of one model, sampled in one way, in one bucket.
 
     Attributes:
-      model: `teacher` or `student`; `data` for the train split, `untrained` for the teacher's
-        parameters sampled as the student is.
+      model: `teacher` for the data generator, or `student`; `data` for the train split,
+        `untrained` for the data generator's parameters sampled as the student is.
       steps: evaluations of the network in a sample; 0 for data.
       guidance: scale of classifier-free guidance; 1 for none.
       bucket: rows x columns, or `all`.
@@ -100,22 +100,22 @@ def write_metrics(
 
 
 def reference(rows: Sequence[Row], bucket: str) -> Row | None:
-    """The teacher's longest sampling in a bucket: what the student is compared with."""
-    teachers = [row for row in rows if row.model == "teacher" and row.bucket == bucket]
-    return max(teachers, key=lambda row: row.steps, default=None)
+    """The data generator's longest sampling in a bucket: what the student is compared with."""
+    generators = [row for row in rows if row.model == "teacher" and row.bucket == bucket]
+    return max(generators, key=lambda row: row.steps, default=None)
 
 
 def ratio(rows: Sequence[Row], row: Row, measure: str) -> float | None:
     """A measure of a row over the reference's in its bucket; None where that is 0 or missing."""
-    teacher = reference(rows, row.bucket)
-    if teacher is None or not getattr(teacher, measure):
+    longest = reference(rows, row.bucket)
+    if longest is None or not getattr(longest, measure):
         return None
-    return getattr(row, measure) / getattr(teacher, measure)
+    return getattr(row, measure) / getattr(longest, measure)
 
 
 @dataclasses.dataclass(frozen=True)
 class Bar:
-    """A limit for the ratio of the student to the teacher.
+    """A limit for the ratio of the student to the data generator.
 
     Attributes:
       measure: one of `MEASURES`.
@@ -161,7 +161,7 @@ _MODELS = ("data", "teacher", "student", "untrained")
 
 
 def in_order(rows: Sequence[Row]) -> list[Row]:
-    """Rows by bucket, in order of appearance; within each: data, teacher, student, untrained."""
+    """Rows by bucket, as they appear; in each: data, data generator, student, untrained."""
     buckets = list(dict.fromkeys(row.bucket for row in rows))
     return sorted(rows, key=lambda row: (buckets.index(row.bucket), _MODELS.index(row.model)))
 
@@ -188,7 +188,7 @@ def cells(rows: Sequence[Row], row: Row) -> list[str]:
 
 
 def format_table(rows: Sequence[Row]) -> str:
-    """Aligned text; each measure with its ratio to the teacher's longest sampling."""
+    """Aligned text; each measure with its ratio to the data generator's longest sampling."""
     lines = [list(HEADINGS), *(cells(rows, row) for row in rows)]
     widths = [max(len(line[i]) for line in lines) for i in range(len(HEADINGS))]
     text = [

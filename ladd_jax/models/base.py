@@ -13,7 +13,7 @@ Params = dict[str, Any]
 """Nested dict of arrays."""
 
 Cond = dict[str, jax.Array]
-"""What a network is given beside x_t and t: arrays `[B, ...]` by name, such as the text.
+"""What a network is given besides x_t and t: arrays `[B, ...]` by name, such as the text.
 
 Only a family of networks and the sources of its data know the names. The arrays of the empty prompt
 (`null`) have no batch dimension.
@@ -102,8 +102,8 @@ class Backbone(Model):
 
         Args:
           build: makes the module.
-          blocks: L.
-          width: D.
+          blocks: number of blocks L.
+          width: features of an image token D.
           patch: side of a patch.
           summary: name of the array `[B, summary_width]` in a cond that sums it up.
           summary_width: its length.

@@ -1,7 +1,8 @@
 """Families of networks: what the rest of the library asks of one, and the table of those there are.
 
-A family is a folder beside this file, such as `sd3/`, whose `FAMILY` describes it. Nothing outside
-`models/` imports from such a folder: a second family is a second folder and a line in `_FAMILIES`.
+A family is a folder beside this file, such as `sd3/`, whose `FAMILY` describes it. No import
+statement outside `models/` names such a folder: a second family is a second folder, a line in
+`_FAMILIES`, and one in `_PIPELINES` for the class of its released pipelines.
 
 H W latent grid, C channels, T text tokens.
 """
@@ -128,7 +129,7 @@ class Autoencoder(Protocol):
 
     @property
     def latent_channels(self) -> int:
-        """C."""
+        """Channels of a latent, C."""
         ...
 
     def encode(self, params: Params, images: jax.Array) -> jax.Array:
@@ -199,8 +200,8 @@ class Family:
       cut_params: `cut_params(params, shapes)` gives, of the parameters of a whole network, those
         of one that is cut, whose shapes are given.
       forward_flops: `forward_flops(architecture, height, width, cond)`: multiplications and
-        additions of one forward pass over one sample, for latents of these sides and arrays, or
-        shapes and dtypes, of a condition without its batch.
+        additions of one forward pass over one sample, for latents of these sides and the arrays of
+        a condition, or their shapes and dtypes, with or without a batch.
       cond_shapes: `cond_shapes(architecture, height, width, text_length)`: shapes of the arrays of
         a condition by name, without the batch, for latents of these sides.
       sides: `sides(architecture)`: what sides of latents are multiples of, and the largest; None

@@ -60,7 +60,7 @@ class HeadConfig(HeadSettings):
 
     Attributes:
       features: D, width of the tokens read.
-      condition_width: length of the vector that heads are conditioned on beside t_hat.
+      condition_width: length of the vector that heads are conditioned on besides t_hat.
       dtype: dtype of computation.
       param_dtype: dtype of parameters.
     """

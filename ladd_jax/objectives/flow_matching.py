@@ -1,4 +1,4 @@
-"""Rectified-flow matching, the teacher's own training (Esser et al. 2024, section 3)."""
+"""Rectified-flow matching, the data generator's training (Esser et al. 2024, section 3)."""
 
 import dataclasses
 from typing import Any
@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ladd_jax.diffusion import times as timesteps
+from ladd_jax.diffusion import times
 from ladd_jax.diffusion.flow import expand, interpolate, velocity
 from ladd_jax.errors import UserError
 from ladd_jax.models.base import Backbone, Params
@@ -80,8 +80,8 @@ class FlowMatching(FlowMatchingSettings):
         time_key, noise_key, drop_key = jax.random.split(
             jax.random.fold_in(state.key, state.step), 3
         )
-        t = timesteps.logit_normal(time_key, b, self.time_mean, self.time_std)
-        t = timesteps.shift(t, self.shift)
+        t = times.logit_normal(time_key, b, self.time_mean, self.time_std)
+        t = times.shift(t, self.shift)
         eps = jax.random.normal(noise_key, x_0.shape)
         drop = jax.random.bernoulli(drop_key, self.text_dropout, (b,))
         cond = cond | {

@@ -297,7 +297,7 @@ def on_each_device(
     """A function that each device runs on its own part of the arrays.
 
     Args:
-      function: of arrays, independent along the dimensions that are sharded.
+      function: function of arrays, independent along the dimensions that are sharded.
       *axes: logical axes of the arrays' dimensions and of the result's. A dimension that its mesh
         axes do not divide is whole on each device.
     """

@@ -203,7 +203,7 @@ def one_of_each_host_first(name: str) -> Iterator[None]:
     Where it fails the others follow all the same, and find by themselves what is wrong.
 
     Args:
-      name: of the barrier.
+      name: name of the barrier.
     """
     first = _is_first_of_its_host()
     if not first:

@@ -45,7 +45,7 @@ def ring_bytes(kind: str, payload: float, chips: int) -> float:
     Of n chips, (n - 1) / n of the whole for a gather or a scatter, twice that for an all-reduce.
 
     Args:
-      kind: of the collective.
+      kind: kind of the collective.
       payload: bytes that each chip starts with.
       chips: how many take part.
     """

@@ -130,7 +130,7 @@ def slice_devices(name: str, slices: int = 1) -> list[Any]:
     """Devices of one or several slices, which compile and do not run.
 
     Args:
-      name: of the slice, such as `v5p:4x4x4`.
+      name: name of the slice, such as `v5p:4x4x4`.
       slices: how many of them a data-centre network joins.
 
     Raises:

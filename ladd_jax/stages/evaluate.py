@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from ladd_jax.config import architectures
 from ladd_jax.config.fields import Config, Evaluate, to_dict
-from ladd_jax.data import digits as sources
+from ladd_jax.data import digits
 from ladd_jax.data.buckets import Bucket
 from ladd_jax.data.shards import Shards
 from ladd_jax.diffusion.sampling import Sampler, Sampling, seeds
@@ -41,16 +41,16 @@ _SHOWN_SAMPLES = 3
 class _Scores:
     """Rows of one judge: features of scans against those of the test split."""
 
-    def __init__(self, judge: Judge, test: sources.Digits, buckets: list[Bucket], count: int):
+    def __init__(self, judge: Judge, test: digits.Digits, buckets: list[Bucket], count: int):
         self._judge = judge
         self._references = {}
         for bucket in buckets:
-            images, _, _ = sources.compose(test, bucket, count, seed=0)
+            images, _, _ = digits.compose(test, bucket, count, seed=0)
             self._references[bucket] = self._scan_features(images, bucket)
 
     def _scan_features(self, images: np.ndarray, bucket: Bucket) -> np.ndarray:
         """Features of every scan in every picture `[n, k, F]`."""
-        scans = sources.crops(images, bucket)
+        scans = digits.crops(images, bucket)
         features = self._judge.features(scans.reshape(-1, 8, 8, 1))
         return features.reshape(*scans.shape[:2], -1)
 
@@ -65,7 +65,7 @@ class _Scores:
         rows, features = [], {}
         for bucket, (images, wanted) in samples.items():
             features[bucket] = self._scan_features(images, bucket)
-            scans = sources.crops(images, bucket)
+            scans = digits.crops(images, bucket)
             read = self._judge.labels(scans.reshape(-1, 8, 8, 1)).reshape(wanted.shape)
             _, groups = np.unique(wanted, axis=0, return_inverse=True)
             rows.append(
@@ -134,7 +134,7 @@ def evaluate(config: Config, workdir: Path) -> list[Row]:
         stage.batch_size,
     )
     encoder = text_encoder(config)
-    train, test = sources.load(config.seed)
+    train, test = digits.load(config.seed)
     judge = train_judge(train.images, train.labels, config.seed)
     scores = _Scores(judge, test, buckets, stage.test_images)
 
@@ -151,18 +151,18 @@ def evaluate(config: Config, workdir: Path) -> list[Row]:
             ways.append((model, params, n, 1.0, sampling))
 
     prompts = {
-        bucket: np.repeat(sources.prompts(bucket), count)
+        bucket: np.repeat(digits.prompts(bucket), count)
         for bucket, count in zip(buckets, stage.samples_per_prompt, strict=True)
     }
     wanted = {
-        bucket: np.array([sources.prompt_labels(prompt) for prompt in prompts[bucket]])
+        bucket: np.array([digits.prompt_labels(prompt) for prompt in prompts[bucket]])
         for bucket in buckets
     }
     rows: list[Row] = []
     grids: list[Grid] = []
     real = {}
     for bucket in buckets:
-        real[bucket] = (sources.draw(train, bucket, wanted[bucket], seed=1), wanted[bucket])
+        real[bucket] = (digits.draw(train, bucket, wanted[bucket], seed=1), wanted[bucket])
     rows += scores.rows("data", 0, 1.0, real)
     first = jax.process_index() == 0
     with tqdm(
@@ -200,7 +200,7 @@ def evaluate(config: Config, workdir: Path) -> list[Row]:
     facts = {
         "student": f"{config.distil.steps} steps of LADD on {config.synthesize.samples} samples of "
         f"each bucket",
-        "teacher": f"{config.pretrain.steps} steps of flow matching, guidance {guidance:g}",
+        "data generator": f"{config.pretrain.steps} steps of flow matching, guidance {guidance:g}",
         "network": f"{config.model.depth} blocks of width {config.model.width}",
         "seed": config.seed,
     }

@@ -18,7 +18,7 @@ from ladd_jax.errors import ExistsError, UserError
 from ladd_jax.models.card import named
 from ladd_jax.models.families import Export, family_of
 from ladd_jax.parallel.mesh import make_mesh
-from ladd_jax.stages import load as stages
+from ladd_jax.stages.load import load_student_weights, student_step
 from ladd_jax.stages.trained import FACTS
 from ladd_jax.weights.source import PIPELINE_INDEX
 
@@ -56,7 +56,7 @@ def export(
     if out.exists():
         raise ExistsError(f"{out} exists: remove it, or choose another --out")
     family = family_of(config)
-    step = stages.student_step(config, workdir, step)
+    step = student_step(config, workdir, step)
     exported = describe(config, out.absolute().name, workdir, model, step, layout, dtype)
     partial = out.absolute().with_name(f".{out.absolute().name}.{uuid.uuid4().hex}.partial")
     try:
@@ -107,7 +107,7 @@ def describe(
     return Export(
         name=name,
         base=config.weights,
-        load=lambda: stages.load_student_weights(config, workdir, mesh, model, step),
+        load=lambda: load_student_weights(config, workdir, mesh, model, step),
         architecture=architectures.student_architecture(config),
         dtype=dtype,
         layouts=layouts[layout],

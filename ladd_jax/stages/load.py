@@ -114,7 +114,7 @@ def _read(config: Config, weights: str, architecture: Any, mesh: Mesh) -> Params
 
 
 def load_student(config: Config, workdir: Path, mesh: Mesh) -> TrainState:
-    """The last state of `distil`, laid on a mesh.
+    """The last state of `distil`, on a mesh.
 
     Raises:
       NotFoundError: `distil` is not done.
@@ -159,11 +159,11 @@ def load_student_weights(
     """One of the students of `distil`, finished or not.
 
     Args:
-      config: of the run.
-      workdir: of the run.
-      mesh: where to lay the parameters.
+      config: the run's config.
+      workdir: the run's workdir.
+      mesh: mesh that the parameters are put on.
       student: one of `STUDENTS`.
-      step: as `student_step` or `finished_student_step` gives it.
+      step: step of the checkpoint, from `student_step` or `finished_student_step`.
 
     Raises:
       NotFoundError: there is no such checkpoint.

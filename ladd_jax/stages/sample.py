@@ -32,7 +32,7 @@ _SHOWN_PROMPTS = 16
 """Rows of a sheet."""
 
 _SHEET_WIDTH = 2048
-"""Of a sheet, in pixels, as far as its columns leave 64 to each picture."""
+"""Width of a sheet in pixels, as far as its columns leave 64 to each picture."""
 
 
 def choose_bucket(aspect: str, trained: TrainedModel) -> Bucket:
@@ -90,8 +90,8 @@ def sample(
 
     Args:
       trained: the model that is sampled.
-      prompts: what to show; none is empty.
-      sampling: how.
+      prompts: prompts, none of them empty.
+      sampling: steps, guidance and schedule.
       bucket: shape of the latents.
       out: folder; made if it is not there.
       seed: seed of the first picture of each prompt; the next has the next number.

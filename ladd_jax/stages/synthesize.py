@@ -34,19 +34,19 @@ def synthesize(config: Config, workdir: Path) -> None:
     target = synthesized(workdir)
     if is_complete(target):
         return
-    source = Shards(encoded(workdir))
+    shards = Shards(encoded(workdir))
     mesh = process_mesh(config.mesh.sizes)
     params = load_generator(config, workdir, mesh)
     sampler = Sampler(
         family_of(config).backbone(architectures.generator_architecture(config)),
-        source.null,
+        shards.null,
         mesh,
         stage.batch_size,
     )
     layout = Layout(
-        sizes={bucket: stage.samples or size for bucket, size in source.sizes.items()},
+        sizes={bucket: stage.samples or size for bucket, size in shards.sizes.items()},
         records_per_shard=stage.records_per_shard,
-        arrays={LATENTS: ArraySpec(("H", "W", config.model.channels)), **source.cond_arrays},
+        arrays={LATENTS: ArraySpec(("H", "W", config.model.channels)), **shards.cond_arrays},
     )
     sampling = Sampling.generator(stage.steps, stage.guidance, stage.shift)
     missing = missing_shards(target, layout, jax.process_index(), jax.process_count())
@@ -54,7 +54,7 @@ def synthesize(config: Config, workdir: Path) -> None:
         for shard in missing:
             bucket = shard.bucket
             places = np.arange(shard.start, shard.stop)
-            text = source.read(bucket, places % source.sizes[bucket])
+            text = shards.read(bucket, places % shards.sizes[bucket])
             latents = sampler(
                 params,
                 seeds(config.seed, bucket.height, bucket.width, places),
@@ -69,11 +69,11 @@ def synthesize(config: Config, workdir: Path) -> None:
                 shard,
                 (
                     {
-                        "latents": latents[i],
+                        LATENTS: latents[i],
                         "cond": {name: array[i] for name, array in text["cond"].items()},
                         "prompt": text["prompt"][i],
                     }
                     for i in range(len(places))
                 ),
             )
-    finalize_together(target, layout, source.null)
+    finalize_together(target, layout, shards.null)

@@ -96,6 +96,6 @@ def _check_cond(config: Config, shards: Shards) -> None:
     )
     for name in wanted.keys() - shards.cond_arrays.keys():
         raise UserError(
-            f"{shards.directory} has no array {name!r}, which the network is given beside the "
+            f"{shards.directory} has no array {name!r}, which the network is given besides the "
             f"latents: encode data that have it, or use a network that does not read it"
         )

@@ -20,14 +20,14 @@ from ladd_jax.errors import UserError
 from ladd_jax.models.base import Params
 from ladd_jax.models.families import Family, TextEncoder, family_of, family_of_pipeline
 from ladd_jax.parallel.mesh import batch_divisor
-from ladd_jax.stages import load as stages
 from ladd_jax.stages.encode import text_encoder
+from ladd_jax.stages.load import STUDENTS, load_generator, load_student_weights, student_step
 from ladd_jax.weights.source import fetch_pipeline
 
 FACTS = "ladd_jax.json"
 """What an export says of itself beyond the files of diffusers: how to sample it, its buckets."""
 
-MODELS = (*stages.STUDENTS, "generator")
+MODELS = (*STUDENTS, "generator")
 
 _PIXELS = 8
 """On a side of a latent pixel where latents are the picture."""
@@ -135,12 +135,12 @@ def _run(
     if is_generator:
         found = None if config.weights else config.pretrain.steps
     else:
-        found = stages.student_step(config, workdir, step)
+        found = student_step(config, workdir, step)
 
     def load() -> Params:
         if found is None or is_generator:
-            return stages.load_generator(config, workdir, mesh)
-        return stages.load_student_weights(config, workdir, mesh, model, found)
+            return load_generator(config, workdir, mesh)
+        return load_student_weights(config, workdir, mesh, model, found)
 
     reduction, decode = (
         _decoder(family_of(config), config.weights) if config.weights else (_PIXELS, _enlarge)

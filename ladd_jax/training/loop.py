@@ -52,8 +52,8 @@ class Logging:
 
     Attributes:
       writer: writer of the metrics.
-      every: steps between writes, which wait for the device; there is one before each checkpoint
-        too. Nothing else waits for it.
+      every: steps between writes, which wait for the device; there is one at each sample and
+        before each checkpoint too. Only the two edges of a trace wait for it as well.
       model_flops: model FLOPs of one image of each bucket in a step.
       profile: tracer of some of the steps.
       sample: function of the state and the step, called every `sample_every` steps; the metrics

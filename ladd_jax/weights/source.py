@@ -189,7 +189,7 @@ def _fetch(repository: str, patterns: list[str]) -> Path:
         ) from error
     except errors.RepositoryNotFoundError as error:
         raise NotFoundError(
-            f"there is neither a folder nor a public repository {repository}: mend the name, or "
+            f"there is neither a folder nor a public repository {repository}: check the name, or "
             f"run `hf auth login` with a token that may read it"
         ) from error
     except (errors.HFValidationError, OSError) as error:

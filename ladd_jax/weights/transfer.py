@@ -69,7 +69,7 @@ def check_tensors(
     # What a layer is called does not depend on its shape, which may be of no use to its leaf.
     wanted = {name for leaf in jax.tree.leaves(layout) for name in leaf.names}
     for kind, names in (
-        ("lacks", wanted - tensors.keys()),
+        ("does not have the", wanted - tensors.keys()),
         ("has the unknown", tensors.keys() - wanted - ignored),
     ):
         if names:

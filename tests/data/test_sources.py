@@ -4,20 +4,20 @@ import numpy as np
 import pytest
 
 from ladd_jax.config.fields import base_config
-from ladd_jax.data import digits as sources
+from ladd_jax.data import digits
 from ladd_jax.data.buckets import Bucket
 from ladd_jax.data.sources import open_source
 from ladd_jax.errors import UserError
 
-BUCKETS = (sources.SINGLE, sources.BESIDE, sources.STACKED)
+BUCKETS = (digits.SINGLE, digits.BESIDE, digits.STACKED)
 
 
-def scans(digits):
-    return {image.tobytes() for image in digits.images}
+def scans(split):
+    return {image.tobytes() for image in split.images}
 
 
 def test_no_scan_is_in_both_splits():
-    train, test = sources.load()
+    train, test = digits.load()
     assert len(train.images) + len(test.images) == 1797
     assert not scans(train) & scans(test)
     assert np.abs(train.images).max() <= 1
@@ -25,35 +25,35 @@ def test_no_scan_is_in_both_splits():
 
 @pytest.mark.parametrize("bucket", BUCKETS, ids=lambda b: b.name)
 def test_pictures_are_made_of_scans_of_their_split_and_labels(bucket):
-    train, _ = sources.load()
+    train, _ = digits.load()
     by_scan = {i.tobytes(): d for i, d in zip(train.images, train.labels, strict=True)}
-    images, labels, prompts = sources.compose(train, bucket, 50, seed=0)
+    images, labels, prompts = digits.compose(train, bucket, 50, seed=0)
     assert images.shape == (50, bucket.height, bucket.width, 1)
-    found = [[by_scan[scan.tobytes()] for scan in row] for row in sources.crops(images, bucket)]
+    found = [[by_scan[scan.tobytes()] for scan in row] for row in digits.crops(images, bucket)]
     np.testing.assert_array_equal(found, labels)
-    assert [sources.prompt_labels(p) for p in prompts] == [tuple(row) for row in labels]
+    assert [digits.prompt_labels(p) for p in prompts] == [tuple(row) for row in labels]
 
 
 def test_prompts_read_left_to_right_and_top_to_bottom():
-    assert sources.prompt(sources.BESIDE, np.array([3, 7])) == "three and seven"
-    assert sources.prompt(sources.STACKED, np.array([3, 7])) == "three over seven"
+    assert digits.prompt(digits.BESIDE, np.array([3, 7])) == "three and seven"
+    assert digits.prompt(digits.STACKED, np.array([3, 7])) == "three over seven"
     for bucket, count in zip(BUCKETS, (10, 100, 100), strict=True):
-        prompts = sources.prompts(bucket)
+        prompts = digits.prompts(bucket)
         assert len(set(prompts)) == count
         assert max(len(p.encode()) for p in prompts) <= 16
 
 
 def test_the_same_seed_draws_the_same_pictures():
-    train, _ = sources.load()
-    one, two, other = (sources.compose(train, sources.BESIDE, 20, s)[0] for s in (0, 0, 1))
+    train, _ = digits.load()
+    one, two, other = (digits.compose(train, digits.BESIDE, 20, s)[0] for s in (0, 0, 1))
     np.testing.assert_array_equal(one, two)
     assert not np.array_equal(one, other)
 
 
 def test_another_bucket_is_an_error():
-    train, _ = sources.load()
+    train, _ = digits.load()
     with pytest.raises(ValueError, match="8x8, 8x16 and 16x8, not 4x4"):
-        sources.compose(train, Bucket(4, 4), 1, 0)
+        digits.compose(train, Bucket(4, 4), 1, 0)
 
 
 def test_a_source_that_there_is_not_is_named_with_those_there_are(tmp_path):
@@ -68,8 +68,8 @@ def test_digits_are_pictures_with_their_prompts_in_the_order_of_the_records(tmp_
     config = base_config()
     config.data.examples = 12
     source = open_source(config, BUCKETS, tmp_path)
-    assert source.arrays["latents"].shape_in(sources.BESIDE) == (8, 16, 1)
-    train, _ = sources.load(config.seed)
-    images, _, prompts = sources.compose(train, sources.BESIDE, 12, config.seed)
-    assert source.prompts[sources.BESIDE] == prompts
-    np.testing.assert_array_equal(source.read(sources.BESIDE, 3, 7)["latents"], images[3:7])
+    assert source.arrays["latents"].shape_in(digits.BESIDE) == (8, 16, 1)
+    train, _ = digits.load(config.seed)
+    images, _, prompts = digits.compose(train, digits.BESIDE, 12, config.seed)
+    assert source.prompts[digits.BESIDE] == prompts
+    np.testing.assert_array_equal(source.read(digits.BESIDE, 3, 7)["latents"], images[3:7])

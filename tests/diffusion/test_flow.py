@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ladd_jax.diffusion import times as timesteps
 from ladd_jax.diffusion.flow import interpolate, predict_x0, velocity
+from ladd_jax.diffusion.times import discrete, logit_normal, shift
 
 X = np.random.default_rng(0).standard_normal((2, 3, 4, 4, 1)).astype(np.float32)
 
@@ -37,7 +37,7 @@ def test_a_velocity_is_not_the_data():
 
 @pytest.mark.parametrize(("mean", "std"), [(1.0, 1.0), (0.09, 1.0), (-1.0, 0.5)])
 def test_renoising_times_are_logit_normal(mean, std):
-    t = np.asarray(timesteps.logit_normal(jax.random.PRNGKey(0), 20_000, mean, std))
+    t = np.asarray(logit_normal(jax.random.PRNGKey(0), 20_000, mean, std))
     logits = np.log(t / (1 - t))
     assert np.mean(logits) == pytest.approx(mean, abs=0.03)
     assert np.std(logits) == pytest.approx(std, abs=0.03)
@@ -45,12 +45,12 @@ def test_renoising_times_are_logit_normal(mean, std):
 
 def test_discrete_times_come_with_their_probabilities():
     times, p = (1.0, 0.75, 0.5, 0.25), (0.7, 0.1, 0.0, 0.2)
-    t = np.asarray(timesteps.discrete(jax.random.PRNGKey(0), 10_000, times, jnp.asarray(p)))
+    t = np.asarray(discrete(jax.random.PRNGKey(0), 10_000, times, jnp.asarray(p)))
     for time, probability in zip(times, p, strict=True):
         assert np.mean(t == time) == pytest.approx(probability, abs=0.02)
 
 
 @given(st.floats(0, 1), st.floats(1, 10))
 def test_shift_moves_times_towards_noise_and_keeps_the_ends(t, factor):
-    assert timesteps.shift(t, factor) >= t - 1e-9
-    assert timesteps.shift(0.0, factor) == 0 and timesteps.shift(1.0, factor) == pytest.approx(1)
+    assert shift(t, factor) >= t - 1e-9
+    assert shift(0.0, factor) == 0 and shift(1.0, factor) == pytest.approx(1)

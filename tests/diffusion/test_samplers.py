@@ -124,7 +124,7 @@ def test_a_padded_way_of_sampling_gives_the_same_samples_with_the_program_of_a_l
     four = Sampling.student(4, TIMES)
     assert four.padded(5) == four
     sampler(params, *args, four)
-    # Of student and teacher, each with its own and the padded number of levels.
+    # Of student and data generator, each with its own and the padded number of levels.
     assert sampler.program_count == 4
 
 

@@ -3,15 +3,15 @@
 import numpy as np
 import pytest
 
-from ladd_jax.data import digits as sources
+from ladd_jax.data.digits import Digits, load
 from ladd_jax.evaluation.judge import Judge, train_judge
 
 EPOCHS = 12
 
 
 @pytest.fixture(scope="module")
-def digits() -> tuple[sources.Digits, sources.Digits]:
-    return sources.load(seed=0)
+def digits() -> tuple[Digits, Digits]:
+    return load(seed=0)
 
 
 @pytest.fixture(scope="module")

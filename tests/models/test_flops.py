@@ -68,7 +68,13 @@ SHAPE, SIZE = (16, 16, 12), 2
         {"accumulation": 2, "accumulated_heads": "before"},
         {"accumulation": 2, "head_updates": 2, "misaligned_share": 0.5},
     ],
-    ids=["one update", "two updates with misaligned pairs", "two passes", "heads of before", "all"],
+    ids=[
+        "one update",
+        "two updates with misaligned pairs",
+        "two passes",
+        "heads from before",
+        "all",
+    ],
 )
 def test_a_step_of_ladd_takes_its_forward_units(changes):
     objective = tiny.ladd(WIDE, **changes)

@@ -178,7 +178,7 @@ def two_programs(objective, state, frozen, batch):
         (True, {"accumulation": 2}),
         (False, {"accumulation": 2, "accumulated_heads": "before", "loss": "lsgan"}),
     ],
-    ids=["no network", "a frozen matrix", "updated heads in micro-batches", "heads of before"],
+    ids=["no network", "a frozen matrix", "updated heads in micro-batches", "heads from before"],
 )
 def test_a_critic_of_another_kind_makes_the_update_of_two_programs(projected, changes):
     objective = pooled_ladd(pooled_critic(projected), **({"r1_gamma": 0.0} | changes))

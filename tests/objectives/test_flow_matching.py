@@ -1,4 +1,4 @@
-"""The teacher's training."""
+"""The data generator's training."""
 
 import dataclasses
 

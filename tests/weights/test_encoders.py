@@ -126,13 +126,15 @@ def test_names_of_older_files_are_known(saved, copy):
 VAE = "vae/diffusion_pytorch_model.safetensors"
 ATTENTION = "encoder.mid_block.attentions.0"
 WRONG_TENSORS = {
-    "lacks one": (
-        VAE, lambda t: t.pop("decoder.conv_in.bias"), r"vae lacks tensor decoder.conv_in.bias:",
+    "without one": (
+        VAE,
+        lambda t: t.pop("decoder.conv_in.bias"),
+        r"vae does not have the tensor decoder.conv_in.bias:",
     ),
-    "lacks two": (
+    "without two": (
         VAE,
         lambda t: [t.pop(f"decoder.conv_{end}.bias") for end in ("in", "out")],
-        r"vae lacks tensor decoder.conv_in.bias and 1 more",
+        r"vae does not have the tensor decoder.conv_in.bias and 1 more",
     ),
     "unknown": (
         VAE, lambda t: t.update(extra=np.zeros(2)), r"vae has the unknown tensor extra:",
@@ -147,10 +149,10 @@ WRONG_TENSORS = {
         lambda t: t.update({f"{ATTENTION}.to_k.weight": np.zeros((8, 32), np.float32)}),
         r"to_k.weight in .* is \[8, 32\] and .* \[16, 16\]",
     ),
-    "lacks a layer": (
+    "without a layer": (
         "text_encoder_2/model.safetensors",
         lambda t: t.pop("text_model.encoder.layers.2.self_attn.k_proj.bias"),
-        r"text_encoder_2 lacks tensor text_model.encoder.layers.2.self_attn.k_proj.bias",
+        r"text_encoder_2 does not have the tensor text_model.encoder.layers.2.self_attn.k_proj",
     ),
     "misshaped layer": (
         "text_encoder_3/model.safetensors",
@@ -162,7 +164,7 @@ WRONG_TENSORS = {
     "no table": (
         "text_encoder_3/model.safetensors",
         lambda t: t.pop("shared.weight"),
-        r"text_encoder_3 lacks tensor encoder.embed_tokens.weight",
+        r"text_encoder_3 does not have the tensor encoder.embed_tokens.weight",
     ),
 }  # fmt: skip
 
@@ -179,7 +181,7 @@ def test_a_wrong_tensor_is_named(copy, case):
 WRONG_CONFIGS = {
     "quant conv": ("vae", {"use_quant_conv": True}, "use_quant_conv True and only False"),
     "old vae": ("vae", {"use_post_quant_conv": "drop"}, "use_post_quant_conv True and only False"),
-    "no shift": ("vae", {"shift_factor": None}, "lacks 'shift_factor'"),
+    "no shift": ("vae", {"shift_factor": None}, "has no 'shift_factor'"),
     "relu": ("text_encoder_3", {"feed_forward_proj": "drop"}, "feed_forward_proj 'relu' and only"),
     "activation": ("text_encoder", {"hidden_act": "swish"}, "'swish', which is none of quick_gelu"),
     "layers": ("text_encoder_2", {"num_hidden_layers": 2}, "has the unknown tensor text_model.enc"),

@@ -131,6 +131,6 @@ def test_a_missing_tensor_is_named(saved, name, message, tmp_path):
     folder, _, state = saved
     file = tmp_path / "cut.safetensors"
     safetensors.torch.save_file({k: v for k, v in state.items() if k != name}, file)
-    with pytest.raises(ValueError, match=f"cut.safetensors lacks tensor .*{message}"):
+    with pytest.raises(ValueError, match=f"cut.safetensors does not have the tensor .*{message}"):
         load_autoencoder(file)
         load_text_encoders(file, jnp.float32, tokenizers=folder)

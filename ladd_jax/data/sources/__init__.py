@@ -33,7 +33,8 @@ class Source:
 
     Attributes:
       prompts: prompts of each bucket that has records.
-      arrays: what a record has beside its text: `latents`, if there are any, and parts of its cond.
+      arrays: arrays of a record besides its text: `latents`, if there are any, and parts of its
+        cond.
       read: `read(bucket, start, stop)`: those arrays `[stop - start, ...]` of these records, by
         name.
     """

@@ -11,8 +11,8 @@ import numpy as np
 from tqdm import tqdm
 
 from ladd_jax.data.buckets import Bucket, nearest
+from ladd_jax.data.image_records import Unreadable, open_images
 from ladd_jax.data.images import decode_image, fit
-from ladd_jax.data.records import Unreadable, open_images
 from ladd_jax.data.shards import LATENTS, ArraySpec
 from ladd_jax.data.sources import Source
 from ladd_jax.models.families import family_of

@@ -167,7 +167,9 @@ def _fields(
     """Named fields of a config.json; an optional one has the default of its dataclass."""
     for name in required.split():
         if config.get(name) is None:
-            raise UserError(f"{directory / 'config.json'} lacks {name!r}: use the model's own file")
+            raise UserError(
+                f"{directory / 'config.json'} has no {name!r}: use the model's own file"
+            )
     names = required.split() + [name for name in optional.split() if name in config]
     return {name: config[name] for name in names}
 
@@ -247,9 +249,9 @@ def load_clip_text(
     """A text encoder of CLIP as `CLIPTextModelWithProjection` is saved.
 
     Args:
-      directory: with `config.json` and safetensors.
+      directory: folder with `config.json` and safetensors.
       dtype: dtype of parameters and computation.
-      mesh: to shard the parameters over.
+      mesh: mesh to shard the parameters over.
 
     Returns:
       its architecture, network and parameters.
@@ -266,7 +268,7 @@ def load_clip_text(
         "max_position_embeddings projection_dim",
         "hidden_act eos_token_id layer_norm_eps",
     )
-    # Configs of before 2023 carry a wrong id; their pooled vector is read at the highest id.
+    # Configs from before 2023 carry a wrong id; their pooled vector is read at the highest id.
     if fields.get("eos_token_id") == 2:
         fields["eos_token_id"] = None
     if fields.get("hidden_act", "quick_gelu") not in ACTIVATIONS:
@@ -283,9 +285,9 @@ def load_t5(
     """An encoder of T5 v1.1 as `T5EncoderModel` is saved.
 
     Args:
-      directory: with `config.json` and safetensors.
+      directory: folder with `config.json` and safetensors.
       dtype: dtype of parameters and computation; activations of T5-XXL exceed float16.
-      mesh: to shard the parameters over.
+      mesh: mesh to shard the parameters over.
 
     Returns:
       its architecture, network and parameters.

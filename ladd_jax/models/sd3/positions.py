@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ladd_jax.models.sd3.transformer import MMDiTConfig
 
 _STEP = 1 / 8
-"""Base and start are multiples of it, which mends what tables in half precision round away."""
+"""Base and start are multiples of it, which restores what tables in half precision round away."""
 
 _TOLERANCE = 2.0**-7
 """Twice the rounding of bfloat16 near 1."""

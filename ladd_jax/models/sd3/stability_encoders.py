@@ -21,7 +21,7 @@ _AUTOENCODER = "first_stage_model."
 _TEXT = "text_encoders.{}.transformer."
 
 _HEAD_WIDTH = 64
-"""Of both CLIP encoders."""
+"""Width of an attention head of both CLIP encoders."""
 
 _ACTIVATIONS = {"clip_l": "quick_gelu", "clip_g": "gelu"}
 

@@ -23,7 +23,7 @@ HEADS = "num_heads"
 """Metadata that this package writes: only networks with QK norm have heads in their shapes."""
 
 _HEAD_WIDTH = 64
-"""Of the whole family."""
+"""Width of an attention head in the whole family."""
 
 POSITIONS = "pos_embed"
 """The position table `[1, S^2, D]`."""

@@ -73,8 +73,8 @@ class MMDiTConfig:
       cut: 0, or the number of blocks that there are: what follows is left out. Such a network has
         no velocity, only the tokens that `tap` reads.
       quantized: the kernels of the blocks are int8, of `models.quantized`: for constant parameters.
-      dtype: of computation.
-      param_dtype: of parameters.
+      dtype: dtype of computation.
+      param_dtype: dtype of parameters.
     """
 
     depth: int
@@ -346,9 +346,9 @@ class MMDiT(nnx.Module):
         constants.
 
         Args:
-          x_t: noisy latents, `t` and `cond` as in a call.
-          t: see `x_t`.
-          cond: see `x_t`.
+          x_t: noisy latents `[B, H, W, in_channels]`.
+          t: float32 `[B]`.
+          cond: the condition, as in a call.
 
         Returns:
           v float32 `[B, H, W, out_channels]`, None where the network is cut; the features, image
@@ -428,7 +428,7 @@ class MMDiT(nnx.Module):
         return context, self.time_mlp(timestep_embedding(t)) + self.pooled_mlp(cond["pooled"])
 
     def _velocity(self, x: jax.Array, c: jax.Array, grid: tuple[int, int]) -> jax.Array:
-        """Of the last block's tokens, float32 `[B, H, W, out_channels]`."""
+        """Velocity from the last block's tokens, float32 `[B, H, W, out_channels]`."""
         (rows, columns), p = grid, self.config.patch
         shift, scale = jnp.moveaxis(self.final_modulation(jax.nn.silu(c)), 1, 0)
         v = self.final(_modulate(x, shift, scale)).astype(jnp.float32)
@@ -468,10 +468,10 @@ def mmdit(config: MMDiTConfig) -> Backbone:
 
 
 def cut_params(params: Any, shapes: Any) -> Any:
-    """Of the parameters of a whole network those that it has when it is cut.
+    """The parameters of a whole network that it still has when it is cut.
 
     Args:
-      params: of the whole network, any dtype.
+      params: parameters of the whole network, any dtype.
       shapes: `Model.shapes` of the network that is cut.
     """
     if not isinstance(shapes, dict):

@@ -19,8 +19,7 @@ from jax.sharding import Mesh
 
 from ladd_jax.errors import ExistsError, UserError
 from ladd_jax.models.base import Model, Params
-from ladd_jax.models.sd3 import diffusers_layout as diffusers
-from ladd_jax.models.sd3 import stability_layout as stability
+from ladd_jax.models.sd3 import diffusers_layout, stability_layout
 from ladd_jax.models.sd3.positions import check_positions, position_table, table_side
 from ladd_jax.models.sd3.transformer import MMDiTConfig, mmdit
 from ladd_jax.parallel.mesh import make_mesh
@@ -41,7 +40,7 @@ class LoadedMMDiT:
       config: architecture and dtypes.
       model: the network as a function of its parameters.
       params: its parameters, on `mesh`.
-      mesh: where they are.
+      mesh: mesh that they are on.
     """
 
     config: MMDiTConfig
@@ -111,13 +110,13 @@ def open_mmdit(
     place = source.files[0] if len(source.files) == 1 else source.files[0].parent
     fields = {"dtype": dtype, "param_dtype": dtype}
     if source.config is not None:
-        table, layout = diffusers.POSITIONS, diffusers.layout
-        config = diffusers.read_config(source.config, tensors, **fields)
+        table, layout = diffusers_layout.POSITIONS, diffusers_layout.layout
+        config = diffusers_layout.read_config(source.config, tensors, **fields)
     else:
-        table, layout = stability.POSITIONS, stability.layout
+        table, layout = stability_layout.POSITIONS, stability_layout.layout
         _refuse_others(place, tensors)
-        tensors = stability.without_prefix(tensors)
-        config = stability.read_config(place, tensors, metadata, **fields)
+        tensors = stability_layout.without_prefix(tensors)
+        config = stability_layout.read_config(place, tensors, metadata, **fields)
     model = mmdit(config)
     tree = layout(config, model.shapes)
     _check_tensors(place, tensors, tensor_shapes(tree, model.shapes), config, table)
@@ -196,8 +195,8 @@ def save_mmdit(
     if path.exists():
         raise ExistsError(f"{path} exists: remove it, or choose another path")
     _check_params(params, config)
-    files = diffusers if layout == "diffusers" else stability
-    description = diffusers.config_json(config, sample_size) if layout == "diffusers" else {}
+    files = diffusers_layout if layout == "diffusers" else stability_layout
+    description = diffusers_layout.config_json(config, sample_size) if layout == "diffusers" else {}
     tree = files.layout(config, params)
     shapes = tensor_shapes(tree, params)
     shapes[files.POSITIONS] = (1, config.position_table**2, config.width)
@@ -218,8 +217,8 @@ def save_mmdit(
                 _write_sharded(partial, shapes, dtype, tensors(), shard_bytes)
                 (partial / "config.json").write_text(json.dumps(description, indent=2) + "\n")
             else:
-                names = {stability.PREFIX + name: shape for name, shape in shapes.items()}
-                metadata = {"format": "pt", stability.HEADS: str(config.num_heads)}
+                names = {stability_layout.PREFIX + name: shape for name, shape in shapes.items()}
+                metadata = {"format": "pt", stability_layout.HEADS: str(config.num_heads)}
                 write_safetensors(partial, names, dtype, tensors(), metadata)
             os.replace(partial, path)
         finally:

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from ladd_jax.data.image_records import ImageFolder, ImageTars, Unreadable, open_images
 from ladd_jax.data.images import decode_image
-from ladd_jax.data.records import ImageFolder, ImageTars, Unreadable, open_images
 
 
 def picture(value):
