@@ -110,7 +110,7 @@ def test_distillation_with_a_teacher_that_is_cut_starts_from_the_whole_one(image
     mesh = make_mesh(config.mesh)
     distil(typed(config), tmp_path)
     state = load_student(typed(config), tmp_path, mesh)
-    teacher = load_generator(typed(config), tmp_path, mesh)
-    moved = jax.tree.map(lambda a, b: float(jnp.max(jnp.abs(a - b))), state.params, teacher)
+    generator = load_generator(typed(config), tmp_path, mesh)
+    moved = jax.tree.map(lambda a, b: float(jnp.max(jnp.abs(a - b))), state.params, generator)
     assert 0 < max(jax.tree.leaves(moved)) < 1e-5
     assert state.heads["heads"]["residual"]["scale"].shape[0] == 1
