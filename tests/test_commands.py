@@ -186,6 +186,19 @@ def test_a_network_that_is_described_and_is_not_that_of_its_weights_is_refused(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ((), "blocks: use 0 for theirs"),
+        # The remedy: what is refused next is another thing.
+        (("--config.model.depth=0",), "digits have 1"),
+    ],
+)
+def test_a_depth_of_0_is_that_of_the_weights(pipeline, tmp_path, options, words):
+    given = ("--config=digits", f"--config.weights={pipeline}", *options)
+    assert_refused(run(*given, f"--workdir={tmp_path / 'run'}"), words)
+
+
 def _parse(arguments):
     def look(*_, **__):
         raise AssertionError("weights are looked for")

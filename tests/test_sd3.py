@@ -360,7 +360,7 @@ def test_a_bad_argument_of_the_config_is_named(arguments, words):
 def test_what_is_missing_is_named_with_the_command_that_makes_it(pipeline):
     with pytest.raises(UserError, match="weights is empty.*weights=DIR.*`hf download"):
         check(typed(sd3_turbo.get_config("data=prompts.txt")))
-    with pytest.raises(UserError, match="data.path is empty.*ladd_jax.encode"):
+    with pytest.raises(UserError, match="data.path is empty.*--images=DIR$"):
         check(typed(tiny(pipeline, "")))
 
 

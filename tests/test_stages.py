@@ -5,15 +5,26 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
+from untrained_run import save_student
 
 from configs import digits
 from ladd_jax.config import architectures, objectives
 from ladd_jax.config.fields import to_dict, typed
 from ladd_jax.data.buckets import Bucket
+from ladd_jax.data.shards import ArraySpec
+from ladd_jax.data.sources import Source
+from ladd_jax.errors import NotFoundError, UserError
 from ladd_jax.parallel.mesh import make_mesh
 from ladd_jax.stages.distil import distil
 from ladd_jax.stages.encode import encode
-from ladd_jax.stages.load import encoded, load_generator, load_student, load_teacher
+from ladd_jax.stages.load import (
+    encoded,
+    finished_student_step,
+    load_generator,
+    load_student,
+    load_student_weights,
+    load_teacher,
+)
 from ladd_jax.training.checkpoint import Checkpoints
 from ladd_jax.weights import save_mmdit
 from ladd_jax.weights.files import StoredTensor
@@ -47,6 +58,28 @@ def images(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("images")
     encode(typed(settings()), workdir)
     return encoded(workdir)
+
+
+@pytest.mark.parametrize("name", ["context", "pooled"])
+def test_data_with_an_array_named_like_one_of_the_text_are_refused(tmp_path, monkeypatch, name):
+    source = Source({Bucket(8, 8): ["one"]}, {name: ArraySpec((4,))})
+    monkeypatch.setattr("ladd_jax.stages.encode.open_source", lambda *_: source)
+    with pytest.raises(UserError, match=f"both write an array '{name}': rename the one"):
+        encode(typed(settings()), tmp_path)
+    assert not encoded(tmp_path).exists()
+
+
+def test_the_student_that_is_evaluated_is_that_of_a_finished_training(tmp_path):
+    config, mesh = typed(settings()), make_mesh({"data": 1}, jax.devices()[:1])
+    save_student(config, tmp_path, step=1)
+    with pytest.raises(NotFoundError, match="holds step 1 of 2 steps: run the stage 'distil'"):
+        finished_student_step(config, tmp_path)
+    state = save_student(config, tmp_path, step=2)
+    step = finished_student_step(config, tmp_path)
+    assert step == 2
+    assert_same(load_student(config, tmp_path, mesh).ema, state.ema)
+    for name, tree in (("ema", state.ema), ("student", state.params)):
+        assert_same(load_student_weights(config, tmp_path, mesh, name, step), tree)
 
 
 def assert_same(ours, theirs):

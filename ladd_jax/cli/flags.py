@@ -27,7 +27,10 @@ _CONFIG = config_flags.DEFINE_config_file(
 )
 WORKDIR = flags.DEFINE_string("workdir", None, "Where data, checkpoints and reports go.")
 _WEIGHTS = flags.DEFINE_string(
-    "weights", None, "Field weights: a released pipeline's folder, or owner/name of the hub."
+    "weights",
+    None,
+    "Field weights: a released pipeline's folder, or owner/name of the hub. Its network's depth "
+    "replaces model.depth of the config.",
 )
 PROMPTS = flags.DEFINE_string(
     "prompts", None, "A txt, tsv, csv or jsonl of prompts: fields data.source and data.path."
@@ -102,7 +105,8 @@ def check_overrides(config: ConfigDict) -> None:
         section, _, name = path.rpartition(".")
         if section in ("model", "teacher") or path in ("data.text_width", "data.pooled_width"):
             found = config[section][name]
-            if found != given:
+            # A depth of 0 asks for the weights' own.
+            if found != given and not (name == "depth" and given == 0):
                 weights = config.teacher.weights if section == "teacher" else config.weights
                 raise UserError(
                     f"--config.{path} is {given} and the weights {weights} have {found}: leave it "

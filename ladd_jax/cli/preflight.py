@@ -26,8 +26,8 @@ def check(config: Config) -> None:
     longest = max((stage.steps for stage in trainings.values()), default=0)
     if traced and traced.start > longest:
         raise UserError(
-            f"profile {config.log.profile} begins after the last of {longest} steps: use earlier "
-            f"ones"
+            f"log.profile {config.log.profile} begins after the last of {longest} steps: use "
+            f"earlier ones"
         )
     objectives.flow_matching(config)
     objectives.ladd(config)
@@ -64,8 +64,7 @@ def _check_data(config: Config) -> None:
         )
     if "encode" in config.stages and not data.path:
         raise UserError(
-            "data.path is empty: give --config=FILE:data=PATH, --prompts=FILE or --images=DIR, or "
-            "write the shards with `python -m ladd_jax.encode` and the same --config and --workdir"
+            "data.path is empty: give --config=FILE:data=PATH, --prompts=FILE or --images=DIR"
         )
     if "pretrain" in config.stages:
         raise UserError(

@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 
 from ladd_jax.config.arguments import nearest
 from ladd_jax.data.buckets import Bucket
+from ladd_jax.data.sources import SOURCES
 from ladd_jax.errors import UserError
 from ladd_jax.models.families import family
 from ladd_jax.models.heads import HeadSettings
@@ -37,7 +38,7 @@ def _at_least_one(section: Any, path: str, *names: str) -> None:
 
 def _one_of(value: str, what: str, *choices: str) -> None:
     if value not in choices:
-        raise UserError(f"{what} {value!r} is none of {', '.join(choices)}")
+        raise UserError(f"{what} {value!r} is none of {', '.join(choices)}: use one of them")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -61,7 +62,7 @@ class Mesh:
 class Data:
     """Raw data, and how they are encoded. Lengths are in latent pixels."""
 
-    source: str = "digits"  # digits, prompts, images
+    source: str = "digits"  # digits, images, prompts
     path: str = ""  # of the prompts (txt, tsv, csv, jsonl) or the images (a folder, tars)
     column: str = ""  # of the prompts in their table; empty: the only one that it can be
     buckets: tuple[str, ...] = ("8x8", "8x16", "16x8")  # rows x columns
@@ -79,7 +80,7 @@ class Data:
     pooled_width: int = 32
 
     def __post_init__(self) -> None:
-        _one_of(self.source, "data.source", "digits", "prompts", "images")
+        _one_of(self.source, "data.source", *SOURCES)
         _one_of(self.text_dtype, "data.text_dtype", "float32", "float16")
         _at_least_one(
             self, "data",
@@ -130,9 +131,9 @@ class Model:
         _at_least_one(self, "model", "depth", "width", "num_heads", "channels", "patch", "unroll")
         if self.joined_channels < 0:
             raise UserError(f"model.joined_channels is {self.joined_channels}: use 0 or more")
-        _one_of(self.dtype, "dtype", "float32", "bfloat16")
-        _one_of(self.param_dtype, "dtype", "float32", "bfloat16")
-        _one_of(self.teacher_dtype, "dtype", "float32", "bfloat16", "int8")
+        _one_of(self.dtype, "model.dtype", "float32", "bfloat16")
+        _one_of(self.param_dtype, "model.param_dtype", "float32", "bfloat16")
+        _one_of(self.teacher_dtype, "model.teacher_dtype", "float32", "bfloat16", "int8")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -241,7 +242,7 @@ class Distil(LADDSettings):
 class Evaluate:
     """What is measured of data generator and student."""
 
-    student: str = "ema"  # ema, params
+    student: str = "ema"  # ema, or params, which sample and export call student
     samples_per_prompt: tuple[int, ...] = (36, 4, 4)  # for each bucket
     test_images: int = 600  # for each bucket, made of the test split
     student_steps: tuple[int, ...] = (1, 2, 4)
@@ -282,8 +283,8 @@ class Log:
         match = re.fullmatch(r"(\d+):(\d+)", self.profile)
         if self.profile and not (match and 1 <= int(match[1]) < int(match[2])):
             raise UserError(
-                f"profile {self.profile!r} is not START:STOP with 1 <= START < STOP: use a range "
-                f"such as 10:13 for steps 10, 11 and 12"
+                f"log.profile {self.profile!r} is not START:STOP with 1 <= START < STOP: use a "
+                f"range such as 10:13 for steps 10, 11 and 12"
             )
 
     @property
@@ -336,14 +337,25 @@ def typed(config: ConfigDict) -> Config:
     """
     values = config.to_dict()
     compare(base_config().to_dict(), values, "")
-    return _like(Config(), values)
+    return _like(Config(), values, "")
 
 
-def _like(default: Any, value: Any) -> Any:
-    """A value of the default's own type."""
+def _like(default: Any, value: Any, path: str) -> Any:
+    """A value of the default's own type; `path` names it in errors, and is empty for the config."""
     if dataclasses.is_dataclass(default):
         kind: Any = type(default)
-        return kind(**{name: _like(getattr(default, name), field) for name, field in value.items()})
+        prefix = f"{path}." if path else ""
+        fields = {
+            name: _like(getattr(default, name), field, f"{prefix}{name}")
+            for name, field in value.items()
+        }
+        try:
+            return kind(**fields)
+        except UserError as error:
+            # It names its field, but does not know which of the config's optimizers it is.
+            if kind is Optimizer:
+                raise UserError(f"{prefix}{error}") from error
+            raise
     return float(value) if isinstance(default, float) else value
 
 

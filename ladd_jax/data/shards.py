@@ -28,6 +28,9 @@ from ladd_jax.parallel.processes import barrier
 LATENTS = "latents"
 """Name of the array that is noised; all other arrays of a record are its cond."""
 
+_TEXTS = ("key", "prompt")
+"""Texts that every record has besides its arrays."""
+
 _NAME = "latents"
 _VERSION = "1.0.0"
 _ARRAYS = "arrays.json"
@@ -41,10 +44,21 @@ class ArraySpec:
     Attributes:
       shape: its dimensions; "H" and "W" are the rows and columns of the record's bucket.
       dtype: float32 or float16, on disk.
+
+    Raises:
+      UserError: a dimension is a string other than "H" and "W".
     """
 
     shape: tuple[int | str, ...]
     dtype: str = "float32"
+
+    def __post_init__(self) -> None:
+        for size in self.shape:
+            if isinstance(size, str) and size not in ("H", "W"):
+                raise UserError(
+                    f"an array's shape {self.shape} names {size!r}: use whole numbers, and 'H' and "
+                    f"'W' for the sides of the bucket"
+                )
 
     def shape_in(self, bucket: Bucket) -> tuple[int, ...]:
         """The dimensions in one bucket."""
@@ -61,11 +75,22 @@ class Layout:
       records_per_shard: records in every file but the last of a bucket.
       arrays: arrays of every record, by name. `latents` may be left out: prompts alone. All others
         are the record's cond.
+
+    Raises:
+      UserError: an array has the name of a record's text, `key` or `prompt`.
     """
 
     sizes: Mapping[Bucket, int]
     records_per_shard: int
     arrays: Mapping[str, ArraySpec]
+
+    def __post_init__(self) -> None:
+        for name in _TEXTS:
+            if name in self.arrays:
+                raise UserError(
+                    f"an array of the records is named {name!r}, which is a text of every record: "
+                    f"use another name"
+                )
 
     def shards(self) -> Iterator["Shard"]:
         """All shards, in order."""
@@ -82,7 +107,7 @@ class Layout:
             name: tfds.features.Tensor(shape=spec.shape_in(bucket), dtype=np.dtype(spec.dtype).type)
             for name, spec in self.arrays.items()
         }
-        texts = {name: tfds.features.Text() for name in ("key", "prompt")}
+        texts = {name: tfds.features.Text() for name in _TEXTS}
         return tfds.features.FeaturesDict(arrays | texts)
 
 

@@ -10,6 +10,8 @@ from jax.sharding import Mesh
 
 from ladd_jax.diffusion.samplers import (
     Cond,
+    Levels,
+    Velocity,
     consistency,
     euler,
     guided,
@@ -17,7 +19,16 @@ from ladd_jax.diffusion.samplers import (
     sample_noise,
     student_sigmas,
 )
+from ladd_jax.errors import UserError
 from ladd_jax.parallel.mesh import batch_divisor, batch_sharding, lay, replicated
+
+
+def _euler(velocity: Velocity, noise: jax.Array, sigmas: Levels, keys: jax.Array) -> jax.Array:
+    del keys  # It draws no fresh noise.
+    return euler(velocity, noise, sigmas)
+
+
+_SAMPLERS = {"euler": _euler, "consistency": consistency}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,11 +39,20 @@ class Sampling:
       sampler: `euler` (data generator) or `consistency` (student).
       sigmas: noise levels from 1 to 0.
       guidance: scale of classifier-free guidance; 1 for none.
+
+    Raises:
+      UserError: there is no such sampler.
     """
 
     sampler: str
     sigmas: tuple[float, ...]
     guidance: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.sampler not in _SAMPLERS:
+            raise UserError(
+                f"sampler {self.sampler!r} is none of {', '.join(_SAMPLERS)}: use one of them"
+            )
 
     @classmethod
     def generator(cls, steps: int, guidance: float, shift: float) -> "Sampling":
@@ -104,9 +124,7 @@ class Sampler:
 
         velocity = guided(model, cond, null, guidance)
         noise = sample_noise(keys, 0, shape)
-        if sampler == "euler":
-            return euler(velocity, noise, sigmas)
-        return consistency(velocity, noise, sigmas, keys)
+        return _SAMPLERS[sampler](velocity, noise, sigmas, keys)
 
     def __call__(
         self,

@@ -27,6 +27,7 @@ from ladd_jax.data.shards import (
     write_shard,
 )
 from ladd_jax.data.sources import Source, open_source
+from ladd_jax.errors import UserError
 from ladd_jax.models import random_text
 from ladd_jax.models.families import TextEncoder, family_of
 from ladd_jax.parallel.mesh import process_mesh
@@ -63,7 +64,12 @@ def text_encoder(config: Config, mesh: Mesh | None = None, batch: int | None = N
 
 
 def encode(config: Config, workdir: Path) -> None:
-    """Writes text, and latents where the data have images, as shards; goes on where it stopped."""
+    """Writes text, and latents where the data have images, as shards; goes on where it stopped.
+
+    Raises:
+      NotFoundError: the data are not there.
+      UserError: the data are damaged, or one of their arrays has the name of one of the text's.
+    """
     data = config.data
     target = encoded(workdir)
     if is_complete(target):
@@ -71,6 +77,11 @@ def encode(config: Config, workdir: Path) -> None:
     source = open_source(config, [Bucket.parse(name) for name in data.buckets], workdir)
     encoder = text_encoder(config)
     null = {name: array[0] for name, array in encoder.encode([""]).items()}
+    for name in null.keys() & {LATENTS, *source.arrays}:
+        raise UserError(
+            f"the text encoder and the data {data.source!r} both write an array {name!r}: rename "
+            f"the one of the data"
+        )
     layout = Layout(
         sizes={bucket: len(prompts) for bucket, prompts in source.prompts.items()},
         records_per_shard=data.records_per_shard,

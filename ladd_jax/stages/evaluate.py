@@ -1,4 +1,4 @@
-"""`python -m ladd_jax.evaluate --config=FILE --workdir=DIR`: metrics and report of a run."""
+"""The stage `evaluate`: metrics and report of a run."""
 
 import dataclasses
 import json
@@ -25,7 +25,12 @@ from ladd_jax.evaluation.rows import Row, format_table, in_order, write_metrics
 from ladd_jax.models.families import family_of
 from ladd_jax.parallel.mesh import make_mesh
 from ladd_jax.stages.encode import text_encoder
-from ladd_jax.stages.load import encoded, load_generator, load_student
+from ladd_jax.stages.load import (
+    encoded,
+    finished_student_step,
+    load_generator,
+    load_student_weights,
+)
 from ladd_jax.training.metrics import read_history
 
 _LOG = logging.getLogger(__name__)
@@ -118,7 +123,10 @@ def evaluate(config: Config, workdir: Path) -> list[Row]:
     shards = Shards(encoded(workdir))
     buckets = _buckets(config)
     start = load_generator(config, workdir, mesh)
-    student = getattr(load_student(config, workdir, mesh), stage.student)
+    name = "student" if stage.student == "params" else stage.student
+    student = load_student_weights(
+        config, workdir, mesh, name, finished_student_step(config, workdir)
+    )
     sampler = Sampler(
         family_of(config).backbone(architectures.student_architecture(config)),
         shards.null,

@@ -1,7 +1,6 @@
 """What the stages of a run have left in its workdir: shards, checkpoints, networks."""
 
 import dataclasses
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from ladd_jax.models.quantized import quantize_params
 from ladd_jax.objectives.base import TrainState
 from ladd_jax.parallel.mesh import parameter_shardings
 from ladd_jax.training.checkpoint import Checkpoints
+from ladd_jax.training.program import distillation_layout
 from ladd_jax.training.state import abstract_like, state_shardings
 
 STUDENTS = {"ema": "ema", "student": "params"}
@@ -68,15 +68,13 @@ def _load_generator_as(config: Config, workdir: Path, mesh: Mesh, architecture: 
     if config.weights:
         return _read(config, config.weights, architecture, mesh)
     objective = objectives.flow_matching(config)
+    key = jax.ShapeDtypeStruct((2,), jnp.uint32)
+    shapes = jax.eval_shape(objective.init, key, objective.model.shapes)
+    shardings = state_shardings(
+        shapes, mesh, axes=objective.model.axes, optimizer=objective.optimizer.build()
+    )
     params = _load(
-        config,
-        workdir,
-        "pretrain",
-        config.pretrain.steps,
-        lambda key: objective.init(key, objective.model.init(key)),
-        mesh,
-        axes=objective.model.axes,
-        optimizer=objective.optimizer.build(),
+        config, workdir, "pretrain", config.pretrain.steps, abstract_like(shapes, shardings)
     ).ema
     if architecture.cut:
         family = family_of(config)
@@ -121,19 +119,8 @@ def load_student(config: Config, workdir: Path, mesh: Mesh) -> TrainState:
     Raises:
       NotFoundError: `distil` is not done.
     """
-    objective = objectives.ladd(config)
-    return _load(
-        config,
-        workdir,
-        "distil",
-        config.distil.steps,
-        lambda key: objective.init(key, objective.student.init(key)),
-        mesh,
-        axes=objective.student.axes,
-        optimizer=objective.optimizer.build(),
-        heads_axes=objective.critic.heads.axes,
-        heads_optimizer=objective.heads_optimizer.build(),
-    )
+    abstract = abstract_like(*distillation_layout(objectives.ladd(config), mesh))
+    return _load(config, workdir, "distil", config.distil.steps, abstract)
 
 
 def student_step(config: Config, workdir: Path, step: int | None = None) -> int:
@@ -155,6 +142,17 @@ def student_step(config: Config, workdir: Path, step: int | None = None) -> int:
     return found
 
 
+def finished_student_step(config: Config, workdir: Path) -> int:
+    """The last step of `distil`.
+
+    Raises:
+      NotFoundError: `distil` is not done.
+      UserError: its checkpoints are of another config.
+    """
+    _finished(config, workdir, "distil", config.distil.steps).close()
+    return config.distil.steps
+
+
 def load_student_weights(
     config: Config, workdir: Path, mesh: Mesh, student: str, step: int
 ) -> Params:
@@ -165,7 +163,7 @@ def load_student_weights(
       workdir: the run's workdir.
       mesh: mesh that the parameters are put on.
       student: one of `STUDENTS`.
-      step: step of the checkpoint, from `student_step`.
+      step: step of the checkpoint, from `student_step` or `finished_student_step`.
 
     Raises:
       NotFoundError: there is no such checkpoint.
@@ -185,14 +183,16 @@ def load_student_weights(
 
 
 def _load(
-    config: Config,
-    workdir: Path,
-    stage: str,
-    steps: int,
-    init: Callable[[jax.Array], TrainState],
-    mesh: Mesh,
-    **layout: Any,
+    config: Config, workdir: Path, stage: str, steps: int, abstract: TrainState
 ) -> TrainState:
+    saved = _finished(config, workdir, stage, steps)
+    state = saved.restore(abstract)
+    saved.close()
+    return state
+
+
+def _finished(config: Config, workdir: Path, stage: str, steps: int) -> Checkpoints:
+    """The checkpoints of a stage that is done; raises NotFoundError where it is not."""
     saved = checkpoints_of(config, workdir, stage)
     if saved.latest() != steps:
         found = "nothing" if saved.latest() is None else f"step {saved.latest()}"
@@ -200,7 +200,4 @@ def _load(
             f"{saved.directory} holds {found} of {steps} steps: run the stage {stage!r} first, "
             f"with the same --config and --workdir"
         )
-    shapes = jax.eval_shape(init, jax.ShapeDtypeStruct((2,), jnp.uint32))
-    state = saved.restore(abstract_like(shapes, state_shardings(shapes, mesh, **layout)))
-    saved.close()
-    return state
+    return saved

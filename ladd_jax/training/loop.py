@@ -68,15 +68,9 @@ class Logging:
     sample: Callable[[TrainState, int], dict[str, float]] | None = None
     sample_every: int = 0
 
-    def samples_at(self, step: int) -> bool:
-        """Whether `sample` is called after this step."""
-        return self.sample is not None and bool(self.sample_every) and step % self.sample_every == 0
-
-    def samples(self, state: TrainState, step: int) -> dict[str, float]:
-        """Metrics of samples after this step; empty where none are due."""
-        if self.sample is None or not self.samples_at(step):
-            return {}
-        return self.sample(state, step)
+    def sample_at(self, step: int) -> Callable[[TrainState, int], dict[str, float]] | None:
+        """`sample` where it is called after this step, else None."""
+        return self.sample if self.sample_every and step % self.sample_every == 0 else None
 
 
 def train(
@@ -133,10 +127,12 @@ def train(
             profile.after(step, state)
             bar.update()
             due = checkpoints.due(step) or step == training.steps
-            if step % logging.every == 0 or logging.samples_at(step) or due:
+            sample = logging.sample_at(step)
+            if step % logging.every == 0 or sample or due:
                 speed = clock.read()
                 # Raises where a loss is not finite: no such state is ever saved.
-                record = writer.write(step, speed | logging.samples(state, step))
+                samples = sample(state, step) if sample else {}
+                record = writer.write(step, speed | samples)
                 bar.set_postfix_str(_postfix(record))
                 if due:
                     checkpoints.save(step, state, training.config)

@@ -9,10 +9,10 @@ from typing import Any
 import jax
 import numpy as np
 
-# tensorboardX imports torch wherever it is installed: seconds and a gigabyte that training has no
-# use for. A module that is None in `sys.modules` counts as not installed.
 from ladd_jax.errors import UserError
 
+# tensorboardX imports torch wherever it is installed: seconds and a gigabyte that training has no
+# use for. A module that is None in `sys.modules` counts as not installed.
 _HIDE_TORCH = "torch" not in sys.modules
 if _HIDE_TORCH:
     sys.modules["torch"] = None  # type: ignore[assignment]

@@ -94,7 +94,9 @@ class Optimizer:
 
     def __post_init__(self) -> None:
         if self.moment_dtype not in ("float32", "bfloat16"):
-            raise UserError(f"dtype {self.moment_dtype!r} is none of float32, bfloat16")
+            raise UserError(
+                f"moment_dtype {self.moment_dtype!r} is none of float32, bfloat16: use one of them"
+            )
 
     def schedule(self) -> optax.Schedule:
         """Learning rate as a function of the step."""

@@ -16,6 +16,7 @@ from ladd_jax.data.shards import (
     missing_shards,
     write_shard,
 )
+from ladd_jax.errors import UserError
 
 SMALL, WIDE = Bucket(2, 2), Bucket(2, 4)
 
@@ -30,6 +31,18 @@ def layout(sizes, records_per_shard=3, text_dtype="float32"):
         "pooled": ArraySpec((4,), text_dtype),
     }
     return Layout(sizes, records_per_shard, arrays)
+
+
+@pytest.mark.parametrize("name", ["key", "prompt"])
+def test_an_array_cannot_have_the_name_of_a_text(name):
+    with pytest.raises(UserError, match=f"named '{name}'.*use another name"):
+        Layout({SMALL: 1}, 1, {name: ArraySpec((2,))})
+
+
+def test_a_shape_has_no_sides_but_those_of_the_bucket():
+    assert ArraySpec(("H", "W", 3)).shape_in(WIDE) == (2, 4, 3)
+    with pytest.raises(UserError, match="names 'D'"):
+        ArraySpec(("H", "D"))
 
 
 def records(shard, seed=0):

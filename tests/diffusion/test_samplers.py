@@ -15,6 +15,7 @@ from ladd_jax.diffusion.samplers import (
     student_sigmas,
 )
 from ladd_jax.diffusion.sampling import Sampler, Sampling, seeds
+from ladd_jax.errors import UserError
 from ladd_jax.parallel.mesh import make_mesh
 
 TIMES = (1.0, 0.75, 0.5, 0.25)
@@ -125,6 +126,11 @@ def test_a_padded_way_of_sampling_gives_the_same_samples_with_the_program_of_a_l
     sampler(params, *args, four)
     # Of student and data generator, each with its own and the padded number of levels.
     assert sampler.program_count == 4
+
+
+def test_a_sampler_that_there_is_not_is_named_with_those_there_are():
+    with pytest.raises(UserError, match="sampler 'heun' is none of euler, consistency: use one"):
+        Sampling("heun", (1.0, 0.0))
 
 
 def test_seeds_differ_in_every_index():

@@ -99,6 +99,24 @@ def test_a_step_that_would_copy_from_the_host_each_time_is_an_error(tmp_path):
         go(tmp_path, frozen={"rate": np.float32(0.1)})
 
 
+def test_samples_are_made_at_their_steps_and_their_metrics_recorded(tmp_path):
+    def sample(state, step):
+        return {"seen": float(step + state.step)}
+
+    go(tmp_path, sample=sample, sample_every=2, every=6)
+    seen = [(record["step"], record["seen"]) for record in read_history(tmp_path)]
+    assert seen == [(2, 4.0), (4, 8.0), (6, 12.0)]
+
+
+@pytest.mark.parametrize("fields", [dict(sample=None, sample_every=2), dict(sample_every=0)])
+def test_no_samples_are_made_without_a_sampler_or_a_number_of_steps(tmp_path, fields):
+    def sample(state, step):
+        raise AssertionError("samples are made")
+
+    go(tmp_path, **(dict(sample=sample, every=6) | fields))
+    assert [record["step"] for record in read_history(tmp_path)] == [6]
+
+
 def test_a_record_tells_how_fast_the_run_goes(tmp_path):
     go(tmp_path)
     names = {

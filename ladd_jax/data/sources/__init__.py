@@ -1,26 +1,30 @@
 """Sources of data: what `encode` writes as shards, and the table of those there are.
 
 A source is a module here with `open_source(config, buckets, workdir) -> Source`, and a line in
-`_SOURCES`.
+`SOURCES`.
 """
 
 import dataclasses
 import importlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ladd_jax.data.buckets import Bucket
-from ladd_jax.data.shards import ArraySpec
 from ladd_jax.errors import UserError
 
-_SOURCES = {
+if TYPE_CHECKING:
+    # The config names the sources; what writes shards takes a second to import.
+    from ladd_jax.data.shards import ArraySpec
+
+SOURCES = {
     "digits": "ladd_jax.data.sources.digits",
     "images": "ladd_jax.data.sources.images",
     "prompts": "ladd_jax.data.sources.prompts",
 }
+"""Modules of the sources, by the names that `data.source` has."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +40,7 @@ class Source:
     """
 
     prompts: Mapping[Bucket, Sequence[str]]
-    arrays: Mapping[str, ArraySpec] = dataclasses.field(default_factory=dict)
+    arrays: Mapping[str, "ArraySpec"] = dataclasses.field(default_factory=dict)
     read: Callable[[Bucket, int, int], dict[str, np.ndarray]] = lambda bucket, start, stop: {}
 
 
@@ -53,6 +57,6 @@ def open_source(config: Any, buckets: Sequence[Bucket], workdir: Path) -> Source
       UserError: there is no such source, or the data are damaged.
     """
     name = config.data.source
-    if name not in _SOURCES:
-        raise UserError(f"data.source {name!r} is not one of {', '.join(_SOURCES)}: use one")
-    return importlib.import_module(_SOURCES[name]).open_source(config, buckets, workdir)
+    if name not in SOURCES:
+        raise UserError(f"data.source {name!r} is none of {', '.join(SOURCES)}: use one of them")
+    return importlib.import_module(SOURCES[name]).open_source(config, buckets, workdir)
