@@ -15,7 +15,6 @@ from ladd_jax.data.shards import ArraySpec
 from ladd_jax.data.sources import Source
 from ladd_jax.errors import NotFoundError, UserError
 from ladd_jax.parallel.mesh import make_mesh
-from ladd_jax.stages import encode as encoding
 from ladd_jax.stages.distil import distil
 from ladd_jax.stages.encode import encode
 from ladd_jax.stages.load import (
@@ -64,7 +63,7 @@ def images(tmp_path_factory):
 @pytest.mark.parametrize("name", ["context", "pooled"])
 def test_data_with_an_array_named_like_one_of_the_text_are_refused(tmp_path, monkeypatch, name):
     source = Source({Bucket(8, 8): ["one"]}, {name: ArraySpec((4,))})
-    monkeypatch.setattr(encoding, "open_source", lambda *_: source)
+    monkeypatch.setattr("ladd_jax.stages.encode.open_source", lambda *_: source)
     with pytest.raises(UserError, match=f"both write an array '{name}': rename the one"):
         encode(typed(settings()), tmp_path)
     assert not encoded(tmp_path).exists()
@@ -144,7 +143,7 @@ def test_distillation_with_a_teacher_that_is_cut_starts_from_the_whole_one(image
     mesh = make_mesh(config.mesh)
     distil(typed(config), tmp_path)
     state = load_student(typed(config), tmp_path, mesh)
-    teacher = load_generator(typed(config), tmp_path, mesh)
-    moved = jax.tree.map(lambda a, b: float(jnp.max(jnp.abs(a - b))), state.params, teacher)
+    generator = load_generator(typed(config), tmp_path, mesh)
+    moved = jax.tree.map(lambda a, b: float(jnp.max(jnp.abs(a - b))), state.params, generator)
     assert 0 < max(jax.tree.leaves(moved)) < 1e-5
     assert state.heads["heads"]["residual"]["scale"].shape[0] == 1

@@ -1,4 +1,4 @@
-"""The teacher's samples on disk are those that the config asks for."""
+"""The data generator's samples on disk are those that the config asks for."""
 
 import dataclasses
 import multiprocessing
@@ -52,13 +52,13 @@ def test_samples_have_the_guidance_steps_and_shift_of_the_config(config, workdir
     shards = Shards(synthesized(workdir))
     (bucket,) = shards.buckets
     read = shards.read(bucket, np.arange(10))
-    teacher = load_generator(config, workdir, make_mesh(config.mesh.sizes))
+    generator = load_generator(config, workdir, make_mesh(config.mesh.sizes))
     model = mmdit(architectures.student_architecture(config))
     null = jax.tree.map(jnp.asarray, shards.null)
 
     def sample(guidance, steps, shift):
         def velocity(*args):
-            return model(teacher, *args)
+            return model(generator, *args)
 
         noise = sample_noise(
             jnp.asarray(seeds(config.seed, bucket.height, bucket.width, np.arange(10))),
