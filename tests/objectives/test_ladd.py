@@ -21,7 +21,7 @@ from ladd_jax.training.optimizers import Optimizer
 def two_program_reference(objective, state, frozen, batch):
     """D step, then G step on the same batch, as two separate programs of plain autodiff.
 
-    Draws the random numbers of the fused step. Where the generator is to see the heads of before,
+    Draws the random numbers of the fused step. Where the generator is to see the heads from before,
     the update that takes its noise is the first.
     """
     before = objective.accumulation > 1 and objective.accumulated_heads == "before"
