@@ -296,7 +296,7 @@ def test_real_and_fake_share_their_renoising_only_when_told_to():
 def test_real_is_the_noised_latent_and_not_noise_mixed_with_noise():
     # A perfect discriminator input: with t_hat near 0 the teacher must see the latents themselves.
     seen = []
-    objective = tiny.ladd(renoise_mean=-40.0)
+    objective = tiny.ladd(tiny.mmdit_config(depth=1), renoise_mean=-40.0)
     model = objective.critic.teacher
 
     class Spy(type(model)):
@@ -309,9 +309,9 @@ def test_real_is_the_noised_latent_and_not_noise_mixed_with_noise():
     objective = dataclasses.replace(
         objective, critic=dataclasses.replace(objective.critic, teacher=spy)
     )
-    state, teacher = tiny.ladd_state(tiny.ladd())
+    state, teacher = tiny.ladd_state(objective)
     batch = tiny.batch()
-    jax.block_until_ready(objective.step(state, teacher, batch))
+    jax.block_until_ready(jax.jit(objective.step)(state, teacher, batch))
     jax.effects_barrier()
     assert any(np.allclose(x, batch["latents"], atol=1e-5) for x in seen)
 
@@ -326,10 +326,14 @@ def test_the_loss_is_per_location():
     assert float(value) == pytest.approx(2.0)
 
 
-def test_the_penalty_comes_at_its_interval_with_its_weight():
+def penalised():
+    """State, frozen trees and step of an objective with a penalty every fourth step."""
     objective = tiny.ladd(r1_gamma=1e-2, r1_interval=4, heads_optimizer=Optimizer(0.0))
-    state, teacher = tiny.ladd_state(objective)
-    step = tiny.step(objective)
+    return *tiny.ladd_state(objective), tiny.step(objective)
+
+
+def test_the_penalty_comes_at_its_interval_with_its_weight():
+    state, teacher, step = penalised()
     penalties = []
     for _ in range(5):
         state, metrics = step(state, teacher, tiny.batch())
@@ -392,9 +396,8 @@ def test_rematerialisation_changes_memory_and_not_the_update():
 
 
 def test_metrics_hold_each_head_and_each_band():
-    objective = tiny.ladd(r1_gamma=1e-2)
-    state, teacher = tiny.ladd_state(objective)
-    _, metrics = tiny.step(objective)(state, teacher, tiny.batch(size=64))
+    state, teacher, step = penalised()
+    _, metrics = step(state, teacher, tiny.batch())
     for name in ("logit/real", "logit/fake", "accuracy/head"):
         assert metrics[name].shape == (2,)
     bands = [metrics[name] for name in metrics if name.startswith("accuracy/t_hat")]
