@@ -110,10 +110,11 @@ def gelu_tanh(x: jax.Array) -> jax.Array:
 def _gelu_tanh(x: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Value and derivative, in the dtype of `x`."""
     y = x.astype(jnp.float32)
-    slope, cubic = math.sqrt(2 / math.pi), 0.044715
-    tanh = jnp.tanh(slope * (y + cubic * y**3))
-    gate = 0.5 * (1 + tanh)
-    derivative = gate + 0.5 * y * (1 - tanh * tanh) * slope * (1 + 3 * cubic * y * y)
+    slope, cubic = 2 * math.sqrt(2 / math.pi), 0.044715
+    # (1 + tanh u) / 2 is the sigmoid of 2u. XLA counts a tanh as too expensive to compute twice:
+    # where value and derivative are both needed, a GPU would write it to memory in float32.
+    gate = jax.nn.sigmoid(slope * (y + cubic * y**3))
+    derivative = gate + y * gate * (1 - gate) * slope * (1 + 3 * cubic * y * y)
     return (y * gate).astype(x.dtype), derivative.astype(x.dtype)
 
 
