@@ -41,6 +41,7 @@ from ladd_jax.objectives.base import Batch, TrainState
 from ladd_jax.objectives.critics.features import FeatureCritic
 from ladd_jax.objectives.ladd import LADD
 from ladd_jax.parallel.chips import chip_of
+from ladd_jax.parallel.compiler_options import compiler_options
 from ladd_jax.training.optimizers import Optimizer
 
 _JSON = flags.DEFINE_string("json", None, "Where to write the result.")
@@ -155,10 +156,9 @@ def measure_step(batch_size: int, remat: str) -> dict[str, Any]:
     )
     hardware = matrix_flops(objective.step, state_shape, frozen_shape, batch_shape)
     start = time.perf_counter()
-    lowered = jax.jit(objective.step, donate_argnums=0).lower(
-        state_shape, frozen_shape, batch_shape
-    )
-    program = lowered.compile()
+    options = compiler_options(jax.local_devices()[0].device_kind)
+    step = jax.jit(objective.step, donate_argnums=0, compiler_options=options)
+    program = step.lower(state_shape, frozen_shape, batch_shape).compile()
     compile_s = time.perf_counter() - start
     planned = program.memory_analysis()
 

@@ -91,6 +91,51 @@ def layer_norm(x: jax.Array, epsilon: float = 1e-6) -> jax.Array:
     return y.astype(x.dtype)
 
 
+@jax.custom_vjp
+def modulated_norm(x: jax.Array, shift: jax.Array, scale: jax.Array) -> jax.Array:
+    """`layer_norm(x) (1 + scale) + shift`, computed in float32 and rounded once.
+
+    Differentiated by JAX it would keep float32 arrays of the size of `x`; this keeps `x`, and the
+    mean and inverse deviation of each token.
+
+    Args:
+      x: `[B, N, D]` tokens.
+      shift: `[B, D]`.
+      scale: `[B, D]`.
+
+    Returns:
+      `[B, N, D]` in the dtype of `x`.
+    """
+    return _modulated_norm(x, shift, scale)[0]
+
+
+def _modulated_norm(
+    x: jax.Array, shift: jax.Array, scale: jax.Array, epsilon: float = 1e-6
+) -> tuple[jax.Array, Any]:
+    """The result, and what its gradient needs."""
+    y = x.astype(jnp.float32)
+    mean = jnp.mean(y, axis=-1, keepdims=True)
+    inverse = jax.lax.rsqrt(jnp.mean(jnp.square(y - mean), axis=-1, keepdims=True) + epsilon)
+    result = (y - mean) * inverse * (1 + scale.astype(jnp.float32)[:, None])
+    result += shift.astype(jnp.float32)[:, None]
+    return result.astype(x.dtype), (x, mean, inverse, scale)
+
+
+def _modulated_norm_backward(kept: Any, cotangent: jax.Array) -> tuple[jax.Array, ...]:
+    x, mean, inverse, scale = kept
+    normed = (x.astype(jnp.float32) - mean) * inverse
+    # In the dtype of x: two loops share it, and in float32 it would be most of what they move.
+    scaled = cotangent * normed.astype(x.dtype)
+    d_shift, d_scale = (jnp.sum(a, axis=1, dtype=jnp.float32) for a in (cotangent, scaled))
+    d_normed = cotangent.astype(jnp.float32) * (1 + scale.astype(jnp.float32)[:, None])
+    along = jnp.mean(d_normed * normed, axis=-1, keepdims=True)
+    d_x = inverse * (d_normed - jnp.mean(d_normed, axis=-1, keepdims=True) - normed * along)
+    return d_x.astype(x.dtype), d_shift.astype(scale.dtype), d_scale.astype(scale.dtype)
+
+
+modulated_norm.defvjp(_modulated_norm, _modulated_norm_backward)
+
+
 @jax.custom_jvp
 def gelu_tanh(x: jax.Array) -> jax.Array:
     """GELU in its approximation by tanh (Hendrycks and Gimpel 2016), computed in float32.
@@ -110,10 +155,11 @@ def gelu_tanh(x: jax.Array) -> jax.Array:
 def _gelu_tanh(x: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Value and derivative, in the dtype of `x`."""
     y = x.astype(jnp.float32)
-    slope, cubic = math.sqrt(2 / math.pi), 0.044715
-    tanh = jnp.tanh(slope * (y + cubic * y**3))
-    gate = 0.5 * (1 + tanh)
-    derivative = gate + 0.5 * y * (1 - tanh * tanh) * slope * (1 + 3 * cubic * y * y)
+    slope, cubic = 2 * math.sqrt(2 / math.pi), 0.044715
+    # (1 + tanh u) / 2 is the sigmoid of 2u. XLA counts a tanh as too expensive to compute twice:
+    # where value and derivative are both needed, a GPU would write it to memory in float32.
+    gate = jax.nn.sigmoid(slope * (y + cubic * y**3))
+    derivative = gate + y * gate * (1 - gate) * slope * (1 + 3 * cubic * y * y)
     return (y * gate).astype(x.dtype), derivative.astype(x.dtype)
 
 

@@ -69,6 +69,24 @@ class Cost:
         return Cost(self.flops * times, self.hbm_bytes * times, collectives, self.unknown)
 
 
+@dataclasses.dataclass(frozen=True)
+class InstructionCost:
+    """What one instruction costs a chip in one run of its program.
+
+    Attributes:
+      instruction: the instruction, as the text has it.
+      fused: opcodes inside it if it is a fusion, of those that make arrays and not numbers such
+        as an index.
+      times: how often it runs.
+      cost: the cost of all these times.
+    """
+
+    instruction: Instruction
+    fused: frozenset[str]
+    times: int
+    cost: Cost
+
+
 def program_cost(
     text: str, mesh: Mapping[str, int], kernels: Mapping[Kernel, int] | None = None
 ) -> Cost:
@@ -85,6 +103,25 @@ def program_cost(
       UserError: the text is not an HLO module.
     """
     return _Program(text, mesh, kernels or {}).cost()
+
+
+def instruction_costs(
+    text: str, mesh: Mapping[str, int], kernels: Mapping[Kernel, int] | None = None
+) -> list[InstructionCost]:
+    """The cost of each instruction of a program that computes or moves anything.
+
+    Of a condition all branches are listed, where `program_cost` counts the most expensive one.
+
+    Args:
+      text: as in `program_cost`.
+      mesh: as in `program_cost`.
+      kernels: as in `program_cost`.
+
+    Raises:
+      UserError: the text is not an HLO module.
+    """
+    program = _Program(text, mesh, kernels or {})
+    return program.each(program.entry, 1)
 
 
 class _Program:
@@ -107,6 +144,26 @@ class _Program:
                 total += self._instruction(instruction, computation, seen)
             self.costs[name] = total
         return self.costs[name]
+
+    def each(self, name: str, times: int) -> list[InstructionCost]:
+        """The instructions that `times` runs of a computation come down to."""
+        found = []
+        computation = self.computations[name]
+        for i in computation.values():
+            called = _called_computations(i)
+            if called:
+                turns = 1
+                if i.opcode == "while":
+                    turns = loop_turns(i, computation, self.computations) or 1
+                for inner in called:
+                    found += self.each(inner, times * turns)
+                continue
+            cost = self._instruction(i, computation, set())
+            if cost.flops or cost.hbm_bytes:
+                inside = self.computations.get(i.called("calls"), {}).values()
+                fused = frozenset(j.opcode for j in inside if any(a.shape for a in j.result))
+                found.append(InstructionCost(i, fused, times, cost.repeated(times)))
+        return found
 
     def _instruction(self, i: Instruction, computation: Computation, seen: set[str]) -> Cost:
         if i.opcode in _FREE or i.opcode.endswith(("-done", "-update")):
@@ -158,7 +215,7 @@ class _Program:
         return total
 
     def _custom_call(self, i: Instruction, computation: Computation) -> Cost:
-        """Pallas kernels and attention of cuDNN; other calls of NVIDIA's libraries are unknown."""
+        """Pallas kernels, cuDNN's attention, cuBLAS; NVIDIA's other libraries are unknown."""
         operands = operand_arrays(i, computation)
         moved = Cost(hbm_bytes=bytes_in_hbm(operands) + bytes_in_hbm(i.result))
         found = re.search(r'custom_call_target="([^"]*)"', i.attributes)
@@ -170,6 +227,9 @@ class _Program:
         attention = cudnn_attention_flops(target, operands)
         if attention is not None:
             return moved + Cost(attention)
+        product = matrix_flops(i, operands)
+        if product:
+            return moved + Cost(product)
         if target.startswith(("__cublas", "__cudnn")):
             return moved + Cost(unknown=(target,))
         return Cost()
@@ -210,3 +270,14 @@ class _Program:
         sent = ring_bytes(name, payload, self.mesh.get(SLICES, 1))
         collective = Collective(name, (SLICES,), (i.result[0].shape,), -1, 1, sent)
         return Cost(hbm_bytes=payload, collectives=(collective,))
+
+
+def _called_computations(i: Instruction) -> list[str]:
+    """Names of the computations whose instructions run one by one where `i` stands."""
+    if i.opcode == "while":
+        return [i.called("body")]
+    if i.opcode == "conditional":
+        return i.branches()
+    if i.opcode in ("call", "async-start"):
+        return [i.called("to_apply") or i.called("calls")]
+    return []

@@ -16,14 +16,16 @@ _CUDNN_ATTENTION = {
 
 
 def matrix_flops(instruction: Instruction, operands: Sequence[Array]) -> float:
-    """Multiplications and additions of a matrix product or convolution; 0 for all else."""
+    """Multiplications and additions of a matrix product or convolution; 0 for all else.
+
+    A GPU's matrix products may be calls of cuBLAS, whose contracted axes stand in its options.
+    """
     if instruction.opcode == "dot":
-        contracted = instruction.numbers("lhs_contracting_dims")
-        return (
-            2.0
-            * math.prod(instruction.result[0].shape)
-            * math.prod(operands[0].shape[axis] for axis in contracted)
-        )
+        return _product_flops(instruction, operands, instruction.numbers("lhs_contracting_dims"))
+    cublas = re.search(r'"lhs_contracting_dimensions":\[([^\]]*)\]', instruction.attributes)
+    if instruction.opcode == "custom-call" and cublas:
+        contracted = tuple(map(int, re.findall(r"\d+", cublas[1])))
+        return _product_flops(instruction, operands, contracted)
     if instruction.opcode == "convolution":
         return _convolution_flops(instruction, operands[0].shape, operands[1].shape)
     return 0.0
@@ -36,6 +38,14 @@ def cudnn_attention_flops(target: str, operands: Sequence[Array]) -> float | Non
         return None
     q, k = (array.shape for array in operands[:2])  # [B, N, K, D/K]
     return 2.0 * products * math.prod(q) * k[1]
+
+
+def _product_flops(
+    instruction: Instruction, operands: Sequence[Array], contracted: tuple[int, ...]
+) -> float:
+    """Operations of a product, from its result and the axes of its left side that it sums over."""
+    summed = math.prod(operands[0].shape[axis] for axis in contracted)
+    return 2.0 * math.prod(instruction.result[0].shape) * summed
 
 
 def _convolution_flops(

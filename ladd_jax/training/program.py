@@ -8,6 +8,7 @@ from jax.sharding import Mesh
 
 from ladd_jax.objectives.base import Objective, TrainState
 from ladd_jax.objectives.ladd import LADD
+from ladd_jax.parallel.compiler_options import compiler_options
 from ladd_jax.parallel.mesh import batch_sharding, replicated
 from ladd_jax.training.state import state_shardings
 
@@ -18,7 +19,12 @@ def step_program(objective: Objective, shardings: TrainState, mesh: Mesh) -> Any
     The state is donated and stays where it is; metrics are whole on each device.
     """
     metrics = replicated(mesh)
-    return jax.jit(objective.step, donate_argnums=0, out_shardings=(shardings, metrics))
+    return jax.jit(
+        objective.step,
+        donate_argnums=0,
+        out_shardings=(shardings, metrics),
+        compiler_options=compiler_options(mesh.devices.flat[0].device_kind),
+    )
 
 
 def distillation_layout(objective: LADD, mesh: Mesh) -> tuple[TrainState, TrainState]:

@@ -8,7 +8,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from ladd_jax.parallel.mesh import make_mesh
 from ladd_jax.planning.device_groups import parse_groups, spanned_axes
-from ladd_jax.planning.hlo_cost import program_cost
+from ladd_jax.planning.hlo_cost import instruction_costs, program_cost
 from ladd_jax.planning.jaxpr_flops import kernel_flops, product_flops
 
 
@@ -221,6 +221,48 @@ def test_a_gpus_attention_and_copies_count_and_an_unknown_library_is_named():
     forth = 2 * queries + 2 * keys + rows
     back = 4 * queries + 4 * keys + rows
     assert found.hbm_bytes == copy + forth + back + 2 * queries
+
+
+_CUBLAS = """HloModule step, entry_computation_layout={(bf16[6,4]{1,0}, bf16[4,5]{1,0})->bf16[6,5]{1,0}}
+
+%into (p: bf16[6,4], q: bf16[4,5]) -> (bf16[6,5], s8[32]) {
+  %p = bf16[6,4]{1,0} parameter(0)
+  %q = bf16[4,5]{1,0} parameter(1)
+  ROOT %inner = (bf16[6,5]{1,0}, s8[32]{0}) custom-call(%p, %q), custom_call_target="__cublas$lt$matmul", backend_config={"gemm_backend_config":{"dot_dimension_numbers":{"lhs_contracting_dimensions":["1"],"rhs_contracting_dimensions":["0"]}}}
+}
+
+ENTRY %main (a: bf16[6,4], b: bf16[4,5]) -> bf16[6,5] {
+  %a = bf16[6,4]{1,0} parameter(0)
+  %b = bf16[4,5]{1,0} parameter(1)
+  %fused = (bf16[6,5]{1,0}, s8[32]{0}) fusion(%a, %b), kind=kCustom, calls=%into
+  %again = (bf16[6,5]{1,0}, s8[32]{0}) custom-call(%a, %b), custom_call_target="__cublas$lt$matmul", backend_config={"gemm_backend_config":{"dot_dimension_numbers":{"lhs_contracting_dimensions":["1"],"rhs_contracting_dimensions":["0"]}}}
+  ROOT %out = bf16[6,5]{1,0} get-tuple-element(%again), index=0
+}
+"""  # noqa: E501
+
+
+def test_a_product_of_cublas_counts_alone_and_in_a_fusion():
+    found = program_cost(_CUBLAS, {"data": 1})
+    assert found.flops == 2 * (2 * 6 * 4 * 5)
+    assert not found.unknown
+
+
+def test_the_costs_of_instructions_add_up_to_their_programs():
+    def scanned(x, weights):
+        return jax.lax.scan(lambda x, w: (jnp.tanh(x @ w), x), x, weights)
+
+    text = compiled(scanned, (8, 16), (5, 16, 16))
+    found = instruction_costs(text, {"data": 1})
+    whole = program_cost(text, {"data": 1})
+    assert sum(item.cost.flops for item in found) == whole.flops
+    assert sum(item.cost.hbm_bytes for item in found) == pytest.approx(whole.hbm_bytes)
+    assert {item.times for item in found if item.cost.flops} == {5}
+
+
+def test_the_opcodes_inside_a_fusion_are_told():
+    (fused, alone) = instruction_costs(_CUBLAS, {"data": 1})
+    assert fused.fused == {"parameter", "custom-call"}
+    assert alone.fused == frozenset()
 
 
 def test_a_text_that_is_no_program_is_an_error():

@@ -26,7 +26,7 @@ from ladd_jax.models.layers import (
     Linear,
     RMSNorm,
     gelu_tanh,
-    layer_norm,
+    modulated_norm,
     timestep_embedding,
 )
 from ladd_jax.models.sd3.positions import position_embedding
@@ -129,10 +129,6 @@ class MMDiTConfig:
         return self.cut or self.depth
 
 
-def _modulate(x: jax.Array, shift: jax.Array, scale: jax.Array) -> jax.Array:
-    return layer_norm(x) * (1 + scale[:, None]) + shift[:, None]
-
-
 class _Stream(nnx.Module):
     """One modality's part of a block: adaLN, projections around the attention, MLP.
 
@@ -172,7 +168,8 @@ class _Stream(nnx.Module):
     def before(self, x: jax.Array, c: jax.Array) -> tuple[list[jax.Array], tuple[jax.Array, ...]]:
         """adaLN chunks `[B, D]` each, and q, k, v `[B, N, K, D/K]`."""
         chunks = list(jnp.moveaxis(self.modulation(jax.nn.silu(c)), 1, 0))
-        return chunks, self._project(_modulate(x, *chunks[:2]), self.qkv, self.norm_q, self.norm_k)
+        y = modulated_norm(x, *chunks[:2])
+        return chunks, self._project(y, self.qkv, self.norm_q, self.norm_k)
 
     def after(self, x: jax.Array, chunks: list[jax.Array], attended: jax.Array) -> jax.Array:
         """The stream `[B, N, D]` after attention and MLP; `attended` is `[B, N, K, D/K]`."""
@@ -181,10 +178,10 @@ class _Stream(nnx.Module):
         if self.qkv2 is not None:
             shift, scale, gate2 = chunks[6:]
             q, k, v = self._project(
-                _modulate(x, shift, scale), self.qkv2, self.norm_q2, self.norm_k2
+                modulated_norm(x, shift, scale), self.qkv2, self.norm_q2, self.norm_k2
             )
             y += gate2[:, None] * self.out2(_merge_heads(attention(q, k, v)))
-        return y + gate_mlp[:, None] * self.mlp(_modulate(y, shift_mlp, scale_mlp))
+        return y + gate_mlp[:, None] * self.mlp(modulated_norm(y, shift_mlp, scale_mlp))
 
     @staticmethod
     def _project(
@@ -431,7 +428,7 @@ class MMDiT(nnx.Module):
         """Velocity from the last block's tokens, float32 `[B, H, W, out_channels]`."""
         (rows, columns), p = grid, self.config.patch
         shift, scale = jnp.moveaxis(self.final_modulation(jax.nn.silu(c)), 1, 0)
-        v = self.final(_modulate(x, shift, scale)).astype(jnp.float32)
+        v = self.final(modulated_norm(x, shift, scale)).astype(jnp.float32)
         v = v.reshape(len(x), rows, columns, p, p, self.config.out_channels)
         v = v.transpose(0, 1, 3, 2, 4, 5)
         return v.reshape(len(x), rows * p, columns * p, self.config.out_channels)
