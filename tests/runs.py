@@ -1,9 +1,13 @@
 """A small run of distillation that the tests of training share."""
 
+import contextlib
+
 import jax
 import numpy as np
 import tiny
+from jax.experimental.compilation_cache import compilation_cache
 
+from ladd_jax.cli.compilation_cache import keep_programs
 from ladd_jax.data.buckets import Bucket
 from ladd_jax.parallel.mesh import make_mesh
 from ladd_jax.training.checkpoint import Checkpoints
@@ -13,6 +17,23 @@ from ladd_jax.training.optimizers import Optimizer
 from ladd_jax.training.profile import Profile
 from ladd_jax.training.program import distillation_layout
 from ladd_jax.training.state import abstract_like, create
+
+
+@contextlib.contextmanager
+def keeping_programs(directory):
+    """Programs that are compiled meanwhile are kept in a directory, and compiled once."""
+    names = ("dir", "min_compile_time_secs", "min_entry_size_bytes")
+    flags = [
+        f"jax_{'compilation' if name == 'dir' else 'persistent'}_cache_{name}" for name in names
+    ]
+    before = {flag: getattr(jax.config, flag) for flag in flags}
+    compilation_cache.reset_cache()
+    keep_programs("programs", directory)
+    yield
+    for flag, value in before.items():
+        jax.config.update(flag, value)
+    compilation_cache.reset_cache()
+
 
 SQUARE, WIDE = Bucket(4, 4), Bucket(4, 8)
 SIZES = {"data": 2, "fsdp": 2, "tensor": 2}

@@ -93,20 +93,17 @@ def assert_metrics_agree(ours, theirs):
         np.testing.assert_allclose(ours[name], value, rtol=1e-3, atol=1e-5, err_msg=name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("count", "changes"),
     [
-        pytest.param(2, {}, marks=pytest.mark.slow),
+        (2, {}),
         (
             4,
             {"loss": "softplus", "same_renoise": False, "misaligned_share": 0.3,
              "distillation_weight": 2.5},
         ),
-        pytest.param(
-            2,
-            {"head_updates": 3, "hooked_blocks": (1,), "r1_gamma": 1e-2, "misaligned_share": 0.3},
-            marks=pytest.mark.slow,
-        ),
+        (2, {"head_updates": 3, "hooked_blocks": (1,), "r1_gamma": 1e-2, "misaligned_share": 0.3}),
     ],
     ids=["plain", "misaligned pairs", "several updates"],
 )  # fmt: skip

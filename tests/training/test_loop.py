@@ -6,8 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
-from runs import FLOPS, SHAPES, SQUARE, WIDE, batches
+from runs import FLOPS, SHAPES, SQUARE, WIDE, batches, keeping_programs
 
 from ladd_jax.cli.compilation_cache import keep_programs
 from ladd_jax.objectives.base import TrainState
@@ -133,25 +132,16 @@ def test_a_record_tells_how_fast_the_run_goes(tmp_path):
 
 @pytest.fixture
 def kept_programs(tmp_path):
-    """Events of the compilation cache while programs are kept in `tmp_path / "programs"`."""
-    names = ("dir", "min_compile_time_secs", "min_entry_size_bytes")
-    flags = [
-        f"jax_{'compilation' if name == 'dir' else 'persistent'}_cache_{name}" for name in names
-    ]
-    before = {flag: getattr(jax.config, flag) for flag in flags}
+    """Events of the compilation cache while programs are kept in a folder."""
     events = Counter()
 
     def listen(event, **_):
         events.update([event.rpartition("/")[2]])
 
-    compilation_cache.reset_cache()
-    keep_programs("programs", tmp_path)
-    jax.monitoring.register_event_listener(listen)
-    yield events
-    jax.monitoring.unregister_event_listener(listen)
-    for flag, value in before.items():
-        jax.config.update(flag, value)
-    compilation_cache.reset_cache()
+    with keeping_programs(tmp_path):
+        jax.monitoring.register_event_listener(listen)
+        yield events
+        jax.monitoring.unregister_event_listener(listen)
 
 
 def test_a_second_start_compiles_nothing_and_trains_the_same_bits(tmp_path, kept_programs):

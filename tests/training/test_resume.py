@@ -7,11 +7,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from runs import SIZES, Run
+from runs import SIZES, Run, keeping_programs
 
 from ladd_jax.parallel.mesh import make_mesh
 from ladd_jax.training.checkpoint import Checkpoints
 from ladd_jax.training.metrics import DivergedError, MetricWriter, read_history
+
+
+@pytest.fixture(scope="module", autouse=True)
+def programs(tmp_path_factory):
+    """Each program is compiled once, as it is for a run that starts again."""
+    with keeping_programs(tmp_path_factory.mktemp("programs")):
+        yield
 
 
 @pytest.fixture(scope="module")
