@@ -38,7 +38,7 @@ def random_case(seed):
     )  # fmt: skip
 
 
-CONFIGS += [pytest.param(random_case(seed), marks=pytest.mark.slow) for seed in range(4)]
+CONFIGS += [pytest.param(random_case(seed), marks=pytest.mark.slow) for seed in range(10)]
 
 
 def config(**changes):

@@ -43,7 +43,7 @@ def rows(length, padding):
 
 @pytest.mark.parametrize("activation", ["quick_gelu", "gelu"])
 @pytest.mark.parametrize(
-    "seed", [0, 1, *(pytest.param(s, marks=pytest.mark.slow) for s in range(2, 5))]
+    "seed", [0, 1, *(pytest.param(s, marks=pytest.mark.slow) for s in range(2, 12))]
 )
 def test_it_is_hugging_faces_clip_with_its_gradients(seed, activation, tmp_path):
     model = reference(seed, hidden_act=activation)

@@ -28,7 +28,7 @@ def reference(seed):
 
 
 LENGTHS = (1, 33, 150, 77)
-MORE = (7, 90, 256)
+MORE = (2, 7, 12, 40, 50, 90, 128, 256)
 
 
 @pytest.mark.parametrize(
