@@ -20,7 +20,7 @@ test: .venv/installed-test
 
 # Most of their time is compilation, which keeps one core busy.
 test-slow: .venv/installed-test
-	$(BIN)/python -m pytest -m slow --numprocesses=2 --dist=loadfile
+	$(BIN)/python -m pytest -m slow --numprocesses=2 --dist=loadfile --no-loadscope-reorder
 
 check: .venv/installed-test
 	$(BIN)/ruff check .

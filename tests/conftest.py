@@ -15,3 +15,8 @@ os.environ["XLA_FLAGS"] = (
 # The first example of a property compiles, and a loaded machine is slow: no example has a deadline.
 settings.register_profile("no_deadline", deadline=None)
 settings.load_profile("no_deadline")
+
+
+def pytest_collection_modifyitems(items):
+    """The file with the longest test first: no process is left alone with it at the end."""
+    items.sort(key=lambda item: item.path.name != "test_commands.py")
