@@ -12,8 +12,8 @@ import numpy as np
 from ladd_jax.diffusion.flow import interpolate, predict_x0
 from ladd_jax.diffusion.times import shift
 from ladd_jax.errors import UserError
+from ladd_jax.models.base import Cond
 
-Cond = dict[str, jax.Array]
 Velocity = Callable[[jax.Array, jax.Array], jax.Array]
 Levels = Sequence[float] | jax.Array
 

@@ -9,7 +9,6 @@ import numpy as np
 from jax.sharding import Mesh
 
 from ladd_jax.diffusion.samplers import (
-    Cond,
     Levels,
     Velocity,
     consistency,
@@ -20,6 +19,7 @@ from ladd_jax.diffusion.samplers import (
     student_sigmas,
 )
 from ladd_jax.errors import UserError
+from ladd_jax.models.base import Cond
 from ladd_jax.parallel.mesh import batch_divisor, batch_sharding, lay, replicated
 
 

@@ -11,6 +11,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from ladd_jax.diffusion.flow import expand
+
 Head = Callable[[jax.Array], jax.Array]
 
 Statistics = dict[str, Any]
@@ -67,7 +69,7 @@ def fake_loss(form: AdversarialLoss, weight: jax.Array | None = None) -> HeadLos
         logits = head(inputs)
         values = form.fake(logits)
         if weight is not None:
-            values *= weight.reshape(weight.shape + (1,) * (values.ndim - 1))
+            values *= expand(weight, values)
         value = jnp.mean(values)
         return value, _statistics(logits, logits < 0, value)
 
