@@ -68,6 +68,8 @@ class Data:
     buckets: tuple[str, ...] = ("8x8", "8x16", "16x8")  # rows x columns
     bucket_weights: tuple[float, ...] = ()  # share of the prompts for each; empty: all the same
     examples: int = 1437  # of digits, for each bucket
+    held_out_examples: int = 600  # of digits, for each bucket: for judges, of the test split
+    held_out: float = 0.05  # share of the pictures for judges, by record; training reads none
     records_per_shard: int = 512
     text_dtype: str = "float32"  # on disk: float32, float16
     text_batch_size: int = 256
@@ -86,6 +88,10 @@ class Data:
             self, "data",
             "examples", "records_per_shard", "text_batch_size", "image_batch_size", "text_length",
         )  # fmt: skip
+        if self.held_out_examples < 2:
+            raise UserError(f"data.held_out_examples is {self.held_out_examples}: use 2 or more")
+        if not 0 <= self.held_out < 1:
+            raise UserError(f"data.held_out is {self.held_out:g}: use a share from 0 to below 1")
         if not self.buckets:
             raise UserError("data.buckets is empty: name one or more, such as 8x8")
         for name in self.buckets:
@@ -244,7 +250,6 @@ class Evaluate:
 
     student: str = "ema"  # ema, or params, which sample and export call student
     samples_per_prompt: tuple[int, ...] = (36, 4, 4)  # for each bucket
-    test_images: int = 600  # for each bucket, made of the test split
     student_steps: tuple[int, ...] = (1, 2, 4)
     teacher_steps: tuple[int, ...] = (50, 4)
     batch_size: int = 400
@@ -255,8 +260,6 @@ class Evaluate:
         _at_least_one(self, "evaluate", "batch_size", "shown_prompts")
         if not self.teacher_steps or min(self.teacher_steps) < 1:
             raise UserError(f"evaluate.teacher_steps is {self.teacher_steps}: use 1 or more")
-        if self.test_images < 2:
-            raise UserError(f"evaluate.test_images is {self.test_images}: use 2 or more")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -136,7 +136,7 @@ def evaluate(config: Config, workdir: Path) -> list[Row]:
     encoder = text_encoder(config)
     train, test = digits.load(config.seed)
     judge = train_judge(train.images, train.labels, config.seed)
-    scores = _Scores(judge, test, buckets, stage.test_images)
+    scores = _Scores(judge, test, buckets, config.data.held_out_examples)
 
     guidance, shift = config.synthesize.guidance, config.synthesize.shift
     ways = [

@@ -30,6 +30,11 @@ def encoded(workdir: Path) -> Path:
     return workdir / "encoded"
 
 
+def held_out(workdir: Path) -> Path:
+    """Shards of real data for judges: the same arrays as in `encoded`, and none of its records."""
+    return workdir / "held_out"
+
+
 def synthesized(workdir: Path) -> Path:
     """Shards of the data generator's samples."""
     return workdir / "synthesized"

@@ -1,5 +1,6 @@
 """Pictures with prompts, each as latents of the bucket that is nearest to its shape."""
 
+import dataclasses
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,12 +15,14 @@ from ladd_jax.data.buckets import Bucket, nearest
 from ladd_jax.data.image_records import Unreadable, open_images
 from ladd_jax.data.images import decode_image, fit
 from ladd_jax.data.shards import LATENTS, ArraySpec
-from ladd_jax.data.sources import Source
+from ladd_jax.data.sources import Source, is_held_out
 from ladd_jax.models.families import family_of
 from ladd_jax.parallel.mesh import batch_divisor, batch_sharding, process_mesh, replicated
 from ladd_jax.parallel.processes import check_same
 
 _LOG = logging.getLogger(__name__)
+
+_Found = dict[Bucket, list[tuple[int, str]]]
 
 
 def open_source(config: Any, buckets: Sequence[Bucket], workdir: Path) -> Source:
@@ -32,8 +35,8 @@ def open_source(config: Any, buckets: Sequence[Bucket], workdir: Path) -> Source
     images = open_images(data.path, data.column)
     listed = workdir / "unreadable.jsonl"
     unreadable = Unreadable(len(images), listed)
-    places: dict[Bucket, list[int]] = {bucket: [] for bucket in buckets}
-    prompts: dict[Bucket, list[str]] = {bucket: [] for bucket in buckets}
+    # Of each bucket the place and the prompt of its records, those for judges apart.
+    found: dict[bool, _Found] = {held_out: {b: [] for b in buckets} for held_out in (False, True)}
     hidden = jax.process_index() != 0
     # All are decoded once before any is encoded: how many there are decides the names of shards.
     for i in tqdm(range(len(images)), desc="encode: look", unit="img", disable=hidden):
@@ -43,11 +46,13 @@ def open_source(config: Any, buckets: Sequence[Bucket], workdir: Path) -> Source
         except ValueError as error:
             unreadable.add(images.keys[i], error)
             continue
-        bucket = nearest(buckets, height, width)
-        places[bucket].append(i)
-        prompts[bucket].append(record.prompt)
+        part = found[is_held_out(record.key, data.held_out)]
+        part[nearest(buckets, height, width)].append((i, record.prompt))
     # One that only this process fails to read would shift what the others write.
-    check_same("list of readable images", {bucket.name: part for bucket, part in places.items()})
+    check_same(
+        "list of readable images",
+        [{bucket.name: records for bucket, records in part.items()} for part in found.values()],
+    )
     if not hidden:
         unreadable.write()
         if len(unreadable):
@@ -59,17 +64,25 @@ def open_source(config: Any, buckets: Sequence[Bucket], workdir: Path) -> Source
     size = -(-data.image_batch_size // batch_divisor(mesh)) * batch_divisor(mesh)
     program = jax.jit(autoencoder.encode)
 
-    def read(bucket: Bucket, start: int, stop: int) -> dict[str, np.ndarray]:
-        height, width = bucket.image_size(autoencoder.reduction)
-        parts = []
-        for first in range(start, stop, size):
-            indices = places[bucket][first : min(first + size, stop)]
-            pixels = np.stack([fit(decode_image(images[i].data), height, width) for i in indices])
-            padded = np.resize(pixels, (size, *pixels.shape[1:]))
-            encoded = program(params, jax.device_put(padded, batch_sharding(mesh)))
-            parts.append(np.asarray(encoded)[: len(indices)])
-        return {LATENTS: np.concatenate(parts)}
+    def source(part: _Found) -> Source:
+        def read(bucket: Bucket, start: int, stop: int) -> dict[str, np.ndarray]:
+            height, width = bucket.image_size(autoencoder.reduction)
+            latents = []
+            for first in range(start, stop, size):
+                places = [place for place, _ in part[bucket][first : min(first + size, stop)]]
+                pixels = [fit(decode_image(images[i].data), height, width) for i in places]
+                padded = np.resize(np.stack(pixels), (size, height, width, 3))
+                encoded = program(params, jax.device_put(padded, batch_sharding(mesh)))
+                latents.append(np.asarray(encoded)[: len(places)])
+            return {LATENTS: np.concatenate(latents)}
 
-    used = {bucket: part for bucket, part in prompts.items() if part}
-    arrays = {LATENTS: ArraySpec(("H", "W", autoencoder.latent_channels))}
-    return Source(used, arrays, read)
+        prompts = {
+            bucket: [prompt for _, prompt in records] for bucket, records in part.items() if records
+        }
+        arrays = {LATENTS: ArraySpec(("H", "W", autoencoder.latent_channels))}
+        return Source(prompts, arrays, read)
+
+    held_out = source(found[True])
+    return dataclasses.replace(
+        source(found[False]), held_out=held_out if held_out.prompts else None
+    )
