@@ -16,6 +16,7 @@ from pipelines import save_pipeline
 from sklearn.datasets import load_sample_images
 
 from configs import sd3_turbo
+from configs import small as from_scratch
 from ladd_jax.cli.preflight import check
 from ladd_jax.config import objectives
 from ladd_jax.config.architectures import read_architectures
@@ -192,6 +193,23 @@ def test_photographs_become_latents_of_the_nearest_bucket(pipeline, photographs,
         mean, _ = autoencoder.moments(params, pixels[None])
         np.testing.assert_allclose(latents, (mean[0] - 0.0609) * 1.5305, atol=2e-4)
         assert np.abs(cond["context"]).max() > 0
+
+
+def test_an_autoencoder_makes_the_latents_of_a_network_from_scratch(
+    pipeline, photographs, tmp_path
+):
+    def source(channels):
+        arguments = f"data={photographs},resolution=32,channels={channels},autoencoder={pipeline}"
+        config = from_scratch.get_config(arguments)
+        config.pretrain.batch_size = 4
+        return open_source(typed(config), [], tmp_path)
+
+    # The tiny autoencoder reduces by 2.
+    found = source(16)
+    assert {bucket.name for bucket in found.prompts} == {"16x16", "12x22"}
+    assert found.read(Bucket(12, 22), 0, 9)["latents"].shape == (9, 12, 22, 16)
+    with pytest.raises(UserError, match="latents of 16 channels and model.channels is 3: set it"):
+        source(3)
 
 
 @pytest.mark.slow

@@ -45,7 +45,7 @@ def fill_buckets(
                 "bucket %s: %d records%s%s",
                 bucket.name,
                 sizes[bucket],
-                f", and {apart} held out" if held_out else "",
+                f", and {apart} held out" if apart else "",
                 "" if home == bucket else f"; fewer than {field} {least}: {where}",
             )
     return homes
