@@ -117,7 +117,7 @@ def test_buckets_are_chosen_for_the_pictures_as_long_as_another_one_saves_enough
     assert chosen({1.0: 100, 1.9: 1}) == ["32x32"]
     assert chosen({1.0: 100, 1.9: 50}) == ["22x44", "32x32"]
     assert chosen({0.5: 50, 2.0: 50}) == ["22x44", "44x22"]
-    assert chosen({0.5: 50, 2.0: 50, 1.0: 40}, most=2) == ["22x44", "44x22"]
+    assert chosen({0.5: 50, 2.0: 49, 1.0: 40}, most=1) == ["32x32"]
     assert chosen({9.0: 10}) == ["22x44"]
 
 
