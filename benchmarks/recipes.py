@@ -1,4 +1,4 @@
-"""`python -m benchmarks.recipes --study=digits [--seeds=0,1,2] [--only=NAME,...]`: recipes compared.
+"""Recipes of distillation compared: `python -m benchmarks.recipes --study=digits [--seeds=0,1,2]`.
 
 Recipes of a study distil the same data generator on the same samples and differ in the settings
 that their table names (`benchmarks/studies/STUDY.json`). Every run's rows are added to
@@ -6,6 +6,7 @@ that their table names (`benchmarks/studies/STUDY.json`). Every run's rows are a
 """
 
 import dataclasses
+import importlib
 import json
 import logging
 import os
@@ -17,8 +18,8 @@ from absl import app, flags
 from ml_collections import ConfigDict
 
 from ladd_jax.config import typed
-from ladd_jax.config.workdir import settle
 from ladd_jax.config.fields import to_dict
+from ladd_jax.config.workdir import settle
 from ladd_jax.evaluation.rows import Row, acceptance, find
 from ladd_jax.stages.distil import distil
 from ladd_jax.stages.encode import encode
@@ -37,8 +38,6 @@ _SHARED = ("encoded", "held_out", "pretrain", "synthesized", "evaluation")
 
 def base(study: str, seed: int) -> ConfigDict:
     """The config that the recipes of a study start from."""
-    import importlib
-
     config = importlib.import_module(f"configs.{study}").get_config()
     config.seed = seed
     return config

@@ -132,9 +132,13 @@ def evaluate(config: Config, workdir: Path) -> list[Row]:
             ),
             "real": look(*_pictures(held)),
         }
-        rows = _rows(_Way("data", 0, 1.0, ways[0].sampling, 0), look(
-            *_pictures(Shards(encoded(workdir)), {b: len(p) for b, p in prompts.items()})
-        ), references, stage, config.seed)
+        rows = _rows(
+            _Way("data", 0, 1.0, ways[0].sampling, 0),
+            look(*_pictures(Shards(encoded(workdir)), {b: len(p) for b, p in prompts.items()})),
+            references,
+            stage,
+            config.seed,
+        )
         grids: list[Grid] = []
         for way in ways:
             make = functools.partial(sample, way)
@@ -238,7 +242,10 @@ def _rows(
 ) -> list[Row]:
     """A row for each bucket, and one for all of them."""
     buckets = [f"{part.images.shape[1]}x{part.images.shape[2]}" for part in samples]
-    selections = [("all", slice(None)), *((name, slice(i, i + 1)) for i, name in enumerate(buckets))]
+    selections = [
+        ("all", slice(None)),
+        *((name, slice(i, i + 1)) for i, name in enumerate(buckets)),
+    ]
     rows = []
     for bucket, selection in selections:
         values, intervals = {}, {}

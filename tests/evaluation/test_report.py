@@ -10,6 +10,7 @@ from ladd_jax.evaluation.pictures import Grid
 from ladd_jax.evaluation.report import write_report
 from ladd_jax.evaluation.rows import Row
 
+
 def row(model: str, steps: int, fd: float, alignment: float, diversity: float) -> Row:
     values = {"fd": fd, "alignment": alignment, "diversity": diversity}
     return Row(model, steps, 1.0, "8x8", values, {"fd": (fd - 0.02, fd + 0.02)})

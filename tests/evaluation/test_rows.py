@@ -63,7 +63,7 @@ def test_rows_come_back_from_the_file_as_they_were(tmp_path):
     write_metrics(tmp_path / "metrics.json", ROWS, seconds=3.0)
     data = json.loads((tmp_path / "metrics.json").read_text())
     assert data["seconds"] == 3.0
-    assert [Row.from_dict(given) for given in data["rows"]] == ROWS
+    assert [Row.from_dict(fields) for fields in data["rows"]] == ROWS
 
 
 def test_a_number_that_is_not_finite_leaves_the_old_metrics_in_place(tmp_path):
@@ -96,9 +96,9 @@ def test_what_is_missing_or_zero_has_no_ratio(to):
 def test_table_columns_are_aligned_and_hold_every_number():
     lines = format_table(ROWS).splitlines()
     assert len(lines) == len(ROWS) + 2
-    for line, given in zip(lines[2:], ROWS, strict=True):
-        assert line.split()[:2] == ["all", given.model]
-        assert f"{given.values['fd']:.3f} ± 0.100" in line
+    for line, shown in zip(lines[2:], ROWS, strict=True):
+        assert line.split()[:2] == ["all", shown.model]
+        assert f"{shown.values['fd']:.3f} ± 0.100" in line
     assert len({line.index("±") for line in lines[2:]}) == 1
     assert "2.00x" in lines[-1], "the student's distance over the generator's own"
 
