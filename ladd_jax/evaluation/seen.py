@@ -5,7 +5,6 @@ n pictures, P parts of a picture, F features of a part.
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
@@ -40,11 +39,13 @@ class Seen:
 
     def take(self, index: np.ndarray) -> "Seen":
         """Some of the pictures, by number, a picture more than once where it is named so."""
-        arrays: dict[str, Any] = {
-            field.name: getattr(self, field.name) for field in dataclasses.fields(self)
-        }
+        alignment = None if self.alignment is None else self.alignment[index]
         return Seen(
-            **{name: None if array is None else array[index] for name, array in arrays.items()}
+            self.images[index],
+            self.prompts[index],
+            self.features[index],
+            alignment,
+            self.identity[index],
         )
 
 
