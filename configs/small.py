@@ -81,7 +81,12 @@ def get_config(arguments: str | None = None) -> ConfigDict:
 
     config.pretrain.update(dict(steps=given["pretrain"], batch_size=64, ema_decay=0.998))
     config.pretrain.optimizer.update(
-        dict(learning_rate=1e-3, weight_decay=0.01, warmup_steps=200, decay_steps=given["pretrain"])
+        dict(
+            learning_rate=1e-3,
+            weight_decay=0.01,
+            warmup_steps=min(200, given["pretrain"] // 10),
+            decay_steps=given["pretrain"],
+        )
     )
 
     config.synthesize.update(

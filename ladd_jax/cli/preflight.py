@@ -56,8 +56,19 @@ def _check_data(config: Config) -> None:
         if config.model.channels != 1:
             raise UserError(f"model.channels is {config.model.channels}: digits have 1")
         return
-    if "evaluate" in config.stages:
-        raise UserError("the stage 'evaluate' judges digits: leave it out of stages")
+    if "evaluate" in config.stages and (data.source == "prompts" or config.weights):
+        raise UserError("the stage 'evaluate' judges pictures of one's own: leave it out of stages")
+    if "evaluate" in config.stages and data.source == "images":
+        if data.autoencoder:
+            raise UserError(
+                f"the stage 'evaluate' judges latents that are pixels, and data.autoencoder is "
+                f"{data.autoencoder}: leave it out of stages"
+            )
+        if not data.held_out:
+            raise UserError(
+                "data.held_out is 0 and the stage 'evaluate' judges by held-out pictures: set a "
+                "share such as 0.05, or leave it out of stages"
+            )
     if not config.weights and data.source == "prompts":
         raise UserError(
             f"weights is empty, and {data.source} need a released pipeline: give "
