@@ -110,7 +110,7 @@ def test_a_field_that_is_unknown_or_missing_is_named():
         (dict(distil__loss="hing"), "'hing' is none of hinge, softplus, lsgan"),
         (dict(evaluate__student="best"), "evaluate.student 'best' is none of ema, params"),
         (dict(evaluate__teacher_steps=()), "evaluate.teacher_steps is"),
-        (dict(evaluate__test_images=1), "evaluate.test_images is 1: use 2 or more"),
+        (dict(evaluate__samples=0), "evaluate.samples is 0: use 1 or more"),
         (dict(checkpoint__keep=0), "checkpoint.keep is 0: use 1 or more"),
         (dict(log__every=0), "log.every is 0: use 1 or more"),
         (dict(log__profile="9:9"), "log.profile '9:9' is not START:STOP with 1 <= START < STOP"),
