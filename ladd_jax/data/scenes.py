@@ -36,7 +36,7 @@ COLOURS = {
     "yellow": (1.0, 0.9, 0.1),
     "green": (0.1, 1.0, 0.2),
     "cyan": (0.1, 0.95, 1.0),
-    "blue": (0.3, 0.3, 1.0),
+    "blue": (0.3, 0.4, 1.0),
     "pink": (1.0, 0.35, 0.9),
 }
 """Red, green and blue in [0, 1] of full ink. The largest is 1, so that it alone gives the ink."""
@@ -92,7 +92,7 @@ def prompt(wanted: Wanted) -> str:
 def _phrase(item: Item) -> str:
     noun = "digit" if item.digit is None else WORDS[item.digit]
     words = f"{item.colour} {noun}" if item.colour else noun
-    return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
+    return f"{'an' if words == 'eight' else 'a'} {words}"
 
 
 _ITEM = f"an? (?:({'|'.join(COLOURS)}) )?({'|'.join(WORDS)}|digit)"
