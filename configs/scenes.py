@@ -10,8 +10,6 @@ from ladd_jax.config import base_config
 
 def get_config() -> ConfigDict:
     config = base_config()
-    # The stage 'evaluate' judges single digits.
-    config.stages = ("encode", "pretrain", "synthesize", "distil")
     config.data.update(
         dict(
             source="scenes",

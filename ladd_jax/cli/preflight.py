@@ -8,6 +8,8 @@ from ladd_jax.config import objectives
 from ladd_jax.config.fields import Config, Distil, Pretrain
 from ladd_jax.diffusion.samplers import student_sigmas
 from ladd_jax.errors import UserError
+from ladd_jax.evaluation.extractors import EXTRACTORS
+from ladd_jax.evaluation.metrics import METRICS
 from ladd_jax.parallel.mesh import check_batch_size, make_mesh
 
 # Sources that need no released pipeline: their pictures are the latents.
@@ -52,8 +54,6 @@ def check(config: Config) -> None:
 
 def _check_data(config: Config) -> None:
     data = config.data
-    if data.source != "digits" and "evaluate" in config.stages:
-        raise UserError("the stage 'evaluate' judges digits: leave it out of stages")
     if data.source in _CHANNELS:
         channels = _CHANNELS[data.source]
         if config.model.channels != channels:
@@ -61,6 +61,8 @@ def _check_data(config: Config) -> None:
                 f"model.channels is {config.model.channels}: {data.source} have {channels}"
             )
         return
+    if "evaluate" in config.stages:
+        raise UserError("the stage 'evaluate' judges digits and scenes: leave it out of stages")
     if not config.weights:
         raise UserError(
             f"weights is empty, and {data.source} need a released pipeline: give "
@@ -79,12 +81,20 @@ def _check_data(config: Config) -> None:
 
 
 def _check_evaluation(config: Config) -> None:
-    stage, buckets = config.evaluate, len(config.data.buckets)
+    stage = config.evaluate
     for steps in stage.student_steps:
         student_sigmas(steps, config.distil.timesteps)
-    counts = stage.samples_per_prompt
-    if len(counts) != buckets or min(counts) < 2:
+    for name, table, values in (
+        ("metrics", METRICS, stage.metrics),
+        ("extractor", EXTRACTORS, [stage.extractor] * bool(stage.extractor)),
+    ):
+        for value in values:
+            if value not in table:
+                raise UserError(
+                    f"evaluate.{name} {value!r} is none of {', '.join(table)}: use one of them"
+                )
+    if stage.per_prompt < 2 and "diversity" in stage.metrics:
         raise UserError(
-            f"evaluate.samples_per_prompt is {counts}: give {buckets} numbers, one for each of "
-            f"data.buckets, each 2 or more"
+            f"evaluate.per_prompt is {stage.per_prompt} and the diversity of a prompt's samples "
+            f"needs 2: raise it, or leave diversity out of evaluate.metrics"
         )

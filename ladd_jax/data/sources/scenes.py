@@ -14,12 +14,13 @@ def open_source(config: Any, buckets: Sequence[Bucket], workdir: Path) -> Source
     """`data.examples` pictures of each bucket, of the training scans; see `data.sources`."""
     del workdir
     train, _ = digits.load(config.seed)
-    images, prompts = {}, {}
-    for bucket in buckets:
-        images[bucket], prompts[bucket] = scenes.compose(
-            train, bucket, config.data.examples, config.seed
-        )
-    arrays = {LATENTS: ArraySpec(("H", "W", 3))}
+    return _source(train, buckets, config.data.examples, config.seed)
+
+
+def _source(scans: digits.Digits, buckets: Sequence[Bucket], count: int, seed: int) -> Source:
+    pictures = {bucket: scenes.compose(scans, bucket, count, seed) for bucket in buckets}
     return Source(
-        prompts, arrays, lambda bucket, start, stop: {LATENTS: images[bucket][start:stop]}
+        {bucket: prompts for bucket, (_, prompts) in pictures.items()},
+        {LATENTS: ArraySpec(("H", "W", 3))},
+        lambda bucket, start, stop: {LATENTS: pictures[bucket][0][start:stop]},
     )
