@@ -1,4 +1,4 @@
-"""The scenes' own extractor: finds the digits of a picture and reads them, their colours and places."""
+"""The scenes' own extractor: finds the scans of a picture, reads them, their colours and places."""
 
 from collections.abc import Sequence
 
