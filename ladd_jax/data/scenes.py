@@ -187,7 +187,7 @@ def draw(digits: Digits, bucket: Bucket, wanted: Sequence[Wanted], seed: int) ->
 def _places(rng: np.random.Generator, bucket: Bucket, wanted: Wanted) -> np.ndarray:
     """Upper left corners int `[k, 2]` of scans that lie apart, drawn evenly of all that there are.
 
-    Drawn until one of many is right: at worst (three of 24x24) some one in a hundred is.
+    Drawn until some are right: of three scans of 16x32, the worst case, three in a hundred are.
     """
     count = len(wanted.items)
     if wanted.relation and not _fits(bucket, RELATIONS[wanted.relation]):

@@ -5,9 +5,10 @@ import pytest
 from scipy import ndimage
 
 from ladd_jax.data import digits, scenes
-from ladd_jax.data.scenes import BUCKETS, SQUARE, Item, Wanted
+from ladd_jax.data.scenes import BUCKETS, SQUARE, TALL, Item, Wanted
 from ladd_jax.errors import UserError
-from ladd_jax.evaluation.frechet import frechet_distance
+from ladd_jax.evaluation.extractors.scenes import Scenes
+from ladd_jax.evaluation.metrics.frechet import frechet_distance
 from ladd_jax.evaluation.scans import MOST, find
 from ladd_jax.evaluation.scenes import FEATURES, MEASURES, Reader, train_reader
 
@@ -19,7 +20,7 @@ def splits() -> tuple[digits.Digits, digits.Digits]:
 
 @pytest.fixture(scope="module")
 def reader(splits) -> Reader:
-    return train_reader(splits[0], seed=0, epochs=16)
+    return train_reader(splits[0], seed=0, epochs=12)
 
 
 def shares(agreement):
@@ -33,6 +34,14 @@ def test_held_out_pictures_agree_with_their_prompts_and_not_with_others(reader, 
     assert set(right) == set(MEASURES)
     assert right["count"] == right["colours"] == right["relation"] == 1 and right["all"] >= 0.96
     assert shares(reader.agreement(images, prompts[7:] + prompts[:7]))["all"] <= 0.04
+
+
+def test_the_extractor_looks_at_a_picture_as_one_part_and_reads_its_prompt(reader, splits):
+    images, prompts = scenes.compose(splits[1], TALL, 40, seed=3)
+    features, alignment = Scenes(reader).look(images, prompts)
+    assert features.shape == (40, 1, FEATURES)
+    assert features.dtype == alignment.dtype == np.float64
+    assert alignment.mean() > 0.9
 
 
 def picture(*placed, shade=0.1, side=24):
