@@ -1,6 +1,7 @@
-"""Reads scenes: do count, digits, colours and places agree with the prompt? In the manner of
-GenEval (Ghosh et al. 2023), exact: scans are found by rule, colours are the nearest hue, digits are
-what a classifier of single scans reads.
+"""Reads scenes: which of count, digits, colours and relation agree with the prompt.
+
+Alignment in the manner of GenEval (Ghosh et al. 2023), but exact: scans are found by rule, a colour
+is the nearest hue, a digit is what a classifier of single scans reads.
 """
 
 import itertools
