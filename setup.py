@@ -39,6 +39,7 @@ setup(
         "protobuf>=5",
         "safetensors>=0.5",
         "scikit-learn>=1.6",
+        "scipy>=1.14",
         "tensorboardX>=2.6.2",
         "tensorflow-datasets>=4.9.7",
         "tqdm>=4.66",

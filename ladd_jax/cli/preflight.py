@@ -12,6 +12,9 @@ from ladd_jax.evaluation.extractors import EXTRACTORS
 from ladd_jax.evaluation.metrics import METRICS
 from ladd_jax.parallel.mesh import check_batch_size, make_mesh
 
+# Sources that need no released pipeline: their pictures are the latents.
+_CHANNELS = {"digits": 1, "scenes": 3}
+
 
 def check(config: Config) -> None:
     """Builds what the config describes, without data and without parameters.
@@ -51,12 +54,15 @@ def check(config: Config) -> None:
 
 def _check_data(config: Config) -> None:
     data = config.data
-    if data.source == "digits":
-        if config.model.channels != 1:
-            raise UserError(f"model.channels is {config.model.channels}: digits have 1")
+    if data.source in _CHANNELS:
+        channels = _CHANNELS[data.source]
+        if config.model.channels != channels:
+            raise UserError(
+                f"model.channels is {config.model.channels}: {data.source} have {channels}"
+            )
         return
     if "evaluate" in config.stages:
-        raise UserError("the stage 'evaluate' judges digits: leave it out of stages")
+        raise UserError("the stage 'evaluate' judges digits and scenes: leave it out of stages")
     if not config.weights:
         raise UserError(
             f"weights is empty, and {data.source} need a released pipeline: give "

@@ -62,12 +62,12 @@ class Mesh:
 class Data:
     """Raw data, and how they are encoded. Lengths are in latent pixels."""
 
-    source: str = "digits"  # digits, images, prompts
+    source: str = "digits"  # digits, images, prompts, scenes
     path: str = ""  # of the prompts (txt, tsv, csv, jsonl) or the images (a folder, tars)
     column: str = ""  # of the prompts in their table; empty: the only one that it can be
     buckets: tuple[str, ...] = ("8x8", "8x16", "16x8")  # rows x columns
     bucket_weights: tuple[float, ...] = ()  # share of the prompts for each; empty: all the same
-    examples: int = 1437  # of digits, for each bucket
+    examples: int = 1437  # of digits or scenes, for each bucket
     records_per_shard: int = 512
     text_dtype: str = "float32"  # on disk: float32, float16
     text_batch_size: int = 256

@@ -17,6 +17,7 @@ from ladd_jax.evaluation.extractors.base import Extractor
 EXTRACTORS = {
     "digits": "ladd_jax.evaluation.extractors.digits",
     "own": "ladd_jax.evaluation.extractors.own",
+    "scenes": "ladd_jax.evaluation.extractors.scenes",
 }
 """Modules of the extractors."""
 
