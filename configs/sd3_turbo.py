@@ -7,7 +7,7 @@ Arguments after the colon, all optional:
     weights     a pipeline's folder or owner/name on the hub, whose files say the architecture
     size        medium, medium3.5 or large, without weights (to plan a run); tiny needs weights
     teacher     another pipeline, or a size to plan with, for the network under the heads
-    data        prompts (txt, tsv, csv, jsonl) or images (an imagefolder, a folder of tars)
+    data        prompts (txt, tsv, csv, jsonl) or images (a folder, tars, tables, a hub's dataset)
     resolution  side in pixels of the square bucket, 1024
     steps       of distillation, 10000
 
@@ -35,6 +35,7 @@ SIZES = {
 }  # fmt: skip
 
 _PATCH, _REDUCTION = 2, 8
+_PROMPTS = (".txt", ".tsv", ".csv", ".jsonl")
 
 
 def get_config(arguments: str | None = None) -> ConfigDict:
@@ -66,9 +67,10 @@ def get_config(arguments: str | None = None) -> ConfigDict:
     step = _PATCH * _REDUCTION if side < 512 else 64  # known above: multiples of 64
     if side < 2 * step or side % step:
         raise UserError(f"resolution {side} is not a multiple of {step}: use 1024, 512 or 256")
+    is_prompts = Path(given["data"]).suffix.lower() in _PROMPTS
     config.data.update(
         dict(
-            source="images" if given["data"] and Path(given["data"]).is_dir() else "prompts",
+            source="images" if given["data"] and not is_prompts else "prompts",
             path=given["data"],
             buckets=tuple(bucket.name for bucket in bucket_table(side * side, step)),  # ours
             records_per_shard=256,  # ours

@@ -330,6 +330,7 @@ TINY = [
     "--config.distil.batch_size=16",
     "--config.evaluate.samples=20",
     "--config.evaluate.per_prompt=2",
+    "--config.data.held_out_examples=40",
     "--config.evaluate.teacher_steps=(2,)",
     "--config.evaluate.student_steps=(1,)",
     "--config.log.every=3",

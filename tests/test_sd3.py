@@ -4,6 +4,7 @@ import io
 import json
 import shutil
 import tarfile
+from collections import Counter
 
 import diffusers_mmdit as reference
 import jax
@@ -15,6 +16,7 @@ from pipelines import save_pipeline
 from sklearn.datasets import load_sample_images
 
 from configs import sd3_turbo
+from configs import small as from_scratch
 from ladd_jax.cli.preflight import check
 from ladd_jax.config import objectives
 from ladd_jax.config.architectures import read_architectures
@@ -27,7 +29,14 @@ from ladd_jax.errors import UserError
 from ladd_jax.parallel.mesh import make_mesh
 from ladd_jax.stages.distil import distil
 from ladd_jax.stages.encode import encode
-from ladd_jax.stages.load import encoded, load_generator, load_student, load_teacher, synthesized
+from ladd_jax.stages.load import (
+    encoded,
+    held_out,
+    load_generator,
+    load_student,
+    load_teacher,
+    synthesized,
+)
 from ladd_jax.stages.synthesize import synthesize
 from ladd_jax.weights import load_autoencoder, load_mmdit
 
@@ -133,7 +142,7 @@ def photographs(tmp_path_factory):
     directory = tmp_path_factory.mktemp("photographs")
     lines = []
     for i, photo in enumerate(load_sample_images().images):
-        for j in range(10):
+        for j in range(15):
             crop = Image.fromarray(photo[30 * j :, 30 * j :])
             shape, exif = ((60, 60), None) if j % 5 in (1, 3) else ((120, 30), None)
             if j % 5 == 4:
@@ -151,27 +160,56 @@ def seen(pipeline, photographs, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("seen")
     config = tiny(pipeline, photographs, stages=("encode", "distil"))
     config.distil.data = "encoded"
+    config.data.held_out = 0.2
     check(typed(config))
     encode(typed(config), workdir)
     return config, workdir
 
 
+def records_of(shards):
+    """The records of a set of shards, by prompt."""
+    found = {}
+    for bucket, size in shards.sizes.items():
+        read = shards.read(bucket, np.arange(size))
+        for i, prompt in enumerate(read["prompt"]):
+            cond = {name: array[i] for name, array in read["cond"].items()}
+            found[prompt] = (bucket.name, read["latents"][i], cond)
+    return found
+
+
 def test_photographs_become_latents_of_the_nearest_bucket(pipeline, photographs, seen):
     config, workdir = seen
     assert config.data.source == "images" and config.distil.distillation_weight == 2.5
-    shards = Shards(encoded(workdir))
+    parts = [records_of(Shards(place(workdir))) for place in (encoded, held_out)]
+    assert not parts[0].keys() & parts[1].keys() and 0 < len(parts[1]) < 10
+    records = parts[0] | parts[1]
     # Three of five are four times as wide as high, as they are meant to be looked at.
-    assert {bucket.name: size for bucket, size in shards.sizes.items()} == {"4x16": 12, "8x8": 8}
+    assert Counter(bucket for bucket, _, _ in records.values()) == {"4x16": 18, "8x8": 12}
     autoencoder, params = load_autoencoder(pipeline, jnp.float32)
-    for bucket, size in shards.sizes.items():
-        read = shards.read(bucket, np.arange(size))
-        for latents, prompt in zip(read["latents"], read["prompt"], strict=True):
-            name = "_".join(prompt.split()[1:]) + ".png"
-            image = decode_image((photographs / name).read_bytes())
-            pixels = fit(image, *bucket.image_size(autoencoder.config.reduction))
-            mean, _ = autoencoder.moments(params, pixels[None])
-            expected = (mean[0] - 0.0609) * 1.5305
-            np.testing.assert_allclose(latents, expected, atol=2e-4)
+    for prompt, (bucket, latents, cond) in records.items():
+        name = "_".join(prompt.split()[1:]) + ".png"
+        image = decode_image((photographs / name).read_bytes())
+        pixels = fit(image, *Bucket.parse(bucket).image_size(autoencoder.config.reduction))
+        mean, _ = autoencoder.moments(params, pixels[None])
+        np.testing.assert_allclose(latents, (mean[0] - 0.0609) * 1.5305, atol=2e-4)
+        assert np.abs(cond["context"]).max() > 0
+
+
+def test_an_autoencoder_makes_the_latents_of_a_network_from_scratch(
+    pipeline, photographs, tmp_path
+):
+    def source(channels):
+        arguments = f"data={photographs},resolution=32,channels={channels},autoencoder={pipeline}"
+        config = from_scratch.get_config(arguments)
+        config.pretrain.batch_size = 4
+        return open_source(typed(config), [], tmp_path)
+
+    # The tiny autoencoder reduces by 2.
+    found = source(16)
+    assert {bucket.name for bucket in found.prompts} == {"16x16", "12x22"}
+    assert found.read(Bucket(12, 22), 0, 9)["latents"].shape == (9, 12, 22, 16)
+    with pytest.raises(UserError, match="latents of 16 channels and model.channels is 3: set it"):
+        source(3)
 
 
 @pytest.mark.slow
@@ -188,7 +226,7 @@ def test_too_many_unreadable_images_are_an_error_and_leave_no_shards(
     shutil.copytree(photographs, broken)
     (broken / "1_2.png").write_bytes(b"")
     config = tiny(pipeline, broken)
-    with pytest.raises(ValueError, match=r"1 of 20 records cannot be read.*1_2.png"):
+    with pytest.raises(ValueError, match=r"1 of 30 records cannot be read.*1_2.png"):
         encode(typed(config), tmp_path / "run")
     assert (tmp_path / "run" / "unreadable.jsonl").exists()
     assert not list((tmp_path / "run").rglob("*array_record*"))
@@ -232,7 +270,8 @@ def test_tars_of_images_of_every_kind_become_latents_and_the_unreadable_one_is_l
                 put(f"{name}.json", json.dumps({"caption": f"{name} in {part}"}).encode())
     config = tiny(pipeline, folder)
     assert config.data.source == "images"
-    config.data.column = "caption"
+    config.data.update(dict(column="caption", held_out=0.0))
+    config.distil.batch_size = 1  # A bucket of one picture is kept.
     # 1 of 96 would be more than 1 %.
     with pytest.raises(ValueError, match="1 of 96 records cannot be read"):
         encode(typed(config), tmp_path / "run")

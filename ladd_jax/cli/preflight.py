@@ -6,6 +6,7 @@ them, on the stages, or on the devices of this machine.
 
 from ladd_jax.config import objectives
 from ladd_jax.config.fields import Config, Distil, Pretrain
+from ladd_jax.data.buckets import bucket_table
 from ladd_jax.diffusion.samplers import student_sigmas
 from ladd_jax.errors import UserError
 from ladd_jax.evaluation.extractors import EXTRACTORS
@@ -61,9 +62,20 @@ def _check_data(config: Config) -> None:
                 f"model.channels is {config.model.channels}: {data.source} have {channels}"
             )
         return
-    if "evaluate" in config.stages:
-        raise UserError("the stage 'evaluate' judges digits and scenes: leave it out of stages")
-    if not config.weights:
+    if "evaluate" in config.stages and (data.source == "prompts" or config.weights):
+        raise UserError("the stage 'evaluate' judges pictures of one's own: leave it out of stages")
+    if "evaluate" in config.stages and data.source == "images":
+        if data.autoencoder:
+            raise UserError(
+                f"the stage 'evaluate' judges latents that are pixels, and data.autoencoder is "
+                f"{data.autoencoder}: leave it out of stages"
+            )
+        if not data.held_out:
+            raise UserError(
+                "data.held_out is 0 and the stage 'evaluate' judges by held-out pictures: set a "
+                "share such as 0.05, or leave it out of stages"
+            )
+    if not config.weights and data.source == "prompts":
         raise UserError(
             f"weights is empty, and {data.source} need a released pipeline: give "
             f"--config=FILE:weights=DIR or --weights=DIR, a folder that `hf download OWNER/NAME "
@@ -74,7 +86,15 @@ def _check_data(config: Config) -> None:
         raise UserError(
             "data.path is empty: give --config=FILE:data=PATH, --prompts=FILE or --images=DIR"
         )
-    if "pretrain" in config.stages:
+    if not config.weights:
+        if not data.autoencoder and config.model.channels not in (1, 3):
+            raise UserError(
+                f"weights is empty and model.channels is {config.model.channels}: without weights "
+                f"and data.autoencoder latents are pixels, of 1 channel, grey, or 3"
+            )
+        if not data.autoencoder and not data.buckets:
+            bucket_table(data.resolution**2, config.model.patch, reduction=1)
+    elif "pretrain" in config.stages:
         raise UserError(
             "the stage 'pretrain' makes a data generator and weights are one: leave it out"
         )

@@ -62,12 +62,31 @@ class Mesh:
 class Data:
     """Raw data, and how they are encoded. Lengths are in latent pixels."""
 
-    source: str = "digits"  # digits, images, prompts, scenes
-    path: str = ""  # of the prompts (txt, tsv, csv, jsonl) or the images (a folder, tars)
+    source: str = "digits"  # digits, scenes, images, prompts
+    # Of the prompts (txt, tsv, csv, jsonl) or the images: a folder, tars, tables, or a dataset's
+    # name on the hub.
+    path: str = ""
     column: str = ""  # of the prompts in their table; empty: the only one that it can be
-    buckets: tuple[str, ...] = ("8x8", "8x16", "16x8")  # rows x columns
+    image_column: str = ""  # of the images in a table; empty: the only one that it can be
+    split: str = "train"  # of a table or a dataset of the hub
+    subset: str = ""  # of a dataset of the hub: name of its configuration
+    stream: bool = False  # of the hub: fetch no more than `limit` asks for
+    limit: int = 0  # of images: read the first ones alone; 0: all
+    unreadable: float = 0.01  # share of the images that may be left out
+    # Of images: DIR/vae of a pipeline makes the latents. Empty: the one of `weights`, and without
+    # weights the pixels are the latents.
+    autoencoder: str = ""
+    # Rows x columns. Empty: a few for the aspects of the images, of about resolution^2 pixels.
+    buckets: tuple[str, ...] = ("8x8", "8x16", "16x8")
+    resolution: int = 0  # pixels
+    max_buckets: int = 5  # that are chosen
+    # What happens to a bucket with fewer records than a batch: merge puts them into the bucket of
+    # the nearest aspect, drop leaves them out.
+    small_buckets: str = "merge"
     bucket_weights: tuple[float, ...] = ()  # share of the prompts for each; empty: all the same
     examples: int = 1437  # of digits or scenes, for each bucket
+    held_out_examples: int = 600  # of digits or scenes, for each bucket: for judges, of the test split
+    held_out: float = 0.05  # share of the pictures for judges, by record; training reads none
     records_per_shard: int = 512
     text_dtype: str = "float32"  # on disk: float32, float16
     text_batch_size: int = 256
@@ -81,13 +100,27 @@ class Data:
 
     def __post_init__(self) -> None:
         _one_of(self.source, "data.source", *SOURCES)
+        _one_of(self.small_buckets, "data.small_buckets", "merge", "drop")
         _one_of(self.text_dtype, "data.text_dtype", "float32", "float16")
         _at_least_one(
             self, "data",
             "examples", "records_per_shard", "text_batch_size", "image_batch_size", "text_length",
+            "max_buckets",
         )  # fmt: skip
-        if not self.buckets:
-            raise UserError("data.buckets is empty: name one or more, such as 8x8")
+        if self.held_out_examples < 2:
+            raise UserError(f"data.held_out_examples is {self.held_out_examples}: use 2 or more")
+        if not 0 <= self.held_out < 1:
+            raise UserError(f"data.held_out is {self.held_out:g}: use a share from 0 to below 1")
+        if not 0 <= self.unreadable <= 1:
+            raise UserError(f"data.unreadable is {self.unreadable:g}: use a share from 0 to 1")
+        if min(self.limit, self.resolution) < 0:
+            name = "limit" if self.limit < 0 else "resolution"
+            raise UserError(f"data.{name} is {getattr(self, name)}: use 0 or more")
+        if not self.buckets and not (self.source == "images" and self.resolution):
+            raise UserError(
+                "data.buckets is empty: name one or more, such as 8x8, or, for images, set "
+                "data.resolution"
+            )
         for name in self.buckets:
             Bucket.parse(name)
         weights, count = self.bucket_weights, len(self.buckets)

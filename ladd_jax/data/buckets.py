@@ -7,7 +7,9 @@ pixels of the image, 8 x 8 in Stable Diffusion: the bucket 128x128 holds images 
 import dataclasses
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+
+import numpy as np
 
 from ladd_jax.errors import UserError
 
@@ -108,3 +110,68 @@ def nearest(buckets: Iterable[Bucket], height: float, width: float) -> Bucket:
     """The bucket whose aspect ratio is nearest, on a log scale, to height x width."""
     aspect = math.log(width / height)
     return min(sorted(buckets), key=lambda b: abs(math.log(b.width / b.height) - aspect))
+
+
+def choose_buckets(
+    aspects: np.ndarray, pixels: int, step: int, most: int, reduction: int = 1, saves: float = 0.01
+) -> list[Bucket]:
+    """A few buckets of about one area for pictures of given aspects.
+
+    Of the buckets of `bucket_table` the one that crops least, and then the one that saves most of
+    what is cropped, as long as that is worth another program to compile.
+
+    Args:
+      aspects: width over height of each picture, `[n]` with n above 0.
+      pixels: pixels of an image, see `bucket_table`.
+      step: unit of both sides of an image, see `bucket_table`.
+      most: largest number of buckets.
+      reduction: pixels on a side of one latent pixel.
+      saves: smallest share of all pixels that another bucket must keep from being cropped.
+
+    Returns:
+      Buckets in latent pixels, in order of height.
+
+    Raises:
+      UserError: see `bucket_table`.
+    """
+    table = bucket_table(pixels, step, count=pixels, reduction=reduction)
+    shapes = np.array([bucket.width / bucket.height for bucket in table])
+    distance = np.abs(np.log(np.asarray(aspects)[:, None] / shapes))  # [n, buckets]
+    cropped = 1 - np.exp(-distance)
+    chosen: list[int] = []
+    left = np.ones(len(cropped))
+    while len(chosen) < most:
+        after = np.minimum(left[:, None], cropped).mean(0)
+        best = int(after.argmin())
+        if chosen and left.mean() - after[best] < saves:
+            break
+        chosen.append(best)
+        left = np.minimum(left, cropped[:, best])
+    return sorted(table[i] for i in chosen)
+
+
+def settle_small(
+    sizes: Mapping[Bucket, int], least: int, small: str
+) -> dict[Bucket, Bucket | None]:
+    """Where the records of each bucket go, so that no bucket is smaller than a batch.
+
+    Args:
+      sizes: records in each bucket.
+      least: the smallest number of records that a bucket may have.
+      small: `merge` sends those of a smaller one to the bucket whose aspect is nearest, the
+        smallest first; `drop` leaves them out.
+
+    Returns:
+      For each bucket itself or another one; None for nowhere.
+    """
+    homes: dict[Bucket, Bucket | None] = {bucket: bucket for bucket in sizes}
+    kept = dict(sizes)
+    while kept and min(kept.values()) < least:
+        smallest = min(kept, key=lambda bucket: (kept[bucket], bucket))
+        count = kept.pop(smallest)
+        merged = small == "merge" and bool(kept)
+        home = nearest(kept, smallest.height, smallest.width) if merged else None
+        if home is not None:
+            kept[home] += count
+        homes = {bucket: home if to == smallest else to for bucket, to in homes.items()}
+    return homes

@@ -116,23 +116,26 @@ def _eight_bits(image: Image.Image) -> Image.Image:
     return scaled
 
 
-def fit(image: np.ndarray, height: int, width: int) -> np.ndarray:
+def fit(image: np.ndarray, height: int, width: int, channels: int = 3) -> np.ndarray:
     """The largest centred part of an image that has the aspect of a size, resized to it.
 
-    Both axes are scaled alike: nothing is stretched. Lanczos' filter resizes without aliasing.
+    Both axes are scaled alike: nothing is stretched. Lanczos' filter resizes, which is as wide as
+    the pixels of the result and so without aliasing; an image of the size itself stays as it is.
 
     Args:
       image: uint8 `[H, W, 3]`.
       height: height of the result, in pixels.
       width: width of the result, in pixels.
+      channels: 3 for colours, or 1 for their luma (ITU-R BT.601): equal channels keep their values.
 
     Returns:
-      float32 `[height, width, 3]` in [-1, 1].
+      float32 `[height, width, channels]` in [-1, 1].
     """
     rows, columns, _ = image.shape
     scale = min(rows / height, columns / width)
     top, left = (max(0.0, (a - b * scale) / 2) for a, b in ((rows, height), (columns, width)))
-    resized = Image.fromarray(image).resize(
+    coloured = Image.fromarray(image)
+    resized = (coloured.convert("L") if channels == 1 else coloured).resize(
         (width, height), Image.Resampling.LANCZOS, box=(left, top, columns - left, rows - top)
     )
-    return np.asarray(resized, np.float32) / 127.5 - 1
+    return np.asarray(resized, np.float32).reshape(height, width, channels) / 127.5 - 1

@@ -173,10 +173,38 @@ def _fields(path: Path, column: str) -> Iterator[tuple[str, object]]:
         yield where, record[column]
 
 
+def table_objects(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The rows of a `.tsv` or `.csv` by the names of the first row, each with its place.
+
+    Raises:
+      NotFoundError: there is no such file.
+      UserError: it is not UTF-8, a row is damaged, or two columns have one name.
+    """
+    names: list[str] = []
+    for where, row in _rows(path, _DELIMITERS[path.suffix.lower()]):
+        if names:
+            yield where, dict(zip(names, row, strict=True))
+            continue
+        names = [name.strip() for name in row]
+        for name in names:
+            choose_column(names, name, where)
+
+
 def _table(path: Path, delimiter: str, column: str) -> Iterator[tuple[str, str]]:
+    names: list[str] = []
+    for where, row in _rows(path, delimiter):
+        if names:
+            yield where, row[names.index(column)]
+            continue
+        names = [name.strip() for name in row]
+        column = choose_column(names, column, where)
+
+
+def _rows(path: Path, delimiter: str) -> Iterator[tuple[str, list[str]]]:
+    """The rows of a table, the one that names the columns first, each with its place."""
     # A quote that is never closed would swallow the rest; strict makes it an error.
     rows = csv.reader(io.StringIO(_text(path), newline=""), delimiter=delimiter, strict=True)
-    names: list[str] = []
+    columns = 0
     while True:
         where = _place(path, rows.line_num + 1)
         try:
@@ -190,13 +218,10 @@ def _table(path: Path, delimiter: str, column: str) -> Iterator[tuple[str, str]]
             return
         if not row:
             raise UserError(f"{where} is empty: write a row or remove it")
-        if not names:
-            names = [name.strip() for name in row]
-            column = choose_column(names, column, where)
-            continue
-        if len(row) != len(names):
+        columns = columns or len(row)
+        if len(row) != columns:
             raise UserError(
-                f"{where} has {len(row)} fields and the first row names {len(names)} columns: "
+                f"{where} has {len(row)} fields and the first row names {columns} columns: "
                 f"fill in what is missing, and quote fields that hold the delimiter"
             )
-        yield where, row[names.index(column)]
+        yield where, row

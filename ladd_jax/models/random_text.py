@@ -11,34 +11,32 @@ import jax.numpy as jnp
 import numpy as np
 from jax.nn import initializers
 
-from ladd_jax.errors import UserError
 from ladd_jax.models.base import Model, Params
 from ladd_jax.models.clip import CLIPTextConfig, clip_text
 
 
 class ByteTokenizer:
-    """UTF-8 bytes, an end token (256), padded with it to `length` tokens."""
+    """UTF-8 bytes, cut before the end token (256) and padded with it to `length` tokens.
+
+    Attributes:
+      length: tokens in a row.
+      truncated: how many prompts were cut so far.
+    """
 
     eos_token_id = 256
     vocab_size = 257
 
     def __init__(self, length: int):
         self.length = length
+        self.truncated = 0
 
     def __call__(self, prompts: Sequence[str]) -> np.ndarray:
-        """Token ids int32 `[n, length]`.
-
-        Raises:
-          UserError: a prompt does not fit.
-        """
+        """Token ids int32 `[n, length]`."""
         ids = np.full((len(prompts), self.length), self.eos_token_id, np.int32)
         for row, prompt in zip(ids, prompts, strict=True):
             data = prompt.encode()
-            if len(data) >= self.length:
-                raise UserError(
-                    f"prompt {prompt[:40]!r} has {len(data)} bytes and {self.length - 1} fit: "
-                    f"shorten it or raise data.text_length"
-                )
+            self.truncated += len(data) >= self.length
+            data = data[: self.length - 1]
             row[: len(data)] = list(data)
         return ids
 
@@ -86,15 +84,11 @@ class TextEncoder:
 
     @property
     def truncated(self) -> dict[str, int]:
-        """Empty: a prompt that does not fit is an error."""
-        return {}
+        """How many prompts so far were too long and were cut."""
+        return {"data.text_length": self._tokenizer.truncated}
 
     def encode(self, prompts: Sequence[str]) -> dict[str, np.ndarray]:
-        """Float32 `context` `[n, T, Dc]` and `pooled` `[n, Dp]`.
-
-        Raises:
-          UserError: a prompt does not fit the tokenizer's length.
-        """
+        """Float32 `context` `[n, T, Dc]` and `pooled` `[n, Dp]`."""
         ids = self._tokenizer(prompts)
         contexts, pooleds = [], []
         for start in range(0, len(ids), self._batch):

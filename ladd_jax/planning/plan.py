@@ -120,10 +120,15 @@ def chosen_buckets(config: Config, names: Sequence[str]) -> list[Bucket]:
     """The named buckets, or all of the config.
 
     Raises:
-      UserError: a name that is none of `data.buckets`.
+      UserError: a name that is none of `data.buckets`, or these are empty and none is named.
     """
+    if not config.data.buckets and not names:
+        raise UserError(
+            "data.buckets is empty, since encode chooses them for the data: name some with "
+            "--buckets, such as --buckets=32x32"
+        )
     for name in names:
-        if name not in config.data.buckets:
+        if config.data.buckets and name not in config.data.buckets:
             raise UserError(
                 f"--buckets names {name}, which is none of data.buckets: "
                 f"{', '.join(config.data.buckets)}"

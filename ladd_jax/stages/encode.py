@@ -5,12 +5,13 @@ table of `prompts` or a folder of `images`.
 """
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
 
 from ladd_jax.config.fields import Config
@@ -31,7 +32,7 @@ from ladd_jax.errors import UserError
 from ladd_jax.models import random_text
 from ladd_jax.models.families import TextEncoder, family_of
 from ladd_jax.parallel.mesh import process_mesh
-from ladd_jax.stages.load import encoded
+from ladd_jax.stages.load import encoded, held_out
 
 _LOG = logging.getLogger(__name__)
 
@@ -66,13 +67,15 @@ def text_encoder(config: Config, mesh: Mesh | None = None, batch: int | None = N
 def encode(config: Config, workdir: Path) -> None:
     """Writes text, and latents where the data have images, as shards; goes on where it stopped.
 
+    Records that the source holds out for judges become shards of their own, in `held_out`.
+
     Raises:
       NotFoundError: the data are not there.
       UserError: the data are damaged, or one of their arrays has the name of one of the text's.
     """
     data = config.data
-    target = encoded(workdir)
-    if is_complete(target):
+    # Written last, so that the held-out shards are complete where these are.
+    if is_complete(encoded(workdir)):
         return
     source = open_source(config, [Bucket.parse(name) for name in data.buckets], workdir)
     encoder = text_encoder(config)
@@ -82,6 +85,23 @@ def encode(config: Config, workdir: Path) -> None:
             f"the text encoder and the data {data.source!r} both write an array {name!r}: rename "
             f"the one of the data"
         )
+    if source.held_out is not None:
+        _write(config, source.held_out, encoder, null, held_out(workdir))
+    _write(config, source, encoder, null, encoded(workdir))
+    report_cut(encoder)
+
+
+def _write(
+    config: Config,
+    source: Source,
+    encoder: TextEncoder,
+    null: Mapping[str, np.ndarray],
+    target: Path,
+) -> None:
+    """Writes the records of a source, those that it holds out excepted, as a set of shards."""
+    if is_complete(target):
+        return
+    data = config.data
     layout = Layout(
         sizes={bucket: len(prompts) for bucket, prompts in source.prompts.items()},
         records_per_shard=data.records_per_shard,
@@ -91,12 +111,11 @@ def encode(config: Config, workdir: Path) -> None:
         },
     )
     missing = missing_shards(target, layout, jax.process_index(), jax.process_count())
-    with progress("encode", layout, missing) as bar:
+    with progress(f"encode: {target.name}", layout, missing) as bar:
         for shard in missing:
             records = _records(source, encoder, shard, data.text_batch_size)
             write_shard(target, layout, shard, records)
             bar.update(shard.stop - shard.start)
-    report_cut(encoder)
     finalize_together(target, layout, null)
 
 

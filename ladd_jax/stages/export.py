@@ -12,13 +12,13 @@ import jax
 from ladd_jax.config import architectures
 from ladd_jax.config.fields import Config
 from ladd_jax.config.workdir import read
-from ladd_jax.data.buckets import Bucket, nearest
+from ladd_jax.data.buckets import nearest
 from ladd_jax.diffusion.samplers import student_sigmas
 from ladd_jax.errors import ExistsError, UserError
 from ladd_jax.models.card import named
 from ladd_jax.models.families import Export, family_of
 from ladd_jax.parallel.mesh import make_mesh
-from ladd_jax.stages.load import load_student_weights, student_step
+from ladd_jax.stages.load import load_student_weights, student_step, trained_buckets
 from ladd_jax.stages.trained import FACTS
 from ladd_jax.weights.source import PIPELINE_INDEX
 
@@ -69,7 +69,7 @@ def export(
             # A whole pipeline can be sampled again, which needs what its index does not say.
             facts = {
                 "times": list(config.distil.timesteps),
-                "buckets": list(config.data.buckets),
+                "buckets": [bucket.name for bucket in trained_buckets(config, workdir)],
                 "text_length": config.data.text_length,
                 "step": step,
             }
@@ -99,7 +99,7 @@ def describe(
     layouts = family_of(config).layouts
     if layout not in layouts:
         raise UserError(f"layout {layout!r} is not one of {', '.join(layouts)}: use one")
-    buckets = [Bucket.parse(bucket) for bucket in config.data.buckets]
+    buckets = trained_buckets(config, workdir)
     square = nearest(buckets, 1, 1)
     times = tuple(config.distil.timesteps)
     counts = [steps for steps in range(len(times), 0, -1) if len(times) % steps == 0]

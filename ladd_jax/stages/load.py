@@ -11,6 +11,8 @@ from jax.sharding import Mesh
 from ladd_jax.config import architectures, objectives
 from ladd_jax.config.fields import Config, to_dict
 from ladd_jax.config.workdir import STAGE_FIELDS, first_difference
+from ladd_jax.data.buckets import Bucket
+from ladd_jax.data.shards import Shards, is_complete
 from ladd_jax.errors import NotFoundError, UserError
 from ladd_jax.models.base import Params
 from ladd_jax.models.families import family_of
@@ -31,13 +33,27 @@ def encoded(workdir: Path) -> Path:
 
 
 def held_out(workdir: Path) -> Path:
-    """Shards of real data that no training reads, for judges."""
+    """Shards of real data for judges: the same arrays as in `encoded`, and none of its records."""
     return workdir / "held_out"
 
 
 def synthesized(workdir: Path) -> Path:
     """Shards of the data generator's samples."""
     return workdir / "synthesized"
+
+
+def trained_buckets(config: Config, workdir: Path) -> tuple[Bucket, ...]:
+    """The buckets that a run trains on: those of its config that have records, or all that it has.
+
+    Raises:
+      NotFoundError: the config names none, and the data, for which they are chosen, are not encoded
+        yet.
+    """
+    named = tuple(Bucket.parse(name) for name in config.data.buckets)
+    if named and not is_complete(encoded(workdir)):
+        return named
+    found = Shards(encoded(workdir)).buckets
+    return tuple(bucket for bucket in named if bucket in found) or found
 
 
 def checkpoints_of(config: Config, workdir: Path, stage: str) -> Checkpoints:

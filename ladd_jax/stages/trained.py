@@ -21,7 +21,13 @@ from ladd_jax.models.base import Params
 from ladd_jax.models.families import Family, TextEncoder, family_of, family_of_pipeline
 from ladd_jax.parallel.mesh import batch_divisor
 from ladd_jax.stages.encode import text_encoder
-from ladd_jax.stages.load import STUDENTS, load_generator, load_student_weights, student_step
+from ladd_jax.stages.load import (
+    STUDENTS,
+    load_generator,
+    load_student_weights,
+    student_step,
+    trained_buckets,
+)
 from ladd_jax.weights.source import fetch_pipeline
 
 FACTS = "ladd_jax.json"
@@ -142,9 +148,8 @@ def _run(
             return load_generator(config, workdir, mesh)
         return load_student_weights(config, workdir, mesh, model, found)
 
-    reduction, decode = (
-        _decoder(family_of(config), config.weights) if config.weights else (_PIXELS, _enlarge)
-    )
+    place = config.data.autoencoder or config.weights
+    reduction, decode = _decoder(family_of(config), place) if place else (_PIXELS, _enlarge)
     return TrainedModel(
         place=str(workdir),
         model=model,
@@ -152,7 +157,7 @@ def _run(
         architecture=_computing(architecture, dtype),
         times=() if is_generator else tuple(config.distil.timesteps),
         generator=_sampled(config.synthesize),
-        buckets=tuple(Bucket.parse(name) for name in config.data.buckets),
+        buckets=trained_buckets(config, workdir),
         reduction=reduction,
         decode=decode,
         encoder=lambda: text_encoder(config, mesh, batch_divisor(mesh)),

@@ -1,10 +1,11 @@
 """Buckets and their names."""
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ladd_jax.data.buckets import Bucket, bucket_table, nearest
+from ladd_jax.data.buckets import Bucket, bucket_table, choose_buckets, nearest, settle_small
 
 sides = st.integers(1, 512)
 
@@ -105,3 +106,43 @@ def test_no_bucket_is_nearer_than_the_nearest(buckets, height, width):
         return min(ratio, 1 / ratio)
 
     assert cut(nearest(buckets, height, width)) >= max(map(cut, buckets)) * (1 - 1e-12)
+
+
+def test_buckets_are_chosen_for_the_pictures_as_long_as_another_one_saves_enough():
+    def chosen(counts, most=5):
+        aspects = np.repeat(list(counts), list(counts.values()))
+        return [bucket.name for bucket in choose_buckets(aspects, 32 * 32, 2, most)]
+
+    assert chosen({1.0: 100}) == ["32x32"]
+    assert chosen({1.0: 100, 1.9: 1}) == ["32x32"]
+    assert chosen({1.0: 100, 1.9: 50}) == ["22x44", "32x32"]
+    assert chosen({0.5: 50, 2.0: 50}) == ["22x44", "44x22"]
+    assert chosen({0.5: 50, 2.0: 49, 1.0: 40}, most=1) == ["32x32"]
+    assert chosen({9.0: 10}) == ["22x44"]
+
+
+TABLE = bucket_table(1024, 2, 9, reduction=1)
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from(bucket_table(1024, 2, 9, reduction=1)), st.integers(0, 30), min_size=1
+    ),
+    st.integers(1, 40),
+    st.sampled_from(["merge", "drop"]),
+)
+def test_small_buckets_go_elsewhere_or_nowhere(sizes, least, small):
+    homes = settle_small(sizes, least, small)
+    assert homes.keys() == sizes.keys()
+    kept = {}
+    for bucket, home in homes.items():
+        assert home is None or homes[home] == home
+        if home is not None:
+            kept[home] = kept.get(home, 0) + sizes[bucket]
+    assert all(size >= least for size in kept.values())
+    if small == "merge":
+        # Nothing is lost unless everything together is too little.
+        assert sum(kept.values()) == sum(sizes.values()) or not kept
+        assert kept or sum(sizes.values()) < least
+    else:
+        assert set(kept) == {bucket for bucket, size in sizes.items() if size >= least}

@@ -6,7 +6,7 @@ import pytest
 from ladd_jax.config.fields import base_config
 from ladd_jax.data import digits
 from ladd_jax.data.buckets import Bucket
-from ladd_jax.data.sources import open_source
+from ladd_jax.data.sources import is_held_out, open_source
 from ladd_jax.errors import UserError
 
 BUCKETS = (digits.SINGLE, digits.BESIDE, digits.STACKED)
@@ -73,3 +73,22 @@ def test_digits_are_pictures_with_their_prompts_in_the_order_of_the_records(tmp_
     images, _, prompts = digits.compose(train, digits.BESIDE, 12, config.seed)
     assert source.prompts[digits.BESIDE] == prompts
     np.testing.assert_array_equal(source.read(digits.BESIDE, 3, 7)["latents"], images[3:7])
+
+
+def test_digits_hold_out_pictures_of_the_test_split(tmp_path):
+    config = base_config()
+    config.data.update(dict(examples=12, held_out_examples=7))
+    held_out = open_source(config, BUCKETS, tmp_path).held_out
+    _, test = digits.load(config.seed)
+    images, _, prompts = digits.compose(test, digits.STACKED, 7, seed=0)
+    assert held_out.prompts[digits.STACKED] == prompts and held_out.held_out is None
+    np.testing.assert_array_equal(held_out.read(digits.STACKED, 0, 7)["latents"], images)
+
+
+def test_records_are_held_out_by_their_keys_alone_and_a_larger_share_adds_to_a_smaller():
+    keys = [f"tar/{i}" for i in range(4000)]
+    few, more = ({key for key in keys if is_held_out(key, share)} for share in (0.05, 0.2))
+    assert few < more
+    assert 0.04 < len(few) / len(keys) < 0.06 and 0.18 < len(more) / len(keys) < 0.22
+    assert not any(is_held_out(key, 0) for key in keys)
+    assert [is_held_out(f"tar/{i}", 0.5) for i in range(4)] == [True, False, False, True]

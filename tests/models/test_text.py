@@ -16,9 +16,14 @@ def test_tokens_are_bytes_then_the_end():
     assert ids.tolist() == [[104, 195, 169, 256, 256, 256], [256] * 6]
 
 
-def test_a_prompt_that_does_not_fit_is_an_error():
-    with pytest.raises(ValueError, match="'seventeen' has 9 bytes and 5 fit"):
-        ByteTokenizer(6)(["seventeen"])
+def test_a_prompt_that_does_not_fit_is_cut_before_the_end_and_counted(encoder):
+    tokenizer = ByteTokenizer(6)
+    assert tokenizer(["seventeen", "seven"]).tolist() == [[*b"seven", 256]] * 2
+    assert tokenizer.truncated == 1
+    before = encoder.truncated["data.text_length"]
+    long, cut = encoder.encode(["a prompt of more than 16 bytes", "a prompt of more"])["pooled"]
+    np.testing.assert_array_equal(long, cut)
+    assert encoder.truncated["data.text_length"] == before + 1
 
 
 def test_the_same_seed_encodes_the_same(encoder):

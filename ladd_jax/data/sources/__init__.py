@@ -5,6 +5,7 @@ A source is a module here with `open_source(config, buckets, workdir) -> Source`
 """
 
 import dataclasses
+import hashlib
 import importlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -38,11 +39,14 @@ class Source:
         cond.
       read: `read(bucket, start, stop)`: those arrays `[stop - start, ...]` of these records, by
         name.
+      held_out: records for judges, with the same arrays, none of which is in this source; None
+        where there are none. No training reads them.
     """
 
     prompts: Mapping[Bucket, Sequence[str]]
     arrays: Mapping[str, "ArraySpec"] = dataclasses.field(default_factory=dict)
     read: Callable[[Bucket, int, int], dict[str, np.ndarray]] = lambda bucket, start, stop: {}
+    held_out: "Source | None" = None
 
 
 def open_source(config: Any, buckets: Sequence[Bucket], workdir: Path) -> Source:
@@ -61,3 +65,14 @@ def open_source(config: Any, buckets: Sequence[Bucket], workdir: Path) -> Source
     if name not in SOURCES:
         raise UserError(f"data.source {name!r} is none of {', '.join(SOURCES)}: use one of them")
     return importlib.import_module(SOURCES[name]).open_source(config, buckets, workdir)
+
+
+def is_held_out(key: str, share: float) -> bool:
+    """Whether a record is for judges: drawn from its key alone, so that more data move no record.
+
+    Args:
+      key: the record's name in its source.
+      share: of all records, from 0 to 1.
+    """
+    digest = hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest()
+    return int.from_bytes(digest[:8]) < share * 2**64

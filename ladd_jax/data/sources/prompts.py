@@ -9,6 +9,7 @@ import numpy as np
 from ladd_jax.data.buckets import Bucket
 from ladd_jax.data.prompts import read_prompts
 from ladd_jax.data.sources import Source
+from ladd_jax.data.sources.fill_buckets import fill_buckets
 
 
 def open_source(config: Any, buckets: Sequence[Bucket], workdir: Path) -> Source:
@@ -21,8 +22,11 @@ def open_source(config: Any, buckets: Sequence[Bucket], workdir: Path) -> Source
     draws = np.random.default_rng(config.seed).random(len(prompts))
     places = np.searchsorted(np.cumsum(weights / weights.sum()), draws, side="right")
     places = np.minimum(places, len(buckets) - 1)
-    split = {
-        bucket: [prompts[i] for i in np.flatnonzero(places == place)]
-        for place, bucket in enumerate(buckets)
-    }
-    return Source({bucket: part for bucket, part in split.items() if part})
+    sizes = {bucket: int((places == place).sum()) for place, bucket in enumerate(buckets)}
+    homes = fill_buckets(config, sizes)
+    split: dict[Bucket, list[str]] = {}
+    for prompt, place in zip(prompts, places, strict=True):
+        home = homes[buckets[place]]
+        if home is not None:
+            split.setdefault(home, []).append(prompt)
+    return Source(split)

@@ -1,0 +1,118 @@
+"""LADD from nothing: a small network trained from scratch on pictures with text of your own.
+
+    python -m ladd_jax.main --config=small:data=PATH,resolution=32 --workdir=runs/mine
+
+Arguments after the colon, all but the first optional:
+
+    data         pictures with text: a folder, tars, tables, or a dataset's name on the hub
+    resolution   side in pixels of the square bucket, 32; the latents are the pixels up to 64
+    channels     1 for grey, 3 for colours
+    guidance     of the data generator's samples, 3
+    autoencoder  a pipeline's folder, whose autoencoder makes the latents; channels are then its own
+    steps        of distillation, 2000
+    pretrain     steps of the data generator's training, 6000
+    text_length  bytes of text that are read, 64
+
+All buckets have about the pixels of the square, in aspects that suit the data. Larger pictures have
+larger patches, so that a step takes about the same time.
+"""
+
+from ml_collections import ConfigDict
+
+from ladd_jax.config import base_config, parse_arguments
+from ladd_jax.errors import UserError
+
+_LARGEST = 64
+
+
+def get_config(arguments: str | None = None) -> ConfigDict:
+    given = parse_arguments(
+        arguments,
+        dict(
+            data="", resolution=32, channels=3, guidance=3.0, autoencoder="", steps=2000,
+            pretrain=6000, text_length=64,
+        ),
+    )  # fmt: skip
+    resolution, autoencoder = given["resolution"], given["autoencoder"]
+    if not autoencoder and not 8 <= resolution <= _LARGEST:
+        raise UserError(
+            f"resolution {resolution} is not from 8 to {_LARGEST}, where pixels are the latents: "
+            f"use one of these, or give autoencoder=DIR"
+        )
+    # Latents of an autoencoder have an eighth of the pixels' side.
+    side = resolution // 8 if autoencoder else resolution
+    patch = 2 if side <= 32 else 4
+
+    config = base_config()
+    config.data.update(
+        dict(
+            source="images",
+            path=given["data"],
+            autoencoder=autoencoder,
+            buckets=(),
+            resolution=resolution,
+            # As wide as keeps a few words apart in the pooled vector of a random encoder.
+            text_length=given["text_length"],
+            text_width=128,
+            text_layers=2,
+            text_heads=4,
+            pooled_width=256,
+            # The random encoder's text would otherwise be larger than the pictures.
+            text_dtype="float16",
+        )
+    )
+    config.model.update(
+        dict(
+            depth=6,
+            width=128,
+            num_heads=4,
+            channels=given["channels"],
+            patch=patch,
+            qk_norm=True,
+            # In patches; wide buckets are longer than the square.
+            position_table=2 * -(-side // patch),
+            position_base=-(-side // patch),
+            remat="none",
+            unroll=6,
+            dtype="float32",
+        )
+    )
+    config.heads.update(dict(channels=32))
+
+    config.pretrain.update(dict(steps=given["pretrain"], batch_size=64, ema_decay=0.998))
+    config.pretrain.optimizer.update(
+        dict(
+            learning_rate=1e-3,
+            weight_decay=0.01,
+            warmup_steps=min(200, given["pretrain"] // 10),
+            decay_steps=given["pretrain"],
+        )
+    )
+
+    config.synthesize.update(
+        dict(
+            samples=2048, batch_size=64, records_per_shard=256, steps=25,
+            guidance=given["guidance"], shift=1.0,
+        )
+    )  # fmt: skip
+
+    config.distil.update(
+        dict(
+            steps=given["steps"],
+            batch_size=32,
+            warmup_steps=0,
+            # As on the digits, see `configs/digits.py`.
+            probabilities=(0.94, 0.02, 0.02, 0.02),
+            renoise_mean=0.0,
+            r1_interval=16,
+            head_updates=3,
+            ema_decay=0.98,
+        )
+    )
+    config.distil.optimizer.update(dict(learning_rate=4e-5, beta1=0.5))
+    config.distil.heads_optimizer.update(dict(learning_rate=3e-3, beta1=0.5))
+
+    config.evaluate.update(dict(batch_size=64))
+    config.checkpoint.every = 500
+    config.log.update(dict(every=50, samples_every=500))
+    return config

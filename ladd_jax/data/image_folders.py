@@ -1,0 +1,97 @@
+"""Image folders: pictures, and a file of metadata that names each with its prompt.
+
+`datasets` reads such folders too, but a missing picture, a caption that is no text or a damaged
+line stops it, without saying where. Here each concerns its record, or is named with its line.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from ladd_jax.data.image_tables import table_rows
+from ladd_jax.data.prompts import check_prompt, choose_column, objects, table_objects
+from ladd_jax.data.records import Record
+from ladd_jax.errors import NotFoundError, UserError
+
+METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
+"""Names that the file of metadata may have."""
+
+
+class ImageFolder:
+    """A Hugging Face image folder: images, and a file of metadata with their prompts.
+
+    `folder[i]` reads one record, in order of file name. It raises UserError if the file cannot be
+    read or the prompt is none, and IndexError if there is no such record.
+
+    Attributes:
+      keys: file names of all records.
+    """
+
+    def __init__(self, directory: str | Path, column: str = ""):
+        """Reads the metadata, but no image.
+
+        Args:
+          directory: folder with one of `METADATA`. Its rows have the field `file_name`, relative to
+            the folder, and one with the prompt.
+          column: name of the field with the prompt. If empty, whichever of `prompt`, `text` and
+            `caption` there is.
+
+        Raises:
+          NotFoundError: there is no file of metadata.
+          UserError: there are several, one of the rows is damaged, has no such field or names a
+            file outside the folder, or there are no rows.
+        """
+        self._directory = Path(directory)
+        self._metadata = _metadata(self._directory)
+        entries = []
+        for where, record in _rows(self._metadata):
+            name = record.get("file_name")
+            if not isinstance(name, str) or not name:
+                raise UserError(f"{where} has no file_name: name the image there")
+            path = PurePosixPath(name)
+            if path.is_absolute() or ".." in path.parts:
+                raise UserError(
+                    f"{where} names {name!r} outside {directory}: name files inside it, "
+                    f"relative to it"
+                )
+            # What the first record settles holds for all.
+            column = choose_column(record, column, where)
+            entries.append((name, where, record[column]))
+        if not entries:
+            raise UserError(f"{self._metadata} holds no records: write at least one")
+        entries.sort(key=lambda entry: entry[0])
+        self.keys = [name for name, _, _ in entries]
+        self._prompts = [(where, value) for _, where, value in entries]
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def __getitem__(self, index: int) -> Record:
+        name, (where, value) = self.keys[index], self._prompts[index]
+        prompt = check_prompt(value, where)
+        try:
+            data = (self._directory / name).read_bytes()
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or error
+            named = self._metadata.name
+            raise UserError(f"{name}, named in {named}, cannot be read: {reason}") from error
+        return Record(name, data, prompt)
+
+
+def _metadata(directory: Path) -> Path:
+    found = [directory / name for name in METADATA if (directory / name).is_file()]
+    if not found:
+        raise NotFoundError(f"no {METADATA[0]} in {directory}: write one, or give another folder")
+    if len(found) > 1:
+        names = " and ".join(file.name for file in found)
+        raise UserError(f"{directory} has {names}: keep one of them")
+    return found[0]
+
+
+def _rows(metadata: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The rows of a file of metadata, each with its place."""
+    if metadata.suffix == ".jsonl":
+        return objects(metadata)
+    if metadata.suffix == ".csv":
+        return table_objects(metadata)
+    return table_rows(metadata)

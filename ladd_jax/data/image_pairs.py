@@ -1,0 +1,233 @@
+"""Images and texts that belong together by their names, in tars or in a folder.
+
+`datasets` reads tars too, but it wants the members of a record side by side and every record of the
+same kinds, takes a damaged header for the end of a tar, and stops at the first text that is none.
+"""
+
+import os
+import tarfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from logging import getLogger
+from pathlib import Path
+from typing import Any
+
+from ladd_jax.data.prompts import check_prompt, choose_column, parse_object
+from ladd_jax.data.records import Record
+from ladd_jax.errors import UserError
+
+_LOG = getLogger(__name__)
+
+IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp")
+"""Ends of the names of images, in small letters."""
+
+TEXT_SUFFIXES = ("txt", "json")
+"""Ends of the names of their prompts."""
+
+# Of each member by its suffix: where its bytes are, as the reader of its kind of source knows it.
+_Members = dict[str, Any]
+
+
+class _Pairs:
+    """Records whose image and prompt share a name and differ in its suffix."""
+
+    def __init__(self, column: str):
+        self._column = column
+        self._records: list[Callable[[str], bytes]] = []
+        self._members: list[_Members] = []
+        self.keys: list[str] = []
+
+    def _add(self, key: str, members: _Members, read: Callable[[str], bytes]) -> None:
+        self.keys.append(key)
+        self._members.append(members)
+        self._records.append(read)
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def __getitem__(self, index: int) -> Record:
+        key, members, read = self.keys[index], self._members[index], self._records[index]
+        images = [suffix for suffix in IMAGE_SUFFIXES if suffix in members]
+        if len(images) != 1:
+            found = " and ".join(images) or f"none of {', '.join(IMAGE_SUFFIXES)}"
+            raise UserError(f"{key} has {found} and needs one image")
+        return Record(key, read(images[0]), self._prompt(key, members, read))
+
+    def _prompt(self, key: str, members: _Members, read: Callable[[str], bytes]) -> str:
+        suffix = "txt" if "txt" in members and not self._column else "json"
+        if suffix not in members:
+            raise UserError(f"{key} has no {'json' if self._column else 'txt or json'}")
+        where = f"{key}.{suffix}"
+        try:
+            text = read(suffix).decode("utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise UserError(f"{where} is not UTF-8") from error
+        if suffix == "txt":
+            return check_prompt(text, where)
+        record = parse_object(text, where)
+        return check_prompt(record[choose_column(record, self._column, where)], where)
+
+
+class ImageTars(_Pairs):
+    """WebDataset tars: `x.jpg` (or jpeg, png, webp) is an image and `x.txt` or `x.json` its prompt.
+
+    `tars[i]` reads one record, in order of tar and then of name. It raises UserError if the
+    image is missing or is there in two formats, or if there is no proper prompt, and IndexError if
+    there is no such record.
+
+    Attributes:
+      keys: `TAR/NAME` of all records, without suffixes.
+    """
+
+    def __init__(self, paths: Sequence[str | Path], column: str = ""):
+        """Reads the headers of all members, but no image.
+
+        Args:
+          paths: uncompressed tars.
+          column: field of `x.json` with the prompt. If empty, the prompt is all of `x.txt` or, if
+            there is none, whichever of the fields `prompt`, `text` and `caption` there is.
+
+        Raises:
+          UserError: a tar is damaged, cut or compressed, or names a member twice; or there are no
+            records.
+        """
+        super().__init__(column)
+        files = sorted(Path(path) for path in paths)
+        root = os.path.commonpath([file.parent for file in files]) if files else ""
+        for file in files:
+            prefix = file.relative_to(root).with_suffix("").as_posix()
+            for name, members in sorted(_tar_members(file).items()):
+                self._add(f"{prefix}/{name}", members, _tar_reader(file, members))
+        if not self.keys:
+            raise UserError(
+                f"{len(files)} tars hold no records: name members such as cat.jpg and cat.txt"
+            )
+
+
+class CaptionedFolder(_Pairs):
+    """A folder, with folders in it, of images `x.png` (or jpg, jpeg, webp) and prompts `x.txt`.
+
+    `x.json` serves as in tars. `folder[i]` reads one record, in order of name. It raises UserError
+    if a file cannot be read, if the image is there in two formats or if there is no proper prompt,
+    and IndexError if there is no such record.
+
+    Attributes:
+      keys: names of all records relative to the folder, without suffixes.
+    """
+
+    def __init__(self, directory: str | Path, column: str = ""):
+        """Lists the files, and reads none.
+
+        Args:
+          directory: the folder. Texts without an image are no records; a warning counts them.
+          column: as of `ImageTars`.
+
+        Raises:
+          UserError: there are no images, or an image or text is there twice.
+        """
+        super().__init__(column)
+        root = Path(directory)
+        files = {
+            file.relative_to(root).as_posix(): file for file in root.rglob("*") if file.is_file()
+        }
+        alone = []
+        for name, members in sorted(_grouped(files).items()):
+            if any(suffix in members for suffix in IMAGE_SUFFIXES):
+                self._add(name, members, _file_reader(name, members))
+            else:
+                alone.append(name)
+        if alone:
+            _LOG.warning("%d texts have no image beside them, such as %s", len(alone), alone[0])
+        if not self.keys:
+            raise UserError(f"{root} holds no images: name files such as cat.jpg and cat.txt")
+
+
+def _grouped(places: Mapping[str, Any]) -> dict[str, _Members]:
+    """Images and texts by the name that they share and then by suffix, as WebDataset reads names.
+
+    A suffix begins at the first dot of a name. Where that makes no image or text, as in
+    `v1.5_cat.png`, it begins at the last one, unless the name up to the first dot is of another
+    record: `cat.mask.png` beside `cat.png` is nothing of ours.
+
+    Raises:
+      UserError: a name is there twice.
+    """
+    groups: dict[str, _Members] = {}
+    dotted: list[tuple[str, str, str, Any]] = []
+    for path, place in places.items():
+        folder, _, base = path.removeprefix("./").rpartition("/")
+        prefix = f"{folder}/" if folder else ""
+        stem, _, suffix = base.partition(".")
+        if not stem:
+            continue
+        if _is_known(suffix):
+            _put(groups, f"{prefix}{stem}", suffix, place, path)
+            continue
+        longer, _, last = base.rpartition(".")
+        if _is_known(last):
+            dotted.append((f"{prefix}{stem}", f"{prefix}{longer}", last, (path, place)))
+    shorter = set(groups)
+    for first, name, suffix, (path, place) in dotted:
+        if first not in shorter:
+            _put(groups, name, suffix, place, path)
+    return groups
+
+
+def _is_known(suffix: str) -> bool:
+    return suffix.lower() in IMAGE_SUFFIXES + TEXT_SUFFIXES
+
+
+def _put(groups: dict[str, _Members], name: str, suffix: str, place: Any, path: str) -> None:
+    group = groups.setdefault(name, {})
+    if suffix.lower() in group:
+        raise UserError(f"{path} is in it twice")
+    group[suffix.lower()] = place
+
+
+def _tar_members(path: Path) -> dict[str, _Members]:
+    """Images and texts of a tar: where their bytes start in it, and their number."""
+    try:
+        places: dict[str, tuple[int, int]] = {}
+        with tarfile.open(path, "r:") as tar:
+            for member in tar:
+                if member.isfile():
+                    name = member.name.removeprefix("./")
+                    if name in places and _is_known(name.rpartition(".")[2]):
+                        raise UserError(f"{member.name} is in it twice")
+                    places[name] = (member.offset_data, member.size)
+            end = tar.offset
+        with path.open("rb") as file:
+            file.seek(end)
+            # The library takes a damaged header for the end of the tar, which is a block of zeros.
+            if any(file.read(tarfile.BLOCKSIZE)):
+                raise tarfile.ReadError(f"the header at byte {end} is damaged")
+        return _grouped(places)
+    except (tarfile.TarError, OSError, ValueError) as error:
+        raise UserError(
+            f"{path} cannot be read as an uncompressed tar ({error}): write or fetch it again"
+        ) from error
+
+
+def _tar_reader(path: Path, members: _Members) -> Callable[[str], bytes]:
+    def read(suffix: str) -> bytes:
+        start, size = members[suffix]
+        with path.open("rb") as file:
+            file.seek(start)
+            return file.read(size)
+
+    return read
+
+
+def _file_reader(name: str, members: _Members) -> Callable[[str], bytes]:
+    def read(suffix: str) -> bytes:
+        try:
+            return Path(members[suffix]).read_bytes()
+        except OSError as error:
+            raise UserError(f"{name}.{suffix} cannot be read: {error.strerror}") from error
+
+    return read
+
+
+def has_pairs(names: Iterable[str]) -> bool:
+    """Whether there are an image and a text among names of files."""
+    suffixes = {name.rpartition(".")[2].lower() for name in names}
+    return not suffixes.isdisjoint(IMAGE_SUFFIXES) and not suffixes.isdisjoint(TEXT_SUFFIXES)

@@ -1,0 +1,98 @@
+"""Records of an image and its prompt, and those that could not be read."""
+
+import dataclasses
+import json
+import os
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+from ladd_jax.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """An image with its prompt.
+
+    Attributes:
+      key: name of the record in its source.
+      data: the encoded image.
+      prompt: text that says what it shows.
+    """
+
+    key: str
+    data: bytes
+    prompt: str
+
+
+class Records(Protocol):
+    """Records in a fixed order, each read when it is asked for."""
+
+    @property
+    def keys(self) -> Sequence[str]:
+        """Names of all records, in order."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Record:
+        """One record.
+
+        Raises:
+          UserError: it cannot be read. The other records can.
+          IndexError: there is no such record.
+        """
+        ...
+
+
+class Unreadable:
+    """Records that could not be read: counted, listed and left out, up to a limit.
+
+    Attributes:
+      records: (key, reason) of each.
+    """
+
+    def __init__(self, total: int, path: str | Path, limit: float = 0.01):
+        """Starts without any.
+
+        Args:
+          total: number of records of the source.
+          path: file that `write` puts the list into.
+          limit: share of all records that may be left out.
+        """
+        self._total = total
+        self._path = Path(path)
+        self._limit = limit
+        self.records: list[tuple[str, str]] = []
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def add(self, key: str, reason: object) -> None:
+        """Counts a record.
+
+        Raises:
+          UserError: there are more than the limit. The list so far has been written.
+        """
+        self.records.append((key, str(reason)))
+        if len(self) > self._limit * self._total:
+            self.write()
+            first = "; ".join(f"{key} ({reason})" for key, reason in self.records[:3])
+            raise UserError(
+                f"{len(self)} of {self._total} records cannot be read and the limit is "
+                f"{100 * self._limit:g} %: repair or remove those listed in {self._path}; "
+                f"the first are {first}"
+            )
+
+    def write(self) -> None:
+        """Writes the list as JSON lines of `key` and `reason`; no file if it is empty."""
+        if not self.records:
+            self._path.unlink(missing_ok=True)
+            return
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        partial = self._path.with_name(f".{self._path.name}.{uuid.uuid4().hex}.partial")
+        with partial.open("w") as file:
+            for key, reason in self.records:
+                file.write(json.dumps({"key": key, "reason": reason}) + "\n")
+        os.replace(partial, self._path)

@@ -1,0 +1,229 @@
+"""Tables of encoded images, and folders of images with a text beside each."""
+
+import io
+import json
+
+import datasets
+import pyarrow
+import pyarrow.parquet
+import pytest
+from test_image_records import contents, folder, picture, tar
+
+from ladd_jax.data.image_folders import ImageFolder
+from ladd_jax.data.image_pairs import CaptionedFolder, ImageTars
+from ladd_jax.data.image_records import open_images
+from ladd_jax.data.image_tables import ImageTable, open_table
+
+EXPECTED = [("0", 10, "ten"), ("1", 20, "twenty"), ("2", 30, "thirty")]
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    """The library converts into its cache, and asks the hub about some names."""
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    datasets.disable_progress_bars()
+
+
+def table(**columns):
+    given = dict(
+        image=[{"bytes": picture(v), "path": f"{v}.png"} for v in (10, 20, 30)],
+        text=["ten", " twenty ", "thirty"],
+    )
+    return datasets.Dataset.from_dict(given | columns).cast_column("image", datasets.Image())
+
+
+def test_parquet_and_arrow_are_read_row_by_row(tmp_path):
+    for suffix, write in (("parquet", "to_parquet"), ("arrow", None)):
+        file = tmp_path / f"train.{suffix}"
+        if write:
+            table().to_parquet(file)
+        else:
+            with datasets.arrow_writer.ArrowWriter(path=str(file), features=table().features) as w:
+                w.write_table(table().data.table)
+                w.finalize()
+        source = open_images(file)
+        assert isinstance(source, ImageTable)
+        assert contents(source) == EXPECTED
+
+
+def test_a_folder_of_parquet_files_has_the_rows_of_its_split_in_order_of_file_name(tmp_path):
+    rows = table()
+    (tmp_path / "set" / "data").mkdir(parents=True)
+    rows.select([2]).to_parquet(tmp_path / "set/data/train-00001-of-00002.parquet")
+    rows.select([0, 1]).to_parquet(tmp_path / "set/data/train-00000-of-00002.parquet")
+    rows.select([1]).to_parquet(tmp_path / "set/data/test-00000-of-00001.parquet")
+    assert contents(open_images(tmp_path / "set")) == EXPECTED
+    assert contents(open_images(tmp_path / "set", split="test")) == [("0", 20, "twenty")]
+    assert contents(open_images(str(tmp_path / "set/data/train-*.parquet"))) == EXPECTED
+    with pytest.raises(ValueError, match=r'split gone cannot be read .*Unknown split "gone".*test'):
+        open_images(tmp_path / "set", split="gone")
+
+
+def test_what_datasets_saved_is_read(tmp_path):
+    table().save_to_disk(tmp_path / "one")
+    assert contents(open_images(tmp_path / "one")) == EXPECTED
+    datasets.DatasetDict(train=table(), test=table().select([0])).save_to_disk(tmp_path / "two")
+    assert contents(open_images(tmp_path / "two", split="test")) == EXPECTED[:1]
+    with pytest.raises(ValueError, match="its splits are train, test: set data.split"):
+        open_images(tmp_path / "two", split="gone")
+
+
+def test_images_without_the_types_of_the_library_are_found(tmp_path):
+    binary = [picture(v) for v in (10, 20, 30)]
+    structs = [{"bytes": data} for data in binary]
+    for name, images in (("a", binary), ("b", structs)):
+        rows = pyarrow.table({"n": [1, 2, 3], "jpg": images, "text": ["ten", "twenty", "thirty"]})
+        pyarrow.parquet.write_table(rows, tmp_path / f"{name}.parquet")
+        assert contents(open_images(tmp_path / f"{name}.parquet")) == EXPECTED
+
+
+def test_columns_are_named_where_there_are_several(tmp_path):
+    images = [{"bytes": picture(1), "path": None}] * 3
+    rows = table(mask=images, caption=["a", "b", "c"]).cast_column("mask", datasets.Image())
+    rows.to_parquet(tmp_path / "a.parquet")
+    with pytest.raises(ValueError, match="image and mask of images: name one with data.image_col"):
+        open_images(tmp_path / "a.parquet")
+    with pytest.raises(ValueError, match="has text and caption: name the column of the prompts"):
+        open_images(tmp_path / "a.parquet", image_column="mask")
+    source = open_images(tmp_path / "a.parquet", "caption", image_column="mask")
+    assert contents(source) == [("0", 1, "a"), ("1", 1, "b"), ("2", 1, "c")]
+    with pytest.raises(ValueError, match="no column 'gone': its columns are image, text"):
+        open_images(tmp_path / "a.parquet", image_column="gone")
+
+
+def test_class_labels_are_their_names(tmp_path):
+    rows = table(label=[1, 0, -1]).remove_columns("text")
+    rows = rows.cast_column("label", datasets.ClassLabel(names=["cat", "dog"]))
+    rows.to_parquet(tmp_path / "a.parquet")
+    source = open_images(tmp_path / "a.parquet", "label")
+    assert [source[0].prompt, source[1].prompt] == ["dog", "cat"]
+    with pytest.raises(ValueError, match="row 2 holds -1 as its prompt"):
+        source[2]
+
+
+def test_a_bad_row_is_an_error_of_its_own_alone(tmp_path):
+    images = [{"bytes": picture(10), "path": None}, None, {"bytes": None, "path": "gone.png"}]
+    rows = pyarrow.table({"image": images, "text": ["ten", "twenty", "thirty"]})
+    pyarrow.parquet.write_table(rows, tmp_path / "a.parquet")
+    source = open_images(tmp_path / "a.parquet")
+    assert source[0].prompt == "ten"
+    with pytest.raises(ValueError, match="row 1 has no image"):
+        source[1]
+    with pytest.raises(ValueError, match=r"row 2 names the image gone\.png, which cannot be read"):
+        source[2]
+    table(text=["ten", None, " "]).to_parquet(tmp_path / "b.parquet")
+    source = open_images(tmp_path / "b.parquet")
+    with pytest.raises(ValueError, match="row 1 holds null as its prompt"):
+        source[1]
+    with pytest.raises(ValueError, match="row 2 is empty"):
+        source[2]
+
+
+@pytest.mark.parametrize("content", [b"", b"PAR1 not a table PAR1"])
+def test_a_damaged_table_is_an_error_in_a_sentence_that_names_it(tmp_path, content):
+    (tmp_path / "a.parquet").write_bytes(content)
+    with pytest.raises(ValueError, match=r"a\.parquet, split train cannot be read as a table") as e:
+        open_images(tmp_path / "a.parquet")
+    assert "\n" not in str(e.value)
+
+
+def test_a_name_that_the_hub_does_not_give_is_not_found():
+    with pytest.raises(FileNotFoundError, match="nobody/nothing, split train cannot be read"):
+        open_images("nobody/nothing")
+
+
+def test_a_stream_keeps_the_records_that_are_asked_for_and_fetches_them_once(tmp_path, monkeypatch):
+    table().to_parquet(tmp_path / "a.parquet")
+    loaded, load = [], datasets.load_dataset
+
+    def from_the_hub(path, name, split, streaming=False):
+        loaded.append((path, name, split, streaming))
+        files = {"train": str(tmp_path / "a.parquet")}
+        return load("parquet", data_files=files, split="train", streaming=streaming)
+
+    monkeypatch.setattr(datasets, "load_dataset", from_the_hub)
+    for _ in range(2):
+        source = open_images("owner/name", subset="small", stream=tmp_path / "kept.arrow", limit=2)
+        assert contents(source) == EXPECTED[:2]
+    assert loaded == [("owner/name", "small", "train", True)]
+    assert contents(open_table("owner/name")) == EXPECTED
+    with pytest.raises(ValueError, match=r"a\.parquet is here: streams come from the hub"):
+        open_images(tmp_path / "a.parquet", stream=tmp_path / "other.arrow")
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_metadata_may_be_a_table(tmp_path, kind):
+    folder(tmp_path, [], {"b.png": picture(2), "a/1.png": picture(1)})
+    (tmp_path / "metadata.jsonl").unlink()
+    if kind == "csv":
+        (tmp_path / "metadata.csv").write_text('file_name,text\nb.png,"two, or so"\na/1.png,one\n')
+    else:
+        rows = {"file_name": ["b.png", "a/1.png"], "text": ["two, or so", "one"]}
+        pyarrow.parquet.write_table(pyarrow.table(rows), tmp_path / "metadata.parquet")
+    source = open_images(tmp_path)
+    assert isinstance(source, ImageFolder)
+    assert contents(source) == [("a/1.png", 1, "one"), ("b.png", 2, "two, or so")]
+    (tmp_path / "metadata.jsonl").write_text("{}")
+    with pytest.raises(ValueError, match=f"has metadata.jsonl and metadata.{kind}: keep one"):
+        open_images(tmp_path)
+
+
+def test_a_damaged_table_of_metadata_is_an_error_that_names_it(tmp_path):
+    (tmp_path / "metadata.csv").write_text("file_name,text\na.png\n")
+    with pytest.raises(ValueError, match=r"metadata\.csv, line 2 has 1 fields"):
+        open_images(tmp_path)
+    (tmp_path / "metadata.csv").unlink()
+    (tmp_path / "metadata.parquet").write_bytes(b"none")
+    with pytest.raises(ValueError, match=r"metadata\.parquet is no parquet file"):
+        open_images(tmp_path)
+
+
+@pytest.mark.parametrize("caption", [None, "", 5, ["a", "b"], {"en": "a"}])
+def test_a_caption_that_is_none_is_an_error_of_its_record_alone(tmp_path, caption):
+    lines = [{"file_name": "a.png", "text": "one"}, {"file_name": "b.png", "text": caption}]
+    source = open_images(folder(tmp_path, lines, {"a.png": picture(1), "b.png": picture(2)}))
+    assert source[0].prompt == "one"
+    with pytest.raises(ValueError, match=r"metadata\.jsonl, line 2 (is empty|holds)"):
+        source[1]
+
+
+def test_a_text_beside_each_image_is_its_prompt(tmp_path, caplog):
+    files = {
+        "b/v1.5_cat.PNG": picture(3), "b/v1.5_cat.txt": b" a cat\n", "a.png": picture(1),
+        "a.json": json.dumps({"text": "one"}).encode(), "readme.txt": b"none", "c.png": picture(2),
+        ".hidden.png": b"",
+    }  # fmt: skip
+    for name, data in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(data)
+    source = open_images(tmp_path)
+    assert isinstance(source, CaptionedFolder)
+    assert list(source.keys) == ["a", "b/v1.5_cat", "c"]
+    assert [source[0].prompt, source[1].prompt] == ["one", "a cat"]
+    with pytest.raises(ValueError, match="c has no txt or json"):
+        source[2]
+    assert "1 texts have no image beside them, such as readme" in caplog.text
+
+
+def test_names_with_dots_lose_no_record_and_make_none_of_masks(tmp_path):
+    names = ("v1.5_a", "v1.5_b", "plain")
+    members = [(f"{name}.{suffix}", data) for name in names
+               for suffix, data in (("png", picture(1)), ("txt", name))]  # fmt: skip
+    members += [("plain.mask.png", picture(9)), ("v2.0.png", picture(2))]
+    source = open_images(tar(tmp_path / "0.tar", members))
+    assert isinstance(source, ImageTars)
+    assert list(source.keys) == ["0/plain", "0/v1.5_a", "0/v1.5_b", "0/v2.0"]
+    assert [source[i].prompt for i in range(3)] == ["plain", "v1.5_a", "v1.5_b"]
+    with pytest.raises(ValueError, match=r"0/v2\.0 has no txt or json"):
+        source[3]
+
+
+def test_tables_hold_images_of_any_format(tmp_path):
+    from PIL import Image
+
+    file = io.BytesIO()
+    Image.new("RGBA", (4, 4), (0, 0, 0, 0)).save(file, "WEBP", lossless=True)
+    rows = table(image=[{"bytes": file.getvalue(), "path": None}] * 3)
+    rows.to_parquet(tmp_path / "a.parquet")
+    assert contents(open_images(tmp_path / "a.parquet"))[0] == ("0", 255, "ten")

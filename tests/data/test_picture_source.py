@@ -1,0 +1,187 @@
+"""Pictures as records: their latents, their buckets, and which of them judges get."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from configs import small
+from ladd_jax.cli.preflight import check
+from ladd_jax.config.fields import typed
+from ladd_jax.data.buckets import Bucket
+from ladd_jax.data.shards import Shards
+from ladd_jax.data.sources import open_source
+from ladd_jax.errors import UserError
+from ladd_jax.stages.encode import encode
+from ladd_jax.stages.load import encoded, held_out, trained_buckets
+
+
+def write(root, pictures):
+    """A folder of pictures: name to (picture, prompt)."""
+    lines = []
+    for name, (image, prompt) in pictures.items():
+        image.save(root / name)
+        lines.append(json.dumps({"file_name": name, "text": prompt}))
+    (root / "metadata.jsonl").write_text("\n".join(lines))
+    return root
+
+
+def settings(path, **changes):
+    config = small.get_config(f"data={path},resolution=16,{changes.pop('arguments', '')}")
+    config.data.update(dict(held_out=0.0) | changes)
+    config.pretrain.batch_size = 4
+    return typed(config)
+
+
+def latents_of(config, tmp_path):
+    """Latents by prompt, and the buckets they are in."""
+    buckets = [Bucket.parse(name) for name in config.data.buckets]
+    source = open_source(config, buckets, tmp_path)
+    found = {}
+    for bucket, prompts in source.prompts.items():
+        read = source.read(bucket, 0, len(prompts))["latents"]
+        found |= {p: (bucket.name, x) for p, x in zip(prompts, read, strict=True)}
+    return found
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    half = Image.new("RGBA", (16, 16), (255, 0, 0, 0))
+    half.paste((255, 0, 0, 255), (0, 0, 8, 16))
+    palette = Image.new("P", (16, 16), 1)
+    palette.putpalette([0, 0, 0, 10, 200, 90])
+    return write(
+        tmp_path_factory.mktemp("pictures"),
+        {
+            "a.png": (Image.new("L", (16, 16), 40), "grey"),
+            "b.png": (half, "alpha"),
+            "c.png": (palette, "palette"),
+            "d.png": (Image.new("RGB", (40, 20), (1, 2, 3)), "wide"),
+            "e.png": (Image.new("LA", (64, 64), (0, 0)), "clear"),
+        },
+    )
+
+
+def test_latents_are_pixels_in_colours_with_transparent_parts_white(pictures, tmp_path):
+    found = latents_of(settings(pictures, buckets=("16x16",)), tmp_path)
+    values = {name: (latent + 1) * 127.5 for name, (_, latent) in found.items()}
+    assert all(latent.shape == (16, 16, 3) for latent in values.values())
+    for name, colour in (("grey", (40,) * 3), ("palette", (10, 200, 90)), ("wide", (1, 2, 3)),
+                         ("clear", (255,) * 3)):  # fmt: skip
+        np.testing.assert_allclose(values[name], np.broadcast_to(colour, (16, 16, 3)), atol=1e-3)
+    np.testing.assert_allclose(values["alpha"][3, [0, 15]], [[255, 0, 0], [255] * 3], atol=1e-3)
+
+
+def test_one_channel_is_grey(pictures, tmp_path):
+    found = latents_of(settings(pictures, buckets=("16x16",), arguments="channels=1"), tmp_path)
+    values = {name: (latent + 1) * 127.5 for name, (_, latent) in found.items()}
+    assert all(latent.shape == (16, 16, 1) for latent in values.values())
+    assert abs(values["grey"] - 40).max() < 1e-3
+    assert abs(values["palette"] - (0.299 * 10 + 0.587 * 200 + 0.114 * 90)).max() <= 1
+
+
+def sizes(**counts):
+    """Pictures by their width, all 24 high."""
+    return {
+        f"{name}_{i:02d}.png": (Image.new("L", (int(width), 24), i), f"{name} {i}")
+        for name, (width, count) in counts.items()
+        for i in range(count)
+    }
+
+
+def test_buckets_suit_the_pictures_and_are_told_with_their_counts(tmp_path, caplog):
+    caplog.set_level("INFO")
+    path = write(tmp_path, sizes(square=(24, 20), wide=(46, 10), tall=(13, 10)))
+    config = settings(path, held_out=0.2)
+    source = open_source(config, [], tmp_path / "run")
+    assert {bucket.name for bucket in source.prompts} == {"16x16", "12x22", "22x12"}
+    assert all(bucket.height % 2 == bucket.width % 2 == 0 for bucket in source.prompts)
+    parts = [{p for some in part.prompts.values() for p in some} for part in
+             (source, source.held_out)]  # fmt: skip
+    assert not parts[0] & parts[1] and len(parts[0] | parts[1]) == 40 and len(parts[1]) > 3
+    square = Bucket(16, 16)
+    counts = [len(part.prompts[square]) for part in (source, source.held_out)]
+    assert f"bucket 16x16: {counts[0]} records, and {counts[1]} held out" in caplog.text
+
+
+def test_squares_alone_are_one_bucket(tmp_path):
+    source = open_source(settings(write(tmp_path, sizes(square=(24, 8)))), [], tmp_path)
+    assert [bucket.name for bucket in source.prompts] == ["16x16"]
+
+
+@pytest.mark.parametrize("small_buckets", ["merge", "drop"])
+def test_a_bucket_smaller_than_a_batch_is_merged_or_left_out_at_once(
+    tmp_path, caplog, small_buckets
+):
+    caplog.set_level("INFO")
+    path = write(tmp_path, sizes(square=(24, 9), wide=(46, 3)))
+    found = latents_of(settings(path, small_buckets=small_buckets), tmp_path)
+    merged = small_buckets == "merge"
+    assert {bucket for bucket, _ in found.values()} == {"16x16"}
+    assert len(found) == (12 if merged else 9)
+    done = "put into 16x16" if merged else "left out"
+    assert f"12x22: 3 records; fewer than pretrain.batch_size 4: {done}" in caplog.text
+    listed = tmp_path / "left_out.jsonl"
+    assert listed.exists() != merged
+    if not merged:
+        assert json.loads(listed.read_text().splitlines()[0])["key"] == "wide_00.png"
+
+
+def test_fewer_pictures_than_a_batch_are_refused_before_anything_is_written(tmp_path):
+    config = settings(write(tmp_path, sizes(square=(24, 3))))
+    with pytest.raises(UserError, match="hold 3 records .* batch of pretrain.batch_size 4: lower"):
+        encode(config, tmp_path / "run")
+    assert not encoded(tmp_path / "run").exists()
+
+
+def test_a_limit_reads_the_first_records_alone_and_a_share_may_be_unreadable(tmp_path):
+    path = write(tmp_path, sizes(square=(24, 9)))
+    (path / "square_00.png").write_bytes(b"none")
+    with pytest.raises(UserError, match="1 of 8 records cannot be read and the limit is 1 %"):
+        open_source(settings(path, limit=8), [], tmp_path)
+    source = open_source(settings(path, limit=8, unreadable=0.2), [], tmp_path)
+    assert source.prompts[Bucket(16, 16)] == [f"square {i}" for i in range(1, 8)]
+
+
+def test_both_sets_of_shards_hold_pixels_and_text(tmp_path):
+    path = write(tmp_path, sizes(square=(24, 20), wide=(46, 20)))
+    text = dict(text_width=8, text_heads=1, text_layers=1, pooled_width=8, text_length=16)
+    config, workdir = settings(path, held_out=0.2, **text), tmp_path / "run"
+    encode(config, workdir)
+    parts = [Shards(place(workdir)) for place in (encoded, held_out)]
+    assert sum(sum(shards.sizes.values()) for shards in parts) == 40
+    assert parts[0].arrays == parts[1].arrays
+    for shards in parts:
+        for bucket in shards.buckets:
+            read = shards.read(bucket, np.arange(shards.sizes[bucket]))
+            values = (read["latents"][:, 8, 8, 0] + 1) * 127.5
+            said = [int(prompt.split()[1]) for prompt in read["prompt"]]
+            np.testing.assert_allclose(values, said, atol=1e-3)
+            assert read["cond"]["context"].shape[1:] == (16, 8)
+    assert set(trained_buckets(config, workdir)) == set(parts[0].buckets)
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [("resolution=128", "resolution 128 is not from 8 to 64"),
+     ("resolution=4", "resolution 4 is not from 8 to 64")],
+)  # fmt: skip
+def test_pixels_are_latents_for_small_pictures_only(arguments, message):
+    with pytest.raises(UserError, match=message):
+        small.get_config(f"data=x,{arguments}")
+
+
+@pytest.mark.parametrize(
+    "section, values, message",
+    [
+        ("model", dict(channels=4), "channels is 4: .* latents are pixels, of 1 channel, grey, or"),
+        ("data", dict(resolution=5), "pixels 25 is more than 1/16 from the square"),
+    ],
+)
+def test_what_pixels_cannot_be_is_refused_before_the_data_are_read(section, values, message):
+    config = small.get_config("data=x")
+    config.stages = ("encode",)
+    config[section].update(values)
+    with pytest.raises(UserError, match=message):
+        check(typed(config))
