@@ -115,7 +115,7 @@ def lines(path: Path) -> Iterator[tuple[str, str]]:
       UserError: it is not UTF-8.
     """
     # A prompt may contain other characters that Python takes for the end of a line.
-    parts = _text(path).split("\n")
+    parts = read_text(path).split("\n")
     if not parts[-1]:
         parts.pop()
     for number, line in enumerate(parts, 1):
@@ -150,11 +150,13 @@ def objects(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         yield where, parse_object(line, where)
 
 
-def _place(path: Path, line: int) -> str:
-    return f"{path}, line {line}"
+def read_text(path: Path) -> str:
+    """A UTF-8 file without its byte-order mark.
 
-
-def _text(path: Path) -> str:
+    Raises:
+      NotFoundError: there is no such file.
+      UserError: it is not UTF-8.
+    """
     if not path.is_file():
         raise NotFoundError(f"no file {path}: check the path")
     data = path.read_bytes()
@@ -166,6 +168,10 @@ def _text(path: Path) -> str:
         raise UserError(f"{where} is not UTF-8: save the file as UTF-8") from error
 
 
+def _place(path: Path, line: int) -> str:
+    return f"{path}, line {line}"
+
+
 def _fields(path: Path, column: str) -> Iterator[tuple[str, object]]:
     for where, record in objects(path):
         # What the first record settles holds for all.
@@ -175,7 +181,7 @@ def _fields(path: Path, column: str) -> Iterator[tuple[str, object]]:
 
 def _table(path: Path, delimiter: str, column: str) -> Iterator[tuple[str, str]]:
     # A quote that is never closed would swallow the rest; strict makes it an error.
-    rows = csv.reader(io.StringIO(_text(path), newline=""), delimiter=delimiter, strict=True)
+    rows = csv.reader(io.StringIO(read_text(path), newline=""), delimiter=delimiter, strict=True)
     names: list[str] = []
     while True:
         where = _place(path, rows.line_num + 1)

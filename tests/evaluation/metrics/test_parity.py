@@ -102,9 +102,9 @@ def test_a_copy_is_no_neighbour_of_what_it_copies():
 
 
 def test_copies_are_told_apart_by_bucket_and_part():
-    values = features(0, 6)
     copies = np.array([0, 0, 2])
-    wide, tall = seen(values, parts=1, copies=copies), seen(values, parts=2, copies=copies)
+    wide = seen(features(0, 6, width=5), copies=copies)
+    tall = seen(features(1, 6, width=10), parts=2, copies=copies)
     for parts in ([wide], [wide, wide], [tall, tall], [tall, wide]):
         identity = joint_identity(parts)
         assert identity.shape == joint(parts).shape[:1]
