@@ -8,6 +8,8 @@ from ladd_jax.config import objectives
 from ladd_jax.config.fields import Config, Distil, Pretrain
 from ladd_jax.diffusion.samplers import student_sigmas
 from ladd_jax.errors import UserError
+from ladd_jax.evaluation.extractors import EXTRACTORS
+from ladd_jax.evaluation.metrics import METRICS
 from ladd_jax.parallel.mesh import check_batch_size, make_mesh
 
 
@@ -73,12 +75,20 @@ def _check_data(config: Config) -> None:
 
 
 def _check_evaluation(config: Config) -> None:
-    stage, buckets = config.evaluate, len(config.data.buckets)
+    stage = config.evaluate
     for steps in stage.student_steps:
         student_sigmas(steps, config.distil.timesteps)
-    counts = stage.samples_per_prompt
-    if len(counts) != buckets or min(counts) < 2:
+    for name, table, values in (
+        ("metrics", METRICS, stage.metrics),
+        ("extractor", EXTRACTORS, [stage.extractor] * bool(stage.extractor)),
+    ):
+        for value in values:
+            if value not in table:
+                raise UserError(
+                    f"evaluate.{name} {value!r} is none of {', '.join(table)}: use one of them"
+                )
+    if stage.per_prompt < 2 and "diversity" in stage.metrics:
         raise UserError(
-            f"evaluate.samples_per_prompt is {counts}: give {buckets} numbers, one for each of "
-            f"data.buckets, each 2 or more"
+            f"evaluate.per_prompt is {stage.per_prompt} and the diversity of a prompt's samples "
+            f"needs 2: raise it, or leave diversity out of evaluate.metrics"
         )

@@ -243,20 +243,23 @@ class Evaluate:
     """What is measured of data generator and student."""
 
     student: str = "ema"  # ema, or params, which sample and export call student
-    samples_per_prompt: tuple[int, ...] = (36, 4, 4)  # for each bucket
-    test_images: int = 600  # for each bucket, made of the test split
+    # How pictures are looked at: digits, scenes, own; empty: the source's own, where it has one.
+    extractor: str = ""
+    extractor_weights: str = ""  # a folder, or owner/name of the hub, for extractors that have some
+    metrics: tuple[str, ...] = ("fd", "fd_real", "alignment", "diversity", "deviation", "outside")
+    samples: int = 400  # for each bucket, of prompts of its held-out records
+    per_prompt: int = 4  # samples of a prompt, at least
+    resamples: int = 50  # for each interval, of the bootstrap
     student_steps: tuple[int, ...] = (1, 2, 4)
-    teacher_steps: tuple[int, ...] = (50, 4)
+    teacher_steps: tuple[int, ...] = (50,)
     batch_size: int = 400
     shown_prompts: int = 10  # columns of the report's grids
 
     def __post_init__(self) -> None:
         _one_of(self.student, "evaluate.student", "ema", "params")
-        _at_least_one(self, "evaluate", "batch_size", "shown_prompts")
+        _at_least_one(self, "evaluate", "batch_size", "shown_prompts", "samples", "per_prompt")
         if not self.teacher_steps or min(self.teacher_steps) < 1:
             raise UserError(f"evaluate.teacher_steps is {self.teacher_steps}: use 1 or more")
-        if self.test_images < 2:
-            raise UserError(f"evaluate.test_images is {self.test_images}: use 2 or more")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

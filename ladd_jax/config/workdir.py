@@ -12,6 +12,13 @@ _FILE = "config.json"
 # Fields that do not change what a run computes: they may differ when it is resumed.
 FREE_FIELDS = ("mesh", "log", "checkpoint", "stages", "evaluate", "compilation_cache")
 
+_NETWORK_FIELDS = ("seed", "weights", "data", "model", "pretrain")
+STAGE_FIELDS = {
+    "pretrain": _NETWORK_FIELDS,
+    "distil": (*_NETWORK_FIELDS, "teacher", "heads", "synthesize", "distil"),
+}
+"""What the result of a training depends on: its checkpoints serve all configs alike in these."""
+
 
 def settled(workdir: Path) -> bool:
     """Whether a workdir has its config."""

@@ -18,8 +18,8 @@ def discrete(
     return jnp.asarray(times, jnp.float32)[index]
 
 
-def logit_normal(key: jax.Array, batch: int, mean: float, std: float) -> jax.Array:
-    """sigmoid(mean + std u) with u ~ N(0, 1): float32 `[batch]`."""
+def logit_normal(key: jax.Array, batch: int, mean: float | jax.Array, std: float) -> jax.Array:
+    """sigmoid(mean + std u) with u ~ N(0, 1): float32 `[batch]`; the mean may differ, `[batch]`."""
     return jax.nn.sigmoid(mean + std * jax.random.normal(key, (batch,)))
 
 

@@ -11,15 +11,9 @@ from typing import Any
 from PIL import Image
 
 from ladd_jax.errors import UserError
+from ladd_jax.evaluation.metrics import METRICS
 from ladd_jax.evaluation.pictures import Grid, curves, png
-from ladd_jax.evaluation.rows import (
-    BARS,
-    HEADINGS,
-    MEASURES,
-    Row,
-    acceptance,
-    cells,
-)
+from ladd_jax.evaluation.rows import BARS, Bar, Row, acceptance, cells, headings
 
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1d2127; --soft: #626a75; --line: #dfe3e8;
@@ -68,7 +62,8 @@ def _image(data: bytes, text: str, width: int | None = None) -> str:
 def _metrics(rows: Sequence[Row]) -> str:
     parts = ["<div class=scroll><table><tr>"]
     name = " class=name"
-    parts += [f"<th{name * (i < 2)}>{heading}</th>" for i, heading in enumerate(HEADINGS)]
+    columns = headings(rows)
+    parts += [f"<th{name * (i < 2)}>{heading}</th>" for i, heading in enumerate(columns)]
     parts.append("</tr>")
     bucket = None
     for row in rows:
@@ -77,11 +72,33 @@ def _metrics(rows: Sequence[Row]) -> str:
         for i, text in enumerate(cells(rows, row)):
             # The name of a bucket is shown once, at its first row.
             shown = "" if i == 0 and row.bucket == bucket else html.escape(text)
-            kind = name if i < 2 else " class=ratio" if not HEADINGS[i] else ""
+            kind = name if i < 2 else " class=ratio" if not columns[i] else ""
             parts.append(f"<td{kind}>{shown}</td>")
         parts.append("</tr>")
         bucket = row.bucket
     return "".join([*parts, "</table></div>"])
+
+
+_TO = {
+    "untrained": "over the untrained student's",
+    "generator": "over the generator's own",
+    "teacher": "over the teacher's",
+}
+
+
+def _bar(bar: Bar, value: float) -> str:
+    """A value, whether it is within its limits, and, for a ratio with an upper one, a track."""
+    text = f"{'✓' if bar.met(value) else '✗'} " + (
+        f"{value:+.3f}" if bar.difference else f"{value:.2f}x"
+    )
+    if bar.high is None or bar.low is not None:
+        return text
+    # The limit is at two thirds of every track, so that all the ticks are in line.
+    share = min(value / bar.high / 1.5, 1)
+    return (
+        f'{text}<div class=track><div class="fill{"" if bar.met(value) else " missed"}" '
+        f'style="width:{share:.1%}"></div><i></i></div>'
+    )
 
 
 def _bars(rows: Sequence[Row]) -> str:
@@ -90,9 +107,8 @@ def _bars(rows: Sequence[Row]) -> str:
     parts = ["<div class=scroll><table><tr><th class=name>bucket</th>"]
     for bar in bars:
         steps = f"{bar.steps} step{'s' * (bar.steps > 1)}"
-        word = "at most" if bar.upper else "at least"
-        limit = f"<span class=limit>{word} {bar.limit:g}x</span>"
-        parts.append(f"<th>{MEASURES[bar.measure]}, {steps}{limit}</th>")
+        limit = f"<span class=limit>{html.escape(_TO[bar.to])}: {bar.limits}</span>"
+        parts.append(f"<th>{METRICS[bar.metric].heading}, {steps}{limit}</th>")
     parts.append("</tr>")
     for bucket in dict.fromkeys(bucket for bucket, _ in reached):
         parts.append(f"<tr><td class=name>{html.escape(bucket)}</td>")
@@ -100,15 +116,7 @@ def _bars(rows: Sequence[Row]) -> str:
             if (bucket, bar) not in reached:
                 parts.append("<td></td>")
                 continue
-            value = reached[bucket, bar]
-            met = bar.met(value)
-            # The limit is at two thirds of every track, so that all the ticks are in line.
-            share = min(value / bar.limit / 1.5, 1)
-            parts.append(
-                f"<td>{'✓' if met else '✗'} {value:.2f}x<div class=track>"
-                f'<div class="fill{"" if met else " missed"}" style="width:{share:.1%}"></div>'
-                "<i></i></div></td>"
-            )
+            parts.append(f"<td>{_bar(bar, reached[bucket, bar])}</td>")
         parts.append("</tr>")
     return "".join([*parts, "</table></div>"]) if reached else ""
 
@@ -141,7 +149,6 @@ def write_report(
     rows: Sequence[Row],
     grids: Sequence[Grid],
     histories: Mapping[str, Sequence[Mapping[str, Any]]],
-    judge_accuracy: float,
     settings: Mapping[str, Any] | None = None,
     notes: Sequence[str] = (),
 ) -> None:
@@ -152,7 +159,6 @@ def write_report(
       rows: rows in the order of the table, those of one bucket together.
       grids: grids, shown side by side within a bucket, in this order.
       histories: records of each stage, each with `step` and metrics.
-      judge_accuracy: share of test scans that the judge reads correctly.
       settings: names and values worth knowing about the run.
       notes: paragraphs below the introduction.
 
@@ -171,18 +177,18 @@ def write_report(
     bars = _bars(rows)
     if bars:
         page += [
-            "<h2>Student against data generator</h2>",
-            "<p class=soft>Ratio to the longest sampling of the data generator (the rows "
-            "called teacher) in the same bucket; the tick is the limit.</p>",
+            "<h2>Student against its limits</h2>",
+            "<p class=soft>Each limit is beside the same number of another model in the same "
+            "bucket.</p>",
             bars,
         ]
-    page += ["<h2>Metrics</h2>", _metrics(rows)]
-    page.append(
-        "<p class=soft>FD: Fréchet distance of a judge's features to held-out real scans, lower is "
-        "better. Agreement: share of pictures in which the judge reads what the prompt says. "
-        "Diversity: mean feature distance of two samples of one prompt. The judge is a small "
-        f"classifier, correct on {judge_accuracy:.1%} of the held-out scans.</p>"
-    )
+    page += ["<h2>Metrics</h2>", _metrics(rows), "<p class=soft>"]
+    page += [
+        f"{metric.heading}: {html.escape(metric.meaning)}. "
+        for name, metric in METRICS.items()
+        if any(name in row.values for row in rows)
+    ]
+    page.append("The grey ratios are to the generator's own, or the teacher's, in the bucket.</p>")
     if grids:
         page.append("<h2>Samples of the same prompts</h2>")
         page.append(_samples(grids))

@@ -1,4 +1,4 @@
-"""Metrics as rows: mean over seeds, ratio to the data generator, form on disk."""
+"""Metrics as rows: what they are held against, the limits, and their form on disk."""
 
 import collections
 import dataclasses
@@ -11,45 +11,49 @@ from typing import Any
 import numpy as np
 
 from ladd_jax.errors import UserError
+from ladd_jax.evaluation.metrics import METRICS
 
-MEASURES = {"fd": "FD", "agreement": "agreement", "diversity": "diversity"}
-"""Measures of a row, each a field of `Row` beside its `_std`, and their headings."""
+MODELS = ("data", "generator", "teacher", "untrained", "student", "samples")
+"""In the order of tables.
+
+`data`: real pictures of the training split; `generator`: the data generator, sampled as for the
+student's data; `teacher`: the same network over more steps; `untrained`: the same network, sampled
+as the student is; `samples`: a folder of pictures.
+"""
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """Quality of one model, sampled in one way, in one bucket.
+    """Metrics of one model, sampled in one way, in one bucket.
 
     Attributes:
-      model: `teacher` for the data generator, or `student`; `data` for the train split,
-        `untrained` for the data generator's parameters sampled as the student is.
-      steps: evaluations of the network in a sample; 0 for data.
+      model: one of `MODELS`.
+      steps: evaluations of the network in a sample; 0 for real pictures.
       guidance: scale of classifier-free guidance; 1 for none.
       bucket: rows x columns, or `all`.
-      fd: Fréchet distance to the test split.
-      agreement: share of pictures that show what the prompt says.
-      diversity: mean feature distance of two samples of a prompt.
-      seeds: number of runs that the numbers are means of.
-      fd_std: standard deviation (n - 1) over those runs.
-      agreement_std: see fd_std.
-      diversity_std: see fd_std.
+      values: by the names of `METRICS`.
+      intervals: the ends of their 95% intervals: over the pictures of one run, or over the seeds
+        of several.
+      seeds: number of runs that the values are means of.
     """
 
     model: str
     steps: int
     guidance: float
     bucket: str
-    fd: float
-    agreement: float
-    diversity: float
+    values: dict[str, float]
+    intervals: dict[str, tuple[float, float]] = dataclasses.field(default_factory=dict)
     seeds: int = 1
-    fd_std: float = 0.0
-    agreement_std: float = 0.0
-    diversity_std: float = 0.0
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> "Row":
+        """The inverse of `dataclasses.asdict`, after JSON."""
+        intervals = {name: (low, high) for name, (low, high) in data["intervals"].items()}
+        return cls(**(data | {"intervals": intervals}))
 
 
 def aggregate(runs: Sequence[Sequence[Row]]) -> list[Row]:
-    """Mean and standard deviation over single-seed runs of the same rows, in their order.
+    """Means over single-seed runs of the same rows, in their order, with Student's t intervals.
 
     Raises:
       UserError: the runs have different rows, or a row twice.
@@ -65,132 +69,184 @@ def aggregate(runs: Sequence[Sequence[Row]]) -> list[Row]:
                 f"{len(runs)} runs have {len(rows)} rows for {model}, {steps} steps, guidance "
                 f"{guidance:g}, {bucket}: give each run the same rows, once"
             )
-        numbers: dict[str, float] = {}
-        for name in MEASURES:
-            values = [getattr(row, name) for row in rows]
-            numbers[name] = float(np.mean(values))
-            numbers[f"{name}_std"] = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
-        means.append(Row(model, steps, guidance, bucket, **numbers, seeds=len(rows)))
+        if len(rows) == 1:
+            means += rows
+            continue
+        values, intervals = {}, {}
+        for name in rows[0].values:
+            values[name], intervals[name] = mean_and_interval([row.values[name] for row in rows])
+        means.append(Row(model, steps, guidance, bucket, values, intervals, len(rows)))
     return means
 
 
-def write_metrics(
-    path: str | os.PathLike[str], rows: Sequence[Row], judge_accuracy: float, **extra: Any
-) -> None:
-    """Writes `{"rows": [...], "judge_accuracy": ...}` as JSON, whole or not at all.
+def mean_and_interval(values: Sequence[float]) -> tuple[float, tuple[float, float]]:
+    """Mean of two or more runs, and its 95% interval by Student's t distribution."""
+    from scipy import stats  # It takes half a second to import.
+
+    mean, error = float(np.mean(values)), float(np.std(values, ddof=1)) / np.sqrt(len(values))
+    width = float(stats.t.ppf(0.975, len(values) - 1)) * error
+    return mean, (mean - width, mean + width)
+
+
+def write_metrics(path: str | os.PathLike[str], rows: Sequence[Row], **extra: Any) -> None:
+    """Writes `{"rows": [...], ...}` as JSON, whole or not at all.
 
     Args:
       path: path of the file.
       rows: rows, each written as a dict of its fields.
-      judge_accuracy: share of test scans that the judge reads correctly.
       **extra: further fields of the file.
 
     Raises:
       UserError: a number is not finite, which JSON cannot hold.
     """
-    data = {
-        "rows": [dataclasses.asdict(row) for row in rows],
-        "judge_accuracy": judge_accuracy,
-        **extra,
-    }
-    text = json.dumps(data, indent=2, allow_nan=False) + "\n"
+    data = {"rows": [dataclasses.asdict(row) for row in rows], **extra}
+    try:
+        text = json.dumps(data, indent=2, allow_nan=False) + "\n"
+    except ValueError as error:
+        broken = ", ".join(
+            f"{row.model} {row.steps} {row.bucket}"
+            for row in rows
+            if not np.all(np.isfinite(list(row.values.values())))
+        )
+        raise UserError(f"metrics are not finite ({broken}): look at the samples") from error
     partial = Path(f"{os.fspath(path)}.partial")
     partial.write_text(text)
     partial.rename(path)
 
 
-def reference(rows: Sequence[Row], bucket: str) -> Row | None:
-    """The data generator's longest sampling in a bucket: what the student is compared with."""
-    generators = [row for row in rows if row.model == "teacher" and row.bucket == bucket]
-    return max(generators, key=lambda row: row.steps, default=None)
+def find(rows: Sequence[Row], model: str, bucket: str, steps: int | None = None) -> Row | None:
+    """A model's row in a bucket: of these steps, or of the most."""
+    found = [
+        row
+        for row in rows
+        if (row.model, row.bucket) == (model, bucket) and steps in (None, row.steps)
+    ]
+    return max(found, key=lambda row: row.steps, default=None)
 
 
-def ratio(rows: Sequence[Row], row: Row, measure: str) -> float | None:
-    """A measure of a row over the reference's in its bucket; None where that is 0 or missing."""
-    longest = reference(rows, row.bucket)
-    if longest is None or not getattr(longest, measure):
+def ratio(rows: Sequence[Row], row: Row, metric: str, to: str) -> float | None:
+    """A metric of a row over another model's in its bucket.
+
+    Args:
+      rows: all rows.
+      row: one of them.
+      metric: one of `METRICS`.
+      to: a model, of which its longest sampling counts, or `untrained`, of which the one of the
+        same steps counts.
+
+    Returns:
+      The ratio, or None where the other value is 0 or is missing.
+    """
+    other = find(rows, to, row.bucket, row.steps if to == "untrained" else None)
+    if other is None or metric not in row.values or not other.values.get(metric):
         return None
-    return getattr(row, measure) / getattr(longest, measure)
+    return row.values[metric] / other.values[metric]
 
 
 @dataclasses.dataclass(frozen=True)
 class Bar:
-    """A limit for the ratio of the student to the data generator.
+    """Limits for a metric of the student, beside another model's.
 
     Attributes:
-      measure: one of `MEASURES`.
+      metric: one of `METRICS`.
       steps: number of the student's steps.
-      limit: limit of the ratio.
-      upper: whether the limit is an upper one.
+      to: the other model, see `ratio`.
+      low: the ratio's lower limit; None for none.
+      high: the ratio's upper limit; None for none.
+      difference: whether the student's value less the other's is limited instead of their ratio.
     """
 
-    measure: str
+    metric: str
     steps: int
-    limit: float
-    upper: bool
+    to: str
+    low: float | None = None
+    high: float | None = None
+    difference: bool = False
 
     def met(self, value: float) -> bool:
-        """Whether a ratio is within the limit."""
-        return value <= self.limit if self.upper else value >= self.limit
+        """Whether a value is within the limits."""
+        return (self.low is None or value >= self.low) and (self.high is None or value <= self.high)
+
+    @property
+    def limits(self) -> str:
+        """The limits in words."""
+        unit = "" if self.difference else "x"
+        if self.low is None:
+            return f"at most {self.high:g}{unit}"
+        if self.high is None:
+            return f"at least {self.low:g}{unit}"
+        return f"{self.low:g} to {self.high:g}{unit}"
 
 
 BARS = (
-    Bar("fd", 4, 1.1, upper=True),
-    Bar("fd", 1, 1.5, upper=True),
-    Bar("agreement", 4, 0.97, upper=False),
-    Bar("diversity", 4, 0.8, upper=False),
-    Bar("diversity", 1, 0.8, upper=False),
+    *(Bar("fd", steps, "untrained", high=0.12) for steps in (1, 2, 4)),
+    Bar("fd", 1, "generator", high=5.0),
+    Bar("fd", 4, "generator", high=3.0),
+    Bar("fd_real", 4, "teacher", high=1.1),
+    Bar("alignment", 4, "teacher", low=-0.01, difference=True),
+    Bar("diversity", 4, "generator", low=0.9, high=1.1),
+    Bar("deviation", 4, "generator", low=0.97, high=1.03),
 )
 """The limits for a distilled student, in every bucket."""
 
 
 def acceptance(rows: Sequence[Row], bars: Sequence[Bar] = BARS) -> list[tuple[str, Bar, float]]:
-    """Bucket, bar and the ratio reached, for every bar that the rows have numbers for."""
+    """Bucket, bar and the value reached, for every bar that the rows have numbers for."""
     reached = []
     for bucket in dict.fromkeys(row.bucket for row in rows):
         for bar in bars:
-            for row in rows:
-                if (row.model, row.steps, row.bucket) == ("student", bar.steps, bucket):
-                    value = ratio(rows, row, bar.measure)
-                    if value is not None:
-                        reached.append((bucket, bar, value))
+            row = find(rows, "student", bucket, bar.steps)
+            other = find(rows, bar.to, bucket, bar.steps if bar.to == "untrained" else None)
+            if row is None or other is None or bar.metric not in row.values.keys() & other.values:
+                continue
+            if bar.difference:
+                reached.append((bucket, bar, row.values[bar.metric] - other.values[bar.metric]))
+            elif other.values[bar.metric]:
+                reached.append((bucket, bar, row.values[bar.metric] / other.values[bar.metric]))
     return reached
 
 
-_MODELS = ("data", "teacher", "student", "untrained")
-
-
 def in_order(rows: Sequence[Row]) -> list[Row]:
-    """Rows by bucket, as they appear; in each: data, data generator, student, untrained."""
+    """Rows by bucket, as they appear; in each by model, as in `MODELS`, and steps."""
     buckets = list(dict.fromkeys(row.bucket for row in rows))
-    return sorted(rows, key=lambda row: (buckets.index(row.bucket), _MODELS.index(row.model)))
+    return sorted(
+        rows, key=lambda row: (buckets.index(row.bucket), MODELS.index(row.model), row.steps)
+    )
 
 
-HEADINGS = (
-    *("bucket", "model", "steps", "guidance"),
-    *(heading for name in MEASURES.values() for heading in (name, "")),
-)
-"""Columns of the table; those without a heading are the ratios of the measures before them."""
+def headings(rows: Sequence[Row]) -> list[str]:
+    """Columns of the table of rows; those without a heading are ratios of the values before."""
+    columns = ["bucket", "model", "steps", "guidance"]
+    for name in _metrics(rows):
+        columns += [METRICS[name].heading] + [""] * bool(METRICS[name].ratio)
+    return columns
 
 
 def cells(rows: Sequence[Row], row: Row) -> list[str]:
-    """The text of a row of the table, one for each of `HEADINGS`."""
-    # Real pictures have neither steps nor guidance.
-    sampling = [str(row.steps), f"{row.guidance:g}"] if row.steps else ["", ""]
-    texts = [row.bucket, row.model, *sampling]
-    for name in MEASURES:
-        value = f"{getattr(row, name):.3f}"
-        if row.seeds > 1:
-            value += f" ± {getattr(row, f'{name}_std'):.3f}"
-        share = ratio(rows, row, name)
-        texts += [value, "" if share is None else f"{share:.2f}x"]
+    """The text of a row of the table, one for each of `headings`."""
+    # Real pictures and folders have neither steps nor guidance.
+    texts = [row.bucket, row.model, *([str(row.steps), f"{row.guidance:g}"] * bool(row.steps))]
+    texts += [""] * (4 - len(texts))
+    for name in _metrics(rows):
+        text = f"{row.values[name]:.3f}" if name in row.values else ""
+        if text and name in row.intervals:
+            low, high = row.intervals[name]
+            text += f" ± {(high - low) / 2:.3f}"
+        texts.append(text)
+        if METRICS[name].ratio:
+            share = ratio(rows, row, name, METRICS[name].ratio)
+            texts.append("" if share is None else f"{share:.2f}x")
     return texts
 
 
+def _metrics(rows: Sequence[Row]) -> list[str]:
+    return [name for name in METRICS if any(name in row.values for row in rows)]
+
+
 def format_table(rows: Sequence[Row]) -> str:
-    """Aligned text; each measure with its ratio to the data generator's longest sampling."""
-    lines = [list(HEADINGS), *(cells(rows, row) for row in rows)]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(HEADINGS))]
+    """Aligned text, with a line for each row."""
+    lines = [headings(rows), *(cells(rows, row) for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     text = [
         "  ".join(c.rjust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in lines
     ]

@@ -15,9 +15,9 @@ import jax.numpy as jnp
 import optax
 
 from ladd_jax.diffusion import times
-from ladd_jax.diffusion.flow import interpolate, predict_x0
+from ladd_jax.diffusion.flow import expand, interpolate, predict_x0
 from ladd_jax.errors import UserError
-from ladd_jax.models.base import Backbone, Params
+from ladd_jax.models.base import Backbone, Cond, Params
 from ladd_jax.objectives import update_orders
 from ladd_jax.objectives.adversarial import ADVERSARIAL_LOSSES, fake_loss, real_loss
 from ladd_jax.objectives.base import Batch, Metrics, TrainState
@@ -41,6 +41,12 @@ class LADDSettings:
       warmup_steps: how many those are (paper, above 512^2: 500).
       renoise_mean: m of t_hat = sigmoid(m + s u) (paper: 1).
       renoise_std: s (paper: 1).
+      renoise_slope: how much m falls from t = 1 to t = 0: t_hat = sigmoid(m - slope (1 - t) + s u),
+        so that a prediction from little noise, whose errors are small, is not hidden under much
+        (paper: 0).
+      own_share: share of the inputs below t = 1 that the student is given from its own sampling,
+        which re-noises its predictions, instead of noised data (backward simulation, Yin et al.
+        2024, DMD2; paper: 0).
       same_renoise: real and fake share t_hat and noise. Open in the paper.
       loss: key of `ADVERSARIAL_LOSSES`. Open in the paper; ADD has hinge.
       r1_gamma: weight of the gradient penalty on each head's input at real samples (ADD: 1e-5);
@@ -48,6 +54,8 @@ class LADDSettings:
       r1_interval: steps between penalties, each multiplied by the interval.
       distillation_weight: weight of the distance to the teacher's own x_0, for real data (ADD:
         2.5). The paper drops it (0) for synthetic data.
+      reconstruction_weight: weight of the distance to the sample that the input was noised from
+        (paper: 0).
       misaligned_share: share of the loss on fakes that goes to extra ones, real latents with
         the condition of another sample; 0 has none. It holds the student to its prompts.
       head_updates: updates of the heads for each of the student, each on fresh re-noising.
@@ -65,11 +73,14 @@ class LADDSettings:
     warmup_steps: int = 500
     renoise_mean: float = 1.0
     renoise_std: float = 1.0
+    renoise_slope: float = 0.0
+    own_share: float = 0.0
     same_renoise: bool = True
     loss: str = "hinge"
     r1_gamma: float = 1e-5
     r1_interval: int = 1
     distillation_weight: float = 0.0
+    reconstruction_weight: float = 0.0
     misaligned_share: float = 0.0
     head_updates: int = 1
     accumulation: int = 1
@@ -229,8 +240,12 @@ class LADD(LADDSettings):
             differs = jnp.any(jnp.stack(differences), axis=0).astype(jnp.float32)
             misaligned = other, differs / jnp.maximum(jnp.mean(differs), 1 / differs.size)
         x_t, t = self.student_input(student_key, x_0, state.step)
-        fake, real = self.renoise(renoise_key, x_0)
-        return Drawn(x_0, cond, x_t, t, fake, real, misaligned), keys[1:-1]
+        own = None
+        if self.own_share:
+            own_key = jax.random.fold_in(student_key, 1)
+            x_t, own = self.own_input(own_key, state.params, x_t, t, cond)
+        fake, real = self.renoise(renoise_key, x_0, t)
+        return Drawn(x_0, cond, x_t, t, fake, real, misaligned, own), keys[1:-1]
 
     def student_input(
         self, key: jax.Array, x_0: jax.Array, step: jax.Array
@@ -245,12 +260,40 @@ class LADD(LADDSettings):
         t = times.discrete(time_key, x_0.shape[0], self.timesteps, probabilities)
         return interpolate(x_0, jax.random.normal(noise_key, x_0.shape), t), t
 
-    def renoise(self, key: jax.Array, x_0: jax.Array) -> tuple[Noise, Noise]:
-        """Noise and t_hat = sigmoid(m + s u) for fake samples, and for real ones."""
+    def own_input(
+        self, key: jax.Array, params: Params, x_t: jax.Array, t: jax.Array, cond: Cond
+    ) -> tuple[jax.Array, jax.Array]:
+        """x_t with a share of the student's own inputs in it, and which those are, bool `[B]`.
+
+        They are what the consistency sampler comes to at their times, from noise.
+        """
+        first_key, chain_key, share_key = jax.random.split(key, 3)
+        levels = sorted(self.timesteps, reverse=True)
+        x = jax.random.normal(first_key, x_t.shape)
+
+        def step(x: jax.Array, level: Any) -> tuple[jax.Array, jax.Array]:
+            (now, after), key = level
+            time = jnp.full(x.shape[0], now)
+            x0_hat = predict_x0(x, self.student(params, x, time, cond), time)
+            eps = jax.random.normal(key, x.shape)
+            x = interpolate(x0_hat, eps, jnp.full(x.shape[0], after))
+            return x, x
+
+        pairs = jnp.asarray(list(zip(levels[:-1], levels[1:], strict=True)))
+        _, chain = jax.lax.scan(step, x, (pairs, jax.random.split(chain_key, len(pairs))))
+        own = jax.random.uniform(share_key, t.shape) < self.own_share
+        own &= t < levels[0]
+        for level, x in zip(levels[1:], chain, strict=True):
+            x_t = jnp.where(expand(own & (t == level), x_t), x, x_t)
+        return jax.lax.stop_gradient(x_t), own
+
+    def renoise(self, key: jax.Array, x_0: jax.Array, t: jax.Array) -> tuple[Noise, Noise]:
+        """Noise and t_hat for fake samples, predicted from x_t, and for real ones."""
 
         def draw(key: jax.Array) -> Noise:
             time_key, noise_key = jax.random.split(key)
-            t_hat = times.logit_normal(time_key, x_0.shape[0], self.renoise_mean, self.renoise_std)
+            mean = self.renoise_mean - self.renoise_slope * (1 - t)
+            t_hat = times.logit_normal(time_key, x_0.shape[0], mean, self.renoise_std)
             return Noise(jax.random.normal(noise_key, x_0.shape), t_hat)
 
         fake_key, real_key = jax.random.split(key)
@@ -323,7 +366,16 @@ class LADD(LADDSettings):
     ) -> tuple[jax.Array, Metrics]:
         """Gradient of the student's loss at x0_hat, and its terms."""
         seen = Seen(
-            x0_hat, drawn.x_0, drawn.x_t, drawn.t, drawn.cond, drawn.fake_noise, heads, fake, real
+            x0_hat=x0_hat,
+            x_0=drawn.x_0,
+            x_t=drawn.x_t,
+            t=drawn.t,
+            own=drawn.own,
+            cond=drawn.cond,
+            noise=drawn.fake_noise,
+            heads=heads,
+            fake=fake,
+            real=real,
         )
         return total(self.loss_terms, seen)
 

@@ -25,6 +25,8 @@ class Drawn(NamedTuple):
       real_noise: noise and t_hat for the data.
       misaligned: for pairs of latents and another sample's cond, where there are any: that cond,
         and the pair's weight `[B]`, whose mean over the batch is 1.
+      own: where x_t is from the student's own sampling and not from x_0, bool `[B]`; None where
+        none is.
     """
 
     x_0: jax.Array
@@ -34,6 +36,7 @@ class Drawn(NamedTuple):
     fake_noise: Noise
     real_noise: Noise
     misaligned: tuple[Cond, jax.Array] | None
+    own: jax.Array | None
 
 
 class Heads(NamedTuple):

@@ -44,7 +44,7 @@ def update_heads(
         return heads
 
     def update(heads: Heads, key: jax.Array) -> tuple[Heads, None]:
-        fake, real = ladd.renoise(key, drawn.x_0)
+        fake, real = ladd.renoise(key, drawn.x_0, drawn.t)
         again = drawn._replace(fake_noise=fake, real_noise=real)
         verdict = _judge(ladd, heads.params, state.step, frozen, again, x0_hat)
         return ladd.apply(heads, verdict.gradient), None

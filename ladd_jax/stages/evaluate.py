@@ -1,9 +1,11 @@
 """The stage `evaluate`: metrics and report of a run."""
 
-import dataclasses
+import functools
 import json
 import logging
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -11,23 +13,23 @@ from tqdm import tqdm
 
 from ladd_jax.config import architectures
 from ladd_jax.config.fields import Config, Evaluate, to_dict
-from ladd_jax.data import digits
 from ladd_jax.data.buckets import Bucket
-from ladd_jax.data.shards import Shards
+from ladd_jax.data.shards import LATENTS, Shards
 from ladd_jax.diffusion.sampling import Sampler, Sampling, seeds
-from ladd_jax.evaluation.alignment import agreement
-from ladd_jax.evaluation.diversity import diversity
-from ladd_jax.evaluation.frechet import frechet_distance
-from ladd_jax.evaluation.judge import Judge, train_judge
+from ladd_jax.evaluation.extractors import EXTRACTORS, Given, open_extractor
+from ladd_jax.evaluation.intervals import measure_with_interval
+from ladd_jax.evaluation.metrics import METRICS
 from ladd_jax.evaluation.pictures import Grid, save_grid_png
 from ladd_jax.evaluation.report import write_report
 from ladd_jax.evaluation.rows import Row, format_table, in_order, write_metrics
+from ladd_jax.evaluation.seen import Seen
+from ladd_jax.models.base import Params
 from ladd_jax.models.families import family_of
 from ladd_jax.parallel.mesh import make_mesh
-from ladd_jax.stages.encode import text_encoder
 from ladd_jax.stages.load import (
     encoded,
     finished_student_step,
+    held_out,
     load_generator,
     load_student_weights,
 )
@@ -37,91 +39,36 @@ _LOG = logging.getLogger(__name__)
 
 _SHOWN_SAMPLES = 3
 
-
-class _Scores:
-    """Rows of one judge: features of scans against those of the test split."""
-
-    def __init__(self, judge: Judge, test: digits.Digits, buckets: list[Bucket], count: int):
-        self._judge = judge
-        self._references = {}
-        for bucket in buckets:
-            images, _, _ = digits.compose(test, bucket, count, seed=0)
-            self._references[bucket] = self._scan_features(images, bucket)
-
-    def _scan_features(self, images: np.ndarray, bucket: Bucket) -> np.ndarray:
-        """Features of every scan in every picture `[n, k, F]`."""
-        scans = digits.crops(images, bucket)
-        features = self._judge.features(scans.reshape(-1, 8, 8, 1))
-        return features.reshape(*scans.shape[:2], -1)
-
-    def rows(
-        self,
-        model: str,
-        steps: int,
-        guidance: float,
-        samples: dict[Bucket, tuple[np.ndarray, np.ndarray]],
-    ) -> list[Row]:
-        """A row for each bucket and one for all, of images and wanted labels `[n, k]`."""
-        rows, features = [], {}
-        for bucket, (images, wanted) in samples.items():
-            features[bucket] = self._scan_features(images, bucket)
-            scans = digits.crops(images, bucket)
-            read = self._judge.labels(scans.reshape(-1, 8, 8, 1)).reshape(wanted.shape)
-            _, groups = np.unique(wanted, axis=0, return_inverse=True)
-            rows.append(
-                Row(
-                    model,
-                    steps,
-                    guidance,
-                    bucket.name,
-                    # A picture is one sample of the joint distribution of its scans.
-                    frechet_distance(_joint(features[bucket]), _joint(self._references[bucket])),
-                    agreement(read, wanted),
-                    diversity(_joint(features[bucket]), groups.reshape(-1)),
-                )
-            )
-        together = Row(
-            model,
-            steps,
-            guidance,
-            "all",
-            # Over all buckets, scan by scan: their pictures have no common feature space.
-            frechet_distance(
-                *(
-                    np.concatenate([_scans(sets[bucket]) for bucket in samples])
-                    for sets in (features, self._references)
-                )
-            ),
-            float(np.mean([row.agreement for row in rows])),
-            float(np.mean([row.diversity for row in rows])),
-        )
-        return [together, *rows]
+Samples = dict[Bucket, np.ndarray]
+"""Latents float32 `[n, H, W, C]` of each bucket."""
 
 
-def _joint(features: np.ndarray) -> np.ndarray:
-    return features.reshape(len(features), -1)
+class _Way(NamedTuple):
+    """A way of making samples: one row of the table for each bucket, and one for all."""
 
-
-def _scans(features: np.ndarray) -> np.ndarray:
-    return features.reshape(-1, features.shape[-1])
+    model: str
+    steps: int
+    guidance: float
+    sampling: Sampling
+    # Which noise: ways with the same one can be compared picture by picture.
+    noise: int
 
 
 def evaluate(config: Config, workdir: Path) -> list[Row]:
     """Samples data generator and student, judges them, writes `report.html`, `samples.png` and,
     last, `metrics.json`; measures nothing again where that is done with the same settings."""
-    stage, times = config.evaluate, tuple(config.distil.timesteps)
+    stage = config.evaluate
     metrics, report = workdir / "metrics.json", workdir / "report.html"
     settings = to_dict(config)["evaluate"]
     if metrics.exists():
         old = json.loads(metrics.read_text())
-        if old.get("evaluate") == settings and "baselines" in old:
+        if old.get("evaluate") == settings:
             _LOG.info("evaluate: done; remove %s to measure again", metrics)
-            known = [Row(**row) for row in old["baselines"] + old["rows"]]
-            _show(in_order(known), old["judge_accuracy"], report)
-            return _split(known)[0]
+            rows = [Row.from_dict(row) for row in old["rows"]]
+            _show(rows, report)
+            return rows
     mesh = make_mesh(config.mesh.sizes)
-    shards = Shards(encoded(workdir))
-    buckets = _buckets(config)
+    held = Shards(held_out(workdir))
     start = load_generator(config, workdir, mesh)
     name = "student" if stage.student == "params" else stage.student
     student = load_student_weights(
@@ -129,74 +76,85 @@ def evaluate(config: Config, workdir: Path) -> list[Row]:
     )
     sampler = Sampler(
         family_of(config).backbone(architectures.student_architecture(config)),
-        shards.null,
+        held.null,
         mesh,
         stage.batch_size,
     )
-    encoder = text_encoder(config)
-    train, test = digits.load(config.seed)
-    judge = train_judge(train.images, train.labels, config.seed)
-    scores = _Scores(judge, test, buckets, stage.test_images)
-
-    guidance, shift = config.synthesize.guidance, config.synthesize.shift
-    ways = [
-        ("teacher", start, n, guidance, Sampling.generator(n, guidance, shift))
-        for n in stage.teacher_steps
-    ]
-    # The untrained student is the data generator: distillation must improve on it.
-    for model, params in (("student", student), ("untrained", start)):
-        for n in stage.student_steps:
-            # One program for all of them: compiling takes longer than steps that change nothing.
-            sampling = Sampling.student(n, times).padded(max(stage.student_steps) + 1)
-            ways.append((model, params, n, 1.0, sampling))
-
-    prompts = {
-        bucket: np.repeat(digits.prompts(bucket), count)
-        for bucket, count in zip(buckets, stage.samples_per_prompt, strict=True)
+    subjects = {
+        bucket: subjects_of(held, bucket, stage.samples, stage.per_prompt)
+        for bucket in held.buckets
     }
-    wanted = {
-        bucket: np.array([digits.prompt_labels(prompt) for prompt in prompts[bucket]])
-        for bucket in buckets
-    }
-    rows: list[Row] = []
-    grids: list[Grid] = []
-    real = {}
-    for bucket in buckets:
-        real[bucket] = (digits.draw(train, bucket, wanted[bucket], seed=1), wanted[bucket])
-    rows += scores.rows("data", 0, 1.0, real)
-    first = jax.process_index() == 0
-    with tqdm(
-        total=len(ways) * sum(map(len, prompts.values())),
-        desc="evaluate",
-        unit="img",
-        disable=not first,
-    ) as bar:
-        for model, params, steps, scale, sampling in ways:
-            samples = {}
-            for bucket in buckets:
-                cond = encoder.encode(list(prompts[bucket]))
-                # The same noise for every way of sampling, so that pictures can be compared.
-                noise = seeds(
-                    config.seed + 1, bucket.height, bucket.width, np.arange(len(prompts[bucket]))
-                )
-                images = sampler(
+    extractor = open_extractor(
+        stage.extractor or (config.data.source if config.data.source in EXTRACTORS else "own"),
+        Given(
+            stage.extractor_weights,
+            functools.partial(_training_pictures, workdir),
+            config.seed,
+            mesh,
+        ),
+    )
+
+    def look(samples: Samples, prompts: dict[Bucket, np.ndarray]) -> list[Seen]:
+        seen = []
+        for bucket, images in samples.items():
+            features, alignment = extractor.look(images, list(prompts[bucket]))
+            identity = np.arange(len(images))
+            seen.append(Seen(images, prompts[bucket], features, alignment, identity))
+        return seen
+
+    prompts = {bucket: subject.prompts for bucket, subject in subjects.items()}
+    ways = _ways(config)
+    total = (len(ways) + 1) * sum(map(len, prompts.values()))
+    hidden = jax.process_index() != 0
+    with tqdm(total=total, desc="evaluate", unit="img", disable=hidden) as bar:
+
+        def sample(way: _Way) -> Samples:
+            params: Params = student if way.model == "student" else start
+            return {
+                bucket: sampler(
                     params,
-                    noise,
-                    cond,
+                    seeds(config.seed + way.noise, bucket.height, bucket.width, np.arange(n)),
+                    subject.cond,
                     (bucket.height, bucket.width, config.model.channels),
-                    sampling,
+                    way.sampling,
                     bar.update,
                 )
-                samples[bucket] = (images, wanted[bucket])
-                if model == "untrained" and steps > min(stage.student_steps):
-                    continue  # The table has its numbers.
-                title = f"{model}, {steps} step{'s' * (steps > 1)}"
+                for bucket, subject in subjects.items()
+                for n in (len(subject.prompts),)
+            }
+
+        kept = workdir / "evaluation"
+        fingerprint = _generator_fingerprint(config)
+        reference = ways[0]._replace(noise=2)
+        references = {
+            "generator": look(
+                _kept(kept / "reference", fingerprint, lambda: sample(reference)), prompts
+            ),
+            "real": look(*_pictures(held)),
+        }
+        rows = _rows(
+            _Way("data", 0, 1.0, ways[0].sampling, 0),
+            look(*_pictures(Shards(encoded(workdir)), {b: len(p) for b, p in prompts.items()})),
+            references,
+            stage,
+            config.seed,
+        )
+        grids: list[Grid] = []
+        for way in ways:
+            make = functools.partial(sample, way)
+            student_made = way.model == "student"
+            samples = (
+                make()
+                if student_made
+                else _kept(kept / f"{way.model}_{way.steps}", fingerprint, make)
+            )
+            rows += _rows(way, look(samples, prompts), references, stage, config.seed)
+            title = f"{way.model}, {way.steps} step{'s' * (way.steps > 1)}"
+            for bucket, images in samples.items():
                 grids.append(_grid(title, bucket, images, prompts[bucket], stage))
-            rows += scores.rows(model, steps, scale, samples)
 
     rows = in_order(rows)
-    accuracy = judge.accuracy(test.images, test.labels)
-    histories = {name: read_history(workdir / name) for name in ("pretrain", "distil")}
+    guidance = config.synthesize.guidance
     facts = {
         "student": f"{config.distil.steps} steps of LADD on {config.synthesize.samples} samples of "
         f"each bucket",
@@ -204,36 +162,143 @@ def evaluate(config: Config, workdir: Path) -> list[Row]:
         "network": f"{config.model.depth} blocks of width {config.model.width}",
         "seed": config.seed,
     }
-    models, baselines = _split(rows)
-    if first:
-        write_report(report, rows, grids, histories, accuracy, facts)
-        save_grid_png(workdir / "samples.png", [g for g in grids if g.bucket == buckets[0].name])
-        write_metrics(
-            metrics,
-            models,
-            accuracy,
-            baselines=[dataclasses.asdict(row) for row in baselines],
-            evaluate=settings,
-        )
-    _show(rows, accuracy, report)
-    return models
+    histories = {name: read_history(workdir / name) for name in ("pretrain", "distil")}
+    if not hidden:
+        write_report(report, rows, grids, histories, facts)
+        first = held.buckets[0].name
+        save_grid_png(workdir / "samples.png", [grid for grid in grids if grid.bucket == first])
+        write_metrics(metrics, rows, evaluate=settings)
+    _show(rows, report)
+    return rows
 
 
-def _buckets(config: Config) -> list[Bucket]:
-    return [Bucket.parse(name) for name in config.data.buckets]
+def _ways(config: Config) -> list[_Way]:
+    """The data generator as for the student's data first, then all others."""
+    stage, times = config.evaluate, tuple(config.distil.timesteps)
+    guidance, shift = config.synthesize.guidance, config.synthesize.shift
+    steps = config.synthesize.steps
+    ways = [_Way("generator", steps, guidance, Sampling.generator(steps, guidance, shift), 1)]
+    ways += [
+        _Way("teacher", n, guidance, Sampling.generator(n, guidance, shift), 1)
+        for n in stage.teacher_steps
+    ]
+    # The untrained student is the data generator: distillation must improve on it.
+    for model in ("untrained", "student"):
+        for n in stage.student_steps:
+            # One program for all of them: compiling takes longer than steps that change nothing.
+            sampling = Sampling.student(n, times).padded(max(stage.student_steps) + 1)
+            ways.append(_Way(model, n, 1.0, sampling, 1))
+    return ways
 
 
-def _split(rows: list[Row]) -> tuple[list[Row], list[Row]]:
-    """Rows of data generator ("teacher") and student, and those that they are compared with."""
-    models = [row for row in rows if row.model in ("teacher", "student")]
-    return models, [row for row in rows if row not in models]
+class Subjects(NamedTuple):
+    """What samples of a bucket are made of.
+
+    Attributes:
+      prompts: str `[n]`, several samples of each prompt one after the other.
+      cond: arrays `[n, ...]` by name.
+    """
+
+    prompts: np.ndarray
+    cond: dict[str, np.ndarray]
 
 
-def _show(rows: list[Row], accuracy: float, report: Path) -> None:
+def subjects_of(shards: Shards, bucket: Bucket, samples: int, per_prompt: int) -> Subjects:
+    """The first prompts of a bucket, each for as many samples as it takes.
+
+    Args:
+      shards: the set that the prompts are from.
+      bucket: one of its buckets.
+      samples: number of samples, at most; fewer where it is not a multiple of the prompts' number.
+      per_prompt: samples of a prompt, at least.
+    """
+    text = shards.read(bucket, np.arange(shards.sizes[bucket]))
+    names, first = np.unique(text["prompt"], return_index=True)
+    first = np.sort(first)[: max(1, samples // per_prompt)]
+    places = np.repeat(first, max(1, samples // len(first)))
+    cond = {name: array[places] for name, array in text["cond"].items()}
+    return Subjects(np.array(text["prompt"])[places], cond)
+
+
+def _pictures(
+    shards: Shards, counts: dict[Bucket, int] | None = None
+) -> tuple[Samples, dict[Bucket, np.ndarray]]:
+    """The first pictures of every bucket, all of them by default, and their prompts."""
+    images, prompts = {}, {}
+    for bucket in shards.buckets:
+        size = shards.sizes[bucket]
+        records = shards.read(bucket, np.arange(min(size, counts[bucket]) if counts else size))
+        images[bucket], prompts[bucket] = records[LATENTS], np.array(records["prompt"])
+    return images, prompts
+
+
+def _training_pictures(workdir: Path) -> dict[Bucket, tuple[np.ndarray, list[str]]]:
+    images, prompts = _pictures(Shards(encoded(workdir)))
+    return {bucket: (images[bucket], list(prompts[bucket])) for bucket in images}
+
+
+def _rows(
+    way: _Way, samples: list[Seen], references: dict[str, list[Seen]], stage: Evaluate, seed: int
+) -> list[Row]:
+    """A row for each bucket, and one for all of them."""
+    buckets = [f"{part.images.shape[1]}x{part.images.shape[2]}" for part in samples]
+    selections = [
+        ("all", slice(None)),
+        *((name, slice(i, i + 1)) for i, name in enumerate(buckets)),
+    ]
+    rows = []
+    for bucket, selection in selections:
+        values, intervals = {}, {}
+        for name in stage.metrics:
+            metric = METRICS[name]
+            measured = measure_with_interval(
+                metric.measure,
+                samples[selection],
+                references[metric.reference][selection],
+                stage.resamples,
+                seed,
+            )
+            if measured is not None:
+                values[name], intervals[name] = measured
+        rows.append(Row(way.model, way.steps, way.guidance, bucket, values, intervals))
+    return rows
+
+
+def _generator_fingerprint(config: Config) -> str:
+    """What the data generator's samples depend on."""
+    fields = to_dict(config)
+    stage = fields["evaluate"]
+    parts = {name: fields[name] for name in ("seed", "weights", "data", "model", "pretrain")}
+    parts["synthesize"] = {
+        name: fields["synthesize"][name] for name in ("steps", "guidance", "shift")
+    }
+    parts["timesteps"] = fields["distil"]["timesteps"]
+    parts["evaluate"] = {name: stage[name] for name in ("samples", "per_prompt")}
+    return json.dumps(parts, sort_keys=True)
+
+
+def _kept(path: Path, fingerprint: str, make: Callable[[], Samples]) -> Samples:
+    """Samples of a file where they were made with the same settings, else made and kept there."""
+    file = path.with_suffix(".npz")
+    if file.exists():
+        with np.load(file) as data:
+            if str(data["fingerprint"]) == fingerprint:
+                return {Bucket.parse(name): data[name] for name in data.files if name[0].isdigit()}
+    samples = make()
+    if jax.process_index() == 0:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(".partial.npz")
+        arrays: dict[str, Any] = {bucket.name: images for bucket, images in samples.items()}
+        np.savez(partial, allow_pickle=False, fingerprint=np.array(fingerprint), **arrays)
+        partial.rename(file)
+    return samples
+
+
+def _show(rows: list[Row], report: Path) -> None:
     if jax.process_index():
         return
     print(format_table(rows))
-    print(f"\njudge: {accuracy:.1%} of held-out scans right\nreport: {report}")
+    print(f"\nreport: {report}")
 
 
 def _grid(
@@ -241,8 +306,8 @@ def _grid(
 ) -> Grid:
     """The first samples of evenly spread prompts."""
     names = list(dict.fromkeys(prompts.tolist()))
-    # In steps of 37 places pairs show every digit first and second; singles in order.
-    stride = 37 if len(names) > 10 else 1
-    shown = [names[stride * i % len(names)] for i in range(min(stage.shown_prompts, len(names)))]
-    columns = [images[prompts == name][:_SHOWN_SAMPLES] for name in shown]
+    count = min(stage.shown_prompts, len(names))
+    shown = [names[i * len(names) // count] for i in range(count)]
+    least = min(_SHOWN_SAMPLES, *(int(np.sum(prompts == name)) for name in shown))
+    columns = [images[prompts == name][:least] for name in shown]
     return Grid(title, bucket.name, np.stack(columns), shown)

@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 
 from ladd_jax.config import architectures, objectives
 from ladd_jax.config.fields import Config, to_dict
-from ladd_jax.config.workdir import first_difference
+from ladd_jax.config.workdir import STAGE_FIELDS, first_difference
 from ladd_jax.errors import NotFoundError, UserError
 from ladd_jax.models.base import Params
 from ladd_jax.models.families import family_of
@@ -30,6 +30,11 @@ def encoded(workdir: Path) -> Path:
     return workdir / "encoded"
 
 
+def held_out(workdir: Path) -> Path:
+    """Shards of real data that no training reads, for judges."""
+    return workdir / "held_out"
+
+
 def synthesized(workdir: Path) -> Path:
     """Shards of the data generator's samples."""
     return workdir / "synthesized"
@@ -45,7 +50,11 @@ def checkpoints_of(config: Config, workdir: Path, stage: str) -> Checkpoints:
         workdir / stage / "checkpoints", every=config.checkpoint.every, keep=config.checkpoint.keep
     )
     if saved.latest() is not None:
-        difference = first_difference(saved.config(), to_dict(config))
+        old, new = (
+            {name: fields[name] for name in STAGE_FIELDS[stage] if name in fields}
+            for fields in (saved.config(), to_dict(config))
+        )
+        difference = first_difference(old, new)
         if difference:
             raise UserError(
                 f"{saved.directory} holds a checkpoint of another config ({difference}): "

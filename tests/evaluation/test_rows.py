@@ -14,37 +14,43 @@ from ladd_jax.evaluation.rows import (
     Row,
     acceptance,
     aggregate,
+    find,
     format_table,
     in_order,
     ratio,
     write_metrics,
 )
 
-TEACHER = Row("teacher", 50, 4.0, "all", 0.5, 0.9, 2.0)
-FAST_TEACHER = Row("teacher", 4, 4.0, "all", 2.0, 0.8, 1.9)
-STUDENT = Row("student", 4, 1.0, "all", 0.6, 0.9, 1.5)
-ROWS = [FAST_TEACHER, TEACHER, STUDENT]
-number = st.floats(0, 100)
+
+def row(model: str, steps: int, fd: float, alignment: float = 0.9, bucket: str = "all") -> Row:
+    values = {"fd": fd, "fd_real": 2 * fd, "alignment": alignment}
+    return Row(model, steps, 1.0, bucket, values, {"fd": (fd - 0.1, fd + 0.1)})
 
 
-@given(st.lists(st.tuples(number, number, number), min_size=2, max_size=5))
+GENERATOR, TEACHER = row("generator", 25, 0.1), row("teacher", 50, 0.5)
+UNTRAINED, STUDENT = row("untrained", 4, 2.0, 0.5), row("student", 4, 0.2, 0.895)
+ROWS = [GENERATOR, TEACHER, UNTRAINED, STUDENT]
+
+
+@given(st.lists(st.floats(0, 100), min_size=2, max_size=5))
 @settings(deadline=None)
-def test_aggregate_gives_mean_and_sample_deviation_over_runs(values):
-    (row,) = aggregate([[Row("student", 4, 1.0, "8x8", *v)] for v in values])
-    assert row.seeds == len(values)
-    np.testing.assert_allclose([row.fd, row.agreement, row.diversity], np.mean(values, 0))
-    deviations = [row.fd_std, row.agreement_std, row.diversity_std]
-    np.testing.assert_allclose(deviations, np.std(values, 0, ddof=1), atol=1e-12)
+def test_aggregate_gives_the_mean_over_runs_inside_an_interval(values):
+    (mean,) = aggregate([[row("student", 4, value)] for value in values])
+    low, high = mean.intervals["fd"]
+    assert mean.seeds == len(values)
+    np.testing.assert_allclose(mean.values["fd"], np.mean(values))
+    np.testing.assert_allclose((low + high) / 2, np.mean(values), atol=1e-9)
+
+
+def test_the_interval_over_runs_is_students():
+    (mean,) = aggregate([[row("student", 4, value)] for value in (1.0, 2.0, 3.0)])
+    low, high = mean.intervals["fd"]
+    # t = 4.3027 for two degrees of freedom, and a standard error of 1 / sqrt(3).
+    assert (high - low) / 2 == pytest.approx(4.3027 / math.sqrt(3), rel=1e-4)
 
 
 def test_aggregate_of_one_run_is_that_run():
     assert aggregate([ROWS]) == ROWS
-
-
-def test_aggregate_keeps_different_ways_of_sampling_apart():
-    rows = aggregate([ROWS, ROWS])
-    assert [(r.model, r.steps) for r in rows] == [("teacher", 4), ("teacher", 50), ("student", 4)]
-    assert all(row.seeds == 2 and row.fd_std == 0 for row in rows)
 
 
 @pytest.mark.parametrize("runs", [[ROWS, ROWS[:2]], [[TEACHER, TEACHER]]])
@@ -53,59 +59,75 @@ def test_runs_of_different_rows_are_refused(runs):
         aggregate(runs)
 
 
-def test_metrics_are_written_in_the_agreed_form(tmp_path):
-    write_metrics(tmp_path / "metrics.json", ROWS, 0.98, seconds=3.0)
+def test_rows_come_back_from_the_file_as_they_were(tmp_path):
+    write_metrics(tmp_path / "metrics.json", ROWS, seconds=3.0)
     data = json.loads((tmp_path / "metrics.json").read_text())
-    assert set(data) == {"rows", "judge_accuracy", "seconds"} and data["judge_accuracy"] == 0.98
-    assert data["rows"] == [dataclasses.asdict(row) for row in ROWS]
-    wanted = {"model", "steps", "guidance", "bucket", "fd", "agreement", "diversity", "seeds"}
-    assert wanted | {"fd_std"} <= set(data["rows"][0])
+    assert data["seconds"] == 3.0
+    assert [Row.from_dict(fields) for fields in data["rows"]] == ROWS
 
 
 def test_a_number_that_is_not_finite_leaves_the_old_metrics_in_place(tmp_path):
     path = tmp_path / "metrics.json"
-    write_metrics(path, ROWS, 0.98)
+    write_metrics(path, ROWS)
     before = path.read_text()
-    with pytest.raises(ValueError):
-        write_metrics(path, [dataclasses.replace(STUDENT, fd=math.nan)], 0.98)
+    with pytest.raises(ValueError, match="student 4 all"):
+        write_metrics(path, [TEACHER, row("student", 4, math.nan)])
     assert path.read_text() == before
 
 
-def test_ratios_are_to_the_longest_sampling_of_the_teacher_in_the_same_bucket():
-    other = Row("teacher", 50, 4.0, "8x8", 10.0, 0.5, 1.0)
-    assert ratio([*ROWS, other], STUDENT, "fd") == pytest.approx(1.2)
-    assert ratio([STUDENT, other], STUDENT, "fd") is None
+def test_a_student_is_compared_with_the_untrained_one_of_as_many_steps():
+    rows = [*ROWS, row("untrained", 1, 9.0), row("student", 1, 0.9)]
+    assert ratio(rows, STUDENT, "fd", "untrained") == pytest.approx(0.1)
+    assert ratio(rows, rows[-1], "fd", "untrained") == pytest.approx(0.1)
 
 
-def test_a_teacher_that_never_agrees_has_no_ratio_and_still_a_table():
-    rows = [dataclasses.replace(TEACHER, agreement=0.0), STUDENT]
-    assert ratio(rows, STUDENT, "agreement") is None
-    assert "0.900" in format_table(rows)
+def test_other_ratios_are_to_the_longest_sampling_in_the_same_bucket():
+    rows = [*ROWS, row("teacher", 4, 0.05), row("teacher", 80, 7.0, bucket="8x8")]
+    assert ratio(rows, STUDENT, "fd", "teacher") == pytest.approx(0.4)
+    assert find(rows, "teacher", "8x8").steps == 80
+
+
+@pytest.mark.parametrize("to", ["data", "untrained"])
+def test_what_is_missing_or_zero_has_no_ratio(to):
+    rows = [STUDENT, dataclasses.replace(UNTRAINED, values={"fd": 0.0})]
+    assert ratio(rows, STUDENT, "fd", to) is None
 
 
 def test_table_columns_are_aligned_and_hold_every_number():
-    rows = aggregate([ROWS, ROWS])
-    lines = format_table(rows).splitlines()
-    assert len(lines) == len(rows) + 2
-    for line, row in zip(lines[2:], rows, strict=True):
-        assert line.split()[:2] == ["all", row.model]
-        assert f"{row.fd:.3f} ± 0.000" in line
+    lines = format_table(ROWS).splitlines()
+    assert len(lines) == len(ROWS) + 2
+    for line, shown in zip(lines[2:], ROWS, strict=True):
+        assert line.split()[:2] == ["all", shown.model]
+        assert f"{shown.values['fd']:.3f} ± 0.100" in line
     assert len({line.index("±") for line in lines[2:]}) == 1
+    assert "2.00x" in lines[-1], "the student's distance over the generator's own"
 
 
-def test_limits_are_met_at_the_limit_and_missed_beyond_it():
-    for bar in BARS:
-        beyond = 1e-6 if bar.upper else -1e-6
-        assert bar.met(bar.limit) and not bar.met(bar.limit + beyond)
+def test_a_metric_that_no_row_has_takes_no_column():
+    assert "diversity" not in format_table(ROWS) and "FD real" in format_table(ROWS)
+
+
+@pytest.mark.parametrize("bar", BARS)
+def test_limits_are_met_at_the_limit_and_missed_beyond_it(bar):
+    for limit, beyond in ((bar.low, -1e-6), (bar.high, 1e-6)):
+        if limit is not None:
+            assert bar.met(limit) and not bar.met(limit + beyond)
 
 
 def test_acceptance_has_each_limit_that_there_are_numbers_for():
-    reached = {(bucket, bar.measure, bar.steps): v for bucket, bar, v in acceptance(ROWS)}
-    assert set(reached) == {("all", m, 4) for m in ("fd", "agreement", "diversity")}
-    assert reached["all", "fd", 4] == pytest.approx(1.2)
-    assert reached["all", "diversity", 4] == pytest.approx(0.75)
+    reached = {(bar.metric, bar.to): value for _, bar, value in acceptance(ROWS)}
+    assert reached == {
+        ("fd", "untrained"): pytest.approx(0.1),
+        ("fd", "generator"): pytest.approx(2.0),
+        ("fd_real", "teacher"): pytest.approx(0.4),
+        ("alignment", "teacher"): pytest.approx(-0.005),
+    }
 
 
 def test_rows_of_a_bucket_stand_together_in_one_order_whatever_theirs():
-    rows = [Row(m, 1, 1.0, b, 1.0, 1.0, 1.0) for b in ("all", "8x8") for m in ("data", "student")]
-    assert in_order([rows[1], rows[3], rows[2], rows[0]]) == rows
+    rows = [
+        row(model, steps, 1.0, bucket=bucket)
+        for bucket in ("all", "8x8")
+        for model, steps in (("data", 0), ("student", 1), ("student", 4))
+    ]
+    assert in_order([rows[2], rows[5], rows[0], rows[4], rows[3], rows[1]]) == rows

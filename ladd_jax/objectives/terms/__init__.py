@@ -10,11 +10,15 @@ from ladd_jax.objectives.adversarial import ADVERSARIAL_LOSSES
 from ladd_jax.objectives.terms.adversarial import Adversarial
 from ladd_jax.objectives.terms.base import Term
 from ladd_jax.objectives.terms.distillation import Distillation
+from ladd_jax.objectives.terms.reconstruction import Reconstruction
 
 TERMS: dict[str, Callable[[Any], Term | None]] = {
     "adversarial": lambda settings: Adversarial(ADVERSARIAL_LOSSES[settings.loss]),
     "distillation": lambda settings: (
         Distillation(settings.distillation_weight) if settings.distillation_weight else None
+    ),
+    "reconstruction": lambda settings: (
+        Reconstruction(settings.reconstruction_weight) if settings.reconstruction_weight else None
     ),
 }
 """By name, from `LADDSettings` to a term, or to None where the settings leave it out."""

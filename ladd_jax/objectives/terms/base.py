@@ -22,6 +22,8 @@ class Seen(NamedTuple):
       x_0: the latents of the data `[B, H, W, C]`.
       x_t: what the student was given `[B, H, W, C]`.
       t: at which time, float32 `[B]`.
+      own: where x_t is from the student's own sampling and not from x_0, bool `[B]`; None where
+        none is.
       cond: condition of the samples.
       noise: noise that the fake samples are re-noised with.
       heads: parameters of the critic's heads, after their update.
@@ -33,6 +35,7 @@ class Seen(NamedTuple):
     x_0: jax.Array
     x_t: jax.Array
     t: jax.Array
+    own: jax.Array | None
     cond: Cond
     noise: Noise
     heads: Params

@@ -1,8 +1,16 @@
 """Distance between two sets of features."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from ladd_jax.errors import UserError
+from ladd_jax.evaluation.seen import Seen, joint
+
+
+def measure(samples: Sequence[Seen], reference: Sequence[Seen]) -> float:
+    """Fréchet distance of the features of samples to those of the reference."""
+    return frechet_distance(joint(samples), joint(reference))
 
 
 def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:

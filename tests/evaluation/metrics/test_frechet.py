@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.linalg import sqrtm
 
-from ladd_jax.evaluation.frechet import frechet_distance
+from ladd_jax.evaluation.metrics.frechet import frechet_distance
 
 seeds = st.integers(0, 2**32 - 1)
 # Fewer samples than features give singular covariances.

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ladd_jax.evaluation.diversity import diversity
+from ladd_jax.evaluation.metrics.diversity import diversity
 
 seeds = st.integers(0, 2**32 - 1)
 

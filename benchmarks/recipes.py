@@ -1,0 +1,113 @@
+"""Recipes of distillation compared: `python -m benchmarks.recipes --study=digits [--seeds=0,1,2]`.
+
+Recipes of a study distil the same data generator on the same samples and differ in the settings
+that their table names (`benchmarks/studies/STUDY.json`). Every run's rows are added to
+`benchmarks/results/recipes_STUDY.json` as it finishes; what is there is not run again.
+"""
+
+import dataclasses
+import importlib
+import json
+import logging
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from absl import app, flags
+from ml_collections import ConfigDict
+
+from ladd_jax.config import typed
+from ladd_jax.config.fields import to_dict
+from ladd_jax.config.workdir import settle
+from ladd_jax.evaluation.rows import Row, acceptance, find
+from ladd_jax.stages.distil import distil
+from ladd_jax.stages.encode import encode
+from ladd_jax.stages.evaluate import evaluate
+from ladd_jax.stages.pretrain import pretrain
+from ladd_jax.stages.synthesize import synthesize
+
+_STUDY = flags.DEFINE_string("study", "digits", "Name of the study and of its base config.")
+_SEEDS = flags.DEFINE_list("seeds", ["0"], "Seeds of the whole run, data generator included.")
+_ONLY = flags.DEFINE_list("only", [], "Recipes to run; default: all of the table.")
+_WORKDIR = flags.DEFINE_string("workdir", "runs/recipes", "Holds STUDY/SEED/RECIPE.")
+_JSON = flags.DEFINE_string("json", "", "Default: benchmarks/results/recipes_STUDY.json.")
+
+_SHARED = ("encoded", "held_out", "pretrain", "synthesized", "evaluation")
+
+
+def base(study: str, seed: int) -> ConfigDict:
+    """The config that the recipes of a study start from."""
+    config = importlib.import_module(f"configs.{study}").get_config()
+    config.seed = seed
+    return config
+
+
+def run(study: str, seed: int, name: str, changes: dict[str, Any], root: Path) -> dict[str, Any]:
+    """One recipe on one seed: its rows and what it cost."""
+    shared, workdir = root / str(seed) / "shared", root / str(seed) / name
+    config = base(study, seed)
+    started = typed(config)
+    if not (shared / "pretrain").exists():
+        settle(shared, to_dict(started))
+    encode(started, shared)
+    pretrain(started, shared)
+    synthesize(started, shared)
+    (shared / "evaluation").mkdir(exist_ok=True)
+    workdir.mkdir(exist_ok=True)
+    for part in _SHARED:
+        link = workdir / part
+        if not link.is_symlink():
+            link.symlink_to(os.path.relpath(shared / part, workdir))
+    with config.unlocked():
+        config.update_from_flattened_dict(
+            {path: tuple(v) if isinstance(v, list) else v for path, v in changes.items()}
+        )
+    start = time.monotonic()
+    made = typed(config)
+    distil(made, workdir)
+    minutes = (time.monotonic() - start) / 60
+    rows = evaluate(made, workdir)
+    return {
+        "recipe": name,
+        "seed": seed,
+        "changes": changes,
+        "minutes": round(minutes, 2),
+        "rows": [dataclasses.asdict(row) for row in rows],
+    }
+
+
+def line(rows: list[Row]) -> str:
+    """What a run reached, in all buckets together."""
+    parts = []
+    for steps in (1, 2, 4):
+        row = find(rows, "student", "all", steps)
+        parts.append(f"{steps}: fd {row.values['fd']:.3f} std {row.values['deviation']:.3f}")
+    met = [bar.met(value) for bucket, bar, value in acceptance(rows) if bucket == "all"]
+    return " | ".join(parts) + f" | {sum(met)} of {len(met)} limits"
+
+
+def main(_: list[str]) -> None:
+    """Runs what the results do not have yet."""
+    logging.getLogger("absl").setLevel(logging.ERROR)
+    study = _STUDY.value
+    recipes = json.loads((Path(__file__).parent / "studies" / f"{study}.json").read_text())
+    target = Path(_JSON.value or f"benchmarks/results/recipes_{study}.json")
+    done = json.loads(target.read_text()) if target.exists() else []
+    for name in _ONLY.value or recipes:
+        for seed in map(int, _SEEDS.value):
+            if any((row["recipe"], row["seed"]) == (name, seed) for row in done):
+                continue
+            done.append(run(study, seed, name, recipes[name], Path(_WORKDIR.value) / study))
+            # Another process may have added rows meanwhile.
+            kept = json.loads(target.read_text()) if target.exists() else []
+            kept.append(done[-1])
+            target.parent.mkdir(parents=True, exist_ok=True)
+            partial = target.with_suffix(".partial")
+            partial.write_text(json.dumps(kept) + "\n")
+            partial.rename(target)
+            print(name, seed, line([Row.from_dict(row) for row in done[-1]["rows"]]), flush=True)
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,27 @@
+"""Contrast: what a student that exaggerates has too much of."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from ladd_jax.evaluation.seen import Seen
+
+LEFT_OUT = 0.04
+"""Share of the reference's values outside of its own range, half of it on each side."""
+
+
+def deviation(samples: Sequence[Seen], reference: Sequence[Seen]) -> float:
+    """Standard deviation of all values of all pictures; the reference does not matter."""
+    del reference
+    return float(np.std(_values(samples)))
+
+
+def outside(samples: Sequence[Seen], reference: Sequence[Seen]) -> float:
+    """Share of values outside of the range that holds all but `LEFT_OUT` of the reference's."""
+    low, high = np.quantile(_values(reference), [LEFT_OUT / 2, 1 - LEFT_OUT / 2])
+    values = _values(samples)
+    return float(np.mean((values < low) | (values > high)))
+
+
+def _values(parts: Sequence[Seen]) -> np.ndarray:
+    return np.concatenate([np.asarray(part.images, np.float64).reshape(-1) for part in parts])

@@ -1,0 +1,59 @@
+"""Pictures as an extractor sees them: what metrics are measured on.
+
+n pictures, P parts of a picture, F features of a part.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ladd_jax.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Seen:
+    """Pictures of one model in one bucket, with what an extractor makes of them.
+
+    Attributes:
+      images: float32 `[n, H, W, C]`, in [-1, 1] but for what a network draws beyond.
+      prompts: of each picture, str `[n]`.
+      features: float64 `[n, P, F]`; most extractors see a picture as one part.
+      alignment: how well each picture fits its prompt, float64 `[n]`; None where nothing tells.
+      identity: int `[n]`, the same for copies of one picture.
+    """
+
+    images: np.ndarray
+    prompts: np.ndarray
+    features: np.ndarray
+    alignment: np.ndarray | None
+    identity: np.ndarray
+
+    def __post_init__(self) -> None:
+        count = len(self.images)
+        if self.features.ndim != 3 or {len(self.prompts), len(self.features)} != {count}:
+            raise UserError(
+                f"features of shape {self.features.shape} and {len(self.prompts)} prompts for "
+                f"{count} pictures: give [{count}, P, F] and one prompt for each"
+            )
+
+    def take(self, index: np.ndarray) -> "Seen":
+        """Some of the pictures, by number, a picture more than once where it is named so."""
+        arrays: dict[str, Any] = {
+            field.name: getattr(self, field.name) for field in dataclasses.fields(self)
+        }
+        return Seen(
+            **{name: None if array is None else array[index] for name, array in arrays.items()}
+        )
+
+
+def joint(parts: Sequence[Seen]) -> np.ndarray:
+    """The features of several buckets as samples of one distribution, float64 `[N, D]`.
+
+    A picture is one sample of the joint distribution of its parts. Where buckets have different
+    numbers of parts they only share the parts themselves, which are the samples then.
+    """
+    if len({part.features.shape[1] for part in parts}) == 1:
+        return np.concatenate([part.features.reshape(len(part.features), -1) for part in parts])
+    return np.concatenate([part.features.reshape(-1, part.features.shape[-1]) for part in parts])

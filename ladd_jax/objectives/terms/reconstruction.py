@@ -1,0 +1,37 @@
+"""Regression: near to the sample that the student's input was noised from.
+
+With little noise x_0 is nearly known, and the mean of what it can be, to which regression leads, is
+as sharp as the sample; with much noise that mean is blurred. So the weight is the signal-to-noise
+ratio ((1 - t) / t)^2 of the input (Salimans & Ho 2022, section 4), and nothing at pure noise.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from ladd_jax.diffusion.flow import expand
+from ladd_jax.objectives.terms.base import Seen
+
+
+@dataclasses.dataclass(frozen=True)
+class Reconstruction:
+    """Squared distance to x_0, weighted by ((1 - t) / t)^2.
+
+    Inputs from the student's own sampling have no such x_0 and do not count.
+    """
+
+    weight: float
+    name: str = "reconstruction"
+    needs: frozenset[str] = frozenset()
+
+    def __call__(self, seen: Seen) -> tuple[jax.Array, jax.Array]:
+        """See `Term`."""
+        weight = jnp.square((1 - seen.t) / seen.t)
+        if seen.own is not None:
+            weight = jnp.where(seen.own, 0.0, weight)
+
+        def distance(x0_hat: jax.Array) -> jax.Array:
+            return jnp.mean(expand(weight, x0_hat) * jnp.square(x0_hat - seen.x_0))
+
+        return jax.value_and_grad(distance)(seen.x0_hat)
