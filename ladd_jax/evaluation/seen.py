@@ -40,12 +40,11 @@ class Seen:
 
     def take(self, index: np.ndarray) -> "Seen":
         """Some of the pictures, by number, a picture more than once where it is named so."""
-        arrays: dict[str, Any] = {
-            field.name: getattr(self, field.name) for field in dataclasses.fields(self)
-        }
-        return Seen(
-            **{name: None if array is None else array[index] for name, array in arrays.items()}
-        )
+        taken: dict[str, Any] = {}
+        for field in dataclasses.fields(self):
+            array = getattr(self, field.name)
+            taken[field.name] = None if array is None else array[index]
+        return Seen(**taken)
 
 
 def joint(parts: Sequence[Seen]) -> np.ndarray:

@@ -238,23 +238,22 @@ class Inception(nnx.Module):
         self.Mixed_7c = _BlockE(2048, _maximum, rngs=rngs)
 
     def __call__(self, pictures: jax.Array) -> jax.Array:
-        """Features of pictures of any size.
+        """Features of pictures of one size, which `resize` gives them.
 
         Args:
-          pictures: uint8 `[B, H, W, 3]`, RGB.
+          pictures: float32 `[B, 299, 299, 3]`, RGB in [0, 255].
 
         Returns:
           float32 `[B, 2048]`, the mean over the last grid of 8 x 8.
 
         Raises:
-          UserError: pictures of another dtype or without three channels.
+          UserError: pictures of another shape.
         """
-        if pictures.dtype != jnp.uint8 or pictures.shape[3:] != (3,):
+        if pictures.shape[1:] != (SIDE, SIDE, 3):
             raise UserError(
-                f"pictures of {pictures.dtype} {list(pictures.shape)}: Inception reads uint8 "
-                "[B, H, W, 3]"
+                f"pictures of shape {pictures.shape}: Inception reads [B, {SIDE}, {SIDE}, 3]"
             )
-        x = (resize(pictures.astype(jnp.float32)) - 128) / 128
+        x = (pictures - 128) / 128
         x = _chain(x, self.Conv2d_1a_3x3, self.Conv2d_2a_3x3, self.Conv2d_2b_3x3, _halve)
         x = _chain(x, self.Conv2d_3b_1x1, self.Conv2d_4a_3x3, _halve)
         x = _chain(x, self.Mixed_5b, self.Mixed_5c, self.Mixed_5d)
@@ -270,12 +269,13 @@ def resize(pictures: jax.Array, side: int = SIDE) -> jax.Array:
     both axes to one side. The numbers of FID depend on it.
 
     Args:
-      pictures: float32 `[B, H, W, C]`.
+      pictures: `[B, H, W, C]`, of any dtype.
       side: rows and columns of the result.
 
     Returns:
       float32 `[B, side, side, C]`.
     """
+    pictures = pictures.astype(jnp.float32)
     for axis in (2, 1):
         length = pictures.shape[axis]
         place = np.arange(side, dtype=np.float32) * np.float32(length / side)

@@ -9,9 +9,9 @@ from ladd_jax.evaluation.extractors.pickscore import BASE
 
 
 def preference(cosine: np.ndarray, scale: float) -> np.ndarray:
-    """The cosine alone, as `hpsv2.score` gives it; the paper's tables have 100 times that."""
+    """100 times the cosine, as in the paper's tables; `hpsv2.score` gives the cosine alone."""
     del scale
-    return cosine
+    return 100 * cosine
 
 
 def open_extractor(given: Given) -> Extractor:

@@ -8,6 +8,7 @@ from jax.sharding import Mesh
 from ladd_jax.evaluation.extractors import Given
 from ladd_jax.evaluation.extractors.base import Extractor
 from ladd_jax.evaluation.extractors.batches import Batched, rgb_bytes
+from ladd_jax.models.inception import resize
 from ladd_jax.weights.inception import load_inception
 
 _BATCH = 32
@@ -34,11 +35,16 @@ class InceptionExtractor:
           UserError: the file is damaged, or of another network.
         """
         self._features = Batched(*load_inception(path, mesh), mesh, batch_size)
+        # On its own: pictures of another size compile nothing else again.
+        self._resize = Batched(lambda _, pictures: resize(pictures), {}, mesh, batch_size)
+        self._batch = batch_size
 
     def look(self, images: np.ndarray, prompts: Sequence[str]) -> tuple[np.ndarray, None]:
         """See `Extractor`."""
         del prompts
-        return self._features(rgb_bytes(images)).astype(np.float64)[:, None], None
+        parts = [images[i : i + self._batch] for i in range(0, len(images), self._batch)]
+        features = [self._features(self._resize(rgb_bytes(part))) for part in parts]
+        return np.concatenate(features).astype(np.float64)[:, None], None
 
 
 def open_extractor(given: Given) -> Extractor:

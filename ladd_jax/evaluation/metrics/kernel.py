@@ -23,7 +23,7 @@ SIGMA = 10.0
 """Width of CMMD's kernel."""
 
 SCALE = 1000.0
-"""Factor of CMMD, for numbers that people can read."""
+"""Factor of CMMD by definition, and of KID in tables, for numbers that people can read."""
 
 _SEED = 2020
 """torch-fidelity's, so that the subsets are its subsets."""
@@ -33,8 +33,8 @@ _ROWS = 1024
 
 
 def measure_kid(samples: Sequence[Seen], reference: Sequence[Seen]) -> float:
-    """KID of the features of samples and of the reference."""
-    return kernel_inception_distance(
+    """1000 times the KID of the features of samples and of the reference."""
+    return SCALE * kernel_inception_distance(
         joint(samples), joint(reference), joint_identity(samples), joint_identity(reference)
     )
 
