@@ -65,6 +65,7 @@ def test_pictures_are_resized_as_tensorflow_1_did(height, width):
     np.testing.assert_allclose(ours, wanted.permute(0, 2, 3, 1), atol=1e-4)
 
 
+@pytest.mark.slow
 def test_features_are_torch_fidelitys(theirs, files):
     # Beyond the range, and between its steps, as networks draw.
     images = np.random.default_rng(1).uniform(-1.2, 1.2, (2, 20, 40, 3)).astype(np.float32)
