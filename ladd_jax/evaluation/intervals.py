@@ -37,6 +37,7 @@ def measure_with_interval(
     def again(parts: Sequence[Seen]) -> list[Seen]:
         return [part.take(rng.integers(0, len(part.images), len(part.images))) for part in parts]
 
-    values = [measure(again(samples), again(reference)) for _ in range(resamples)]
-    width = _WIDTH * float(np.std(np.array(values, float), ddof=1)) if resamples > 1 else 0.0
+    drawn = [measure(again(samples), again(reference)) for _ in range(resamples)]
+    values = [float(found) for found in drawn if found is not None]
+    width = _WIDTH * float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
     return value, (value - width, value + width)

@@ -5,7 +5,6 @@ n pictures, P parts of a picture, F features of a part.
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
@@ -40,11 +39,14 @@ class Seen:
 
     def take(self, index: np.ndarray) -> "Seen":
         """Some of the pictures, by number, a picture more than once where it is named so."""
-        taken: dict[str, Any] = {}
-        for field in dataclasses.fields(self):
-            array = getattr(self, field.name)
-            taken[field.name] = None if array is None else array[index]
-        return Seen(**taken)
+        alignment = None if self.alignment is None else self.alignment[index]
+        return Seen(
+            self.images[index],
+            self.prompts[index],
+            self.features[index],
+            alignment,
+            self.identity[index],
+        )
 
 
 def joint(parts: Sequence[Seen]) -> np.ndarray:

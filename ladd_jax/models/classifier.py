@@ -11,7 +11,9 @@ from ladd_jax.models.heads import convolve
 from ladd_jax.models.layers import Linear
 
 
-class _Convolution(nnx.Module):
+class Convolution(nnx.Module):
+    """3 x 3, padded to the same size, then ReLU."""
+
     def __init__(self, inputs: int, outputs: int, *, rngs: nnx.Rngs):
         shape = (3, 3, inputs, outputs)
         self.kernel = param(rngs, shape, initializers.he_normal(), (None,) * 4, jnp.float32)
@@ -28,9 +30,9 @@ class Classifier(nnx.Module):
     """
 
     def __init__(self, width: int, features: int, classes: int, *, rngs: nnx.Rngs):
-        self.convolution1 = _Convolution(1, width, rngs=rngs)
-        self.convolution2 = _Convolution(width, width, rngs=rngs)
-        self.convolution3 = _Convolution(width, 2 * width, rngs=rngs)
+        self.convolution1 = Convolution(1, width, rngs=rngs)
+        self.convolution2 = Convolution(width, width, rngs=rngs)
+        self.convolution3 = Convolution(width, 2 * width, rngs=rngs)
         options = {"rngs": rngs, "dtype": jnp.float32, "param_dtype": jnp.float32}
         self.dense = Linear(16 * 2 * width, features, (None, None), **options)
         self.out = Linear(features, classes, (None, None), **options)

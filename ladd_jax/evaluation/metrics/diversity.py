@@ -8,8 +8,11 @@ from ladd_jax.errors import UserError
 from ladd_jax.evaluation.seen import Seen
 
 
-def measure(samples: Sequence[Seen], reference: Sequence[Seen]) -> float:
-    """Mean over buckets of `diversity`; the reference does not matter."""
+def measure(samples: Sequence[Seen], reference: Sequence[Seen]) -> float | None:
+    """Mean over buckets of `diversity`; the reference does not matter.
+
+    None where a bucket has no prompt with two samples, as real pictures may.
+    """
     del reference
     values = []
     for part in samples:
@@ -17,22 +20,25 @@ def measure(samples: Sequence[Seen], reference: Sequence[Seen]) -> float:
         values.append(
             diversity(part.features.reshape(len(part.features), -1), groups, part.identity)
         )
-    return float(np.mean(values))
+    return None if any(value is None for value in values) else float(np.mean(np.array(values)))
 
 
 def diversity(
     features: np.ndarray, groups: np.ndarray, identity: np.ndarray | None = None
-) -> float:
-    """Mean distance between two samples of one prompt, averaged over prompts.
+) -> float | None:
+    """Mean distance between two samples of one prompt, averaged over the prompts that have two.
 
     Args:
       features: float `[n, F]`.
       groups: int `[n]`, the prompt of each sample, by number.
-      identity: int `[n]`, the same for copies of one sample, whose distance does not count, nor do
-        prompts of which nothing else is left; default: no sample is a copy.
+      identity: int `[n]`, the same for copies of one sample, whose distance does not count;
+        default: no sample is a copy.
+
+    Returns:
+      The distance, in units of the features; None where no prompt has two samples.
 
     Raises:
-      UserError: no sample, a prompt with a single one, or not one group for each sample.
+      UserError: no sample, or not one group for each.
     """
     if groups.shape != features.shape[:1] or not len(groups):
         raise UserError(
@@ -40,19 +46,13 @@ def diversity(
             "give one group for each sample, and 2 samples or more"
         )
     features = np.asarray(features, np.float64)
-    copies = identity is not None and len(np.unique(identity)) < len(identity)
     numbers = np.arange(len(groups)) if identity is None else identity
     means = []
     for group in np.unique(groups):
         places = np.flatnonzero(groups == group)
         members, own = features[places], numbers[places]
         counted = np.triu(own[:, None] != own[None], 1)
-        if not counted.any():
-            if copies:
-                continue
-            raise UserError(
-                f"prompt {group} has 1 sample and diversity needs 2: raise evaluate.per_prompt"
-            )
-        distances = np.linalg.norm(members[:, None] - members[None], axis=-1)
-        means.append(np.mean(distances[counted]))
-    return float(np.mean(means))
+        if counted.any():
+            distances = np.linalg.norm(members[:, None] - members[None], axis=-1)
+            means.append(np.mean(distances[counted]))
+    return float(np.mean(means)) if means else None

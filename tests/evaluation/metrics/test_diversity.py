@@ -47,9 +47,16 @@ def test_it_scales_with_the_features_and_ignores_their_origin(seed, scale):
     assert moved == pytest.approx(scale * diversity(features, groups), abs=1e-9)
 
 
-def test_a_prompt_with_one_sample_is_refused():
-    with pytest.raises(ValueError, match="prompt 4 has 1 sample"):
-        diversity(np.zeros((3, 2)), np.array([1, 1, 4]))
+def test_a_prompt_with_one_sample_does_not_count():
+    features, groups = np.array([[0.0], [3.0], [9.0]]), np.array([1, 1, 4])
+    assert diversity(features, groups) == 3.0
+    assert diversity(features, np.arange(3)) is None
+
+
+def test_copies_of_a_sample_are_not_two_samples():
+    features, groups = np.array([[0.0], [0.0], [3.0]]), np.zeros(3, int)
+    assert diversity(features, groups, np.array([5, 5, 6])) == 3.0
+    assert diversity(features[:2], groups[:2], np.array([5, 5])) is None
 
 
 @pytest.mark.parametrize("count", [0, 2])
