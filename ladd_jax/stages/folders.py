@@ -57,10 +57,10 @@ def judge_folders(
             raise UserError(f"metric {name!r} compares with others: give --reference=DIR")
     seen = [_look(extractor, samples, "samples")]
     others = seen if reference is None else [_look(extractor, reference, "reference")]
-    alone = samples.prompts is None or len(set(samples.prompts)) == len(samples.prompts)
     values, intervals = {}, {}
     for name in metrics:
-        if name == "diversity" and alone:
+        # Pictures without prompts are not all of one prompt.
+        if name == "diversity" and samples.prompts is None:
             continue
         measured = measure_with_interval(METRICS[name].measure, seen, others, resamples, seed)
         if measured is not None:
