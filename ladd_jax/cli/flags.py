@@ -33,7 +33,10 @@ _WEIGHTS = flags.DEFINE_string(
     "replaces model.depth of the config.",
 )
 PROMPTS = flags.DEFINE_string(
-    "prompts", None, "A txt, tsv, csv or jsonl of prompts: fields data.source and data.path."
+    "prompts",
+    None,
+    "A txt, tsv, csv or jsonl of prompts, or SET:FILE with one of parti, parti128, drawbench and "
+    "coco: fields data.source and data.path.",
 )
 _IMAGES = flags.DEFINE_string(
     "images", None, "Fields data.source and data.path: an imagefolder, or a folder of tars."
