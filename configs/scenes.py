@@ -15,8 +15,9 @@ def get_config() -> ConfigDict:
             source="scenes",
             buckets=("24x24", "16x32", "32x16"),
             examples=4096,
-            # "a yellow three, a yellow seven and a yellow eight" and an end token.
-            text_length=50,
+            # "a yellow three, a yellow seven and a yellow eight" has 11, and an end token.
+            text_tokens="words",
+            text_length=12,
             text_width=128,
             text_layers=2,
             text_heads=4,

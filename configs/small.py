@@ -11,7 +11,7 @@ Arguments after the colon, all but the first optional:
     autoencoder  a pipeline's folder, whose autoencoder makes the latents; channels are then its own
     steps        of distillation, 2000
     pretrain     steps of the data generator's training, 6000
-    text_length  bytes of text that are read, 64
+    text_length  words of text that are read, 24
 
 All buckets have about the pixels of the square, in aspects that suit the data. Larger pictures have
 larger patches, so that a step takes about the same time.
@@ -30,7 +30,7 @@ def get_config(arguments: str | None = None) -> ConfigDict:
         arguments,
         dict(
             data="", resolution=32, channels=3, guidance=3.0, autoencoder="", steps=2000,
-            pretrain=6000, text_length=64,
+            pretrain=6000, text_length=24,
         ),
     )  # fmt: skip
     resolution, autoencoder = given["resolution"], given["autoencoder"]
@@ -52,6 +52,7 @@ def get_config(arguments: str | None = None) -> ConfigDict:
             buckets=(),
             resolution=resolution,
             # As wide as keeps a few words apart in the pooled vector of a random encoder.
+            text_tokens="words",
             text_length=given["text_length"],
             text_width=128,
             text_layers=2,

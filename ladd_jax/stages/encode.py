@@ -61,6 +61,7 @@ def text_encoder(config: Config, mesh: Mesh | None = None, batch: int | None = N
         layers=data.text_layers,
         heads=data.text_heads,
         pooled_width=data.pooled_width,
+        tokens=data.text_tokens,
     )
 
 
