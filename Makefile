@@ -43,4 +43,6 @@ clean:
 
 .venv/installed-test: .venv/installed
 	$(INSTALL) --editable ".[test,docs]"
+# Its torchvision, which tests do without, does not import beside PyTorch's CPU build.
+	$(INSTALL) --no-deps torch-fidelity
 	touch $@

@@ -41,6 +41,7 @@ setup(
         "pyarrow>=18",
         "safetensors>=0.5",
         "scikit-learn>=1.6",
+        "scipy>=1.14",
         "tensorboardX>=2.6.2",
         "tensorflow-datasets>=4.9.7",
         "tqdm>=4.66",

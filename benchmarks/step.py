@@ -49,7 +49,7 @@ def two_programs(objective: LADD, critic: FeatureCritic) -> tuple[Any, Any]:
         key = jax.random.fold_in(state.key, state.step)
         student_key, renoise_key = jax.random.split(key, 2)
         x_t, t = objective.student_input(student_key, batch["latents"], state.step)
-        return x_t, t, objective.renoise(renoise_key, batch["latents"])
+        return x_t, t, objective.renoise(renoise_key, batch["latents"], t)
 
     def generate(params: Params, x_t: jax.Array, t: jax.Array, batch: Batch) -> jax.Array:
         return predict_x0(x_t, objective.student(params, x_t, t, batch["cond"]), t)

@@ -14,8 +14,10 @@ from absl import flags
 
 from ladd_jax.cli.flags import PROMPTS
 from ladd_jax.cli.run import run_without_config
-from ladd_jax.data.prompts import check_prompt, read_prompts
+from ladd_jax.data.prompt_sets import read_prompt_set
+from ladd_jax.data.prompts import check_prompt
 from ladd_jax.errors import UserError
+from ladd_jax.evaluation.geneval import picture_file, read_geneval, write_records
 from ladd_jax.parallel.mesh import make_mesh
 from ladd_jax.stages.sample import choose_bucket, sample
 from ladd_jax.stages.trained import MODELS, open_trained
@@ -48,6 +50,12 @@ _STEP = flags.DEFINE_integer(
 )
 _PROMPT = flags.DEFINE_multi_string(
     "prompt", [], "What to show; may be given several times.", flag_values=FLAGS
+)
+_GENEVAL = flags.DEFINE_string(
+    "geneval",
+    None,
+    "GenEval's evaluation_metadata.jsonl: its prompts, in the folders that its scorer reads.",
+    flag_values=FLAGS,
 )
 _STEPS = flags.DEFINE_integer(
     "steps", None, "Passes of the network; default: all its times.", flag_values=FLAGS
@@ -88,7 +96,13 @@ def main() -> None:
         raise UserError("--checkpoint=DIR and --out=DIR are needed")
     prompts = [check_prompt(prompt, "--prompt") for prompt in _PROMPT.value]
     if PROMPTS.value:
-        prompts += read_prompts(PROMPTS.value)
+        prompts += read_prompt_set(PROMPTS.value)
+    records = []
+    if _GENEVAL.value:
+        if prompts:
+            raise UserError("--geneval has its own prompts: leave --prompt and --prompts out")
+        records = read_geneval(Path(_GENEVAL.value))
+        prompts = [record["prompt"] for record in records]
     if not prompts:
         raise UserError('there is no prompt: give --prompt="..." or --prompts=FILE')
     for name, value, least in (
@@ -107,10 +121,14 @@ def main() -> None:
     mesh = make_mesh({"fsdp": -1}, jax.local_devices())
     dtype = None if _DTYPE.value is None else jnp.dtype(_DTYPE.value)
     trained = open_trained(_CHECKPOINT.value, _MODEL.value, _STEP.value, dtype, mesh)
+    if records:
+        write_records(out, records)
+    else:
+        # The same prompt twice would be the same pictures.
+        prompts = list(dict.fromkeys(prompts))
     files = sample(
         trained,
-        # The same prompt twice would be the same pictures.
-        list(dict.fromkeys(prompts)),
+        prompts,
         trained.sampling(_STEPS.value, _GUIDANCE.value, _SHIFT.value),
         choose_bucket(_ASPECT.value, trained),
         out,
@@ -118,6 +136,7 @@ def main() -> None:
         count=_NUM.value,
         batch_size=_BATCH_SIZE.value,
         mesh=mesh,
+        place=picture_file if records else None,
     )
     print(f"{len(files)} files in {out}, the last is {files[-1]}")
 

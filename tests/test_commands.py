@@ -106,7 +106,9 @@ DIGITS = "--config=configs/digits.py"
         ([DIGITS, "--config.model.channels=4"], "digits have 1"),
         ([DIGITS, "--config.synthesize.samples=16"], "fewer than one batch"),
         ([DIGITS, "--config.evaluate.student_steps=(3,)"], "3 steps do not divide"),
-        ([DIGITS, "--config.evaluate.samples_per_prompt=(2, 2)"], "give 3 numbers"),
+        ([DIGITS, "--config.evaluate.per_prompt=1"], "needs 2: raise it"),
+        ([DIGITS, "--config.evaluate.metrics=('fid',)"], "'fid' is none of fd, fd_real"),
+        ([DIGITS, "--config.evaluate.extractor=eye"], "'eye' is none of digits"),
         ([DIGITS, "--config.stages=('distill',)"], "'distill' is none of encode, pretrain"),
         ([DIGITS, "--config.stages=('distil',)"], "no complete latent shards in"),
         ([DIGITS, "--config.stages=('pretrain',)"], "no complete latent shards in"),
@@ -326,7 +328,8 @@ TINY = [
     "--config.synthesize.steps=2",
     "--config.distil.steps=6",
     "--config.distil.batch_size=16",
-    "--config.evaluate.samples_per_prompt=(2, 2, 2)",
+    "--config.evaluate.samples=20",
+    "--config.evaluate.per_prompt=2",
     "--config.data.held_out_examples=40",
     "--config.evaluate.teacher_steps=(2,)",
     "--config.evaluate.student_steps=(1,)",
@@ -344,7 +347,10 @@ def test_the_whole_job_runs_on_a_mesh_and_a_second_run_does_nothing_again(tmp_pa
     metrics = json.loads((tmp_path / "metrics.json").read_text())
     buckets = {row["bucket"] for row in metrics["rows"]}
     assert buckets == {"all", "8x8", "8x16", "16x8"}
-    assert metrics["judge_accuracy"] >= 0.97
+    models = {row["model"] for row in metrics["rows"]}
+    assert models == {"data", "generator", "teacher", "untrained", "student"}
+    (real,) = [r for r in metrics["rows"] if (r["model"], r["bucket"]) == ("data", "all")]
+    assert real["values"]["alignment"] >= 0.95
     trained = {
         path: path.stat().st_mtime_ns
         for stage in ("encoded", "synthesized", "pretrain/checkpoints", "distil/checkpoints")

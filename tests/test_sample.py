@@ -39,8 +39,8 @@ def digits_run(tmp_path_factory):
     return directory
 
 
-def draw(out, *arguments, **named):
-    """The command in this process: its pictures by (prompt, seed), and its sheet or None."""
+def command(out, *arguments, **named):
+    """The command in this process."""
     flags.FLAGS.mark_as_parsed()
     sample.FLAGS.unparse_flags()
     for name in sample.FLAGS:
@@ -48,6 +48,11 @@ def draw(out, *arguments, **named):
     given = [f"--{name}={value}" for name, value in (named | {"out": out}).items()]
     sample.FLAGS(["sample", *given, *arguments])
     sample.main()
+
+
+def draw(out, *arguments, **named):
+    """The pictures that the command makes by (prompt, seed), and its sheet or None."""
+    command(out, *arguments, **named)
     pictures, sheet = {}, None
     for file in Path(out).iterdir():
         with Image.open(file) as image:
@@ -78,6 +83,25 @@ def test_a_picture_depends_on_its_prompt_and_seed_and_not_on_how_many_are_made(
     for a in many:
         for b in many:
             assert a == b or np.any(pixels(many[a]) != pixels(many[b]))
+
+
+def test_geneval_finds_its_pictures_in_its_folders(digits_run, tmp_path):
+    records = [{"tag": "single_object", "prompt": prompt} for prompt in ("seven", "two")]
+    metadata = tmp_path / "evaluation_metadata.jsonl"
+    metadata.write_text("".join(f"{json.dumps(record)}\n" for record in records))
+    out = tmp_path / "out"
+    with pytest.raises(ValueError, match="leave --prompt and --prompts out"):
+        command(out, prompt="two", geneval=metadata, checkpoint=digits_run)
+    command(out, geneval=metadata, checkpoint=digits_run, num=2, seed=3)
+    for number, record in enumerate(records):
+        folder = out / f"{number:05}"
+        assert json.loads((folder / "metadata.jsonl").read_text()) == record
+        files = sorted((folder / "samples").iterdir())
+        assert [file.name for file in files] == ["0000.png", "0001.png"]
+        for seed, file in enumerate(files, 3):
+            with Image.open(file) as image:
+                assert image.text["prompt"] == record["prompt"]
+                assert image.text["seed"] == str(seed)
 
 
 def test_a_picture_says_how_it_was_made(digits_run, tmp_path):

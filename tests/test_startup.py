@@ -31,7 +31,6 @@ TINY = [
     "--config.model.width=16",
     "--config.pretrain.steps=6",
     "--config.pretrain.batch_size=16",
-    "--config.evaluate.samples_per_prompt=(2, 2)",
     "--config.checkpoint.every=3",
     "--config.log.every=3",
 ]

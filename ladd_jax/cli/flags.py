@@ -33,7 +33,10 @@ _WEIGHTS = flags.DEFINE_string(
     "replaces model.depth of the config.",
 )
 PROMPTS = flags.DEFINE_string(
-    "prompts", None, "A txt, tsv, csv or jsonl of prompts: fields data.source and data.path."
+    "prompts",
+    None,
+    "A txt, tsv, csv or jsonl of prompts, or SET:FILE with one of parti, parti128, drawbench and "
+    "coco: fields data.source and data.path.",
 )
 _IMAGES = flags.DEFINE_string(
     "images", None, "Fields data.source and data.path: an imagefolder, or a folder of tars."
@@ -107,7 +110,8 @@ def check_overrides(config: ConfigDict) -> None:
             found = config[section][name]
             # A depth of 0 asks for the weights' own.
             if found != given and not (name == "depth" and given == 0):
-                weights = config.teacher.weights if section == "teacher" else config.weights
+                own = config.data.text if section == "data" else config.weights
+                weights = config.teacher.weights if section == "teacher" else own or config.weights
                 raise UserError(
                     f"--config.{path} is {given} and the weights {weights} have {found}: leave it "
                     f"out"

@@ -13,6 +13,9 @@ from ladd_jax.evaluation.extractors import EXTRACTORS
 from ladd_jax.evaluation.metrics import METRICS
 from ladd_jax.parallel.mesh import check_batch_size, make_mesh
 
+# Sources that need no released pipeline: their pictures are the latents.
+_CHANNELS = {"digits": 1, "scenes": 3}
+
 
 def check(config: Config) -> None:
     """Builds what the config describes, without data and without parameters.
@@ -52,9 +55,12 @@ def check(config: Config) -> None:
 
 def _check_data(config: Config) -> None:
     data = config.data
-    if data.source == "digits":
-        if config.model.channels != 1:
-            raise UserError(f"model.channels is {config.model.channels}: digits have 1")
+    if data.source in _CHANNELS:
+        channels = _CHANNELS[data.source]
+        if config.model.channels != channels:
+            raise UserError(
+                f"model.channels is {config.model.channels}: {data.source} have {channels}"
+            )
         return
     if "evaluate" in config.stages and (data.source == "prompts" or config.weights):
         raise UserError("the stage 'evaluate' judges pictures of one's own: leave it out of stages")

@@ -19,6 +19,7 @@ from ladd_jax.data.sources import SOURCES
 from ladd_jax.errors import UserError
 from ladd_jax.models.families import family
 from ladd_jax.models.heads import HeadSettings
+from ladd_jax.models.random_text import TOKENIZERS
 from ladd_jax.objectives.critics.features import FeatureCritic
 from ladd_jax.objectives.flow_matching import FlowMatchingSettings
 from ladd_jax.objectives.ladd import LADDSettings
@@ -62,7 +63,7 @@ class Mesh:
 class Data:
     """Raw data, and how they are encoded. Lengths are in latent pixels."""
 
-    source: str = "digits"  # digits, images, prompts
+    source: str = "digits"  # digits, scenes, images, prompts
     # Of the prompts (txt, tsv, csv, jsonl) or the images: a folder, tars, tables, or a dataset's
     # name on the hub.
     path: str = ""
@@ -84,15 +85,18 @@ class Data:
     # the nearest aspect, drop leaves them out.
     small_buckets: str = "merge"
     bucket_weights: tuple[float, ...] = ()  # share of the prompts for each; empty: all the same
-    examples: int = 1437  # of digits, for each bucket
-    held_out_examples: int = 600  # of digits, for each bucket: for judges, of the test split
+    examples: int = 1437  # of digits or scenes, for each bucket
+    held_out_examples: int = 600  # of them for judges, of the test split, for each bucket
     held_out: float = 0.05  # share of the pictures for judges, by record; training reads none
     records_per_shard: int = 512
     text_dtype: str = "float32"  # on disk: float32, float16
     text_batch_size: int = 256
     image_batch_size: int = 8
-    # The text encoder: that of `weights` where there are some, otherwise random and frozen.
+    # The text encoder: that of the folder `text`, of CLIP or T5 with its tokenizer; or that of
+    # `weights`; or a random frozen one, of the sizes here.
+    text: str = ""
     text_length: int = 17  # tokens
+    text_tokens: str = "bytes"  # of the random encoder: bytes, words
     text_width: int = 32
     text_layers: int = 2
     text_heads: int = 2
@@ -101,6 +105,7 @@ class Data:
     def __post_init__(self) -> None:
         _one_of(self.source, "data.source", *SOURCES)
         _one_of(self.small_buckets, "data.small_buckets", "merge", "drop")
+        _one_of(self.text_tokens, "data.text_tokens", *TOKENIZERS)
         _one_of(self.text_dtype, "data.text_dtype", "float32", "float16")
         _at_least_one(
             self, "data",

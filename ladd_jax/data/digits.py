@@ -8,7 +8,7 @@ from ladd_jax.data.buckets import Bucket
 from ladd_jax.errors import UserError
 
 SINGLE, BESIDE, STACKED = Bucket(8, 8), Bucket(8, 16), Bucket(16, 8)
-_WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 _JOINERS = {BESIDE: "and", STACKED: "over"}
 
 
@@ -73,13 +73,13 @@ def draw(digits: Digits, bucket: Bucket, labels: np.ndarray, seed: int) -> np.nd
 
 def prompt(bucket: Bucket, labels: np.ndarray) -> str:
     """`seven`, `three and seven` (left, right) or `three over seven` (top, bottom)."""
-    words = [_WORDS[int(label)] for label in labels]
+    words = [WORDS[int(label)] for label in labels]
     return words[0] if bucket == SINGLE else f" {_JOINERS[bucket]} ".join(words)
 
 
 def prompt_labels(text: str) -> tuple[int, ...]:
     """The digits of a prompt, the inverse of `prompt`."""
-    return tuple(_WORDS.index(word) for word in text.split() if word in _WORDS)
+    return tuple(WORDS.index(word) for word in text.split() if word in WORDS)
 
 
 def prompts(bucket: Bucket) -> list[str]:

@@ -115,7 +115,7 @@ def lines(path: Path) -> Iterator[tuple[str, str]]:
       UserError: it is not UTF-8.
     """
     # A prompt may contain other characters that Python takes for the end of a line.
-    parts = _text(path).split("\n")
+    parts = read_text(path).split("\n")
     if not parts[-1]:
         parts.pop()
     for number, line in enumerate(parts, 1):
@@ -150,11 +150,13 @@ def objects(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         yield where, parse_object(line, where)
 
 
-def _place(path: Path, line: int) -> str:
-    return f"{path}, line {line}"
+def read_text(path: Path) -> str:
+    """A UTF-8 file without its byte-order mark.
 
-
-def _text(path: Path) -> str:
+    Raises:
+      NotFoundError: there is no such file.
+      UserError: it is not UTF-8.
+    """
     if not path.is_file():
         raise NotFoundError(f"no file {path}: check the path")
     data = path.read_bytes()
@@ -164,6 +166,10 @@ def _text(path: Path) -> str:
         # The place counts from after the byte-order mark, which has no end of a line.
         where = _place(path, error.object.count(b"\n", 0, error.start) + 1)
         raise UserError(f"{where} is not UTF-8: save the file as UTF-8") from error
+
+
+def _place(path: Path, line: int) -> str:
+    return f"{path}, line {line}"
 
 
 def _fields(path: Path, column: str) -> Iterator[tuple[str, object]]:
@@ -203,7 +209,7 @@ def _table(path: Path, delimiter: str, column: str) -> Iterator[tuple[str, str]]
 def _rows(path: Path, delimiter: str) -> Iterator[tuple[str, list[str]]]:
     """The rows of a table, the one that names the columns first, each with its place."""
     # A quote that is never closed would swallow the rest; strict makes it an error.
-    rows = csv.reader(io.StringIO(_text(path), newline=""), delimiter=delimiter, strict=True)
+    rows = csv.reader(io.StringIO(read_text(path), newline=""), delimiter=delimiter, strict=True)
     columns = 0
     while True:
         where = _place(path, rows.line_num + 1)

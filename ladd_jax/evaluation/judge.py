@@ -22,7 +22,8 @@ class Judge:
 
     def _predict(self, images: np.ndarray, part: int = 512) -> tuple[np.ndarray, np.ndarray]:
         outputs = []
-        for start in range(0, len(images), part):
+        # Without images there is one empty part, so that the outputs have their shapes.
+        for start in range(0, max(len(images), 1), part):
             batch = images[start : start + part]
             padded = np.pad(batch, ((0, part - len(batch)), (0, 0), (0, 0), (0, 0)))
             outputs.append([np.asarray(o)[: len(batch)] for o in self._apply(self._params, padded)])

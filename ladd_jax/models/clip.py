@@ -1,4 +1,4 @@
-"""The text transformer of CLIP (Radford et al. 2021) with its projection.
+"""CLIP's text transformer (Radford et al. 2021) with its projection, and what both towers share.
 
 B batch, T tokens, D width, P width of the projection, K attention heads.
 """
@@ -24,43 +24,54 @@ def quick_gelu(x: jax.Array) -> jax.Array:
 ACTIVATIONS = {"quick_gelu": quick_gelu, "gelu": lambda x: jax.nn.gelu(x, approximate=False)}
 
 
-@dataclasses.dataclass(frozen=True)
-class CLIPTextConfig:
-    """Architecture, with the names of Hugging Face's `CLIPTextConfig`.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CLIPTowerConfig:
+    """What the architectures of the towers have in common, with the names of Hugging Face's.
 
     Attributes:
-      vocab_size: number of token ids.
       hidden_size: D.
       num_hidden_layers: blocks.
       num_attention_heads: K.
       intermediate_size: hidden width of the MLP.
-      max_position_embeddings: longest T.
       projection_dim: P.
       hidden_act: `quick_gelu` (CLIP-L) or `gelu` (bigG).
-      eos_token_id: the pooled vector is read at its first place; None reads it at the highest id.
       layer_norm_eps: epsilon of all norms.
       initializer: initializer of all matrices.
       dtype: dtype of computation.
       param_dtype: dtype of parameters.
     """
 
-    vocab_size: int
     hidden_size: int
     num_hidden_layers: int
     num_attention_heads: int
     intermediate_size: int
-    max_position_embeddings: int
     projection_dim: int
     hidden_act: str = "quick_gelu"
-    eos_token_id: int | None = 49407
     layer_norm_eps: float = 1e-5
     initializer: Any = initializers.normal(0.02)
     dtype: Dtype = jnp.float32
     param_dtype: Dtype = jnp.float32
 
 
-class _LayerNorm(nnx.Module):
-    def __init__(self, config: CLIPTextConfig, *, rngs: nnx.Rngs):
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CLIPTextConfig(CLIPTowerConfig):
+    """Architecture, with the names of Hugging Face's `CLIPTextConfig`.
+
+    Attributes:
+      vocab_size: number of token ids.
+      max_position_embeddings: longest T.
+      eos_token_id: the pooled vector is read at its first place; None reads it at the highest id.
+    """
+
+    vocab_size: int
+    max_position_embeddings: int
+    eos_token_id: int | None = 49407
+
+
+class CLIPNorm(nnx.Module):
+    """LayerNorm with scale and bias, computed in float32."""
+
+    def __init__(self, config: CLIPTowerConfig, *, rngs: nnx.Rngs):
         width, dtype = (config.hidden_size,), config.param_dtype
         self.scale = param(rngs, width, initializers.ones, (None,), dtype)
         self.bias = param(rngs, width, initializers.zeros, (None,), dtype)
@@ -73,8 +84,10 @@ class _LayerNorm(nnx.Module):
         return (y * self.scale[...] + self.bias[...]).astype(x.dtype)
 
 
-class _Block(nnx.Module):
-    def __init__(self, config: CLIPTextConfig, *, rngs: nnx.Rngs):
+class CLIPBlock(nnx.Module):
+    """Attention and MLP on tokens `[B, T, D]`; a causal one looks at no later token."""
+
+    def __init__(self, config: CLIPTowerConfig, *, rngs: nnx.Rngs, causal: bool):
         d, k = config.hidden_size, config.num_attention_heads
         options: dict[str, Any] = {
             "rngs": rngs,
@@ -82,18 +95,33 @@ class _Block(nnx.Module):
             "param_dtype": config.param_dtype,
             "init": config.initializer,
         }
-        self.norm1 = _LayerNorm(config, rngs=rngs)
+        self.norm1 = CLIPNorm(config, rngs=rngs)
         self.qkv = Linear(d, (3, k, d // k), ("embed", None, "heads", None), **options)
         self.out = Linear(d, d, ("heads", "embed"), **options)
-        self.norm2 = _LayerNorm(config, rngs=rngs)
+        self.norm2 = CLIPNorm(config, rngs=rngs)
         activation = ACTIVATIONS[config.hidden_act]
         self.mlp = MLP(d, config.intermediate_size, d, activation, **options)
+        self.causal = causal
 
     def __call__(self, x: jax.Array) -> jax.Array:
         q, k, v = jnp.moveaxis(self.qkv(self.norm1(x)), 2, 0)
-        attended = jax.nn.dot_product_attention(q, k, v, is_causal=True)
+        attended = jax.nn.dot_product_attention(q, k, v, is_causal=self.causal)
         x = x + self.out(attended.reshape(x.shape))
         return x + self.mlp(self.norm2(x))
+
+
+def clip_projection(config: CLIPTowerConfig, *, rngs: nnx.Rngs) -> Linear:
+    """The matrix from D to the P features that both towers share."""
+    return Linear(
+        config.hidden_size,
+        config.projection_dim,
+        ("embed", None),
+        rngs=rngs,
+        dtype=config.dtype,
+        param_dtype=config.param_dtype,
+        init=config.initializer,
+        bias=False,
+    )
 
 
 class CLIPText(nnx.Module):
@@ -107,18 +135,11 @@ class CLIPText(nnx.Module):
         self.positions = param(
             rngs, (config.max_position_embeddings, d), init, (None, "embed"), dtype
         )
-        self.blocks = nnx.List([_Block(config, rngs=rngs) for _ in range(config.num_hidden_layers)])
-        self.final_norm = _LayerNorm(config, rngs=rngs)
-        self.projection = Linear(
-            d,
-            config.projection_dim,
-            ("embed", None),
-            rngs=rngs,
-            dtype=config.dtype,
-            param_dtype=dtype,
-            init=init,
-            bias=False,
+        self.blocks = nnx.List(
+            [CLIPBlock(config, rngs=rngs, causal=True) for _ in range(config.num_hidden_layers)]
         )
+        self.final_norm = CLIPNorm(config, rngs=rngs)
+        self.projection = clip_projection(config, rngs=rngs)
 
     def __call__(self, ids: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Encodes tokens.

@@ -11,7 +11,7 @@ import math
 import os
 import re
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -85,6 +85,7 @@ def sample(
     count: int,
     batch_size: int,
     mesh: Mesh,
+    place: Callable[[int, int], Path] | None = None,
 ) -> list[Path]:
     """Writes pictures, each whole, and a sheet of the first prompts' where there are several.
 
@@ -98,6 +99,8 @@ def sample(
       count: pictures of each prompt.
       batch_size: pictures at once.
       mesh: the mesh that `trained` was opened for.
+      place: `place(prompt, number)`: a picture's file below `out`; by default its name tells what
+        it is, and no other picture's is the same.
 
     Returns:
       their files, prompt by prompt, then the sheet's.
@@ -144,7 +147,12 @@ def sample(
             for job, latent in zip(part, latents, strict=True):
                 text = {"prompt": prompts[job.prompt], "seed": str(job.seed), **facts}
                 picture = trained.decode(latent)
-                files.append(_write(out, _stem(text, trained.place), png(picture, 1, text)))
+                name = (
+                    Path(f"{_stem(text, trained.place)}.png")
+                    if place is None
+                    else place(job.prompt, job.seed - seed)
+                )
+                files.append(_write(out / name, png(picture, 1, text)))
                 if job.prompt < _SHOWN_PROMPTS:
                     pictures.append(sheet([picture], 1, side))
                 bar.update()
@@ -152,7 +160,8 @@ def sample(
         shown = json.dumps(list(prompts[:_SHOWN_PROMPTS]), ensure_ascii=False)
         text = {"prompts": shown, "seed": str(seed), "num": str(count), **facts}
         whole = png(sheet(pictures, columns, side), 1, text)
-        files.append(_write(out, f"grid_{_digest([file.name for file in files])}", whole))
+        name = Path(f"grid_{_digest([file.name for file in files])}.png")
+        files.append(_write(out / name, whole))
     return files
 
 
@@ -177,9 +186,8 @@ def _make_folder(out: Path) -> None:
         ) from error
 
 
-def _write(out: Path, stem: str, data: bytes) -> Path:
-    file = out / f"{stem}.png"
-    partial = out / f".{stem}.{uuid.uuid4().hex}.partial"
+def _write(file: Path, data: bytes) -> Path:
+    partial = file.with_name(f".{file.stem}.{uuid.uuid4().hex}.partial")
     try:
         partial.write_bytes(data)
         os.replace(partial, file)

@@ -12,7 +12,7 @@ import os
 import struct
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import jax.numpy as jnp
 import numpy as np
@@ -25,6 +25,24 @@ _DTYPES = {
     "BF16": np.dtype(jnp.bfloat16),
 }
 _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
+
+
+class Tensor(Protocol):
+    """A tensor of a file, wherever its values are."""
+
+    @property
+    def name(self) -> str:
+        """The tensor's name."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Its shape."""
+
+    def check(self) -> None:
+        """Raises UserError where the tensor cannot be read."""
+
+    def map(self) -> np.ndarray:
+        """Its values, which leave the process together with the last reference to them."""
 
 
 @dataclasses.dataclass(frozen=True)

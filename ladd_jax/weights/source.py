@@ -107,6 +107,53 @@ def fetch_pipeline(path: str | Path) -> Path:
     return _fetch(str(path), [PIPELINE_INDEX, "LICENSE*", *(f"{part}/*" for part in _ENCODERS)])
 
 
+def weight_files(directory: Path) -> list[Path]:
+    """The safetensors of one component of a pipeline, in full precision where it is there.
+
+    Raises:
+      NotFoundError: there are none, or not all that their index names.
+    """
+    for stem in ("model", "diffusion_pytorch_model"):
+        # Full precision first; some downloads hold the half-precision variant alone.
+        for index, single in (
+            (f"{stem}.safetensors.index.json", f"{stem}.safetensors"),
+            (f"{stem}.safetensors.index.fp16.json", f"{stem}.fp16.safetensors"),
+        ):
+            if (directory / single).exists():
+                return [directory / single]
+            if (directory / index).exists():
+                weight_map = json.loads((directory / index).read_text())["weight_map"]
+                files = [directory / name for name in sorted(set(weight_map.values()))]
+                absent = [file for file in files if not file.exists()]
+                if absent:
+                    raise NotFoundError(
+                        f"{directory / index} names {absent[0].name}, which is not there: "
+                        f"download all {len(files)} files"
+                    )
+                return files
+    raise NotFoundError(
+        f"no model.safetensors or diffusion_pytorch_model.safetensors in {directory}: give a "
+        f"folder with weights in safetensors"
+    )
+
+
+def fetch_model(path: str | Path) -> Path:
+    """The folder of a model in `transformers`' layout; one of the hub is fetched.
+
+    Raises:
+      NotFoundError: neither a folder nor a repository that the hub gives.
+    """
+    local = Path(path).expanduser()
+    if local.is_dir():
+        return local
+    if local.exists() or not re.fullmatch(r"[\w.-]+/[\w.-]+", str(path)):
+        raise NotFoundError(
+            f"{path} is no folder of a model: give the one that holds config.json and "
+            f"model.safetensors, or owner/name of the hub"
+        )
+    return _fetch(str(path), ["*.json", "*.txt", "model*.safetensors"])
+
+
 def pipeline_class(path: str | Path) -> str:
     """The class of a diffusers pipeline, as its index names it; empty where there is no index.
 

@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 from ladd_jax.errors import UserError
 from ladd_jax.models.base import Params
 from ladd_jax.parallel.mesh import parameter_shardings
-from ladd_jax.weights.files import StoredTensor
+from ladd_jax.weights.files import Tensor
 from ladd_jax.weights.layout import Bounds, Leaf, Piece, Shape, Tree, tensor_shapes
 
 
@@ -52,7 +52,7 @@ def read_shards(
 
 def check_tensors(
     source: Path,
-    tensors: Mapping[str, StoredTensor],
+    tensors: Mapping[str, Tensor],
     layout: Tree,
     shapes: Tree,
     ignored: frozenset[str] = frozenset(),
@@ -88,7 +88,7 @@ def check_tensors(
 
 
 def load(
-    tensors: Mapping[str, StoredTensor],
+    tensors: Mapping[str, Tensor],
     layout: Tree,
     shapes: Params,
     axes: Params,

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from configs import digits, sd3_turbo
+from configs import digits, scenes, sd3_turbo
 from ladd_jax.config.fields import Config, base_config, to_dict, typed
 from ladd_jax.errors import UserError
 from ladd_jax.models.families import family
@@ -53,7 +53,9 @@ def test_what_is_the_setting_of_an_object_has_its_default():
         }
 
 
-@pytest.mark.parametrize("config", [digits.get_config(), sd3_turbo.get_config("size=large")])
+@pytest.mark.parametrize(
+    "config", [digits.get_config(), scenes.get_config(), sd3_turbo.get_config("size=large")]
+)
 def test_a_config_and_its_dataclasses_say_the_same(config):
     again = base_config()
     again.update(dataclasses.asdict(typed(config)))
@@ -80,7 +82,7 @@ def test_a_field_that_is_unknown_or_missing_is_named():
         (dict(stages=("distill",)), "stage 'distill' is none of encode, pretrain"),
         (
             dict(data__source="cifar"),
-            "data.source 'cifar' is none of digits, images, prompts: use one",
+            "data.source 'cifar' is none of digits, images, prompts, scenes: use one",
         ),
         (dict(data__text_dtype="half"), "data.text_dtype 'half' is none of float32, float16"),
         (dict(data__examples=0), "data.examples is 0: use 1 or more"),
@@ -110,6 +112,7 @@ def test_a_field_that_is_unknown_or_missing_is_named():
         (dict(distil__loss="hing"), "'hing' is none of hinge, softplus, lsgan"),
         (dict(evaluate__student="best"), "evaluate.student 'best' is none of ema, params"),
         (dict(evaluate__teacher_steps=()), "evaluate.teacher_steps is"),
+        (dict(evaluate__samples=0), "evaluate.samples is 0: use 1 or more"),
         (dict(data__held_out_examples=1), "data.held_out_examples is 1: use 2 or more"),
         (dict(checkpoint__keep=0), "checkpoint.keep is 0: use 1 or more"),
         (dict(log__every=0), "log.every is 0: use 1 or more"),

@@ -29,6 +29,10 @@ def two_program_reference(objective, state, frozen, batch):
     key = jax.random.fold_in(state.key, state.step)
     student_key, *renoise_keys = jax.random.split(key, 1 + objective.head_updates)
     x_t, t = objective.student_input(student_key, x_0, state.step)
+    own = jnp.zeros(t.shape, bool)
+    if objective.own_share:
+        own_key = jax.random.fold_in(student_key, 1)
+        x_t, own = objective.own_input(own_key, state.params, x_t, t, cond)
     grid = (x_0.shape[1] // 2, x_0.shape[2] // 2)
     pooled = cond["pooled"]
     misaligned = np.flatnonzero(np.any(np.asarray(jnp.roll(pooled, 1, 0) != pooled), axis=1))
@@ -73,12 +77,12 @@ def two_program_reference(objective, state, frozen, batch):
     heads_gradient = jax.jit(jax.grad(discriminator_loss))
     *early, last = renoise_keys
     for renoise_key in [last, *early] if before else renoise_keys:
-        fake_noise, real_noise = objective.renoise(renoise_key, x_0)
+        fake_noise, real_noise = objective.renoise(renoise_key, x_0, t)
         updates, heads_optimizer = objective.heads_optimizer.build().update(
             heads_gradient(heads, fake_noise, real_noise), heads_optimizer, heads
         )
         heads = optax.apply_updates(heads, updates)
-    eps_f, t_f = objective.renoise(last, x_0)[0]
+    eps_f, t_f = objective.renoise(last, x_0, t)[0]
     seen = state.heads if before else heads
 
     def generator_loss(params):
@@ -89,7 +93,10 @@ def two_program_reference(objective, state, frozen, batch):
         )
         weight = (1 - t_f)[:, None, None, None]
         distance = jnp.square(x0_hat - jax.lax.stop_gradient(teacher_x0))
-        return total / count + objective.distillation_weight * jnp.mean(weight * distance)
+        total = total / count + objective.distillation_weight * jnp.mean(weight * distance)
+        snr = (jnp.square((1 - t) / t) * ~own)[:, None, None, None]
+        kept = jnp.mean(snr * jnp.square(x0_hat - x_0))
+        return total + objective.reconstruction_weight * kept
 
     gradient = jax.jit(jax.grad(generator_loss))(state.params)
     updates, _ = objective.optimizer.build().update(gradient, state.optimizer, state.params)
@@ -99,7 +106,9 @@ def two_program_reference(objective, state, frozen, batch):
 @pytest.mark.parametrize(
     "changes",
     [
-        {"loss": "lsgan", "distillation_weight": 2.5, "head_updates": 3},
+        {"loss": "lsgan", "distillation_weight": 2.5, "head_updates": 3,
+         "reconstruction_weight": 0.5, "own_share": 0.5, "renoise_slope": 2.0,
+         "probabilities": (0.1, 0.3, 0.3, 0.3)},
         {"head_updates": 2, "misaligned_share": 0.3, "hooked_blocks": (1,), "r1_gamma": 1e-2},
         pytest.param(
             {"loss": "softplus", "same_renoise": False, "misaligned_share": 0.3},
@@ -283,11 +292,44 @@ def test_the_first_steps_draw_from_the_warm_up_probabilities():
     assert np.mean(late == 1.0) == pytest.approx(0.7, abs=0.08)
 
 
+def test_a_slope_lowers_the_mean_of_t_hat_with_t():
+    objective = tiny.ladd(renoise_mean=1.0, renoise_std=0.5, renoise_slope=2.0)
+    x_0 = jnp.zeros((4096, 1, 1, 1))
+    for t in (1.0, 0.25):
+        noise, _ = objective.renoise(jax.random.PRNGKey(0), x_0, jnp.full(4096, t))
+        logits = jnp.log(noise.t_hat / (1 - noise.t_hat))
+        assert float(jnp.mean(logits)) == pytest.approx(1.0 - 2.0 * (1 - t), abs=0.03)
+        assert float(jnp.std(logits)) == pytest.approx(0.5, abs=0.03)
+
+
+def test_own_inputs_are_what_the_consistency_sampler_comes_to():
+    objective = tiny.ladd(own_share=0.6)
+    (state, _), batch = tiny.ladd_state(objective), tiny.batch()
+    x_0, cond = batch["latents"], batch["cond"]
+    t = jnp.asarray(np.resize([1.0, 0.75, 0.5, 0.25], len(x_0)), jnp.float32)
+    x_t = interpolate(x_0, jax.random.normal(jax.random.PRNGKey(1), x_0.shape), t)
+    key = jax.random.PRNGKey(0)
+    mixed, own = objective.own_input(key, state.params, x_t, t, cond)
+    same = jnp.all(mixed == x_t, axis=(1, 2, 3))
+    np.testing.assert_array_equal(same, ~own)
+    assert own.any() and not own[t == 1].any()
+
+    # The chain by hand, with the noises of that key.
+    first, chain, _ = jax.random.split(key, 3)
+    x, levels = jax.random.normal(first, x_0.shape), (1.0, 0.75, 0.5, 0.25)
+    for now, after, step_key in zip(levels, levels[1:], jax.random.split(chain, 3), strict=False):
+        time = jnp.full(len(x), now)
+        x0_hat = predict_x0(x, objective.student(state.params, x, time, cond), time)
+        x = interpolate(x0_hat, jax.random.normal(step_key, x.shape), jnp.full(len(x), after))
+        chosen = np.asarray(own & (t == after))
+        np.testing.assert_allclose(mixed[chosen], x[chosen], atol=1e-4)
+
+
 def test_real_and_fake_share_their_renoising_only_when_told_to():
     for same in (True, False):
         objective = tiny.ladd(same_renoise=same)
         (eps_f, t_f), (eps_r, t_r) = objective.renoise(
-            jax.random.PRNGKey(0), jnp.zeros((8, 4, 4, 2))
+            jax.random.PRNGKey(0), jnp.zeros((8, 4, 4, 2)), jnp.ones(8)
         )
         assert bool(jnp.all(eps_f == eps_r)) is same
         assert bool(jnp.all(t_f == t_r)) is same

@@ -16,6 +16,7 @@ from ladd_jax.objectives.terms import terms_of
 from ladd_jax.objectives.terms.adversarial import Adversarial
 from ladd_jax.objectives.terms.base import PREDICTED_X0, REAL_FEATURES, Seen, total
 from ladd_jax.objectives.terms.distillation import Distillation
+from ladd_jax.objectives.terms.reconstruction import Reconstruction
 from ladd_jax.training.optimizers import Optimizer
 
 
@@ -41,6 +42,7 @@ TERMS = {
     "adversarial": Adversarial(ADVERSARIAL_LOSSES["softplus"]),
     "distillation": Distillation(2.5),
     "moments": Moments(3.0),
+    "reconstruction": Reconstruction(0.5),
 }
 
 
@@ -80,13 +82,28 @@ def formulas(ladd, frozen, drawn, heads):
             look(x0_hat, drawn.fake_noise)[1], look(drawn.x_0, drawn.real_noise)[1]
         )
 
-    return {"adversarial": adversarial, "distillation": distillation, "moments": moments}
+    def reconstruction(x0_hat):
+        snr = ((1 - drawn.t) / drawn.t)[:, None, None, None] ** 2
+        weight = snr * ~drawn.own[:, None, None, None]
+        return jnp.mean(weight * (x0_hat - drawn.x_0) ** 2)
+
+    return {
+        "adversarial": adversarial,
+        "distillation": distillation,
+        "moments": moments,
+        "reconstruction": reconstruction,
+    }
 
 
 @pytest.fixture(scope="module")
 def compared():
     """By term, its value and gradient and those of its formula; and those of the sum of all."""
-    ladd = objective(terms=tuple(TERMS.values()), hooked_blocks=(0, 2))
+    ladd = objective(
+        terms=tuple(TERMS.values()),
+        hooked_blocks=(0, 2),
+        own_share=0.4,
+        probabilities=(0.1, 0.3, 0.3, 0.3),
+    )
     state, frozen = tiny.ladd_state(ladd)
 
     @jax.jit
@@ -95,15 +112,16 @@ def compared():
         x0_hat = ladd.predict(state.params, drawn)
         fake, real = ladd.open(frozen, drawn, x0_hat)
         seen = Seen(
-            x0_hat,
-            drawn.x_0,
-            drawn.x_t,
-            drawn.t,
-            drawn.cond,
-            drawn.fake_noise,
-            state.heads,
-            fake,
-            real,
+            x0_hat=x0_hat,
+            x_0=drawn.x_0,
+            x_t=drawn.x_t,
+            t=drawn.t,
+            own=drawn.own,
+            cond=drawn.cond,
+            noise=drawn.fake_noise,
+            heads=state.heads,
+            fake=fake,
+            real=real,
         )
         ours = {name: term(seen) for name, term in TERMS.items()}
         theirs = {
@@ -138,6 +156,8 @@ def test_settings_name_the_terms_and_these_what_they_need():
     assert adversarial == Adversarial(ADVERSARIAL_LOSSES["lsgan"]) and not adversarial.needs
     _, distillation = terms_of(LADDSettings(distillation_weight=2.5))
     assert (distillation.weight, distillation.needs) == (2.5, {PREDICTED_X0})
+    (_, reconstruction) = terms_of(LADDSettings(reconstruction_weight=0.3))
+    assert reconstruction == Reconstruction(0.3) and not reconstruction.needs
     assert objective(distillation_weight=2.5).needs == {PREDICTED_X0}
     assert objective(terms=(*terms_of(LADDSettings()), Moments())).needs == {REAL_FEATURES}
 

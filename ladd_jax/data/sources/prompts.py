@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from ladd_jax.data.buckets import Bucket
-from ladd_jax.data.prompts import read_prompts
+from ladd_jax.data.prompt_sets import read_prompt_set
 from ladd_jax.data.sources import Source
 from ladd_jax.data.sources.fill_buckets import fill_buckets
 
@@ -16,7 +16,7 @@ def open_source(config: Any, buckets: Sequence[Bucket], workdir: Path) -> Source
     """The prompts of `data.path`, in shares of `data.bucket_weights`; see `data.sources`."""
     del workdir
     data = config.data
-    prompts = read_prompts(data.path, data.column)
+    prompts = read_prompt_set(data.path, data.column)
     weights = np.asarray(data.bucket_weights or [1.0] * len(buckets))
     # The bucket of a prompt depends on its place alone: more prompts can be added at the end.
     draws = np.random.default_rng(config.seed).random(len(prompts))

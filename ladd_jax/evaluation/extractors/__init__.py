@@ -17,6 +17,11 @@ from ladd_jax.evaluation.extractors.base import Extractor
 EXTRACTORS = {
     "digits": "ladd_jax.evaluation.extractors.digits",
     "own": "ladd_jax.evaluation.extractors.own",
+    "scenes": "ladd_jax.evaluation.extractors.scenes",
+    "inception": "ladd_jax.evaluation.extractors.inception",
+    "clip": "ladd_jax.evaluation.extractors.clip",
+    "pickscore": "ladd_jax.evaluation.extractors.pickscore",
+    "hpsv2": "ladd_jax.evaluation.extractors.hpsv2",
 }
 """Modules of the extractors."""
 

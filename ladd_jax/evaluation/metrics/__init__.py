@@ -3,7 +3,14 @@
 To add one, write its file and give it an entry here; `evaluate.metrics` of a config chooses.
 """
 
-from ladd_jax.evaluation.metrics import alignment, contrast, diversity, frechet
+from ladd_jax.evaluation.metrics import (
+    alignment,
+    contrast,
+    diversity,
+    frechet,
+    kernel,
+    precision_recall,
+)
 from ladd_jax.evaluation.metrics.base import Metric
 
 METRICS = {
@@ -21,6 +28,29 @@ METRICS = {
         "Fréchet distance to held-out real pictures; guidance moves the generator away from them",
         reference="real",
         ratio="teacher",
+    ),
+    "kid": Metric(
+        "KID x 1000",
+        kernel.measure_kid,
+        "kernel inception distance, which small sets do not raise; around 0 for the same "
+        "distribution, and below it as often as above",
+    ),
+    "cmmd": Metric(
+        "CMMD",
+        kernel.measure_cmmd,
+        "discrepancy of CLIP's features, each of length 1, under a kernel that takes them for no "
+        "Gaussian",
+        ratio="generator",
+    ),
+    "precision": Metric(
+        "precision",
+        precision_recall.measure_precision,
+        "share of samples that lie among those that they are compared with",
+    ),
+    "recall": Metric(
+        "recall",
+        precision_recall.measure_recall,
+        "share of those that they are compared with that lie among the samples",
     ),
     "alignment": Metric(
         "alignment",

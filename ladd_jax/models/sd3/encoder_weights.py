@@ -20,42 +20,13 @@ from ladd_jax.models.sd3 import stability_encoders
 from ladd_jax.models.sd3.autoencoder import Autoencoder, AutoencoderConfig
 from ladd_jax.models.sd3.text import T5_LENGTH, PromptTokenizer, SD3TextEncoder
 from ladd_jax.models.t5 import T5Config, t5_encoder
+from ladd_jax.weights.clip import clip_text_layout
 from ladd_jax.weights.files import StoredTensor, read_headers, weight_dtype
 from ladd_jax.weights.layout import convolution, linear, matrix, norm, same, stacked
-from ladd_jax.weights.source import fetch_pipeline
+from ladd_jax.weights.source import fetch_pipeline, weight_files
 from ladd_jax.weights.transfer import check_tensors, load
 
 _SD3_CONTEXT_WIDTH = 4096
-
-
-def weight_files(directory: Path) -> list[Path]:
-    """The safetensors of one component of a pipeline, in full precision where it is there.
-
-    Raises:
-      NotFoundError: there are none, or not all that their index names.
-    """
-    for stem in ("model", "diffusion_pytorch_model"):
-        # Full precision first; some downloads hold the half-precision variant alone.
-        for index, single in (
-            (f"{stem}.safetensors.index.json", f"{stem}.safetensors"),
-            (f"{stem}.safetensors.index.fp16.json", f"{stem}.fp16.safetensors"),
-        ):
-            if (directory / single).exists():
-                return [directory / single]
-            if (directory / index).exists():
-                weight_map = json.loads((directory / index).read_text())["weight_map"]
-                files = [directory / name for name in sorted(set(weight_map.values()))]
-                absent = [file for file in files if not file.exists()]
-                if absent:
-                    raise NotFoundError(
-                        f"{directory / index} names {absent[0].name}, which is not there: "
-                        f"download all {len(files)} files"
-                    )
-                return files
-    raise NotFoundError(
-        f"no model.safetensors or diffusion_pytorch_model.safetensors in {directory}: give the "
-        f"directory of a diffusers pipeline"
-    )
 
 
 def _residual_block(name: str, shapes: Params) -> Params:
@@ -107,26 +78,6 @@ def _autoencoder_layout(shapes: Params) -> Params:
     return {
         "encoder": _half_autoencoder("encoder", "down_blocks", "downsamplers", shapes["encoder"]),
         "decoder": _half_autoencoder("decoder", "up_blocks", "upsamplers", shapes["decoder"]),
-    }
-
-
-def _clip_layout(config: CLIPTextConfig) -> Params:
-    def block(i: int) -> Params:
-        name = f"text_model.encoder.layers.{i}"
-        return {
-            "norm1": norm(f"{name}.layer_norm1"),
-            "qkv": linear(*(f"{name}.self_attn.{part}_proj" for part in "qkv")),
-            "out": linear(f"{name}.self_attn.out_proj"),
-            "norm2": norm(f"{name}.layer_norm2"),
-            "mlp": {"up": linear(f"{name}.mlp.fc1"), "down": linear(f"{name}.mlp.fc2")},
-        }
-
-    return {
-        "tokens": same("text_model.embeddings.token_embedding.weight"),
-        "positions": same("text_model.embeddings.position_embedding.weight"),
-        "blocks": {i: block(i) for i in range(config.num_hidden_layers)},
-        "final_norm": norm("text_model.final_layer_norm"),
-        "projection": {"kernel": matrix("text_projection.weight")},
     }
 
 
@@ -401,7 +352,7 @@ def _load_clip(
     model = clip_text(config)
     # Older files also hold the numbers of the positions.
     ignored = frozenset({"text_model.embeddings.position_ids"})
-    layout = _clip_layout(config)
+    layout = clip_text_layout(config)
     check_tensors(source, tensors, layout, model.shapes, ignored)
     return config, model, load(tensors, layout, model.shapes, model.axes, mesh)
 

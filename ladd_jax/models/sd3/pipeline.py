@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from ladd_jax.errors import NotFoundError, UserError
-from ladd_jax.models.sd3.encoder_weights import weight_files
 from ladd_jax.weights.files import read_headers
-from ladd_jax.weights.source import PIPELINE_INDEX
+from ladd_jax.weights.source import PIPELINE_INDEX, weight_files
 
 PIPELINE_CLASS = "StableDiffusion3Pipeline"
 SCHEDULER_CLASS = "FlowMatchLCMScheduler"

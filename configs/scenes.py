@@ -1,0 +1,63 @@
+"""LADD on scenes: digits in colours at random places, where one prompt has many pictures.
+
+python -m ladd_jax.main --config=scenes --workdir=runs/scenes
+"""
+
+from ml_collections import ConfigDict
+
+from ladd_jax.config import base_config
+
+
+def get_config() -> ConfigDict:
+    config = base_config()
+    config.data.update(
+        dict(
+            source="scenes",
+            buckets=("24x24", "16x32", "32x16"),
+            examples=4096,
+            # "a yellow three, a yellow seven and a yellow eight" has 11, and an end token.
+            text_tokens="words",
+            text_length=12,
+            text_width=128,
+            text_layers=2,
+            text_heads=4,
+            pooled_width=256,
+            text_dtype="float16",
+        )
+    )
+    config.model.update(
+        dict(
+            depth=6,
+            width=128,
+            num_heads=4,
+            channels=3,
+            patch=4,
+            qk_norm=True,
+            position_table=8,
+            position_base=8,
+            remat="none",
+            unroll=6,
+            dtype="float32",
+        )
+    )
+    config.heads.update(dict(channels=32))
+
+    config.pretrain.update(dict(steps=4000, batch_size=64, ema_decay=0.995))
+    config.pretrain.optimizer.update(
+        dict(learning_rate=2e-3, weight_decay=0.01, warmup_steps=100, decay_steps=4000)
+    )
+
+    config.synthesize.update(
+        dict(samples=2048, batch_size=64, records_per_shard=256, steps=25, guidance=3.0, shift=1.0)
+    )
+
+    config.distil.update(
+        dict(steps=1000, batch_size=32, warmup_steps=0, head_updates=3, r1_interval=16)
+    )
+    config.distil.update(dict(renoise_mean=0.0, ema_decay=0.98))
+    config.distil.optimizer.update(dict(learning_rate=4e-5, beta1=0.5))
+    config.distil.heads_optimizer.update(dict(learning_rate=3e-3, beta1=0.5))
+
+    config.checkpoint.every = 1000
+    config.log.update(dict(every=50, samples_every=1000))
+    return config

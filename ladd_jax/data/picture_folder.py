@@ -1,0 +1,124 @@
+"""Folders of finished pictures, with or without prompts.
+
+n pictures, H W rows and columns.
+"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from ladd_jax.data.image_records import open_images
+from ladd_jax.data.images import decode_image
+from ladd_jax.data.prompts import check_prompt
+from ladd_jax.errors import NotFoundError, UserError
+
+_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".webp"})
+
+_SHEET = "grid_"
+"""How the names begin of the sheets that `ladd_jax.sample` puts beside its pictures."""
+
+
+class PictureFolder:
+    """The pictures below a folder, in the order of their paths.
+
+    Attributes:
+      files: their files.
+      prompts: their prompts; None where not all have one.
+    """
+
+    def __init__(self, path: Path, prompts: Sequence[str] | None = None):
+        """Looks for pictures and reads their prompts, but no pixels.
+
+        Args:
+          path: the folder. Prompts stand in its `metadata.jsonl`, as in an image folder, or in the
+            pictures, where `ladd_jax.sample` writes them.
+          prompts: one for each picture, or one for each run of equally many, in their order; in
+            place of those that the folder has.
+
+        Raises:
+          NotFoundError: there is no such folder, or no picture in it.
+          UserError: the number of pictures is no multiple of the number of prompts, or the
+            metadata are damaged.
+        """
+        self.files = sorted(
+            file
+            for file in path.rglob("*")
+            if file.suffix.lower() in _SUFFIXES and not file.name.startswith((_SHEET, "."))
+        )
+        if not self.files:
+            raise NotFoundError(f"no pictures in {path}: give a folder of png, jpg or webp files")
+        self.prompts: list[str] | None
+        if prompts is None:
+            self.prompts = _own_prompts(path, self.files)
+            return
+        each, rest = divmod(len(self.files), len(prompts))
+        if rest:
+            raise UserError(
+                f"{len(prompts)} prompts for {len(self.files)} pictures in {path}: give one for "
+                "each, or equally many pictures to each prompt"
+            )
+        self.prompts = [prompt for prompt in prompts for _ in range(each)]
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def batches(self, most: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """All pictures, those of one size together.
+
+        Args:
+          most: pictures of a batch, at most.
+
+        Yields:
+          float32 `[n, H, W, 3]` in [-1, 1], and their places int `[n]` among `files`.
+
+        Raises:
+          UserError: a picture cannot be read.
+        """
+        sizes: dict[tuple[int, int], list[int]] = {}
+        for place, file in enumerate(self.files):
+            # Without its pixels. Ones that lie on their side are told apart when they are read.
+            try:
+                with Image.open(file) as image:
+                    sizes.setdefault(image.size, []).append(place)
+            except OSError as error:
+                raise UserError(f"{file} is no picture ({error}): remove it") from error
+        for places in sizes.values():
+            for start in range(0, len(places), most):
+                yield from self._read(places[start : start + most])
+
+    def _read(self, places: list[int]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        read: dict[tuple[int, ...], list[tuple[int, np.ndarray]]] = {}
+        for place in places:
+            try:
+                pixels = decode_image(self.files[place].read_bytes())
+            except (UserError, OSError) as error:
+                raise UserError(f"{self.files[place]}: {error}") from error
+            read.setdefault(pixels.shape, []).append((place, pixels))
+        for same in read.values():
+            numbers, arrays = zip(*same, strict=True)
+            yield np.stack(arrays).astype(np.float32) / 127.5 - 1, np.array(numbers)
+
+
+def _own_prompts(path: Path, files: Sequence[Path]) -> list[str] | None:
+    if (path / "metadata.jsonl").is_file():
+        records = open_images(path)
+        named = {path / key: records[i].prompt for i, key in enumerate(records.keys)}
+        found = [named.get(file) for file in files]
+    else:
+        found = [_written(file) for file in files]
+    prompts = [prompt for prompt in found if prompt is not None]
+    return prompts if len(prompts) == len(files) else None
+
+
+def _written(file: Path) -> str | None:
+    """The prompt in a PNG's metadata."""
+    if file.suffix.lower() != ".png":
+        return None
+    try:
+        with Image.open(file) as image:
+            prompt = image.info.get("prompt")
+    except OSError as error:
+        raise UserError(f"{file} is no picture ({error}): remove it") from error
+    return None if prompt is None else check_prompt(prompt, str(file))

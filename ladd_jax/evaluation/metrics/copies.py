@@ -1,0 +1,22 @@
+"""Which samples are copies of one: a resample draws pictures more than once.
+
+Some metrics compare the samples of one set with each other, and a copy says nothing there.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from ladd_jax.evaluation.seen import Seen
+
+
+def joint_identity(parts: Sequence[Seen]) -> np.ndarray:
+    """Numbers int64 `[N]` of the samples that `joint` gives, the same for copies alone."""
+    whole = len({part.features.shape[1] for part in parts}) == 1
+    numbers, start = [], 0
+    for part in parts:
+        index = np.unique(part.identity, return_inverse=True)[1]
+        width = 1 if whole else part.features.shape[1]
+        numbers.append(start + (index[:, None] * width + np.arange(width)).reshape(-1))
+        start += len(index) * width
+    return np.concatenate(numbers)

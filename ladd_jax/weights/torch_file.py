@@ -1,0 +1,66 @@
+"""Weights that PyTorch pickled, for networks that are published in no other form."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ladd_jax.errors import NotFoundError, UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class HeldTensor:
+    """A tensor in memory, with the interface of `weights.files.Tensor`.
+
+    Attributes:
+      name: the tensor's name.
+      array: its values.
+    """
+
+    name: str
+    array: np.ndarray
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Its shape."""
+        return self.array.shape
+
+    def check(self) -> None:
+        """Whatever is in memory can be read."""
+
+    def map(self) -> np.ndarray:
+        """The tensor."""
+        return self.array
+
+
+def read_state_dict(path: Path) -> dict[str, HeldTensor]:
+    """The tensors of a state dict by name. Nothing else in the file is unpickled.
+
+    Args:
+      path: file of `torch.save(module.state_dict(), path)`, in its old form or its new one.
+
+    Raises:
+      NotFoundError: there is no such file.
+      UserError: PyTorch is not installed, or the file holds anything but tensors by name.
+    """
+    if not path.is_file():
+        raise NotFoundError(f"no file {path}: check the path")
+    try:
+        import torch
+    except ImportError as error:
+        raise UserError(
+            f"{path} can be read by PyTorch alone, which is not installed: `pip install torch`, or "
+            "convert the file to .safetensors elsewhere"
+        ) from error
+    try:
+        state: Any = torch.load(path, map_location="cpu", weights_only=True)
+    # Damaged pickles raise errors of almost every kind.
+    except Exception as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"{path} is no state dict of PyTorch ({reason}): get it again") from error
+    if not isinstance(state, dict) or not all(isinstance(x, torch.Tensor) for x in state.values()):
+        raise UserError(
+            f"{path} holds more than tensors by name: save the network's state_dict() alone"
+        )
+    return {name: HeldTensor(name, tensor.numpy()) for name, tensor in state.items()}
