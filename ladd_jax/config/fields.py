@@ -85,7 +85,9 @@ class Data:
     small_buckets: str = "merge"
     bucket_weights: tuple[float, ...] = ()  # share of the prompts for each; empty: all the same
     examples: int = 1437  # of digits or scenes, for each bucket
-    held_out_examples: int = 600  # of digits or scenes, for each bucket: for judges, of the test split
+    held_out_examples: int = (
+        600  # of digits or scenes, for each bucket: for judges, of the test split
+    )
     held_out: float = 0.05  # share of the pictures for judges, by record; training reads none
     records_per_shard: int = 512
     text_dtype: str = "float32"  # on disk: float32, float16

@@ -115,9 +115,12 @@ def test_a_relation_that_has_no_room_is_an_error(train):
 
 def test_the_source_has_pictures_with_their_prompts_in_the_order_of_the_records(train, tmp_path):
     config = scenes_config.get_config()
-    config.data.examples = 12
+    config.data.update(dict(examples=12, held_out_examples=5))
     source = open_source(config, BUCKETS, tmp_path)
     assert source.arrays["latents"].shape_in(WIDE) == (16, 32, 3)
     images, prompts = scenes.compose(train, WIDE, 12, config.seed)
     assert source.prompts[WIDE] == prompts
     np.testing.assert_array_equal(source.read(WIDE, 3, 7)["latents"], images[3:7])
+    held_out = source.held_out
+    assert len(held_out.prompts[WIDE]) == len(held_out.read(WIDE, 0, 5)["latents"]) == 5
+    assert held_out.prompts[WIDE] != prompts[:5]
