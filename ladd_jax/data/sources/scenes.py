@@ -10,7 +10,6 @@ from ladd_jax.data.buckets import Bucket
 from ladd_jax.data.shards import LATENTS, ArraySpec
 from ladd_jax.data.sources import Source
 
-
 # Judges see the same pictures in every run, and no run's training has their prompts in that order.
 _HELD_OUT_SEED = 1_000_000
 
