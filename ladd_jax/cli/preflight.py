@@ -12,6 +12,7 @@ from ladd_jax.errors import UserError
 from ladd_jax.evaluation.extractors import EXTRACTORS
 from ladd_jax.evaluation.metrics import METRICS
 from ladd_jax.parallel.mesh import check_batch_size, make_mesh
+from ladd_jax.training.writers import check_writers
 
 # Sources that need no released pipeline: their pictures are the latents.
 _CHANNELS = {"digits": 1, "scenes": 3}
@@ -35,6 +36,8 @@ def check(config: Config) -> None:
             f"log.profile {config.log.profile} begins after the last of {longest} steps: use "
             f"earlier ones"
         )
+    if trainings:
+        check_writers(config.log.writers)
     objectives.flow_matching(config)
     objectives.ladd(config)
     _check_data(config)
