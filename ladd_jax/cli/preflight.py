@@ -52,8 +52,8 @@ def check(config: Config) -> None:
             f"synthesize.samples {config.synthesize.samples} are fewer than one batch of "
             f"distil.batch_size {config.distil.batch_size}: raise one or lower the other"
         )
-    if "evaluate" in config.stages:
-        _check_evaluation(config)
+    if "evaluate" in config.stages or ("distil" in config.stages and config.log.samples_every):
+        _check_judges(config)
 
 
 def _check_data(config: Config) -> None:
@@ -103,7 +103,8 @@ def _check_data(config: Config) -> None:
         )
 
 
-def _check_evaluation(config: Config) -> None:
+def _check_judges(config: Config) -> None:
+    """What the stage 'evaluate' and the previews of training use."""
     stage = config.evaluate
     for steps in stage.student_steps:
         student_sigmas(steps, config.distil.timesteps)

@@ -99,7 +99,7 @@ class MetricWriter:
 
 def _scalars(record: Mapping[str, Any]) -> dict[str, float]:
     """The numbers of a record by name; those of one list have their place behind its name."""
-    scalars = {}
+    scalars: dict[str, float] = {}
     for name, value in record.items():
         if isinstance(value, list):
             scalars |= {f"{name}/{index:02d}": item for index, item in enumerate(value)}
