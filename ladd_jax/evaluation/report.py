@@ -75,7 +75,7 @@ def _metrics(rows: Sequence[Row]) -> str:
         for i, text in enumerate(cells(rows, row)):
             # The name of a bucket is shown once, at its first row.
             shown = "" if i == 0 and row.bucket == bucket else html.escape(text)
-            kind = name if i < 2 else " class=ratio" if not columns[i] else ""
+            kind = name if i < 2 else " class=ratio" if columns[i].startswith("/") else ""
             parts.append(f"<td{kind}>{shown}</td>")
         parts.append("</tr>")
         bucket = row.bucket
@@ -86,7 +86,14 @@ _TO = {
     "untrained": "over the untrained student's",
     "generator": "over the generator's own",
     "teacher": "over the teacher's",
+    "student": "over the student's own",
 }
+
+
+def _to(bar: Bar) -> str:
+    return _TO[bar.to] + (
+        f" at {bar.to_steps} step{'s' * (bar.to_steps > 1)}" if bar.to_steps else ""
+    )
 
 
 def _bar(bar: Bar, value: float) -> str:
@@ -110,7 +117,7 @@ def _bars(rows: Sequence[Row]) -> str:
     parts = ["<div class=scroll><table><tr><th class=name>bucket</th>"]
     for bar in bars:
         steps = f"{bar.steps} step{'s' * (bar.steps > 1)}"
-        limit = f"<span class=limit>{html.escape(_TO[bar.to])}: {bar.limits}</span>"
+        limit = f"<span class=limit>{html.escape(_to(bar))}: {bar.limits}</span>"
         parts.append(f"<th>{METRICS[bar.metric].heading}, {steps}{limit}</th>")
     parts.append("</tr>")
     for bucket in dict.fromkeys(bucket for bucket, _ in reached):
@@ -216,7 +223,13 @@ def write_report(
         for name, metric in METRICS.items()
         if any(name in row.values for row in rows)
     ]
-    page.append("The grey ratios are to the generator's own, or the teacher's, in the bucket.</p>")
+    page.append("The grey ratios are to other rows of the bucket. ")
+    if any(row.intervals and row.seeds == 1 for row in rows):
+        page.append(
+            "Intervals of 95% are given the prompts: they tell how numbers would vary with other "
+            "pictures of the same prompts."
+        )
+    page.append("</p>")
     if grids:
         page.append("<h2>Samples of the same prompts</h2>")
         page.append(_samples(grids))

@@ -3,6 +3,7 @@
 import collections
 import dataclasses
 import json
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -55,6 +56,9 @@ class Row:
 def aggregate(runs: Sequence[Sequence[Row]]) -> list[Row]:
     """Means over single-seed runs of the same rows, in their order, with Student's t intervals.
 
+    A row has the metrics that it has in every run: what real pictures happen to allow, such as two
+    of one prompt, may differ between seeds.
+
     Raises:
       UserError: the runs have different rows, or a row twice.
     """
@@ -74,6 +78,8 @@ def aggregate(runs: Sequence[Sequence[Row]]) -> list[Row]:
             continue
         values, intervals = {}, {}
         for name in rows[0].values:
+            if not all(name in row.values for row in rows):
+                continue
             values[name], intervals[name] = mean_and_interval([row.values[name] for row in rows])
         means.append(Row(model, steps, guidance, bucket, values, intervals, len(rows)))
     return means
@@ -150,10 +156,12 @@ class Bar:
     Attributes:
       metric: one of `METRICS`.
       steps: number of the student's steps.
-      to: the other model, see `ratio`.
+      to: the other model, see `ratio`; with `to_steps` the student itself.
       low: the ratio's lower limit; None for none.
       high: the ratio's upper limit; None for none.
       difference: whether the student's value less the other's is limited instead of their ratio.
+        It is meant for shares: values beyond 1 are scores, and are not held against it.
+      to_steps: number of the other's steps; default: see `ratio`.
     """
 
     metric: str
@@ -162,6 +170,7 @@ class Bar:
     low: float | None = None
     high: float | None = None
     difference: bool = False
+    to_steps: int | None = None
 
     def met(self, value: float) -> bool:
         """Whether a value is within the limits."""
@@ -182,6 +191,9 @@ BARS = (
     *(Bar("fd", steps, "untrained", high=0.12) for steps in (1, 2, 4)),
     Bar("fd", 1, "generator", high=5.0),
     Bar("fd", 4, "generator", high=3.0),
+    # More steps, better pictures.
+    Bar("fd", 2, "student", high=1.0, to_steps=1),
+    Bar("fd", 4, "student", high=1.0, to_steps=2),
     Bar("fd_real", 4, "teacher", high=1.1),
     Bar("alignment", 4, "teacher", low=-0.01, difference=True),
     Bar("diversity", 4, "generator", low=0.9, high=1.1),
@@ -196,13 +208,15 @@ def acceptance(rows: Sequence[Row], bars: Sequence[Bar] = BARS) -> list[tuple[st
     for bucket in dict.fromkeys(row.bucket for row in rows):
         for bar in bars:
             row = find(rows, "student", bucket, bar.steps)
-            other = find(rows, bar.to, bucket, bar.steps if bar.to == "untrained" else None)
+            same = bar.steps if bar.to == "untrained" else bar.to_steps
+            other = find(rows, bar.to, bucket, same)
             if row is None or other is None or bar.metric not in row.values.keys() & other.values:
                 continue
-            if bar.difference:
-                reached.append((bucket, bar, row.values[bar.metric] - other.values[bar.metric]))
-            elif other.values[bar.metric]:
-                reached.append((bucket, bar, row.values[bar.metric] / other.values[bar.metric]))
+            value, beside = row.values[bar.metric], other.values[bar.metric]
+            if bar.difference and max(value, beside) <= 1:
+                reached.append((bucket, bar, value - beside))
+            elif not bar.difference and beside:
+                reached.append((bucket, bar, value / beside))
     return reached
 
 
@@ -215,10 +229,10 @@ def in_order(rows: Sequence[Row]) -> list[Row]:
 
 
 def headings(rows: Sequence[Row]) -> list[str]:
-    """Columns of the table of rows; those without a heading are ratios of the values before."""
+    """Columns of the table of rows; those that begin with / are ratios of the values before."""
     columns = ["bucket", "model", "steps", "guidance"]
     for name in _metrics(rows):
-        columns += [METRICS[name].heading] + [""] * bool(METRICS[name].ratio)
+        columns += [METRICS[name].heading, *METRICS[name].ratios]
     return columns
 
 
@@ -228,15 +242,25 @@ def cells(rows: Sequence[Row], row: Row) -> list[str]:
     texts = [row.bucket, row.model, *([str(row.steps), f"{row.guidance:g}"] * bool(row.steps))]
     texts += [""] * (4 - len(texts))
     for name in _metrics(rows):
-        text = f"{row.values[name]:.3f}" if name in row.values else ""
-        if text and name in row.intervals:
-            low, high = row.intervals[name]
-            text += f" ± {(high - low) / 2:.3f}"
+        text = ""
+        if name in row.values:
+            decimals = _decimals(row.values[name])
+            text = f"{row.values[name]:.{decimals}f}"
+            if name in row.intervals:
+                low, high = row.intervals[name]
+                text += f" ± {(high - low) / 2:.{decimals}f}"
         texts.append(text)
-        if METRICS[name].ratio:
-            share = ratio(rows, row, name, METRICS[name].ratio)
+        for to in METRICS[name].ratios.values():
+            share = ratio(rows, row, name, to)
             texts.append("" if share is None else f"{share:.2f}x")
     return texts
+
+
+def _decimals(value: float) -> int:
+    """Decimals that three significant digits take, at most 9."""
+    if not value or not math.isfinite(value):
+        return 2
+    return min(max(2 - math.floor(math.log10(abs(value))), 0), 9)
 
 
 def _metrics(rows: Sequence[Row]) -> list[str]:

@@ -11,37 +11,42 @@ import numpy as np
 from ladd_jax.errors import UserError
 
 
-@dataclasses.dataclass(frozen=True)
+# Compared by identity, as arrays are.
+@dataclasses.dataclass(frozen=True, eq=False)
 class Seen:
     """Pictures of one model in one bucket, with what an extractor makes of them.
 
     Attributes:
-      images: float32 `[n, H, W, C]`, in [-1, 1] but for what a network draws beyond.
+      images: float32 `[n, H, W, C]`, in [-1, 1] but for what a network draws beyond; None in a
+        resample for metrics that look at features alone.
       prompts: of each picture, str `[n]`.
       features: float64 `[n, P, F]`; most extractors see a picture as one part.
       alignment: how well each picture fits its prompt, float64 `[n]`; None where nothing tells.
       identity: int `[n]`, the same for copies of one picture.
     """
 
-    images: np.ndarray
+    images: np.ndarray | None
     prompts: np.ndarray
     features: np.ndarray
     alignment: np.ndarray | None
     identity: np.ndarray
 
     def __post_init__(self) -> None:
-        count = len(self.images)
+        count = len(self.prompts if self.images is None else self.images)
         if self.features.ndim != 3 or {len(self.prompts), len(self.features)} != {count}:
             raise UserError(
                 f"features of shape {self.features.shape} and {len(self.prompts)} prompts for "
                 f"{count} pictures: give [{count}, P, F] and one prompt for each"
             )
 
-    def take(self, index: np.ndarray) -> "Seen":
-        """Some of the pictures, by number, a picture more than once where it is named so."""
+    def take(self, index: np.ndarray, pixels: bool = True) -> "Seen":
+        """Some of the pictures, by number, a picture more than once where it is named so.
+
+        Without `pixels` there are no images, of which large ones take long to copy.
+        """
         alignment = None if self.alignment is None else self.alignment[index]
         return Seen(
-            self.images[index],
+            self.images[index] if pixels and self.images is not None else None,
             self.prompts[index],
             self.features[index],
             alignment,

@@ -3,6 +3,7 @@
 B batch, H W picture, C channels, W words, F features.
 """
 
+import itertools
 import re
 import zlib
 from collections.abc import Sequence
@@ -23,16 +24,21 @@ TABLE = 4096
 _GRID = 2
 
 
-def word_ids(captions: Sequence[str], length: int) -> np.ndarray:
-    """Words and pairs of neighbours as rows of the table: int32 `[n, length]`, padded with 0.
+def terms(caption: str) -> list[str]:
+    """Words and pairs of neighbours, in the order of the caption: a word, then its pair.
 
     Pairs keep the order of words, which tells "left of" from "right of".
     """
+    words = re.findall(r"\w+", caption.lower())
+    pairs = [" ".join(pair) for pair in zip(words, words[1:], strict=False)]
+    return [term for both in itertools.zip_longest(words, pairs) for term in both if term]
+
+
+def word_ids(captions: Sequence[str], length: int) -> np.ndarray:
+    """The first `terms` as rows of the table: int32 `[n, length]`, padded with 0."""
     ids = np.zeros((len(captions), length), np.int32)
     for row, caption in zip(ids, captions, strict=True):
-        words = re.findall(r"\w+", caption.lower())
-        terms = words + [" ".join(pair) for pair in zip(words, words[1:], strict=False)]
-        found = [1 + zlib.crc32(term.encode()) % (TABLE - 1) for term in terms][:length]
+        found = [1 + zlib.crc32(term.encode()) % (TABLE - 1) for term in terms(caption)][:length]
         row[: len(found)] = found
     return ids
 

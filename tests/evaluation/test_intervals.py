@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from ladd_jax.evaluation.intervals import measure_with_interval
-from ladd_jax.evaluation.metrics import METRICS, alignment, contrast, diversity, frechet
+from ladd_jax.evaluation.intervals import measure_with_intervals
+from ladd_jax.evaluation.metrics import METRICS, contrast, diversity, frechet
 from ladd_jax.evaluation.seen import Seen, joint
 
 
@@ -18,10 +18,19 @@ def seen(rng: np.random.Generator, count: int, parts: int = 1, right: float = 0.
     )
 
 
+def interval(name, samples, reference, resamples, seed=0):
+    """A metric's value and its interval; None where there is nothing to measure on."""
+    values, intervals = measure_with_intervals(
+        {name: METRICS[name]}, samples, reference, resamples, seed
+    )
+    assert values.keys() == intervals.keys()
+    return (values[name], intervals[name]) if name in values else None
+
+
 def test_an_interval_of_a_share_is_the_binomial_one():
     rng = np.random.default_rng(0)
     part = seen(rng, 400)
-    value, (low, high) = measure_with_interval(alignment.measure, [part], [part], 400, 0)
+    value, (low, high) = interval("alignment", [part], [part], 400, 0)
     assert value == np.mean(part.alignment)
     assert (high - low) / 2 == pytest.approx(1.96 * np.sqrt(value * (1 - value) / 400), rel=0.15)
 
@@ -30,7 +39,7 @@ def test_most_intervals_hold_the_truth():
     hits = 0
     for trial in range(40):
         part = seen(np.random.default_rng(trial), 200)
-        _, (low, high) = measure_with_interval(contrast.deviation, [part], [part], 40, trial)
+        _, (low, high) = interval("deviation", [part], [part], 40, trial)
         hits += low <= 1 <= high
     assert hits >= 34
 
@@ -41,7 +50,7 @@ def test_how_many_pictures_a_prompt_has_is_not_left_to_chance():
     sure = Seen(
         part.images, part.prompts, part.features, (part.prompts == "a").astype(float), part.identity
     )
-    value, (low, high) = measure_with_interval(alignment.measure, [sure], [sure], 50, 0)
+    value, (low, high) = interval("alignment", [sure], [sure], 50, 0)
     assert low == value == high == 0.5
 
 
@@ -50,13 +59,13 @@ def test_pictures_of_prompts_with_one_each_are_all_drawn_from():
     real = Seen(
         part.images, np.arange(40).astype(str), part.features, part.alignment, part.identity
     )
-    value, (low, high) = measure_with_interval(alignment.measure, [real], [real], 50, 0)
+    value, (low, high) = interval("alignment", [real], [real], 50, 0)
     assert low < value < high
 
 
 def test_copies_that_a_resample_makes_do_not_lower_the_diversity():
     part = seen(np.random.default_rng(0), 12)
-    value, (low, high) = measure_with_interval(diversity.measure, [part], [part], 200, 0)
+    value, (low, high) = interval("diversity", [part], [part], 200, 0)
     resampled = [
         diversity.measure([part.take(np.random.default_rng(i).integers(0, 12, 12))], [])
         for i in range(200)
@@ -75,8 +84,41 @@ def test_buckets_of_as_many_parts_are_compared_picture_by_picture_and_others_par
 def test_pictures_of_an_extractor_without_text_have_no_alignment():
     part = seen(np.random.default_rng(0), 4)
     blind = Seen(part.images, part.prompts, part.features, None, part.identity)
-    assert measure_with_interval(alignment.measure, [blind], [blind], 10, 0) is None
+    assert interval("alignment", [blind], [blind], 10, 0) is None
     assert blind.take(np.array([1, 1])).alignment is None
+
+
+def test_an_interval_of_a_distance_counts_both_sets_each_with_its_own_correction():
+    def of_pairs(rng, count):
+        part = seen(rng, count)
+        prompts = np.repeat(np.arange(count // 2).astype(str), 2)
+        return Seen(part.images, prompts, part.features, part.alignment, part.identity)
+
+    # A resample of pairs has half the variance of one of all pictures, before the correction.
+    widths = []
+    for make in (seen, of_pairs):
+        rng = np.random.default_rng(0)
+        samples, reference = make(rng, 2000), seen(rng, 200)
+        _, (low, high) = interval("fd", [samples], [reference], 200)
+        widths.append(high - low)
+    assert widths[1] == pytest.approx(widths[0], rel=0.1)
+    # The reference alone makes it as wide, as it has far fewer pictures.
+    rng = np.random.default_rng(0)
+    samples, reference = seen(rng, 2000), seen(rng, 200)
+    values = [
+        frechet.measure([samples], [reference.take(np.random.default_rng(i).integers(0, 200, 200))])
+        for i in range(200)
+    ]
+    assert widths[0] == pytest.approx(2 * 1.96 * np.std(values), rel=0.2)
+
+
+def test_all_metrics_are_measured_on_the_same_resamples():
+    part, reference = (seen(np.random.default_rng(i), 100) for i in range(2))
+    names = ("fd", "alignment", "deviation")
+    metrics = {name: METRICS[name] for name in names}
+    values, intervals = measure_with_intervals(metrics, [part], [reference], 20, 0)
+    for name in ("alignment", "deviation"):
+        assert (values[name], intervals[name]) == interval(name, [part], [reference], 20)
 
 
 def test_exaggerated_contrast_is_seen_in_deviation_and_range():
@@ -92,7 +134,7 @@ def test_exaggerated_contrast_is_seen_in_deviation_and_range():
 def test_every_metric_of_the_table_says_what_it_is():
     assert METRICS["fd"].measure is frechet.measure
     for metric in METRICS.values():
-        assert metric.heading and metric.meaning and metric.reference in ("generator", "real")
+        assert metric.heading and metric.meaning and metric.reference in ("generator", "real", "")
 
 
 def test_a_picture_without_prompt_is_refused():

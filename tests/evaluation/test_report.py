@@ -63,7 +63,7 @@ def test_nothing_is_loaded_from_elsewhere(page):
 def test_every_row_is_in_the_table(page):
     for row in ROWS:
         for value in row.values.values():
-            assert f"{value:.3f}" in page
+            assert f"{value:#.3g}" in page
     assert "0.617 ± 0.020" in page
 
 

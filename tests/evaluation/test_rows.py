@@ -53,6 +53,12 @@ def test_aggregate_of_one_run_is_that_run():
     assert aggregate([ROWS]) == ROWS
 
 
+def test_a_metric_that_one_run_lacks_has_no_mean():
+    without = dataclasses.replace(STUDENT, values={"fd": 0.4}, intervals={})
+    (mean,) = aggregate([[STUDENT], [without]])
+    assert mean.values == {"fd": pytest.approx(0.3)}
+
+
 @pytest.mark.parametrize("runs", [[ROWS, ROWS[:2]], [[TEACHER, TEACHER]]])
 def test_runs_of_different_rows_are_refused(runs):
     with pytest.raises(ValueError, match="the same rows"):
@@ -98,8 +104,9 @@ def test_table_columns_are_aligned_and_hold_every_number():
     assert len(lines) == len(ROWS) + 2
     for line, shown in zip(lines[2:], ROWS, strict=True):
         assert line.split()[:2] == ["all", shown.model]
-        assert f"{shown.values['fd']:.3f} ± 0.100" in line
-    assert len({line.index("±") for line in lines[2:]}) == 1
+        decimals = 3 if shown.values["fd"] < 1 else 2
+        text = f"{shown.values['fd']:.{decimals}f} ± {0.1:.{decimals}f}"
+        assert line[: lines[0].index("FD") + 2].endswith(text)
     assert "2.00x" in lines[-1], "the student's distance over the generator's own"
 
 
@@ -122,6 +129,29 @@ def test_acceptance_has_each_limit_that_there_are_numbers_for():
         ("fd_real", "teacher"): pytest.approx(0.4),
         ("alignment", "teacher"): pytest.approx(-0.005),
     }
+
+
+def test_more_steps_are_held_against_fewer():
+    rows = [row("student", steps, fd) for steps, fd in ((1, 0.4), (2, 0.2), (4, 0.3))]
+    reached = {bar.steps: (bar.met(value), value) for _, bar, value in acceptance(rows)}
+    assert reached == {2: (True, pytest.approx(0.5)), 4: (False, pytest.approx(1.5))}
+
+
+def test_scores_of_a_clip_are_not_held_against_a_limit_of_shares():
+    rows = [row("teacher", 50, 0.5, 25.0), row("student", 4, 0.2, 24.0)]
+    assert "alignment" not in {bar.metric for _, bar, _ in acceptance(rows)}
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(0.01234, "0.0123 ± 0.1000"), (12.345, "12.3 ± 0.1"), (0.0, "0.00 ± 0.10")]
+)
+def test_the_table_shows_three_significant_digits(value, text):
+    assert text in format_table([row("generator", 25, value)])
+
+
+def test_ratios_have_headings():
+    heading = format_table([*ROWS, row("untrained", 1, 1.0)]).splitlines()[0]
+    assert heading.split()[4:8] == ["FD", "/", "floor", "/"] and "/ teacher" in heading
 
 
 def test_rows_of_a_bucket_stand_together_in_one_order_whatever_theirs():

@@ -6,6 +6,7 @@ what a reader would miss. They belong to one run: numbers of two runs are not co
 """
 
 import functools
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,12 +20,14 @@ from ladd_jax.errors import UserError
 from ladd_jax.evaluation.extractors import Given, Training
 from ladd_jax.evaluation.extractors.base import Extractor
 from ladd_jax.models.base import Model, Params
-from ladd_jax.models.image_text import image_text, word_ids
+from ladd_jax.models.image_text import image_text, terms, word_ids
+
+_LOG = logging.getLogger(__name__)
 
 CHOICES = 100
 """Captions among which a picture's own is to be found."""
 
-_WORDS = 32
+_WORDS = 64
 _PART = 256
 
 
@@ -32,7 +35,8 @@ class OwnEncoder:
     """Looks at pictures with a trained pair of encoders.
 
     Alignment is R-precision (Xu et al. 2018): 1 where, among `CHOICES` captions, a picture's own is
-    the nearest.
+    nearer than every other one. Captions that the encoder reads as the same are no choices beside
+    each other. Of a caption it reads 64 words and pairs of words.
     """
 
     def __init__(self, model: Model, params: Params, captions: Sequence[str], seed: int):
@@ -57,14 +61,17 @@ class OwnEncoder:
     def _found(self, embeddings: np.ndarray, prompts: list[str]) -> np.ndarray:
         pool = sorted(set(prompts) | set(self._captions))
         place = {caption: i for i, caption in enumerate(pool)}
-        (texts,) = self._in_parts(lambda p, ids: (self._text(p, ids),), word_ids(pool, _WORDS))
+        ids = word_ids(pool, _WORDS)
+        _, kinds = np.unique(ids, axis=0, return_inverse=True)
+        (texts,) = self._in_parts(lambda p, ids: (self._text(p, ids),), ids)
         rng = np.random.default_rng(self._seed)
         found = np.zeros(len(prompts))
         for i, prompt in enumerate(prompts):
-            others = np.delete(np.arange(len(pool)), place[prompt])
+            others = np.flatnonzero(kinds != kinds[place[prompt]])
             wrong = rng.choice(others, min(CHOICES - 1, len(others)), replace=False)
             cosines = texts[[place[prompt], *wrong]] @ embeddings[i]
-            found[i] = np.argmax(cosines) == 0
+            # Neither a tie nor what is not a number is found.
+            found[i] = len(wrong) > 0 and np.all(cosines[0] > cosines[1:])
         return found
 
     def _in_parts(self, function: Any, inputs: np.ndarray) -> tuple[np.ndarray, ...]:
@@ -94,9 +101,15 @@ def train_encoder(
     captions = {caption for _, texts in training.values() for caption in texts}
     if len(captions) < 2:
         raise UserError(
-            f"{len(captions)} captions tell pictures apart in no way: give 2 or more, or another "
-            f"evaluate.extractor than 'own'"
+            f"only {len(captions)} distinct caption{'s' * (len(captions) != 1)}: R-precision needs "
+            f"2 or more; give them, or another evaluate.extractor than 'own'"
         )
+    cut = sum(len(terms(caption)) > _WORDS for caption in captions)
+    if cut:
+        _LOG.warning(
+            "own: %d of %d captions have more than %d words and pairs of words: the rest is cut",
+            cut, len(captions), _WORDS,
+        )  # fmt: skip
     channels = next(iter(training.values()))[0].shape[-1]
     model = image_text(channels)
     key = jax.random.PRNGKey(seed)

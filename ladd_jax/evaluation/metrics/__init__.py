@@ -17,17 +17,17 @@ METRICS = {
     "fd": Metric(
         "FD",
         frechet.measure,
-        "Fréchet distance of features to held-out samples of the data generator, which is what the "
-        "student is asked to match; as a multiple of the floor, which the generator's own samples "
-        "have from each other",
-        ratio="generator",
+        "Fréchet distance of features to held-out samples of the data generator, as a multiple of "
+        "the floor, which the generator's own samples have from each other, and of the untrained "
+        "student's at the same steps",
+        ratios={"/ floor": "generator", "/ untrained": "untrained"},
     ),
     "fd_real": Metric(
         "FD real",
         frechet.measure,
         "Fréchet distance to held-out real pictures; guidance moves the generator away from them",
         reference="real",
-        ratio="teacher",
+        ratios={"/ teacher": "teacher"},
     ),
     "kid": Metric(
         "KID x 1000",
@@ -40,7 +40,7 @@ METRICS = {
         kernel.measure_cmmd,
         "discrepancy of CLIP's features, each of length 1, under a kernel that takes them for no "
         "Gaussian",
-        ratio="generator",
+        ratios={"/ floor": "generator"},
     ),
     "precision": Metric(
         "precision",
@@ -57,25 +57,30 @@ METRICS = {
         alignment.measure,
         "how well pictures fit their prompts: the share that shows what they say, or a CLIP's "
         "score",
-        ratio="teacher",
+        reference="",
+        ratios={"/ teacher": "teacher"},
     ),
     "diversity": Metric(
         "diversity",
         diversity.measure,
         "mean distance of the features of two samples of a prompt",
-        ratio="generator",
+        reference="",
+        ratios={"/ generator": "generator"},
     ),
     "deviation": Metric(
         "contrast",
         contrast.deviation,
         "standard deviation of all values",
-        ratio="generator",
+        reference="",
+        ratios={"/ generator": "generator"},
+        pixels=True,
     ),
     "outside": Metric(
         "outside",
         contrast.outside,
-        f"share of values outside of the range that the generator leaves in "
-        f"{contrast.LEFT_OUT:.0%}",
+        f"share of values outside of the range that holds {1 - contrast.LEFT_OUT:.0%} of the "
+        f"generator's values",
+        pixels=True,
     ),
 }
 """By the name that `metrics.json` has."""

@@ -1,7 +1,7 @@
 """What a metric is: a number from pictures, and from others that they are compared with."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from ladd_jax.evaluation.seen import Seen
 
@@ -17,15 +17,18 @@ class Metric:
     Attributes:
       heading: its name in tables.
       measure: computes it.
-      reference: what samples are compared with: `generator`, the data generator's held-out
-        samples, or `real`, held-out real pictures.
+      reference: what samples are compared with: `generator`, the data generator's held-out samples,
+        `real`, held-out real pictures, or nothing.
       meaning: a sentence for the reader of a table.
-      ratio: what its value is divided by in tables, beside the value: the value of the generator's
-        own samples (`generator`), of the data generator's longest sampling (`teacher`), or nothing.
+      ratios: what its value is divided by in tables, beside the value, by heading: the value of the
+        generator's own samples (`generator`), of the data generator's longest sampling (`teacher`),
+        or of the untrained student at the same steps (`untrained`).
+      pixels: whether it looks at pictures, and not at their features alone.
     """
 
     heading: str
     measure: Measure
     meaning: str
     reference: str = "generator"
-    ratio: str = ""
+    ratios: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    pixels: bool = False

@@ -1,6 +1,8 @@
 """Distance between two sets of features."""
 
+import functools
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -10,7 +12,7 @@ from ladd_jax.evaluation.seen import Seen, joint
 
 def measure(samples: Sequence[Seen], reference: Sequence[Seen]) -> float:
     """Fréchet distance of the features of samples to those of the reference."""
-    return frechet_distance(joint(samples), joint(reference))
+    return _distance(_seen(tuple(samples)), _seen(tuple(reference)))
 
 
 def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
@@ -31,20 +33,42 @@ def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
       UserError: a set of fewer than two samples, widths that differ, or values that are not
         finite.
     """
-    if min(len(a), len(b)) < 2:
-        raise UserError(f"sets of {len(a)} and {len(b)} samples: a covariance needs 2 or more")
-    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
-    if a.shape[1:] != b.shape[1:] or a.ndim != 2:
-        raise UserError(f"sets of shape {a.shape} and {b.shape}: give [n, F] and [m, F]")
-    for features in (a, b):
-        broken = np.count_nonzero(~np.isfinite(features).all(axis=1))
-        if broken:
-            raise UserError(
-                f"{broken} of {len(features)} samples have features that are not finite"
-            )
-    mean = np.sum(np.square(a.mean(0) - b.mean(0)))
-    factors = [np.linalg.qr(x - x.mean(0), mode="r") / np.sqrt(len(x) - 1) for x in (a, b)]
-    cross = np.linalg.svd(factors[0] @ factors[1].T, compute_uv=False).sum()
-    total = sum(np.sum(np.square(factor)) for factor in factors)
+    return _distance(_fit(a), _fit(b))
+
+
+class _Gaussian(NamedTuple):
+    """Mean `[F]`, and a factor R of the covariance R^T R."""
+
+    mean: np.ndarray
+    factor: np.ndarray
+
+
+# Of two sets, one stays the same while intervals draw the other again.
+@functools.lru_cache(maxsize=2)
+def _seen(parts: tuple[Seen, ...]) -> _Gaussian:
+    return _fit(joint(parts))
+
+
+def _fit(x: np.ndarray) -> _Gaussian:
+    x = np.asarray(x, np.float64)
+    if x.ndim != 2:
+        raise UserError(f"features of shape {x.shape}: give [n, F]")
+    if len(x) < 2:
+        raise UserError(f"a set of {len(x)} samples: a covariance needs 2 or more")
+    broken = np.count_nonzero(~np.isfinite(x).all(axis=1))
+    if broken:
+        raise UserError(f"{broken} of {len(x)} samples have features that are not finite")
+    mean = x.mean(0)
+    return _Gaussian(mean, np.linalg.qr(x - mean, mode="r") / np.sqrt(len(x) - 1))
+
+
+def _distance(a: _Gaussian, b: _Gaussian) -> float:
+    if a.mean.shape != b.mean.shape:
+        raise UserError(
+            f"features of {len(a.mean)} and {len(b.mean)} numbers: give both sets the same"
+        )
+    mean = np.sum(np.square(a.mean - b.mean))
+    cross = np.linalg.svd(a.factor @ b.factor.T, compute_uv=False).sum()
+    total = np.sum(np.square(a.factor)) + np.sum(np.square(b.factor))
     # Rounding may make the distance of a set from itself slightly negative.
     return float(max(mean + total - 2 * cross, 0.0))

@@ -1,11 +1,12 @@
 """The run's own encoder learns what captions tell."""
 
+import jax
 import numpy as np
 import pytest
 
 from ladd_jax.data.buckets import Bucket
-from ladd_jax.evaluation.extractors.own import train_encoder
-from ladd_jax.models.image_text import word_ids
+from ladd_jax.evaluation.extractors.own import OwnEncoder, train_encoder
+from ladd_jax.models.image_text import image_text, terms, word_ids
 
 WORDS = ("left", "right", "top", "bottom")
 
@@ -55,5 +56,29 @@ def test_the_order_of_words_is_seen():
 
 def test_one_caption_for_all_pictures_is_refused():
     images, _ = pictures(Bucket(8, 8), 70, 0)
-    with pytest.raises(ValueError, match="1 captions"):
+    with pytest.raises(ValueError, match="only 1 distinct caption: R-precision needs 2 or more"):
         train_encoder({Bucket(8, 8): (images, ["x"] * 70)})
+
+
+@pytest.mark.parametrize("value", [0.0, np.nan])
+def test_an_encoder_that_tells_nothing_apart_finds_nothing(value):
+    model = image_text(1)
+    constant = jax.tree.map(lambda leaf: np.full(leaf.shape, value, np.float32), model.shapes)
+    captions = [f"bright {word}" for word in WORDS]
+    blind = OwnEncoder(model, constant, captions, 0)
+    _, alignment = blind.look(pictures(Bucket(8, 8), 8, 0)[0], captions * 2)
+    assert not alignment.any()
+
+
+def test_captions_that_are_read_as_the_same_are_no_choices(encoder):
+    images, captions = pictures(Bucket(8, 8), 20, 1)
+    louder = [f"{caption.upper()}!" for caption in captions]
+    mixed = [louder[i] if i % 2 else captions[i] for i in range(20)]
+    assert encoder.look(images, mixed)[1].mean() >= 0.9
+
+
+def test_pairs_of_words_stand_beside_their_words():
+    assert terms("A red cat.") == ["a", "a red", "red", "red cat", "cat"]
+    long = " ".join(f"w{i}" for i in range(40))
+    swapped = long.replace("w1 w2", "w2 w1")
+    assert (word_ids([long], 64) != word_ids([swapped], 64)).any()

@@ -75,8 +75,8 @@ def test_float32_features_are_measured_in_float64():
 @pytest.mark.parametrize(
     ("a", "b", "words"),
     [
-        (np.zeros((1, 3)), np.zeros((5, 3)), "1 and 5 samples"),
-        (np.zeros((4, 3)), np.zeros((5, 2)), r"\(4, 3\) and \(5, 2\)"),
+        (np.zeros((1, 3)), np.zeros((5, 3)), "a set of 1 samples"),
+        (np.zeros((4, 3)), np.zeros((5, 2)), "features of 3 and 2 numbers"),
         (np.full((4, 3), np.nan), np.zeros((5, 3)), "4 of 4 samples"),
     ],
 )
