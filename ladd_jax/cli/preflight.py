@@ -4,12 +4,15 @@ What a section of the config refuses by itself stands there; here is what depend
 them, on the stages, or on the devices of this machine.
 """
 
+import re
+from pathlib import Path
+
 from ladd_jax.config import objectives
 from ladd_jax.config.fields import Config, Distil, Pretrain
 from ladd_jax.data.buckets import bucket_table
 from ladd_jax.diffusion.samplers import student_sigmas
-from ladd_jax.errors import UserError
-from ladd_jax.evaluation.extractors import EXTRACTORS
+from ladd_jax.errors import NotFoundError, UserError
+from ladd_jax.evaluation.extractors import EXTRACTORS, extractor_for
 from ladd_jax.evaluation.metrics import METRICS
 from ladd_jax.parallel.mesh import check_batch_size, make_mesh
 from ladd_jax.training.writers import check_writers
@@ -52,6 +55,8 @@ def check(config: Config) -> None:
             f"synthesize.samples {config.synthesize.samples} are fewer than one batch of "
             f"distil.batch_size {config.distil.batch_size}: raise one or lower the other"
         )
+    if "evaluate" in config.stages:
+        _check_subjects(config)
     if "evaluate" in config.stages or ("distil" in config.stages and config.log.samples_every):
         _check_judges(config)
 
@@ -65,19 +70,6 @@ def _check_data(config: Config) -> None:
                 f"model.channels is {config.model.channels}: {data.source} have {channels}"
             )
         return
-    if "evaluate" in config.stages and (data.source == "prompts" or config.weights):
-        raise UserError("the stage 'evaluate' judges pictures of one's own: leave it out of stages")
-    if "evaluate" in config.stages and data.source == "images":
-        if data.autoencoder:
-            raise UserError(
-                f"the stage 'evaluate' judges latents that are pixels, and data.autoencoder is "
-                f"{data.autoencoder}: leave it out of stages"
-            )
-        if not data.held_out:
-            raise UserError(
-                "data.held_out is 0 and the stage 'evaluate' judges by held-out pictures: set a "
-                "share such as 0.05, or leave it out of stages"
-            )
     if not config.weights and data.source == "prompts":
         raise UserError(
             f"weights is empty, and {data.source} need a released pipeline: give "
@@ -103,6 +95,29 @@ def _check_data(config: Config) -> None:
         )
 
 
+def _check_subjects(config: Config) -> None:
+    """What the stage 'evaluate' makes pictures of, and whether there are real ones beside."""
+    data, stage = config.data, config.evaluate
+    if stage.prompts:
+        if not stage.extractor:
+            raise UserError(
+                "evaluate.extractor is empty and with evaluate.prompts no real picture is looked "
+                "at: name one, such as clip or inception with evaluate.extractor_weights, or own, "
+                "which is trained on the run's pictures"
+            )
+        return
+    if data.source == "prompts":
+        raise UserError(
+            "evaluate.prompts is empty and prompts have no held-out records: name a file of "
+            "prompts, such as parti128:PartiPrompts.tsv, or leave 'evaluate' out of stages"
+        )
+    if data.source == "images" and not data.held_out:
+        raise UserError(
+            "data.held_out is 0 and the stage 'evaluate' judges by held-out pictures: set a share "
+            "such as 0.05, or evaluate.prompts, or leave it out of stages"
+        )
+
+
 def _check_judges(config: Config) -> None:
     """What the stage 'evaluate' and the previews of training use."""
     stage = config.evaluate
@@ -117,6 +132,26 @@ def _check_judges(config: Config) -> None:
                 raise UserError(
                     f"evaluate.{name} {value!r} is none of {', '.join(table)}: use one of them"
                 )
+    name = extractor_for(stage.extractor, config.data.source)
+    kind = EXTRACTORS[name]
+    if kind.weights and not stage.extractor_weights:
+        raise UserError(
+            f"evaluate.extractor_weights is empty and {name} reads weights: name their file or "
+            f"folder, or owner/name of the hub"
+        )
+    place = Path(stage.extractor_weights).expanduser()
+    # What looks like a name on the hub is asked for when it is read.
+    on_hub = name != "inception" and re.fullmatch(r"[\w.-]+/[\w.-]+", stage.extractor_weights)
+    if kind.weights and not place.exists() and not on_hub:
+        raise NotFoundError(
+            f"evaluate.extractor_weights is {place}, which does not exist: name the weights of "
+            f"{name}"
+        )
+    if kind.source and kind.source != config.data.source:
+        raise UserError(
+            f"evaluate.extractor {name!r} looks at {kind.source} alone and data.source is "
+            f"{config.data.source}: use another, such as own"
+        )
     if stage.per_prompt < 2 and "diversity" in stage.metrics:
         raise UserError(
             f"evaluate.per_prompt is {stage.per_prompt} and the diversity of a prompt's samples "

@@ -282,11 +282,15 @@ class Evaluate:
     """What is measured of data generator and student."""
 
     student: str = "ema"  # ema, or params, which sample and export call student
-    # How pictures are looked at: digits, scenes, own; empty: the source's own, where it has one.
+    # How pictures are looked at: digits, scenes, own, inception, clip, pickscore, hpsv2; empty: the
+    # source's own, where it has one.
     extractor: str = ""
     extractor_weights: str = ""  # a folder, or owner/name of the hub, for extractors that have some
     metrics: tuple[str, ...] = ("fd", "fd_real", "alignment", "diversity", "deviation", "outside")
-    samples: int = 400  # for each bucket, of prompts of its held-out records
+    # A file as data.path, or SET:FILE such as parti128:PartiPrompts.tsv, for every bucket, without
+    # real pictures to compare with; empty: the prompts of the held-out records.
+    prompts: str = ""
+    samples: int = 400  # for each bucket
     per_prompt: int = 4  # samples of a prompt, at least
     resamples: int = 50  # for each interval, of the bootstrap
     student_steps: tuple[int, ...] = (1, 2, 4)

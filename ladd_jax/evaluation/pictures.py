@@ -58,15 +58,20 @@ def sheet(images: Sequence[np.ndarray], columns: int, side: int = 512) -> np.nda
       columns: columns of the sheet.
       side: largest side of an image, in pixels; larger ones are averaged down.
     """
-    height, width, channels = images[0].shape
+    small = averaged_down(np.clip(np.stack(images), -1, 1), side)
+    rows = -(-len(images) // columns)
+    cells = np.ones((rows * columns, *small.shape[1:]), np.float32)
+    cells[: len(small)] = small
+    return _tile(cells.reshape(rows, columns, *small.shape[1:]))
+
+
+def averaged_down(images: np.ndarray, side: int) -> np.ndarray:
+    """Pictures `[n, H, W, C]` whose longest side is `side` or less, by the mean of whole blocks."""
+    n, height, width, channels = images.shape
     factor = -(-max(height, width) // side)
-    rows, height, width = -(-len(images) // columns), height // factor, width // factor
-    cells = np.ones((rows * columns, height, width, channels), np.float32)
-    for cell, image in zip(cells, images, strict=False):
-        blocks = np.clip(image, -1, 1)[: height * factor, : width * factor]
-        blocks = blocks.reshape(height, factor, width, factor, channels)
-        cell[...] = blocks.mean((1, 3))
-    return _tile(cells.reshape(rows, columns, height, width, channels))
+    height, width = height // factor, width // factor
+    blocks = images[:, : height * factor, : width * factor]
+    return blocks.reshape(n, height, factor, width, factor, channels).mean((2, 4))
 
 
 def png(image: np.ndarray, scale: int, text: Mapping[str, str] | None = None) -> bytes:

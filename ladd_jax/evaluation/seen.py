@@ -10,6 +10,9 @@ import numpy as np
 
 from ladd_jax.errors import UserError
 
+GRID = 32
+"""Rows and columns of the pixels that stand for a large picture where contrast is measured."""
+
 
 # Compared by identity, as arrays are.
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -63,3 +66,40 @@ def joint(parts: Sequence[Seen]) -> np.ndarray:
     if len({part.features.shape[1] for part in parts}) == 1:
         return np.concatenate([part.features.reshape(len(part.features), -1) for part in parts])
     return np.concatenate([part.features.reshape(-1, part.features.shape[-1]) for part in parts])
+
+
+def grid_of_pixels(images: np.ndarray) -> np.ndarray:
+    """Evenly spaced pixels, which have the same distribution of values as all.
+
+    Args:
+      images: `[n, H, W, C]` of any sides.
+
+    Returns:
+      `[n, GRID, GRID, C]`.
+    """
+    rows, columns = ((np.arange(GRID) * side + side // 2) // GRID for side in images.shape[1:3])
+    return images[:, rows][:, :, columns]
+
+
+def in_shares_of(parts: Sequence[Seen], others: Sequence[Seen], seed: int) -> list[Seen]:
+    """The pictures of several buckets, or some, so that buckets have the shares of another set.
+
+    Distances between mixtures would else be distances between shares of buckets.
+
+    Args:
+      parts: one for each bucket.
+      others: the other set, in the same buckets.
+      seed: of the draw without replacement in buckets that have more than their share.
+    """
+    ratio = min(
+        len(part.prompts) / len(other.prompts) for part, other in zip(parts, others, strict=True)
+    )
+    found = []
+    for part, other in zip(parts, others, strict=True):
+        size = len(part.prompts)
+        count = min(max(round(ratio * len(other.prompts)), 1), size)
+        if count < size:
+            places = np.random.default_rng(seed).choice(size, count, replace=False)
+            part = part.take(np.sort(places))
+        found.append(part)
+    return found

@@ -196,6 +196,13 @@ def barrier(name: str) -> None:
         multihost_utils.sync_global_devices(name)
 
 
+def as_process_0(value: bool) -> bool:
+    """The value of process 0, for what all processes must decide alike."""
+    if jax.process_count() == 1:
+        return value
+    return bool(multihost_utils.broadcast_one_to_all(np.asarray(value)))
+
+
 @contextlib.contextmanager
 def one_of_each_host_first(name: str) -> Iterator[None]:
     """One process of each host goes through before the others, which find what it has fetched.

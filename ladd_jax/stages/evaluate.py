@@ -1,11 +1,12 @@
 """The stage `evaluate`: metrics and report of a run."""
 
+import dataclasses
 import functools
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -16,29 +17,41 @@ from ladd_jax.config.fields import Config, Evaluate, to_dict
 from ladd_jax.data.buckets import Bucket
 from ladd_jax.data.shards import Shards
 from ladd_jax.diffusion.sampling import Sampler, Sampling, seeds
-from ladd_jax.evaluation.intervals import measure_with_interval
+from ladd_jax.evaluation.extractors import EXTRACTORS, extractor_for
+from ladd_jax.evaluation.intervals import measure_with_intervals
 from ladd_jax.evaluation.metrics import METRICS
-from ladd_jax.evaluation.pictures import Grid, save_grid_png
+from ladd_jax.evaluation.pictures import Grid, averaged_down, save_grid_png
 from ladd_jax.evaluation.report import write_report
 from ladd_jax.evaluation.rows import Row, format_table, in_order, write_metrics
-from ladd_jax.evaluation.seen import Seen
+from ladd_jax.evaluation.seen import Seen, in_shares_of
 from ladd_jax.evaluation.strip import read_previews
 from ladd_jax.models.base import Params
 from ladd_jax.models.families import family_of
 from ladd_jax.parallel.mesh import make_mesh
-from ladd_jax.stages.judging import Samples, look_at, open_judge, pictures_of, subjects_of
+from ladd_jax.stages.judging import Samples, Show, decoding, look_at, open_judge, pictures_of
+from ladd_jax.stages.kept import fingerprint, kept
 from ladd_jax.stages.load import (
     encoded,
     finished_student_step,
-    held_out,
     load_generator,
     load_student_weights,
 )
+from ladd_jax.stages.subjects import subject_of
 from ladd_jax.training.metrics import read_history
 
 _LOG = logging.getLogger(__name__)
 
 _SHOWN_SAMPLES = 3
+_SHOWN_SIDE = 96  # pixels, of decoded pictures
+
+# Held-out real pictures of a bucket that count, at most, for each sample of it.
+_REAL = 10
+
+# What metrics that compare with nothing are measured beside.
+_FIRST = "generator"
+
+# What the extractor makes of each bucket.
+_Looked = dict[Bucket, Seen]
 
 
 class _Way(NamedTuple):
@@ -54,19 +67,24 @@ class _Way(NamedTuple):
 
 def evaluate(config: Config, workdir: Path) -> list[Row]:
     """Samples data generator and student, judges them, writes `report.html`, `samples.png` and,
-    last, `metrics.json`; measures nothing again where that is done with the same settings."""
+    last, `metrics.json`; measures nothing again where that is done with the same settings.
+
+    Latents of an autoencoder are judged as the pictures that it makes of them, real ones too.
+    """
     stage = config.evaluate
     metrics, report = workdir / "metrics.json", workdir / "report.html"
     settings = to_dict(config)["evaluate"]
     if metrics.exists():
         old = json.loads(metrics.read_text())
-        if old.get("evaluate") == settings:
+        # Metrics of an older version lack new fields, whose defaults change nothing.
+        if to_dict(Config())["evaluate"] | old.get("evaluate", {}) == settings:
             _LOG.info("evaluate: done; remove %s to measure again", metrics)
             rows = [Row.from_dict(row) for row in old["rows"]]
             _show(rows, report)
             return rows
     mesh = make_mesh(config.mesh.sizes)
-    held = Shards(held_out(workdir))
+    subject = subject_of(config, workdir)
+    prompts = {bucket: subjects.prompts for bucket, subjects in subject.buckets.items()}
     start = load_generator(config, workdir, mesh)
     name = "student" if stage.student == "params" else stage.student
     student = load_student_weights(
@@ -74,17 +92,16 @@ def evaluate(config: Config, workdir: Path) -> list[Row]:
     )
     sampler = Sampler(
         family_of(config).backbone(architectures.student_architecture(config)),
-        held.null,
+        subject.null,
         mesh,
         stage.batch_size,
     )
-    subjects = {
-        bucket: subjects_of(held, bucket, stage.samples, stage.per_prompt)
-        for bucket in held.buckets
-    }
-    extractor = open_judge(config, workdir, mesh)
-    look = functools.partial(look_at, extractor)
-    prompts = {bucket: subject.prompts for bucket, subject in subjects.items()}
+    show = decoding(config)
+    extractor = open_judge(config, workdir, mesh, show)
+
+    def look(samples: Samples, texts: Mapping[Bucket, np.ndarray]) -> _Looked:
+        return dict(zip(samples, look_at(extractor, samples, texts, show), strict=True))
+
     ways = _ways(config)
     total = (len(ways) + 1) * sum(map(len, prompts.values()))
     hidden = jax.process_index() != 0
@@ -96,63 +113,85 @@ def evaluate(config: Config, workdir: Path) -> list[Row]:
                 bucket: sampler(
                     params,
                     seeds(config.seed + way.noise, bucket.height, bucket.width, np.arange(n)),
-                    subject.cond,
+                    subjects.cond,
                     (bucket.height, bucket.width, config.model.channels),
                     way.sampling,
                     bar.update,
                 )
-                for bucket, subject in subjects.items()
-                for n in (len(subject.prompts),)
+                for bucket, subjects in subject.buckets.items()
+                for n in (len(subjects.prompts),)
             }
 
-        kept = workdir / "evaluation"
-        fingerprint = _generator_fingerprint(config)
-        reference = ways[0]._replace(noise=2)
-        references = {
-            "generator": look(
-                _kept(kept / "reference", fingerprint, lambda: sample(reference)), prompts
-            ),
-            "real": look(*pictures_of(held)),
-        }
-        rows = _rows(
-            _Way("data", 0, 1.0, ways[0].sampling, 0),
-            look(*pictures_of(Shards(encoded(workdir)), {b: len(p) for b, p in prompts.items()})),
-            references,
-            stage,
-            config.seed,
-        )
+        folder = workdir / "evaluation"
+        mark = fingerprint(config, prompts, start, mesh)
+        reference = functools.partial(sample, ways[0]._replace(noise=2))
+        references = {"generator": look(kept(folder / "reference.npz", mark, reference), prompts)}
+        rows = []
+        if subject.real is not None:
+            most = dict.fromkeys(prompts, _REAL * stage.samples)
+            references["real"] = look(*pictures_of(subject.real, most, config.seed))
+            counts = {bucket: len(texts) for bucket, texts in prompts.items()}
+            data = look(*pictures_of(Shards(encoded(workdir)), counts))
+            if EXTRACTORS[extractor_for(stage.extractor, config.data.source)].learns:
+                data = {b: dataclasses.replace(part, alignment=None) for b, part in data.items()}
+            way = _Way("data", 0, 1.0, ways[0].sampling, 0)
+            rows += _rows(way, data, references, stage, config.seed)
         grids: list[Grid] = []
         for way in ways:
             make = functools.partial(sample, way)
-            student_made = way.model == "student"
             samples = (
                 make()
-                if student_made
-                else _kept(kept / f"{way.model}_{way.steps}", fingerprint, make)
+                if way.model == "student"
+                else kept(folder / f"{way.model}_{way.steps}.npz", mark, make)
             )
             rows += _rows(way, look(samples, prompts), references, stage, config.seed)
             title = f"{way.model}, {way.steps} step{'s' * (way.steps > 1)}"
-            for bucket, images in samples.items():
-                grids.append(_grid(title, bucket, images, prompts[bucket], stage))
+            for bucket, latents in samples.items():
+                grids.append(_grid(title, bucket, latents, prompts[bucket], stage, show))
 
     rows = in_order(rows)
-    guidance = config.synthesize.guidance
-    facts = {
-        "student": f"{config.distil.steps} steps of LADD on {config.synthesize.samples} samples of "
-        f"each bucket",
-        "data generator": f"{config.pretrain.steps} steps of flow matching, guidance {guidance:g}",
-        "network": f"{config.model.depth} blocks of width {config.model.width}",
-        "seed": config.seed,
-    }
     histories = {name: read_history(workdir / name) for name in ("pretrain", "distil")}
     if not hidden:
         previews = read_previews(workdir / "distil" / "previews")
-        write_report(report, rows, grids, histories, facts, previews=previews)
-        first = held.buckets[0].name
+        facts, notes = facts_of(config), notes_of(config)
+        write_report(report, rows, grids, histories, facts, notes, previews)
+        first = grids[0].bucket
         save_grid_png(workdir / "samples.png", [grid for grid in grids if grid.bucket == first])
         write_metrics(metrics, rows, evaluate=settings)
     _show(rows, report)
     return rows
+
+
+def facts_of(config: Config) -> dict[str, object]:
+    """What the report says of a run's settings."""
+    samples, guidance = config.synthesize.samples, config.synthesize.guidance
+    data = "the encoded pictures"
+    if config.distil.data == "synthesized":
+        data = f"{samples} samples of each bucket" if samples else "a sample of each record"
+    made = config.weights or f"{config.pretrain.steps} steps of flow matching"
+    return {
+        "student": f"{config.distil.steps} steps of LADD on {data}",
+        "data generator": f"{made}, guidance {guidance:g}",
+        "network": f"{config.model.depth} blocks of width {config.model.width}",
+        "extractor": extractor_for(config.evaluate.extractor, config.data.source),
+        "seed": config.seed,
+    }
+
+
+def notes_of(config: Config) -> list[str]:
+    """What a reader of the report must know to read its numbers."""
+    matched = "the data generator's guided samples, from which FD is measured"
+    if config.distil.data == "encoded":
+        matched = "real pictures: FD real is measured from those, and FD from the data generator's"
+    notes = [f"The student is asked to match {matched}."]
+    if EXTRACTORS[extractor_for(config.evaluate.extractor, config.data.source)].learns:
+        notes.append(
+            "The extractor was trained on the run's own pictures, so that the row of the data says "
+            "nothing of their alignment."
+        )
+    if config.data.autoencoder or config.weights:
+        notes.append("All pictures are judged as the autoencoder decodes them from latents.")
+    return notes
 
 
 def _ways(config: Config) -> list[_Way]:
@@ -175,60 +214,37 @@ def _ways(config: Config) -> list[_Way]:
 
 
 def _rows(
-    way: _Way, samples: list[Seen], references: dict[str, list[Seen]], stage: Evaluate, seed: int
+    way: _Way, samples: _Looked, references: Mapping[str, _Looked], stage: Evaluate, seed: int
 ) -> list[Row]:
-    """A row for each bucket, and one for all of them."""
-    buckets = [f"{part.images.shape[1]}x{part.images.shape[2]}" for part in samples]
-    selections = [
-        ("all", slice(None)),
-        *((name, slice(i, i + 1)) for i, name in enumerate(buckets)),
-    ]
-    rows = []
-    for bucket, selection in selections:
-        values, intervals = {}, {}
-        for name in stage.metrics:
-            metric = METRICS[name]
-            measured = measure_with_interval(
-                metric.measure,
-                samples[selection],
-                references[metric.reference][selection],
-                stage.resamples,
-                seed,
-            )
-            if measured is not None:
-                values[name], intervals[name] = measured
-        rows.append(Row(way.model, way.steps, way.guidance, bucket, values, intervals))
+    """A row for all buckets, and one for each of them."""
+    rows: list[Row] = []
+    for name, part in (("all", samples), *((b.name, {b: samples[b]}) for b in samples)):
+        if name != "all" and len(samples) == 1:
+            # All buckets are this one.
+            rows.append(dataclasses.replace(rows[0], bucket=name))
+            continue
+        values, intervals = _measured(part, references, stage, seed)
+        rows.append(Row(way.model, way.steps, way.guidance, name, values, intervals))
     return rows
 
 
-def _generator_fingerprint(config: Config) -> str:
-    """What the data generator's samples depend on."""
-    fields = to_dict(config)
-    stage = fields["evaluate"]
-    parts = {name: fields[name] for name in ("seed", "weights", "data", "model", "pretrain")}
-    parts["synthesize"] = {
-        name: fields["synthesize"][name] for name in ("steps", "guidance", "shift")
-    }
-    parts["timesteps"] = fields["distil"]["timesteps"]
-    parts["evaluate"] = {name: stage[name] for name in ("samples", "per_prompt")}
-    return json.dumps(parts, sort_keys=True)
-
-
-def _kept(path: Path, fingerprint: str, make: Callable[[], Samples]) -> Samples:
-    """Samples of a file where they were made with the same settings, else made and kept there."""
-    file = path.with_suffix(".npz")
-    if file.exists():
-        with np.load(file) as data:
-            if str(data["fingerprint"]) == fingerprint:
-                return {Bucket.parse(name): data[name] for name in data.files if name[0].isdigit()}
-    samples = make()
-    if jax.process_index() == 0:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".partial.npz")
-        arrays: dict[str, Any] = {bucket.name: images for bucket, images in samples.items()}
-        np.savez(partial, allow_pickle=False, fingerprint=np.array(fingerprint), **arrays)
-        partial.rename(file)
-    return samples
+def _measured(
+    samples: _Looked, references: Mapping[str, _Looked], stage: Evaluate, seed: int
+) -> tuple[dict[str, float], dict[str, tuple[float, float]]]:
+    values: dict[str, float] = {}
+    intervals: dict[str, tuple[float, float]] = {}
+    for name, reference in references.items():
+        metrics = {m: METRICS[m] for m in stage.metrics if (METRICS[m].reference or _FIRST) == name}
+        buckets = [bucket for bucket in samples if bucket in reference]
+        if not metrics or not buckets:
+            continue
+        others = [reference[bucket] for bucket in buckets]
+        parts = in_shares_of([samples[bucket] for bucket in buckets], others, seed)
+        found = measure_with_intervals(metrics, parts, others, stage.resamples, seed)
+        values |= found[0]
+        intervals |= found[1]
+    order = [metric for metric in stage.metrics if metric in values]
+    return {m: values[m] for m in order}, {m: intervals[m] for m in order}
 
 
 def _show(rows: list[Row], report: Path) -> None:
@@ -239,12 +255,19 @@ def _show(rows: list[Row], report: Path) -> None:
 
 
 def _grid(
-    title: str, bucket: Bucket, images: np.ndarray, prompts: np.ndarray, stage: Evaluate
+    title: str,
+    bucket: Bucket,
+    latents: np.ndarray,
+    prompts: np.ndarray,
+    stage: Evaluate,
+    show: Show | None,
 ) -> Grid:
     """The first samples of evenly spread prompts."""
     names = list(dict.fromkeys(prompts.tolist()))
     count = min(stage.shown_prompts, len(names))
     shown = [names[i * len(names) // count] for i in range(count)]
     least = min(_SHOWN_SAMPLES, *(int(np.sum(prompts == name)) for name in shown))
-    columns = [images[prompts == name][:least] for name in shown]
+    columns = [latents[prompts == name][:least] for name in shown]
+    if show is not None:
+        columns = [averaged_down(show(column), _SHOWN_SIDE) for column in columns]
     return Grid(title, bucket.name, np.stack(columns), shown)

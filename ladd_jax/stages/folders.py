@@ -1,6 +1,6 @@
 """Metrics of a folder of pictures, alone or against another."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from jax.sharding import Mesh
@@ -8,23 +8,21 @@ from tqdm import tqdm
 
 from ladd_jax.data.picture_folder import PictureFolder
 from ladd_jax.errors import UserError
-from ladd_jax.evaluation.extractors import EXTRACTORS, Given, Training, open_extractor
+from ladd_jax.evaluation.extractors import EXTRACTORS, Given, open_extractor
 from ladd_jax.evaluation.extractors.base import Extractor
-from ladd_jax.evaluation.intervals import measure_with_interval
+from ladd_jax.evaluation.intervals import measure_with_intervals
 from ladd_jax.evaluation.metrics import METRICS
 from ladd_jax.evaluation.rows import Row
-from ladd_jax.evaluation.seen import Seen
+from ladd_jax.evaluation.seen import GRID, Seen, grid_of_pixels
 
 ALONE = ("alignment", "diversity", "deviation")
 """Metrics that compare with nothing."""
 
-COMPARED = ("fd", "kid", "cmmd", "precision", "recall", "outside")
-"""Metrics that need a reference. `fd` and `fd_real` would be the same here."""
+COMPARED = ("fd", "kid", "cmmd", "precision", "recall")
+"""Metrics that need a reference. `fd` and `fd_real` would be the same here, and nothing is outside
+of the range of bytes."""
 
 _BATCH = 32
-
-_GRID = 32
-"""Rows and columns of the pixels that contrast is measured on, of each picture."""
 
 
 def judge_folders(
@@ -57,17 +55,11 @@ def judge_folders(
             raise UserError(f"metric {name!r} compares with others: give --reference=DIR")
     seen = [_look(extractor, samples, "samples")]
     others = seen if reference is None else [_look(extractor, reference, "reference")]
-    values, intervals = {}, {}
-    for name in metrics:
-        # Pictures without prompts are not all of one prompt.
-        if name == "diversity" and samples.prompts is None:
-            continue
-        measured = measure_with_interval(METRICS[name].measure, seen, others, resamples, seed)
-        if measured is not None:
-            values[name], interval = measured
-            if resamples > 1:
-                intervals[name] = interval
-    return Row("samples", 0, 1.0, "all", values, intervals)
+    # Pictures without prompts are not all of one prompt.
+    left_out = {"diversity"} if samples.prompts is None else set()
+    asked = {name: METRICS[name] for name in metrics if name not in left_out}
+    values, intervals = measure_with_intervals(asked, seen, others, resamples, seed)
+    return Row("samples", 0, 1.0, "all", values, intervals if resamples > 1 else {})
 
 
 def open_named(name: str, seed: int, mesh: Mesh) -> Extractor:
@@ -79,10 +71,15 @@ def open_named(name: str, seed: int, mesh: Mesh) -> Extractor:
     kind, _, path = name.partition(":")
     if not path or kind not in EXTRACTORS:
         raise UserError(
-            f"--extractor={name} is no NAME:PATH, such as inception:weights.pth or "
+            f"--extractor={name} is not NAME:PATH, such as inception:weights.pth or "
             "clip:openai/clip-vit-large-patch14"
         )
-    return open_extractor(kind, Given(path, _no_training(kind), seed, mesh))
+    if not EXTRACTORS[kind].weights:
+        raise UserError(
+            f"extractor {kind!r} is trained on a run's own pictures, and folders have none: use "
+            "one with weights, such as inception:weights.pth"
+        )
+    return open_extractor(kind, Given(path, dict, seed, mesh))
 
 
 def default_metrics(extractor: str, compared: bool) -> tuple[str, ...]:
@@ -94,25 +91,14 @@ def default_metrics(extractor: str, compared: bool) -> tuple[str, ...]:
     return (*distances, *ALONE)
 
 
-def _no_training(kind: str) -> Callable[[], Training]:
-    def training() -> Training:
-        raise UserError(
-            f"extractor {kind!r} is trained on a run's own pictures, and folders have none: use "
-            "one with weights, such as inception:weights.pth"
-        )
-
-    return training
-
-
 def _look(extractor: Extractor, folder: PictureFolder, title: str) -> Seen:
     """A folder as one set: features, and of each picture a grid of pixels.
 
-    Pictures of many sizes have no common array, and whole ones would fill the memory. Evenly spaced
-    pixels have the same distribution of values.
+    Pictures of many sizes have no common array, and whole ones would fill the memory.
     """
     texts = folder.prompts or [""] * len(folder)
     features: list[np.ndarray] = [np.empty(0)] * len(folder)
-    pixels = np.empty((len(folder), _GRID, _GRID, 3), np.float32)
+    pixels = np.empty((len(folder), GRID, GRID, 3), np.float32)
     alignments = np.empty(len(folder))
     aligned = folder.prompts is not None
     with tqdm(total=len(folder), desc=title, unit="img") as bar:
@@ -120,10 +106,7 @@ def _look(extractor: Extractor, folder: PictureFolder, title: str) -> Seen:
             found, alignment = extractor.look(images, [texts[place] for place in places])
             for place, feature in zip(places, found, strict=True):
                 features[place] = feature
-            rows, columns = (
-                (np.arange(_GRID) * side + side // 2) // _GRID for side in images.shape[1:3]
-            )
-            pixels[places] = images[:, rows][:, :, columns]
+            pixels[places] = grid_of_pixels(images)
             if alignment is None:
                 aligned = False
             else:

@@ -1,9 +1,8 @@
 """How a run's pictures are judged: which are looked at, and by which extractor."""
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from jax.sharding import Mesh
@@ -11,55 +10,108 @@ from jax.sharding import Mesh
 from ladd_jax.config.fields import Config
 from ladd_jax.data.buckets import Bucket
 from ladd_jax.data.shards import LATENTS, Shards
-from ladd_jax.evaluation.extractors import EXTRACTORS, Given, open_extractor
+from ladd_jax.evaluation.extractors import EXTRACTORS, Given, extractor_for, open_extractor
 from ladd_jax.evaluation.extractors.base import Extractor
-from ladd_jax.evaluation.seen import Seen
-from ladd_jax.stages.load import encoded
+from ladd_jax.evaluation.pictures import averaged_down
+from ladd_jax.evaluation.seen import Seen, grid_of_pixels
+from ladd_jax.models.families import family_of
+from ladd_jax.stages.load import encoded, synthesized
+from ladd_jax.stages.subjects import Subjects
+from ladd_jax.stages.trained import decoder_of
 
 Samples = dict[Bucket, np.ndarray]
 """Latents float32 `[n, H, W, C]` of each bucket."""
 
 
-def open_judge(config: Config, workdir: Path, mesh: Mesh) -> Extractor:
+Show = Callable[[np.ndarray], np.ndarray]
+"""Latents `[n, H, W, C]` to pictures `[n, H', W', 1 or 3]` in [-1, 1]."""
+
+# Latents decoded at once: pictures of a released pipeline are large.
+_BATCH = 16
+
+# Longest side of decoded pictures for a network that is trained on them, and how many of a bucket.
+_SIDE, _LEARNT = 64, 2048
+
+
+def decoding(config: Config) -> Show | None:
+    """The autoencoder's decoder; None where latents are pictures.
+
+    Raises:
+      NotFoundError: the autoencoder is not there.
+    """
+    place = config.data.autoencoder or config.weights
+    if not place:
+        return None
+    _, decode = decoder_of(family_of(config), place)
+    return lambda latents: np.stack([decode(latent) for latent in latents])
+
+
+def open_judge(config: Config, workdir: Path, mesh: Mesh, show: Show | None = None) -> Extractor:
     """The extractor that a config names, or the one of its source, or the run's own.
+
+    Args:
+      config: the run's config.
+      workdir: the run's workdir.
+      mesh: where networks run.
+      show: pictures of latents that are none.
 
     Raises:
       UserError: its weights are not there or damaged, or there is nothing to train it on.
     """
     stage = config.evaluate
-    return open_extractor(
-        stage.extractor or (config.data.source if config.data.source in EXTRACTORS else "own"),
+    name = extractor_for(stage.extractor, config.data.source)
+    extractor = open_extractor(
+        name,
         Given(
             stage.extractor_weights,
-            functools.partial(_training_pictures, workdir),
+            functools.partial(training_pictures, workdir, show),
             config.seed,
             mesh,
         ),
     )
+    return _Small(extractor) if show is not None and EXTRACTORS[name].learns else extractor
+
+
+class _Small:
+    """An extractor that was trained on small pictures and looks at such."""
+
+    def __init__(self, extractor: Extractor):
+        self._extractor = extractor
+
+    def look(
+        self, images: np.ndarray, prompts: Sequence[str]
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """See `Extractor`."""
+        return self._extractor.look(averaged_down(images, _SIDE), prompts)
 
 
 def look_at(
-    extractor: Extractor, samples: Samples, prompts: Mapping[Bucket, np.ndarray]
+    extractor: Extractor,
+    samples: Samples,
+    prompts: Mapping[Bucket, np.ndarray],
+    show: Show | None = None,
 ) -> list[Seen]:
-    """What an extractor makes of pictures, one `Seen` for each bucket."""
-    seen = []
-    for bucket, images in samples.items():
-        features, alignment = extractor.look(images, list(prompts[bucket]))
-        identity = np.arange(len(images))
-        seen.append(Seen(images, prompts[bucket], features, alignment, identity))
-    return seen
+    """What an extractor makes of samples, one `Seen` for each bucket.
 
-
-class Subjects(NamedTuple):
-    """What samples of a bucket are made of.
-
-    Attributes:
-      prompts: str `[n]`, several samples of each prompt one after the other.
-      cond: arrays `[n, ...]` by name.
+    Latents that are no pictures are decoded by `show`, a few at a time; a grid of their pixels
+    stands for each, since whole ones would fill the memory.
     """
-
-    prompts: np.ndarray
-    cond: dict[str, np.ndarray]
+    seen = []
+    for bucket, latents in samples.items():
+        texts = prompts[bucket]
+        if show is None:
+            images, (features, alignment) = latents, extractor.look(latents, list(texts))
+        else:
+            parts = []
+            for start in range(0, len(latents), _BATCH):
+                pictures = show(latents[start : start + _BATCH])
+                found = extractor.look(pictures, list(texts[start : start + _BATCH]))
+                parts.append((grid_of_pixels(pictures), *found))
+            pixels, vectors, scores = zip(*parts, strict=True)
+            images, features = np.concatenate(pixels), np.concatenate(vectors)
+            alignment = None if scores[0] is None else np.concatenate(scores)
+        seen.append(Seen(images, texts, features, alignment, np.arange(len(images))))
+    return seen
 
 
 def subjects_of(
@@ -84,17 +136,49 @@ def subjects_of(
 
 
 def pictures_of(
-    shards: Shards, counts: dict[Bucket, int] | None = None
+    shards: Shards, counts: Mapping[Bucket, int], seed: int | None = None
 ) -> tuple[Samples, dict[Bucket, np.ndarray]]:
-    """The first pictures of every bucket, all of them by default, and their prompts."""
+    """Latents of every bucket and their prompts; buckets without any are left out.
+
+    Args:
+      shards: the set.
+      counts: how many of each bucket, at most.
+      seed: of a draw without replacement where there are more; default: the first ones.
+    """
     images, prompts = {}, {}
     for bucket in shards.buckets:
         size = shards.sizes[bucket]
-        records = shards.read(bucket, np.arange(min(size, counts[bucket]) if counts else size))
+        count = min(size, counts.get(bucket, 0))
+        if not count:
+            continue
+        places = np.arange(count)
+        if seed is not None:
+            places = np.sort(np.random.default_rng(seed).choice(size, count, replace=False))
+        records = shards.read(bucket, places)
         images[bucket], prompts[bucket] = records[LATENTS], np.array(records["prompt"])
     return images, prompts
 
 
-def _training_pictures(workdir: Path) -> dict[Bucket, tuple[np.ndarray, list[str]]]:
-    images, prompts = pictures_of(Shards(encoded(workdir)))
-    return {bucket: (images[bucket], list(prompts[bucket])) for bucket in images}
+def training_pictures(
+    workdir: Path, show: Show | None
+) -> dict[Bucket, tuple[np.ndarray, list[str]]]:
+    """Pictures of the training split, or the data generator's samples where the data have none.
+
+    Pictures that `show` makes are small, and some of each bucket.
+    """
+    shards = Shards(encoded(workdir))
+    if not shards.has_latents:
+        shards = Shards(synthesized(workdir))
+    if show is None:
+        images, prompts = pictures_of(shards, shards.sizes)
+        return {bucket: (images[bucket], list(prompts[bucket])) for bucket in images}
+    found = {}
+    for bucket, size in shards.sizes.items():
+        texts: list[str] = []
+        parts = []
+        for start in range(0, min(size, _LEARNT), _BATCH):
+            records = shards.read(bucket, np.arange(start, min(start + _BATCH, size, _LEARNT)))
+            parts.append(averaged_down(show(records[LATENTS]), _SIDE))
+            texts += records["prompt"]
+        found[bucket] = np.concatenate(parts), texts
+    return found

@@ -1,6 +1,7 @@
 """Extractors: ways to look at pictures, by the name that `evaluate.extractor` has.
 
-An extractor is a module here with `open_extractor(given) -> Extractor`, and a line in the table.
+An extractor is a module here with `open_extractor(given) -> Extractor`, and a line in the table,
+which says what it needs.
 """
 
 import dataclasses
@@ -14,16 +15,41 @@ from ladd_jax.data.buckets import Bucket
 from ladd_jax.errors import UserError
 from ladd_jax.evaluation.extractors.base import Extractor
 
+
+@dataclasses.dataclass(frozen=True)
+class Kind:
+    """An extractor of the table, and what it needs.
+
+    Attributes:
+      module: its module.
+      weights: whether it reads weights, which `evaluate.extractor_weights` names.
+      source: the only `data.source` whose pictures it can look at; empty: any.
+      learns: whether it is trained on the run's own pictures, so that what it says of how well just
+        these fit their prompts says nothing.
+    """
+
+    module: str
+    weights: bool = False
+    source: str = ""
+    learns: bool = False
+
+
 EXTRACTORS = {
-    "digits": "ladd_jax.evaluation.extractors.digits",
-    "own": "ladd_jax.evaluation.extractors.own",
-    "scenes": "ladd_jax.evaluation.extractors.scenes",
-    "inception": "ladd_jax.evaluation.extractors.inception",
-    "clip": "ladd_jax.evaluation.extractors.clip",
-    "pickscore": "ladd_jax.evaluation.extractors.pickscore",
-    "hpsv2": "ladd_jax.evaluation.extractors.hpsv2",
+    "digits": Kind("ladd_jax.evaluation.extractors.digits", source="digits"),
+    "own": Kind("ladd_jax.evaluation.extractors.own", learns=True),
+    "scenes": Kind("ladd_jax.evaluation.extractors.scenes", source="scenes"),
+    "inception": Kind("ladd_jax.evaluation.extractors.inception", weights=True),
+    "clip": Kind("ladd_jax.evaluation.extractors.clip", weights=True),
+    "pickscore": Kind("ladd_jax.evaluation.extractors.pickscore", weights=True),
+    "hpsv2": Kind("ladd_jax.evaluation.extractors.hpsv2", weights=True),
 }
-"""Modules of the extractors."""
+"""By the name that `evaluate.extractor` has."""
+
+
+def extractor_for(named: str, source: str) -> str:
+    """The extractor of a run: the one that is named, else its source's, else its own."""
+    return named or (source if source in EXTRACTORS else "own")
+
 
 Training = Mapping[Bucket, tuple[np.ndarray, list[str]]]
 """Pictures of the training split, float32 `[n, H, W, C]`, and their prompts."""
@@ -56,5 +82,5 @@ def open_extractor(name: str, given: Given) -> Extractor:
         raise UserError(
             f"evaluate.extractor {name!r} is none of {', '.join(EXTRACTORS)}: use one of them"
         )
-    extractor: Extractor = importlib.import_module(EXTRACTORS[name]).open_extractor(given)
+    extractor: Extractor = importlib.import_module(EXTRACTORS[name].module).open_extractor(given)
     return extractor

@@ -1,0 +1,90 @@
+"""Samples that are made once and kept: those of the data generator, which no student changes."""
+
+import hashlib
+import json
+import os
+import uuid
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from ladd_jax.config.fields import Config, to_dict
+from ladd_jax.data.buckets import Bucket
+from ladd_jax.errors import UserError
+from ladd_jax.models.base import Params
+from ladd_jax.parallel.mesh import replicated
+from ladd_jax.parallel.processes import as_process_0
+from ladd_jax.stages.judging import Samples
+
+
+def fingerprint(
+    config: Config, prompts: Mapping[Bucket, np.ndarray], params: Params, mesh: Mesh
+) -> str:
+    """What the data generator's samples depend on: settings, prompts and the network.
+
+    The network is known by the sum of the absolute values of its parameters, to 6 digits.
+    """
+    fields = to_dict(config)
+    parts = {name: fields[name] for name in ("seed", "weights", "data", "model", "pretrain")}
+    parts["synthesize"] = {
+        name: fields["synthesize"][name] for name in ("steps", "guidance", "shift")
+    }
+    parts["timesteps"] = fields["distil"]["timesteps"]
+    texts = {bucket.name: list(map(str, found)) for bucket, found in prompts.items()}
+    digest = hashlib.sha256(json.dumps(texts, sort_keys=True).encode())
+    parts["prompts"] = digest.hexdigest()
+    parts["parameters"] = f"{_size(params, mesh):.6g}"
+    return json.dumps(parts, sort_keys=True)
+
+
+def _size(params: Params, mesh: Mesh) -> float:
+    def sums(tree: Params) -> jax.Array:
+        leaves = jax.tree.leaves(tree)
+        return jnp.stack([jnp.sum(jnp.abs(leaf.astype(jnp.float32))) for leaf in leaves])
+
+    found = jax.jit(sums, out_shardings=replicated(mesh))(params)
+    return float(np.sum(np.asarray(found, np.float64)))
+
+
+def kept(path: Path, mark: str, make: Callable[[], Samples]) -> Samples:
+    """Samples of a file where they have the same fingerprint, else made and kept there.
+
+    Process 0 decides for all, so that none waits for others that read a file.
+
+    Args:
+      path: of the file, on a disk that all processes share.
+      mark: the fingerprint.
+      make: makes the samples, by all processes together.
+    """
+    found = _read(path, mark) if jax.process_index() == 0 else None
+    if as_process_0(found is not None):
+        samples = found if found is not None else _read(path, mark)
+        if samples is None:
+            raise UserError(
+                f"process {jax.process_index()} does not see {path} as process 0 does: give a "
+                f"--workdir on a disk that all processes share"
+            )
+        return samples
+    samples = make()
+    if jax.process_index() == 0:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
+        arrays: dict[str, Any] = {bucket.name: images for bucket, images in samples.items()}
+        with partial.open("wb") as file:
+            np.savez(file, allow_pickle=False, fingerprint=np.array(mark), **arrays)
+        os.replace(partial, path)
+    return samples
+
+
+def _read(path: Path, mark: str) -> Samples | None:
+    if not path.exists():
+        return None
+    with np.load(path) as data:
+        if str(data["fingerprint"]) != mark:
+            return None
+        return {Bucket.parse(name): data[name] for name in data.files if name != "fingerprint"}

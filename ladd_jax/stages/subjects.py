@@ -1,0 +1,141 @@
+"""What a run's samples are made of where they are judged: prompts, and how many of each."""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from ladd_jax.config.fields import Config
+from ladd_jax.data.buckets import Bucket
+from ladd_jax.data.prompt_sets import read_prompt_set
+from ladd_jax.data.shards import Shards
+from ladd_jax.errors import UserError
+from ladd_jax.stages.encode import report_cut, text_encoder
+from ladd_jax.stages.load import encoded, held_out, trained_buckets
+
+_LOG = logging.getLogger(__name__)
+
+# Of a bucket's held-out records: distances are between sets that have a covariance.
+_LEAST = 2
+
+# Records in memory while their prompts are read, latents and all.
+_PART = 512
+
+
+class Subjects(NamedTuple):
+    """What samples of a bucket are made of.
+
+    Attributes:
+      prompts: str `[n]`, several samples of each prompt one after the other.
+      cond: arrays `[n, ...]` by name.
+    """
+
+    prompts: np.ndarray
+    cond: dict[str, np.ndarray]
+
+
+class Subject(NamedTuple):
+    """What a run is judged on.
+
+    Attributes:
+      buckets: what samples of each bucket are made of.
+      null: arrays of the empty prompt, by name.
+      real: held-out real pictures; None where there are none.
+    """
+
+    buckets: dict[Bucket, Subjects]
+    null: dict[str, np.ndarray]
+    real: Shards | None
+
+
+def subject_of(config: Config, workdir: Path) -> Subject:
+    """The prompts of `evaluate.prompts`, or those of the held-out records.
+
+    Raises:
+      NotFoundError: the data are not encoded, or the prompts are not there.
+      UserError: the prompts are not what they should be, or no bucket has enough held-out records.
+    """
+    if config.evaluate.prompts:
+        return _written(config, workdir)
+    stage, held = config.evaluate, Shards(held_out(workdir))
+    found = {}
+    for bucket in held.buckets:
+        size = held.sizes[bucket]
+        if size < _LEAST:
+            _LOG.warning(
+                "evaluate: bucket %s has %d held-out record%s and needs %d: it is left out",
+                bucket.name, size, "s" * (size != 1), _LEAST,
+            )  # fmt: skip
+            continue
+        texts: list[str] = []
+        for start in range(0, size, _PART):
+            texts += held.read(bucket, np.arange(start, min(start + _PART, size)))["prompt"]
+        places = choose(texts, stage.samples, stage.per_prompt, _rng(config, bucket))
+        different, index = np.unique(places, return_inverse=True)
+        cond = held.read(bucket, different)["cond"]
+        found[bucket] = Subjects(
+            np.array(texts)[places], {name: array[index] for name, array in cond.items()}
+        )
+    if not found:
+        raise UserError(
+            f"no bucket has {_LEAST} held-out records: raise data.held_out, which is "
+            f"{config.data.held_out:g}, or give more data"
+        )
+    return Subject(found, held.null, held)
+
+
+def _written(config: Config, workdir: Path) -> Subject:
+    """Prompts of a file, with the run's text encoder, for each bucket that the run trains on."""
+    stage = config.evaluate
+    texts = read_prompt_set(stage.prompts)
+    encoder = text_encoder(config)
+    null = {name: array[0] for name, array in encoder.encode([""]).items()}
+    others = Shards(encoded(workdir)).cond_arrays.keys() - null.keys()
+    if others:
+        raise UserError(
+            f"the data have {', '.join(sorted(others))} besides text, and the prompts of "
+            f"{stage.prompts} have none: leave evaluate.prompts empty"
+        )
+    found = {}
+    for bucket in trained_buckets(config, workdir):
+        places = choose(texts, stage.samples, stage.per_prompt, _rng(config, bucket))
+        different, index = np.unique(places, return_inverse=True)
+        cond = encoder.encode([texts[place] for place in different])
+        found[bucket] = Subjects(
+            np.array(texts)[places], {name: array[index] for name, array in cond.items()}
+        )
+    report_cut(encoder)
+    return Subject(found, null, None)
+
+
+def choose(
+    prompts: Sequence[str], samples: int, per_prompt: int, rng: np.random.Generator
+) -> np.ndarray:
+    """Which records are sampled, and how often.
+
+    Where all prompts can be had, each has as many samples as the others, so that few prompts are
+    balanced. Else records are drawn without replacement, each for `per_prompt` samples: a prompt
+    that many records have is as frequent as among them, and its samples stand together.
+
+    Args:
+      prompts: of each record.
+      samples: number of samples, at most.
+      per_prompt: samples of a prompt, at least.
+      rng: what draws.
+
+    Returns:
+      Places of records, int `[n]`, those with one prompt one after the other.
+    """
+    texts = np.array(prompts)
+    count = max(1, samples // per_prompt)
+    _, first, groups = np.unique(texts, return_index=True, return_inverse=True)
+    if len(first) <= count:
+        return np.repeat(np.sort(first), max(1, samples // len(first)))
+    drawn = np.sort(rng.choice(len(texts), count, replace=False))
+    return np.repeat(drawn[np.argsort(first[groups[drawn]], kind="stable")], per_prompt)
+
+
+def _rng(config: Config, bucket: Bucket) -> np.random.Generator:
+    return np.random.default_rng((config.seed, bucket.height, bucket.width))

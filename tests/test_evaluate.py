@@ -1,0 +1,180 @@
+"""What a run is judged on, and by what."""
+
+import jax
+import numpy as np
+import pytest
+
+from configs import digits, sd3_turbo, small
+from ladd_jax.cli import preflight
+from ladd_jax.config.fields import typed
+from ladd_jax.data.buckets import Bucket
+from ladd_jax.data.shards import LATENTS, ArraySpec, Layout, Shards, finalize, write_shard
+from ladd_jax.errors import UserError
+from ladd_jax.evaluation.seen import Seen, in_shares_of
+from ladd_jax.parallel.mesh import make_mesh
+from ladd_jax.stages import kept as keeping
+from ladd_jax.stages.evaluate import facts_of, notes_of
+from ladd_jax.stages.judging import look_at, pictures_of, training_pictures
+from ladd_jax.stages.kept import fingerprint, kept
+from ladd_jax.stages.load import encoded, held_out, synthesized
+from ladd_jax.stages.subjects import choose, subject_of
+
+SQUARE, WIDE, TALL = Bucket(8, 8), Bucket(8, 16), Bucket(16, 8)
+
+
+def test_few_prompts_are_all_sampled_evenly():
+    prompts = ["b", "a", "b", "c", "b"]
+    places = choose(prompts, 10, 2, np.random.default_rng(0))
+    assert [prompts[place] for place in places] == ["b"] * 3 + ["a"] * 3 + ["c"] * 3
+
+
+def test_many_prompts_are_drawn_by_record_and_equal_ones_stand_together():
+    prompts = [f"rare {i}" for i in range(500)] + ["common"] * 500
+    places = choose(prompts, 400, 4, np.random.default_rng(0))
+    texts = [prompts[place] for place in places]
+    # As frequent as among the records, where the first prompts would have it once.
+    assert len(places) == 400 and 0.35 < texts.count("common") / 400 < 0.65
+    assert min(texts.count(text) for text in set(texts)) == 4
+    runs = 1 + sum(a != b for a, b in zip(texts, texts[1:], strict=False))
+    assert runs == len(set(texts))
+    assert sorted(set(places)) != list(range(100))
+
+
+def write(directory, sizes, latents=True):
+    arrays = {"pooled": ArraySpec((2,))} | ({LATENTS: ArraySpec(("H", "W", 1))} if latents else {})
+    layout = Layout(sizes, 1000, arrays)
+    for shard in layout.shards():
+        records = []
+        for i in range(shard.stop):
+            record = {"prompt": f"p{i}", "cond": {"pooled": np.full(2, i)}}
+            if latents:
+                record[LATENTS] = np.full((shard.bucket.height, shard.bucket.width, 1), i / 100)
+            records.append(record)
+        write_shard(directory, layout, shard, records)
+    finalize(directory, layout, {"pooled": np.zeros(2)})
+
+
+def test_a_bucket_with_too_few_held_out_records_is_left_out_and_named(tmp_path, caplog):
+    config = digits.get_config()
+    config.evaluate.update(dict(samples=4, per_prompt=2))
+    write(held_out(tmp_path), {SQUARE: 20, WIDE: 1})
+    found = subject_of(typed(config), tmp_path)
+    assert list(found.buckets) == [SQUARE]
+    assert "bucket 8x16 has 1 held-out record and needs 2" in caplog.text
+    subjects = found.buckets[SQUARE]
+    assert [f"p{int(row[0])}" for row in subjects.cond["pooled"]] == subjects.prompts.tolist()
+    # The data have buckets that no sample is in.
+    write(encoded(tmp_path), {SQUARE: 5, TALL: 5})
+    images, prompts = pictures_of(Shards(encoded(tmp_path)), {SQUARE: 4, WIDE: 4})
+    assert list(images) == [SQUARE] and len(prompts[SQUARE]) == 4
+    write(held_out(tmp_path / "other"), {WIDE: 1})
+    with pytest.raises(UserError, match="no bucket has 2 held-out records: raise data.held_out"):
+        subject_of(typed(config), tmp_path / "other")
+
+
+def seen(count):
+    return Seen(
+        np.zeros((count, 1, 1, 1)), np.arange(count).astype(str), np.zeros((count, 1, 1)), None,
+        np.arange(count),
+    )  # fmt: skip
+
+
+def test_samples_have_the_shares_of_buckets_that_real_pictures_have():
+    samples, real = [seen(100), seen(100)], [seen(900), seen(90)]
+    assert [len(part.prompts) for part in in_shares_of(samples, real, 0)] == [100, 10]
+    even = [seen(600), seen(600)]
+    assert in_shares_of(samples, even, 0) == samples
+
+
+def test_decoded_pictures_are_looked_at_in_parts_and_keep_a_grid_of_pixels():
+    class Means:
+        def look(self, images, prompts):
+            assert len(images) == len(prompts) <= 16
+            return images.mean((1, 2))[:, None], np.arange(len(prompts))
+
+    latents = np.random.default_rng(0).normal(size=(20, 8, 8, 3)).astype(np.float32)
+    (part,) = look_at(
+        Means(), {SQUARE: latents}, {SQUARE: np.array(["x"] * 20)},
+        lambda latents: latents.repeat(8, 1).repeat(8, 2),
+    )  # fmt: skip
+    assert part.images.shape == (20, 32, 32, 3) and part.features.shape == (20, 1, 3)
+    np.testing.assert_allclose(part.features[:, 0], latents.mean((1, 2)), atol=1e-6)
+    assert np.std(part.images) == pytest.approx(np.std(latents), rel=1e-5)
+
+
+def test_an_encoder_learns_from_the_samples_where_the_data_have_no_pictures(tmp_path):
+    write(encoded(tmp_path), {SQUARE: 3}, latents=False)
+    write(synthesized(tmp_path), {SQUARE: 20})
+    found = training_pictures(tmp_path, lambda latents: latents.repeat(16, 1).repeat(16, 2))
+    images, prompts = found[SQUARE]
+    assert images.shape == (20, 64, 64, 1) and prompts[3] == "p3"
+    np.testing.assert_allclose(images[3], 0.03, atol=1e-6)
+
+
+def test_samples_are_kept_for_the_same_settings_prompts_and_network(tmp_path):
+    config, mesh = typed(digits.get_config()), make_mesh({"data": 1}, jax.devices()[:1])
+    params = {"a": jax.numpy.ones((3, 4)), "b": -jax.numpy.ones(2, jax.numpy.bfloat16)}
+    other = jax.tree.map(lambda leaf: 1.001 * leaf, params)
+    prompts = {SQUARE: np.array(["x", "y"])}
+    marks = [
+        fingerprint(config, {SQUARE: texts}, tree, mesh)
+        for texts, tree in (
+            (np.array(["x", "y"]), params), (np.array(["y", "x"]), params),
+            (np.array(["x", "y"]), other),
+        )
+    ]  # fmt: skip
+    assert len(set(marks)) == 3 and fingerprint(config, prompts, params, mesh) == marks[0]
+
+    made = []
+
+    def make():
+        made.append(0)
+        return {SQUARE: np.full((2, 8, 8, 1), len(made), np.float32)}
+
+    path = tmp_path / "evaluation" / "reference.npz"
+    for mark, count in ((marks[0], 1), (marks[0], 1), (marks[1], 2)):
+        assert kept(path, mark, make)[SQUARE].max() == count
+    assert [file.name for file in path.parent.iterdir()] == ["reference.npz"]
+
+
+def test_process_0_decides_whether_samples_are_made_again(tmp_path, monkeypatch):
+    path = tmp_path / "reference.npz"
+    kept(path, "mark", lambda: {SQUARE: np.zeros((1, 8, 8, 1), np.float32)})
+    monkeypatch.setattr(jax, "process_index", lambda: 1)
+    monkeypatch.setattr(keeping, "as_process_0", lambda own: False)
+    again = kept(path, "mark", lambda: {SQUARE: np.ones((1, 8, 8, 1), np.float32)})
+    assert again[SQUARE].max() == 1
+    monkeypatch.setattr(keeping, "as_process_0", lambda own: True)
+    assert kept(path, "mark", lambda: {})[SQUARE].max() == 0
+
+
+@pytest.mark.parametrize(
+    ("config", "changes", "words"),
+    [
+        (digits, dict(extractor="clip"), "extractor_weights is empty and clip reads weights"),
+        (digits, dict(extractor="inception", extractor_weights="no.pth"), "does not exist"),
+        (digits, dict(extractor="clip", extractor_weights="no/such/clip"), "does not exist"),
+        (digits, dict(extractor="scenes"), "'scenes' looks at scenes alone"),
+        (small, dict(extractor="digits"), "'digits' looks at digits alone"),
+        (sd3_turbo, dict(), "evaluate.prompts is empty and prompts have no held-out records"),
+        (sd3_turbo, dict(prompts="p.txt"), "evaluate.extractor is empty and with evaluate.prompts"),
+    ],
+)
+def test_what_no_judge_could_use_is_refused_before_the_run(config, changes, words):
+    config = config.get_config(*["data=x.txt"] * (config is not digits))
+    config.evaluate.update(changes)
+    config = typed(config)
+    with pytest.raises(UserError, match=words):
+        preflight._check_subjects(config)
+        preflight._check_judges(config)
+
+
+def test_the_report_says_what_the_student_was_trained_on():
+    config = digits.get_config()
+    assert "samples of each bucket" in facts_of(typed(config))["student"]
+    config.distil.data = "encoded"
+    config.distil.distillation_weight = 1.0
+    config.evaluate.extractor = "own"
+    assert "the encoded pictures" in facts_of(typed(config))["student"]
+    notes = " ".join(notes_of(typed(config)))
+    assert "real pictures" in notes and "says nothing of their alignment" in notes
