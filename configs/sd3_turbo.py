@@ -96,6 +96,9 @@ def get_config(arguments: str | None = None) -> ConfigDict:
         )
     )
 
+    # Ours, for the stage `evaluate`, which needs evaluate.prompts: 128 prompts of each bucket.
+    config.evaluate.update(dict(samples=512, batch_size=32))
+
     config.distil.update(
         dict(
             steps=given["steps"],  # known: 10,000

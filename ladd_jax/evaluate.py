@@ -5,8 +5,10 @@ Or, of any pictures, `python -m ladd_jax.evaluate --samples=DIR --extractor=NAME
 """
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
+import jax
 from absl import flags
 
 from ladd_jax.cli.flags import PROMPTS
@@ -55,13 +57,21 @@ def folders() -> None:
         resamples=_RESAMPLES.value,
         seed=0,
     )
+    if jax.process_index():
+        return
     print(format_table([row]))
     if _OUT.value:
         write_metrics(_OUT.value, [row], extractor=_EXTRACTOR.value, samples=len(samples))
 
 
+def on_folders(arguments: Sequence[str]) -> bool:
+    """Whether flags of the command on folders are among the arguments."""
+    given = [argument for argument in arguments if argument.startswith("-")]
+    return any(argument.lstrip("-").partition("=")[0] in FLAGS for argument in given)
+
+
 if __name__ == "__main__":
-    if any(argument.lstrip("-").partition("=")[0] in FLAGS for argument in sys.argv[1:]):
+    if on_folders(sys.argv[1:]):
         run_without_config(folders, FLAGS, "prompts")
     else:
-        run(evaluate)
+        run(evaluate, FLAGS)

@@ -62,7 +62,7 @@ def assert_refused(result, words):
 @pytest.mark.parametrize(
     "module, own, other",
     [("plan", "--topology", "--workdir"), ("export", "--layout", "--config"),
-     ("main", "--workdir", "--topology")],
+     ("main", "--workdir", "--topology"), ("evaluate", "--samples", "--topology")],
 )  # fmt: skip
 def test_help_lists_the_flags_that_a_command_reads(module, own, other):
     command = [sys.executable, "-m", f"ladd_jax.{module}", "--help"]

@@ -11,6 +11,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from ladd_jax import evaluate
 from ladd_jax.data.picture_folder import PictureFolder
+from ladd_jax.errors import UserError
 from ladd_jax.parallel.mesh import make_mesh
 from ladd_jax.stages.folders import default_metrics, judge_folders, open_named
 
@@ -41,7 +42,9 @@ class Means:
 
 def test_pictures_of_one_size_come_together(tmp_path):
     folder = PictureFolder(save(tmp_path / "p", 7))
-    Image.new("RGB", (4, 4)).save(tmp_path / "p" / "grid_sheet.png")
+    sheet = PngInfo()
+    sheet.add_text("prompts", "[]")
+    Image.new("RGB", (4, 4)).save(tmp_path / "p" / "grid_sheet.png", pnginfo=sheet)
     assert len(PictureFolder(tmp_path / "p")) == len(folder) == 7
     batches = list(folder.batches(3))
     assert sorted(np.concatenate([places for _, places in batches])) == list(range(7))
@@ -55,14 +58,39 @@ def test_pictures_of_one_size_come_together(tmp_path):
 def test_prompts_stand_in_pictures_in_metadata_or_in_a_file(tmp_path):
     path = save(tmp_path / "own", 4)
     assert PictureFolder(path).prompts == ["a red cat", "a red cat", "a dog", "a dog"]
-    assert PictureFolder(path, ["x", "y"]).prompts == ["x", "x", "y", "y"]
+    assert PictureFolder(path, PROMPTS).prompts == PictureFolder(path).prompts
+    with pytest.raises(ValueError, match="carries the prompt 'a red cat'.*leave --prompts out"):
+        PictureFolder(path, ["x", "y"])
     with pytest.raises(ValueError, match="3 prompts for 4 pictures"):
         PictureFolder(path, ["x", "y", "z"])
     without = save(tmp_path / "without", 2, prompts=())
     assert PictureFolder(without).prompts is None
+    assert PictureFolder(without, ["x", "y"]).prompts == ["x", "y"]
     rows = [{"file_name": f"{i:03}.png", "text": f"prompt {i}"} for i in range(2)]
     (without / "metadata.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
     assert PictureFolder(without).prompts == ["prompt 0", "prompt 1"]
+
+
+def test_numbers_in_names_are_sorted_as_numbers_and_only_our_sheets_are_skipped(tmp_path):
+    for name in ("a10.png", "a2.png", "b1.png", "grid_of_mine.png", "2/x.png", "10/x.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.new("RGB", (4, 4)).save(tmp_path / name)
+    found = [str(file.relative_to(tmp_path)) for file in PictureFolder(tmp_path).files]
+    assert found == ["2/x.png", "10/x.png", "a2.png", "a10.png", "b1.png", "grid_of_mine.png"]
+
+
+def test_pictures_without_prompt_among_others_are_counted(tmp_path, caplog):
+    path = save(tmp_path / "p", 4)
+    Image.new("RGB", (4, 4)).save(path / "bare.png")
+    assert PictureFolder(path).prompts is None
+    assert "1 of 5 pictures have no prompt" in caplog.text and "bare.png" in caplog.text
+
+
+def test_a_picture_that_is_too_large_is_one_sentence(tmp_path, monkeypatch):
+    path = save(tmp_path / "p", 1, prompts=())
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    with pytest.raises(UserError, match=r"000.png is no picture \(Image size"):
+        list(PictureFolder(path).batches(1))
 
 
 def test_all_sizes_are_judged_as_one_set(tmp_path):
@@ -107,6 +135,19 @@ def test_other_folders_and_extractors_are_refused(tmp_path):
             open_named(name, 0, mesh)
     with pytest.raises(ValueError, match="'own' is trained on a run's own pictures"):
         open_named("own:weights", 0, mesh)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "folders"),
+    [
+        ("--config=digits --workdir out", False),
+        ("--config=digits --workdir=samples", False),
+        ("--samples=a --extractor=clip:b", True),
+        ("--samples a", True),
+    ],
+)
+def test_flags_alone_say_that_folders_are_judged(arguments, folders):
+    assert evaluate.on_folders(arguments.split()) == folders
 
 
 def test_the_command_prints_a_row_and_writes_it(tmp_path, monkeypatch, capsys):

@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 from pipelines import save_pipeline
 from sklearn.datasets import load_sample_images
+from untrained_run import save_student
 
 from configs import sd3_turbo
 from configs import small as from_scratch
@@ -26,9 +27,11 @@ from ladd_jax.data.images import decode_image, fit
 from ladd_jax.data.shards import Shards
 from ladd_jax.data.sources import open_source
 from ladd_jax.errors import UserError
+from ladd_jax.evaluation.extractors import own
 from ladd_jax.parallel.mesh import make_mesh
 from ladd_jax.stages.distil import distil
 from ladd_jax.stages.encode import encode
+from ladd_jax.stages.evaluate import evaluate
 from ladd_jax.stages.load import (
     encoded,
     held_out,
@@ -312,6 +315,36 @@ def test_the_student_starts_from_the_weights_and_learns(run):
     largest = max(jax.tree.leaves(difference))
     # Two updates of Adam from the teacher's parameters.
     assert 0 < largest < 10 * config.distil.optimizer.learning_rate
+
+
+@pytest.mark.slow
+def test_a_student_of_a_pipeline_is_judged_on_other_prompts_by_decoded_pictures(
+    run, tmp_path, monkeypatch
+):
+    config, workdir = run
+    config = config.copy_and_resolve_references()
+    config.stages = ("distil", "evaluate")
+    (tmp_path / "prompts.txt").write_text("a cat\na dog\n")
+    config.evaluate.update(
+        dict(prompts=str(tmp_path / "prompts.txt"), extractor="own", samples=4, per_prompt=2,
+             batch_size=8, resamples=2, student_steps=(1,), teacher_steps=(2,))
+    )  # fmt: skip
+    check(typed(config))
+    for place in (encoded, synthesized):
+        place(tmp_path).symlink_to(place(workdir))
+    save_student(typed(config), tmp_path)
+    train = own.train_encoder
+    monkeypatch.setattr(own, "train_encoder", lambda *given: train(*given, steps=2, batch_size=8))
+    rows = evaluate(typed(config), tmp_path)
+    models = {(row.model, row.bucket) for row in rows}
+    assert models == {
+        (model, bucket)
+        for model in ("generator", "teacher", "untrained", "student")
+        for bucket in ("all", "8x8", "4x16")
+    }
+    assert all({*row.values} == {*config.evaluate.metrics} - {"fd_real"} for row in rows)
+    assert "decodes them" in (tmp_path / "report.html").read_text()
+    assert evaluate(typed(config), tmp_path) == rows
 
 
 @pytest.fixture(scope="module")

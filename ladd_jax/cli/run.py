@@ -24,8 +24,13 @@ from ladd_jax.parallel import processes
 Command = Callable[[Config, Path], Any]
 
 
-def run(command: Command) -> None:
-    """Runs a command on the config and workdir of the command line."""
+def run(command: Command, others: absl.flags.FlagValues | None = None) -> None:
+    """Runs a command on the config and workdir of the command line.
+
+    Args:
+      command: the command.
+      others: flags by which it is another command, without config; `--help` lists them.
+    """
 
     def body() -> None:
         if not flags.WORKDIR.value:
@@ -46,7 +51,11 @@ def run(command: Command) -> None:
         keep_programs(config.compilation_cache, workdir)
         command(config, workdir)
 
-    _start(body, "config", "workdir", "weights", "prompts", "images", "profile")
+    names = ["config", "workdir", "weights", "prompts", "images", "profile"]
+    if others is not None:
+        absl.flags.FLAGS.append_flag_values(others)
+        names += others
+    _start(body, *names)
 
 
 def run_without_config(body: Callable[[], None], own: absl.flags.FlagValues, *others: str) -> None:

@@ -3,6 +3,9 @@
 n pictures, H W rows and columns.
 """
 
+import contextlib
+import logging
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -16,12 +19,17 @@ from ladd_jax.errors import NotFoundError, UserError
 
 _SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".webp"})
 
-_SHEET = "grid_"
-"""How the names begin of the sheets that `ladd_jax.sample` puts beside its pictures."""
+_LOG = logging.getLogger(__name__)
+
+# How the names begin of the sheets that `ladd_jax.sample` puts beside its pictures, and the text
+# that they carry.
+_SHEET, _SHEET_TEXT = "grid_", "prompts"
 
 
 class PictureFolder:
-    """The pictures below a folder, in the order of their paths.
+    """The pictures below a folder, in the order of their paths: 2 stands before 10.
+
+    Sheets of `ladd_jax.sample` are no pictures.
 
     Attributes:
       files: their files.
@@ -39,13 +47,13 @@ class PictureFolder:
 
         Raises:
           NotFoundError: there is no such folder, or no picture in it.
-          UserError: the number of pictures is no multiple of the number of prompts, or the
-            metadata are damaged.
+          UserError: the number of pictures is no multiple of the number of prompts, a picture
+            carries another prompt than the one at its place, or the metadata are damaged.
         """
+        found = (file for file in path.rglob("*") if file.suffix.lower() in _SUFFIXES)
         self.files = sorted(
-            file
-            for file in path.rglob("*")
-            if file.suffix.lower() in _SUFFIXES and not file.name.startswith((_SHEET, "."))
+            (file for file in found if not file.name.startswith(".") and not _is_sheet(file)),
+            key=lambda file: _natural(file.relative_to(path)),
         )
         if not self.files:
             raise NotFoundError(f"no pictures in {path}: give a folder of png, jpg or webp files")
@@ -60,6 +68,13 @@ class PictureFolder:
                 "each, or equally many pictures to each prompt"
             )
         self.prompts = [prompt for prompt in prompts for _ in range(each)]
+        for file, prompt in zip(self.files, self.prompts, strict=True):
+            own = _written(file)
+            if own not in (None, prompt):
+                raise UserError(
+                    f"{file} carries the prompt {own!r}, and the one given for its place is "
+                    f"{prompt!r}: leave --prompts out"
+                )
 
     def __len__(self) -> int:
         return len(self.files)
@@ -79,11 +94,8 @@ class PictureFolder:
         sizes: dict[tuple[int, int], list[int]] = {}
         for place, file in enumerate(self.files):
             # Without its pixels. Ones that lie on their side are told apart when they are read.
-            try:
-                with Image.open(file) as image:
-                    sizes.setdefault(image.size, []).append(place)
-            except OSError as error:
-                raise UserError(f"{file} is no picture ({error}): remove it") from error
+            with _opened(file) as image:
+                sizes.setdefault(image.size, []).append(place)
         for places in sizes.values():
             for start in range(0, len(places), most):
                 yield from self._read(places[start : start + most])
@@ -93,7 +105,7 @@ class PictureFolder:
         for place in places:
             try:
                 pixels = decode_image(self.files[place].read_bytes())
-            except (UserError, OSError) as error:
+            except (UserError, OSError, Image.DecompressionBombError) as error:
                 raise UserError(f"{self.files[place]}: {error}") from error
             read.setdefault(pixels.shape, []).append((place, pixels))
         for same in read.values():
@@ -109,16 +121,47 @@ def _own_prompts(path: Path, files: Sequence[Path]) -> list[str] | None:
     else:
         found = [_written(file) for file in files]
     prompts = [prompt for prompt in found if prompt is not None]
+    if 0 < len(prompts) < len(files):
+        _LOG.warning(
+            "%s: %d of %d pictures have no prompt, so that none is read: give --prompts, or remove "
+            "them, %s first",
+            path, len(files) - len(prompts), len(files), files[found.index(None)].name,
+        )  # fmt: skip
     return prompts if len(prompts) == len(files) else None
 
 
 def _written(file: Path) -> str | None:
     """The prompt in a PNG's metadata."""
+    prompt = _text(file, "prompt")
+    return None if prompt is None else check_prompt(prompt, str(file))
+
+
+def _is_sheet(file: Path) -> bool:
+    return file.name.startswith(_SHEET) and _text(file, _SHEET_TEXT) is not None
+
+
+def _text(file: Path, name: str) -> str | None:
     if file.suffix.lower() != ".png":
         return None
+    with _opened(file) as image:
+        found: str | None = image.info.get(name)
+        return found
+
+
+@contextlib.contextmanager
+def _opened(file: Path) -> Iterator[Image.Image]:
+    """A picture without its pixels."""
     try:
         with Image.open(file) as image:
-            prompt = image.info.get("prompt")
-    except OSError as error:
+            yield image
+    except (OSError, Image.DecompressionBombError) as error:
         raise UserError(f"{file} is no picture ({error}): remove it") from error
-    return None if prompt is None else check_prompt(prompt, str(file))
+
+
+def _natural(path: Path) -> list[list[tuple[str, int]]]:
+    """Sorts numbers in names as numbers."""
+    pieces = ([*re.split(r"([0-9]+)", part), ""] for part in path.parts)
+    return [
+        [(text, int(number or -1)) for text, number in zip(p[::2], p[1::2], strict=True)]
+        for p in pieces
+    ]

@@ -47,8 +47,8 @@ def read_parti(path: Path) -> list[str]:
 def read_parti_choice(path: Path) -> list[str]:
     """128 of PartiPrompts: none that its authors call Basic, of the others every fourth.
 
-    That is the choice of the LADD paper for its studies of preference (Sauer et al. 2024). It
-    leaves 340 of the published file and not 128, so the first 128 of these are taken.
+    That is the choice of the LADD paper for its studies of preference (Sauer et al. 2024). On the
+    published file this gives 340, not 128, so the first 128 of these are taken.
     """
     chosen = [prompt for prompt, challenge in _parti(path) if challenge != "Basic"]
     return chosen[::_EVERY][:_COUNT]

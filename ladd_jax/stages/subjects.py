@@ -10,8 +10,8 @@ import numpy as np
 from ladd_jax.config.fields import Config
 from ladd_jax.data.buckets import Bucket
 from ladd_jax.data.prompt_sets import read_prompt_set
-from ladd_jax.data.shards import Shards
-from ladd_jax.errors import UserError
+from ladd_jax.data.shards import Shards, is_complete
+from ladd_jax.errors import NotFoundError, UserError
 from ladd_jax.stages.encode import report_cut, text_encoder
 from ladd_jax.stages.load import encoded, held_out, trained_buckets
 
@@ -59,6 +59,11 @@ def subject_of(config: Config, workdir: Path) -> Subject:
     """
     if config.evaluate.prompts:
         return _written(config, workdir)
+    if not is_complete(held_out(workdir)):
+        raise NotFoundError(
+            f"{workdir} has no held-out records: name a file of prompts by evaluate.prompts, such "
+            f"as parti128:PartiPrompts.tsv, or set data.held_out and run the stage 'encode' first"
+        )
     stage, held = config.evaluate, Shards(held_out(workdir))
     found = {}
     for bucket in held.buckets:

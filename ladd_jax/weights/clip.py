@@ -75,7 +75,7 @@ def read_clip_config(directory: Path) -> tuple[CLIPTextConfig, CLIPVisionConfig]
 
     Raises:
       NotFoundError: there is no config.
-      UserError: it is damaged, of another model, or has an activation that we have not.
+      UserError: it is damaged, of another model, or has an unsupported activation.
     """
     path = directory / "config.json"
     if not path.is_file():

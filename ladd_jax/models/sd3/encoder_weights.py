@@ -209,7 +209,7 @@ def load_clip_text(
 
     Raises:
       NotFoundError: a file is not there.
-      UserError: an activation that we have not, or a tensor missing, unknown or misshaped.
+      UserError: an unsupported activation, or a tensor missing, unknown or misshaped.
     """
     config = _read_config(directory)
     fields = _fields(
