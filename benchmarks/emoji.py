@@ -63,8 +63,8 @@ MAKERS = (
     Maker(
         "emojione",
         "4.0.4",
-        "EmojiOne 3.1.2, copyright Ranks.com Inc. (today JoyPixels), under its own licence: not for "
-        "redistribution without asking.",
+        "EmojiOne 3.1.2, copyright Ranks.com Inc. (today JoyPixels), under its own licence: not "
+        "for redistribution without asking.",
     ),
     Maker(
         "messenger",
@@ -153,22 +153,23 @@ def read_emoji(root: Path, longest: int) -> tuple[list[Emoji], Counter[str]]:
     """
     named = _entries(root, MAKERS[0])
     drawn = {maker.name: _files(root, maker) for maker in MAKERS}
-    left_out: Counter[str] = Counter()
-    emoji = []
+    left_out = Counter({"skin tone": sum(_toned(root, maker) for maker in MAKERS)})
+    emoji: dict[str, Emoji] = {}
     for entry in sorted(named, key=lambda entry: entry["sort_order"]):
         code, name = code_of(entry), entry["name"].lower()
         files = {maker: files[code] for maker, files in drawn.items() if code in files}
-        left_out["skin tone"] += len(files) * len(entry.get("skin_variations", ()))
         reason = _LEFT_OUT.get(entry["subcategory"])
         if entry["category"] == "Component":
             reason = "skin tone"
         elif len(name.encode()) > longest:
             reason = f"name of more than {longest} bytes"
+        elif name in emoji:
+            reason = "name of another emoji"
         if reason:
             left_out[reason] += len(files)
             continue
-        emoji.append(Emoji(code, name, kind(entry["category"], entry["subcategory"]), files))
-    return emoji, left_out
+        emoji[name] = Emoji(code, name, kind(entry["category"], entry["subcategory"]), files)
+    return list(emoji.values()), left_out
 
 
 def kind(category: str, subcategory: str) -> str:
@@ -212,6 +213,15 @@ def _entries(root: Path, maker: Maker) -> list[dict[str, Any]]:
         raise NotFoundError(f"no {file}: let npm install {maker.package}@{maker.version} there")
     entries: list[dict[str, Any]] = json.loads(file.read_text())
     return entries
+
+
+def _toned(root: Path, maker: Maker) -> int:
+    """Pictures of a maker in a skin tone."""
+    return sum(
+        bool(variation.get(f"has_img_{maker.name}"))
+        for entry in _entries(root, maker)
+        for variation in entry.get("skin_variations", {}).values()
+    )
 
 
 def _files(root: Path, maker: Maker) -> dict[str, Path]:
