@@ -101,7 +101,7 @@ def test_other_folders_and_extractors_are_refused(tmp_path, monkeypatch):
         PictureFolder(tmp_path / "absent")
     (tmp_path / "p").mkdir()
     (tmp_path / "p" / "a.png").write_bytes(b"no picture")
-    with pytest.raises(ValueError, match=r"a\.png is no picture"):
+    with pytest.raises(ValueError, match=r"a\.png is not a picture"):
         PictureFolder(tmp_path / "p")
     mesh = make_mesh({"fsdp": -1}, jax.devices()[:1])
     for name in ("inception", "digits:", "fid:weights.pth"):

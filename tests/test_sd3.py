@@ -24,7 +24,7 @@ from ladd_jax.config.fields import typed
 from ladd_jax.data.buckets import Bucket
 from ladd_jax.data.images import decode_image, fit
 from ladd_jax.data.shards import Shards
-from ladd_jax.data.sources import open_source
+from ladd_jax.data.sources import images, open_source
 from ladd_jax.errors import UserError
 from ladd_jax.parallel.mesh import make_mesh
 from ladd_jax.stages.distil import distil
@@ -162,7 +162,10 @@ def seen(pipeline, photographs, tmp_path_factory):
     config.distil.data = "encoded"
     config.data.held_out = 0.2
     check(typed(config))
-    encode(typed(config), workdir)
+    with pytest.MonkeyPatch.context() as patch:
+        # There are few photographs.
+        patch.setattr(images, "LEAST", 2)
+        encode(typed(config), workdir)
     return config, workdir
 
 

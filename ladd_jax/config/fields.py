@@ -281,7 +281,8 @@ class Evaluate:
     """What is measured of data generator and student."""
 
     student: str = "ema"  # ema, or params, which sample and export call student
-    # How pictures are looked at: digits, scenes, own; empty: the source's own, where it has one.
+    # How pictures are looked at, a name of `EXTRACTORS` in evaluation/extractors; empty: the
+    # source's own, where it has one, or else `own`.
     extractor: str = ""
     extractor_weights: str = ""  # a folder, or owner/name of the hub, for extractors that have some
     metrics: tuple[str, ...] = ("fd", "fd_real", "alignment", "diversity", "deviation", "outside")

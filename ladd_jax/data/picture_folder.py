@@ -83,7 +83,7 @@ class PictureFolder:
                 with Image.open(file) as image:
                     sizes.setdefault(image.size, []).append(place)
             except OSError as error:
-                raise UserError(f"{file} is no picture ({error}): remove it") from error
+                raise UserError(f"{file} is not a picture ({error}): remove it") from error
         for places in sizes.values():
             for start in range(0, len(places), most):
                 yield from self._read(places[start : start + most])
@@ -120,5 +120,5 @@ def _written(file: Path) -> str | None:
         with Image.open(file) as image:
             prompt = image.info.get("prompt")
     except OSError as error:
-        raise UserError(f"{file} is no picture ({error}): remove it") from error
+        raise UserError(f"{file} is not a picture ({error}): remove it") from error
     return None if prompt is None else check_prompt(prompt, str(file))
