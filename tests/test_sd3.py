@@ -204,6 +204,7 @@ def test_an_autoencoder_makes_the_latents_of_a_network_from_scratch(
     def source(channels):
         arguments = f"data={photographs},resolution=32,channels={channels},autoencoder={pipeline}"
         config = from_scratch.get_config(arguments)
+        config.data.held_out = 0.0
         config.pretrain.batch_size = 4
         return open_source(typed(config), [], tmp_path)
 

@@ -273,3 +273,10 @@ def test_metadata_may_say_what_is_held_out_in_place_of_the_share(tmp_path):
     source = open_source(settings(path, held_out=0.0), [], tmp_path / "run")
     assert sorted(source.held_out.prompts[Bucket(16, 16)]) == ["square 0", "square 5"]
     assert len(source.prompts[Bucket(16, 16)]) == 10
+
+
+@pytest.mark.parametrize(
+    "arguments, channels", [("", 3), (",channels=1", 1), (",autoencoder=a", 16)]
+)
+def test_channels_are_those_of_colours_or_of_latents_unless_given(arguments, channels):
+    assert small.get_config(f"data=x{arguments}").model.channels == channels
