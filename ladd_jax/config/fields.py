@@ -86,8 +86,11 @@ class Data:
     small_buckets: str = "merge"
     bucket_weights: tuple[float, ...] = ()  # share of the prompts for each; empty: all the same
     examples: int = 1437  # of digits or scenes, for each bucket
-    held_out_examples: int = 600  # of them for judges, of the test split, for each bucket
-    held_out: float = 0.05  # share of the pictures for judges, by record; training reads none
+    # Of them for judges, of the test split, for each bucket; of single digits no more than it has.
+    held_out_examples: int = 600
+    # Share of the pictures for judges, by their bytes, and 16 of a bucket at least; training reads
+    # none of them.
+    held_out: float = 0.05
     records_per_shard: int = 512
     text_dtype: str = "float32"  # on disk: float32, float16
     text_batch_size: int = 256

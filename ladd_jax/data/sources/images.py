@@ -71,7 +71,10 @@ def open_source(config: Any, buckets: Sequence[Bucket], workdir: Path) -> Source
       UserError: more of them cannot be read than `Unreadable` allows, no bucket fills a batch and
         has enough for judges, or the autoencoder's latents do not have `model.channels`.
     """
-    data = config.data
+    data, encoder = config.data, _encoder(config)
+    step = config.model.patch * encoder.reduction
+    if not buckets:
+        check_resolution(data.resolution, step)
     images = open_images(
         data.path,
         data.column,
@@ -82,11 +85,8 @@ def open_source(config: Any, buckets: Sequence[Bucket], workdir: Path) -> Source
         limit=data.limit,
     )
     seen = _look(images, data, workdir)
-    encoder = _encoder(config)
     if not buckets:
         aspects = np.array([record.width / record.height for record in seen])
-        step = config.model.patch * encoder.reduction
-        check_resolution(data.resolution, step)
         buckets = choose_buckets(
             aspects, data.resolution**2, step, data.max_buckets, encoder.reduction
         )
