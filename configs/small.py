@@ -11,7 +11,8 @@ Arguments after the colon, all but the first optional:
     autoencoder  a pipeline's folder, whose autoencoder makes the latents; channels are then its own
     steps        of distillation, 1000
     pretrain     steps of the data generator's training, 4000
-    text_length  words of text that are read, 24
+    text         a folder of CLIP's or T5's text encoder, instead of a random one
+    text_length  words of text that are read, 24, or tokens of that encoder
 
 All buckets have about the pixels of the square, in aspects that suit the data. Larger pictures have
 larger patches, so that a step takes about the same time.
@@ -29,7 +30,7 @@ def get_config(arguments: str | None = None) -> ConfigDict:
     given = parse_arguments(
         arguments,
         dict(
-            data="", resolution=32, channels=3, guidance=3.0, autoencoder="", steps=1000,
+            data="", resolution=32, channels=3, guidance=3.0, autoencoder="", text="", steps=1000,
             pretrain=4000, text_length=24,
         ),
     )  # fmt: skip
@@ -53,6 +54,7 @@ def get_config(arguments: str | None = None) -> ConfigDict:
             resolution=resolution,
             max_buckets=3,
             # As wide as keeps a few words apart in the pooled vector of a random encoder.
+            text=given["text"],
             text_tokens="words",
             text_length=given["text_length"],
             text_width=128,

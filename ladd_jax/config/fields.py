@@ -93,7 +93,9 @@ class Data:
     text_dtype: str = "float32"  # on disk: float32, float16
     text_batch_size: int = 256
     image_batch_size: int = 8
-    # The text encoder: that of `weights` where there are some, otherwise random and frozen.
+    # The text encoder: that of the folder `text`, of CLIP or T5 with its tokenizer; or that of
+    # `weights`; or a random frozen one, of the sizes here.
+    text: str = ""
     text_length: int = 17  # tokens
     text_tokens: str = "bytes"  # of the random encoder: bytes, words
     text_width: int = 32
