@@ -20,6 +20,7 @@ from ml_collections import ConfigDict
 from ladd_jax.config import typed
 from ladd_jax.config.fields import to_dict
 from ladd_jax.config.workdir import settle
+from ladd_jax.errors import UserError
 from ladd_jax.evaluation.rows import Row, acceptance, find
 from ladd_jax.stages.distil import distil
 from ladd_jax.stages.encode import encode
@@ -87,26 +88,42 @@ def line(rows: list[Row]) -> str:
     return " | ".join(parts) + f" | {sum(met)} of {len(met)} limits"
 
 
+def next_run(table: Path, done: list[dict[str, Any]]) -> tuple[str, int, dict[str, Any]] | None:
+    """The first recipe and seed without a row; the table may have grown since the last look."""
+    recipes = json.loads(table.read_text())
+    found = {(row["recipe"], row["seed"]): row["changes"] for row in done}
+    for name in _ONLY.value or recipes:
+        for seed in map(int, _SEEDS.value):
+            if (name, seed) not in found:
+                return name, seed, recipes[name]
+            if found[name, seed] != recipes[name]:
+                raise UserError(
+                    f"{table} has other changes for {name!r} than its row of seed {seed}: give the "
+                    f"changed recipe another name"
+                )
+    return None
+
+
 def main(_: list[str]) -> None:
     """Runs what the results do not have yet."""
     logging.getLogger("absl").setLevel(logging.ERROR)
     study = _STUDY.value
-    recipes = json.loads((Path(__file__).parent / "studies" / f"{study}.json").read_text())
+    table = Path(__file__).parent / "studies" / f"{study}.json"
     target = Path(_JSON.value or f"benchmarks/results/recipes_{study}.json")
-    done = json.loads(target.read_text()) if target.exists() else []
-    for name in _ONLY.value or recipes:
-        for seed in map(int, _SEEDS.value):
-            if any((row["recipe"], row["seed"]) == (name, seed) for row in done):
-                continue
-            done.append(run(study, seed, name, recipes[name], Path(_WORKDIR.value) / study))
-            # Another process may have added rows meanwhile.
-            kept = json.loads(target.read_text()) if target.exists() else []
-            kept.append(done[-1])
-            target.parent.mkdir(parents=True, exist_ok=True)
-            partial = target.with_suffix(".partial")
-            partial.write_text(json.dumps(kept) + "\n")
-            partial.rename(target)
-            print(name, seed, line([Row.from_dict(row) for row in done[-1]["rows"]]), flush=True)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    while True:
+        done = json.loads(target.read_text()) if target.exists() else []
+        found = next_run(table, done)
+        if found is None:
+            return
+        name, seed, changes = found
+        made = run(study, seed, name, changes, Path(_WORKDIR.value) / study)
+        # Another process may have added rows meanwhile.
+        done = json.loads(target.read_text()) if target.exists() else []
+        partial = target.with_suffix(".partial")
+        partial.write_text(json.dumps([*done, made]) + "\n")
+        partial.rename(target)
+        print(name, seed, line([Row.from_dict(row) for row in made["rows"]]), flush=True)
 
 
 if __name__ == "__main__":

@@ -15,8 +15,9 @@ def get_config() -> ConfigDict:
             source="scenes",
             buckets=("24x24", "16x32", "32x16"),
             examples=4096,
-            # "a yellow three, a yellow seven and a yellow eight" and an end token.
-            text_length=50,
+            # "a yellow three, a yellow seven and a yellow eight" has 11, and an end token.
+            text_tokens="words",
+            text_length=12,
             text_width=128,
             text_layers=2,
             text_heads=4,
@@ -26,28 +27,28 @@ def get_config() -> ConfigDict:
     )
     config.model.update(
         dict(
-            depth=6,
-            width=128,
-            num_heads=4,
+            depth=4,
+            width=96,
+            num_heads=3,
             channels=3,
             patch=4,
             qk_norm=True,
             position_table=8,
             position_base=8,
             remat="none",
-            unroll=6,
+            unroll=4,
             dtype="float32",
         )
     )
     config.heads.update(dict(channels=32))
 
-    config.pretrain.update(dict(steps=4000, batch_size=64, ema_decay=0.995))
+    config.pretrain.update(dict(steps=3000, batch_size=64, ema_decay=0.995))
     config.pretrain.optimizer.update(
-        dict(learning_rate=2e-3, weight_decay=0.01, warmup_steps=100, decay_steps=4000)
+        dict(learning_rate=2e-3, weight_decay=0.01, warmup_steps=100, decay_steps=3000)
     )
 
     config.synthesize.update(
-        dict(samples=2048, batch_size=64, records_per_shard=256, steps=25, guidance=3.0, shift=1.0)
+        dict(samples=1024, batch_size=64, records_per_shard=256, steps=25, guidance=3.0, shift=1.0)
     )
 
     config.distil.update(

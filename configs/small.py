@@ -9,9 +9,10 @@ Arguments after the colon, all but the first optional:
     channels     1 for grey, 3 for colours
     guidance     of the data generator's samples, 3
     autoencoder  a pipeline's folder, whose autoencoder makes the latents; channels are then its own
-    steps        of distillation, 2000
-    pretrain     steps of the data generator's training, 6000
-    text_length  bytes of text that are read, 64
+    steps        of distillation, 1000
+    pretrain     steps of the data generator's training, 4000
+    text         a folder of CLIP's or T5's text encoder, instead of a random one
+    text_length  words of text that are read, 24, or tokens of that encoder
 
 All buckets have about the pixels of the square, in aspects that suit the data. Larger pictures have
 larger patches, so that a step takes about the same time.
@@ -29,8 +30,8 @@ def get_config(arguments: str | None = None) -> ConfigDict:
     given = parse_arguments(
         arguments,
         dict(
-            data="", resolution=32, channels=3, guidance=3.0, autoencoder="", steps=2000,
-            pretrain=6000, text_length=64,
+            data="", resolution=32, channels=3, guidance=3.0, autoencoder="", text="", steps=1000,
+            pretrain=4000, text_length=24,
         ),
     )  # fmt: skip
     resolution, autoencoder = given["resolution"], given["autoencoder"]
@@ -51,7 +52,10 @@ def get_config(arguments: str | None = None) -> ConfigDict:
             autoencoder=autoencoder,
             buckets=(),
             resolution=resolution,
+            max_buckets=3,
             # As wide as keeps a few words apart in the pooled vector of a random encoder.
+            text=given["text"],
+            text_tokens="words",
             text_length=given["text_length"],
             text_width=128,
             text_layers=2,
@@ -63,9 +67,9 @@ def get_config(arguments: str | None = None) -> ConfigDict:
     )
     config.model.update(
         dict(
-            depth=6,
-            width=128,
-            num_heads=4,
+            depth=4,
+            width=96,
+            num_heads=3,
             channels=given["channels"],
             patch=patch,
             qk_norm=True,
@@ -73,16 +77,16 @@ def get_config(arguments: str | None = None) -> ConfigDict:
             position_table=2 * -(-side // patch),
             position_base=-(-side // patch),
             remat="none",
-            unroll=6,
+            unroll=4,
             dtype="float32",
         )
     )
     config.heads.update(dict(channels=32))
 
-    config.pretrain.update(dict(steps=given["pretrain"], batch_size=64, ema_decay=0.998))
+    config.pretrain.update(dict(steps=given["pretrain"], batch_size=32, ema_decay=0.998))
     config.pretrain.optimizer.update(
         dict(
-            learning_rate=1e-3,
+            learning_rate=2e-3,
             weight_decay=0.01,
             warmup_steps=min(200, given["pretrain"] // 10),
             decay_steps=given["pretrain"],

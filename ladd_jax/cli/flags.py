@@ -110,7 +110,8 @@ def check_overrides(config: ConfigDict) -> None:
             found = config[section][name]
             # A depth of 0 asks for the weights' own.
             if found != given and not (name == "depth" and given == 0):
-                weights = config.teacher.weights if section == "teacher" else config.weights
+                own = config.data.text if section == "data" else config.weights
+                weights = config.teacher.weights if section == "teacher" else own or config.weights
                 raise UserError(
                     f"--config.{path} is {given} and the weights {weights} have {found}: leave it "
                     f"out"

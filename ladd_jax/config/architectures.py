@@ -72,7 +72,7 @@ def teacher_architecture(config: Config) -> Any:
 
 
 def read_architectures(config: ConfigDict) -> None:
-    """Fills in what the files of `weights` and of `teacher.weights` say of their networks.
+    """Fills in what the files of `weights`, `teacher.weights` and `data.text` say of themselves.
 
     Fetches weights that are named by their place on the hub.
 
@@ -81,7 +81,7 @@ def read_architectures(config: ConfigDict) -> None:
         `data`, and the section `teacher` where its depth is 0.
 
     Raises:
-      NotFoundError: there are no such weights.
+      NotFoundError: there are no such weights, or no such encoder as `data.text`.
       UserError: they are of no use, `model.depth` is neither 0 nor theirs, or the teacher is of
         other latents or of another text.
     """
@@ -98,6 +98,14 @@ def read_architectures(config: ConfigDict) -> None:
         config.model.joined_channels = found.in_channels - found.out_channels
         config.data.text_width = found.context_width
         config.data.pooled_width = found.pooled_width
+    if config.data.text:
+        if config.weights:
+            raise UserError(
+                f"data.text is {config.data.text} and the weights {config.weights} read the text "
+                f"of their own encoders: leave data.text out"
+            )
+        widths = family_of(config).text_widths(config.data.text)
+        config.data.text_width, config.data.pooled_width = widths
     if config.teacher.weights and not config.teacher.depth:
         found = family_of(config).open_weights(config.teacher.weights, jnp.bfloat16).config
         _check_teacher(config, found)

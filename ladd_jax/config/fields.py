@@ -19,6 +19,7 @@ from ladd_jax.data.sources import SOURCES
 from ladd_jax.errors import UserError
 from ladd_jax.models.families import family
 from ladd_jax.models.heads import HeadSettings
+from ladd_jax.models.random_text import TOKENIZERS
 from ladd_jax.objectives.critics.features import FeatureCritic
 from ladd_jax.objectives.flow_matching import FlowMatchingSettings
 from ladd_jax.objectives.ladd import LADDSettings
@@ -91,8 +92,11 @@ class Data:
     text_dtype: str = "float32"  # on disk: float32, float16
     text_batch_size: int = 256
     image_batch_size: int = 8
-    # The text encoder: that of `weights` where there are some, otherwise random and frozen.
+    # The text encoder: that of the folder `text`, of CLIP or T5 with its tokenizer; or that of
+    # `weights`; or a random frozen one, of the sizes here.
+    text: str = ""
     text_length: int = 17  # tokens
+    text_tokens: str = "bytes"  # of the random encoder: bytes, words
     text_width: int = 32
     text_layers: int = 2
     text_heads: int = 2
@@ -101,6 +105,7 @@ class Data:
     def __post_init__(self) -> None:
         _one_of(self.source, "data.source", *SOURCES)
         _one_of(self.small_buckets, "data.small_buckets", "merge", "drop")
+        _one_of(self.text_tokens, "data.text_tokens", *TOKENIZERS)
         _one_of(self.text_dtype, "data.text_dtype", "float32", "float16")
         _at_least_one(
             self, "data",

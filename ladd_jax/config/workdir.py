@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ladd_jax.config.fields import Config, base_config, compare, typed
+from ladd_jax.config.fields import Config, base_config, compare, to_dict, typed
 from ladd_jax.errors import NotFoundError, UserError
 
 _FILE = "config.json"
@@ -60,7 +60,7 @@ def read(workdir: Path) -> Config:
     if not path.is_file():
         raise NotFoundError(f"{workdir} has no config.json: name the --workdir of a run")
     config = base_config()
-    values = _as_tuples(_read_json(path), config.to_dict())
+    values = _as_tuples(_filled(_read_json(path), to_dict(Config())), config.to_dict())
     try:
         compare(config.to_dict(), values, "")
     except UserError as error:
@@ -83,13 +83,29 @@ def _as_tuples(values: Any, base: Any) -> Any:
     return tuple(values) if isinstance(values, list) and isinstance(base, tuple) else values
 
 
-def first_difference(old: Any, new: Any, path: str = "") -> str:
-    """The first field, by name, that changes what a run computes; empty where there is none."""
+def first_difference(old: dict[str, Any], new: dict[str, Any]) -> str:
+    """The first field, by name, that changes what a run computes; empty where there is none.
+
+    A field that an older version of this package did not have counts as at its default, at which
+    the run is the same as before.
+    """
+    defaults = {name: value for name, value in to_dict(Config()).items() if name in new}
+    return _first_difference(_filled(old, defaults), new, "")
+
+
+def _filled(old: Any, defaults: Any) -> Any:
+    if isinstance(old, dict) and isinstance(defaults, dict):
+        missing = {name: value for name, value in defaults.items() if name not in old}
+        return {name: _filled(value, defaults.get(name)) for name, value in old.items()} | missing
+    return old
+
+
+def _first_difference(old: Any, new: Any, path: str) -> str:
     if isinstance(old, dict) and isinstance(new, dict):
         for name in sorted(old.keys() | new.keys()):
             if not path and name in FREE_FIELDS:
                 continue
-            inner = first_difference(
+            inner = _first_difference(
                 old.get(name, "absent"), new.get(name, "absent"), f"{path}.{name}".lstrip(".")
             )
             if inner:

@@ -4,11 +4,15 @@ H W rows and columns of an image, in pixels.
 """
 
 import io
+from collections.abc import Callable
+from typing import TypeVar
 
 import numpy as np
 from PIL import Image
 
 from ladd_jax.errors import UserError
+
+Read = TypeVar("Read")
 
 MAX_PIXELS = 2**27
 """Largest image to decode, more than cameras take: without a limit a small file could fill the
@@ -16,6 +20,9 @@ memory."""
 
 # Other formats are not for photographs, and one of them starts a program to decode.
 _FORMATS = ("BMP", "GIF", "JPEG", "PNG", "WEBP")
+
+_PNG = b"\x89PNG\r\n\x1a\n"
+_TEXT_CHUNKS = (b"tEXt", b"zTXt", b"iTXt", b"iCCP")
 
 _ORIENTATION = 0x0112
 # How to set upright an image of each orientation (Exif 2.3, tag 274).
@@ -38,6 +45,10 @@ def image_size(data: bytes) -> tuple[int, int]:
     Raises:
       UserError: this is not the header of an image, or the image is too large to decode.
     """
+    return _forgiving_texts(_size, data)
+
+
+def _size(data: bytes) -> tuple[int, int]:
     image = _open(data)
     width, height = image.size
     return (width, height) if _orientation(image) >= 5 else (height, width)
@@ -57,6 +68,10 @@ def decode_image(data: bytes) -> np.ndarray:
       UserError: there are no bytes, they are not an image, or the image is damaged, cut or larger
         than `MAX_PIXELS`.
     """
+    return _forgiving_texts(_decode, data)
+
+
+def _decode(data: bytes) -> np.ndarray:
     image = _open(data)
     try:
         image.load()
@@ -74,6 +89,33 @@ def decode_image(data: bytes) -> np.ndarray:
     if orientation in _UPRIGHT:
         image = image.transpose(_UPRIGHT[orientation])
     return np.array(image)
+
+
+def _forgiving_texts(read: Callable[[bytes], Read], data: bytes) -> Read:
+    """What `read` makes of an image, or of a PNG without its texts and profile if it fails on it.
+
+    Of these the library reads no more than a megabyte, and some programs write more.
+    """
+    try:
+        return read(data)
+    except UserError:
+        bare = _without_texts(data)
+        if bare == data:
+            raise
+        return read(bare)
+
+
+def _without_texts(data: bytes) -> bytes:
+    """A PNG without the chunks that say nothing of its pixels; other bytes as they are."""
+    if not data.startswith(_PNG):
+        return data
+    parts, start = [_PNG], len(_PNG)
+    while start < len(data):
+        stop = start + 12 + int.from_bytes(data[start : start + 4])
+        if data[start + 4 : start + 8] not in _TEXT_CHUNKS:
+            parts.append(data[start:stop])
+        start = stop
+    return b"".join(parts)
 
 
 def _open(data: bytes) -> Image.Image:

@@ -211,7 +211,10 @@ class Family:
       load_autoencoder: `load_autoencoder(place, dtype)` gives an `Autoencoder` and its parameters,
         on the first device.
       load_text_encoder: `load_text_encoder(place, dtype, mesh, length, batch)`, of `length` tokens,
-        encoding `batch` prompts at once.
+        encoding `batch` prompts at once. The place is a pipeline, or a folder with one encoder and
+        its tokenizer.
+      text_widths: `text_widths(place)`, of a folder with one encoder: features of a text token, and
+        length of the pooled vector.
       released: `released(place)`: how a pipeline is meant to be sampled.
       layouts: what `write_export` can write, by the name that a user gives: kinds of files.
       write_export: `write_export(folder, export)` fills an existing empty folder, with a model card
@@ -229,6 +232,7 @@ class Family:
     open_weights: Callable[[str | Path, Dtype], OpenWeights]
     load_autoencoder: Callable[[str | Path, Dtype], tuple[Autoencoder, Params]]
     load_text_encoder: Callable[[str | Path, Dtype, Mesh, int, int], TextEncoder]
+    text_widths: Callable[[str | Path], tuple[int, int]]
     released: Callable[[str], Released]
     layouts: Mapping[str, tuple[str, ...]]
     write_export: Callable[[Path, Export], None]

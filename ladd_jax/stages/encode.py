@@ -38,7 +38,7 @@ _LOG = logging.getLogger(__name__)
 
 
 def text_encoder(config: Config, mesh: Mesh | None = None, batch: int | None = None) -> TextEncoder:
-    """The text encoder of a config: the one of its weights, else a random one.
+    """The text encoder of a config: that of `data.text` or of its weights, else a random one.
 
     Args:
       config: the run's config.
@@ -46,9 +46,10 @@ def text_encoder(config: Config, mesh: Mesh | None = None, batch: int | None = N
       batch: prompts encoded at once by encoders of weights; default: the config's.
     """
     data = config.data
-    if config.weights:
+    place = data.text or config.weights
+    if place:
         return family_of(config).load_text_encoder(
-            config.weights,
+            place,
             jnp.dtype(config.model.dtype),
             process_mesh(config.mesh.sizes) if mesh is None else mesh,
             data.text_length,
@@ -61,6 +62,7 @@ def text_encoder(config: Config, mesh: Mesh | None = None, batch: int | None = N
         layers=data.text_layers,
         heads=data.text_heads,
         pooled_width=data.pooled_width,
+        tokens=data.text_tokens,
     )
 
 

@@ -307,3 +307,17 @@ def test_fine_stripes_become_grey():
     image[:, ::2] = 255
     middle = fit(image, 8, 8)[2:-2, 2:-2]
     assert np.abs(middle).max() < 0.02
+
+
+@pytest.mark.parametrize("kind", [b"zTXt", b"iTXt", b"iCCP"])
+@pytest.mark.parametrize("first", [True, False])
+def test_texts_and_profiles_of_any_size_cost_no_picture(kind, first):
+    large = zlib.compress(bytes(2_000_000))
+    content = (b"a\0\1\0\0\0" if kind == b"iTXt" else b"a\0\0") + large
+    data, rows = encoded(photograph()), chunk(kind, content)
+    place = 33 if first else -12  # After the header, or before the end.
+    data = data[:place] + rows + data[place:]
+    assert image_size(data) == (61, 92)
+    np.testing.assert_array_equal(decode_image(data), np.asarray(photograph()))
+    with pytest.raises(ValueError, match="damaged or cut|not a JPEG"):
+        decode_image(data[: len(data) // 2])

@@ -9,7 +9,7 @@ from ladd_jax.data.buckets import Bucket
 from ladd_jax.data.scenes import BUCKETS, SQUARE, TALL, WIDE, Item, Wanted
 from ladd_jax.data.sources import open_source
 from ladd_jax.errors import UserError
-from ladd_jax.models.random_text import ByteTokenizer
+from ladd_jax.models.random_text import WordTokenizer
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +52,9 @@ def test_drawn_prompts_are_read_again_and_fit_the_tokenizer(bucket):
     wanted = scenes.draw_wanted(bucket, 500, seed=0)
     prompts = [scenes.prompt(each) for each in wanted]
     assert [scenes.parse(text) for text in prompts] == wanted
-    ByteTokenizer(scenes_config.get_config().data.text_length)(prompts)
+    tokenizer = WordTokenizer(scenes_config.get_config().data.text_length)
+    tokenizer(prompts)
+    assert not tokenizer.truncated
     assert {len(each.items) for each in wanted} == {1, 2, 3}
     relations = {each.relation for each in wanted} - {None}
     assert relations == {SQUARE: {"left of", "above"}, WIDE: {"left of"}, TALL: {"above"}}[bucket]
@@ -60,7 +62,9 @@ def test_drawn_prompts_are_read_again_and_fit_the_tokenizer(bucket):
 
 def test_the_longest_prompt_fits_the_tokenizer():
     longest = Wanted((Item(7, "yellow"),) * 3)
-    ByteTokenizer(scenes_config.get_config().data.text_length)([scenes.prompt(longest)])
+    tokenizer = WordTokenizer(scenes_config.get_config().data.text_length)
+    tokenizer([scenes.prompt(longest)])
+    assert not tokenizer.truncated
 
 
 @pytest.mark.parametrize("bucket", BUCKETS, ids=lambda b: b.name)
@@ -115,9 +119,12 @@ def test_a_relation_that_has_no_room_is_an_error(train):
 
 def test_the_source_has_pictures_with_their_prompts_in_the_order_of_the_records(train, tmp_path):
     config = scenes_config.get_config()
-    config.data.examples = 12
+    config.data.update(dict(examples=12, held_out_examples=5))
     source = open_source(config, BUCKETS, tmp_path)
     assert source.arrays["latents"].shape_in(WIDE) == (16, 32, 3)
     images, prompts = scenes.compose(train, WIDE, 12, config.seed)
     assert source.prompts[WIDE] == prompts
     np.testing.assert_array_equal(source.read(WIDE, 3, 7)["latents"], images[3:7])
+    held_out = source.held_out
+    assert len(held_out.prompts[WIDE]) == len(held_out.read(WIDE, 0, 5)["latents"]) == 5
+    assert held_out.prompts[WIDE] != prompts[:5]

@@ -35,6 +35,25 @@ def test_most_intervals_hold_the_truth():
     assert hits >= 34
 
 
+def test_how_many_pictures_a_prompt_has_is_not_left_to_chance():
+    # Prompts that differ in everything, and whose pictures are alike: nothing is unsure.
+    part = seen(np.random.default_rng(0), 40)
+    sure = Seen(
+        part.images, part.prompts, part.features, (part.prompts == "a").astype(float), part.identity
+    )
+    value, (low, high) = measure_with_interval(alignment.measure, [sure], [sure], 50, 0)
+    assert low == value == high == 0.5
+
+
+def test_pictures_of_prompts_with_one_each_are_all_drawn_from():
+    part = seen(np.random.default_rng(0), 40)
+    real = Seen(
+        part.images, np.arange(40).astype(str), part.features, part.alignment, part.identity
+    )
+    value, (low, high) = measure_with_interval(alignment.measure, [real], [real], 50, 0)
+    assert low < value < high
+
+
 def test_copies_that_a_resample_makes_do_not_lower_the_diversity():
     part = seen(np.random.default_rng(0), 12)
     value, (low, high) = measure_with_interval(diversity.measure, [part], [part], 200, 0)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from ladd_jax.models.random_text import ByteTokenizer, TextEncoder
+from ladd_jax.models.random_text import ByteTokenizer, TextEncoder, WordTokenizer
 
 
 @pytest.fixture(scope="module")
@@ -14,6 +14,26 @@ def encoder():
 def test_tokens_are_bytes_then_the_end():
     ids = ByteTokenizer(6)(["hé", ""])
     assert ids.tolist() == [[104, 195, 169, 256, 256, 256], [256] * 6]
+
+
+def test_tokens_may_be_words_in_any_case_then_the_end():
+    tokenizer = WordTokenizer(5)
+    ids = tokenizer(["A red seven", "a blue seven", "a red, red seven"])
+    assert ids.shape == (3, 5) and (ids[:2, 3:] == 0).all() and ids[2, 4] == 0
+    assert ids[0, 0] == ids[1, 0] and ids[0, 2] == ids[1, 2] and ids[0, 1] != ids[1, 1]
+    assert (ids < tokenizer.vocab_size).all() and tokenizer.truncated == 1
+
+
+def test_embeddings_of_words_are_as_large_as_those_of_bytes():
+    spread = {
+        tokens: TextEncoder.random(
+            seed=0, length=8, width=32, layers=1, heads=2, pooled_width=32, tokens=tokens
+        )
+        .encode(["one", "two three"])["context"]
+        .std()
+        for tokens in ("bytes", "words")
+    }
+    assert spread["words"] == pytest.approx(spread["bytes"], rel=0.3)
 
 
 def test_a_prompt_that_does_not_fit_is_cut_before_the_end_and_counted(encoder):

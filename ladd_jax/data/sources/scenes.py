@@ -1,5 +1,6 @@
 """Scenes of coloured digits and prompts that describe them; latents are the pictures themselves."""
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,15 +10,23 @@ from ladd_jax.data.buckets import Bucket
 from ladd_jax.data.shards import LATENTS, ArraySpec
 from ladd_jax.data.sources import Source
 
+# Judges see the same pictures in every run, and no run's training has their prompts in that order.
+_HELD_OUT_SEED = 1_000_000
+
 
 def open_source(config: Any, buckets: Sequence[Bucket], workdir: Path) -> Source:
-    """`data.examples` pictures of each bucket, of the training scans; see `data.sources`."""
+    """`data.examples` pictures of each bucket, of the training scans; see `data.sources`.
+
+    `data.held_out_examples` of each, of the test scans, are held out.
+    """
     del workdir
-    train, _ = digits.load(config.seed)
-    return _source(train, buckets, config.data.examples, config.seed)
+    data, (train, test) = config.data, digits.load(config.seed)
+    held_out = _pictures(test, buckets, data.held_out_examples, _HELD_OUT_SEED)
+    source = _pictures(train, buckets, data.examples, config.seed)
+    return dataclasses.replace(source, held_out=held_out)
 
 
-def _source(scans: digits.Digits, buckets: Sequence[Bucket], count: int, seed: int) -> Source:
+def _pictures(scans: digits.Digits, buckets: Sequence[Bucket], count: int, seed: int) -> Source:
     pictures = {bucket: scenes.compose(scans, bucket, count, seed) for bucket in buckets}
     return Source(
         {bucket: prompts for bucket, (_, prompts) in pictures.items()},

@@ -55,7 +55,8 @@ METRICS = {
     "alignment": Metric(
         "alignment",
         alignment.measure,
-        "share of pictures that show what their prompt says",
+        "how well pictures fit their prompts: the share that shows what they say, or a CLIP's "
+        "score",
         ratio="teacher",
     ),
     "diversity": Metric(

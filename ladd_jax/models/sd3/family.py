@@ -15,6 +15,11 @@ from ladd_jax.models.sd3.autoencoder import Autoencoder
 from ladd_jax.models.sd3.encoder_weights import load_autoencoder, load_text_encoders
 from ladd_jax.models.sd3.export import LAYOUTS, write_export
 from ladd_jax.models.sd3.flops import forward_flops
+from ladd_jax.models.sd3.single_text import (
+    is_single_text,
+    load_single_text,
+    single_text_widths,
+)
 from ladd_jax.models.sd3.text import CLIP_LENGTH, T5_LENGTH, SD3TextEncoder
 from ladd_jax.models.sd3.transformer import MMDiTConfig, cut_params, mmdit
 from ladd_jax.models.sd3.weights import open_mmdit
@@ -45,9 +50,10 @@ def _sides(config: MMDiTConfig) -> tuple[int, int]:
 def _text_encoder(
     place: str | Path, dtype: Dtype, mesh: Mesh, length: int, batch: int
 ) -> SD3TextEncoder:
-    return load_text_encoders(
-        fetch_pipeline(place), dtype, mesh, t5_length=length - CLIP_LENGTH, batch=batch
-    )
+    folder = fetch_pipeline(place)
+    if is_single_text(folder):
+        return load_single_text(folder, dtype, mesh, length, batch)
+    return load_text_encoders(folder, dtype, mesh, t5_length=length - CLIP_LENGTH, batch=batch)
 
 
 def _autoencoder(place: str | Path, dtype: Dtype) -> tuple[Autoencoder, Params]:
@@ -80,6 +86,7 @@ FAMILY = Family(
     open_weights=open_mmdit,
     load_autoencoder=_autoencoder,
     load_text_encoder=_text_encoder,
+    text_widths=single_text_widths,
     released=_released,
     layouts=LAYOUTS,
     write_export=write_export,

@@ -1,0 +1,118 @@
+"""One text encoder alone, CLIP or T5, for networks that are trained from scratch.
+
+B batch, T tokens, D width of the encoder, P width of CLIP's projection.
+"""
+
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from ladd_jax.errors import NotFoundError, UserError
+from ladd_jax.models.base import Params
+from ladd_jax.models.layers import Dtype
+from ladd_jax.models.sd3.encoder_weights import load_clip_text, load_t5
+from ladd_jax.models.sd3.text import PromptTokenizer, SD3TextEncoder
+
+# Of both kinds of T5: the released tokenizers have it, and no other token is at this place.
+_T5_PADDING = 0
+
+
+class SingleTextEncoder(SD3TextEncoder):
+    """CLIP or T5 as a `models.families.TextEncoder`.
+
+    The context is CLIP's state before its last block, or T5's last state: `[B, T, D]`. The pooled
+    vector is CLIP's projected one, `[B, P]`, or the mean of T5's states over the prompt's own
+    tokens, `[B, D]`.
+    """
+
+    def _forward(
+        self, params: dict[str, Params], ids: dict[str, jax.Array]
+    ) -> tuple[jax.Array, jax.Array]:
+        (name,) = self._models
+        if name == "clip":
+            context, pooled = self._models[name](params[name], ids[name])
+            return context.astype(jnp.float32), pooled.astype(jnp.float32)
+        context = self._models[name](params[name], ids[name]).astype(jnp.float32)
+        own = (ids[name] != _T5_PADDING)[..., None]
+        return context, jnp.sum(context * own, 1) / jnp.sum(own, 1)
+
+
+def single_text_widths(place: str | Path) -> tuple[int, int]:
+    """D, and the length of the pooled vector.
+
+    Raises:
+      NotFoundError: there is no such folder.
+      UserError: it holds neither CLIP's text encoder nor T5's.
+    """
+    directory = Path(place).expanduser()
+    if not is_single_text(directory):
+        raise NotFoundError(
+            f"no config.json in {directory}: give a folder of CLIP's or T5's text encoder, with "
+            f"its tokenizer"
+        )
+    config = _config(directory)
+    if _kind(directory) == "clip":
+        return config["hidden_size"], config["projection_dim"]
+    return config["d_model"], config["d_model"]
+
+
+def load_single_text(
+    directory: Path, dtype: Dtype, mesh: Mesh, length: int, batch: int
+) -> SingleTextEncoder:
+    """The encoder of a folder that holds its tokenizer too.
+
+    Args:
+      directory: where `save_pretrained` of `CLIPTextModelWithProjection` or `T5EncoderModel` (v1.1)
+        and of the tokenizer wrote.
+      dtype: dtype of parameters and computation.
+      mesh: devices of this process.
+      length: T.
+      batch: prompts encoded at once.
+
+    Raises:
+      NotFoundError: a file is not there.
+      UserError: it is neither, T is more than CLIP reads, or a tensor is missing or misshaped.
+    """
+    kind = _kind(directory)
+    if kind == "clip":
+        config, model, params = load_clip_text(directory, dtype, mesh)
+        if length > config.max_position_embeddings:
+            raise UserError(
+                f"data.text_length is {length} and the CLIP of {directory} reads "
+                f"{config.max_position_embeddings} tokens: use that or less"
+            )
+        width = config.hidden_size
+    else:
+        t5, model, params = load_t5(directory, dtype, mesh)
+        width = t5.d_model
+    return SingleTextEncoder(
+        {kind: PromptTokenizer(directory, length)},
+        {kind: model},
+        {kind: params},
+        t5_length=0,
+        context_width=width,
+        batch=batch,
+        mesh=mesh,
+    )
+
+
+def is_single_text(directory: Path) -> bool:
+    """Whether a folder holds one encoder, and not a pipeline."""
+    return (directory / "config.json").is_file()
+
+
+def _config(directory: Path) -> dict[str, int]:
+    return json.loads((directory / "config.json").read_text())
+
+
+def _kind(directory: Path) -> str:
+    kind = str(_config(directory).get("model_type", ""))
+    if kind in ("clip_text_model", "t5"):
+        return "clip" if kind == "clip_text_model" else "t5"
+    raise UserError(
+        f"{directory} holds a model of the type {kind!r}: give a folder of CLIP's text encoder "
+        f"with its projection (clip_text_model) or of T5's (t5), with its tokenizer"
+    )
