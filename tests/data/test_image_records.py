@@ -91,6 +91,8 @@ GOOD = {"file_name": "a.png", "text": "one"}
         ([{"file_name": "../a.png", "text": "a"}], r"line 1 names '../a.png' outside"),
         ([{"file_name": "b/../../a.png", "text": "a"}], "line 1 names .* outside"),
         ([{"file_name": "/a.png", "text": "a"}], "line 1 names '/a.png' outside"),
+        ([GOOD | {"held_out": "maybe"}], "line 1 has 'maybe' as held_out: write true or false"),
+        ([GOOD | {"held_out": 1}], "line 1 has 1 as held_out: write true or false"),
         ([], "metadata.jsonl holds no records"),
     ],
 )

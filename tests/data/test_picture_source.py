@@ -185,3 +185,14 @@ def test_what_pixels_cannot_be_is_refused_before_the_data_are_read(section, valu
     config[section].update(values)
     with pytest.raises(UserError, match=message):
         check(typed(config))
+
+
+def test_metadata_may_say_what_is_held_out_in_place_of_the_share(tmp_path):
+    path = write(tmp_path, sizes(square=(24, 12)))
+    rows = [json.loads(line) for line in (path / "metadata.jsonl").read_text().splitlines()]
+    for i, row in enumerate(rows[:10]):
+        row["held_out"] = i % 5 == 0
+    (path / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    source = open_source(settings(path, held_out=0.0), [], tmp_path / "run")
+    assert source.held_out.prompts[Bucket(16, 16)] == ["square 0", "square 5"]
+    assert len(source.prompts[Bucket(16, 16)]) == 10

@@ -57,7 +57,8 @@ def open_source(config: Any, buckets: Sequence[Bucket], workdir: Path) -> Source
     """The pictures of `data.path`; see `data.sources`.
 
     Without buckets a few are chosen for the pictures' aspects, of `data.resolution` squared pixels.
-    A share of `data.held_out` is held out by the records' keys.
+    Records say themselves whether they are held out, or else a share of `data.held_out` is, by
+    their keys.
 
     Raises:
       NotFoundError: there are none.
@@ -114,7 +115,9 @@ def _look(images: Records, data: Any, workdir: Path) -> list[_Seen]:
         except ValueError as error:
             unreadable.add(images.keys[i], error)
             continue
-        apart = is_held_out(record.key, data.held_out)
+        apart = record.held_out
+        if apart is None:
+            apart = is_held_out(record.key, data.held_out)
         seen.append(_Seen(i, record.key, height, width, record.prompt, apart))
     # One that only this process fails to read would shift what the others write.
     check_same("list of readable images", [(r.place, r.height, r.width) for r in seen])
