@@ -52,6 +52,9 @@ setup(
         "cuda": ["jax[cuda12]>=0.10,<0.12"],
         "int8": ["qwix>=0.1.8"],
         "plan": ["libtpu"],
+        "wandb": ["wandb>=0.19"],
+        # The client alone. `constraints.txt` holds a newer importlib_metadata than it takes.
+        "mlflow": ["mlflow-skinny>=3.0"],
         "docs": ["mkdocs>=1.6", "mkdocs-material>=9.6", "mkdocstrings[python]>=1.0"],
         "test": [
             "diffusers>=0.36",

@@ -176,9 +176,10 @@ def write(root: Path, output: Path) -> tuple[list[dict[str, Any]], Counter[str]]
 def tables(rows: Sequence[Mapping[str, Any]], left_out: Mapping[str, int]) -> str:
     """What the folder holds: pictures for training and held-out ones, by maker, kind and shape."""
     sections = []
-    shapes = [{"shape": "{}x{}".format(*shape(Path(row["file_name"]).name))} | row for row in rows]
+    shapes = ["{}x{}".format(*shape(Path(row["file_name"]).name)) for row in rows]
+    described = [{**row, "shape": each} for row, each in zip(rows, shapes, strict=True)]
     for column in ("maker", "kind", "shape"):
-        counts: Counter[tuple[str, bool]] = Counter((r[column], r["held_out"]) for r in shapes)
+        counts = Counter((row[column], row["held_out"]) for row in described)
         lines = [f"| {column} | pictures | held out |", "|---|---|---|"]
         values = sorted({value for value, _ in counts}, key=lambda value: -counts[value, False])
         lines += [f"| {v} | {counts[v, False]} | {counts[v, True]} |" for v in values]

@@ -176,6 +176,7 @@ def test_a_picture_that_a_maker_has_under_two_names_is_taken_once(tmp_path):
     "arguments, message",
     [
         ("resolution=40", "resolution 40 is none of 16, 32, 48, 64"),
+        ("patch=6", "patch 6 does not divide 16, a quarter of resolution"),
         ("width=100", "width 100 is not a multiple of 64"),
     ],
 )

@@ -37,6 +37,7 @@ from ladd_jax.stages.load import (
     load_teacher,
     synthesized,
 )
+from ladd_jax.stages.previews import Previews, show_latents
 from ladd_jax.stages.synthesize import synthesize
 from ladd_jax.weights import load_autoencoder, load_mmdit
 
@@ -134,6 +135,19 @@ def test_several_processes_write_what_one_writes(run, tmp_path, monkeypatch):
         ours, theirs = (s.read(bucket, np.arange(size)) for s in (together, alone))
         assert ours["key"] == theirs["key"]
         np.testing.assert_allclose(ours["latents"], theirs["latents"], atol=1e-5)
+
+
+def test_previews_are_in_colours_and_decoded_if_asked(run, caplog):
+    config, workdir = run
+    latents = np.random.default_rng(0).standard_normal((2, 8, 8, 16)).astype(np.float32)
+    quick, decoded = (show_latents(typed(config), decode)(latents) for decode in (False, True))
+    # The tiny autoencoder reduces by 2.
+    assert quick.shape == (2, 8, 8, 3) and decoded.shape == (2, 16, 16, 3)
+    assert np.isfinite(decoded).all()
+    shards = Shards(synthesized(workdir))
+    with caplog.at_level("INFO"):
+        Previews(typed(config), workdir, shards, None, make_mesh(config.mesh))
+    assert "no quick metrics of previews, whose latents are no pictures" in caplog.text
 
 
 @pytest.fixture(scope="module")

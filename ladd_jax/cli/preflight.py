@@ -12,6 +12,7 @@ from ladd_jax.errors import UserError
 from ladd_jax.evaluation.extractors import EXTRACTORS
 from ladd_jax.evaluation.metrics import METRICS
 from ladd_jax.parallel.mesh import check_batch_size, make_mesh
+from ladd_jax.training.writers import check_writers
 
 # Sources that need no released pipeline: their pictures are the latents.
 _CHANNELS = {"digits": 1, "scenes": 3}
@@ -35,6 +36,8 @@ def check(config: Config) -> None:
             f"log.profile {config.log.profile} begins after the last of {longest} steps: use "
             f"earlier ones"
         )
+    if trainings:
+        check_writers(config.log.writers)
     objectives.flow_matching(config)
     objectives.ladd(config)
     _check_data(config)
@@ -49,8 +52,8 @@ def check(config: Config) -> None:
             f"synthesize.samples {config.synthesize.samples} are fewer than one batch of "
             f"distil.batch_size {config.distil.batch_size}: raise one or lower the other"
         )
-    if "evaluate" in config.stages:
-        _check_evaluation(config)
+    if "evaluate" in config.stages or ("distil" in config.stages and config.log.samples_every):
+        _check_judges(config)
 
 
 def _check_data(config: Config) -> None:
@@ -100,7 +103,8 @@ def _check_data(config: Config) -> None:
         )
 
 
-def _check_evaluation(config: Config) -> None:
+def _check_judges(config: Config) -> None:
+    """What the stage 'evaluate' and the previews of training use."""
     stage = config.evaluate
     for steps in stage.student_steps:
         student_sigmas(steps, config.distil.timesteps)

@@ -24,6 +24,7 @@ from ladd_jax.objectives.critics.features import FeatureCritic
 from ladd_jax.objectives.flow_matching import FlowMatchingSettings
 from ladd_jax.objectives.ladd import LADDSettings
 from ladd_jax.training.optimizers import Optimizer
+from ladd_jax.training.writers import WRITERS
 
 STAGES = ("encode", "pretrain", "synthesize", "distil", "evaluate")
 
@@ -320,11 +321,21 @@ class Log:
     """What a training tells while it runs."""
 
     every: int = 50  # steps between records; training waits for the device at each
-    samples_every: int = 500  # steps between samples, for which training waits too
+    samples_every: int = 500  # steps between previews, for which training waits too; 0: none
+    # Of a preview, for its metrics, for each number of steps, in all buckets together; 0: none.
+    quick_samples: int = 256
+    # Previews of latents by their autoencoder, not by a quick map to colours.
+    decode: bool = False
+    writers: tuple[str, ...] = ("tensorboard",)  # tensorboard, wandb, mlflow
     profile: str = ""  # START:STOP, an xprof trace of steps START to STOP - 1 of each training
 
     def __post_init__(self) -> None:
         _at_least_one(self, "log", "every")
+        for name in ("samples_every", "quick_samples"):
+            if getattr(self, name) < 0:
+                raise UserError(f"log.{name} is {getattr(self, name)}: use 0 or more")
+        for name in self.writers:
+            _one_of(name, "log.writers", *WRITERS)
         match = re.fullmatch(r"(\d+):(\d+)", self.profile)
         if self.profile and not (match and 1 <= int(match[1]) < int(match[2])):
             raise UserError(

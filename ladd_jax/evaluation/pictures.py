@@ -11,9 +11,11 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from ladd_jax.errors import UserError
+from ladd_jax.evaluation.metrics import METRICS
 
 _INK = "#7d838c"  # legible on white and on black alike
-_COLORS = ("#3f83c8", "#e07f2c", "#43a06b")
+_COLORS = ("#3f83c8", "#e07f2c", "#43a06b", "#b0599c")
+_COLUMNS = 4  # of panels in a figure
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,24 +101,35 @@ def curves(stage: str, history: Sequence[Mapping[str, Any]]) -> bytes | None:
 
     Args:
       stage: `pretrain` or `distil`; for any other, every metric with `loss` in its name is drawn.
+        Each metric `preview/METRIC/STEPS` has a panel, with a line for each number of steps.
       history: records with `step` and metrics: a float, or a list with one float for each head.
     """
     names = list(dict.fromkeys(name for record in history for name in record))
     panels = _PANELS.get(stage, {"loss": tuple(name for name in names if "loss" in name)})
     drawn = {title: [name for name in wanted if name in names] for title, wanted in panels.items()}
-    drawn = {title: found for title, found in drawn.items() if found}
+    drawn = {title: found for title, found in drawn.items() if found} | _of_previews(names)
     if not drawn:
         return None
-    figure = _figure(figsize=(2.75 * len(drawn), 2.3), layout="constrained", facecolor="none")
-    plots = np.atleast_1d(figure.subplots(1, len(drawn)))
-    for axes, (title, found) in zip(plots, drawn.items(), strict=True):
+    columns = min(len(drawn), _COLUMNS)
+    rows = -(-len(drawn) // columns)
+    figure = _figure(figsize=(2.75 * columns, 2.3 * rows), layout="constrained", facecolor="none")
+    plots = figure.subplots(rows, columns, squeeze=False).reshape(-1)
+    for axes in plots[len(drawn) :]:
+        axes.set_axis_off()
+    for axes, (title, found) in zip(plots, drawn.items(), strict=False):
         axes.set_facecolor("none")
         for name, color in zip(found, _COLORS, strict=False):
             points = [(r["step"], np.mean(r[name])) for r in history if name in r]
             # A single record is a dot: a line of one point would be invisible.
             marker = "o" if len(points) == 1 else None
             label = name.rpartition("/")[2] if len(found) > 1 else None
+            if label and label.isdigit():
+                label = f"{label} step{'s' * (label != '1')}"
             axes.plot(*zip(*points, strict=True), color=color, lw=1.4, marker=marker, label=label)
+        values = [np.min(record[name]) for record in history for name in found if name in record]
+        if all(name.startswith("preview/fd") for name in found) and min(values) > 0:
+            # It falls by orders of magnitude; the order of the lines shows at the end.
+            axes.set_yscale("log")
         axes.set_title(title, fontsize=9, color=_INK, loc="left")
         axes.set_xlabel("step", fontsize=8, color=_INK)
         axes.tick_params(labelsize=7.5, colors=_INK, length=2)
@@ -128,6 +141,18 @@ def curves(stage: str, history: Sequence[Mapping[str, Any]]) -> bytes | None:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=180)
     return buffer.getvalue()
+
+
+def _of_previews(names: Sequence[str]) -> dict[str, list[str]]:
+    """A panel for each metric of previews, with a line for each number of steps."""
+    panels: dict[str, list[str]] = {}
+    for name in names:
+        group, _, rest = name.partition("/")
+        if group == "preview":
+            metric = rest.partition("/")[0]
+            heading = METRICS[metric].heading if metric in METRICS else metric.replace("_", " ")
+            panels.setdefault(f"{heading} of previews", []).append(name)
+    return panels
 
 
 def save_grid_png(path: str | os.PathLike[str], grids: Sequence[Grid]) -> None:

@@ -14,6 +14,9 @@ from ladd_jax.errors import UserError
 from ladd_jax.evaluation.metrics import METRICS
 from ladd_jax.evaluation.pictures import Grid, curves, png
 from ladd_jax.evaluation.rows import BARS, Bar, Row, acceptance, cells, headings
+from ladd_jax.evaluation.strip import Preview
+
+_STRIP_WIDTH = 260  # pixels
 
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1d2127; --soft: #626a75; --line: #dfe3e8;
@@ -144,6 +147,30 @@ def _samples(grids: Sequence[Grid]) -> str:
     return "".join(parts)
 
 
+def _strip(previews: Sequence[Preview]) -> str:
+    """For each bucket a row for each number of steps, a column for each step of the training."""
+    parts = []
+    buckets = {preview.bucket for preview in previews}
+    for bucket in sorted(buckets, key=lambda name: [int(side) for side in name.split("x")]):
+        inside = {(p.steps, p.step): p.png for p in previews if p.bucket == bucket}
+        columns = sorted({step for _, step in inside})
+        parts.append(f"<h3>{html.escape(bucket)}</h3><div class=scroll><table class=samples><tr>")
+        parts += ["<th></th>", *(f"<th>step {step}</th>" for step in columns), "</tr>"]
+        for steps in sorted({steps for steps, _ in inside}):
+            title = f"{steps} step{'s' * (steps > 1)}"
+            parts.append(f"<tr><td class=name>{title}</td>")
+            for step in columns:
+                data = inside.get((steps, step))
+                image = ""
+                if data is not None:
+                    width = min(Image.open(io.BytesIO(data)).width, _STRIP_WIDTH)
+                    image = _image(data, f"{title}, {bucket}, at step {step}", width)
+                parts.append(f"<td>{image}</td>")
+            parts.append("</tr>")
+        parts.append("</table></div>")
+    return "".join(parts)
+
+
 def write_report(
     path: str | os.PathLike[str],
     rows: Sequence[Row],
@@ -151,6 +178,7 @@ def write_report(
     histories: Mapping[str, Sequence[Mapping[str, Any]]],
     settings: Mapping[str, Any] | None = None,
     notes: Sequence[str] = (),
+    previews: Sequence[Preview] = (),
 ) -> None:
     """Writes one self-contained HTML file: limits, metrics, samples of the same prompts, curves.
 
@@ -161,6 +189,7 @@ def write_report(
       histories: records of each stage, each with `step` and metrics.
       settings: names and values worth knowing about the run.
       notes: paragraphs below the introduction.
+      previews: what the student made while it trained.
 
     Raises:
       UserError: the grids of one bucket show different prompts.
@@ -192,6 +221,12 @@ def write_report(
     if grids:
         page.append("<h2>Samples of the same prompts</h2>")
         page.append(_samples(grids))
+    if previews:
+        page += [
+            "<h2>The student while it trained</h2>",
+            "<p class=soft>The same noise at every step: a row of a picture is one prompt.</p>",
+            _strip(previews),
+        ]
     if histories:
         page.append("<h2>Training</h2>")
     for stage, history in histories.items():

@@ -210,6 +210,8 @@ class Family:
         pipeline's folder, a file, or owner/name of the hub.
       load_autoencoder: `load_autoencoder(place, dtype)` gives an `Autoencoder` and its parameters,
         on the first device.
+      preview: `preview(latents)`: latents `[..., H, W, C]` as pictures `[..., H, W, 1 or 3]` in
+        [-1, 1], at once, without the autoencoder and about right.
       load_text_encoder: `load_text_encoder(place, dtype, mesh, length, batch)`, of `length` tokens,
         encoding `batch` prompts at once. The place is a pipeline, or a folder with one encoder and
         its tokenizer.
@@ -231,6 +233,7 @@ class Family:
     sides: Callable[[Any], tuple[int, int | None]]
     open_weights: Callable[[str | Path, Dtype], OpenWeights]
     load_autoencoder: Callable[[str | Path, Dtype], tuple[Autoencoder, Params]]
+    preview: Callable[[np.ndarray], np.ndarray]
     load_text_encoder: Callable[[str | Path, Dtype, Mesh, int, int], TextEncoder]
     text_widths: Callable[[str | Path], tuple[int, int]]
     released: Callable[[str], Released]

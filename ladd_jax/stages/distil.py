@@ -3,24 +3,21 @@
 from pathlib import Path
 
 import jax
-import numpy as np
 
 from ladd_jax.config import objectives
 from ladd_jax.config.architectures import generator_architecture, teacher_architecture
 from ladd_jax.config.fields import Config, to_dict
 from ladd_jax.data.shards import Shards
-from ladd_jax.diffusion.sampling import Sampler, Sampling, seeds
 from ladd_jax.errors import UserError
 from ladd_jax.objectives.base import TrainState
 from ladd_jax.parallel.mesh import make_mesh
 from ladd_jax.stages.load import encoded, load_generator, load_teacher, synthesized
+from ladd_jax.stages.previews import Previews
 from ladd_jax.stages.train import run_training
 from ladd_jax.training.loop import Training
 from ladd_jax.training.metrics import MetricWriter
 from ladd_jax.training.program import distillation_layout
 from ladd_jax.training.state import create
-
-_PREVIEW_PROMPTS, _PREVIEW_SEEDS = 8, 4
 
 
 def distil(config: Config, workdir: Path) -> None:
@@ -47,28 +44,12 @@ def distil(config: Config, workdir: Path) -> None:
         start = teacher if same else load_generator(config, workdir, mesh)
         return create(objective.init, shardings, key, start)
 
-    sampler = Sampler(
-        objective.student,
-        shards.null,
-        mesh,
-        _PREVIEW_PROMPTS * _PREVIEW_SEEDS,
-    )
-    bucket = shards.buckets[0]
-    text = shards.read(bucket, np.arange(min(_PREVIEW_PROMPTS, shards.sizes[bucket])))
+    preview = None
+    if config.log.samples_every and config.evaluate.student_steps:
+        previews = Previews(config, workdir, shards, objective.student, mesh)
 
-    def preview(state: TrainState, step: int, writer: MetricWriter) -> dict[str, float]:
-        count = len(text["prompt"])
-        latents = sampler(
-            jax.device_put(state.ema, shardings.params),
-            seeds(config.seed, np.arange(count * _PREVIEW_SEEDS)),
-            jax.tree.map(lambda array: np.repeat(array, _PREVIEW_SEEDS, axis=0), text["cond"]),
-            (bucket.height, bucket.width, config.model.channels),
-            Sampling.student(1, stage.timesteps),
-        )
-        grid = latents.reshape(count, _PREVIEW_SEEDS, *latents.shape[1:])
-        writer.images(step, "student_1_step", grid[..., : 3 if grid.shape[-1] >= 3 else 1])
-        # Near zero: the student makes one picture of a prompt whatever the noise.
-        return {"seed_spread": float(np.mean(np.std(grid, axis=1)))}
+        def preview(state: TrainState, step: int, writer: MetricWriter) -> dict[str, float]:
+            return previews(jax.device_put(state.ema, shardings.params), step, writer)
 
     training = Training(
         name="distil",

@@ -14,18 +14,19 @@ from tqdm import tqdm
 from ladd_jax.config import architectures
 from ladd_jax.config.fields import Config, Evaluate, to_dict
 from ladd_jax.data.buckets import Bucket
-from ladd_jax.data.shards import LATENTS, Shards
+from ladd_jax.data.shards import Shards
 from ladd_jax.diffusion.sampling import Sampler, Sampling, seeds
-from ladd_jax.evaluation.extractors import EXTRACTORS, Given, open_extractor
 from ladd_jax.evaluation.intervals import measure_with_interval
 from ladd_jax.evaluation.metrics import METRICS
 from ladd_jax.evaluation.pictures import Grid, save_grid_png
 from ladd_jax.evaluation.report import write_report
 from ladd_jax.evaluation.rows import Row, format_table, in_order, write_metrics
 from ladd_jax.evaluation.seen import Seen
+from ladd_jax.evaluation.strip import read_previews
 from ladd_jax.models.base import Params
 from ladd_jax.models.families import family_of
 from ladd_jax.parallel.mesh import make_mesh
+from ladd_jax.stages.judging import Samples, look_at, open_judge, pictures_of, subjects_of
 from ladd_jax.stages.load import (
     encoded,
     finished_student_step,
@@ -38,9 +39,6 @@ from ladd_jax.training.metrics import read_history
 _LOG = logging.getLogger(__name__)
 
 _SHOWN_SAMPLES = 3
-
-Samples = dict[Bucket, np.ndarray]
-"""Latents float32 `[n, H, W, C]` of each bucket."""
 
 
 class _Way(NamedTuple):
@@ -84,24 +82,8 @@ def evaluate(config: Config, workdir: Path) -> list[Row]:
         bucket: subjects_of(held, bucket, stage.samples, stage.per_prompt)
         for bucket in held.buckets
     }
-    extractor = open_extractor(
-        stage.extractor or (config.data.source if config.data.source in EXTRACTORS else "own"),
-        Given(
-            stage.extractor_weights,
-            functools.partial(_training_pictures, workdir),
-            config.seed,
-            mesh,
-        ),
-    )
-
-    def look(samples: Samples, prompts: dict[Bucket, np.ndarray]) -> list[Seen]:
-        seen = []
-        for bucket, images in samples.items():
-            features, alignment = extractor.look(images, list(prompts[bucket]))
-            identity = np.arange(len(images))
-            seen.append(Seen(images, prompts[bucket], features, alignment, identity))
-        return seen
-
+    extractor = open_judge(config, workdir, mesh)
+    look = functools.partial(look_at, extractor)
     prompts = {bucket: subject.prompts for bucket, subject in subjects.items()}
     ways = _ways(config)
     total = (len(ways) + 1) * sum(map(len, prompts.values()))
@@ -130,11 +112,11 @@ def evaluate(config: Config, workdir: Path) -> list[Row]:
             "generator": look(
                 _kept(kept / "reference", fingerprint, lambda: sample(reference)), prompts
             ),
-            "real": look(*_pictures(held)),
+            "real": look(*pictures_of(held)),
         }
         rows = _rows(
             _Way("data", 0, 1.0, ways[0].sampling, 0),
-            look(*_pictures(Shards(encoded(workdir)), {b: len(p) for b, p in prompts.items()})),
+            look(*pictures_of(Shards(encoded(workdir)), {b: len(p) for b, p in prompts.items()})),
             references,
             stage,
             config.seed,
@@ -164,7 +146,8 @@ def evaluate(config: Config, workdir: Path) -> list[Row]:
     }
     histories = {name: read_history(workdir / name) for name in ("pretrain", "distil")}
     if not hidden:
-        write_report(report, rows, grids, histories, facts)
+        previews = read_previews(workdir / "distil" / "previews")
+        write_report(report, rows, grids, histories, facts, previews=previews)
         first = held.buckets[0].name
         save_grid_png(workdir / "samples.png", [grid for grid in grids if grid.bucket == first])
         write_metrics(metrics, rows, evaluate=settings)
@@ -189,52 +172,6 @@ def _ways(config: Config) -> list[_Way]:
             sampling = Sampling.student(n, times).padded(max(stage.student_steps) + 1)
             ways.append(_Way(model, n, 1.0, sampling, 1))
     return ways
-
-
-class Subjects(NamedTuple):
-    """What samples of a bucket are made of.
-
-    Attributes:
-      prompts: str `[n]`, several samples of each prompt one after the other.
-      cond: arrays `[n, ...]` by name.
-    """
-
-    prompts: np.ndarray
-    cond: dict[str, np.ndarray]
-
-
-def subjects_of(shards: Shards, bucket: Bucket, samples: int, per_prompt: int) -> Subjects:
-    """The first prompts of a bucket, each for as many samples as it takes.
-
-    Args:
-      shards: the set that the prompts are from.
-      bucket: one of its buckets.
-      samples: number of samples, at most; fewer where it is not a multiple of the prompts' number.
-      per_prompt: samples of a prompt, at least.
-    """
-    text = shards.read(bucket, np.arange(shards.sizes[bucket]))
-    names, first = np.unique(text["prompt"], return_index=True)
-    first = np.sort(first)[: max(1, samples // per_prompt)]
-    places = np.repeat(first, max(1, samples // len(first)))
-    cond = {name: array[places] for name, array in text["cond"].items()}
-    return Subjects(np.array(text["prompt"])[places], cond)
-
-
-def _pictures(
-    shards: Shards, counts: dict[Bucket, int] | None = None
-) -> tuple[Samples, dict[Bucket, np.ndarray]]:
-    """The first pictures of every bucket, all of them by default, and their prompts."""
-    images, prompts = {}, {}
-    for bucket in shards.buckets:
-        size = shards.sizes[bucket]
-        records = shards.read(bucket, np.arange(min(size, counts[bucket]) if counts else size))
-        images[bucket], prompts[bucket] = records[LATENTS], np.array(records["prompt"])
-    return images, prompts
-
-
-def _training_pictures(workdir: Path) -> dict[Bucket, tuple[np.ndarray, list[str]]]:
-    images, prompts = _pictures(Shards(encoded(workdir)))
-    return {bucket: (images[bucket], list(prompts[bucket])) for bucket in images}
 
 
 def _rows(

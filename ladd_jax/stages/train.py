@@ -71,7 +71,7 @@ def run_training(
     rows = batch_rows(mesh, batch_size)
     batches = loader(shards, plan, int(state.step), training.steps, rows=rows)
     batch_shapes = shards.batch_shapes(batch_size)
-    writer = MetricWriter(workdir / name)
+    writer = MetricWriter(workdir / name, config.log.writers, training.config)
     logging = Logging(
         writer=writer,
         every=config.log.every,

@@ -149,7 +149,7 @@ def _run(
         return load_student_weights(config, workdir, mesh, model, found)
 
     place = config.data.autoencoder or config.weights
-    reduction, decode = _decoder(family_of(config), place) if place else (_PIXELS, _enlarge)
+    reduction, decode = decoder_of(family_of(config), place) if place else (_PIXELS, _enlarge)
     return TrainedModel(
         place=str(workdir),
         model=model,
@@ -171,7 +171,7 @@ def _released(place: str, dtype: Any, mesh: Mesh) -> TrainedModel:
     weights = kind.open_weights(place, dtype)
     facts = _facts(fetch_pipeline(place))
     released = kind.released(place)
-    reduction, decode = _decoder(kind, place)
+    reduction, decode = decoder_of(kind, place)
     defaults = _sampled(Synthesize())
     if released.shift is not None:
         defaults["shift"] = released.shift
@@ -220,7 +220,8 @@ def _table(step: int, side: int, reduction: int) -> tuple[Bucket, ...]:
     return tuple(bucket_table(pixels**2, smallest if pixels < 512 else 64, reduction=reduction))
 
 
-def _decoder(kind: Family, weights: str) -> tuple[int, Decoder]:
+def decoder_of(kind: Family, weights: str) -> tuple[int, Decoder]:
+    """Pixels on a side of a latent pixel, and what decodes: the autoencoder of a pipeline."""
     autoencoder, params = kind.load_autoencoder(weights, jnp.float32)
     program = jax.jit(autoencoder.decode)
 

@@ -1,8 +1,8 @@
-"""Where metrics go: TensorBoard, a file of JSON lines, the progress bar."""
+"""Where metrics go: a file of JSON lines, and the writers of a run."""
 
 import json
 import os
-import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,17 +10,8 @@ import jax
 import numpy as np
 
 from ladd_jax.errors import UserError
-
-# tensorboardX imports torch wherever it is installed: seconds and a gigabyte that training has no
-# use for. A module that is None in `sys.modules` counts as not installed.
-_HIDE_TORCH = "torch" not in sys.modules
-if _HIDE_TORCH:
-    sys.modules["torch"] = None  # type: ignore[assignment]
-from tensorboardX import SummaryWriter  # noqa: E402
-
-if _HIDE_TORCH:
-    del sys.modules["torch"]
-
+from ladd_jax.training.writers import open_writers
+from ladd_jax.training.writers.base import Writer
 
 _HISTORY = "history.jsonl"
 
@@ -32,15 +23,30 @@ class DivergedError(UserError):
 class MetricWriter:
     """Writes the mean of the metrics since the last write. Only the first process writes."""
 
-    def __init__(self, directory: str | Path):
+    def __init__(
+        self,
+        directory: str | Path,
+        writers: Sequence[str] = ("tensorboard",),
+        config: Mapping[str, Any] | None = None,
+    ):
+        """Opens the writers, in the first process.
+
+        Args:
+          directory: folder of the training; made if it is not there.
+          writers: names of `training.writers`, which get what the history gets, and pictures.
+          config: the run's config, for writers that show it.
+
+        Raises:
+          UserError: a writer is unknown, or its client is not installed.
+        """
         self._directory = Path(directory)
         self._pending: list[dict[str, jax.Array]] = []
         self._active = jax.process_index() == 0
-        self._board: SummaryWriter | None = None
+        self._writers: dict[str, Writer] = {}
         if self._active:
             self._directory.mkdir(parents=True, exist_ok=True)
             _drop_partial_line(self._directory / _HISTORY)
-            self._board = SummaryWriter(str(self._directory))
+            self._writers = open_writers(writers, self._directory, config or {})
 
     def add(self, metrics: dict[str, jax.Array]) -> None:
         """Keeps one step's metrics, on the device: no transfer."""
@@ -71,28 +77,35 @@ class MetricWriter:
                 mean = np.mean(values, axis=0, where=finite)
                 record[name] = mean.tolist()
         record |= extra
-        if self._board is not None:
-            for name, value in record.items():
-                if isinstance(value, list):
-                    for index, item in enumerate(value):
-                        self._board.add_scalar(f"{name}/{index:02d}", item, step)
-                elif name != "step":
-                    self._board.add_scalar(name, value, step)
+        if self._active:
             with (self._directory / _HISTORY).open("a") as file:
                 file.write(json.dumps(record) + "\n")
+            scalars = _scalars(record)
+            for writer in self._writers.values():
+                writer.scalars(step, scalars)
         return record
 
-    def images(self, step: int, name: str, images: np.ndarray) -> None:
-        """A grid of images `[rows, columns, H, W, C]` in [-1, 1]."""
-        if self._board is not None:
-            rows, columns, h, w, c = images.shape
-            grid = images.transpose(0, 2, 1, 3, 4).reshape(rows * h, columns * w, c)
-            self._board.add_image(name, np.clip(grid * 0.5 + 0.5, 0, 1), step, dataformats="HWC")
+    def image(self, step: int, name: str, picture: np.ndarray) -> None:
+        """A picture `[H, W, 1 or 3]` in [-1, 1]; values outside are clipped."""
+        pixels = np.clip((np.nan_to_num(picture) + 1) * 127.5, 0, 255).round().astype(np.uint8)
+        for writer in self._writers.values():
+            writer.image(step, name, pixels)
 
     def close(self) -> None:
-        """Flushes TensorBoard."""
-        if self._board is not None:
-            self._board.close()
+        """Ends the writers' runs."""
+        for writer in self._writers.values():
+            writer.close()
+
+
+def _scalars(record: Mapping[str, Any]) -> dict[str, float]:
+    """The numbers of a record by name; those of one list have their place behind its name."""
+    scalars: dict[str, float] = {}
+    for name, value in record.items():
+        if isinstance(value, list):
+            scalars |= {f"{name}/{index:02d}": item for index, item in enumerate(value)}
+        elif name != "step":
+            scalars[name] = value
+    return scalars
 
 
 def _drop_partial_line(path: Path) -> None:

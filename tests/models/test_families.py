@@ -3,6 +3,7 @@
 import json
 
 import jax
+import numpy as np
 import pytest
 import tiny
 
@@ -45,3 +46,20 @@ def test_what_weights_decide_are_the_sizes_of_a_network():
     fields = set(family("sd3").weight_fields)
     assert {"depth", "width", "patch", "qk_norm", "position_base"} <= fields
     assert not fields & {"remat", "unroll", "cut", "quantized", "dtype", "param_dtype"}
+
+
+def test_latents_of_sd3_are_shown_in_colours_without_the_autoencoder():
+    preview = family("sd3").preview
+    grey = preview(np.zeros((2, 4, 6, 16), np.float32))
+    assert grey.shape == (2, 4, 6, 3) and not grey.any()
+    latents = np.zeros((3, 4, 6, 16), np.float32)
+    # The channel that is red most of all, that which lightens, and that which darkens.
+    for latent, channel in zip(latents, (2, 10, 15), strict=True):
+        latent[..., channel] = 4
+    red, light, dark = preview(latents)
+    assert (red[..., 0] > red[..., 1] + 0.3).all() and (red[..., 0] > red[..., 2] + 0.3).all()
+    assert (light > 0.4).all() and (dark < -0.4).all()
+    assert np.abs(preview(100 * latents)).max() == 1
+    # No colours are known of other autoencoders.
+    for channels, shown in ((1, 1), (2, 1), (4, 3)):
+        assert preview(np.ones((4, 6, channels), np.float32)).shape == (4, 6, shown)

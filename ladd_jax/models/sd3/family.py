@@ -12,6 +12,7 @@ from ladd_jax.models.base import Params
 from ladd_jax.models.families import Family, Released
 from ladd_jax.models.layers import Dtype
 from ladd_jax.models.sd3.autoencoder import Autoencoder
+from ladd_jax.models.sd3.colors import preview
 from ladd_jax.models.sd3.encoder_weights import load_autoencoder, load_text_encoders
 from ladd_jax.models.sd3.export import LAYOUTS, write_export
 from ladd_jax.models.sd3.flops import forward_flops
@@ -85,6 +86,7 @@ FAMILY = Family(
     sides=_sides,
     open_weights=open_mmdit,
     load_autoencoder=_autoencoder,
+    preview=preview,
     load_text_encoder=_text_encoder,
     text_widths=single_text_widths,
     released=_released,

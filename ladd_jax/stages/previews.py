@@ -1,0 +1,166 @@
+"""What a student in training makes, seen and measured, always from the same noise."""
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from logging import getLogger
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from ladd_jax.config.fields import Config
+from ladd_jax.data.buckets import Bucket
+from ladd_jax.data.shards import Shards
+from ladd_jax.diffusion.sampling import Sampler, Sampling, seeds
+from ladd_jax.evaluation.pictures import sheet
+from ladd_jax.evaluation.strip import save_preview
+from ladd_jax.models.base import Backbone, Params
+from ladd_jax.models.families import family_of
+from ladd_jax.stages.judging import subjects_of
+from ladd_jax.stages.quick_metrics import QuickMetrics, Show
+from ladd_jax.stages.trained import decoder_of
+from ladd_jax.training.metrics import MetricWriter
+
+_LOG = getLogger(__name__)
+
+_BUCKETS, _PROMPTS, _SEEDS = 3, 4, 4
+
+# Of a bucket, among which the prompts are looked for: latents are read with them.
+_RECORDS = 64
+
+# Largest side of a picture in a sheet, in pixels.
+_SIDE = 256
+
+
+class Previews:
+    """Sheets of a few prompts with a few seeds, and quick metrics, at each number of steps."""
+
+    def __init__(
+        self, config: Config, workdir: Path, shards: Shards, network: Backbone, mesh: Mesh
+    ):
+        """Reads prompts, and the autoencoder where previews are decoded.
+
+        Args:
+          config: the run's config.
+          workdir: the run's workdir; pictures go to `previews` in the folder of the training.
+          shards: what training reads.
+          network: the student's.
+          mesh: where samples are made.
+
+        Raises:
+          NotFoundError: previews are to be decoded and there is no autoencoder.
+        """
+        self._folder = workdir / "distil" / "previews"
+        self._shape = {
+            bucket: (bucket.height, bucket.width, config.model.channels)
+            for bucket in _spread(shards.buckets)
+        }
+        self._subjects = {
+            bucket: subjects_of(shards, bucket, _PROMPTS * _SEEDS, _SEEDS, _RECORDS)
+            for bucket in self._shape
+        }
+        self._sampler = Sampler(network, shards.null, mesh, _PROMPTS * _SEEDS)
+        steps = config.evaluate.student_steps
+        # One program of a bucket for all of them: compiling takes longer than steps without change.
+        self._samplings = {
+            n: Sampling.student(n, config.distil.timesteps).padded(max(steps) + 1) for n in steps
+        }
+        self._seed = config.seed
+        self._show = show_latents(config, config.log.decode)
+        self._quick = None
+        if config.log.quick_samples and _has_pictures(config):
+            pictures = self._show if config.log.decode else show_latents(config, True)
+            self._quick = QuickMetrics(config, workdir, shards, list(self._shape), mesh, pictures)
+        elif config.log.quick_samples:
+            _LOG.info(
+                "distil: no quick metrics of previews, whose latents are no pictures: name a "
+                "network that looks at pictures, by evaluate.extractor and extractor_weights"
+            )
+
+    def __call__(self, params: Params, step: int, writer: MetricWriter) -> dict[str, float]:
+        """Shows what parameters of the student make.
+
+        Args:
+          params: the parameters.
+          step: step of the training.
+          writer: is given the sheets, as `samples/BUCKET/STEPS`.
+
+        Returns:
+          Metrics by name, `preview/METRIC/STEPS`.
+        """
+        # The mesh that training has set belongs to its thread; extractors and decoders run without.
+        with ThreadPoolExecutor(1) as thread:
+            return thread.submit(self._look, params, step, writer).result()
+
+    def _look(self, params: Params, step: int, writer: MetricWriter) -> dict[str, float]:
+        values = {}
+        for steps, sampling in self._samplings.items():
+            spreads = []
+            for bucket, subjects in self._subjects.items():
+                latents = self._sample(params, sampling, bucket, subjects.cond)
+                rows = len(dict.fromkeys(subjects.prompts.tolist()))
+                grid = latents.reshape(rows, -1, *latents.shape[1:])
+                spreads.append(np.mean(np.std(grid, axis=1)))
+                if jax.process_index() == 0:
+                    picture = sheet(list(self._show(latents)), grid.shape[1], _SIDE)
+                    writer.image(step, f"samples/{bucket.name}/{steps}", picture)
+                    save_preview(self._folder, step, steps, bucket.name, picture)
+            # Near zero: the student makes one picture of a prompt whatever the noise.
+            values[f"preview/seed_spread/{steps}"] = float(np.mean(spreads))
+        if self._quick is not None:
+            ways = {
+                steps: lambda bucket, cond, sampling=sampling: self._sample(
+                    params, sampling, bucket, cond
+                )
+                for steps, sampling in self._samplings.items()
+            }
+            values |= self._quick(ways)
+        return values
+
+    def _sample(
+        self, params: Params, sampling: Sampling, bucket: Bucket, cond: dict[str, Any]
+    ) -> np.ndarray:
+        """One sample for each row, whose noise is that of its place."""
+        count = len(next(iter(cond.values())))
+        noise = seeds(self._seed, bucket.height, bucket.width, np.arange(count))
+        return self._sampler(params, noise, cond, self._shape[bucket], sampling)
+
+
+def _spread(buckets: Sequence[Bucket]) -> list[Bucket]:
+    """A few buckets: of many the widest, one in the middle, and the tallest."""
+    if len(buckets) <= _BUCKETS:
+        return list(buckets)
+    by_aspect = sorted(buckets, key=lambda bucket: bucket.height / bucket.width)
+    return [by_aspect[i * (len(buckets) - 1) // (_BUCKETS - 1)] for i in range(_BUCKETS)]
+
+
+def show_latents(config: Config, decode: bool) -> Show:
+    """How latents of a run become pictures.
+
+    Args:
+      config: the run's config.
+      decode: by the run's autoencoder, and not by its family's map to colours. Of a run whose
+        latents are pixels both are the pixels.
+
+    Raises:
+      NotFoundError: latents are to be decoded and the autoencoder is not there.
+    """
+    place = _autoencoder(config)
+    if not place:
+        return lambda latents: latents
+    if not decode:
+        return family_of(config).preview
+    _, decoder = decoder_of(family_of(config), place)
+    return lambda latents: np.stack([decoder(latent) for latent in latents])
+
+
+def _has_pictures(config: Config) -> bool:
+    """Whether an extractor has something to look at: pixels, or a reason to decode latents."""
+    return not _autoencoder(config) or bool(config.evaluate.extractor_weights)
+
+
+def _autoencoder(config: Config) -> str:
+    """Where the autoencoder of a run is; empty where latents are pixels."""
+    return config.data.autoencoder or config.weights
