@@ -20,6 +20,7 @@ from ml_collections import ConfigDict
 from ladd_jax.config import typed
 from ladd_jax.config.fields import to_dict
 from ladd_jax.config.workdir import settle
+from ladd_jax.errors import UserError
 from ladd_jax.evaluation.rows import Row, acceptance, find
 from ladd_jax.stages.distil import distil
 from ladd_jax.stages.encode import encode
@@ -90,11 +91,16 @@ def line(rows: list[Row]) -> str:
 def next_run(table: Path, done: list[dict[str, Any]]) -> tuple[str, int, dict[str, Any]] | None:
     """The first recipe and seed without a row; the table may have grown since the last look."""
     recipes = json.loads(table.read_text())
-    found = {(row["recipe"], row["seed"]) for row in done}
+    found = {(row["recipe"], row["seed"]): row["changes"] for row in done}
     for name in _ONLY.value or recipes:
         for seed in map(int, _SEEDS.value):
             if (name, seed) not in found:
                 return name, seed, recipes[name]
+            if found[name, seed] != recipes[name]:
+                raise UserError(
+                    f"{table} has other changes for {name!r} than its row of seed {seed}: give the "
+                    f"changed recipe another name"
+                )
     return None
 
 

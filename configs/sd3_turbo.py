@@ -7,7 +7,8 @@ Arguments after the colon, all optional:
     weights     a pipeline's folder or owner/name on the hub, whose files say the architecture
     size        medium, medium3.5 or large, without weights (to plan a run); tiny needs weights
     teacher     another pipeline, or a size to plan with, for the network under the heads
-    data        prompts (txt, tsv, csv, jsonl) or images (a folder, tars, tables, a hub's dataset)
+    data        prompts (txt, tsv, csv, jsonl, or SET:FILE of a published set) or images (a folder,
+                tars, tables, a hub's dataset)
     resolution  side in pixels of the square bucket, 1024
     steps       of distillation, 10000
 
@@ -16,12 +17,12 @@ nor `ladd_jax/config/fields.py` marks as known.
 """
 
 import math
-from pathlib import Path
 
 from ml_collections import ConfigDict
 
 from ladd_jax.config import base_config, parse_arguments
 from ladd_jax.data.buckets import bucket_table
+from ladd_jax.data.prompt_sets import names_prompts
 from ladd_jax.errors import UserError
 
 # Esser et al. 2024 and the released configs: fields of the model by size.
@@ -35,7 +36,6 @@ SIZES = {
 }  # fmt: skip
 
 _PATCH, _REDUCTION = 2, 8
-_PROMPTS = (".txt", ".tsv", ".csv", ".jsonl")
 
 
 def get_config(arguments: str | None = None) -> ConfigDict:
@@ -67,11 +67,12 @@ def get_config(arguments: str | None = None) -> ConfigDict:
     step = _PATCH * _REDUCTION if side < 512 else 64  # known above: multiples of 64
     if side < 2 * step or side % step:
         raise UserError(f"resolution {side} is not a multiple of {step}: use 1024, 512 or 256")
-    is_prompts = Path(given["data"]).suffix.lower() in _PROMPTS
+    is_images = given["data"] and not names_prompts(given["data"])
     config.data.update(
         dict(
-            source="images" if given["data"] and not is_prompts else "prompts",
+            source="images" if is_images else "prompts",
             path=given["data"],
+            held_out=0.0,  # no stage here reads held-out pictures
             buckets=tuple(bucket.name for bucket in bucket_table(side * side, step)),  # ours
             records_per_shard=256,  # ours
             text_length=77 + 256,  # SD3's: CLIP's tokens, then T5's

@@ -6,9 +6,9 @@ Arguments after the colon, all but the first optional:
 
     data         pictures with text: a folder, tars, tables, or a dataset's name on the hub
     resolution   side in pixels of the square bucket, 32; the latents are the pixels up to 64
-    channels     1 for grey, 3 for colours
+    channels     1 for grey, 3 for colours, which is the default; of latents 16, SD3's
     guidance     of the data generator's samples, 3
-    autoencoder  a pipeline's folder, whose autoencoder makes the latents; channels are then its own
+    autoencoder  a pipeline's folder, whose autoencoder makes the latents
     steps        of distillation, 1000
     pretrain     steps of the data generator's training, 4000
     text         a folder of CLIP's or T5's text encoder, instead of a random one
@@ -24,13 +24,14 @@ from ladd_jax.config import base_config, parse_arguments
 from ladd_jax.errors import UserError
 
 _LARGEST = 64
+_SD3_CHANNELS = 16
 
 
 def get_config(arguments: str | None = None) -> ConfigDict:
     given = parse_arguments(
         arguments,
         dict(
-            data="", resolution=32, channels=3, guidance=3.0, autoencoder="", text="", steps=1000,
+            data="", resolution=32, channels=0, guidance=3.0, autoencoder="", text="", steps=1000,
             pretrain=4000, text_length=24,
         ),
     )  # fmt: skip
@@ -70,7 +71,7 @@ def get_config(arguments: str | None = None) -> ConfigDict:
             depth=4,
             width=96,
             num_heads=3,
-            channels=given["channels"],
+            channels=given["channels"] or (_SD3_CHANNELS if autoencoder else 3),
             patch=patch,
             qk_norm=True,
             # In patches; wide buckets are longer than the square.

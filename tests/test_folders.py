@@ -89,7 +89,7 @@ def test_pictures_without_prompt_among_others_are_counted(tmp_path, caplog):
 def test_a_picture_that_is_too_large_is_one_sentence(tmp_path, monkeypatch):
     path = save(tmp_path / "p", 1, prompts=())
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
-    with pytest.raises(UserError, match=r"000.png is no picture \(Image size"):
+    with pytest.raises(UserError, match=r"000.png is not a picture \(Image size"):
         list(PictureFolder(path).batches(1))
 
 
@@ -127,7 +127,7 @@ def test_other_folders_and_extractors_are_refused(tmp_path):
         PictureFolder(tmp_path / "absent")
     (tmp_path / "p").mkdir()
     (tmp_path / "p" / "a.png").write_bytes(b"no picture")
-    with pytest.raises(ValueError, match=r"a\.png is no picture"):
+    with pytest.raises(ValueError, match=r"a\.png is not a picture"):
         PictureFolder(tmp_path / "p")
     mesh = make_mesh({"fsdp": -1}, jax.devices()[:1])
     for name in ("inception", "digits:", "fid:weights.pth"):

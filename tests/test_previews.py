@@ -4,25 +4,33 @@ import jax
 import numpy as np
 import pytest
 from PIL import Image
+from runs import keeping_programs
 from tiny import random_params
 
 from configs import digits
+from ladd_jax.config import objectives
 from ladd_jax.config.architectures import student_architecture
-from ladd_jax.config.fields import typed
+from ladd_jax.config.fields import to_dict, typed
 from ladd_jax.data.buckets import Bucket
 from ladd_jax.data.shards import Shards
 from ladd_jax.evaluation.metrics.frechet import frechet_distance
+from ladd_jax.evaluation.report import write_report
+from ladd_jax.evaluation.strip import read_previews
 from ladd_jax.models.families import family_of
 from ladd_jax.parallel.mesh import make_mesh
 from ladd_jax.stages import quick_metrics
+from ladd_jax.stages.distil import distil
 from ladd_jax.stages.encode import encode
-from ladd_jax.stages.load import encoded
+from ladd_jax.stages.load import encoded, load_student
 from ladd_jax.stages.previews import Previews, _spread
-from ladd_jax.training.metrics import MetricWriter
+from ladd_jax.training.checkpoint import Checkpoints
+from ladd_jax.training.metrics import MetricWriter, read_history
 
 
 class Flat:
-    """An extractor that takes the first pixels for features, and is opened once."""
+    """An extractor that takes the first pixels for features, and counts how often it is opened."""
+
+    opened = 0
 
     def __init__(self, *_):
         Flat.opened += 1
@@ -35,7 +43,7 @@ class Flat:
 
 def settings(**changes):
     config = digits.get_config()
-    config.data.update(dict(buckets=("8x8", "8x16"), examples=24, records_per_shard=24))
+    config.data.update(dict(buckets=("8x8", "8x16"), examples=24, held_out_examples=2))
     config.model.update(dict(depth=1, width=16))
     config.log.update(dict(quick_samples=20) | changes)
     config.evaluate.student_steps = (1, 2)
@@ -138,3 +146,44 @@ def test_of_many_buckets_the_widest_the_tallest_and_one_between_are_shown():
     names = ("4x16", "8x8", "16x4", "6x12", "12x6")
     shown = _spread(tuple(sorted(map(Bucket.parse, names))))
     assert [bucket.name for bucket in shown] == ["4x16", "8x8", "16x4"]
+
+
+def save_generator(config, workdir):
+    """A random data generator, as if `pretrain` had made it."""
+    objective = objectives.flow_matching(config)
+    state = jax.jit(objective.init)(jax.random.PRNGKey(0), random_params(objective.model))
+    saved = Checkpoints(workdir / "pretrain" / "checkpoints")
+    saved.save(1, state, to_dict(config))
+    saved.close()
+
+
+@pytest.mark.slow
+def test_previews_change_nothing_of_a_training(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(quick_metrics, "open_judge", Flat)
+    states = []
+    with keeping_programs(tmp_path):
+        for every in (0, 1):
+            config = settings(every=1, samples_every=every)
+            config.pretrain.steps = 1
+            config.distil.update(dict(data="encoded", steps=2, batch_size=8, head_updates=1))
+            config.distil.r1_gamma = 0.0
+            config.heads.update(dict(channels=8, groups=2, projection=8))
+            workdir = tmp_path / str(every)
+            encoded(workdir).mkdir(parents=True)
+            for path in encoded(run[0]).iterdir():
+                if path.name != "8x16":
+                    (encoded(workdir) / path.name).symlink_to(path)
+            save_generator(typed(config), workdir)
+            distil(typed(config), workdir)
+            states.append(load_student(typed(config), workdir, make_mesh(config.mesh)))
+    without, with_previews = jax.device_get(states)
+    jax.tree.map(np.testing.assert_array_equal, without, with_previews)
+    assert not (tmp_path / "0" / "distil" / "previews").exists()
+    records = read_history(tmp_path / "1" / "distil")
+    assert [record["step"] for record in records] == [1, 2]
+    assert all("preview/fd/2" in record for record in records)
+    shown = read_previews(tmp_path / "1" / "distil" / "previews")
+    assert [(preview.step, preview.steps) for preview in shown] == [(1, 1), (1, 2), (2, 1), (2, 2)]
+    page = tmp_path / "report.html"
+    write_report(page, [], [], {"distil": records}, previews=shown)
+    assert page.read_text().count("<img") == len(shown) + 1

@@ -25,7 +25,7 @@ from ladd_jax.config.fields import typed
 from ladd_jax.data.buckets import Bucket
 from ladd_jax.data.images import decode_image, fit
 from ladd_jax.data.shards import Shards
-from ladd_jax.data.sources import open_source
+from ladd_jax.data.sources import images, open_source
 from ladd_jax.errors import UserError
 from ladd_jax.evaluation.extractors import own
 from ladd_jax.parallel.mesh import make_mesh
@@ -40,6 +40,7 @@ from ladd_jax.stages.load import (
     load_teacher,
     synthesized,
 )
+from ladd_jax.stages.previews import Previews, show_latents
 from ladd_jax.stages.synthesize import synthesize
 from ladd_jax.weights import load_autoencoder, load_mmdit
 
@@ -139,6 +140,19 @@ def test_several_processes_write_what_one_writes(run, tmp_path, monkeypatch):
         np.testing.assert_allclose(ours["latents"], theirs["latents"], atol=1e-5)
 
 
+def test_previews_are_in_colours_and_decoded_if_asked(run, caplog):
+    config, workdir = run
+    latents = np.random.default_rng(0).standard_normal((2, 8, 8, 16)).astype(np.float32)
+    quick, decoded = (show_latents(typed(config), decode)(latents) for decode in (False, True))
+    # The tiny autoencoder reduces by 2.
+    assert quick.shape == (2, 8, 8, 3) and decoded.shape == (2, 16, 16, 3)
+    assert np.isfinite(decoded).all()
+    shards = Shards(synthesized(workdir))
+    with caplog.at_level("INFO"):
+        Previews(typed(config), workdir, shards, None, make_mesh(config.mesh))
+    assert "no quick metrics of previews, whose latents are no pictures" in caplog.text
+
+
 @pytest.fixture(scope="module")
 def photographs(tmp_path_factory):
     """Real photographs in two shapes, one of them with the sides swapped by EXIF."""
@@ -165,7 +179,10 @@ def seen(pipeline, photographs, tmp_path_factory):
     config.distil.data = "encoded"
     config.data.held_out = 0.2
     check(typed(config))
-    encode(typed(config), workdir)
+    with pytest.MonkeyPatch.context() as patch:
+        # There are few photographs.
+        patch.setattr(images, "LEAST", 2)
+        encode(typed(config), workdir)
     return config, workdir
 
 
@@ -204,6 +221,7 @@ def test_an_autoencoder_makes_the_latents_of_a_network_from_scratch(
     def source(channels):
         arguments = f"data={photographs},resolution=32,channels={channels},autoencoder={pipeline}"
         config = from_scratch.get_config(arguments)
+        config.data.held_out = 0.0
         config.pretrain.batch_size = 4
         return open_source(typed(config), [], tmp_path)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ladd_jax.config import objectives
 from ladd_jax.config.fields import Config, Distil, Pretrain
-from ladd_jax.data.buckets import bucket_table
+from ladd_jax.data.buckets import check_resolution
 from ladd_jax.diffusion.samplers import student_sigmas
 from ladd_jax.errors import NotFoundError, UserError
 from ladd_jax.evaluation.extractors import EXTRACTORS, extractor_for
@@ -72,7 +72,7 @@ def _check_data(config: Config) -> None:
         return
     if not config.weights and data.source == "prompts":
         raise UserError(
-            f"weights is empty, and {data.source} need a released pipeline: give "
+            f"weights is empty, and the source {data.source!r} needs a released pipeline: give "
             f"--config=FILE:weights=DIR or --weights=DIR, a folder that `hf download OWNER/NAME "
             f"--local-dir=DIR` or StableDiffusion3Pipeline.save_pretrained wrote, or owner/name "
             f"of the hub"
@@ -88,7 +88,7 @@ def _check_data(config: Config) -> None:
                 f"and data.autoencoder latents are pixels, of 1 channel, grey, or 3"
             )
         if not data.autoencoder and not data.buckets:
-            bucket_table(data.resolution**2, config.model.patch, reduction=1)
+            check_resolution(data.resolution, config.model.patch)
     elif "pretrain" in config.stages:
         raise UserError(
             "the stage 'pretrain' makes a data generator and weights are one: leave it out"

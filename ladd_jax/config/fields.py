@@ -87,8 +87,11 @@ class Data:
     small_buckets: str = "merge"
     bucket_weights: tuple[float, ...] = ()  # share of the prompts for each; empty: all the same
     examples: int = 1437  # of digits or scenes, for each bucket
-    held_out_examples: int = 600  # of them for judges, of the test split, for each bucket
-    held_out: float = 0.05  # share of the pictures for judges, by record; training reads none
+    # Of them for judges, of the test split, for each bucket; of single digits no more than it has.
+    held_out_examples: int = 600
+    # Share of the pictures for judges, by their bytes, and 16 of a bucket at least; training reads
+    # none of them.
+    held_out: float = 0.05
     records_per_shard: int = 512
     text_dtype: str = "float32"  # on disk: float32, float16
     text_batch_size: int = 256
@@ -282,8 +285,8 @@ class Evaluate:
     """What is measured of data generator and student."""
 
     student: str = "ema"  # ema, or params, which sample and export call student
-    # How pictures are looked at: digits, scenes, own, inception, clip, pickscore, hpsv2; empty: the
-    # source's own, where it has one.
+    # How pictures are looked at, a name of `EXTRACTORS` in evaluation/extractors; empty: the
+    # source's own, where it has one, or else `own`.
     extractor: str = ""
     extractor_weights: str = ""  # a folder, or owner/name of the hub, for extractors that have some
     metrics: tuple[str, ...] = ("fd", "fd_real", "alignment", "diversity", "deviation", "outside")

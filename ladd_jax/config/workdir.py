@@ -60,7 +60,9 @@ def read(workdir: Path) -> Config:
     if not path.is_file():
         raise NotFoundError(f"{workdir} has no config.json: name the --workdir of a run")
     config = base_config()
-    values = _as_tuples(_filled(_read_json(path), to_dict(Config())), config.to_dict())
+    defaults = to_dict(Config())
+    old = _without_gone(_read_json(path), defaults)
+    values = _as_tuples(_filled(old, defaults), config.to_dict())
     try:
         compare(config.to_dict(), values, "")
     except UserError as error:
@@ -74,6 +76,18 @@ def _read_json(path: Path) -> Any:
         return json.loads(path.read_text())
     except ValueError as error:
         raise UserError(f"{path} is damaged ({error}): use another --workdir") from error
+
+
+def _without_gone(old: Any, defaults: dict[str, Any]) -> Any:
+    """A config without what an older version had in the sections that change no result."""
+    if not isinstance(old, dict):
+        return old
+    kept = dict(old)
+    for section in FREE_FIELDS:
+        fields, known = old.get(section), defaults[section]
+        if isinstance(fields, dict) and isinstance(known, dict):
+            kept[section] = {name: value for name, value in fields.items() if name in known}
+    return kept
 
 
 def _as_tuples(values: Any, base: Any) -> Any:

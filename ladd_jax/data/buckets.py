@@ -82,9 +82,8 @@ def bucket_table(
         raise UserError(f"count {count} and max_aspect {max_aspect} must each be at least 1")
     area = pixels / step**2  # In squares of one step.
     side = round(math.sqrt(max(area, 0)))
-    if abs(side**2 - area) * 16 > area or not side:
-        below = math.isqrt(max(int(area), 0))
-        near = " or ".join(str((s * step) ** 2) for s in (below, below + 1) if s)
+    if not _is_near(side, area):
+        near = " or ".join(str((s * step) ** 2) for s in _around(area))
         raise UserError(
             f"pixels {pixels} is more than 1/16 from the square of any multiple of {step}: "
             f"use {near}"
@@ -104,6 +103,27 @@ def bucket_table(
     scale = step // reduction
     sizes.sort(key=lambda size: size[0] / size[1])
     return [Bucket(height * scale, width * scale) for height, width in sizes]
+
+
+def _is_near(side: int, area: float) -> bool:
+    return side > 0 and abs(side**2 - area) * 16 <= area
+
+
+def _around(area: float) -> list[int]:
+    """The sides of the next smaller and the next larger square, of 1 or more."""
+    below = math.isqrt(max(int(area), 0))
+    return [side for side in (below, below + 1) if side]
+
+
+def check_resolution(resolution: int, step: int) -> None:
+    """Raises UserError where no square of whole steps has about `resolution`^2 pixels."""
+    area = (resolution / step) ** 2
+    if not _is_near(round(resolution / step), area):
+        near = " or ".join(str(side * step) for side in _around(area))
+        raise UserError(
+            f"data.resolution is {resolution} and sides of pictures are multiples of {step} "
+            f"pixels: use {near}"
+        )
 
 
 def nearest(buckets: Iterable[Bucket], height: float, width: float) -> Bucket:
@@ -151,27 +171,40 @@ def choose_buckets(
 
 
 def settle_small(
-    sizes: Mapping[Bucket, int], least: int, small: str
+    sizes: Mapping[Bucket, int],
+    least: int,
+    small: str,
+    held_out: Mapping[Bucket, int] | None = None,
+    least_held_out: int = 0,
 ) -> dict[Bucket, Bucket | None]:
     """Where the records of each bucket go, so that no bucket is smaller than a batch.
 
     Args:
-      sizes: records in each bucket.
-      least: the smallest number of records that a bucket may have.
+      sizes: records for training in each bucket.
+      least: the smallest number of records for training that a bucket may have.
       small: `merge` sends those of a smaller one to the bucket whose aspect is nearest, the
         smallest first; `drop` leaves them out.
+      held_out: records for judges in each bucket.
+      least_held_out: the smallest number of them; what is missing is taken from training.
 
     Returns:
       For each bucket itself or another one; None for nowhere.
     """
     homes: dict[Bucket, Bucket | None] = {bucket: bucket for bucket in sizes}
     kept = dict(sizes)
-    while kept and min(kept.values()) < least:
-        smallest = min(kept, key=lambda bucket: (kept[bucket], bucket))
+    apart = {bucket: (held_out or {}).get(bucket, 0) for bucket in sizes}
+
+    def left(bucket: Bucket) -> int:
+        """Records for training, once there are enough for judges."""
+        return kept[bucket] - max(0, least_held_out - apart[bucket])
+
+    while kept and min(map(left, kept)) < least:
+        smallest = min(kept, key=lambda bucket: (left(bucket), bucket))
         count = kept.pop(smallest)
         merged = small == "merge" and bool(kept)
         home = nearest(kept, smallest.height, smallest.width) if merged else None
         if home is not None:
             kept[home] += count
+            apart[home] += apart[smallest]
         homes = {bucket: home if to == smallest else to for bucket, to in homes.items()}
     return homes

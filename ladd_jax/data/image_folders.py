@@ -16,6 +16,12 @@ from ladd_jax.errors import NotFoundError, UserError
 METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 """Names that the file of metadata may have."""
 
+HELD_OUT = "held_out"
+"""Field that says which records are for judges, in place of a draw."""
+
+# As JSON and parquet have it, and as a table of text does.
+_BOOLEANS = {True: True, False: False, "true": True, "false": False, None: None, "": None}
+
 
 class ImageFolder:
     """A Hugging Face image folder: images, and a file of metadata with their prompts.
@@ -32,7 +38,8 @@ class ImageFolder:
 
         Args:
           directory: folder with one of `METADATA`. Its rows have the field `file_name`, relative to
-            the folder, and one with the prompt.
+            the folder, and one with the prompt. Those that have `held_out`, true or false, say
+            themselves whether they are for judges.
           column: name of the field with the prompt. If empty, whichever of `prompt`, `text` and
             `caption` there is.
 
@@ -56,18 +63,18 @@ class ImageFolder:
                 )
             # What the first record settles holds for all.
             column = choose_column(record, column, where)
-            entries.append((name, where, record[column]))
+            entries.append((name, where, record[column], _held_out(record, where)))
         if not entries:
             raise UserError(f"{self._metadata} holds no records: write at least one")
         entries.sort(key=lambda entry: entry[0])
-        self.keys = [name for name, _, _ in entries]
-        self._prompts = [(where, value) for _, where, value in entries]
+        self.keys = [name for name, *_ in entries]
+        self._rest = [rest for _, *rest in entries]
 
     def __len__(self) -> int:
         return len(self.keys)
 
     def __getitem__(self, index: int) -> Record:
-        name, (where, value) = self.keys[index], self._prompts[index]
+        name, (where, value, held_out) = self.keys[index], self._rest[index]
         prompt = check_prompt(value, where)
         try:
             data = (self._directory / name).read_bytes()
@@ -75,7 +82,15 @@ class ImageFolder:
             reason = getattr(error, "strerror", None) or error
             named = self._metadata.name
             raise UserError(f"{name}, named in {named}, cannot be read: {reason}") from error
-        return Record(name, data, prompt)
+        return Record(name, data, prompt, held_out)
+
+
+def _held_out(record: dict[str, Any], where: str) -> bool | None:
+    value = record.get(HELD_OUT)
+    value = value.strip().lower() if isinstance(value, str) else value
+    if not isinstance(value, bool | str | None) or value not in _BOOLEANS:
+        raise UserError(f"{where} has {value!r} as {HELD_OUT}: write true or false")
+    return _BOOLEANS[value]
 
 
 def _metadata(directory: Path) -> Path:

@@ -17,7 +17,7 @@ from ladd_jax.errors import UserError
 
 _LOG = getLogger(__name__)
 
-IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp")
+IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp", "gif", "bmp")
 """Ends of the names of images, in small letters."""
 
 TEXT_SUFFIXES = ("txt", "json")
@@ -48,19 +48,24 @@ class _Pairs:
         key, members, read = self.keys[index], self._members[index], self._records[index]
         images = [suffix for suffix in IMAGE_SUFFIXES if suffix in members]
         if len(images) != 1:
-            found = " and ".join(images) or f"none of {', '.join(IMAGE_SUFFIXES)}"
-            raise UserError(f"{key} has {found} and needs one image")
+            listed = ", ".join(IMAGE_SUFFIXES)
+            raise UserError(
+                f"{key} has {' and '.join(images)} and needs one image: remove all but one"
+                if images
+                else f"{key} has none of {listed} and needs one image: add it, or remove the text"
+            )
         return Record(key, read(images[0]), self._prompt(key, members, read))
 
     def _prompt(self, key: str, members: _Members, read: Callable[[str], bytes]) -> str:
         suffix = "txt" if "txt" in members and not self._column else "json"
         if suffix not in members:
-            raise UserError(f"{key} has no {'json' if self._column else 'txt or json'}")
+            needed = "json" if self._column else "txt or json"
+            raise UserError(f"{key} has no {needed}: write the text there, or remove the image")
         where = f"{key}.{suffix}"
         try:
             text = read(suffix).decode("utf-8-sig")
         except UnicodeDecodeError as error:
-            raise UserError(f"{where} is not UTF-8") from error
+            raise UserError(f"{where} is not UTF-8: save the file as UTF-8") from error
         if suffix == "txt":
             return check_prompt(text, where)
         record = parse_object(text, where)
@@ -68,11 +73,11 @@ class _Pairs:
 
 
 class ImageTars(_Pairs):
-    """WebDataset tars: `x.jpg` (or jpeg, png, webp) is an image and `x.txt` or `x.json` its prompt.
+    """WebDataset tars: `x.jpg` is an image and `x.txt` or `x.json` its prompt.
 
-    `tars[i]` reads one record, in order of tar and then of name. It raises UserError if the
-    image is missing or is there in two formats, or if there is no proper prompt, and IndexError if
-    there is no such record.
+    `IMAGE_SUFFIXES` are those of images. `tars[i]` reads one record, in order of tar and then of
+    name. It raises UserError if the image is missing or is there in two formats, or if there is no
+    proper prompt, and IndexError if there is no such record.
 
     Attributes:
       keys: `TAR/NAME` of all records, without suffixes.
@@ -104,11 +109,11 @@ class ImageTars(_Pairs):
 
 
 class CaptionedFolder(_Pairs):
-    """A folder, with folders in it, of images `x.png` (or jpg, jpeg, webp) and prompts `x.txt`.
+    """A folder, with folders in it, of images `x.png` and prompts `x.txt`.
 
-    `x.json` serves as in tars. `folder[i]` reads one record, in order of name. It raises UserError
-    if a file cannot be read, if the image is there in two formats or if there is no proper prompt,
-    and IndexError if there is no such record.
+    Other images and `x.json` serve as in tars. `folder[i]` reads one record, in order of name. It
+    raises UserError if a file cannot be read, if the image is there in two formats or if there is
+    no proper prompt, and IndexError if there is no such record.
 
     Attributes:
       keys: names of all records relative to the folder, without suffixes.
@@ -130,7 +135,7 @@ class CaptionedFolder(_Pairs):
             file.relative_to(root).as_posix(): file for file in root.rglob("*") if file.is_file()
         }
         alone = []
-        for name, members in sorted(_grouped(files).items()):
+        for name, members in sorted(_grouped(files, str(root)).items()):
             if any(suffix in members for suffix in IMAGE_SUFFIXES):
                 self._add(name, members, _file_reader(name, members))
             else:
@@ -141,7 +146,7 @@ class CaptionedFolder(_Pairs):
             raise UserError(f"{root} holds no images: name files such as cat.jpg and cat.txt")
 
 
-def _grouped(places: Mapping[str, Any]) -> dict[str, _Members]:
+def _grouped(places: Mapping[str, Any], where: str) -> dict[str, _Members]:
     """Images and texts by the name that they share and then by suffix, as WebDataset reads names.
 
     A suffix begins at the first dot of a name. Where that makes no image or text, as in
@@ -160,7 +165,7 @@ def _grouped(places: Mapping[str, Any]) -> dict[str, _Members]:
         if not stem:
             continue
         if _is_known(suffix):
-            _put(groups, f"{prefix}{stem}", suffix, place, path)
+            _put(groups, f"{prefix}{stem}", suffix, place, f"{where} holds {path}")
             continue
         longer, _, last = base.rpartition(".")
         if _is_known(last):
@@ -168,7 +173,7 @@ def _grouped(places: Mapping[str, Any]) -> dict[str, _Members]:
     shorter = set(groups)
     for first, name, suffix, (path, place) in dotted:
         if first not in shorter:
-            _put(groups, name, suffix, place, path)
+            _put(groups, name, suffix, place, f"{where} holds {path}")
     return groups
 
 
@@ -176,10 +181,10 @@ def _is_known(suffix: str) -> bool:
     return suffix.lower() in IMAGE_SUFFIXES + TEXT_SUFFIXES
 
 
-def _put(groups: dict[str, _Members], name: str, suffix: str, place: Any, path: str) -> None:
+def _put(groups: dict[str, _Members], name: str, suffix: str, place: Any, held: str) -> None:
     group = groups.setdefault(name, {})
     if suffix.lower() in group:
-        raise UserError(f"{path} is in it twice")
+        raise UserError(f"{held} twice, in whatever letters its end is: remove one of them")
     group[suffix.lower()] = place
 
 
@@ -192,7 +197,7 @@ def _tar_members(path: Path) -> dict[str, _Members]:
                 if member.isfile():
                     name = member.name.removeprefix("./")
                     if name in places and _is_known(name.rpartition(".")[2]):
-                        raise UserError(f"{member.name} is in it twice")
+                        raise UserError(f"{path} holds {name} twice: remove one of them")
                     places[name] = (member.offset_data, member.size)
             end = tar.offset
         with path.open("rb") as file:
@@ -200,7 +205,9 @@ def _tar_members(path: Path) -> dict[str, _Members]:
             # The library takes a damaged header for the end of the tar, which is a block of zeros.
             if any(file.read(tarfile.BLOCKSIZE)):
                 raise tarfile.ReadError(f"the header at byte {end} is damaged")
-        return _grouped(places)
+        return _grouped(places, str(path))
+    except UserError:
+        raise
     except (tarfile.TarError, OSError, ValueError) as error:
         raise UserError(
             f"{path} cannot be read as an uncompressed tar ({error}): write or fetch it again"
@@ -227,7 +234,17 @@ def _file_reader(name: str, members: _Members) -> Callable[[str], bytes]:
     return read
 
 
-def has_pairs(names: Iterable[str]) -> bool:
-    """Whether there are an image and a text among names of files."""
-    suffixes = {name.rpartition(".")[2].lower() for name in names}
-    return not suffixes.isdisjoint(IMAGE_SUFFIXES) and not suffixes.isdisjoint(TEXT_SUFFIXES)
+def has_pairs(names: Sequence[str]) -> bool:
+    """Whether an image and a text, among names of files with their folders, belong together."""
+    images, texts = (_stems(names, suffixes) for suffixes in (IMAGE_SUFFIXES, TEXT_SUFFIXES))
+    return not images.isdisjoint(texts)
+
+
+def image_count(names: Iterable[str]) -> int:
+    """How many of the names are of images."""
+    return len(_stems(names, IMAGE_SUFFIXES))
+
+
+def _stems(names: Iterable[str], suffixes: Sequence[str]) -> set[str]:
+    split = (name.rpartition(".") for name in names)
+    return {stem for stem, _, suffix in split if suffix.lower() in suffixes}

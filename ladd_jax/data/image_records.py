@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ladd_jax.data.image_folders import METADATA, ImageFolder
-from ladd_jax.data.image_pairs import CaptionedFolder, ImageTars, has_pairs
+from ladd_jax.data.image_pairs import CaptionedFolder, ImageTars, has_pairs, image_count
 from ladd_jax.data.image_tables import open_table
 from ladd_jax.data.records import Records
 from ladd_jax.errors import NotFoundError, UserError
@@ -29,9 +29,10 @@ def open_images(
 
     Args:
       path: a directory with `metadata.jsonl`, `metadata.csv` or `metadata.parquet`; a directory of
-        `*.tar`, one tar, or a pattern of tars such as `data/*.tar`; a directory, file or pattern of
-        `.parquet` or `.arrow`, or what `Dataset.save_to_disk` wrote; a directory with `x.txt`
-        beside `x.png`; or, where none of these is there, a dataset's name on the hub.
+        `*.tar`, one tar, or a pattern of tars such as `data/*.tar`; a directory with `x.txt` beside
+        `x.png`; a directory, file or pattern of `.parquet` or `.arrow`, or what
+        `Dataset.save_to_disk` wrote; or, where none of these is there, a dataset's name on the hub.
+        The first of these that a directory has is read.
       column: name of the field with the prompt.
       image_column: of tables, name of the column with the image.
       split: of tables, the split to read.
@@ -65,11 +66,18 @@ def _of_folder(folder: Path, column: str, table: Callable[[Path], Records]) -> R
     tars = list(folder.glob("*.tar"))
     if tars:
         return ImageTars(tars, column)
-    files = [file for file in folder.rglob("*") if file.is_file()]
+    files = [file.relative_to(folder) for file in folder.rglob("*") if file.is_file()]
+    names = [file.as_posix() for file in files]
+    if has_pairs(names):
+        return CaptionedFolder(folder, column)
     if any(file.suffix in _TABLES for file in files):
         return table(folder)
-    if has_pairs(file.name for file in files):
-        return CaptionedFolder(folder, column)
+    count = image_count(names)
+    if count:
+        raise UserError(
+            f"{folder} holds {count} pictures and no text beside any: write the text of x.png into "
+            f"x.txt, or those of all into {METADATA[0]}"
+        )
     raise _nothing(folder)
 
 

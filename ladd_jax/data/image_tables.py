@@ -4,6 +4,7 @@ All are read by Hugging Face's `datasets`, which takes seconds to import and is 
 used. It keeps what it fetches and converts in its own cache (`HF_HOME`).
 """
 
+import contextlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -14,7 +15,7 @@ import jax
 from ladd_jax.data.prompts import COLUMNS, check_prompt, choose_column
 from ladd_jax.data.records import Record
 from ladd_jax.errors import NotFoundError, UserError
-from ladd_jax.parallel.processes import barrier
+from ladd_jax.parallel.processes import barrier, one_of_each_host_first
 
 if TYPE_CHECKING:
     import datasets
@@ -149,25 +150,40 @@ def open_table(
 
     path, where = str(path), f"{path}, split {split}"
     saved = [name for name in ("dataset_dict.json", "state.json") if Path(path, name).is_file()]
-    try:
-        if saved:
+    if saved:
+        with _one_sentence(path, where):
             rows = datasets.load_from_disk(path)
             if isinstance(rows, datasets.DatasetDict):
                 if split not in rows:
                     raise UserError(f"its splits are {', '.join(rows)}: set data.split")
                 rows = rows[split]
             return ImageTable(rows, where, column, image)
-        name, options = _loading(path)
-        options |= dict(split=split, name=subset or None)
-        if stream is None:
+    name, options = _loading(path)
+    options |= dict(split=split, name=subset or None)
+    if stream is None:
+        # What one has fetched and converted is in the cache of its host.
+        with one_of_each_host_first("table"), _one_sentence(path, where):
             rows = datasets.load_dataset(name, **options)
-        else:
+    else:
+        try:
             if jax.process_index() == 0 and not Path(stream).exists():
-                found = datasets.load_dataset(name, streaming=True, **options)
-                _keep(found, Path(stream), where, column, image, limit)
-            # The workdir is on a disk that all processes share.
+                with _one_sentence(path, where):
+                    found = datasets.load_dataset(name, streaming=True, **options)
+                    _keep(found, Path(stream), where, column, image, limit)
+        finally:
+            # The workdir is on a disk that all processes share. Where process 0 fails the others
+            # follow all the same, and find that there is no file.
             barrier("streamed")
+        with _one_sentence(path, where):
             rows = datasets.Dataset.from_file(str(stream))
+    return ImageTable(rows, where, column, image)
+
+
+@contextlib.contextmanager
+def _one_sentence(path: str, where: str) -> Iterator[None]:
+    """Turns errors of the library into ours."""
+    try:
+        yield
     # Of whatever fails the library tells in types of its own, of pyarrow, of fsspec and of the hub.
     except Exception as error:
         if isinstance(error, UserError) and str(error).startswith(path):
@@ -179,7 +195,6 @@ def open_table(
             f"{where} cannot be read as a table of images ({message.rstrip('.')}): give a folder "
             f"or file that holds one, or owner/name of a dataset of the hub"
         ) from error
-    return ImageTable(rows, where, column, image)
 
 
 def _loading(path: str) -> tuple[str, dict[str, Any]]:
@@ -227,6 +242,6 @@ def table_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         table = pyarrow.parquet.read_table(path)
     except (pyarrow.ArrowException, OSError) as error:
         message = str(error).splitlines()[0]
-        raise UserError(f"{path} is no parquet file ({message}): write it again") from error
+        raise UserError(f"{path} is not a parquet file ({message}): write it again") from error
     for number, row in enumerate(table.to_pylist()):
         yield f"{path}, row {number}", row

@@ -155,7 +155,7 @@ def _opened(file: Path) -> Iterator[Image.Image]:
         with Image.open(file) as image:
             yield image
     except (OSError, Image.DecompressionBombError) as error:
-        raise UserError(f"{file} is no picture ({error}): remove it") from error
+        raise UserError(f"{file} is not a picture ({error}): remove it") from error
 
 
 def _natural(path: Path) -> list[list[tuple[str, int]]]:

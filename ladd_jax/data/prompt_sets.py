@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ladd_jax.data.prompts import check_prompt, read_prompts, read_text
+from ladd_jax.data.prompts import SUFFIXES, check_prompt, read_prompts, read_text
 from ladd_jax.errors import UserError
 
 _EVERY = 4
@@ -26,8 +26,8 @@ def read_prompt_set(path: str | Path, column: str = "") -> list[str]:
       NotFoundError: there is no such file.
       UserError: the file is not what it should be.
     """
-    name, colon, file = str(path).partition(":")
-    if not colon or name not in SETS or Path(path).exists():
+    name, file = _set(path)
+    if not name:
         return read_prompts(path, column)
     if column:
         raise UserError(
@@ -37,6 +37,17 @@ def read_prompt_set(path: str | Path, column: str = "") -> list[str]:
     if not prompts:
         raise UserError(f"{file} holds no prompts of {name}: get it again")
     return prompts
+
+
+def names_prompts(path: str | Path) -> bool:
+    """Whether a path is of prompts, as `read_prompt_set` reads them, and not of pictures."""
+    return bool(_set(path)[0]) or Path(path).suffix.lower() in SUFFIXES
+
+
+def _set(path: str | Path) -> tuple[str, str]:
+    """The set's name and its file; both are empty where the path is of no set."""
+    name, colon, file = str(path).partition(":")
+    return (name, file) if colon and name in SETS and not Path(path).exists() else ("", "")
 
 
 def read_parti(path: Path) -> list[str]:

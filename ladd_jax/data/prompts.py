@@ -17,6 +17,9 @@ COLUMNS = ("prompt", "text", "caption")
 
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
 
+SUFFIXES = (".txt", ".tsv", ".csv", ".jsonl")
+"""Ends of the names of files that hold prompts, in small letters."""
+
 
 def read_prompts(path: str | Path, column: str = "") -> list[str]:
     """The prompts of a file, in its order, without white space around them.

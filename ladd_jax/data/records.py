@@ -19,11 +19,13 @@ class Record:
       key: name of the record in its source.
       data: the encoded image.
       prompt: text that says what it shows.
+      held_out: whether it is for judges; None where the source does not say.
     """
 
     key: str
     data: bytes
     prompt: str
+    held_out: bool | None = None
 
 
 class Records(Protocol):

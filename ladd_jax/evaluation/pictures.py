@@ -131,6 +131,10 @@ def curves(stage: str, history: Sequence[Mapping[str, Any]]) -> bytes | None:
             if label and label.isdigit():
                 label = f"{label} step{'s' * (label != '1')}"
             axes.plot(*zip(*points, strict=True), color=color, lw=1.4, marker=marker, label=label)
+        values = [np.min(record[name]) for record in history for name in found if name in record]
+        if all(name.startswith("preview/fd") for name in found) and min(values) > 0:
+            # It falls by orders of magnitude; the order of the lines shows at the end.
+            axes.set_yscale("log")
         axes.set_title(title, fontsize=9, color=_INK, loc="left")
         axes.set_xlabel("step", fontsize=8, color=_INK)
         axes.tick_params(labelsize=7.5, colors=_INK, length=2)

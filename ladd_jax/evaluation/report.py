@@ -157,7 +157,8 @@ def _samples(grids: Sequence[Grid]) -> str:
 def _strip(previews: Sequence[Preview]) -> str:
     """For each bucket a row for each number of steps, a column for each step of the training."""
     parts = []
-    for bucket in dict.fromkeys(preview.bucket for preview in previews):
+    buckets = {preview.bucket for preview in previews}
+    for bucket in sorted(buckets, key=lambda name: [int(side) for side in name.split("x")]):
         inside = {(p.steps, p.step): p.png for p in previews if p.bucket == bucket}
         columns = sorted({step for _, step in inside})
         parts.append(f"<h3>{html.escape(bucket)}</h3><div class=scroll><table class=samples><tr>")

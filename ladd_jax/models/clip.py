@@ -61,11 +61,13 @@ class CLIPTextConfig(CLIPTowerConfig):
       vocab_size: number of token ids.
       max_position_embeddings: longest T.
       eos_token_id: the pooled vector is read at its first place; None reads it at the highest id.
+      token_initializer: initializer of the table of tokens; None: as of all matrices.
     """
 
     vocab_size: int
     max_position_embeddings: int
     eos_token_id: int | None = 49407
+    token_initializer: Any = None
 
 
 class CLIPNorm(nnx.Module):
@@ -131,7 +133,8 @@ class CLIPText(nnx.Module):
         self.config = config
         d = config.hidden_size
         init, dtype = config.initializer, config.param_dtype
-        self.tokens = param(rngs, (config.vocab_size, d), init, (None, "embed"), dtype)
+        token_init = config.token_initializer or init
+        self.tokens = param(rngs, (config.vocab_size, d), token_init, (None, "embed"), dtype)
         self.positions = param(
             rngs, (config.max_position_embeddings, d), init, (None, "embed"), dtype
         )

@@ -16,6 +16,10 @@ from jax.nn import initializers
 from ladd_jax.models.base import Model, Params
 from ladd_jax.models.clip import CLIPTextConfig, clip_text
 
+# Kana and ideographs, of all planes.
+_UNSPACED = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
+_WORD = re.compile(rf"[{_UNSPACED}]|[^\W{_UNSPACED}]+|[^\w\s]")
+
 
 class ByteTokenizer:
     """UTF-8 bytes, cut before the end token (256) and padded with it to `length` tokens.
@@ -46,7 +50,9 @@ class ByteTokenizer:
 class WordTokenizer:
     """Lower-case words and punctuation, cut before the end token (0) and padded with it.
 
-    A word is a hash, so any caption can be read; of 1,000 words some 60 share theirs with another.
+    A word is a hash, so any caption can be read; of 1,000 words about 115 share theirs with
+    another.
+    Characters of Chinese and Japanese, which are written without spaces, are words of their own.
 
     Attributes:
       length: tokens in a row.
@@ -54,7 +60,7 @@ class WordTokenizer:
     """
 
     eos_token_id = 0
-    vocab_size = 8191  # A prime, by which `_unit_gain` knows the table of tokens.
+    vocab_size = 8191
 
     def __init__(self, length: int):
         self.length = length
@@ -64,7 +70,7 @@ class WordTokenizer:
         """Token ids int32 `[n, length]`."""
         ids = np.full((len(prompts), self.length), self.eos_token_id, np.int32)
         for row, prompt in zip(ids, prompts, strict=True):
-            words = re.findall(r"\w+|[^\w\s]", prompt.lower())
+            words = _WORD.findall(prompt.lower())
             self.truncated += len(words) >= self.length
             words = words[: self.length - 1]
             row[: len(words)] = [
@@ -123,7 +129,9 @@ class TextEncoder:
             max_position_embeddings=length,
             projection_dim=pooled_width,
             eos_token_id=tokenizer.eos_token_id,
-            initializer=_unit_gain,
+            initializer=initializers.lecun_normal(),
+            # Each row is one vector of unit variance.
+            token_initializer=jax.random.normal,
         )
         model = clip_text(config)
         params = jax.jit(model.init)(jax.random.PRNGKey(seed))
@@ -145,10 +153,3 @@ class TextEncoder:
             contexts.append(np.asarray(context[: len(part)], np.float32))
             pooleds.append(np.asarray(pooled[: len(part)], np.float32))
         return {"context": np.concatenate(contexts), "pooled": np.concatenate(pooleds)}
-
-
-def _unit_gain(key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype) -> jax.Array:
-    # Embedding tables have their tokens in rows, and each row is one vector of unit variance.
-    if shape[0] > shape[-1] and len(shape) == 2 and shape[0] % shape[-1]:
-        return jax.random.normal(key, shape, dtype)
-    return initializers.lecun_normal()(key, shape, dtype)

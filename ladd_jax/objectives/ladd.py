@@ -19,6 +19,7 @@ from ladd_jax.diffusion.flow import expand, interpolate, predict_x0
 from ladd_jax.errors import UserError
 from ladd_jax.models.base import Backbone, Cond, Params
 from ladd_jax.objectives import update_orders
+from ladd_jax.objectives.accumulation import accumulate
 from ladd_jax.objectives.adversarial import ADVERSARIAL_LOSSES, fake_loss, real_loss
 from ladd_jax.objectives.base import Batch, Metrics, TrainState
 from ladd_jax.objectives.critics.base import Critic, Noise, Opened
@@ -101,6 +102,16 @@ class LADDSettings:
             raise UserError(
                 f"misaligned_share {self.misaligned_share} is not a share: use 0 for none, or a "
                 f"number below 1"
+            )
+        if not 0 <= self.own_share <= 1 or (self.own_share and len(self.timesteps) < 2):
+            raise UserError(
+                f"own_share is {self.own_share} with timesteps {self.timesteps}: use a share from "
+                f"0 to 1, and 0 where there is one time"
+            )
+        if min(self.distillation_weight, self.reconstruction_weight) < 0:
+            raise UserError(
+                f"distillation_weight is {self.distillation_weight} and reconstruction_weight "
+                f"{self.reconstruction_weight}: use 0 or more"
             )
         if self.head_updates < 1 or self.r1_interval < 1:
             raise UserError(
@@ -218,11 +229,13 @@ class LADD(LADDSettings):
         forward and backward; the teacher forward and backward on fakes, forward on real ones; each
         further update of the heads, and misaligned pairs in each, go forward alone. Updated heads
         for several micro-batches take a second pass of both, forward on fakes. The heads, small
-        next to a transformer, are left out.
+        next to a transformer, are left out. Inputs of the student's own are a forward pass for each
+        time but the last.
         """
         misaligned = self.head_updates if self.misaligned_share else 0
         again = int(self.accumulation > 1 and self.accumulated_heads == "updated")
-        return 3 + again, 3 + 2 * (self.head_updates - 1) + misaligned + again
+        own = (len(self.timesteps) - 1) if self.own_share else 0
+        return 3 + again + own, 3 + 2 * (self.head_updates - 1) + misaligned + again
 
     def draw(self, state: TrainState, batch: Batch) -> tuple[Drawn, jax.Array]:
         """The batch with its times and noises, and a key for each further update of the heads."""
@@ -242,7 +255,8 @@ class LADD(LADDSettings):
         x_t, t = self.student_input(student_key, x_0, state.step)
         own = None
         if self.own_share:
-            own_key = jax.random.fold_in(student_key, 1)
+            # Numbers 0 and 1 are the keys that `student_input` splits it into.
+            own_key = jax.random.fold_in(student_key, 2)
             x_t, own = self.own_input(own_key, state.params, x_t, t, cond)
         fake, real = self.renoise(renoise_key, x_0, t)
         return Drawn(x_0, cond, x_t, t, fake, real, misaligned, own), keys[1:-1]
@@ -265,26 +279,31 @@ class LADD(LADDSettings):
     ) -> tuple[jax.Array, jax.Array]:
         """x_t with a share of the student's own inputs in it, and which those are, bool `[B]`.
 
-        They are what the consistency sampler comes to at their times, from noise.
+        They are what the consistency sampler over all of the times comes to, from noise.
         """
-        first_key, chain_key, share_key = jax.random.split(key, 3)
+        noise_key, share_key = jax.random.split(key)
         levels = sorted(self.timesteps, reverse=True)
-        x = jax.random.normal(first_key, x_t.shape)
+        shape = (len(x_t), len(levels), *x_t.shape[1:])
 
-        def step(x: jax.Array, level: Any) -> tuple[jax.Array, jax.Array]:
-            (now, after), key = level
-            time = jnp.full(x.shape[0], now)
-            x0_hat = predict_x0(x, self.student(params, x, time, cond), time)
-            eps = jax.random.normal(key, x.shape)
-            x = interpolate(x0_hat, eps, jnp.full(x.shape[0], after))
-            return x, x
+        def chain(part: tuple[jax.Array, Cond]) -> tuple[Any, Any, jax.Array]:
+            noises, cond = part
 
-        pairs = jnp.asarray(list(zip(levels[:-1], levels[1:], strict=True)))
-        _, chain = jax.lax.scan(step, x, (pairs, jax.random.split(chain_key, len(pairs))))
-        own = jax.random.uniform(share_key, t.shape) < self.own_share
-        own &= t < levels[0]
-        for level, x in zip(levels[1:], chain, strict=True):
-            x_t = jnp.where(expand(own & (t == level), x_t), x, x_t)
+            def step(x: jax.Array, level: Any) -> tuple[jax.Array, jax.Array]:
+                now, after, eps = level
+                x0_hat = predict_x0(x, self.student(params, x, now, cond), now)
+                x = interpolate(x0_hat, eps, after)
+                return x, x
+
+            times = jnp.broadcast_to(jnp.asarray(levels)[:, None], (len(levels), len(noises)))
+            later = jnp.moveaxis(noises[:, 1:], 1, 0)
+            _, inputs = jax.lax.scan(step, noises[:, 0], (times[:-1], times[1:], later))
+            return (), (), jnp.moveaxis(inputs, 0, 1)
+
+        noises = jax.random.normal(noise_key, shape)
+        _, _, inputs = accumulate(chain, (noises, cond), self.accumulation, ())
+        own = (jax.random.uniform(share_key, t.shape) < self.own_share) & (t < levels[0])
+        for place, level in enumerate(levels[1:]):
+            x_t = jnp.where(expand(own & (t == level), x_t), inputs[:, place], x_t)
         return jax.lax.stop_gradient(x_t), own
 
     def renoise(self, key: jax.Array, x_0: jax.Array, t: jax.Array) -> tuple[Noise, Noise]:

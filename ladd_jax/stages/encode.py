@@ -1,7 +1,7 @@
 """Raw data to latent shards.
 
-`data.source` says what the data are (see `data.sources`): `digits`, or with released `weights` a
-table of `prompts` or a folder of `images`.
+`data.source` says what the data are, one of the table of `data.sources`: pictures with text,
+prompts alone, or the digits and scenes that need no files.
 """
 
 import logging
@@ -21,6 +21,7 @@ from ladd_jax.data.shards import (
     ArraySpec,
     Layout,
     Shard,
+    Shards,
     finalize_together,
     is_complete,
     missing_shards,
@@ -69,17 +70,29 @@ def text_encoder(config: Config, mesh: Mesh | None = None, batch: int | None = N
 def encode(config: Config, workdir: Path) -> None:
     """Writes text, and latents where the data have images, as shards; goes on where it stopped.
 
-    Records that the source holds out for judges become shards of their own, in `held_out`.
+    Records that the source holds out for judges become shards of their own, in `held_out`. Where
+    these alone are missing and the config evaluates, they are written beside shards that are there.
 
     Raises:
       NotFoundError: the data are not there.
       UserError: the data are damaged, or one of their arrays has the name of one of the text's.
     """
     data = config.data
-    # Written last, so that the held-out shards are complete where these are.
-    if is_complete(encoded(workdir)):
+    target, apart = encoded(workdir), held_out(workdir)
+    # An older version wrote no shards for judges. To look for them costs a look at all records.
+    judged = is_complete(apart) or "evaluate" not in config.stages
+    if is_complete(target) and judged:
         return
     source = open_source(config, [Bucket.parse(name) for name in data.buckets], workdir)
+    if is_complete(target):
+        sizes = {bucket: len(prompts) for bucket, prompts in source.prompts.items()}
+        if source.held_out is None:
+            return
+        if Shards(target).sizes != sizes:
+            raise UserError(
+                f"{target} was written by a version that held nothing out, and training reads "
+                f"what judges need: use another --workdir, or leave 'evaluate' out of stages"
+            )
     encoder = text_encoder(config)
     null = {name: array[0] for name, array in encoder.encode([""]).items()}
     for name in null.keys() & {LATENTS, *source.arrays}:
@@ -88,8 +101,9 @@ def encode(config: Config, workdir: Path) -> None:
             f"the one of the data"
         )
     if source.held_out is not None:
-        _write(config, source.held_out, encoder, null, held_out(workdir))
-    _write(config, source, encoder, null, encoded(workdir))
+        _write(config, source.held_out, encoder, null, apart)
+    # Last, so that the held-out shards are complete where these are.
+    _write(config, source, encoder, null, target)
     report_cut(encoder)
 
 

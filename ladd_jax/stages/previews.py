@@ -18,9 +18,8 @@ from ladd_jax.evaluation.pictures import sheet
 from ladd_jax.evaluation.strip import save_preview
 from ladd_jax.models.base import Backbone, Params
 from ladd_jax.models.families import family_of
-from ladd_jax.stages.judging import subjects_of
-from ladd_jax.stages.quick_metrics import QuickMetrics, Show
-from ladd_jax.stages.trained import decoder_of
+from ladd_jax.stages.judging import Show, decoding, subjects_of
+from ladd_jax.stages.quick_metrics import QuickMetrics
 from ladd_jax.training.metrics import MetricWriter
 
 _LOG = getLogger(__name__)
@@ -68,17 +67,12 @@ class Previews:
             n: Sampling.student(n, config.distil.timesteps).padded(max(steps) + 1) for n in steps
         }
         self._seed = config.seed
-        place = config.data.autoencoder or config.weights
-        asked = bool(config.log.quick_samples)
-        judged = asked and (not place or bool(config.evaluate.extractor_weights))
-        pictures: Show = _as_they_are
-        if place and (config.log.decode or judged):
-            pictures = _decoded(config, place)
-        self._show = family_of(config).preview if place and not config.log.decode else pictures
+        self._show = show_latents(config, config.log.decode)
         self._quick = None
-        if judged:
+        if config.log.quick_samples and _has_pictures(config):
+            pictures = self._show if config.log.decode else show_latents(config, True)
             self._quick = QuickMetrics(config, workdir, shards, list(self._shape), mesh, pictures)
-        elif asked:
+        elif config.log.quick_samples:
             _LOG.info(
                 "distil: no quick metrics of previews, whose latents are no pictures: name a "
                 "network that looks at pictures, by evaluate.extractor and extractor_weights"
@@ -141,10 +135,27 @@ def _spread(buckets: Sequence[Bucket]) -> list[Bucket]:
     return [by_aspect[i * (len(buckets) - 1) // (_BUCKETS - 1)] for i in range(_BUCKETS)]
 
 
-def _as_they_are(latents: np.ndarray) -> np.ndarray:
-    return latents
+def show_latents(config: Config, decode: bool) -> Show:
+    """How latents of a run become pictures.
+
+    Args:
+      config: the run's config.
+      decode: by the run's autoencoder, and not by its family's map to colours. Of a run whose
+        latents are pixels both are the pixels.
+
+    Raises:
+      NotFoundError: latents are to be decoded and the autoencoder is not there.
+    """
+    if _autoencoder(config) and not decode:
+        return family_of(config).preview
+    return decoding(config) or (lambda latents: latents)
 
 
-def _decoded(config: Config, place: str) -> Show:
-    _, decode = decoder_of(family_of(config), place)
-    return lambda latents: np.stack([decode(latent) for latent in latents])
+def _has_pictures(config: Config) -> bool:
+    """Whether an extractor has something to look at: pixels, or a reason to decode latents."""
+    return not _autoencoder(config) or bool(config.evaluate.extractor_weights)
+
+
+def _autoencoder(config: Config) -> str:
+    """Where the autoencoder of a run is; empty where latents are pixels."""
+    return config.data.autoencoder or config.weights

@@ -15,7 +15,7 @@ from ladd_jax.errors import UserError
 from ladd_jax.evaluation.extractors.base import Extractor
 from ladd_jax.evaluation.metrics import METRICS
 from ladd_jax.evaluation.seen import Seen
-from ladd_jax.stages.judging import look_at, open_judge
+from ladd_jax.stages.judging import Show, look_at, open_judge
 
 _LOG = getLogger(__name__)
 
@@ -23,9 +23,6 @@ _METRICS = ("fd", "alignment", "deviation", "outside")
 
 Sample = Callable[[Bucket, dict[str, np.ndarray]], np.ndarray]
 """`sample(bucket, cond) -> latents` with one sample for each row of the condition."""
-
-Show = Callable[[np.ndarray], np.ndarray]
-"""Latents `[n, H, W, C]` to pictures `[n, H', W', 1 or 3]` in [-1, 1]."""
 
 
 class QuickMetrics:

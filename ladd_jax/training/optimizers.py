@@ -97,6 +97,11 @@ class Optimizer:
             raise UserError(
                 f"moment_dtype {self.moment_dtype!r} is none of float32, bfloat16: use one of them"
             )
+        if self.decay_steps and self.decay_steps <= self.warmup_steps:
+            raise UserError(
+                f"decay_steps is {self.decay_steps} and warmup_steps is {self.warmup_steps}: use "
+                f"more than that, which counts from the start, or 0 for no decay"
+            )
 
     def schedule(self) -> optax.Schedule:
         """Learning rate as a function of the step."""

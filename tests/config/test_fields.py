@@ -113,6 +113,10 @@ def test_a_field_that_is_unknown_or_missing_is_named():
         (dict(evaluate__student="best"), "evaluate.student 'best' is none of ema, params"),
         (dict(evaluate__teacher_steps=()), "evaluate.teacher_steps is"),
         (dict(evaluate__samples=0), "evaluate.samples is 0: use 1 or more"),
+        (
+            dict(pretrain__optimizer__decay_steps=9, pretrain__optimizer__warmup_steps=9),
+            "pretrain.optimizer.decay_steps is 9 and warmup_steps is 9: use more",
+        ),
         (dict(data__held_out_examples=1), "data.held_out_examples is 1: use 2 or more"),
         (dict(checkpoint__keep=0), "checkpoint.keep is 0: use 1 or more"),
         (dict(log__every=0), "log.every is 0: use 1 or more"),

@@ -38,6 +38,14 @@ def test_a_run_of_an_older_version_goes_on_where_new_fields_are_at_their_default
     assert read(tmp_path) == typed(base_config())
 
 
+def test_a_field_that_changed_no_result_and_is_gone_does_not_matter(tmp_path):
+    old = fields()
+    old["evaluate"]["samples_per_prompt"] = 8
+    assert first_difference(old, fields()) == ""
+    settle(tmp_path, old)
+    assert read(tmp_path) == typed(base_config())
+
+
 def test_a_field_that_there_is_no_more_is_a_difference(tmp_path):
     old = fields()
     old["distil"]["momentum"] = 0.9

@@ -5,7 +5,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ladd_jax.data.buckets import Bucket, bucket_table, choose_buckets, nearest, settle_small
+from ladd_jax.data.buckets import (
+    Bucket,
+    bucket_table,
+    check_resolution,
+    choose_buckets,
+    nearest,
+    settle_small,
+)
 
 sides = st.integers(1, 512)
 
@@ -119,6 +126,30 @@ def test_buckets_are_chosen_for_the_pictures_as_long_as_another_one_saves_enough
     assert chosen({0.5: 50, 2.0: 50}) == ["22x44", "44x22"]
     assert chosen({0.5: 50, 2.0: 49, 1.0: 40}, most=1) == ["32x32"]
     assert chosen({9.0: 10}) == ["22x44"]
+
+
+@pytest.mark.parametrize(
+    "resolution, step, message",
+    [(9, 2, "multiples of 2 pixels: use 8 or 10"), (5, 4, "use 4 or 8"), (3, 8, "use 8$")],
+)
+def test_a_side_that_no_square_has_is_named_with_the_next_ones(resolution, step, message):
+    with pytest.raises(ValueError, match=f"data.resolution is {resolution} .*{message}"):
+        check_resolution(resolution, step)
+
+
+def test_sides_near_a_square_will_do():
+    for resolution in (8, 10, 32, 33, 255):
+        check_resolution(resolution, 2)
+
+
+def test_judges_get_their_records_and_a_bucket_that_cannot_spare_them_is_small():
+    wide, square = Bucket(22, 44), Bucket(32, 32)
+    sizes, apart = {wide: 20, square: 40}, {wide: 1, square: 9}
+    assert settle_small(sizes, 8, "drop", apart, 10) == {wide: wide, square: square}
+    assert settle_small(sizes, 8, "drop", apart, 14) == {wide: None, square: square}
+    # Together they have enough of both.
+    sizes = {wide: 20, square: 14}
+    assert settle_small(sizes, 8, "merge", apart, 14) == {wide: square, square: square}
 
 
 TABLE = bucket_table(1024, 2, 9, reduction=1)

@@ -91,6 +91,8 @@ GOOD = {"file_name": "a.png", "text": "one"}
         ([{"file_name": "../a.png", "text": "a"}], r"line 1 names '../a.png' outside"),
         ([{"file_name": "b/../../a.png", "text": "a"}], "line 1 names .* outside"),
         ([{"file_name": "/a.png", "text": "a"}], "line 1 names '/a.png' outside"),
+        ([GOOD | {"held_out": "maybe"}], "line 1 has 'maybe' as held_out: write true or false"),
+        ([GOOD | {"held_out": 1}], "line 1 has 1 as held_out: write true or false"),
         ([], "metadata.jsonl holds no records"),
     ],
 )
@@ -167,9 +169,9 @@ def test_text_goes_before_json_unless_a_field_is_named(tmp_path):
 @pytest.mark.parametrize(
     "members, column, message",
     [
-        ([("c.txt", "one")], "", "0/c has none of jpg, jpeg, png, webp and needs one image"),
-        ([("c.png", b"1"), ("c.jpg", b"2"), ("c.txt", "one")], "", "0/c has jpg and png"),
-        ([("c.png", b"1")], "", "0/c has no txt or json"),
+        ([("c.txt", "one")], "", "0/c has none of jpg, jpeg, png, webp, .* one image: add"),
+        ([("c.png", b"1"), ("c.jpg", b"2"), ("c.txt", "one")], "", "c has jpg and png .*: remove"),
+        ([("c.png", b"1")], "", "0/c has no txt or json: write"),
         ([("c.png", b"1"), ("c.txt", "one")], "text", "0/c has no json"),
         ([("c.png", b"1"), ("c.txt", "")], "", "0/c.txt is empty"),
         ([("c.png", b"1"), ("c.txt", b"\xff")], "", "0/c.txt is not UTF-8"),
@@ -214,8 +216,30 @@ def test_a_damaged_tar_is_an_error_that_names_it(tmp_path, kind):
 
 def test_a_member_that_is_there_twice_is_an_error(tmp_path):
     path = tar(tmp_path / "0.tar", [("c.png", b"1"), ("c.txt", "one"), ("./c.png", b"2")])
-    with pytest.raises(ValueError, match=r"c\.png is in it twice"):
+    with pytest.raises(ValueError, match=r"0\.tar holds c\.png twice: remove one of them$"):
         open_images(path)
+
+
+def test_a_file_that_is_there_in_two_ways_of_writing_its_end_is_an_error(tmp_path):
+    for name in ("c.png", "c.PNG", "c.txt"):
+        (tmp_path / name).write_bytes(b"1")
+    with pytest.raises(ValueError, match=r"holds c\.(png|PNG) twice, in whatever .*: remove one"):
+        open_images(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["GIF", "BMP"])
+def test_any_kind_of_picture_may_have_its_text_beside_it(tmp_path, kind):
+    Image.new("RGB", (4, 3), (255, 0, 0)).save(tmp_path / f"a.{kind.lower()}")
+    (tmp_path / "a.txt").write_text("red")
+    assert contents(open_images(tmp_path)) == [("a", 255, "red")]
+
+
+def test_pictures_without_any_text_are_counted(tmp_path):
+    for name in ("a.png", "b/c.jpg", "readme.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"1")
+    with pytest.raises(ValueError, match="holds 2 pictures and no text beside any: write"):
+        open_images(tmp_path)
 
 
 def test_tars_without_records_are_an_error(tmp_path):

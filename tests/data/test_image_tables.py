@@ -9,6 +9,7 @@ import pyarrow.parquet
 import pytest
 from test_image_records import contents, folder, picture, tar
 
+from ladd_jax.data import image_tables
 from ladd_jax.data.image_folders import ImageFolder
 from ladd_jax.data.image_pairs import CaptionedFolder, ImageTars
 from ladd_jax.data.image_records import open_images
@@ -152,6 +153,24 @@ def test_a_stream_keeps_the_records_that_are_asked_for_and_fetches_them_once(tmp
         open_images(tmp_path / "a.parquet", stream=tmp_path / "other.arrow")
 
 
+def test_a_stray_table_does_not_hide_pictures_with_their_texts(tmp_path):
+    for name in ("a.png", "a.txt"):
+        (tmp_path / name).write_bytes(picture(10) if name == "a.png" else b"ten")
+    (tmp_path / "cache").mkdir()
+    table().to_parquet(tmp_path / "cache/stray.parquet")
+    assert contents(open_images(tmp_path)) == [("a", 10, "ten")]
+    (tmp_path / "a.txt").rename(tmp_path / "readme.txt")
+    assert contents(open_images(tmp_path)) == EXPECTED
+
+
+def test_a_failing_stream_lets_the_other_processes_follow(tmp_path, monkeypatch):
+    met = []
+    monkeypatch.setattr(image_tables, "barrier", met.append)
+    with pytest.raises(FileNotFoundError, match="cannot be read as a table of images"):
+        open_table("nobody/nothing", stream=tmp_path / "kept.arrow")
+    assert met == ["streamed"]
+
+
 @pytest.mark.parametrize("kind", ["csv", "parquet"])
 def test_metadata_may_be_a_table(tmp_path, kind):
     folder(tmp_path, [], {"b.png": picture(2), "a/1.png": picture(1)})
@@ -175,7 +194,7 @@ def test_a_damaged_table_of_metadata_is_an_error_that_names_it(tmp_path):
         open_images(tmp_path)
     (tmp_path / "metadata.csv").unlink()
     (tmp_path / "metadata.parquet").write_bytes(b"none")
-    with pytest.raises(ValueError, match=r"metadata\.parquet is no parquet file"):
+    with pytest.raises(ValueError, match=r"metadata\.parquet is not a parquet file"):
         open_images(tmp_path)
 
 

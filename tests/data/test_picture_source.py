@@ -1,6 +1,9 @@
 """Pictures as records: their latents, their buckets, and which of them judges get."""
 
+import dataclasses
 import json
+import re
+import shutil
 
 import numpy as np
 import pytest
@@ -11,7 +14,8 @@ from ladd_jax.cli.preflight import check
 from ladd_jax.config.fields import typed
 from ladd_jax.data.buckets import Bucket
 from ladd_jax.data.shards import Shards
-from ladd_jax.data.sources import open_source
+from ladd_jax.data.sources import images, open_source
+from ladd_jax.data.sources.held_out import LEAST
 from ladd_jax.errors import UserError
 from ladd_jax.stages.encode import encode
 from ladd_jax.stages.load import encoded, held_out, trained_buckets
@@ -92,17 +96,20 @@ def sizes(**counts):
 
 def test_buckets_suit_the_pictures_and_are_told_with_their_counts(tmp_path, caplog):
     caplog.set_level("INFO")
-    path = write(tmp_path, sizes(square=(24, 20), wide=(46, 10), tall=(13, 10)))
+    path = write(tmp_path, sizes(square=(24, 40), wide=(46, 25), tall=(13, 25)))
     config = settings(path, held_out=0.2)
     source = open_source(config, [], tmp_path / "run")
     assert {bucket.name for bucket in source.prompts} == {"16x16", "12x22", "22x12"}
     assert all(bucket.height % 2 == bucket.width % 2 == 0 for bucket in source.prompts)
     parts = [{p for some in part.prompts.values() for p in some} for part in
              (source, source.held_out)]  # fmt: skip
-    assert not parts[0] & parts[1] and len(parts[0] | parts[1]) == 40 and len(parts[1]) > 3
-    square = Bucket(16, 16)
-    counts = [len(part.prompts[square]) for part in (source, source.held_out)]
-    assert f"bucket 16x16: {counts[0]} records, and {counts[1]} held out" in caplog.text
+    assert not parts[0] & parts[1] and len(parts[0] | parts[1]) == 90
+    assert all(len(prompts) == LEAST for prompts in source.held_out.prompts.values())
+    told = re.findall(r"bucket (\w+): (\d+) records, and (\d+) held out", caplog.text)
+    assert {(name, int(a) + int(b)) for name, a, b in told} == {
+        ("16x16", 40), ("12x22", 25), ("22x12", 25)
+    }  # fmt: skip
+    assert re.search(r"bucket 12x22: \d+ more are held out, so that there are 16", caplog.text)
 
 
 def test_squares_alone_are_one_bucket(tmp_path):
@@ -125,7 +132,8 @@ def test_a_bucket_smaller_than_a_batch_is_merged_or_left_out_at_once(
     listed = tmp_path / "left_out.jsonl"
     assert listed.exists() != merged
     if not merged:
-        assert json.loads(listed.read_text().splitlines()[0])["key"] == "wide_00.png"
+        keys = {json.loads(line)["key"] for line in listed.read_text().splitlines()}
+        assert keys == {f"wide_0{i}.png" for i in range(3)}
 
 
 def test_fewer_pictures_than_a_batch_are_refused_before_anything_is_written(tmp_path):
@@ -141,16 +149,85 @@ def test_a_limit_reads_the_first_records_alone_and_a_share_may_be_unreadable(tmp
     with pytest.raises(UserError, match="1 of 8 records cannot be read and the limit is 1 %"):
         open_source(settings(path, limit=8), [], tmp_path)
     source = open_source(settings(path, limit=8, unreadable=0.2), [], tmp_path)
-    assert source.prompts[Bucket(16, 16)] == [f"square {i}" for i in range(1, 8)]
+    assert sorted(source.prompts[Bucket(16, 16)]) == [f"square {i}" for i in range(1, 8)]
+
+
+def test_the_first_records_show_all_classes_of_data_that_are_sorted_by_them(tmp_path):
+    classes = {
+        f"{name}/{i:02d}.png": (Image.new("L", (24, 24), 60 * place + i), name)
+        for place, name in enumerate(("apple", "melon", "zebra"))
+        for i in range(40)
+    }
+    for name in ("apple", "melon", "zebra"):
+        (tmp_path / name).mkdir()
+    source = open_source(settings(write(tmp_path, classes), held_out=0.2), [], tmp_path / "run")
+    for part, first in ((source, 24), (source.held_out, 12)):
+        (prompts,) = part.prompts.values()
+        assert set(prompts[:first]) == {"apple", "melon", "zebra"}
+    # The order follows from the names alone.
+    again = open_source(settings(tmp_path, held_out=0.2), [], tmp_path / "run")
+    assert again.prompts == source.prompts
+
+
+def test_a_picture_with_several_captions_is_on_one_side(tmp_path):
+    for i in range(40):
+        Image.new("L", (24, 24), i).save(tmp_path / f"{i}.png")
+        # A copy by another name is the same picture.
+        (tmp_path / f"copy of {i}.png").write_bytes((tmp_path / f"{i}.png").read_bytes())
+    rows = [dict(file_name=f"{start}{i}.png", text=f"picture {i}") for i in range(40)
+            for start in ("", "", "copy of ")]  # fmt: skip
+    (tmp_path / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    source = open_source(settings(tmp_path, held_out=0.2), [], tmp_path / "run")
+    trained, judged = (part.prompts[Bucket(16, 16)] for part in (source, source.held_out))
+    assert len(trained) + len(judged) == 120 and len(judged) % 3 == 0 and len(judged) >= LEAST
+    assert not set(trained) & set(judged)
+
+
+def test_too_few_pictures_for_judges_are_refused_before_anything_is_written(tmp_path):
+    config = settings(write(tmp_path, sizes(square=(24, LEAST + 3))), held_out=0.05)
+    with pytest.raises(UserError, match="judges need 16 .* 4: add .* set data.held_out to 0"):
+        encode(config, tmp_path / "run")
+    assert not encoded(tmp_path / "run").exists()
+
+
+def test_processes_compare_what_their_records_say(tmp_path, monkeypatch):
+    path, seen = write(tmp_path, sizes(square=(24, 4))), []
+    monkeypatch.setattr(images, "check_same", lambda what, value: seen.append(json.dumps(value)))
+    open_source(settings(path), [], tmp_path / "run")
+    (path / "metadata.jsonl").write_text((path / "metadata.jsonl").read_text().upper().replace(
+        "FILE_NAME", "file_name").replace("TEXT", "text").replace("SQUARE_", "square_").replace(
+        ".PNG", ".png"))  # fmt: skip
+    open_source(settings(path), [], tmp_path / "run")
+    assert seen[0] != seen[1] and seen[0] == seen[1].replace("SQUARE", "square")
+
+
+def test_shards_for_judges_are_written_beside_older_ones(tmp_path):
+    path = write(tmp_path, sizes(square=(24, 30)))
+    text = dict(text_width=8, text_heads=1, text_layers=1, pooled_width=8, text_length=16)
+    config, workdir = settings(path, held_out=0.2, **text), tmp_path / "run"
+    encode(config, workdir)
+    before = Shards(held_out(workdir)).sizes
+    shutil.rmtree(held_out(workdir))
+    unjudged = dataclasses.replace(config, stages=("encode", "pretrain"))
+    encode(unjudged, workdir)
+    assert not held_out(workdir).exists()
+    encode(config, workdir)
+    assert Shards(held_out(workdir)).sizes == before
+
+    # A version that held nothing out has trained on what judges would need.
+    shutil.rmtree(workdir)
+    encode(settings(path, held_out=0.0, **text), workdir)
+    with pytest.raises(UserError, match="held nothing out, .*: use another --workdir"):
+        encode(config, workdir)
 
 
 def test_both_sets_of_shards_hold_pixels_and_text(tmp_path):
-    path = write(tmp_path, sizes(square=(24, 20), wide=(46, 20)))
+    path = write(tmp_path, sizes(square=(24, 30), wide=(46, 30)))
     text = dict(text_width=8, text_heads=1, text_layers=1, pooled_width=8, text_length=16)
     config, workdir = settings(path, held_out=0.2, **text), tmp_path / "run"
     encode(config, workdir)
     parts = [Shards(place(workdir)) for place in (encoded, held_out)]
-    assert sum(sum(shards.sizes.values()) for shards in parts) == 40
+    assert sum(sum(shards.sizes.values()) for shards in parts) == 60
     assert parts[0].arrays == parts[1].arrays
     for shards in parts:
         for bucket in shards.buckets:
@@ -176,7 +253,7 @@ def test_pixels_are_latents_for_small_pictures_only(arguments, message):
     "section, values, message",
     [
         ("model", dict(channels=4), "channels is 4: .* latents are pixels, of 1 channel, grey, or"),
-        ("data", dict(resolution=5), "pixels 25 is more than 1/16 from the square"),
+        ("data", dict(resolution=5), "data.resolution is 5 .*: use 4 or 6"),
     ],
 )
 def test_what_pixels_cannot_be_is_refused_before_the_data_are_read(section, values, message):
@@ -185,3 +262,21 @@ def test_what_pixels_cannot_be_is_refused_before_the_data_are_read(section, valu
     config[section].update(values)
     with pytest.raises(UserError, match=message):
         check(typed(config))
+
+
+def test_metadata_may_say_what_is_held_out_in_place_of_the_share(tmp_path):
+    path = write(tmp_path, sizes(square=(24, 12)))
+    rows = [json.loads(line) for line in (path / "metadata.jsonl").read_text().splitlines()]
+    for i, row in enumerate(rows[:10]):
+        row["held_out"] = i % 5 == 0
+    (path / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    source = open_source(settings(path, held_out=0.0), [], tmp_path / "run")
+    assert sorted(source.held_out.prompts[Bucket(16, 16)]) == ["square 0", "square 5"]
+    assert len(source.prompts[Bucket(16, 16)]) == 10
+
+
+@pytest.mark.parametrize(
+    "arguments, channels", [("", 3), (",channels=1", 1), (",autoencoder=a", 16)]
+)
+def test_channels_are_those_of_colours_or_of_latents_unless_given(arguments, channels):
+    assert small.get_config(f"data=x{arguments}").model.channels == channels

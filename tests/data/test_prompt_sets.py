@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from ladd_jax.data.prompt_sets import read_prompt_set
+from configs import sd3_turbo
+from ladd_jax.data.prompt_sets import names_prompts, read_prompt_set
 
 HEAD = "Prompt\tCategory\tChallenge\tNote\n"
 
@@ -79,3 +80,13 @@ def test_a_set_knows_its_column_and_needs_its_file(tmp_path):
         read_prompt_set(f"parti:{tmp_path}", "Prompt")
     with pytest.raises(FileNotFoundError, match="no file"):
         read_prompt_set(f"coco:{tmp_path / 'absent.json'}")
+
+
+def test_prompts_are_told_from_pictures_by_the_path():
+    for path in ("a.txt", "b/a.TSV", "a.jsonl", "coco:captions_val2014.json", "drawbench:a.csv"):
+        assert names_prompts(path), path
+    for path in ("pictures", "a.parquet", "data/*.tar", "owner/name", "captions_val2014.json"):
+        assert not names_prompts(path), path
+    assert sd3_turbo.get_config("data=coco:captions_val2014.json").data.source == "prompts"
+    pictures = sd3_turbo.get_config("data=owner/name").data
+    assert pictures.source == "images" and pictures.held_out == 0

@@ -6,7 +6,8 @@ import pytest
 from ladd_jax.config.fields import base_config
 from ladd_jax.data import digits
 from ladd_jax.data.buckets import Bucket
-from ladd_jax.data.sources import is_held_out, open_source
+from ladd_jax.data.sources import open_source
+from ladd_jax.data.sources.held_out import draw, lowest_draws
 from ladd_jax.errors import UserError
 
 BUCKETS = (digits.SINGLE, digits.BESIDE, digits.STACKED)
@@ -85,10 +86,28 @@ def test_digits_hold_out_pictures_of_the_test_split(tmp_path):
     np.testing.assert_array_equal(held_out.read(digits.STACKED, 0, 7)["latents"], images)
 
 
-def test_records_are_held_out_by_their_keys_alone_and_a_larger_share_adds_to_a_smaller():
-    keys = [f"tar/{i}" for i in range(4000)]
-    few, more = ({key for key in keys if is_held_out(key, share)} for share in (0.05, 0.2))
-    assert few < more
-    assert 0.04 < len(few) / len(keys) < 0.06 and 0.18 < len(more) / len(keys) < 0.22
-    assert not any(is_held_out(key, 0) for key in keys)
-    assert [is_held_out(f"tar/{i}", 0.5) for i in range(4)] == [True, False, False, True]
+def test_single_scans_for_judges_are_there_once(tmp_path):
+    config = base_config()
+    config.data.update(dict(examples=12, held_out_examples=600))
+    held_out = open_source(config, BUCKETS, tmp_path).held_out
+    sizes = {bucket: len(prompts) for bucket, prompts in held_out.prompts.items()}
+    assert sizes == {digits.SINGLE: 360, digits.BESIDE: 600, digits.STACKED: 600}
+    single = held_out.read(digits.SINGLE, 0, 360)["latents"]
+    assert len({scan.tobytes() for scan in single}) == 360
+
+
+def test_pictures_are_held_out_by_their_bytes_alone():
+    drawn = [draw(f"tar/{i}".encode()) for i in range(4000)]
+    for share in (0.05, 0.2):
+        assert abs(sum(value < share for value in drawn) / 4000 - share) < 0.02
+    assert min(drawn) >= 0 and max(drawn) < 1
+    assert [value < 0.5 for value in drawn[:4]] == [True, False, False, True]
+
+
+def test_further_pictures_are_held_out_as_by_a_larger_share_and_with_all_their_records():
+    draws = [0.5, 0.3, 0.3, 0.7, 0.9]
+    assert lowest_draws(draws, missing=0, spare=9) == set()
+    assert lowest_draws(draws, missing=1, spare=9) == {0.3}
+    assert lowest_draws(draws, missing=3, spare=9) == {0.3, 0.5}
+    assert lowest_draws(draws, missing=3, spare=1) == {0.5}
+    assert lowest_draws(draws, missing=9, spare=9) == set(draws)

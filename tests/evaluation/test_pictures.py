@@ -57,3 +57,20 @@ def test_curves_have_a_panel_for_each_metric_that_was_recorded():
     two = [{"step": s, "loss": 1.0, "gradient_norm": 2.0} for s in range(3)]
     assert pixels(curves("pretrain", two)).shape[1] == 2 * pixels(curves("pretrain", one)).shape[1]
     assert curves("pretrain", []) is None
+
+
+def test_curves_of_previews_have_a_panel_for_each_metric_and_a_line_for_each_number_of_steps():
+    def records(metrics, steps):
+        names = [f"preview/{metric}/{n}" for metric in metrics for n in steps]
+        return [{"step": s} | {name: 0.5 + s for name in names} for s in range(3)]
+
+    one, many = (pixels(curves("distil", records(("fd",), steps))) for steps in ((1,), (1, 2, 4)))
+    assert one.shape == many.shape
+
+    def colours(picture):
+        return len({tuple(c) for c in picture.reshape(-1, 4) if c[3] == 255 and np.ptp(c) > 60})
+
+    assert colours(many) > colours(one)
+    # Five panels stand in two rows of up to four.
+    five = pixels(curves("distil", records("abcde", (1,))))
+    assert five.shape[:2] == (2 * one.shape[0], 4 * one.shape[1])

@@ -6,9 +6,10 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from ladd_jax.evaluation.pictures import Grid
+from ladd_jax.evaluation.pictures import Grid, png
 from ladd_jax.evaluation.report import write_report
 from ladd_jax.evaluation.rows import Row
+from ladd_jax.evaluation.strip import Preview
 
 
 def row(model: str, steps: int, fd: float, alignment: float, diversity: float) -> Row:
@@ -96,3 +97,16 @@ def test_a_run_without_student_grids_or_history_still_has_a_page(tmp_path):
 def test_grids_of_different_prompts_are_not_put_side_by_side(tmp_path):
     with pytest.raises(ValueError, match="different prompts"):
         write_report(tmp_path / "r.html", ROWS, [grid("a"), grid("b", ("one", "two"))], {})
+
+
+def test_a_strip_shows_the_student_while_it_trained(tmp_path):
+    image = png(np.zeros((8, 8, 1)), 2)
+    shown = [Preview(step, n, "8x8", image) for step in (100, 200) for n in (1, 4)]
+    write_report(tmp_path / "r.html", ROWS[:1], [], {}, previews=shown[:-1])
+    page = (tmp_path / "r.html").read_text(encoding="utf-8")
+    assert "while it trained" in page and "<th>step 200</th>" in page
+    images = [attributes for tag, attributes in Tags(page).found if tag == "img"]
+    assert [image["alt"] for image in images] == [
+        "1 step, 8x8, at step 100", "1 step, 8x8, at step 200", "4 steps, 8x8, at step 100",
+    ]  # fmt: skip
+    assert {image["width"] for image in images} == {"16"}

@@ -67,6 +67,7 @@ SHAPE, SIZE = (16, 16, 12), 2
         {"accumulation": 2},
         {"accumulation": 2, "accumulated_heads": "before"},
         {"accumulation": 2, "head_updates": 2, "misaligned_share": 0.5},
+        {"own_share": 0.5},
     ],
     ids=[
         "one update",
@@ -74,13 +75,15 @@ SHAPE, SIZE = (16, 16, 12), 2
         "two passes",
         "heads from before",
         "all",
+        "inputs of its own",
     ],
 )
 def test_a_step_of_ladd_takes_its_forward_units(changes):
     objective = tiny.ladd(WIDE, **changes)
     student, teacher = objective.forward_units
     if "head_updates" not in changes:
-        assert student + teacher == (8 if changes == {"accumulation": 2} else 6)
+        more = {"accumulation": 8, "own_share": 9}
+        assert student + teacher == (more[next(iter(changes))] if len(changes) == 1 else 6)
     state = jax.eval_shape(objective.init, jax.random.PRNGKey(0), objective.student.shapes)
     frozen = {"teacher": objective.critic.teacher.shapes}
     batch = abstract_batch(WIDE, *SHAPE, size=SIZE)

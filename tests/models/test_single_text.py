@@ -1,5 +1,7 @@
 """One text encoder of CLIP or T5 alone, against `transformers`."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -68,6 +70,51 @@ def test_clip_gives_its_tokens_and_its_projected_vector(tmp_path):
         encoded(tmp_path, text_length=80)
 
 
+def test_a_whole_clip_gives_what_its_text_tower_gives(tmp_path):
+    tokenizer = clip_tokenizer()
+    towers = dict(hidden_size=8, num_hidden_layers=2, num_attention_heads=2, intermediate_size=16)
+    model = transformers.CLIPModel(
+        transformers.CLIPConfig(
+            text_config=dict(
+                vocab_size=len(tokenizer), bos_token_id=0, pad_token_id=1, eos_token_id=2,
+                **towers | {"num_attention_heads": 8},
+            ),
+            vision_config=dict(image_size=8, patch_size=4, **towers),
+            projection_dim=6,
+        )
+    )  # fmt: skip
+    torch.manual_seed(0)
+    randomize(model).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    # As files on the hub, which leave out what is the default.
+    config = json.loads((tmp_path / "config.json").read_text())
+    for name in ("max_position_embeddings", "num_attention_heads", "hidden_act"):
+        config["text_config"].pop(name, None)
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    rows = tokenizer(PROMPTS, padding="max_length", max_length=LENGTH, return_tensors="pt")
+    with torch.no_grad():
+        theirs = model.text_model(rows["input_ids"], output_hidden_states=True)
+        pooled = model.text_projection(theirs.pooler_output)
+    ours = encoded(tmp_path)
+    np.testing.assert_allclose(ours["context"], theirs.hidden_states[-2], atol=1e-5)
+    np.testing.assert_allclose(ours["pooled"], pooled, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        ('{"model_type": "clip_text_', "config.json is damaged .*: get it again"),
+        ("[1]", r"config.json is damaged \(it holds no JSON object\)"),
+        ('{"model_type": "clip_text_model", "hidden_size": 8}', "config.json has no 'vocab_size'"),
+        ('{"model_type": "t5", "feed_forward_proj": "gated-gelu"}', "has no 'vocab_size'"),
+    ],
+)
+def test_a_damaged_config_is_one_sentence(tmp_path, content, message):
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(UserError, match=message):
+        encoded(tmp_path)
+
+
 def test_t5_gives_its_tokens_and_their_mean_without_padding(tmp_path):
     _, mask = t5(tmp_path)
     ours = encoded(tmp_path)
@@ -85,5 +132,5 @@ def test_a_folder_without_an_encoder_is_named(tmp_path):
     with pytest.raises(NotFoundError, match="no config.json in"):
         encoded(tmp_path)
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
-    with pytest.raises(UserError, match="a model of the type 'bert': give a folder of CLIP's"):
+    with pytest.raises(UserError, match="a model of the type 'bert': give a folder of CLIP "):
         encoded(tmp_path)

@@ -24,6 +24,28 @@ def test_tokens_may_be_words_in_any_case_then_the_end():
     assert (ids < tokenizer.vocab_size).all() and tokenizer.truncated == 1
 
 
+def test_words_are_told_apart_in_writing_without_spaces_too():
+    tokenizer = WordTokenizer(8)
+    red, blue = tokenizer(["红色的七", "蓝色的七"])
+    assert (red != 0).sum() == 4 and (red != blue).sum() == 1
+    assert (tokenizer(["ねこ cat_1 고양이"])[0] != 0).sum() == 4
+
+
+def test_about_115_of_1000_words_share_their_token():
+    ids = WordTokenizer(1001)([" ".join(f"w{i}" for i in range(1000))])[0, :1000]
+    _, counts = np.unique(ids, return_counts=True)
+    assert 85 < counts[counts > 1].sum() < 145
+
+
+def test_the_digits_are_read_by_the_same_vectors_as_ever():
+    digits = TextEncoder.random(
+        seed=0, length=17, width=128, layers=2, heads=4, pooled_width=256, tokens="bytes"
+    )
+    found = digits.encode(["three and seven"])
+    np.testing.assert_allclose(found["context"][0, 0, :3], [-0.600106, 0.388078, 0.816343], 1e-4)
+    np.testing.assert_allclose(found["pooled"][0, :3], [0.339554, 0.589287, 0.602784], 1e-4)
+
+
 def test_embeddings_of_words_are_as_large_as_those_of_bytes():
     spread = {
         tokens: TextEncoder.random(

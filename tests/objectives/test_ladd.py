@@ -31,7 +31,7 @@ def two_program_reference(objective, state, frozen, batch):
     x_t, t = objective.student_input(student_key, x_0, state.step)
     own = jnp.zeros(t.shape, bool)
     if objective.own_share:
-        own_key = jax.random.fold_in(student_key, 1)
+        own_key = jax.random.fold_in(student_key, 2)
         x_t, own = objective.own_input(own_key, state.params, x_t, t, cond)
     grid = (x_0.shape[1] // 2, x_0.shape[2] // 2)
     pooled = cond["pooled"]
@@ -315,14 +315,33 @@ def test_own_inputs_are_what_the_consistency_sampler_comes_to():
     assert own.any() and not own[t == 1].any()
 
     # The chain by hand, with the noises of that key.
-    first, chain, _ = jax.random.split(key, 3)
-    x, levels = jax.random.normal(first, x_0.shape), (1.0, 0.75, 0.5, 0.25)
-    for now, after, step_key in zip(levels, levels[1:], jax.random.split(chain, 3), strict=False):
+    noises = jax.random.normal(jax.random.split(key)[0], (len(x_0), 4, *x_0.shape[1:]))
+    x, levels = noises[:, 0], (1.0, 0.75, 0.5, 0.25)
+    for place, (now, after) in enumerate(zip(levels, levels[1:], strict=False), start=1):
         time = jnp.full(len(x), now)
         x0_hat = predict_x0(x, objective.student(state.params, x, time, cond), time)
-        x = interpolate(x0_hat, jax.random.normal(step_key, x.shape), jnp.full(len(x), after))
+        x = interpolate(x0_hat, noises[:, place], jnp.full(len(x), after))
         chosen = np.asarray(own & (t == after))
         np.testing.assert_allclose(mixed[chosen], x[chosen], atol=1e-4)
+
+    halves = dataclasses.replace(objective, accumulation=2)
+    again, same_own = halves.own_input(key, state.params, x_t, t, cond)
+    np.testing.assert_array_equal(own, same_own)
+    np.testing.assert_allclose(again, mixed, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"own_share": 5.0}, "own_share is 5.0"),
+        ({"own_share": 0.5, "timesteps": (1.0,), "probabilities": (1.0,),
+          "warmup_probabilities": (1.0,)}, "0 where there is one time"),
+        ({"reconstruction_weight": -1.0}, "use 0 or more"),
+    ],
+)  # fmt: skip
+def test_settings_that_mean_nothing_are_refused(changes, words):
+    with pytest.raises(ValueError, match=words):
+        tiny.ladd(**changes)
 
 
 def test_real_and_fake_share_their_renoising_only_when_told_to():

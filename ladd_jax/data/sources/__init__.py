@@ -5,7 +5,6 @@ A source is a module here with `open_source(config, buckets, workdir) -> Source`
 """
 
 import dataclasses
-import hashlib
 import importlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -65,14 +64,3 @@ def open_source(config: Any, buckets: Sequence[Bucket], workdir: Path) -> Source
     if name not in SOURCES:
         raise UserError(f"data.source {name!r} is none of {', '.join(SOURCES)}: use one of them")
     return importlib.import_module(SOURCES[name]).open_source(config, buckets, workdir)
-
-
-def is_held_out(key: str, share: float) -> bool:
-    """Whether a record is for judges: drawn from its key alone, so that more data move no record.
-
-    Args:
-      key: the record's name in its source.
-      share: of all records, from 0 to 1.
-    """
-    digest = hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest()
-    return int.from_bytes(digest[:8]) < share * 2**64

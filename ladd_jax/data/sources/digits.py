@@ -14,20 +14,31 @@ from ladd_jax.data.sources import Source
 def open_source(config: Any, buckets: Sequence[Bucket], workdir: Path) -> Source:
     """`data.examples` pictures of each bucket, of the training split; see `data.sources`.
 
-    `data.held_out_examples` of each, of the test split, are held out.
+    `data.held_out_examples` of each, of the test split, are held out; of single scans no more than
+    there are.
     """
     del workdir
     data, (train, test) = config.data, digits.load(config.seed)
-    # Judges see the same scans in every run, whatever the seed composes for training.
-    held_out = _pictures(test, buckets, data.held_out_examples, seed=0)
+    # Which scans are of the test split follows from the seed, and how they are paired does not.
+    held_out = _pictures(test, buckets, data.held_out_examples, seed=0, repeats=False)
     source = _pictures(train, buckets, data.examples, config.seed)
     return dataclasses.replace(source, held_out=held_out)
 
 
-def _pictures(scans: digits.Digits, buckets: Sequence[Bucket], count: int, seed: int) -> Source:
+def _pictures(
+    scans: digits.Digits,
+    buckets: Sequence[Bucket],
+    count: int,
+    seed: int,
+    *,
+    repeats: bool = True,
+) -> Source:
     images, prompts = {}, {}
     for bucket in buckets:
-        images[bucket], _, prompts[bucket] = digits.compose(scans, bucket, count, seed)
+        # A judge would take pictures that are there twice for a narrower distribution.
+        capped = bucket == digits.SINGLE and not repeats
+        number = min(count, len(scans.images)) if capped else count
+        images[bucket], _, prompts[bucket] = digits.compose(scans, bucket, number, seed)
     arrays = {LATENTS: ArraySpec(("H", "W", 1))}
     return Source(
         prompts, arrays, lambda bucket, start, stop: {LATENTS: images[bucket][start:stop]}

@@ -13,7 +13,10 @@ _LOG = getLogger(__name__)
 
 
 def fill_buckets(
-    config: Any, sizes: Mapping[Bucket, int], held_out: Mapping[Bucket, int] | None = None
+    config: Any,
+    sizes: Mapping[Bucket, int],
+    held_out: Mapping[Bucket, int] | None = None,
+    least_held_out: int = 0,
 ) -> dict[Bucket, Bucket | None]:
     """Where the records of each bucket go, as `data.small_buckets` says; tells how many there are.
 
@@ -24,19 +27,31 @@ def fill_buckets(
       config: the run's config.
       sizes: records of each bucket, for training.
       held_out: records of each bucket, for judges.
+      least_held_out: records that judges need of each bucket; some of those for training may become
+        theirs.
 
     Raises:
-      UserError: no bucket fills a batch.
+      UserError: no bucket fills a batch and has enough for judges.
     """
-    least, field = _least(config)
-    homes = settle_small(sizes, least, config.data.small_buckets)
+    least, field = smallest_bucket(config)
+    small = config.data.small_buckets
+    homes = settle_small(sizes, least, small, held_out, least_held_out)
     total = sum(sizes.values())
     if not any(homes.values()):
         largest = max(sizes.values(), default=0)
+        message = f"the data hold {total} records for training, {largest} in the largest bucket"
+        if any(settle_small(sizes, least, small).values()):
+            raise UserError(
+                f"{message}, and judges need {least_held_out} of each bucket beside one batch of "
+                f"{field} {least}: add records, lower it, or set data.held_out to 0, which leaves "
+                f"none for the stage 'evaluate'"
+            )
         raise UserError(
-            f"the data hold {total} records for training, {largest} in the largest bucket, fewer "
-            f"than one batch of {field} {least}: lower it or add records"
+            f"{message}, fewer than one batch of {field} {least}: lower it or add records"
         )
+    needed = f"{field} {least}"
+    if least_held_out:
+        needed += f" and {least_held_out} held out"
     if jax.process_index() == 0:
         for bucket in sorted(sizes):
             home, apart = homes[bucket], (held_out or {}).get(bucket, 0)
@@ -46,12 +61,12 @@ def fill_buckets(
                 bucket.name,
                 sizes[bucket],
                 f", and {apart} held out" if apart else "",
-                "" if home == bucket else f"; fewer than {field} {least}: {where}",
+                "" if home == bucket else f"; fewer than {needed}: {where}",
             )
     return homes
 
 
-def _least(config: Any) -> tuple[int, str]:
+def smallest_bucket(config: Any) -> tuple[int, str]:
     """The largest batch that is filled with records of the source, and the field that says so."""
     batches = {1: "one record"}
     if not config.weights:

@@ -5,9 +5,10 @@ pixels themselves, grey or in colours as `model.channels` says.
 """
 
 import dataclasses
+import hashlib
 import logging
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,14 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from ladd_jax.data.buckets import Bucket, choose_buckets, nearest
+from ladd_jax.data.buckets import Bucket, check_resolution, choose_buckets, nearest
 from ladd_jax.data.image_records import open_images
 from ladd_jax.data.images import decode_image, fit
 from ladd_jax.data.records import Records, Unreadable
 from ladd_jax.data.shards import LATENTS, ArraySpec
-from ladd_jax.data.sources import Source, is_held_out
-from ladd_jax.data.sources.fill_buckets import fill_buckets
+from ladd_jax.data.sources import Source
+from ladd_jax.data.sources.fill_buckets import fill_buckets, smallest_bucket
+from ladd_jax.data.sources.held_out import LEAST, draw, lowest_draws
 from ladd_jax.errors import UserError
 from ladd_jax.models.families import family_of
 from ladd_jax.parallel.mesh import batch_divisor, batch_sharding, process_mesh, replicated
@@ -40,7 +42,10 @@ class _Seen:
     height: int
     width: int
     prompt: str
+    # Of the picture, so that all its records have the same.
+    draw: float
     held_out: bool
+    stated: bool  # that the source itself says what is held out
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,14 +62,19 @@ def open_source(config: Any, buckets: Sequence[Bucket], workdir: Path) -> Source
     """The pictures of `data.path`; see `data.sources`.
 
     Without buckets a few are chosen for the pictures' aspects, of `data.resolution` squared pixels.
-    A share of `data.held_out` is held out by the records' keys.
+    Records say themselves whether they are held out, or else a share of `data.held_out` is, by
+    the bytes of their pictures, and at least `LEAST` of each bucket. The order is one of chance,
+    so that any first records show what there is, however the data are sorted.
 
     Raises:
       NotFoundError: there are none.
-      UserError: more of them cannot be read than `Unreadable` allows, no bucket fills a batch, or
-        the autoencoder's latents do not have `model.channels`.
+      UserError: more of them cannot be read than `Unreadable` allows, no bucket fills a batch and
+        has enough for judges, or the autoencoder's latents do not have `model.channels`.
     """
-    data = config.data
+    data, encoder = config.data, _encoder(config)
+    step = config.model.patch * encoder.reduction
+    if not buckets:
+        check_resolution(data.resolution, step)
     images = open_images(
         data.path,
         data.column,
@@ -75,33 +85,66 @@ def open_source(config: Any, buckets: Sequence[Bucket], workdir: Path) -> Source
         limit=data.limit,
     )
     seen = _look(images, data, workdir)
-    encoder = _encoder(config)
     if not buckets:
         aspects = np.array([record.width / record.height for record in seen])
-        step = config.model.patch * encoder.reduction
         buckets = choose_buckets(
             aspects, data.resolution**2, step, data.max_buckets, encoder.reduction
         )
     shapes = [nearest(buckets, record.height, record.width) for record in seen]
     counts = Counter((shape, r.held_out) for shape, r in zip(shapes, seen, strict=True))
     sizes, apart = ({b: counts[b, held_out] for b in buckets} for held_out in (False, True))
-    homes = fill_buckets(config, sizes, apart)
+    # Where the source says of all records what they are for, it knows how many judges need.
+    least = LEAST if data.held_out and not all(record.stated for record in seen) else 0
+    homes = fill_buckets(config, sizes, apart, least)
     parts: dict[bool, dict[Bucket, list[_Seen]]] = {False: {}, True: {}}
     left_out = Unreadable(len(seen), workdir / "left_out.jsonl", limit=1.0)
     for shape, record in zip(shapes, seen, strict=True):
         home = homes[shape]
         if home is None:
-            left_out.add(record.key, f"bucket {shape.name} holds less than a batch")
+            left_out.add(record.key, f"bucket {shape.name} has too few records")
         else:
             parts[record.held_out].setdefault(home, []).append(record)
+    for bucket in sorted(parts[False]) if least else ():
+        _hold_out_enough(bucket, parts, smallest_bucket(config)[0], least)
     if jax.process_index() == 0:
         left_out.write()
     held_out = _source(images, parts[True], encoder) if parts[True] else None
     return dataclasses.replace(_source(images, parts[False], encoder), held_out=held_out)
 
 
+def _hold_out_enough(
+    bucket: Bucket, parts: dict[bool, dict[Bucket, list[_Seen]]], batch: int, least: int
+) -> None:
+    """Moves records of a bucket from training to judges until these have the least number."""
+    training, held_out = parts[False][bucket], parts[True].setdefault(bucket, [])
+    missing = least - len(held_out)
+    draws = [record.draw for record in training if not record.stated]
+    moved = lowest_draws(draws, missing, len(training) - batch)
+    parts[False][bucket] = [r for r in training if r.stated or r.draw not in moved]
+    more = [r for r in training if not r.stated and r.draw in moved]
+    if len(more) < missing:
+        raise UserError(
+            f"bucket {bucket.name} has {len(training)} records for training and {len(held_out)} "
+            f"held out, and judges need {least} beside one batch of {batch}: add records, or set "
+            f"data.held_out to 0, which leaves none for the stage 'evaluate'"
+        )
+    if more:
+        _LOG.info("bucket %s: %d more are held out, so that there are %d",
+                  bucket.name, len(more), len(held_out) + len(more))  # fmt: skip
+    parts[True][bucket] = _by_chance([*held_out, *more])
+
+
+def _by_chance(records: Iterable[_Seen]) -> list[_Seen]:
+    """Records in an order that follows from their keys and has nothing to do with their names."""
+
+    def place(record: _Seen) -> bytes:
+        return hashlib.sha256(record.key.encode("utf-8", "surrogatepass")).digest()
+
+    return sorted(records, key=place)
+
+
 def _look(images: Records, data: Any, workdir: Path) -> list[_Seen]:
-    """Decodes all pictures once: how many there are decides the names of shards."""
+    """Decodes all pictures once, since their number decides the names of shards; by chance."""
     count = min(len(images), data.limit or len(images))
     listed = workdir / "unreadable.jsonl"
     unreadable = Unreadable(count, listed, data.unreadable)
@@ -114,17 +157,18 @@ def _look(images: Records, data: Any, workdir: Path) -> list[_Seen]:
         except ValueError as error:
             unreadable.add(images.keys[i], error)
             continue
-        apart = is_held_out(record.key, data.held_out)
-        seen.append(_Seen(i, record.key, height, width, record.prompt, apart))
-    # One that only this process fails to read would shift what the others write.
-    check_same("list of readable images", [(r.place, r.height, r.width) for r in seen])
+        drawn, stated = draw(record.data), record.held_out is not None
+        apart = bool(record.held_out) if stated else drawn < data.held_out
+        seen.append(_Seen(i, record.key, height, width, record.prompt, drawn, apart, stated))
+    # What only this process reads otherwise would shift what the others write.
+    check_same("list of readable images", [dataclasses.astuple(record) for record in seen])
     if not hidden:
         unreadable.write()
         if len(unreadable):
             _LOG.warning("%d unreadable images are left out: %s", len(unreadable), listed)
     if not seen:
         raise UserError(f"none of the {count} images can be read: {listed} says why")
-    return seen
+    return _by_chance(seen)
 
 
 def _source(images: Records, part: dict[Bucket, list[_Seen]], encoder: _Encoder) -> Source:

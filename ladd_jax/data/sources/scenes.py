@@ -10,7 +10,8 @@ from ladd_jax.data.buckets import Bucket
 from ladd_jax.data.shards import LATENTS, ArraySpec
 from ladd_jax.data.sources import Source
 
-# Judges see the same pictures in every run, and no run's training has their prompts in that order.
+# Far from the seeds of runs: no training has the prompts and places of judges in their order. The
+# scans themselves are split by the run's own seed.
 _HELD_OUT_SEED = 1_000_000
 
 

@@ -28,6 +28,17 @@ from ladd_jax.weights.transfer import check_tensors, load
 
 _SD3_CONTEXT_WIDTH = 4096
 
+# Of `transformers`' CLIPTextConfig. The config of a whole CLIP leaves out what is as here.
+_CLIP_DEFAULTS = {
+    "vocab_size": 49408,
+    "hidden_size": 512,
+    "intermediate_size": 2048,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 8,
+    "max_position_embeddings": 77,
+}
+_CLIP_PROJECTION = 512
+
 
 def _residual_block(name: str, shapes: Params) -> Params:
     block = {
@@ -105,11 +116,23 @@ def _t5_layout(config: T5Config, embedding: str) -> Params:
     }
 
 
-def _read_config(directory: Path) -> dict[str, Any]:
+def read_config(directory: Path) -> dict[str, Any]:
+    """A folder's `config.json`.
+
+    Raises:
+      NotFoundError: it is not there.
+      UserError: it is damaged.
+    """
     path = directory / "config.json"
     if not path.exists():
         raise NotFoundError(f"no {path}: give the directory of a diffusers pipeline")
-    return json.loads(path.read_text())
+    try:
+        config = json.loads(path.read_text())
+    except (ValueError, OSError) as error:
+        raise UserError(f"{path} is damaged ({error}): get it again") from error
+    if not isinstance(config, dict):
+        raise UserError(f"{path} is damaged (it holds no JSON object): get it again")
+    return config
 
 
 def _fields(
@@ -144,7 +167,7 @@ def read_autoencoder_config(path: Path | str) -> AutoencoderConfig:
       UserError: the config is not one of SD3.
     """
     directory = Path(path) / "vae"
-    config = _read_config(directory)
+    config = read_config(directory)
     _check(
         config,
         directory,
@@ -194,24 +217,19 @@ def load_autoencoder(path: Path | str, dtype: Dtype = jnp.float32) -> tuple[Auto
     return network, load(tensors, layout, network.shapes, network.axes)
 
 
-def load_clip_text(
-    directory: Path, dtype: Dtype, mesh: Mesh | None = None
-) -> tuple[CLIPTextConfig, Model, Params]:
-    """A text encoder of CLIP as `CLIPTextModelWithProjection` is saved.
-
-    Args:
-      directory: folder with `config.json` and safetensors.
-      dtype: dtype of parameters and computation.
-      mesh: mesh to shard the parameters over.
-
-    Returns:
-      its architecture, network and parameters.
+def read_clip_text_config(directory: Path) -> CLIPTextConfig:
+    """The architecture of CLIP's text encoder, alone or in the folder of a whole CLIP.
 
     Raises:
-      NotFoundError: a file is not there.
-      UserError: an unsupported activation, or a tensor missing, unknown or misshaped.
+      NotFoundError: its config is not there.
+      UserError: the config is damaged, has not all fields, or an unsupported activation.
     """
-    config = _read_config(directory)
+    config = read_config(directory)
+    if config.get("model_type") == "clip":
+        tower = config.get("text_config") or config.get("text_config_dict") or {}
+        # A tower's own width of a projection counts only where it stands alone.
+        width = config.get("projection_dim", _CLIP_PROJECTION)
+        config = _CLIP_DEFAULTS | dict(tower) | {"projection_dim": width}
     fields = _fields(
         config,
         directory,
@@ -227,7 +245,50 @@ def load_clip_text(
             f"{directory / 'config.json'} has hidden_act {fields['hidden_act']!r}, which is none "
             f"of {', '.join(ACTIVATIONS)}: use a Stable Diffusion 3 pipeline"
         )
-    return _load_clip(directory, CLIPTextConfig(**fields), _tensors(directory), dtype, mesh)
+    return CLIPTextConfig(**fields)
+
+
+def load_clip_text(
+    directory: Path, dtype: Dtype, mesh: Mesh | None = None
+) -> tuple[CLIPTextConfig, Model, Params]:
+    """A text encoder of CLIP as `CLIPTextModelWithProjection` or `CLIPModel` is saved.
+
+    Args:
+      directory: folder with `config.json` and safetensors; of a whole CLIP the text tower is read.
+      dtype: dtype of parameters and computation.
+      mesh: mesh to shard the parameters over.
+
+    Returns:
+      its architecture, network and parameters.
+
+    Raises:
+      NotFoundError: a file is not there.
+      UserError: an unsupported activation, or a tensor missing, unknown or misshaped.
+    """
+    config = read_clip_text_config(directory)
+    tensors = _tensors(directory)
+    if read_config(directory).get("model_type") == "clip":
+        text = ("text_model.", "text_projection.")
+        tensors = {name: tensor for name, tensor in tensors.items() if name.startswith(text)}
+    return _load_clip(directory, config, tensors, dtype, mesh)
+
+
+def read_t5_config(directory: Path) -> T5Config:
+    """The architecture of an encoder of T5 v1.1.
+
+    Raises:
+      NotFoundError: its config is not there.
+      UserError: the config is damaged, has not all fields, or is not T5 v1.1.
+    """
+    config = read_config(directory)
+    _check(config, directory, feed_forward_proj=("gated-gelu", "relu"))
+    fields = _fields(
+        config,
+        directory,
+        "vocab_size d_model d_kv d_ff num_layers num_heads",
+        "relative_attention_num_buckets relative_attention_max_distance layer_norm_epsilon",
+    )
+    return T5Config(**fields)
 
 
 def load_t5(
@@ -247,15 +308,7 @@ def load_t5(
       NotFoundError: a file is not there.
       UserError: not T5 v1.1, or a tensor missing, unknown or misshaped.
     """
-    config = _read_config(directory)
-    _check(config, directory, feed_forward_proj=("gated-gelu", "relu"))
-    fields = _fields(
-        config,
-        directory,
-        "vocab_size d_model d_kv d_ff num_layers num_heads",
-        "relative_attention_num_buckets relative_attention_max_distance layer_norm_epsilon",
-    )
-    return _load_t5(directory, T5Config(**fields), _tensors(directory), dtype, mesh)
+    return _load_t5(directory, read_t5_config(directory), _tensors(directory), dtype, mesh)
 
 
 def load_text_encoders(
@@ -324,7 +377,7 @@ def load_text_encoders(
         context_width = t5_config.d_model
     elif (folder / "transformer").is_dir():
         directory = folder / "transformer"
-        fields = _fields(_read_config(directory), directory, "joint_attention_dim")
+        fields = _fields(read_config(directory), directory, "joint_attention_dim")
         context_width = fields["joint_attention_dim"]
     return SD3TextEncoder(
         encoders,

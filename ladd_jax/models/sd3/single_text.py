@@ -3,7 +3,6 @@
 B batch, T tokens, D width of the encoder, P width of CLIP's projection.
 """
 
-import json
 from pathlib import Path
 
 import jax
@@ -13,11 +12,19 @@ from jax.sharding import Mesh
 from ladd_jax.errors import NotFoundError, UserError
 from ladd_jax.models.base import Params
 from ladd_jax.models.layers import Dtype
-from ladd_jax.models.sd3.encoder_weights import load_clip_text, load_t5
+from ladd_jax.models.sd3.encoder_weights import (
+    load_clip_text,
+    load_t5,
+    read_clip_text_config,
+    read_config,
+    read_t5_config,
+)
 from ladd_jax.models.sd3.text import PromptTokenizer, SD3TextEncoder
 
 # Of both kinds of T5: the released tokenizers have it, and no other token is at this place.
 _T5_PADDING = 0
+
+_KINDS = {"clip": "clip", "clip_text_model": "clip", "t5": "t5"}
 
 
 class SingleTextEncoder(SD3TextEncoder):
@@ -45,7 +52,7 @@ def single_text_widths(place: str | Path) -> tuple[int, int]:
 
     Raises:
       NotFoundError: there is no such folder.
-      UserError: it holds neither CLIP's text encoder nor T5's.
+      UserError: it holds neither CLIP's text encoder nor T5's, or its config is damaged.
     """
     directory = Path(place).expanduser()
     if not is_single_text(directory):
@@ -53,10 +60,11 @@ def single_text_widths(place: str | Path) -> tuple[int, int]:
             f"no config.json in {directory}: give a folder of CLIP's or T5's text encoder, with "
             f"its tokenizer"
         )
-    config = _config(directory)
     if _kind(directory) == "clip":
-        return config["hidden_size"], config["projection_dim"]
-    return config["d_model"], config["d_model"]
+        config = read_clip_text_config(directory)
+        return config.hidden_size, config.projection_dim
+    width = read_t5_config(directory).d_model
+    return width, width
 
 
 def load_single_text(
@@ -65,8 +73,8 @@ def load_single_text(
     """The encoder of a folder that holds its tokenizer too.
 
     Args:
-      directory: where `save_pretrained` of `CLIPTextModelWithProjection` or `T5EncoderModel` (v1.1)
-        and of the tokenizer wrote.
+      directory: where `save_pretrained` of `CLIPModel`, `CLIPTextModelWithProjection` or
+        `T5EncoderModel` (v1.1) and of the tokenizer wrote.
       dtype: dtype of parameters and computation.
       mesh: devices of this process.
       length: T.
@@ -104,15 +112,11 @@ def is_single_text(directory: Path) -> bool:
     return (directory / "config.json").is_file()
 
 
-def _config(directory: Path) -> dict[str, int]:
-    return json.loads((directory / "config.json").read_text())
-
-
 def _kind(directory: Path) -> str:
-    kind = str(_config(directory).get("model_type", ""))
-    if kind in ("clip_text_model", "t5"):
-        return "clip" if kind == "clip_text_model" else "t5"
+    kind = str(read_config(directory).get("model_type", ""))
+    if kind in _KINDS:
+        return _KINDS[kind]
     raise UserError(
-        f"{directory} holds a model of the type {kind!r}: give a folder of CLIP's text encoder "
-        f"with its projection (clip_text_model) or of T5's (t5), with its tokenizer"
+        f"{directory} holds a model of the type {kind!r}: give a folder of CLIP (clip), of CLIP's "
+        f"text encoder with its projection (clip_text_model) or of T5's (t5), with its tokenizer"
     )

@@ -1,0 +1,121 @@
+"""LADD from nothing on real colour pictures with names: emoji, 64 x 64, 80 x 48 and 48 x 80.
+
+    python -m benchmarks.pictures --output=runs/emoji
+    python -m ladd_jax.main --config=pictures:data=runs/emoji --workdir=runs/pictures
+
+Arguments after the colon, all but the first optional:
+
+    data        the folder that `benchmarks/pictures.py` makes
+    resolution  side in pixels of the square bucket, a multiple of 16 up to 64: 64
+    patch       side in pixels of what the network reads as one token: a sixteenth of resolution
+    depth       blocks of the network, 8
+    width       of the network, a multiple of 64: 256
+    guidance    of the data generator's samples, 3
+    pretrain    steps of the data generator's training, 20000
+    steps       of distillation, 4000
+
+A step of 64 pictures is 0.87 TFLOP and takes 17 s of one CPU core. With `patch=8` it is 0.28 TFLOP
+and takes 5.5 s, with `depth=6,width=128` 0.19 TFLOP and 5.2 s. A run that is stopped, or killed,
+goes on from its last checkpoint, 100 steps ago at most, by the same command; where a step takes
+milliseconds, `--config.checkpoint.every=1000` is often enough.
+"""
+
+from ml_collections import ConfigDict
+
+from ladd_jax.config import base_config, parse_arguments
+from ladd_jax.errors import UserError
+
+_SHAPES = ((4, 4), (3, 5), (5, 3))  # of the buckets, in quarters of the resolution
+
+
+def get_config(arguments: str | None = None) -> ConfigDict:
+    given = parse_arguments(
+        arguments,
+        dict(
+            data="", resolution=64, patch=0, depth=8, width=256, guidance=3.0, pretrain=20_000,
+            steps=4000,
+        ),
+    )  # fmt: skip
+    resolution, depth, width = given["resolution"], given["depth"], given["width"]
+    if resolution not in (16, 32, 48, 64):
+        raise UserError(f"resolution {resolution} is none of 16, 32, 48, 64: use one of them")
+    if width % 64 or width < 64:
+        raise UserError(f"width {width} is not a multiple of 64, the width of a head: use one")
+    quarter, patch = resolution // 4, given["patch"] or resolution // 16
+    if patch < 1 or quarter % patch:
+        raise UserError(
+            f"patch {patch} does not divide {quarter}, a quarter of resolution: use one"
+        )
+
+    config = base_config()
+    config.data.update(
+        dict(
+            source="images",
+            path=given["data"],
+            # The shapes of the pictures, so that at 64 each is taken as it is.
+            buckets=tuple(f"{h * quarter}x{w * quarter}" for h, w in _SHAPES),
+            # The longest name, its maker and an end token.
+            text_length=48,
+            text_width=128,
+            text_layers=2,
+            text_heads=4,
+            pooled_width=256,
+            text_dtype="float16",
+        )
+    )
+    config.model.update(
+        dict(
+            depth=depth,
+            width=width,
+            num_heads=width // 64,
+            channels=3,
+            patch=patch,
+            qk_norm=True,
+            # In patches; wide buckets are longer than the square.
+            position_table=2 * resolution // patch,
+            position_base=resolution // patch,
+            remat="none",
+            unroll=depth,
+            dtype="float32",
+        )
+    )
+    config.heads.update(dict(channels=64))
+
+    config.pretrain.update(dict(steps=given["pretrain"], batch_size=64, ema_decay=0.998))
+    config.pretrain.optimizer.update(
+        dict(
+            learning_rate=5e-4,
+            weight_decay=0.01,
+            warmup_steps=min(500, given["pretrain"] // 10),
+            decay_steps=given["pretrain"],
+        )
+    )
+
+    config.synthesize.update(
+        dict(
+            samples=4096, batch_size=64, records_per_shard=256, steps=25,
+            guidance=given["guidance"], shift=1.0,
+        )
+    )  # fmt: skip
+
+    config.distil.update(
+        dict(
+            steps=given["steps"],
+            batch_size=32,
+            warmup_steps=0,
+            # As on the digits, see `configs/digits.py`.
+            probabilities=(0.94, 0.02, 0.02, 0.02),
+            renoise_mean=0.0,
+            r1_interval=16,
+            head_updates=3,
+            ema_decay=0.98,
+        )
+    )
+    config.distil.optimizer.update(dict(learning_rate=4e-5, beta1=0.5))
+    config.distil.heads_optimizer.update(dict(learning_rate=3e-3, beta1=0.5))
+
+    config.evaluate.update(dict(batch_size=64))
+    # Steps take seconds on a CPU, and a run may be stopped at any time.
+    config.checkpoint.every = 100
+    config.log.update(dict(every=50, samples_every=500))
+    return config
