@@ -9,9 +9,11 @@ from ladd_jax.cli import preflight
 from ladd_jax.config.fields import typed
 from ladd_jax.data.buckets import Bucket
 from ladd_jax.data.shards import LATENTS, ArraySpec, Layout, Shards, finalize, write_shard
+from ladd_jax.diffusion.sampling import Sampling
 from ladd_jax.errors import UserError
 from ladd_jax.evaluation.seen import Seen, in_shares_of
 from ladd_jax.parallel.mesh import make_mesh
+from ladd_jax.stages import evaluate as stage
 from ladd_jax.stages import kept as keeping
 from ladd_jax.stages.evaluate import facts_of, notes_of
 from ladd_jax.stages.judging import look_at, pictures_of, training_pictures
@@ -86,6 +88,24 @@ def test_samples_have_the_shares_of_buckets_that_real_pictures_have():
     assert [len(part.prompts) for part in in_shares_of(samples, real, 0)] == [100, 10]
     even = [seen(600), seen(600)]
     assert in_shares_of(samples, even, 0) == samples
+
+
+def test_of_one_bucket_nothing_is_measured_twice(monkeypatch):
+    measured = []
+
+    def measure(*given):
+        measured.append(given)
+        return {"deviation": 1.0}, {"deviation": (0.5, 1.5)}
+
+    monkeypatch.setattr(stage, "measure_with_intervals", measure)
+    way = stage._Way("student", 1, 1.0, Sampling.student(1, (1.0,)), 1)
+    config = typed(digits.get_config()).evaluate
+    one, two = {SQUARE: seen(9)}, {SQUARE: seen(9), WIDE: seen(9)}
+    rows = stage._rows(way, one, {"generator": one}, config, 0)
+    assert [row.bucket for row in rows] == ["all", "8x8"] and len(measured) == 1
+    assert rows[0].values == rows[1].values
+    rows = stage._rows(way, two, {"generator": two}, config, 0)
+    assert [row.bucket for row in rows] == ["all", "8x8", "8x16"] and len(measured) == 4
 
 
 def test_decoded_pictures_are_looked_at_in_parts_and_keep_a_grid_of_pixels():

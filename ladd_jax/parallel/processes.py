@@ -200,7 +200,7 @@ def as_process_0(value: bool) -> bool:
     """The value of process 0, for what all processes must decide alike."""
     if jax.process_count() == 1:
         return value
-    return bool(multihost_utils.broadcast_one_to_all(np.asarray(value)))
+    return bool(multihost_utils.broadcast_one_to_all(np.int32(value)))
 
 
 @contextlib.contextmanager

@@ -132,6 +132,8 @@ def evaluate(config: Config, workdir: Path) -> list[Row]:
             references["real"] = look(*pictures_of(subject.real, most, config.seed))
             counts = {bucket: len(texts) for bucket, texts in prompts.items()}
             data = look(*pictures_of(Shards(encoded(workdir)), counts))
+            # One picture has no distribution.
+            data = {bucket: part for bucket, part in data.items() if len(part.prompts) > 1}
             if EXTRACTORS[extractor_for(stage.extractor, config.data.source)].learns:
                 data = {b: dataclasses.replace(part, alignment=None) for b, part in data.items()}
             way = _Way("data", 0, 1.0, ways[0].sampling, 0)
