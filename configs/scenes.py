@@ -52,10 +52,20 @@ def get_config() -> ConfigDict:
     )
 
     config.distil.update(
-        dict(steps=1000, batch_size=32, warmup_steps=0, head_updates=3, r1_interval=16)
+        dict(
+            steps=1500,
+            batch_size=32,
+            warmup_steps=0,
+            # As on the digits, see `configs/digits.py`.
+            renoise_mean=0.0,
+            renoise_slope=2.0,
+            reconstruction_weight=5.0,
+            r1_interval=16,
+            head_updates=3,
+            ema_decay=0.98,
+        )
     )
-    config.distil.update(dict(renoise_mean=0.0, ema_decay=0.98))
-    config.distil.optimizer.update(dict(learning_rate=4e-5, beta1=0.5))
+    config.distil.optimizer.update(dict(learning_rate=8e-5, beta1=0.5))
     config.distil.heads_optimizer.update(dict(learning_rate=3e-3, beta1=0.5))
 
     config.checkpoint.every = 1000

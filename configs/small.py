@@ -107,14 +107,15 @@ def get_config(arguments: str | None = None) -> ConfigDict:
             batch_size=32,
             warmup_steps=0,
             # As on the digits, see `configs/digits.py`.
-            probabilities=(0.94, 0.02, 0.02, 0.02),
             renoise_mean=0.0,
+            renoise_slope=2.0,
+            reconstruction_weight=5.0,
             r1_interval=16,
             head_updates=3,
             ema_decay=0.98,
         )
     )
-    config.distil.optimizer.update(dict(learning_rate=4e-5, beta1=0.5))
+    config.distil.optimizer.update(dict(learning_rate=8e-5, beta1=0.5))
     config.distil.heads_optimizer.update(dict(learning_rate=3e-3, beta1=0.5))
 
     config.evaluate.update(dict(batch_size=64))
