@@ -43,7 +43,7 @@ def get_config() -> ConfigDict:
     # `docs/tuning.md`.
     config.distil.update(
         dict(
-            steps=1200,
+            steps=1500,
             batch_size=32,
             warmup_steps=0,
             probabilities=(0.7, 0.1, 0.1, 0.1),

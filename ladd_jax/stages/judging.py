@@ -3,6 +3,7 @@
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jax.sharding import Mesh
@@ -33,6 +34,11 @@ _BATCH = 16
 _SIDE, _LEARNT = 64, 2048
 
 
+# The one of this process: the previews of a training and the evaluation after it look alike, and to
+# train an extractor takes longer than to look.
+_OPENED: dict[tuple[Any, ...], Extractor] = {}
+
+
 def decoding(config: Config) -> Show | None:
     """The autoencoder's decoder; None where latents are pictures.
 
@@ -60,15 +66,17 @@ def open_judge(config: Config, workdir: Path, mesh: Mesh, show: Show | None = No
     """
     stage = config.evaluate
     name = extractor_for(stage.extractor, config.data.source)
-    extractor = open_extractor(
-        name,
-        Given(
+    wanted = (name, stage.extractor_weights, config.seed, workdir.resolve(), show is None)
+    if wanted not in _OPENED:
+        given = Given(
             stage.extractor_weights,
             functools.partial(training_pictures, workdir, show),
             config.seed,
             mesh,
-        ),
-    )
+        )
+        _OPENED.clear()
+        _OPENED[wanted] = open_extractor(name, given)
+    extractor = _OPENED[wanted]
     return _Small(extractor) if show is not None and EXTRACTORS[name].learns else extractor
 
 
