@@ -56,7 +56,7 @@ def limits(rows: list[Row]) -> list[dict[str, object]]:
             "bucket": bucket,
             "metric": bar.metric,
             "steps": bar.steps,
-            "to": bar.to,
+            "to": bar.to if bar.to_steps is None else f"{bar.to}, {bar.to_steps} steps",
             "limit": bar.limits,
             "value": round(value, 4),
             "met": bar.met(value),

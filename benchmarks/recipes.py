@@ -1,7 +1,9 @@
 """Recipes of distillation compared: `python -m benchmarks.recipes --study=digits [--seeds=0,1,2]`.
 
-Recipes of a study distil the same data generator on the same samples and differ in the settings
-that their table names (`benchmarks/studies/STUDY.json`). Every run's rows are added to
+Recipes of a study distil the same data generator on the same samples. Its table,
+`benchmarks/studies/STUDY.json`, has the settings that all start from, `base`, and for each recipe
+those that it changes, so that a row means the same whatever the config's defaults become. Every
+run's rows are added to
 `benchmarks/results/recipes_STUDY.json` as it finishes; what is there is not run again.
 """
 
@@ -10,7 +12,6 @@ import importlib
 import json
 import logging
 import os
-import time
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,7 @@ def base(study: str, seed: int) -> ConfigDict:
 
 
 def run(study: str, seed: int, name: str, changes: dict[str, Any], root: Path) -> dict[str, Any]:
-    """One recipe on one seed: its rows and what it cost."""
+    """One recipe on one seed, and its rows."""
     shared, workdir = root / str(seed) / "shared", root / str(seed) / name
     config = base(study, seed)
     started = typed(config)
@@ -64,16 +65,13 @@ def run(study: str, seed: int, name: str, changes: dict[str, Any], root: Path) -
         config.update_from_flattened_dict(
             {path: tuple(v) if isinstance(v, list) else v for path, v in changes.items()}
         )
-    start = time.monotonic()
     made = typed(config)
     distil(made, workdir)
-    minutes = (time.monotonic() - start) / 60
     rows = evaluate(made, workdir)
     return {
         "recipe": name,
         "seed": seed,
         "changes": changes,
-        "minutes": round(minutes, 2),
         "rows": [dataclasses.asdict(row) for row in rows],
     }
 
@@ -90,7 +88,8 @@ def line(rows: list[Row]) -> str:
 
 def next_run(table: Path, done: list[dict[str, Any]]) -> tuple[str, int, dict[str, Any]] | None:
     """The first recipe and seed without a row; the table may have grown since the last look."""
-    recipes = json.loads(table.read_text())
+    told = json.loads(table.read_text())
+    recipes = {name: told["base"] | changes for name, changes in told["recipes"].items()}
     found = {(row["recipe"], row["seed"]): row["changes"] for row in done}
     for name in _ONLY.value or recipes:
         for seed in map(int, _SEEDS.value):
