@@ -3,8 +3,8 @@
 Recipes of a study distil the same data generator on the same samples. Its table,
 `benchmarks/studies/STUDY.json`, has the settings that all start from, `base`, and for each recipe
 those that it changes, so that a row means the same whatever the config's defaults become. Every
-run's rows are added to
-`benchmarks/results/recipes_STUDY.json` as it finishes; what is there is not run again.
+run's rows are added to `benchmarks/results/recipes_STUDY.json` as it finishes; what is there is not
+run again.
 """
 
 import dataclasses
@@ -66,6 +66,7 @@ def run(study: str, seed: int, name: str, changes: dict[str, Any], root: Path) -
             {path: tuple(v) if isinstance(v, list) else v for path, v in changes.items()}
         )
     made = typed(config)
+    settle(workdir, to_dict(made))
     distil(made, workdir)
     rows = evaluate(made, workdir)
     return {

@@ -1,0 +1,121 @@
+"""Where a student's steps go wrong: `python -m benchmarks.one_step --workdir=DIR`.
+
+For each of the student's times, the data generator's samples are noised to it and predicted in one
+step; then the chain of all times, from noise, is judged after each step. Of a run that `evaluate`
+has finished, before and after distillation; latents must be pixels. `--json` adds the rows to a
+file.
+"""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from absl import app, flags
+
+from ladd_jax.config import architectures
+from ladd_jax.config.fields import Config
+from ladd_jax.config.workdir import read
+from ladd_jax.data.buckets import Bucket
+from ladd_jax.diffusion.flow import predict_x0
+from ladd_jax.evaluation.metrics import METRICS
+from ladd_jax.models.families import family_of
+from ladd_jax.parallel.mesh import make_mesh
+from ladd_jax.stages.judging import Samples, look_at, open_judge
+from ladd_jax.stages.load import finished_student_step, load_generator, load_student_weights
+from ladd_jax.stages.subjects import subject_of
+
+_WORKDIR = flags.DEFINE_string("workdir", "runs/digits", "Of a run that is finished.")
+_JSON = flags.DEFINE_string("json", "", "Where to add the rows.")
+
+_METRICS = ("fd", "alignment", "diversity", "deviation")
+
+
+def read_samples(path: Path) -> Samples:
+    """The samples that `evaluate` has kept."""
+    with np.load(path) as data:
+        return {Bucket.parse(name): data[name] for name in data.files if name != "fingerprint"}
+
+
+def noised(samples: Samples, t: float, seed: int) -> Samples:
+    """x_t of samples, each bucket with noise of its own."""
+    found = {}
+    for bucket, x_0 in samples.items():
+        rng = np.random.default_rng((seed, bucket.height, bucket.width))
+        found[bucket] = ((1 - t) * x_0 + t * rng.normal(size=x_0.shape)).astype(np.float32)
+    return found
+
+
+def rows_of(
+    predict: Callable[[Samples, float], Samples],
+    judge: Callable[[Samples], dict[str, float]],
+    generator: Samples,
+    times: tuple[float, ...],
+) -> list[dict[str, Any]]:
+    """One row for a step from each time, and one for the chain after each of its steps."""
+    rows = [
+        {"what": "one step", "t": t, **judge(predict(noised(generator, t, 0), t))} for t in times
+    ]
+    x = noised(generator, 1.0, 1)
+    for step, t in enumerate(times, start=1):
+        x0_hat = predict(x, t)
+        rows.append({"what": "chain", "t": t, "steps": step, **judge(x0_hat)})
+        if step < len(times):
+            x = noised(x0_hat, times[step], 1 + step)
+    return rows
+
+
+def measure(config: Config, workdir: Path) -> list[dict[str, Any]]:
+    """Rows of the untrained student and of the student."""
+    mesh = make_mesh(config.mesh.sizes)
+    extractor = open_judge(config, workdir, mesh)
+    subjects = subject_of(config, workdir).buckets
+    prompts = {bucket: found.prompts for bucket, found in subjects.items()}
+    kept = workdir / "evaluation"
+    generator = read_samples(kept / f"generator_{config.synthesize.steps}.npz")
+    reference = look_at(extractor, read_samples(kept / "reference.npz"), prompts)
+    network = family_of(config).backbone(architectures.student_architecture(config))
+    program = jax.jit(lambda params, x, t, cond: predict_x0(x, network(params, x, t, cond), t))
+
+    def judge(samples: Samples) -> dict[str, float]:
+        seen = look_at(extractor, samples, prompts)
+        found = {name: METRICS[name].measure(seen, reference) for name in _METRICS}
+        return {name: round(value, 4) for name, value in found.items() if value is not None}
+
+    times = tuple(sorted(config.distil.timesteps, reverse=True))
+    rows = [{"model": "generator", **judge(generator)}]
+    step = finished_student_step(config, workdir)
+    models = {
+        "untrained": load_generator(config, workdir, mesh),
+        "student": load_student_weights(config, workdir, mesh, "ema", step),
+    }
+    for model, params in models.items():
+
+        def predict(samples: Samples, t: float, params: Any = params) -> Samples:
+            return {
+                bucket: np.asarray(
+                    program(params, x, np.full(len(x), t, np.float32), subjects[bucket].cond)
+                )
+                for bucket, x in samples.items()
+            }
+
+        rows += [{"model": model, **row} for row in rows_of(predict, judge, generator, times)]
+    return rows
+
+
+def main(_: list[str]) -> None:
+    """Measures one run."""
+    workdir = Path(_WORKDIR.value)
+    rows = measure(read(workdir), workdir)
+    for row in rows:
+        print("  ".join(f"{name} {value}" for name, value in row.items()))
+    if _JSON.value:
+        target = Path(_JSON.value)
+        found = json.loads(target.read_text()) if target.exists() else {}
+        target.write_text(json.dumps(found | {workdir.name: rows}) + "\n")
+
+
+if __name__ == "__main__":
+    app.run(main)
