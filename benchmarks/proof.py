@@ -9,11 +9,9 @@ it as `CONFIG.png`.
 import json
 import os
 import platform
-import resource
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 from absl import app, flags
@@ -23,30 +21,21 @@ from ladd_jax.evaluation.rows import Row, acceptance, aggregate, format_table, w
 
 _CONFIG = flags.DEFINE_string("config", "digits", "Name of a config.")
 _SEEDS = flags.DEFINE_integer("seeds", 3, "Runs, with seeds 0, 1, ...")
+_CHANGES = flags.DEFINE_multi_string("change", [], "A field, such as distil.steps=1500.")
 _WORKDIR = flags.DEFINE_string("workdir", "runs/proof", "Holds CONFIG/SEED.")
 
 
-def cost_of(workdir: Path, config: str, seed: int) -> dict[str, float]:
-    """Minutes and memory of a seed's run, which is run where it is not done."""
-    kept = workdir / "cost.json"
-    # Written last: for a run that was stopped and resumed, it is the cost of the rest.
-    if not kept.exists():
-        start = time.monotonic()
-        command = [sys.executable, "-m", "ladd_jax.main", f"--config={config}"]
+def run(workdir: Path, config: str, seed: int) -> list[Row]:
+    """The rows of a seed, which is run where it is not done."""
+    if not (workdir / "metrics.json").exists():
+        changes = [f"--config.{change}" for change in _CHANGES.value]
         subprocess.run(
-            [*command, f"--config.seed={seed}", f"--workdir={workdir}"],
+            [sys.executable, "-m", "ladd_jax.main", f"--config={config}", f"--workdir={workdir}"]
+            + [f"--config.seed={seed}", *changes],
             check=True,
         )
-        cost = {
-            "minutes": round((time.monotonic() - start) / 60, 2),
-            # The largest process so far, in kilobytes on Linux.
-            "peak_gigabytes": round(
-                resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1e6, 2
-            ),
-        }
-        kept.write_text(json.dumps(cost) + "\n")
-    found: dict[str, float] = json.loads(kept.read_text())
-    return found
+    data = json.loads((workdir / "metrics.json").read_text())
+    return [Row.from_dict(row) for row in data["rows"]]
 
 
 def limits(rows: list[Row]) -> list[dict[str, object]]:
@@ -68,12 +57,7 @@ def limits(rows: list[Row]) -> list[dict[str, object]]:
 def main(_: list[str]) -> None:
     """Runs what is not done yet, then aggregates."""
     root = Path(_WORKDIR.value) / _CONFIG.value
-    runs, costs = [], []
-    for seed in range(_SEEDS.value):
-        workdir = root / str(seed)
-        costs.append(cost_of(workdir, _CONFIG.value, seed))
-        data = json.loads((workdir / "metrics.json").read_text())
-        runs.append([Row.from_dict(row) for row in data["rows"]])
+    runs = [run(root / str(seed), _CONFIG.value, seed) for seed in range(_SEEDS.value)]
     target = Path("benchmarks/results") / f"{_CONFIG.value}.json"
     shutil.copy(root / "0" / "samples.png", target.with_suffix(".png"))
     rows = aggregate(runs)
@@ -81,10 +65,17 @@ def main(_: list[str]) -> None:
     machine = f"{platform.machine()}, {os.cpu_count()} CPU cores"
     note = (
         f"Mean over {len(runs)} seeds with Student's t interval, each seed with its own split, "
-        f"data generator, student and extractor, on {machine}."
+        f"data generator, student and extractor, on {machine}. "
+        + " ".join(f"{change}." for change in _CHANGES.value)
     )
     write_report(target.with_suffix(".html"), rows, [], {}, notes=[note])
-    write_metrics(target, rows, limits=[limits(run) for run in runs], costs=costs, machine=machine)
+    write_metrics(
+        target,
+        rows,
+        changes=_CHANGES.value,
+        limits=[limits(found) for found in runs],
+        machine=machine,
+    )
 
 
 if __name__ == "__main__":
