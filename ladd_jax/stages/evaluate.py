@@ -41,7 +41,7 @@ from ladd_jax.training.metrics import read_history
 
 _LOG = logging.getLogger(__name__)
 
-_SHOWN_SAMPLES = 3
+_SHOWN_SAMPLES = 2
 _SHOWN_SIDE = 96  # pixels, of decoded pictures
 
 # Held-out real pictures of a bucket that count, at most, for each sample of it.
@@ -139,6 +139,7 @@ def evaluate(config: Config, workdir: Path) -> list[Row]:
             way = _Way("data", 0, 1.0, ways[0].sampling, 0)
             rows += _rows(way, data, references, stage, config.seed)
         grids: list[Grid] = []
+        drawn: list[_Way] = []
         for way in ways:
             make = functools.partial(sample, way)
             samples = (
@@ -150,6 +151,7 @@ def evaluate(config: Config, workdir: Path) -> list[Row]:
             title = f"{way.model}, {way.steps} step{'s' * (way.steps > 1)}"
             for bucket, latents in samples.items():
                 grids.append(_grid(title, bucket, latents, prompts[bucket], stage, show))
+                drawn.append(way)
 
     rows = in_order(rows)
     histories = {name: read_history(workdir / name) for name in ("pretrain", "distil")}
@@ -158,7 +160,9 @@ def evaluate(config: Config, workdir: Path) -> list[Row]:
         facts, notes = facts_of(config), notes_of(config)
         write_report(report, rows, grids, histories, facts, notes, previews)
         first = grids[0].bucket
-        save_grid_png(workdir / "samples.png", [grid for grid in grids if grid.bucket == first])
+        # The generator's samples of the data look like the teacher's of more steps.
+        shown = [grid for way, grid in zip(drawn, grids, strict=True) if way.model != "generator"]
+        save_grid_png(workdir / "samples.png", [g for g in shown if g.bucket == first])
         write_metrics(metrics, rows, evaluate=settings)
     _show(rows, report)
     return rows
