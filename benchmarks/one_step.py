@@ -7,6 +7,7 @@ file.
 """
 
 import json
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -107,6 +108,7 @@ def measure(config: Config, workdir: Path) -> list[dict[str, Any]]:
 
 def main(_: list[str]) -> None:
     """Measures one run."""
+    logging.getLogger("absl").setLevel(logging.ERROR)
     workdir = Path(_WORKDIR.value)
     rows = measure(read(workdir), workdir)
     for row in rows:
