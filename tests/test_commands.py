@@ -113,7 +113,6 @@ DIGITS = "--config=configs/digits.py"
         ([DIGITS, "--config.stages=('distil',)"], "no complete latent shards in"),
         ([DIGITS, "--config.stages=('pretrain',)"], "no complete latent shards in"),
         ([DIGITS, "--config.data.source=cifar"], "'cifar' is none of digits"),
-        ([DIGITS, "--config.data.text_length=9"], "bytes and 8 fit"),
         ([DIGITS, "--profile=100"], "is not START:STOP"),
         ([DIGITS, "--profile=2000:2003"], "begins after the last of 1600 steps"),
         (["--config=configs/none.py"], "no config file"),
