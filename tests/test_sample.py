@@ -186,7 +186,6 @@ def test_digits_of_a_file_of_prompts_are_pictures_too(digits_run, tmp_path):
         ({"step": 7}, r"no checkpoint of step 7 .* steps \[2\]"),
         ({"prompt": " "}, "--prompt is empty"),
         ({"prompt": "x" * 10_001}, "10001 characters and the limit is 10000"),
-        ({"prompt": "a long walk to the sea"}, "has 22 bytes and 16 fit"),
         ({"checkpoint": "nowhere/at/all"}, "nowhere/at/all does not exist"),
         ({"model": "teacher"}, "holds nothing of 1600 steps: run the stage 'pretrain'"),
     ],

@@ -109,7 +109,10 @@ def two_program_reference(objective, state, frozen, batch):
         {"loss": "lsgan", "distillation_weight": 2.5, "head_updates": 3,
          "reconstruction_weight": 0.5, "own_share": 0.5, "renoise_slope": 2.0,
          "probabilities": (0.1, 0.3, 0.3, 0.3)},
-        {"head_updates": 2, "misaligned_share": 0.3, "hooked_blocks": (1,), "r1_gamma": 1e-2},
+        pytest.param(
+            {"head_updates": 2, "misaligned_share": 0.3, "hooked_blocks": (1,), "r1_gamma": 1e-2},
+            marks=pytest.mark.slow,
+        ),
         pytest.param(
             {"loss": "softplus", "same_renoise": False, "misaligned_share": 0.3},
             marks=pytest.mark.slow,
