@@ -246,7 +246,7 @@ def test_four_processes_evaluate_what_two_have_trained(jobs):
     (workdir / "metrics.json").unlink()
     command(4, workdir, "ladd_jax.evaluate")
     for row, wanted in zip(rows(workdir), expected, strict=True):
-        assert row["fd"] == pytest.approx(wanted["fd"], rel=JUDGES)
+        assert row["values"]["fd"] == pytest.approx(wanted["values"]["fd"], rel=JUDGES)
 
 
 @pytest.mark.parametrize(
