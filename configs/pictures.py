@@ -22,7 +22,7 @@ milliseconds, `--config.checkpoint.every=1000` is often enough.
 
 from ml_collections import ConfigDict
 
-from ladd_jax.config import base_config, parse_arguments
+from ladd_jax.config import base_config, parse_arguments, small_recipe
 from ladd_jax.errors import UserError
 
 _SHAPES = ((4, 4), (3, 5), (5, 3))  # of the buckets, in quarters of the resolution
@@ -98,22 +98,7 @@ def get_config(arguments: str | None = None) -> ConfigDict:
         )
     )  # fmt: skip
 
-    config.distil.update(
-        dict(
-            steps=given["steps"],
-            batch_size=32,
-            warmup_steps=0,
-            # As on the digits, see `configs/digits.py`.
-            renoise_mean=0.0,
-            renoise_slope=2.0,
-            reconstruction_weight=5.0,
-            r1_interval=16,
-            head_updates=3,
-            ema_decay=0.98,
-        )
-    )
-    config.distil.optimizer.update(dict(learning_rate=8e-5, beta1=0.5))
-    config.distil.heads_optimizer.update(dict(learning_rate=3e-3, beta1=0.5))
+    small_recipe(config.distil, steps=given["steps"])
 
     config.evaluate.update(dict(batch_size=64))
     # Steps take seconds on a CPU, and a run may be stopped at any time.

@@ -5,7 +5,7 @@ python -m ladd_jax.main --config=scenes --workdir=runs/scenes
 
 from ml_collections import ConfigDict
 
-from ladd_jax.config import base_config
+from ladd_jax.config import base_config, small_recipe
 
 
 def get_config() -> ConfigDict:
@@ -51,22 +51,7 @@ def get_config() -> ConfigDict:
         dict(samples=1024, batch_size=64, records_per_shard=256, steps=25, guidance=3.0, shift=1.0)
     )
 
-    config.distil.update(
-        dict(
-            steps=1500,
-            batch_size=32,
-            warmup_steps=0,
-            # As on the digits, see `configs/digits.py`.
-            renoise_mean=0.0,
-            renoise_slope=2.0,
-            reconstruction_weight=5.0,
-            r1_interval=16,
-            head_updates=3,
-            ema_decay=0.98,
-        )
-    )
-    config.distil.optimizer.update(dict(learning_rate=8e-5, beta1=0.5))
-    config.distil.heads_optimizer.update(dict(learning_rate=3e-3, beta1=0.5))
+    small_recipe(config.distil, steps=1500)
 
     config.checkpoint.every = 1000
     config.log.update(dict(every=50, samples_every=1000))

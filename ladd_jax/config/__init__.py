@@ -2,6 +2,7 @@
 
 from ladd_jax.config.arguments import parse_arguments
 from ladd_jax.config.fields import Config, base_config, typed
+from ladd_jax.config.recipes import small_recipe
 from ladd_jax.errors import UserError
 
-__all__ = ["Config", "UserError", "base_config", "parse_arguments", "typed"]
+__all__ = ["Config", "UserError", "base_config", "parse_arguments", "small_recipe", "typed"]
