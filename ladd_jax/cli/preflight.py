@@ -132,7 +132,7 @@ def _check_judges(config: Config) -> None:
                 raise UserError(
                     f"evaluate.{name} {value!r} is none of {', '.join(table)}: use one of them"
                 )
-    name = extractor_for(stage.extractor, config.data.source)
+    name = extractor_for(config)
     kind = EXTRACTORS[name]
     if kind.weights and not stage.extractor_weights:
         raise UserError(

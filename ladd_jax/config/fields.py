@@ -377,6 +377,11 @@ class Config:
     # or an address (gs://...). Empty keeps none.
     compilation_cache: str = "compilation_cache"
 
+    @property
+    def autoencoder(self) -> str:
+        """Where the autoencoder of the run's latents is; empty where latents are pixels."""
+        return self.data.autoencoder or self.weights
+
     def __post_init__(self) -> None:
         for name in self.stages:
             _one_of(name, "stage", *STAGES)

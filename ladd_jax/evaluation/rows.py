@@ -130,6 +130,18 @@ def find(rows: Sequence[Row], model: str, bucket: str, steps: int | None = None)
     return max(found, key=lambda row: row.steps, default=None)
 
 
+def beside(rows: Sequence[Row], row: Row, to: str, steps: int | None = None) -> Row | None:
+    """The row of another model that a row is compared with, in its bucket.
+
+    Args:
+      rows: all rows.
+      row: one of them.
+      to: the model.
+      steps: number of the other's steps; default: its most, or for `untrained` the row's own.
+    """
+    return find(rows, to, row.bucket, row.steps if to == "untrained" else steps)
+
+
 def ratio(rows: Sequence[Row], row: Row, metric: str, to: str) -> float | None:
     """A metric of a row over another model's in its bucket.
 
@@ -137,13 +149,12 @@ def ratio(rows: Sequence[Row], row: Row, metric: str, to: str) -> float | None:
       rows: all rows.
       row: one of them.
       metric: one of `METRICS`.
-      to: a model, of which its longest sampling counts, or `untrained`, of which the one of the
-        same steps counts.
+      to: the other model, see `beside`.
 
     Returns:
       The ratio, or None where the other value is 0 or is missing.
     """
-    other = find(rows, to, row.bucket, row.steps if to == "untrained" else None)
+    other = beside(rows, row, to)
     if other is None or metric not in row.values or not other.values.get(metric):
         return None
     return row.values[metric] / other.values[metric]
@@ -156,12 +167,12 @@ class Bar:
     Attributes:
       metric: one of `METRICS`.
       steps: number of the student's steps.
-      to: the other model, see `ratio`; with `to_steps` the student itself.
+      to: the other model, see `beside`; with `to_steps` the student itself.
       low: the ratio's lower limit; None for none.
       high: the ratio's upper limit; None for none.
       difference: whether the student's value less the other's is limited instead of their ratio.
         It is meant for shares: values beyond 1 are scores, and are not held against it.
-      to_steps: number of the other's steps; default: see `ratio`.
+      to_steps: number of the other's steps; default: see `beside`.
     """
 
     metric: str
@@ -208,15 +219,14 @@ def acceptance(rows: Sequence[Row], bars: Sequence[Bar] = BARS) -> list[tuple[st
     for bucket in dict.fromkeys(row.bucket for row in rows):
         for bar in bars:
             row = find(rows, "student", bucket, bar.steps)
-            same = bar.steps if bar.to == "untrained" else bar.to_steps
-            other = find(rows, bar.to, bucket, same)
+            other = None if row is None else beside(rows, row, bar.to, bar.to_steps)
             if row is None or other is None or bar.metric not in row.values.keys() & other.values:
                 continue
-            value, beside = row.values[bar.metric], other.values[bar.metric]
-            if bar.difference and max(value, beside) <= 1:
-                reached.append((bucket, bar, value - beside))
-            elif not bar.difference and beside:
-                reached.append((bucket, bar, value / beside))
+            value, limiting = row.values[bar.metric], other.values[bar.metric]
+            if bar.difference and max(value, limiting) <= 1:
+                reached.append((bucket, bar, value - limiting))
+            elif not bar.difference and limiting:
+                reached.append((bucket, bar, value / limiting))
     return reached
 
 

@@ -294,9 +294,9 @@ class LADD(LADDSettings):
                 x = interpolate(x0_hat, eps, after)
                 return x, x
 
-            times = jnp.broadcast_to(jnp.asarray(levels)[:, None], (len(levels), len(noises)))
+            at = jnp.broadcast_to(jnp.asarray(levels)[:, None], (len(levels), len(noises)))
             later = jnp.moveaxis(noises[:, 1:], 1, 0)
-            _, inputs = jax.lax.scan(step, noises[:, 0], (times[:-1], times[1:], later))
+            _, inputs = jax.lax.scan(step, noises[:, 0], (at[:-1], at[1:], later))
             return (), (), jnp.moveaxis(inputs, 0, 1)
 
         noises = jax.random.normal(noise_key, shape)

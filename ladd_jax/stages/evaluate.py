@@ -134,12 +134,12 @@ def evaluate(config: Config, workdir: Path) -> list[Row]:
             data = look(*pictures_of(Shards(encoded(workdir)), counts))
             # One picture has no distribution.
             data = {bucket: part for bucket, part in data.items() if len(part.prompts) > 1}
-            if EXTRACTORS[extractor_for(stage.extractor, config.data.source)].learns:
+            if EXTRACTORS[extractor_for(config)].learns:
                 data = {b: dataclasses.replace(part, alignment=None) for b, part in data.items()}
             way = _Way("data", 0, 1.0, ways[0].sampling, 0)
             rows += _rows(way, data, references, stage, config.seed)
         grids: list[Grid] = []
-        drawn: list[_Way] = []
+        shown: list[Grid] = []
         for way in ways:
             make = functools.partial(sample, way)
             samples = (
@@ -151,7 +151,9 @@ def evaluate(config: Config, workdir: Path) -> list[Row]:
             title = f"{way.model}, {way.steps} step{'s' * (way.steps > 1)}"
             for bucket, latents in samples.items():
                 grids.append(_grid(title, bucket, latents, prompts[bucket], stage, show))
-                drawn.append(way)
+                # The generator's samples of the data look like the teacher's of more steps.
+                if way.model != "generator":
+                    shown.append(grids[-1])
 
     rows = in_order(rows)
     histories = {name: read_history(workdir / name) for name in ("pretrain", "distil")}
@@ -159,10 +161,8 @@ def evaluate(config: Config, workdir: Path) -> list[Row]:
         previews = read_previews(workdir / "distil" / "previews")
         facts, notes = facts_of(config), notes_of(config)
         write_report(report, rows, grids, histories, facts, notes, previews)
-        first = grids[0].bucket
-        # The generator's samples of the data look like the teacher's of more steps.
-        shown = [grid for way, grid in zip(drawn, grids, strict=True) if way.model != "generator"]
-        save_grid_png(workdir / "samples.png", [g for g in shown if g.bucket == first])
+        first = shown[0].bucket
+        save_grid_png(workdir / "samples.png", [grid for grid in shown if grid.bucket == first])
         write_metrics(metrics, rows, evaluate=settings)
     _show(rows, report)
     return rows
@@ -179,7 +179,7 @@ def facts_of(config: Config) -> dict[str, object]:
         "student": f"{config.distil.steps} steps of LADD on {data}",
         "data generator": f"{made}, guidance {guidance:g}",
         "network": f"{config.model.depth} blocks of width {config.model.width}",
-        "extractor": extractor_for(config.evaluate.extractor, config.data.source),
+        "extractor": extractor_for(config),
         "seed": config.seed,
     }
 
@@ -190,12 +190,12 @@ def notes_of(config: Config) -> list[str]:
     if config.distil.data == "encoded":
         matched = "real pictures: FD real is measured from those, and FD from the data generator's"
     notes = [f"The student is asked to match {matched}."]
-    if EXTRACTORS[extractor_for(config.evaluate.extractor, config.data.source)].learns:
+    if EXTRACTORS[extractor_for(config)].learns:
         notes.append(
             "The extractor was trained on the run's own pictures, so that the row of the data says "
             "nothing of their alignment."
         )
-    if config.data.autoencoder or config.weights:
+    if config.autoencoder:
         notes.append("All pictures are judged as the autoencoder decodes them from latents.")
     return notes
 

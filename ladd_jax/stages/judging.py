@@ -45,10 +45,9 @@ def decoding(config: Config) -> Show | None:
     Raises:
       NotFoundError: the autoencoder is not there.
     """
-    place = config.data.autoencoder or config.weights
-    if not place:
+    if not config.autoencoder:
         return None
-    _, decode = decoder_of(family_of(config), place)
+    _, decode = decoder_of(family_of(config), config.autoencoder)
     return lambda latents: np.stack([decode(latent) for latent in latents])
 
 
@@ -65,7 +64,7 @@ def open_judge(config: Config, workdir: Path, mesh: Mesh, show: Show | None = No
       UserError: its weights are not there or damaged, or there is nothing to train it on.
     """
     stage = config.evaluate
-    name = extractor_for(stage.extractor, config.data.source)
+    name = extractor_for(config)
     wanted = (name, stage.extractor_weights, config.seed, workdir.resolve(), show is None)
     if wanted not in _OPENED:
         given = Given(

@@ -146,16 +146,11 @@ def show_latents(config: Config, decode: bool) -> Show:
     Raises:
       NotFoundError: latents are to be decoded and the autoencoder is not there.
     """
-    if _autoencoder(config) and not decode:
+    if config.autoencoder and not decode:
         return family_of(config).preview
     return decoding(config) or (lambda latents: latents)
 
 
 def _has_pictures(config: Config) -> bool:
     """Whether an extractor has something to look at: pixels, or a reason to decode latents."""
-    return not _autoencoder(config) or bool(config.evaluate.extractor_weights)
-
-
-def _autoencoder(config: Config) -> str:
-    """Where the autoencoder of a run is; empty where latents are pixels."""
-    return config.data.autoencoder or config.weights
+    return not config.autoencoder or bool(config.evaluate.extractor_weights)

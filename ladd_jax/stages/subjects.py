@@ -1,7 +1,7 @@
 """What a run's samples are made of where they are judged: prompts, and how many of each."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -64,7 +64,7 @@ def subject_of(config: Config, workdir: Path) -> Subject:
             f"{workdir} has no held-out records: name a file of prompts by evaluate.prompts, such "
             f"as parti128:PartiPrompts.tsv, or set data.held_out and run the stage 'encode' first"
         )
-    stage, held = config.evaluate, Shards(held_out(workdir))
+    held = Shards(held_out(workdir))
     found = {}
     for bucket in held.buckets:
         size = held.sizes[bucket]
@@ -77,12 +77,12 @@ def subject_of(config: Config, workdir: Path) -> Subject:
         texts: list[str] = []
         for start in range(0, size, _PART):
             texts += held.read(bucket, np.arange(start, min(start + _PART, size)))["prompt"]
-        places = choose(texts, stage.samples, stage.per_prompt, _rng(config, bucket))
-        different, index = np.unique(places, return_inverse=True)
-        cond = held.read(bucket, different)["cond"]
-        found[bucket] = Subjects(
-            np.array(texts)[places], {name: array[index] for name, array in cond.items()}
-        )
+
+        def read(places: np.ndarray, bucket: Bucket = bucket) -> dict[str, np.ndarray]:
+            cond: dict[str, np.ndarray] = held.read(bucket, places)["cond"]
+            return cond
+
+        found[bucket] = _drawn(config, bucket, texts, read)
     if not found:
         raise UserError(
             f"no bucket has {_LEAST} held-out records: raise data.held_out, which is "
@@ -93,26 +93,36 @@ def subject_of(config: Config, workdir: Path) -> Subject:
 
 def _written(config: Config, workdir: Path) -> Subject:
     """Prompts of a file, with the run's text encoder, for each bucket that the run trains on."""
-    stage = config.evaluate
-    texts = read_prompt_set(stage.prompts)
+    texts = read_prompt_set(config.evaluate.prompts)
     encoder = text_encoder(config)
     null = {name: array[0] for name, array in encoder.encode([""]).items()}
     others = Shards(encoded(workdir)).cond_arrays.keys() - null.keys()
     if others:
         raise UserError(
             f"the data have {', '.join(sorted(others))} besides text, and the prompts of "
-            f"{stage.prompts} have none: leave evaluate.prompts empty"
+            f"{config.evaluate.prompts} have none: leave evaluate.prompts empty"
         )
     found = {}
     for bucket in trained_buckets(config, workdir):
-        places = choose(texts, stage.samples, stage.per_prompt, _rng(config, bucket))
-        different, index = np.unique(places, return_inverse=True)
-        cond = encoder.encode([texts[place] for place in different])
-        found[bucket] = Subjects(
-            np.array(texts)[places], {name: array[index] for name, array in cond.items()}
+        found[bucket] = _drawn(
+            config, bucket, texts, lambda places: encoder.encode([texts[place] for place in places])
         )
     report_cut(encoder)
     return Subject(found, null, None)
+
+
+def _drawn(
+    config: Config,
+    bucket: Bucket,
+    texts: Sequence[str],
+    read: Callable[[np.ndarray], dict[str, np.ndarray]],
+) -> Subjects:
+    """The subjects of a bucket; `read` gives the condition of some places of the texts."""
+    stage, rng = config.evaluate, np.random.default_rng((config.seed, bucket.height, bucket.width))
+    places = choose(texts, stage.samples, stage.per_prompt, rng)
+    different, index = np.unique(places, return_inverse=True)
+    cond = {name: array[index] for name, array in read(different).items()}
+    return Subjects(np.array(texts)[places], cond)
 
 
 def choose(
@@ -140,7 +150,3 @@ def choose(
         return np.repeat(np.sort(first), max(1, samples // len(first)))
     drawn = np.sort(rng.choice(len(texts), count, replace=False))
     return np.repeat(drawn[np.argsort(first[groups[drawn]], kind="stable")], per_prompt)
-
-
-def _rng(config: Config, bucket: Bucket) -> np.random.Generator:
-    return np.random.default_rng((config.seed, bucket.height, bucket.width))

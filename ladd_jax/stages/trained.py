@@ -148,7 +148,7 @@ def _run(
             return load_generator(config, workdir, mesh)
         return load_student_weights(config, workdir, mesh, model, found)
 
-    place = config.data.autoencoder or config.weights
+    place = config.autoencoder
     reduction, decode = decoder_of(family_of(config), place) if place else (_PIXELS, _enlarge)
     return TrainedModel(
         place=str(workdir),

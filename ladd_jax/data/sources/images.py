@@ -185,7 +185,7 @@ def _source(images: Records, part: dict[Bucket, list[_Seen]], encoder: _Encoder)
 
 
 def _encoder(config: Any) -> _Encoder:
-    place, channels = config.data.autoencoder or config.weights, config.model.channels
+    place, channels = config.autoencoder, config.model.channels
     if not place:
         return _Encoder(1, channels, channels, lambda pixels: pixels)
     autoencoder, params = family_of(config).load_autoencoder(place, jnp.float32)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 from jax.sharding import Mesh
 
+from ladd_jax.config.fields import Config
 from ladd_jax.data.buckets import Bucket
 from ladd_jax.errors import UserError
 from ladd_jax.evaluation.extractors.base import Extractor
@@ -46,9 +47,10 @@ EXTRACTORS = {
 """By the name that `evaluate.extractor` has."""
 
 
-def extractor_for(named: str, source: str) -> str:
+def extractor_for(config: Config) -> str:
     """The extractor of a run: the one that is named, else its source's, else its own."""
-    return named or (source if source in EXTRACTORS else "own")
+    source = config.data.source
+    return config.evaluate.extractor or (source if source in EXTRACTORS else "own")
 
 
 Training = Mapping[Bucket, tuple[np.ndarray, list[str]]]
