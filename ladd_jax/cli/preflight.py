@@ -4,7 +4,6 @@ What a section of the config refuses by itself stands there; here is what depend
 them, on the stages, or on the devices of this machine.
 """
 
-import re
 from pathlib import Path
 
 from ladd_jax.config import objectives
@@ -16,6 +15,7 @@ from ladd_jax.evaluation.extractors import EXTRACTORS, extractor_for
 from ladd_jax.evaluation.metrics import METRICS
 from ladd_jax.parallel.mesh import check_batch_size, make_mesh
 from ladd_jax.training.writers import check_writers
+from ladd_jax.weights.source import names_repository
 
 # Sources that need no released pipeline: their pictures are the latents.
 _CHANNELS = {"digits": 1, "scenes": 3}
@@ -141,7 +141,7 @@ def _check_judges(config: Config) -> None:
         )
     place = Path(stage.extractor_weights).expanduser()
     # What looks like a name on the hub is asked for when it is read.
-    on_hub = name != "inception" and re.fullmatch(r"[\w.-]+/[\w.-]+", stage.extractor_weights)
+    on_hub = name != "inception" and names_repository(stage.extractor_weights)
     if kind.weights and not place.exists() and not on_hub:
         raise NotFoundError(
             f"evaluate.extractor_weights is {place}, which does not exist: name the weights of "

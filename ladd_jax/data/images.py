@@ -181,3 +181,11 @@ def fit(image: np.ndarray, height: int, width: int, channels: int = 3) -> np.nda
         (width, height), Image.Resampling.LANCZOS, box=(left, top, columns - left, rows - top)
     )
     return np.asarray(resized, np.float32).reshape(height, width, channels) / 127.5 - 1
+
+
+def to_bytes(pixels: np.ndarray) -> np.ndarray:
+    """Pixels as image files hold them, uint8, of floats in [-1, 1] of any shape.
+
+    What lies outside is clipped, and what is no number is in the middle.
+    """
+    return np.clip((np.nan_to_num(pixels) + 1) * 127.5, 0, 255).round().astype(np.uint8)

@@ -2,12 +2,11 @@
 
 import dataclasses
 import json
-import os
-import uuid
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
+from ladd_jax.data.whole_files import write_whole
 from ladd_jax.errors import UserError
 
 
@@ -93,8 +92,5 @@ class Unreadable:
             self._path.unlink(missing_ok=True)
             return
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        partial = self._path.with_name(f".{self._path.name}.{uuid.uuid4().hex}.partial")
-        with partial.open("w") as file:
-            for key, reason in self.records:
-                file.write(json.dumps({"key": key, "reason": reason}) + "\n")
-        os.replace(partial, self._path)
+        lines = [json.dumps({"key": key, "reason": reason}) + "\n" for key, reason in self.records]
+        write_whole(self._path, lambda file: file.write("".join(lines).encode()))

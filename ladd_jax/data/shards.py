@@ -11,9 +11,9 @@ import dataclasses
 import json
 import os
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import jax
 import numpy as np
@@ -22,6 +22,7 @@ from array_record.python.array_record_module import ArrayRecordWriter
 from tqdm import tqdm
 
 from ladd_jax.data.buckets import Bucket
+from ladd_jax.data.whole_files import write_whole
 from ladd_jax.errors import NotFoundError, UserError
 from ladd_jax.parallel.processes import barrier
 
@@ -230,17 +231,9 @@ def finalize(directory: str | Path, layout: Layout, null: Mapping[str, np.ndarra
             check_data=False,
         )
     arrays = {name: dataclasses.asdict(spec) for name, spec in layout.arrays.items()}
-    _write(Path(directory) / _ARRAYS, lambda file: file.write(json.dumps(arrays).encode()))
+    write_whole(Path(directory) / _ARRAYS, lambda file: file.write(json.dumps(arrays).encode()))
     # The last file to appear: where it is, the set is complete.
-    _write(Path(directory) / _NULL, lambda file: np.savez(file, allow_pickle=False, **null))
-
-
-def _write(path: Path, write: Callable[[BinaryIO], Any]) -> None:
-    """A file under its final name, whole or not at all."""
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
-    with partial.open("wb") as file:
-        write(file)
-    os.replace(partial, path)
+    write_whole(Path(directory) / _NULL, lambda file: np.savez(file, allow_pickle=False, **null))
 
 
 def finalize_together(

@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from ladd_jax.data.images import to_bytes
 from ladd_jax.errors import UserError
 from ladd_jax.evaluation.metrics import METRICS
 
@@ -79,8 +80,7 @@ def png(image: np.ndarray, scale: int, text: Mapping[str, str] | None = None) ->
 
     `text` becomes the file's metadata.
     """
-    pixels = np.clip((np.nan_to_num(image) + 1) * 127.5, 0, 255).round().astype(np.uint8)
-    pixels = pixels.repeat(scale, axis=0).repeat(scale, axis=1)
+    pixels = to_bytes(image).repeat(scale, axis=0).repeat(scale, axis=1)
     buffer = io.BytesIO()
     picture = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
     information = PngInfo()

@@ -1,11 +1,11 @@
 """What the model cards of all families share; how to call a model is in the family's folder."""
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 
 from ladd_jax import __version__
 from ladd_jax.models.families import Export
+from ladd_jax.weights.source import names_repository
 
 LIMITS = """## Limits
 
@@ -67,4 +67,4 @@ def settings(rows: Mapping[str, object]) -> str:
 
 
 def _is_on_hub(weights: str) -> bool:
-    return bool(re.fullmatch(r"[\w.-]+/[\w.-]+", weights)) and not Path(weights).exists()
+    return names_repository(weights) and not Path(weights).exists()

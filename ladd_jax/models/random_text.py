@@ -21,65 +21,65 @@ _UNSPACED = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U00
 _WORD = re.compile(rf"[{_UNSPACED}]|[^\W{_UNSPACED}]+|[^\w\s]")
 
 
-class ByteTokenizer:
-    """UTF-8 bytes, cut before the end token (256) and padded with it to `length` tokens.
+class Tokenizer:
+    """Token ids, cut before the end token and padded with it to `length` tokens.
 
     Attributes:
       length: tokens in a row.
       truncated: how many prompts were cut so far.
+      eos_token_id: the end token.
+      vocab_size: number of tokens.
     """
 
-    eos_token_id = 256
-    vocab_size = 257
+    eos_token_id: int
+    vocab_size: int
 
     def __init__(self, length: int):
         self.length = length
         self.truncated = 0
 
+    def tokens(self, prompt: str) -> list[int]:
+        """All token ids of a prompt, without an end."""
+        raise NotImplementedError
+
     def __call__(self, prompts: Sequence[str]) -> np.ndarray:
         """Token ids int32 `[n, length]`."""
         ids = np.full((len(prompts), self.length), self.eos_token_id, np.int32)
         for row, prompt in zip(ids, prompts, strict=True):
-            data = prompt.encode()
-            self.truncated += len(data) >= self.length
-            data = data[: self.length - 1]
-            row[: len(data)] = list(data)
+            tokens = self.tokens(prompt)
+            self.truncated += len(tokens) >= self.length
+            tokens = tokens[: self.length - 1]
+            row[: len(tokens)] = tokens
         return ids
 
 
-class WordTokenizer:
-    """Lower-case words and punctuation, cut before the end token (0) and padded with it.
+class ByteTokenizer(Tokenizer):
+    """UTF-8 bytes."""
+
+    eos_token_id = 256
+    vocab_size = 257
+
+    def tokens(self, prompt: str) -> list[int]:
+        """See `Tokenizer`."""
+        return list(prompt.encode())
+
+
+class WordTokenizer(Tokenizer):
+    """Lower-case words and punctuation.
 
     A word is a hash, so any caption can be read; of 1,000 words about 115 share theirs with
-    another.
-    Characters of Chinese and Japanese, which are written without spaces, are words of their own.
-
-    Attributes:
-      length: tokens in a row.
-      truncated: how many prompts were cut so far.
+    another. Characters of Chinese and Japanese, which are written without spaces, are words of
+    their own.
     """
 
     eos_token_id = 0
     vocab_size = 8191
 
-    def __init__(self, length: int):
-        self.length = length
-        self.truncated = 0
+    def tokens(self, prompt: str) -> list[int]:
+        """See `Tokenizer`."""
+        words = _WORD.findall(prompt.lower())
+        return [1 + zlib.crc32(word.encode()) % (self.vocab_size - 1) for word in words]
 
-    def __call__(self, prompts: Sequence[str]) -> np.ndarray:
-        """Token ids int32 `[n, length]`."""
-        ids = np.full((len(prompts), self.length), self.eos_token_id, np.int32)
-        for row, prompt in zip(ids, prompts, strict=True):
-            words = _WORD.findall(prompt.lower())
-            self.truncated += len(words) >= self.length
-            words = words[: self.length - 1]
-            row[: len(words)] = [
-                1 + zlib.crc32(word.encode()) % (self.vocab_size - 1) for word in words
-            ]
-        return ids
-
-
-Tokenizer = ByteTokenizer | WordTokenizer
 
 TOKENIZERS: dict[str, type[Tokenizer]] = {"bytes": ByteTokenizer, "words": WordTokenizer}
 """By the name that `data.text_tokens` has."""

@@ -2,8 +2,6 @@
 
 import hashlib
 import json
-import os
-import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +12,9 @@ import numpy as np
 from jax.sharding import Mesh
 
 from ladd_jax.config.fields import Config, to_dict
+from ladd_jax.config.workdir import STAGE_FIELDS
 from ladd_jax.data.buckets import Bucket
+from ladd_jax.data.whole_files import write_whole
 from ladd_jax.errors import UserError
 from ladd_jax.models.base import Params
 from ladd_jax.parallel.mesh import replicated
@@ -30,7 +30,7 @@ def fingerprint(
     The network is known by the sum of the absolute values of its parameters, to 6 digits.
     """
     fields = to_dict(config)
-    parts = {name: fields[name] for name in ("seed", "weights", "data", "model", "pretrain")}
+    parts = {name: fields[name] for name in STAGE_FIELDS["pretrain"]}
     parts["synthesize"] = {
         name: fields["synthesize"][name] for name in ("steps", "guidance", "shift")
     }
@@ -73,11 +73,9 @@ def kept(path: Path, mark: str, make: Callable[[], Samples]) -> Samples:
     samples = make()
     if jax.process_index() == 0:
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
         arrays: dict[str, Any] = {bucket.name: images for bucket, images in samples.items()}
-        with partial.open("wb") as file:
-            np.savez(file, allow_pickle=False, fingerprint=np.array(mark), **arrays)
-        os.replace(partial, path)
+        arrays["fingerprint"] = np.array(mark)
+        write_whole(path, lambda file: np.savez(file, allow_pickle=False, **arrays))
     return samples
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from ladd_jax.data.images import to_bytes
 from ladd_jax.errors import UserError
 from ladd_jax.training.writers import open_writers
 from ladd_jax.training.writers.base import Writer
@@ -87,7 +88,7 @@ class MetricWriter:
 
     def image(self, step: int, name: str, picture: np.ndarray) -> None:
         """A picture `[H, W, 1 or 3]` in [-1, 1]; values outside are clipped."""
-        pixels = np.clip((np.nan_to_num(picture) + 1) * 127.5, 0, 255).round().astype(np.uint8)
+        pixels = to_bytes(picture)
         for writer in self._writers.values():
             writer.image(step, name, pixels)
 

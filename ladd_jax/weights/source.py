@@ -63,7 +63,7 @@ def find(
     """
     local = Path(path).expanduser()
     if not local.exists():
-        if not re.fullmatch(r"[\w.-]+/[\w.-]+", str(path)):
+        if not names_repository(path):
             raise NotFoundError(
                 f"{path} does not exist: give a folder, a .safetensors file, or a repository of "
                 f"the hub as owner/name"
@@ -90,21 +90,23 @@ def find(
     return Source(_weights(folder, variant), config)
 
 
+def names_repository(path: str | Path) -> bool:
+    """Whether a path has the form of a repository of the hub, owner/name; it may be a folder."""
+    return bool(re.fullmatch(r"[\w.-]+/[\w.-]+", str(path)))
+
+
 def fetch_pipeline(path: str | Path) -> Path:
     """The folder of a whole pipeline; the encoders of a repository of the hub are fetched.
 
     Raises:
       NotFoundError: neither a folder nor a repository that the hub gives.
     """
-    local = Path(path).expanduser()
-    if local.is_dir():
-        return local
-    if local.exists() or not re.fullmatch(r"[\w.-]+/[\w.-]+", str(path)):
-        raise NotFoundError(
-            f"{path} is no folder of a pipeline, which is needed for its text encoders and "
-            f"autoencoder: give the one that holds text_encoder and vae, or owner/name of the hub"
-        )
-    return _fetch(str(path), [PIPELINE_INDEX, "LICENSE*", *(f"{part}/*" for part in _ENCODERS)])
+    return _folder(
+        path,
+        "a pipeline, which is needed for its text encoders and autoencoder: give the one that "
+        "holds text_encoder and vae",
+        [PIPELINE_INDEX, "LICENSE*", *(f"{part}/*" for part in _ENCODERS)],
+    )
 
 
 def weight_files(directory: Path) -> list[Path]:
@@ -143,15 +145,21 @@ def fetch_model(path: str | Path) -> Path:
     Raises:
       NotFoundError: neither a folder nor a repository that the hub gives.
     """
+    return _folder(
+        path,
+        "a model: give the one that holds config.json and model.safetensors",
+        ["*.json", "*.txt", "model*.safetensors"],
+    )
+
+
+def _folder(path: str | Path, wanted: str, patterns: list[str]) -> Path:
+    """A folder that is here, or what matches the patterns of a repository of the hub."""
     local = Path(path).expanduser()
     if local.is_dir():
         return local
-    if local.exists() or not re.fullmatch(r"[\w.-]+/[\w.-]+", str(path)):
-        raise NotFoundError(
-            f"{path} is no folder of a model: give the one that holds config.json and "
-            f"model.safetensors, or owner/name of the hub"
-        )
-    return _fetch(str(path), ["*.json", "*.txt", "model*.safetensors"])
+    if local.exists() or not names_repository(path):
+        raise NotFoundError(f"{path} is no folder of {wanted}, or owner/name of the hub")
+    return _fetch(str(path), patterns)
 
 
 def pipeline_class(path: str | Path) -> str:
@@ -162,7 +170,7 @@ def pipeline_class(path: str | Path) -> str:
       UserError: the index is damaged.
     """
     local = Path(path).expanduser()
-    if not local.exists() and re.fullmatch(r"[\w.-]+/[\w.-]+", str(path)):
+    if not local.exists() and names_repository(path):
         local = _fetch(str(path), [PIPELINE_INDEX])
     file = local / PIPELINE_INDEX
     if not file.is_file():

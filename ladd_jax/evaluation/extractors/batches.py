@@ -6,6 +6,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from ladd_jax.data.images import to_bytes
 from ladd_jax.models.base import Params
 from ladd_jax.parallel.mesh import batch_divisor, batch_sharding, lay, replicated
 
@@ -52,5 +53,5 @@ def rgb_bytes(images: np.ndarray) -> np.ndarray:
     Args:
       images: float `[n, H, W, 1 or 3]` in [-1, 1]; what lies outside is clipped.
     """
-    pixels = np.clip((np.nan_to_num(images) + 1) * 127.5, 0, 255).round().astype(np.uint8)
+    pixels = to_bytes(images)
     return np.broadcast_to(pixels, (*pixels.shape[:3], 3))
