@@ -1,10 +1,10 @@
 """Recipes of distillation compared: `python -m benchmarks.recipes --study=digits [--seeds=0,1,2]`.
 
 Recipes of a study distil the same data generator on the same samples. Its table,
-`benchmarks/studies/STUDY.json`, has the settings that all start from, `base`, and for each recipe
-those that it changes, so that a row means the same whatever the config's defaults become. Every
-run's rows are added to `benchmarks/results/recipes_STUDY.json` as it finishes; what is there is not
-run again.
+`benchmarks/studies/STUDY.json`, has the config's name, the settings that all start from, `base`,
+and for each recipe those that it changes, so that a row means the same whatever the config's
+defaults become. Every run's rows are added to `benchmarks/results/recipes_STUDY.json` as it
+finishes; what is there is not run again. Studies of one config share its data generators.
 """
 
 import dataclasses
@@ -15,6 +15,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from absl import app, flags
 from ml_collections import ConfigDict
 
@@ -29,26 +30,37 @@ from ladd_jax.stages.evaluate import evaluate
 from ladd_jax.stages.pretrain import pretrain
 from ladd_jax.stages.synthesize import synthesize
 
-_STUDY = flags.DEFINE_string("study", "digits", "Name of the study and of its base config.")
+_STUDY = flags.DEFINE_string("study", "digits", "Name of the study's table.")
 _SEEDS = flags.DEFINE_list("seeds", ["0"], "Seeds of the whole run, data generator included.")
 _ONLY = flags.DEFINE_list("only", [], "Recipes to run; default: all of the table.")
-_WORKDIR = flags.DEFINE_string("workdir", "runs/recipes", "Holds STUDY/SEED/RECIPE.")
+_WORKDIR = flags.DEFINE_string(
+    "workdir", "runs/recipes", "Holds CONFIG/SEED, with the study's runs in STUDY."
+)
 _JSON = flags.DEFINE_string("json", "", "Default: benchmarks/results/recipes_STUDY.json.")
 
 _SHARED = ("encoded", "held_out", "pretrain", "synthesized", "evaluation")
 
 
-def base(study: str, seed: int) -> ConfigDict:
-    """The config that the recipes of a study start from."""
-    config = importlib.import_module(f"configs.{study}").get_config()
+def base(name: str, seed: int) -> ConfigDict:
+    """The config of a name, with a seed."""
+    config = importlib.import_module(f"configs.{name}").get_config()
     config.seed = seed
     return config
 
 
-def run(study: str, seed: int, name: str, changes: dict[str, Any], root: Path) -> dict[str, Any]:
-    """One recipe on one seed, and its rows."""
-    shared, workdir = root / str(seed) / "shared", root / str(seed) / name
-    config = base(study, seed)
+def run(
+    config: ConfigDict, name: str, changes: dict[str, Any], shared: Path, workdir: Path
+) -> dict[str, Any]:
+    """One recipe, and its rows.
+
+    Args:
+      config: what the recipe starts from.
+      name: the recipe's.
+      changes: its settings, by path.
+      shared: holds the data generator and its samples; made where it is not there.
+      workdir: the recipe's.
+    """
+    seed = config.seed
     started = typed(config)
     if not (shared / "pretrain").exists():
         settle(shared, to_dict(started))
@@ -56,7 +68,7 @@ def run(study: str, seed: int, name: str, changes: dict[str, Any], root: Path) -
     pretrain(started, shared)
     synthesize(started, shared)
     (shared / "evaluation").mkdir(exist_ok=True)
-    workdir.mkdir(exist_ok=True)
+    workdir.mkdir(parents=True, exist_ok=True)
     for part in _SHARED:
         link = workdir / part
         if not link.is_symlink():
@@ -87,9 +99,10 @@ def line(rows: list[Row]) -> str:
     return " | ".join(parts) + f" | {sum(met)} of {len(met)} limits"
 
 
-def next_run(table: Path, done: list[dict[str, Any]]) -> tuple[str, int, dict[str, Any]] | None:
-    """The first recipe and seed without a row; the table may have grown since the last look."""
-    told = json.loads(table.read_text())
+def next_run(
+    told: dict[str, Any], done: list[dict[str, Any]]
+) -> tuple[str, int, dict[str, Any]] | None:
+    """The first recipe and seed of a table without a row."""
     recipes = {name: told["base"] | changes for name, changes in told["recipes"].items()}
     found = {(row["recipe"], row["seed"]): row["changes"] for row in done}
     for name in _ONLY.value or recipes:
@@ -98,10 +111,21 @@ def next_run(table: Path, done: list[dict[str, Any]]) -> tuple[str, int, dict[st
                 return name, seed, recipes[name]
             if found[name, seed] != recipes[name]:
                 raise UserError(
-                    f"{table} has other changes for {name!r} than its row of seed {seed}: give the "
-                    f"changed recipe another name"
+                    f"the study has other changes for {name!r} than its row of seed {seed}: give "
+                    f"the changed recipe another name"
                 )
     return None
+
+
+def spread(done: list[dict[str, Any]]) -> str:
+    """How far the recipes are apart at one step."""
+    found = [find([Row.from_dict(row) for row in run["rows"]], "student", "all", 1) for run in done]
+    values = [row.values["fd"] for row in found]
+    middle = float(np.median(values))
+    return (
+        f"{len(values)} runs, fd at 1 step: median {middle:.3f}, the others from "
+        f"{min(values) / middle:.2f} to {max(values) / middle:.2f} times that"
+    )
 
 
 def main(_: list[str]) -> None:
@@ -112,13 +136,17 @@ def main(_: list[str]) -> None:
     target = Path(_JSON.value or f"benchmarks/results/recipes_{study}.json")
     target.parent.mkdir(parents=True, exist_ok=True)
     while True:
+        # Both may have grown since the last look.
+        told = json.loads(table.read_text())
         done = json.loads(target.read_text()) if target.exists() else []
-        found = next_run(table, done)
+        found = next_run(told, done)
         if found is None:
+            print(spread(done))
             return
         name, seed, changes = found
-        made = run(study, seed, name, changes, Path(_WORKDIR.value) / study)
-        # Another process may have added rows meanwhile.
+        root = Path(_WORKDIR.value) / told["config"] / str(seed)
+        config = base(told["config"], seed)
+        made = run(config, name, changes, root / "shared", root / study / name)
         done = json.loads(target.read_text()) if target.exists() else []
         partial = target.with_suffix(".partial")
         partial.write_text(json.dumps([*done, made]) + "\n")

@@ -103,7 +103,7 @@ def get_config(arguments: str | None = None) -> ConfigDict:
 
     small_recipe(config.distil, steps=given["steps"])
 
-    config.evaluate.update(dict(batch_size=64))
+    config.evaluate.update(dict(batch_size=64, guidances=(1.0, 2.0, 3.0, 5.0)))
     config.checkpoint.every = 500
     config.log.update(dict(every=50, samples_every=500))
     return config

@@ -191,6 +191,19 @@ def test_what_no_judge_could_use_is_refused_before_the_run(config, changes, word
         preflight._check_judges(config)
 
 
+def test_other_guidances_are_sampled_after_the_runs_own():
+    config = digits.get_config()
+    config.evaluate.guidances = (1.0, config.synthesize.guidance, 2.5)
+    ways = [way for way in stage._ways(typed(config)) if way.model == "generator"]
+    assert [way.guidance for way in ways] == [config.synthesize.guidance, 1.0, 2.5]
+    assert len({way.file for way in ways}) == len({way.title for way in ways}) == 3
+    assert {way.noise for way in ways} == {ways[0].noise}
+    assert ways[2].sampling.guidance == 2.5
+    config.evaluate.guidances = (0.5,)
+    with pytest.raises(UserError, match="evaluate.guidances is .*: use 1, for none, or more"):
+        typed(config)
+
+
 def test_the_report_says_what_the_student_was_trained_on():
     config = digits.get_config()
     assert "samples of each bucket" in facts_of(typed(config))["student"]

@@ -15,6 +15,7 @@ from ladd_jax.data.shards import ArraySpec
 from ladd_jax.data.sources import Source
 from ladd_jax.errors import NotFoundError, UserError
 from ladd_jax.parallel.mesh import make_mesh
+from ladd_jax.stages import distil as distilling
 from ladd_jax.stages.distil import distil
 from ladd_jax.stages.encode import encode
 from ladd_jax.stages.load import (
@@ -109,6 +110,28 @@ def test_a_teacher_that_is_cut_is_the_first_blocks_of_the_whole_one(tmp_path, mo
     assert any("transformer_blocks.0." in name for name in read)
     assert not [name for name in read if "blocks.1." in name or "blocks.2." in name]
     assert not [name for name in read if "proj_out" in name or "norm_out" in name]
+
+
+def test_another_seed_of_distil_has_other_heads_and_batches_and_starts_from_the_same_student(
+    images, tmp_path, monkeypatch
+):
+    config = settings()
+    write_generator(typed(config), tmp_path)
+    (tmp_path / "encoded").symlink_to(images)
+    begun = []
+    monkeypatch.setattr(
+        distilling, "run_training", lambda *_, seed, fresh, **__: begun.append((seed, fresh()))
+    )
+    for further in (0, 1):
+        config.distil.seed = further
+        distil(typed(config), tmp_path)
+    (first, start), (second, other) = begun
+    assert (first, second) == (0, 1)
+    assert_same(start.params, other.params)
+    assert any(
+        np.any(a != b)
+        for a, b in zip(jax.tree.leaves(start.heads), jax.tree.leaves(other.heads), strict=True)
+    )
 
 
 def step_flops(config):

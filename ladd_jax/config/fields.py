@@ -268,6 +268,8 @@ class Distil(LADDSettings):
     data: str = "synthesized"  # known; encoded: real images, with a distillation_weight
     steps: int = 10_000  # known
     batch_size: int = 256
+    # Added to the run's: another training, with other heads and batches, on the same samples.
+    seed: int = 0
     # Blocks of the teacher with a head; empty: all. Without a distillation_weight the teacher ends
     # with the last one.
     hooked_blocks: tuple[int, ...] = FeatureCritic.hooked_blocks
@@ -298,6 +300,8 @@ class Evaluate:
     resamples: int = 50  # for each interval, of the bootstrap
     student_steps: tuple[int, ...] = (1, 2, 4)
     teacher_steps: tuple[int, ...] = (50,)
+    # Further scales at which the data generator is sampled, to see which is best.
+    guidances: tuple[float, ...] = ()
     batch_size: int = 400
     shown_prompts: int = 10  # columns of the report's grids
 
@@ -306,6 +310,8 @@ class Evaluate:
         _at_least_one(self, "evaluate", "batch_size", "shown_prompts", "samples", "per_prompt")
         if not self.teacher_steps or min(self.teacher_steps) < 1:
             raise UserError(f"evaluate.teacher_steps is {self.teacher_steps}: use 1 or more")
+        if min(self.guidances, default=1.0) < 1:
+            raise UserError(f"evaluate.guidances is {self.guidances}: use 1, for none, or more")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

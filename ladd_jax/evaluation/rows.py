@@ -121,7 +121,8 @@ def write_metrics(path: str | os.PathLike[str], rows: Sequence[Row], **extra: An
 
 
 def find(rows: Sequence[Row], model: str, bucket: str, steps: int | None = None) -> Row | None:
-    """A model's row in a bucket: of these steps, or of the most."""
+    """A model's row in a bucket: of these steps, or of the most; of several with different
+    guidance the first, which is the run's own."""
     found = [
         row
         for row in rows
@@ -140,6 +141,27 @@ def beside(rows: Sequence[Row], row: Row, to: str, steps: int | None = None) -> 
       steps: number of the other's steps; default: its most, or for `untrained` the row's own.
     """
     return find(rows, to, row.bucket, row.steps if to == "untrained" else steps)
+
+
+def guidance_note(rows: Sequence[Row]) -> list[str]:
+    """Which guidance of the data generator is closest to real pictures, in a sentence.
+
+    None where one guidance was tried, or there are no real pictures.
+    """
+    tried = [
+        row
+        for row in rows
+        if (row.model, row.bucket) == ("generator", "all") and "fd_real" in row.values
+    ]
+    if len(tried) < 2:
+        return []
+    best = min(tried, key=lambda row: row.values["fd_real"])
+    scales = sorted(row.guidance for row in tried)
+    return [
+        f"Of guidance {', '.join(f'{scale:g}' for scale in scales)}, the data generator's samples "
+        f"are closest to real pictures (FD real) at {best.guidance:g}; those that the student "
+        f"learns from have {tried[0].guidance:g}."
+    ]
 
 
 def ratio(rows: Sequence[Row], row: Row, metric: str, to: str) -> float | None:

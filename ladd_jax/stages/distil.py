@@ -33,7 +33,8 @@ def distil(config: Config, workdir: Path) -> None:
             f"images"
         )
 
-    key = jax.random.fold_in(jax.random.PRNGKey(config.seed), 1)
+    seed = config.seed + stage.seed
+    key = jax.random.fold_in(jax.random.PRNGKey(seed), 1)
     shapes, shardings = distillation_layout(objective, mesh)
     teacher = load_teacher(config, workdir, mesh)
     same = teacher_architecture(config) == generator_architecture(config)
@@ -66,6 +67,7 @@ def distil(config: Config, workdir: Path) -> None:
         workdir,
         shards,
         stage.batch_size,
+        seed=seed,
         shapes=shapes,
         fresh=fresh,
         preview=preview,

@@ -22,7 +22,7 @@ from ladd_jax.evaluation.intervals import measure_with_intervals
 from ladd_jax.evaluation.metrics import METRICS
 from ladd_jax.evaluation.pictures import Grid, averaged_down, save_grid_png
 from ladd_jax.evaluation.report import write_report
-from ladd_jax.evaluation.rows import Row, format_table, in_order, write_metrics
+from ladd_jax.evaluation.rows import Row, format_table, guidance_note, in_order, write_metrics
 from ladd_jax.evaluation.seen import Seen, in_shares_of
 from ladd_jax.evaluation.strip import read_previews
 from ladd_jax.models.base import Params
@@ -63,6 +63,20 @@ class _Way(NamedTuple):
     sampling: Sampling
     # Which noise: ways with the same one can be compared picture by picture.
     noise: int
+    # Whether the guidance is one of `evaluate.guidances` and not the run's.
+    tried: bool = False
+
+    @property
+    def title(self) -> str:
+        """Above its samples."""
+        title = f"{self.model}, {self.steps} step{'s' * (self.steps > 1)}"
+        return f"{title}, guidance {self.guidance:g}" if self.tried else title
+
+    @property
+    def file(self) -> str:
+        """Name of the file of its samples."""
+        name = f"{self.model}_{self.steps}"
+        return f"{name}_{self.guidance:g}" if self.tried else name
 
 
 def evaluate(config: Config, workdir: Path) -> list[Row]:
@@ -143,14 +157,11 @@ def evaluate(config: Config, workdir: Path) -> list[Row]:
         for way in ways:
             make = functools.partial(sample, way)
             samples = (
-                make()
-                if way.model == "student"
-                else kept(folder / f"{way.model}_{way.steps}.npz", mark, make)
+                make() if way.model == "student" else kept(folder / f"{way.file}.npz", mark, make)
             )
             rows += _rows(way, look(samples, prompts), references, stage, config.seed)
-            title = f"{way.model}, {way.steps} step{'s' * (way.steps > 1)}"
             for bucket, latents in samples.items():
-                grids.append(_grid(title, bucket, latents, prompts[bucket], stage, show))
+                grids.append(_grid(way.title, bucket, latents, prompts[bucket], stage, show))
                 # The generator's samples of the data look like the teacher's of more steps.
                 if way.model != "generator":
                     shown.append(grids[-1])
@@ -159,7 +170,7 @@ def evaluate(config: Config, workdir: Path) -> list[Row]:
     histories = {name: read_history(workdir / name) for name in ("pretrain", "distil")}
     if not hidden:
         previews = read_previews(workdir / "distil" / "previews")
-        facts, notes = facts_of(config), notes_of(config)
+        facts, notes = facts_of(config), [*notes_of(config), *guidance_note(rows)]
         write_report(report, rows, grids, histories, facts, notes, previews)
         first = shown[0].bucket
         save_grid_png(workdir / "samples.png", [grid for grid in shown if grid.bucket == first])
@@ -210,6 +221,12 @@ def _ways(config: Config) -> list[_Way]:
         _Way("teacher", n, guidance, Sampling.generator(n, guidance, shift), 1)
         for n in stage.teacher_steps
     ]
+    # The run's own comes first: it is what others are compared with.
+    ways += [
+        _Way("generator", steps, tried, Sampling.generator(steps, tried, shift), 1, tried=True)
+        for tried in stage.guidances
+        if tried != guidance
+    ]
     # The untrained student is the data generator: distillation must improve on it.
     for model in ("untrained", "student"):
         for n in stage.student_steps:
@@ -256,8 +273,7 @@ def _measured(
 def _show(rows: list[Row], report: Path) -> None:
     if jax.process_index():
         return
-    print(format_table(rows))
-    print(f"\nreport: {report}")
+    print("\n\n".join([format_table(rows), *guidance_note(rows), f"report: {report}"]))
 
 
 def _grid(

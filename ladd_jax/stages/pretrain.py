@@ -46,6 +46,7 @@ def pretrain(config: Config, workdir: Path) -> None:
         workdir,
         shards,
         stage.batch_size,
+        seed=config.seed,
         shapes=shapes,
         fresh=lambda: create(init, shardings, key),
     )

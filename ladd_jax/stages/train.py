@@ -32,6 +32,7 @@ def run_training(
     shards: Shards,
     batch_size: int,
     *,
+    seed: int,
     shapes: TrainState,
     fresh: Callable[[], TrainState],
     preview: Callable[[TrainState, int, MetricWriter], dict[str, float]] | None = None,
@@ -44,6 +45,7 @@ def run_training(
       workdir: the run's workdir.
       shards: the data.
       batch_size: global batch.
+      seed: of the order of batches.
       shapes: shapes of the state.
       fresh: makes the state before the first step.
       preview: shows samples of a state at a step, and returns metrics of them.
@@ -56,7 +58,7 @@ def run_training(
         saved.close()
         return
     _check_cond(config, shards)
-    plan = BatchPlan(shards.sizes, batch_size, config.seed)
+    plan = BatchPlan(shards.sizes, batch_size, seed)
     if start is None:
         state = fresh()
         if jax.process_index() == 0:

@@ -16,6 +16,7 @@ from ladd_jax.evaluation.rows import (
     aggregate,
     find,
     format_table,
+    guidance_note,
     in_order,
     ratio,
     write_metrics,
@@ -91,6 +92,18 @@ def test_other_ratios_are_to_the_longest_sampling_in_the_same_bucket():
     rows = [*ROWS, row("teacher", 4, 0.05), row("teacher", 80, 7.0, bucket="8x8")]
     assert ratio(rows, STUDENT, "fd", "teacher") == pytest.approx(0.4)
     assert find(rows, "teacher", "8x8").steps == 80
+
+
+def test_the_guidance_that_is_best_is_told_and_the_runs_own_is_what_others_are_compared_with():
+    assert guidance_note(ROWS) == []
+    tried = [
+        dataclasses.replace(row("generator", 25, fd), guidance=scale)
+        for scale, fd in ((3.0, 0.4), (1.0, 0.6), (2.0, 0.2))
+    ]
+    rows = in_order([STUDENT, *tried])
+    assert ratio(rows, STUDENT, "fd", "generator") == pytest.approx(0.5)
+    (note,) = guidance_note(rows)
+    assert "Of guidance 1, 2, 3," in note and "(FD real) at 2" in note and note.endswith("have 3.")
 
 
 @pytest.mark.parametrize("to", ["data", "untrained"])

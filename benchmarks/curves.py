@@ -1,0 +1,106 @@
+"""Curves of a study's runs, side by side: `python -m benchmarks.curves --study=sick`.
+
+A row for each recipe that `benchmarks.recipes` has run, a column for each metric that tells how a
+distillation is doing, with the first recipe in grey behind the others. Draws
+`docs/curves_STUDY.png`, and keeps what it drew in `benchmarks/results/curves_STUDY.json`, from
+which it draws again where there are no runs.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from absl import app, flags
+
+from ladd_jax.errors import NotFoundError
+from ladd_jax.training.metrics import read_history
+
+_STUDY = flags.DEFINE_string("study", "sick", "Name of the study's table.")
+_SEED = flags.DEFINE_integer("seed", 0, "Of the runs.")
+_WORKDIR = flags.DEFINE_string("workdir", "runs/recipes", "As for benchmarks.recipes.")
+
+COLUMNS = {
+    "accuracy of the heads": ("accuracy",),
+    "FD of previews": ("preview/fd/1", "preview/fd/4"),
+    "contrast of previews": ("preview/deviation/1", "preview/deviation/4"),
+    "seed spread of previews": ("preview/seed_spread/1", "preview/seed_spread/4"),
+}
+_INK, _GREY, _COLORS = "#3a414a", "#b4bac2", ("#2b6cb0", "#c2532d")
+
+Curves = dict[str, dict[str, list[tuple[int, float]]]]
+"""Points (step, value) of each metric, by recipe."""
+
+
+def read(root: Path, recipes: list[str]) -> Curves:
+    """The curves of recipes that have been run.
+
+    Args:
+      root: holds a workdir for each recipe.
+      recipes: their names.
+
+    Raises:
+      NotFoundError: one has no history.
+    """
+    found: Curves = {}
+    for name in recipes:
+        history: list[dict[str, Any]] = read_history(root / name / "distil")
+        if not history:
+            raise NotFoundError(f"{root / name} has no history: run benchmarks.recipes first")
+        found[name] = {
+            metric: [
+                (row["step"], round(float(row[metric]), 5)) for row in history if metric in row
+            ]
+            for metrics in COLUMNS.values()
+            for metric in metrics
+        }
+    return found
+
+
+def draw(curves: Curves, path: Path) -> None:
+    """Writes the figure: a row for each recipe, with the first one's curves behind the others'."""
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    size = (2.7 * len(COLUMNS), 1.55 * len(curves))
+    figure, plots = pyplot.subplots(
+        len(curves), len(COLUMNS), sharex=True, sharey="col", squeeze=False, figsize=size,
+        layout="constrained",
+    )  # fmt: skip
+    first = next(iter(curves.values()))
+    for line, (name, found) in zip(plots, curves.items(), strict=True):
+        for axes, (title, metrics) in zip(line, COLUMNS.items(), strict=True):
+            for metric, color in zip(metrics, _COLORS, strict=False):
+                steps = metric.rpartition("/")[2]
+                label = f"{steps} step{'s' * (steps != '1')}" if steps.isdigit() else None
+                if found is not first:
+                    axes.plot(*zip(*first[metric], strict=True), color=_GREY, lw=1)
+                axes.plot(*zip(*found[metric], strict=True), color=color, lw=1.5, label=label)
+            if title.startswith("FD"):
+                axes.set_yscale("log")
+            if axes in plots[0]:
+                axes.set_title(title, fontsize=9, color=_INK, loc="left")
+                if len(metrics) > 1:
+                    axes.legend(fontsize=7, frameon=False, labelcolor=_INK)
+            axes.tick_params(labelsize=7, colors=_INK, length=2)
+            axes.spines[["top", "right"]].set_visible(False)
+            axes.spines[["left", "bottom"]].set_color(_INK)
+        line[0].set_ylabel(name, fontsize=9, color=_INK)
+    for axes in plots[-1]:
+        axes.set_xlabel("step", fontsize=8, color=_INK)
+    figure.savefig(path, dpi=110)
+
+
+def main(_: list[str]) -> None:
+    """Reads the runs, or what is kept of them, and draws."""
+    study = _STUDY.value
+    table = json.loads((Path(__file__).parent / "studies" / f"{study}.json").read_text())
+    root = Path(_WORKDIR.value) / table["config"] / str(_SEED.value) / study
+    kept = Path(f"benchmarks/results/curves_{study}.json")
+    if root.exists() or not kept.exists():
+        kept.write_text(json.dumps(read(root, list(table["recipes"]))) + "\n")
+    draw(json.loads(kept.read_text()), Path(f"docs/curves_{study}.png"))
+
+
+if __name__ == "__main__":
+    app.run(main)
