@@ -19,6 +19,7 @@ import numpy as np
 from absl import app, flags
 from ml_collections import ConfigDict
 
+from ladd_jax.cli.compilation_cache import keep_programs
 from ladd_jax.config import typed
 from ladd_jax.config.fields import to_dict
 from ladd_jax.config.workdir import settle
@@ -135,6 +136,8 @@ def main(_: list[str]) -> None:
     table = Path(__file__).parent / "studies" / f"{study}.json"
     target = Path(_JSON.value or f"benchmarks/results/recipes_{study}.json")
     target.parent.mkdir(parents=True, exist_ok=True)
+    # Recipes that differ in numbers that are no part of a program, such as a seed, share it.
+    keep_programs("programs", Path(_WORKDIR.value))
     while True:
         # Both may have grown since the last look.
         told = json.loads(table.read_text())

@@ -28,6 +28,9 @@ BUCKETS = (SQUARE, WIDE, TALL)
 SIDE = 8
 """Rows and columns of a scan."""
 
+PITCH = 4
+"""Pixels between places: of a network with patches as large, a scan covers whole ones."""
+
 GAP = 1
 """Pixels between the squares of two scans, at least."""
 
@@ -185,9 +188,10 @@ def draw(digits: Digits, bucket: Bucket, wanted: Sequence[Wanted], seed: int) ->
 
 
 def _places(rng: np.random.Generator, bucket: Bucket, wanted: Wanted) -> np.ndarray:
-    """Upper left corners int `[k, 2]` of scans that lie apart, drawn evenly of all that there are.
+    """Upper left corners int `[k, 2]`, multiples of `PITCH`, of scans that lie apart, drawn evenly
+    of all that there are.
 
-    Drawn until some are right: of three scans of 16x32, the worst case, three in a hundred are.
+    Drawn until some are right: of three scans of 16x32, the worst case, two in a hundred are.
     """
     count = len(wanted.items)
     if wanted.relation and not _fits(bucket, RELATIONS[wanted.relation]):
@@ -195,9 +199,10 @@ def _places(rng: np.random.Generator, bucket: Bucket, wanted: Wanted) -> np.ndar
             f"{bucket.name} has no room for a scan {wanted.relation} another: that takes "
             f"{2 * SIDE + GAP} pixels, so use another bucket"
         )
-    high = np.array((bucket.height, bucket.width)) - SIDE + 1
+    most = (np.array((bucket.height, bucket.width)) - SIDE) // PITCH
     while True:
-        places = rng.integers(0, high, (1 if count == 1 else 32 * count, count, 2))
+        drawn = (1 if count == 1 else 32 * count, count, 2)
+        places = PITCH * rng.integers(0, most, drawn, endpoint=True)
         right = np.ones(len(places), bool)
         for a, b in itertools.combinations(range(count), 2):
             apart = np.abs(places[:, a] - places[:, b]) >= SIDE + GAP

@@ -90,9 +90,17 @@ def test_scans_lie_apart_and_stand_as_the_prompt_says(bucket):
                 for colour in (scenes.COLOURS["red"], scenes.COLOURS["blue"])
             )
             assert len(red) == len(blue) == 64
+            assert not np.any(red.min(0) % scenes.PITCH) and not np.any(blue.min(0) % scenes.PITCH)
             offset = blue.min(0) - red.min(0)
             axis = scenes.RELATIONS[relation]
             assert offset[axis] >= 9 and offset[axis] > abs(offset[1 - axis])
+
+
+def test_every_place_of_a_canvas_is_drawn():
+    squares = digits.Digits(np.ones((10, 8, 8, 1), np.float32), np.arange(10))
+    images = scenes.draw(squares, SQUARE, [scenes.parse("a red seven")] * 400, seed=0)
+    corners = [np.argwhere(image[..., 0] > 0.9).min(0) // scenes.PITCH for image in images]
+    assert len({tuple(corner) for corner in corners}) == 25
 
 
 def test_one_prompt_has_many_pictures(train):
