@@ -13,6 +13,7 @@ from typing import Any
 import matplotlib
 from absl import app, flags
 
+from benchmarks.studies import folder, read_table
 from ladd_jax.errors import NotFoundError
 from ladd_jax.training.metrics import read_history
 
@@ -94,11 +95,10 @@ def draw(curves: Curves, path: Path) -> None:
 def main(_: list[str]) -> None:
     """Reads the runs, or what is kept of them, and draws."""
     study = _STUDY.value
-    table = json.loads((Path(__file__).parent / "studies" / f"{study}.json").read_text())
-    root = Path(_WORKDIR.value) / table["config"] / str(_SEED.value) / study
+    root = folder(_WORKDIR.value, study, _SEED.value) / study
     kept = Path(f"benchmarks/results/curves_{study}.json")
     if root.exists() or not kept.exists():
-        kept.write_text(json.dumps(read(root, list(table["recipes"]))) + "\n")
+        kept.write_text(json.dumps(read(root, list(read_table(study)["recipes"]))) + "\n")
     draw(json.loads(kept.read_text()), Path(f"docs/curves_{study}.png"))
 
 

@@ -4,7 +4,8 @@ Recipes of a study distil the same data generator on the same samples. Its table
 `benchmarks/studies/STUDY.json`, has the config's name, the settings that all start from, `base`,
 and for each recipe those that it changes, so that a row means the same whatever the config's
 defaults become. Every run's rows are added to `benchmarks/results/recipes_STUDY.json` as it
-finishes; what is there is not run again. Studies of one config share its data generators.
+finishes; what is there is not run again. Studies of one config share its data generators and their
+samples, but for those whose table has settings of these, `data`.
 """
 
 import dataclasses
@@ -19,6 +20,7 @@ import numpy as np
 from absl import app, flags
 from ml_collections import ConfigDict
 
+from benchmarks.studies import folder, read_table
 from ladd_jax.cli.compilation_cache import keep_programs
 from ladd_jax.config import typed
 from ladd_jax.config.fields import to_dict
@@ -35,18 +37,29 @@ _STUDY = flags.DEFINE_string("study", "digits", "Name of the study's table.")
 _SEEDS = flags.DEFINE_list("seeds", ["0"], "Seeds of the whole run, data generator included.")
 _ONLY = flags.DEFINE_list("only", [], "Recipes to run; default: all of the table.")
 _WORKDIR = flags.DEFINE_string(
-    "workdir", "runs/recipes", "Holds CONFIG/SEED, with the study's runs in STUDY."
+    "workdir",
+    "runs/recipes",
+    "Holds CONFIG/SEED/STUDY, or STUDY/SEED/STUDY for studies with data of their own.",
 )
 _JSON = flags.DEFINE_string("json", "", "Default: benchmarks/results/recipes_STUDY.json.")
 
 _SHARED = ("encoded", "held_out", "pretrain", "synthesized", "evaluation")
 
 
-def base(name: str, seed: int) -> ConfigDict:
-    """The config of a name, with a seed."""
-    config = importlib.import_module(f"configs.{name}").get_config()
+def base(told: dict[str, Any], seed: int) -> ConfigDict:
+    """The config that a study starts from, with a seed."""
+    config: ConfigDict = importlib.import_module(f"configs.{told['config']}").get_config()
     config.seed = seed
+    change(config, told.get("data", {}))
     return config
+
+
+def change(config: ConfigDict, changes: dict[str, Any]) -> None:
+    """Sets fields by their paths."""
+    with config.unlocked():
+        config.update_from_flattened_dict(
+            {path: tuple(v) if isinstance(v, list) else v for path, v in changes.items()}
+        )
 
 
 def run(
@@ -74,10 +87,7 @@ def run(
         link = workdir / part
         if not link.is_symlink():
             link.symlink_to(os.path.relpath(shared / part, workdir))
-    with config.unlocked():
-        config.update_from_flattened_dict(
-            {path: tuple(v) if isinstance(v, list) else v for path, v in changes.items()}
-        )
+    change(config, changes)
     made = typed(config)
     settle(workdir, to_dict(made))
     distil(made, workdir)
@@ -133,23 +143,21 @@ def main(_: list[str]) -> None:
     """Runs what the results do not have yet."""
     logging.getLogger("absl").setLevel(logging.ERROR)
     study = _STUDY.value
-    table = Path(__file__).parent / "studies" / f"{study}.json"
     target = Path(_JSON.value or f"benchmarks/results/recipes_{study}.json")
     target.parent.mkdir(parents=True, exist_ok=True)
     # Recipes that differ in numbers that are no part of a program, such as a seed, share it.
     keep_programs("programs", Path(_WORKDIR.value))
     while True:
         # Both may have grown since the last look.
-        told = json.loads(table.read_text())
+        told = read_table(study)
         done = json.loads(target.read_text()) if target.exists() else []
         found = next_run(told, done)
         if found is None:
             print(spread(done))
             return
         name, seed, changes = found
-        root = Path(_WORKDIR.value) / told["config"] / str(seed)
-        config = base(told["config"], seed)
-        made = run(config, name, changes, root / "shared", root / study / name)
+        root = folder(_WORKDIR.value, study, seed)
+        made = run(base(told, seed), name, changes, root / "shared", root / study / name)
         done = json.loads(target.read_text()) if target.exists() else []
         partial = target.with_suffix(".partial")
         partial.write_text(json.dumps([*done, made]) + "\n")
