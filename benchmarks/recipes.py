@@ -1,15 +1,12 @@
 """Recipes of distillation compared: `python -m benchmarks.recipes --study=digits [--seeds=0,1,2]`.
 
-Recipes of a study distil the same data generator on the same samples. Its table,
-`benchmarks/studies/STUDY.json`, has the config's name, the settings that all start from, `base`,
-and for each recipe those that it changes, so that a row means the same whatever the config's
-defaults become. Every run's rows are added to `benchmarks/results/recipes_STUDY.json` as it
-finishes; what is there is not run again. Studies of one config share its data generators and their
-samples, but for those whose table has settings of these, `data`.
+Recipes of a study distil the same data generator on the same samples. Its table is
+`benchmarks/studies/STUDY.json`, with all that a recipe sets, so that a row means the same whatever
+the config's defaults become. Every run's rows are added to `benchmarks/results/recipes_STUDY.json`
+as it finishes; what is there is not run again.
 """
 
 import dataclasses
-import importlib
 import json
 import logging
 import os
@@ -20,12 +17,11 @@ import numpy as np
 from absl import app, flags
 from ml_collections import ConfigDict
 
-from benchmarks.studies import folder, read_table
+from benchmarks.studies import base, change, folder, next_run, read_table
 from ladd_jax.cli.compilation_cache import keep_programs
 from ladd_jax.config import typed
 from ladd_jax.config.fields import to_dict
 from ladd_jax.config.workdir import settle
-from ladd_jax.errors import UserError
 from ladd_jax.evaluation.rows import Row, acceptance, find
 from ladd_jax.stages.distil import distil
 from ladd_jax.stages.encode import encode
@@ -44,22 +40,6 @@ _WORKDIR = flags.DEFINE_string(
 _JSON = flags.DEFINE_string("json", "", "Default: benchmarks/results/recipes_STUDY.json.")
 
 _SHARED = ("encoded", "held_out", "pretrain", "synthesized", "evaluation")
-
-
-def base(told: dict[str, Any], seed: int) -> ConfigDict:
-    """The config that a study starts from, with a seed."""
-    config: ConfigDict = importlib.import_module(f"configs.{told['config']}").get_config()
-    config.seed = seed
-    change(config, told.get("data", {}))
-    return config
-
-
-def change(config: ConfigDict, changes: dict[str, Any]) -> None:
-    """Sets fields by their paths."""
-    with config.unlocked():
-        config.update_from_flattened_dict(
-            {path: tuple(v) if isinstance(v, list) else v for path, v in changes.items()}
-        )
 
 
 def run(
@@ -105,27 +85,11 @@ def line(rows: list[Row]) -> str:
     parts = []
     for steps in (1, 2, 4):
         row = find(rows, "student", "all", steps)
+        if row is None:
+            continue
         parts.append(f"{steps}: fd {row.values['fd']:.3f} std {row.values['deviation']:.3f}")
     met = [bar.met(value) for bucket, bar, value in acceptance(rows) if bucket == "all"]
     return " | ".join(parts) + f" | {sum(met)} of {len(met)} limits"
-
-
-def next_run(
-    told: dict[str, Any], done: list[dict[str, Any]]
-) -> tuple[str, int, dict[str, Any]] | None:
-    """The first recipe and seed of a table without a row."""
-    recipes = {name: told["base"] | changes for name, changes in told["recipes"].items()}
-    found = {(row["recipe"], row["seed"]): row["changes"] for row in done}
-    for name in _ONLY.value or recipes:
-        for seed in map(int, _SEEDS.value):
-            if (name, seed) not in found:
-                return name, seed, recipes[name]
-            if found[name, seed] != recipes[name]:
-                raise UserError(
-                    f"the study has other changes for {name!r} than its row of seed {seed}: give "
-                    f"the changed recipe another name"
-                )
-    return None
 
 
 def spread(done: list[dict[str, Any]]) -> str:
@@ -151,7 +115,7 @@ def main(_: list[str]) -> None:
         # Both may have grown since the last look.
         told = read_table(study)
         done = json.loads(target.read_text()) if target.exists() else []
-        found = next_run(told, done)
+        found = next_run(told, done, _ONLY.value, list(map(int, _SEEDS.value)))
         if found is None:
             print(spread(done))
             return
