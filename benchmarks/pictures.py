@@ -39,7 +39,7 @@ SHAPES = {(64, 64): 0.5, (48, 80): 0.25, (80, 48): 0.25}
 """Rows and columns of pictures, and how many have them."""
 
 LONGEST_NAME = 36
-"""Bytes of a name: with the longest maker and an end token these are the 48 that are read."""
+"""Bytes of a name: the few that are longer describe a picture in a sentence."""
 
 _HELD_OUT = 0.5
 _VIEWS = 2

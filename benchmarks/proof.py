@@ -3,7 +3,7 @@
 Each seed has its own split of the pictures, data generator, samples, student and extractor. Writes
 the mean of every row over the seeds, and which limits each seed met, to
 `benchmarks/results/CONFIG.json` and, as a page, `CONFIG.html`, and the first seed's samples beside
-it as `CONFIG.png`.
+it as `CONFIG.png`. Arguments of a config, as in `--config=small:data=DIR`, are no part of the name.
 """
 
 import json
@@ -19,7 +19,7 @@ from absl import app, flags
 from ladd_jax.evaluation.report import write_report
 from ladd_jax.evaluation.rows import Row, acceptance, aggregate, format_table, write_metrics
 
-_CONFIG = flags.DEFINE_string("config", "digits", "Name of a config.")
+_CONFIG = flags.DEFINE_string("config", "digits", "Name of a config, and its arguments.")
 _SEEDS = flags.DEFINE_integer("seeds", 3, "Runs, with seeds 0, 1, ...")
 _CHANGES = flags.DEFINE_multi_string("change", [], "A field, such as distil.steps=1500.")
 _WORKDIR = flags.DEFINE_string("workdir", "runs/proof", "Holds CONFIG/SEED.")
@@ -56,9 +56,10 @@ def limits(rows: list[Row]) -> list[dict[str, object]]:
 
 def main(_: list[str]) -> None:
     """Runs what is not done yet, then aggregates."""
-    root = Path(_WORKDIR.value) / _CONFIG.value
+    name = _CONFIG.value.partition(":")[0]
+    root = Path(_WORKDIR.value) / name
     runs = [run(root / str(seed), _CONFIG.value, seed) for seed in range(_SEEDS.value)]
-    target = Path("benchmarks/results") / f"{_CONFIG.value}.json"
+    target = Path("benchmarks/results") / f"{name}.json"
     shutil.copy(root / "0" / "samples.png", target.with_suffix(".png"))
     rows = aggregate(runs)
     print(format_table(rows))

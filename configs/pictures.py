@@ -54,8 +54,9 @@ def get_config(arguments: str | None = None) -> ConfigDict:
             path=given["data"],
             # The shapes of the pictures, so that at 64 each is taken as it is.
             buckets=tuple(f"{h * quarter}x{w * quarter}" for h, w in _SHAPES),
-            # The longest name, its maker and an end token.
-            text_length=48,
+            # The longest name, its maker and an end token: 15, were all its words of two letters.
+            text_tokens="words",
+            text_length=16,
             text_width=128,
             text_layers=2,
             text_heads=4,

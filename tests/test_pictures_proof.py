@@ -15,6 +15,7 @@ from ladd_jax.config.fields import typed
 from ladd_jax.data.buckets import Bucket
 from ladd_jax.data.sources import open_source
 from ladd_jax.errors import NotFoundError, UserError
+from ladd_jax.models.random_text import TOKENIZERS
 
 APPLE = dict(unified="1F34E", name="RED APPLE", category="Food & Drink", subcategory="food-fruit")
 HEART = dict(
@@ -97,9 +98,11 @@ def test_one_view_is_called_by_name_and_maker_and_the_other_by_its_category():
 
 
 def test_captions_fit_what_the_config_reads():
-    longest = max(len(maker.name) for maker in emoji_module.MAKERS)
-    length = pictures_config.get_config("data=x").data.text_length
-    assert pictures.LONGEST_NAME + len(", ") + longest + 1 <= length
+    data = pictures_config.get_config("data=x").data
+    tokenizer = TOKENIZERS[data.text_tokens](data.text_length)
+    name = ("of " * pictures.LONGEST_NAME)[: pictures.LONGEST_NAME - 1]
+    tokenizer([f"{name}, {maker.name}" for maker in emoji_module.MAKERS])
+    assert not tokenizer.truncated
 
 
 def test_training_sees_each_name_and_each_maker_of_what_is_held_out():
