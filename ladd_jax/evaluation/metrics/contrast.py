@@ -1,5 +1,6 @@
 """Contrast: what a student that exaggerates has too much of."""
 
+import functools
 from collections.abc import Sequence
 
 import numpy as np
@@ -18,9 +19,16 @@ def deviation(samples: Sequence[Seen], reference: Sequence[Seen]) -> float:
 
 def outside(samples: Sequence[Seen], reference: Sequence[Seen]) -> float:
     """Share of values outside of the range that holds all but `LEFT_OUT` of the reference's."""
-    low, high = np.quantile(_values(reference), [LEFT_OUT / 2, 1 - LEFT_OUT / 2])
+    low, high = _range(tuple(reference))
     values = _values(samples)
     return float(np.mean((values < low) | (values > high)))
+
+
+# The reference stays the same while intervals draw the samples again.
+@functools.lru_cache(maxsize=1)
+def _range(reference: tuple[Seen, ...]) -> tuple[float, float]:
+    low, high = np.quantile(_values(reference), [LEFT_OUT / 2, 1 - LEFT_OUT / 2])
+    return float(low), float(high)
 
 
 def _values(parts: Sequence[Seen]) -> np.ndarray:

@@ -7,6 +7,9 @@ import numpy as np
 from ladd_jax.errors import UserError
 from ladd_jax.evaluation.seen import Seen
 
+# Numbers in memory while distances are taken, 128 MB of each kind.
+_AT_ONCE = 2**24
+
 
 def measure(samples: Sequence[Seen], reference: Sequence[Seen]) -> float | None:
     """Mean over buckets of `diversity`; the reference does not matter.
@@ -47,12 +50,30 @@ def diversity(
         )
     features = np.asarray(features, np.float64)
     numbers = np.arange(len(groups)) if identity is None else identity
+    order = np.argsort(groups, kind="stable")
+    _, starts, sizes = np.unique(groups[order], return_index=True, return_counts=True)
     means = []
-    for group in np.unique(groups):
-        places = np.flatnonzero(groups == group)
-        members, own = features[places], numbers[places]
-        counted = np.triu(own[:, None] != own[None], 1)
-        if counted.any():
-            distances = np.linalg.norm(members[:, None] - members[None], axis=-1)
-            means.append(np.mean(distances[counted]))
-    return float(np.mean(means)) if means else None
+    # Groups of one size at once: there are many, and most have the same.
+    for size in np.unique(sizes):
+        begins = starts[sizes == size]
+        most = max(1, _AT_ONCE // (size * max(size, features.shape[1])))
+        for first in range(0, len(begins), most):
+            places = order[begins[first : first + most, None] + np.arange(size)]
+            own = numbers[places]
+            counted = own[:, :, None] != own[:, None]
+            pairs = counted.sum((1, 2))
+            totals = np.sum(_distances(features[places]), axis=(1, 2), where=counted)
+            means.append(totals[pairs > 0] / pairs[pairs > 0])
+    found = np.concatenate(means)
+    return float(np.mean(found)) if len(found) else None
+
+
+def _distances(x: np.ndarray) -> np.ndarray:
+    """Distances `[..., n, n]` between the rows of `[..., n, F]`.
+
+    By products, which are exact enough once the rows' mean is taken off.
+    """
+    x = x - x.mean(-2, keepdims=True)
+    products = x @ np.swapaxes(x, -1, -2)
+    squares = np.diagonal(products, axis1=-2, axis2=-1)
+    return np.sqrt(np.maximum(squares[..., :, None] + squares[..., None, :] - 2 * products, 0.0))

@@ -36,6 +36,10 @@ def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
     return _distance(_fit(a), _fit(b))
 
 
+# Samples for each feature from which a covariance is factored without QR.
+_TALL = 4
+
+
 class _Gaussian(NamedTuple):
     """Mean `[F]`, and a factor R of the covariance R^T R."""
 
@@ -59,7 +63,18 @@ def _fit(x: np.ndarray) -> _Gaussian:
     if broken:
         raise UserError(f"{broken} of {len(x)} samples have features that are not finite")
     mean = x.mean(0)
-    return _Gaussian(mean, np.linalg.qr(x - mean, mode="r") / np.sqrt(len(x) - 1))
+    return _Gaussian(mean, _factor(x - mean) / np.sqrt(len(x) - 1))
+
+
+def _factor(x: np.ndarray) -> np.ndarray:
+    """R with R^T R = X^T X, of X `[n, F]`."""
+    if len(x) > _TALL * x.shape[1]:
+        # A tenth of QR's time. Rounding is 1e-8 of the largest singular value, where QR's is 1e-16.
+        values, vectors = np.linalg.eigh(x.T @ x)
+        factor = np.sqrt(np.maximum(values, 0.0))[:, None] * vectors.T
+    else:
+        factor = np.linalg.qr(x, mode="r")
+    return np.asarray(factor)
 
 
 def _distance(a: _Gaussian, b: _Gaussian) -> float:

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ladd_jax.evaluation.metrics import diversity as metric
 from ladd_jax.evaluation.metrics.diversity import diversity
 
 seeds = st.integers(0, 2**32 - 1)
@@ -51,6 +52,25 @@ def test_a_prompt_with_one_sample_does_not_count():
     features, groups = np.array([[0.0], [3.0], [9.0]]), np.array([1, 1, 4])
     assert diversity(features, groups) == 3.0
     assert diversity(features, np.arange(3)) is None
+
+
+def test_prompts_of_other_numbers_of_samples_and_in_parts_are_as_one_by_one(monkeypatch):
+    rng = np.random.default_rng(0)
+    groups = rng.permutation(np.repeat(np.arange(40), rng.integers(1, 7, 40)))
+    features, identity = rng.normal(size=(len(groups), 5)) + 100, rng.integers(0, 99, len(groups))
+    means = []
+    for group in range(40):
+        places = np.flatnonzero(groups == group)
+        pairs = [
+            np.linalg.norm(features[i] - features[j])
+            for i in places
+            for j in places
+            if i < j and identity[i] != identity[j]
+        ]
+        means += [np.mean(pairs)] if pairs else []
+    assert diversity(features, groups, identity) == pytest.approx(np.mean(means), rel=1e-9)
+    monkeypatch.setattr(metric, "_AT_ONCE", 60)
+    assert diversity(features, groups, identity) == pytest.approx(np.mean(means), rel=1e-9)
 
 
 def test_copies_of_a_sample_are_not_two_samples():

@@ -60,6 +60,18 @@ def test_general_covariances_give_the_formula_with_a_matrix_root():
     assert frechet_distance(a, b) == pytest.approx(expected, rel=1e-9)
 
 
+@pytest.mark.parametrize("rank", [6, 3])
+def test_many_samples_are_at_the_same_distance_as_few_that_have_their_covariance(rank):
+    """Few for their width go by QR, many by their products, of singular covariances too."""
+    a, b = features(1, 20, 6), features(2, 20, 6)
+    b[:, rank:] = b[:, :1]
+    often = 50
+    # Unbiased covariances of copies are larger by this factor.
+    scale = np.sqrt((often * 20 - 1) / (often * 19))
+    many_a, many_b = (np.tile(x.mean(0) + scale * (x - x.mean(0)), (often, 1)) for x in (a, b))
+    assert frechet_distance(many_a, many_b) == pytest.approx(frechet_distance(a, b), rel=1e-7)
+
+
 def test_the_order_of_samples_does_not_matter():
     a, b = features(1, 20), features(2, 30)
     assert frechet_distance(a[::-1], b) == pytest.approx(frechet_distance(a, b), rel=1e-9)
