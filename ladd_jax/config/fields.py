@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 from ladd_jax.config.arguments import nearest
 from ladd_jax.data.buckets import Bucket
 from ladd_jax.data.sources import SOURCES
+from ladd_jax.diffusion.sampling import GENERATOR_SAMPLERS
 from ladd_jax.errors import UserError
 from ladd_jax.models.families import family
 from ladd_jax.models.heads import HeadSettings
@@ -246,8 +247,11 @@ class Synthesize:
     steps: int = 50
     guidance: float = 5.0  # known: one constant scale; its value is not
     shift: float = 3.0
+    # Or dpmpp_2m, DPM-Solver++(2M), which takes fewer steps.
+    sampler: str = "euler"
 
     def __post_init__(self) -> None:
+        _one_of(self.sampler, "synthesize.sampler", *GENERATOR_SAMPLERS)
         _at_least_one(self, "synthesize", "batch_size", "records_per_shard", "steps")
         if self.samples < 0:
             raise UserError(

@@ -12,6 +12,7 @@ from ladd_jax.diffusion.samplers import (
     Levels,
     Velocity,
     consistency,
+    dpmpp_2m,
     euler,
     guided,
     linear_sigmas,
@@ -22,13 +23,21 @@ from ladd_jax.errors import UserError
 from ladd_jax.models.base import Cond
 from ladd_jax.parallel.mesh import batch_divisor, batch_sharding, lay, replicated
 
+_ODE = {"euler": euler, "dpmpp_2m": dpmpp_2m}
 
-def _euler(velocity: Velocity, noise: jax.Array, sigmas: Levels, keys: jax.Array) -> jax.Array:
-    del keys  # It draws no fresh noise.
-    return euler(velocity, noise, sigmas)
+GENERATOR_SAMPLERS = tuple(_ODE)
+"""Names of the samplers of a data generator."""
+
+_SAMPLERS = (*GENERATOR_SAMPLERS, "consistency")
 
 
-_SAMPLERS = {"euler": _euler, "consistency": consistency}
+def _run(
+    sampler: str, velocity: Velocity, noise: jax.Array, sigmas: Levels, keys: jax.Array
+) -> jax.Array:
+    if sampler in _ODE:
+        # Noise is drawn once, at the start.
+        return _ODE[sampler](velocity, noise, sigmas)
+    return consistency(velocity, noise, sigmas, keys)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +45,7 @@ class Sampling:
     """How to sample.
 
     Attributes:
-      sampler: `euler` (data generator) or `consistency` (student).
+      sampler: `euler` or `dpmpp_2m` (data generator) or `consistency` (student).
       sigmas: noise levels from 1 to 0.
       guidance: scale of classifier-free guidance; 1 for none.
 
@@ -55,9 +64,11 @@ class Sampling:
             )
 
     @classmethod
-    def generator(cls, steps: int, guidance: float, shift: float) -> "Sampling":
-        """Euler over evenly spaced, shifted levels, with guidance."""
-        return cls("euler", linear_sigmas(steps, shift), guidance)
+    def generator(
+        cls, steps: int, guidance: float, shift: float, sampler: str = "euler"
+    ) -> "Sampling":
+        """Over evenly spaced, shifted levels, with guidance."""
+        return cls(sampler, linear_sigmas(steps, shift), guidance)
 
     @classmethod
     def student(cls, steps: int, times: tuple[float, ...]) -> "Sampling":
@@ -124,7 +135,7 @@ class Sampler:
 
         velocity = guided(model, cond, null, guidance)
         noise = sample_noise(keys, 0, shape)
-        return _SAMPLERS[sampler](velocity, noise, sigmas, keys)
+        return _run(sampler, velocity, noise, sigmas, keys)
 
     def __call__(
         self,

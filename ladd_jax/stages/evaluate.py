@@ -214,18 +214,19 @@ def notes_of(config: Config) -> list[str]:
 def _ways(config: Config) -> list[_Way]:
     """The data generator as for the student's data first, then all others."""
     stage, times = config.evaluate, tuple(config.distil.timesteps)
-    guidance, shift = config.synthesize.guidance, config.synthesize.shift
-    steps = config.synthesize.steps
-    ways = [_Way("generator", steps, guidance, Sampling.generator(steps, guidance, shift), 1)]
-    ways += [
-        _Way("teacher", n, guidance, Sampling.generator(n, guidance, shift), 1)
-        for n in stage.teacher_steps
-    ]
+    made, guidance = config.synthesize, config.synthesize.guidance
+
+    def guided(model: str, steps: int, scale: float, tried: bool = False) -> _Way:
+        sampling = Sampling.generator(steps, scale, made.shift, made.sampler)
+        return _Way(model, steps, scale, sampling, 1, tried)
+
+    ways = [guided("generator", made.steps, guidance)]
+    ways += [guided("teacher", n, guidance) for n in stage.teacher_steps]
     # The run's own comes first: it is what others are compared with.
     ways += [
-        _Way("generator", steps, tried, Sampling.generator(steps, tried, shift), 1, tried=True)
-        for tried in stage.guidances
-        if tried != guidance
+        guided("generator", made.steps, scale, tried=True)
+        for scale in stage.guidances
+        if scale != guidance
     ]
     # The untrained student is the data generator: distillation must improve on it.
     for model in ("untrained", "student"):

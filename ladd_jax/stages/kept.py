@@ -32,7 +32,7 @@ def fingerprint(
     fields = to_dict(config)
     parts = {name: fields[name] for name in STAGE_FIELDS["pretrain"]}
     parts["synthesize"] = {
-        name: fields["synthesize"][name] for name in ("steps", "guidance", "shift")
+        name: fields["synthesize"][name] for name in ("steps", "guidance", "shift", "sampler")
     }
     parts["timesteps"] = fields["distil"]["timesteps"]
     texts = {bucket.name: list(map(str, found)) for bucket, found in prompts.items()}

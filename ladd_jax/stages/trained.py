@@ -52,7 +52,7 @@ class TrainedModel:
       family: the network's family.
       architecture: the network's architecture, with its dtypes.
       times: times that it was trained at; empty for a data generator, which any time serves.
-      generator: default steps, guidance and shift of a data generator.
+      generator: default steps, guidance, shift and sampler of a data generator.
       buckets: shapes of its training.
       reduction: pixels on a side of a latent pixel.
       decode: latents to pictures.
@@ -196,7 +196,8 @@ def _released(place: str, dtype: Any, mesh: Mesh) -> TrainedModel:
 
 def _sampled(settings: Synthesize) -> dict[str, Any]:
     """How a data generator is sampled where nobody says otherwise."""
-    return dict(steps=settings.steps, guidance=settings.guidance, shift=settings.shift)
+    names = ("steps", "guidance", "shift", "sampler")
+    return {name: getattr(settings, name) for name in names}
 
 
 def _computing(architecture: Any, dtype: Any | None) -> Any:
