@@ -2,13 +2,14 @@
 
 For each of the student's times, the data generator's samples are noised to it and predicted in one
 step; then the chain of all times, from noise, is judged after each step. Of a run that `evaluate`
-has finished, before and after distillation; latents must be pixels. `--json` adds the rows to a
-file.
+has finished, before and after distillation; latents must be pixels. Beside them are held-out
+samples of the generator, the floor, and the records that the student learns from: a student that
+knew them by heart and nothing else would be as far as they are. `--json` adds the rows to a file.
 """
 
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,18 @@ from ladd_jax.config import architectures
 from ladd_jax.config.fields import Config
 from ladd_jax.config.workdir import read
 from ladd_jax.data.buckets import Bucket
+from ladd_jax.data.shards import Shards
 from ladd_jax.diffusion.flow import predict_x0
 from ladd_jax.evaluation.metrics import METRICS
 from ladd_jax.models.families import family_of
 from ladd_jax.parallel.mesh import make_mesh
-from ladd_jax.stages.judging import Samples, look_at, open_judge
-from ladd_jax.stages.load import finished_student_step, load_generator, load_student_weights
+from ladd_jax.stages.judging import Samples, look_at, open_judge, pictures_of
+from ladd_jax.stages.load import (
+    finished_student_step,
+    load_generator,
+    load_student_weights,
+    synthesized,
+)
 from ladd_jax.stages.subjects import subject_of
 
 _WORKDIR = flags.DEFINE_string("workdir", "runs/digits", "Of a run that is finished.")
@@ -80,13 +87,19 @@ def measure(config: Config, workdir: Path) -> list[dict[str, Any]]:
     network = family_of(config).backbone(architectures.student_architecture(config))
     program = jax.jit(lambda params, x, t, cond: predict_x0(x, network(params, x, t, cond), t))
 
-    def judge(samples: Samples) -> dict[str, float]:
-        seen = look_at(extractor, samples, prompts)
+    def judge(samples: Samples, texts: Mapping[Bucket, np.ndarray] = prompts) -> dict[str, float]:
+        seen = look_at(extractor, samples, texts)
         found = {name: METRICS[name].measure(seen, reference) for name in _METRICS}
+        for bucket, part, other in zip(samples, seen, reference, strict=True):
+            found[f"fd {bucket.name}"] = METRICS["fd"].measure([part], [other])
         return {name: round(value, 4) for name, value in found.items() if value is not None}
 
     times = tuple(sorted(config.distil.timesteps, reverse=True))
     rows = [{"model": "generator", **judge(generator)}]
+    if config.distil.data == "synthesized":
+        records = Shards(synthesized(workdir))
+        counts = {bucket: records.sizes[bucket] for bucket in prompts}
+        rows.append({"model": "records", **judge(*pictures_of(records, counts))})
     step = finished_student_step(config, workdir)
     models = {
         "untrained": load_generator(config, workdir, mesh),
