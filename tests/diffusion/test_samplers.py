@@ -162,7 +162,9 @@ def test_a_padded_way_of_sampling_gives_the_same_samples_with_the_program_of_a_l
 
 
 def test_a_sampler_that_there_is_not_is_named_with_those_there_are():
-    with pytest.raises(UserError, match="sampler 'heun' is none of euler, dpmpp_2m, consistency: use one"):
+    with pytest.raises(
+        UserError, match="sampler 'heun' is none of euler, dpmpp_2m, consistency: use one"
+    ):
         Sampling("heun", (1.0, 0.0))
 
 
