@@ -27,6 +27,7 @@ COLUMNS = {
     "contrast of previews": ("preview/deviation/1", "preview/deviation/4"),
     "seed spread of previews": ("preview/seed_spread/1", "preview/seed_spread/4"),
 }
+_FD_TICKS = (0.25, 0.5, 1, 2, 4, 8)
 _INK, _GREY, _COLORS = "#3a414a", "#b4bac2", ("#2b6cb0", "#c2532d")
 
 Curves = dict[str, dict[str, list[tuple[int, float]]]]
@@ -79,9 +80,11 @@ def draw(curves: Curves, path: Path) -> None:
                 axes.plot(*zip(*found[metric], strict=True), color=color, lw=1.5, label=label)
             if title.startswith("FD"):
                 axes.set_yscale("log")
+                axes.set_yticks(_FD_TICKS, [f"{tick:g}" for tick in _FD_TICKS])
+                axes.minorticks_off()
             if axes in plots[0]:
                 axes.set_title(title, fontsize=9, color=_INK, loc="left")
-                if len(metrics) > 1:
+                if title.startswith("FD"):
                     axes.legend(fontsize=7, frameon=False, labelcolor=_INK)
             axes.tick_params(labelsize=7, colors=_INK, length=2)
             axes.spines[["top", "right"]].set_visible(False)
@@ -89,7 +92,7 @@ def draw(curves: Curves, path: Path) -> None:
         line[0].set_ylabel(name, fontsize=9, color=_INK)
     for axes in plots[-1]:
         axes.set_xlabel("step", fontsize=8, color=_INK)
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, dpi=100)
 
 
 def main(_: list[str]) -> None:
