@@ -15,7 +15,7 @@ from ladd_jax.errors import UserError
 from ladd_jax.models.sd3.flops import forward_flops
 
 # Fields of a stage, not of its objective.
-OF_THE_STAGE = {"data", "steps", "batch_size", "weights", "family"}
+OF_THE_STAGE = {"data", "steps", "batch_size", "seed", "weights", "family"}
 CHANGED = {
     "timesteps": (1.0, 0.5),
     "probabilities": (0.4, 0.6, 0.0, 0.0),
