@@ -94,7 +94,7 @@ def get_config(arguments: str | None = None) -> ConfigDict:
 
     config.synthesize.update(
         dict(
-            samples=4096, batch_size=64, records_per_shard=256, steps=25,
+            samples=4096, batch_size=64, records_per_shard=256, steps=16, sampler="dpmpp_2m",
             guidance=given["guidance"], shift=1.0,
         )
     )  # fmt: skip

@@ -48,7 +48,15 @@ def get_config() -> ConfigDict:
     )
 
     config.synthesize.update(
-        dict(samples=1024, batch_size=64, records_per_shard=256, steps=25, guidance=3.0, shift=1.0)
+        dict(
+            samples=1024,
+            batch_size=64,
+            records_per_shard=256,
+            steps=16,
+            sampler="dpmpp_2m",
+            guidance=3.0,
+            shift=1.0,
+        )
     )
 
     small_recipe(config.distil, steps=1500)
