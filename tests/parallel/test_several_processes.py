@@ -36,7 +36,10 @@ def launch(processes, *command):
         ],
         cwd=ROOT, capture_output=True, text=True, check=False, timeout=600,
         env=os.environ | {
-            "PYTHONPATH": paths, "XLA_FLAGS": "--xla_backend_optimization_level=0"
+            "PYTHONPATH": paths, "XLA_FLAGS": "--xla_backend_optimization_level=0",
+            # Threads of XLA on CPU, which decide how it splits a sum: else as many as there are
+            # cores or devices of a process, whichever are more.
+            "NPROC": str(DEVICES),
         },
     )  # fmt: skip
     return result
@@ -176,10 +179,9 @@ TINY = [
 ]
 
 
-# Of judges that differ in rounding: the number of devices decides how XLA splits a sum on CPU, and
-# hundreds of steps of training make a few per cent of it. Pixels, which no judge has seen, are the
-# same to 1e-3.
-JUDGES, PIXELS = 0.15, 1e-3
+# Of judges that are alike, since all jobs have as many threads: what the teacher samples is the
+# same to 1e-4.
+JUDGES = 1e-3
 
 
 def command(processes, workdir, module="ladd_jax.main"):
@@ -231,13 +233,8 @@ def test_two_processes_end_in_the_report_of_one(jobs):
     for row, wanted in zip(rows(two), rows(one), strict=True):
         for name in ("model", "steps", "bucket"):
             assert row[name] == wanted[name]
-        for name in ("fd", "diversity"):
+        for name in ("fd", "alignment", "diversity"):
             assert row["values"][name] == pytest.approx(wanted["values"][name], rel=JUDGES)
-        # Of 20 pictures, one or two are read otherwise.
-        assert row["values"]["alignment"] == pytest.approx(wanted["values"]["alignment"], abs=0.11)
-        assert row["values"]["deviation"] == pytest.approx(
-            wanted["values"]["deviation"], rel=PIXELS
-        )
     for workdir in (one, two):
         assert (workdir / "report.html").exists() and (workdir / "samples.png").exists()
         for stage in ("pretrain", "distil"):
@@ -253,9 +250,6 @@ def test_four_processes_evaluate_what_two_have_trained(jobs):
     command(4, workdir, "ladd_jax.evaluate")
     for row, wanted in zip(rows(workdir), expected, strict=True):
         assert row["values"]["fd"] == pytest.approx(wanted["values"]["fd"], rel=JUDGES)
-        assert row["values"]["deviation"] == pytest.approx(
-            wanted["values"]["deviation"], rel=PIXELS
-        )
 
 
 @pytest.mark.parametrize(
