@@ -10,17 +10,16 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from absl import app, flags
 
 from ladd_jax.config import architectures
 from ladd_jax.config.workdir import read
-from ladd_jax.diffusion.sampling import Sampler, Sampling, seeds
+from ladd_jax.diffusion.sampling import Sampler, Sampling
 from ladd_jax.evaluation.intervals import measure_with_intervals
 from ladd_jax.evaluation.metrics import METRICS
 from ladd_jax.models.families import family_of
 from ladd_jax.parallel.mesh import make_mesh
-from ladd_jax.stages.judging import Samples, look_at, open_judge, pictures_of
+from ladd_jax.stages.judging import Samples, look_at, open_judge, pictures_of, samples_of
 from ladd_jax.stages.load import load_generator
 from ladd_jax.stages.subjects import subject_of
 
@@ -50,20 +49,13 @@ def main(_: list[str]) -> None:
         config.evaluate.batch_size,
     )
     judge = open_judge(config, workdir, mesh)
-    made = config.synthesize
 
     def sample(name: str, steps: int, noise: int) -> Samples:
-        sampling = Sampling.generator(steps, made.guidance, made.shift, name)
-        return {
-            bucket: sampler(
-                params,
-                seeds(config.seed + noise, bucket.height, bucket.width, np.arange(len(s.prompts))),
-                s.cond,
-                (bucket.height, bucket.width, config.model.channels),
-                sampling,
-            )
-            for bucket, s in subject.buckets.items()
-        }
+        settings = config.synthesize.sampling | {"steps": steps, "sampler": name}
+        return samples_of(
+            subject, sampler, params, Sampling.generator(**settings), config.seed + noise,
+            config.model.channels,
+        )  # fmt: skip
 
     reference = look_at(judge, sample("euler", _REFERENCE.value, 2), prompts)
     real = None

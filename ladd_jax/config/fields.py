@@ -259,6 +259,11 @@ class Synthesize:
                 f"more"
             )
 
+    @property
+    def sampling(self) -> dict[str, Any]:
+        """How the data generator is sampled: arguments of `Sampling.generator`."""
+        return {name: getattr(self, name) for name in ("steps", "guidance", "shift", "sampler")}
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Distil(LADDSettings):

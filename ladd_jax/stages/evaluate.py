@@ -16,7 +16,7 @@ from ladd_jax.config import architectures
 from ladd_jax.config.fields import Config, Evaluate, to_dict
 from ladd_jax.data.buckets import Bucket
 from ladd_jax.data.shards import Shards
-from ladd_jax.diffusion.sampling import Sampler, Sampling, seeds
+from ladd_jax.diffusion.sampling import Sampler, Sampling
 from ladd_jax.evaluation.extractors import EXTRACTORS, extractor_for
 from ladd_jax.evaluation.intervals import measure_with_intervals
 from ladd_jax.evaluation.metrics import METRICS
@@ -28,7 +28,15 @@ from ladd_jax.evaluation.strip import read_previews
 from ladd_jax.models.base import Params
 from ladd_jax.models.families import family_of
 from ladd_jax.parallel.mesh import make_mesh
-from ladd_jax.stages.judging import Samples, Show, decoding, look_at, open_judge, pictures_of
+from ladd_jax.stages.judging import (
+    Samples,
+    Show,
+    decoding,
+    look_at,
+    open_judge,
+    pictures_of,
+    samples_of,
+)
 from ladd_jax.stages.kept import fingerprint, kept
 from ladd_jax.stages.load import (
     encoded,
@@ -110,7 +118,7 @@ def evaluate(config: Config, workdir: Path) -> list[Row]:
         mesh,
         stage.batch_size,
     )
-    show = decoding(config)
+    channels, show = config.model.channels, decoding(config)
     extractor = open_judge(config, workdir, mesh, show)
 
     def look(samples: Samples, texts: Mapping[Bucket, np.ndarray]) -> _Looked:
@@ -123,18 +131,8 @@ def evaluate(config: Config, workdir: Path) -> list[Row]:
 
         def sample(way: _Way) -> Samples:
             params: Params = student if way.model == "student" else start
-            return {
-                bucket: sampler(
-                    params,
-                    seeds(config.seed + way.noise, bucket.height, bucket.width, np.arange(n)),
-                    subjects.cond,
-                    (bucket.height, bucket.width, config.model.channels),
-                    way.sampling,
-                    bar.update,
-                )
-                for bucket, subjects in subject.buckets.items()
-                for n in (len(subjects.prompts),)
-            }
+            noise = config.seed + way.noise
+            return samples_of(subject, sampler, params, way.sampling, noise, channels, bar.update)
 
         folder = workdir / "evaluation"
         mark = fingerprint(config, prompts, start, mesh)
@@ -217,7 +215,7 @@ def _ways(config: Config) -> list[_Way]:
     made, guidance = config.synthesize, config.synthesize.guidance
 
     def guided(model: str, steps: int, scale: float, tried: bool = False) -> _Way:
-        sampling = Sampling.generator(steps, scale, made.shift, made.sampler)
+        sampling = Sampling.generator(**made.sampling | {"steps": steps, "guidance": scale})
         return _Way(model, steps, scale, sampling, 1, tried)
 
     ways = [guided("generator", made.steps, guidance)]

@@ -11,13 +11,15 @@ from jax.sharding import Mesh
 from ladd_jax.config.fields import Config
 from ladd_jax.data.buckets import Bucket
 from ladd_jax.data.shards import LATENTS, Shards
+from ladd_jax.diffusion.sampling import Sampler, Sampling, seeds
 from ladd_jax.evaluation.extractors import EXTRACTORS, Given, extractor_for, open_extractor
 from ladd_jax.evaluation.extractors.base import Extractor
 from ladd_jax.evaluation.pictures import averaged_down
 from ladd_jax.evaluation.seen import Seen, grid_of_pixels
+from ladd_jax.models.base import Params
 from ladd_jax.models.families import family_of
 from ladd_jax.stages.load import encoded, synthesized
-from ladd_jax.stages.subjects import Subjects
+from ladd_jax.stages.subjects import Subject, Subjects
 from ladd_jax.stages.trained import decoder_of
 
 Samples = dict[Bucket, np.ndarray]
@@ -119,6 +121,34 @@ def look_at(
             alignment = None if scores[0] is None else np.concatenate(scores)
         seen.append(Seen(images, texts, features, alignment, np.arange(len(images))))
     return seen
+
+
+def samples_of(
+    subject: Subject,
+    sampler: Sampler,
+    params: Params,
+    sampling: Sampling,
+    seed: int,
+    channels: int,
+    progress: Callable[[int], Any] = lambda done: None,
+) -> Samples:
+    """One sample for each subject of every bucket; those of one seed have the same noise.
+
+    Args:
+      subject: what a run is judged on.
+      sampler: of the network.
+      params: its parameters.
+      sampling: how to sample.
+      seed: of the noise.
+      channels: of a latent.
+      progress: told the number of samples done after each batch.
+    """
+    samples = {}
+    for bucket, (prompts, cond) in subject.buckets.items():
+        noise = seeds(seed, bucket.height, bucket.width, np.arange(len(prompts)))
+        shape = bucket.height, bucket.width, channels
+        samples[bucket] = sampler(params, noise, cond, shape, sampling, progress)
+    return samples
 
 
 def subjects_of(

@@ -31,9 +31,7 @@ def fingerprint(
     """
     fields = to_dict(config)
     parts = {name: fields[name] for name in STAGE_FIELDS["pretrain"]}
-    parts["synthesize"] = {
-        name: fields["synthesize"][name] for name in ("steps", "guidance", "shift", "sampler")
-    }
+    parts["synthesize"] = config.synthesize.sampling
     parts["timesteps"] = fields["distil"]["timesteps"]
     texts = {bucket.name: list(map(str, found)) for bucket, found in prompts.items()}
     digest = hashlib.sha256(json.dumps(texts, sort_keys=True).encode())

@@ -48,7 +48,7 @@ def synthesize(config: Config, workdir: Path) -> None:
         records_per_shard=stage.records_per_shard,
         arrays={LATENTS: ArraySpec(("H", "W", config.model.channels)), **shards.cond_arrays},
     )
-    sampling = Sampling.generator(stage.steps, stage.guidance, stage.shift, stage.sampler)
+    sampling = Sampling.generator(**stage.sampling)
     missing = missing_shards(target, layout, jax.process_index(), jax.process_count())
     with progress("synthesize", layout, missing) as bar:
         for shard in missing:

@@ -156,7 +156,7 @@ def _run(
         family=family_of(config),
         architecture=_computing(architecture, dtype),
         times=() if is_generator else tuple(config.distil.timesteps),
-        generator=_sampled(config.synthesize),
+        generator=config.synthesize.sampling,
         buckets=trained_buckets(config, workdir),
         reduction=reduction,
         decode=decode,
@@ -172,7 +172,7 @@ def _released(place: str, dtype: Any, mesh: Mesh) -> TrainedModel:
     facts = _facts(fetch_pipeline(place))
     released = kind.released(place)
     reduction, decode = decoder_of(kind, place)
-    defaults = _sampled(Synthesize())
+    defaults = Synthesize().sampling
     if released.shift is not None:
         defaults["shift"] = released.shift
     return TrainedModel(
@@ -192,12 +192,6 @@ def _released(place: str, dtype: Any, mesh: Mesh) -> TrainedModel:
         load=lambda: weights.load(mesh),
         step=facts.get("step"),
     )
-
-
-def _sampled(settings: Synthesize) -> dict[str, Any]:
-    """How a data generator is sampled where nobody says otherwise."""
-    names = ("steps", "guidance", "shift", "sampler")
-    return {name: getattr(settings, name) for name in names}
 
 
 def _computing(architecture: Any, dtype: Any | None) -> Any:
