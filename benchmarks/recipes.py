@@ -26,7 +26,7 @@ from ladd_jax.evaluation.rows import Row, acceptance, find
 from ladd_jax.stages.distil import distil
 from ladd_jax.stages.encode import encode
 from ladd_jax.stages.evaluate import evaluate
-from ladd_jax.stages.pretrain import pretrain
+from ladd_jax.stages.flow_matching import finetune, pretrain
 from ladd_jax.stages.synthesize import synthesize
 
 _STUDY = flags.DEFINE_string("study", "digits", "Name of the study's table.")
@@ -70,6 +70,7 @@ def run(
     change(config, changes)
     made = typed(config)
     settle(workdir, to_dict(made))
+    finetune(made, workdir)
     distil(made, workdir)
     rows = evaluate(made, workdir)
     return {

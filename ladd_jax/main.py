@@ -11,7 +11,7 @@ from ladd_jax.config.fields import STAGES, Config
 from ladd_jax.stages.distil import distil
 from ladd_jax.stages.encode import encode
 from ladd_jax.stages.evaluate import evaluate
-from ladd_jax.stages.pretrain import pretrain
+from ladd_jax.stages.flow_matching import finetune, pretrain
 from ladd_jax.stages.synthesize import synthesize
 
 _LOG = logging.getLogger(__name__)
@@ -20,6 +20,7 @@ _STAGES = {
     "encode": encode,
     "pretrain": pretrain,
     "synthesize": synthesize,
+    "finetune": finetune,
     "distil": distil,
     "evaluate": evaluate,
 }

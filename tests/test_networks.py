@@ -51,7 +51,8 @@ def built(section, config):
     make = {
         "teacher": architectures.teacher_architecture,
         "model": architectures.student_architecture,
-        "pretrain": objectives.flow_matching,
+        "pretrain": lambda config: objectives.flow_matching(config, config.pretrain),
+        "finetune": lambda config: objectives.flow_matching(config, config.finetune),
         "distil": objectives.ladd,
     }
     return make[section](typed(config))
@@ -61,7 +62,7 @@ def built(section, config):
     ("section", "name"),
     [
         (section, name)
-        for section in ("model", "teacher", "pretrain", "distil")
+        for section in ("model", "teacher", "pretrain", "finetune", "distil")
         for name in fields(section)
     ],
 )
@@ -87,7 +88,12 @@ def test_a_field_reaches_the_objective(section, name):
 
 @pytest.mark.parametrize(
     ("stage", "name"),
-    [("pretrain", "optimizer"), ("distil", "optimizer"), ("distil", "heads_optimizer")],
+    [
+        ("pretrain", "optimizer"),
+        ("finetune", "optimizer"),
+        ("distil", "optimizer"),
+        ("distil", "heads_optimizer"),
+    ],
 )
 def test_every_optimizer_has_the_settings_of_its_own_section(stage, name):
     config = digits.get_config()

@@ -150,7 +150,7 @@ def test_of_many_buckets_the_widest_the_tallest_and_one_between_are_shown():
 
 def save_generator(config, workdir):
     """A random data generator, as if `pretrain` had made it."""
-    objective = objectives.flow_matching(config)
+    objective = objectives.flow_matching(config, config.pretrain)
     state = jax.jit(objective.init)(jax.random.PRNGKey(0), random_params(objective.model))
     saved = Checkpoints(workdir / "pretrain" / "checkpoints")
     saved.save(1, state, to_dict(config))

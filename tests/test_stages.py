@@ -18,9 +18,11 @@ from ladd_jax.parallel.mesh import make_mesh
 from ladd_jax.stages import distil as distilling
 from ladd_jax.stages.distil import distil
 from ladd_jax.stages.encode import encode
+from ladd_jax.stages.flow_matching import finetune
 from ladd_jax.stages.load import (
     encoded,
     finished_student_step,
+    load_finetuned,
     load_generator,
     load_student,
     load_student_weights,
@@ -43,14 +45,15 @@ def settings(**changes):
     return config
 
 
-def write_generator(config, workdir):
-    """A random data generator, as if `pretrain` had made it."""
-    objective = objectives.flow_matching(config)
-    params = tiny.random_params(objective.model)
+def write_generator(config, workdir, stage="pretrain", seed=0):
+    """A random network, as if `pretrain` had made it, or `finetune`."""
+    objective = objectives.flow_matching(config, config.pretrain)
+    params = tiny.random_params(objective.model, seed)
     state = jax.jit(objective.init)(jax.random.PRNGKey(0), params)
-    saved = Checkpoints(workdir / "pretrain" / "checkpoints")
+    saved = Checkpoints(workdir / stage / "checkpoints")
     saved.save(1, state, to_dict(config))
     saved.close()
+    return params
 
 
 @pytest.fixture(scope="module")
@@ -132,6 +135,28 @@ def test_another_seed_of_distil_has_other_heads_and_batches_and_starts_from_the_
         np.any(a != b)
         for a, b in zip(jax.tree.leaves(start.heads), jax.tree.leaves(other.heads), strict=True)
     )
+
+
+def test_finetune_goes_on_from_the_data_generator_and_distil_from_what_it_makes(
+    images, tmp_path, monkeypatch
+):
+    config = settings()
+    config.finetune.update(dict(steps=1, batch_size=8, ema_decay=0.0))
+    config.finetune.optimizer.update(dict(learning_rate=1e-3, beta1=0.0))
+    generator = write_generator(typed(config), tmp_path)
+    (tmp_path / "encoded").symlink_to(images)
+    mesh = make_mesh({"data": 1}, jax.devices()[:1])
+    finetune(typed(config), tmp_path)
+    made = load_finetuned(typed(config), tmp_path, mesh)
+    # An update of Adam moves a parameter by no more than the rate.
+    moved = jax.tree.map(lambda a, b: float(np.max(np.abs(a - b))), made, generator)
+    assert 0 < max(jax.tree.leaves(moved)) < 1.1e-3
+
+    begun = []
+    monkeypatch.setattr(distilling, "run_training", lambda *_, fresh, **__: begun.append(fresh()))
+    distil(typed(config), tmp_path)
+    assert_same(begun[0].params, made)
+    assert_same(load_teacher(typed(config), tmp_path, mesh), generator)
 
 
 def step_flops(config):

@@ -20,8 +20,8 @@ from ladd_jax.diffusion.sampling import seeds
 from ladd_jax.models.sd3.transformer import mmdit
 from ladd_jax.parallel.mesh import make_mesh
 from ladd_jax.stages.encode import encode
+from ladd_jax.stages.flow_matching import pretrain
 from ladd_jax.stages.load import load_generator, synthesized
-from ladd_jax.stages.pretrain import pretrain
 from ladd_jax.stages.synthesize import synthesize
 
 
@@ -34,8 +34,11 @@ def config():
     config.pretrain.update(dict(steps=3, batch_size=8))
     config.pretrain.optimizer.update(dict(learning_rate=0.1, warmup_steps=0, decay_steps=0))
     config.synthesize.update(
-        dict(samples=10, batch_size=4, records_per_shard=2, steps=3, guidance=2.5, shift=1.5)
-    )
+        dict(
+            samples=10, batch_size=4, records_per_shard=2, sampler="euler", steps=3, guidance=2.5,
+            shift=1.5,
+        )
+    )  # fmt: skip
     return typed(config)
 
 

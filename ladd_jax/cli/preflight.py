@@ -7,7 +7,7 @@ them, on the stages, or on the devices of this machine.
 from pathlib import Path
 
 from ladd_jax.config import objectives
-from ladd_jax.config.fields import Config, Distil, Pretrain
+from ladd_jax.config.fields import Config, Distil, Finetune, Pretrain
 from ladd_jax.data.buckets import check_resolution
 from ladd_jax.diffusion.samplers import student_sigmas
 from ladd_jax.errors import NotFoundError, UserError
@@ -28,8 +28,14 @@ def check(config: Config) -> None:
       UserError: a value that no stage could use; the message names it and the remedy.
     """
     mesh = make_mesh(config.mesh.sizes)
-    trainings: dict[str, Pretrain | Distil] = dict(pretrain=config.pretrain, distil=config.distil)
-    trainings = {name: stage for name, stage in trainings.items() if name in config.stages}
+    trainings: dict[str, Pretrain | Finetune | Distil] = {
+        "pretrain": config.pretrain,
+        "finetune": config.finetune,
+        "distil": config.distil,
+    }
+    trainings = {
+        name: stage for name, stage in trainings.items() if name in config.stages and stage.steps
+    }
     for stage in trainings.values():
         check_batch_size(stage.batch_size, mesh, stage.accumulation)
     traced = config.log.traced
@@ -41,7 +47,8 @@ def check(config: Config) -> None:
         )
     if trainings:
         check_writers(config.log.writers)
-    objectives.flow_matching(config)
+    for stage in (config.pretrain, config.finetune):
+        objectives.flow_matching(config, stage)
     objectives.ladd(config)
     _check_data(config)
     if config.teacher.depth and not config.teacher.weights and "distil" in config.stages:
@@ -49,12 +56,13 @@ def check(config: Config) -> None:
             f"teacher.depth is {config.teacher.depth} and teacher.weights is empty: name the "
             f"weights of that network; without them it can be planned only"
         )
-    both = {"synthesize", "distil"} <= set(config.stages)
-    if both and 0 < config.synthesize.samples < config.distil.batch_size:
-        raise UserError(
-            f"synthesize.samples {config.synthesize.samples} are fewer than one batch of "
-            f"distil.batch_size {config.distil.batch_size}: raise one or lower the other"
-        )
+    made = config.synthesize.samples if "synthesize" in config.stages else 0
+    for name in ("finetune", "distil"):
+        if name in trainings and 0 < made < trainings[name].batch_size:
+            raise UserError(
+                f"synthesize.samples {made} are fewer than one batch of {name}.batch_size "
+                f"{trainings[name].batch_size}: raise one or lower the other"
+            )
     if "evaluate" in config.stages:
         _check_subjects(config)
     if "evaluate" in config.stages or ("distil" in config.stages and config.log.samples_every):

@@ -27,7 +27,7 @@ from ladd_jax.objectives.ladd import LADDSettings
 from ladd_jax.training.optimizers import Optimizer
 from ladd_jax.training.writers import WRITERS
 
-STAGES = ("encode", "pretrain", "synthesize", "distil", "evaluate")
+STAGES = ("encode", "pretrain", "synthesize", "finetune", "distil", "evaluate")
 
 # The sections of networks have the fields of this family, with its defaults.
 _NETWORK: Any = family("sd3").architecture
@@ -238,6 +238,28 @@ class Pretrain(FlowMatchingSettings):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Finetune(FlowMatchingSettings):
+    """Flow matching of the student on the data of `distil`, before the heads judge it.
+
+    The data generator's samples are guided, and the generator itself, which the student starts as,
+    predicts unguided ones. At small t, where the heads say least, this is what moves it to them.
+    The paper has none of it: 0 steps.
+    """
+
+    steps: int = 0
+    batch_size: int = 256
+    optimizer: Optimizer = Optimizer(1e-4, clip_norm=1.0)
+    # The student is sampled without guidance.
+    text_dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        _at_least_one(self, "finetune", "batch_size")
+        if self.steps < 0:
+            raise UserError(f"finetune.steps is {self.steps}: use 0 for none, or more")
+        super().__post_init__()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Synthesize:
     """The data generator's samples."""
 
@@ -384,6 +406,7 @@ class Config:
     heads: Heads = Heads()
     pretrain: Pretrain = Pretrain()
     synthesize: Synthesize = Synthesize()
+    finetune: Finetune = Finetune()
     distil: Distil = Distil()
     evaluate: Evaluate = Evaluate()
     checkpoint: Checkpoint = Checkpoint()

@@ -4,7 +4,7 @@ import dataclasses
 from typing import Any
 
 from ladd_jax.config.architectures import student_architecture, teacher_architecture
-from ladd_jax.config.fields import Config
+from ladd_jax.config.fields import Config, Finetune, Pretrain
 from ladd_jax.data.buckets import Bucket
 from ladd_jax.models.families import family_of
 from ladd_jax.models.heads import HeadConfig, HeadSettings, head, head_stack
@@ -19,12 +19,12 @@ def _settings(kind: type[Any], section: Any) -> dict[str, Any]:
     return {field.name: getattr(section, field.name) for field in dataclasses.fields(kind)}
 
 
-def flow_matching(config: Config) -> FlowMatching:
-    """The data generator's training."""
+def flow_matching(config: Config, stage: Pretrain | Finetune) -> FlowMatching:
+    """The data generator's training, or the student's before the heads judge it."""
     return FlowMatching(
         model=family_of(config).backbone(student_architecture(config)),
-        optimizer=config.pretrain.optimizer,
-        **_settings(FlowMatchingSettings, config.pretrain),
+        optimizer=stage.optimizer,
+        **_settings(FlowMatchingSettings, stage),
     )
 
 

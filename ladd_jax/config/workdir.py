@@ -13,9 +13,11 @@ _FILE = "config.json"
 FREE_FIELDS = ("mesh", "log", "checkpoint", "stages", "evaluate", "compilation_cache")
 
 _NETWORK_FIELDS = ("seed", "weights", "data", "model", "pretrain")
+_STUDENT_FIELDS = (*_NETWORK_FIELDS, "synthesize", "finetune")
 STAGE_FIELDS = {
     "pretrain": _NETWORK_FIELDS,
-    "distil": (*_NETWORK_FIELDS, "teacher", "heads", "synthesize", "distil"),
+    "finetune": _STUDENT_FIELDS,
+    "distil": (*_STUDENT_FIELDS, "teacher", "heads", "distil"),
 }
 """What the result of a training depends on: its checkpoints serve all configs alike in these."""
 

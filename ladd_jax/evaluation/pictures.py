@@ -90,8 +90,13 @@ def png(image: np.ndarray, scale: int, text: Mapping[str, str] | None = None) ->
     return buffer.getvalue()
 
 
+_REGRESSION: dict[str, tuple[str, ...]] = {
+    "loss": ("loss",),
+    "gradient norm": ("gradient_norm",),
+}
 _PANELS: dict[str, dict[str, tuple[str, ...]]] = {
-    "pretrain": {"loss": ("loss",), "gradient norm": ("gradient_norm",)},
+    "pretrain": _REGRESSION,
+    "finetune": _REGRESSION,
     "distil": {
         "loss": ("loss/generator", "loss/discriminator"),
         "mean logit": ("logit/real", "logit/fake"),

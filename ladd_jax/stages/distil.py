@@ -8,10 +8,9 @@ from ladd_jax.config import objectives
 from ladd_jax.config.architectures import generator_architecture, teacher_architecture
 from ladd_jax.config.fields import Config, to_dict
 from ladd_jax.data.shards import Shards
-from ladd_jax.errors import UserError
 from ladd_jax.objectives.base import TrainState
 from ladd_jax.parallel.mesh import make_mesh
-from ladd_jax.stages.load import encoded, load_generator, load_teacher, synthesized
+from ladd_jax.stages.load import load_finetuned, load_generator, load_teacher, student_data
 from ladd_jax.stages.previews import Previews
 from ladd_jax.stages.train import run_training
 from ladd_jax.training.loop import Training
@@ -25,13 +24,7 @@ def distil(config: Config, workdir: Path) -> None:
     stage = config.distil
     mesh = make_mesh(config.mesh.sizes)
     objective = objectives.ladd(config)
-    directory = {"synthesized": synthesized, "encoded": encoded}[stage.data](workdir)
-    shards = Shards(directory)
-    if not shards.has_latents:
-        raise UserError(
-            f"{directory} holds prompts without latents: use distil.data=synthesized, or encode "
-            f"images"
-        )
+    shards = Shards(student_data(config, workdir))
 
     seed = config.seed + stage.seed
     key = jax.random.fold_in(jax.random.PRNGKey(seed), 1)
@@ -42,7 +35,10 @@ def distil(config: Config, workdir: Path) -> None:
 
     def fresh() -> TrainState:
         # A whole network that is held no longer than this, where it is not the teacher.
-        start = teacher if same else load_generator(config, workdir, mesh)
+        if config.finetune.steps:
+            start = load_finetuned(config, workdir, mesh)
+        else:
+            start = teacher if same else load_generator(config, workdir, mesh)
         return create(objective.init, shardings, key, start)
 
     preview = None

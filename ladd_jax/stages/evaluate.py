@@ -165,7 +165,7 @@ def evaluate(config: Config, workdir: Path) -> list[Row]:
                     shown.append(grids[-1])
 
     rows = in_order(rows)
-    histories = {name: read_history(workdir / name) for name in ("pretrain", "distil")}
+    histories = {name: read_history(workdir / name) for name in ("pretrain", "finetune", "distil")}
     if not hidden:
         previews = read_previews(workdir / "distil" / "previews")
         facts, notes = facts_of(config), [*notes_of(config), *guidance_note(rows)]

@@ -42,6 +42,21 @@ def synthesized(workdir: Path) -> Path:
     return workdir / "synthesized"
 
 
+def student_data(config: Config, workdir: Path) -> Path:
+    """The shards that the student learns from.
+
+    Raises:
+      UserError: they hold prompts alone.
+    """
+    directory = {"synthesized": synthesized, "encoded": encoded}[config.distil.data](workdir)
+    if not Shards(directory).has_latents:
+        raise UserError(
+            f"{directory} holds prompts without latents: use distil.data=synthesized, or encode "
+            f"images"
+        )
+    return directory
+
+
 def trained_buckets(config: Config, workdir: Path) -> tuple[Bucket, ...]:
     """The buckets that a run trains on: those of its config that have records, or all that it has.
 
@@ -92,15 +107,7 @@ def load_generator(config: Config, workdir: Path, mesh: Mesh) -> Params:
 def _load_generator_as(config: Config, workdir: Path, mesh: Mesh, architecture: Any) -> Params:
     if config.weights:
         return _read(config, config.weights, architecture, mesh)
-    objective = objectives.flow_matching(config)
-    key = jax.ShapeDtypeStruct((2,), jnp.uint32)
-    shapes = jax.eval_shape(objective.init, key, objective.model.shapes)
-    shardings = state_shardings(
-        shapes, mesh, axes=objective.model.axes, optimizer=objective.optimizer.build()
-    )
-    params = _load(
-        config, workdir, "pretrain", config.pretrain.steps, abstract_like(shapes, shardings)
-    ).ema
+    params = _matched("pretrain", config, workdir, mesh)
     if architecture.cut:
         family = family_of(config)
         model = family.backbone(architecture)
@@ -108,6 +115,28 @@ def _load_generator_as(config: Config, workdir: Path, mesh: Mesh, architecture: 
         keep = jax.jit(lambda tree: family.cut_params(tree, model.shapes), out_shardings=layout)
         params = keep(params)
     return jax.tree.map(lambda leaf: leaf.astype(architecture.param_dtype), params)
+
+
+def _matched(stage: str, config: Config, workdir: Path, mesh: Mesh) -> Params:
+    """The average that a stage of flow matching has made."""
+    settings = getattr(config, stage)
+    objective = objectives.flow_matching(config, settings)
+    key = jax.ShapeDtypeStruct((2,), jnp.uint32)
+    shapes = jax.eval_shape(objective.init, key, objective.model.shapes)
+    shardings = state_shardings(
+        shapes, mesh, axes=objective.model.axes, optimizer=objective.optimizer.build()
+    )
+    abstract = abstract_like(shapes, shardings)
+    return _load(config, workdir, stage, settings.steps, abstract).ema
+
+
+def load_finetuned(config: Config, workdir: Path, mesh: Mesh) -> Params:
+    """What `finetune` has made of the data generator, on a mesh.
+
+    Raises:
+      NotFoundError: `finetune` is not done.
+    """
+    return _matched("finetune", config, workdir, mesh)
 
 
 def load_teacher(config: Config, workdir: Path, mesh: Mesh) -> Params:
