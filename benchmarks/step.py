@@ -68,7 +68,7 @@ def two_programs(objective: LADD, critic: FeatureCritic) -> tuple[Any, Any]:
         return optax.apply_updates(state.heads, updates), heads_optimizer
 
     def update_student(state: TrainState, frozen: Frozen, batch: Batch) -> TrainState:
-        x_t, t, ((eps, t_hat, _), _) = inputs(state, batch)
+        x_t, t, ((eps, t_hat), _) = inputs(state, batch)
         cond, teacher = batch["cond"], critic.teacher
         grid, summary = teacher.grid(batch["latents"]), teacher.summary(cond)
 
@@ -77,7 +77,7 @@ def two_programs(objective: LADD, critic: FeatureCritic) -> tuple[Any, Any]:
             _, features = teacher(frozen["teacher"], x, t_hat, cond, tap=lambda _, tokens: tokens)
 
             def through_head(total: jax.Array, item: Any) -> tuple[jax.Array, None]:
-                logits = critic.head(item[0], item[1], grid, t_hat, t, summary)
+                logits = critic.head(item[0], item[1], grid, t_hat, summary)
                 return total + jnp.mean(form.student(logits)), None
 
             total, _ = jax.lax.scan(through_head, jnp.zeros(()), (state.heads["heads"], features))

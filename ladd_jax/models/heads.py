@@ -36,10 +36,6 @@ class HeadSettings:
         on how the batch is spread over devices.
       projection: width of the inner product with the condition.
       spectral_norm: divides each convolution by its largest singular value.
-      student_time: conditions a head on the time t of the student's input as well, so that it tells
-        the student's predictions from each time apart from the data. Without it a head sees their
-        mixture, in which too little of something at one time may be made good by too much at
-        another (paper: not there).
     """
 
     channels: int = 64
@@ -47,7 +43,6 @@ class HeadSettings:
     groups: int = 8
     projection: int = 64
     spectral_norm: bool = True
-    student_time: bool = False
 
     def __post_init__(self) -> None:
         if self.channels % self.groups:
@@ -65,7 +60,7 @@ class HeadConfig(HeadSettings):
 
     Attributes:
       features: D, width of the tokens read.
-      condition_width: length of the vector that heads are conditioned on besides times.
+      condition_width: length of the vector that heads are conditioned on besides t_hat.
       dtype: dtype of computation.
       param_dtype: dtype of parameters.
     """
@@ -149,7 +144,7 @@ class _ConvolutionBlock(nnx.Module):
 
 
 class Head(nnx.Module):
-    """Logit at each token, given noise level, text and, where asked, the student's time."""
+    """Logit at each token, given noise level and text."""
 
     def __init__(self, config: HeadConfig, *, rngs: nnx.Rngs):
         c, p = config.channels, config.projection
@@ -158,7 +153,7 @@ class Head(nnx.Module):
         self.residual = _ConvolutionBlock(c, config.kernel, config, rngs=rngs)
         self.exit = _Convolution(c, p, 1, config, rngs=rngs)
         self.condition = MLP(
-            256 * (1 + config.student_time) + config.condition_width,
+            256 + config.condition_width,
             c,
             p,
             jax.nn.silu,
@@ -168,12 +163,7 @@ class Head(nnx.Module):
         )
 
     def __call__(
-        self,
-        tokens: jax.Array,
-        grid: tuple[int, int],
-        t_hat: jax.Array,
-        t: jax.Array,
-        condition: jax.Array,
+        self, tokens: jax.Array, grid: tuple[int, int], t_hat: jax.Array, condition: jax.Array
     ) -> jax.Array:
         """Judges tokens.
 
@@ -181,7 +171,6 @@ class Head(nnx.Module):
           tokens: `[B, N, D]`, the image tokens after a block.
           grid: (h, w) with hw = N.
           t_hat: float32 `[B]`, noise level of the latents that the transformer saw.
-          t: float32 `[B]`, time of the student's input; read with `student_time` alone.
           condition: `[B, condition_width]`, such as the pooled text.
 
         Returns:
@@ -192,9 +181,9 @@ class Head(nnx.Module):
         x = self.entry(x.reshape(x.shape[0], *grid, x.shape[-1]))
         # A Python number, unlike NumPy's, leaves the dtype of computation as it is.
         x = (self.residual(x) + x) / math.sqrt(2.0)
-        times = (t_hat, t) if self.config.student_time else (t_hat,)
-        given = [*map(timestep_embedding, times), condition.astype(jnp.float32)]
-        c = self.condition(jnp.concatenate(given, axis=-1))
+        c = self.condition(
+            jnp.concatenate([timestep_embedding(t_hat), condition.astype(jnp.float32)], axis=-1)
+        )
         logits = jnp.einsum("bhwp,bp->bhw", self.exit(x), c) / math.sqrt(self.config.projection)
         return logits.astype(jnp.float32)
 

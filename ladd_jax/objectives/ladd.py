@@ -313,7 +313,7 @@ class LADD(LADDSettings):
             time_key, noise_key = jax.random.split(key)
             mean = self.renoise_mean - self.renoise_slope * (1 - t)
             t_hat = times.logit_normal(time_key, x_0.shape[0], mean, self.renoise_std)
-            return Noise(jax.random.normal(noise_key, x_0.shape), t_hat, t)
+            return Noise(jax.random.normal(noise_key, x_0.shape), t_hat)
 
         fake_key, real_key = jax.random.split(key)
         fake = draw(fake_key)

@@ -49,10 +49,10 @@ def two_program_reference(objective, state, frozen, batch):
 
     def logits(heads, slot, tokens, t_hat, cond=cond):
         one = jax.tree.map(lambda leaf: leaf[slot], heads["heads"])
-        return critic.head(one, tokens, grid, t_hat, t, cond["pooled"])
+        return critic.head(one, tokens, grid, t_hat, cond["pooled"])
 
     def discriminator_loss(heads, fake_noise, real_noise):
-        (eps_f, t_f, _), (eps_r, t_r, _) = fake_noise, real_noise
+        (eps_f, t_f), (eps_r, t_r) = fake_noise, real_noise
         fake, _ = features(generate(state.params), eps_f, t_f)
         real, _ = features(x_0, eps_r, t_r)
         total = 0.0
@@ -82,7 +82,7 @@ def two_program_reference(objective, state, frozen, batch):
             heads_gradient(heads, fake_noise, real_noise), heads_optimizer, heads
         )
         heads = optax.apply_updates(heads, updates)
-    eps_f, t_f, _ = objective.renoise(last, x_0, t)[0]
+    eps_f, t_f = objective.renoise(last, x_0, t)[0]
     seen = state.heads if before else heads
 
     def generator_loss(params):
@@ -108,7 +108,7 @@ def two_program_reference(objective, state, frozen, batch):
     [
         {"loss": "lsgan", "distillation_weight": 2.5, "head_updates": 3,
          "reconstruction_weight": 0.5, "own_share": 0.5, "renoise_slope": 2.0,
-         "probabilities": (0.1, 0.3, 0.3, 0.3), "head_changes": {"student_time": True}},
+         "probabilities": (0.1, 0.3, 0.3, 0.3)},
         pytest.param(
             {"head_updates": 2, "misaligned_share": 0.3, "hooked_blocks": (1,), "r1_gamma": 1e-2},
             marks=pytest.mark.slow,
@@ -123,8 +123,7 @@ def two_program_reference(objective, state, frozen, batch):
             marks=pytest.mark.slow,
         ),
         pytest.param(
-            {"accumulation": 4, "head_updates": 2, "misaligned_share": 0.3, "same_renoise": False,
-             "head_changes": {"student_time": True}},
+            {"accumulation": 4, "head_updates": 2, "misaligned_share": 0.3, "same_renoise": False},
             marks=pytest.mark.slow,
         ),
     ],
@@ -351,7 +350,7 @@ def test_settings_that_mean_nothing_are_refused(changes, words):
 def test_real_and_fake_share_their_renoising_only_when_told_to():
     for same in (True, False):
         objective = tiny.ladd(same_renoise=same)
-        (eps_f, t_f, _), (eps_r, t_r, _) = objective.renoise(
+        (eps_f, t_f), (eps_r, t_r) = objective.renoise(
             jax.random.PRNGKey(0), jnp.zeros((8, 4, 4, 2)), jnp.ones(8)
         )
         assert bool(jnp.all(eps_f == eps_r)) is same

@@ -68,8 +68,7 @@ def formulas(ladd, frozen, drawn, heads):
         values = []
         for slot, tokens in enumerate(features):
             one = jax.tree.map(lambda leaf, slot=slot: leaf[slot], heads["heads"])
-            noise = drawn.fake_noise
-            logits = critic.head(one, tokens, grid, noise.t_hat, noise.t, summary)
+            logits = critic.head(one, tokens, grid, drawn.fake_noise.t_hat, summary)
             values.append(jnp.mean(jax.nn.softplus(-logits)))
         return sum(values) / len(values)
 

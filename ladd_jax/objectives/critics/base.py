@@ -21,13 +21,10 @@ class Noise(NamedTuple):
     Attributes:
       eps: `[B, H, W, C]`.
       t_hat: float32 `[B]`.
-      t: the time that the student predicts or predicted them from, for real ones that of the fake
-        ones beside them; float32 `[B]`.
     """
 
     eps: jax.Array
     t_hat: jax.Array
-    t: jax.Array
 
 
 class Opened(Protocol):

@@ -25,7 +25,7 @@ class FeatureCritic:
     Attributes:
       teacher: the network under the heads; its parameters are `frozen["teacher"]`. Cut after the
         last hooked block it has no velocity.
-      head: one head, `head(params, tokens, grid, t_hat, t, condition) -> logits [B, h, w]`.
+      head: one head, `head(params, tokens, grid, t_hat, condition) -> logits [B, h, w]`.
       heads: their stack, one for each hooked block, under the name `heads`.
       hooked_blocks: blocks with a head; empty is all of them, as in the paper.
     """
@@ -117,8 +117,7 @@ class FeatureCritic:
     def _at_head(self, x_0: jax.Array, noise: Noise, cond: Cond) -> Callable[[Params], Head]:
         """From one head's parameters to that head as a function of its tokens."""
         grid, summary = self.teacher.grid(x_0), self.teacher.summary(cond)
-        times = noise.t_hat, noise.t
-        return lambda params: lambda tokens: self.head(params, tokens, grid, *times, summary)
+        return lambda params: lambda tokens: self.head(params, tokens, grid, noise.t_hat, summary)
 
 
 def _share(loss: Any, at_head: Callable[[Params], Head], count: int) -> Callable[..., Any]:
