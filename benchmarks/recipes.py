@@ -35,7 +35,7 @@ _ONLY = flags.DEFINE_list("only", [], "Recipes to run; default: all of the table
 _WORKDIR = flags.DEFINE_string(
     "workdir",
     "runs/recipes",
-    "Holds CONFIG/SEED/STUDY, or STUDY/SEED/STUDY for studies with data of their own.",
+    "Holds CONFIG/SEED/STUDY, or CONFIG_STUDY/SEED/STUDY where a study has data of its own.",
 )
 _JSON = flags.DEFINE_string("json", "", "Default: benchmarks/results/recipes_STUDY.json.")
 

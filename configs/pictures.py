@@ -99,7 +99,7 @@ def get_config(arguments: str | None = None) -> ConfigDict:
         )
     )  # fmt: skip
 
-    small_recipe(config.distil, steps=given["steps"])
+    small_recipe(config, steps=given["steps"])
 
     config.evaluate.update(dict(batch_size=64))
     # Steps take seconds on a CPU, and a run may be stopped at any time.

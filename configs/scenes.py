@@ -59,7 +59,7 @@ def get_config() -> ConfigDict:
         )
     )
 
-    small_recipe(config.distil, steps=1500)
+    small_recipe(config, steps=1500)
 
     config.checkpoint.every = 1000
     config.log.update(dict(every=50, samples_every=1000))

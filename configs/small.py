@@ -101,7 +101,7 @@ def get_config(arguments: str | None = None) -> ConfigDict:
         )
     )  # fmt: skip
 
-    small_recipe(config.distil, steps=given["steps"])
+    small_recipe(config, steps=given["steps"])
 
     config.evaluate.update(dict(batch_size=64, guidances=(1.0, 2.0, 3.0, 5.0)))
     config.checkpoint.every = 500

@@ -25,7 +25,10 @@ def read_table(study: str) -> dict[str, Any]:
 def folder(workdir: str, study: str, seed: int) -> Path:
     """Where a seed's data generator and samples are, and the runs of studies that share them."""
     table = read_table(study)
-    return Path(workdir) / (study if "data" in table else table["config"]) / str(seed)
+    data = table["config"]
+    if "data" in table:
+        data += f"_{study}"
+    return Path(workdir) / data / str(seed)
 
 
 def base(table: dict[str, Any], seed: int) -> ConfigDict:
