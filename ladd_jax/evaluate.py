@@ -36,7 +36,11 @@ _METRICS = flags.DEFINE_list(
     "metrics", None, "Which metrics; default: all that are there.", flag_values=FLAGS
 )
 _RESAMPLES = flags.DEFINE_integer(
-    "resamples", 0, "Resamples for each interval, each as costly as the metric.", flag_values=FLAGS
+    "resamples",
+    0,
+    "Resamples for each interval, each as costly as the metric.",
+    lower_bound=0,
+    flag_values=FLAGS,
 )
 _OUT = flags.DEFINE_string("out", None, "JSON file of the rows.", flag_values=FLAGS)
 

@@ -19,6 +19,7 @@ from ladd_jax.data.prompts import check_prompt
 from ladd_jax.errors import UserError
 from ladd_jax.evaluation.geneval import picture_file, read_geneval, write_records
 from ladd_jax.parallel.mesh import make_mesh
+from ladd_jax.ranges import COUNT, NOT_NEGATIVE, POSITIVE
 from ladd_jax.stages.sample import choose_bucket, sample
 from ladd_jax.stages.trained import MODELS, open_trained
 
@@ -105,16 +106,16 @@ def main() -> None:
         prompts = [record["prompt"] for record in records]
     if not prompts:
         raise UserError('there is no prompt: give --prompt="..." or --prompts=FILE')
-    for name, value, least in (
-        ("num", _NUM.value, 1),
-        ("batch_size", _BATCH_SIZE.value, 1),
-        ("seed", _SEED.value, 0),
-        ("steps", _STEPS.value, 1),
-        ("guidance", _GUIDANCE.value, 0),
-        ("shift", _SHIFT.value, 0.01),
+    for name, value, allowed in (
+        ("num", _NUM.value, COUNT),
+        ("batch_size", _BATCH_SIZE.value, COUNT),
+        ("seed", _SEED.value, NOT_NEGATIVE),
+        ("steps", _STEPS.value, COUNT),
+        ("guidance", _GUIDANCE.value, NOT_NEGATIVE),
+        ("shift", _SHIFT.value, POSITIVE),
     ):
-        if value is not None and not value >= least:
-            raise UserError(f"{name} is {value}: use {least} or more")
+        if value is not None and value not in allowed:
+            raise UserError(f"{name} is {value}: use {allowed}")
     out = Path(_OUT.value)
     if out.exists() and not out.is_dir():
         raise UserError(f"--out={out} is a file: name a folder")

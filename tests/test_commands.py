@@ -105,6 +105,16 @@ DIGITS = "--config=configs/digits.py"
         ([DIGITS, "--config.log.every=0"], "log.every is 0"),
         ([DIGITS, "--config.model.channels=4"], "digits have 1"),
         ([DIGITS, "--config.synthesize.samples=16"], "fewer than one batch"),
+        (
+            [DIGITS, "--config.data.examples=20"],
+            "data.examples 20 of a bucket are fewer than one batch of pretrain.batch_size 64",
+        ),
+        (
+            [DIGITS, "--config.model.position_table=4"],
+            "8x16 exceeds the position table of model, which ends at 8 latent pixels",
+        ),
+        ([DIGITS, "--config.data.buckets=('7x8',)"], "is no multiple of 2, which is model.patch"),
+        ([DIGITS, "--config.seed=-1"], "seed is -1: use a number from 0 to 4294967295"),
         ([DIGITS, "--config.evaluate.student_steps=(3,)"], "3 steps do not divide"),
         ([DIGITS, "--config.evaluate.per_prompt=1"], "needs 2: raise it"),
         ([DIGITS, "--config.evaluate.metrics=('fid',)"], "'fid' is none of fd, fd_real"),
