@@ -26,7 +26,14 @@ ROOT = Path(__file__).parent.parent
 
 # Processes as real as any, forked from one that has done the imports: seconds less for each.
 PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["ladd_jax.main"])
+PROCESSES.set_forkserver_preload(
+    [
+        "ladd_jax.main",
+        "ladd_jax.cli.preflight",
+        "ladd_jax.stages.distil",
+        "ladd_jax.stages.evaluate",
+    ]
+)
 
 
 def _command(arguments, devices, streams):
@@ -62,12 +69,50 @@ def assert_refused(result, words):
 @pytest.mark.parametrize(
     "module, own, other",
     [("plan", "--topology", "--workdir"), ("export", "--layout", "--config"),
-     ("main", "--workdir", "--topology"), ("evaluate", "--samples", "--topology")],
+     ("main", "--workdir", "--topology"), ("evaluate", "--samples", "--topology"),
+     ("sample", "--prompt", "--workdir"), ("encode", "--config", "--checkpoint"),
+     ("synthesize", "--config", "--checkpoint")],
 )  # fmt: skip
-def test_help_lists_the_flags_that_a_command_reads(module, own, other):
+def test_help_lists_the_flags_that_a_command_reads_with_examples(module, own, other):
     command = [sys.executable, "-m", f"ladd_jax.{module}", "--help"]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert f"  {own}:" in result.stdout and f"  {other}:" not in result.stdout
+    examples = result.stdout.partition("Examples:")[2].partition("flags:")[0]
+    assert examples.count(f"python -m ladd_jax.{module} --") >= 2
+    # What an error says of a command's flags is what its help lists.
+    told = {name for name in flags.SHARED if f"  --{name}:" in result.stdout}
+    assert told == set(flags.READ[module])
+
+
+@pytest.mark.parametrize(
+    ("module", "arguments", "words"),
+    [
+        ("main", "--nope", "there is no flag --nope: valid are config, help"),
+        ("main", "", "--config=NAME and --workdir=DIR are needed"),
+        ("main", "--config=digits", "--config=NAME and --workdir=DIR are needed"),
+        ("sample", "--out=x", "--checkpoint=DIR and --out=DIR are needed"),
+        ("sample", "--seed=many", "many"),
+        ("main", "--checkpoint=x", "here a run is named by --workdir=DIR"),
+        ("sample", "--workdir=x", "here a run is named by --checkpoint=DIR"),
+        ("sample", "--topology v5e:2x2", "--topology is a flag of plan and not of this command"),
+        ("plan", "--workdir=x", "a flag of main, encode, synthesize, evaluate and export and not"),
+        ("export", "--largest", "--largest is a flag of plan and not of this command"),
+    ],
+)  # fmt: skip
+def test_a_mistake_in_the_flags_is_told_before_what_is_large_is_imported(module, arguments, words):
+    code = (
+        "import runpy, sys\n"
+        f"sys.argv = ['{module}', *{arguments.split()}]\n"
+        f"try: runpy.run_module('ladd_jax.{module}', run_name='__main__', alter_sys=True)\n"
+        "finally: print({'jax', 'flax', 'tensorflow_datasets'} & set(sys.modules))"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert_refused(result, words)
+    # A config is made of the fields of networks, which import JAX; nothing else is.
+    if "--config" not in arguments:
+        assert result.stdout == "set()\n"
 
 
 def test_a_command_is_a_module_that_runs():
@@ -129,6 +174,13 @@ DIGITS = "--config=configs/digits.py"
         (["--config=digitz"], "there is no config 'digitz': did you mean digits?"),
         (["--confg=configs/digits.py"], "confg"),
         ([DIGITS, "extra"], "unexpected argument 'extra'"),
+        # Of what is given again the last counts.
+        (
+            [DIGITS, "--config.log.every=x", "--config.log.every", "0", "--config.log.every=-1"],
+            "log.every is -1: use 1 or more",
+        ),
+        (["--config=configs/none.py", "--config=digits", "--config.seed=-1"], "seed is -1"),
+        (["--config=digits:size=3"], "this config takes no arguments"),
     ],
     ids=lambda value: value[-1].split("=", 1)[0] if isinstance(value, list) else "",
 )  # fmt: skip
@@ -310,10 +362,32 @@ def test_a_bad_field_in_a_config_file_is_named(tmp_path, body, words):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("a page of text", "config.py, line 1, is no Python (invalid syntax): mend it"),
+        ("%PDF-1.4\0", "config file is no Python (source code string cannot contain null bytes)"),
+        ("import nothing_of_this_name", "No module named 'nothing_of_this_name'"),
+        ("steps = 3", "the config file has no function get_config()"),
+        (
+            "def get_config():\n    return 3",
+            "gives int: let it return what base_config() gave it",
+        ),
+        ("def get_config():\n    raise RuntimeError('x')", "line 2: RuntimeError: x"),
+    ],
+)
+def test_a_config_file_of_no_use_is_one_sentence(tmp_path, text, words):
+    (tmp_path / "config.py").write_text(text)
+    given = f"--config={tmp_path / 'config.py'}", f"--workdir={tmp_path / 'run'}"
+    assert_refused(run(*given), words)
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_workdir_of_another_config_is_refused_and_left_alone(tmp_path):
     only = "--config.stages=('encode',)"
     small = "--config.data.examples=20"
-    assert run(DIGITS, only, small, f"--workdir={tmp_path}").returncode == 0
+    first = run(DIGITS, only, small, f"--workdir={tmp_path}")
+    assert first.returncode == 0
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
     result = run(DIGITS, only, "--config.data.examples=30", f"--workdir={tmp_path}")
     assert result.returncode == 2

@@ -13,7 +13,6 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from ladd_jax.config.arguments import nearest
 from ladd_jax.data.buckets import Bucket
 from ladd_jax.data.sources import SOURCES
 from ladd_jax.diffusion.sampling import GENERATOR_SAMPLERS
@@ -21,6 +20,7 @@ from ladd_jax.errors import UserError
 from ladd_jax.models.families import family
 from ladd_jax.models.heads import HeadSettings
 from ladd_jax.models.random_text import TOKENIZERS
+from ladd_jax.names import nearest
 from ladd_jax.objectives.critics.features import FeatureCritic
 from ladd_jax.objectives.flow_matching import FlowMatchingSettings
 from ladd_jax.objectives.ladd import LADDSettings

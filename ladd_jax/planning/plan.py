@@ -20,10 +20,10 @@ from typing import Any
 from tqdm import tqdm
 
 from ladd_jax.config import objectives
-from ladd_jax.config.arguments import nearest
 from ladd_jax.config.fields import Config, to_dict
 from ladd_jax.data.buckets import Bucket
 from ladd_jax.errors import UserError
+from ladd_jax.names import nearest
 from ladd_jax.parallel.mesh import SLICES, check_batch_size, make_mesh
 from ladd_jax.planning.compile import Compiled
 from ladd_jax.planning.entry import bucket_entry
