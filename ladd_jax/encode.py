@@ -26,4 +26,4 @@ def main(config: Config, workdir: Path) -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, stage="encode")

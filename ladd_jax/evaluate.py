@@ -27,13 +27,13 @@ if TYPE_CHECKING:
     from ladd_jax.config.fields import Config
 
 FLAGS = flags.FlagValues()
-_SAMPLES = flags.DEFINE_string("samples", None, "Folder of pictures.", flag_values=FLAGS)
+_SAMPLES = flags.DEFINE_string("samples", "", "Folder of pictures.", flag_values=FLAGS)
 _REFERENCE = flags.DEFINE_string(
     "reference", None, "Folder of pictures that they are compared with.", flag_values=FLAGS
 )
 _EXTRACTOR = flags.DEFINE_string(
     "extractor",
-    None,
+    "",
     "inception:FILE of weights, or clip:, pickscore: or hpsv2: with a folder or owner/name.",
     flag_values=FLAGS,
 )
@@ -98,4 +98,4 @@ if __name__ == "__main__":
         needed = {"samples": "DIR", "extractor": "NAME:PATH"}
         run_without_config(folders, FLAGS, "prompts", needed=needed)
     else:
-        run(main, FLAGS)
+        run(main, FLAGS, stage="evaluate")

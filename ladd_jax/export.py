@@ -19,7 +19,7 @@ from ladd_jax.cli.run import run_without_config
 from ladd_jax.stages.names import STUDENTS
 
 FLAGS = flags.FlagValues()
-_OUT = flags.DEFINE_string("out", None, "The folder to make.", flag_values=FLAGS)
+_OUT = flags.DEFINE_string("out", "", "The folder to make.", flag_values=FLAGS)
 _MODEL = flags.DEFINE_enum(
     "model", "ema", tuple(STUDENTS), "The average (ema), or the student itself.", flag_values=FLAGS
 )
@@ -39,6 +39,12 @@ _DTYPE = flags.DEFINE_enum(
     "Dtype of the transformer's files.",
     flag_values=FLAGS,
 )
+_PUSH = flags.DEFINE_string(
+    "push",
+    "",
+    "OWNER/NAME on the Hugging Face hub, where the folder is uploaded as well.",
+    flag_values=FLAGS,
+)
 
 
 def main() -> None:
@@ -54,6 +60,7 @@ def main() -> None:
         step=_STEP.value,
         layout=_LAYOUT.value,
         dtype=_DTYPE.value,
+        push_to=_PUSH.value,
     )
     print(f"{out / 'README.md'} says how to call it")
 

@@ -31,7 +31,7 @@ _LOG = logging.getLogger("ladd_jax.sample")
 FLAGS = flags.FlagValues()
 _CHECKPOINT = flags.DEFINE_string(
     "checkpoint",
-    None,
+    "",
     "A run's workdir, a pipeline's folder, or owner/name of the hub.",
     flag_values=FLAGS,
 )
@@ -93,7 +93,7 @@ _DTYPE = flags.DEFINE_enum(
     "Dtype of computation; default: the config's.",
     flag_values=FLAGS,
 )
-_OUT = flags.DEFINE_string("out", None, "Folder of the pictures.", flag_values=FLAGS)
+_OUT = flags.DEFINE_string("out", "", "Folder of the pictures.", flag_values=FLAGS)
 
 
 def main() -> None:

@@ -25,4 +25,4 @@ def main(config: Config, workdir: Path) -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, stage="synthesize")

@@ -28,7 +28,7 @@ _CONFIG = config_flags.DEFINE_config_file(
     "ladd_jax, such as digits, or a file.",
     lock_config=True,
 )
-WORKDIR = flags.DEFINE_string("workdir", None, "Where data, checkpoints and reports go.")
+WORKDIR = flags.DEFINE_string("workdir", "", "Where data, checkpoints and reports go.")
 _WEIGHTS = flags.DEFINE_string(
     "weights",
     None,

@@ -7,6 +7,7 @@ it take seconds, and a mistake is told at once.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -26,11 +27,13 @@ if TYPE_CHECKING:
     Command = Callable[[Config, Path], Any]
 
 
-def run(command: Command, others: absl.flags.FlagValues | None = None) -> None:
+def run(command: Command, others: absl.flags.FlagValues | None = None, *, stage: str = "") -> None:
     """Runs a command on the config and workdir of the command line.
 
     Args:
       command: the command.
+      stage: the stage that it is, which is checked too where `stages` leaves it out; empty for all
+        of them.
       others: flags by which it is another command, without config; `--help` lists them.
     """
 
@@ -44,7 +47,8 @@ def run(command: Command, others: absl.flags.FlagValues | None = None) -> None:
         from ladd_jax.parallel import processes
 
         workdir, config = Path(flags.WORKDIR.value), _config()
-        check(config)
+        left_out = stage and stage not in config.stages
+        check(dataclasses.replace(config, stages=(stage,)) if left_out else config)
         settings = to_dict(config)
         processes.check_same("config", settings)
         if jax.process_index() == 0:

@@ -169,6 +169,11 @@ def _released(place: str, dtype: Any, mesh: Mesh) -> TrainedModel:
     weights = kind.open_weights(place, dtype)
     facts = _facts(fetch_pipeline(place))
     released = kind.released(place)
+    if released.student and "times" not in facts:
+        raise UserError(
+            f"{place} is a student by its scheduler and has no {FACTS}, which says its times: "
+            f"copy that file from the folder that ladd_jax.export wrote, or sample that one"
+        )
     reduction, decode = decoder_of(kind, place)
     defaults = Synthesize().sampling
     if released.shift is not None:
