@@ -97,6 +97,8 @@ def test_help_lists_the_flags_that_a_command_reads_with_examples(module, own, ot
         ("sample", "--topology v5e:2x2", "--topology is a flag of plan and not of this command"),
         ("plan", "--workdir=x", "a flag of main, encode, synthesize, evaluate and export and not"),
         ("export", "--largest", "--largest is a flag of plan and not of this command"),
+        ("plan", "--nolargest --config=digits", "--config=NAME and --topology=SLICE are needed"),
+        ("sample", "--prompt --x --out x", "--checkpoint=DIR and --out=DIR are needed"),
     ],
 )  # fmt: skip
 def test_a_mistake_in_the_flags_is_told_before_what_is_large_is_imported(module, arguments, words):
@@ -113,6 +115,15 @@ def test_a_mistake_in_the_flags_is_told_before_what_is_large_is_imported(module,
     # A config is made of the fields of networks, which import JAX; nothing else is.
     if "--config" not in arguments:
         assert result.stdout == "set()\n"
+
+
+def test_a_stage_that_is_run_alone_is_checked_though_the_config_leaves_it_out(tmp_path):
+    command = [sys.executable, "-m", "ladd_jax.evaluate", "--config=digits"]
+    command += ["--config.stages=('encode',)", "--config.evaluate.per_prompt=1"]
+    command += [f"--workdir={tmp_path / 'run'}"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert_refused(result, "the diversity of a prompt's samples needs 2: raise it")
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_command_is_a_module_that_runs():
@@ -388,6 +399,8 @@ def test_a_workdir_of_another_config_is_refused_and_left_alone(tmp_path):
     small = "--config.data.examples=20"
     first = run(DIGITS, only, small, f"--workdir={tmp_path}")
     assert first.returncode == 0
+    # Told once: absl's handler of the root logger would tell it again.
+    assert first.stderr.count("stage encode") == 1
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
     result = run(DIGITS, only, "--config.data.examples=30", f"--workdir={tmp_path}")
     assert result.returncode == 2
@@ -464,7 +477,8 @@ def test_the_whole_job_runs_on_a_mesh_and_a_second_run_does_nothing_again(tmp_pa
 
 def test_training_imports_no_torch_no_tensorflow_no_transformers():
     code = (
-        "import sys, ladd_jax.main, ladd_jax.training.loop\n"
+        "import sys, ladd_jax.main, ladd_jax.cli.preflight, ladd_jax.training.loop\n"
+        "import ladd_jax.stages.pretrain, ladd_jax.stages.synthesize, ladd_jax.stages.distil\n"
         "found = {'torch', 'tensorflow', 'transformers'} & set(sys.modules)\n"
         "assert not found, found"
     )

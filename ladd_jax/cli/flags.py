@@ -84,8 +84,9 @@ def parse(arguments: Sequence[str], read: Sequence[str] = SHARED) -> list[str]:
     """
     names: list[str] = []
     try:
-        given = flags.FLAGS.read_flags_from_files(list(arguments), force_gnu=False)
-        given = _last_ones(_with_config_files(given), read)
+        # What --flagfile names is looked at like the rest.
+        given = flags.FLAGS.read_flags_from_files(list(arguments[1:]), force_gnu=False)
+        given = _last_ones(_with_config_files([arguments[0], *given]), read)
         if any(_name(argument).startswith("config") for argument in given[1:]):
             names = _valid_fields(given)
         rest = flags.FLAGS(given)
@@ -130,10 +131,10 @@ def _last_ones(arguments: Sequence[str], read: Sequence[str]) -> list[str]:
             break
         name = _name(word)
         field = name.removeprefix("no").startswith("config.")
-        switch = False if field else _is_switch(name, read)
-        # A value may be the next word.
-        alone = "=" in word or switch or arguments[i + 1 : i + 2] == []
-        count = 1 if alone or arguments[i + 1].startswith("--") else 2
+        following = arguments[i + 1] if i + 1 < len(arguments) else "--"
+        # A value may be the next word; of a field it is not known yet whether it has one.
+        switch = following.startswith("--") if field else _is_switch(name, read)
+        count = 1 if switch or "=" in word else 2
         if field or name == "config":
             if name in places:
                 found[places[name]] = []
@@ -180,8 +181,8 @@ def _valid_fields(arguments: Sequence[str]) -> list[str]:
 
     names = _field_names(base_config())
     for argument in arguments[1:]:
-        name = _name(argument)
-        field = name.removeprefix("no").removeprefix("config.")
+        name = _name(argument).removeprefix("no")
+        field = name.removeprefix("config.")
         if field != name and field not in names:
             fail(f"unknown config field {field}{nearest(field, names)}")
     return names

@@ -26,15 +26,17 @@ if TYPE_CHECKING:
 
     Command = Callable[[Config, Path], Any]
 
+_LOG = logging.getLogger(__name__)
+
 
 def run(command: Command, others: absl.flags.FlagValues | None = None, *, stage: str = "") -> None:
     """Runs a command on the config and workdir of the command line.
 
     Args:
       command: the command.
-      stage: the stage that it is, which is checked too where `stages` leaves it out; empty for all
-        of them.
       others: flags by which it is another command, without config; `--help` lists them.
+      stage: the stage that it is, which is checked alone where `stages` leaves it out; empty for a
+        command that runs them all.
     """
 
     def body() -> None:
@@ -61,6 +63,8 @@ def run(command: Command, others: absl.flags.FlagValues | None = None, *, stage:
                 f"made: give a --workdir on a disk that all processes share"
             )
         keep_programs(config.compilation_cache, workdir)
+        if stage:
+            _LOG.info("stage %s", stage)
         command(config, workdir)
 
     names = list(flags.SHARED)
