@@ -7,6 +7,9 @@ from ladd_jax.models.sd3.text import CLIP_LENGTH
 _COMFY_LEVELS = 1000
 """Levels of ComfyUI's table of sigmas, from which its scheduler `simple` picks."""
 
+_COMFY_TOKENS = 77
+"""Tokens to which ComfyUI pads a prompt for the T5 of Stable Diffusion 3."""
+
 
 def model_card(export: Export, reduction: int) -> str:
     """Markdown with the header that the Hugging Face hub reads.
@@ -94,7 +97,7 @@ def _comfyui(export: Export) -> str:
         how = "scheduler `simple`" if fits else "custom sigmas"
         lines.append(f"- steps {steps}, {how}: sigmas {', '.join(f'{s:g}' for s in sigmas)}")
     listed = "\n".join(lines)
-    name = export.name
+    name, tokens = export.name, export.text_length - CLIP_LENGTH
     return f"""## ComfyUI
 
 `{name}.safetensors` holds the transformer in the layout of Stability AI's single files: put it
@@ -103,6 +106,6 @@ sampler choose `lcm` and cfg 1, behind `ModelSamplingSD3` with shift 1:
 
 {listed}
 
-Its T5 pads a prompt less than the training did: put `T5TokenizerOptions` with min_length
-{export.text_length - CLIP_LENGTH} between the text encoders and the prompt.
+ComfyUI pads T5's tokens to {_COMFY_TOKENS}, and the training to {tokens}: put the node
+`T5TokenizerOptions`, with min_length {tokens}, between the text encoders and the prompt.
 """
