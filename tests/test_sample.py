@@ -10,6 +10,7 @@ import pytest
 from absl import flags
 from PIL import Image
 from pipelines import save_pipeline
+from runs import keeping_programs
 from test_sd3 import tiny
 from untrained_run import save_student
 
@@ -37,6 +38,13 @@ def digits_run(tmp_path_factory):
     directory = tmp_path_factory.mktemp("digits")
     save_student(typed(config), directory)
     return directory
+
+
+@pytest.fixture(autouse=True)
+def programs_are_kept_for_one_test(tmp_path_factory):
+    """A command keeps programs with those of the run; other tests of this process do not."""
+    with keeping_programs(tmp_path_factory.mktemp("kept")):
+        yield
 
 
 def command(out, *arguments, **named):
