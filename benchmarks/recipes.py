@@ -17,7 +17,14 @@ import numpy as np
 from absl import app, flags
 from ml_collections import ConfigDict
 
-from benchmarks.studies import base, change, folder, next_run, read_table
+from benchmarks.studies import (
+    base,
+    change,
+    folder,
+    next_run,
+    only_seeds_differ,
+    read_table,
+)
 from ladd_jax.cli.compilation_cache import keep_programs
 from ladd_jax.config import typed
 from ladd_jax.config.fields import to_dict
@@ -94,7 +101,7 @@ def line(rows: list[Row]) -> str:
 
 
 def spread(done: list[dict[str, Any]]) -> str:
-    """How far the recipes are apart at one step."""
+    """How far the seeds of one recipe are apart at one step."""
     found = [find([Row.from_dict(row) for row in run["rows"]], "student", "all", 1) for run in done]
     values = [row.values["fd"] for row in found]
     middle = float(np.median(values))
@@ -118,7 +125,8 @@ def main(_: list[str]) -> None:
         done = json.loads(target.read_text()) if target.exists() else []
         found = next_run(told, done, _ONLY.value, list(map(int, _SEEDS.value)))
         if found is None:
-            print(spread(done))
+            if only_seeds_differ(done):
+                print(spread(done))
             return
         name, seed, changes = found
         root = folder(_WORKDIR.value, study, seed)

@@ -3,6 +3,11 @@
 The config is the workdir's. `--layout=diffusers` writes a folder that
 `StableDiffusion3Pipeline.from_pretrained` loads, `single` the transformer as Stability AI's single
 files have it, `both` one folder with both; a model card says how to call them.
+
+Examples:
+
+    python -m ladd_jax.export --workdir=runs/sd3_turbo --out=sd3-turbo --layout=both
+    python -m ladd_jax.export --workdir=runs/sd3_turbo --out=sd3-turbo --push=OWNER/sd3-turbo
 """
 
 from pathlib import Path
@@ -11,12 +16,10 @@ from absl import flags
 
 from ladd_jax.cli.flags import WORKDIR
 from ladd_jax.cli.run import run_without_config
-from ladd_jax.errors import UserError
-from ladd_jax.stages.export import export
-from ladd_jax.stages.load import STUDENTS
+from ladd_jax.stages.names import STUDENTS
 
 FLAGS = flags.FlagValues()
-_OUT = flags.DEFINE_string("out", None, "The folder to make.", flag_values=FLAGS)
+_OUT = flags.DEFINE_string("out", "", "The folder to make.", flag_values=FLAGS)
 _MODEL = flags.DEFINE_enum(
     "model", "ema", tuple(STUDENTS), "The average (ema), or the student itself.", flag_values=FLAGS
 )
@@ -36,12 +39,19 @@ _DTYPE = flags.DEFINE_enum(
     "Dtype of the transformer's files.",
     flag_values=FLAGS,
 )
+_PUSH = flags.DEFINE_string(
+    "push",
+    "",
+    "OWNER/NAME on the Hugging Face hub, where the folder is uploaded as well.",
+    flag_values=FLAGS,
+)
 
 
 def main() -> None:
     """The command."""
-    if not WORKDIR.value or not _OUT.value:
-        raise UserError("--workdir=DIR and --out=DIR are needed")
+    # What is heavy is imported once the flags are read: a mistake in them is told at once.
+    from ladd_jax.stages.export import export
+
     out = Path(_OUT.value)
     export(
         Path(WORKDIR.value),
@@ -50,9 +60,10 @@ def main() -> None:
         step=_STEP.value,
         layout=_LAYOUT.value,
         dtype=_DTYPE.value,
+        push_to=_PUSH.value,
     )
     print(f"{out / 'README.md'} says how to call it")
 
 
 if __name__ == "__main__":
-    run_without_config(main, FLAGS, "workdir")
+    run_without_config(main, FLAGS, "workdir", needed={"workdir": "DIR", "out": "DIR"})

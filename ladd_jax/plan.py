@@ -3,13 +3,23 @@
 Compiles the very step that training runs, for TPUs or GPUs that are not here, and reads memory,
 operations and communication from the compiled program. TPUs need libtpu and GPUs JAX's CUDA plugin;
 neither needs a chip. `--mesh=slices=2,data=2` is for two TPU slices.
+
+Examples:
+
+    python -m ladd_jax.plan --config=sd3_turbo:size=medium --topology=v5p:2x2x4 --batch=64
+    python -m ladd_jax.plan --config=sd3_turbo:size=large --topology=gpu:80x8 --mesh=fsdp=8,data=1
 """
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 from absl import flags
 
 from ladd_jax.cli.run import run_without_workdir
-from ladd_jax.config.fields import Config
-from ladd_jax.planning.plan import Options, plan
+
+if TYPE_CHECKING:
+    from ladd_jax.config.fields import Config
 
 FLAGS = flags.FlagValues()
 _TOPOLOGY = flags.DEFINE_string(
@@ -41,6 +51,8 @@ _JSON = flags.DEFINE_string("json", "", "Where to write the result.", flag_value
 
 def main(config: Config) -> None:
     """Plans as the flags say."""
+    from ladd_jax.planning.plan import Options, plan
+
     options = Options(
         topology=_TOPOLOGY.value,
         mesh=_MESH.value,
@@ -54,4 +66,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    run_without_workdir(main, FLAGS)
+    run_without_workdir(main, FLAGS, needed={"topology": "SLICE"})

@@ -4,28 +4,34 @@
 other, or an exported or released pipeline. A picture depends on its prompt and its seed alone:
 number i of `--seed=S` is number 0 of `--seed=S+i` whatever `--num` is, and but for rounding
 whatever `--batch_size` is.
+
+Examples:
+
+    python -m ladd_jax.sample --checkpoint=runs/digits --prompt="three and seven" --aspect=2:1 \
+        --out=pictures
+    python -m ladd_jax.sample --checkpoint=runs/sd3_turbo --prompts=prompts.txt --steps=1 --num=1 \
+        --out=pictures
+    python -m ladd_jax.sample --checkpoint=sd3-turbo --prompt="a red cat" --seed=7 --out=pictures
 """
 
+import logging
 from pathlib import Path
 
-import jax
-import jax.numpy as jnp
 from absl import flags
 
 from ladd_jax.cli.flags import PROMPTS
 from ladd_jax.cli.run import run_without_config
-from ladd_jax.data.prompt_sets import read_prompt_set
-from ladd_jax.data.prompts import check_prompt
 from ladd_jax.errors import UserError
-from ladd_jax.evaluation.geneval import picture_file, read_geneval, write_records
-from ladd_jax.parallel.mesh import make_mesh
-from ladd_jax.stages.sample import choose_bucket, sample
-from ladd_jax.stages.trained import MODELS, open_trained
+from ladd_jax.ranges import COUNT, NOT_NEGATIVE, POSITIVE
+from ladd_jax.stages.names import MODELS
+
+# As of a command this module's name is another.
+_LOG = logging.getLogger("ladd_jax.sample")
 
 FLAGS = flags.FlagValues()
 _CHECKPOINT = flags.DEFINE_string(
     "checkpoint",
-    None,
+    "",
     "A run's workdir, a pipeline's folder, or owner/name of the hub.",
     flag_values=FLAGS,
 )
@@ -87,13 +93,24 @@ _DTYPE = flags.DEFINE_enum(
     "Dtype of computation; default: the config's.",
     flag_values=FLAGS,
 )
-_OUT = flags.DEFINE_string("out", None, "Folder of the pictures.", flag_values=FLAGS)
+_OUT = flags.DEFINE_string("out", "", "Folder of the pictures.", flag_values=FLAGS)
 
 
 def main() -> None:
     """The command."""
-    if not _CHECKPOINT.value or not _OUT.value:
-        raise UserError("--checkpoint=DIR and --out=DIR are needed")
+    # What is heavy is imported once the flags are read: a mistake in them is told at once.
+    import jax
+    import jax.numpy as jnp
+
+    from ladd_jax.cli.compilation_cache import keep_programs
+    from ladd_jax.config.workdir import read
+    from ladd_jax.data.prompt_sets import read_prompt_set
+    from ladd_jax.data.prompts import check_prompt
+    from ladd_jax.evaluation.geneval import picture_file, read_geneval, write_records
+    from ladd_jax.parallel.mesh import make_mesh
+    from ladd_jax.stages.sample import choose_bucket, sample
+    from ladd_jax.stages.trained import is_run, open_trained
+
     prompts = [check_prompt(prompt, "--prompt") for prompt in _PROMPT.value]
     if PROMPTS.value:
         prompts += read_prompt_set(PROMPTS.value)
@@ -105,22 +122,27 @@ def main() -> None:
         prompts = [record["prompt"] for record in records]
     if not prompts:
         raise UserError('there is no prompt: give --prompt="..." or --prompts=FILE')
-    for name, value, least in (
-        ("num", _NUM.value, 1),
-        ("batch_size", _BATCH_SIZE.value, 1),
-        ("seed", _SEED.value, 0),
-        ("steps", _STEPS.value, 1),
-        ("guidance", _GUIDANCE.value, 0),
-        ("shift", _SHIFT.value, 0.01),
+    for name, value, allowed in (
+        ("num", _NUM.value, COUNT),
+        ("batch_size", _BATCH_SIZE.value, COUNT),
+        ("seed", _SEED.value, NOT_NEGATIVE),
+        ("steps", _STEPS.value, COUNT),
+        ("guidance", _GUIDANCE.value, NOT_NEGATIVE),
+        ("shift", _SHIFT.value, POSITIVE),
     ):
-        if value is not None and not value >= least:
-            raise UserError(f"{name} is {value}: use {least} or more")
+        if value is not None and value not in allowed:
+            raise UserError(f"{name} is {value}: use {allowed}")
     out = Path(_OUT.value)
     if out.exists() and not out.is_dir():
         raise UserError(f"--out={out} is a file: name a folder")
+    workdir = Path(_CHECKPOINT.value)
+    if is_run(workdir):
+        keep_programs(read(workdir).compilation_cache, workdir)
     mesh = make_mesh({"fsdp": -1}, jax.local_devices())
     dtype = None if _DTYPE.value is None else jnp.dtype(_DTYPE.value)
     trained = open_trained(_CHECKPOINT.value, _MODEL.value, _STEP.value, dtype, mesh)
+    at = "" if trained.step is None else f" of step {trained.step}"
+    _LOG.info("sample: %s of %s%s, into %s", trained.model, _CHECKPOINT.value, at, out)
     if records:
         write_records(out, records)
     else:
@@ -142,4 +164,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run_without_config(main, FLAGS, "prompts")
+    run_without_config(main, FLAGS, "prompts", needed={"checkpoint": "DIR", "out": "DIR"})

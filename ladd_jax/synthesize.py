@@ -1,7 +1,28 @@
-"""`python -m ladd_jax.synthesize --config=FILE --workdir=DIR`: the data generator's samples."""
+"""`python -m ladd_jax.synthesize --config=FILE --workdir=DIR`: the data generator's samples.
+
+Examples:
+
+    python -m ladd_jax.synthesize --config=digits --workdir=runs/digits
+    python -m ladd_jax.synthesize --config=digits --config.synthesize.guidance=2 --workdir=runs/two
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ladd_jax.cli.run import run
-from ladd_jax.stages.synthesize import synthesize
+
+if TYPE_CHECKING:
+    from ladd_jax.config.fields import Config
+
+
+def main(config: Config, workdir: Path) -> None:
+    """Runs the stage."""
+    from ladd_jax.stages.synthesize import synthesize
+
+    synthesize(config, workdir)
+
 
 if __name__ == "__main__":
-    run(synthesize)
+    run(main, stage="synthesize")

@@ -26,7 +26,14 @@ ROOT = Path(__file__).parent.parent
 
 # Processes as real as any, forked from one that has done the imports: seconds less for each.
 PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["ladd_jax.main"])
+PROCESSES.set_forkserver_preload(
+    [
+        "ladd_jax.main",
+        "ladd_jax.cli.preflight",
+        "ladd_jax.stages.distil",
+        "ladd_jax.stages.evaluate",
+    ]
+)
 
 
 def _command(arguments, devices, streams):
@@ -62,12 +69,61 @@ def assert_refused(result, words):
 @pytest.mark.parametrize(
     "module, own, other",
     [("plan", "--topology", "--workdir"), ("export", "--layout", "--config"),
-     ("main", "--workdir", "--topology"), ("evaluate", "--samples", "--topology")],
+     ("main", "--workdir", "--topology"), ("evaluate", "--samples", "--topology"),
+     ("sample", "--prompt", "--workdir"), ("encode", "--config", "--checkpoint"),
+     ("synthesize", "--config", "--checkpoint")],
 )  # fmt: skip
-def test_help_lists_the_flags_that_a_command_reads(module, own, other):
+def test_help_lists_the_flags_that_a_command_reads_with_examples(module, own, other):
     command = [sys.executable, "-m", f"ladd_jax.{module}", "--help"]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert f"  {own}:" in result.stdout and f"  {other}:" not in result.stdout
+    examples = result.stdout.partition("Examples:")[2].partition("flags:")[0]
+    assert examples.count(f"python -m ladd_jax.{module} --") >= 2
+    # What an error says of a command's flags is what its help lists.
+    told = {name for name in flags.SHARED if f"  --{name}:" in result.stdout}
+    assert told == set(flags.READ[module])
+
+
+@pytest.mark.parametrize(
+    ("module", "arguments", "words"),
+    [
+        ("main", "--nope", "there is no flag --nope: valid are config, help"),
+        ("main", "", "--config=NAME and --workdir=DIR are needed"),
+        ("main", "--config=digits", "--config=NAME and --workdir=DIR are needed"),
+        ("sample", "--out=x", "--checkpoint=DIR and --out=DIR are needed"),
+        ("sample", "--seed=many", "many"),
+        ("main", "--checkpoint=x", "here a run is named by --workdir=DIR"),
+        ("sample", "--workdir=x", "here a run is named by --checkpoint=DIR"),
+        ("sample", "--topology v5e:2x2", "--topology is a flag of plan and not of this command"),
+        ("plan", "--workdir=x", "a flag of main, encode, synthesize, evaluate and export and not"),
+        ("export", "--largest", "--largest is a flag of plan and not of this command"),
+        ("plan", "--nolargest --config=digits", "--config=NAME and --topology=SLICE are needed"),
+        ("sample", "--prompt --x --out x", "--checkpoint=DIR and --out=DIR are needed"),
+    ],
+)  # fmt: skip
+def test_a_mistake_in_the_flags_is_told_before_what_is_large_is_imported(module, arguments, words):
+    code = (
+        "import runpy, sys\n"
+        f"sys.argv = ['{module}', *{arguments.split()}]\n"
+        f"try: runpy.run_module('ladd_jax.{module}', run_name='__main__', alter_sys=True)\n"
+        "finally: print({'jax', 'flax', 'tensorflow_datasets'} & set(sys.modules))"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert_refused(result, words)
+    # A config is made of the fields of networks, which import JAX; nothing else is.
+    if "--config" not in arguments:
+        assert result.stdout == "set()\n"
+
+
+def test_a_stage_that_is_run_alone_is_checked_though_the_config_leaves_it_out(tmp_path):
+    command = [sys.executable, "-m", "ladd_jax.evaluate", "--config=digits"]
+    command += ["--config.stages=('encode',)", "--config.evaluate.per_prompt=1"]
+    command += [f"--workdir={tmp_path / 'run'}"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert_refused(result, "the diversity of a prompt's samples needs 2: raise it")
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_command_is_a_module_that_runs():
@@ -105,6 +161,16 @@ DIGITS = "--config=configs/digits.py"
         ([DIGITS, "--config.log.every=0"], "log.every is 0"),
         ([DIGITS, "--config.model.channels=4"], "digits have 1"),
         ([DIGITS, "--config.synthesize.samples=16"], "fewer than one batch"),
+        (
+            [DIGITS, "--config.data.examples=20"],
+            "data.examples 20 of a bucket are fewer than one batch of pretrain.batch_size 64",
+        ),
+        (
+            [DIGITS, "--config.model.position_table=4"],
+            "8x16 exceeds the position table of model, which ends at 8 latent pixels",
+        ),
+        ([DIGITS, "--config.data.buckets=('7x8',)"], "is no multiple of 2, which is model.patch"),
+        ([DIGITS, "--config.seed=-1"], "seed is -1: use a number from 0 to 4294967295"),
         ([DIGITS, "--config.evaluate.student_steps=(3,)"], "3 steps do not divide"),
         ([DIGITS, "--config.evaluate.per_prompt=1"], "needs 2: raise it"),
         ([DIGITS, "--config.evaluate.metrics=('fid',)"], "'fid' is none of fd, fd_real"),
@@ -119,6 +185,13 @@ DIGITS = "--config=configs/digits.py"
         (["--config=digitz"], "there is no config 'digitz': did you mean digits?"),
         (["--confg=configs/digits.py"], "confg"),
         ([DIGITS, "extra"], "unexpected argument 'extra'"),
+        # Of what is given again the last counts.
+        (
+            [DIGITS, "--config.log.every=x", "--config.log.every", "0", "--config.log.every=-1"],
+            "log.every is -1: use 1 or more",
+        ),
+        (["--config=configs/none.py", "--config=digits", "--config.seed=-1"], "seed is -1"),
+        (["--config=digits:size=3"], "this config takes no arguments"),
     ],
     ids=lambda value: value[-1].split("=", 1)[0] if isinstance(value, list) else "",
 )  # fmt: skip
@@ -300,10 +373,34 @@ def test_a_bad_field_in_a_config_file_is_named(tmp_path, body, words):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("a page of text", "config.py, line 1, is no Python (invalid syntax): mend it"),
+        ("%PDF-1.4\0", "config file is no Python (source code string cannot contain null bytes)"),
+        ("import nothing_of_this_name", "No module named 'nothing_of_this_name'"),
+        ("steps = 3", "the config file has no function get_config()"),
+        (
+            "def get_config():\n    return 3",
+            "gives int: let it return what base_config() gave it",
+        ),
+        ("def get_config():\n    raise RuntimeError('x')", "line 2: RuntimeError: x"),
+    ],
+)
+def test_a_config_file_of_no_use_is_one_sentence(tmp_path, text, words):
+    (tmp_path / "config.py").write_text(text)
+    given = f"--config={tmp_path / 'config.py'}", f"--workdir={tmp_path / 'run'}"
+    assert_refused(run(*given), words)
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_workdir_of_another_config_is_refused_and_left_alone(tmp_path):
     only = "--config.stages=('encode',)"
     small = "--config.data.examples=20"
-    assert run(DIGITS, only, small, f"--workdir={tmp_path}").returncode == 0
+    first = run(DIGITS, only, small, f"--workdir={tmp_path}")
+    assert first.returncode == 0
+    # Told once: absl's handler of the root logger would tell it again.
+    assert first.stderr.count("stage encode") == 1
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
     result = run(DIGITS, only, "--config.data.examples=30", f"--workdir={tmp_path}")
     assert result.returncode == 2
@@ -380,7 +477,8 @@ def test_the_whole_job_runs_on_a_mesh_and_a_second_run_does_nothing_again(tmp_pa
 
 def test_training_imports_no_torch_no_tensorflow_no_transformers():
     code = (
-        "import sys, ladd_jax.main, ladd_jax.training.loop\n"
+        "import sys, ladd_jax.main, ladd_jax.cli.preflight, ladd_jax.training.loop\n"
+        "import ladd_jax.stages.flow_matching, ladd_jax.stages.synthesize, ladd_jax.stages.distil\n"
         "found = {'torch', 'tensorflow', 'transformers'} & set(sys.modules)\n"
         "assert not found, found"
     )

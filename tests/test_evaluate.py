@@ -10,7 +10,7 @@ from ladd_jax.config.fields import typed
 from ladd_jax.data.buckets import Bucket
 from ladd_jax.data.shards import LATENTS, ArraySpec, Layout, Shards, finalize, write_shard
 from ladd_jax.diffusion.sampling import Sampling
-from ladd_jax.errors import UserError
+from ladd_jax.errors import NotFoundError, UserError
 from ladd_jax.evaluation.seen import Seen, in_shares_of
 from ladd_jax.parallel.mesh import make_mesh
 from ladd_jax.stages import evaluate as stage
@@ -202,6 +202,11 @@ def test_other_guidances_are_sampled_after_the_runs_own():
     config.evaluate.guidances = (0.5,)
     with pytest.raises(UserError, match="evaluate.guidances is .*: use 1, for none, or more"):
         typed(config)
+
+
+def test_a_run_without_a_student_is_told_before_anything_is_read(tmp_path):
+    with pytest.raises(NotFoundError, match="holds nothing of 900 steps: run the stage 'distil'"):
+        stage.evaluate(typed(digits.get_config()), tmp_path)
 
 
 def test_the_report_says_what_the_student_was_trained_on():

@@ -1,12 +1,15 @@
 """A student in the hands of diffusers, and back."""
 
+import dataclasses
 import re
 import shutil
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from huggingface_hub import errors
 from pipelines import save_pipeline
 from test_sd3 import tiny
 from untrained_run import save_student
@@ -133,6 +136,85 @@ def test_the_card_says_how_the_student_was_made_and_what_it_cannot(run, turbo):
     # ComfyUI's own schedules do not have these times.
     assert "steps 2, custom sigmas: sigmas 1, 0.9, 0" in card
     assert "steps 1, scheduler `simple`: sigmas 1, 0" in card
+    tokens = exported.text_length - 77
+    assert f"`T5TokenizerOptions`, with min_length {tokens}," in card
+    assert "in 1 or 2 unguided steps." in card
+    one = dataclasses.replace(exported, sigmas={1: (1.0, 0.0)}, layouts=("diffusers",))
+    card = model_card(one, reduction=8)
+    assert "in 1 unguided step." in card and "shift_terminal" not in card
+    uneven = dataclasses.replace(one, sigmas={3: (1.0, 0.9, 0.5, 0.0)})
+    assert "shift_terminal" not in model_card(uneven, reduction=8)
+    card = model_card(dataclasses.replace(one, place="someone/turbo"), reduction=8)
+    assert 'from_pretrained("someone/turbo", dtype=torch.bfloat16)' in card
+    assert "# x\n" in card
+
+
+def test_a_number_of_steps_alone_gives_the_times_as_the_card_says(run):
+    import torch
+    from diffusers import FlowMatchLCMScheduler
+
+    config = typed(tiny(run[0].parent / "pipeline", ""))
+    exported = describe(config, "x", run[0], "ema", 2, "diffusers", "bfloat16")
+    card = model_card(exported, reduction=8)
+    terminal = float(re.search(r"shift_terminal=([\d.]+)", card)[1])
+    steps = int(re.search(r"num_inference_steps=(\d+)", card)[1])
+    scheduler = FlowMatchLCMScheduler(num_train_timesteps=1000, shift=1.0)
+    scheduler = scheduler.from_config(scheduler.config, shift_terminal=terminal)
+    scheduler.set_timesteps(steps)
+    torch.testing.assert_close(scheduler.sigmas, torch.tensor(exported.sigmas[steps]))
+
+
+class _Hub:
+    """Stands for huggingface_hub's, which no test can reach: keeps what it is given."""
+
+    def __init__(self, fault=None):
+        self.fault, self.calls = fault, []
+
+    def whoami(self):
+        self.calls.append("whoami")
+        if self.fault == "login":
+            raise errors.LocalTokenNotFoundError("Token is required")
+
+    def create_repo(self, repository, exist_ok):
+        assert exist_ok
+        self.calls.append(repository)
+
+    def upload_folder(self, repo_id, folder_path):
+        if self.fault == "upload":
+            raise OSError("no space")
+        self.calls.append((repo_id, sorted(file.name for file in folder_path.iterdir())))
+        return SimpleNamespace(commit_url=f"https://huggingface.co/{repo_id}")
+
+
+def test_an_export_is_uploaded_whole_and_what_hinders_it_is_said_first(run, tmp_path, monkeypatch):
+    def exported(name, push_to, fault=None):
+        hub = _Hub(fault)
+        monkeypatch.setattr("huggingface_hub.HfApi", lambda: hub)
+        export(run[0], tmp_path / name, layout="single", push_to=push_to)
+        return hub.calls
+
+    with pytest.raises(UserError, match="--push=turbo is no repository of the hub: use OWNER/NAME"):
+        exported("a", "turbo")
+    with pytest.raises(UserError, match=r"Token is required\), and nothing is exported: run `hf"):
+        exported("a", "someone/turbo", "login")
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(UserError, match=r"was not uploaded \(no space\), and .*/b is whole"):
+        exported("b", "someone/turbo", "upload")
+    assert (tmp_path / "b" / "b.safetensors").is_file()
+    files = ["README.md", "c.safetensors"]
+    assert exported("c", "someone/turbo") == ["whoami", "someone/turbo", ("someone/turbo", files)]
+
+
+def test_an_export_that_diffusers_saved_again_is_not_taken_for_a_data_generator(turbo, tmp_path):
+    again = tmp_path / "again"
+    shutil.copytree(turbo, again)
+    # diffusers' save_pretrained writes the components and their configs, and nothing else.
+    (again / "ladd_jax.json").unlink()
+    mesh = make_mesh({}, jax.devices()[:1])
+    with pytest.raises(UserError, match="is a student by its scheduler and has no ladd_jax.json"):
+        open_trained(str(again), None, None, None, mesh)
+    shutil.copyfile(turbo / "ladd_jax.json", again / "ladd_jax.json")
+    assert open_trained(str(again), None, None, None, mesh).times == (1.0, 0.75, 0.5, 0.25)
 
 
 def test_components_in_half_precision_and_in_many_files_are_copied_so_that_they_load(tmp_path):

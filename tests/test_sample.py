@@ -10,6 +10,7 @@ import pytest
 from absl import flags
 from PIL import Image
 from pipelines import save_pipeline
+from runs import keeping_programs
 from test_sd3 import tiny
 from untrained_run import save_student
 
@@ -37,6 +38,13 @@ def digits_run(tmp_path_factory):
     directory = tmp_path_factory.mktemp("digits")
     save_student(typed(config), directory)
     return directory
+
+
+@pytest.fixture(autouse=True)
+def programs_are_kept_for_one_test(tmp_path_factory):
+    """A command keeps programs with those of the run; other tests of this process do not."""
+    with keeping_programs(tmp_path_factory.mktemp("kept")):
+        yield
 
 
 def command(out, *arguments, **named):
@@ -102,6 +110,18 @@ def test_geneval_finds_its_pictures_in_its_folders(digits_run, tmp_path):
             with Image.open(file) as image:
                 assert image.text["prompt"] == record["prompt"]
                 assert image.text["seed"] == str(seed)
+
+
+def test_files_of_prompts_in_any_script_are_told_apart_by_their_names(digits_run, tmp_path):
+    prompts = ("赤い猫", "青い猫", "красный кот", "🙂", "🙃")
+    command(
+        tmp_path, *(f"--prompt={prompt}" for prompt in prompts),
+        checkpoint=digits_run, num=1, steps=1, batch_size=5,
+    )  # fmt: skip
+    stems = [file.name.split("_")[0] for file in tmp_path.iterdir() if "grid" not in file.name]
+    assert sorted(stems) == sorted(["赤い猫", "青い猫", "красный-кот", "prompt", "prompt"])
+    # Programs are kept with those of the run.
+    assert list((digits_run / "compilation_cache").iterdir())
 
 
 def test_a_picture_says_how_it_was_made(digits_run, tmp_path):
@@ -182,6 +202,8 @@ def test_digits_of_a_file_of_prompts_are_pictures_too(digits_run, tmp_path):
         ({"steps": 0}, "steps is 0: use 1 or more"),
         ({"num": 0}, "num is 0"),
         ({"seed": -1}, "seed is -1"),
+        ({"guidance": "nan"}, "guidance is nan: use 0 or more"),
+        ({"shift": 0}, "shift is 0.0: use a number above 0"),
         ({"guidance": 4}, "guidance is 4 and a student has none"),
         ({"step": 7}, r"no checkpoint of step 7 .* steps \[2\]"),
         ({"prompt": " "}, "--prompt is empty"),

@@ -19,7 +19,14 @@ ROOT = Path(__file__).parent.parent
 
 # Processes as real as any, forked from one that has done the imports: seconds less for each.
 PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["ladd_jax.main"])
+PROCESSES.set_forkserver_preload(
+    [
+        "ladd_jax.main",
+        "ladd_jax.cli.preflight",
+        "ladd_jax.stages.distil",
+        "ladd_jax.stages.evaluate",
+    ]
+)
 
 TINY = [
     "--config=configs/digits.py",

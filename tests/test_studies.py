@@ -43,3 +43,10 @@ def test_what_has_a_row_is_not_run_again_and_may_not_have_changed():
     done[0]["changes"] = {"a": 3}
     with pytest.raises(UserError, match="give the changed recipe another name"):
         studies.next_run(table, done, [], [0])
+
+
+def test_a_spread_is_told_of_runs_that_differ_by_their_seed_alone():
+    seeds = [{"changes": {"distil.steps": 9, "distil.seed": seed}} for seed in range(3)]
+    assert studies.only_seeds_differ(seeds)
+    assert not studies.only_seeds_differ(seeds[:1])
+    assert not studies.only_seeds_differ([*seeds, {"changes": {"distil.steps": 8}}])

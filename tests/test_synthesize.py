@@ -95,7 +95,7 @@ def test_a_stage_that_was_stopped_ends_in_the_same_records(config, workdir):
 
 # Processes as real as any, forked from one that has done the imports.
 PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["ladd_jax.synthesize"])
+PROCESSES.set_forkserver_preload(["ladd_jax.stages.synthesize"])
 
 
 def _host(config, workdir, address, count, index):

@@ -80,3 +80,12 @@ def next_run(
                     f"the changed recipe another name"
                 )
     return None
+
+
+def only_seeds_differ(done: list[dict[str, Any]]) -> bool:
+    """Whether runs are one recipe with several seeds."""
+    recipes = [
+        {path: value for path, value in run["changes"].items() if path != "distil.seed"}
+        for run in done
+    ]
+    return len(recipes) > 1 and all(recipe == recipes[0] for recipe in recipes)

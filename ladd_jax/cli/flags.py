@@ -4,9 +4,13 @@ Parsing reads the config file and nothing of the network: what weights say of th
 read later, by `config.architectures.read_architectures`.
 """
 
+from __future__ import annotations
+
+import importlib
 import re
 import sys
-from collections.abc import Iterable, Sequence
+import traceback
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -14,9 +18,8 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 import ladd_jax
-from ladd_jax.config.arguments import nearest
-from ladd_jax.config.fields import base_config
 from ladd_jax.errors import UserError
+from ladd_jax.names import nearest
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config",
@@ -25,7 +28,7 @@ _CONFIG = config_flags.DEFINE_config_file(
     "ladd_jax, such as digits, or a file.",
     lock_config=True,
 )
-WORKDIR = flags.DEFINE_string("workdir", None, "Where data, checkpoints and reports go.")
+WORKDIR = flags.DEFINE_string("workdir", "", "Where data, checkpoints and reports go.")
 _WEIGHTS = flags.DEFINE_string(
     "weights",
     None,
@@ -55,40 +58,143 @@ def fail(message: object) -> NoReturn:
     raise SystemExit(2)
 
 
-def parse(arguments: Sequence[str]) -> list[str]:
-    """absl's parser, with the errors of config files and overrides in one sentence."""
-    names = _field_names(base_config())
-    for argument in arguments[1:]:
-        name = argument.split("=")[0].lstrip("-")
-        if name.startswith("config.") and name.removeprefix("config.") not in names:
-            field = name.removeprefix("config.")
-            fail(f"unknown config field {field}{nearest(field, names)}")
+SHARED = ("config", "workdir", "weights", "prompts", "images", "profile")
+"""Flags of commands on a run, of which other commands read some."""
+
+READ = {
+    **dict.fromkeys(("main", "encode", "synthesize", "evaluate"), SHARED),
+    "plan": ("config", "weights", "prompts", "images"),
+    "sample": ("prompts",),
+    "export": ("workdir",),
+}
+"""The commands, with the shared flags that they read."""
+
+# A run is named by one of them.
+_PLACES = ("workdir", "checkpoint")
+
+
+def parse(arguments: Sequence[str], read: Sequence[str] = SHARED) -> list[str]:
+    """absl's parser, with the errors of config files and overrides in one sentence.
+
+    Of flags that are given again the last value counts; those that take several keep all.
+
+    Args:
+      arguments: the command line.
+      read: names of the flags that the command reads, besides absl's own.
+    """
+    names: list[str] = []
     try:
-        rest = flags.FLAGS(_with_config_files(arguments))
+        # What --flagfile names is looked at like the rest.
+        given = flags.FLAGS.read_flags_from_files(list(arguments[1:]), force_gnu=False)
+        given = _last_ones(_with_config_files([arguments[0], *given]), read)
+        if any(_name(argument).startswith("config") for argument in given[1:]):
+            names = _valid_fields(given)
+        rest = flags.FLAGS(given)
         # A config file that could not be loaded is an object that tells so when it is read.
         getattr(_CONFIG.value, "is_locked", None)
-    except (flags.Error, OSError, AttributeError, KeyError, TypeError, ValueError) as error:
+    except Exception as error:
+        if _is_defect(error):
+            raise
         fail(_sentence(error, names))
+    if not isinstance(_CONFIG.value, ConfigDict | None):
+        fail(
+            f"get_config() of the config file gives {type(_CONFIG.value).__name__}: let it "
+            f"return what base_config() gave it"
+        )
     return rest
 
 
-def refuse(*others: str) -> None:
-    """Fails where a flag is given that the command does not read: all of config, workdir, profile,
-    weights, prompts and images but `others`."""
-    for flag in (_CONFIG, WORKDIR, _PROFILE, _WEIGHTS, PROMPTS, _IMAGES):
-        if flag.value is not None and flag.name not in others:
-            fail(f"--{flag.name} means nothing to this command: leave it out")
+def require(needed: Mapping[str, str]) -> None:
+    """Fails where a flag is not given: `needed` has what stands after its `=`."""
+    if not all(flags.FLAGS[name].value for name in needed):
+        words = [f"--{name}={value}" for name, value in needed.items()]
+        fail(f"{_listed(words)} are needed: --help shows examples")
 
 
-def config() -> ConfigDict | None:
+def _name(argument: str) -> str:
+    return argument.lstrip("-").partition("=")[0] if argument.startswith("-") else ""
+
+
+def _last_ones(arguments: Sequence[str], read: Sequence[str]) -> list[str]:
+    """The command line without fields of the config that are given again later.
+
+    Fails where a flag is not one of this command.
+    """
+    found: list[list[str]] = []
+    places: dict[str, int] = {}
+    i = 1
+    while i < len(arguments):
+        word = arguments[i]
+        if word == "--" or not word.startswith("-"):
+            # absl stops here, too: what follows is no flag.
+            found.append(list(arguments[i:]))
+            break
+        name = _name(word)
+        field = name.removeprefix("no").startswith("config.")
+        following = arguments[i + 1] if i + 1 < len(arguments) else "--"
+        # A value may be the next word; of a field it is not known yet whether it has one.
+        switch = following.startswith("--") if field else _is_switch(name, read)
+        count = 1 if switch or "=" in word else 2
+        if field or name == "config":
+            if name in places:
+                found[places[name]] = []
+            places[name] = len(found)
+        found.append(list(arguments[i : i + count]))
+        i += count
+    return [arguments[0], *(word for part in found for word in part)]
+
+
+def _is_switch(name: str, read: Sequence[str]) -> bool:
+    """Whether a flag has no value; fails where the command has none of this name."""
+    bare = name.removeprefix("no")
+    switches = [known for known in (name, bare) if _is_known(known, read)]
+    if name in switches:
+        return bool(flags.FLAGS[name].boolean)
+    if switches and flags.FLAGS[bare].boolean:
+        return True
+    place = next((place for place in _PLACES if place in read), None)
+    if name in _PLACES and place:
+        fail(f"--{name} is a flag of other commands: here a run is named by --{place}=DIR")
+    theirs = [command for command in READ if name in _own(command)]
+    if theirs:
+        fail(f"--{name} is a flag of {_listed(theirs)} and not of this command: leave it out")
+    fail(f"there is no flag --{name}{nearest(name, [*read, 'help'])}")
+
+
+def _is_known(name: str, read: Sequence[str]) -> bool:
+    return name in flags.FLAGS and (name in read or name not in SHARED)
+
+
+def _own(command: str) -> list[str]:
+    """Names of the flags of a command; its module is imported for it, and nothing large."""
+    module = importlib.import_module(f"ladd_jax.{command}")
+    return [*READ[command], *getattr(module, "FLAGS", ())]
+
+
+def _listed(names: Sequence[str]) -> str:
+    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
+
+
+def _valid_fields(arguments: Sequence[str]) -> list[str]:
+    """Names of the config's fields; fails where an argument names another."""
+    from ladd_jax.config.fields import base_config
+
+    names = _field_names(base_config())
+    for argument in arguments[1:]:
+        name = _name(argument).removeprefix("no")
+        field = name.removeprefix("config.")
+        if field != name and field not in names:
+            fail(f"unknown config field {field}{nearest(field, names)}")
+    return names
+
+
+def config() -> ConfigDict:
     """The config of the command line, with the fields that have a flag of their own.
 
     Raises:
       UserError: two flags contradict each other.
     """
     config = _CONFIG.value
-    if config is None:
-        return None
     if _WEIGHTS.value:
         config.weights = _WEIGHTS.value
         config.model.depth = 0
@@ -158,6 +264,16 @@ def _field_names(config: ConfigDict, prefix: str = "") -> list[str]:
     return names
 
 
+def _is_defect(error: Exception) -> bool:
+    """Whether this package failed as a config file called it, and not for what the file gave it."""
+    if isinstance(error, UserError | flags.Error):
+        return False
+    frames = traceback.extract_tb(error.__traceback__)
+    package = Path(ladd_jax.__file__).parent
+    place = Path(frames[-1].filename)
+    return package in place.parents and package / "configs" not in place.parents
+
+
 def _sentence(error: Exception, names: Iterable[str]) -> object:
     """What is wrong with a config file or the flags, of which libraries told in their own way."""
     cause: BaseException | None = error
@@ -169,7 +285,14 @@ def _sentence(error: Exception, names: Iterable[str]) -> object:
         cause = cause.__cause__ or cause.__context__
     if isinstance(error, flags.Error):
         # ml_collections gives a whole traceback in the message; its last line says what is wrong.
-        return _last_line(error)
+        line = _last_line(error)
+        if "takes 0 positional arguments" in line:
+            return "this config takes no arguments: leave out what follows the colon of --config"
+        return line
+    if isinstance(error, SyntaxError):
+        # Of a file with null bytes Python knows no name.
+        where = f" {error.filename}, line {error.lineno}," if error.filename else ""
+        return f"the config file{where} is no Python ({error.msg}): mend it"
     if isinstance(error, OSError):
         return f"no config file: {_last_line(error)}; those of ladd_jax are named without .py"
     # Raised by the config file as it sets a field that does not exist or has another type.
@@ -177,7 +300,13 @@ def _sentence(error: Exception, names: Iterable[str]) -> object:
     if unknown:
         bare = {name.rpartition(".")[2] for name in names}
         return f"unknown config field {unknown[1]}{nearest(unknown[1], bare)}"
-    return f"the config file is not valid: {error}"
+    if "has no attribute 'get_config'" in str(error):
+        return "the config file has no function get_config(): write one, or name another file"
+    frames = traceback.extract_tb(error.__traceback__)
+    file = [frame for frame in frames if frame.name == "get_config"]
+    where = f", line {file[-1].lineno}" if file else ""
+    told = f"{type(error).__name__}: {error}".rstrip(": ")
+    return f"the config file is not valid{where}: {told}"
 
 
 def _last_line(text: object) -> str:

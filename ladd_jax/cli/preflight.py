@@ -7,12 +7,14 @@ them, on the stages, or on the devices of this machine.
 from pathlib import Path
 
 from ladd_jax.config import objectives
+from ladd_jax.config.architectures import student_architecture, teacher_architecture
 from ladd_jax.config.fields import Config, Distil, Finetune, Pretrain
-from ladd_jax.data.buckets import check_resolution
+from ladd_jax.data.buckets import Bucket, check_resolution, check_sides
 from ladd_jax.diffusion.samplers import student_sigmas
 from ladd_jax.errors import NotFoundError, UserError
 from ladd_jax.evaluation.extractors import EXTRACTORS, extractor_for
 from ladd_jax.evaluation.metrics import METRICS
+from ladd_jax.models.families import family_of
 from ladd_jax.parallel.mesh import check_batch_size, make_mesh
 from ladd_jax.training.writers import check_writers
 from ladd_jax.weights.source import names_repository
@@ -51,6 +53,13 @@ def check(config: Config) -> None:
         objectives.flow_matching(config, stage)
     objectives.ladd(config)
     _check_data(config)
+    sides = family_of(config).sides
+    networks = {"model": student_architecture(config)}
+    if config.teacher.depth:
+        networks["teacher"] = teacher_architecture(config)
+    check_sides(
+        map(Bucket.parse, config.data.buckets), {name: sides(net) for name, net in networks.items()}
+    )
     if config.teacher.depth and not config.teacher.weights and "distil" in config.stages:
         raise UserError(
             f"teacher.depth is {config.teacher.depth} and teacher.weights is empty: name the "
@@ -77,6 +86,7 @@ def _check_data(config: Config) -> None:
             raise UserError(
                 f"model.channels is {config.model.channels}: {data.source} have {channels}"
             )
+        _check_examples(config)
         return
     if not config.weights and data.source == "prompts":
         raise UserError(
@@ -101,6 +111,22 @@ def _check_data(config: Config) -> None:
         raise UserError(
             "the stage 'pretrain' makes a data generator and weights are one: leave it out"
         )
+
+
+def _check_examples(config: Config) -> None:
+    """Whether the examples of a bucket fill a batch of each training that reads them."""
+    batches = {}
+    if "pretrain" in config.stages:
+        batches["pretrain"] = config.pretrain.batch_size
+    own_samples = config.distil.data == "synthesized" and config.synthesize.samples
+    if "distil" in config.stages and not own_samples:
+        batches["distil"] = config.distil.batch_size
+    for stage, size in batches.items():
+        if config.data.examples < size:
+            raise UserError(
+                f"data.examples {config.data.examples} of a bucket are fewer than one batch of "
+                f"{stage}.batch_size {size}: raise one or lower the other"
+            )
 
 
 def _check_subjects(config: Config) -> None:

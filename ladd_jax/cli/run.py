@@ -1,42 +1,56 @@
-"""A command: its processes meet, and errors for the user become one sentence and exit code 2."""
+"""A command: its processes meet, and errors for the user become one sentence and exit code 2.
+
+What a command works with is imported once its flags are known to be valid: JAX and what is built on
+it take seconds, and a mistake is told at once.
+"""
+
+from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import absl.flags
-import jax
 from absl import app
 from absl import logging as absl_logging
 
 from ladd_jax.cli import flags
-from ladd_jax.cli.compilation_cache import keep_programs
-from ladd_jax.cli.preflight import check
-from ladd_jax.config.architectures import read_architectures
-from ladd_jax.config.fields import Config, to_dict, typed
-from ladd_jax.config.workdir import settle, settled
 from ladd_jax.errors import UserError
-from ladd_jax.parallel import processes
 
-Command = Callable[[Config, Path], Any]
+if TYPE_CHECKING:
+    from ladd_jax.config.fields import Config
+
+    Command = Callable[[Config, Path], Any]
+
+_LOG = logging.getLogger(__name__)
 
 
-def run(command: Command, others: absl.flags.FlagValues | None = None) -> None:
+def run(command: Command, others: absl.flags.FlagValues | None = None, *, stage: str = "") -> None:
     """Runs a command on the config and workdir of the command line.
 
     Args:
       command: the command.
       others: flags by which it is another command, without config; `--help` lists them.
+      stage: the stage that it is, which is checked alone where `stages` leaves it out; empty for a
+        command that runs them all.
     """
 
     def body() -> None:
-        if not flags.WORKDIR.value:
-            flags.fail("--config=NAME and --workdir=DIR are needed, such as --config=digits")
+        import jax
+
+        from ladd_jax.cli.compilation_cache import keep_programs
+        from ladd_jax.cli.preflight import check
+        from ladd_jax.config.fields import to_dict
+        from ladd_jax.config.workdir import settle, settled
+        from ladd_jax.parallel import processes
+
         workdir, config = Path(flags.WORKDIR.value), _config()
-        check(config)
+        left_out = stage and stage not in config.stages
+        check(dataclasses.replace(config, stages=(stage,)) if left_out else config)
         settings = to_dict(config)
         processes.check_same("config", settings)
         if jax.process_index() == 0:
@@ -49,16 +63,23 @@ def run(command: Command, others: absl.flags.FlagValues | None = None) -> None:
                 f"made: give a --workdir on a disk that all processes share"
             )
         keep_programs(config.compilation_cache, workdir)
+        if stage:
+            _LOG.info("stage %s", stage)
         command(config, workdir)
 
-    names = ["config", "workdir", "weights", "prompts", "images", "profile"]
+    names = list(flags.SHARED)
     if others is not None:
         absl.flags.FLAGS.append_flag_values(others)
         names += others
-    _start(body, *names)
+    _start(body, names, needed={"config": "NAME", "workdir": "DIR"})
 
 
-def run_without_config(body: Callable[[], None], own: absl.flags.FlagValues, *others: str) -> None:
+def run_without_config(
+    body: Callable[[], None],
+    own: absl.flags.FlagValues,
+    *others: str,
+    needed: dict[str, str],
+) -> None:
     """Runs a command that has flags of its own, and no config on the command line.
 
     Args:
@@ -66,35 +87,35 @@ def run_without_config(body: Callable[[], None], own: absl.flags.FlagValues, *ot
       own: its flags. They join absl's here, so that modules of several commands, which may have
         flags of one name, can be imported together.
       *others: names of the shared flags that it reads, too.
+      needed: flags that must be given, with what stands after their `=`.
     """
     absl.flags.FLAGS.append_flag_values(own)
-
-    def main() -> None:
-        own.mark_as_parsed()
-        flags.refuse(*others)
-        body()
-
-    _start(main, *own, *others)
+    _start(body, [*own, *others], own, needed)
 
 
-def run_without_workdir(body: Callable[[Config], None], own: absl.flags.FlagValues) -> None:
-    """Runs a command on a config and flags of its own; nothing is checked against this machine."""
+def run_without_workdir(
+    body: Callable[[Config], None], own: absl.flags.FlagValues, needed: dict[str, str]
+) -> None:
+    """Runs a command on a config and flags of its own; nothing is checked against this machine.
+
+    Args:
+      body: the command.
+      own: its flags.
+      needed: flags of its own that must be given, with what stands after their `=`.
+    """
     others = ("config", "weights", "prompts", "images")
     absl.flags.FLAGS.append_flag_values(own)
-
-    def main() -> None:
-        own.mark_as_parsed()
-        flags.refuse(*others)
-        body(_config())
-
-    _start(main, *own, *others)
+    needed = {"config": "NAME"} | needed
+    _start(lambda: body(_config()), [*own, *others], own, needed)
 
 
 def _config() -> Config:
     """The config of the command line, with what its weights say of their networks."""
+    from ladd_jax.config.architectures import read_architectures
+    from ladd_jax.config.fields import typed
+    from ladd_jax.parallel import processes
+
     config = flags.config()
-    if config is None:
-        flags.fail("--config=NAME is needed, such as --config=digits or --config=my/config.py")
     # Weights that are named by their place on the hub are fetched once for a host.
     with processes.one_of_each_host_first("weights"):
         read_architectures(config)
@@ -111,23 +132,43 @@ def _failing() -> Iterator[None]:
         flags.fail(error)
 
 
-def _start(body: Callable[[], None], *read: str) -> None:
+def _start(
+    body: Callable[[], None],
+    read: Sequence[str],
+    own: absl.flags.FlagValues | None = None,
+    needed: dict[str, str] | None = None,
+) -> None:
     """Runs a command; `--help` lists the flags that it reads, and `join_timeout`."""
     for name in (*read, "join_timeout"):
         absl.flags.FLAGS.register_key_flag_for_module(sys.argv[0], absl.flags.FLAGS[name])
 
+    def parse(arguments: Sequence[str]) -> list[str]:
+        return flags.parse(arguments, read)
+
     def main(arguments: Sequence[str]) -> None:
         if len(arguments) > 1:
             flags.fail(f"unexpected argument {arguments[1]!r}: flags look like --workdir=DIR")
+        if own is not None:
+            own.mark_as_parsed()
+        flags.require(needed or {})
+        import jax
+        from tqdm.contrib.logging import logging_redirect_tqdm
+
+        from ladd_jax.parallel import processes
+
         # Orbax tells of each of its steps through absl; here its warnings are enough.
         absl_logging.set_verbosity(absl_logging.ERROR)
+        log = logging.getLogger("ladd_jax")
         with _failing(), processes.together(flags.JOIN_TIMEOUT.value), _failing():
-            first = jax.process_index() == 0
-            logging.getLogger("ladd_jax").addHandler(_handler())
-            logging.getLogger("ladd_jax").setLevel(logging.INFO if first else logging.WARNING)
-            body()
+            log.addHandler(_handler())
+            # absl's handler, which the root has, would print each line again.
+            log.propagate = False
+            log.setLevel(logging.INFO if jax.process_index() == 0 else logging.WARNING)
+            # A line stands above the progress bar, and not in the middle of it.
+            with logging_redirect_tqdm([log]):
+                body()
 
-    app.run(main, flags_parser=flags.parse)
+    app.run(main, flags_parser=parse)
 
 
 def _handler() -> logging.Handler:

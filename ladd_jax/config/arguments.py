@@ -1,10 +1,10 @@
 """The argument of a config file: what stands after the colon of `--config=FILE:name=value`."""
 
-import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from ladd_jax.errors import UserError
+from ladd_jax.names import nearest
 
 
 def parse_arguments(text: str | None, defaults: Mapping[str, Any]) -> dict[str, Any]:
@@ -28,10 +28,3 @@ def parse_arguments(text: str | None, defaults: Mapping[str, Any]) -> dict[str, 
                 f"{name} is {value!r}: use a value such as {defaults[name]!r}"
             ) from error
     return values
-
-
-def nearest(name: str, valid: Iterable[str]) -> str:
-    """`: did you mean X?`, or the valid names where none is near."""
-    names = list(valid)
-    close = difflib.get_close_matches(name, names, 1, 0.5)
-    return f": did you mean {close[0]}?" if close else f": valid are {', '.join(sorted(names))}"

@@ -13,7 +13,6 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from ladd_jax.config.arguments import nearest
 from ladd_jax.data.buckets import Bucket
 from ladd_jax.data.sources import SOURCES
 from ladd_jax.diffusion.sampling import GENERATOR_SAMPLERS
@@ -21,9 +20,21 @@ from ladd_jax.errors import UserError
 from ladd_jax.models.families import family
 from ladd_jax.models.heads import HeadSettings
 from ladd_jax.models.random_text import TOKENIZERS
+from ladd_jax.names import nearest
 from ladd_jax.objectives.critics.features import FeatureCritic
 from ladd_jax.objectives.flow_matching import FlowMatchingSettings
 from ladd_jax.objectives.ladd import LADDSettings
+from ladd_jax.ranges import (
+    COUNT,
+    FINITE,
+    NOT_NEGATIVE,
+    POSITIVE,
+    SEED,
+    SHARE,
+    Range,
+    check_distinct,
+    check_numbers,
+)
 from ladd_jax.training.optimizers import Optimizer
 from ladd_jax.training.writers import WRITERS
 
@@ -33,10 +44,15 @@ STAGES = ("encode", "pretrain", "synthesize", "finetune", "distil", "evaluate")
 _NETWORK: Any = family("sd3").architecture
 
 
-def _at_least_one(section: Any, path: str, *names: str) -> None:
-    for name in names:
-        if getattr(section, name) < 1:
-            raise UserError(f"{path}.{name} is {getattr(section, name)}: use 1 or more")
+_SIZES = dict.fromkeys(("width", "num_heads", "patch", "mlp_ratio", "position_table"), COUNT)
+
+# Of a network whose depth is not 0.
+_NETWORK_RANGES = {
+    **_SIZES,
+    "dual_attention": NOT_NEGATIVE,
+    "position_base": POSITIVE,
+    "position_start": FINITE,
+}
 
 
 def _one_of(value: str, what: str, *choices: str) -> None:
@@ -54,6 +70,15 @@ class Mesh:
     # How many TPU slices a data-centre network joins: it divides `data`, and fsdp and tensor stay
     # inside of one.
     slices: int = 1
+
+    def __post_init__(self) -> None:
+        check_numbers(self, {"slices": COUNT})
+        for name in ("data", "fsdp", "tensor"):
+            size = getattr(self, name)
+            if size < 1 and size != -1:
+                raise UserError(
+                    f"{name} is {size}: use 1 or more, or -1 for the devices that are left"
+                )
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -112,20 +137,21 @@ class Data:
         _one_of(self.small_buckets, "data.small_buckets", "merge", "drop")
         _one_of(self.text_tokens, "data.text_tokens", *TOKENIZERS)
         _one_of(self.text_dtype, "data.text_dtype", "float32", "float16")
-        _at_least_one(
-            self, "data",
+        counts = (
             "examples", "records_per_shard", "text_batch_size", "image_batch_size", "text_length",
-            "max_buckets",
+            "text_width", "text_layers", "text_heads", "pooled_width", "max_buckets",
         )  # fmt: skip
-        if self.held_out_examples < 2:
-            raise UserError(f"data.held_out_examples is {self.held_out_examples}: use 2 or more")
-        if not 0 <= self.held_out < 1:
-            raise UserError(f"data.held_out is {self.held_out:g}: use a share from 0 to below 1")
-        if not 0 <= self.unreadable <= 1:
-            raise UserError(f"data.unreadable is {self.unreadable:g}: use a share from 0 to 1")
-        if min(self.limit, self.resolution) < 0:
-            name = "limit" if self.limit < 0 else "resolution"
-            raise UserError(f"data.{name} is {getattr(self, name)}: use 0 or more")
+        check_numbers(
+            self,
+            dict.fromkeys(counts, COUNT)
+            | {
+                "held_out_examples": Range(least=2),
+                "limit": NOT_NEGATIVE,
+                "resolution": NOT_NEGATIVE,
+                "held_out": Range(least=0, below=1),
+                "unreadable": SHARE,
+            },
+        )
         if not self.buckets and not (self.source == "images" and self.resolution):
             raise UserError(
                 "data.buckets is empty: name one or more, such as 8x8, or, for images, set "
@@ -133,8 +159,10 @@ class Data:
             )
         for name in self.buckets:
             Bucket.parse(name)
+        check_distinct(self, "buckets")
         weights, count = self.bucket_weights, len(self.buckets)
-        if weights and (len(weights) != count or min(weights) < 0 or not sum(weights)):
+        valid = all(weight in NOT_NEGATIVE for weight in weights) and sum(weights) > 0
+        if weights and (len(weights) != count or not valid):
             raise UserError(
                 f"data.bucket_weights is {weights}: give {count} numbers of 0 or more, one for "
                 f"each of data.buckets, or none"
@@ -171,9 +199,8 @@ class Model:
     teacher_dtype: str = "float32"
 
     def __post_init__(self) -> None:
-        _at_least_one(self, "model", "depth", "width", "num_heads", "channels", "patch", "unroll")
-        if self.joined_channels < 0:
-            raise UserError(f"model.joined_channels is {self.joined_channels}: use 0 or more")
+        counts = dict.fromkeys(("depth", "channels", "unroll"), COUNT)
+        check_numbers(self, _NETWORK_RANGES | counts | {"joined_channels": NOT_NEGATIVE})
         _one_of(self.dtype, "model.dtype", "float32", "bfloat16")
         _one_of(self.param_dtype, "model.param_dtype", "float32", "bfloat16")
         _one_of(self.teacher_dtype, "model.teacher_dtype", "float32", "bfloat16", "int8")
@@ -207,21 +234,20 @@ class Teacher:
                 f"teacher.weights is {self.weights} and teacher.depth is 0: set the sizes of that "
                 f"network, as read_architectures does"
             )
-        for name in ("depth", "width", "num_heads", "patch", "mlp_ratio"):
+        check_numbers(self, {"depth": NOT_NEGATIVE})
+        for name in _SIZES:
             if self.depth and getattr(self, name) < 1:
                 raise UserError(
                     f"teacher.{name} is {getattr(self, name)} and teacher.depth is {self.depth}: "
                     f"use 1 or more, or a depth of 0 for the network that the student starts from"
                 )
+        if self.depth:
+            check_numbers(self, _NETWORK_RANGES)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Heads(HeadSettings):
     """The discriminator's heads."""
-
-    def __post_init__(self) -> None:
-        _at_least_one(self, "heads", "channels", "kernel", "groups", "projection")
-        super().__post_init__()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -233,7 +259,7 @@ class Pretrain(FlowMatchingSettings):
     optimizer: Optimizer = Optimizer(1e-4, clip_norm=1.0)
 
     def __post_init__(self) -> None:
-        _at_least_one(self, "pretrain", "steps", "batch_size")
+        check_numbers(self, dict.fromkeys(("steps", "batch_size"), COUNT))
         super().__post_init__()
 
 
@@ -253,9 +279,7 @@ class Finetune(FlowMatchingSettings):
     text_dropout: float = 0.0
 
     def __post_init__(self) -> None:
-        _at_least_one(self, "finetune", "batch_size")
-        if self.steps < 0:
-            raise UserError(f"finetune.steps is {self.steps}: use 0 for none, or more")
+        check_numbers(self, {"steps": NOT_NEGATIVE, "batch_size": COUNT})
         super().__post_init__()
 
 
@@ -274,7 +298,8 @@ class Synthesize:
 
     def __post_init__(self) -> None:
         _one_of(self.sampler, "synthesize.sampler", *GENERATOR_SAMPLERS)
-        _at_least_one(self, "synthesize", "batch_size", "records_per_shard", "steps")
+        counts = dict.fromkeys(("batch_size", "records_per_shard", "steps"), COUNT)
+        check_numbers(self, counts | {"guidance": NOT_NEGATIVE, "shift": POSITIVE})
         if self.samples < 0:
             raise UserError(
                 f"synthesize.samples is {self.samples}: use 0 for one of each encoded record, or "
@@ -309,7 +334,9 @@ class Distil(LADDSettings):
 
     def __post_init__(self) -> None:
         _one_of(self.data, "distil.data", "synthesized", "encoded")
-        _at_least_one(self, "distil", "steps", "batch_size")
+        counts = dict.fromkeys(("steps", "batch_size"), COUNT)
+        check_numbers(self, counts | {"seed": SEED, "hooked_blocks": NOT_NEGATIVE})
+        check_distinct(self, "hooked_blocks")
         super().__post_init__()
 
 
@@ -338,11 +365,14 @@ class Evaluate:
 
     def __post_init__(self) -> None:
         _one_of(self.student, "evaluate.student", "ema", "params")
-        _at_least_one(self, "evaluate", "batch_size", "shown_prompts", "samples", "per_prompt")
-        if not self.teacher_steps or min(self.teacher_steps) < 1:
-            raise UserError(f"evaluate.teacher_steps is {self.teacher_steps}: use 1 or more")
-        if min(self.guidances, default=1.0) < 1:
-            raise UserError(f"evaluate.guidances is {self.guidances}: use 1, for none, or more")
+        counts = ("batch_size", "shown_prompts", "samples", "per_prompt", "student_steps",
+                  "teacher_steps")  # fmt: skip
+        check_numbers(self, dict.fromkeys(counts, COUNT) | {"resamples": NOT_NEGATIVE})
+        if not self.teacher_steps:
+            raise UserError("teacher_steps is (): name one or more, such as 50")
+        if not all(scale in COUNT for scale in self.guidances):
+            raise UserError(f"guidances is {self.guidances}: use 1, for none, or more")
+        check_distinct(self, "student_steps", "teacher_steps", "metrics", "guidances")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -353,7 +383,7 @@ class Checkpoint:
     keep: int = 2
 
     def __post_init__(self) -> None:
-        _at_least_one(self, "checkpoint", "every", "keep")
+        check_numbers(self, dict.fromkeys(("every", "keep"), COUNT))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -370,12 +400,12 @@ class Log:
     profile: str = ""  # START:STOP, an xprof trace of steps START to STOP - 1 of each training
 
     def __post_init__(self) -> None:
-        _at_least_one(self, "log", "every")
-        for name in ("samples_every", "quick_samples"):
-            if getattr(self, name) < 0:
-                raise UserError(f"log.{name} is {getattr(self, name)}: use 0 or more")
+        check_numbers(
+            self, {"every": COUNT, "samples_every": NOT_NEGATIVE, "quick_samples": NOT_NEGATIVE}
+        )
         for name in self.writers:
             _one_of(name, "log.writers", *WRITERS)
+        check_distinct(self, "writers")
         match = re.fullmatch(r"(\d+):(\d+)", self.profile)
         if self.profile and not (match and 1 <= int(match[1]) < int(match[2])):
             raise UserError(
@@ -421,8 +451,16 @@ class Config:
         return self.data.autoencoder or self.weights
 
     def __post_init__(self) -> None:
+        check_numbers(self, {"seed": SEED})
+        if self.seed + self.distil.seed not in SEED:
+            raise UserError(
+                f"seed is {self.seed} and distil.seed {self.distil.seed}: use {SEED} for their sum"
+            )
+        if not self.stages:
+            raise UserError(f"stages is empty: name one or more of {', '.join(STAGES)}")
         for name in self.stages:
             _one_of(name, "stage", *STAGES)
+        check_distinct(self, "stages")
 
 
 def base_config() -> ConfigDict:
@@ -454,8 +492,8 @@ def _like(default: Any, value: Any, path: str) -> Any:
         try:
             return kind(**fields)
         except UserError as error:
-            # It names its field, but does not know which of the config's optimizers it is.
-            if kind is Optimizer:
+            # Many name their field, and do not know in which section of a config it stands.
+            if str(error).split(" ", 1)[0] in fields:
                 raise UserError(f"{prefix}{error}") from error
             raise
     return float(value) if isinstance(default, float) else value

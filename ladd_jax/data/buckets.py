@@ -126,6 +126,32 @@ def check_resolution(resolution: int, step: int) -> None:
         )
 
 
+def check_sides(buckets: Iterable[Bucket], sides: Mapping[str, tuple[int, int | None]]) -> None:
+    """Checks that networks can be given latents of these shapes.
+
+    Args:
+      buckets: the shapes.
+      sides: of each network, by its section of the config, what sides of latents are multiples of
+        and the largest; None for no limit. See `Family.sides`.
+
+    Raises:
+      UserError: one of them is not.
+    """
+    for bucket in buckets:
+        for section, (step, most) in sides.items():
+            if bucket.height % step or bucket.width % step:
+                raise UserError(
+                    f"bucket {bucket.name} has a side that is no multiple of {step}, which is "
+                    f"{section}.patch: use such sides"
+                )
+            if most is not None and max(bucket.height, bucket.width) > most:
+                raise UserError(
+                    f"bucket {bucket.name} exceeds the position table of {section}, which ends at "
+                    f"{most} latent pixels: use a smaller bucket or data.resolution, or, without "
+                    f"weights, a larger {section}.position_table"
+                )
+
+
 def nearest(buckets: Iterable[Bucket], height: float, width: float) -> Bucket:
     """The bucket whose aspect ratio is nearest, on a log scale, to height x width."""
     aspect = math.log(width / height)

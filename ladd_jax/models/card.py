@@ -52,11 +52,12 @@ def header(export: Export, *tags: str) -> str:
 
 def summary(export: Export) -> str:
     """What the model is, in two sentences."""
-    counts = " or ".join(map(str, sorted(export.sigmas)))
+    counts = sorted(export.sigmas)
+    shown = " or ".join(map(str, counts))
     return (
         f"Latent Adversarial Diffusion Distillation of {named(export.base)}: pictures in "
-        f"{counts} unguided steps. The licence is that of the base model. Made with ladd_jax "
-        f"{__version__}.\n"
+        f"{shown} unguided step{'s' * (counts != [1])}. The licence is that of the base model. "
+        f"Made with ladd_jax {__version__}.\n"
     )
 
 

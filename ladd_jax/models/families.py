@@ -149,11 +149,13 @@ class Released:
       shift: shift of the schedule that comes with it; None where none does.
       side: side of the square latents that it makes by default, in latent pixels.
       text_length: T.
+      student: whether its scheduler is that of a student of few steps.
     """
 
     shift: float | None
     side: int
     text_length: int
+    student: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -162,6 +164,7 @@ class Export:
 
     Attributes:
       name: the export's name.
+      place: where others find it: the name, or owner/name of the hub.
       base: the released weights that it was distilled from: a folder, or owner/name of the hub.
       load: gives its parameters.
       architecture: its architecture.
@@ -175,6 +178,7 @@ class Export:
     """
 
     name: str
+    place: str
     base: str
     load: Callable[[], Params]
     architecture: Any

@@ -23,6 +23,7 @@ from ladd_jax.models.base import Model, param
 from ladd_jax.models.layers import MLP, Dtype, layer_norm, timestep_embedding
 from ladd_jax.models.stack import stack
 from ladd_jax.parallel.mesh import constrain, gather
+from ladd_jax.ranges import COUNT, check_numbers
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -45,6 +46,7 @@ class HeadSettings:
     spectral_norm: bool = True
 
     def __post_init__(self) -> None:
+        check_numbers(self, dict.fromkeys(("channels", "kernel", "groups", "projection"), COUNT))
         if self.channels % self.groups:
             raise UserError(
                 f"head channels {self.channels} are not divisible by groups {self.groups}: "

@@ -9,10 +9,10 @@ import optax
 
 from ladd_jax.diffusion import times
 from ladd_jax.diffusion.flow import expand, interpolate, velocity
-from ladd_jax.errors import UserError
 from ladd_jax.models.base import Backbone, Params
 from ladd_jax.objectives.accumulation import accumulate
 from ladd_jax.objectives.base import Batch, Metrics, TrainState
+from ladd_jax.ranges import COUNT, DECAY, FINITE, POSITIVE, SHARE, check_numbers
 from ladd_jax.training.ema import update_ema
 from ladd_jax.training.optimizers import Optimizer
 
@@ -38,8 +38,17 @@ class FlowMatchingSettings:
     ema_decay: float = 0.999
 
     def __post_init__(self) -> None:
-        if self.accumulation < 1:
-            raise UserError(f"accumulation is {self.accumulation}: use 1 or more")
+        check_numbers(
+            self,
+            {
+                "time_mean": FINITE,
+                "time_std": POSITIVE,
+                "shift": POSITIVE,
+                "text_dropout": SHARE,
+                "accumulation": COUNT,
+                "ema_decay": DECAY,
+            },
+        )
 
 
 @dataclasses.dataclass(frozen=True)

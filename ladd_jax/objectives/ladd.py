@@ -27,6 +27,16 @@ from ladd_jax.objectives.discriminator_metrics import discriminator_metrics
 from ladd_jax.objectives.passes import Drawn, Heads, Passes, Verdict
 from ladd_jax.objectives.terms import terms_of
 from ladd_jax.objectives.terms.base import REAL_FEATURES, Seen, Term, total
+from ladd_jax.ranges import (
+    COUNT,
+    DECAY,
+    FINITE,
+    NOT_NEGATIVE,
+    SHARE,
+    Range,
+    check_distinct,
+    check_numbers,
+)
 from ladd_jax.training.ema import update_ema
 from ladd_jax.training.optimizers import Optimizer
 
@@ -91,7 +101,12 @@ class LADDSettings:
     def __post_init__(self) -> None:
         if self.loss not in ADVERSARIAL_LOSSES:
             raise UserError(f"loss {self.loss!r} is none of {', '.join(ADVERSARIAL_LOSSES)}")
+        if not self.timesteps:
+            raise UserError("timesteps is empty: name one or more, such as 1.0")
+        check_numbers(self, {"timesteps": Range(above=0, most=1)})
+        check_distinct(self, "timesteps")
         for name in ("probabilities", "warmup_probabilities"):
+            check_numbers(self, {name: SHARE})
             values = getattr(self, name)
             if len(values) != len(self.timesteps) or abs(sum(values) - 1) > 1e-6:
                 raise UserError(
@@ -108,22 +123,29 @@ class LADDSettings:
                 f"own_share is {self.own_share} with timesteps {self.timesteps}: use a share from "
                 f"0 to 1, and 0 where there is one time"
             )
-        if min(self.distillation_weight, self.reconstruction_weight) < 0:
-            raise UserError(
-                f"distillation_weight is {self.distillation_weight} and reconstruction_weight "
-                f"{self.reconstruction_weight}: use 0 or more"
-            )
         if self.head_updates < 1 or self.r1_interval < 1:
             raise UserError(
                 f"head_updates {self.head_updates} and r1_interval {self.r1_interval} "
                 f"must be at least 1"
             )
-        if self.accumulation < 1:
-            raise UserError(f"accumulation is {self.accumulation}: use 1 or more")
+        check_numbers(self, {"accumulation": COUNT})
         if self.accumulated_heads not in ("updated", "before"):
             raise UserError(
                 f"accumulated_heads {self.accumulated_heads!r} is none of updated, before"
             )
+        check_numbers(
+            self,
+            {
+                "warmup_steps": NOT_NEGATIVE,
+                "renoise_mean": FINITE,
+                "renoise_std": NOT_NEGATIVE,
+                "renoise_slope": FINITE,
+                "r1_gamma": NOT_NEGATIVE,
+                "distillation_weight": NOT_NEGATIVE,
+                "reconstruction_weight": NOT_NEGATIVE,
+                "ema_decay": DECAY,
+            },
+        )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -20,16 +20,17 @@ from typing import Any
 from tqdm import tqdm
 
 from ladd_jax.config import objectives
-from ladd_jax.config.arguments import nearest
 from ladd_jax.config.fields import Config, to_dict
 from ladd_jax.data.buckets import Bucket
 from ladd_jax.errors import UserError
+from ladd_jax.names import nearest
 from ladd_jax.parallel.mesh import SLICES, check_batch_size, make_mesh
 from ladd_jax.planning.compile import Compiled
 from ladd_jax.planning.entry import bucket_entry
 from ladd_jax.planning.job import Job
 from ladd_jax.planning.report import headline, print_entry
 from ladd_jax.planning.topology import find_target
+from ladd_jax.ranges import NOT_NEGATIVE, check_distinct, check_numbers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +48,7 @@ class Options:
       json: file for the result; empty for none.
 
     Raises:
-      UserError: no topology, or a utilisation out of range.
+      UserError: no topology, a number out of range, or a bucket twice.
     """
 
     topology: str
@@ -63,6 +64,8 @@ class Options:
             raise UserError("--topology is needed, such as v5e:4x8, v5p:4x4x4, v6e:8x8 or gpu:80")
         if not 0 < self.utilisation <= 1:
             raise UserError(f"--utilisation={self.utilisation} is not a share: use 0.5, or 1")
+        check_numbers(self, {"batch": NOT_NEGATIVE})
+        check_distinct(self, "buckets")
 
 
 def plan(config: Config, options: Options) -> None:

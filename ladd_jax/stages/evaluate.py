@@ -104,14 +104,14 @@ def evaluate(config: Config, workdir: Path) -> list[Row]:
             rows = [Row.from_dict(row) for row in old["rows"]]
             _show(rows, report)
             return rows
+    # Before anything is read: without a student there is nothing to judge.
+    step = finished_student_step(config, workdir)
     mesh = make_mesh(config.mesh.sizes)
     subject = subject_of(config, workdir)
     prompts = {bucket: subjects.prompts for bucket, subjects in subject.buckets.items()}
     start = load_generator(config, workdir, mesh)
     name = "student" if stage.student == "params" else stage.student
-    student = load_student_weights(
-        config, workdir, mesh, name, finished_student_step(config, workdir)
-    )
+    student = load_student_weights(config, workdir, mesh, name, step)
     sampler = Sampler(
         family_of(config).backbone(architectures.student_architecture(config)),
         subject.null,

@@ -1,6 +1,8 @@
 """A student of a run as files of other programs; its family says which files."""
 
+import dataclasses
 import json
+import logging
 import os
 import shutil
 import uuid
@@ -20,7 +22,10 @@ from ladd_jax.models.families import Export, family_of
 from ladd_jax.parallel.mesh import make_mesh
 from ladd_jax.stages.load import load_student_weights, student_step, trained_buckets
 from ladd_jax.stages.trained import FACTS
+from ladd_jax.weights.push import check_push, push
 from ladd_jax.weights.source import PIPELINE_INDEX
+
+_LOG = logging.getLogger(__name__)
 
 
 def export(
@@ -31,6 +36,7 @@ def export(
     step: int | None = None,
     layout: str = "diffusers",
     dtype: str = "bfloat16",
+    push_to: str = "",
 ) -> None:
     """Writes a student of a run as files that other programs read, all of them or none.
 
@@ -41,11 +47,13 @@ def export(
       step: step of the checkpoint; default: the newest.
       layout: one of the family's layouts; for SD3 `diffusers`, `single` or `both`.
       dtype: dtype of the transformer's files; the other components are copied.
+      push_to: owner/name of the hub, where the folder is uploaded; empty for nowhere.
 
     Raises:
       NotFoundError: there is no such run, checkpoint or pipeline.
       ExistsError: there is something at `out`.
-      UserError: the run is not one of released weights, or the family has no such layout.
+      UserError: the run is not one of released weights, the family has no such layout, or the hub
+        does not take it.
     """
     config = read(workdir)
     if not config.weights:
@@ -55,9 +63,13 @@ def export(
         )
     if out.exists():
         raise ExistsError(f"{out} exists: remove it, or choose another --out")
+    if push_to:
+        check_push(push_to)
     family = family_of(config)
     step = student_step(config, workdir, step)
     exported = describe(config, out.absolute().name, workdir, model, step, layout, dtype)
+    if push_to:
+        exported = dataclasses.replace(exported, place=push_to)
     partial = out.absolute().with_name(f".{out.absolute().name}.{uuid.uuid4().hex}.partial")
     try:
         partial.mkdir(parents=True)
@@ -77,6 +89,9 @@ def export(
         os.replace(partial, out)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+    if push_to:
+        _LOG.info("export: uploads to %s", push_to)
+        _LOG.info("export: uploaded, %s", push(out, push_to))
 
 
 def describe(
@@ -106,6 +121,7 @@ def describe(
     mesh = make_mesh({"fsdp": -1}, jax.local_devices())
     return Export(
         name=name,
+        place=name,
         base=config.weights,
         load=lambda: load_student_weights(config, workdir, mesh, model, step),
         architecture=architectures.student_architecture(config),

@@ -19,12 +19,10 @@ from ladd_jax.models.families import family_of
 from ladd_jax.models.quantized import quantize_params
 from ladd_jax.objectives.base import TrainState
 from ladd_jax.parallel.mesh import parameter_shardings
+from ladd_jax.stages.names import STUDENTS
 from ladd_jax.training.checkpoint import Checkpoints
 from ladd_jax.training.program import distillation_layout
 from ladd_jax.training.state import abstract_like, state_shardings
-
-STUDENTS = {"ema": "ema", "student": "params"}
-"""The two students of a run, its average and the one in training: their trees in the state."""
 
 
 def encoded(workdir: Path) -> Path:

@@ -7,6 +7,7 @@ however many are made, and but for rounding whatever the batch size is.
 import dataclasses
 import hashlib
 import json
+import logging
 import math
 import os
 import re
@@ -27,6 +28,8 @@ from ladd_jax.evaluation.pictures import png, sheet
 from ladd_jax.parallel.mesh import batch_divisor
 from ladd_jax.stages.encode import report_cut
 from ladd_jax.stages.trained import TrainedModel
+
+_LOG = logging.getLogger(__name__)
 
 _SHOWN_PROMPTS = 16
 """Rows of a sheet."""
@@ -109,11 +112,13 @@ def sample(
       UserError: a prompt that does not fit the text encoder.
     """
     # The encoders are gone before the transformer is read: not all accelerators hold both.
+    _LOG.info("sample: reads the text encoder, and %d prompts", len(prompts))
     encoder = trained.encoder()
     cond = encoder.encode(prompts)
     null = {name: array[0] for name, array in encoder.encode([""]).items()}
     report_cut(encoder)
     del encoder
+    _LOG.info("sample: reads the network")
     params = trained.load()
     network = trained.family.backbone(trained.architecture)
     sampler = Sampler(network, null, mesh, batch_size)
@@ -167,7 +172,9 @@ def sample(
 
 def _stem(text: dict[str, str], place: str) -> str:
     """A name that no other picture has: prompt and seed to read, and a digest of all there is."""
-    words = re.sub(r"[^a-z0-9]+", "-", text["prompt"].lower()).strip("-")[:40].strip("-")
+    words = re.sub(r"[\W_]+", "-", text["prompt"].lower()).strip("-")[:40]
+    # A file's name has 255 bytes, and a letter up to 4.
+    words = words.encode()[:120].decode(errors="ignore").strip("-")
     name = (words or "prompt", text["model"], f"{text['steps']}steps", f"seed{text['seed']}")
     # Two checkpoints may have the same relative path.
     return "_".join((*name, _digest([text, str(Path(place).resolve())])))

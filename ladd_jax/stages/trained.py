@@ -22,7 +22,6 @@ from ladd_jax.models.families import Family, TextEncoder, family_of, family_of_p
 from ladd_jax.parallel.mesh import batch_divisor
 from ladd_jax.stages.encode import text_encoder
 from ladd_jax.stages.load import (
-    STUDENTS,
     load_generator,
     load_student_weights,
     student_step,
@@ -32,8 +31,6 @@ from ladd_jax.weights.source import fetch_pipeline
 
 FACTS = "ladd_jax.json"
 """What an export says of itself beyond the files of diffusers: how to sample it, its buckets."""
-
-MODELS = (*STUDENTS, "generator")
 
 _PIXELS = 8
 """On a side of a latent pixel where latents are the picture."""
@@ -102,7 +99,7 @@ def open_trained(
 
     Args:
       place: a run's workdir, an exported or released pipeline's folder, or owner/name of the hub.
-      model: one of `MODELS`, of a run; default: `ema`.
+      model: one of `names.MODELS`, of a run; default: `ema`.
       step: step of the run's checkpoint; default: the newest.
       dtype: dtype of computation; default: the config's, and bfloat16 for a pipeline.
       mesh: where to put the parameters.
@@ -111,7 +108,7 @@ def open_trained(
       NotFoundError: nothing is there.
       UserError: it is of no use, or a model or step is asked of a pipeline.
     """
-    if _is_run(Path(place)):
+    if is_run(Path(place)):
         return _run(Path(place), model or "ema", step, dtype, mesh)
     for name, value in (("model", model), ("step", step)):
         if value is not None:
@@ -122,7 +119,8 @@ def open_trained(
     return _released(place, jnp.bfloat16 if dtype is None else dtype, mesh)
 
 
-def _is_run(path: Path) -> bool:
+def is_run(path: Path) -> bool:
+    """Whether a path is the workdir of a run, and not another folder or a name on the hub."""
     if not (path / "config.json").is_file():
         return False
     # A transformer's folder has a file of this name, too, which says its class.
@@ -171,6 +169,11 @@ def _released(place: str, dtype: Any, mesh: Mesh) -> TrainedModel:
     weights = kind.open_weights(place, dtype)
     facts = _facts(fetch_pipeline(place))
     released = kind.released(place)
+    if released.student and "times" not in facts:
+        raise UserError(
+            f"{place} is a student by its scheduler and has no {FACTS}, which says its times: "
+            f"copy that file from the folder that ladd_jax.export wrote, or sample that one"
+        )
     reduction, decode = decoder_of(kind, place)
     defaults = Synthesize().sampling
     if released.shift is not None:

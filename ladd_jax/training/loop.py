@@ -2,8 +2,10 @@
 
 import dataclasses
 import os
+import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from logging import getLogger
 from typing import Any
 
 import jax
@@ -18,6 +20,8 @@ from ladd_jax.training.clock import StepClock
 from ladd_jax.training.metrics import MetricWriter
 from ladd_jax.training.profile import Profile
 from ladd_jax.training.program import batch_like, step_program
+
+_LOG = getLogger(__name__)
 
 Batches = Iterator[tuple[Bucket, dict[str, Any]]]
 
@@ -99,7 +103,7 @@ def train(
     """
     start = int(state.step)
     shown = jax.process_index() == 0
-    programs = _compile(training, state, batch_shapes, shown)
+    programs = _compile(training, state, batch_shapes)
     profile, writer = logging.profile, logging.writer
     with (
         jax.set_mesh(training.mesh),
@@ -142,7 +146,7 @@ def train(
 
 
 def _compile(
-    training: Training, state: TrainState, batch_shapes: Mapping[Bucket, Any], shown: bool
+    training: Training, state: TrainState, batch_shapes: Mapping[Bucket, Any]
 ) -> dict[Bucket, Any]:
     """The programs of all buckets, compiled side by side.
 
@@ -159,14 +163,17 @@ def _compile(
             return program.lower(state, training.frozen, batch).compile()
 
     programs = {}
-    with (
-        ThreadPoolExecutor(max(1, (os.cpu_count() or 1) // 2)) as pool,
-        tqdm(total=len(batch_shapes), desc=f"{training.name}: compile", disable=not shown) as bar,
-    ):
+    # Lines and no bar: XLA writes lines of its own where a compilation is slow.
+    _LOG.info("%s: compiles the steps of %d buckets", training.name, len(batch_shapes))
+    began = time.monotonic()
+    with ThreadPoolExecutor(max(1, (os.cpu_count() or 1) // 2)) as pool:
         futures = {pool.submit(build, bucket): bucket for bucket in batch_shapes}
         for future in as_completed(futures):
             programs[futures[future]] = future.result()
-            bar.update()
+            _LOG.info(
+                "%s: compiled %s, %d of %d, after %.0f s", training.name, futures[future].name,
+                len(programs), len(futures), time.monotonic() - began,
+            )  # fmt: skip
     return programs
 
 

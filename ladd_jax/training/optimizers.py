@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from ladd_jax.errors import UserError
+from ladd_jax.ranges import DECAY, NOT_NEGATIVE, POSITIVE, check_numbers
 
 
 def round_stochastically(x: jax.Array, key: jax.Array) -> jax.Array:
@@ -97,6 +98,12 @@ class Optimizer:
             raise UserError(
                 f"moment_dtype {self.moment_dtype!r} is none of float32, bfloat16: use one of them"
             )
+        names = ("weight_decay", "warmup_steps", "decay_steps", "clip_norm")
+        check_numbers(
+            self,
+            {"learning_rate": POSITIVE, "beta1": DECAY, "beta2": DECAY, "epsilon": POSITIVE}
+            | dict.fromkeys(names, NOT_NEGATIVE),
+        )
         if self.decay_steps and self.decay_steps <= self.warmup_steps:
             raise UserError(
                 f"decay_steps is {self.decay_steps} and warmup_steps is {self.warmup_steps}: use "

@@ -1,6 +1,7 @@
 """A config as dataclasses: one statement of each default, and what a section refuses."""
 
 import dataclasses
+import math
 
 import pytest
 
@@ -11,6 +12,7 @@ from ladd_jax.models.families import family
 from ladd_jax.models.heads import HeadConfig
 from ladd_jax.objectives.flow_matching import FlowMatchingSettings
 from ladd_jax.objectives.ladd import LADDSettings
+from ladd_jax.ranges import Range
 
 
 def changed(**fields):
@@ -120,6 +122,46 @@ def test_a_field_that_is_unknown_or_missing_is_named():
         (dict(data__held_out_examples=1), "data.held_out_examples is 1: use 2 or more"),
         (dict(checkpoint__keep=0), "checkpoint.keep is 0: use 1 or more"),
         (dict(log__every=0), "log.every is 0: use 1 or more"),
+        (dict(seed=-1), "seed is -1: use a number from 0 to 4294967295"),
+        (dict(seed=2**32), "seed is 4294967296: use a number from 0 to 4294967295"),
+        (dict(seed=2**32 - 1, distil__seed=1), "distil.seed 1: use a number from 0 to 4294967295"),
+        (dict(stages=()), "stages is empty: name one or more of encode, pretrain"),
+        (dict(stages=("encode", "encode")), "stages is .* with 'encode' more than once"),
+        (
+            dict(data__buckets=("8x8", "8x16", "8x8")),
+            "data.buckets is .* with '8x8' more than once",
+        ),
+        (dict(mesh__fsdp=0), "mesh.fsdp is 0: use 1 or more, or -1"),
+        (dict(evaluate__guidances=(2.0, 2.0)), "evaluate.guidances is .* with 2.0 more than once"),
+        (
+            dict(evaluate__student_steps=(1, 1)),
+            "evaluate.student_steps is .* with 1 more than once",
+        ),
+        (
+            dict(distil__timesteps=(1.0, 0.5, 0.5, 0.25)),
+            "distil.timesteps is .* with 0.5 more than",
+        ),
+        (
+            dict(distil__timesteps=(1.5, 0.75, 0.5, 0.25)),
+            "distil.timesteps is .*: use a number from above 0 to 1 for each",
+        ),
+        (
+            dict(distil__probabilities=(1.5, -0.5, 0.0, 0.0)),
+            "distil.probabilities is .*: use a number from 0 to 1 for each",
+        ),
+        (
+            dict(distil__optimizer__learning_rate=-1e-4),
+            "distil.optimizer.learning_rate is -0.0001: use a number above 0",
+        ),
+        (
+            dict(pretrain__optimizer__beta2=1.0),
+            "pretrain.optimizer.beta2 is 1.0: use a number from 0 to below 1",
+        ),
+        (
+            dict(pretrain__text_dropout=1.1),
+            "pretrain.text_dropout is 1.1: use a number from 0 to 1",
+        ),
+        (dict(synthesize__shift=0.0), "synthesize.shift is 0.0: use a number above 0"),
         (dict(log__profile="9:9"), "log.profile '9:9' is not START:STOP with 1 <= START < STOP"),
     ],
     ids=lambda value: "" if isinstance(value, str) else next(iter(value)),
@@ -132,3 +174,55 @@ def test_a_section_refuses_what_no_stage_could_use(fields, words):
 def test_traced_steps_are_those_of_the_profile():
     assert typed(changed(log__profile="10:13")).log.traced == range(10, 13)
     assert not Config().log.traced
+
+
+def _numbers(section, path=""):
+    """Path and default of every number of a config, and of every tuple of numbers."""
+    for field in dataclasses.fields(section):
+        value, name = getattr(section, field.name), f"{path}{field.name}"
+        if dataclasses.is_dataclass(value):
+            yield from _numbers(value, f"{name}__")
+        elif isinstance(value, bool) or (isinstance(value, tuple) and "[str" in str(field.type)):
+            continue
+        elif isinstance(value, (int, float)):
+            yield name, value
+        elif isinstance(value, tuple):
+            yield name, (float if "[float" in str(field.type) else int,)
+
+
+NUMBERS = dict(_numbers(Config()))
+
+# Of which every finite number is of use.
+SIGNED = {
+    "model__position_start", "teacher__position_start", "distil__renoise_mean",
+    "distil__renoise_slope", "pretrain__time_mean",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_every_number_has_a_range(name):
+    default = NUMBERS[name]
+    # Its other fields mean nothing without a network of its own.
+    network = dict(teacher__depth=2, teacher__width=8, teacher__num_heads=2)
+    fields = network if name.startswith("teacher__") else {}
+    *_, kind = default if isinstance(default, tuple) else (type(default),)
+    wrong = [] if name in SIGNED else [kind(-7)]
+    wrong += [math.nan, math.inf, -math.inf] if kind is float else []
+    for number in wrong:
+        value = (number,) if isinstance(default, tuple) else number
+        with pytest.raises(UserError, match=name.rpartition("__")[2]):
+            typed(changed(**fields | {name: value}))
+
+
+def test_a_range_says_what_it_holds():
+    for allowed, words, inside, outside in (
+        (Range(), "a finite number", (-1e9, 0), (math.inf, math.nan)),
+        (Range(least=1), "1 or more", (1, 1.5), (0.99, -1)),
+        (Range(above=0), "a number above 0", (1e-9,), (0, -1)),
+        (Range(above=0, most=1), "a number from above 0 to 1", (0.5, 1), (0, 1.01)),
+        (Range(least=0, below=1), "a number from 0 to below 1", (0, 0.999), (1, -0.1)),
+        (Range(below=3), "a number below 3", (2,), (3,)),
+    ):
+        assert str(allowed) == words
+        assert all(value in allowed for value in inside)
+        assert not any(value in allowed for value in outside)

@@ -9,10 +9,12 @@ from ladd_jax.data.buckets import (
     Bucket,
     bucket_table,
     check_resolution,
+    check_sides,
     choose_buckets,
     nearest,
     settle_small,
 )
+from ladd_jax.errors import UserError
 
 sides = st.integers(1, 512)
 
@@ -177,3 +179,15 @@ def test_small_buckets_go_elsewhere_or_nowhere(sizes, least, small):
         assert kept or sum(sizes.values()) < least
     else:
         assert set(kept) == {bucket for bucket, size in sizes.items() if size >= least}
+
+
+def test_sides_that_a_network_cannot_be_given_are_said():
+    networks = {"model": (2, 32), "teacher": (4, None)}
+    check_sides([Bucket(8, 32), Bucket(4, 4)], networks)
+    check_sides([Bucket(8, 400)], {"teacher": (4, None)})
+    with pytest.raises(
+        UserError, match=r"bucket 8x36 exceeds the position table of model, .* at 32"
+    ):
+        check_sides([Bucket(8, 8), Bucket(8, 36)], networks)
+    with pytest.raises(UserError, match=r"bucket 6x8 has a side .* of 4, which is teacher.patch"):
+        check_sides([Bucket(6, 8)], networks)

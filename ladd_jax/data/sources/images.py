@@ -17,7 +17,13 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from ladd_jax.data.buckets import Bucket, check_resolution, choose_buckets, nearest
+from ladd_jax.data.buckets import (
+    Bucket,
+    check_resolution,
+    check_sides,
+    choose_buckets,
+    nearest,
+)
 from ladd_jax.data.image_records import open_images
 from ladd_jax.data.images import decode_image, fit
 from ladd_jax.data.records import Records, Unreadable
@@ -68,8 +74,9 @@ def open_source(config: Any, buckets: Sequence[Bucket], workdir: Path) -> Source
 
     Raises:
       NotFoundError: there are none.
-      UserError: more of them cannot be read than `Unreadable` allows, no bucket fills a batch and
-        has enough for judges, or the autoencoder's latents do not have `model.channels`.
+      UserError: more of them cannot be read than `Unreadable` allows, a chosen bucket is larger
+        than the network allows, no bucket fills a batch and has enough for judges, or the
+        autoencoder's latents do not have `model.channels`.
     """
     data, encoder = config.data, _encoder(config)
     step = config.model.patch * encoder.reduction
@@ -90,6 +97,10 @@ def open_source(config: Any, buckets: Sequence[Bucket], workdir: Path) -> Source
         buckets = choose_buckets(
             aspects, data.resolution**2, step, data.max_buckets, encoder.reduction
         )
+        sides, sections = family_of(config).sides, {"model": config.model}
+        if config.teacher.depth:
+            sections["teacher"] = config.teacher
+        check_sides(buckets, {name: sides(section) for name, section in sections.items()})
     shapes = [nearest(buckets, record.height, record.width) for record in seen]
     counts = Counter((shape, r.held_out) for shape, r in zip(shapes, seen, strict=True))
     sizes, apart = ({b: counts[b, held_out] for b in buckets} for held_out in (False, True))

@@ -7,6 +7,9 @@ from ladd_jax.models.sd3.text import CLIP_LENGTH
 _COMFY_LEVELS = 1000
 """Levels of ComfyUI's table of sigmas, from which its scheduler `simple` picks."""
 
+_COMFY_TOKENS = 77
+"""Tokens to which ComfyUI pads a prompt for the T5 of Stable Diffusion 3."""
+
 
 def model_card(export: Export, reduction: int) -> str:
     """Markdown with the header that the Hugging Face hub reads.
@@ -32,15 +35,15 @@ def model_card(export: Export, reduction: int) -> str:
 def _diffusers(export: Export, reduction: int) -> str:
     height, width = (reduction * side for side in export.square)
     shown = [list(sigmas[:-1]) for sigmas in export.sigmas.values()]
-    others = "".join(f"- {len(sigmas)} steps: `sigmas={sigmas}`\n" for sigmas in shown[1:])
-    name, dtype = export.name, export.dtype
+    others = "".join(f"- {_steps(len(sigmas))}: `sigmas={sigmas}`\n" for sigmas in shown[1:])
+    name, dtype = export.place, export.dtype
     return f"""## diffusers
 
 ```python
 import torch
 from diffusers import StableDiffusion3Pipeline
 
-pipe = StableDiffusion3Pipeline.from_pretrained("{name}", torch_dtype=torch.{dtype}).to("cuda")
+pipe = StableDiffusion3Pipeline.from_pretrained("{name}", dtype=torch.{dtype}).to("cuda")
 torch.manual_seed(0)
 image = pipe(
     "a red cat",
@@ -56,8 +59,29 @@ image = pipe(
 Always pass `sigmas`, which are the times of the training, and `guidance_scale=1.0`: left out, they
 are 28 other ones and 7. The scheduler is `FlowMatchLCMScheduler` (diffusers 0.34 or newer), which
 draws fresh noise in every step from torch's global generator, so seed it with `torch.manual_seed`;
-`generator=` is for the first noise alone.
+`generator=` is for the first noise alone. Before `dtype=` diffusers called it `torch_dtype=`.
+{_by_number(shown[0])}"""
+
+
+def _by_number(sigmas: list[float]) -> str:
+    """How a caller that can give no sigmas, but a number of steps, gets these; empty for none."""
+    even = [1 - i * (1 - sigmas[-1]) / max(len(sigmas) - 1, 1) for i in range(len(sigmas))]
+    if len(sigmas) < 2 or any(abs(a - b) > 1e-6 for a, b in zip(sigmas, even, strict=True)):
+        return ""
+    count = len(sigmas)
+    return f"""
+Where a program takes a number of steps and no sigmas, give the scheduler the last of them, and call
+the pipeline with `num_inference_steps={count}` in the place of `sigmas`. That makes the same sigmas
+at {count} steps, and wrong ones at any other number:
+
+```python
+pipe.scheduler = pipe.scheduler.from_config(pipe.scheduler.config, shift_terminal={sigmas[-1]:g})
+```
 """
+
+
+def _steps(count: int) -> str:
+    return f"{count} step{'s' * (count > 1)}"
 
 
 def _simple(steps: int) -> list[float]:
@@ -73,7 +97,7 @@ def _comfyui(export: Export) -> str:
         how = "scheduler `simple`" if fits else "custom sigmas"
         lines.append(f"- steps {steps}, {how}: sigmas {', '.join(f'{s:g}' for s in sigmas)}")
     listed = "\n".join(lines)
-    name = export.name
+    name, tokens = export.name, export.text_length - CLIP_LENGTH
     return f"""## ComfyUI
 
 `{name}.safetensors` holds the transformer in the layout of Stability AI's single files: put it
@@ -81,4 +105,7 @@ into `models/diffusion_models`, and load text encoders and VAE as for the base m
 sampler choose `lcm` and cfg 1, behind `ModelSamplingSD3` with shift 1:
 
 {listed}
+
+ComfyUI pads T5's tokens to {_COMFY_TOKENS}, and the training to {tokens}: put the node
+`T5TokenizerOptions`, with min_length {tokens}, between the text encoders and the prompt.
 """

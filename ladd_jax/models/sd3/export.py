@@ -1,6 +1,7 @@
 """A student as other programs read Stable Diffusion 3: files of diffusers and of ComfyUI."""
 
 import math
+from logging import getLogger
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -11,6 +12,8 @@ from ladd_jax.models.sd3.encoder_weights import read_autoencoder_config
 from ladd_jax.models.sd3.pipeline import read_index, write_surroundings
 from ladd_jax.models.sd3.weights import save_mmdit
 from ladd_jax.weights.source import fetch_pipeline
+
+_LOG = getLogger(__name__)
 
 LAYOUTS = {
     "diffusers": ("diffusers",),
@@ -31,10 +34,13 @@ def write_export(folder: Path, export: Export) -> None:
     read_index(source)
     reduction = read_autoencoder_config(source).reduction
     if "diffusers" in export.layouts:
+        _LOG.info("export: copies all but the transformer from %s", export.base)
         write_surroundings(source, folder)
+    _LOG.info("export: reads the student")
     params = export.load()
     dtype = jnp.dtype(export.dtype)
     if "diffusers" in export.layouts:
+        _LOG.info("export: writes the transformer for diffusers, in %s", export.dtype)
         save_mmdit(
             folder / "transformer",
             params,
@@ -44,6 +50,7 @@ def write_export(folder: Path, export: Export) -> None:
         )
     if "single" in export.layouts:
         file = folder / f"{export.name}.safetensors"
+        _LOG.info("export: writes %s, in %s", file.name, export.dtype)
         save_mmdit(file, params, export.architecture, dtype, "stability")
     (folder / "README.md").write_text(model_card(export, reduction))
 

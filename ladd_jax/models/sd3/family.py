@@ -16,6 +16,7 @@ from ladd_jax.models.sd3.colors import preview
 from ladd_jax.models.sd3.encoder_weights import load_autoencoder, load_text_encoders
 from ladd_jax.models.sd3.export import LAYOUTS, write_export
 from ladd_jax.models.sd3.flops import forward_flops
+from ladd_jax.models.sd3.pipeline import SCHEDULER_CLASS
 from ladd_jax.models.sd3.single_text import (
     is_single_text,
     load_single_text,
@@ -63,13 +64,15 @@ def _autoencoder(place: str | Path, dtype: Dtype) -> tuple[Autoencoder, Params]:
 
 def _released(place: str) -> Released:
     scheduler = fetch_pipeline(place) / "scheduler" / "scheduler_config.json"
-    shift = json.loads(scheduler.read_text()).get("shift") if scheduler.is_file() else None
+    schedule = json.loads(scheduler.read_text()) if scheduler.is_file() else {}
+    shift = schedule.get("shift")
     file = find(place).config
     values = json.loads(file.read_text()) if file else {}
     return Released(
         shift=None if shift is None else float(shift),
         side=values.get("sample_size", 128),
         text_length=CLIP_LENGTH + T5_LENGTH,
+        student=schedule.get("_class_name") == SCHEDULER_CLASS,
     )
 
 

@@ -20,8 +20,10 @@ def write_surroundings(source: Path, target: Path) -> None:
     """Writes all of a pipeline but its transformer.
 
     The scheduler predicts x_0, adds noise up to the next of the sigmas that a call names, and so
-    on: the consistency sampler of `diffusion.samplers`. It has no schedule of its own that fits,
-    whatever its shift: evenly spaced ones of n steps go down to 0.001.
+    on: the consistency sampler of `diffusion.samplers`. Its own schedule of n steps, evenly spaced,
+    goes down to 0.001 whatever the shift. A `shift_terminal` would end it at the last of evenly
+    spaced times, and would stretch the sigmas that a call names for fewer steps as well, so a
+    caller that can give no sigmas sets it, as the card says.
 
     Args:
       source: the folder of the pipeline that the transformer comes from.

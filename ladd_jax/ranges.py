@@ -1,0 +1,83 @@
+"""Ranges of settings that are numbers, and the sentence about one that lies outside."""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from ladd_jax.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Range:
+    """Finite numbers between two limits; a limit of None is none.
+
+    Attributes:
+      least: the smallest one.
+      above: all are above it.
+      most: the largest one.
+      below: all are below it.
+    """
+
+    least: float | None = None
+    above: float | None = None
+    most: float | None = None
+    below: float | None = None
+
+    def __contains__(self, value: float) -> bool:
+        return (
+            math.isfinite(value)
+            and (self.least is None or value >= self.least)
+            and (self.above is None or value > self.above)
+            and (self.most is None or value <= self.most)
+            and (self.below is None or value < self.below)
+        )
+
+    def __str__(self) -> str:
+        """As a user is told what to use."""
+        if self.most is None and self.below is None:
+            if self.least is None:
+                return "a finite number" if self.above is None else f"a number above {self.above}"
+            return f"{self.least} or more"
+        high = f"below {self.below}" if self.most is None else f"{self.most}"
+        if self.least is None and self.above is None:
+            return f"a number {high}" if self.most is None else f"{high} or less"
+        low = f"above {self.above}" if self.least is None else f"{self.least}"
+        return f"a number from {low} to {high}"
+
+
+FINITE = Range()
+POSITIVE = Range(above=0)
+COUNT = Range(least=1)
+NOT_NEGATIVE = Range(least=0)
+SHARE = Range(least=0, most=1)
+DECAY = Range(least=0, below=1)
+SEED = Range(least=0, most=2**32 - 1)
+"""Libraries that draw take no others, or take two of them for one."""
+
+
+def check_numbers(section: Any, ranges: Mapping[str, Range]) -> None:
+    """Checks fields of a dataclass.
+
+    Args:
+      section: the dataclass.
+      ranges: a range by the name of the field, a number or a tuple of them.
+
+    Raises:
+      UserError: a number is outside of its range.
+    """
+    for name, allowed in ranges.items():
+        value = getattr(section, name)
+        several = isinstance(value, tuple)
+        if not all(number in allowed for number in (value if several else (value,))):
+            each = " for each" if several else ""
+            raise UserError(f"{name} is {value}: use {allowed}{each}")
+
+
+def check_distinct(section: Any, *names: str) -> None:
+    """Raises UserError where a field of a dataclass, a tuple, has an entry twice."""
+    for name in names:
+        value = getattr(section, name)
+        twice = [entry for entry in dict.fromkeys(value) if value.count(entry) > 1]
+        if twice:
+            raise UserError(f"{name} is {value}, with {twice[0]!r} more than once: name it once")
