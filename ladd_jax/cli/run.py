@@ -14,12 +14,15 @@ from absl import logging as absl_logging
 
 from ladd_jax.cli import flags
 from ladd_jax.cli.compilation_cache import keep_programs
+from ladd_jax.cli.ownership import owned
 from ladd_jax.cli.preflight import check
+from ladd_jax.cli.unfinished import remove_unfinished
 from ladd_jax.config.architectures import read_architectures
 from ladd_jax.config.fields import Config, to_dict, typed
-from ladd_jax.config.workdir import settle, settled
+from ladd_jax.config.workdir import check_directory, settle, settled
 from ladd_jax.errors import UserError
 from ladd_jax.parallel import processes
+from ladd_jax.parallel.stopping import EXIT_CODE, Stopped
 
 Command = Callable[[Config, Path], Any]
 
@@ -39,17 +42,21 @@ def run(command: Command, others: absl.flags.FlagValues | None = None) -> None:
         check(config)
         settings = to_dict(config)
         processes.check_same("config", settings)
-        if jax.process_index() == 0:
-            settle(workdir, settings)
-        # The others do not look before: a network disk would remember that there was nothing.
-        processes.barrier("settled")
-        if not settled(workdir):
-            raise UserError(
-                f"process {jax.process_index()} does not see the {workdir} that process 0 "
-                f"made: give a --workdir on a disk that all processes share"
-            )
-        keep_programs(config.compilation_cache, workdir)
-        command(config, workdir)
+        with contextlib.ExitStack() as stack:
+            if jax.process_index() == 0:
+                check_directory(workdir)
+                stack.enter_context(owned(workdir))
+                settle(workdir, settings)
+                remove_unfinished(workdir)
+            # The others do not look before: a network disk would remember that there was nothing.
+            processes.barrier("settled")
+            if not settled(workdir):
+                raise UserError(
+                    f"process {jax.process_index()} does not see the {workdir} that process 0 "
+                    f"made: give a --workdir on a disk that all processes share"
+                )
+            keep_programs(config.compilation_cache, workdir)
+            command(config, workdir)
 
     names = ["config", "workdir", "weights", "prompts", "images", "profile"]
     if others is not None:
@@ -103,12 +110,23 @@ def _config() -> Config:
 
 
 @contextlib.contextmanager
-def _failing() -> Iterator[None]:
+def _refusing() -> Iterator[None]:
     """Turns errors for the user into one sentence and exit code 2."""
     try:
         yield
     except UserError as error:
         flags.fail(error)
+
+
+@contextlib.contextmanager
+def _failing() -> Iterator[None]:
+    """`_refusing`, and a stop becomes one sentence and its exit code."""
+    try:
+        with _refusing():
+            yield
+    except Stopped as stopped:
+        print(stopped, file=sys.stderr)
+        raise SystemExit(EXIT_CODE) from None
 
 
 def _start(body: Callable[[], None], *read: str) -> None:
@@ -121,7 +139,7 @@ def _start(body: Callable[[], None], *read: str) -> None:
             flags.fail(f"unexpected argument {arguments[1]!r}: flags look like --workdir=DIR")
         # Orbax tells of each of its steps through absl; here its warnings are enough.
         absl_logging.set_verbosity(absl_logging.ERROR)
-        with _failing(), processes.together(flags.JOIN_TIMEOUT.value), _failing():
+        with _failing(), processes.together(flags.JOIN_TIMEOUT.value), _refusing():
             first = jax.process_index() == 0
             logging.getLogger("ladd_jax").addHandler(_handler())
             logging.getLogger("ladd_jax").setLevel(logging.INFO if first else logging.WARNING)

@@ -327,11 +327,24 @@ class Evaluate:
 class Checkpoint:
     """When a training is saved, and how many of its checkpoints stay."""
 
-    every: int = 1000
+    every: int = 1000  # steps
+    minutes: float = 30.0  # since the last save, looked at where a record is due; 0: never by time
     keep: int = 2
 
     def __post_init__(self) -> None:
         _at_least_one(self, "checkpoint", "every", "keep")
+        if not self.minutes >= 0:
+            raise UserError(f"checkpoint.minutes is {self.minutes:g}: use 0 for none, or more")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Watch:
+    """When a training that goes wrong is stopped."""
+
+    max_skips: int = 10  # steps in a row whose gradient is not finite, which update nothing
+
+    def __post_init__(self) -> None:
+        _at_least_one(self, "watch", "max_skips")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -387,6 +400,7 @@ class Config:
     distil: Distil = Distil()
     evaluate: Evaluate = Evaluate()
     checkpoint: Checkpoint = Checkpoint()
+    watch: Watch = Watch()
     log: Log = Log()
     # Compiled programs stay here for the next start: in the workdir, unless it is an absolute path
     # or an address (gs://...). Empty keeps none.

@@ -10,7 +10,7 @@ from ladd_jax.errors import NotFoundError, UserError
 _FILE = "config.json"
 
 # Fields that do not change what a run computes: they may differ when it is resumed.
-FREE_FIELDS = ("mesh", "log", "checkpoint", "stages", "evaluate", "compilation_cache")
+FREE_FIELDS = ("mesh", "log", "checkpoint", "watch", "stages", "evaluate", "compilation_cache")
 
 _NETWORK_FIELDS = ("seed", "weights", "data", "model", "pretrain")
 STAGE_FIELDS = {
@@ -25,15 +25,20 @@ def settled(workdir: Path) -> bool:
     return (workdir / _FILE).exists()
 
 
+def check_directory(workdir: Path) -> None:
+    """Raises UserError where a workdir is a file."""
+    if workdir.exists() and not workdir.is_dir():
+        raise UserError(f"--workdir={workdir} is a file: name a directory")
+
+
 def settle(workdir: Path, config: dict[str, Any]) -> None:
     """Writes the config into a new workdir, or checks that a used one is of the same config.
 
     Raises:
       UserError: the workdir holds the work of another config; names the first field that differs.
     """
+    check_directory(workdir)
     path = workdir / _FILE
-    if workdir.exists() and not workdir.is_dir():
-        raise UserError(f"--workdir={workdir} is a file: name a directory")
     if path.exists():
         old = _read_json(path)
         difference = first_difference(old, config)

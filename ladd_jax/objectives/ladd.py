@@ -21,7 +21,7 @@ from ladd_jax.models.base import Backbone, Cond, Params
 from ladd_jax.objectives import update_orders
 from ladd_jax.objectives.accumulation import accumulate
 from ladd_jax.objectives.adversarial import ADVERSARIAL_LOSSES, fake_loss, real_loss
-from ladd_jax.objectives.base import Batch, Metrics, TrainState
+from ladd_jax.objectives.base import Batch, Metrics, TrainState, unless_skipped
 from ladd_jax.objectives.critics.base import Critic, Noise, Opened
 from ladd_jax.objectives.discriminator_metrics import discriminator_metrics
 from ladd_jax.objectives.passes import Drawn, Heads, Passes, Verdict
@@ -148,7 +148,10 @@ class LADD(LADDSettings):
     def step(
         self, state: TrainState, frozen: dict[str, Any], batch: Batch
     ) -> tuple[TrainState, Metrics]:
-        """Updates the heads, then the student through them. `frozen` is read by the critic."""
+        """Updates the heads, then the student through them. `frozen` is read by the critic.
+
+        Where a gradient is not finite it updates neither.
+        """
         # 1. Noise the latents: x_t at one of the student's times t. Draw t_hat and its noise, too.
         drawn, head_keys = self.draw(state, batch)
         if self.accumulation > 1:
@@ -176,7 +179,7 @@ class LADD(LADDSettings):
         params = optax.apply_updates(state.params, updates)
         # 8. Its average follows.
         ema = update_ema(state.ema, params, self.ema_decay, state.step)
-        state = dataclasses.replace(
+        new = dataclasses.replace(
             state,
             step=state.step + 1,
             params=params,
@@ -185,7 +188,11 @@ class LADD(LADDSettings):
             heads=passes.heads.params,
             heads_optimizer=passes.heads.optimizer,
         )
-        return state, self._metrics(drawn, passes)
+        # Both or neither: the student's gradient goes through the updated heads.
+        metrics = self._metrics(drawn, passes)
+        skipped = self._skipped(passes, metrics)
+        metrics["skipped"] = skipped.astype(jnp.float32)
+        return unless_skipped(skipped, new, state), metrics
 
     def init(self, key: jax.Array, params: Params) -> TrainState:
         """State before the first step.
@@ -397,6 +404,15 @@ class LADD(LADDSettings):
             real=real,
         )
         return total(self.loss_terms, seen)
+
+    def _skipped(self, passes: Passes, metrics: Metrics) -> jax.Array:
+        """Whether a gradient is not finite, bool []."""
+        finite = jnp.isfinite(metrics["gradient_norm/student"])
+        finite &= jnp.isfinite(metrics["gradient_norm/heads"])
+        if self.head_updates > 1:
+            # The norm is of one update's gradient; what another one spoilt is in the heads.
+            finite &= jnp.isfinite(optax.tree.norm(passes.heads.params))
+        return ~finite
 
     def _metrics(self, drawn: Drawn, passes: Passes) -> Metrics:
         (fake, real), accuracy = passes.verdict.statistics, passes.verdict.accuracy

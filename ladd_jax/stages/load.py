@@ -63,7 +63,10 @@ def checkpoints_of(config: Config, workdir: Path, stage: str) -> Checkpoints:
       UserError: there are some, made with another config.
     """
     saved = Checkpoints(
-        workdir / stage / "checkpoints", every=config.checkpoint.every, keep=config.checkpoint.keep
+        workdir / stage / "checkpoints",
+        every=config.checkpoint.every,
+        minutes=config.checkpoint.minutes,
+        keep=config.checkpoint.keep,
     )
     if saved.latest() is not None:
         old, new = (

@@ -1,5 +1,6 @@
 """What the two training stages share: from a workdir to a finished training."""
 
+import contextlib
 from collections.abc import Callable
 from logging import getLogger
 from pathlib import Path
@@ -73,7 +74,9 @@ def run_training(
     rows = batch_rows(mesh, batch_size)
     batches = loader(shards, plan, int(state.step), training.steps, rows=rows)
     batch_shapes = shards.batch_shapes(batch_size)
-    writer = MetricWriter(workdir / name, config.log.writers, training.config)
+    writer = MetricWriter(
+        workdir / name, config.log.writers, training.config, config.watch.max_skips
+    )
     logging = Logging(
         writer=writer,
         every=config.log.every,
@@ -85,8 +88,8 @@ def run_training(
         sample=None if preview is None else lambda state, step: preview(state, step, writer),
         sample_every=config.log.samples_every,
     )
-    train(training, state, batches, batch_shapes, saved, logging)
-    writer.close()
+    with contextlib.closing(writer):
+        train(training, state, batches, batch_shapes, saved, logging)
     saved.close()
 
 

@@ -1,0 +1,132 @@
+"""Whatever ends a training, what it has done is on disk."""
+
+import os
+import signal
+import time
+
+import jax.numpy as jnp
+import pytest
+from counting import Counting, go
+from runs import batches
+
+from ladd_jax.parallel import stopping
+from ladd_jax.parallel.stopping import Stopped
+from ladd_jax.training.metrics import DivergedError, read_history
+
+
+def steps_on_disk(directory):
+    return sorted(
+        int(path.name) for path in (directory / "checkpoints").iterdir() if path.name.isdigit()
+    )
+
+
+def batches_with(event, at, stop):
+    """Batches, before one of which something happens."""
+    for number, batch in enumerate(batches(0, stop), 1):
+        if number == at:
+            event()
+        yield batch
+
+
+def signals(*numbers):
+    def send():
+        for number in numbers:
+            os.kill(os.getpid(), number)
+
+    return send
+
+
+@pytest.mark.parametrize(
+    "numbers", [[signal.SIGTERM], [signal.SIGINT], [signal.SIGTERM, signal.SIGTERM]]
+)
+def test_a_signal_ends_training_after_the_step_with_a_checkpoint_of_it(tmp_path, numbers):
+    name = numbers[0].name
+    with pytest.raises(Stopped, match=f"stopped by {name}: .* from step 4 of test"):
+        with stopping.handled():
+            go(tmp_path, data=batches_with(signals(*numbers), 4, 9), steps=9)
+    assert steps_on_disk(tmp_path) == [4]
+    assert [record["step"] for record in read_history(tmp_path)] == [3, 4]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_stop_makes_no_samples(tmp_path):
+    def sample(state, step):
+        raise AssertionError("samples are made")
+
+    with pytest.raises(Stopped), stopping.handled():
+        data = batches_with(signals(signal.SIGTERM), 4, 9)
+        go(tmp_path, data=data, steps=9, sample=sample, sample_every=4)
+
+
+def test_a_user_who_insists_is_obeyed_at_once(tmp_path):
+    data = batches_with(signals(signal.SIGINT, signal.SIGINT), 4, 9)
+    with pytest.raises(Stopped, match="stopped by SIGINT"), stopping.handled():
+        go(tmp_path, data=data, steps=9)
+    assert steps_on_disk(tmp_path) == []
+
+
+def test_outside_of_training_a_signal_stops_at_once():
+    with pytest.raises(Stopped, match="stopped by SIGTERM"), stopping.handled():
+        signals(signal.SIGTERM)()
+        raise AssertionError("goes on")
+
+
+class Diverging(Counting):
+    """Its loss is no number from the fifth step on."""
+
+    def more(self, state):
+        return {"loss": jnp.where(state.step < 4, 1.0, jnp.nan)}
+
+
+def slow_writing(monkeypatch):
+    """Checkpoints that take a while to write."""
+    from orbax.checkpoint import JsonCheckpointHandler
+
+    before = JsonCheckpointHandler.finalize
+
+    def finalize(self, *args, **kwargs):
+        time.sleep(1)
+        return before(self, *args, **kwargs)
+
+    monkeypatch.setattr(JsonCheckpointHandler, "finalize", finalize)
+
+
+@pytest.mark.parametrize("ending", ["diverged", "signals", "fault"])
+def test_a_checkpoint_that_is_being_written_is_finished_whatever_ends_training(
+    tmp_path, monkeypatch, ending, caplog
+):
+    def fault():
+        raise OSError("the data are gone")
+
+    event = dict(diverged=lambda: None, signals=signals(signal.SIGINT, signal.SIGINT), fault=fault)
+    slow_writing(monkeypatch)
+    with pytest.raises((DivergedError, Stopped, OSError)), stopping.handled():
+        go(
+            tmp_path, Diverging(), data=batches_with(event[ending], 5, 6), every=1,
+            saving=dict(every=4),
+        )  # fmt: skip
+    # In another process there would be no other chance.
+    assert steps_on_disk(tmp_path) == [4]
+    assert not list((tmp_path / "checkpoints").glob("*tmp*"))
+
+
+def test_training_is_saved_by_time_too(tmp_path):
+    go(tmp_path, saving=dict(every=100, minutes=1e-9))
+    assert 3 in steps_on_disk(tmp_path)
+    go(tmp_path / "by steps", saving=dict(every=100, minutes=60))
+    assert steps_on_disk(tmp_path / "by steps") == [6]
+
+
+class Exploding(Counting):
+    """A step whose loss is finite, and whose update is not."""
+
+    def step(self, state, frozen, batch):
+        new, metrics = super().step(state, frozen, batch)
+        infinite = jnp.where(new.step == 6, jnp.inf, new.params["w"])
+        return new.__class__(**(vars(new) | {"params": {"w": infinite}})), metrics
+
+
+def test_parameters_that_an_update_spoilt_are_not_saved(tmp_path):
+    with pytest.raises(DivergedError, match="params became infinite .* step 6, which is not saved"):
+        go(tmp_path, Exploding(), saving=dict(every=2))
+    assert steps_on_disk(tmp_path) == [2, 4]
