@@ -73,7 +73,8 @@ def checkpoints_of(config: Config, workdir: Path, stage: str) -> Checkpoints:
             {name: fields[name] for name in STAGE_FIELDS[stage] if name in fields}
             for fields in (saved.config(), to_dict(config))
         )
-        difference = first_difference(old, new)
+        steps = {"pretrain": config.pretrain.steps, "distil": config.distil.steps}[stage]
+        difference = first_difference(old, new, rates=saved.latest() == steps)
         if difference:
             raise UserError(
                 f"{saved.directory} holds a checkpoint of another config ({difference}): "

@@ -11,6 +11,7 @@ from clu import parameter_overview
 from ladd_jax.config import objectives
 from ladd_jax.config.architectures import student_architecture
 from ladd_jax.config.fields import Config
+from ladd_jax.config.workdir import keep_rates
 from ladd_jax.data.pipeline import BatchPlan, loader
 from ladd_jax.data.shards import Shards
 from ladd_jax.errors import UserError
@@ -59,6 +60,8 @@ def run_training(
         saved.close()
         return
     _check_cond(config, shards)
+    if jax.process_index() == 0:
+        keep_rates(workdir, training.config)
     plan = BatchPlan(shards.sizes, batch_size, seed)
     if start is None:
         state = fresh()
