@@ -11,8 +11,6 @@ from ladd_jax.training.loop import Logging, Training, train
 from ladd_jax.training.metrics import MetricWriter
 from ladd_jax.training.profile import Profile
 
-MESH = make_mesh({"data": 1}, jax.devices()[:1])
-
 
 class Counting:
     """The least objective: one number, which compiles in no time."""
@@ -30,22 +28,25 @@ class Counting:
         return {}
 
 
-def go(directory, objective=None, frozen=None, data=None, steps=6, saving=None, **changes):
+def go(
+    directory, objective=None, frozen=None, data=None, steps=6, saving=None, mesh=None, **changes
+):
     """Six steps of training, recorded at the third and at the last."""
+    mesh = mesh or make_mesh({"data": 1}, jax.devices()[:1])
     zero = jnp.zeros(())
     state = TrainState(
         jnp.zeros((), jnp.int32), jax.random.PRNGKey(0), {"w": zero}, {"w": jnp.copy(zero)}, {},
         (), (),
     )  # fmt: skip
-    shardings = jax.tree.map(lambda _: replicated(MESH), state)
+    shardings = jax.tree.map(lambda _: replicated(mesh), state)
     state = jax.device_put(state, shardings)
-    frozen = frozen or jax.device_put({"rate": jnp.asarray(0.1)}, replicated(MESH))
+    frozen = frozen or jax.device_put({"rate": jnp.asarray(0.1)}, replicated(mesh))
     checkpoints = Checkpoints(directory / "checkpoints", **(saving or dict(every=100)))
     fields = dict(
         writer=MetricWriter(directory), every=3, model_flops=FLOPS,
         profile=Profile(range(0), directory),
     ) | changes  # fmt: skip
-    training = Training("test", objective or Counting(), shardings, frozen, MESH, steps, config={})
+    training = Training("test", objective or Counting(), shardings, frozen, mesh, steps, config={})
     state = train(
         training, state, data or batches(0, steps), SHAPES, checkpoints, Logging(**fields)
     )

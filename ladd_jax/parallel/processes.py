@@ -24,7 +24,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from ladd_jax.errors import UserError
-from ladd_jax.parallel import stopping
+from ladd_jax.parallel import liveness, stopping
 
 _COORDINATOR = "JAX_COORDINATOR_ADDRESS"
 _COUNT = "JAX_NUM_PROCESSES"
@@ -37,8 +37,8 @@ _MARGIN_SECONDS = 60
 # for it, ValueError among them.
 _TRANSPORTS = re.compile(r"\w+: (Gloo|NCCL) ")
 # A process that lost another one leaves later, so that a launcher first sees the one that knows
-# why.
-_GRACE_SECONDS = 2.0
+# why; where that one can say nothing any more, `liveness` names it meanwhile.
+_GRACE_SECONDS = liveness.LOST_SECONDS + 5.0
 
 
 def launched(environment: Mapping[str, str], tpu: bool) -> dict[str, Any] | None:
@@ -165,7 +165,7 @@ def together(timeout: float) -> Iterator[None]:
     """
     join(timeout)
     try:
-        with stopping.handled():
+        with liveness.watched(), stopping.handled():
             yield
     except BaseException as error:
         stopped_together = isinstance(error, stopping.Stopped) and error.together

@@ -44,14 +44,12 @@ class _Notice:
     Attributes:
       signal: name of the signal, empty before one came.
       deferred: whether a step is to be ended first.
-      asked: how often `Deferred.reached` was asked, in all trainings: processes ask equally often.
       service: handler of JAX's preemption service, which tells the other processes.
     """
 
     def __init__(self, service: Any = None) -> None:
         self.signal = ""
         self.deferred = False
-        self.asked = 0
         self.service = service
 
     def receive(self, number: int, frame: FrameType | None) -> None:
@@ -99,12 +97,12 @@ def handled() -> Iterator[None]:
 class Deferred:
     """Asks, after each step, whether it is the last one."""
 
-    def reached(self) -> bool:
-        """Whether all processes stop here; all ask after every step."""
+    def reached(self, step: int) -> bool:
+        """Whether all processes stop after a step; all ask after each."""
         if jax.process_count() == 1:
             return bool(_notice.signal)
-        _notice.asked += 1
-        return multihost_utils.reached_preemption_sync_point(_notice.asked)
+        # Of the service's counters Orbax, which asks where it saves, has this one too.
+        return multihost_utils.reached_preemption_sync_point(step)
 
     def stopped(self, place: str) -> Stopped:
         """What to raise when it is saved.
@@ -117,15 +115,25 @@ class Deferred:
 
 
 @contextlib.contextmanager
-def deferred() -> Iterator[Deferred]:
+def deferred(start: int) -> Iterator[Deferred]:
     """A block whose steps are ended before the job stops.
+
+    Args:
+      start: steps that are done when it begins.
 
     Raises:
       Stopped: a signal came too late for a step of the block.
     """
+    stop = Deferred()
+    if jax.process_count() > 1:
+        # The service takes the furthest process's step: none may still be at that of a training
+        # before.
+        if stop.reached(start):
+            raise stop.stopped(f"step {start}")
+        multihost_utils.sync_global_devices("training begins")
     _notice.deferred = True
     try:
-        yield Deferred()
+        yield stop
     finally:
         _notice.deferred = False
     if _notice.signal:

@@ -116,7 +116,7 @@ def train(
         StepClock(training.mesh, training.steps - start) as clock,
         profile,
         checkpoints.finished(),
-        deferred() as stop,
+        deferred(start) as stop,
     ):  # fmt: skip
         for step in range(start + 1, training.steps + 1):
             profile.before(step, state)
@@ -133,7 +133,7 @@ def train(
             clock.dispatched(metrics, images, images * logging.model_flops[bucket])
             profile.after(step, state)
             bar.update()
-            stopped = stop.reached()
+            stopped = stop.reached(step)
             due = checkpoints.due(step) or step == training.steps or stopped
             sample = None if stopped else logging.sample_at(step)
             if step % logging.every == 0 or sample or due:
@@ -159,7 +159,8 @@ def _check_finite(state: TrainState, step: int) -> None:
     if names:
         raise DivergedError(
             f"{' and '.join(names)} became infinite or no number by the update of step {step}, "
-            f"which is not saved: lower the learning rate or clip the gradient"
+            f"which is not saved: lower the learning rate or clip the gradient, and the same "
+            f"command goes on from the last checkpoint"
         )
 
 

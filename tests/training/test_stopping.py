@@ -8,9 +8,10 @@ import pytest
 from counting import Counting, go
 from runs import batches
 
+from ladd_jax.objectives.base import unless_skipped
 from ladd_jax.parallel import stopping
 from ladd_jax.parallel.stopping import Stopped
-from ladd_jax.training.metrics import DivergedError, read_history
+from ladd_jax.training.metrics import DivergedError, MetricWriter, read_history
 
 
 def steps_on_disk(directory):
@@ -113,3 +114,40 @@ def test_parameters_that_an_update_spoilt_are_not_saved(tmp_path):
     with pytest.raises(DivergedError, match="params became infinite .* step 6, which is not saved"):
         go(tmp_path, Exploding(), saving=dict(every=2))
     assert steps_on_disk(tmp_path) == [2, 4]
+
+
+class Skipping(Counting):
+    """Steps 3 and 5 to 7 have a gradient that is no number, and change nothing."""
+
+    def step(self, state, frozen, batch):
+        new, metrics = super().step(state, frozen, batch)
+        step = new.step
+        skipped = (step == 3) | ((step >= 5) & (step <= 7))
+        kept = unless_skipped(skipped, new, state)
+        metrics = {
+            "loss": jnp.where(skipped, jnp.nan, 1.0),
+            "logit/fake": jnp.where(skipped, jnp.asarray([0.0, jnp.nan]), 0.0),
+            "accuracy/t_hat_0.00_0.25": jnp.asarray(jnp.nan),
+            "skipped": skipped.astype(jnp.float32),
+        }
+        return kept, metrics
+
+
+def test_skipped_steps_are_counted_and_left_out_of_means(tmp_path):
+    go(tmp_path, Skipping(), steps=9, writer=MetricWriter(tmp_path, max_skips=4))
+    history = read_history(tmp_path)
+    assert [(record["step"], record["skipped"], record["loss"]) for record in history] == [
+        (3, 1, 1.0), (6, 2, 1.0), (9, 1, 1.0)
+    ]  # fmt: skip
+
+
+def test_too_many_skipped_steps_in_a_row_stop_training_with_what_is_known(tmp_path):
+    words = "loss became nan, logit/fake/01 became nan in step 7, and 3 steps in a row were skipped"
+    with pytest.raises(DivergedError, match=words) as caught:
+        go(
+            tmp_path, Skipping(), steps=9, saving=dict(every=2),
+            writer=MetricWriter(tmp_path, max_skips=3),
+        )  # fmt: skip
+    assert caught.value.steps == (5, 6, 7)
+    # The steps before them, and those that changed nothing.
+    assert steps_on_disk(tmp_path) == [4, 6]
