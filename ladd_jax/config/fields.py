@@ -339,12 +339,25 @@ class Checkpoint:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Watch:
-    """When a training that goes wrong is stopped."""
+    """When a training goes wrong."""
 
-    max_skips: int = 10  # steps in a row whose gradient is not finite, which update nothing
+    max_skips: int = 10  # steps in a row whose gradient is not finite, which stop it
+    # Of `distil`, when metrics say that it collapses: warn, stop, or off.
+    collapse: str = "warn"
+    records: int = 5  # of log.every, in a row, that say so
+    accuracy: float = 0.95  # of the heads, from which they always win
+    # x0_hat_std below and above, and seed spread below, as multiples of the first record's.
+    lowest: float = 0.5
+    highest: float = 2.0
 
     def __post_init__(self) -> None:
-        _at_least_one(self, "watch", "max_skips")
+        _at_least_one(self, "watch", "max_skips", "records")
+        _one_of(self.collapse, "watch.collapse", "warn", "stop", "off")
+        if not 0 <= self.lowest < 1 < self.highest:
+            raise UserError(
+                f"watch.lowest is {self.lowest:g} and watch.highest {self.highest:g}: use a number "
+                f"from 0 to below 1, and one above 1"
+            )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -20,7 +20,13 @@ from ladd_jax.errors import UserError
 from ladd_jax.models.base import Backbone, Cond, Params
 from ladd_jax.objectives import update_orders
 from ladd_jax.objectives.accumulation import accumulate
-from ladd_jax.objectives.adversarial import ADVERSARIAL_LOSSES, fake_loss, real_loss
+from ladd_jax.objectives.adversarial import (
+    ADVERSARIAL_LOSSES,
+    Head,
+    Statistics,
+    fake_loss,
+    real_loss,
+)
 from ladd_jax.objectives.base import Batch, Metrics, TrainState, unless_skipped
 from ladd_jax.objectives.critics.base import Critic, Noise, Opened
 from ladd_jax.objectives.discriminator_metrics import discriminator_metrics
@@ -193,6 +199,38 @@ class LADD(LADDSettings):
         skipped = self._skipped(passes, metrics)
         metrics["skipped"] = skipped.astype(jnp.float32)
         return unless_skipped(skipped, new, state), metrics
+
+    def diagnose(
+        self, state: TrainState, frozen: dict[str, Any], batch: Batch
+    ) -> dict[str, jax.Array]:
+        """Which forward passes of a step are not finite, for each of its samples.
+
+        It is a program of its own, which costs nothing until something is wrong.
+
+        Returns:
+          `data`, `student`: 1 where the latents and where the prediction is not finite, float32
+          `[B]`; `heads`: where a head's logits on it are not, `[K, B]`; `t_hat`: `[B]`.
+        """
+        drawn, _ = self.draw(state, batch)
+        x0_hat = self.predict(state.params, drawn)
+
+        def bad(x: jax.Array) -> jax.Array:
+            finite = jnp.all(jnp.isfinite(x), axis=tuple(range(1, x.ndim)))
+            return 1.0 - finite.astype(jnp.float32)
+
+        def judge(head: Head, inputs: jax.Array) -> tuple[jax.Array, Statistics]:
+            logits = head(inputs)
+            return jnp.mean(logits), {"bad": bad(logits)}
+
+        _, fakes = self.critic.judge(
+            state.heads, frozen, x0_hat, drawn.fake_noise, drawn.cond, judge
+        )
+        return {
+            "data": bad(drawn.x_0),
+            "student": bad(x0_hat),
+            "heads": fakes["bad"],
+            "t_hat": drawn.fake_noise.t_hat,
+        }
 
     def init(self, key: jax.Array, params: Params) -> TrainState:
         """State before the first step.

@@ -1,9 +1,10 @@
 """What the two training stages share: from a workdir to a finished training."""
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from logging import getLogger
 from pathlib import Path
+from typing import Any
 
 import jax
 from clu import parameter_overview
@@ -19,12 +20,16 @@ from ladd_jax.models.families import family_of
 from ladd_jax.objectives.base import TrainState
 from ladd_jax.parallel.mesh import batch_rows
 from ladd_jax.stages.load import checkpoints_of
+from ladd_jax.training.collapse import CollapseWatch
 from ladd_jax.training.loop import Logging, Training, train
-from ladd_jax.training.metrics import MetricWriter
+from ladd_jax.training.metrics import DivergedError, MetricWriter, read_history
 from ladd_jax.training.profile import Profile
 from ladd_jax.training.state import abstract_like
 
 _LOG = getLogger(__name__)
+
+_SHOWN = 8
+"""Records whose keys are told."""
 
 
 def run_training(
@@ -90,10 +95,41 @@ def run_training(
         profile=Profile(traced, workdir / name),
         sample=None if preview is None else lambda state, step: preview(state, step, writer),
         sample_every=config.log.samples_every,
+        watch=_collapse_watch(config, workdir / name) if name == "distil" else None,
     )
     with contextlib.closing(writer):
-        train(training, state, batches, batch_shapes, saved, logging)
+        try:
+            train(training, state, batches, batch_shapes, saved, logging)
+        except DivergedError as error:
+            if not error.steps:
+                raise
+            raise DivergedError(f"{error}; {_records(plan, error)}") from error
     saved.close()
+
+
+def _collapse_watch(config: Config, directory: Path) -> Callable[[Mapping[str, Any]], None] | None:
+    watch = config.watch
+    if watch.collapse == "off":
+        return None
+    return CollapseWatch(
+        read_history(directory),
+        records=watch.records,
+        accuracy=watch.accuracy,
+        lowest=watch.lowest,
+        highest=watch.highest,
+        stop=watch.collapse == "stop",
+    ).see
+
+
+def _records(plan: BatchPlan, error: DivergedError) -> str:
+    """The keys of the records that a step was skipped for, or of its whole batch."""
+    # Steps are counted from 1 where they are done, and from 0 where they are planned.
+    bucket, indices = plan[error.steps[-1] - 1]
+    if error.samples:
+        indices = indices[list(error.samples)]
+    keys = [f"{bucket.name}/{index}" for index in indices[:_SHOWN]]
+    more = f" and {len(indices) - len(keys)} more" if len(indices) > len(keys) else ""
+    return f"its records are {', '.join(keys)}{more}"
 
 
 def _check_cond(config: Config, shards: Shards) -> None:

@@ -16,6 +16,7 @@ from ladd_jax.objectives.base import Objective, TrainState
 from ladd_jax.parallel.stopping import deferred
 from ladd_jax.training.checkpoint import Checkpoints
 from ladd_jax.training.clock import StepClock
+from ladd_jax.training.diagnosis import Diagnosed, diagnosis
 from ladd_jax.training.metrics import DivergedError, MetricWriter
 from ladd_jax.training.profile import Profile
 from ladd_jax.training.program import batch_like, step_program
@@ -37,6 +38,7 @@ class Training:
       mesh: mesh of the state and the batches.
       steps: the step to end at.
       config: config that is saved with each checkpoint.
+      diagnosed: the objective, where it can tell what is wrong with a step that was skipped.
     """
 
     name: str
@@ -46,6 +48,7 @@ class Training:
     mesh: Mesh
     steps: int
     config: dict[str, Any]
+    diagnosed: Diagnosed | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,6 +64,7 @@ class Logging:
       sample: function of the state and the step, called every `sample_every` steps; the metrics
         that it returns are written too.
       sample_every: steps between calls of `sample`; 0 for never.
+      watch: sees each record, before a checkpoint; may stop the training by an error.
     """
 
     writer: MetricWriter
@@ -69,6 +73,7 @@ class Logging:
     profile: Profile
     sample: Callable[[TrainState, int], dict[str, float]] | None = None
     sample_every: int = 0
+    watch: Callable[[Mapping[str, Any]], None] | None = None
 
     def sample_at(self, step: int) -> Callable[[TrainState, int], dict[str, float]] | None:
         """`sample` where it is called after this step, else None."""
@@ -140,8 +145,18 @@ def train(
                 speed = clock.read()
                 # Raises where a loss is not finite: no such state is ever saved.
                 samples = sample(state, step) if sample else {}
-                record = writer.write(step, speed | samples)
+                try:
+                    record = writer.write(step, speed | samples)
+                except DivergedError as error:
+                    if training.diagnosed is None or step not in error.steps:
+                        raise
+                    told, places = diagnosis(
+                        training.diagnosed, state, training.frozen, placed, training.mesh
+                    )
+                    raise DivergedError(f"{error}; {told}", error.steps, places) from error
                 bar.set_postfix_str(_postfix(record))
+                if logging.watch is not None:
+                    logging.watch(record)
                 if due or checkpoints.overdue():
                     _check_finite(state, step)
                     checkpoints.save(step, state, training.config)

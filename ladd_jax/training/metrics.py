@@ -21,12 +21,14 @@ class DivergedError(UserError):
     """A loss, a gradient or a parameter is not a finite number.
 
     Attributes:
-      steps: the steps that were skipped for it, the last ones in a row.
+      steps: the steps in a row that were skipped for it.
+      samples: places, in the batch of the last of them, of samples that are not finite.
     """
 
-    def __init__(self, message: str, steps: Sequence[int] = ()):
+    def __init__(self, message: str, steps: Sequence[int] = (), samples: Sequence[int] = ()):
         super().__init__(message)
         self.steps = tuple(steps)
+        self.samples = tuple(samples)
 
 
 class MetricWriter:
@@ -108,20 +110,23 @@ class MetricWriter:
         self, step: int, pending: Sequence[Mapping[str, Any]], skipped: np.ndarray
     ) -> None:
         """Raises DivergedError where too many steps in a row were skipped, with what is known."""
-        for index, metrics in enumerate(pending):
-            if not skipped[index]:
+        first = step - len(pending) + 1
+        for index in range(len(pending)):
+            if skipped[index]:
+                self._skipped.append(first + index)
+            elif len(self._skipped) >= self._max_skips:
+                break
+            else:
                 self._skipped = []
-                continue
-            self._skipped.append(step - len(pending) + 1 + index)
-            if len(self._skipped) >= self._max_skips:
-                found = _not_finite(metrics)
-                told = ", ".join(f"{name} became {value}" for name, value in found.items())
-                raise DivergedError(
-                    f"{told} in step {self._skipped[-1]}, and {len(self._skipped)} steps in a row "
-                    f"were skipped: lower the learning rate, clip the gradient, or look at the "
-                    f"data",
-                    self._skipped,
-                )
+        if len(self._skipped) < self._max_skips:
+            return
+        found = _not_finite(pending[max(0, self._skipped[-1] - first)])
+        told = ", ".join(f"{name} became {value}" for name, value in found.items())
+        raise DivergedError(
+            f"{told} in step {self._skipped[-1]}, and {len(self._skipped)} steps in a row were "
+            f"skipped: lower the learning rate, clip the gradient, or look at the data",
+            self._skipped,
+        )
 
     def image(self, step: int, name: str, picture: np.ndarray) -> None:
         """A picture `[H, W, 1 or 3]` in [-1, 1]; values outside are clipped."""
