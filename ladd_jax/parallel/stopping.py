@@ -60,7 +60,7 @@ class _Notice:
             # Not by print, which a signal may have interrupted.
             message = f"\n{name}: training ends with a checkpoint after this step\n"
             os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, message.encode())
-            if self.service is not None:
+            if self.service:
                 self.service(signal.SIGTERM)
             return
         # A launcher may send SIGTERM again and again; a user who insists means now.
@@ -92,6 +92,7 @@ def handled() -> Iterator[None]:
         for number, previous in before.items():
             # None is a handler that Python did not set and cannot set again.
             signal.signal(number, signal.SIG_DFL if previous is None else previous)
+        _notice = _Notice()
 
 
 class Deferred:
