@@ -8,7 +8,7 @@
 #
 # -d is the number of simulated devices of each process, 1. The first process writes to the
 # terminal. When one fails, the others are ended, its last lines are shown, and this script ends
-# with its exit code.
+# with its exit code. When it is told to stop, they have two minutes for a last checkpoint.
 set -euo pipefail
 
 fail() {
@@ -36,6 +36,7 @@ pids=()
 
 # Each process leads a group, so that what it started ends with it.
 set -m
+grace=50 # tenths of a second
 end_all() {
     # Nothing is left to say: bash would add a line for each process that it ends.
     exec 2>/dev/null
@@ -43,7 +44,7 @@ end_all() {
     for pid in "${pids[@]}"; do
         kill -TERM -- "-$pid" 2>/dev/null || true
     done
-    for ((wait = 0; wait < 50; wait++)); do
+    for ((wait = 0; wait < grace; wait++)); do
         for pid in "${pids[@]}"; do
             kill -0 -- "-$pid" 2>/dev/null && sleep 0.1 && continue 2
         done
@@ -55,8 +56,8 @@ end_all() {
     rm -rf "$logs"
 }
 trap end_all EXIT
-trap 'exit 130' INT
-trap 'exit 143' TERM
+trap 'grace=1200; exit 130' INT
+trap 'grace=1200; exit 143' TERM
 
 export JAX_PLATFORMS=cpu
 export XLA_FLAGS="${XLA_FLAGS:-} --xla_force_host_platform_device_count=$devices"

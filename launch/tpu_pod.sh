@@ -10,7 +10,8 @@
 #
 # `run` asks for the slice as a queued resource, or takes the one with that name. It installs this
 # checkout on the hosts, starts the command on all of them, shows the output of the first one and
-# ends with its exit code. The same command again continues the run, also after a preemption.
+# ends with its exit code. The same command again continues the run, also after a preemption; one
+# that was told to stop, but not by `stop`, is continued at once.
 # TPU_SPOT=1 asks for spot capacity. TPU_RUNTIME is the image of the hosts. TPU_NFS is a share that
 # they mount on /mnt/ladd; the workdir of several hosts must be there, since all of them use it.
 set -euo pipefail
@@ -109,7 +110,7 @@ sudo chmod 777 /mnt/ladd"
 # In a session of its own, so that it outlives the connection and ends as a whole.
 start() {
     on_host all "set -e
-rm -f ladd.exit ladd.pid
+rm -f ladd.exit ladd.pid ladd.stopped
 cd ladd_jax
 PATH=\$PWD/.venv/bin:\$PATH setsid --fork bash -c $(printf %q \
         "echo \$\$ >../ladd.pid; $(printf '%q ' "$@"); echo \$? >../ladd.exit") \
@@ -127,19 +128,24 @@ stop() {
     # shellcheck disable=SC2016 # expanded on the hosts
     on_host all '[ -e ladd.pid ] || exit 0
 pid=$(cat ladd.pid)
+touch ladd.stopped
 kill -TERM -- "-$pid" 2>/dev/null || exit 0
-for _ in $(seq 100); do kill -0 -- "-$pid" 2>/dev/null || exit 0; sleep 0.1; done
+for _ in $(seq 1200); do kill -0 -- "-$pid" 2>/dev/null || exit 0; sleep 0.1; done
 kill -KILL -- "-$pid"'
 }
 
 case $action in
     run)
-        create_or_reuse
-        stop
-        install
-        start "$@"
-        code=0
-        follow || code=$?
+        while
+            create_or_reuse
+            stop
+            install
+            start "$@"
+            code=0
+            follow || code=$?
+            # The exit code of a run that has saved because it was told to stop.
+            ((code == 75)) && on_host 0 "[ ! -e ladd.stopped ]"
+        do :; done
         if ((code)); then
             # The reason why the first host failed may be on another one.
             # shellcheck disable=SC2016 # expanded on the hosts

@@ -43,9 +43,11 @@ def run(command: Command, others: absl.flags.FlagValues | None = None, *, stage:
         import jax
 
         from ladd_jax.cli.compilation_cache import keep_programs
+        from ladd_jax.cli.ownership import owned
         from ladd_jax.cli.preflight import check
+        from ladd_jax.cli.unfinished import remove_unfinished
         from ladd_jax.config.fields import to_dict
-        from ladd_jax.config.workdir import settle, settled
+        from ladd_jax.config.workdir import check_directory, settle, settled
         from ladd_jax.parallel import processes
 
         workdir, config = Path(flags.WORKDIR.value), _config()
@@ -53,19 +55,23 @@ def run(command: Command, others: absl.flags.FlagValues | None = None, *, stage:
         check(dataclasses.replace(config, stages=(stage,)) if left_out else config)
         settings = to_dict(config)
         processes.check_same("config", settings)
-        if jax.process_index() == 0:
-            settle(workdir, settings)
-        # The others do not look before: a network disk would remember that there was nothing.
-        processes.barrier("settled")
-        if not settled(workdir):
-            raise UserError(
-                f"process {jax.process_index()} does not see the {workdir} that process 0 "
-                f"made: give a --workdir on a disk that all processes share"
-            )
-        keep_programs(config.compilation_cache, workdir)
-        if stage:
-            _LOG.info("stage %s", stage)
-        command(config, workdir)
+        with contextlib.ExitStack() as stack:
+            if jax.process_index() == 0:
+                check_directory(workdir)
+                stack.enter_context(owned(workdir))
+                settle(workdir, settings)
+                remove_unfinished(workdir)
+            # The others do not look before: a network disk would remember that there was nothing.
+            processes.barrier("settled")
+            if not settled(workdir):
+                raise UserError(
+                    f"process {jax.process_index()} does not see the {workdir} that process 0 "
+                    f"made: give a --workdir on a disk that all processes share"
+                )
+            keep_programs(config.compilation_cache, workdir)
+            if stage:
+                _LOG.info("stage %s", stage)
+            command(config, workdir)
 
     names = list(flags.SHARED)
     if others is not None:
@@ -124,12 +130,25 @@ def _config() -> Config:
 
 
 @contextlib.contextmanager
-def _failing() -> Iterator[None]:
+def _refusing() -> Iterator[None]:
     """Turns errors for the user into one sentence and exit code 2."""
     try:
         yield
     except UserError as error:
         flags.fail(error)
+
+
+@contextlib.contextmanager
+def _failing() -> Iterator[None]:
+    """`_refusing`, and a stop becomes one sentence and its exit code."""
+    from ladd_jax.parallel.stopping import EXIT_CODE, Stopped
+
+    try:
+        with _refusing():
+            yield
+    except Stopped as stopped:
+        print(stopped, file=sys.stderr)
+        raise SystemExit(EXIT_CODE) from None
 
 
 def _start(
@@ -159,7 +178,7 @@ def _start(
         # Orbax tells of each of its steps through absl; here its warnings are enough.
         absl_logging.set_verbosity(absl_logging.ERROR)
         log = logging.getLogger("ladd_jax")
-        with _failing(), processes.together(flags.JOIN_TIMEOUT.value), _failing():
+        with _failing(), processes.together(flags.JOIN_TIMEOUT.value), _refusing():
             log.addHandler(_handler())
             # absl's handler, which the root has, would print each line again.
             log.propagate = False

@@ -379,11 +379,39 @@ class Evaluate:
 class Checkpoint:
     """When a training is saved, and how many of its checkpoints stay."""
 
-    every: int = 1000
+    every: int = 1000  # steps
+    minutes: float = 30.0  # since the last save, looked at where a record is due; 0: never by time
     keep: int = 2
 
     def __post_init__(self) -> None:
-        check_numbers(self, dict.fromkeys(("every", "keep"), COUNT))
+        check_numbers(self, {"every": COUNT, "keep": COUNT, "minutes": NOT_NEGATIVE})
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Watch:
+    """When a training goes wrong."""
+
+    max_skips: int = 10  # steps in a row whose gradient is not finite, which stop it
+    # Of `distil`, when metrics say that it collapses: warn, stop, or off.
+    collapse: str = "warn"
+    records: int = 5  # of log.every, in a row, that say so
+    accuracy: float = 0.95  # of the heads, from which they always win
+    # x0_hat_std below and above, and seed spread below, as multiples of the first record's.
+    lowest: float = 0.5
+    highest: float = 2.0
+
+    def __post_init__(self) -> None:
+        _one_of(self.collapse, "watch.collapse", "warn", "stop", "off")
+        check_numbers(
+            self,
+            {
+                "max_skips": COUNT,
+                "records": COUNT,
+                "accuracy": SHARE,
+                "lowest": Range(least=0, below=1),
+                "highest": Range(above=1),
+            },
+        )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -440,6 +468,7 @@ class Config:
     distil: Distil = Distil()
     evaluate: Evaluate = Evaluate()
     checkpoint: Checkpoint = Checkpoint()
+    watch: Watch = Watch()
     log: Log = Log()
     # Compiled programs stay here for the next start: in the workdir, unless it is an absolute path
     # or an address (gs://...). Empty keeps none.

@@ -1,6 +1,7 @@
 """The config that a workdir keeps, and what may differ when its run is resumed."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,14 @@ from ladd_jax.errors import NotFoundError, UserError
 _FILE = "config.json"
 
 # Fields that do not change what a run computes: they may differ when it is resumed.
-FREE_FIELDS = ("mesh", "log", "checkpoint", "stages", "evaluate", "compilation_cache")
+FREE_FIELDS = ("mesh", "log", "checkpoint", "watch", "stages", "evaluate", "compilation_cache")
+
+# What a training that is not done may go on with: it is what one lowers when it diverges.
+_RATES = tuple(
+    f"{optimizer}.{name}"
+    for optimizer in ("pretrain.optimizer", "distil.optimizer", "distil.heads_optimizer")
+    for name in ("learning_rate", "clip_norm")
+)
 
 _NETWORK_FIELDS = ("seed", "weights", "data", "model", "pretrain")
 _STUDENT_FIELDS = (*_NETWORK_FIELDS, "synthesize", "finetune")
@@ -27,18 +35,26 @@ def settled(workdir: Path) -> bool:
     return (workdir / _FILE).exists()
 
 
+def check_directory(workdir: Path) -> None:
+    """Raises UserError where a workdir is a file."""
+    if workdir.exists() and not workdir.is_dir():
+        raise UserError(f"--workdir={workdir} is a file: name a directory")
+
+
 def settle(workdir: Path, config: dict[str, Any]) -> None:
     """Writes the config into a new workdir, or checks that a used one is of the same config.
+
+    Learning rates and clipping may be others, which a training that is not done goes on with: it
+    writes them by `keep_rates`, and one that is done refuses them.
 
     Raises:
       UserError: the workdir holds the work of another config; names the first field that differs.
     """
+    check_directory(workdir)
     path = workdir / _FILE
-    if workdir.exists() and not workdir.is_dir():
-        raise UserError(f"--workdir={workdir} is a file: name a directory")
     if path.exists():
         old = _read_json(path)
-        difference = first_difference(old, config)
+        difference = first_difference(old, config, rates=False)
         if difference:
             raise UserError(
                 f"{workdir} holds the work of another config ({difference}): "
@@ -46,6 +62,17 @@ def settle(workdir: Path, config: dict[str, Any]) -> None:
             )
         return
     workdir.mkdir(parents=True, exist_ok=True)
+    _write(path, config)
+
+
+def keep_rates(workdir: Path, config: dict[str, Any]) -> None:
+    """Writes the config of a training that goes on, where its rates are others than before."""
+    path = workdir / _FILE
+    if path.exists() and first_difference(_read_json(path), config):
+        _write(path, config)
+
+
+def _write(path: Path, config: dict[str, Any]) -> None:
     temporary = path.with_suffix(".json.partial")
     temporary.write_text(json.dumps(config, indent=2) + "\n")
     temporary.rename(path)
@@ -99,14 +126,20 @@ def _as_tuples(values: Any, base: Any) -> Any:
     return tuple(values) if isinstance(values, list) and isinstance(base, tuple) else values
 
 
-def first_difference(old: dict[str, Any], new: dict[str, Any]) -> str:
+def first_difference(old: dict[str, Any], new: dict[str, Any], *, rates: bool = True) -> str:
     """The first field, by name, that changes what a run computes; empty where there is none.
 
     A field that an older version of this package did not have counts as at its default, at which
     the run is the same as before.
+
+    Args:
+      old: config that a work was made with.
+      new: config to go on with.
+      rates: whether other learning rates and clipping are a difference.
     """
     defaults = {name: value for name, value in to_dict(Config()).items() if name in new}
-    return _first_difference(_filled(old, defaults), new, "")
+    ignored = FREE_FIELDS if rates else (*FREE_FIELDS, *_RATES)
+    return _first_difference(_filled(old, defaults), new, "", ignored)
 
 
 def _filled(old: Any, defaults: Any) -> Any:
@@ -116,13 +149,16 @@ def _filled(old: Any, defaults: Any) -> Any:
     return old
 
 
-def _first_difference(old: Any, new: Any, path: str) -> str:
+def _first_difference(old: Any, new: Any, path: str, ignored: Sequence[str]) -> str:
+    if path in ignored:
+        return ""
     if isinstance(old, dict) and isinstance(new, dict):
         for name in sorted(old.keys() | new.keys()):
-            if not path and name in FREE_FIELDS:
-                continue
             inner = _first_difference(
-                old.get(name, "absent"), new.get(name, "absent"), f"{path}.{name}".lstrip(".")
+                old.get(name, "absent"),
+                new.get(name, "absent"),
+                f"{path}.{name}".lstrip("."),
+                ignored,
             )
             if inner:
                 return inner

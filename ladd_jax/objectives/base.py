@@ -9,13 +9,15 @@ An objective is an object with
 `step` is pure and compiled by the caller, once for each bucket shape. `frozen` holds, by name, the
 trees that training reads and never changes (`teacher`, `null`): an argument, so that none is baked
 into the program. `batch` holds `latents [B, H, W, C]` and `cond`, a dict of arrays `[B, ...]`.
-`metrics` is a flat dict of scalars and small vectors, all float32.
+`metrics` is a flat dict of scalars and small vectors, all float32; `skipped` in it is 1 where a
+gradient was not finite and nothing was updated, else 0.
 """
 
 import dataclasses
 from typing import Any, Protocol
 
 import jax
+import jax.numpy as jnp
 
 from ladd_jax.models.base import Params
 
@@ -45,6 +47,21 @@ class TrainState:
     heads: Params
     optimizer: Any
     heads_optimizer: Any
+
+
+def unless_skipped(skipped: jax.Array, new: TrainState, old: TrainState) -> TrainState:
+    """The state after a step: `new`, or, where it is skipped, `old` with the step counted.
+
+    The step is counted since it is the data's position: the next one has other data.
+
+    Args:
+      skipped: bool [], whether a gradient is not finite. Decided on the device, so that no host
+        waits.
+      new: state after the update.
+      old: state before it.
+    """
+    kept = jax.tree.map(lambda a, b: jnp.where(skipped, b, a), new, old)
+    return dataclasses.replace(kept, step=new.step)
 
 
 class Objective(Protocol):

@@ -11,7 +11,7 @@ from ladd_jax.diffusion import times
 from ladd_jax.diffusion.flow import expand, interpolate, velocity
 from ladd_jax.models.base import Backbone, Params
 from ladd_jax.objectives.accumulation import accumulate
-from ladd_jax.objectives.base import Batch, Metrics, TrainState
+from ladd_jax.objectives.base import Batch, Metrics, TrainState, unless_skipped
 from ladd_jax.ranges import COUNT, DECAY, FINITE, POSITIVE, SHARE, check_numbers
 from ladd_jax.training.ema import update_ema
 from ladd_jax.training.optimizers import Optimizer
@@ -83,7 +83,10 @@ class FlowMatching(FlowMatchingSettings):
     def step(
         self, state: TrainState, frozen: dict[str, Any], batch: Batch
     ) -> tuple[TrainState, Metrics]:
-        """One update. `frozen["null"]` is the cond of the empty prompt."""
+        """One update, or none where the gradient is not finite.
+
+        `frozen["null"]` is the cond of the empty prompt.
+        """
         x_0, cond, null = batch["latents"], batch["cond"], frozen["null"]
         b = x_0.shape[0]
         time_key, noise_key, drop_key = jax.random.split(
@@ -111,15 +114,19 @@ class FlowMatching(FlowMatchingSettings):
         gradient, value, _ = accumulate(part, (x_t, t, cond, wanted), self.accumulation, self.model)
         updates, optimizer = self.optimizer.build().update(gradient, state.optimizer, state.params)
         params = optax.apply_updates(state.params, updates)
+        norm = optax.tree.norm(gradient)
+        skipped = ~jnp.isfinite(norm)
         metrics = {
             "loss": value,
-            "gradient_norm": optax.tree.norm(gradient),
+            "gradient_norm": norm,
+            "skipped": skipped.astype(jnp.float32),
             "learning_rate": jnp.asarray(self.optimizer.schedule()(state.step)),
         }
-        return dataclasses.replace(
+        new = dataclasses.replace(
             state,
             step=state.step + 1,
             params=params,
             ema=update_ema(state.ema, params, self.ema_decay, state.step),
             optimizer=optimizer,
-        ), metrics
+        )
+        return unless_skipped(skipped, new, state), metrics

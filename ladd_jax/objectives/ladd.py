@@ -20,8 +20,14 @@ from ladd_jax.errors import UserError
 from ladd_jax.models.base import Backbone, Cond, Params
 from ladd_jax.objectives import update_orders
 from ladd_jax.objectives.accumulation import accumulate
-from ladd_jax.objectives.adversarial import ADVERSARIAL_LOSSES, fake_loss, real_loss
-from ladd_jax.objectives.base import Batch, Metrics, TrainState
+from ladd_jax.objectives.adversarial import (
+    ADVERSARIAL_LOSSES,
+    Head,
+    Statistics,
+    fake_loss,
+    real_loss,
+)
+from ladd_jax.objectives.base import Batch, Metrics, TrainState, unless_skipped
 from ladd_jax.objectives.critics.base import Critic, Noise, Opened
 from ladd_jax.objectives.discriminator_metrics import discriminator_metrics
 from ladd_jax.objectives.passes import Drawn, Heads, Passes, Verdict
@@ -170,7 +176,10 @@ class LADD(LADDSettings):
     def step(
         self, state: TrainState, frozen: dict[str, Any], batch: Batch
     ) -> tuple[TrainState, Metrics]:
-        """Updates the heads, then the student through them. `frozen` is read by the critic."""
+        """Updates the heads, then the student through them. `frozen` is read by the critic.
+
+        Where a gradient is not finite it updates neither.
+        """
         # 1. Noise the latents: x_t at one of the student's times t. Draw t_hat and its noise, too.
         drawn, head_keys = self.draw(state, batch)
         if self.accumulation > 1:
@@ -198,7 +207,7 @@ class LADD(LADDSettings):
         params = optax.apply_updates(state.params, updates)
         # 8. Its average follows.
         ema = update_ema(state.ema, params, self.ema_decay, state.step)
-        state = dataclasses.replace(
+        new = dataclasses.replace(
             state,
             step=state.step + 1,
             params=params,
@@ -207,7 +216,43 @@ class LADD(LADDSettings):
             heads=passes.heads.params,
             heads_optimizer=passes.heads.optimizer,
         )
-        return state, self._metrics(drawn, passes)
+        # Both or neither: the student's gradient goes through the updated heads.
+        metrics = self._metrics(drawn, passes)
+        skipped = self._skipped(passes, metrics)
+        metrics["skipped"] = skipped.astype(jnp.float32)
+        return unless_skipped(skipped, new, state), metrics
+
+    def diagnose(
+        self, state: TrainState, frozen: dict[str, Any], batch: Batch
+    ) -> dict[str, jax.Array]:
+        """Which forward passes of a step are not finite, for each of its samples.
+
+        It is a program of its own, which costs nothing until something is wrong.
+
+        Returns:
+          `data`, `student`: 1 where the latents and where the prediction is not finite, float32
+          `[B]`; `heads`: where a head's logits on it are not, `[K, B]`; `t_hat`: `[B]`.
+        """
+        drawn, _ = self.draw(state, batch)
+        x0_hat = self.predict(state.params, drawn)
+
+        def bad(x: jax.Array) -> jax.Array:
+            finite = jnp.all(jnp.isfinite(x), axis=tuple(range(1, x.ndim)))
+            return 1.0 - finite.astype(jnp.float32)
+
+        def judge(head: Head, inputs: jax.Array) -> tuple[jax.Array, Statistics]:
+            logits = head(inputs)
+            return jnp.mean(logits), {"bad": bad(logits)}
+
+        _, fakes = self.critic.judge(
+            state.heads, frozen, x0_hat, drawn.fake_noise, drawn.cond, judge
+        )
+        return {
+            "data": bad(drawn.x_0),
+            "student": bad(x0_hat),
+            "heads": fakes["bad"],
+            "t_hat": drawn.fake_noise.t_hat,
+        }
 
     def init(self, key: jax.Array, params: Params) -> TrainState:
         """State before the first step.
@@ -419,6 +464,15 @@ class LADD(LADDSettings):
             real=real,
         )
         return total(self.loss_terms, seen)
+
+    def _skipped(self, passes: Passes, metrics: Metrics) -> jax.Array:
+        """Whether a gradient is not finite, bool []."""
+        finite = jnp.isfinite(metrics["gradient_norm/student"])
+        finite &= jnp.isfinite(metrics["gradient_norm/heads"])
+        if self.head_updates > 1:
+            # The norm is of one update's gradient; what another one spoilt is in the heads.
+            finite &= jnp.isfinite(optax.tree.norm(passes.heads.params))
+        return ~finite
 
     def _metrics(self, drawn: Drawn, passes: Passes) -> Metrics:
         (fake, real), accuracy = passes.verdict.statistics, passes.verdict.accuracy

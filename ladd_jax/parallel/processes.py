@@ -24,6 +24,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from ladd_jax.errors import UserError
+from ladd_jax.parallel import liveness, stopping
 
 _COORDINATOR = "JAX_COORDINATOR_ADDRESS"
 _COUNT = "JAX_NUM_PROCESSES"
@@ -36,8 +37,8 @@ _MARGIN_SECONDS = 60
 # for it, ValueError among them.
 _TRANSPORTS = re.compile(r"\w+: (Gloo|NCCL) ")
 # A process that lost another one leaves later, so that a launcher first sees the one that knows
-# why.
-_GRACE_SECONDS = 2.0
+# why; where that one can say nothing any more, `liveness` names it meanwhile.
+_GRACE_SECONDS = liveness.LOST_SECONDS + 5.0
 
 
 def launched(environment: Mapping[str, str], tpu: bool) -> dict[str, Any] | None:
@@ -136,8 +137,8 @@ def join(timeout: float) -> None:
         )
         os._exit(2)
 
-    # SIGTERM is to end a process. The service would catch it and leave what follows to the program.
-    jax.config.update("jax_enable_preemption_service", False)
+    # By which all processes learn of a signal to one of them, see `parallel.stopping`.
+    jax.config.update("jax_enable_preemption_service", True)
     # JAX's own way to give up is to abort with a stack trace of its C++.
     timer = threading.Timer(timeout, give_up)
     timer.daemon = True
@@ -154,7 +155,7 @@ def join(timeout: float) -> None:
 
 @contextlib.contextmanager
 def together(timeout: float) -> Iterator[None]:
-    """Joins the job; a failure inside ends the process at once.
+    """Joins the job; a failure inside ends the process at once, and a signal as `stopping` says.
 
     An orderly exit of one process would wait for the others, while they wait for it in the middle
     of a computation. So it leaves at once, and the launcher of the job ends the others.
@@ -164,9 +165,11 @@ def together(timeout: float) -> Iterator[None]:
     """
     join(timeout)
     try:
-        yield
+        with liveness.watched(), stopping.handled():
+            yield
     except BaseException as error:
-        if jax.distributed.is_initialized():
+        stopped_together = isinstance(error, stopping.Stopped) and error.together
+        if jax.distributed.is_initialized() and not stopped_together:
             _leave(error)
         raise
 
@@ -174,6 +177,9 @@ def together(timeout: float) -> Iterator[None]:
 def _leave(error: BaseException) -> None:
     if isinstance(error, SystemExit):
         code = error.code if isinstance(error.code, int) else int(error.code is not None)
+    elif isinstance(error, stopping.Stopped):
+        print(error, file=sys.stderr)
+        code = stopping.EXIT_CODE
     elif _TRANSPORTS.match(str(error)):
         time.sleep(_GRACE_SECONDS)
         print(

@@ -56,6 +56,7 @@ def distil(config: Config, workdir: Path) -> None:
         mesh=mesh,
         steps=stage.steps,
         config=to_dict(config),
+        diagnosed=objective,
     )
     run_training(
         training,

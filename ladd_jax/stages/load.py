@@ -76,14 +76,18 @@ def checkpoints_of(config: Config, workdir: Path, stage: str) -> Checkpoints:
       UserError: there are some, made with another config.
     """
     saved = Checkpoints(
-        workdir / stage / "checkpoints", every=config.checkpoint.every, keep=config.checkpoint.keep
+        workdir / stage / "checkpoints",
+        every=config.checkpoint.every,
+        minutes=config.checkpoint.minutes,
+        keep=config.checkpoint.keep,
     )
     if saved.latest() is not None:
         old, new = (
             {name: fields[name] for name in STAGE_FIELDS[stage] if name in fields}
             for fields in (saved.config(), to_dict(config))
         )
-        difference = first_difference(old, new)
+        steps = {"pretrain": config.pretrain.steps, "distil": config.distil.steps}[stage]
+        difference = first_difference(old, new, rates=saved.latest() == steps)
         if difference:
             raise UserError(
                 f"{saved.directory} holds a checkpoint of another config ({difference}): "

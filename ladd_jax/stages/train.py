@@ -1,8 +1,10 @@
 """What the two training stages share: from a workdir to a finished training."""
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Mapping
 from logging import getLogger
 from pathlib import Path
+from typing import Any
 
 import jax
 from clu import parameter_overview
@@ -10,6 +12,7 @@ from clu import parameter_overview
 from ladd_jax.config import objectives
 from ladd_jax.config.architectures import student_architecture
 from ladd_jax.config.fields import Config
+from ladd_jax.config.workdir import keep_rates
 from ladd_jax.data.pipeline import BatchPlan, loader
 from ladd_jax.data.shards import Shards
 from ladd_jax.errors import UserError
@@ -17,12 +20,16 @@ from ladd_jax.models.families import family_of
 from ladd_jax.objectives.base import TrainState
 from ladd_jax.parallel.mesh import batch_rows
 from ladd_jax.stages.load import checkpoints_of
+from ladd_jax.training.collapse import CollapseWatch
 from ladd_jax.training.loop import Logging, Training, train
-from ladd_jax.training.metrics import MetricWriter
+from ladd_jax.training.metrics import DivergedError, MetricWriter, read_history
 from ladd_jax.training.profile import Profile
 from ladd_jax.training.state import abstract_like
 
 _LOG = getLogger(__name__)
+
+_SHOWN = 8
+"""Records whose keys are told."""
 
 
 def run_training(
@@ -58,6 +65,8 @@ def run_training(
         saved.close()
         return
     _check_cond(config, shards)
+    if jax.process_index() == 0:
+        keep_rates(workdir, training.config)
     plan = BatchPlan(shards.sizes, batch_size, seed)
     if start is None:
         state = fresh()
@@ -73,7 +82,9 @@ def run_training(
     rows = batch_rows(mesh, batch_size)
     batches = loader(shards, plan, int(state.step), training.steps, rows=rows)
     batch_shapes = shards.batch_shapes(batch_size)
-    writer = MetricWriter(workdir / name, config.log.writers, training.config)
+    writer = MetricWriter(
+        workdir / name, config.log.writers, training.config, config.watch.max_skips
+    )
     logging = Logging(
         writer=writer,
         every=config.log.every,
@@ -84,10 +95,41 @@ def run_training(
         profile=Profile(traced, workdir / name),
         sample=None if preview is None else lambda state, step: preview(state, step, writer),
         sample_every=config.log.samples_every,
+        watch=_collapse_watch(config, workdir / name) if name == "distil" else None,
     )
-    train(training, state, batches, batch_shapes, saved, logging)
-    writer.close()
+    with contextlib.closing(writer):
+        try:
+            train(training, state, batches, batch_shapes, saved, logging)
+        except DivergedError as error:
+            if not error.steps:
+                raise
+            raise DivergedError(f"{error}; {_records(plan, error)}") from error
     saved.close()
+
+
+def _collapse_watch(config: Config, directory: Path) -> Callable[[Mapping[str, Any]], None] | None:
+    watch = config.watch
+    if watch.collapse == "off":
+        return None
+    return CollapseWatch(
+        read_history(directory),
+        records=watch.records,
+        accuracy=watch.accuracy,
+        lowest=watch.lowest,
+        highest=watch.highest,
+        stop=watch.collapse == "stop",
+    ).see
+
+
+def _records(plan: BatchPlan, error: DivergedError) -> str:
+    """The keys of the records that a step was skipped for, or of its whole batch."""
+    # Steps are counted from 1 where they are done, and from 0 where they are planned.
+    bucket, indices = plan[error.steps[-1] - 1]
+    if error.samples:
+        indices = indices[list(error.samples)]
+    keys = [f"{bucket.name}/{index}" for index in indices[:_SHOWN]]
+    more = f" and {len(indices) - len(keys)} more" if len(indices) > len(keys) else ""
+    return f"its records are {', '.join(keys)}{more}"
 
 
 def _check_cond(config: Config, shards: Shards) -> None:

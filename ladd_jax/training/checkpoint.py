@@ -1,5 +1,10 @@
 """Checkpoints: asynchronous, complete, restored onto any mesh or not at all."""
 
+import contextlib
+import logging
+import threading
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +15,13 @@ from etils import epath
 from ladd_jax.errors import NotFoundError, UserError
 from ladd_jax.models.base import Params
 from ladd_jax.objectives.base import TrainState
-from ladd_jax.parallel.processes import barrier
+from ladd_jax.parallel.processes import as_process_0, barrier
+from ladd_jax.parallel.stopping import Stopped
+
+_LOG = logging.getLogger(__name__)
+
+_LOST_SECONDS = 20.0
+"""For which processes wait for a checkpoint after one of them is lost."""
 
 
 class Checkpoints:
@@ -20,9 +31,13 @@ class Checkpoints:
     n itself: the batch of a step is a function of its number.
     """
 
-    def __init__(self, directory: str | Path, *, every: int = 1000, keep: int = 2):
+    def __init__(
+        self, directory: str | Path, *, every: int = 1000, minutes: float = 0.0, keep: int = 2
+    ):
         self.directory = Path(directory).absolute()
         self._every = every
+        self._seconds = 60 * minutes
+        self._saved = time.monotonic()
         self._manager = ocp.CheckpointManager(
             epath.Path(self.directory),
             options=ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=True),
@@ -36,12 +51,19 @@ class Checkpoints:
         """Whether a checkpoint belongs after `step` updates."""
         return step % self._every == 0
 
+    def overdue(self) -> bool:
+        """Whether the last checkpoint is older than `minutes`; all processes ask, and agree."""
+        if not self._seconds:
+            return False
+        return as_process_0(time.monotonic() - self._saved >= self._seconds)
+
     def save(self, step: int, state: TrainState, config: dict[str, Any]) -> None:
         """Starts to write the state after `step` updates; training goes on meanwhile.
 
         The step is the caller's count: reading the state's own would wait for the device. A test
         holds that both agree.
         """
+        self._saved = time.monotonic()
         if step in self._manager.all_steps():
             return
         self._manager.save(
@@ -123,6 +145,31 @@ class Checkpoints:
         return self._manager.restore(step, args=ocp.args.Composite(config=ocp.args.JsonRestore()))[
             "config"
         ]
+
+    @contextlib.contextmanager
+    def finished(self) -> Iterator[None]:
+        """A block after which, if an error or a signal ends it, what was being written is on disk.
+
+        An error of the writer is logged then, so that it does not hide the reason.
+        """
+        try:
+            yield
+        except BaseException as error:
+            if not self._manager.is_saving_in_progress():
+                raise
+            _LOG.info("ends, once the checkpoint that is being written is on disk")
+            writing = threading.Thread(target=self._finish, daemon=True)
+            writing.start()
+            # All processes end a checkpoint together, or none: one that is lost never does.
+            alone = jax.process_count() == 1 or isinstance(error, UserError | Stopped)
+            writing.join(None if alone else _LOST_SECONDS)
+            raise
+
+    def _finish(self) -> None:
+        try:
+            self._manager.wait_until_finished()
+        except Exception as error:
+            _LOG.error("the checkpoint in %s was not written: %s", self.directory, error)
 
     def wait(self) -> None:
         """Returns when what was saved is on disk, for every process to read; raises what went

@@ -15,11 +15,14 @@ from tqdm import tqdm
 from ladd_jax.data.buckets import Bucket
 from ladd_jax.data.pipeline import put
 from ladd_jax.objectives.base import Objective, TrainState
+from ladd_jax.parallel.stopping import deferred
 from ladd_jax.training.checkpoint import Checkpoints
 from ladd_jax.training.clock import StepClock
-from ladd_jax.training.metrics import MetricWriter
+from ladd_jax.training.diagnosis import Diagnosed, diagnosis
+from ladd_jax.training.metrics import DivergedError, MetricWriter
 from ladd_jax.training.profile import Profile
 from ladd_jax.training.program import batch_like, step_program
+from ladd_jax.training.state import not_finite
 
 _LOG = getLogger(__name__)
 
@@ -39,6 +42,7 @@ class Training:
       mesh: mesh of the state and the batches.
       steps: the step to end at.
       config: config that is saved with each checkpoint.
+      diagnosed: the objective, where it can tell what is wrong with a step that was skipped.
     """
 
     name: str
@@ -48,6 +52,7 @@ class Training:
     mesh: Mesh
     steps: int
     config: dict[str, Any]
+    diagnosed: Diagnosed | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,6 +68,7 @@ class Logging:
       sample: function of the state and the step, called every `sample_every` steps; the metrics
         that it returns are written too.
       sample_every: steps between calls of `sample`; 0 for never.
+      watch: sees each record, before a checkpoint; may stop the training by an error.
     """
 
     writer: MetricWriter
@@ -71,6 +77,7 @@ class Logging:
     profile: Profile
     sample: Callable[[TrainState, int], dict[str, float]] | None = None
     sample_every: int = 0
+    watch: Callable[[Mapping[str, Any]], None] | None = None
 
     def sample_at(self, step: int) -> Callable[[TrainState, int], dict[str, float]] | None:
         """`sample` where it is called after this step, else None."""
@@ -99,7 +106,10 @@ def train(
       The state of step `training.steps`, on disk when this returns.
 
     Raises:
-      DivergedError: a loss or a gradient norm is not finite. The state is not saved then.
+      DivergedError: a loss, a gradient norm or the state is not finite. It is not saved then.
+      Stopped: the job was told to stop, and the state of the step is on disk.
+
+    Whatever ends it, a checkpoint that is being written is ended first.
     """
     start = int(state.step)
     shown = jax.process_index() == 0
@@ -114,6 +124,8 @@ def train(
         ) as bar,
         StepClock(training.mesh, training.steps - start) as clock,
         profile,
+        checkpoints.finished(),
+        deferred(start) as stop,
     ):  # fmt: skip
         for step in range(start + 1, training.steps + 1):
             profile.before(step, state)
@@ -130,19 +142,45 @@ def train(
             clock.dispatched(metrics, images, images * logging.model_flops[bucket])
             profile.after(step, state)
             bar.update()
-            due = checkpoints.due(step) or step == training.steps
-            sample = logging.sample_at(step)
+            stopped = stop.reached(step)
+            due = checkpoints.due(step) or step == training.steps or stopped
+            sample = None if stopped else logging.sample_at(step)
             if step % logging.every == 0 or sample or due:
                 speed = clock.read()
                 # Raises where a loss is not finite: no such state is ever saved.
                 samples = sample(state, step) if sample else {}
-                record = writer.write(step, speed | samples)
+                try:
+                    record = writer.write(step, speed | samples)
+                except DivergedError as error:
+                    if training.diagnosed is None or step not in error.steps:
+                        raise
+                    told, places = diagnosis(
+                        training.diagnosed, state, training.frozen, placed, training.mesh
+                    )
+                    raise DivergedError(f"{error}; {told}", error.steps, places) from error
                 bar.set_postfix_str(_postfix(record))
-                if due:
+                if logging.watch is not None:
+                    logging.watch(record)
+                if due or checkpoints.overdue():
+                    _check_finite(state, step)
                     checkpoints.save(step, state, training.config)
                 clock.resume()
+            if stopped:
+                checkpoints.wait()
+                raise stop.stopped(f"step {step} of {training.name}")
     checkpoints.wait()
     return state
+
+
+def _check_finite(state: TrainState, step: int) -> None:
+    """Losses are of the parameters before an update; this is of those after it."""
+    names = not_finite(state)
+    if names:
+        raise DivergedError(
+            f"{' and '.join(names)} became infinite or no number by the update of step {step}, "
+            f"which is not saved: lower the learning rate or clip the gradient, and the same "
+            f"command goes on from the last checkpoint"
+        )
 
 
 def _compile(

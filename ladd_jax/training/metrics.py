@@ -18,7 +18,17 @@ _HISTORY = "history.jsonl"
 
 
 class DivergedError(UserError):
-    """A loss or a gradient is not a finite number."""
+    """A loss, a gradient or a parameter is not a finite number.
+
+    Attributes:
+      steps: the steps in a row that were skipped for it.
+      samples: places, in the batch of the last of them, of samples that are not finite.
+    """
+
+    def __init__(self, message: str, steps: Sequence[int] = (), samples: Sequence[int] = ()):
+        super().__init__(message)
+        self.steps = tuple(steps)
+        self.samples = tuple(samples)
 
 
 class MetricWriter:
@@ -29,6 +39,7 @@ class MetricWriter:
         directory: str | Path,
         writers: Sequence[str] = ("tensorboard",),
         config: Mapping[str, Any] | None = None,
+        max_skips: int = 1,
     ):
         """Opens the writers, in the first process.
 
@@ -36,12 +47,15 @@ class MetricWriter:
           directory: folder of the training; made if it is not there.
           writers: names of `training.writers`, which get what the history gets, and pictures.
           config: the run's config, for writers that show it.
+          max_skips: skipped steps in a row that stop the training.
 
         Raises:
           UserError: a writer is unknown, or its client is not installed.
         """
         self._directory = Path(directory)
         self._pending: list[dict[str, jax.Array]] = []
+        self._max_skips = max_skips
+        self._skipped: list[int] = []
         self._active = jax.process_index() == 0
         self._writers: dict[str, Writer] = {}
         if self._active:
@@ -57,24 +71,30 @@ class MetricWriter:
         """Averages, checks and writes what was added, with `extra` beside it.
 
         Returns:
-          name -> float, or list of floats for a metric per head.
+          name -> float, or list of floats for a metric per head; of `skipped`, the number of steps.
 
         Raises:
-          DivergedError: a loss or a gradient norm is NaN or infinite.
+          DivergedError: a loss or a gradient norm is NaN or infinite in a step that was not
+            skipped, or `max_skips` in a row were.
         """
         pending, self._pending = jax.device_get(self._pending), []
         record: dict[str, Any] = {"step": step}
+        skipped = np.array([bool(metrics.get("skipped", 0)) for metrics in pending])
+        self._check_skips(step, pending, skipped)
         for name in pending[0]:
             values = np.stack([metrics[name] for metrics in pending])
             # A band of t_hat that no sample fell into is NaN in that step and has no mean.
             finite = np.isfinite(values)
-            if name.startswith(("loss", "gradient_norm")) and not finite.all():
+            bad = values[~skipped][~finite[~skipped]]
+            if name.startswith(("loss", "gradient_norm")) and bad.size:
                 raise DivergedError(
-                    f"{name} became {values[~finite][0]} in the {len(pending)} steps before step "
-                    f"{step}: lower the learning rate, clip the gradient, or look at the logits "
-                    f"in TensorBoard under {self._directory}"
+                    f"{name} became {bad[0]} in the {len(pending)} steps before step {step}: lower "
+                    f"the learning rate, clip the gradient, or look at the logits in TensorBoard "
+                    f"under {self._directory}"
                 )
-            if finite.any():
+            if name == "skipped":
+                record[name] = int(skipped.sum())
+            elif finite.any():
                 mean = np.mean(values, axis=0, where=finite)
                 record[name] = mean.tolist()
         record |= extra
@@ -86,6 +106,28 @@ class MetricWriter:
                 writer.scalars(step, scalars)
         return record
 
+    def _check_skips(
+        self, step: int, pending: Sequence[Mapping[str, Any]], skipped: np.ndarray
+    ) -> None:
+        """Raises DivergedError where too many steps in a row were skipped, with what is known."""
+        first = step - len(pending) + 1
+        for index in range(len(pending)):
+            if skipped[index]:
+                self._skipped.append(first + index)
+            elif len(self._skipped) >= self._max_skips:
+                break
+            else:
+                self._skipped = []
+        if len(self._skipped) < self._max_skips:
+            return
+        found = _not_finite(pending[max(0, self._skipped[-1] - first)])
+        told = ", ".join(f"{name} became {value}" for name, value in found.items())
+        raise DivergedError(
+            f"{told} in step {self._skipped[-1]}, and {len(self._skipped)} steps in a row were "
+            f"skipped: lower the learning rate, clip the gradient, or look at the data",
+            self._skipped,
+        )
+
     def image(self, step: int, name: str, picture: np.ndarray) -> None:
         """A picture `[H, W, 1 or 3]` in [-1, 1]; values outside are clipped."""
         pixels = to_bytes(picture)
@@ -96,6 +138,20 @@ class MetricWriter:
         """Ends the writers' runs."""
         for writer in self._writers.values():
             writer.close()
+
+
+def _not_finite(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """The numbers of one step that are not finite, by name; those of heads by their place.
+
+    A band of t_hat without a sample is no number either, and not told.
+    """
+    return {
+        name: value
+        for name, value in _scalars(
+            {name: np.asarray(value).tolist() for name, value in metrics.items()}
+        ).items()
+        if not np.isfinite(value) and "t_hat" not in name
+    }
 
 
 def _scalars(record: Mapping[str, Any]) -> dict[str, float]:

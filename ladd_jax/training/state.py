@@ -1,9 +1,11 @@
 """The training state on a mesh."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
@@ -56,6 +58,21 @@ def state_shardings(
         optimizer=like(optimizer, abstract.optimizer, params),
         heads_optimizer=heads_moments,
     )
+
+
+@jax.jit
+def _finite(trees: dict[str, Any]) -> dict[str, jax.Array]:
+    return {
+        name: jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]))
+        for name, tree in trees.items()
+    }
+
+
+def not_finite(state: TrainState) -> list[str]:
+    """Names of the trees of a state that hold a number that is not finite; waits for the device."""
+    trees = {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
+    finite = _finite({name: tree for name, tree in trees.items() if jax.tree.leaves(tree)})
+    return [name for name, value in jax.device_get(finite).items() if not value]
 
 
 def abstract_like(shapes: Any, shardings: Any) -> Any:

@@ -6,7 +6,7 @@ import pytest
 
 from ladd_jax.config import base_config, typed
 from ladd_jax.config.fields import to_dict
-from ladd_jax.config.workdir import first_difference, read, settle
+from ladd_jax.config.workdir import first_difference, keep_rates, read, settle
 
 
 def fields(**changes):
@@ -25,6 +25,22 @@ def test_the_first_field_that_changes_the_result_is_named():
 @pytest.mark.parametrize("change", [{"log__every": 7}, {"evaluate__samples": 9}])
 def test_fields_that_do_not_change_what_is_computed_may_differ(change):
     assert first_difference(fields(), fields(**change)) == ""
+
+
+LOWER = {"distil__optimizer__learning_rate": 1e-7, "pretrain__optimizer__clip_norm": 0.5}
+
+
+def test_a_training_may_go_on_with_other_rates_and_the_workdir_says_so(tmp_path):
+    settle(tmp_path, fields())
+    settle(tmp_path, fields(**LOWER))
+    assert read(tmp_path) == typed(base_config())
+    assert "distil.optimizer.learning_rate was" in first_difference(fields(), fields(**LOWER))
+    assert first_difference(fields(), fields(**LOWER), rates=False) == ""
+    other = fields(**LOWER, distil__optimizer__beta1=0.5)
+    with pytest.raises(ValueError, match="distil.optimizer.beta1 was 0.0 and is 0.5"):
+        settle(tmp_path, other)
+    keep_rates(tmp_path, fields(**LOWER))
+    assert read(tmp_path).distil.optimizer.learning_rate == 1e-7
 
 
 def test_a_run_of_an_older_version_goes_on_where_new_fields_are_at_their_defaults(tmp_path):

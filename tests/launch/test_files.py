@@ -8,6 +8,8 @@ import jsonschema
 import pytest
 import yaml
 
+from ladd_jax.parallel.stopping import EXIT_CODE
+
 LAUNCH = Path(__file__).parents[2] / "launch"
 
 
@@ -207,3 +209,40 @@ def test_slurm_starts_the_command_once_for_each_gpu(tmp_path):
             text=True, check=False,
         )  # fmt: skip
         assert result.returncode == 2 and result.stderr.startswith("error: no ")
+
+
+@pytest.mark.parametrize(("code", "queued"), [(75, ["requeue 7"]), (3, []), (0, [])])
+def test_slurm_queues_a_job_again_that_was_told_to_stop_and_no_other(tmp_path, code, queued):
+    (tmp_path / ".venv" / "bin").mkdir(parents=True)
+    (tmp_path / ".venv" / "bin" / "activate").touch()
+    # Its options, then the command.
+    programs = {
+        "srun": 'while [[ $1 == -* ]]; do shift; done; exec "$@"',
+        "scontrol": f'echo "$@" >>{tmp_path}/calls',
+    }
+    for name, body in programs.items():
+        (tmp_path / name).write_text(f"#!/bin/bash\n{body}\n")
+        (tmp_path / name).chmod(0o755)
+    environment = {
+        "PATH": f"{tmp_path}:/usr/bin:/bin", "SLURM_CPUS_PER_TASK": "8", "SLURM_JOB_ID": "7"
+    }  # fmt: skip
+    result = subprocess.run(
+        ["bash", LAUNCH / "slurm.sbatch", "bash", "-c", f"exit {code}"],
+        cwd=tmp_path, env=environment, check=False,
+    )  # fmt: skip
+    assert result.returncode == code
+    calls = tmp_path / "calls"
+    assert (calls.read_text().splitlines() if calls.exists() else []) == queued
+    assert not list(tmp_path.glob(".ladd-stopped-*"))
+
+
+def test_the_jobset_starts_a_job_again_that_was_told_to_stop(documents):
+    _, jobset = documents
+    (slice_,) = jobset["spec"]["replicatedJobs"]
+    job = slice_["template"]["spec"]
+    (container,) = job["template"]["spec"]["containers"]
+    rule, _ = job["podFailurePolicy"]["rules"]
+    assert rule["onExitCodes"]["values"] == [EXIT_CODE]
+    assert rule["onExitCodes"]["containerName"] == container["name"]
+    (restart,) = jobset["spec"]["failurePolicy"]["rules"]
+    assert restart["onJobFailureReasons"] == ["PodFailurePolicy"]

@@ -129,6 +129,16 @@ def test_a_run_that_fails_gives_its_code_and_the_last_lines_of_the_hosts_that_fa
     assert "no memory on host 1" in result.stderr
 
 
+def test_a_run_that_was_told_to_stop_is_continued(cloud):
+    (cloud / "states").write_text("ACTIVE\n")
+    script = "[ -e ~/once ] && exit 0; touch ~/once; exit 75"
+    assert run(cloud, "run", "bash", "-c", script).returncode == 0
+    assert (cloud / "installs").read_text().count("--editable .[tpu]") == 4
+    # By `stop`, it is not.
+    script = "touch ~/ladd.stopped; exit 75"
+    assert run(cloud, "run", "bash", "-c", script).returncode == 75
+
+
 def test_stop_ends_the_run_on_all_hosts_and_delete_gives_the_slice_back(cloud):
     (cloud / "states").write_text("ACTIVE\n")
     script = "touch ~/started; (sleep 60; touch ~/alive) & sleep 60"

@@ -4,6 +4,7 @@ import collections
 import itertools
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,11 +12,13 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+import stopped_job
 import tiny
 import tiny_job
 
 from ladd_jax.data.shards import Shards
 from ladd_jax.parallel.mesh import make_mesh
+from ladd_jax.parallel.stopping import EXIT_CODE
 from ladd_jax.training.checkpoint import Checkpoints
 from ladd_jax.training.metrics import read_history
 from ladd_jax.training.state import abstract_like
@@ -275,6 +278,42 @@ def test_a_workdir_that_the_others_do_not_see_is_an_error(tmp_path):
     result = launch(2, "bash", "-c", script)
     assert result.returncode == 2, result.stderr
     assert "process 1 does not see" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("silent", "words"),
+    [(0, "process 1 ends, since process 0 at .* did not answer"),
+     (1, r"process 0 ends, since process 1 \(\d+ on .*\) gave no sign of life")],
+)  # fmt: skip
+def test_a_process_that_stands_still_is_named_by_the_other_which_ends(tmp_path, silent, words):
+    script = tmp_path / "silent.py"
+    script.write_text(
+        "import os, signal, jax\n"
+        "from ladd_jax.parallel import liveness, processes\n"
+        "liveness.LOST_SECONDS = 5.0\n"
+        "with processes.together(60.0):\n"
+        "    processes.barrier('begun')\n"
+        f"    if jax.process_index() == {silent}:\n"
+        "        os.kill(os.getpid(), signal.SIGSTOP)\n"
+        "    processes.barrier('done')\n"
+    )
+    result = launch(2, sys.executable, script)
+    assert result.returncode == 1, result.stderr
+    assert re.search(words, result.stderr)
+
+
+@pytest.mark.parametrize(("process", "name"), [(0, "SIGINT"), (1, "SIGTERM")])
+def test_a_signal_to_one_process_ends_all_after_the_same_step_with_its_checkpoint(
+    tmp_path, process, name
+):
+    script = Path(stopped_job.__file__)
+    result = launch(2, sys.executable, script, tmp_path, str(process), name)
+    assert result.returncode == EXIT_CODE, result.stderr
+    (step,) = (path.name for path in (tmp_path / "checkpoints").iterdir())
+    assert 5 <= int(step) < 400
+    assert f"goes on from step {step} of test" in result.stderr
+    assert read_history(tmp_path)[-1]["step"] == int(step)
+    assert "Traceback" not in result.stderr
 
 
 def test_a_process_that_loses_another_says_so_in_one_sentence(tmp_path):

@@ -1,0 +1,33 @@
+"""What a writer that was killed has left in a workdir."""
+
+import logging
+import shutil
+from pathlib import Path
+
+_LOG = logging.getLogger(__name__)
+
+# A file that was not whole yet, and a checkpoint that Orbax had not finished.
+_UNFINISHED = (".partial", ".orbax-checkpoint-tmp")
+
+
+def remove_unfinished(workdir: Path) -> None:
+    """Removes what was being written when a run of this workdir was killed.
+
+    Only the owner of the workdir may do it, before anything writes there. Folders that another
+    command may be writing to, such as those of pictures, are left alone.
+    """
+    folders = (
+        "encoded", "held_out", "synthesized", "pretrain", "finetune", "distil", "evaluation",
+    )  # fmt: skip
+    found = [*workdir.iterdir()]
+    for folder in folders:
+        found += (workdir / folder).rglob("*")
+    # A folder comes before what is in it, which is gone with it.
+    for path in found:
+        if not path.name.endswith(_UNFINISHED):
+            continue
+        _LOG.info("removes %s, which was not finished", path)
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)

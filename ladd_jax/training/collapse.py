@@ -1,0 +1,101 @@
+"""A student that collapses, seen in its metrics."""
+
+import logging
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from ladd_jax.errors import UserError
+from ladd_jax.parallel.processes import as_process_0
+
+_LOG = logging.getLogger(__name__)
+
+
+class CollapsedError(UserError):
+    """Metrics say that training no longer leads anywhere."""
+
+
+class CollapseWatch:
+    """Looks at each record for heads that always win and for a student that left where it began.
+
+    A finding is one that `records` in a row have in common:
+
+    - `accuracy` is `accuracy` or more: the student learns nothing from heads that are never wrong.
+    - `x0_hat_std` is outside of `lowest` to `highest` times the first record's: contrast is lost or
+      blows up.
+    - `preview/seed_spread/N` is below `lowest` times the first preview's: a prompt has one picture.
+    """
+
+    def __init__(
+        self,
+        history: Iterable[Mapping[str, Any]],
+        *,
+        records: int,
+        accuracy: float,
+        lowest: float,
+        highest: float,
+        stop: bool,
+    ):
+        """Begins where a training does, or goes on.
+
+        Args:
+          history: the records until now.
+          records: how many in a row make a finding.
+          accuracy: of the heads.
+          lowest: share of the first value.
+          highest: multiple of the first value.
+          stop: whether a finding stops the training; else it is a warning.
+        """
+        self._records = records
+        self._accuracy, self._lowest, self._highest = accuracy, lowest, highest
+        self._stop = stop
+        self._first: dict[str, float] = {}
+        self._count: dict[str, int] = {}
+        for record in history:
+            self._findings(record)
+
+    def see(self, record: Mapping[str, Any]) -> None:
+        """Warns of a new finding in a record.
+
+        Raises:
+          CollapsedError: there is one, and it is to stop the training. All processes raise it.
+        """
+        new = [told for name, told in self._findings(record) if self._count[name] == self._records]
+        told = (
+            f"in {self._records} records up to step {record['step']} {' and '.join(new)}: lower "
+            f"the learning rate, or see the table of sick runs in docs/tuning.md"
+        )
+        if self._stop and as_process_0(bool(new)):
+            raise CollapsedError(f"{told}; the same command goes on from the last checkpoint")
+        if new:
+            _LOG.warning("%s", told)
+
+    def _findings(self, record: Mapping[str, Any]) -> list[tuple[str, str]]:
+        """What is outside of its band, by name and in words; counts it."""
+        found = []
+        for name, value in record.items():
+            told = self._outside(name, value)
+            if told is None:
+                continue
+            self._count[name] = self._count.get(name, 0) + 1 if told else 0
+            if told:
+                found.append((name, told))
+        return found
+
+    def _outside(self, name: str, value: Any) -> str | None:
+        """In words how a metric is outside of its band; empty inside, None for any other metric."""
+        if name == "accuracy":
+            if value < self._accuracy:
+                return ""
+            return f"accuracy is {value:.3f} and the limit is {self._accuracy:g}"
+        if name != "x0_hat_std" and not name.startswith("preview/seed_spread/"):
+            return None
+        first = self._first.setdefault(name, value)
+        if value < self._lowest * first:
+            return (
+                f"{name} is {value:.3g}, less than {self._lowest:g} times its {first:.3g} at first"
+            )
+        if name == "x0_hat_std" and value > self._highest * first:
+            return (
+                f"{name} is {value:.3g}, more than {self._highest:g} times its {first:.3g} at first"
+            )
+        return ""

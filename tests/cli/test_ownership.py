@@ -1,0 +1,114 @@
+"""A workdir has one job at a time, and a dead one does not keep it."""
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from ladd_jax.cli.ownership import OWNER, Owner, owned
+
+ROOT = Path(__file__).parents[2]
+
+# Owns a workdir, says so, and stays.
+STAYS = """
+import sys, time
+from pathlib import Path
+from ladd_jax.cli.ownership import owned
+with owned(Path(sys.argv[1]), beat_seconds=0.1):
+    print("owns", flush=True)
+    time.sleep(60)
+"""
+
+
+def staying(workdir):
+    process = subprocess.Popen(
+        [sys.executable, "-c", STAYS, workdir],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert process.stdout.readline() == "owns\n"
+    return process
+
+
+def write(workdir, age=0.0, **changes):
+    """The file of an owner that differs from this process, touched some seconds ago."""
+    owner = dataclasses.replace(Owner.here(), **changes)
+    path = workdir / OWNER
+    path.write_text(json.dumps(dataclasses.asdict(owner)))
+    os.utime(path, (time.time() - age,) * 2)
+    return path
+
+
+def test_a_second_job_is_refused_and_told_whose_the_workdir_is(tmp_path):
+    with owned(tmp_path / "run"):
+        with pytest.raises(ValueError, match=rf"belongs to process {os.getpid()} on .*--workdir"):
+            with owned(tmp_path / "run"):
+                pass
+        assert (tmp_path / "run" / OWNER).exists()
+    assert not list((tmp_path / "run").iterdir())
+
+
+def test_a_job_that_fails_leaves_its_workdir(tmp_path):
+    with pytest.raises(KeyError), owned(tmp_path):
+        raise KeyError
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("reaped", [True, False])
+def test_a_job_that_was_killed_is_taken_over_from_at_once(tmp_path, reaped):
+    with staying(tmp_path) as process:
+        with pytest.raises(ValueError, match=f"process {process.pid} on"), owned(tmp_path):
+            pass
+        process.kill()
+        # A process that its parent has not asked for keeps its number.
+        if reaped:
+            process.wait()
+        else:
+            os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        with owned(tmp_path):
+            assert json.loads((tmp_path / OWNER).read_text())["process"] == os.getpid()
+
+
+def test_another_process_of_the_same_number_is_not_the_owner(tmp_path):
+    write(tmp_path, started="1")
+    with owned(tmp_path):
+        pass
+
+
+def test_an_owner_on_another_machine_is_dead_when_its_file_was_not_touched_for_long(tmp_path):
+    write(tmp_path, age=100, machine="another")
+    with owned(tmp_path, dead_seconds=60):
+        pass
+
+
+def test_whether_an_owner_on_another_machine_lives_is_waited_for(tmp_path):
+    write(tmp_path, machine="another", host="far")
+    begun = time.monotonic()
+    with owned(tmp_path, dead_seconds=0.5):
+        assert time.monotonic() - begun > 0.5
+    path = write(tmp_path, machine="another", host="far")
+    beat = threading.Timer(0.3, os.utime, [path])
+    beat.start()
+    with pytest.raises(ValueError, match="on far, which is running"), owned(tmp_path):
+        pass
+    assert path.exists()
+
+
+def test_a_damaged_file_is_that_of_an_owner_elsewhere(tmp_path):
+    (tmp_path / OWNER).write_text('{"host": "x"')
+    with owned(tmp_path, dead_seconds=0.1):
+        assert json.loads((tmp_path / OWNER).read_text())["process"] == os.getpid()
+
+
+def test_a_job_that_stood_still_and_was_taken_over_from_ends(tmp_path):
+    with staying(tmp_path) as process:
+        write(tmp_path)
+        assert process.wait(20) == 1
+        assert "taken over by another job" in process.stderr.read()
+    assert (tmp_path / OWNER).exists()
