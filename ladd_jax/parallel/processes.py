@@ -174,7 +174,7 @@ def together(timeout: float) -> Iterator[None]:
 def _leave(error: BaseException) -> None:
     if isinstance(error, SystemExit):
         code = error.code if isinstance(error.code, int) else int(error.code is not None)
-    elif _TRANSPORTS.match(str(error)):
+    elif lost_another(error):
         time.sleep(_GRACE_SECONDS)
         print(
             f"error: process {jax.process_index()} lost another process in the middle of a "
@@ -201,6 +201,18 @@ def as_process_0(value: bool) -> bool:
     if jax.process_count() == 1:
         return value
     return bool(multihost_utils.broadcast_one_to_all(np.int32(value)))
+
+
+def as_all(value: bool) -> bool:
+    """Whether the value holds on every process, for what all must decide alike."""
+    if jax.process_count() == 1:
+        return value
+    return bool(np.all(multihost_utils.process_allgather(np.int32(value))))
+
+
+def lost_another(error: BaseException) -> bool:
+    """Whether an error says that a transport between processes failed."""
+    return bool(_TRANSPORTS.match(str(error)))
 
 
 @contextlib.contextmanager

@@ -60,6 +60,7 @@ def checkpoints_of(config: Config, workdir: Path, stage: str) -> Checkpoints:
     """The checkpoints of a stage.
 
     Raises:
+      DamagedError: there are some, and all are damaged.
       UserError: there are some, made with another config.
     """
     saved = Checkpoints(
@@ -211,7 +212,7 @@ def _load(
     config: Config, workdir: Path, stage: str, steps: int, abstract: TrainState
 ) -> TrainState:
     saved = _finished(config, workdir, stage, steps)
-    state = saved.restore(abstract)
+    state = saved.restore(abstract, steps)
     saved.close()
     return state
 

@@ -37,7 +37,7 @@ def run_training(
     fresh: Callable[[], TrainState],
     preview: Callable[[TrainState, int, MetricWriter], dict[str, float]] | None = None,
 ) -> None:
-    """Trains from a workdir's newest checkpoint, or from the start; does nothing when done.
+    """Trains from the newest checkpoint that is whole, or from the start; does nothing when done.
 
     Args:
       training: what is trained; checkpoints and metrics go to the folder of its name.
@@ -65,8 +65,8 @@ def run_training(
             overview = parameter_overview.get_parameter_overview(state.params, include_stats=False)
             _LOG.info("%s: parameters\n%s", name, overview)
     else:
-        state = saved.restore(abstract_like(shapes, training.shardings))
-        _LOG.info("%s: goes on at step %d", name, start)
+        state = saved.restore_newest(abstract_like(shapes, training.shardings))
+        _LOG.info("%s: goes on at step %d", name, int(state.step))
     traced = config.log.traced
     if traced and traced[-1] <= int(state.step):
         _LOG.warning("%s: no trace of steps %s, they are done", name, config.log.profile)
