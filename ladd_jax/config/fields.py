@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 
 from ladd_jax.config.arguments import nearest
 from ladd_jax.data.buckets import Bucket
+from ladd_jax.data.images import MAX_PIXELS
 from ladd_jax.data.sources import SOURCES
 from ladd_jax.diffusion.sampling import GENERATOR_SAMPLERS
 from ladd_jax.errors import UserError
@@ -75,7 +76,13 @@ class Data:
     subset: str = ""  # of a dataset of the hub: name of its configuration
     stream: bool = False  # of the hub: fetch no more than `limit` asks for
     limit: int = 0  # of images: read the first ones alone; 0: all
-    unreadable: float = 0.01  # share of the images that may be left out
+    # Records that may be left out because they cannot be read, wherever their fault is: a share
+    # and a number, of which the larger counts.
+    max_unreadable: tuple[float, int] = (0.01, 1)
+    # What is done where a record of the shards is damaged: stop, or skip, which takes another one,
+    # up to `max_unreadable`.
+    on_corrupt: str = "stop"
+    max_pixels: int = MAX_PIXELS  # of a picture; larger ones cannot be read
     # Of images: DIR/vae of a pipeline makes the latents. Empty: the one of `weights`, and without
     # weights the pixels are the latents.
     autoencoder: str = ""
@@ -115,14 +122,22 @@ class Data:
         _at_least_one(
             self, "data",
             "examples", "records_per_shard", "text_batch_size", "image_batch_size", "text_length",
-            "max_buckets",
+            "max_buckets", "max_pixels",
         )  # fmt: skip
+        if self.max_pixels > MAX_PIXELS:
+            raise UserError(f"data.max_pixels is {self.max_pixels}: use {MAX_PIXELS} or less")
         if self.held_out_examples < 2:
             raise UserError(f"data.held_out_examples is {self.held_out_examples}: use 2 or more")
         if not 0 <= self.held_out < 1:
             raise UserError(f"data.held_out is {self.held_out:g}: use a share from 0 to below 1")
-        if not 0 <= self.unreadable <= 1:
-            raise UserError(f"data.unreadable is {self.unreadable:g}: use a share from 0 to 1")
+        _one_of(self.on_corrupt, "data.on_corrupt", "stop", "skip")
+        if len(self.max_unreadable) != 2 or not (
+            0 <= self.max_unreadable[0] <= 1 and self.max_unreadable[1] >= 0
+        ):
+            raise UserError(
+                f"data.max_unreadable is {self.max_unreadable}: use a share from 0 to 1 and a "
+                f"number of 0 or more, such as (0.01, 1)"
+            )
         if min(self.limit, self.resolution) < 0:
             name = "limit" if self.limit < 0 else "resolution"
             raise UserError(f"data.{name} is {getattr(self, name)}: use 0 or more")

@@ -7,11 +7,10 @@ import jax
 from ladd_jax.config import objectives
 from ladd_jax.config.architectures import generator_architecture, teacher_architecture
 from ladd_jax.config.fields import Config, to_dict
-from ladd_jax.data.shards import Shards
 from ladd_jax.errors import UserError
 from ladd_jax.objectives.base import TrainState
 from ladd_jax.parallel.mesh import make_mesh
-from ladd_jax.stages.load import encoded, load_generator, load_teacher, synthesized
+from ladd_jax.stages.load import load_generator, load_teacher, shards_of
 from ladd_jax.stages.previews import Previews
 from ladd_jax.stages.train import run_training
 from ladd_jax.training.loop import Training
@@ -25,12 +24,11 @@ def distil(config: Config, workdir: Path) -> None:
     stage = config.distil
     mesh = make_mesh(config.mesh.sizes)
     objective = objectives.ladd(config)
-    directory = {"synthesized": synthesized, "encoded": encoded}[stage.data](workdir)
-    shards = Shards(directory)
+    shards = shards_of(config, workdir, stage.data)
     if not shards.has_latents:
         raise UserError(
-            f"{directory} holds prompts without latents: use distil.data=synthesized, or encode "
-            f"images"
+            f"{shards.directory} holds prompts without latents: use distil.data=synthesized, or "
+            f"encode images"
         )
 
     seed = config.seed + stage.seed

@@ -1,7 +1,6 @@
 """A student of a run as files of other programs; its family says which files."""
 
 import json
-import os
 import shutil
 import uuid
 from collections.abc import Sequence
@@ -21,6 +20,7 @@ from ladd_jax.parallel.mesh import make_mesh
 from ladd_jax.stages.load import load_student_weights, student_step, trained_buckets
 from ladd_jax.stages.trained import FACTS
 from ladd_jax.weights.source import PIPELINE_INDEX
+from ladd_jax.whole_files import publish
 
 
 def export(
@@ -74,7 +74,7 @@ def export(
                 "step": step,
             }
             (partial / FACTS).write_text(json.dumps(facts, indent=2, sort_keys=True) + "\n")
-        os.replace(partial, out)
+        publish(partial, out.absolute())
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 

@@ -1,6 +1,7 @@
 """What the stages of a run have left in its workdir: shards, checkpoints, networks."""
 
 import dataclasses
+from logging import getLogger
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from jax.sharding import Mesh
 
 from ladd_jax.config import architectures, objectives
 from ladd_jax.config.fields import Config, to_dict
-from ladd_jax.config.workdir import STAGE_FIELDS, first_difference
+from ladd_jax.config.workdir import STAGE_FIELDS, first_difference, identity, set_difference
 from ladd_jax.data.buckets import Bucket
 from ladd_jax.data.shards import Shards, is_complete
 from ladd_jax.errors import NotFoundError, UserError
@@ -22,6 +23,8 @@ from ladd_jax.parallel.mesh import parameter_shardings
 from ladd_jax.training.checkpoint import Checkpoints
 from ladd_jax.training.program import distillation_layout
 from ladd_jax.training.state import abstract_like, state_shardings
+
+_LOG = getLogger(__name__)
 
 STUDENTS = {"ema": "ema", "student": "params"}
 """The two students of a run, its average and the one in training: their trees in the state."""
@@ -42,6 +45,36 @@ def synthesized(workdir: Path) -> Path:
     return workdir / "synthesized"
 
 
+_SETS = {"encoded": encoded, "held_out": held_out, "synthesized": synthesized}
+
+
+def shards_of(config: Config, workdir: Path, name: str) -> Shards:
+    """A set of shards of a run, which is the run's own or one made from the same fields.
+
+    Args:
+      config: the run's config.
+      workdir: the run's workdir.
+      name: `encoded`, `held_out` or `synthesized`.
+
+    Raises:
+      NotFoundError: it is not complete.
+      UserError: it is damaged, or another set.
+    """
+    skips = config.data.on_corrupt == "skip"
+    shards = Shards(_SETS[name](workdir), config.data.max_unreadable if skips else (0.0, 0))
+    old, new = shards.identity, identity(to_dict(config), name)
+    if not old:
+        _LOG.warning("%s does not say what it was made of: it is used as it is", shards.directory)
+        return shards
+    difference = set_difference(old, new)
+    if difference:
+        raise UserError(
+            f"{shards.directory} is another set than this run's ({difference}): put its own there, "
+            f"remove it and run the stage that writes it again, or set the field back"
+        )
+    return shards
+
+
 def trained_buckets(config: Config, workdir: Path) -> tuple[Bucket, ...]:
     """The buckets that a run trains on: those of its config that have records, or all that it has.
 
@@ -52,7 +85,7 @@ def trained_buckets(config: Config, workdir: Path) -> tuple[Bucket, ...]:
     named = tuple(Bucket.parse(name) for name in config.data.buckets)
     if named and not is_complete(encoded(workdir)):
         return named
-    found = Shards(encoded(workdir)).buckets
+    found = shards_of(config, workdir, "encoded").buckets
     return tuple(bucket for bucket in named if bucket in found) or found
 
 

@@ -6,10 +6,9 @@ import jax
 
 from ladd_jax.config import objectives
 from ladd_jax.config.fields import Config, to_dict
-from ladd_jax.data.shards import Shards
 from ladd_jax.objectives.base import TrainState
 from ladd_jax.parallel.mesh import lay, make_mesh, replicated
-from ladd_jax.stages.load import encoded
+from ladd_jax.stages.load import shards_of
 from ladd_jax.stages.train import run_training
 from ladd_jax.training.loop import Training
 from ladd_jax.training.state import create, state_shardings
@@ -20,7 +19,7 @@ def pretrain(config: Config, workdir: Path) -> None:
     stage = config.pretrain
     mesh = make_mesh(config.mesh.sizes)
     objective = objectives.flow_matching(config)
-    shards = Shards(encoded(workdir))
+    shards = shards_of(config, workdir, "encoded")
     optimizer = objective.optimizer.build()
 
     def init(key: jax.Array) -> TrainState:
