@@ -14,6 +14,7 @@ from absl import logging as absl_logging
 
 from ladd_jax.cli import flags
 from ladd_jax.cli.compilation_cache import keep_programs
+from ladd_jax.cli.disk_errors import disk_error
 from ladd_jax.cli.preflight import check
 from ladd_jax.config.architectures import read_architectures
 from ladd_jax.config.fields import Config, to_dict, typed
@@ -104,11 +105,16 @@ def _config() -> Config:
 
 @contextlib.contextmanager
 def _failing() -> Iterator[None]:
-    """Turns errors for the user into one sentence and exit code 2."""
+    """Turns errors for the user, of disks and paths too, into one sentence and exit code 2."""
     try:
         yield
     except UserError as error:
         flags.fail(error)
+    except Exception as error:
+        sentence = disk_error(error)
+        if not sentence:
+            raise
+        flags.fail(sentence)
 
 
 def _start(body: Callable[[], None], *read: str) -> None:
