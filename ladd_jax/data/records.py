@@ -47,6 +47,36 @@ class Records(Protocol):
         ...
 
 
+# That disks and notebooks make.
+_STRAY = "lost+found"
+
+
+def files_below(folder: Path) -> list[Path]:
+    """All files in a folder and in those within it; what is hidden or of the system is ignored."""
+
+    def is_stray(file: Path) -> bool:
+        parts = file.relative_to(folder).parts
+        return any(part.startswith(".") or part == _STRAY for part in parts)
+
+    return [file for file in folder.rglob("*") if not is_stray(file) and file.is_file()]
+
+
+def read_inside(folder: Path, name: str) -> bytes:
+    """The bytes of a file of a folder; links out of it are not followed.
+
+    Those of the hub's cache are, whose snapshots are links to its own blobs.
+
+    Raises:
+      UserError: it is a link to somewhere else.
+      OSError, ValueError: it cannot be read.
+    """
+    file, root = (folder / name).resolve(), folder.resolve()
+    roots = [root, *(p.parent / "blobs" for p in root.parents if p.name == "snapshots")]
+    if not any(file.is_relative_to(place) for place in roots):
+        raise UserError(f"it is a link out of {folder}: copy the file into it")
+    return file.read_bytes()
+
+
 class Unreadable:
     """Records that could not be read: counted, listed and left out, up to a limit.
 

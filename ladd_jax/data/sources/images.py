@@ -83,6 +83,7 @@ def open_source(config: Any, buckets: Sequence[Bucket], workdir: Path) -> Source
         subset=data.subset,
         stream=workdir / "streamed.arrow" if data.stream else None,
         limit=data.limit,
+        strict=False,
     )
     seen = _look(images, data, workdir)
     if not buckets:
