@@ -78,7 +78,7 @@ class Data:
     limit: int = 0  # of images: read the first ones alone; 0: all
     # Records that may be left out because they cannot be read, wherever their fault is: a share
     # and a number, of which the larger counts.
-    max_unreadable: tuple[float, int] = (0.01, 1)
+    max_unreadable: tuple[float, int] = (0.01, 0)
     # What is done where a record of the shards is damaged: stop, or skip, which takes another one,
     # up to `max_unreadable`.
     on_corrupt: str = "stop"
@@ -131,12 +131,15 @@ class Data:
         if not 0 <= self.held_out < 1:
             raise UserError(f"data.held_out is {self.held_out:g}: use a share from 0 to below 1")
         _one_of(self.on_corrupt, "data.on_corrupt", "stop", "skip")
-        if len(self.max_unreadable) != 2 or not (
-            0 <= self.max_unreadable[0] <= 1 and self.max_unreadable[1] >= 0
+        numbers = all(isinstance(value, int | float) for value in self.max_unreadable)
+        if (
+            len(self.max_unreadable) != 2
+            or not numbers
+            or not (0 <= self.max_unreadable[0] <= 1 and self.max_unreadable[1] >= 0)
         ):
             raise UserError(
                 f"data.max_unreadable is {self.max_unreadable}: use a share from 0 to 1 and a "
-                f"number of 0 or more, such as (0.01, 1)"
+                f"number of 0 or more, such as (0.01, 5)"
             )
         if min(self.limit, self.resolution) < 0:
             name = "limit" if self.limit < 0 else "resolution"

@@ -132,7 +132,10 @@ def _read_header(file: Path, size: int) -> tuple[dict[str, Any], int]:
         (length,) = struct.unpack("<Q", first)
         if 8 + length > size:
             raise UserError("its header would be longer than the file")
-        return dict(json.loads(stream.read(length))), 8 + length
+        header = json.loads(stream.read(length))
+        if not isinstance(header, dict):
+            raise UserError("its header is no JSON object")
+        return header, 8 + length
 
 
 def weight_dtype(dtype: Any) -> np.dtype:
