@@ -213,14 +213,15 @@ class Checkpoints:
         self._manager.close()
 
     def _steps(self) -> list[int]:
-        """Steps of all checkpoints, newest first: those too of which Orbax sees that they are not
-        whole, and of which it tells nothing."""
-        found = set(self._manager.all_steps())
-        for file in self.directory.iterdir():
-            # One that is being written has another name, but where its disk is an object store.
-            if file.name.isdecimal() and file.is_dir() and (file / _STATE).is_dir():
-                found.add(int(file.name))
-        return sorted(found, reverse=True)
+        """Steps of all checkpoints on disk, newest first, whole or not.
+
+        Orbax tells nothing of those that it sees are not, and counts those that it is writing,
+        whose folders have other names until they are done.
+        """
+        if not self.directory.is_dir():
+            return []
+        folders = (file for file in self.directory.iterdir() if file.is_dir())
+        return sorted((int(f.name) for f in folders if f.name.isdecimal()), reverse=True)
 
     def _damage(self, step: int) -> str:
         """What is wrong with a checkpoint, as far as can be told without its arrays; or empty."""
@@ -236,7 +237,10 @@ class Checkpoints:
 
     def _look(self, step: int) -> str:
         if step not in self._manager.all_steps():
-            return "its mark of completeness is missing"
+            # It may have been written since, by another command.
+            self._manager.reload()
+            if step not in self._manager.all_steps():
+                return "its mark of completeness is missing"
         config, saved = self._json(step, _CONFIG), _paths(self._metadata(step)).keys()
         if not saved:
             return "its state has no metadata"
