@@ -15,3 +15,7 @@ class NotFoundError(UserError, FileNotFoundError):
 
 class ExistsError(UserError, FileExistsError):
     """There is something already where the user wants something written."""
+
+
+class DamagedError(UserError):
+    """A file is there and not whole: cut, empty, changed, or other than its name says."""

@@ -127,7 +127,8 @@ def test_decoded_pictures_are_looked_at_in_parts_and_keep_a_grid_of_pixels():
 def test_an_encoder_learns_from_the_samples_where_the_data_have_no_pictures(tmp_path):
     write(encoded(tmp_path), {SQUARE: 3}, latents=False)
     write(synthesized(tmp_path), {SQUARE: 20})
-    found = training_pictures(tmp_path, lambda latents: latents.repeat(16, 1).repeat(16, 2))
+    config = typed(digits.get_config())
+    found = training_pictures(config, tmp_path, lambda latents: latents.repeat(16, 1).repeat(16, 2))
     images, prompts = found[SQUARE]
     assert images.shape == (20, 64, 64, 1) and prompts[3] == "p3"
     np.testing.assert_allclose(images[3], 0.03, atol=1e-6)

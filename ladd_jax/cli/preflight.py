@@ -119,8 +119,11 @@ def _check_examples(config: Config) -> None:
     if "pretrain" in config.stages:
         batches["pretrain"] = config.pretrain.batch_size
     own_samples = config.distil.data == "synthesized" and config.synthesize.samples
-    if "distil" in config.stages and not own_samples:
-        batches["distil"] = config.distil.batch_size
+    if not own_samples:
+        if "finetune" in config.stages and config.finetune.steps:
+            batches["finetune"] = config.finetune.batch_size
+        if "distil" in config.stages:
+            batches["distil"] = config.distil.batch_size
     for stage, size in batches.items():
         if config.data.examples < size:
             raise UserError(

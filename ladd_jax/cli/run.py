@@ -131,11 +131,18 @@ def _config() -> Config:
 
 @contextlib.contextmanager
 def _refusing() -> Iterator[None]:
-    """Turns errors for the user into one sentence and exit code 2."""
+    """Turns errors for the user, of disks and paths too, into one sentence and exit code 2."""
+    from ladd_jax.cli.disk_errors import disk_error
+
     try:
         yield
     except UserError as error:
         flags.fail(error)
+    except Exception as error:
+        sentence = disk_error(error)
+        if not sentence:
+            raise
+        flags.fail(sentence)
 
 
 @contextlib.contextmanager

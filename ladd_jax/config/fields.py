@@ -14,6 +14,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from ladd_jax.data.buckets import Bucket
+from ladd_jax.data.images import MAX_PIXELS
 from ladd_jax.data.sources import SOURCES
 from ladd_jax.diffusion.sampling import GENERATOR_SAMPLERS
 from ladd_jax.errors import UserError
@@ -100,7 +101,13 @@ class Data:
     subset: str = ""  # of a dataset of the hub: name of its configuration
     stream: bool = False  # of the hub: fetch no more than `limit` asks for
     limit: int = 0  # of images: read the first ones alone; 0: all
-    unreadable: float = 0.01  # share of the images that may be left out
+    # Records that may be left out because they cannot be read, wherever their fault is: a share
+    # and a number, of which the larger counts.
+    max_unreadable: tuple[float, int] = (0.01, 0)
+    # What is done where a record of the shards is damaged: stop, or skip, which takes another one,
+    # up to `max_unreadable`.
+    on_corrupt: str = "stop"
+    max_pixels: int = MAX_PIXELS  # of a picture; larger ones cannot be read
     # Of images: DIR/vae of a pipeline makes the latents. Empty: the one of `weights`, and without
     # weights the pixels are the latents.
     autoencoder: str = ""
@@ -145,13 +152,25 @@ class Data:
             self,
             dict.fromkeys(counts, COUNT)
             | {
+                "max_pixels": Range(least=1, most=MAX_PIXELS),
                 "held_out_examples": Range(least=2),
                 "limit": NOT_NEGATIVE,
                 "resolution": NOT_NEGATIVE,
                 "held_out": Range(least=0, below=1),
-                "unreadable": SHARE,
             },
         )
+        _one_of(self.on_corrupt, "data.on_corrupt", "stop", "skip")
+        numbers = all(isinstance(value, int | float) for value in self.max_unreadable)
+        if (
+            len(self.max_unreadable) != 2
+            or not numbers
+            or self.max_unreadable[0] not in SHARE
+            or self.max_unreadable[1] not in NOT_NEGATIVE
+        ):
+            raise UserError(
+                f"data.max_unreadable is {self.max_unreadable}: use a share from 0 to 1 and a "
+                f"number of 0 or more, such as (0.01, 5)"
+            )
         if not self.buckets and not (self.source == "images" and self.resolution):
             raise UserError(
                 "data.buckets is empty: name one or more, such as 8x8, or, for images, set "

@@ -13,6 +13,8 @@ import numpy as np
 
 from ladd_jax.errors import UserError
 
+_NAME = re.compile(r"([1-9]\d*)x([1-9]\d*)")
+
 
 @dataclasses.dataclass(frozen=True, order=True)
 class Bucket:
@@ -35,6 +37,11 @@ class Bucket:
         """Height and width of the images, in pixels, for an autoencoder's reduction."""
         return self.height * reduction, self.width * reduction
 
+    @staticmethod
+    def is_name(name: str) -> bool:
+        """Whether a name is of a bucket."""
+        return bool(_NAME.fullmatch(name))
+
     @classmethod
     def parse(cls, name: str) -> "Bucket":
         """The bucket of a name.
@@ -42,7 +49,7 @@ class Bucket:
         Raises:
           UserError: the name is not two positive numbers around an x.
         """
-        match = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", name)
+        match = _NAME.fullmatch(name)
         if not match:
             raise UserError(f"bucket {name!r} is not ROWSxCOLUMNS, such as 8x16")
         return cls(int(match[1]), int(match[2]))

@@ -9,8 +9,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ladd_jax.data.image_tables import table_rows
-from ladd_jax.data.prompts import check_prompt, choose_column, objects, table_objects
-from ladd_jax.data.records import Record
+from ladd_jax.data.prompts import check_prompt, choose_column, objects_or_faults, table_objects
+from ladd_jax.data.records import Record, read_inside
 from ladd_jax.errors import NotFoundError, UserError
 
 METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
@@ -33,7 +33,7 @@ class ImageFolder:
       keys: file names of all records.
     """
 
-    def __init__(self, directory: str | Path, column: str = ""):
+    def __init__(self, directory: str | Path, column: str = "", *, strict: bool = True):
         """Reads the metadata, but no image.
 
         Args:
@@ -42,6 +42,8 @@ class ImageFolder:
             themselves whether they are for judges.
           column: name of the field with the prompt. If empty, whichever of `prompt`, `text` and
             `caption` there is.
+          strict: whether a row that is damaged, has no such field or names a file outside the
+            folder is an error here; else it is one of its record alone, which comes last.
 
         Raises:
           NotFoundError: there is no file of metadata.
@@ -51,34 +53,51 @@ class ImageFolder:
         self._directory = Path(directory)
         self._metadata = _metadata(self._directory)
         entries = []
+        faults = []
         for where, record in _rows(self._metadata):
-            name = record.get("file_name")
-            if not isinstance(name, str) or not name:
-                raise UserError(f"{where} has no file_name: name the image there")
-            path = PurePosixPath(name)
-            if path.is_absolute() or ".." in path.parts:
-                raise UserError(
-                    f"{where} names {name!r} outside {directory}: name files inside it, "
-                    f"relative to it"
-                )
-            # What the first record settles holds for all.
-            column = choose_column(record, column, where)
-            entries.append((name, where, record[column], _held_out(record, where)))
-        if not entries:
+            try:
+                if isinstance(record, UserError):
+                    raise record
+                name = self._name(record, where)
+                # What the first record settles holds for all.
+                column = choose_column(record, column, where)
+                entries.append((name, where, record[column], _held_out(record, where)))
+            except UserError as error:
+                if strict:
+                    raise
+                faults.append((where, error))
+        if not entries and not faults:
             raise UserError(f"{self._metadata} holds no records: write at least one")
         entries.sort(key=lambda entry: entry[0])
-        self.keys = [name for name, *_ in entries]
+        self.keys = [name for name, *_ in entries] + [where for where, _ in faults]
         self._rest = [rest for _, *rest in entries]
+        self._faults = [error for _, error in faults]
+
+    def _name(self, record: dict[str, Any], where: str) -> str:
+        """The file of a row."""
+        name = record.get("file_name")
+        if not isinstance(name, str) or not name:
+            raise UserError(f"{where} has no file_name: name the image there")
+        path = PurePosixPath(name)
+        if path.is_absolute() or ".." in path.parts:
+            raise UserError(
+                f"{where} names {name!r} outside {self._directory}: name files inside it, relative "
+                f"to it"
+            )
+        return name
 
     def __len__(self) -> int:
         return len(self.keys)
 
     def __getitem__(self, index: int) -> Record:
+        if index >= len(self._rest):
+            raise self._faults[index - len(self._rest)]
         name, (where, value, held_out) = self.keys[index], self._rest[index]
         prompt = check_prompt(value, where)
         try:
-            data = (self._directory / name).read_bytes()
-        except (OSError, ValueError) as error:
+            data = read_inside(self._directory, name)
+        # A loop of links has an error of its own.
+        except (OSError, ValueError, RuntimeError) as error:
             reason = getattr(error, "strerror", None) or error
             named = self._metadata.name
             raise UserError(f"{name}, named in {named}, cannot be read: {reason}") from error
@@ -103,10 +122,10 @@ def _metadata(directory: Path) -> Path:
     return found[0]
 
 
-def _rows(metadata: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The rows of a file of metadata, each with its place."""
+def _rows(metadata: Path) -> Iterator[tuple[str, dict[str, Any] | UserError]]:
+    """The rows of a file of metadata, or what is wrong with one, each with its place."""
     if metadata.suffix == ".jsonl":
-        return objects(metadata)
+        return objects_or_faults(metadata)
     if metadata.suffix == ".csv":
         return table_objects(metadata)
     return table_rows(metadata)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ladd_jax.data.prompts import check_prompt, choose_column, parse_object
-from ladd_jax.data.records import Record
+from ladd_jax.data.records import Record, files_below, read_inside
 from ladd_jax.errors import UserError
 
 _LOG = getLogger(__name__)
@@ -131,13 +131,11 @@ class CaptionedFolder(_Pairs):
         """
         super().__init__(column)
         root = Path(directory)
-        files = {
-            file.relative_to(root).as_posix(): file for file in root.rglob("*") if file.is_file()
-        }
+        files = {file.relative_to(root).as_posix(): file for file in files_below(root)}
         alone = []
         for name, members in sorted(_grouped(files, str(root)).items()):
             if any(suffix in members for suffix in IMAGE_SUFFIXES):
-                self._add(name, members, _file_reader(name, members))
+                self._add(name, members, _file_reader(root, name, members))
             else:
                 alone.append(name)
         if alone:
@@ -224,12 +222,13 @@ def _tar_reader(path: Path, members: _Members) -> Callable[[str], bytes]:
     return read
 
 
-def _file_reader(name: str, members: _Members) -> Callable[[str], bytes]:
+def _file_reader(root: Path, name: str, members: _Members) -> Callable[[str], bytes]:
     def read(suffix: str) -> bytes:
         try:
-            return Path(members[suffix]).read_bytes()
-        except OSError as error:
-            raise UserError(f"{name}.{suffix} cannot be read: {error.strerror}") from error
+            return read_inside(root, members[suffix].relative_to(root).as_posix())
+        except (OSError, UserError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise UserError(f"{name}.{suffix} cannot be read: {reason}") from error
 
     return read
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from ladd_jax.data.image_folders import METADATA, ImageFolder
 from ladd_jax.data.image_pairs import CaptionedFolder, ImageTars, has_pairs, image_count
 from ladd_jax.data.image_tables import open_table
-from ladd_jax.data.records import Records
+from ladd_jax.data.records import Records, files_below
 from ladd_jax.errors import NotFoundError, UserError
 
 _TABLES = (".parquet", ".arrow")
@@ -24,6 +24,7 @@ def open_images(
     subset: str = "",
     stream: Path | None = None,
     limit: int = 0,
+    strict: bool = True,
 ) -> Records:
     """The images of a path.
 
@@ -39,6 +40,7 @@ def open_images(
       subset: of the hub, name of the dataset's configuration.
       stream: of the hub, a file for the records of a dataset that is streamed.
       limit: of the hub, number of records to stream; 0: all.
+      strict: see `ImageFolder`.
 
     Raises:
       NotFoundError: there are none.
@@ -46,7 +48,7 @@ def open_images(
     """
     folder = Path(path).expanduser()
     if any((folder / name).is_file() for name in METADATA):
-        return ImageFolder(folder, column)
+        return ImageFolder(folder, column, strict=strict)
     table = functools.partial(open_table, column=column, image=image_column, split=split)
     if folder.is_dir():
         return _of_folder(folder, column, table)
@@ -66,7 +68,7 @@ def _of_folder(folder: Path, column: str, table: Callable[[Path], Records]) -> R
     tars = list(folder.glob("*.tar"))
     if tars:
         return ImageTars(tars, column)
-    files = [file.relative_to(folder) for file in folder.rglob("*") if file.is_file()]
+    files = [file.relative_to(folder) for file in files_below(folder)]
     names = [file.as_posix() for file in files]
     if has_pairs(names):
         return CaptionedFolder(folder, column)

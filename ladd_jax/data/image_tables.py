@@ -5,7 +5,6 @@ used. It keeps what it fetches and converts in its own cache (`HF_HOME`).
 """
 
 import contextlib
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +15,7 @@ from ladd_jax.data.prompts import COLUMNS, check_prompt, choose_column
 from ladd_jax.data.records import Record
 from ladd_jax.errors import NotFoundError, UserError
 from ladd_jax.parallel.processes import barrier, one_of_each_host_first
+from ladd_jax.whole_files import publish
 
 if TYPE_CHECKING:
     import datasets
@@ -226,7 +226,7 @@ def _keep(rows: Any, target: Path, where: str, column: str, image: str, limit: i
         for row in rows.take(limit) if limit else rows:
             writer.write(row)
         writer.finalize()
-    os.replace(partial, target)
+    publish(partial, target)
 
 
 def table_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -3,6 +3,7 @@
 H W rows and columns of an image, in pixels.
 """
 
+import functools
 import io
 from collections.abc import Callable
 from typing import TypeVar
@@ -54,25 +55,26 @@ def _size(data: bytes) -> tuple[int, int]:
     return (width, height) if _orientation(image) >= 5 else (height, width)
 
 
-def decode_image(data: bytes) -> np.ndarray:
+def decode_image(data: bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """An encoded image, upright, transparent parts on white. Colour profiles are ignored.
 
     Args:
       data: bytes of a JPEG, PNG, WebP, GIF or BMP file, of any colours and depth. Of several
         frames the first is taken.
+      max_pixels: largest number of pixels to decode.
 
     Returns:
       uint8 `[H, W, 3]`, RGB.
 
     Raises:
       UserError: there are no bytes, they are not an image, or the image is damaged, cut or larger
-        than `MAX_PIXELS`.
+        than `max_pixels`.
     """
-    return _forgiving_texts(_decode, data)
+    return _forgiving_texts(functools.partial(_decode, max_pixels=max_pixels), data)
 
 
-def _decode(data: bytes) -> np.ndarray:
-    image = _open(data)
+def _decode(data: bytes, max_pixels: int) -> np.ndarray:
+    image = _open(data, max_pixels)
     try:
         image.load()
         orientation = _orientation(image)
@@ -118,7 +120,7 @@ def _without_texts(data: bytes) -> bytes:
     return b"".join(parts)
 
 
-def _open(data: bytes) -> Image.Image:
+def _open(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
     if not data:
         raise UserError("the image has no bytes")
     try:
@@ -129,9 +131,9 @@ def _open(data: bytes) -> Image.Image:
         ) from error
     except Exception as error:
         raise UserError("the bytes are not a JPEG, PNG, WebP, GIF or BMP image") from error
-    if image.width * image.height > MAX_PIXELS:
+    if image.width * image.height > max_pixels:
         raise UserError(
-            f"the image has {image.width} x {image.height} pixels and the limit is {MAX_PIXELS}: "
+            f"the image has {image.width} x {image.height} pixels and the limit is {max_pixels}: "
             f"scale it down"
         )
     return image

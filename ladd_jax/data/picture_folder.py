@@ -15,6 +15,7 @@ from PIL import Image
 from ladd_jax.data.image_records import open_images
 from ladd_jax.data.images import decode_image
 from ladd_jax.data.prompts import check_prompt
+from ladd_jax.data.records import files_below
 from ladd_jax.errors import NotFoundError, UserError
 
 _SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".webp"})
@@ -50,9 +51,9 @@ class PictureFolder:
           UserError: the number of pictures is no multiple of the number of prompts, a picture
             carries another prompt than the one at its place, or the metadata are damaged.
         """
-        found = (file for file in path.rglob("*") if file.suffix.lower() in _SUFFIXES)
+        found = (file for file in files_below(path) if file.suffix.lower() in _SUFFIXES)
         self.files = sorted(
-            (file for file in found if not file.name.startswith(".") and not _is_sheet(file)),
+            (file for file in found if not _is_sheet(file)),
             key=lambda file: _natural(file.relative_to(path)),
         )
         if not self.files:

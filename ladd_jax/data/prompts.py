@@ -147,10 +147,26 @@ def objects(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
       NotFoundError: there is no such file.
       UserError: a line is empty or damaged.
     """
+    for where, found in objects_or_faults(path):
+        if isinstance(found, UserError):
+            raise found
+        yield where, found
+
+
+def objects_or_faults(path: Path) -> Iterator[tuple[str, dict[str, Any] | UserError]]:
+    """As `objects`, with what is wrong with a line in the place of its object.
+
+    Raises:
+      NotFoundError: there is no such file.
+      UserError: it is not UTF-8.
+    """
     for where, line in lines(path):
-        if not line.strip():
-            raise UserError(f"{where} is empty: write a record or remove it")
-        yield where, parse_object(line, where)
+        try:
+            if not line.strip():
+                raise UserError(f"{where} is empty: write a record or remove it")
+            yield where, parse_object(line, where)
+        except UserError as error:
+            yield where, error
 
 
 def read_text(path: Path) -> str:

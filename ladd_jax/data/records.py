@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
-from ladd_jax.data.whole_files import write_whole
 from ladd_jax.errors import UserError
+from ladd_jax.whole_files import write_text_whole
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +47,36 @@ class Records(Protocol):
         ...
 
 
+# That disks and notebooks make.
+_STRAY = "lost+found"
+
+
+def files_below(folder: Path) -> list[Path]:
+    """All files in a folder and in those within it; what is hidden or of the system is ignored."""
+
+    def is_stray(file: Path) -> bool:
+        parts = file.relative_to(folder).parts
+        return any(part.startswith(".") or part == _STRAY for part in parts)
+
+    return [file for file in folder.rglob("*") if not is_stray(file) and file.is_file()]
+
+
+def read_inside(folder: Path, name: str) -> bytes:
+    """The bytes of a file of a folder; links out of it are not followed.
+
+    Those of the hub's cache are, whose snapshots are links to its own blobs.
+
+    Raises:
+      UserError: it is a link to somewhere else.
+      OSError, ValueError: it cannot be read.
+    """
+    file, root = (folder / name).resolve(), folder.resolve()
+    roots = [root, *(p.parent / "blobs" for p in root.parents if p.name == "snapshots")]
+    if not any(file.is_relative_to(place) for place in roots):
+        raise UserError(f"it is a link out of {folder}: copy the file into it")
+    return file.read_bytes()
+
+
 class Unreadable:
     """Records that could not be read: counted, listed and left out, up to a limit.
 
@@ -54,17 +84,18 @@ class Unreadable:
       records: (key, reason) of each.
     """
 
-    def __init__(self, total: int, path: str | Path, limit: float = 0.01):
+    def __init__(self, total: int, path: str | Path, limit: float = 0.01, count: int = 0):
         """Starts without any.
 
         Args:
           total: number of records of the source.
           path: file that `write` puts the list into.
           limit: share of all records that may be left out.
+          count: number of them that may be left out, where it is more.
         """
         self._total = total
         self._path = Path(path)
-        self._limit = limit
+        self._limit, self._count = limit, count
         self.records: list[tuple[str, str]] = []
 
     def __len__(self) -> int:
@@ -77,12 +108,13 @@ class Unreadable:
           UserError: there are more than the limit. The list so far has been written.
         """
         self.records.append((key, str(reason)))
-        if len(self) > self._limit * self._total:
+        if len(self) > max(self._limit * self._total, self._count):
             self.write()
             first = "; ".join(f"{key} ({reason})" for key, reason in self.records[:3])
+            least = f" or {self._count}" if self._count else ""
             raise UserError(
                 f"{len(self)} of {self._total} records cannot be read and the limit is "
-                f"{100 * self._limit:g} %: repair or remove those listed in {self._path}; "
+                f"{100 * self._limit:g} %{least}: repair or remove those listed in {self._path}; "
                 f"the first are {first}"
             )
 
@@ -93,4 +125,4 @@ class Unreadable:
             return
         self._path.parent.mkdir(parents=True, exist_ok=True)
         lines = [json.dumps({"key": key, "reason": reason}) + "\n" for key, reason in self.records]
-        write_whole(self._path, lambda file: file.write("".join(lines).encode()))
+        write_text_whole(self._path, "".join(lines))

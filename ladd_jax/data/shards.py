@@ -7,11 +7,15 @@ of hosts too, and every record is written once.
 H W latent grid, C channels.
 """
 
+import contextlib
 import dataclasses
 import json
-import os
+import threading
 import uuid
+import zipfile
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from logging import getLogger
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +26,12 @@ from array_record.python.array_record_module import ArrayRecordWriter
 from tqdm import tqdm
 
 from ladd_jax.data.buckets import Bucket
-from ladd_jax.data.whole_files import write_whole
-from ladd_jax.errors import NotFoundError, UserError
+from ladd_jax.data.shard_files import check_values, count_records
+from ladd_jax.errors import DamagedError, NotFoundError, UserError
 from ladd_jax.parallel.processes import barrier
+from ladd_jax.whole_files import publish, read_json, write_text_whole, write_whole
+
+_LOG = getLogger(__name__)
 
 LATENTS = "latents"
 """Name of the array that is noised; all other arrays of a record are its cond."""
@@ -36,6 +43,7 @@ _NAME = "latents"
 _VERSION = "1.0.0"
 _ARRAYS = "arrays.json"
 _NULL = "null_text.npz"
+_IDENTITY = "identity.json"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,13 +145,18 @@ def _bucket_directory(directory: str | Path, bucket: Bucket) -> Path:
 def missing_shards(
     directory: str | Path, layout: Layout, process_index: int = 0, process_count: int = 1
 ) -> list[Shard]:
-    """The shards still to be written by one of several processes.
+    """The shards still to be written by one of several processes: those that are damaged too.
 
     Each has every `process_count`th shard of the whole set, so that two never write the same one
     whatever they have found written already.
     """
     own = list(layout.shards())[process_index::process_count]
-    return [shard for shard in own if not shard.path(directory).exists()]
+    return [shard for shard in own if not _is_whole(directory, shard)]
+
+
+def _is_whole(directory: str | Path, shard: Shard) -> bool:
+    path = shard.path(directory)
+    return path.is_file() and count_records(path) == shard.stop - shard.start
 
 
 def write_shard(
@@ -159,12 +172,13 @@ def write_shard(
         `stop`, in order.
 
     Raises:
-      UserError: another number of records, or one of another shape.
+      UserError: another number of records, or one of another shape; or a value that is not finite,
+        overflows the dtype that is stored or is absurd. The record is named.
     """
     path = shard.path(directory)
     path.parent.mkdir(parents=True, exist_ok=True)
     features = layout.features(shard.bucket)
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
+    partial = path.with_name(f".{uuid.uuid4().hex}.partial")
     count = 0
     # A group of one record makes every record readable on its own.
     writer = ArrayRecordWriter(str(partial), "group_size:1")
@@ -174,7 +188,10 @@ def write_shard(
             given = dict(record["cond"])
             if LATENTS in record:
                 given[LATENTS] = record[LATENTS]
-            arrays = {name: np.asarray(given[name], s.dtype) for name, s in layout.arrays.items()}
+            # An overflow is found below, with the record's name.
+            with np.errstate(over="ignore"):
+                arrays = {n: np.asarray(given[n], spec.dtype) for n, spec in layout.arrays.items()}
+            check_values(arrays, key, record["prompt"])
             example = features.encode_example({**arrays, "key": key, "prompt": record["prompt"]})
             writer.write(features.serialize_example(example))
             count += 1
@@ -183,14 +200,26 @@ def write_shard(
             raise UserError(
                 f"shard {path.name} was given {count} records and holds {shard.stop - shard.start}"
             )
-        os.replace(partial, path)
+        publish(partial, path)
+    # Its only type, of a disk that is full or read-only.
+    except RuntimeError as error:
+        raise UserError(
+            f"{path} cannot be written ({str(error).splitlines()[0]}): free space there, or let it "
+            f"be written, and start the command again, which goes on from here"
+        ) from error
     finally:
-        if writer.is_open():
-            writer.close()
+        with contextlib.suppress(RuntimeError):
+            if writer.is_open():
+                writer.close()
         partial.unlink(missing_ok=True)
 
 
-def finalize(directory: str | Path, layout: Layout, null: Mapping[str, np.ndarray]) -> None:
+def finalize(
+    directory: str | Path,
+    layout: Layout,
+    null: Mapping[str, np.ndarray],
+    identity: Mapping[str, Any] | None = None,
+) -> None:
     """Marks the set complete: writes the tfds metadata, the arrays' names and the empty prompt.
 
     Args:
@@ -198,14 +227,17 @@ def finalize(directory: str | Path, layout: Layout, null: Mapping[str, np.ndarra
       layout: layout of the set.
       null: arrays of the empty prompt, for classifier-free guidance, without the records'
         dimension. A name that is not there stays as in the record.
+      identity: what the set was made of, as JSON; `Shards` compares it.
 
     Raises:
-      NotFoundError: a shard is missing.
+      NotFoundError: a shard is missing, or holds another number of records.
+      UserError: a value of `null` is not finite or absurd.
     """
+    check_values({name: np.asarray(array) for name, array in null.items()}, _NULL, "")
     missing = missing_shards(directory, layout)
     if missing:
         raise NotFoundError(
-            f"{len(missing)} shards are missing in {directory}, the first is "
+            f"{len(missing)} shards are missing or damaged in {directory}, the first is "
             f"{missing[0].path(directory).name}: write them before finalizing"
         )
     for bucket in layout.sizes:
@@ -231,13 +263,17 @@ def finalize(directory: str | Path, layout: Layout, null: Mapping[str, np.ndarra
             check_data=False,
         )
     arrays = {name: dataclasses.asdict(spec) for name, spec in layout.arrays.items()}
-    write_whole(Path(directory) / _ARRAYS, lambda file: file.write(json.dumps(arrays).encode()))
+    write_text_whole(Path(directory) / _ARRAYS, json.dumps(arrays))
+    write_text_whole(Path(directory) / _IDENTITY, json.dumps(identity or {}, indent=2))
     # The last file to appear: where it is, the set is complete.
     write_whole(Path(directory) / _NULL, lambda file: np.savez(file, allow_pickle=False, **null))
 
 
 def finalize_together(
-    directory: str | Path, layout: Layout, null: Mapping[str, np.ndarray]
+    directory: str | Path,
+    layout: Layout,
+    null: Mapping[str, np.ndarray],
+    identity: Mapping[str, Any] | None = None,
 ) -> None:
     """`finalize` by the first process once all processes have come here; returns when it is done.
 
@@ -245,7 +281,7 @@ def finalize_together(
     """
     barrier(f"written {directory}")
     if jax.process_index() == 0:
-        finalize(directory, layout, null)
+        finalize(directory, layout, null, identity)
     barrier(f"finalized {directory}")
 
 
@@ -263,21 +299,23 @@ def is_complete(directory: str | Path) -> bool:
     return (Path(directory) / _NULL).exists()
 
 
+_AGAIN = (
+    "remove that directory and run the stage that writes it (encode or synthesize) again, or put a "
+    "copy of it there"
+)
+
+
 def _check_files(directory: Path, split: tfds.core.SplitInfo) -> None:
-    """Raises UserError where the files are not those that were finalized, by name and size."""
+    """Raises DamagedError where the files are not those that were finalized, by name and size."""
     found = 0
     for path in split.filepaths:
         if not Path(path).exists():
-            raise UserError(
-                f"{Path(path).name} is missing in {directory}: remove that directory and run the "
-                f"stage that writes it (encode or synthesize) again"
-            )
+            raise DamagedError(f"{Path(path).name} is missing in {directory}: {_AGAIN}")
         found += Path(path).stat().st_size
     if found != split.num_bytes:
-        raise UserError(
+        raise DamagedError(
             f"the files of {split.name} in {directory} hold {found} bytes and were written with "
-            f"{split.num_bytes}: remove that directory and run the stage that writes it (encode "
-            f"or synthesize) again"
+            f"{split.num_bytes}: {_AGAIN}"
         )
 
 
@@ -288,13 +326,22 @@ class Shards:
       sizes: records in each bucket.
       arrays: arrays of every record, by name.
       null: float32 arrays of the empty prompt, by name.
-
-    Raises:
-      NotFoundError: the set was not finalized.
-      UserError: a file is missing or was cut.
+      identity: what the set was made of; empty for sets of older versions.
+      skipped: records that could not be read so far, with the reason, by bucket and place.
     """
 
-    def __init__(self, directory: str | Path):
+    def __init__(self, directory: str | Path, most_skipped: tuple[float, int] = (0.0, 0)):
+        """Opens a set.
+
+        Args:
+          directory: folder of the set.
+          most_skipped: share and number of records that may be damaged: the larger of both. In the
+            place of each the next one that can be read is given.
+
+        Raises:
+          NotFoundError: the set was not finalized.
+          DamagedError: a file is missing, was cut or is of another set.
+        """
         self.directory = directory = Path(directory)
         if not is_complete(directory):
             raise NotFoundError(
@@ -303,20 +350,41 @@ class Shards:
                 f"`python -m ladd_jax.synthesize`, which goes on where it was stopped"
             )
         self._sources: dict[Bucket, Any] = {}
+        self._files: dict[Bucket, tfds.core.SplitInfo] = {}
         for folder in sorted(directory.iterdir()):
-            if folder.is_dir():
-                bucket = Bucket.parse(folder.name)
-                split = f"b{bucket.name}"
+            # Disks and notebooks leave folders of their own, such as lost+found.
+            if not folder.is_dir() or not Bucket.is_name(folder.name):
+                continue
+            bucket = Bucket.parse(folder.name)
+            split = f"b{bucket.name}"
+            try:
                 builder = tfds.builder_from_directory(str(folder / _VERSION))
-                _check_files(directory, builder.info.splits[split])
-                self._sources[bucket] = builder.as_data_source(split)
+                info = builder.info.splits[split]
+            # It reads JSON without a word of what is wrong with it.
+            except Exception as error:
+                if isinstance(error, PermissionError):
+                    raise
+                raise DamagedError(
+                    f"the metadata of {folder / _VERSION} are damaged or missing: {_AGAIN}"
+                ) from error
+            _check_files(directory, info)
+            self._files[bucket] = info
+            self._sources[bucket] = builder.as_data_source(split)
         self.sizes = {bucket: len(source) for bucket, source in self._sources.items()}
-        declared = json.loads((directory / _ARRAYS).read_text())
+        if not self.sizes:
+            raise DamagedError(f"{directory} holds no bucket: {_AGAIN}")
+        declared = read_json(directory / _ARRAYS, _AGAIN)
         self.arrays = {
             name: ArraySpec(tuple(spec["shape"]), spec["dtype"]) for name, spec in declared.items()
         }
-        with np.load(directory / _NULL) as null:
-            self.null = {name: array.astype(np.float32) for name, array in null.items()}
+        self.null = _read_null(directory / _NULL, self.arrays)
+        named = directory / _IDENTITY
+        self.identity = read_json(named, _AGAIN) if named.exists() else {}
+        total = sum(self.sizes.values())
+        self._most_skipped = max(int(most_skipped[0] * total + 1e-9), most_skipped[1])
+        self.skipped: dict[tuple[Bucket, int], str] = {}
+        # Several threads read.
+        self._lock = threading.Lock()
 
     @property
     def cond_arrays(self) -> dict[str, ArraySpec]:
@@ -351,8 +419,12 @@ class Shards:
         Returns:
           float32 `latents [n, H, W, C]` (where there are any), `cond` with arrays `[n, ...]`, and
           lists of str `prompt` and `key`.
+
+        Raises:
+          DamagedError: a record cannot be read, or is another one than the set has at its place,
+            and no more may be skipped. Its file is named.
         """
-        records = self._sources[bucket].__getitems__([int(i) for i in indices])
+        records = self._records(bucket, [int(i) for i in indices])
         arrays = {
             name: np.stack([record[name] for record in records]).astype(np.float32)
             for name in self.arrays
@@ -360,7 +432,82 @@ class Shards:
         texts = {name: [record[name].decode() for record in records] for name in ("prompt", "key")}
         return self._nested(arrays) | texts
 
+    def _records(self, bucket: Bucket, indices: list[int]) -> list[dict[str, Any]]:
+        try:
+            records = list(self._sources[bucket].__getitems__(indices))
+        except Exception:
+            # One by one, to see which.
+            return [self._readable(bucket, index) for index in indices]
+        for i, index in enumerate(indices):
+            if not self._is_at_its_place(bucket, index, records[i]):
+                records[i] = self._readable(bucket, index)
+        return records
+
+    def _readable(self, bucket: Bucket, index: int) -> dict[str, Any]:
+        """The record, or the next one that can be read where it may be skipped."""
+        for place in range(index, index + self.sizes[bucket]):
+            place %= self.sizes[bucket]
+            reason = self.skipped.get((bucket, place))
+            if reason is None:
+                try:
+                    (record,) = self._sources[bucket].__getitems__([place])
+                    if self._is_at_its_place(bucket, place, record):
+                        return record
+                    reason = "it is of another place"
+                # Of files that are damaged or of another bucket: each library has its own errors.
+                except Exception as error:
+                    reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+                self._skip(bucket, place, reason)
+        raise DamagedError(f"no record of bucket {bucket.name} in {self.directory} can be read")
+
+    def _skip(self, bucket: Bucket, place: int, reason: str) -> None:
+        """Counts a record that cannot be read, or refuses it."""
+        file = self._file(bucket, place)
+        with self._lock:
+            self.skipped[bucket, place] = reason
+            count = len(self.skipped)
+        if count > self._most_skipped:
+            allowed = f" and the limit is {self._most_skipped}" if self._most_skipped else ""
+            raise DamagedError(
+                f"record {bucket.name}/{place} of {file} cannot be read ({reason.rstrip('.')}); "
+                f"{count} cannot so far{allowed}: remove the file and run the stage that writes it "
+                f"(encode or synthesize) again, put a copy of it there, or set "
+                f"data.on_corrupt='skip', which leaves out up to data.max_unreadable"
+            )
+        _LOG.warning(
+            "record %s/%d of %s cannot be read (%s): another one is read in its place, %d so far",
+            bucket.name, place, file, reason, count,
+        )  # fmt: skip
+
+    def _is_at_its_place(self, bucket: Bucket, place: int, record: Mapping[str, Any]) -> bool:
+        return bool(record["key"].decode() == f"{bucket.name}/{place}")
+
+    def _file(self, bucket: Bucket, place: int) -> str:
+        """The file of a record."""
+        split = self._files[bucket]
+        stops = np.cumsum(split.shard_lengths)
+        return str(split.filepaths[int(np.searchsorted(stops, place, side="right"))])
+
     def _nested(self, arrays: dict[str, Any]) -> dict[str, Any]:
         """Latents, and all others under `cond`."""
         cond = {name: array for name, array in arrays.items() if name != LATENTS}
         return {name: arrays[name] for name in (LATENTS,) if name in arrays} | {"cond": cond}
+
+
+def _read_null(path: Path, arrays: Mapping[str, ArraySpec]) -> dict[str, np.ndarray]:
+    """The arrays of the empty prompt, which are of the records' shapes."""
+    try:
+        with np.load(path) as null:
+            found = {name: array.astype(np.float32) for name, array in null.items()}
+    # A damaged archive raises errors of several kinds.
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        if isinstance(error, PermissionError):
+            raise
+        raise DamagedError(f"{path} is damaged ({error}): {_AGAIN}") from error
+    for name, array in found.items():
+        if name not in arrays or array.shape != arrays[name].shape:
+            wanted = f"of shape {arrays[name].shape}" if name in arrays else "without it"
+            raise DamagedError(
+                f"{path} has {name} of shape {array.shape} and the records are {wanted}: {_AGAIN}"
+            )
+    return found

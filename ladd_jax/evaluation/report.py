@@ -15,6 +15,7 @@ from ladd_jax.evaluation.metrics import METRICS
 from ladd_jax.evaluation.pictures import Grid, curves, png
 from ladd_jax.evaluation.rows import BARS, Bar, Row, acceptance, cells, headings
 from ladd_jax.evaluation.strip import Preview
+from ladd_jax.whole_files import write_text_whole
 
 _STRIP_WIDTH = 260  # pixels
 
@@ -254,6 +255,4 @@ def write_report(
         for name, value in settings.items():
             page.append(f"<tr><td>{html.escape(name)}</td><td>{html.escape(str(value))}</td></tr>")
         page.append("</table></details>")
-    partial = Path(f"{os.fspath(path)}.partial")
-    partial.write_text("\n".join(page) + "\n", encoding="utf-8")
-    partial.rename(path)
+    write_text_whole(Path(path), "\n".join(page) + "\n")

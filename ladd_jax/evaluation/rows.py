@@ -13,6 +13,7 @@ import numpy as np
 
 from ladd_jax.errors import UserError
 from ladd_jax.evaluation.metrics import METRICS
+from ladd_jax.whole_files import write_text_whole
 
 MODELS = ("data", "generator", "teacher", "untrained", "student", "samples")
 """In the order of tables.
@@ -115,9 +116,7 @@ def write_metrics(path: str | os.PathLike[str], rows: Sequence[Row], **extra: An
             if not np.all(np.isfinite(list(row.values.values())))
         )
         raise UserError(f"metrics are not finite ({broken}): look at the samples") from error
-    partial = Path(f"{os.fspath(path)}.partial")
-    partial.write_text(text)
-    partial.rename(path)
+    write_text_whole(Path(path), text)
 
 
 def find(rows: Sequence[Row], model: str, bucket: str, steps: int | None = None) -> Row | None:

@@ -1,6 +1,5 @@
 """Pictures of a student from while it trained: a PNG for each step, number of steps and bucket."""
 
-import os
 import re
 from pathlib import Path
 from typing import NamedTuple
@@ -8,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ladd_jax.evaluation.pictures import png
+from ladd_jax.whole_files import write_whole
 
 _NAME = re.compile(r"(\d+)_(\d+)steps_(\d+x\d+)\.png")
 _SIDE = 180
@@ -41,9 +41,8 @@ def save_preview(folder: Path, step: int, steps: int, bucket: str, picture: np.n
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{step:06d}_{steps}steps_{bucket}.png"
-    partial = path.with_suffix(".partial")
-    partial.write_bytes(png(picture, max(1, _SIDE // max(picture.shape[:2]))))
-    os.replace(partial, path)
+    data = png(picture, max(1, _SIDE // max(picture.shape[:2])))
+    write_whole(path, lambda file: file.write(data))
 
 
 def read_previews(folder: Path, count: int = 5) -> list[Preview]:

@@ -180,7 +180,7 @@ def _leave(error: BaseException) -> None:
     elif isinstance(error, stopping.Stopped):
         print(error, file=sys.stderr)
         code = stopping.EXIT_CODE
-    elif _TRANSPORTS.match(str(error)):
+    elif lost_another(error):
         time.sleep(_GRACE_SECONDS)
         print(
             f"error: process {jax.process_index()} lost another process in the middle of a "
@@ -207,6 +207,18 @@ def as_process_0(value: bool) -> bool:
     if jax.process_count() == 1:
         return value
     return bool(multihost_utils.broadcast_one_to_all(np.int32(value)))
+
+
+def as_all(value: bool) -> bool:
+    """Whether the value holds on every process, for what all must decide alike."""
+    if jax.process_count() == 1:
+        return value
+    return bool(np.all(multihost_utils.process_allgather(np.int32(value))))
+
+
+def lost_another(error: BaseException) -> bool:
+    """Whether an error says that a transport between processes failed."""
+    return bool(_TRANSPORTS.match(str(error)))
 
 
 @contextlib.contextmanager

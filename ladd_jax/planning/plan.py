@@ -31,6 +31,7 @@ from ladd_jax.planning.job import Job
 from ladd_jax.planning.report import headline, print_entry
 from ladd_jax.planning.topology import find_target
 from ladd_jax.ranges import NOT_NEGATIVE, check_distinct, check_numbers
+from ladd_jax.whole_files import write_text_whole
 
 
 @dataclasses.dataclass(frozen=True)
@@ -196,9 +197,7 @@ def largest_batch(points: dict[int, float], capacity: float, divisor: int) -> in
 def write(path: Path, result: dict[str, Any]) -> None:
     """Writes JSON, under its name only once it is whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(json.dumps(result, indent=2) + "\n")
-    partial.rename(path)
+    write_text_whole(path, json.dumps(result, indent=2) + "\n")
 
 
 def _watched(bar: tqdm, work: Callable[[], Compiled]) -> Compiled:

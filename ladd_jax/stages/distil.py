@@ -7,7 +7,6 @@ import jax
 from ladd_jax.config import objectives
 from ladd_jax.config.architectures import generator_architecture, teacher_architecture
 from ladd_jax.config.fields import Config, to_dict
-from ladd_jax.data.shards import Shards
 from ladd_jax.objectives.base import TrainState
 from ladd_jax.parallel.mesh import make_mesh
 from ladd_jax.stages.load import load_finetuned, load_generator, load_teacher, student_data
@@ -24,7 +23,7 @@ def distil(config: Config, workdir: Path) -> None:
     stage = config.distil
     mesh = make_mesh(config.mesh.sizes)
     objective = objectives.ladd(config)
-    shards = Shards(student_data(config, workdir))
+    shards = student_data(config, workdir)
 
     seed = config.seed + stage.seed
     key = jax.random.fold_in(jax.random.PRNGKey(seed), 1)

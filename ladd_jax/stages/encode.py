@@ -14,7 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from ladd_jax.config.fields import Config
+from ladd_jax.config.fields import Config, to_dict
+from ladd_jax.config.workdir import identity
 from ladd_jax.data.buckets import Bucket
 from ladd_jax.data.shards import (
     LATENTS,
@@ -132,7 +133,7 @@ def _write(
             records = _records(source, encoder, shard, data.text_batch_size)
             write_shard(target, layout, shard, records)
             bar.update(shard.stop - shard.start)
-    finalize_together(target, layout, null)
+    finalize_together(target, layout, null, identity(to_dict(config), target.name))
 
 
 def _records(

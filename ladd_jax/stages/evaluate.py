@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,7 +14,6 @@ from tqdm import tqdm
 from ladd_jax.config import architectures
 from ladd_jax.config.fields import Config, Evaluate, to_dict
 from ladd_jax.data.buckets import Bucket
-from ladd_jax.data.shards import Shards
 from ladd_jax.diffusion.sampling import Sampler, Sampling
 from ladd_jax.evaluation.extractors import EXTRACTORS, extractor_for
 from ladd_jax.evaluation.intervals import measure_with_intervals
@@ -39,13 +37,14 @@ from ladd_jax.stages.judging import (
 )
 from ladd_jax.stages.kept import fingerprint, kept
 from ladd_jax.stages.load import (
-    encoded,
     finished_student_step,
     load_generator,
     load_student_weights,
+    shards_of,
 )
 from ladd_jax.stages.subjects import subject_of
 from ladd_jax.training.metrics import read_history
+from ladd_jax.whole_files import read_json
 
 _LOG = logging.getLogger(__name__)
 
@@ -97,7 +96,7 @@ def evaluate(config: Config, workdir: Path) -> list[Row]:
     metrics, report = workdir / "metrics.json", workdir / "report.html"
     settings = to_dict(config)["evaluate"]
     if metrics.exists():
-        old = json.loads(metrics.read_text())
+        old = read_json(metrics, "remove it to measure again")
         # Metrics of an older version lack new fields, whose defaults change nothing.
         if to_dict(Config())["evaluate"] | old.get("evaluate", {}) == settings:
             _LOG.info("evaluate: done; remove %s to measure again", metrics)
@@ -143,7 +142,7 @@ def evaluate(config: Config, workdir: Path) -> list[Row]:
             most = dict.fromkeys(prompts, _REAL * stage.samples)
             references["real"] = look(*pictures_of(subject.real, most, config.seed))
             counts = {bucket: len(texts) for bucket, texts in prompts.items()}
-            data = look(*pictures_of(Shards(encoded(workdir)), counts))
+            data = look(*pictures_of(shards_of(config, workdir, "encoded"), counts))
             # One picture has no distribution.
             data = {bucket: part for bucket, part in data.items() if len(part.prompts) > 1}
             if EXTRACTORS[extractor_for(config)].learns:

@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import logging
-import os
 import shutil
 import uuid
 from collections.abc import Sequence
@@ -24,6 +23,7 @@ from ladd_jax.stages.load import load_student_weights, student_step, trained_buc
 from ladd_jax.stages.trained import FACTS
 from ladd_jax.weights.push import check_push, push
 from ladd_jax.weights.source import PIPELINE_INDEX
+from ladd_jax.whole_files import publish
 
 _LOG = logging.getLogger(__name__)
 
@@ -86,7 +86,7 @@ def export(
                 "step": step,
             }
             (partial / FACTS).write_text(json.dumps(facts, indent=2, sort_keys=True) + "\n")
-        os.replace(partial, out)
+        publish(partial, out.absolute())
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     if push_to:

@@ -16,7 +16,7 @@ from ladd_jax.data.shards import Shards
 from ladd_jax.models.base import Params
 from ladd_jax.objectives.base import TrainState
 from ladd_jax.parallel.mesh import lay, make_mesh, replicated
-from ladd_jax.stages.load import encoded, load_generator, student_data
+from ladd_jax.stages.load import load_generator, shards_of, student_data
 from ladd_jax.stages.train import run_training
 from ladd_jax.training.loop import Training
 from ladd_jax.training.state import create, state_shardings
@@ -24,7 +24,7 @@ from ladd_jax.training.state import create, state_shardings
 
 def pretrain(config: Config, workdir: Path) -> None:
     """Trains the data generator on the real shards; goes on where it stopped."""
-    _match("pretrain", config, workdir, Shards(encoded(workdir)))
+    _match("pretrain", config, workdir, shards_of(config, workdir, "encoded"))
 
 
 def finetune(config: Config, workdir: Path) -> None:
@@ -33,7 +33,7 @@ def finetune(config: Config, workdir: Path) -> None:
     Does nothing with `finetune.steps` 0.
     """
     if config.finetune.steps:
-        shards = Shards(student_data(config, workdir))
+        shards = student_data(config, workdir)
 
         def start(mesh: Mesh) -> Params:
             return load_generator(config, workdir, mesh)

@@ -18,7 +18,7 @@ from ladd_jax.evaluation.pictures import averaged_down
 from ladd_jax.evaluation.seen import Seen, grid_of_pixels
 from ladd_jax.models.base import Params
 from ladd_jax.models.families import family_of
-from ladd_jax.stages.load import encoded, synthesized
+from ladd_jax.stages.load import shards_of
 from ladd_jax.stages.subjects import Subject, Subjects
 from ladd_jax.stages.trained import decoder_of
 
@@ -71,7 +71,7 @@ def open_judge(config: Config, workdir: Path, mesh: Mesh, show: Show | None = No
     if wanted not in _OPENED:
         given = Given(
             stage.extractor_weights,
-            functools.partial(training_pictures, workdir, show),
+            functools.partial(training_pictures, config, workdir, show),
             config.seed,
             mesh,
         )
@@ -197,15 +197,15 @@ def pictures_of(
 
 
 def training_pictures(
-    workdir: Path, show: Show | None
+    config: Config, workdir: Path, show: Show | None
 ) -> dict[Bucket, tuple[np.ndarray, list[str]]]:
     """Pictures of the training split, or the data generator's samples where the data have none.
 
     Pictures that `show` makes are small, and some of each bucket.
     """
-    shards = Shards(encoded(workdir))
+    shards = shards_of(config, workdir, "encoded")
     if not shards.has_latents:
-        shards = Shards(synthesized(workdir))
+        shards = shards_of(config, workdir, "synthesized")
     if show is None:
         images, prompts = pictures_of(shards, shards.sizes)
         return {bucket: (images[bucket], list(prompts[bucket])) for bucket in images}

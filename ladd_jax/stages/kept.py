@@ -2,7 +2,10 @@
 
 import hashlib
 import json
+import zipfile
+import zlib
 from collections.abc import Callable, Mapping
+from logging import getLogger
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +17,14 @@ from jax.sharding import Mesh
 from ladd_jax.config.fields import Config, to_dict
 from ladd_jax.config.workdir import STAGE_FIELDS
 from ladd_jax.data.buckets import Bucket
-from ladd_jax.data.whole_files import write_whole
 from ladd_jax.errors import UserError
 from ladd_jax.models.base import Params
 from ladd_jax.parallel.mesh import replicated
 from ladd_jax.parallel.processes import as_process_0
 from ladd_jax.stages.judging import Samples
+from ladd_jax.whole_files import write_whole
+
+_LOG = getLogger(__name__)
 
 
 def fingerprint(
@@ -80,7 +85,12 @@ def kept(path: Path, mark: str, make: Callable[[], Samples]) -> Samples:
 def _read(path: Path, mark: str) -> Samples | None:
     if not path.exists():
         return None
-    with np.load(path) as data:
-        if str(data["fingerprint"]) != mark:
-            return None
-        return {Bucket.parse(name): data[name] for name in data.files if name != "fingerprint"}
+    try:
+        with np.load(path) as data:
+            if str(data["fingerprint"]) != mark:
+                return None
+            return {Bucket.parse(name): data[name] for name in data.files if name != "fingerprint"}
+    # A damaged archive raises errors of several kinds; what it held can be made again.
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        _LOG.warning("%s is damaged (%s): it is made again", path, error)
+        return None

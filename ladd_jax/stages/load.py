@@ -1,6 +1,7 @@
 """What the stages of a run have left in its workdir: shards, checkpoints, networks."""
 
 import dataclasses
+from logging import getLogger
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from jax.sharding import Mesh
 
 from ladd_jax.config import architectures, objectives
 from ladd_jax.config.fields import Config, to_dict
-from ladd_jax.config.workdir import STAGE_FIELDS, first_difference
+from ladd_jax.config.workdir import STAGE_FIELDS, first_difference, identity, set_difference
 from ladd_jax.data.buckets import Bucket
 from ladd_jax.data.shards import Shards, is_complete
 from ladd_jax.errors import NotFoundError, UserError
@@ -23,6 +24,8 @@ from ladd_jax.stages.names import STUDENTS
 from ladd_jax.training.checkpoint import Checkpoints
 from ladd_jax.training.program import distillation_layout
 from ladd_jax.training.state import abstract_like, state_shardings
+
+_LOG = getLogger(__name__)
 
 
 def encoded(workdir: Path) -> Path:
@@ -40,19 +43,49 @@ def synthesized(workdir: Path) -> Path:
     return workdir / "synthesized"
 
 
-def student_data(config: Config, workdir: Path) -> Path:
+_SETS = {"encoded": encoded, "held_out": held_out, "synthesized": synthesized}
+
+
+def shards_of(config: Config, workdir: Path, name: str) -> Shards:
+    """A set of shards of a run, which is the run's own or one made from the same fields.
+
+    Args:
+      config: the run's config.
+      workdir: the run's workdir.
+      name: `encoded`, `held_out` or `synthesized`.
+
+    Raises:
+      NotFoundError: it is not complete.
+      UserError: it is damaged, or another set.
+    """
+    skips = config.data.on_corrupt == "skip"
+    shards = Shards(_SETS[name](workdir), config.data.max_unreadable if skips else (0.0, 0))
+    old, new = shards.identity, identity(to_dict(config), name)
+    if not old:
+        _LOG.warning("%s does not say what it was made of: it is used as it is", shards.directory)
+        return shards
+    difference = set_difference(old, new)
+    if difference:
+        raise UserError(
+            f"{shards.directory} is another set than this run's ({difference}): put its own there, "
+            f"remove it and run the stage that writes it again, or set the field back"
+        )
+    return shards
+
+
+def student_data(config: Config, workdir: Path) -> Shards:
     """The shards that the student learns from.
 
     Raises:
-      UserError: they hold prompts alone.
+      UserError: they hold prompts alone, are damaged, or another set.
     """
-    directory = {"synthesized": synthesized, "encoded": encoded}[config.distil.data](workdir)
-    if not Shards(directory).has_latents:
+    shards = shards_of(config, workdir, config.distil.data)
+    if not shards.has_latents:
         raise UserError(
-            f"{directory} holds prompts without latents: use distil.data=synthesized, or encode "
-            f"images"
+            f"{shards.directory} holds prompts without latents: use distil.data=synthesized, or "
+            f"encode images"
         )
-    return directory
+    return shards
 
 
 def trained_buckets(config: Config, workdir: Path) -> tuple[Bucket, ...]:
@@ -65,7 +98,7 @@ def trained_buckets(config: Config, workdir: Path) -> tuple[Bucket, ...]:
     named = tuple(Bucket.parse(name) for name in config.data.buckets)
     if named and not is_complete(encoded(workdir)):
         return named
-    found = Shards(encoded(workdir)).buckets
+    found = shards_of(config, workdir, "encoded").buckets
     return tuple(bucket for bucket in named if bucket in found) or found
 
 
@@ -73,6 +106,7 @@ def checkpoints_of(config: Config, workdir: Path, stage: str) -> Checkpoints:
     """The checkpoints of a stage.
 
     Raises:
+      DamagedError: there are some, and all are damaged.
       UserError: there are some, made with another config.
     """
     saved = Checkpoints(
@@ -86,7 +120,7 @@ def checkpoints_of(config: Config, workdir: Path, stage: str) -> Checkpoints:
             {name: fields[name] for name in STAGE_FIELDS[stage] if name in fields}
             for fields in (saved.config(), to_dict(config))
         )
-        steps = {"pretrain": config.pretrain.steps, "distil": config.distil.steps}[stage]
+        steps = getattr(config, stage).steps
         difference = first_difference(old, new, rates=saved.latest() == steps)
         if difference:
             raise UserError(
@@ -242,7 +276,7 @@ def _load(
     config: Config, workdir: Path, stage: str, steps: int, abstract: TrainState
 ) -> TrainState:
     saved = _finished(config, workdir, stage, steps)
-    state = saved.restore(abstract)
+    state = saved.restore(abstract, steps)
     saved.close()
     return state
 

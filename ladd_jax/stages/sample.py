@@ -9,9 +9,7 @@ import hashlib
 import json
 import logging
 import math
-import os
 import re
-import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -28,6 +26,7 @@ from ladd_jax.evaluation.pictures import png, sheet
 from ladd_jax.parallel.mesh import batch_divisor
 from ladd_jax.stages.encode import report_cut
 from ladd_jax.stages.trained import TrainedModel
+from ladd_jax.whole_files import write_whole
 
 _LOG = logging.getLogger(__name__)
 
@@ -194,10 +193,5 @@ def _make_folder(out: Path) -> None:
 
 
 def _write(file: Path, data: bytes) -> Path:
-    partial = file.with_name(f".{file.stem}.{uuid.uuid4().hex}.partial")
-    try:
-        partial.write_bytes(data)
-        os.replace(partial, file)
-    finally:
-        partial.unlink(missing_ok=True)
+    write_whole(file, lambda stream: stream.write(data))
     return file

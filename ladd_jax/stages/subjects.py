@@ -13,7 +13,7 @@ from ladd_jax.data.prompt_sets import read_prompt_set
 from ladd_jax.data.shards import Shards, is_complete
 from ladd_jax.errors import NotFoundError, UserError
 from ladd_jax.stages.encode import report_cut, text_encoder
-from ladd_jax.stages.load import encoded, held_out, trained_buckets
+from ladd_jax.stages.load import held_out, shards_of, trained_buckets
 
 _LOG = logging.getLogger(__name__)
 
@@ -64,7 +64,7 @@ def subject_of(config: Config, workdir: Path) -> Subject:
             f"{workdir} has no held-out records: name a file of prompts by evaluate.prompts, such "
             f"as parti128:PartiPrompts.tsv, or set data.held_out and run the stage 'encode' first"
         )
-    held = Shards(held_out(workdir))
+    held = shards_of(config, workdir, "held_out")
     found = {}
     for bucket in held.buckets:
         size = held.sizes[bucket]
@@ -96,7 +96,7 @@ def _written(config: Config, workdir: Path) -> Subject:
     texts = read_prompt_set(config.evaluate.prompts)
     encoder = text_encoder(config)
     null = {name: array[0] for name, array in encoder.encode([""]).items()}
-    others = Shards(encoded(workdir)).cond_arrays.keys() - null.keys()
+    others = shards_of(config, workdir, "encoded").cond_arrays.keys() - null.keys()
     if others:
         raise UserError(
             f"the data have {', '.join(sorted(others))} besides text, and the prompts of "

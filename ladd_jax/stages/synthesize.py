@@ -10,12 +10,12 @@ import jax
 import numpy as np
 
 from ladd_jax.config import architectures
-from ladd_jax.config.fields import Config
+from ladd_jax.config.fields import Config, to_dict
+from ladd_jax.config.workdir import identity
 from ladd_jax.data.shards import (
     LATENTS,
     ArraySpec,
     Layout,
-    Shards,
     finalize_together,
     is_complete,
     missing_shards,
@@ -25,7 +25,7 @@ from ladd_jax.data.shards import (
 from ladd_jax.diffusion.sampling import Sampler, Sampling, seeds
 from ladd_jax.models.families import family_of
 from ladd_jax.parallel.mesh import process_mesh
-from ladd_jax.stages.load import encoded, load_generator, synthesized
+from ladd_jax.stages.load import load_generator, shards_of, synthesized
 
 
 def synthesize(config: Config, workdir: Path) -> None:
@@ -34,7 +34,7 @@ def synthesize(config: Config, workdir: Path) -> None:
     target = synthesized(workdir)
     if is_complete(target):
         return
-    shards = Shards(encoded(workdir))
+    shards = shards_of(config, workdir, "encoded")
     mesh = process_mesh(config.mesh.sizes)
     params = load_generator(config, workdir, mesh)
     sampler = Sampler(
@@ -76,4 +76,4 @@ def synthesize(config: Config, workdir: Path) -> None:
                     for i in range(len(places))
                 ),
             )
-    finalize_together(target, layout, shards.null)
+    finalize_together(target, layout, shards.null, identity(to_dict(config), target.name))

@@ -14,7 +14,7 @@ from ladd_jax.config.architectures import student_architecture
 from ladd_jax.config.fields import Config
 from ladd_jax.config.workdir import keep_rates
 from ladd_jax.data.pipeline import BatchPlan, loader
-from ladd_jax.data.shards import Shards
+from ladd_jax.data.shards import LATENTS, Shards
 from ladd_jax.errors import UserError
 from ladd_jax.models.families import family_of
 from ladd_jax.objectives.base import TrainState
@@ -44,7 +44,7 @@ def run_training(
     fresh: Callable[[], TrainState],
     preview: Callable[[TrainState, int, MetricWriter], dict[str, float]] | None = None,
 ) -> None:
-    """Trains from a workdir's newest checkpoint, or from the start; does nothing when done.
+    """Trains from the newest checkpoint that is whole, or from the start; does nothing when done.
 
     Args:
       training: what is trained; checkpoints and metrics go to the folder of its name.
@@ -74,8 +74,8 @@ def run_training(
             overview = parameter_overview.get_parameter_overview(state.params, include_stats=False)
             _LOG.info("%s: parameters\n%s", name, overview)
     else:
-        state = saved.restore(abstract_like(shapes, training.shardings))
-        _LOG.info("%s: goes on at step %d", name, start)
+        state = saved.restore_newest(abstract_like(shapes, training.shardings))
+        _LOG.info("%s: goes on at step %d", name, int(state.step))
     traced = config.log.traced
     if traced and traced[-1] <= int(state.step):
         _LOG.warning("%s: no trace of steps %s, they are done", name, config.log.profile)
@@ -133,13 +133,24 @@ def _records(plan: BatchPlan, error: DivergedError) -> str:
 
 
 def _check_cond(config: Config, shards: Shards) -> None:
-    """Raises UserError where records do not have every array that the network is given."""
-    bucket = shards.buckets[0]
-    wanted = family_of(config).cond_shapes(
-        student_architecture(config), bucket.height, bucket.width, config.data.text_length
-    )
-    for name in wanted.keys() - shards.cond_arrays.keys():
-        raise UserError(
-            f"{shards.directory} has no array {name!r}, which the network is given besides the "
-            f"latents: encode data that have it, or use a network that does not read it"
+    """Raises UserError where records do not have every array that the network is given, or one has
+    another shape."""
+    channels = config.model.channels
+    for bucket in shards.buckets:
+        wanted = family_of(config).cond_shapes(
+            student_architecture(config), bucket.height, bucket.width, config.data.text_length
         )
+        for name in wanted.keys() - shards.cond_arrays.keys():
+            raise UserError(
+                f"{shards.directory} has no array {name!r}, which the network is given besides the "
+                f"latents: encode data that have it, or use a network that does not read it"
+            )
+        wanted[LATENTS] = (bucket.height, bucket.width, channels)
+        for name, shape in wanted.items():
+            found = shards.arrays[name].shape_in(bucket) if name in shards.arrays else shape
+            if found != shape:
+                raise UserError(
+                    f"{shards.directory} has {name} of shape {found} in bucket {bucket.name} and "
+                    f"the config asks for {shape}: put the shards of this run there, or remove "
+                    f"them and run the stage that writes them again"
+                )

@@ -1,7 +1,6 @@
 """Trained networks that can be sampled: those of a run, and those of released pipelines."""
 
 import dataclasses
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -28,6 +27,7 @@ from ladd_jax.stages.load import (
     trained_buckets,
 )
 from ladd_jax.weights.source import fetch_pipeline
+from ladd_jax.whole_files import read_json
 
 FACTS = "ladd_jax.json"
 """What an export says of itself beyond the files of diffusers: how to sample it, its buckets."""
@@ -205,10 +205,7 @@ def _facts(folder: Path) -> dict[str, Any]:
     file = folder / FACTS
     if not file.is_file():
         return {}
-    try:
-        return dict(json.loads(file.read_text()))
-    except ValueError as error:
-        raise UserError(f"{file} is damaged ({error}): export again") from error
+    return read_json(file, "export again")
 
 
 def _table(step: int, side: int, reduction: int) -> tuple[Bucket, ...]:

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from ladd_jax.data.images import to_bytes
-from ladd_jax.errors import UserError
+from ladd_jax.errors import DamagedError, UserError
 from ladd_jax.training.writers import open_writers
 from ladd_jax.training.writers.base import Writer
 
@@ -179,5 +179,13 @@ def read_history(directory: str | Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     whole, _, _ = path.read_text().rpartition("\n")
-    records = [json.loads(line) for line in whole.splitlines()]
-    return [record for _, record in sorted({r["step"]: r for r in records}.items())]
+    records = {}
+    for number, line in enumerate(whole.splitlines(), 1):
+        try:
+            record = json.loads(line)
+            records[int(record["step"])] = record
+        except (ValueError, KeyError, TypeError) as error:
+            raise DamagedError(
+                f"{path}, line {number}, is damaged ({error}): remove the line"
+            ) from error
+    return [record for _, record in sorted(records.items())]

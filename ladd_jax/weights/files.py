@@ -17,7 +17,8 @@ from typing import Any, Protocol
 import jax.numpy as jnp
 import numpy as np
 
-from ladd_jax.errors import UserError
+from ladd_jax.errors import DamagedError, UserError
+from ladd_jax.whole_files import LFS_POINTER
 
 _DTYPES = {
     "F32": np.dtype(np.float32),
@@ -108,13 +109,13 @@ def read_headers(files: Sequence[Path]) -> tuple[dict[str, StoredTensor], dict[s
                     name, file, tuple(entry["shape"]), entry["dtype"], start + first, last - first
                 )
                 end = max(end, start + last)
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError(
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise DamagedError(
                 f"{file} of {size} bytes is truncated or no safetensors file ({error}): "
                 f"get it again, or give another path"
             ) from error
         if size < end:
-            raise UserError(
+            raise DamagedError(
                 f"{file} is truncated: its header promises {end} bytes and it has {size}; "
                 f"get it again"
             )
@@ -124,12 +125,17 @@ def read_headers(files: Sequence[Path]) -> tuple[dict[str, StoredTensor], dict[s
 def _read_header(file: Path, size: int) -> tuple[dict[str, Any], int]:
     with file.open("rb") as stream:
         first = stream.read(8)
+        if len(first) == 8 and LFS_POINTER.startswith(first):
+            raise UserError("it is a pointer of git-lfs, and not the file: run `git lfs pull`")
         if len(first) < 8:
             raise UserError("it has no header")
         (length,) = struct.unpack("<Q", first)
         if 8 + length > size:
             raise UserError("its header would be longer than the file")
-        return dict(json.loads(stream.read(length))), 8 + length
+        header = json.loads(stream.read(length))
+        if not isinstance(header, dict):
+            raise UserError("its header is no JSON object")
+        return header, 8 + length
 
 
 def weight_dtype(dtype: Any) -> np.dtype:

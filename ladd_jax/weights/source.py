@@ -1,12 +1,12 @@
 """Where the files of a model are: a folder, a file, or a repository of the Hugging Face hub."""
 
 import dataclasses
-import json
 import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from ladd_jax.errors import NotFoundError, UserError
+from ladd_jax.errors import DamagedError, NotFoundError, UserError
+from ladd_jax.whole_files import read_json
 
 WEIGHTS = "diffusion_pytorch_model"
 """Stem of the files of a diffusers model."""
@@ -124,8 +124,7 @@ def weight_files(directory: Path) -> list[Path]:
             if (directory / single).exists():
                 return [directory / single]
             if (directory / index).exists():
-                weight_map = json.loads((directory / index).read_text())["weight_map"]
-                files = [directory / name for name in sorted(set(weight_map.values()))]
+                files = [directory / name for name in _names_in(directory / index)]
                 absent = [file for file in files if not file.exists()]
                 if absent:
                     raise NotFoundError(
@@ -175,10 +174,7 @@ def pipeline_class(path: str | Path) -> str:
     file = local / PIPELINE_INDEX
     if not file.is_file():
         return ""
-    try:
-        return str(dict(json.loads(file.read_text())).get("_class_name", ""))
-    except (ValueError, TypeError) as error:
-        raise UserError(f"{file} is damaged ({error}): get it again") from error
+    return str(read_json(file).get("_class_name", ""))
 
 
 def _names(variant: str | None) -> tuple[str, str]:
@@ -205,11 +201,7 @@ def _weights(folder: Path, variant: str | None) -> tuple[Path, ...]:
             f"{folder} has neither {whole.name} nor {index.name}: give a folder with weights in "
             f"safetensors"
         )
-    try:
-        names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-    except (ValueError, KeyError, AttributeError, TypeError) as error:
-        raise UserError(f"{index} is no index of weights ({error}): get it again") from error
-    files = tuple(folder / name for name in names)
+    files = tuple(folder / name for name in _names_in(index))
     missing = [file.name for file in files if not file.exists()]
     if missing:
         raise NotFoundError(
@@ -217,6 +209,18 @@ def _weights(folder: Path, variant: str | None) -> tuple[Path, ...]:
             f"{len(files)} files"
         )
     return files
+
+
+def _names_in(index: Path) -> list[str]:
+    """Names of the files of weights that an index names, in order."""
+    try:
+        names = read_json(index).get("weight_map")
+    except DamagedError as error:
+        raise DamagedError(f"{index} is no index of weights: {error}") from error
+    found = list(names.values()) if isinstance(names, dict) else []
+    if not found or not all(isinstance(name, str) for name in found):
+        raise DamagedError(f"{index} is no index of weights (it names no files): get it again")
+    return sorted(set(found))
 
 
 def _patterns(variant: str | None) -> Iterable[str]:

@@ -69,3 +69,12 @@ def test_a_field_that_there_is_no_more_is_a_difference(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(old))
     with pytest.raises(ValueError, match="another version of ladd_jax"):
         read(tmp_path)
+
+
+def test_a_tolerance_of_an_older_version_changes_nothing(tmp_path):
+    old = fields()
+    del old["data"]["max_unreadable"], old["data"]["on_corrupt"]
+    old["data"]["unreadable"] = 0.5
+    assert first_difference(old, fields()) == ""
+    settle(tmp_path, old)
+    assert read(tmp_path) == typed(base_config())

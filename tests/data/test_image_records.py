@@ -15,7 +15,9 @@ from ladd_jax.data.image_folders import ImageFolder
 from ladd_jax.data.image_pairs import ImageTars
 from ladd_jax.data.image_records import open_images
 from ladd_jax.data.images import decode_image
+from ladd_jax.data.picture_folder import PictureFolder
 from ladd_jax.data.records import Unreadable
+from ladd_jax.errors import UserError
 
 
 def picture(value):
@@ -112,12 +114,54 @@ def test_a_file_that_cannot_be_read_is_an_error_of_its_record_alone(tmp_path, na
     assert source[list(source.keys).index("a.png")].prompt == "one"
 
 
-def test_links_out_of_the_folder_are_followed(tmp_path):
-    # A download cache keeps the files elsewhere, and fills the folder with links to them.
-    (tmp_path / "blob").write_bytes(picture(7))
-    root = folder(tmp_path / "snapshot", [GOOD], {"b.png": b""})
-    os.symlink(tmp_path / "blob", root / "a.png")
+def test_links_of_the_hubs_cache_are_followed(tmp_path):
+    # It keeps the files elsewhere, and fills the folder with links to them.
+    (tmp_path / "blobs").mkdir()
+    (tmp_path / "blobs" / "1f").write_bytes(picture(7))
+    root = folder(tmp_path / "snapshots" / "main", [GOOD], {"b.png": b""})
+    os.symlink("../../blobs/1f", root / "a.png")
     assert contents(open_images(root)) == [("a.png", 7, "one")]
+
+
+def test_links_out_of_a_folder_are_not_followed_and_those_within_are(tmp_path):
+    (tmp_path / "outside.png").write_bytes(picture(7))
+    root = folder(tmp_path / "in", [GOOD, GOOD | {"file_name": "c.png"}], {"b.png": picture(8)})
+    os.symlink(tmp_path / "outside.png", root / "a.png")
+    os.symlink("b.png", root / "c.png")
+    source = open_images(root)
+    with pytest.raises(UserError, match=r"a\.png, .* cannot be read: it is a link out of .*: copy"):
+        source[0]
+    assert source[1].data == picture(8)
+    (root / "metadata.jsonl").unlink()
+    for name in "abc":
+        (root / f"{name}.txt").write_text(name)
+    source = open_images(root)
+    with pytest.raises(UserError, match=r"a\.png cannot be read: it is a link out of"):
+        source[0]
+    assert [source[i].prompt for i in (1, 2)] == ["b", "c"]
+
+
+def test_folders_that_notebooks_and_disks_leave_are_ignored(tmp_path):
+    for name in ("cat", ".ipynb_checkpoints/cat-checkpoint", "lost+found/dog"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / f"{name}.png").write_bytes(picture(1))
+        (tmp_path / f"{name}.txt").write_text("x")
+    assert list(open_images(tmp_path).keys) == ["cat"]
+    assert [file.name for file in PictureFolder(tmp_path).files] == ["cat.png"]
+
+
+@pytest.mark.parametrize(
+    "line", ['{"file_name": "b.png", "text": "tw', "", {"text": "x"}, {"file_name": "b.png"},
+             {"file_name": "/b.png", "text": "x"}, GOOD | {"held_out": "maybe"}],
+)  # fmt: skip
+def test_a_bad_row_may_be_a_fault_of_its_record_alone(tmp_path, line):
+    source = open_images(folder(tmp_path, [line, GOOD], {"a.png": picture(1)}), strict=False)
+    assert len(source) == 2 and source[0].prompt == "one"
+    assert source.keys[1].endswith("metadata.jsonl, line 1")
+    with pytest.raises(UserError, match="line 1"):
+        source[1]
+    with pytest.raises(IndexError):
+        source[2]
 
 
 def test_tars_are_read_in_order_of_tar_and_name(tmp_path):

@@ -146,10 +146,23 @@ def test_fewer_pictures_than_a_batch_are_refused_before_anything_is_written(tmp_
 def test_a_limit_reads_the_first_records_alone_and_a_share_may_be_unreadable(tmp_path):
     path = write(tmp_path, sizes(square=(24, 9)))
     (path / "square_00.png").write_bytes(b"none")
-    with pytest.raises(UserError, match="1 of 8 records cannot be read and the limit is 1 %"):
+    with pytest.raises(UserError, match="1 of 8 records cannot be read and the limit is 1 %:"):
         open_source(settings(path, limit=8), [], tmp_path)
-    source = open_source(settings(path, limit=8, unreadable=0.2), [], tmp_path)
-    assert sorted(source.prompts[Bucket(16, 16)]) == [f"square {i}" for i in range(1, 8)]
+    for tolerance in ((0.2, 0), (0.01, 1)):
+        source = open_source(settings(path, limit=8, max_unreadable=tolerance), [], tmp_path)
+        assert sorted(source.prompts[Bucket(16, 16)]) == [f"square {i}" for i in range(1, 8)]
+    (path / "square_01.png").write_bytes(b"none")
+    with pytest.raises(UserError, match="2 of 8 records cannot be read and the limit is 1 % or 1:"):
+        open_source(settings(path, limit=8, max_unreadable=(0.01, 1)), [], tmp_path)
+
+
+def test_a_picture_of_more_than_max_pixels_is_unreadable(tmp_path):
+    path = write(tmp_path, sizes(square=(24, 8), wide=(32, 1)))
+    source = open_source(settings(path, max_pixels=24 * 24, max_unreadable=(0.0, 1)), [], tmp_path)
+    (prompts,) = source.prompts.values()
+    assert len(prompts) == 8
+    listed = (tmp_path / "unreadable.jsonl").read_text()
+    assert "wide_00" in listed and "the limit is 576" in listed
 
 
 def test_the_first_records_show_all_classes_of_data_that_are_sorted_by_them(tmp_path):

@@ -1,5 +1,7 @@
 """The plan of batches is a function of seed and step."""
 
+import shutil
+
 import jax
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from test_shards import layout, write_all
 from ladd_jax.data.buckets import Bucket
 from ladd_jax.data.pipeline import BatchPlan, loader, put
 from ladd_jax.data.shards import Shards
+from ladd_jax.errors import DamagedError
 from ladd_jax.parallel.mesh import make_mesh
 
 SMALL, WIDE = Bucket(2, 2), Bucket(2, 4)
@@ -90,3 +93,14 @@ def test_a_batch_lies_over_data_and_fsdp(shards):
     assert len(jax.devices()) == 8
     assert placed["latents"].addressable_shards[0].data.shape[0] == 1
     np.testing.assert_array_equal(placed["latents"], batch["latents"])
+
+
+def test_a_damaged_record_stops_the_loader_with_its_name(tmp_path):
+    sizes = {SMALL: 6}
+    plan = layout(sizes)
+    write_all(tmp_path, plan)
+    first, second = (shard.path(tmp_path) for shard in plan.shards())
+    shutil.copy(first, second)
+    with pytest.raises(DamagedError, match=rf"record 2x2/\d of .*{second.name} cannot be read"):
+        list(loader(Shards(tmp_path), BatchPlan(sizes, 6, 0), 0, 1))
+    assert len(list(loader(Shards(tmp_path, (0.5, 0)), BatchPlan(sizes, 6, 0), 0, 1))) == 1

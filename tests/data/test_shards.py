@@ -1,5 +1,7 @@
 """Shards appear whole, once each, and give back what was written."""
 
+import shutil
+
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
@@ -16,7 +18,7 @@ from ladd_jax.data.shards import (
     missing_shards,
     write_shard,
 )
-from ladd_jax.errors import UserError
+from ladd_jax.errors import DamagedError, NotFoundError, UserError
 
 SMALL, WIDE = Bucket(2, 2), Bucket(2, 4)
 
@@ -147,3 +149,145 @@ def test_a_file_that_was_lost_or_cut_is_found_before_it_is_read(tmp_path, damage
         words = "the files of b2x2 .* remove that directory"
     with pytest.raises(ValueError, match=words):
         Shards(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("value", "dtype", "shown"),
+    [(np.nan, "float32", "nan"), (-np.inf, "float32", "-inf"), (1e30, "float32", "1e.30"),
+     (7e4, "float16", "inf")],
+)  # fmt: skip
+@pytest.mark.parametrize("name", ["latents", "pooled"])
+def test_values_that_no_training_can_use_are_refused_with_the_record(
+    tmp_path, name, value, dtype, shown
+):
+    arrays = {**layout({SMALL: 2}).arrays, name: ArraySpec((1,), dtype)}
+    plan = Layout({SMALL: 2}, 2, arrays)
+    (shard,) = plan.shards()
+    given = [
+        {"latents": np.ones((2, 2, 1)), "cond": {"context": np.ones((2, 3)), "pooled": np.ones(4)},
+         "prompt": f"prompt {i}"}
+        for i in range(2)
+    ]  # fmt: skip
+    for i, record in enumerate(given):
+        values = np.full(1, value if i else 1.0)
+        if name == "latents":
+            record["latents"] = values
+        else:
+            record["cond"]["pooled"] = values
+    words = rf"record 2x2/1 \('prompt 1'\) has {shown} in {name}, .*at most 65504"
+    with pytest.raises(UserError, match=words):
+        write_shard(tmp_path, plan, shard, given)
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+def test_an_empty_prompt_that_no_training_can_use_is_refused(tmp_path):
+    plan = layout({SMALL: 1})
+    (shard,) = plan.shards()
+    write_shard(tmp_path, plan, shard, records(shard))
+    with pytest.raises(UserError, match=r"null_text\.npz .* has nan in pooled"):
+        finalize(tmp_path, plan, {**NULL, "pooled": np.full(4, np.nan)})
+
+
+def flip(path):
+    data = bytearray(path.read_bytes())
+    # Within the first record, past the header of the file.
+    data[150] ^= 1
+    path.write_bytes(bytes(data))
+
+
+def three_files(directory):
+    """A set of 7 records in 3 files, and their paths."""
+    plan = layout({SMALL: 7})
+    write_all(directory, plan)
+    return plan, [shard.path(directory) for shard in plan.shards()]
+
+
+@pytest.mark.parametrize("damage", ["empty", "cut", "fewer records"])
+def test_a_damaged_shard_counts_as_missing_and_is_written_again(tmp_path, damage):
+    plan, (first, second, third) = three_files(tmp_path)
+    if damage == "empty":
+        second.write_bytes(b"")
+    elif damage == "cut":
+        second.write_bytes(second.read_bytes()[:-1])
+    else:
+        shutil.copy(third, second)
+    assert [shard.index for shard in missing_shards(tmp_path, plan)] == [1]
+    with pytest.raises(NotFoundError, match="1 shards are missing or damaged.*00001-of-00003"):
+        finalize(tmp_path, plan, NULL)
+    write_all(tmp_path, plan)
+    assert Shards(tmp_path).read(SMALL, np.arange(7))["prompt"][4] == "prompt 4"
+
+
+def of_another_bucket(path):
+    other = layout({WIDE: 3})
+    folder = path.parents[2] / "other"
+    write_all(folder, other)
+    (shard,) = other.shards()
+    shutil.copy(shard.path(folder), path)
+
+
+def of_another_place(path):
+    shutil.copy(path.with_name(path.name.replace("00001-of", "00000-of")), path)
+
+
+DAMAGES = {"flipped": flip, "another bucket's": of_another_bucket, "another's": of_another_place}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_record_that_is_damaged_or_another_is_named_with_its_file(tmp_path, damage):
+    _, (_, second, _) = three_files(tmp_path)
+    DAMAGES[damage](second)
+    shards = Shards(tmp_path)
+    assert shards.read(SMALL, np.array([0, 2, 6]))["prompt"] == ["prompt 0", "prompt 2", "prompt 6"]
+    with pytest.raises(DamagedError, match=rf"record 2x2/3 of .*{second.name} cannot be read .*"):
+        shards.read(SMALL, np.array([0, 3]))
+
+
+def test_damaged_records_are_skipped_with_a_count_up_to_the_tolerance(tmp_path, caplog):
+    _, (_, second, _) = three_files(tmp_path)
+    of_another_place(second)
+    shards = Shards(tmp_path, (0.0, 3))
+    for _ in range(2):
+        read = shards.read(SMALL, np.array([2, 3, 5]))
+        # The next one that can be read, in each reading the same.
+        assert read["prompt"] == ["prompt 2", "prompt 6", "prompt 6"]
+    assert sorted(place for _, place in shards.skipped) == [3, 4, 5]
+    assert "2x2/3" in caplog.text and "3 so far" in caplog.text and len(caplog.records) == 3
+    with pytest.raises(DamagedError, match="3 cannot so far and the limit is 2: .*on_corrupt"):
+        # A share of 7 records: 2.1.
+        Shards(tmp_path, (0.3, 0)).read(SMALL, np.array([3]))
+
+
+def test_folders_that_are_no_buckets_are_ignored(tmp_path):
+    three_files(tmp_path)
+    for name in ("lost+found", ".ipynb_checkpoints", "0x4"):
+        (tmp_path / name).mkdir()
+    assert Shards(tmp_path).buckets == (SMALL,)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("arrays.json", ""), ("identity.json", "{"), ("null_text.npz", "PK"),
+     ("2x2/1.0.0/features.json", ""), ("2x2/1.0.0/dataset_info.json", "{")],
+)  # fmt: skip
+def test_damaged_files_beside_the_records_are_named(tmp_path, name, content):
+    three_files(tmp_path)
+    (tmp_path / name).write_text(content)
+    named = name if "/" not in name else "2x2/1.0.0"
+    with pytest.raises(DamagedError, match=rf"{named}.* damaged .*remove that directory"):
+        Shards(tmp_path)
+
+
+def test_an_empty_prompt_of_another_shape_than_the_records_is_refused(tmp_path):
+    three_files(tmp_path)
+    np.savez(tmp_path / "null_text.npz", context=np.zeros((9, 3)), pooled=np.ones(4))
+    with pytest.raises(DamagedError, match=r"has context of shape \(9, 3\) and .* \(2, 3\)"):
+        Shards(tmp_path)
+
+
+def test_a_set_says_what_it_was_made_of(tmp_path):
+    plan = layout({SMALL: 1})
+    for shard in plan.shards():
+        write_shard(tmp_path, plan, shard, records(shard))
+    finalize(tmp_path, plan, NULL, {"set": "encoded"})
+    assert Shards(tmp_path).identity == {"set": "encoded"}

@@ -106,6 +106,9 @@ def test_a_whole_clip_gives_what_its_text_tower_gives(tmp_path):
         ('{"model_type": "clip_text_', "config.json is damaged .*: get it again"),
         ("[1]", r"config.json is damaged \(it holds no JSON object\)"),
         ('{"model_type": "clip_text_model", "hidden_size": 8}', "config.json has no 'vocab_size'"),
+        ('{"model_type": "clip_text_model", "vocab_size": null}', "has no 'vocab_size'"),
+        ('{"model_type": "clip", "text_config": 3}', "damaged .its text_config is no object"),
+        ("", r"config.json is damaged \(it is empty\): get it again"),
         ('{"model_type": "t5", "feed_forward_proj": "gated-gelu"}', "has no 'vocab_size'"),
     ],
 )

@@ -90,6 +90,7 @@ def open_source(config: Any, buckets: Sequence[Bucket], workdir: Path) -> Source
         subset=data.subset,
         stream=workdir / "streamed.arrow" if data.stream else None,
         limit=data.limit,
+        strict=False,
     )
     seen = _look(images, data, workdir)
     if not buckets:
@@ -158,13 +159,13 @@ def _look(images: Records, data: Any, workdir: Path) -> list[_Seen]:
     """Decodes all pictures once, since their number decides the names of shards; by chance."""
     count = min(len(images), data.limit or len(images))
     listed = workdir / "unreadable.jsonl"
-    unreadable = Unreadable(count, listed, data.unreadable)
+    unreadable = Unreadable(count, listed, *data.max_unreadable)
     hidden = jax.process_index() != 0
     seen = []
     for i in tqdm(range(count), desc="encode: look", unit="img", disable=hidden):
         try:
             record = images[i]
-            height, width, _ = decode_image(record.data).shape
+            height, width, _ = decode_image(record.data, data.max_pixels).shape
         except ValueError as error:
             unreadable.add(images.keys[i], error)
             continue

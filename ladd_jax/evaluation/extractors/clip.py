@@ -11,6 +11,7 @@ from ladd_jax.evaluation.extractors import Given
 from ladd_jax.evaluation.extractors.base import Extractor
 from ladd_jax.evaluation.extractors.batches import Batched, rgb_bytes
 from ladd_jax.weights.clip import load_clip
+from ladd_jax.weights.pretrained import read_pretrained
 from ladd_jax.weights.source import fetch_model
 
 _BATCH = 32
@@ -62,13 +63,11 @@ class CLIPExtractor:
           NotFoundError: a file is not there, or the hub does not give it.
           UserError: the model is no CLIP, or damaged.
         """
-        from transformers import AutoImageProcessor, AutoTokenizer
-
         folder = fetch_model(path)
         parts = _processor_folder(folder, processor)
         # PyTorch's kernels resize by another filter.
-        self._prepare = AutoImageProcessor.from_pretrained(parts, backend="pil")
-        self._tokenizer = AutoTokenizer.from_pretrained(parts)
+        self._prepare = read_pretrained("AutoImageProcessor", parts, backend="pil")
+        self._tokenizer = read_pretrained("AutoTokenizer", parts)
         clip = load_clip(folder, mesh)
         self._length = clip.text_config.max_position_embeddings
         self._score, self._scale = score, clip.scale

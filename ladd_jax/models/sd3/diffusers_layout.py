@@ -1,6 +1,5 @@
 """A transformer as diffusers keeps it: `SD3Transformer2DModel`, with a `config.json`."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from ladd_jax.models.sd3.positions import fit_positions, table_side
 from ladd_jax.models.sd3.transformer import MMDiTConfig
 from ladd_jax.weights.files import StoredTensor
 from ladd_jax.weights.layout import linear
+from ladd_jax.whole_files import read_json
 
 CLASS_NAME = "SD3Transformer2DModel"
 
@@ -87,11 +87,8 @@ def read_config(file: Path, tensors: Mapping[str, StoredTensor], **fields: Any) 
     Raises:
       UserError: no JSON, another class, a field that is missing or of no use.
     """
-    try:
-        values = json.loads(file.read_text())
-    except ValueError as error:
-        raise UserError(f"{file} is damaged ({error}): get it again") from error
-    name = values.get("_class_name", CLASS_NAME) if isinstance(values, dict) else type(values)
+    values = read_json(file)
+    name = values.get("_class_name", CLASS_NAME)
     if name != CLASS_NAME:
         raise UserError(f"{file} describes a {name}: name the folder of a {CLASS_NAME}")
     for field in _FIELDS:

@@ -4,7 +4,6 @@ They are read from a diffusers pipeline's folder, or from a single file of Stabi
 """
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from typing import Any
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from ladd_jax.errors import NotFoundError, UserError
+from ladd_jax.errors import DamagedError, NotFoundError, UserError
 from ladd_jax.models.base import Model, Params
 from ladd_jax.models.clip import ACTIVATIONS, CLIPTextConfig, clip_text
 from ladd_jax.models.layers import Dtype
@@ -25,6 +24,7 @@ from ladd_jax.weights.files import StoredTensor, read_headers, weight_dtype
 from ladd_jax.weights.layout import convolution, linear, matrix, norm, same, stacked
 from ladd_jax.weights.source import fetch_pipeline, weight_files
 from ladd_jax.weights.transfer import check_tensors, load
+from ladd_jax.whole_files import read_json
 
 _SD3_CONTEXT_WIDTH = 4096
 
@@ -126,13 +126,7 @@ def read_config(directory: Path) -> dict[str, Any]:
     path = directory / "config.json"
     if not path.exists():
         raise NotFoundError(f"no {path}: give the directory of a diffusers pipeline")
-    try:
-        config = json.loads(path.read_text())
-    except (ValueError, OSError) as error:
-        raise UserError(f"{path} is damaged ({error}): get it again") from error
-    if not isinstance(config, dict):
-        raise UserError(f"{path} is damaged (it holds no JSON object): get it again")
-    return config
+    return read_json(path)
 
 
 def _fields(
@@ -144,7 +138,8 @@ def _fields(
             raise UserError(
                 f"{directory / 'config.json'} has no {name!r}: use the model's own file"
             )
-    names = required.split() + [name for name in optional.split() if name in config]
+    names = required.split()
+    names += [name for name in optional.split() if config.get(name) is not None]
     return {name: config[name] for name in names}
 
 
@@ -227,6 +222,11 @@ def read_clip_text_config(directory: Path) -> CLIPTextConfig:
     config = read_config(directory)
     if config.get("model_type") == "clip":
         tower = config.get("text_config") or config.get("text_config_dict") or {}
+        if not isinstance(tower, Mapping):
+            raise DamagedError(
+                f"{directory / 'config.json'} is damaged (its text_config is no object): get it "
+                f"again"
+            )
         # A tower's own width of a projection counts only where it stands alone.
         width = config.get("projection_dim", _CLIP_PROJECTION)
         config = _CLIP_DEFAULTS | dict(tower) | {"projection_dim": width}

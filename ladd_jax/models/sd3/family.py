@@ -1,13 +1,13 @@
 """Stable Diffusion 3 and 3.5 as a family: all that `models.families` asks for."""
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from jax.sharding import Mesh
 
+from ladd_jax.errors import DamagedError
 from ladd_jax.models.base import Params
 from ladd_jax.models.families import Family, Released
 from ladd_jax.models.layers import Dtype
@@ -26,6 +26,7 @@ from ladd_jax.models.sd3.text import CLIP_LENGTH, T5_LENGTH, SD3TextEncoder
 from ladd_jax.models.sd3.transformer import MMDiTConfig, cut_params, mmdit
 from ladd_jax.models.sd3.weights import open_mmdit
 from ladd_jax.weights.source import fetch_pipeline, find
+from ladd_jax.whole_files import read_json
 
 _HOW_TO_COMPUTE = ("remat", "unroll", "cut", "quantized", "dtype", "param_dtype")
 
@@ -62,15 +63,23 @@ def _autoencoder(place: str | Path, dtype: Dtype) -> tuple[Autoencoder, Params]:
     return load_autoencoder(fetch_pipeline(place), dtype)
 
 
+def _number(file: Path, name: str) -> float | None:
+    """A field of a file of JSON; None where it is missing or null."""
+    value = read_json(file).get(name)
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
+        raise DamagedError(f"{file} has {value!r} as {name}, which is no number: get it again")
+    return value
+
+
 def _released(place: str) -> Released:
     scheduler = fetch_pipeline(place) / "scheduler" / "scheduler_config.json"
-    schedule = json.loads(scheduler.read_text()) if scheduler.is_file() else {}
-    shift = schedule.get("shift")
+    schedule = read_json(scheduler) if scheduler.is_file() else {}
+    shift = _number(scheduler, "shift") if scheduler.is_file() else None
     file = find(place).config
-    values = json.loads(file.read_text()) if file else {}
+    side = _number(file, "sample_size") if file else None
     return Released(
-        shift=None if shift is None else float(shift),
-        side=values.get("sample_size", 128),
+        shift=shift,
+        side=128 if side is None else int(side),
         text_length=CLIP_LENGTH + T5_LENGTH,
         student=schedule.get("_class_name") == SCHEDULER_CLASS,
     )

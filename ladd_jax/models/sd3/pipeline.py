@@ -8,6 +8,7 @@ from typing import Any
 from ladd_jax.errors import NotFoundError, UserError
 from ladd_jax.weights.files import read_headers
 from ladd_jax.weights.source import PIPELINE_INDEX, weight_files
+from ladd_jax.whole_files import read_json
 
 PIPELINE_CLASS = "StableDiffusion3Pipeline"
 SCHEDULER_CLASS = "FlowMatchLCMScheduler"
@@ -68,10 +69,7 @@ def read_index(source: Path) -> dict[str, Any]:
             f"no {file}: the pipeline must be a folder as {PIPELINE_CLASS}.save_pretrained writes "
             f"it"
         )
-    try:
-        index = dict(json.loads(file.read_text()))
-    except (ValueError, TypeError) as error:
-        raise UserError(f"{file} is damaged ({error}): get it again") from error
+    index = read_json(file)
     if index.get("_class_name") != PIPELINE_CLASS:
         raise UserError(f"{file} is of a {index.get('_class_name')}: use a {PIPELINE_CLASS}")
     # Where its author had it.

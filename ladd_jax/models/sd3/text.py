@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 from ladd_jax.errors import UserError
 from ladd_jax.models.base import Model, Params
 from ladd_jax.parallel.mesh import batch_sharding, check_batch_size
+from ladd_jax.weights.pretrained import read_pretrained
 
 CLIP_LENGTH = 77
 """T1 of all released models; the other tokens of the context are T5's."""
@@ -31,9 +32,7 @@ class PromptTokenizer:
     """
 
     def __init__(self, directory: Path, length: int):
-        from transformers import AutoTokenizer
-
-        self._tokenizer = AutoTokenizer.from_pretrained(directory)
+        self._tokenizer = read_pretrained("AutoTokenizer", directory)
         self.length = length
         self.truncated = 0
 

@@ -4,7 +4,6 @@ import dataclasses
 import functools
 import json
 import math
-import os
 import shutil
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,6 +26,7 @@ from ladd_jax.weights.files import StoredTensor, read_headers, weight_dtype, wri
 from ladd_jax.weights.layout import only, tensor_shapes
 from ladd_jax.weights.source import WEIGHTS, find
 from ladd_jax.weights.transfer import load, write_tensors
+from ladd_jax.whole_files import publish
 
 SHARD_BYTES = 5_000_000_000
 """Size above which weights are split over several files, as the hub likes them."""
@@ -220,7 +220,7 @@ def save_mmdit(
                 names = {stability_layout.PREFIX + name: shape for name, shape in shapes.items()}
                 metadata = {"format": "pt", stability_layout.HEADS: str(config.num_heads)}
                 write_safetensors(partial, names, dtype, tensors(), metadata)
-            os.replace(partial, path)
+            publish(partial, path)
         finally:
             if partial.is_dir():
                 shutil.rmtree(partial)

@@ -6,6 +6,8 @@ from typing import Protocol
 
 import numpy as np
 
+from ladd_jax.whole_files import write_text_whole
+
 
 class Writer(Protocol):
     """Shows what it is given, under names with `/` between a group and its members."""
@@ -31,10 +33,7 @@ def kept_id(directory: Path, name: str) -> str | None:
 
 def keep_id(directory: Path, name: str, run: str) -> None:
     """Keeps the number of a writer's run, for the training when it is resumed."""
-    path = _path(directory, name)
-    partial = path.with_suffix(".partial")
-    partial.write_text(f"{run}\n")
-    partial.rename(path)
+    write_text_whole(_path(directory, name), f"{run}\n")
 
 
 def title(directory: Path) -> str:

@@ -1,0 +1,88 @@
+"""Files that appear whole or not at all, and JSON that is whole or a sentence."""
+
+import errno
+import json
+import os
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from ladd_jax.errors import DamagedError
+
+LFS_POINTER = b"version https://git-lfs"
+"""How a file begins that git-lfs has not fetched yet."""
+
+
+def write_whole(path: Path, write: Callable[[BinaryIO], Any]) -> None:
+    """A file under its final name once all of it is on disk, by one of several writers or more.
+
+    Args:
+      path: the file, in a folder that is there.
+      write: writes its bytes.
+    """
+    # Short, so that a long name of the user's is not too long with it.
+    partial = path.with_name(f".{uuid.uuid4().hex}.partial")
+    try:
+        with partial.open("wb") as file:
+            write(file)
+        publish(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_text_whole(path: Path, text: str) -> None:
+    """As `write_whole`, of UTF-8."""
+    write_whole(path, lambda file: file.write(text.encode()))
+
+
+def publish(partial: Path, path: Path) -> None:
+    """Gives a finished file or folder its final name, once a loss of power would not harm it.
+
+    Args:
+      partial: the file or folder, written and closed.
+      path: its final name, in the same folder.
+    """
+    for part in (*partial.rglob("*"), partial) if partial.is_dir() else (partial,):
+        _sync(part)
+    os.replace(partial, path)
+    _sync(path.parent)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        # Disks that are mounted from object stores do not know it.
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS):
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def read_json(path: Path, remedy: str = "get it again") -> dict[str, Any]:
+    """The object of a JSON file, with or without a byte-order mark.
+
+    Args:
+      path: the file.
+      remedy: what the user can do about a damaged one.
+
+    Raises:
+      DamagedError: it is empty, a pointer of git-lfs, cut, or holds no object.
+    """
+    data = path.read_bytes()
+    if data.startswith(LFS_POINTER):
+        raise DamagedError(
+            f"{path} is damaged (it is a pointer of git-lfs, and not the file): run `git lfs pull` "
+            f"in the folder that it was cloned into"
+        )
+    if not data.strip():
+        raise DamagedError(f"{path} is damaged (it is empty): {remedy}")
+    try:
+        value = json.loads(data.decode("utf-8-sig"))
+    except (ValueError, RecursionError) as error:
+        raise DamagedError(f"{path} is damaged ({error}): {remedy}") from error
+    if not isinstance(value, dict):
+        raise DamagedError(f"{path} is damaged (it holds no JSON object): {remedy}")
+    return value

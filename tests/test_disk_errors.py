@@ -1,0 +1,59 @@
+"""What a disk or a path refuses is one sentence at the command line, with exit code 2."""
+
+import errno
+import resource
+
+import pytest
+
+from ladd_jax.cli.disk_errors import disk_error
+from ladd_jax.cli.run import _failing
+from ladd_jax.config.workdir import settle
+from ladd_jax.whole_files import write_text_whole
+
+
+def shown(body, capsys):
+    with pytest.raises(SystemExit) as ended, _failing():
+        body()
+    assert ended.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    return line
+
+
+def test_a_workdir_that_cannot_be_made_is_a_sentence_with_the_path(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    for place, words in (
+        (tmp_path / "file" / "run", "Not a directory: a part of the path is a file"),
+        (tmp_path / ("x" * 300), "File name too long: use shorter names"),
+    ):
+        line = shown(lambda place=place: settle(place, {}), capsys)
+        assert line.startswith(f"error: {place}") and words in line
+
+
+def test_a_full_disk_is_a_sentence_and_leaves_no_part_of_a_file(tmp_path, capsys):
+    _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10, most))
+    try:
+        line = shown(lambda: write_text_whole(tmp_path / "a.json", "x" * 100), capsys)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+    assert "File too large" in line and "free space" in line
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EDQUOT])
+def test_the_disk_is_named_behind_another_librarys_error(number):
+    error = RuntimeError("cannot write")
+    error.__cause__ = OSError(number, "no", "/data/run")
+    assert disk_error(error).startswith("/data/run: ")
+
+
+def test_what_is_no_fault_of_a_path_keeps_its_traceback():
+    for error in (
+        ValueError("x"),
+        OSError("without a number"),
+        ConnectionResetError(errno.ECONNRESET, "gone"),
+        FileNotFoundError(errno.ENOENT, "of no path"),
+    ):
+        assert disk_error(error) == ""
+        with pytest.raises(type(error)), _failing():
+            raise error

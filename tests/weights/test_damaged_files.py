@@ -1,0 +1,43 @@
+"""Files of others that are empty, cut or pointers of git-lfs are named, whoever reads them."""
+
+import json
+import struct
+
+import pytest
+
+from ladd_jax.errors import DamagedError
+from ladd_jax.weights.files import read_headers
+from ladd_jax.weights.pretrained import read_pretrained
+
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 886\n"
+
+
+def safetensors(header):
+    data = json.dumps(header).encode()
+    return struct.pack("<Q", len(data)) + data
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (b"", "0 bytes is truncated .*it has no header"),
+        (POINTER, "pointer of git-lfs.*git lfs pull"),
+        (safetensors({"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}), "truncated"),
+        (safetensors({"a": None}), "no safetensors file"),
+        (safetensors({"a": {"dtype": "F32", "shape": None, "data_offsets": [0, 8]}}), "truncated"),
+        (safetensors([]), "no safetensors file"),
+    ],
+)
+def test_damaged_weights_are_named(tmp_path, data, words):
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(data)
+    with pytest.raises(DamagedError, match=rf"model\.safetensors.*{words}"):
+        read_headers([file])
+
+
+@pytest.mark.parametrize("data", [b"", POINTER, b'{"version": '])
+def test_a_tokenizer_that_cannot_be_read_is_named(tmp_path, data):
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (tmp_path / name).write_bytes(data)
+    with pytest.raises(DamagedError, match=rf"AutoTokenizer cannot read {tmp_path}"):
+        read_pretrained("AutoTokenizer", tmp_path)
