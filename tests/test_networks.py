@@ -37,7 +37,8 @@ def other(name, value):
         return CHANGED[name]
     if isinstance(value, bool):
         return not value
-    return value * 2 if value else type(value)(1) / 2 if isinstance(value, float) else 1
+    # Half of a number is in every range that the number is in.
+    return (value / 2 or 0.5) if isinstance(value, float) else value * 2 or 1
 
 
 def fields(section):

@@ -195,7 +195,7 @@ NUMBERS = dict(_numbers(Config()))
 # Of which every finite number is of use.
 SIGNED = {
     "model__position_start", "teacher__position_start", "distil__renoise_mean",
-    "distil__renoise_slope", "pretrain__time_mean",
+    "distil__renoise_slope", "pretrain__time_mean", "finetune__time_mean",
 }  # fmt: skip
 
 
