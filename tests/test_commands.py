@@ -422,6 +422,8 @@ TINY = [
     "--config.synthesize.samples=32",
     "--config.synthesize.records_per_shard=16",
     "--config.synthesize.steps=2",
+    "--config.finetune.steps=2",
+    "--config.finetune.batch_size=16",
     "--config.distil.steps=6",
     "--config.distil.batch_size=16",
     "--config.evaluate.samples=20",
@@ -449,7 +451,13 @@ def test_the_whole_job_runs_on_a_mesh_and_a_second_run_does_nothing_again(tmp_pa
     assert real["values"]["alignment"] >= 0.95
     trained = {
         path: path.stat().st_mtime_ns
-        for stage in ("encoded", "synthesized", "pretrain/checkpoints", "distil/checkpoints")
+        for stage in (
+            "encoded",
+            "synthesized",
+            "pretrain/checkpoints",
+            "finetune/checkpoints",
+            "distil/checkpoints",
+        )
         for path in (tmp_path / stage).rglob("*")
     }
     # All is done: nothing is written, the table is shown again.

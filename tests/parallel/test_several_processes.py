@@ -167,6 +167,8 @@ TINY = [
     "--config.synthesize.batch_size=8",
     "--config.synthesize.records_per_shard=8",
     "--config.synthesize.steps=2",
+    "--config.finetune.steps=4",
+    "--config.finetune.batch_size=16",
     "--config.distil.steps=4",
     "--config.distil.batch_size=16",
     "--config.distil.head_updates=1",
@@ -240,7 +242,7 @@ def test_two_processes_end_in_the_report_of_one(jobs):
             assert row["values"][name] == pytest.approx(wanted["values"][name], rel=JUDGES)
     for workdir in (one, two):
         assert (workdir / "report.html").exists() and (workdir / "samples.png").exists()
-        for stage in ("pretrain", "distil"):
+        for stage in ("pretrain", "finetune", "distil"):
             assert [record["step"] for record in read_history(workdir / stage)] == [2, 4]
             assert len(list((workdir / stage).glob("events.out.*"))) == 1
 
