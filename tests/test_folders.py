@@ -153,7 +153,7 @@ def test_flags_alone_say_that_folders_are_judged(arguments, folders):
 def test_the_command_prints_a_row_and_writes_it(tmp_path, monkeypatch, capsys):
     save(tmp_path / "a", 8)
     save(tmp_path / "b", 8, seed=1)
-    monkeypatch.setattr(evaluate, "open_named", lambda *_: Means())
+    monkeypatch.setattr("ladd_jax.stages.folders.open_named", lambda *_: Means())
     flags.FLAGS.mark_as_parsed()
     given = {
         "samples": tmp_path / "a", "reference": tmp_path / "b", "extractor": "inception:x",

@@ -33,6 +33,7 @@ def run(tmp_path_factory):
 @pytest.fixture(scope="module")
 def digits_run(tmp_path_factory):
     config = digits.get_config()
+    config.compilation_cache = "compilation_cache"
     config.model.update(dict(depth=1, width=16, unroll=1))
     config.heads.update(dict(channels=8))
     directory = tmp_path_factory.mktemp("digits")

@@ -72,7 +72,7 @@ class Optimizer:
     """AdamW with linear warm-up, optional cosine decay and clipping by global norm.
 
     Attributes:
-      learning_rate: rate after the warm-up.
+      learning_rate: rate after the warm-up; 0 leaves parameters as they are.
       beta1: decay of the first moment.
       beta2: decay of the second moment.
       epsilon: added to the root of the second moment.
@@ -101,7 +101,7 @@ class Optimizer:
         names = ("weight_decay", "warmup_steps", "decay_steps", "clip_norm")
         check_numbers(
             self,
-            {"learning_rate": POSITIVE, "beta1": DECAY, "beta2": DECAY, "epsilon": POSITIVE}
+            {"learning_rate": NOT_NEGATIVE, "beta1": DECAY, "beta2": DECAY, "epsilon": POSITIVE}
             | dict.fromkeys(names, NOT_NEGATIVE),
         )
         if self.decay_steps and self.decay_steps <= self.warmup_steps:
