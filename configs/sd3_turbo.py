@@ -43,7 +43,7 @@ def get_config(arguments: str | None = None) -> ConfigDict:
         arguments, dict(size="", weights="", teacher="", data="", resolution=1024, steps=10_000)
     )
     config = base_config()
-    config.stages = ("encode", "synthesize", "distil")
+    config.stages = ("encode", "synthesize", "finetune", "distil")
     config.model.position_base = 48.0
     config.data.update(dict(text_width=4096, pooled_width=2048))
     if given["size"] not in ("", "tiny", *SIZES):

@@ -3,7 +3,6 @@
 Examples:
 
     python -m ladd_jax.synthesize --config=digits --workdir=runs/digits
-    python -m ladd_jax.synthesize --config=digits --config.synthesize.guidance=2 --workdir=runs/two
 """
 
 from __future__ import annotations

@@ -178,6 +178,7 @@ DIGITS = "--config=configs/digits.py"
         ([DIGITS, "--config.stages=('distill',)"], "'distill' is none of encode, pretrain"),
         ([DIGITS, "--config.stages=('distil',)"], "no complete latent shards in"),
         ([DIGITS, "--config.stages=('pretrain',)"], "no complete latent shards in"),
+        ([DIGITS, "--config.stages=('synthesize', 'distil')"], "'finetune' is not among stages"),
         ([DIGITS, "--config.data.source=cifar"], "'cifar' is none of digits"),
         ([DIGITS, "--profile=100"], "is not START:STOP"),
         ([DIGITS, "--profile=2000:2003"], "begins after the last of 1600 steps"),

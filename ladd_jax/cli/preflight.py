@@ -65,6 +65,12 @@ def check(config: Config) -> None:
             f"teacher.depth is {config.teacher.depth} and teacher.weights is empty: name the "
             f"weights of that network; without them it can be planned only"
         )
+    stages = set(config.stages)
+    if config.finetune.steps and {"synthesize", "distil"} <= stages and "finetune" not in stages:
+        raise UserError(
+            f"finetune.steps is {config.finetune.steps} and the stage 'finetune' is not among "
+            f"stages, so that 'distil' would not find what it starts from: name it, or use 0"
+        )
     made = config.synthesize.samples if "synthesize" in config.stages else 0
     for name in ("finetune", "distil"):
         if name in trainings and 0 < made < trainings[name].batch_size:

@@ -19,7 +19,8 @@ def remove_unfinished(workdir: Path) -> None:
     folders = (
         "encoded", "held_out", "synthesized", "pretrain", "finetune", "distil", "evaluation",
     )  # fmt: skip
-    found = [*workdir.iterdir()]
+    # An export into the workdir has a folder of its own there.
+    found = [path for path in workdir.iterdir() if path.is_file()]
     for folder in folders:
         found += (workdir / folder).rglob("*")
     # A folder comes before what is in it, which is gone with it.

@@ -110,7 +110,7 @@ def curves(stage: str, history: Sequence[Mapping[str, Any]]) -> bytes | None:
     """PNG with the curves of a stage on a transparent ground, or None if there is nothing to draw.
 
     Args:
-      stage: `pretrain` or `distil`; for any other, every metric with `loss` in its name is drawn.
+      stage: `pretrain`, `finetune` or `distil`; for any other, every metric with `loss` in its name is drawn.
         Each metric `preview/METRIC/STEPS` has a panel, with a line for each number of steps.
       history: records with `step` and metrics: a float, or a list with one float for each head.
     """

@@ -58,6 +58,10 @@ def _match(
         params_key, state_key = jax.random.split(key)
         if params is None:
             params = objective.model.init(params_key)
+        # The data generator may be loaded in fewer bits than are trained.
+        params = jax.tree.map(
+            lambda leaf, own: leaf.astype(own.dtype), params, objective.model.shapes
+        )
         return objective.init(state_key, params)
 
     key = jax.random.PRNGKey(config.seed)

@@ -74,5 +74,7 @@ def smallest_bucket(config: Any) -> tuple[int, str]:
     # A number of samples of its own is checked before a run starts.
     if config.distil.data == "encoded" or not config.synthesize.samples:
         batches[config.distil.batch_size] = "distil.batch_size"
+        if config.finetune.steps:
+            batches[config.finetune.batch_size] = "finetune.batch_size"
     least = max(batches)
     return least, batches[least]
