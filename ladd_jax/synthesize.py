@@ -3,6 +3,9 @@
 Examples:
 
     python -m ladd_jax.synthesize --config=digits --workdir=runs/digits
+    python -m ladd_jax.synthesize --config=sd3_turbo:weights=sd35,data=p.txt --workdir=runs/turbo
+
+in workdirs in which the stages before it are done.
 """
 
 from __future__ import annotations

@@ -151,7 +151,7 @@ def test_a_field_that_is_unknown_or_missing_is_named():
         ),
         (
             dict(distil__optimizer__learning_rate=-1e-4),
-            "distil.optimizer.learning_rate is -0.0001: use a number above 0",
+            "distil.optimizer.learning_rate is -0.0001: use 0 or more",
         ),
         (
             dict(pretrain__optimizer__beta2=1.0),
