@@ -19,6 +19,8 @@ from ladd_jax.parallel.mesh import check_batch_size, make_mesh
 from ladd_jax.training.writers import check_writers
 from ladd_jax.weights.source import names_repository
 
+_Trainings = dict[str, Pretrain | Finetune | Distil]
+
 # Sources that need no released pipeline: their pictures are the latents.
 _CHANNELS = {"digits": 1, "scenes": 3}
 
@@ -30,7 +32,7 @@ def check(config: Config) -> None:
       UserError: a value that no stage could use; the message names it and the remedy.
     """
     mesh = make_mesh(config.mesh.sizes)
-    trainings: dict[str, Pretrain | Finetune | Distil] = {
+    trainings: _Trainings = {
         "pretrain": config.pretrain,
         "finetune": config.finetune,
         "distil": config.distil,
@@ -52,7 +54,7 @@ def check(config: Config) -> None:
     for stage in (config.pretrain, config.finetune):
         objectives.flow_matching(config, stage)
     objectives.ladd(config)
-    _check_data(config)
+    _check_data(config, trainings)
     sides = family_of(config).sides
     networks = {"model": student_architecture(config)}
     if config.teacher.depth:
@@ -84,7 +86,7 @@ def check(config: Config) -> None:
         _check_judges(config)
 
 
-def _check_data(config: Config) -> None:
+def _check_data(config: Config, trainings: _Trainings) -> None:
     data = config.data
     if data.source in _CHANNELS:
         channels = _CHANNELS[data.source]
@@ -92,7 +94,7 @@ def _check_data(config: Config) -> None:
             raise UserError(
                 f"model.channels is {config.model.channels}: {data.source} have {channels}"
             )
-        _check_examples(config)
+        _check_examples(config, trainings)
         return
     if not config.weights and data.source == "prompts":
         raise UserError(
@@ -119,22 +121,15 @@ def _check_data(config: Config) -> None:
         )
 
 
-def _check_examples(config: Config) -> None:
+def _check_examples(config: Config, trainings: _Trainings) -> None:
     """Whether the examples of a bucket fill a batch of each training that reads them."""
-    batches = {}
-    if "pretrain" in config.stages:
-        batches["pretrain"] = config.pretrain.batch_size
     own_samples = config.distil.data == "synthesized" and config.synthesize.samples
-    if not own_samples:
-        if "finetune" in config.stages and config.finetune.steps:
-            batches["finetune"] = config.finetune.batch_size
-        if "distil" in config.stages:
-            batches["distil"] = config.distil.batch_size
-    for stage, size in batches.items():
-        if config.data.examples < size:
+    for name, stage in trainings.items():
+        reads = name == "pretrain" or not own_samples
+        if reads and config.data.examples < stage.batch_size:
             raise UserError(
                 f"data.examples {config.data.examples} of a bucket are fewer than one batch of "
-                f"{stage}.batch_size {size}: raise one or lower the other"
+                f"{name}.batch_size {stage.batch_size}: raise one or lower the other"
             )
 
 

@@ -1,4 +1,4 @@
-"""What the two training stages share: from a workdir to a finished training."""
+"""What the training stages share: from a workdir to a finished training."""
 
 import contextlib
 from collections.abc import Callable, Mapping
