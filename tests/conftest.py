@@ -3,14 +3,10 @@
 import os
 
 from hypothesis import settings
+from quick_compilation import quick_flags
 
 os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["XLA_FLAGS"] = (
-    os.environ.get("XLA_FLAGS", "")
-    + " --xla_force_host_platform_device_count=8"
-    # Tests run tiny programs once: they wait for the compiler and not for the program.
-    + " --xla_backend_optimization_level=0"
-)
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {quick_flags(devices=8)}"
 
 # The first example of a property compiles, and a loaded machine is slow: no example has a deadline.
 settings.register_profile("no_deadline", deadline=None)

@@ -13,6 +13,7 @@ from types import SimpleNamespace
 import pytest
 from PIL import Image
 from pipelines import save_pipeline
+from quick_compilation import quick_flags
 
 from ladd_jax import main
 from ladd_jax.cli import flags
@@ -41,7 +42,7 @@ def _command(arguments, devices, streams):
         os.dup2(os.open(path, os.O_WRONLY), target)
     os.chdir(ROOT)
     # Read when JAX first looks for devices, which its import does not.
-    os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={devices}"
+    os.environ["XLA_FLAGS"] = quick_flags(devices)
     sys.argv = ["main", *arguments]
     command.run(main.main)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import jax
 import pytest
+from quick_compilation import quick_flags
 
 from ladd_jax import main
 from ladd_jax.cli import run as command
@@ -47,9 +48,7 @@ def _command(arguments, told):
     events = Counter()
     jax.monitoring.register_event_listener(lambda event, **_: events.update([event]))
     os.chdir(ROOT)
-    os.environ["XLA_FLAGS"] = (
-        "--xla_force_host_platform_device_count=2 --xla_backend_optimization_level=0"
-    )
+    os.environ["XLA_FLAGS"] = quick_flags(devices=2)
     sys.argv = ["main", *arguments]
     try:
         command.run(main.main)

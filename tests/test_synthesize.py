@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from quick_compilation import quick_flags
 
 from configs import digits
 from ladd_jax.config import architectures, typed
@@ -100,7 +101,7 @@ PROCESSES.set_forkserver_preload(["ladd_jax.stages.synthesize"])
 
 def _host(config, workdir, address, count, index):
     # Read when JAX first looks for devices, which its import does not.
-    os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=1"
+    os.environ["XLA_FLAGS"] = quick_flags(devices=1)
     if count > 1:
         jax.distributed.initialize(address, count, index)
     synthesize(config, workdir)

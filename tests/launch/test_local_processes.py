@@ -54,6 +54,15 @@ def test_ended_from_outside_it_leaves_no_process(tmp_path):
     assert not (tmp_path / "alive").exists()
 
 
+def test_told_to_stop_it_says_whether_the_processes_go_on_when_they_are_started_again(tmp_path):
+    script = f"trap 'sleep 1; exit 75' TERM; touch {tmp_path}/$JAX_PROCESS_ID; sleep 30 & wait"
+    with subprocess.Popen([SCRIPT, "2", "bash", "-c", script]) as process:
+        while len(list(tmp_path.iterdir())) < 2:
+            time.sleep(0.05)
+        process.terminate()
+        assert process.wait() == 75
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

@@ -12,6 +12,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+import quick_compilation
 import stopped_job
 import tiny
 import tiny_job
@@ -39,7 +40,7 @@ def launch(processes, *command):
         ],
         cwd=ROOT, capture_output=True, text=True, check=False, timeout=600,
         env=os.environ | {
-            "PYTHONPATH": paths, "XLA_FLAGS": "--xla_backend_optimization_level=0",
+            "PYTHONPATH": paths, "XLA_FLAGS": quick_compilation.QUICK,
             # Threads of XLA on CPU, which decide how it splits a sum: else as many as there are
             # cores or devices of a process, whichever are more.
             "NPROC": str(DEVICES),

@@ -46,3 +46,12 @@ def test_a_run_that_goes_on_is_compared_with_its_first_record():
     history = [HEALTHY | {"step": 1}, HEALTHY | {"step": 2, "x0_hat_std": 0.1}]
     with pytest.raises(CollapsedError, match="0.5 times its 1 at first"):
         see(CollapseWatch(history, **BANDS, stop=True), {"x0_hat_std": 0.1})
+
+
+def test_a_run_that_goes_on_sick_is_stopped_again():
+    sick = {"accuracy": 0.99}
+    history = [HEALTHY | {"step": step} | sick for step in (1, 2)]
+    watch = CollapseWatch(history, **BANDS, stop=True)
+    see(watch, sick)
+    with pytest.raises(CollapsedError, match="accuracy is 0.990"):
+        see(watch, sick)
