@@ -8,7 +8,8 @@
 #
 # -d is the number of simulated devices of each process, 1. The first process writes to the
 # terminal. When one fails, the others are ended, its last lines are shown, and this script ends
-# with its exit code. When it is told to stop, they have two minutes for a last checkpoint.
+# with its exit code. When it is told to stop, they have two minutes for a last checkpoint, and it
+# ends with exit code 75 where the same command goes on from there.
 set -euo pipefail
 
 fail() {
@@ -55,9 +56,18 @@ end_all() {
     done
     rm -rf "$logs"
 }
+stop() {
+    local code=$1 pid
+    grace=1200
+    end_all
+    for pid in "${pids[@]}"; do
+        wait "$pid" || (($? != 75)) || code=75
+    done
+    exit "$code"
+}
 trap end_all EXIT
-trap 'grace=1200; exit 130' INT
-trap 'grace=1200; exit 143' TERM
+trap 'stop 130' INT
+trap 'stop 143' TERM
 
 export JAX_PLATFORMS=cpu
 export XLA_FLAGS="${XLA_FLAGS:-} --xla_force_host_platform_device_count=$devices"

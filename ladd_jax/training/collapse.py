@@ -43,7 +43,8 @@ class CollapseWatch:
           accuracy: of the heads.
           lowest: share of the first value.
           highest: multiple of the first value.
-          stop: whether a finding stops the training; else it is a warning.
+          stop: whether a finding stops the training, again after as many records where it goes on;
+            else it is a warning, once.
         """
         self._records = records
         self._accuracy, self._lowest, self._highest = accuracy, lowest, highest
@@ -59,7 +60,7 @@ class CollapseWatch:
         Raises:
           CollapsedError: there is one, and it is to stop the training. All processes raise it.
         """
-        new = [told for name, told in self._findings(record) if self._count[name] == self._records]
+        new = [told for name, told in self._findings(record) if self._is_new(self._count[name])]
         told = (
             f"in {self._records} records up to step {record['step']} {' and '.join(new)}: lower "
             f"the learning rate, or see the table of sick runs in docs/tuning.md"
@@ -68,6 +69,10 @@ class CollapseWatch:
             raise CollapsedError(f"{told}; the same command goes on from the last checkpoint")
         if new:
             _LOG.warning("%s", told)
+
+    def _is_new(self, count: int) -> bool:
+        """Whether a finding of so many records in a row is told."""
+        return count % self._records == 0 if self._stop else count == self._records
 
     def _findings(self, record: Mapping[str, Any]) -> list[tuple[str, str]]:
         """What is outside of its band, by name and in words; counts it."""

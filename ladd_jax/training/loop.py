@@ -206,12 +206,17 @@ def _compile(
     began = time.monotonic()
     with ThreadPoolExecutor(max(1, (os.cpu_count() or 1) // 2)) as pool:
         futures = {pool.submit(build, bucket): bucket for bucket in batch_shapes}
-        for future in as_completed(futures):
-            programs[futures[future]] = future.result()
-            _LOG.info(
-                "%s: compiled %s, %d of %d, after %.0f s", training.name, futures[future].name,
-                len(programs), len(futures), time.monotonic() - began,
-            )  # fmt: skip
+        try:
+            for future in as_completed(futures):
+                programs[futures[future]] = future.result()
+                _LOG.info(
+                    "%s: compiled %s, %d of %d, after %.0f s", training.name, futures[future].name,
+                    len(programs), len(futures), time.monotonic() - began,
+                )  # fmt: skip
+        except BaseException:
+            # Who tells the job to stop waits for those that have begun, not for all.
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
     return programs
 
 

@@ -95,8 +95,10 @@ class MetricWriter:
             if name == "skipped":
                 record[name] = int(skipped.sum())
             elif finite.any():
-                mean = np.mean(values, axis=0, where=finite)
-                record[name] = mean.tolist()
+                # One of several heads may have been finite in no step.
+                count = np.sum(finite, axis=0)
+                mean = np.sum(values, axis=0, where=finite) / np.where(count, count, np.nan)
+                record[name] = mean.astype(values.dtype).tolist()
         record |= extra
         if self._active:
             with (self._directory / _HISTORY).open("a") as file:
