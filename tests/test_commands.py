@@ -468,12 +468,12 @@ def test_the_whole_job_runs_on_a_mesh_and_a_second_run_does_nothing_again(tmp_pa
     assert idle.returncode == 0, idle.stderr
     assert idle.stdout == result.stdout
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == written
-    # Without its config.json the workdir still knows what its checkpoints were made with.
+    # Without its config.json the workdir still knows what its results were made with.
     (tmp_path / "config.json").unlink()
     other = run(*TINY, "--config.pretrain.steps=7", f"--workdir={tmp_path}", devices=8)
     assert other.returncode == 2
-    assert "holds a checkpoint of another config (pretrain.steps was 6 and is 7)" in other.stderr
-    (tmp_path / "config.json").unlink()
+    assert "is another set than this run's (pretrain.steps was 6 and is 7)" in other.stderr
+    assert not (tmp_path / "config.json").exists()
     # On another mesh now: what was trained is restored, and gives the same numbers.
     (tmp_path / "metrics.json").unlink()
     again = run(*TINY, f"--workdir={tmp_path}", devices=8)

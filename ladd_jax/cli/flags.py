@@ -29,6 +29,19 @@ _CONFIG = config_flags.DEFINE_config_file(
     lock_config=True,
 )
 WORKDIR = flags.DEFINE_string("workdir", "", "Where data, checkpoints and reports go.")
+DATA = flags.DEFINE_string(
+    "data",
+    "",
+    "Where encoded, held-out and synthesized records and the data generator are, and are made if "
+    "they are missing, which several workdirs may share; another workdir will do. Default: the "
+    "workdir, or what it was told before.",
+)
+FROM = flags.DEFINE_string(
+    "from",
+    "",
+    "The workdir of a run, with whose newest student `distil` begins, with its heads, optimizers "
+    "and steps; on its data, unless --data names others.",
+)
 _WEIGHTS = flags.DEFINE_string(
     "weights",
     None,
@@ -58,7 +71,7 @@ def fail(message: object) -> NoReturn:
     raise SystemExit(2)
 
 
-SHARED = ("config", "workdir", "weights", "prompts", "images", "profile")
+SHARED = ("config", "workdir", "data", "from", "weights", "prompts", "images", "profile")
 """Flags of commands on a run, of which other commands read some."""
 
 READ = {

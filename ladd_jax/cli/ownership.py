@@ -85,7 +85,11 @@ def _started(process: int) -> str:
 
 @contextlib.contextmanager
 def owned(
-    workdir: Path, *, beat_seconds: float = _BEAT_SECONDS, dead_seconds: float = _DEAD_SECONDS
+    workdir: Path,
+    flag: str = "workdir",
+    *,
+    beat_seconds: float = _BEAT_SECONDS,
+    dead_seconds: float = _DEAD_SECONDS,
 ) -> Iterator[None]:
     """Owns a workdir, which is made if it is not there, for the time of a block.
 
@@ -93,7 +97,8 @@ def owned(
     else when its file was not touched for `dead_seconds`, for which this waits.
 
     Args:
-      workdir: the run's workdir.
+      workdir: the run's workdir, or the directory of its data.
+      flag: the flag that names it.
       beat_seconds: seconds from one touch of the file to the next.
       dead_seconds: seconds without one after which an owner on another machine is dead.
 
@@ -102,7 +107,7 @@ def owned(
     """
     workdir.mkdir(parents=True, exist_ok=True)
     path, owner = workdir / OWNER, Owner.here()
-    _take(path, owner, dead_seconds)
+    _take(path, owner, flag, dead_seconds)
     ended = threading.Event()
     beat = threading.Thread(target=_beat, args=(path, owner, beat_seconds, ended), daemon=True)
     beat.start()
@@ -115,9 +120,9 @@ def owned(
             path.unlink()
 
 
-def _take(path: Path, owner: Owner, dead_seconds: float) -> None:
+def _take(path: Path, owner: Owner, flag: str, dead_seconds: float) -> None:
     while not _write(path, owner):
-        _remove_dead(path, owner.job, dead_seconds)
+        _remove_dead(path, owner.job, flag, dead_seconds)
 
 
 def _write(path: Path, owner: Owner | None) -> bool:
@@ -130,7 +135,7 @@ def _write(path: Path, owner: Owner | None) -> bool:
     return True
 
 
-def _remove_dead(path: Path, job: str, dead_seconds: float) -> None:
+def _remove_dead(path: Path, job: str, flag: str, dead_seconds: float) -> None:
     """Removes the file of an owner that is dead; waits where that is not known yet.
 
     Raises:
@@ -149,7 +154,7 @@ def _remove_dead(path: Path, job: str, dead_seconds: float) -> None:
                 whose = f"process {owner.process} on {owner.host}" if owner else "another job"
                 raise ExistsError(
                     f"{path.parent} belongs to {whose}, which is running: wait until it has "
-                    f"ended, end it, or use another --workdir"
+                    f"ended, end it, or use another --{flag}"
                 )
             # The time of the disk, whatever the clock of this machine says.
             clock.touch()

@@ -14,8 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from ladd_jax.config.fields import Config, to_dict
-from ladd_jax.config.workdir import identity
+from ladd_jax.config.fields import Config
+from ladd_jax.config.workdir import data_directory
 from ladd_jax.data.buckets import Bucket
 from ladd_jax.data.shards import (
     LATENTS,
@@ -34,7 +34,7 @@ from ladd_jax.errors import UserError
 from ladd_jax.models import random_text
 from ladd_jax.models.families import TextEncoder, family_of
 from ladd_jax.parallel.mesh import process_mesh
-from ladd_jax.stages.load import encoded, held_out
+from ladd_jax.stages.load import begin_set, check_set, encoded, held_out
 
 _LOG = logging.getLogger(__name__)
 
@@ -83,8 +83,11 @@ def encode(config: Config, workdir: Path) -> None:
     # An older version wrote no shards for judges. To look for them costs a look at all records.
     judged = is_complete(apart) or "evaluate" not in config.stages
     if is_complete(target) and judged:
+        check_set(config, target, "encoded")
         return
-    source = open_source(config, [Bucket.parse(name) for name in data.buckets], workdir)
+    source = open_source(
+        config, [Bucket.parse(name) for name in data.buckets], data_directory(workdir)
+    )
     if is_complete(target):
         sizes = {bucket: len(prompts) for bucket, prompts in source.prompts.items()}
         if source.held_out is None:
@@ -118,6 +121,7 @@ def _write(
     """Writes the records of a source, those that it holds out excepted, as a set of shards."""
     if is_complete(target):
         return
+    begin_set(config, target, target.name)
     data = config.data
     layout = Layout(
         sizes={bucket: len(prompts) for bucket, prompts in source.prompts.items()},
@@ -133,7 +137,7 @@ def _write(
             records = _records(source, encoder, shard, data.text_batch_size)
             write_shard(target, layout, shard, records)
             bar.update(shard.stop - shard.start)
-    finalize_together(target, layout, null, identity(to_dict(config), target.name))
+    finalize_together(target, layout, null)
 
 
 def _records(

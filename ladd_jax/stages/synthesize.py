@@ -10,8 +10,7 @@ import jax
 import numpy as np
 
 from ladd_jax.config import architectures
-from ladd_jax.config.fields import Config, to_dict
-from ladd_jax.config.workdir import identity
+from ladd_jax.config.fields import Config
 from ladd_jax.data.shards import (
     LATENTS,
     ArraySpec,
@@ -25,7 +24,13 @@ from ladd_jax.data.shards import (
 from ladd_jax.diffusion.sampling import Sampler, Sampling, seeds
 from ladd_jax.models.families import family_of
 from ladd_jax.parallel.mesh import process_mesh
-from ladd_jax.stages.load import load_generator, shards_of, synthesized
+from ladd_jax.stages.load import (
+    begin_set,
+    check_set,
+    load_generator,
+    shards_of,
+    synthesized,
+)
 
 
 def synthesize(config: Config, workdir: Path) -> None:
@@ -33,6 +38,7 @@ def synthesize(config: Config, workdir: Path) -> None:
     stage = config.synthesize
     target = synthesized(workdir)
     if is_complete(target):
+        check_set(config, target, "synthesized")
         return
     shards = shards_of(config, workdir, "encoded")
     mesh = process_mesh(config.mesh.sizes)
@@ -49,6 +55,7 @@ def synthesize(config: Config, workdir: Path) -> None:
         arrays={LATENTS: ArraySpec(("H", "W", config.model.channels)), **shards.cond_arrays},
     )
     sampling = Sampling.generator(**stage.sampling)
+    begin_set(config, target, "synthesized")
     missing = missing_shards(target, layout, jax.process_index(), jax.process_count())
     with progress("synthesize", layout, missing) as bar:
         for shard in missing:
@@ -76,4 +83,4 @@ def synthesize(config: Config, workdir: Path) -> None:
                     for i in range(len(places))
                 ),
             )
-    finalize_together(target, layout, shards.null, identity(to_dict(config), target.name))
+    finalize_together(target, layout, shards.null)
