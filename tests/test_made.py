@@ -11,7 +11,7 @@ from ladd_jax.config.identity import identity
 from ladd_jax.config.workdir import Places, settle
 from ladd_jax.data.shards import write_identity
 from ladd_jax.errors import NotFoundError, UserError
-from ladd_jax.stages.made import check_made, makes_data, open_places
+from ladd_jax.stages.made import check_made, open_places
 
 RATE = {"distil__optimizer__learning_rate": 1e-7}
 
@@ -36,7 +36,7 @@ def encoded(data, settings, name="encoded"):
 
 
 def check(settings, workdir, data=None):
-    check_made(settings, workdir, Places(data or workdir))
+    return check_made(settings, workdir, Places(data or workdir))
 
 
 def test_another_distillation_leaves_the_data_alone_and_other_data_are_refused(tmp_path):
@@ -49,7 +49,12 @@ def test_another_distillation_leaves_the_data_alone_and_other_data_are_refused(t
     with pytest.raises(UserError, match=r"synthesized is another set .*synthesize\.guidance was"):
         check(config(synthesize__guidance=1.5), tmp_path)
     with pytest.raises(UserError, match=r"pretrain.checkpoints holds .*pretrain\.ema_decay was"):
-        check(config(pretrain__ema_decay=0.5, stages=("distil",)), tmp_path, tmp_path)
+        check(config(pretrain__ema_decay=0.5), tmp_path)
+    # What is of another config is made anew by the stages that make it, and by no others.
+    anew = {"pretrain__ema_decay": 0.5, "on_change": "redo"}
+    assert check(config(**anew), tmp_path)
+    with pytest.raises(UserError, match=r"synthesized is another set .*pretrain\.ema_decay was"):
+        check(config(**anew, stages=("pretrain",)), tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -88,14 +93,15 @@ def test_what_no_stage_of_the_run_makes_is_missed_before_anything_is_written(tmp
 
 def test_data_are_made_by_a_run_where_some_are_missing_and_only_read_where_they_are_there(tmp_path):
     settings = config()
-    assert makes_data(settings, tmp_path)
+    run, data = tmp_path / "run", tmp_path / "data"
+    assert check(settings, run, data)
     for name in ("encoded", "synthesized"):
-        encoded(tmp_path, settings, name)
-    save(tmp_path, "pretrain", settings.pretrain.steps - 1, settings)
-    assert makes_data(settings, tmp_path)
-    assert not makes_data(dataclasses.replace(settings, stages=("distil",)), tmp_path)
-    save(tmp_path, "pretrain", settings.pretrain.steps, settings)
-    assert not makes_data(settings, tmp_path)
+        encoded(data, settings, name)
+    save(data, "pretrain", settings.pretrain.steps - 1, settings)
+    assert check(settings, run, data)
+    assert not check(dataclasses.replace(settings, stages=("distil",)), run, data)
+    save(data, "pretrain", settings.pretrain.steps, settings)
+    assert not check(settings, run, data)
 
 
 def test_data_are_those_of_the_flag_of_the_workdir_or_its_own(tmp_path):

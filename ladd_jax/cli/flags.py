@@ -42,6 +42,12 @@ FROM = flags.DEFINE_string(
     "The workdir of a run, with whose newest student `distil` begins, with its heads, optimizers "
     "and steps; on its data, unless --data names others.",
 )
+_ON_CHANGE = flags.DEFINE_string(
+    "on_change",
+    None,
+    "Field on_change: redo makes anew what is of other fields or other data than this run's, and "
+    "what depends on it; stop, the default, names it.",
+)
 _WEIGHTS = flags.DEFINE_string(
     "weights",
     None,
@@ -71,7 +77,17 @@ def fail(message: object) -> NoReturn:
     raise SystemExit(2)
 
 
-SHARED = ("config", "workdir", "data", "from", "weights", "prompts", "images", "profile")
+SHARED = (
+    "config",
+    "workdir",
+    "data",
+    "from",
+    "on_change",
+    "weights",
+    "prompts",
+    "images",
+    "profile",
+)
 """Flags of commands on a run, of which other commands read some."""
 
 READ = {
@@ -213,6 +229,8 @@ def config() -> ConfigDict:
         config.model.depth = 0
     if _PROFILE.value:
         config.log.profile = _PROFILE.value
+    if _ON_CHANGE.value:
+        config.on_change = _ON_CHANGE.value
     if PROMPTS.value and _IMAGES.value:
         raise UserError("--prompts and --images are both given: use one of them")
     for source, flag in (("prompts", PROMPTS), ("images", _IMAGES)):

@@ -49,7 +49,7 @@ def run(command: Command, others: absl.flags.FlagValues | None = None, *, stage:
         from ladd_jax.config.fields import to_dict
         from ladd_jax.config.workdir import settle, settled
         from ladd_jax.parallel import processes
-        from ladd_jax.stages.made import check_made, makes_data, open_places
+        from ladd_jax.stages.made import check_made, open_places
 
         workdir, config = Path(flags.WORKDIR.value), _config()
         left_out = stage and stage not in config.stages
@@ -60,12 +60,12 @@ def run(command: Command, others: absl.flags.FlagValues | None = None, *, stage:
         with contextlib.ExitStack() as stack:
             if jax.process_index() == 0:
                 places = open_places(alone, workdir, flags.DATA.value, flags.FROM.value)
-                check_made(alone, workdir, places)
+                makes_data = check_made(alone, workdir, places)
                 stack.enter_context(owned(workdir))
                 settle(workdir, settings, places)
                 remove_unfinished(workdir)
                 # Others may read the data meanwhile, what is missing is made by one.
-                if places.data.resolve() != workdir.resolve() and makes_data(alone, places.data):
+                if makes_data and places.data.resolve() != workdir.resolve():
                     stack.enter_context(owned(places.data, "data"))
                     remove_unfinished(places.data)
             # The others do not look before: a network disk would remember that there was nothing.

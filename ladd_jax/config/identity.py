@@ -1,8 +1,9 @@
 """What the result of a stage depends on, and how two of them differ.
 
-A stage has one identity: the fields of the config that change its result. A set of shards keeps it
-in `identity.json`, a checkpoint the config from which it follows. A stage goes on with, and reads,
-what has the same.
+A result has one identity: the fields of the config that change it, and digests of what else went
+into all of it. A set of shards keeps it in `identity.json`, with digests of its records beside it,
+and a checkpoint has the config and the digests. A stage goes on with what has the same, and reads
+what is of the same fields.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,7 +12,9 @@ from typing import Any
 from ladd_jax.config.fields import Config, to_dict
 
 # Sections that do not change what a run computes: they may differ when it is resumed.
-FREE_FIELDS = ("mesh", "log", "checkpoint", "watch", "stages", "evaluate", "compilation_cache")
+FREE_FIELDS = (
+    "mesh", "log", "checkpoint", "watch", "stages", "evaluate", "compilation_cache", "on_change",
+)  # fmt: skip
 # And these of the other sections, which say how something is computed, and how much of it at once.
 FREE_PATHS = (
     "data.on_corrupt", "data.max_unreadable", "data.unreadable", "data.text_batch_size",
@@ -48,12 +51,15 @@ _NAMED_LATER = (
 )  # fmt: skip
 
 
-def identity(config: dict[str, Any], name: str) -> dict[str, Any]:
+def identity(
+    config: dict[str, Any], name: str, inputs: Mapping[str, str] | None = None
+) -> dict[str, Any]:
     """What says of the result of a stage what it is.
 
     Args:
       config: a config, or as much as is known of an old one.
       name: a set of shards or a training, one of `SETS` or `TRAININGS`.
+      inputs: digests of what else it is made of, by what they are of; default: none is known.
     """
     fields = {section: config[section] for section in _SECTIONS[name] if section in config}
     if fields.get("weights"):
@@ -67,14 +73,14 @@ def identity(config: dict[str, Any], name: str) -> dict[str, Any]:
     if name == "distil" and not config.get("finetune", {}).get("steps"):
         # As of a version that did not have the stage.
         fields["finetune"] = {"steps": 0}
-    return {"set": name, "config": _without(fields, _IGNORED)}
+    return {"set": name, "config": _without(fields, _IGNORED), "inputs": dict(inputs or {})}
 
 
 def difference(old: Mapping[str, Any], new: Mapping[str, Any], free: Sequence[str] = ()) -> str:
     """In what two results differ by their `identity`, in words; empty where in nothing.
 
     A field that an older version of this package did not have counts as at its default, at which
-    the result is the same as before.
+    the result is the same as before. Inputs of which one of both knows nothing are no difference.
 
     Args:
       old: identity of what is there.
@@ -91,7 +97,12 @@ def difference(old: Mapping[str, Any], new: Mapping[str, Any], free: Sequence[st
             if field in given:
                 found = {**found, section: {field: given[field], **found[section]}}
     defaults = _named(to_dict(Config()), new["config"])
-    return _first_difference(filled(found, defaults), new["config"], "", (*_IGNORED, *free))
+    words = _first_difference(filled(found, defaults), new["config"], "", (*_IGNORED, *free))
+    if words:
+        return words
+    known = old.get("inputs", {})
+    others = [name for name, digest in new["inputs"].items() if known.get(name, digest) != digest]
+    return f"what is in {others[0]} was other data" if others else ""
 
 
 def config_difference(old: dict[str, Any], new: dict[str, Any]) -> str:

@@ -142,6 +142,17 @@ def _bucket_directory(directory: str | Path, bucket: Bucket) -> Path:
     return Path(directory) / bucket.name / _VERSION
 
 
+def shard_files(directory: Path) -> list[tuple[Path, Bucket, int]]:
+    """The files of shards that are there, whole or not, each with its bucket and number."""
+    found = []
+    for file in sorted(directory.glob(f"*/{_VERSION}/{_NAME}-b*.array_record-*-of-*")):
+        name = file.parent.parent.name
+        index = file.name.partition(".array_record-")[2].partition("-of-")[0]
+        if Bucket.is_name(name) and index.isdecimal():
+            found.append((file, Bucket.parse(name), int(index)))
+    return found
+
+
 def missing_shards(
     directory: str | Path, layout: Layout, process_index: int = 0, process_count: int = 1
 ) -> list[Shard]:
@@ -282,6 +293,11 @@ def progress(name: str, layout: Layout, missing: Sequence[Shard]) -> tqdm:
     done = total - sum(shard.stop - shard.start for shard in missing)
     hidden = jax.process_index() != 0
     return tqdm(total=total, initial=done, desc=name, unit="img", disable=hidden)
+
+
+def reopen(directory: str | Path) -> None:
+    """Marks a set as not complete, so that it can be written on."""
+    (Path(directory) / _NULL).unlink(missing_ok=True)
 
 
 def is_complete(directory: str | Path) -> bool:

@@ -1,6 +1,7 @@
 """What the stages of a run have left in its workdir: shards, checkpoints, networks."""
 
 import dataclasses
+from collections.abc import Mapping
 from logging import getLogger
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from ladd_jax.config.fields import Config, to_dict
 from ladd_jax.config.identity import difference, identity, own_fields
 from ladd_jax.config.workdir import folder
 from ladd_jax.data.buckets import Bucket
-from ladd_jax.data.shards import Shards, is_complete, read_identity, write_identity
+from ladd_jax.data.shards import Shards, is_complete, read_identity
 from ladd_jax.errors import NotFoundError, UserError
 from ladd_jax.models.base import Params
 from ladd_jax.models.families import family_of
@@ -76,21 +77,9 @@ def check_set(config: Config, directory: Path, name: str) -> None:
     found = difference(old, identity(to_dict(config), name))
     if found:
         raise UserError(
-            f"{directory} is another set than this run's ({found}): set the field back, or use "
-            f"another --workdir or --data"
+            f"{directory} is another set than this run's ({found}): set it back, use another "
+            f"--workdir or --data, or let --on_change=redo make it anew"
         )
-
-
-def begin_set(config: Config, directory: Path, name: str) -> None:
-    """Says what a set of shards is made of before it is written, or goes on with one.
-
-    Raises:
-      UserError: what is there already is of other fields.
-    """
-    if read_identity(directory):
-        check_set(config, directory, name)
-    elif jax.process_index() == 0:
-        write_identity(directory, identity(to_dict(config), name))
 
 
 def student_data(config: Config, workdir: Path) -> Shards:
@@ -142,14 +131,21 @@ def checkpoints_in(config: Config, directory: Path, stage: str) -> Checkpoints:
     )
     step = saved.latest()
     if step is not None:
-        check_checkpoint(config, saved.directory, stage, step, saved.config(step))
+        found = checkpoint_difference(config, saved.directory, stage, step, saved.config(step))
+        if found:
+            raise UserError(found)
     return saved
 
 
-def check_checkpoint(
-    config: Config, directory: Path, stage: str, step: int, saved: dict[str, Any]
-) -> None:
-    """Whether a training goes on from a checkpoint, or has ended there.
+def checkpoint_difference(
+    config: Config,
+    directory: Path,
+    stage: str,
+    step: int,
+    saved: dict[str, Any],
+    inputs: Mapping[str, str] | None = None,
+) -> str:
+    """Why a training neither goes on from a checkpoint nor has ended there; empty if it does.
 
     Args:
       config: the run's config.
@@ -157,25 +153,28 @@ def check_checkpoint(
       stage: the training.
       step: the checkpoint's step.
       saved: the checkpoint's config.
+      inputs: digests of what it reads; default: they are not looked at.
 
-    Raises:
-      UserError: it does not; the first field that differs is named.
+    Returns:
+      a sentence that names the first difference and what the user can do.
     """
     steps = getattr(config, stage).steps
     if step > steps:
-        raise UserError(
+        return (
             f"{directory} holds step {step} and {stage}.steps is {steps}: use {step} or more, or "
             f"another --workdir"
         )
-    old, new = identity(saved, stage), identity(to_dict(config), stage)
+    old = identity(saved, stage, saved.get("inputs"))
+    new = identity(to_dict(config), stage, inputs)
     free = own_fields(stage)
     # What is done is not trained on with another rate.
     found = difference(old, new, free if step < steps else free[:1])
-    if found:
-        raise UserError(
-            f"{directory} holds a checkpoint of another config ({found}): "
-            f"{_remedy(stage, difference(old, new, free), step)}"
-        )
+    if not found:
+        return ""
+    return (
+        f"{directory} holds a checkpoint of another config ({found}): "
+        f"{_remedy(stage, difference(old, new, free), step)}"
+    )
 
 
 def _remedy(stage: str, others: str, step: int) -> str:
@@ -185,7 +184,7 @@ def _remedy(stage: str, others: str, step: int) -> str:
         ways.append("begin another --workdir from its student by --from, or anew by --data")
     else:
         ways.append("use another --workdir")
-    return ", ".join([*ways, "or set the field back"])
+    return ", ".join([*ways, "set it back, or let --on_change=redo train anew"])
 
 
 def load_generator(config: Config, workdir: Path, mesh: Mesh) -> Params:

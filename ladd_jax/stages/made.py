@@ -10,13 +10,17 @@ from pathlib import Path
 from ladd_jax.config.fields import Config, to_dict
 from ladd_jax.config.identity import RESULTS, SETS, config_difference
 from ladd_jax.config.workdir import DATA, Places, check_directory, data_directory, places
-from ladd_jax.data.shards import check_complete, is_complete, read_identity
+from ladd_jax.data.buckets import Bucket
+from ladd_jax.data.contents import contents_of, in_turn, read_contents
+from ladd_jax.data.shards import check_complete, is_complete
+from ladd_jax.data.sources import Source, look
 from ladd_jax.errors import NotFoundError, UserError
-from ladd_jax.stages.load import check_checkpoint, check_set
+from ladd_jax.stages.changes import inputs_of, set_change
+from ladd_jax.stages.load import checkpoint_difference
 from ladd_jax.training.checkpoint import newest_config
 
 # Which stage makes what others read.
-_MAKERS = {"encoded": "encode", "synthesized": "synthesize"}
+_MAKERS = {"encoded": "encode", "held_out": "encode", "synthesized": "synthesize"}
 
 
 def open_places(config: Config, workdir: Path, data: str, origin: str) -> Places:
@@ -88,23 +92,69 @@ def _begun(config: Config, workdir: Path, found: Places, origin: Path) -> Places
     return dataclasses.replace(found, origin=origin, step=step)
 
 
-def check_made(config: Config, workdir: Path, own: Places) -> None:
-    """Whether all that is there already is of the config, and what no stage makes is there.
+def check_made(config: Config, workdir: Path, own: Places) -> bool:
+    """Whether all that is there already is of the config and the data, or is to be made anew.
+
+    Data that are read at once are looked at; what results of stages of another command are made of
+    is not.
+
+    Returns:
+      whether something is to be made in the directory of the data.
 
     Raises:
-      NotFoundError: a stage reads shards that are not complete, and their stage is left out.
-      UserError: a result is of another config; the first field that differs is named.
+      NotFoundError: the data are not there, or a stage reads shards that are not complete and that
+        no stage of the command makes.
+      UserError: the data are of no use, or a result is of other fields or data: the first that
+        differs is named.
     """
+    source = _look(config, own.data)
+    records = read_contents(own.data / "encoded") if source is None else contents_of(source)
+    inputs = inputs_of(config, records)
+    made_of = {"encoded": records}
+    if records is not None:
+        made_of["synthesized"] = in_turn(records, config.synthesize.samples)
+    makes = False
     for name in RESULTS:
-        directory = (own.data if name in DATA else workdir) / name
-        if name in SETS and read_identity(directory):
-            check_set(config, directory, name)
-        newest = newest_config(directory / "checkpoints")
-        if newest is not None:
-            check_checkpoint(config, directory / "checkpoints", name, *newest)
+        shared, runs = name in DATA, _MAKERS.get(name, name) in config.stages
+        directory = (own.data if shared else workdir) / name
+        if name in SETS:
+            contents = made_of.get(name) if runs else None
+            where = source.where if source is not None and name == "encoded" else None
+            change = set_change(
+                config, directory, name, contents, inputs[name] if runs else {}, where
+            )
+            reason = change.reason
+            done = is_complete(directory) and not change.writes
+            # Not all data have held-out records.
+            done = done or name == "held_out"
+        else:
+            newest = newest_config(directory / "checkpoints")
+            reason = "" if newest is None else checkpoint_difference(
+                config, directory / "checkpoints", name, *newest,
+                inputs=inputs[name] if runs else None,
+            )  # fmt: skip
+            steps = getattr(config, name).steps
+            done = not reason and newest is not None and newest[0] == steps
+        if reason and not (runs and config.on_change == "redo"):
+            raise UserError(reason)
+        makes = makes or (shared and runs and not done)
     for name in _read(config):
         if _MAKERS[name] not in config.stages:
             check_complete(own.data / name)
+    return makes
+
+
+def _look(config: Config, data: Path) -> Source | None:
+    """The source of the data, where the stage that reads it runs and they are read at once."""
+    if "encode" not in config.stages:
+        return None
+    try:
+        return look(config, [Bucket.parse(name) for name in config.data.buckets])
+    except NotFoundError:
+        # What is encoded needs them no more.
+        if is_complete(data / "encoded"):
+            return None
+        raise
 
 
 def _read(config: Config) -> set[str]:
@@ -115,14 +165,3 @@ def _read(config: Config) -> set[str]:
     if "distil" in stages or ("finetune" in stages and config.finetune.steps):
         found.add(config.distil.data)
     return found
-
-
-def makes_data(config: Config, data: Path) -> bool:
-    """Whether a stage of the config has something to make in the directory of the data."""
-    pretrained = newest_config(data / "pretrain" / "checkpoints")
-    done = {
-        "encode": is_complete(data / "encoded"),
-        "pretrain": pretrained is not None and pretrained[0] == config.pretrain.steps,
-        "synthesize": is_complete(data / "synthesized"),
-    }
-    return any(name in config.stages and not made for name, made in done.items())

@@ -1,6 +1,7 @@
 """What the training stages share: from a workdir to a finished training."""
 
 import contextlib
+import dataclasses
 from collections.abc import Callable, Mapping
 from logging import getLogger
 from pathlib import Path
@@ -19,6 +20,7 @@ from ladd_jax.errors import UserError
 from ladd_jax.models.families import family_of
 from ladd_jax.objectives.base import TrainState
 from ladd_jax.parallel.mesh import batch_rows
+from ladd_jax.stages.changes import begin_training, inputs_in
 from ladd_jax.stages.load import checkpoints_of
 from ladd_jax.training.collapse import CollapseWatch
 from ladd_jax.training.loop import Logging, Training, train
@@ -59,6 +61,8 @@ def run_training(
     """
     name, mesh = training.name, training.mesh
     directory = folder(workdir, name)
+    inputs = inputs_in(config, workdir, name)
+    begin_training(config, workdir, name, inputs)
     saved = checkpoints_of(config, workdir, name)
     start = saved.latest()
     if start is not None and start >= training.steps:
@@ -96,7 +100,8 @@ def run_training(
     )
     with contextlib.closing(writer):
         try:
-            train(training, state, batches, batch_shapes, saved, logging)
+            told = dataclasses.replace(training, config=training.config | {"inputs": inputs})
+            train(told, state, batches, batch_shapes, saved, logging)
         except DivergedError as error:
             if not error.steps:
                 raise
