@@ -67,11 +67,14 @@ def run(tmp_path, monkeypatch):
         encoder = Encoder()
         monkeypatch.setattr(encoding, "text_encoder", lambda *_: encoder)
         settings = dataclasses.replace(config(path, **changes), stages=only)
-        check_made(settings, workdir, Places(workdir))
+        was = is_complete(workdir / "encoded")
+        writes = check_made(settings, workdir, Places(workdir))
         if "encode" in only:
             encoding.encode(settings, workdir)
         if "synthesize" in only:
             synthesizing.synthesize(settings, workdir)
+        # Readers of what is there are asked before it is changed.
+        assert writes.alters or not (was and encoder.read)
         return encoder.read
 
     return stages
@@ -206,7 +209,7 @@ def test_a_student_of_other_records_is_refused_before_they_are_made_and_trained_
     (workdir / "metrics.json").touch()
     every = ("encode", "synthesize", "distil")
     assert run(only=every) == []
-    words = "what is in .* was other data.*begin another --workdir from its student by --from"
+    words = "synthesized had other content.*begin another --workdir from its student by --from"
     with pytest.raises(UserError, match=words):
         run([*PROMPTS, "another"], only=every)
     # Its stage is left out: data alone are made.

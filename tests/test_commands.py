@@ -88,7 +88,7 @@ def test_help_lists_the_flags_that_a_command_reads_with_examples(module, own, ot
 @pytest.mark.parametrize(
     ("module", "arguments", "words"),
     [
-        ("main", "--nope", "there is no flag --nope: valid are config, help"),
+        ("main", "--nope", "there is no flag --nope: valid are config, data, from, help"),
         ("main", "", "--config=NAME and --workdir=DIR are needed"),
         ("main", "--config=digits", "--config=NAME and --workdir=DIR are needed"),
         ("sample", "--out=x", "--checkpoint=DIR and --out=DIR are needed"),
@@ -182,6 +182,9 @@ DIGITS = "--config=configs/digits.py"
         ([DIGITS, "--config.stages=('synthesize', 'distil')"], "'finetune' is not among stages"),
         ([DIGITS, "--config.data.source=cifar"], "'cifar' is none of digits"),
         ([DIGITS, "--profile=100"], "is not START:STOP"),
+        ([DIGITS, "--from=nowhere"], "--from=nowhere holds no student: name the --workdir of a run"),
+        ([DIGITS, "--data=setup.py"], "--data=setup.py is a file: name a directory"),
+        ([DIGITS, "--on_change=again"], "on_change 'again' is none of stop, redo"),
         ([DIGITS, "--profile=2000:2003"], "begins after the last of 1600 steps"),
         (["--config=configs/none.py"], "no config file"),
         (["--config=digitz"], "there is no config 'digitz': did you mean digits?"),

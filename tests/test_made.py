@@ -36,7 +36,7 @@ def encoded(data, settings, name="encoded"):
 
 
 def check(settings, workdir, data=None):
-    return check_made(settings, workdir, Places(data or workdir))
+    return check_made(settings, workdir, Places(data or workdir)).makes
 
 
 def test_another_distillation_leaves_the_data_alone_and_other_data_are_refused(tmp_path):

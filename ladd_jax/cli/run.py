@@ -43,7 +43,7 @@ def run(command: Command, others: absl.flags.FlagValues | None = None, *, stage:
         import jax
 
         from ladd_jax.cli.compilation_cache import keep_programs
-        from ladd_jax.cli.ownership import owned
+        from ladd_jax.cli.ownership import check_unread, owned, reading
         from ladd_jax.cli.preflight import check
         from ladd_jax.cli.unfinished import remove_unfinished
         from ladd_jax.config.fields import to_dict
@@ -60,14 +60,18 @@ def run(command: Command, others: absl.flags.FlagValues | None = None, *, stage:
         with contextlib.ExitStack() as stack:
             if jax.process_index() == 0:
                 places = open_places(alone, workdir, flags.DATA.value, flags.FROM.value)
-                makes_data = check_made(alone, workdir, places)
+                writes = check_made(alone, workdir, places)
                 stack.enter_context(owned(workdir))
                 settle(workdir, settings, places)
                 remove_unfinished(workdir)
-                # Others may read the data meanwhile, what is missing is made by one.
-                if makes_data and places.data.resolve() != workdir.resolve():
+                shares = places.data.resolve() != workdir.resolve()
+                if shares and writes.makes:
                     stack.enter_context(owned(places.data, "data"))
                     remove_unfinished(places.data)
+                if writes.alters:
+                    check_unread(places.data)
+                if shares:
+                    stack.enter_context(reading(places.data))
             # The others do not look before: a network disk would remember that there was nothing.
             processes.barrier("settled")
             if not settled(workdir):

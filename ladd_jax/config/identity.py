@@ -102,7 +102,7 @@ def difference(old: Mapping[str, Any], new: Mapping[str, Any], free: Sequence[st
         return words
     known = old.get("inputs", {})
     others = [name for name, digest in new["inputs"].items() if known.get(name, digest) != digest]
-    return f"what is in {others[0]} was other data" if others else ""
+    return f"{others[0]} had other content" if others else ""
 
 
 def config_difference(old: dict[str, Any], new: dict[str, Any]) -> str:

@@ -5,14 +5,14 @@ A stage that begins goes on with what is of the same. What is not stops it, or i
 """
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from logging import getLogger
 from pathlib import Path
 
 import jax
 
 from ladd_jax.config.fields import Config, to_dict
-from ladd_jax.config.identity import RESULTS, difference, identity
+from ladd_jax.config.identity import difference, identity
 from ladd_jax.config.workdir import folder
 from ladd_jax.data.buckets import Bucket
 from ladd_jax.data.contents import (
@@ -31,6 +31,7 @@ from ladd_jax.errors import UserError
 from ladd_jax.parallel.processes import barrier
 from ladd_jax.stages.load import checkpoint_difference
 from ladd_jax.training.checkpoint import newest_config
+from ladd_jax.weights.fingerprint import ENCODERS, TRANSFORMER, fingerprint
 from ladd_jax.whole_files import remove_whole
 
 _LOG = getLogger(__name__)
@@ -45,22 +46,42 @@ def inputs_of(config: Config, records: Contents | None) -> dict[str, dict[str, s
     Args:
       config: the run's config.
       records: contents of the set `encoded`; None where they are not known.
+
+    Returns:
+      by the name of the result, digests by what they are of: another result, or the field that
+      names weights.
     """
-    if records is None:
-        return {name: {} for name in RESULTS}
-    real = {"encoded": summary(records, {})}
+    data = config.data
+    encoders = (
+        _files("weights", config.weights, ENCODERS)
+        | _files("data.text", data.text, ENCODERS)
+        | _files("data.autoencoder", data.autoencoder, ("vae",))
+    )
+    transformer = _files("weights", config.weights, TRANSFORMER)
+    teacher = _files("teacher.weights", config.teacher.weights, TRANSFORMER)
+    real, samples = {}, {}
+    if records is not None:
+        real = {"encoded": summary(records, encoders)}
     # What the data generator is trained on goes into its samples.
-    generator = {} if config.weights else real
-    samples = summary(in_turn(records, config.synthesize.samples), generator)
-    read = real if config.distil.data == "encoded" else {"synthesized": samples}
+    generator = transformer if config.weights else real
+    if records is not None:
+        made = in_turn(records, config.synthesize.samples)
+        samples = {"synthesized": summary(made, encoders | generator)}
+    student = generator | (real if config.distil.data == "encoded" else samples)
     return {
-        "encoded": {},
-        "held_out": {},
+        "encoded": encoders,
+        "held_out": encoders,
         "pretrain": real,
-        "synthesized": generator,
-        "finetune": generator | read,
-        "distil": generator | read,
+        "synthesized": encoders | generator,
+        "finetune": student,
+        "distil": student | teacher,
     }
+
+
+def _files(field: str, place: str, parts: Sequence[str]) -> dict[str, str]:
+    """The fingerprint of the weights that a field names; none where they are not here."""
+    found = fingerprint(place, parts) if place else ""
+    return {field: found} if found else {}
 
 
 def inputs_in(config: Config, workdir: Path, name: str) -> dict[str, str]:

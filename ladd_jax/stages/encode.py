@@ -36,7 +36,7 @@ from ladd_jax.models import random_text
 from ladd_jax.models.families import TextEncoder, family_of
 from ladd_jax.parallel.mesh import process_mesh
 from ladd_jax.parallel.processes import as_process_0
-from ladd_jax.stages.changes import begin_set, refuse, set_change
+from ladd_jax.stages.changes import begin_set, inputs_of, refuse, set_change
 from ladd_jax.stages.load import check_set, encoded, held_out
 
 _LOG = logging.getLogger(__name__)
@@ -101,8 +101,9 @@ def encode(config: Config, workdir: Path) -> None:
             raise
         check_set(config, target, "encoded")
         return
+    inputs = inputs_of(config, None)["encoded"]
     changes = [
-        set_change(config, directory, directory.name, contents_of(part), {}, part.where)
+        set_change(config, directory, directory.name, contents_of(part), inputs, part.where)
         for directory, part in ((target, source), (apart, source.held_out))
         if part is not None
     ]
@@ -138,7 +139,8 @@ def _write(
     target: Path,
 ) -> None:
     """Writes the records of a source, those that it holds out excepted, as a set of shards."""
-    begin_set(config, target, target.name, contents_of(source), {}, source.where)
+    inputs = inputs_of(config, None)[target.name]
+    begin_set(config, target, target.name, contents_of(source), inputs, source.where)
     if is_complete(target):
         return
     data = config.data

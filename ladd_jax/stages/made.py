@@ -92,14 +92,24 @@ def _begun(config: Config, workdir: Path, found: Places, origin: Path) -> Places
     return dataclasses.replace(found, origin=origin, step=step)
 
 
-def check_made(config: Config, workdir: Path, own: Places) -> bool:
+@dataclasses.dataclass(frozen=True)
+class Writes:
+    """What a run does to the directory of its data.
+
+    Attributes:
+      makes: whether it makes something there.
+      alters: whether it changes what is there.
+    """
+
+    makes: bool
+    alters: bool
+
+
+def check_made(config: Config, workdir: Path, own: Places) -> Writes:
     """Whether all that is there already is of the config and the data, or is to be made anew.
 
     Data that are read at once are looked at; what results of stages of another command are made of
     is not.
-
-    Returns:
-      whether something is to be made in the directory of the data.
 
     Raises:
       NotFoundError: the data are not there, or a stage reads shards that are not complete and that
@@ -113,7 +123,10 @@ def check_made(config: Config, workdir: Path, own: Places) -> bool:
     made_of = {"encoded": records}
     if records is not None:
         made_of["synthesized"] = in_turn(records, config.synthesize.samples)
-    makes = False
+    redo = config.on_change == "redo"
+    # Of data that are not read at once the stage finds out.
+    alters = redo and "encode" in config.stages and source is None
+    makes = alters
     for name in RESULTS:
         shared, runs = name in DATA, _MAKERS.get(name, name) in config.stages
         directory = (own.data if shared else workdir) / name
@@ -123,8 +136,8 @@ def check_made(config: Config, workdir: Path, own: Places) -> bool:
             change = set_change(
                 config, directory, name, contents, inputs[name] if runs else {}, where
             )
-            reason = change.reason
-            done = is_complete(directory) and not change.writes
+            reason, writes = change.reason, change.writes
+            done = is_complete(directory) and not writes
             # Not all data have held-out records.
             done = done or name == "held_out"
         else:
@@ -134,14 +147,16 @@ def check_made(config: Config, workdir: Path, own: Places) -> bool:
                 inputs=inputs[name] if runs else None,
             )  # fmt: skip
             steps = getattr(config, name).steps
+            writes = bool(reason)
             done = not reason and newest is not None and newest[0] == steps
-        if reason and not (runs and config.on_change == "redo"):
+        if reason and not (runs and redo):
             raise UserError(reason)
         makes = makes or (shared and runs and not done)
+        alters = alters or (shared and runs and writes)
     for name in _read(config):
         if _MAKERS[name] not in config.stages:
             check_complete(own.data / name)
-    return makes
+    return Writes(makes, alters)
 
 
 def _look(config: Config, data: Path) -> Source | None:
