@@ -182,7 +182,7 @@ DIGITS = "--config=configs/digits.py"
         ([DIGITS, "--config.stages=('synthesize', 'distil')"], "'finetune' is not among stages"),
         ([DIGITS, "--config.data.source=cifar"], "'cifar' is none of digits"),
         ([DIGITS, "--profile=100"], "is not START:STOP"),
-        ([DIGITS, "--from=nowhere"], "--from=nowhere holds no student: name the --workdir of a run"),
+        ([DIGITS, "--from=nowhere"], "--from=nowhere holds no student: name the --workdir"),
         ([DIGITS, "--data=setup.py"], "--data=setup.py is a file: name a directory"),
         ([DIGITS, "--on_change=again"], "on_change 'again' is none of stop, redo"),
         ([DIGITS, "--profile=2000:2003"], "begins after the last of 1600 steps"),
