@@ -179,6 +179,11 @@ def refuse(config: Config, changes: Iterable[SetChange]) -> None:
             raise UserError(change.reason)
 
 
+def _tell(reason: str) -> None:
+    """Logs what is made anew, without what the user could do instead."""
+    _LOG.info("redo: %s", reason.rpartition(": ")[0])
+
+
 def begin_set(
     config: Config,
     directory: Path,
@@ -200,7 +205,7 @@ def begin_set(
         found = set_change(config, directory, name, contents, inputs, where)
         refuse(config, [found])
         if found.reason:
-            _LOG.info("redo: %s", found.reason)
+            _tell(found.reason)
         if found.shards is not None and contents is not None:
             _LOG.info(
                 "%s: %d shards stay, %d are made", directory, len(found.shards.stays),
@@ -235,7 +240,7 @@ def begin_training(config: Config, workdir: Path, stage: str, inputs: Mapping[st
         if found:
             if config.on_change != "redo":
                 raise UserError(found)
-            _LOG.info("redo: %s", found)
+            _tell(found)
             remove_whole(directory)
             if stage == "distil":
                 # They are of the student that was there.
