@@ -28,7 +28,7 @@ from benchmarks.studies import (
 from ladd_jax.cli.compilation_cache import keep_programs
 from ladd_jax.config import typed
 from ladd_jax.config.fields import to_dict
-from ladd_jax.config.workdir import settle
+from ladd_jax.config.workdir import Places, settle
 from ladd_jax.evaluation.rows import Row, acceptance, find
 from ladd_jax.stages.distil import distil
 from ladd_jax.stages.encode import encode
@@ -46,8 +46,6 @@ _WORKDIR = flags.DEFINE_string(
 )
 _JSON = flags.DEFINE_string("json", "", "Default: benchmarks/results/recipes_STUDY.json.")
 
-_SHARED = ("encoded", "held_out", "pretrain", "synthesized", "evaluation")
-
 
 def run(
     config: ConfigDict, name: str, changes: dict[str, Any], shared: Path, workdir: Path
@@ -63,20 +61,19 @@ def run(
     """
     seed = config.seed
     started = typed(config)
-    if not (shared / "pretrain").exists():
-        settle(shared, to_dict(started))
+    settle(shared, to_dict(started))
     encode(started, shared)
     pretrain(started, shared)
     synthesize(started, shared)
     (shared / "evaluation").mkdir(exist_ok=True)
     workdir.mkdir(parents=True, exist_ok=True)
-    for part in _SHARED:
-        link = workdir / part
-        if not link.is_symlink():
-            link.symlink_to(os.path.relpath(shared / part, workdir))
+    # Samples of the data generator, which no recipe changes.
+    link = workdir / "evaluation"
+    if not link.is_symlink():
+        link.symlink_to(os.path.relpath(shared / "evaluation", workdir))
     change(config, changes)
     made = typed(config)
-    settle(workdir, to_dict(made))
+    settle(workdir, to_dict(made), Places(shared))
     finetune(made, workdir)
     distil(made, workdir)
     rows = evaluate(made, workdir)

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -47,6 +48,17 @@ def publish(partial: Path, path: Path) -> None:
         _sync(part)
     os.replace(partial, path)
     _sync(path.parent)
+
+
+REMOVED = ".removed"
+"""End of the names of folders that are being removed."""
+
+
+def remove_whole(folder: Path) -> None:
+    """Removes a folder so that no part of it is ever seen without the rest."""
+    aside = folder.with_name(f".{uuid.uuid4().hex}{REMOVED}")
+    folder.rename(aside)
+    shutil.rmtree(aside, ignore_errors=True)
 
 
 def _sync(path: Path) -> None:

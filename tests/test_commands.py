@@ -88,7 +88,7 @@ def test_help_lists_the_flags_that_a_command_reads_with_examples(module, own, ot
 @pytest.mark.parametrize(
     ("module", "arguments", "words"),
     [
-        ("main", "--nope", "there is no flag --nope: valid are config, help"),
+        ("main", "--nope", "there is no flag --nope: valid are config, data, from, help"),
         ("main", "", "--config=NAME and --workdir=DIR are needed"),
         ("main", "--config=digits", "--config=NAME and --workdir=DIR are needed"),
         ("sample", "--out=x", "--checkpoint=DIR and --out=DIR are needed"),
@@ -182,6 +182,9 @@ DIGITS = "--config=configs/digits.py"
         ([DIGITS, "--config.stages=('synthesize', 'distil')"], "'finetune' is not among stages"),
         ([DIGITS, "--config.data.source=cifar"], "'cifar' is none of digits"),
         ([DIGITS, "--profile=100"], "is not START:STOP"),
+        ([DIGITS, "--from=nowhere"], "--from=nowhere holds no student: name the --workdir"),
+        ([DIGITS, "--data=setup.py"], "--data=setup.py is a file: name a directory"),
+        ([DIGITS, "--on_change=again"], "on_change 'again' is none of stop, redo"),
         ([DIGITS, "--profile=2000:2003"], "begins after the last of 1600 steps"),
         (["--config=configs/none.py"], "no config file"),
         (["--config=digitz"], "there is no config 'digitz': did you mean digits?"),
@@ -468,12 +471,12 @@ def test_the_whole_job_runs_on_a_mesh_and_a_second_run_does_nothing_again(tmp_pa
     assert idle.returncode == 0, idle.stderr
     assert idle.stdout == result.stdout
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == written
-    # Without its config.json the workdir still knows what its checkpoints were made with.
+    # Without its config.json the workdir still knows what its results were made with.
     (tmp_path / "config.json").unlink()
     other = run(*TINY, "--config.pretrain.steps=7", f"--workdir={tmp_path}", devices=8)
     assert other.returncode == 2
-    assert "holds a checkpoint of another config (pretrain.steps was 6 and is 7)" in other.stderr
-    (tmp_path / "config.json").unlink()
+    assert "is another set than this run's (pretrain.steps was 6 and is 7)" in other.stderr
+    assert not (tmp_path / "config.json").exists()
     # On another mesh now: what was trained is restored, and gives the same numbers.
     (tmp_path / "metrics.json").unlink()
     again = run(*TINY, f"--workdir={tmp_path}", devices=8)

@@ -7,9 +7,9 @@ import pytest
 
 from configs import digits
 from ladd_jax.config.fields import to_dict, typed
-from ladd_jax.config.workdir import first_difference, identity
+from ladd_jax.config.identity import config_difference, identity
 from ladd_jax.data.buckets import Bucket
-from ladd_jax.data.shards import ArraySpec, Layout, finalize, write_shard
+from ladd_jax.data.shards import ArraySpec, Layout, finalize, write_identity, write_shard
 from ladd_jax.errors import DamagedError, UserError
 from ladd_jax.stages.load import encoded, shards_of, synthesized
 from ladd_jax.stages.train import _check_cond
@@ -37,7 +37,8 @@ def write(directory, settings, name, length=None):
         record = {"latents": record.pop("latents"), "cond": record, "prompt": "one"}
         write_shard(directory, plan, shard, [record] * (shard.stop - shard.start))
     null = {key: np.zeros(arrays[key].shape) for key in ("context", "pooled")}
-    finalize(directory, plan, null, identity(to_dict(settings), name))
+    write_identity(directory, identity(to_dict(settings), name))
+    finalize(directory, plan, null)
 
 
 def test_a_set_of_the_run_is_read_and_one_that_another_run_made_of_the_same(tmp_path):
@@ -61,6 +62,8 @@ def test_another_set_in_its_place_is_refused(tmp_path):
         ({"data__text_length": 9}, r"data\.text_length was 9 and is"),
         ({"model__depth": 2}, r"model\.depth was 2 and is"),
         ({"synthesize__guidance": 1.5}, r"synthesize\.guidance was 1\.5 and is"),
+        ({"data__examples": 20}, r"data\.examples was 20 and is"),
+        ({"synthesize__samples": 20}, r"synthesize\.samples was 20 and is"),
     ],
 )
 def test_a_set_of_another_config_is_refused_with_the_field(tmp_path, change, words):
@@ -91,6 +94,6 @@ def test_damaged_records_stop_or_are_skipped_as_the_config_says(tmp_path):
         shards_of(config(), tmp_path, "encoded").read(BUCKET, place)
     skipping = config(data__on_corrupt="skip", data__max_unreadable=(0.0, 1))
     # It changes no result of a run that is whole, and may be set when a run goes on.
-    assert first_difference(to_dict(config()), to_dict(skipping)) == ""
+    assert config_difference(to_dict(config()), to_dict(skipping)) == ""
     shards = shards_of(skipping, tmp_path, "encoded")
     assert shards.read(BUCKET, place)["key"] == ["8x8/0"] and len(shards.skipped) == 1

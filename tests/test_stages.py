@@ -10,6 +10,7 @@ from untrained_run import save_student
 from configs import digits
 from ladd_jax.config import architectures, objectives
 from ladd_jax.config.fields import to_dict, typed
+from ladd_jax.config.workdir import Places, settle
 from ladd_jax.data.buckets import Bucket
 from ladd_jax.data.shards import ArraySpec
 from ladd_jax.data.sources import Source
@@ -136,6 +137,27 @@ def test_another_seed_of_distil_has_other_heads_and_batches_and_starts_from_the_
         np.any(a != b)
         for a, b in zip(jax.tree.leaves(start.heads), jax.tree.leaves(other.heads), strict=True)
     )
+
+
+def test_a_run_begins_with_all_of_another_student_and_is_not_fine_tuned_before(
+    tmp_path, monkeypatch
+):
+    first, second = tmp_path / "first", tmp_path / "second"
+    state = save_student(typed(settings()), first, step=2)
+    changed = settings(steps=4, ema_decay=0.5)
+    changed.finetune.steps, changed.log.samples_every = 1, 0
+    config = typed(changed)
+    settle(second, to_dict(config), Places(first, first, 2))
+    begun = []
+    monkeypatch.setattr(distilling, "run_training", lambda *_, fresh, **__: begun.append(fresh()))
+    for name in ("student_data", "load_teacher"):
+        monkeypatch.setattr(distilling, name, lambda *_: None)
+    # There are no shards to read.
+    finetune(config, second)
+    distil(config, second)
+    assert int(begun[0].step) == 2
+    for name in ("params", "ema", "heads"):
+        assert_same(getattr(begun[0], name), getattr(state, name))
 
 
 def test_finetune_goes_on_from_the_data_generator_and_distil_from_what_it_makes(

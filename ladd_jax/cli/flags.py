@@ -29,6 +29,25 @@ _CONFIG = config_flags.DEFINE_config_file(
     lock_config=True,
 )
 WORKDIR = flags.DEFINE_string("workdir", "", "Where data, checkpoints and reports go.")
+DATA = flags.DEFINE_string(
+    "data",
+    "",
+    "Where encoded, held-out and synthesized records and the data generator are, and are made if "
+    "they are missing, which several workdirs may share; another workdir will do. Default: the "
+    "workdir, or what it was told before.",
+)
+FROM = flags.DEFINE_string(
+    "from",
+    "",
+    "The workdir of a run, with whose newest student `distil` begins, with its heads, optimizers "
+    "and steps; on its data, unless --data names others.",
+)
+_ON_CHANGE = flags.DEFINE_string(
+    "on_change",
+    None,
+    "Field on_change: redo makes anew what is of other fields or other data than this run's, and "
+    "what depends on it; stop, the default, names it.",
+)
 _WEIGHTS = flags.DEFINE_string(
     "weights",
     None,
@@ -58,7 +77,17 @@ def fail(message: object) -> NoReturn:
     raise SystemExit(2)
 
 
-SHARED = ("config", "workdir", "weights", "prompts", "images", "profile")
+SHARED = (
+    "config",
+    "workdir",
+    "data",
+    "from",
+    "on_change",
+    "weights",
+    "prompts",
+    "images",
+    "profile",
+)
 """Flags of commands on a run, of which other commands read some."""
 
 READ = {
@@ -200,6 +229,8 @@ def config() -> ConfigDict:
         config.model.depth = 0
     if _PROFILE.value:
         config.log.profile = _PROFILE.value
+    if _ON_CHANGE.value:
+        config.on_change = _ON_CHANGE.value
     if PROMPTS.value and _IMAGES.value:
         raise UserError("--prompts and --images are both given: use one of them")
     for source, flag in (("prompts", PROMPTS), ("images", _IMAGES)):

@@ -26,6 +26,9 @@ _LOG = logging.getLogger(__name__)
 OWNER = "owner.json"
 """The file in a workdir that names its owner."""
 
+READERS = "readers"
+"""The folder of the files of jobs of other workdirs that read the data of a directory."""
+
 _BEAT_SECONDS = 10.0
 _DEAD_SECONDS = 60.0
 _LOOK_SECONDS = 1.0
@@ -85,7 +88,11 @@ def _started(process: int) -> str:
 
 @contextlib.contextmanager
 def owned(
-    workdir: Path, *, beat_seconds: float = _BEAT_SECONDS, dead_seconds: float = _DEAD_SECONDS
+    workdir: Path,
+    flag: str = "workdir",
+    *,
+    beat_seconds: float = _BEAT_SECONDS,
+    dead_seconds: float = _DEAD_SECONDS,
 ) -> Iterator[None]:
     """Owns a workdir, which is made if it is not there, for the time of a block.
 
@@ -93,7 +100,8 @@ def owned(
     else when its file was not touched for `dead_seconds`, for which this waits.
 
     Args:
-      workdir: the run's workdir.
+      workdir: the run's workdir, or the directory of its data.
+      flag: the flag that names it.
       beat_seconds: seconds from one touch of the file to the next.
       dead_seconds: seconds without one after which an owner on another machine is dead.
 
@@ -102,7 +110,47 @@ def owned(
     """
     workdir.mkdir(parents=True, exist_ok=True)
     path, owner = workdir / OWNER, Owner.here()
-    _take(path, owner, dead_seconds)
+    while not _write(path, owner):
+        _remove_dead(path, owner.job, f"{workdir} belongs to", flag, dead_seconds)
+    with _kept(path, owner, beat_seconds):
+        yield
+
+
+@contextlib.contextmanager
+def reading(data: Path, *, beat_seconds: float = _BEAT_SECONDS) -> Iterator[None]:
+    """Says that this job reads the data of a directory, for the time of a block.
+
+    Any number of jobs may. Where nothing can be written it says nothing.
+    """
+    owner = Owner.here()
+    path = data / READERS / f"{owner.job}.json"
+    try:
+        path.parent.mkdir(exist_ok=True)
+        _write(path, owner)
+    except OSError:
+        yield
+        return
+    with _kept(path, owner, beat_seconds):
+        yield
+    # Where it was the last.
+    with contextlib.suppress(OSError):
+        path.parent.rmdir()
+
+
+def check_unread(data: Path, *, dead_seconds: float = _DEAD_SECONDS) -> None:
+    """Whether data can be changed: what readers left that died is removed.
+
+    Raises:
+      ExistsError: a job that lives reads them.
+    """
+    for path in sorted((data / READERS).glob("*.json")):
+        while path.exists():
+            _remove_dead(path, uuid.uuid4().hex, f"{data} is read by", "data", dead_seconds)
+
+
+@contextlib.contextmanager
+def _kept(path: Path, owner: Owner, beat_seconds: float) -> Iterator[None]:
+    """Touches the file of an owner for the time of a block, and removes it."""
     ended = threading.Event()
     beat = threading.Thread(target=_beat, args=(path, owner, beat_seconds, ended), daemon=True)
     beat.start()
@@ -115,11 +163,6 @@ def owned(
             path.unlink()
 
 
-def _take(path: Path, owner: Owner, dead_seconds: float) -> None:
-    while not _write(path, owner):
-        _remove_dead(path, owner.job, dead_seconds)
-
-
 def _write(path: Path, owner: Owner | None) -> bool:
     """Writes the file where there is none; whether it did."""
     try:
@@ -130,7 +173,7 @@ def _write(path: Path, owner: Owner | None) -> bool:
     return True
 
 
-def _remove_dead(path: Path, job: str, dead_seconds: float) -> None:
+def _remove_dead(path: Path, job: str, claim: str, flag: str, dead_seconds: float) -> None:
     """Removes the file of an owner that is dead; waits where that is not known yet.
 
     Raises:
@@ -148,15 +191,15 @@ def _remove_dead(path: Path, job: str, dead_seconds: float) -> None:
             if lives or (lives is None and touched != first):
                 whose = f"process {owner.process} on {owner.host}" if owner else "another job"
                 raise ExistsError(
-                    f"{path.parent} belongs to {whose}, which is running: wait until it has "
-                    f"ended, end it, or use another --workdir"
+                    f"{claim} {whose}, which is running: wait until it has "
+                    f"ended, end it, or use another --{flag}"
                 )
             # The time of the disk, whatever the clock of this machine says.
             clock.touch()
             if lives is False or clock.stat().st_mtime - touched > dead_seconds:
                 break
             if not waits:
-                _LOG.info("%s: waits to see whether the job that owns it lives", path.parent)
+                _LOG.info("%s: waits to see whether its job lives", path)
             waits = True
             time.sleep(_LOOK_SECONDS)
         # Of several jobs that come here one takes it away; what a late one takes, it puts back.
@@ -165,7 +208,7 @@ def _remove_dead(path: Path, job: str, dead_seconds: float) -> None:
         if taken != owner:
             _write(path, taken)
         else:
-            _LOG.info("%s: taken over from a job that died", path.parent)
+            _LOG.info("%s: taken over from a job that died", path)
     except FileNotFoundError:
         return  # Another was faster.
     finally:

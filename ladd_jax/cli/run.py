@@ -43,24 +43,35 @@ def run(command: Command, others: absl.flags.FlagValues | None = None, *, stage:
         import jax
 
         from ladd_jax.cli.compilation_cache import keep_programs
-        from ladd_jax.cli.ownership import owned
+        from ladd_jax.cli.ownership import check_unread, owned, reading
         from ladd_jax.cli.preflight import check
         from ladd_jax.cli.unfinished import remove_unfinished
         from ladd_jax.config.fields import to_dict
-        from ladd_jax.config.workdir import check_directory, settle, settled
+        from ladd_jax.config.workdir import settle, settled
         from ladd_jax.parallel import processes
+        from ladd_jax.stages.made import check_made, open_places
 
         workdir, config = Path(flags.WORKDIR.value), _config()
         left_out = stage and stage not in config.stages
-        check(dataclasses.replace(config, stages=(stage,)) if left_out else config)
+        alone = dataclasses.replace(config, stages=(stage,)) if stage else config
+        check(alone if left_out else config)
         settings = to_dict(config)
         processes.check_same("config", settings)
         with contextlib.ExitStack() as stack:
             if jax.process_index() == 0:
-                check_directory(workdir)
+                places = open_places(alone, workdir, flags.DATA.value, flags.FROM.value)
+                writes = check_made(alone, workdir, places)
                 stack.enter_context(owned(workdir))
-                settle(workdir, settings)
+                settle(workdir, settings, places)
                 remove_unfinished(workdir)
+                shares = places.data.resolve() != workdir.resolve()
+                if shares and writes.makes:
+                    stack.enter_context(owned(places.data, "data"))
+                    remove_unfinished(places.data)
+                if writes.alters:
+                    check_unread(places.data)
+                if shares:
+                    stack.enter_context(reading(places.data))
             # The others do not look before: a network disk would remember that there was nothing.
             processes.barrier("settled")
             if not settled(workdir):

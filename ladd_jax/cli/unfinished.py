@@ -4,10 +4,12 @@ import logging
 import shutil
 from pathlib import Path
 
+from ladd_jax.whole_files import REMOVED
+
 _LOG = logging.getLogger(__name__)
 
-# A file that was not whole yet, and a checkpoint that Orbax had not finished.
-_UNFINISHED = (".partial", ".orbax-checkpoint-tmp")
+# A file that was not whole yet, a checkpoint that Orbax had not finished, what was being removed.
+_UNFINISHED = (".partial", ".orbax-checkpoint-tmp", REMOVED)
 
 
 def remove_unfinished(workdir: Path) -> None:
@@ -20,7 +22,7 @@ def remove_unfinished(workdir: Path) -> None:
         "encoded", "held_out", "synthesized", "pretrain", "finetune", "distil", "evaluation",
     )  # fmt: skip
     # An export into the workdir has a folder of its own there.
-    found = [path for path in workdir.iterdir() if path.is_file()]
+    found = [path for path in workdir.iterdir() if path.is_file() or path.name.endswith(REMOVED)]
     for folder in folders:
         found += (workdir / folder).rglob("*")
     # A folder comes before what is in it, which is gone with it.

@@ -492,6 +492,9 @@ class Config:
     # Compiled programs stay here for the next start: in the workdir, unless it is an absolute path
     # or an address (gs://...). Empty keeps none.
     compilation_cache: str = "compilation_cache"
+    # What happens to results of this run's stages that are of other fields or other data: stop, or
+    # redo, which makes anew what differs and what depends on it.
+    on_change: str = "stop"
 
     @property
     def autoencoder(self) -> str:
@@ -508,6 +511,7 @@ class Config:
             raise UserError(f"stages is empty: name one or more of {', '.join(STAGES)}")
         for name in self.stages:
             _one_of(name, "stage", *STAGES)
+        _one_of(self.on_change, "on_change", "stop", "redo")
         check_distinct(self, "stages")
 
 

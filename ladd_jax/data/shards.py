@@ -142,6 +142,17 @@ def _bucket_directory(directory: str | Path, bucket: Bucket) -> Path:
     return Path(directory) / bucket.name / _VERSION
 
 
+def shard_files(directory: Path) -> list[tuple[Path, Bucket, int]]:
+    """The files of shards that are there, whole or not, each with its bucket and number."""
+    found = []
+    for file in sorted(directory.glob(f"*/{_VERSION}/{_NAME}-b*.array_record-*-of-*")):
+        name = file.parent.parent.name
+        index = file.name.partition(".array_record-")[2].partition("-of-")[0]
+        if Bucket.is_name(name) and index.isdecimal():
+            found.append((file, Bucket.parse(name), int(index)))
+    return found
+
+
 def missing_shards(
     directory: str | Path, layout: Layout, process_index: int = 0, process_count: int = 1
 ) -> list[Shard]:
@@ -214,12 +225,7 @@ def write_shard(
         partial.unlink(missing_ok=True)
 
 
-def finalize(
-    directory: str | Path,
-    layout: Layout,
-    null: Mapping[str, np.ndarray],
-    identity: Mapping[str, Any] | None = None,
-) -> None:
+def finalize(directory: str | Path, layout: Layout, null: Mapping[str, np.ndarray]) -> None:
     """Marks the set complete: writes the tfds metadata, the arrays' names and the empty prompt.
 
     Args:
@@ -227,7 +233,6 @@ def finalize(
       layout: layout of the set.
       null: arrays of the empty prompt, for classifier-free guidance, without the records'
         dimension. A name that is not there stays as in the record.
-      identity: what the set was made of, as JSON; `Shards` compares it.
 
     Raises:
       NotFoundError: a shard is missing, or holds another number of records.
@@ -264,16 +269,12 @@ def finalize(
         )
     arrays = {name: dataclasses.asdict(spec) for name, spec in layout.arrays.items()}
     write_text_whole(Path(directory) / _ARRAYS, json.dumps(arrays))
-    write_text_whole(Path(directory) / _IDENTITY, json.dumps(identity or {}, indent=2))
     # The last file to appear: where it is, the set is complete.
     write_whole(Path(directory) / _NULL, lambda file: np.savez(file, allow_pickle=False, **null))
 
 
 def finalize_together(
-    directory: str | Path,
-    layout: Layout,
-    null: Mapping[str, np.ndarray],
-    identity: Mapping[str, Any] | None = None,
+    directory: str | Path, layout: Layout, null: Mapping[str, np.ndarray]
 ) -> None:
     """`finalize` by the first process once all processes have come here; returns when it is done.
 
@@ -281,7 +282,7 @@ def finalize_together(
     """
     barrier(f"written {directory}")
     if jax.process_index() == 0:
-        finalize(directory, layout, null, identity)
+        finalize(directory, layout, null)
     barrier(f"finalized {directory}")
 
 
@@ -294,9 +295,45 @@ def progress(name: str, layout: Layout, missing: Sequence[Shard]) -> tqdm:
     return tqdm(total=total, initial=done, desc=name, unit="img", disable=hidden)
 
 
+def reopen(directory: str | Path) -> None:
+    """Marks a set as not complete, so that it can be written on."""
+    (Path(directory) / _NULL).unlink(missing_ok=True)
+
+
 def is_complete(directory: str | Path) -> bool:
     """Whether a set was finalized."""
     return (Path(directory) / _NULL).exists()
+
+
+def check_complete(directory: str | Path) -> None:
+    """Raises NotFoundError where a set was not finalized."""
+    if not is_complete(directory):
+        raise NotFoundError(
+            f"no complete latent shards in {directory}: run the command that writes them, "
+            f"`python -m ladd_jax.encode` or, for the data generator's samples, "
+            f"`python -m ladd_jax.synthesize`, which goes on where it was stopped"
+        )
+
+
+def write_identity(directory: str | Path, identity: Mapping[str, Any]) -> None:
+    """Says what a set is made of, before the first of its shards is written.
+
+    Args:
+      directory: folder of the set; made if it is not there.
+      identity: for `read_identity`, as JSON.
+    """
+    Path(directory).mkdir(parents=True, exist_ok=True)
+    write_text_whole(Path(directory) / _IDENTITY, json.dumps(identity, indent=2) + "\n")
+
+
+def read_identity(directory: str | Path) -> dict[str, Any]:
+    """What a set was made of, as `write_identity` was told; empty for sets of older versions.
+
+    Raises:
+      DamagedError: the file that says it is damaged.
+    """
+    path = Path(directory) / _IDENTITY
+    return read_json(path, _AGAIN) if path.exists() else {}
 
 
 _AGAIN = (
@@ -326,7 +363,6 @@ class Shards:
       sizes: records in each bucket.
       arrays: arrays of every record, by name.
       null: float32 arrays of the empty prompt, by name.
-      identity: what the set was made of; empty for sets of older versions.
       skipped: records that could not be read so far, with the reason, by bucket and place.
     """
 
@@ -343,12 +379,7 @@ class Shards:
           DamagedError: a file is missing, was cut or is of another set.
         """
         self.directory = directory = Path(directory)
-        if not is_complete(directory):
-            raise NotFoundError(
-                f"no complete latent shards in {directory}: run the command that writes them, "
-                f"`python -m ladd_jax.encode` or, for the data generator's samples, "
-                f"`python -m ladd_jax.synthesize`, which goes on where it was stopped"
-            )
+        check_complete(directory)
         self._sources: dict[Bucket, Any] = {}
         self._files: dict[Bucket, tfds.core.SplitInfo] = {}
         for folder in sorted(directory.iterdir()):
@@ -378,8 +409,6 @@ class Shards:
             name: ArraySpec(tuple(spec["shape"]), spec["dtype"]) for name, spec in declared.items()
         }
         self.null = _read_null(directory / _NULL, self.arrays)
-        named = directory / _IDENTITY
-        self.identity = read_json(named, _AGAIN) if named.exists() else {}
         total = sum(self.sizes.values())
         self._most_skipped = max(int(most_skipped[0] * total + 1e-9), most_skipped[1])
         self.skipped: dict[tuple[Bucket, int], str] = {}

@@ -7,15 +7,22 @@ import jax
 from ladd_jax.config import objectives
 from ladd_jax.config.architectures import generator_architecture, teacher_architecture
 from ladd_jax.config.fields import Config, to_dict
+from ladd_jax.config.workdir import places
 from ladd_jax.objectives.base import TrainState
 from ladd_jax.parallel.mesh import make_mesh
-from ladd_jax.stages.load import load_finetuned, load_generator, load_teacher, student_data
+from ladd_jax.stages.load import (
+    load_finetuned,
+    load_generator,
+    load_origin,
+    load_teacher,
+    student_data,
+)
 from ladd_jax.stages.previews import Previews
 from ladd_jax.stages.train import run_training
 from ladd_jax.training.loop import Training
 from ladd_jax.training.metrics import MetricWriter
 from ladd_jax.training.program import distillation_layout
-from ladd_jax.training.state import create
+from ladd_jax.training.state import abstract_like, create
 
 
 def distil(config: Config, workdir: Path) -> None:
@@ -32,7 +39,11 @@ def distil(config: Config, workdir: Path) -> None:
     same = teacher_architecture(config) == generator_architecture(config)
     same = same and not config.teacher.weights
 
+    begun = places(workdir)
+
     def fresh() -> TrainState:
+        if begun.origin is not None:
+            return load_origin(begun.origin, begun.step, abstract_like(shapes, shardings))
         # A whole network that is held no longer than this, where it is not the teacher.
         if config.finetune.steps:
             start = load_finetuned(config, workdir, mesh)

@@ -14,9 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from ladd_jax.config.fields import Config, to_dict
-from ladd_jax.config.workdir import identity
+from ladd_jax.config.fields import Config
+from ladd_jax.config.workdir import data_directory
 from ladd_jax.data.buckets import Bucket
+from ladd_jax.data.contents import contents_of
 from ladd_jax.data.shards import (
     LATENTS,
     ArraySpec,
@@ -29,12 +30,14 @@ from ladd_jax.data.shards import (
     progress,
     write_shard,
 )
-from ladd_jax.data.sources import Source, open_source
-from ladd_jax.errors import UserError
+from ladd_jax.data.sources import Source, is_looked_at, open_source
+from ladd_jax.errors import NotFoundError, UserError
 from ladd_jax.models import random_text
 from ladd_jax.models.families import TextEncoder, family_of
 from ladd_jax.parallel.mesh import process_mesh
-from ladd_jax.stages.load import encoded, held_out
+from ladd_jax.parallel.processes import as_process_0
+from ladd_jax.stages.changes import begin_set, inputs_of, refuse, set_change
+from ladd_jax.stages.load import check_set, encoded, held_out
 
 _LOG = logging.getLogger(__name__)
 
@@ -73,27 +76,47 @@ def encode(config: Config, workdir: Path) -> None:
 
     Records that the source holds out for judges become shards of their own, in `held_out`. Where
     these alone are missing and the config evaluates, they are written beside shards that are there.
+    Records that were added to prompts are written beside the others. To look for changes of other
+    data costs a look at all records, which complete shards are spared unless the config says redo.
 
     Raises:
       NotFoundError: the data are not there.
-      UserError: the data are damaged, or one of their arrays has the name of one of the text's.
+      UserError: the data are damaged, or others than those of the shards, or one of their arrays
+        has the name of one of the text's.
     """
     data = config.data
     target, apart = encoded(workdir), held_out(workdir)
     # An older version wrote no shards for judges. To look for them costs a look at all records.
     judged = is_complete(apart) or "evaluate" not in config.stages
-    if is_complete(target) and judged:
+    done = is_complete(target) and judged
+    if done and config.on_change != "redo" and not is_looked_at(config):
+        check_set(config, target, "encoded")
         return
-    source = open_source(config, [Bucket.parse(name) for name in data.buckets], workdir)
-    if is_complete(target):
-        sizes = {bucket: len(prompts) for bucket, prompts in source.prompts.items()}
-        if source.held_out is None:
-            return
-        if Shards(target).sizes != sizes:
-            raise UserError(
-                f"{target} was written by a version that held nothing out, and training reads "
-                f"what judges need: use another --workdir, or leave 'evaluate' out of stages"
-            )
+    try:
+        buckets = [Bucket.parse(name) for name in data.buckets]
+        source = open_source(config, buckets, data_directory(workdir))
+    except NotFoundError:
+        # What is encoded needs them no more.
+        if not done:
+            raise
+        check_set(config, target, "encoded")
+        return
+    inputs = inputs_of(config, None)["encoded"]
+    changes = [
+        set_change(config, directory, directory.name, contents_of(part), inputs, part.where)
+        for directory, part in ((target, source), (apart, source.held_out))
+        if part is not None
+    ]
+    refuse(config, changes)
+    whole = is_complete(target) and (source.held_out is None or is_complete(apart))
+    if as_process_0(whole and not any(change.writes for change in changes)):
+        return
+    sizes = {bucket: len(prompts) for bucket, prompts in source.prompts.items()}
+    if is_complete(target) and not changes[0].writes and Shards(target).sizes != sizes:
+        raise UserError(
+            f"{target} was written by a version that held nothing out, and training reads "
+            f"what judges need: use another --workdir, or leave 'evaluate' out of stages"
+        )
     encoder = text_encoder(config)
     null = {name: array[0] for name, array in encoder.encode([""]).items()}
     for name in null.keys() & {LATENTS, *source.arrays}:
@@ -116,6 +139,8 @@ def _write(
     target: Path,
 ) -> None:
     """Writes the records of a source, those that it holds out excepted, as a set of shards."""
+    inputs = inputs_of(config, None)[target.name]
+    begin_set(config, target, target.name, contents_of(source), inputs, source.where)
     if is_complete(target):
         return
     data = config.data
@@ -133,7 +158,7 @@ def _write(
             records = _records(source, encoder, shard, data.text_batch_size)
             write_shard(target, layout, shard, records)
             bar.update(shard.stop - shard.start)
-    finalize_together(target, layout, null, identity(to_dict(config), target.name))
+    finalize_together(target, layout, null)
 
 
 def _records(

@@ -13,6 +13,8 @@ from tqdm import tqdm
 
 from ladd_jax.config import architectures
 from ladd_jax.config.fields import Config, Evaluate, to_dict
+from ladd_jax.config.identity import TRAININGS
+from ladd_jax.config.workdir import folder
 from ladd_jax.data.buckets import Bucket
 from ladd_jax.diffusion.sampling import Sampler, Sampling
 from ladd_jax.evaluation.extractors import EXTRACTORS, extractor_for
@@ -97,8 +99,9 @@ def evaluate(config: Config, workdir: Path) -> list[Row]:
     settings = to_dict(config)["evaluate"]
     if metrics.exists():
         old = read_json(metrics, "remove it to measure again")
-        # Metrics of an older version lack new fields, whose defaults change nothing.
-        if to_dict(Config())["evaluate"] | old.get("evaluate", {}) == settings:
+        # Metrics of an older version lack new fields, whose defaults change nothing, and the step.
+        same = to_dict(Config())["evaluate"] | old.get("evaluate", {}) == settings
+        if same and old.get("step", config.distil.steps) == config.distil.steps:
             _LOG.info("evaluate: done; remove %s to measure again", metrics)
             rows = [Row.from_dict(row) for row in old["rows"]]
             _show(rows, report)
@@ -133,10 +136,10 @@ def evaluate(config: Config, workdir: Path) -> list[Row]:
             noise = config.seed + way.noise
             return samples_of(subject, sampler, params, way.sampling, noise, channels, bar.update)
 
-        folder = workdir / "evaluation"
+        made = workdir / "evaluation"
         mark = fingerprint(config, prompts, start, mesh)
         reference = functools.partial(sample, ways[0]._replace(noise=2))
-        references = {"generator": look(kept(folder / "reference.npz", mark, reference), prompts)}
+        references = {"generator": look(kept(made / "reference.npz", mark, reference), prompts)}
         rows = []
         if subject.real is not None:
             most = dict.fromkeys(prompts, _REAL * stage.samples)
@@ -154,7 +157,7 @@ def evaluate(config: Config, workdir: Path) -> list[Row]:
         for way in ways:
             make = functools.partial(sample, way)
             samples = (
-                make() if way.model == "student" else kept(folder / f"{way.file}.npz", mark, make)
+                make() if way.model == "student" else kept(made / f"{way.file}.npz", mark, make)
             )
             rows += _rows(way, look(samples, prompts), references, stage, config.seed)
             for bucket, latents in samples.items():
@@ -164,14 +167,14 @@ def evaluate(config: Config, workdir: Path) -> list[Row]:
                     shown.append(grids[-1])
 
     rows = in_order(rows)
-    histories = {name: read_history(workdir / name) for name in ("pretrain", "finetune", "distil")}
+    histories = {name: read_history(folder(workdir, name)) for name in TRAININGS}
     if not hidden:
         previews = read_previews(workdir / "distil" / "previews")
         facts, notes = facts_of(config), [*notes_of(config), *guidance_note(rows)]
         write_report(report, rows, grids, histories, facts, notes, previews)
         first = shown[0].bucket
         save_grid_png(workdir / "samples.png", [grid for grid in shown if grid.bucket == first])
-        write_metrics(metrics, rows, evaluate=settings)
+        write_metrics(metrics, rows, evaluate=settings, step=step)
     _show(rows, report)
     return rows
 

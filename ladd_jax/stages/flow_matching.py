@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 
 from ladd_jax.config import objectives
 from ladd_jax.config.fields import Config, to_dict
+from ladd_jax.config.workdir import places
 from ladd_jax.data.shards import Shards
 from ladd_jax.models.base import Params
 from ladd_jax.objectives.base import TrainState
@@ -30,9 +31,9 @@ def pretrain(config: Config, workdir: Path) -> None:
 def finetune(config: Config, workdir: Path) -> None:
     """Trains the student, from the data generator, on the shards of `distil`; goes on, too.
 
-    Does nothing with `finetune.steps` 0.
+    Does nothing with `finetune.steps` 0, and where `distil` begins with the student of another run.
     """
-    if config.finetune.steps:
+    if config.finetune.steps and places(workdir).origin is None:
         shards = student_data(config, workdir)
 
         def start(mesh: Mesh) -> Params:

@@ -15,7 +15,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from ladd_jax.config.fields import Config, to_dict
-from ladd_jax.config.workdir import STAGE_FIELDS
+from ladd_jax.config.identity import identity
 from ladd_jax.data.buckets import Bucket
 from ladd_jax.errors import UserError
 from ladd_jax.models.base import Params
@@ -35,7 +35,7 @@ def fingerprint(
     The network is known by the sum of the absolute values of its parameters, to 6 digits.
     """
     fields = to_dict(config)
-    parts = {name: fields[name] for name in STAGE_FIELDS["pretrain"]}
+    parts = identity(fields, "pretrain")["config"]
     parts["synthesize"] = config.synthesize.sampling
     parts["timesteps"] = fields["distil"]["timesteps"]
     texts = {bucket.name: list(map(str, found)) for bucket, found in prompts.items()}

@@ -1,6 +1,7 @@
 """What the stages of a run have left in its workdir: shards, checkpoints, networks."""
 
 import dataclasses
+from collections.abc import Mapping
 from logging import getLogger
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,10 @@ from jax.sharding import Mesh
 
 from ladd_jax.config import architectures, objectives
 from ladd_jax.config.fields import Config, to_dict
-from ladd_jax.config.workdir import STAGE_FIELDS, first_difference, identity, set_difference
+from ladd_jax.config.identity import difference, identity, own_fields
+from ladd_jax.config.workdir import folder
 from ladd_jax.data.buckets import Bucket
-from ladd_jax.data.shards import Shards, is_complete
+from ladd_jax.data.shards import Shards, is_complete, read_identity
 from ladd_jax.errors import NotFoundError, UserError
 from ladd_jax.models.base import Params
 from ladd_jax.models.families import family_of
@@ -30,20 +32,17 @@ _LOG = getLogger(__name__)
 
 def encoded(workdir: Path) -> Path:
     """Shards of real data."""
-    return workdir / "encoded"
+    return folder(workdir, "encoded")
 
 
 def held_out(workdir: Path) -> Path:
     """Shards of real data for judges: the same arrays as in `encoded`, and none of its records."""
-    return workdir / "held_out"
+    return folder(workdir, "held_out")
 
 
 def synthesized(workdir: Path) -> Path:
     """Shards of the data generator's samples."""
-    return workdir / "synthesized"
-
-
-_SETS = {"encoded": encoded, "held_out": held_out, "synthesized": synthesized}
+    return folder(workdir, "synthesized")
 
 
 def shards_of(config: Config, workdir: Path, name: str) -> Shards:
@@ -59,18 +58,28 @@ def shards_of(config: Config, workdir: Path, name: str) -> Shards:
       UserError: it is damaged, or another set.
     """
     skips = config.data.on_corrupt == "skip"
-    shards = Shards(_SETS[name](workdir), config.data.max_unreadable if skips else (0.0, 0))
-    old, new = shards.identity, identity(to_dict(config), name)
-    if not old:
-        _LOG.warning("%s does not say what it was made of: it is used as it is", shards.directory)
-        return shards
-    difference = set_difference(old, new)
-    if difference:
-        raise UserError(
-            f"{shards.directory} is another set than this run's ({difference}): put its own there, "
-            f"remove it and run the stage that writes it again, or set the field back"
-        )
+    directory = folder(workdir, name)
+    shards = Shards(directory, config.data.max_unreadable if skips else (0.0, 0))
+    check_set(config, directory, name)
     return shards
+
+
+def check_set(config: Config, directory: Path, name: str) -> None:
+    """Whether a set of shards that is there was made from the same fields.
+
+    Raises:
+      UserError: it was not; the first field that differs is named.
+    """
+    old = read_identity(directory)
+    if not old:
+        _LOG.warning("%s does not say what it was made of: it is used as it is", directory)
+        return
+    found = difference(old, identity(to_dict(config), name))
+    if found:
+        raise UserError(
+            f"{directory} is another set than this run's ({found}): set it back, use another "
+            f"--workdir or --data, or let --on_change=redo make it anew"
+        )
 
 
 def student_data(config: Config, workdir: Path) -> Shards:
@@ -109,25 +118,73 @@ def checkpoints_of(config: Config, workdir: Path, stage: str) -> Checkpoints:
       DamagedError: there are some, and all are damaged.
       UserError: there are some, made with another config.
     """
+    return checkpoints_in(config, folder(workdir, stage), stage)
+
+
+def checkpoints_in(config: Config, directory: Path, stage: str) -> Checkpoints:
+    """As `checkpoints_of`, of the folder of the stage."""
     saved = Checkpoints(
-        workdir / stage / "checkpoints",
+        directory / "checkpoints",
         every=config.checkpoint.every,
         minutes=config.checkpoint.minutes,
         keep=config.checkpoint.keep,
     )
-    if saved.latest() is not None:
-        old, new = (
-            {name: fields[name] for name in STAGE_FIELDS[stage] if name in fields}
-            for fields in (saved.config(), to_dict(config))
-        )
-        steps = getattr(config, stage).steps
-        difference = first_difference(old, new, rates=saved.latest() == steps)
-        if difference:
-            raise UserError(
-                f"{saved.directory} holds a checkpoint of another config ({difference}): "
-                f"use another --workdir, or set the field back"
-            )
+    step = saved.latest()
+    if step is not None:
+        found = checkpoint_difference(config, saved.directory, stage, step, saved.config(step))
+        if found:
+            raise UserError(found)
     return saved
+
+
+def checkpoint_difference(
+    config: Config,
+    directory: Path,
+    stage: str,
+    step: int,
+    saved: dict[str, Any],
+    inputs: Mapping[str, str] | None = None,
+) -> str:
+    """Why a training neither goes on from a checkpoint nor has ended there; empty if it does.
+
+    Args:
+      config: the run's config.
+      directory: folder of the checkpoints.
+      stage: the training.
+      step: the checkpoint's step.
+      saved: the checkpoint's config.
+      inputs: digests of what it reads; default: they are not looked at.
+
+    Returns:
+      a sentence that names the first difference and what the user can do.
+    """
+    steps = getattr(config, stage).steps
+    if step > steps:
+        return (
+            f"{directory} holds step {step} and {stage}.steps is {steps}: use {step} or more, or "
+            f"another --workdir"
+        )
+    old = identity(saved, stage, saved.get("inputs"))
+    new = identity(to_dict(config), stage, inputs)
+    free = own_fields(stage)
+    # What is done is not trained on with another rate.
+    found = difference(old, new, free if step < steps else free[:1])
+    if not found:
+        return ""
+    return (
+        f"{directory} holds a checkpoint of another config ({found}): "
+        f"{_remedy(stage, difference(old, new, free), step)}"
+    )
+
+
+def _remedy(stage: str, others: str, step: int) -> str:
+    """What the user can do; `others` is a difference with which no training goes on, or empty."""
+    ways = [] if others else [f"raise {stage}.steps above {step} to train on with it"]
+    if stage == "distil":
+        ways.append("begin another --workdir from its student by --from, or anew by --data")
+    else:
+        ways.append("use another --workdir")
+    return ", ".join([*ways, "set it back, or let --on_change=redo train anew"])
 
 
 def load_generator(config: Config, workdir: Path, mesh: Mesh) -> Params:
@@ -220,7 +277,7 @@ def student_step(config: Config, workdir: Path, step: int | None = None) -> int:
       NotFoundError: there is no such checkpoint.
       UserError: it is of another config.
     """
-    directory = workdir / "distil" / "checkpoints"
+    directory = folder(workdir, "distil") / "checkpoints"
     # To look for checkpoints makes their directory.
     saved = checkpoints_of(config, workdir, "distil") if directory.is_dir() else None
     if saved is None or saved.latest() is None:
@@ -270,6 +327,25 @@ def load_student_weights(
     params = saved.restore_tree(name, abstract, step)
     saved.close()
     return params
+
+
+def load_origin(origin: Path, step: int | None, abstract: TrainState) -> TrainState:
+    """The student that a run begins with, its heads and optimizers too.
+
+    Args:
+      origin: workdir of the run that has it.
+      step: step of its checkpoint; default: the newest.
+      abstract: shapes, dtypes and shardings of the state.
+
+    Raises:
+      NotFoundError: its checkpoint is gone.
+      UserError: it is damaged, or of another form.
+    """
+    saved = Checkpoints(origin / "distil" / "checkpoints")
+    state = saved.restore(abstract, step)
+    saved.close()
+    _LOG.info("distil: begins with the student of %s at step %d", origin, int(state.step))
+    return state
 
 
 def _load(

@@ -10,8 +10,8 @@ import jax
 import numpy as np
 
 from ladd_jax.config import architectures
-from ladd_jax.config.fields import Config, to_dict
-from ladd_jax.config.workdir import identity
+from ladd_jax.config.fields import Config
+from ladd_jax.data.contents import in_turn, read_contents
 from ladd_jax.data.shards import (
     LATENTS,
     ArraySpec,
@@ -25,14 +25,26 @@ from ladd_jax.data.shards import (
 from ladd_jax.diffusion.sampling import Sampler, Sampling, seeds
 from ladd_jax.models.families import family_of
 from ladd_jax.parallel.mesh import process_mesh
-from ladd_jax.stages.load import load_generator, shards_of, synthesized
+from ladd_jax.parallel.processes import as_process_0
+from ladd_jax.stages.changes import begin_set, inputs_of, refuse, set_change
+from ladd_jax.stages.load import (
+    encoded,
+    load_generator,
+    shards_of,
+    synthesized,
+)
 
 
 def synthesize(config: Config, workdir: Path) -> None:
     """Writes the data generator's guided samples for the prompts of the encoded shards, in turn."""
     stage = config.synthesize
     target = synthesized(workdir)
-    if is_complete(target):
+    records = read_contents(encoded(workdir))
+    contents = None if records is None else in_turn(records, stage.samples)
+    inputs = inputs_of(config, records)["synthesized"]
+    change = set_change(config, target, "synthesized", contents, inputs)
+    refuse(config, [change])
+    if as_process_0(is_complete(target) and not change.writes):
         return
     shards = shards_of(config, workdir, "encoded")
     mesh = process_mesh(config.mesh.sizes)
@@ -49,6 +61,7 @@ def synthesize(config: Config, workdir: Path) -> None:
         arrays={LATENTS: ArraySpec(("H", "W", config.model.channels)), **shards.cond_arrays},
     )
     sampling = Sampling.generator(**stage.sampling)
+    begin_set(config, target, "synthesized", contents, inputs)
     missing = missing_shards(target, layout, jax.process_index(), jax.process_count())
     with progress("synthesize", layout, missing) as bar:
         for shard in missing:
@@ -76,4 +89,4 @@ def synthesize(config: Config, workdir: Path) -> None:
                     for i in range(len(places))
                 ),
             )
-    finalize_together(target, layout, shards.null, identity(to_dict(config), target.name))
+    finalize_together(target, layout, shards.null)

@@ -1,6 +1,7 @@
 """What the training stages share: from a workdir to a finished training."""
 
 import contextlib
+import dataclasses
 from collections.abc import Callable, Mapping
 from logging import getLogger
 from pathlib import Path
@@ -12,13 +13,14 @@ from clu import parameter_overview
 from ladd_jax.config import objectives
 from ladd_jax.config.architectures import student_architecture
 from ladd_jax.config.fields import Config
-from ladd_jax.config.workdir import keep_rates
+from ladd_jax.config.workdir import folder
 from ladd_jax.data.pipeline import BatchPlan, loader
 from ladd_jax.data.shards import LATENTS, Shards
 from ladd_jax.errors import UserError
 from ladd_jax.models.families import family_of
 from ladd_jax.objectives.base import TrainState
 from ladd_jax.parallel.mesh import batch_rows
+from ladd_jax.stages.changes import begin_training, inputs_in
 from ladd_jax.stages.load import checkpoints_of
 from ladd_jax.training.collapse import CollapseWatch
 from ladd_jax.training.loop import Logging, Training, train
@@ -58,6 +60,9 @@ def run_training(
       preview: shows samples of a state at a step, and returns metrics of them.
     """
     name, mesh = training.name, training.mesh
+    directory = folder(workdir, name)
+    inputs = inputs_in(config, workdir, name)
+    begin_training(config, workdir, name, inputs)
     saved = checkpoints_of(config, workdir, name)
     start = saved.latest()
     if start is not None and start >= training.steps:
@@ -65,8 +70,6 @@ def run_training(
         saved.close()
         return
     _check_cond(config, shards)
-    if jax.process_index() == 0:
-        keep_rates(workdir, training.config)
     plan = BatchPlan(shards.sizes, batch_size, seed)
     if start is None:
         state = fresh()
@@ -82,9 +85,7 @@ def run_training(
     rows = batch_rows(mesh, batch_size)
     batches = loader(shards, plan, int(state.step), training.steps, rows=rows)
     batch_shapes = shards.batch_shapes(batch_size)
-    writer = MetricWriter(
-        workdir / name, config.log.writers, training.config, config.watch.max_skips
-    )
+    writer = MetricWriter(directory, config.log.writers, training.config, config.watch.max_skips)
     logging = Logging(
         writer=writer,
         every=config.log.every,
@@ -92,14 +93,15 @@ def run_training(
             bucket: objectives.model_flops(config, training.objective, bucket, batch["cond"])
             for bucket, batch in batch_shapes.items()
         },
-        profile=Profile(traced, workdir / name),
+        profile=Profile(traced, directory),
         sample=None if preview is None else lambda state, step: preview(state, step, writer),
         sample_every=config.log.samples_every,
-        watch=_collapse_watch(config, workdir / name) if name == "distil" else None,
+        watch=_collapse_watch(config, directory) if name == "distil" else None,
     )
     with contextlib.closing(writer):
         try:
-            train(training, state, batches, batch_shapes, saved, logging)
+            told = dataclasses.replace(training, config=training.config | {"inputs": inputs})
+            train(told, state, batches, batch_shapes, saved, logging)
         except DivergedError as error:
             if not error.steps:
                 raise

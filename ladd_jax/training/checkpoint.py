@@ -397,6 +397,26 @@ class Checkpoints:
             )
 
 
+def newest_config(directory: str | Path) -> tuple[int, dict[str, Any]] | None:
+    """Step and config of the newest checkpoint of a folder whose config can be read, if any.
+
+    Without Orbax, which makes the folder and which all processes use together.
+    """
+    directory = Path(directory)
+    if not directory.is_dir():
+        return None
+    folders = [file for file in directory.iterdir() if file.name.isdecimal()]
+    for folder in sorted(folders, key=lambda file: int(file.name), reverse=True):
+        try:
+            return int(folder.name), dict(
+                json.loads((folder / _CONFIG / "metadata").read_text(encoding="utf-8"))
+            )
+        # The training that reads it tells of its damage.
+        except (OSError, ValueError, TypeError):
+            continue
+    return None
+
+
 def _is_damage(error: Exception) -> bool:
     """Whether an error of reading says that files are damaged, and not that they are out of reach.
 

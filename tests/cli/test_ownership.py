@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from ladd_jax.cli.ownership import OWNER, Owner, owned
+from ladd_jax.cli.ownership import OWNER, READERS, Owner, check_unread, owned, reading
 
 ROOT = Path(__file__).parents[2]
 
@@ -112,3 +112,21 @@ def test_a_job_that_stood_still_and_was_taken_over_from_ends(tmp_path):
         assert process.wait(20) == 1
         assert "taken over by another job" in process.stderr.read()
     assert (tmp_path / OWNER).exists()
+
+
+def test_many_jobs_read_data_and_none_changes_them_meanwhile(tmp_path):
+    with reading(tmp_path):
+        with reading(tmp_path), owned(tmp_path, "data"):
+            words = rf"is read by process {os.getpid()} on .*, which is running: .* another --data"
+            with pytest.raises(ValueError, match=words):
+                check_unread(tmp_path)
+        assert len(list((tmp_path / READERS).iterdir())) == 1
+    assert not list(tmp_path.iterdir())
+    check_unread(tmp_path)
+
+
+def test_a_reader_that_died_is_in_nobodys_way(tmp_path):
+    (tmp_path / READERS).mkdir()
+    write(tmp_path, started="1").rename(tmp_path / READERS / "0f.json")
+    check_unread(tmp_path)
+    assert not list((tmp_path / READERS).iterdir())

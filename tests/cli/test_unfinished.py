@@ -9,6 +9,7 @@ def test_what_was_not_finished_is_removed_and_all_else_stays(tmp_path):
         "synthesized/8x8/1.0.0/.latents-b8x8.array_record-00000-of-00002.0f.partial",
         "distil/checkpoints/40.orbax-checkpoint-tmp/state/_METADATA",
         "distil/.wandb_run.partial",
+        ".0f.removed/checkpoints/20/state/_METADATA",
     ]
     stays = [
         "config.json",

@@ -16,6 +16,8 @@ from ladd_jax.data.shards import (
     finalize,
     is_complete,
     missing_shards,
+    read_identity,
+    write_identity,
     write_shard,
 )
 from ladd_jax.errors import DamagedError, NotFoundError, UserError
@@ -267,7 +269,7 @@ def test_folders_that_are_no_buckets_are_ignored(tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "content"),
-    [("arrays.json", ""), ("identity.json", "{"), ("null_text.npz", "PK"),
+    [("arrays.json", ""), ("null_text.npz", "PK"),
      ("2x2/1.0.0/features.json", ""), ("2x2/1.0.0/dataset_info.json", "{")],
 )  # fmt: skip
 def test_damaged_files_beside_the_records_are_named(tmp_path, name, content):
@@ -286,8 +288,10 @@ def test_an_empty_prompt_of_another_shape_than_the_records_is_refused(tmp_path):
 
 
 def test_a_set_says_what_it_was_made_of(tmp_path):
-    plan = layout({SMALL: 1})
-    for shard in plan.shards():
-        write_shard(tmp_path, plan, shard, records(shard))
-    finalize(tmp_path, plan, NULL, {"set": "encoded"})
-    assert Shards(tmp_path).identity == {"set": "encoded"}
+    assert read_identity(tmp_path) == {}
+    write_identity(tmp_path / "new", {"set": "encoded"})
+    assert read_identity(tmp_path / "new") == {"set": "encoded"}
+    assert not is_complete(tmp_path / "new")
+    (tmp_path / "new" / "identity.json").write_text("{")
+    with pytest.raises(DamagedError, match="identity.json is damaged .*remove that directory"):
+        read_identity(tmp_path / "new")

@@ -1,12 +1,13 @@
 """Sources of data: what `encode` writes as shards, and the table of those there are.
 
 A source is a module here with `open_source(config, buckets, workdir) -> Source`, and a line in
-`SOURCES`.
+`SOURCES`. One that is opened at once and writes nothing has `look(config, buckets) -> Source` too,
+by which its data are looked at before a run writes anything.
 """
 
 import dataclasses
 import importlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +39,10 @@ class Source:
         cond.
       read: `read(bucket, start, stop)`: those arrays `[stop - start, ...]` of these records, by
         name.
+      marks: what went into each record of a bucket besides its prompt, such as the bytes of a
+        picture, as a short text; none where the config and the prompt say it all.
+      where: `where(bucket, index)`: place of a record in the data, and a name that says where it
+        is; None where the data are not the user's.
       held_out: records for judges, with the same arrays, none of which is in this source; None
         where there are none. No training reads them.
     """
@@ -45,7 +50,16 @@ class Source:
     prompts: Mapping[Bucket, Sequence[str]]
     arrays: Mapping[str, "ArraySpec"] = dataclasses.field(default_factory=dict)
     read: Callable[[Bucket, int, int], dict[str, np.ndarray]] = lambda bucket, start, stop: {}
+    marks: Mapping[Bucket, Sequence[str]] = dataclasses.field(default_factory=dict)
+    where: Callable[[Bucket, int], tuple[int, str]] | None = None
     held_out: "Source | None" = None
+
+    def texts(self, bucket: Bucket) -> Iterator[str]:
+        """What went into each record of a bucket, in order."""
+        marks = self.marks.get(bucket)
+        if marks is None:
+            return iter(self.prompts[bucket])
+        return (f"{m} {prompt}" for m, prompt in zip(marks, self.prompts[bucket], strict=True))
 
 
 def open_source(config: Any, buckets: Sequence[Bucket], workdir: Path) -> Source:
@@ -60,7 +74,26 @@ def open_source(config: Any, buckets: Sequence[Bucket], workdir: Path) -> Source
       NotFoundError: the data are not there.
       UserError: there is no such source, or the data are damaged.
     """
+    return _module(config).open_source(config, buckets, workdir)
+
+
+def look(config: Any, buckets: Sequence[Bucket]) -> Source | None:
+    """As `open_source`, for a source that is opened at once; None for others.
+
+    Raises:
+      NotFoundError: the data are not there.
+      UserError: there is no such source, or the data are damaged.
+    """
+    return _module(config).look(config, buckets) if is_looked_at(config) else None
+
+
+def is_looked_at(config: Any) -> bool:
+    """Whether `look` opens a config's source."""
+    return hasattr(_module(config), "look")
+
+
+def _module(config: Any) -> Any:
     name = config.data.source
     if name not in SOURCES:
         raise UserError(f"data.source {name!r} is none of {', '.join(SOURCES)}: use one of them")
-    return importlib.import_module(SOURCES[name]).open_source(config, buckets, workdir)
+    return importlib.import_module(SOURCES[name])

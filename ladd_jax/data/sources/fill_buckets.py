@@ -17,8 +17,10 @@ def fill_buckets(
     sizes: Mapping[Bucket, int],
     held_out: Mapping[Bucket, int] | None = None,
     least_held_out: int = 0,
+    *,
+    tell: bool = True,
 ) -> dict[Bucket, Bucket | None]:
-    """Where the records of each bucket go, as `data.small_buckets` says; tells how many there are.
+    """Where the records of each bucket go, as `data.small_buckets` says; logs how many there are.
 
     A training reads batches of one bucket, so a bucket that cannot fill one would stop it after
     hours.
@@ -29,6 +31,7 @@ def fill_buckets(
       held_out: records of each bucket, for judges.
       least_held_out: records that judges need of each bucket; some of those for training may become
         theirs.
+      tell: whether to log.
 
     Raises:
       UserError: no bucket fills a batch and has enough for judges.
@@ -52,7 +55,7 @@ def fill_buckets(
     needed = f"{field} {least}"
     if least_held_out:
         needed += f" and {least_held_out} held out"
-    if jax.process_index() == 0:
+    if tell and jax.process_index() == 0:
         for bucket in sorted(sizes):
             home, apart = homes[bucket], (held_out or {}).get(bucket, 0)
             where = "left out" if home is None else f"put into {home.name}"

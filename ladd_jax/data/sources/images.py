@@ -192,8 +192,15 @@ def _source(images: Records, part: dict[Bucket, list[_Seen]], encoder: _Encoder)
         ]
         return {LATENTS: encoder.encode(np.stack(pixels))}
 
+    def where(bucket: Bucket, index: int) -> tuple[int, str]:
+        record = part[bucket][index]
+        return record.place, f"picture {record.key}"
+
     prompts = {bucket: [record.prompt for record in records] for bucket, records in part.items()}
-    return Source(prompts, {LATENTS: ArraySpec(("H", "W", encoder.latent_channels))}, read)
+    # The draw follows from a picture's bytes.
+    marks = {bucket: [repr(record.draw) for record in records] for bucket, records in part.items()}
+    arrays = {LATENTS: ArraySpec(("H", "W", encoder.latent_channels))}
+    return Source(prompts, arrays, read, marks, where)
 
 
 def _encoder(config: Any) -> _Encoder:

@@ -15,6 +15,15 @@ from ladd_jax.data.sources.fill_buckets import fill_buckets
 def open_source(config: Any, buckets: Sequence[Bucket], workdir: Path) -> Source:
     """The prompts of `data.path`, in shares of `data.bucket_weights`; see `data.sources`."""
     del workdir
+    return _open(config, buckets, tell=True)
+
+
+def look(config: Any, buckets: Sequence[Bucket]) -> Source:
+    """As `open_source`, without a word; see `data.sources`."""
+    return _open(config, buckets, tell=False)
+
+
+def _open(config: Any, buckets: Sequence[Bucket], *, tell: bool) -> Source:
     data = config.data
     prompts = read_prompt_set(data.path, data.column)
     weights = np.asarray(data.bucket_weights or [1.0] * len(buckets))
@@ -23,10 +32,18 @@ def open_source(config: Any, buckets: Sequence[Bucket], workdir: Path) -> Source
     places = np.searchsorted(np.cumsum(weights / weights.sum()), draws, side="right")
     places = np.minimum(places, len(buckets) - 1)
     sizes = {bucket: int((places == place).sum()) for place, bucket in enumerate(buckets)}
-    homes = fill_buckets(config, sizes)
+    homes = fill_buckets(config, sizes, tell=tell)
     split: dict[Bucket, list[str]] = {}
-    for prompt, place in zip(prompts, places, strict=True):
+    numbers: dict[Bucket, list[int]] = {}
+    for number, (prompt, place) in enumerate(zip(prompts, places, strict=True), 1):
         home = homes[buckets[place]]
         if home is not None:
             split.setdefault(home, []).append(prompt)
-    return Source(split)
+            numbers.setdefault(home, []).append(number)
+    unit = "line" if Path(data.path).suffix.lower() == ".txt" else "prompt"
+
+    def where(bucket: Bucket, index: int) -> tuple[int, str]:
+        number = numbers[bucket][index]
+        return number, f"{data.path}: {unit} {number}"
+
+    return Source(split, where=where)

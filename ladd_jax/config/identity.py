@@ -1,0 +1,167 @@
+"""What the result of a stage depends on, and how two of them differ.
+
+A result has one identity: the fields of the config that change it, and digests of what else went
+into all of it. A set of shards keeps it in `identity.json`, with digests of its records beside it,
+and a checkpoint has the config and the digests. A stage goes on with what has the same, and reads
+what is of the same fields.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ladd_jax.config.fields import Config, to_dict
+
+# Sections that do not change what a run computes: they may differ when it is resumed.
+FREE_FIELDS = (
+    "mesh", "log", "checkpoint", "watch", "stages", "evaluate", "compilation_cache", "on_change",
+)  # fmt: skip
+# And these of the other sections, which say how something is computed, and how much of it at once.
+FREE_PATHS = (
+    "data.on_corrupt", "data.max_unreadable", "data.unreadable", "data.text_batch_size",
+    "data.image_batch_size", "model.remat", "model.unroll", "synthesize.batch_size",
+)  # fmt: skip
+_IGNORED = (*FREE_FIELDS, *FREE_PATHS)
+
+SETS = ("encoded", "held_out", "synthesized")
+"""Results that are sets of shards."""
+
+TRAININGS = ("pretrain", "finetune", "distil")
+"""Results that are checkpoints."""
+
+_DATA = ("seed", "weights", "data")
+_NETWORK = (*_DATA, "model", "pretrain")
+_STUDENT = (*_NETWORK, "synthesize", "finetune")
+_SECTIONS = {
+    "encoded": _DATA,
+    "held_out": _DATA,
+    "pretrain": _NETWORK,
+    "synthesized": (*_NETWORK, "synthesize"),
+    "finetune": _STUDENT,
+    "distil": (*_STUDENT, "teacher", "heads", "distil"),
+}
+
+RESULTS = tuple(_SECTIONS)
+"""Folders of all results, in the order in which they are made."""
+
+# Fields that sets of shards did not name in older versions.
+_NAMED_LATER = (
+    "data.buckets", "data.bucket_weights", "data.small_buckets", "data.examples",
+    "data.held_out_examples", "data.records_per_shard", "data.text_dtype", "synthesize.samples",
+    "synthesize.records_per_shard",
+)  # fmt: skip
+
+
+def identity(
+    config: dict[str, Any], name: str, inputs: Mapping[str, str] | None = None
+) -> dict[str, Any]:
+    """What says of the result of a stage what it is.
+
+    Args:
+      config: a config, or as much as is known of an old one.
+      name: a set of shards or a training, one of `SETS` or `TRAININGS`.
+      inputs: digests of what else it is made of, by what they are of; default: none is known.
+    """
+    fields = {section: config[section] for section in _SECTIONS[name] if section in config}
+    if fields.get("weights"):
+        # Then there is no training of a data generator.
+        fields.pop("pretrain", None)
+    if name in ("finetune", "distil"):
+        source = config.get("distil", {}).get("data")
+        if source == "encoded":
+            fields.pop("synthesize", None)
+        fields.setdefault("distil", {"data": source})
+    if name == "distil" and not config.get("finetune", {}).get("steps"):
+        # As of a version that did not have the stage.
+        fields["finetune"] = {"steps": 0}
+    return {"set": name, "config": _without(fields, _IGNORED), "inputs": dict(inputs or {})}
+
+
+def difference(old: Mapping[str, Any], new: Mapping[str, Any], free: Sequence[str] = ()) -> str:
+    """In what two results differ by their `identity`, in words; empty where in nothing.
+
+    A field that an older version of this package did not have counts as at its default, at which
+    the result is the same as before. Inputs of which one of both knows nothing are no difference.
+
+    Args:
+      old: identity of what is there.
+      new: identity of what a config asks for.
+      free: paths of further fields that may differ.
+    """
+    if old.get("set") != new["set"]:
+        return f"it is the set {old.get('set')!r} and not {new['set']!r}"
+    found = old.get("config")
+    for path in _NAMED_LATER:
+        section, _, field = path.partition(".")
+        if isinstance(found, dict) and isinstance(found.get(section), dict):
+            given = new["config"].get(section, {})
+            if field in given:
+                found = {**found, section: {field: given[field], **found[section]}}
+    defaults = _named(to_dict(Config()), new["config"])
+    words = _first_difference(filled(found, defaults), new["config"], "", (*_IGNORED, *free))
+    if words:
+        return words
+    known = old.get("inputs", {})
+    others = [name for name, digest in new["inputs"].items() if known.get(name, digest) != digest]
+    return f"{others[0]} had other content" if others else ""
+
+
+def config_difference(old: dict[str, Any], new: dict[str, Any]) -> str:
+    """The first field, by name, in which two configs ask for other results; empty for none."""
+    return _first_difference(filled(old, _named(to_dict(Config()), new)), new, "", _IGNORED)
+
+
+def own_fields(training: str) -> tuple[str, ...]:
+    """Fields of a training that may change while it is not done, and with which it goes on.
+
+    Rates and clipping are what one lowers when it diverges; more steps train on.
+    """
+    optimizers = ("optimizer", "heads_optimizer") if training == "distil" else ("optimizer",)
+    rates = (
+        f"{training}.{optimizer}.{field}"
+        for optimizer in optimizers
+        for field in ("learning_rate", "clip_norm")
+    )
+    return (f"{training}.steps", *rates)
+
+
+def filled(old: Any, defaults: Any) -> Any:
+    """An older config, with what it did not have at its default."""
+    if isinstance(old, dict) and isinstance(defaults, dict):
+        missing = {name: value for name, value in defaults.items() if name not in old}
+        return {name: filled(value, defaults.get(name)) for name, value in old.items()} | missing
+    return old
+
+
+def _named(defaults: Any, fields: Any) -> Any:
+    """Defaults of the fields that are named, and no others."""
+    if isinstance(defaults, dict) and isinstance(fields, dict):
+        return {n: _named(value, fields[n]) for n, value in defaults.items() if n in fields}
+    return defaults
+
+
+def _without(fields: Any, paths: Sequence[str], prefix: str = "") -> Any:
+    """Fields but those of some paths."""
+    if not isinstance(fields, dict):
+        return fields
+    return {
+        name: _without(value, paths, f"{prefix}{name}.")
+        for name, value in fields.items()
+        if f"{prefix}{name}" not in paths
+    }
+
+
+def _first_difference(old: Any, new: Any, path: str, ignored: Sequence[str]) -> str:
+    if path in ignored:
+        return ""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for name in sorted(old.keys() | new.keys()):
+            inner = _first_difference(
+                old.get(name, "absent"),
+                new.get(name, "absent"),
+                f"{path}.{name}".lstrip("."),
+                ignored,
+            )
+            if inner:
+                return inner
+        return ""
+    return "" if old == new else f"{path} was {old!r} and is {new!r}"

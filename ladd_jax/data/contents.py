@@ -1,0 +1,165 @@
+"""What the records of a set of shards were made of, record by record.
+
+A set keeps a digest of what went into each of its records. So a change of the data is found where
+it is, shards that it does not concern stay, and records that are added at the end are written
+beside them.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+import zipfile
+import zlib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ladd_jax.data.buckets import Bucket
+from ladd_jax.data.shards import Layout, Shard, reopen, shard_files
+from ladd_jax.data.sources import Source
+from ladd_jax.errors import DamagedError
+from ladd_jax.whole_files import write_whole
+
+Contents = Mapping[Bucket, np.ndarray]
+"""Digests of the records of each bucket, uint64 `[n]`, in their order."""
+
+_FILE = "records.npz"
+
+
+def digests(texts: Iterable[str]) -> np.ndarray:
+    """A digest of each text, uint64 `[n]`."""
+    found = [hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:8] for text in texts]
+    return np.frombuffer(b"".join(found), "<u8").astype(np.uint64)
+
+
+def contents_of(source: Source) -> dict[Bucket, np.ndarray]:
+    """Contents of the records that a source has for training, or for judges where it is theirs."""
+    return {bucket: digests(source.texts(bucket)) for bucket in source.prompts}
+
+
+def same(old: Contents, new: Contents) -> bool:
+    """Whether contents are the same."""
+    return old.keys() == new.keys() and all(np.array_equal(old[b], new[b]) for b in new)
+
+
+def in_turn(contents: Contents, samples: int) -> dict[Bucket, np.ndarray]:
+    """Contents of samples that are made for the records in turn: so many, or one for each at 0."""
+    return {
+        bucket: found[np.arange(samples or len(found)) % len(found)]
+        for bucket, found in contents.items()
+    }
+
+
+def summary(contents: Contents, inputs: Mapping[str, str]) -> str:
+    """One digest of a whole set: of its records, and of what else went into all of them."""
+    whole = hashlib.sha256(json.dumps(dict(inputs), sort_keys=True).encode())
+    for bucket in sorted(contents):
+        whole.update(f"{bucket.name} {len(contents[bucket])} ".encode())
+        whole.update(contents[bucket].astype("<u8").tobytes())
+    return whole.hexdigest()
+
+
+def read_contents(directory: Path) -> dict[Bucket, np.ndarray] | None:
+    """The contents that a set keeps; None for sets of older versions.
+
+    Raises:
+      DamagedError: the file is damaged.
+    """
+    path = directory / _FILE
+    if not path.exists():
+        return None
+    try:
+        with np.load(path) as found:
+            return {Bucket.parse(name): found[name].astype(np.uint64) for name in found.files}
+    # A damaged archive raises errors of several kinds.
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        if isinstance(error, PermissionError):
+            raise
+        raise DamagedError(
+            f"{path} is damaged ({error}): put a copy of it there, or remove {directory} and run "
+            f"the stage that writes it (encode or synthesize) again"
+        ) from error
+
+
+def write_contents(directory: Path, contents: Contents) -> None:
+    """Keeps the contents of a set, in a folder that is there."""
+    arrays: dict[str, Any] = {bucket.name: found for bucket, found in contents.items()}
+    write_whole(directory / _FILE, lambda file: np.savez(file, allow_pickle=False, **arrays))
+
+
+@dataclasses.dataclass(frozen=True)
+class Change:
+    """What becomes of the shards of a set whose contents are to be others.
+
+    Attributes:
+      stays: files that stay as they are, each with the shard that it is then.
+      grows: files whose records stay and get more behind them, which are written again.
+      stale: files with records that are to be others, and where they are in the set: bucket and
+        number of the shard.
+      first: the first record that is to be another, of each bucket in which one is.
+      missing: number of shards that are to be written, those that grow or are stale included.
+    """
+
+    stays: list[tuple[Path, Shard]]
+    grows: list[Path]
+    stale: dict[Path, tuple[Bucket, int]]
+    first: dict[Bucket, int]
+    missing: int
+
+
+def compare(directory: Path, old: Contents, new: Contents, records_per_shard: int) -> Change:
+    """What becomes of the shards that are there, as their set's contents are to be others.
+
+    Args:
+      directory: folder of the set.
+      old: contents that the shards were made of.
+      new: contents that they are to have.
+      records_per_shard: of both.
+    """
+    sizes = {bucket: len(found) for bucket, found in new.items()}
+    shards = {
+        (shard.bucket, shard.index): shard
+        for shard in Layout(sizes, records_per_shard, {}).shards()
+    }
+    none = np.empty(0, np.uint64)
+    found = Change([], [], {}, {}, 0)
+    for file, bucket, index in shard_files(directory):
+        places = slice(index * records_per_shard, (index + 1) * records_per_shard)
+        before, after = (contents.get(bucket, none)[places] for contents in (old, new))
+        common = min(len(before), len(after))
+        equal = before[:common] == after[:common]
+        if len(before) > len(after) or not equal.all():
+            found.stale[file] = bucket, index
+            place = places.start + (common if equal.all() else int(np.argmin(equal)))
+            found.first[bucket] = min(place, found.first.get(bucket, place))
+        elif len(after) > len(before):
+            found.grows.append(file)
+        else:
+            found.stays.append((file, shards[bucket, index]))
+    return dataclasses.replace(found, missing=len(shards) - len(found.stays))
+
+
+def apply(directory: Path, change: Change, new: Contents) -> None:
+    """Makes a set one of other contents that is not complete: what stays has its place in it.
+
+    It can be stopped at any moment and called again, after `compare` of what is there then.
+
+    Args:
+      directory: folder of the set.
+      change: what `compare` says.
+      new: its contents.
+    """
+    reopen(directory)
+    for file in (*change.stale, *change.grows):
+        file.unlink(missing_ok=True)
+    for file, shard in change.stays:
+        if file != shard.path(directory):
+            os.replace(file, shard.path(directory))
+    for folder in directory.iterdir():
+        if folder.is_dir() and Bucket.is_name(folder.name) and Bucket.parse(folder.name) not in new:
+            shutil.rmtree(folder)
+    write_contents(directory, new)

@@ -1,0 +1,248 @@
+"""Where the data or the config are no longer those that a result was made of.
+
+A stage that begins goes on with what is of the same. What is not stops it, or is made anew where
+`on_change` says so: the shards with records that differ, or a whole result where all of it does.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from logging import getLogger
+from pathlib import Path
+
+import jax
+
+from ladd_jax.config.fields import Config, to_dict
+from ladd_jax.config.identity import difference, identity
+from ladd_jax.config.workdir import folder
+from ladd_jax.data.buckets import Bucket
+from ladd_jax.data.contents import (
+    Change,
+    Contents,
+    apply,
+    compare,
+    in_turn,
+    read_contents,
+    same,
+    summary,
+    write_contents,
+)
+from ladd_jax.data.shards import read_identity, write_identity
+from ladd_jax.errors import UserError
+from ladd_jax.parallel.processes import barrier
+from ladd_jax.stages.load import checkpoint_difference
+from ladd_jax.training.checkpoint import newest_config
+from ladd_jax.weights.fingerprint import ENCODERS, TRANSFORMER, fingerprint
+from ladd_jax.whole_files import remove_whole
+
+_LOG = getLogger(__name__)
+
+Where = Callable[[Bucket, int], tuple[int, str]]
+"""Place of a record in its data, and its name."""
+
+
+def inputs_of(config: Config, records: Contents | None) -> dict[str, dict[str, str]]:
+    """Digests of what goes into all of each result, besides fields and its records.
+
+    Args:
+      config: the run's config.
+      records: contents of the set `encoded`; None where they are not known.
+
+    Returns:
+      by the name of the result, digests by what they are of: another result, or the field that
+      names weights.
+    """
+    data = config.data
+    encoders = (
+        _files("weights", config.weights, ENCODERS)
+        | _files("data.text", data.text, ENCODERS)
+        | _files("data.autoencoder", data.autoencoder, ("vae",))
+    )
+    transformer = _files("weights", config.weights, TRANSFORMER)
+    teacher = _files("teacher.weights", config.teacher.weights, TRANSFORMER)
+    real, samples = {}, {}
+    if records is not None:
+        real = {"encoded": summary(records, encoders)}
+    # What the data generator is trained on goes into its samples.
+    generator = transformer if config.weights else real
+    if records is not None:
+        made = in_turn(records, config.synthesize.samples)
+        samples = {"synthesized": summary(made, encoders | generator)}
+    student = generator | (real if config.distil.data == "encoded" else samples)
+    return {
+        "encoded": encoders,
+        "held_out": encoders,
+        "pretrain": real,
+        "synthesized": encoders | generator,
+        "finetune": student,
+        "distil": student | teacher,
+    }
+
+
+def _files(field: str, place: str, parts: Sequence[str]) -> dict[str, str]:
+    """The fingerprint of the weights that a field names; none where they are not here."""
+    found = fingerprint(place, parts) if place else ""
+    return {field: found} if found else {}
+
+
+def inputs_in(config: Config, workdir: Path, name: str) -> dict[str, str]:
+    """`inputs_of` one result, by the records that the run's encoded shards have."""
+    return inputs_of(config, read_contents(folder(workdir, "encoded")))[name]
+
+
+@dataclasses.dataclass(frozen=True)
+class SetChange:
+    """What becomes of a set of shards.
+
+    Attributes:
+      reason: a sentence about what there is to be others', and what the user can do; empty where
+        nothing is.
+      shards: what becomes of its shards; None where none of them stays or is there, or where
+        nothing is to be done.
+    """
+
+    reason: str = ""
+    shards: Change | None = None
+
+    @property
+    def writes(self) -> bool:
+        """Whether anything is to be done."""
+        return bool(self.reason) or self.shards is not None
+
+
+def set_change(
+    config: Config,
+    directory: Path,
+    name: str,
+    contents: Contents | None,
+    inputs: Mapping[str, str],
+    where: Where | None = None,
+) -> SetChange:
+    """What becomes of a set of shards, of which nothing is touched.
+
+    Args:
+      config: the run's config.
+      directory: folder of the set, which need not be there.
+      name: the set.
+      contents: what its records are to be made of; None where that is not known.
+      inputs: digests of what goes into all of it.
+      where: where its records are in the data.
+    """
+    old = read_identity(directory)
+    if not old:
+        return SetChange()
+    found = difference(old, identity(to_dict(config), name, inputs))
+    if found:
+        return SetChange(
+            f"{directory} is another set than this run's ({found}): set it back, use another "
+            f"--workdir or --data, or let --on_change=redo make it anew"
+        )
+    before = read_contents(directory)
+    if before is None or contents is None or same(before, contents):
+        return SetChange()
+    section = config.synthesize if name == "synthesized" else config.data
+    shards = compare(directory, before, contents, section.records_per_shard)
+    return SetChange(_reason(directory, shards, contents, where) if shards.stale else "", shards)
+
+
+def _reason(directory: Path, change: Change, contents: Contents, where: Where | None) -> str:
+    """Names the first record in the data that differs, and the shards that were made of others."""
+    found: list[tuple[float, str]] = []
+    for bucket, index in change.first.items():
+        count = len(contents.get(bucket, ()))
+        if index >= count:
+            found.append((float("inf"), f"bucket {bucket.name} has {count} records now, which"))
+        else:
+            place, name = (
+                where(bucket, index) if where else (index, f"record {bucket.name}/{index}")
+            )
+            found.append((place, name))
+    _, name = min(found)
+    numbers: dict[Bucket, list[int]] = {}
+    for bucket, index in change.stale.values():
+        numbers.setdefault(bucket, []).append(index)
+    parts = [
+        f"{min(indices)}{f' to {max(indices)}' * (len(indices) > 1)} of {directory / bucket.name}"
+        for bucket, indices in numbers.items()
+    ]
+    one, total = len(change.stale) == 1, change.missing + len(change.stays)
+    return (
+        f"{name} differs from what shard{'s' * (not one)} {' and '.join(parts)} "
+        f"{'was' if one else 'were'} made of: put it back, use another --workdir or --data, or let "
+        f"--on_change=redo make {change.missing} of {total} shards anew"
+    )
+
+
+def refuse(config: Config, changes: Iterable[SetChange]) -> None:
+    """Raises UserError where something is to be others' and the config does not say redo."""
+    for change in changes:
+        if change.reason and config.on_change != "redo":
+            raise UserError(change.reason)
+
+
+def _tell(reason: str) -> None:
+    """Logs what is made anew, without what the user could do instead."""
+    _LOG.info("redo: %s", reason.rpartition(": ")[0])
+
+
+def begin_set(
+    config: Config,
+    directory: Path,
+    name: str,
+    contents: Contents | None,
+    inputs: Mapping[str, str],
+    where: Where | None = None,
+) -> None:
+    """Makes a set ready to be written or read, by all processes together.
+
+    What is there of the same stays; records that are added at the end have their places; what
+    differs is removed where the config says redo. A set that is complete and of the same stays as
+    it is. The arguments are those of `set_change`.
+
+    Raises:
+      UserError: what is there is of other fields or records.
+    """
+    if jax.process_index() == 0:
+        found = set_change(config, directory, name, contents, inputs, where)
+        refuse(config, [found])
+        if found.reason:
+            _tell(found.reason)
+        if found.shards is not None and contents is not None:
+            _LOG.info(
+                "%s: %d shards stay, %d are made", directory, len(found.shards.stays),
+                found.shards.missing,
+            )  # fmt: skip
+            apply(directory, found.shards, contents)
+        elif found.reason:
+            remove_whole(directory)
+        if not read_identity(directory):
+            directory.mkdir(parents=True, exist_ok=True)
+            if contents is not None:
+                write_contents(directory, contents)
+            # Last: a set that says what it is knows its records.
+            write_identity(directory, identity(to_dict(config), name, inputs))
+    barrier(f"begun {directory}")
+
+
+def begin_training(config: Config, workdir: Path, stage: str, inputs: Mapping[str, str]) -> None:
+    """Makes the folder of a training ready, by all processes together.
+
+    Raises:
+      UserError: its checkpoint is of other fields or data, and the config does not say redo.
+    """
+    if jax.process_index() == 0:
+        directory = folder(workdir, stage)
+        newest = newest_config(directory / "checkpoints")
+        found = ""
+        if newest is not None:
+            found = checkpoint_difference(
+                config, directory / "checkpoints", stage, *newest, inputs=inputs
+            )
+        if found:
+            if config.on_change != "redo":
+                raise UserError(found)
+            _tell(found)
+            remove_whole(directory)
+            if stage == "distil":
+                # They are of the student that was there.
+                (workdir / "metrics.json").unlink(missing_ok=True)
+    barrier(f"begun {stage}")

@@ -1,0 +1,182 @@
+"""What a run finds made already: its data, its student, and the run that it begins from.
+
+All of this is looked at before a run writes anything, by its first process alone and without a
+library of checkpoints, which makes the folders that it looks for.
+"""
+
+import dataclasses
+from pathlib import Path
+
+from ladd_jax.config.fields import Config, to_dict
+from ladd_jax.config.identity import RESULTS, SETS, config_difference
+from ladd_jax.config.workdir import DATA, Places, check_directory, data_directory, places
+from ladd_jax.data.buckets import Bucket
+from ladd_jax.data.contents import contents_of, in_turn, read_contents
+from ladd_jax.data.shards import check_complete, is_complete
+from ladd_jax.data.sources import Source, look
+from ladd_jax.errors import NotFoundError, UserError
+from ladd_jax.stages.changes import inputs_of, set_change
+from ladd_jax.stages.load import checkpoint_difference
+from ladd_jax.training.checkpoint import newest_config
+
+# Which stage makes what others read.
+_MAKERS = {"encoded": "encode", "held_out": "encode", "synthesized": "synthesize"}
+
+
+def open_places(config: Config, workdir: Path, data: str, origin: str) -> Places:
+    """The places of a run: those that are given, or else those that its workdir keeps.
+
+    Args:
+      config: the run's config.
+      workdir: the run's workdir, which need not be there.
+      data: a directory of data, or a workdir that has some or names one; or empty.
+      origin: workdir of a run whose newest student this run is to begin with, on the same data
+        where it has none of its own; or empty.
+
+    Raises:
+      NotFoundError: there is no such student.
+      UserError: the workdir has other data or another student already, or the student that is named
+        is of another network or has as many steps as this run asks for.
+    """
+    check_directory(workdir)
+    found = places(workdir)
+    own = [name for name in DATA if (workdir / name).exists()]
+    if origin:
+        if not own and found.data == workdir:
+            found = dataclasses.replace(found, data=data_directory(Path(origin)))
+        found = _begun(config, workdir, found, Path(origin))
+    if data:
+        given = data_directory(Path(data))
+        check_directory(given, "data")
+        if own and given.resolve() != workdir.resolve():
+            raise UserError(
+                f"{workdir} has data of its own ({own[0]}): leave --data={data} out, or use "
+                f"another --workdir"
+            )
+        found = dataclasses.replace(found, data=given)
+    return found
+
+
+def _begun(config: Config, workdir: Path, found: Places, origin: Path) -> Places:
+    """The places of a run that begins with the student of another."""
+    newest = newest_config(origin / "distil" / "checkpoints")
+    if newest is None:
+        raise NotFoundError(
+            f"--from={origin} holds no student: name the --workdir of a run whose stage 'distil' "
+            f"has written a checkpoint"
+        )
+    if newest_config(workdir / "distil" / "checkpoints") is not None:
+        if found.origin is not None and found.origin.resolve() == origin.resolve():
+            return found
+        raise UserError(
+            f"{workdir} has a student already, which did not begin with that of {origin}: use "
+            f"another --workdir, or leave --from out"
+        )
+    step, fields = newest
+    if step >= config.distil.steps:
+        raise UserError(
+            f"--from={origin} has a student of {step} steps and distil.steps is "
+            f"{config.distil.steps}: raise it above {step}, since steps count on"
+        )
+    old, new = (
+        {name: values[name] for name in ("model", "teacher", "heads") if name in values}
+        | {"distil": {"hooked_blocks": values["distil"]["hooked_blocks"]}}
+        for values in (fields, to_dict(config))
+    )
+    other = config_difference(old, new)
+    if other:
+        raise UserError(
+            f"--from={origin} has a student of other networks ({other}): set the field back, or "
+            f"begin anew without --from"
+        )
+    return dataclasses.replace(found, origin=origin, step=step)
+
+
+@dataclasses.dataclass(frozen=True)
+class Writes:
+    """What a run does to the directory of its data.
+
+    Attributes:
+      makes: whether it makes something there.
+      alters: whether it changes what is there.
+    """
+
+    makes: bool
+    alters: bool
+
+
+def check_made(config: Config, workdir: Path, own: Places) -> Writes:
+    """Whether all that is there already is of the config and the data, or is to be made anew.
+
+    Data that are read at once are looked at; what results of stages of another command are made of
+    is not.
+
+    Raises:
+      NotFoundError: the data are not there, or a stage reads shards that are not complete and that
+        no stage of the command makes.
+      UserError: the data are of no use, or a result is of other fields or data: the first that
+        differs is named.
+    """
+    source = _look(config, own.data)
+    records = read_contents(own.data / "encoded") if source is None else contents_of(source)
+    inputs = inputs_of(config, records)
+    made_of = {"encoded": records}
+    if records is not None:
+        made_of["synthesized"] = in_turn(records, config.synthesize.samples)
+    redo = config.on_change == "redo"
+    # Of data that are not read at once the stage finds out.
+    alters = redo and "encode" in config.stages and source is None
+    makes = alters
+    for name in RESULTS:
+        shared, runs = name in DATA, _MAKERS.get(name, name) in config.stages
+        directory = (own.data if shared else workdir) / name
+        if name in SETS:
+            contents = made_of.get(name) if runs else None
+            where = source.where if source is not None and name == "encoded" else None
+            change = set_change(
+                config, directory, name, contents, inputs[name] if runs else {}, where
+            )
+            reason, writes = change.reason, change.writes
+            done = is_complete(directory) and not writes
+            # Not all data have held-out records.
+            done = done or name == "held_out"
+        else:
+            newest = newest_config(directory / "checkpoints")
+            reason = "" if newest is None else checkpoint_difference(
+                config, directory / "checkpoints", name, *newest,
+                inputs=inputs[name] if runs else None,
+            )  # fmt: skip
+            steps = getattr(config, name).steps
+            writes = bool(reason)
+            done = not reason and newest is not None and newest[0] == steps
+        if reason and not (runs and redo):
+            raise UserError(reason)
+        makes = makes or (shared and runs and not done)
+        alters = alters or (shared and runs and writes)
+    for name in _read(config):
+        if _MAKERS[name] not in config.stages:
+            check_complete(own.data / name)
+    return Writes(makes, alters)
+
+
+def _look(config: Config, data: Path) -> Source | None:
+    """The source of the data, where the stage that reads it runs and they are read at once."""
+    if "encode" not in config.stages:
+        return None
+    try:
+        return look(config, [Bucket.parse(name) for name in config.data.buckets])
+    except NotFoundError:
+        # What is encoded needs them no more.
+        if is_complete(data / "encoded"):
+            return None
+        raise
+
+
+def _read(config: Config) -> set[str]:
+    """The sets of shards that the stages of a config read."""
+    stages, found = set(config.stages), set()
+    if stages & {"pretrain", "synthesize"}:
+        found.add("encoded")
+    if "distil" in stages or ("finetune" in stages and config.finetune.steps):
+        found.add(config.distil.data)
+    return found

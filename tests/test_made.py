@@ -1,0 +1,142 @@
+"""What a run finds made: by itself, by another run that it shares data with or begins from."""
+
+import dataclasses
+import json
+
+import pytest
+
+from configs import digits
+from ladd_jax.config.fields import to_dict, typed
+from ladd_jax.config.identity import identity
+from ladd_jax.config.workdir import Places, settle
+from ladd_jax.data.shards import write_identity
+from ladd_jax.errors import NotFoundError, UserError
+from ladd_jax.stages.made import check_made, open_places
+
+RATE = {"distil__optimizer__learning_rate": 1e-7}
+
+
+def config(**changes):
+    made = digits.get_config()
+    for path, value in changes.items():
+        made.update_from_flattened_dict({path.replace("__", "."): value})
+    return typed(made)
+
+
+def save(workdir, stage, step, settings):
+    """What says of a checkpoint what it was made with."""
+    folder = workdir / stage / "checkpoints" / str(step) / "config"
+    folder.mkdir(parents=True)
+    (folder / "metadata").write_text(json.dumps(to_dict(settings)))
+
+
+def encoded(data, settings, name="encoded"):
+    write_identity(data / name, identity(to_dict(settings), name))
+    (data / name / "null_text.npz").touch()
+
+
+def check(settings, workdir, data=None):
+    return check_made(settings, workdir, Places(data or workdir)).makes
+
+
+def test_another_distillation_leaves_the_data_alone_and_other_data_are_refused(tmp_path):
+    encoded(tmp_path, config())
+    encoded(tmp_path, config(), "synthesized")
+    save(tmp_path, "pretrain", config().pretrain.steps, config())
+    check(config(distil__loss="softplus", distil__steps=9, heads__channels=48), tmp_path)
+    with pytest.raises(UserError, match=r"encoded is another set .*data\.examples was 1437 and"):
+        check(config(data__examples=1000), tmp_path)
+    with pytest.raises(UserError, match=r"synthesized is another set .*synthesize\.guidance was"):
+        check(config(synthesize__guidance=1.5), tmp_path)
+    with pytest.raises(UserError, match=r"pretrain.checkpoints holds .*pretrain\.ema_decay was"):
+        check(config(pretrain__ema_decay=0.5), tmp_path)
+    # What is of another config is made anew by the stages that make it, and by no others.
+    anew = {"pretrain__ema_decay": 0.5, "on_change": "redo"}
+    assert check(config(**anew), tmp_path)
+    with pytest.raises(UserError, match=r"synthesized is another set .*pretrain\.ema_decay was"):
+        check(config(**anew, stages=("pretrain",)), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("step", "change", "words"),
+    [
+        (3, RATE, ""),
+        (3, {"distil__steps": 30}, ""),
+        # What is done is trained on with another rate where there are more steps.
+        (10, {"distil__steps": 30}, ""),
+        (10, RATE | {"distil__steps": 30}, ""),
+        (10, RATE, r"learning_rate was .*: raise distil.steps above 10 to train on with it"),
+        (10, {"distil__steps": 9}, "holds step 10 and distil.steps is 9: use 10 or more"),
+        (3, {"distil__ema_decay": 0.5}, r"ema_decay was .*: begin another --workdir from its .*by"),
+        (3, {"pretrain__optimizer__learning_rate": 1.0}, r"pretrain\.optimizer\.learning_rate was"),
+        (3, {"finetune__steps": 7}, r"finetune\.steps was"),
+    ],
+)
+def test_a_training_goes_on_with_more_steps_or_another_rate(tmp_path, step, change, words):
+    save(tmp_path, "distil", step, config(distil__steps=10))
+    changed = config(**{"distil__steps": 10} | change)
+    if words:
+        with pytest.raises(UserError, match=words):
+            check(changed, tmp_path)
+    else:
+        check(changed, tmp_path)
+
+
+def test_what_no_stage_of_the_run_makes_is_missed_before_anything_is_written(tmp_path):
+    only = config(stages=("distil",))
+    with pytest.raises(NotFoundError, match="no complete latent shards in .*run.synthesized"):
+        check(only, tmp_path / "run")
+    encoded(tmp_path / "data", only, "synthesized")
+    check(only, tmp_path / "run", tmp_path / "data")
+    assert not (tmp_path / "run").exists()
+
+
+def test_data_are_made_by_a_run_where_some_are_missing_and_only_read_where_they_are_there(tmp_path):
+    settings = config()
+    run, data = tmp_path / "run", tmp_path / "data"
+    assert check(settings, run, data)
+    for name in ("encoded", "synthesized"):
+        encoded(data, settings, name)
+    save(data, "pretrain", settings.pretrain.steps - 1, settings)
+    assert check(settings, run, data)
+    assert not check(dataclasses.replace(settings, stages=("distil",)), run, data)
+    save(data, "pretrain", settings.pretrain.steps, settings)
+    assert not check(settings, run, data)
+
+
+def test_data_are_those_of_the_flag_of_the_workdir_or_its_own(tmp_path):
+    run, data, other = (tmp_path / name for name in ("run", "data", "other"))
+    assert open_places(config(), run, "", "") == Places(run)
+    settle(run, to_dict(config()), open_places(config(), run, str(data), ""))
+    assert open_places(config(), run, "", "") == Places(data)
+    # A workdir that has none of its own stands for what it names.
+    assert open_places(config(), other, str(run), "") == Places(data)
+    encoded(other, config())
+    with pytest.raises(UserError, match=r"has data of its own \(encoded\): leave --data="):
+        open_places(config(), other, str(data), "")
+    data.touch()
+    with pytest.raises(UserError, match="--data=.* is a file: name a directory"):
+        open_places(config(), run, str(data), "")
+
+
+def test_a_run_begins_from_the_newest_student_of_another_on_its_data(tmp_path):
+    first, second = tmp_path / "first", tmp_path / "second"
+    with pytest.raises(NotFoundError, match="--from=.*first holds no student: name the --workdir"):
+        open_places(config(), second, "", str(first))
+    save(first, "distil", 5, config(distil__steps=10))
+    save(first, "distil", 10, config(distil__steps=10))
+    more = config(distil__steps=20, distil__ema_decay=0.5)
+    found = open_places(more, second, "", str(first))
+    assert found == Places(first, first, 10)
+    assert open_places(more, second, str(tmp_path / "data"), str(first)).data == tmp_path / "data"
+    with pytest.raises(UserError, match="a student of 10 steps and distil.steps is 10: raise it"):
+        open_places(config(distil__steps=10), second, "", str(first))
+    with pytest.raises(UserError, match=r"student of other networks \(model\.width was"):
+        open_places(config(distil__steps=20, model__width=48), second, "", str(first))
+    # Once it has begun, the other one may train on.
+    settle(second, to_dict(more), found)
+    save(second, "distil", 12, more)
+    save(first, "distil", 15, config(distil__steps=15))
+    assert open_places(more, second, "", str(first)) == found == open_places(more, second, "", "")
+    with pytest.raises(UserError, match="first has a student already, which did not begin with"):
+        open_places(config(distil__steps=30), first, "", str(second))
