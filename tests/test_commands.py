@@ -237,7 +237,7 @@ def of_a_unet(folder):
         (truncated, "is truncated: its header promises"),
         (of_a_lora, "holds a LoRA and no MMDiT: give a Stable Diffusion 3 pipeline"),
         (of_a_unet, "holds a U-Net and no MMDiT: give a Stable Diffusion 3 pipeline"),
-        (shutil.rmtree, "does not exist: give a folder"),
+        (shutil.rmtree, "weights does not exist, and of its folders"),
     ],
 )
 def test_weights_of_no_use_are_one_sentence_and_leave_nothing(pipeline, tmp_path, spoil, words):
