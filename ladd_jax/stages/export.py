@@ -141,8 +141,8 @@ def _how_made(config: Config, model: str, step: int, dtype: str) -> dict[str, ob
     data = (
         "encoded images"
         if distil.data == "encoded"
-        else f"the base model's samples: {generator.steps} Euler steps, guidance "
-        f"{generator.guidance:g}, shift {generator.shift:g}"
+        else f"the base model's samples: {generator.steps} steps of {generator.sampler}, "
+        f"guidance {generator.guidance:g}, shift {generator.shift:g}"
     )
     rows: dict[str, object] = {
         "student's weights": f"`{model}`, {'the moving average' if model == 'ema' else 'the last'}"
