@@ -65,7 +65,9 @@ def run(command: Command, others: absl.flags.FlagValues | None = None, *, stage:
         processes.check_same("config", settings)
         with contextlib.ExitStack() as stack:
             if jax.process_index() == 0:
-                places = open_places(alone, workdir, flags.DATA.value, flags.FROM.value)
+                named = (flags.DATA.value, flags.FROM.value)
+                data, origin = (str(expand(path)) if path else "" for path in named)
+                places = open_places(alone, workdir, data, origin)
                 writes = check_made(alone, workdir, places)
                 stack.enter_context(owned(workdir))
                 settle(workdir, settings, places)
