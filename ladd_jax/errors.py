@@ -1,4 +1,7 @@
-"""Errors that the user can fix."""
+"""Errors that the user can fix, one at a time or all that there are."""
+
+import contextlib
+from collections.abc import Iterator
 
 
 class UserError(ValueError):
@@ -19,3 +22,53 @@ class ExistsError(UserError, FileExistsError):
 
 class DamagedError(UserError):
     """A file is there and not whole: cut, empty, changed, or other than its name says."""
+
+
+class UserErrors(UserError):
+    """Several things that the user can fix.
+
+    Attributes:
+      problems: one sentence for each.
+    """
+
+    def __init__(self, problems: tuple[str, ...]):
+        """Joins them.
+
+        Args:
+          problems: one sentence for each.
+        """
+        super().__init__("; ".join(problems))
+        self.problems = problems
+
+
+class Problems:
+    """What is wrong with what a user gave, collected so that it is told at once."""
+
+    def __init__(self) -> None:
+        """Starts without any."""
+        self._found: dict[str, UserError] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._found)
+
+    def add(self, error: UserError) -> None:
+        """Keeps an error, or those of which it consists; a sentence counts once."""
+        if isinstance(error, UserErrors):
+            self._found |= {text: UserError(text) for text in error.problems}
+        else:
+            self._found.setdefault(str(error), error)
+
+    @contextlib.contextmanager
+    def found(self) -> Iterator[None]:
+        """Keeps the UserError that ends its body, after which the next statement goes on."""
+        try:
+            yield
+        except UserError as error:
+            self.add(error)
+
+    def tell(self) -> None:
+        """Raises what was found: the error, or several as UserErrors; nothing where all is well."""
+        if len(self._found) == 1:
+            raise next(iter(self._found.values()))
+        if self._found:
+            raise UserErrors(tuple(self._found))

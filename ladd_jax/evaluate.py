@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
-from ladd_jax.cli.flags import PROMPTS
+from ladd_jax.cli.flags import COLUMN, PROMPTS
 from ladd_jax.cli.run import run, run_without_config
+from ladd_jax.paths import expand
 
 if TYPE_CHECKING:
     from ladd_jax.config.fields import Config
@@ -61,9 +62,9 @@ def folders() -> None:
     from ladd_jax.parallel.mesh import process_mesh
     from ladd_jax.stages.folders import default_metrics, judge_folders, open_named
 
-    prompts = read_prompt_set(PROMPTS.value) if PROMPTS.value else None
-    samples = PictureFolder(Path(_SAMPLES.value), prompts)
-    reference = PictureFolder(Path(_REFERENCE.value)) if _REFERENCE.value else None
+    prompts = read_prompt_set(PROMPTS.value, COLUMN.value) if PROMPTS.value else None
+    samples = PictureFolder(expand(_SAMPLES.value), prompts)
+    reference = PictureFolder(expand(_REFERENCE.value)) if _REFERENCE.value else None
     extractor = open_named(_EXTRACTOR.value, 0, process_mesh({"fsdp": -1}))
     row = judge_folders(
         samples,
@@ -77,7 +78,7 @@ def folders() -> None:
         return
     print(format_table([row]))
     if _OUT.value:
-        write_metrics(_OUT.value, [row], extractor=_EXTRACTOR.value, samples=len(samples))
+        write_metrics(expand(_OUT.value), [row], extractor=_EXTRACTOR.value, samples=len(samples))
 
 
 def main(config: Config, workdir: Path) -> None:
@@ -96,6 +97,6 @@ def on_folders(arguments: Sequence[str]) -> bool:
 if __name__ == "__main__":
     if on_folders(sys.argv[1:]):
         needed = {"samples": "DIR", "extractor": "NAME:PATH"}
-        run_without_config(folders, FLAGS, "prompts", needed=needed)
+        run_without_config(folders, FLAGS, "prompts", "column", needed=needed)
     else:
         run(main, FLAGS, stage="evaluate")

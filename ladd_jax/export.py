@@ -10,12 +10,11 @@ Examples:
     python -m ladd_jax.export --workdir=runs/sd3_turbo --out=sd3-turbo --push=OWNER/sd3-turbo
 """
 
-from pathlib import Path
-
 from absl import flags
 
 from ladd_jax.cli.flags import WORKDIR
 from ladd_jax.cli.run import run_without_config
+from ladd_jax.paths import expand
 from ladd_jax.stages.names import STUDENTS
 
 FLAGS = flags.FlagValues()
@@ -52,9 +51,9 @@ def main() -> None:
     # What is heavy is imported once the flags are read: a mistake in them is told at once.
     from ladd_jax.stages.export import export
 
-    out = Path(_OUT.value)
+    out = expand(_OUT.value)
     export(
-        Path(WORKDIR.value),
+        expand(WORKDIR.value),
         out,
         model=_MODEL.value,
         step=_STEP.value,

@@ -15,13 +15,13 @@ Examples:
 """
 
 import logging
-from pathlib import Path
 
 from absl import flags
 
-from ladd_jax.cli.flags import PROMPTS
+from ladd_jax.cli.flags import COLUMN, PROMPTS
 from ladd_jax.cli.run import run_without_config
 from ladd_jax.errors import UserError
+from ladd_jax.paths import expand
 from ladd_jax.ranges import COUNT, NOT_NEGATIVE, POSITIVE
 from ladd_jax.stages.names import MODELS
 
@@ -113,12 +113,12 @@ def main() -> None:
 
     prompts = [check_prompt(prompt, "--prompt") for prompt in _PROMPT.value]
     if PROMPTS.value:
-        prompts += read_prompt_set(PROMPTS.value)
+        prompts += read_prompt_set(PROMPTS.value, COLUMN.value)
     records = []
     if _GENEVAL.value:
         if prompts:
             raise UserError("--geneval has its own prompts: leave --prompt and --prompts out")
-        records = read_geneval(Path(_GENEVAL.value))
+        records = read_geneval(expand(_GENEVAL.value))
         prompts = [record["prompt"] for record in records]
     if not prompts:
         raise UserError('there is no prompt: give --prompt="..." or --prompts=FILE')
@@ -132,10 +132,10 @@ def main() -> None:
     ):
         if value is not None and value not in allowed:
             raise UserError(f"{name} is {value}: use {allowed}")
-    out = Path(_OUT.value)
+    out = expand(_OUT.value)
     if out.exists() and not out.is_dir():
         raise UserError(f"--out={out} is a file: name a folder")
-    workdir = Path(_CHECKPOINT.value)
+    workdir = expand(_CHECKPOINT.value)
     if is_run(workdir):
         keep_programs(read(workdir).compilation_cache, workdir)
     mesh = make_mesh({"fsdp": -1}, jax.local_devices())
@@ -164,4 +164,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run_without_config(main, FLAGS, "prompts", needed={"checkpoint": "DIR", "out": "DIR"})
+    run_without_config(main, FLAGS, "prompts", "column", needed={"checkpoint": "DIR", "out": "DIR"})

@@ -4,6 +4,8 @@ from pathlib import Path
 
 import jax
 
+from ladd_jax.paths import expand
+
 
 def keep_programs(directory: str, workdir: Path) -> None:
     """Makes JAX read compiled programs from a directory, and write new ones there.
@@ -19,7 +21,7 @@ def keep_programs(directory: str, workdir: Path) -> None:
     """
     if not directory:
         return
-    place = directory if "://" in directory else str(workdir.absolute() / directory)
+    place = directory if "://" in directory else str(workdir.absolute() / expand(directory))
     jax.config.update("jax_compilation_cache_dir", place)
     # By default only programs that took a second to compile; many small ones add up.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)

@@ -18,8 +18,9 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 import ladd_jax
-from ladd_jax.errors import UserError
+from ladd_jax.errors import UserError, UserErrors
 from ladd_jax.names import nearest
+from ladd_jax.paths import expand
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config",
@@ -51,17 +52,26 @@ _ON_CHANGE = flags.DEFINE_string(
 _WEIGHTS = flags.DEFINE_string(
     "weights",
     None,
-    "Field weights: a released pipeline's folder, or owner/name of the hub. Its network's depth "
-    "replaces model.depth of the config.",
+    "Field weights: a released pipeline's folder, a single file, or owner/name of the hub. Its "
+    "network's depth replaces model.depth of the config.",
 )
 PROMPTS = flags.DEFINE_string(
     "prompts",
     None,
-    "A txt, tsv, csv or jsonl of prompts, or SET:FILE with one of parti, parti128, drawbench and "
-    "coco: fields data.source and data.path.",
+    "A txt, tsv, csv or jsonl of prompts, a pattern or a list of such, or SET:FILE with one of "
+    "parti, parti128, drawbench and coco: fields data.source and data.path.",
 )
 _IMAGES = flags.DEFINE_string(
-    "images", None, "Fields data.source and data.path: an imagefolder, or a folder of tars."
+    "images",
+    None,
+    "Fields data.source and data.path: an imagefolder, a folder of tars or tables, a pattern or a "
+    "list of them, or owner/name of the hub.",
+)
+COLUMN = flags.DEFINE_string(
+    "column",
+    "",
+    "Field data.column: the column of the prompts in their table; default: the only one that it "
+    "can be.",
 )
 _PROFILE = flags.DEFINE_string(
     "profile", None, "Field log.profile: START:STOP writes an xprof trace of those steps."
@@ -72,8 +82,13 @@ JOIN_TIMEOUT = flags.DEFINE_float(
 
 
 def fail(message: object) -> NoReturn:
-    """Prints one sentence and exits with code 2."""
-    print(f"error: {' '.join(str(message).split())}", file=sys.stderr)
+    """Prints one sentence, or a line for each of several problems, and exits with code 2."""
+    problems = message.problems if isinstance(message, UserErrors) else (str(message),)
+    lines = [" ".join(problem.split()) for problem in problems]
+    if len(lines) == 1:
+        print(f"error: {lines[0]}", file=sys.stderr)
+    else:
+        print("\n- ".join([f"error: {len(lines)} problems:", *lines]), file=sys.stderr)
     raise SystemExit(2)
 
 
@@ -86,14 +101,15 @@ SHARED = (
     "weights",
     "prompts",
     "images",
+    "column",
     "profile",
 )
 """Flags of commands on a run, of which other commands read some."""
 
 READ = {
     **dict.fromkeys(("main", "encode", "synthesize", "evaluate"), SHARED),
-    "plan": ("config", "weights", "prompts", "images"),
-    "sample": ("prompts",),
+    "plan": ("config", "weights", "prompts", "images", "column"),
+    "sample": ("prompts", "column"),
     "export": ("workdir",),
 }
 """The commands, with the shared flags that they read."""
@@ -236,6 +252,8 @@ def config() -> ConfigDict:
     for source, flag in (("prompts", PROMPTS), ("images", _IMAGES)):
         if flag.value:
             config.data.update(dict(source=source, path=flag.value))
+    if COLUMN.value:
+        config.data.column = COLUMN.value
     return config
 
 
@@ -271,8 +289,9 @@ def _with_config_files(arguments: Sequence[str]) -> list[str]:
 
 def _config_file(value: str) -> str:
     name, colon, argument = value.partition(":")
-    if not name or name.endswith(".py") or Path(name).is_file():
-        return value
+    path = expand(name)
+    if not name or name.endswith(".py") or path.is_file():
+        return f"{path}{colon}{argument}" if name.startswith("~") else value
     package = Path(ladd_jax.__file__).parent
     # An installed package holds the configs, a checkout has them beside it.
     files = {

@@ -4,18 +4,27 @@ What a section of the config refuses by itself stands there; here is what depend
 them, on the stages, or on the devices of this machine.
 """
 
+import contextlib
+import functools
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
+from typing import Any
 
+from ladd_jax.cli.disk_errors import disk_error
+from ladd_jax.cli.disk_space import check_space, check_writable
+from ladd_jax.cli.inputs import check_parts, count_records
 from ladd_jax.config import objectives
 from ladd_jax.config.architectures import student_architecture, teacher_architecture
 from ladd_jax.config.fields import Config, Distil, Finetune, Pretrain
 from ladd_jax.data.buckets import Bucket, check_resolution, check_sides
+from ladd_jax.data.sources.fill_buckets import readers
 from ladd_jax.diffusion.samplers import student_sigmas
-from ladd_jax.errors import NotFoundError, UserError
+from ladd_jax.errors import NotFoundError, Problems, UserError
 from ladd_jax.evaluation.extractors import EXTRACTORS, extractor_for
 from ladd_jax.evaluation.metrics import METRICS
 from ladd_jax.models.families import family_of
 from ladd_jax.parallel.mesh import check_batch_size, make_mesh
+from ladd_jax.paths import expand, near
 from ladd_jax.training.writers import check_writers
 from ladd_jax.weights.source import names_repository
 
@@ -25,13 +34,43 @@ _Trainings = dict[str, Pretrain | Finetune | Distil]
 _CHANNELS = {"digits": 1, "scenes": 3}
 
 
-def check(config: Config) -> None:
-    """Builds what the config describes, without data and without parameters.
+def check(config: Config, workdir: Path | None = None) -> None:
+    """Builds what the config describes and opens what it names, without reading any weights.
+
+    Args:
+      config: the run's config.
+      workdir: the run's workdir; without one nothing is checked of it.
 
     Raises:
-      UserError: a value that no stage could use; the message names it and the remedy.
+      UserError: what would stop a stage; each message names a value and the remedy. Several are
+        told at once.
     """
-    mesh = make_mesh(config.mesh.sizes)
+    problems = Problems()
+    look(config, problems, workdir)
+    problems.tell()
+
+
+def look(
+    config: Config,
+    problems: Problems,
+    workdir: Path | None = None,
+    refused: Collection[str] = (),
+) -> None:
+    """Adds what `check` would raise to problems that are known already.
+
+    Args:
+      config: the run's config.
+      problems: is added to.
+      workdir: the run's workdir.
+      refused: sections and fields of the config, or `stages`, that are known to be of no use: what
+        depends on them is not looked at, which would tell of consequences.
+    """
+
+    def part(needs: str, test: Callable[[], None]) -> None:
+        if not set(needs.split()) & set(refused):
+            with problems.found(), _disk_sentences():
+                test()
+
     trainings: _Trainings = {
         "pretrain": config.pretrain,
         "finetune": config.finetune,
@@ -40,8 +79,70 @@ def check(config: Config) -> None:
     trainings = {
         name: stage for name, stage in trainings.items() if name in config.stages and stage.steps
     }
-    for stage in trainings.values():
-        check_batch_size(stage.batch_size, mesh, stage.accumulation)
+    networks = "model teacher data heads distil pretrain finetune weights"
+    part("mesh", lambda: _check_mesh(config))
+    for name, stage in trainings.items():
+        part(f"mesh stages {name}", functools.partial(_check_batch, config, stage))
+    part("log stages", lambda: _check_log(config, trainings))
+    # What cannot be built is refused.
+    built: dict[str, Any] = {}
+    matching = objectives.flow_matching
+    part(
+        "model data pretrain weights",
+        lambda: built.update(pretrain=matching(config, config.pretrain)),
+    )
+    part(
+        "model data finetune weights",
+        lambda: built.update(finetune=matching(config, config.finetune)),
+    )
+    part(networks, lambda: built.update(distil=objectives.ladd(config)))
+    part("data model stages weights", lambda: _check_data(config, trainings))
+    part("data model teacher weights", lambda: _check_sides(config))
+    part("teacher stages", lambda: _check_teacher(config))
+    part("stages synthesize finetune distil", lambda: _check_samples(config, trainings))
+    if "evaluate" in config.stages:
+        part("data evaluate", lambda: _check_subjects(config))
+    if "evaluate" in config.stages or ("distil" in config.stages and config.log.samples_every):
+        part("data evaluate distil", lambda: _check_judges(config))
+    part("data model evaluate stages weights log", lambda: check_parts(config, problems, workdir))
+    sizes: dict[Bucket, int] = {}
+    part(
+        "data stages synthesize pretrain finetune distil seed",
+        lambda: sizes.update(count_records(config, workdir)),
+    )
+    if workdir is not None:
+        part("", lambda: check_writable(workdir))
+        # Where something is refused, what the stages would write is not known.
+        if not problems:
+            part(f"{networks} checkpoint", lambda: check_space(config, workdir, sizes, built))
+
+
+@contextlib.contextmanager
+def _disk_sentences() -> Iterator[None]:
+    """Turns what a system says of the user's paths into a sentence."""
+    try:
+        yield
+    except OSError as error:
+        sentence = "" if isinstance(error, UserError) else disk_error(error)
+        if not sentence:
+            raise
+        raise UserError(sentence) from error
+
+
+def _check_mesh(config: Config) -> None:
+    make_mesh(config.mesh.sizes)
+
+
+def _check_batch(config: Config, stage: Pretrain | Finetune | Distil) -> None:
+    try:
+        mesh = make_mesh(config.mesh.sizes)
+    except UserError:
+        # Told of the mesh itself.
+        return
+    check_batch_size(stage.batch_size, mesh, stage.accumulation)
+
+
+def _check_log(config: Config, trainings: _Trainings) -> None:
     traced = config.log.traced
     longest = max((stage.steps for stage in trainings.values()), default=0)
     if traced and traced.start > longest:
@@ -51,10 +152,9 @@ def check(config: Config) -> None:
         )
     if trainings:
         check_writers(config.log.writers)
-    for stage in (config.pretrain, config.finetune):
-        objectives.flow_matching(config, stage)
-    objectives.ladd(config)
-    _check_data(config, trainings)
+
+
+def _check_sides(config: Config) -> None:
     sides = family_of(config).sides
     networks = {"model": student_architecture(config)}
     if config.teacher.depth:
@@ -62,11 +162,17 @@ def check(config: Config) -> None:
     check_sides(
         map(Bucket.parse, config.data.buckets), {name: sides(net) for name, net in networks.items()}
     )
+
+
+def _check_teacher(config: Config) -> None:
     if config.teacher.depth and not config.teacher.weights and "distil" in config.stages:
         raise UserError(
             f"teacher.depth is {config.teacher.depth} and teacher.weights is empty: name the "
             f"weights of that network; without them it can be planned only"
         )
+
+
+def _check_samples(config: Config, trainings: _Trainings) -> None:
     stages = set(config.stages)
     if config.finetune.steps and {"synthesize", "distil"} <= stages and "finetune" not in stages:
         raise UserError(
@@ -80,10 +186,6 @@ def check(config: Config) -> None:
                 f"synthesize.samples {made} are fewer than one batch of {name}.batch_size "
                 f"{trainings[name].batch_size}: raise one or lower the other"
             )
-    if "evaluate" in config.stages:
-        _check_subjects(config)
-    if "evaluate" in config.stages or ("distil" in config.stages and config.log.samples_every):
-        _check_judges(config)
 
 
 def _check_data(config: Config, trainings: _Trainings) -> None:
@@ -123,13 +225,11 @@ def _check_data(config: Config, trainings: _Trainings) -> None:
 
 def _check_examples(config: Config, trainings: _Trainings) -> None:
     """Whether the examples of a bucket fill a batch of each training that reads them."""
-    own_samples = config.distil.data == "synthesized" and config.synthesize.samples
-    for name, stage in trainings.items():
-        reads = name == "pretrain" or not own_samples
-        if reads and config.data.examples < stage.batch_size:
+    for name in readers(config):
+        if name in trainings and config.data.examples < trainings[name].batch_size:
             raise UserError(
                 f"data.examples {config.data.examples} of a bucket are fewer than one batch of "
-                f"{name}.batch_size {stage.batch_size}: raise one or lower the other"
+                f"{name}.batch_size {trainings[name].batch_size}: raise one or lower the other"
             )
 
 
@@ -177,13 +277,13 @@ def _check_judges(config: Config) -> None:
             f"evaluate.extractor_weights is empty and {name} reads weights: name their file or "
             f"folder, or owner/name of the hub"
         )
-    place = Path(stage.extractor_weights).expanduser()
+    place = expand(stage.extractor_weights)
     # What looks like a name on the hub is asked for when it is read.
     on_hub = name != "inception" and names_repository(stage.extractor_weights)
     if kind.weights and not place.exists() and not on_hub:
         raise NotFoundError(
-            f"evaluate.extractor_weights is {place}, which does not exist: name the weights of "
-            f"{name}"
+            f"evaluate.extractor_weights is {place}, which does not exist{near(place)}: name the "
+            f"weights of {name}"
         )
     if kind.source and kind.source != config.data.source:
         raise UserError(

@@ -23,6 +23,7 @@ from ladd_jax.errors import UserError
 
 if TYPE_CHECKING:
     from ladd_jax.config.fields import Config
+    from ladd_jax.errors import Problems
 
     Command = Callable[[Config, Path], Any]
 
@@ -44,22 +45,29 @@ def run(command: Command, others: absl.flags.FlagValues | None = None, *, stage:
 
         from ladd_jax.cli.compilation_cache import keep_programs
         from ladd_jax.cli.ownership import check_unread, owned, reading
-        from ladd_jax.cli.preflight import check
+        from ladd_jax.cli.preflight import look
         from ladd_jax.cli.unfinished import remove_unfinished
         from ladd_jax.config.fields import to_dict
         from ladd_jax.config.workdir import settle, settled
+        from ladd_jax.errors import Problems
         from ladd_jax.parallel import processes
+        from ladd_jax.paths import expand
         from ladd_jax.stages.made import check_made, open_places
 
-        workdir, config = Path(flags.WORKDIR.value), _config()
+        # All that is wrong is told at once, and before anything is written.
+        workdir, problems = expand(flags.WORKDIR.value), Problems()
+        config, refused = _config(problems)
         left_out = stage and stage not in config.stages
         alone = dataclasses.replace(config, stages=(stage,)) if stage else config
-        check(alone if left_out else config)
+        look(alone if left_out else config, problems, workdir, refused)
+        problems.tell()
         settings = to_dict(config)
         processes.check_same("config", settings)
         with contextlib.ExitStack() as stack:
             if jax.process_index() == 0:
-                places = open_places(alone, workdir, flags.DATA.value, flags.FROM.value)
+                named = (flags.DATA.value, flags.FROM.value)
+                data, origin = (str(expand(path)) if path else "" for path in named)
+                places = open_places(alone, workdir, data, origin)
                 writes = check_made(alone, workdir, places)
                 stack.enter_context(owned(workdir))
                 settle(workdir, settings, places)
@@ -120,24 +128,53 @@ def run_without_workdir(
       own: its flags.
       needed: flags of its own that must be given, with what stands after their `=`.
     """
-    others = ("config", "weights", "prompts", "images")
+    others = ("config", "weights", "prompts", "images", "column")
     absl.flags.FLAGS.append_flag_values(own)
     needed = {"config": "NAME"} | needed
-    _start(lambda: body(_config()), [*own, *others], own, needed)
+
+    def with_config() -> None:
+        from ladd_jax.errors import Problems
+
+        problems = Problems()
+        config, _ = _config(problems)
+        problems.tell()
+        body(config)
+
+    _start(with_config, [*own, *others], own, needed)
 
 
-def _config() -> Config:
-    """The config of the command line, with what its weights say of their networks."""
+def _config(problems: Problems) -> tuple[Config, set[str]]:
+    """The config of the command line, with what its weights say of their networks.
+
+    What is wrong with it is added to the problems, and named in the second value: the sections, and
+    the fields that are in none.
+    """
     from ladd_jax.config.architectures import read_architectures
-    from ladd_jax.config.fields import typed
+    from ladd_jax.config.fields import partly_typed
     from ladd_jax.parallel import processes
 
     config = flags.config()
-    # Weights that are named by their place on the hub are fetched once for a host.
-    with processes.one_of_each_host_first("weights"):
-        read_architectures(config)
-    flags.check_overrides(config)
-    return typed(config)
+    refused: set[str] = set()
+    with problems.found():
+        # What is of no use is known to be so until the end of this block.
+        refused.update(("weights", "model", "teacher"))
+        # Weights that are named by their place on the hub are fetched once for a host.
+        with processes.one_of_each_host_first("weights"):
+            read_architectures(config)
+        flags.check_overrides(config)
+        refused.clear()
+    found, errors = partly_typed(config)
+    if "" in errors:
+        # Then there is no config to look at further.
+        for error in errors[""]:
+            problems.add(error)
+        problems.tell()
+    for section, sentences in errors.items():
+        # Without the weights' sizes their sections say nothing.
+        if section not in refused:
+            for error in sentences:
+                problems.add(error)
+    return found, refused | set(errors)
 
 
 @contextlib.contextmanager

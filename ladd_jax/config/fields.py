@@ -17,7 +17,7 @@ from ladd_jax.data.buckets import Bucket
 from ladd_jax.data.images import MAX_PIXELS
 from ladd_jax.data.sources import SOURCES
 from ladd_jax.diffusion.sampling import GENERATOR_SAMPLERS
-from ladd_jax.errors import UserError
+from ladd_jax.errors import Problems, UserError
 from ladd_jax.models.families import family
 from ladd_jax.models.heads import HeadSettings
 from ladd_jax.models.random_text import TOKENIZERS
@@ -132,6 +132,8 @@ class Data:
     # The text encoder: that of the folder `text`, of CLIP or T5 with its tokenizer; or that of
     # `weights`; or a random frozen one, of the sizes here.
     text: str = ""
+    # A pipeline whose tokenizers are read, where `weights` is a single file, which has none.
+    tokenizers: str = ""
     text_length: int = 17  # tokens
     text_tokens: str = "bytes"  # of the random encoder: bytes, words
     text_width: int = 32
@@ -510,7 +512,7 @@ class Config:
         if not self.stages:
             raise UserError(f"stages is empty: name one or more of {', '.join(STAGES)}")
         for name in self.stages:
-            _one_of(name, "stage", *STAGES)
+            _one_of(name, "stages", *STAGES)
         _one_of(self.on_change, "on_change", "stop", "redo")
         check_distinct(self, "stages")
 
@@ -525,30 +527,58 @@ def typed(config: ConfigDict) -> Config:
 
     Raises:
       UserError: a field is unknown, is missing or has another type than its default, or a section
-        refuses a value; the message names it and the remedy.
+        refuses a value; the message names it and the remedy. Several are told at once.
+    """
+    found, refused = partly_typed(config)
+    problems = Problems()
+    for error in (error for errors in refused.values() for error in errors):
+        problems.add(error)
+    problems.tell()
+    return found
+
+
+def partly_typed(config: ConfigDict) -> tuple[Config, dict[str, list[UserError]]]:
+    """The dataclasses of a config as far as its sections accept their values.
+
+    Returns:
+      The config, in which what was refused is at its default; and what was said, by the name of the
+      section, or of a field that is in none; an empty name where no field is to blame, and then
+      the config is the default one.
+
+    Raises:
+      UserError: a field is unknown, is missing or has another type than its default.
     """
     values = config.to_dict()
     compare(base_config().to_dict(), values, "")
-    return _like(Config(), values, "")
+    refused: dict[str, list[UserError]] = {}
+    return _like(Config(), values, "", refused), refused
 
 
-def _like(default: Any, value: Any, path: str) -> Any:
+def _like(default: Any, value: Any, path: str, refused: dict[str, list[UserError]]) -> Any:
     """A value of the default's own type; `path` names it in errors, and is empty for the config."""
-    if dataclasses.is_dataclass(default):
-        kind: Any = type(default)
-        prefix = f"{path}." if path else ""
-        fields = {
-            name: _like(getattr(default, name), field, f"{prefix}{name}")
-            for name, field in value.items()
-        }
+    if not dataclasses.is_dataclass(default):
+        return float(value) if isinstance(default, float) else value
+    kind: Any = type(default)
+    prefix = f"{path}." if path else ""
+    fields = {
+        name: _like(getattr(default, name), field, f"{prefix}{name}", refused)
+        for name, field in value.items()
+    }
+    while True:
         try:
             return kind(**fields)
         except UserError as error:
             # Many name their field, and do not know in which section of a config it stands.
-            if str(error).split(" ", 1)[0] in fields:
-                raise UserError(f"{prefix}{error}") from error
-            raise
-    return float(value) if isinstance(default, float) else value
+            first = str(error).split(" ", 1)[0]
+            name = first.removeprefix(prefix)
+            told = UserError(f"{prefix}{error}") if first in fields else error
+            told.__cause__ = error
+            section = path.partition(".")[0] or (name if name in fields else "")
+            refused.setdefault(section, []).append(told)
+            # The others are looked at with this one at its default.
+            if name not in fields or fields[name] == getattr(default, name):
+                return default
+            fields[name] = getattr(default, name)
 
 
 def to_dict(config: Any) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """Which records of images and prompts there are in a path."""
 
 import functools
-import glob
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +10,7 @@ from ladd_jax.data.image_pairs import CaptionedFolder, ImageTars, has_pairs, ima
 from ladd_jax.data.image_tables import open_table
 from ladd_jax.data.records import Records, files_below
 from ladd_jax.errors import NotFoundError, UserError
+from ladd_jax.paths import expand, matches, near
 
 _TABLES = (".parquet", ".arrow")
 
@@ -30,10 +30,10 @@ def open_images(
 
     Args:
       path: a directory with `metadata.jsonl`, `metadata.csv` or `metadata.parquet`; a directory of
-        `*.tar`, one tar, or a pattern of tars such as `data/*.tar`; a directory with `x.txt` beside
-        `x.png`; a directory, file or pattern of `.parquet` or `.arrow`, or what
-        `Dataset.save_to_disk` wrote; or, where none of these is there, a dataset's name on the hub.
-        The first of these that a directory has is read.
+        `*.tar`, or tars themselves; a directory with `x.txt` beside `x.png`; a directory of
+        `.parquet` or `.arrow`, such files, or what `Dataset.save_to_disk` wrote; or, where none of
+        these is there, a dataset's name on the hub. The first of these that a directory has is
+        read. Tars and tables may be named by a pattern or a list, as `paths.matches` reads it.
       column: name of the field with the prompt.
       image_column: of tables, name of the column with the image.
       split: of tables, the split to read.
@@ -46,22 +46,34 @@ def open_images(
       NotFoundError: there are none.
       UserError: see `ImageFolder`, `ImageTars`, `CaptionedFolder` and `open_table`.
     """
-    folder = Path(path).expanduser()
+    folder = expand(path)
     if any((folder / name).is_file() for name in METADATA):
         return ImageFolder(folder, column, strict=strict)
     table = functools.partial(open_table, column=column, image=image_column, split=split)
     if folder.is_dir():
         return _of_folder(folder, column, table)
-    found = [folder] if folder.is_file() else _matches(str(folder))
-    if stream is not None and found:
+    if not folder.exists() and names_dataset(path):
+        try:
+            return table(path, subset=subset, stream=stream, limit=limit)
+        except NotFoundError as error:
+            raise NotFoundError(f"{error}{near(path)}") from error
+    found = matches(path)
+    if stream is not None:
         raise UserError(f"data.stream is set and {path} is here: streams come from the hub")
-    if found and all(file.suffix in _TABLES for file in found):
-        return table(folder)
-    if found:
-        return ImageTars(found, column)
-    if re.fullmatch(r"(?:[\w.-]+/)?[\w.-]+", str(path)):
-        return table(path, subset=subset, stream=stream, limit=limit)
-    raise _nothing(path)
+    if all(file.suffix in _TABLES for file in found):
+        return table(found if len(found) > 1 else found[0])
+    others = [file for file in found if file.is_dir() or file.suffix in _TABLES]
+    if others:
+        raise UserError(
+            f"{path} names {others[0]} beside {found[0] if found[0] != others[0] else found[-1]}: "
+            f"name one folder, or files of one kind, tars or tables"
+        )
+    return ImageTars(found, column)
+
+
+def names_dataset(path: str | Path) -> bool:
+    """Whether a path has the form of a dataset's name on the hub; it may be a folder."""
+    return bool(re.fullmatch(r"(?:[\w.-]+/)?[\w.-]+", str(path)))
 
 
 def _of_folder(folder: Path, column: str, table: Callable[[Path], Records]) -> Records:
@@ -81,10 +93,6 @@ def _of_folder(folder: Path, column: str, table: Callable[[Path], Records]) -> R
             f"x.txt, or those of all into {METADATA[0]}"
         )
     raise _nothing(folder)
-
-
-def _matches(pattern: str) -> list[Path]:
-    return [Path(found) for found in sorted(glob.glob(pattern, recursive=True))]
 
 
 def _nothing(path: str | Path) -> NotFoundError:

@@ -5,6 +5,7 @@ used. It keeps what it fetches and converts in its own cache (`HF_HOME`).
 """
 
 import contextlib
+import glob
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ from ladd_jax.data.prompts import COLUMNS, check_prompt, choose_column
 from ladd_jax.data.records import Record
 from ladd_jax.errors import NotFoundError, UserError
 from ladd_jax.parallel.processes import barrier, one_of_each_host_first
+from ladd_jax.paths import is_pattern, matches
 from ladd_jax.whole_files import publish
 
 if TYPE_CHECKING:
@@ -120,7 +122,7 @@ def _image_bytes(value: Any, where: str) -> bytes:
 
 
 def open_table(
-    path: str | Path,
+    path: str | Path | Sequence[Path],
     *,
     column: str = "",
     image: str = "",
@@ -132,7 +134,7 @@ def open_table(
     """The table of a path.
 
     Args:
-      path: a `.parquet` or `.arrow` file, a pattern of such files, a folder of them or one that
+      path: a `.parquet` or `.arrow` file, several of one kind, a folder of them or one that
         `Dataset.save_to_disk` wrote, or a dataset's name on the hub.
       column: see `ImageTable`.
       image: see `ImageTable`.
@@ -148,33 +150,38 @@ def open_table(
     """
     import datasets
 
-    path, where = str(path), f"{path}, split {split}"
-    saved = [name for name in ("dataset_dict.json", "state.json") if Path(path, name).is_file()]
+    if isinstance(path, str | Path):
+        files: Sequence[str | Path] = matches(path) if is_pattern(path) else [path]
+    else:
+        files = path
+    named = str(files[0]) if len(files) == 1 else f"{files[0]} and {len(files) - 1} more"
+    where = f"{named}, split {split}"
+    saved = [name for name in ("dataset_dict.json", "state.json") if Path(named, name).is_file()]
     if saved:
-        with _one_sentence(path, where):
-            rows = datasets.load_from_disk(path)
+        with _one_sentence(named, where):
+            rows = datasets.load_from_disk(named)
             if isinstance(rows, datasets.DatasetDict):
                 if split not in rows:
                     raise UserError(f"its splits are {', '.join(rows)}: set data.split")
                 rows = rows[split]
             return ImageTable(rows, where, column, image)
-    name, options = _loading(path)
+    name, options = _loading(files)
     options |= dict(split=split, name=subset or None)
     if stream is None:
         # What one has fetched and converted is in the cache of its host.
-        with one_of_each_host_first("table"), _one_sentence(path, where):
+        with one_of_each_host_first("table"), _one_sentence(named, where):
             rows = datasets.load_dataset(name, **options)
     else:
         try:
             if jax.process_index() == 0 and not Path(stream).exists():
-                with _one_sentence(path, where):
+                with _one_sentence(named, where):
                     found = datasets.load_dataset(name, streaming=True, **options)
                     _keep(found, Path(stream), where, column, image, limit)
         finally:
             # The workdir is on a disk that all processes share. Where process 0 fails the others
             # follow all the same, and find that there is no file.
             barrier("streamed")
-        with _one_sentence(path, where):
+        with _one_sentence(named, where):
             rows = datasets.Dataset.from_file(str(stream))
     return ImageTable(rows, where, column, image)
 
@@ -197,12 +204,16 @@ def _one_sentence(path: str, where: str) -> Iterator[None]:
         ) from error
 
 
-def _loading(path: str) -> tuple[str, dict[str, Any]]:
+def _loading(files: Sequence[str | Path]) -> tuple[str, dict[str, Any]]:
     """Name and arguments for `load_dataset`."""
-    suffix = Path(path).suffix.removeprefix(".")
-    if suffix in ("parquet", "arrow"):
-        return suffix, dict(data_files={"train": path})
-    return path, {}
+    kinds = {Path(file).suffix.removeprefix(".") for file in files}
+    if kinds in ({"parquet"}, {"arrow"}):
+        # The library takes some characters of names for those of a pattern.
+        names = [glob.escape(str(file)) for file in files]
+        return kinds.pop(), dict(data_files={"train": names})
+    if len(files) > 1:
+        raise UserError(f"{files[0]} and {files[-1]} are of different kinds: name files of one")
+    return str(files[0]), {}
 
 
 def _keep(rows: Any, target: Path, where: str, column: str, image: str, limit: int) -> None:

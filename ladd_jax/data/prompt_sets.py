@@ -9,6 +9,7 @@ from typing import Any
 
 from ladd_jax.data.prompts import SUFFIXES, check_prompt, read_prompts, read_text
 from ladd_jax.errors import UserError
+from ladd_jax.paths import expand
 
 _EVERY = 4
 _COUNT = 128
@@ -41,13 +42,16 @@ def read_prompt_set(path: str | Path, column: str = "") -> list[str]:
 
 def names_prompts(path: str | Path) -> bool:
     """Whether a path is of prompts, as `read_prompt_set` reads them, and not of pictures."""
+    if expand(path).is_dir():
+        return False
+    # The last of a list tells what all are.
     return bool(_set(path)[0]) or Path(path).suffix.lower() in SUFFIXES
 
 
 def _set(path: str | Path) -> tuple[str, str]:
     """The set's name and its file; both are empty where the path is of no set."""
     name, colon, file = str(path).partition(":")
-    return (name, file) if colon and name in SETS and not Path(path).exists() else ("", "")
+    return (name, file) if colon and name in SETS and not expand(path).exists() else ("", "")
 
 
 def read_parti(path: Path) -> list[str]:

@@ -1,6 +1,7 @@
 """Prompts from files of text, of tables and of JSON lines."""
 
 import csv
+import difflib
 import io
 import json
 from collections.abc import Iterable, Iterator
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ladd_jax.errors import NotFoundError, UserError
+from ladd_jax.paths import expand, matches, near
 
 MAX_CHARACTERS = 10_000
 """Limit of a prompt. Text encoders read some hundred tokens: longer text was not meant as one."""
@@ -22,11 +24,12 @@ SUFFIXES = (".txt", ".tsv", ".csv", ".jsonl")
 
 
 def read_prompts(path: str | Path, column: str = "") -> list[str]:
-    """The prompts of a file, in its order, without white space around them.
+    """The prompts of files, in their order, without white space around them.
 
     Args:
-      path: `.txt`, one prompt a line; `.tsv` or `.csv`, whose first row names the columns; or
-        `.jsonl`, one JSON object a line. UTF-8.
+      path: a file, a pattern or a list of files, as `paths.matches` reads it: `.txt`, one prompt a
+        line; `.tsv` or `.csv`, whose first row names the columns; or `.jsonl`, one JSON object a
+        line. UTF-8.
       column: column of a table, or field of the objects. If empty, whichever of `prompt`, `text`
         and `caption` there is.
 
@@ -35,7 +38,10 @@ def read_prompts(path: str | Path, column: str = "") -> list[str]:
       UserError: a line is damaged, or has no prompt of 1 to 10,000 characters; the column is
         missing or ambiguous; or the file is empty, of another kind or not UTF-8.
     """
-    path = Path(path)
+    return [prompt for file in matches(path) for prompt in _of_file(file, column)]
+
+
+def _of_file(path: Path, column: str) -> list[str]:
     suffix = path.suffix.lower()
     values: Iterator[tuple[str, object]]
     if suffix == ".txt":
@@ -49,6 +55,10 @@ def read_prompts(path: str | Path, column: str = "") -> list[str]:
         values = _table(path, _DELIMITERS[suffix], column)
     elif suffix == ".jsonl":
         values = _fields(path, column)
+    elif path.is_dir():
+        raise UserError(
+            f"{path} is a folder and not a file of prompts: name a .txt, .tsv, .csv or .jsonl file"
+        )
     else:
         raise UserError(f"{path} is not a .txt, .tsv, .csv or .jsonl file: use one of these")
     prompts = [check_prompt(value, where) for where, value in values]
@@ -105,8 +115,13 @@ def choose_column(names: Iterable[str], column: str, where: str) -> str:
             raise UserError(f"{where} has {has}: name the column of the prompts, of {listed}")
         column = found[0]
     if names.count(column) != 1:
-        times = f"{names.count(column)} columns" if column in names else "no column"
-        raise UserError(f"{where} has {times} {column!r}: its columns are {listed}")
+        if column in names:
+            raise UserError(
+                f"{where} has {names.count(column)} columns {column!r}: its columns are {listed}"
+            )
+        close = difflib.get_close_matches(column, names, 1, 0.5)
+        meant = f", did you mean {close[0]!r}?" if close else ""
+        raise UserError(f"{where} has no column {column!r}: its columns are {listed}{meant}")
     return column
 
 
@@ -176,8 +191,9 @@ def read_text(path: Path) -> str:
       NotFoundError: there is no such file.
       UserError: it is not UTF-8.
     """
+    path = expand(path)
     if not path.is_file():
-        raise NotFoundError(f"no file {path}: check the path")
+        raise NotFoundError(f"no file {path}{'' if path.exists() else near(path)}: check the path")
     data = path.read_bytes()
     try:
         return data.decode("utf-8-sig")

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from ladd_jax import __version__
 from ladd_jax.models.families import Export
+from ladd_jax.paths import expand
 from ladd_jax.weights.source import names_repository
 
 LIMITS = """## Limits
@@ -68,4 +69,4 @@ def settings(rows: Mapping[str, object]) -> str:
 
 
 def _is_on_hub(weights: str) -> bool:
-    return names_repository(weights) and not Path(weights).exists()
+    return names_repository(weights) and not expand(weights).exists()

@@ -214,11 +214,16 @@ class Family:
         pipeline's folder, a file, or owner/name of the hub.
       load_autoencoder: `load_autoencoder(place, dtype)` gives an `Autoencoder` and its parameters,
         on the first device.
+      check_autoencoder: `check_autoencoder(place, channels)` raises UserError where that would not
+        load, or makes latents of other channels; it reads no weights.
       preview: `preview(latents)`: latents `[..., H, W, C]` as pictures `[..., H, W, 1 or 3]` in
         [-1, 1], at once, without the autoencoder and about right.
-      load_text_encoder: `load_text_encoder(place, dtype, mesh, length, batch)`, of `length` tokens,
-        encoding `batch` prompts at once. The place is a pipeline, or a folder with one encoder and
-        its tokenizer.
+      load_text_encoder: `load_text_encoder(place, dtype, mesh, length, batch, tokenizers)`, of
+        `length` tokens, encoding `batch` prompts at once. The place is a pipeline, a file with
+        encoders, or a folder with one encoder and its tokenizer; `tokenizers` is another pipeline
+        whose tokenizers are read, or empty.
+      check_text: `check_text(place, architecture, length, tokenizers)` raises UserError where that
+        would not load, or is not what the network reads; it reads no weights.
       text_widths: `text_widths(place)`, of a folder with one encoder: features of a text token, and
         length of the pooled vector.
       released: `released(place)`: how a pipeline is meant to be sampled.
@@ -237,8 +242,10 @@ class Family:
     sides: Callable[[Any], tuple[int, int | None]]
     open_weights: Callable[[str | Path, Dtype], OpenWeights]
     load_autoencoder: Callable[[str | Path, Dtype], tuple[Autoencoder, Params]]
+    check_autoencoder: Callable[[str | Path, int], None]
     preview: Callable[[np.ndarray], np.ndarray]
-    load_text_encoder: Callable[[str | Path, Dtype, Mesh, int, int], TextEncoder]
+    load_text_encoder: Callable[[str | Path, Dtype, Mesh, int, int, str], TextEncoder]
+    check_text: Callable[[str | Path, Any, int, str], None]
     text_widths: Callable[[str | Path], tuple[int, int]]
     released: Callable[[str], Released]
     layouts: Mapping[str, tuple[str, ...]]

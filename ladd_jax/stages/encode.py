@@ -59,6 +59,7 @@ def text_encoder(config: Config, mesh: Mesh | None = None, batch: int | None = N
             process_mesh(config.mesh.sizes) if mesh is None else mesh,
             data.text_length,
             batch or data.text_batch_size,
+            data.tokenizers,
         )
     return random_text.TextEncoder.random(
         seed=config.seed,

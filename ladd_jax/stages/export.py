@@ -141,12 +141,12 @@ def _how_made(config: Config, model: str, step: int, dtype: str) -> dict[str, ob
     data = (
         "encoded images"
         if distil.data == "encoded"
-        else f"the base model's samples: {generator.steps} Euler steps, guidance "
-        f"{generator.guidance:g}, shift {generator.shift:g}"
+        else f"the base model's samples: {generator.steps} steps of {generator.sampler}, "
+        f"guidance {generator.guidance:g}, shift {generator.shift:g}"
     )
     rows: dict[str, object] = {
-        "weights": f"{'moving average' if model == 'ema' else 'last'} of step {step} of "
-        f"{distil.steps}, in {dtype}",
+        "student's weights": f"`{model}`, {'the moving average' if model == 'ema' else 'the last'}"
+        f" of step {step} of {distil.steps}, in {dtype}",
         "average's decay": f"{distil.ema_decay:g}",
         "data": data,
         "batch": distil.batch_size,
@@ -164,6 +164,12 @@ def _how_made(config: Config, model: str, step: int, dtype: str) -> dict[str, ob
         f"{distil.heads_optimizer.learning_rate:g}",
         "seed": config.seed,
     }
+    if config.finetune.steps:
+        first = config.finetune
+        rows["fine-tuned first"] = (
+            f"{first.steps} steps of flow matching on the same data, batch {first.batch_size}, "
+            f"learning rate {first.optimizer.learning_rate:g}"
+        )
     if config.teacher.weights:
         rows["teacher under the heads"] = named(config.teacher.weights)
     if not distil.warmup_steps:

@@ -19,6 +19,7 @@ from ladd_jax.errors import UserError
 from ladd_jax.models.base import Params
 from ladd_jax.models.families import Family, TextEncoder, family_of, family_of_pipeline
 from ladd_jax.parallel.mesh import batch_divisor
+from ladd_jax.paths import expand
 from ladd_jax.stages.encode import text_encoder
 from ladd_jax.stages.load import (
     load_generator,
@@ -108,8 +109,8 @@ def open_trained(
       NotFoundError: nothing is there.
       UserError: it is of no use, or a model or step is asked of a pipeline.
     """
-    if is_run(Path(place)):
-        return _run(Path(place), model or "ema", step, dtype, mesh)
+    if is_run(expand(place)):
+        return _run(expand(place), model or "ema", step, dtype, mesh)
     for name, value in (("model", model), ("step", step)):
         if value is not None:
             raise UserError(
@@ -190,7 +191,12 @@ def _released(place: str, dtype: Any, mesh: Mesh) -> TrainedModel:
         reduction=reduction,
         decode=decode,
         encoder=lambda: kind.load_text_encoder(
-            place, dtype, mesh, facts.get("text_length", released.text_length), batch_divisor(mesh)
+            place,
+            dtype,
+            mesh,
+            facts.get("text_length", released.text_length),
+            batch_divisor(mesh),
+            "",
         ),
         load=lambda: weights.load(mesh),
         step=facts.get("step"),

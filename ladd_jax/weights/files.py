@@ -3,6 +3,9 @@
 The format is 8 bytes with the length of the header, the header (JSON), and the tensors' bytes. The
 `safetensors` package keeps a whole file mapped, so that every page ever touched counts as memory
 of the process, and it has no numpy dtype for bfloat16.
+
+Weights in float8 may have scales, as ComfyUI writes them: the tensors `NAME.scale_weight` or
+`NAME.weight_scale`, by which `NAME.weight` is multiplied. They are no tensors of their own here.
 """
 
 import dataclasses
@@ -20,12 +23,21 @@ import numpy as np
 from ladd_jax.errors import DamagedError, UserError
 from ladd_jax.whole_files import LFS_POINTER
 
-_DTYPES = {
+_WRITTEN = {
     "F32": np.dtype(np.float32),
     "F16": np.dtype(np.float16),
     "BF16": np.dtype(jnp.bfloat16),
 }
-_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
+_NAMES = {dtype: name for name, dtype in _WRITTEN.items()}
+_DTYPES = _WRITTEN | {
+    "F64": np.dtype(np.float64),
+    "F8_E4M3": np.dtype(jnp.float8_e4m3fn),
+    "F8_E5M2": np.dtype(jnp.float8_e5m2),
+}
+
+_SCALES = ("scale_weight", "weight_scale")
+# What says how ComfyUI computes with float8, which we do not.
+_OF_COMPUTATION = ("scaled_fp8", "scale_input", "input_scale", "comfy_quant")
 
 
 class Tensor(Protocol):
@@ -57,6 +69,7 @@ class StoredTensor:
       dtype_name: its dtype as the format writes it.
       start: place of its first byte in the file.
       size: its size in bytes.
+      scale: what its values are multiplied by: one number, or one for each row; None for nothing.
     """
 
     name: str
@@ -65,6 +78,12 @@ class StoredTensor:
     dtype_name: str
     start: int
     size: int
+    scale: "StoredTensor | None" = None
+
+    @property
+    def dtype(self) -> np.dtype:
+        """The dtype in the file, of a tensor that `check` has passed."""
+        return _DTYPES[self.dtype_name]
 
     def check(self) -> None:
         """Raises UserError where the tensor cannot be read: its dtype, its size."""
@@ -79,18 +98,32 @@ class StoredTensor:
                 f"tensor {self.name} in {self.file} has {self.size} bytes, which do not fit "
                 f"{self.dtype_name} {list(self.shape)}: the file is damaged, get it again"
             )
+        if self.scale is None:
+            return
+        self.scale.check()
+        if math.prod(self.scale.shape) not in (1, *self.shape[:1]):
+            raise UserError(
+                f"tensor {self.scale.name} in {self.scale.file} has shape "
+                f"{list(self.scale.shape)} and scales {list(self.shape)}: only one scale, or one "
+                f"for each row, is read; convert the file to bfloat16"
+            )
 
     def map(self) -> np.ndarray:
         """The tensor as a view of the file; what is not touched is not read.
 
-        Each call maps again: the pages leave the process together with the last view of them.
+        Each call maps again: the pages leave the process together with the last view of them. With
+        a scale it is no view, and float32.
         """
         data = np.memmap(self.file, np.uint8, "r", offset=self.start, shape=(self.size,))
-        return data.view(_DTYPES[self.dtype_name]).reshape(self.shape)
+        values = data.view(self.dtype).reshape(self.shape)
+        if self.scale is None:
+            return values
+        scale = self.scale.map().astype(np.float32).reshape(-1, *[1] * max(0, values.ndim - 1))
+        return values.astype(np.float32) * scale
 
 
 def read_headers(files: Sequence[Path]) -> tuple[dict[str, StoredTensor], dict[str, str]]:
-    """All tensors of some files by name, and the files' metadata.
+    """All tensors of some files by name, each with its scale, and the files' metadata.
 
     Raises:
       UserError: a file is truncated or not in the format.
@@ -119,7 +152,20 @@ def read_headers(files: Sequence[Path]) -> tuple[dict[str, StoredTensor], dict[s
                 f"{file} is truncated: its header promises {end} bytes and it has {size}; "
                 f"get it again"
             )
-    return tensors, metadata
+    return _with_scales(tensors), metadata
+
+
+def _with_scales(tensors: dict[str, StoredTensor]) -> dict[str, StoredTensor]:
+    """The tensors of a network, without those that only say how others are stored."""
+    found = dict(tensors)
+    for name in tensors:
+        stem, _, last = name.rpartition(".")
+        weight = f"{stem}.weight"
+        if last in _SCALES and weight in found:
+            found[weight] = dataclasses.replace(found[weight], scale=found.pop(name))
+        elif last in _OF_COMPUTATION:
+            del found[name]
+    return found
 
 
 def _read_header(file: Path, size: int) -> tuple[dict[str, Any], int]:

@@ -8,6 +8,7 @@ from jax.sharding import Mesh
 from ladd_jax.errors import NotFoundError
 from ladd_jax.models.base import Model, Params
 from ladd_jax.models.inception import inception
+from ladd_jax.paths import expand, near
 from ladd_jax.weights.files import Tensor, read_headers
 from ladd_jax.weights.layout import Tree, kernel, same
 from ladd_jax.weights.torch_file import read_state_dict
@@ -30,11 +31,11 @@ def load_inception(path: Path | str, mesh: Mesh | None = None) -> tuple[Model, P
       NotFoundError: there is no such file.
       UserError: the file is damaged, or of another network.
     """
-    file = Path(path).expanduser()
+    file = expand(path)
     if not file.is_file():
         raise NotFoundError(
-            f"no file {file}: give the weights of FID's Inception, such as pytorch-fid's "
-            "pt_inception-2015-12-05-6726825d.pth"
+            f"no file {file}{near(file)}: give the weights of FID's Inception, such as "
+            "pytorch-fid's pt_inception-2015-12-05-6726825d.pth"
         )
     tensors: Mapping[str, Tensor] = (
         read_headers([file])[0] if file.suffix == ".safetensors" else read_state_dict(file)

@@ -1,11 +1,18 @@
-"""Where the files of a model are: a folder, a file, or a repository of the Hugging Face hub."""
+"""Where the files of a model are: a folder, a file, or a repository of the Hugging Face hub.
 
+One rule finds the weights of every part of a model, here and on the hub: those without a mark go
+before those of a variant such as `fp16`, which are taken where they are the only ones. Where parts
+of a file and a whole one lie side by side, diffusers reads the parts.
+"""
+
+import contextlib
 import dataclasses
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from ladd_jax.errors import DamagedError, NotFoundError, UserError
+from ladd_jax.paths import expand, near
 from ladd_jax.whole_files import read_json
 
 WEIGHTS = "diffusion_pytorch_model"
@@ -13,6 +20,12 @@ WEIGHTS = "diffusion_pytorch_model"
 
 PIPELINE_INDEX = "model_index.json"
 """Names the parts of a diffusers pipeline and their classes."""
+
+_MODEL = "model"
+"""Stem of the files of a model of transformers."""
+
+# Of pickled weights: to read them runs whatever code is in them.
+_PICKLES = (".bin", ".ckpt", ".pkl", ".pt", ".pth")
 
 _TRANSFORMER = "transformer"
 _ENCODERS = (
@@ -61,19 +74,22 @@ def find(
       NotFoundError: nothing is there; the hub does not answer, or does not give access.
       UserError: something else is there.
     """
-    local = Path(path).expanduser()
+    local = expand(path)
     if not local.exists():
         if not names_repository(path):
             raise NotFoundError(
-                f"{path} does not exist: give a folder, a .safetensors file, or a repository of "
-                f"the hub as owner/name"
+                f"{path} does not exist{near(path)}: give a folder, a .safetensors file, or a "
+                f"repository of the hub as owner/name"
             )
-        local = _fetch(str(path), list(_patterns(variant)))
+        local = _fetch(str(path), lambda names: _of_transformer(names, str(path), variant))
     if local.is_file():
+        if local.suffix in _PICKLES:
+            raise UserError(_pickled(local))
         config = local.with_name("config.json")
-        if local.name.startswith(WEIGHTS) and config.exists():
-            return Source((local,), config)
-        return Source((local,), None)
+        beside = config if local.name.startswith(WEIGHTS) and config.exists() else None
+        if local.name.endswith(".json"):
+            return Source(_indexed(local), beside)
+        return Source((local,), beside)
     folder = local / _TRANSFORMER if (local / _TRANSFORMER).is_dir() else local
     config = folder / "config.json"
     if not config.exists():
@@ -87,7 +103,7 @@ def find(
             f"{local} has neither transformer/config.json nor config.json: give a {pipeline} "
             f"pipeline, its transformer folder, or a single .safetensors file"
         )
-    return Source(_weights(folder, variant), config)
+    return Source(tuple(weight_files(folder, variant)), config)
 
 
 def names_repository(path: str | Path) -> bool:
@@ -105,37 +121,26 @@ def fetch_pipeline(path: str | Path) -> Path:
         path,
         "a pipeline, which is needed for its text encoders and autoencoder: give the one that "
         "holds text_encoder and vae",
-        [PIPELINE_INDEX, "LICENSE*", *(f"{part}/*" for part in _ENCODERS)],
+        lambda names: _of_encoders(names, str(path)),
     )
 
 
-def weight_files(directory: Path) -> list[Path]:
-    """The safetensors of one component of a pipeline, in full precision where it is there.
+def weight_files(directory: Path, variant: str | None = None) -> list[Path]:
+    """The safetensors of one part of a pipeline, or of a model that stands alone.
+
+    Args:
+      directory: its folder.
+      variant: such as `fp16`, for files that have it in their name. Default: those without a mark,
+        or else of the only variant that there is.
 
     Raises:
       NotFoundError: there are none, or not all that their index names.
+      UserError: there are several variants, pickled weights alone, or a whole file beside parts,
+        of which libraries read one or the other.
     """
-    for stem in ("model", "diffusion_pytorch_model"):
-        # Full precision first; some downloads hold the half-precision variant alone.
-        for index, single in (
-            (f"{stem}.safetensors.index.json", f"{stem}.safetensors"),
-            (f"{stem}.safetensors.index.fp16.json", f"{stem}.fp16.safetensors"),
-        ):
-            if (directory / single).exists():
-                return [directory / single]
-            if (directory / index).exists():
-                files = [directory / name for name in _names_in(directory / index)]
-                absent = [file for file in files if not file.exists()]
-                if absent:
-                    raise NotFoundError(
-                        f"{directory / index} names {absent[0].name}, which is not there: "
-                        f"download all {len(files)} files"
-                    )
-                return files
-    raise NotFoundError(
-        f"no model.safetensors or diffusion_pytorch_model.safetensors in {directory}: give a "
-        f"folder with weights in safetensors"
-    )
+    name = _choose([file.name for file in directory.iterdir()], str(directory), variant)
+    chosen = directory / name
+    return list(_indexed(chosen)) if name.endswith(".json") else [chosen]
 
 
 def fetch_model(path: str | Path) -> Path:
@@ -147,18 +152,19 @@ def fetch_model(path: str | Path) -> Path:
     return _folder(
         path,
         "a model: give the one that holds config.json and model.safetensors",
-        ["*.json", "*.txt", "model*.safetensors"],
+        lambda names: _only(_of_part(names, "", str(path)), ".json", ".txt", ".safetensors"),
     )
 
 
-def _folder(path: str | Path, wanted: str, patterns: list[str]) -> Path:
-    """A folder that is here, or what matches the patterns of a repository of the hub."""
-    local = Path(path).expanduser()
+def _folder(path: str | Path, wanted: str, choose: "_Choose") -> Path:
+    """A folder that is here, or what is chosen of a repository of the hub."""
+    local = expand(path)
     if local.is_dir():
         return local
     if local.exists() or not names_repository(path):
-        raise NotFoundError(f"{path} is no folder of {wanted}, or owner/name of the hub")
-    return _fetch(str(path), patterns)
+        gone = "" if local.exists() else f"; it does not exist{near(path)}"
+        raise NotFoundError(f"{path} is no folder of {wanted}, or owner/name of the hub{gone}")
+    return _fetch(str(path), choose)
 
 
 def pipeline_class(path: str | Path) -> str:
@@ -168,45 +174,88 @@ def pipeline_class(path: str | Path) -> str:
       NotFoundError: a repository that the hub does not give.
       UserError: the index is damaged.
     """
-    local = Path(path).expanduser()
+    local = expand(path)
     if not local.exists() and names_repository(path):
-        local = _fetch(str(path), [PIPELINE_INDEX])
+        local = _fetch(str(path), lambda names: [PIPELINE_INDEX])
     file = local / PIPELINE_INDEX
     if not file.is_file():
         return ""
     return str(read_json(file).get("_class_name", ""))
 
 
-def _names(variant: str | None) -> tuple[str, str]:
-    """Names of a whole file and of the index of a sharded one."""
-    mark = f".{variant}" if variant else ""
-    return f"{WEIGHTS}{mark}.safetensors", f"{WEIGHTS}.safetensors.index{mark}.json"
+@dataclasses.dataclass
+class _Found:
+    """The files of one variant: a whole one, or the index of several."""
+
+    whole: str = ""
+    index: str = ""
 
 
-def _weights(folder: Path, variant: str | None) -> tuple[Path, ...]:
-    if variant is None and not any((folder / name).exists() for name in _names(None)):
-        pattern = rf"{WEIGHTS}(?:\.(\w+))?\.safetensors(?:\.index\.(\w+)\.json)?"
-        matches = (re.fullmatch(pattern, file.name) for file in folder.iterdir())
-        variants = {match[1] or match[2] for match in matches if match}
-        if len(variants) > 1:
-            raise NotFoundError(
-                f"{folder} has weights in the variants {', '.join(sorted(variants))}: name one"
+def _choose(names: Collection[str], where: str, variant: str | None = None) -> str:
+    """The file of weights, or the index of several, among the names of a folder."""
+    for stem in (WEIGHTS, _MODEL):
+        found = _by_variant(names, stem)
+        if not found:
+            continue
+        mark = variant or ""
+        if variant is None and mark not in found:
+            if len(found) > 1:
+                raise NotFoundError(
+                    f"{where} has weights in the variants {', '.join(sorted(found))} and none "
+                    f"without a mark: name one, or keep the files of one alone"
+                )
+            mark = next(iter(found))
+        if mark not in found:
+            break
+        files = found[mark]
+        if files.whole and files.index and stem == _MODEL:
+            raise UserError(
+                f"{where} has both {files.whole} and {files.index}, and libraries differ in which "
+                f"they read: remove the older"
             )
-        variant = next(iter(variants), None)
-    whole, index = (folder / name for name in _names(variant))
-    if whole.exists():
-        return (whole,)
-    if not index.exists():
+        return files.index or files.whole
+    pickles = sorted(name for name in names if name.endswith(_PICKLES))
+    if pickles:
+        raise UserError(_pickled(Path(where, pickles[0])))
+    mark = f".{variant}" if variant else ""
+    raise NotFoundError(
+        f"{where} has no weights, neither {WEIGHTS}{mark}.safetensors nor "
+        f"{_MODEL}{mark}.safetensors nor an index of either: give a folder with weights in "
+        f"safetensors"
+    )
+
+
+def _by_variant(names: Collection[str], stem: str) -> dict[str, _Found]:
+    """The files of a model's weights by their variant; those without a mark are of the empty one.
+
+    Older diffusers wrote the mark of an index before `.index`.
+    """
+    found: dict[str, _Found] = {}
+    for name in names:
+        if match := re.fullmatch(rf"{stem}(?:\.(\w+))?\.safetensors", name):
+            found.setdefault(match[1] or "", _Found()).whole = name
+        elif match := re.fullmatch(
+            rf"{stem}\.safetensors(?:\.(\w+))?\.index(?:\.(\w+))?\.json", name
+        ):
+            files = found.setdefault(match[1] or match[2] or "", _Found())
+            files.index = files.index if files.index and match[1] else name
+    return found
+
+
+def _pickled(file: Path) -> str:
+    return (
+        f"{file} holds pickled weights, which can run any code as they are read: get the model in "
+        f"safetensors, or write it so with save_pretrained where you trust it"
+    )
+
+
+def _indexed(index: Path) -> tuple[Path, ...]:
+    """The files that an index names, all there."""
+    files = tuple(index.with_name(name) for name in _names_in(index))
+    absent = [file.name for file in files if not file.exists()]
+    if absent:
         raise NotFoundError(
-            f"{folder} has neither {whole.name} nor {index.name}: give a folder with weights in "
-            f"safetensors"
-        )
-    files = tuple(folder / name for name in _names_in(index))
-    missing = [file.name for file in files if not file.exists()]
-    if missing:
-        raise NotFoundError(
-            f"{index} names {missing[0]}, which is not in {folder}: get all of its "
-            f"{len(files)} files"
+            f"{index} names {absent[0]}, which is not there: get all of its {len(files)} files"
         )
     return files
 
@@ -223,24 +272,61 @@ def _names_in(index: Path) -> list[str]:
     return sorted(set(found))
 
 
-def _patterns(variant: str | None) -> Iterable[str]:
-    whole, index = _names(variant)
-    shards = (
-        (f"{WEIGHTS}.{variant}-*.safetensors", f"{WEIGHTS}-*.{variant}.safetensors")
-        if variant
-        else (f"{WEIGHTS}-?????-of-?????.safetensors",)
+_Choose = Callable[[Collection[str]], Collection[str]]
+"""Of the names of a repository's files those to fetch."""
+
+
+def _of_part(
+    names: Collection[str], part: str, where: str, variant: str | None = None
+) -> list[str]:
+    """The files of a part of a repository with its weights in one form; a part may have none."""
+    prefix = f"{part}/" if part else ""
+    own = [name.removeprefix(prefix) for name in names if name.startswith(prefix)]
+    own = [name for name in own if "/" not in name]
+    heavy = (".safetensors", ".index.json", ".msgpack", ".h5", ".onnx", ".onnx_data", *_PICKLES)
+    is_weights = re.compile(r".*\.index(\.\w+)?\.json")
+    wanted = [n for n in own if not n.endswith(heavy) and not is_weights.fullmatch(n)]
+    if any(name.endswith((".safetensors", *_PICKLES)) for name in own):
+        chosen = _choose(own, f"{where}/{part}".rstrip("/"), variant)
+        wanted.append(chosen)
+        if chosen.endswith(".json"):
+            wanted += [name for name in own if _is_shard(name, chosen)]
+    return [prefix + name for name in wanted]
+
+
+def _is_shard(name: str, index: str) -> bool:
+    """Whether a file is one of those that an index is of, by their names."""
+    stem, _, rest = index.partition(".safetensors")
+    mark = rest.removesuffix(".json").replace(".index", "")
+    return bool(
+        re.fullmatch(rf"{stem}{re.escape(mark)}-\d+-of-\d+\.safetensors", name)
+        or re.fullmatch(rf"{stem}-\d+-of-\d+{re.escape(mark)}\.safetensors", name)
     )
-    for name in ("config.json", whole, index, *shards):
-        yield f"{_TRANSFORMER}/{name}"
-        yield name
 
 
-def _fetch(repository: str, patterns: list[str]) -> Path:
+def _of_transformer(names: Collection[str], where: str, variant: str | None) -> list[str]:
+    part = _TRANSFORMER if any(name.startswith(f"{_TRANSFORMER}/") for name in names) else ""
+    return _only(_of_part(names, part, where, variant), ".json", ".safetensors")
+
+
+def _only(names: Collection[str], *suffixes: str) -> list[str]:
+    """Names with these ends: repositories have pictures and other files beside."""
+    return [name for name in names if name.endswith(suffixes)]
+
+
+def _of_encoders(names: Collection[str], where: str) -> list[str]:
+    files = [name for name in names if name == PIPELINE_INDEX or name.startswith("LICENSE")]
+    return files + [name for part in _ENCODERS for name in _of_part(names, part, where)]
+
+
+def _fetch(repository: str, choose: _Choose) -> Path:
+    """A folder with files of a repository; without a connection, with those that were fetched."""
     import huggingface_hub
     from huggingface_hub import errors
 
     try:
-        return Path(huggingface_hub.snapshot_download(repository, allow_patterns=patterns))
+        files = choose(huggingface_hub.HfApi().list_repo_files(repository))
+        return Path(huggingface_hub.snapshot_download(repository, allow_patterns=list(files)))
     except errors.GatedRepoError as error:
         raise NotFoundError(
             f"{repository} is gated: accept its licence on https://huggingface.co/{repository}, "
@@ -248,11 +334,16 @@ def _fetch(repository: str, patterns: list[str]) -> Path:
         ) from error
     except errors.RepositoryNotFoundError as error:
         raise NotFoundError(
-            f"there is neither a folder nor a public repository {repository}: check the name, or "
-            f"run `hf auth login` with a token that may read it"
+            f"there is neither a folder nor a public repository {repository}{near(repository)}: "
+            f"check the name, or run `hf auth login` with a token that may read it"
         ) from error
-    except (errors.HFValidationError, OSError) as error:
+    except UserError:
+        raise
+    except (errors.HTTPError, errors.HFValidationError, OSError) as error:
+        with contextlib.suppress(OSError, errors.HFValidationError):
+            return Path(huggingface_hub.snapshot_download(repository, local_files_only=True))
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise NotFoundError(
-            f"{repository} is no folder here, and the hub does not give it "
-            f"({str(error).splitlines()[0]}): give a folder, or try again with a connection"
+            f"{repository} is no folder here{near(repository)}, and the hub does not give it "
+            f"({reason}): give a folder, or try again with a connection"
         ) from error

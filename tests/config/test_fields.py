@@ -81,7 +81,7 @@ def test_a_field_that_is_unknown_or_missing_is_named():
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
-        (dict(stages=("distill",)), "stage 'distill' is none of encode, pretrain"),
+        (dict(stages=("distill",)), "stages 'distill' is none of encode, pretrain"),
         (
             dict(data__source="cifar"),
             "data.source 'cifar' is none of digits, images, prompts, scenes: use one",

@@ -143,5 +143,25 @@ def test_a_missing_file_is_an_error(tmp_path, name):
         read_prompts(tmp_path / name)
 
 
+def test_a_file_of_nearly_the_same_name_is_named(tmp_path):
+    meant = written(tmp_path, "prompts.txt", "a")
+    with pytest.raises(FileNotFoundError, match=re.escape(f", and {meant} is there")):
+        read_prompts(tmp_path / "promts.txt")
+
+
+def test_a_pattern_and_a_list_are_several_files_in_order(tmp_path):
+    one, two = written(tmp_path, "1.txt", "a\nb\n"), written(tmp_path, "2.jsonl", '{"text": "c"}')
+    assert read_prompts(tmp_path / "*") == ["a", "b", "c"]
+    assert read_prompts(f"{two},{one}") == ["c", "a", "b"]
+    comma = written(tmp_path, "with,comma.txt", "d")
+    assert read_prompts(comma) == ["d"]
+
+
+def test_a_column_that_is_nearly_there_is_named(tmp_path):
+    path = written(tmp_path, "p.csv", "title,note\na,b\n")
+    with pytest.raises(ValueError, match="no column 'titel': .*did you mean 'title'"):
+        read_prompts(path, "titel")
+
+
 def test_the_longest_prompt_is_read(tmp_path):
     assert read_prompts(written(tmp_path, "p.txt", LONG[1:])) == [LONG[1:]]

@@ -11,6 +11,7 @@ import pytest
 import safetensors.torch
 from diffusers import AutoencoderKL
 
+from ladd_jax.models.families import family
 from ladd_jax.weights import load_autoencoder, load_mmdit, load_text_encoders
 
 # From diffusers' names to those of the autoencoder's first release.
@@ -87,6 +88,17 @@ def test_the_text_encoders_are_those_of_the_folder(saved):
     assert_same(single.params, expected.params)
     prompts = ["a red cat", "seven"]
     assert_same(single.encode(prompts), expected.encode(prompts))
+
+
+def test_a_run_reads_a_single_file_with_the_tokenizers_of_a_pipeline(saved):
+    folder, file, _ = saved
+    sd3 = family("sd3")
+    sd3.check_text(file, sd3.open_weights(file, jnp.float32).config, 77 + 9, str(folder))
+    sd3.check_autoencoder(file, 16)
+    options = (jnp.float32, None, 77 + 9, 2)
+    encoder = sd3.load_text_encoder(file, *options, str(folder))
+    expected = sd3.load_text_encoder(folder, *options, "")
+    assert_same(encoder.encode(["a red cat"]), expected.encode(["a red cat"]))
 
 
 def test_t5_may_be_left_out(saved, tmp_path):

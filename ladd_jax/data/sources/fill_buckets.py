@@ -72,12 +72,18 @@ def fill_buckets(
 def smallest_bucket(config: Any) -> tuple[int, str]:
     """The largest batch that is filled with records of the source, and the field that says so."""
     batches = {1: "one record"}
-    if not config.weights:
-        batches[config.pretrain.batch_size] = "pretrain.batch_size"
-    # A number of samples of its own is checked before a run starts.
-    if config.distil.data == "encoded" or not config.synthesize.samples:
-        batches[config.distil.batch_size] = "distil.batch_size"
-        if config.finetune.steps:
-            batches[config.finetune.batch_size] = "finetune.batch_size"
+    for name in readers(config):
+        batches[getattr(config, name).batch_size] = f"{name}.batch_size"
     least = max(batches)
     return least, batches[least]
+
+
+def readers(config: Any) -> list[str]:
+    """The trainings that read the source's records, in whatever command they run.
+
+    Those of the student read as many samples as `synthesize.samples` says, where it says a number.
+    """
+    found = [] if config.weights else ["pretrain"]
+    if config.distil.data == "encoded" or not config.synthesize.samples:
+        found += ["finetune"] * bool(config.finetune.steps) + ["distil"]
+    return found

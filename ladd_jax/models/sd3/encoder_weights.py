@@ -1,6 +1,7 @@
 """The autoencoder and the text encoders of Stable Diffusion 3.
 
-They are read from a diffusers pipeline's folder, or from a single file of Stability's.
+They are read from a diffusers pipeline's folder, or from a single file. What is wrong with their
+files is found as they are opened, before anything of their weights is read.
 """
 
 import dataclasses
@@ -11,7 +12,7 @@ from typing import Any
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from ladd_jax.errors import DamagedError, NotFoundError, UserError
+from ladd_jax.errors import DamagedError, NotFoundError, Problems, UserError
 from ladd_jax.models.base import Model, Params
 from ladd_jax.models.clip import ACTIVATIONS, CLIPTextConfig, clip_text
 from ladd_jax.models.layers import Dtype
@@ -19,14 +20,19 @@ from ladd_jax.models.sd3 import stability_encoders
 from ladd_jax.models.sd3.autoencoder import Autoencoder, AutoencoderConfig
 from ladd_jax.models.sd3.text import T5_LENGTH, PromptTokenizer, SD3TextEncoder
 from ladd_jax.models.t5 import T5Config, t5_encoder
+from ladd_jax.paths import expand
 from ladd_jax.weights.clip import clip_text_layout
 from ladd_jax.weights.files import StoredTensor, read_headers, weight_dtype
 from ladd_jax.weights.layout import convolution, linear, matrix, norm, same, stacked
-from ladd_jax.weights.source import fetch_pipeline, weight_files
+from ladd_jax.weights.source import PIPELINE_INDEX, fetch_pipeline, weight_files
 from ladd_jax.weights.transfer import check_tensors, load
+from ladd_jax.weights.vocabulary import check_vocabulary
 from ladd_jax.whole_files import read_json
 
 _SD3_CONTEXT_WIDTH = 4096
+
+_PARTS = {"clip_l": "text_encoder", "clip_g": "text_encoder_2", "t5": "text_encoder_3"}
+"""Folders of the text encoders in a pipeline."""
 
 # Of `transformers`' CLIPTextConfig. The config of a whole CLIP leaves out what is as here.
 _CLIP_DEFAULTS = {
@@ -143,6 +149,16 @@ def _fields(
     return {name: config[name] for name in names}
 
 
+def _check_class(config: Mapping[str, Any], directory: Path, *classes: str) -> None:
+    """Raises for a config that names another class; older ones name none."""
+    found = config.get("_class_name", classes[0])
+    if found not in classes:
+        raise UserError(
+            f"{directory / 'config.json'} describes a {found} and not a {classes[0]}: use a Stable "
+            f"Diffusion 3 pipeline"
+        )
+
+
 def _check(config: Mapping[str, Any], directory: Path, **supported: tuple[Any, Any]) -> None:
     """Raises for a field that is not supported; each has (only value, value if it is missing)."""
     for name, (value, default) in supported.items():
@@ -154,15 +170,37 @@ def _check(config: Mapping[str, Any], directory: Path, **supported: tuple[Any, A
             )
 
 
+@dataclasses.dataclass(frozen=True)
+class Opened:
+    """A network whose files are known to be exactly its own, not read yet.
+
+    Attributes:
+      config: its architecture and dtypes.
+      model: the network.
+      tensors: the files' tensors.
+      layout: the tensors behind each parameter.
+    """
+
+    config: Any
+    model: Any
+    tensors: Mapping[str, StoredTensor]
+    layout: Params
+
+    def load(self, mesh: Mesh | None = None) -> Params:
+        """Its parameters, on a mesh or the first device."""
+        return load(self.tensors, self.layout, self.model.shapes, self.model.axes, mesh)
+
+
 def read_autoencoder_config(path: Path | str) -> AutoencoderConfig:
-    """The architecture of the autoencoder in `path/vae`.
+    """The architecture of the autoencoder in `path/vae`, or in `path` where that is its own folder.
 
     Raises:
       NotFoundError: its config is not there.
       UserError: the config is not one of SD3.
     """
-    directory = Path(path) / "vae"
+    directory = _autoencoder_folder(Path(path))
     config = read_config(directory)
+    _check_class(config, directory, "AutoencoderKL")
     _check(
         config,
         directory,
@@ -183,12 +221,33 @@ def read_autoencoder_config(path: Path | str) -> AutoencoderConfig:
     return AutoencoderConfig(**fields)
 
 
+def _autoencoder_folder(folder: Path) -> Path:
+    alone = not (folder / "vae").is_dir() and (folder / "config.json").is_file()
+    return folder if alone else folder / "vae"
+
+
+def open_autoencoder(path: Path | str, dtype: Dtype = jnp.float32) -> Opened:
+    """Finds and checks the files of an autoencoder; see `load_autoencoder`."""
+    dtype = weight_dtype(dtype)
+    source = expand(path)
+    if source.is_file():
+        config, tensors = stability_encoders.read_autoencoder(source, read_headers([source])[0])
+    else:
+        folder = fetch_pipeline(path)
+        config, source = read_autoencoder_config(folder), _autoencoder_folder(folder)
+        tensors = _tensors(source)
+    network = Autoencoder(dataclasses.replace(config, dtype=dtype, param_dtype=dtype))
+    layout = _autoencoder_layout(network.shapes)
+    check_tensors(source, tensors, layout, network.shapes)
+    return Opened(network.config, network, tensors, layout)
+
+
 def load_autoencoder(path: Path | str, dtype: Dtype = jnp.float32) -> tuple[Autoencoder, Params]:
     """The autoencoder of a pipeline, on the first device.
 
     Args:
-      path: the folder of a diffusers pipeline, a repository of the hub as `owner/name`, or a
-        single file of Stability's.
+      path: the folder of a diffusers pipeline or of its autoencoder, a repository of the hub as
+        `owner/name`, or a single file that holds one.
       dtype: dtype of parameters and computation.
 
     Returns:
@@ -198,18 +257,8 @@ def load_autoencoder(path: Path | str, dtype: Dtype = jnp.float32) -> tuple[Auto
       NotFoundError: a file is not there, or the hub does not give access.
       UserError: the config is not one of SD3, or a tensor is missing, unknown or misshaped.
     """
-    dtype = weight_dtype(dtype)
-    if Path(path).is_file():
-        source = Path(path)
-        config, tensors = stability_encoders.read_autoencoder(source, read_headers([source])[0])
-    else:
-        folder = fetch_pipeline(path)
-        source, config = folder / "vae", read_autoencoder_config(folder)
-        tensors = _tensors(source)
-    network = Autoencoder(dataclasses.replace(config, dtype=dtype, param_dtype=dtype))
-    layout = _autoencoder_layout(network.shapes)
-    check_tensors(source, tensors, layout, network.shapes)
-    return network, load(tensors, layout, network.shapes, network.axes)
+    opened = open_autoencoder(path, dtype)
+    return opened.model, opened.load()
 
 
 def read_clip_text_config(directory: Path) -> CLIPTextConfig:
@@ -265,12 +314,18 @@ def load_clip_text(
       NotFoundError: a file is not there.
       UserError: an unsupported activation, or a tensor missing, unknown or misshaped.
     """
+    opened = open_clip_text(directory, dtype)
+    return opened.config, opened.model, opened.load(mesh)
+
+
+def open_clip_text(directory: Path, dtype: Dtype) -> Opened:
+    """Finds and checks the files of a text encoder of CLIP; see `load_clip_text`."""
     config = read_clip_text_config(directory)
     tensors = _tensors(directory)
     if read_config(directory).get("model_type") == "clip":
         text = ("text_model.", "text_projection.")
         tensors = {name: tensor for name, tensor in tensors.items() if name.startswith(text)}
-    return _load_clip(directory, config, tensors, dtype, mesh)
+    return _open_clip(directory, config, tensors, dtype)
 
 
 def read_t5_config(directory: Path) -> T5Config:
@@ -308,7 +363,95 @@ def load_t5(
       NotFoundError: a file is not there.
       UserError: not T5 v1.1, or a tensor missing, unknown or misshaped.
     """
-    return _load_t5(directory, read_t5_config(directory), _tensors(directory), dtype, mesh)
+    opened = open_t5(directory, dtype)
+    return opened.config, opened.model, opened.load(mesh)
+
+
+def open_t5(directory: Path, dtype: Dtype) -> Opened:
+    """Finds and checks the files of an encoder of T5; see `load_t5`."""
+    return _open_t5(directory, read_t5_config(directory), _tensors(directory), dtype)
+
+
+@dataclasses.dataclass(frozen=True)
+class OpenedText:
+    """The text half of a pipeline, not read yet.
+
+    Attributes:
+      encoders: `clip_l`, `clip_g` and, where there is one, `t5`.
+      tokenizers: their tokenizers' folders.
+      context_width: features of a text token.
+    """
+
+    encoders: dict[str, Opened]
+    tokenizers: dict[str, Path]
+    context_width: int
+
+
+def open_text_encoders(
+    path: Path | str, dtype: Dtype = jnp.bfloat16, tokenizers: Path | str | None = None
+) -> OpenedText:
+    """Finds the files of the text encoders, and checks them against each other.
+
+    Args and Raises as of `load_text_encoders`; several problems are told at once.
+    """
+    dtype = weight_dtype(dtype)
+    single = expand(path).is_file()
+    if single and not tokenizers:
+        raise UserError(
+            f"{path} is a single file, which holds no tokenizers: give tokenizers=, the folder or "
+            f"owner/name of a diffusers pipeline, which is data.tokenizers in a config"
+        )
+    folder = expand(path) if single else fetch_pipeline(path)
+    texts = fetch_pipeline(tokenizers) if tokenizers else folder
+    problems = Problems()
+    opened: dict[str, Opened] = {}
+    with problems.found():
+        names = dict(_PARTS)
+        headers = read_headers([folder])[0] if single else {}
+        t5 = stability_encoders.read_t5(folder, headers)
+        if not (t5 is not None if single else has_t5(folder)):
+            del names["t5"]
+        for name, part in names.items():
+            with problems.found():
+                if not single:
+                    open_part = open_t5 if name == "t5" else open_clip_text
+                    opened[name] = open_part(folder / part, dtype)
+                elif name == "t5" and t5 is not None:
+                    opened[name] = _open_t5(folder, *t5, dtype)
+                else:
+                    found = stability_encoders.read_clip(folder, headers, name)
+                    opened[name] = _open_clip(folder, *found, dtype)
+        places = {
+            name: texts / part.replace("text_encoder", "tokenizer") for name, part in names.items()
+        }
+        for name in opened:
+            with problems.found():
+                check_vocabulary(places[name], opened[name].config.vocab_size)
+    problems.tell()
+    if "t5" in opened:
+        width = opened["t5"].config.d_model
+    elif (folder / "transformer").is_dir():
+        directory = folder / "transformer"
+        width = _fields(read_config(directory), directory, "joint_attention_dim")[
+            "joint_attention_dim"
+        ]
+    else:
+        width = _SD3_CONTEXT_WIDTH
+    return OpenedText(opened, places, width)
+
+
+def has_t5(folder: Path) -> bool:
+    """Whether a pipeline has a third text encoder: as its index says, and else as its folders do.
+
+    Raises:
+      UserError: the index is damaged.
+    """
+    index = folder / PIPELINE_INDEX
+    if index.is_file():
+        entry = read_json(index).get(_PARTS["t5"])
+        if entry is not None:
+            return isinstance(entry, list) and entry[-1] is not None
+    return (folder / _PARTS["t5"]).is_dir()
 
 
 def load_text_encoders(
@@ -324,7 +467,7 @@ def load_text_encoders(
 
     Args:
       path: the folder of a diffusers pipeline, a repository of the hub as `owner/name`, or a
-        single file of Stability's.
+        single file.
       dtype: dtype of parameters and computation; activations of T5-XXL exceed float16.
       mesh: devices of this process, to shard the parameters and the batch over.
       tokenizers: folder or repository of the pipeline whose tokenizers are read; a single file
@@ -334,57 +477,21 @@ def load_text_encoders(
 
     Raises:
       NotFoundError: a file is not there, or the hub does not give access.
-      UserError: a config is not one of SD3, a tensor is missing, unknown or misshaped, the batch
-        does not divide over the mesh, or a single file comes without tokenizers.
+      UserError: a config is not one of SD3, a tensor is missing, unknown or misshaped, a tokenizer
+        has not the vocabulary of its encoder, the batch does not divide over the mesh, or a single
+        file comes without tokenizers.
     """
-    dtype = weight_dtype(dtype)
-    single = Path(path).is_file()
-    if single and tokenizers is None:
-        raise UserError(
-            f"{path} is a single file, which holds no tokenizers: give tokenizers=, the folder or "
-            f"owner/name of a diffusers pipeline"
-        )
-    folder = Path(path) if single else fetch_pipeline(path)
-    texts = fetch_pipeline(tokenizers) if tokenizers else folder
-    headers = read_headers([folder])[0] if single else {}
-    t5 = stability_encoders.read_t5(folder, headers)
-    has_t5 = t5 is not None if single else (folder / "text_encoder_3").is_dir()
-    for number in ("", "_2", "_3")[: 3 if has_t5 else 2]:
-        if not (texts / f"tokenizer{number}").is_dir():
-            raise NotFoundError(
-                f"no {texts / f'tokenizer{number}'}: give the directory of a diffusers pipeline"
-            )
-    models, params, lengths = {}, {}, []
-    for name, part in (("clip_l", "text_encoder"), ("clip_g", "text_encoder_2")):
-        if single:
-            found = stability_encoders.read_clip(folder, headers, name)
-            config, models[name], params[name] = _load_clip(folder, *found, dtype, mesh)
-        else:
-            config, models[name], params[name] = load_clip_text(folder / part, dtype, mesh)
-        lengths.append(config.max_position_embeddings)
-    encoders = {
-        "clip_l": PromptTokenizer(texts / "tokenizer", min(lengths)),
-        "clip_g": PromptTokenizer(texts / "tokenizer_2", min(lengths)),
-    }
-    context_width = _SD3_CONTEXT_WIDTH
-    if has_t5:
-        if t5 is not None:
-            t5_config, models["t5"], params["t5"] = _load_t5(folder, *t5, dtype, mesh)
-        else:
-            t5_folder = folder / "text_encoder_3"
-            t5_config, models["t5"], params["t5"] = load_t5(t5_folder, dtype, mesh)
-        encoders["t5"] = PromptTokenizer(texts / "tokenizer_3", t5_length)
-        context_width = t5_config.d_model
-    elif (folder / "transformer").is_dir():
-        directory = folder / "transformer"
-        fields = _fields(read_config(directory), directory, "joint_attention_dim")
-        context_width = fields["joint_attention_dim"]
+    opened = open_text_encoders(path, dtype, tokenizers)
+    clips = [opened.encoders[name].config for name in ("clip_l", "clip_g")]
+    lengths = dict.fromkeys(opened.encoders, min(c.max_position_embeddings for c in clips))
+    if "t5" in lengths:
+        lengths["t5"] = t5_length
     return SD3TextEncoder(
-        encoders,
-        models,
-        params,
+        {name: PromptTokenizer(opened.tokenizers[name], n) for name, n in lengths.items()},
+        {name: encoder.model for name, encoder in opened.encoders.items()},
+        {name: encoder.load(mesh) for name, encoder in opened.encoders.items()},
         t5_length=t5_length,
-        context_width=context_width,
+        context_width=opened.context_width,
         batch=batch,
         mesh=mesh,
     )
@@ -394,29 +501,21 @@ def _tensors(directory: Path) -> dict[str, StoredTensor]:
     return read_headers(weight_files(directory))[0]
 
 
-def _load_clip(
-    source: Path,
-    config: CLIPTextConfig,
-    tensors: Mapping[str, StoredTensor],
-    dtype: Dtype,
-    mesh: Mesh | None,
-) -> tuple[CLIPTextConfig, Model, Params]:
+def _open_clip(
+    source: Path, config: CLIPTextConfig, tensors: Mapping[str, StoredTensor], dtype: Dtype
+) -> Opened:
     config = dataclasses.replace(config, dtype=dtype, param_dtype=dtype)
     model = clip_text(config)
     # Older files also hold the numbers of the positions.
     ignored = frozenset({"text_model.embeddings.position_ids"})
     layout = clip_text_layout(config)
     check_tensors(source, tensors, layout, model.shapes, ignored)
-    return config, model, load(tensors, layout, model.shapes, model.axes, mesh)
+    return Opened(config, model, tensors, layout)
 
 
-def _load_t5(
-    source: Path,
-    config: T5Config,
-    tensors: Mapping[str, StoredTensor],
-    dtype: Dtype,
-    mesh: Mesh | None,
-) -> tuple[T5Config, Model, Params]:
+def _open_t5(
+    source: Path, config: T5Config, tensors: Mapping[str, StoredTensor], dtype: Dtype
+) -> Opened:
     config = dataclasses.replace(config, dtype=dtype, param_dtype=dtype)
     model = t5_encoder(config)
     # One table under two names; a file has either or both.
@@ -424,4 +523,4 @@ def _load_t5(
     layout = _t5_layout(config, shared if shared in tensors else tied)
     ignored = frozenset({tied})
     check_tensors(source, tensors, layout, model.shapes, ignored)
-    return config, model, load(tensors, layout, model.shapes, model.axes, mesh)
+    return Opened(config, model, tensors, layout)

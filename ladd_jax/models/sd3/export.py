@@ -6,11 +6,13 @@ from pathlib import Path
 
 import jax.numpy as jnp
 
+from ladd_jax.errors import UserError
 from ladd_jax.models.families import Export
 from ladd_jax.models.sd3.card import model_card
-from ladd_jax.models.sd3.encoder_weights import read_autoencoder_config
+from ladd_jax.models.sd3.encoder_weights import open_autoencoder
 from ladd_jax.models.sd3.pipeline import read_index, write_surroundings
 from ladd_jax.models.sd3.weights import save_mmdit
+from ladd_jax.paths import expand
 from ladd_jax.weights.source import fetch_pipeline
 
 _LOG = getLogger(__name__)
@@ -30,10 +32,15 @@ def write_export(folder: Path, export: Export) -> None:
       NotFoundError: the base pipeline, or a component that it names, is not there.
       UserError: the base is another pipeline, or a dtype that weights are not kept in.
     """
-    source = fetch_pipeline(export.base)
-    read_index(source)
-    reduction = read_autoencoder_config(source).reduction
+    reduction = open_autoencoder(export.base).config.reduction
     if "diffusers" in export.layouts:
+        if expand(export.base).is_file():
+            raise UserError(
+                f"the base {export.base} is a single file, and a pipeline's folder is made of "
+                f"another's: use --layout=single"
+            )
+        source = fetch_pipeline(export.base)
+        read_index(source)
         _LOG.info("export: copies all but the transformer from %s", export.base)
         write_surroundings(source, folder)
     _LOG.info("export: reads the student")

@@ -8,14 +8,13 @@ from typing import Any
 from jax.sharding import Mesh
 
 from ladd_jax.errors import DamagedError
-from ladd_jax.models.base import Params
 from ladd_jax.models.families import Family, Released
 from ladd_jax.models.layers import Dtype
-from ladd_jax.models.sd3.autoencoder import Autoencoder
 from ladd_jax.models.sd3.colors import preview
 from ladd_jax.models.sd3.encoder_weights import load_autoencoder, load_text_encoders
 from ladd_jax.models.sd3.export import LAYOUTS, write_export
 from ladd_jax.models.sd3.flops import forward_flops
+from ladd_jax.models.sd3.parts import check_autoencoder, check_text
 from ladd_jax.models.sd3.pipeline import SCHEDULER_CLASS
 from ladd_jax.models.sd3.single_text import (
     is_single_text,
@@ -25,6 +24,7 @@ from ladd_jax.models.sd3.single_text import (
 from ladd_jax.models.sd3.text import CLIP_LENGTH, T5_LENGTH, SD3TextEncoder
 from ladd_jax.models.sd3.transformer import MMDiTConfig, cut_params, mmdit
 from ladd_jax.models.sd3.weights import open_mmdit
+from ladd_jax.paths import expand
 from ladd_jax.weights.source import fetch_pipeline, find
 from ladd_jax.whole_files import read_json
 
@@ -51,16 +51,20 @@ def _sides(config: MMDiTConfig) -> tuple[int, int]:
 
 
 def _text_encoder(
-    place: str | Path, dtype: Dtype, mesh: Mesh, length: int, batch: int
+    place: str | Path, dtype: Dtype, mesh: Mesh, length: int, batch: int, tokenizers: str = ""
 ) -> SD3TextEncoder:
-    folder = fetch_pipeline(place)
-    if is_single_text(folder):
-        return load_single_text(folder, dtype, mesh, length, batch)
-    return load_text_encoders(folder, dtype, mesh, t5_length=length - CLIP_LENGTH, batch=batch)
-
-
-def _autoencoder(place: str | Path, dtype: Dtype) -> tuple[Autoencoder, Params]:
-    return load_autoencoder(fetch_pipeline(place), dtype)
+    if not expand(place).is_file():
+        folder = fetch_pipeline(place)
+        if is_single_text(folder):
+            return load_single_text(folder, dtype, mesh, length, batch)
+    return load_text_encoders(
+        place,
+        dtype,
+        mesh,
+        tokenizers=tokenizers or None,
+        t5_length=length - CLIP_LENGTH,
+        batch=batch,
+    )
 
 
 def _number(file: Path, name: str) -> float | None:
@@ -97,9 +101,11 @@ FAMILY = Family(
     cond_shapes=_cond_shapes,
     sides=_sides,
     open_weights=open_mmdit,
-    load_autoencoder=_autoencoder,
+    load_autoencoder=load_autoencoder,
+    check_autoencoder=check_autoencoder,
     preview=preview,
     load_text_encoder=_text_encoder,
+    check_text=check_text,
     text_widths=single_text_widths,
     released=_released,
     layouts=LAYOUTS,

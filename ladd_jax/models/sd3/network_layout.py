@@ -1,15 +1,24 @@
-"""What the layouts of SD3's transformer have in common: how blocks make stacks.
+"""What the layouts of SD3's transformer have in common: stacks of blocks, and what shapes tell.
 
 The two layouts, of diffusers and of Stability AI, give names; see `weights.layout`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import jax
 
+from ladd_jax.errors import UserError
 from ladd_jax.models.base import Params
 from ladd_jax.models.sd3.transformer import MMDiTConfig
+from ladd_jax.weights.files import StoredTensor
 from ladd_jax.weights.layout import only, patch_kernel, same, stacked
+
+HEADS = "num_heads"
+"""Metadata that this package writes: only networks with QK norm have heads in their shapes."""
+
+_HEAD_WIDTH = 64
+"""Width of an attention head in the whole family."""
 
 
 def network_layout(
@@ -42,3 +51,41 @@ def patches(name: str, patch: int) -> Params:
 def rms_norm(name: str) -> Params:
     """A normalisation with a scale alone."""
     return {"scale": same(f"{name}.weight")}
+
+
+def shape_of(
+    file: Path, tensors: Mapping[str, StoredTensor], name: str, dimensions: int
+) -> tuple[int, ...]:
+    """The shape of a tensor that decides about the architecture.
+
+    Raises:
+      UserError: it is missing or has another number of dimensions.
+    """
+    if name not in tensors:
+        raise UserError(f"tensor {name} is missing in {file}: it is no MMDiT")
+    if len(tensors[name].shape) != dimensions:
+        raise UserError(
+            f"tensor {name} in {file} has shape {list(tensors[name].shape)}: "
+            f"it must have {dimensions} dimensions"
+        )
+    return tensors[name].shape
+
+
+def heads_of(
+    file: Path,
+    tensors: Mapping[str, StoredTensor],
+    metadata: Mapping[str, str],
+    norm: str,
+    width: int,
+) -> tuple[int, bool]:
+    """Number of attention heads, and whether queries and keys are normalised.
+
+    Args:
+      file: the file, for messages.
+      tensors: the network's tensors.
+      metadata: the file's metadata.
+      norm: name of the scale of a query's norm, which is as wide as a head.
+      width: features of an image token.
+    """
+    head_width = shape_of(file, tensors, norm, 1)[0] if norm in tensors else _HEAD_WIDTH
+    return int(metadata.get(HEADS, max(1, width // head_width))), norm in tensors

@@ -1,6 +1,7 @@
 """A diffusers pipeline's folder made of another: a new transformer, everything else copied."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,9 @@ PIPELINE_CLASS = "StableDiffusion3Pipeline"
 SCHEDULER_CLASS = "FlowMatchLCMScheduler"
 
 _REPLACED = ("transformer", "scheduler")
-_WEIGHTS = (".safetensors", ".bin", ".msgpack", ".h5", ".pt", ".index.json", ".index.fp16.json")
+_WEIGHTS = re.compile(r"\.(safetensors|bin|msgpack|h5|pt|index(\.\w+)?\.json)$")
+_MARKED = re.compile(r"(\w+)(?:\.\w+)?(-\d+-of-\d+)?(?:\.\w+)?\.safetensors")
+"""Name of a file of weights, in which a variant stands before or behind its number."""
 
 
 def write_surroundings(source: Path, target: Path) -> None:
@@ -89,19 +92,19 @@ def _is_absent(entry: Any) -> bool:
 def _copy(source: Path, target: Path) -> None:
     """A component: its weights in one precision, and all other files.
 
-    Half-precision variants lose their mark, so that a plain `from_pretrained` finds them.
+    Those of a variant lose their mark, so that a plain `from_pretrained` finds them.
     """
     target.mkdir()
     files = [file for file in sorted(source.rglob("*")) if file.is_file()]
     for file in files:
-        if not file.name.endswith(_WEIGHTS):
+        if not _is_weights(file):
             place = target / file.relative_to(source)
             place.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(file, place)
-    if not any(file.name.endswith(_WEIGHTS) for file in files):
+    if not any(map(_is_weights, files)):
         return
     weights = weight_files(source)
-    names = {file: file.name.replace(".fp16", "") for file in weights}
+    names = {file: _MARKED.sub(r"\1\2.safetensors", file.name) for file in weights}
     for file, name in names.items():
         shutil.copyfile(file, target / name)
     if len(weights) > 1:
@@ -113,3 +116,7 @@ def _copy(source: Path, target: Path) -> None:
             target / f"{stem}.safetensors.index.json",
             {"metadata": {"total_size": total}, "weight_map": weight_map},
         )
+
+
+def _is_weights(file: Path) -> bool:
+    return bool(_WEIGHTS.search(file.name))

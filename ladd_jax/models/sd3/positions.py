@@ -20,8 +20,10 @@ if TYPE_CHECKING:
 _STEP = 1 / 8
 """Base and start are multiples of it, which restores what tables in half precision round away."""
 
-_TOLERANCE = 2.0**-7
-"""Twice the rounding of bfloat16 near 1."""
+
+def _tolerance(dtype: np.dtype) -> float:
+    """Twice the rounding of a dtype near 1, and at least that of bfloat16."""
+    return float(max(jnp.finfo(dtype).eps, jnp.finfo(jnp.bfloat16).eps))
 
 
 def axis_embedding(length: int, config: "MMDiTConfig") -> jax.Array:
@@ -87,23 +89,21 @@ def fit_positions(tensor: StoredTensor) -> tuple[float, float]:
         return 0.0, 0.0
     row = np.asarray(tensor.map()[0, :side, : 2 * quarter], np.float64)
 
-    def angle(feature: int) -> np.ndarray:
-        return np.unwrap(np.arctan2(row[:, feature], row[:, quarter + feature]))
-
-    # The first feature has frequency 1 and is exact up to a period, the last tells which period.
-    fine, coarse = angle(0), angle(quarter - 1)
-    frequency = 10_000.0 ** (-(quarter - 1) / quarter)
-    turns = np.round((coarse[0] / frequency - fine[0]) / (2 * np.pi))
-    start = fine[0] + 2 * np.pi * turns
-    unit = 1 / side
-    if side > 1:
-        # Likewise where neighbours are more than half a period apart.
-        unit = (fine[-1] - fine[0]) / (side - 1)
-        coarse_unit = (coarse[-1] - coarse[0]) / (side - 1) / frequency
-        unit += 2 * np.pi * np.round((coarse_unit - unit) / (2 * np.pi))
-    if not (np.isfinite(start) and np.isfinite(unit)):
+    angles = np.arctan2(row[:, :quarter], row[:, quarter:])
+    # The last feature has the longest period; each one before it says the same more exactly, up to
+    # a period, which the estimate so far tells.
+    places = np.unwrap(angles[:, -1]) * 10_000.0 ** ((quarter - 1) / quarter)
+    for feature in reversed(range(quarter - 1)):
+        frequency = 10_000.0 ** (-feature / quarter)
+        turns = np.round((places * frequency - angles[:, feature]) / (2 * np.pi))
+        places = (angles[:, feature] + 2 * np.pi * turns) / frequency
+    if not np.all(np.isfinite(places)):
         return 0.0, 0.0
-    return float(np.round(unit * side / _STEP) * _STEP), float(np.round(start / _STEP) * _STEP)
+    # All places together, so that their rounding evens out.
+    unit, start = np.polyfit(np.arange(side), places, 1) if side > 1 else (1.0, places[0])
+    # The sum leaves no sign at a zero.
+    base, first = (float(np.round(x / _STEP) * _STEP) + 0.0 for x in (unit * side, start))
+    return base, first
 
 
 def check_positions(tensor: StoredTensor, config: "MMDiTConfig") -> None:
@@ -117,7 +117,7 @@ def check_positions(tensor: StoredTensor, config: "MMDiTConfig") -> None:
         # Unlike max, np.maximum keeps a NaN.
         worst = np.maximum(worst, np.max(np.abs(stored[:, :half] - axis)))
         worst = np.maximum(worst, np.max(np.abs(stored[:, half:] - axis[row])))
-    if not worst <= _TOLERANCE:
+    if not worst <= _tolerance(tensor.dtype):
         raise UserError(
             f"tensor {tensor.name} in {tensor.file} is not the sincos table that the network "
             f"computes (closest: position_base {config.position_base:g}, position_start "

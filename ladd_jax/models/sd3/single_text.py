@@ -13,13 +13,16 @@ from ladd_jax.errors import NotFoundError, UserError
 from ladd_jax.models.base import Params
 from ladd_jax.models.layers import Dtype
 from ladd_jax.models.sd3.encoder_weights import (
-    load_clip_text,
-    load_t5,
+    Opened,
+    open_clip_text,
+    open_t5,
     read_clip_text_config,
     read_config,
     read_t5_config,
 )
 from ladd_jax.models.sd3.text import PromptTokenizer, SD3TextEncoder
+from ladd_jax.paths import expand
+from ladd_jax.weights.vocabulary import check_vocabulary
 
 # Of both kinds of T5: the released tokenizers have it, and no other token is at this place.
 _T5_PADDING = 0
@@ -54,7 +57,7 @@ def single_text_widths(place: str | Path) -> tuple[int, int]:
       NotFoundError: there is no such folder.
       UserError: it holds neither CLIP's text encoder nor T5's, or its config is damaged.
     """
-    directory = Path(place).expanduser()
+    directory = expand(place)
     if not is_single_text(directory):
         raise NotFoundError(
             f"no config.json in {directory}: give a folder of CLIP's or T5's text encoder, with "
@@ -84,27 +87,32 @@ def load_single_text(
       NotFoundError: a file is not there.
       UserError: it is neither, T is more than CLIP reads, or a tensor is missing or misshaped.
     """
+    opened = open_single_text(directory, dtype, length)
     kind = _kind(directory)
-    if kind == "clip":
-        config, model, params = load_clip_text(directory, dtype, mesh)
-        if length > config.max_position_embeddings:
-            raise UserError(
-                f"data.text_length is {length} and the CLIP of {directory} reads "
-                f"{config.max_position_embeddings} tokens: use that or less"
-            )
-        width = config.hidden_size
-    else:
-        t5, model, params = load_t5(directory, dtype, mesh)
-        width = t5.d_model
     return SingleTextEncoder(
         {kind: PromptTokenizer(directory, length)},
-        {kind: model},
-        {kind: params},
+        {kind: opened.model},
+        {kind: opened.load(mesh)},
         t5_length=0,
-        context_width=width,
+        context_width=opened.config.hidden_size if kind == "clip" else opened.config.d_model,
         batch=batch,
         mesh=mesh,
     )
+
+
+def open_single_text(directory: Path, dtype: Dtype, length: int) -> Opened:
+    """Finds and checks the files of an encoder and its tokenizer; see `load_single_text`."""
+    if _kind(directory) == "t5":
+        opened = open_t5(directory, dtype)
+    else:
+        opened = open_clip_text(directory, dtype)
+        if length > opened.config.max_position_embeddings:
+            raise UserError(
+                f"data.text_length is {length} and the CLIP of {directory} reads "
+                f"{opened.config.max_position_embeddings} tokens: use that or less"
+            )
+    check_vocabulary(directory, opened.config.vocab_size)
+    return opened
 
 
 def is_single_text(directory: Path) -> bool:

@@ -1,24 +1,31 @@
-"""The autoencoder and the text encoders in Stability AI's single files.
+"""The autoencoder and the text encoders in single files.
 
 There is no config beside them: the architecture follows from names and shapes, and what these do
-not tell is the same in the whole family. Tensors get the names that diffusers gives them.
+not tell is the same in the whole family. Names are Stability's or diffusers', behind any prefix;
+tensors get those that diffusers gives them.
 """
 
 import dataclasses
 import re
-from collections.abc import Mapping
 from pathlib import Path
 
 from ladd_jax.errors import UserError
 from ladd_jax.models.clip import CLIPTextConfig
 from ladd_jax.models.sd3.autoencoder import AutoencoderConfig
 from ladd_jax.models.t5 import T5Config
-from ladd_jax.weights.files import StoredTensor
+from ladd_jax.weights.prefixes import Tensors, below, prefixes
 
-Tensors = Mapping[str, StoredTensor]
+_OF_AUTOENCODER = "decoder.conv_in.weight"
+_OF_CLIP = "text_model.embeddings.token_embedding.weight"
+_OF_T5 = "encoder.block.0.layer.0.SelfAttention.q.weight"
 
-_AUTOENCODER = "first_stage_model."
-_TEXT = "text_encoders.{}.transformer."
+# By what a prefix such as `text_encoders.clip_l.transformer.` has, as Stability names encoders and
+# as diffusers does.
+_ENCODERS = {
+    "clip_l": ("clip_l", "text_encoder"),
+    "clip_g": ("clip_g", "text_encoder_2"),
+    "t5xxl": ("t5xxl", "text_encoder_3"),
+}
 
 _HEAD_WIDTH = 64
 """Width of an attention head of both CLIP encoders."""
@@ -51,15 +58,18 @@ def read_autoencoder(file: Path, tensors: Tensors) -> tuple[AutoencoderConfig, d
     Raises:
       UserError: the file has none, or not all of what tells its architecture.
     """
-    found = _under(_AUTOENCODER, tensors)
-    levels = _count(r"decoder\.up\.(\d+)\.", found)
+    found = below(_prefix(file, prefixes(tensors, _OF_AUTOENCODER), "autoencoders"), tensors)
+    found = {name: x for name, x in found.items() if name.startswith(("encoder.", "decoder."))}
+    reversed_levels = _count(r"decoder\.up\.(\d+)\.", found)
+    levels = reversed_levels or _count(r"decoder\.up_blocks\.(\d+)\.", found)
     renamed = {}
     for name, tensor in found.items():
         for pattern, replacement in _RENAMED:
             name = re.sub(pattern, replacement, name)
-        name = re.sub(
-            r"up_blocks\.(\d+)", lambda match: f"up_blocks.{levels - 1 - int(match[1])}", name
-        )
+        if reversed_levels:
+            name = re.sub(
+                r"up_blocks\.(\d+)", lambda match: f"up_blocks.{levels - 1 - int(match[1])}", name
+            )
         if ".attentions." in name and tensor.shape[2:] == (1, 1):
             # A convolution of one pixel is a matrix.
             tensor = dataclasses.replace(tensor, shape=tensor.shape[:2])
@@ -93,7 +103,7 @@ def read_clip(file: Path, tensors: Tensors, name: str) -> tuple[CLIPTextConfig, 
     Raises:
       UserError: the file has none, or not all of what tells its architecture.
     """
-    found = _under(_TEXT.format(name), tensors)
+    found = below(_prefix(file, _of_encoder(name, _OF_CLIP, tensors), name), tensors)
 
     def shape(tensor: str) -> tuple[int, ...]:
         return _shape(file, found, f"{tensor}.weight", 2, f"text encoder {name}")
@@ -123,9 +133,11 @@ def read_t5(file: Path, tensors: Tensors) -> tuple[T5Config, dict] | None:
     Raises:
       UserError: the file has not all of what tells its architecture.
     """
-    found = _under(_TEXT.format("t5xxl"), tensors)
-    if not found:
+    named = _of_encoder("t5xxl", _OF_T5, tensors)
+    if not named:
         return None
+    found = below(_prefix(file, named, "t5xxl"), tensors)
+    table = "shared" if "shared.weight" in found else "encoder.embed_tokens"
 
     def shape(tensor: str) -> tuple[int, ...]:
         return _shape(file, found, f"{tensor}.weight", 2, "text encoder t5xxl")
@@ -134,7 +146,7 @@ def read_t5(file: Path, tensors: Tensors) -> tuple[T5Config, dict] | None:
     buckets, heads = shape(f"{attention}.relative_attention_bias")
     inner, width = shape(f"{attention}.q")
     return T5Config(
-        vocab_size=shape("shared")[0],
+        vocab_size=shape(table)[0],
         d_model=width,
         d_kv=inner // heads,
         d_ff=shape("encoder.block.0.layer.1.DenseReluDense.wi_0")[0],
@@ -144,12 +156,17 @@ def read_t5(file: Path, tensors: Tensors) -> tuple[T5Config, dict] | None:
     ), found
 
 
-def _under(prefix: str, tensors: Tensors) -> dict[str, StoredTensor]:
-    return {
-        name.removeprefix(prefix): tensor
-        for name, tensor in tensors.items()
-        if name.startswith(prefix)
-    }
+def _of_encoder(name: str, mark: str, tensors: Tensors) -> list[str]:
+    """The prefixes of an encoder."""
+    found = prefixes(tensors, mark)
+    return [prefix for prefix in found if not set(_ENCODERS[name]).isdisjoint(prefix.split("."))]
+
+
+def _prefix(file: Path, found: list[str], what: str) -> str:
+    """The one of the prefixes; where there is none, one that no tensor has."""
+    if len(found) > 1:
+        raise UserError(f"{file} holds several {what} ({', '.join(found)}): give a file of one")
+    return found[0] if found else "."
 
 
 def _count(pattern: str, tensors: Tensors) -> int:

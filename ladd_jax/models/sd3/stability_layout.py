@@ -1,7 +1,8 @@
 """A transformer in Stability AI's single files, such as `sd3_medium.safetensors`.
 
 There is no config beside them: the architecture follows from names and shapes. Names may begin
-with `model.diffusion_model.`; then text encoders and autoencoder may be in the same file.
+with a prefix, most often `model.diffusion_model.`; then text encoders and autoencoder may be in the
+same file.
 """
 
 import re
@@ -9,21 +10,24 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ladd_jax.errors import UserError
 from ladd_jax.models.base import Params
-from ladd_jax.models.sd3.network_layout import network_layout, patches, rms_norm
+from ladd_jax.models.sd3.network_layout import (
+    heads_of,
+    network_layout,
+    patches,
+    rms_norm,
+    shape_of,
+)
 from ladd_jax.models.sd3.positions import fit_positions, table_side
 from ladd_jax.models.sd3.transformer import MMDiTConfig
 from ladd_jax.weights.files import StoredTensor
 from ladd_jax.weights.layout import linear
 
 PREFIX = "model.diffusion_model."
+"""What this package writes before all names, and most others do."""
 
-HEADS = "num_heads"
-"""Metadata that this package writes: only networks with QK norm have heads in their shapes."""
-
-_HEAD_WIDTH = 64
-"""Width of an attention head in the whole family."""
+MARK = "x_embedder.proj.weight"
+"""A tensor that only these networks have."""
 
 POSITIONS = "pos_embed"
 """The position table `[1, S^2, D]`."""
@@ -67,17 +71,7 @@ def _block(layer: int, last: bool) -> Params:
     return {"image": stream(f"{block}.x_block"), "context": stream(f"{block}.context_block")}
 
 
-def without_prefix(tensors: Mapping[str, StoredTensor]) -> dict[str, StoredTensor]:
-    """The transformer's tensors under the names of the layout."""
-    found = {
-        name.removeprefix(PREFIX): tensor
-        for name, tensor in tensors.items()
-        if name.startswith(PREFIX)
-    }
-    return found or dict(tensors)
-
-
-def read_config(
+def infer_config(
     file: Path,
     tensors: Mapping[str, StoredTensor],
     metadata: Mapping[str, str],
@@ -87,7 +81,7 @@ def read_config(
 
     Args:
       file: the file, for messages.
-      tensors: the tensors as `without_prefix` gives them.
+      tensors: its tensors, without their prefix.
       metadata: the file's metadata.
       **fields: other fields of the result.
 
@@ -96,14 +90,7 @@ def read_config(
     """
 
     def shape(name: str, dimensions: int) -> tuple[int, ...]:
-        if name not in tensors:
-            raise UserError(f"tensor {name} is missing in {file}: it is no MMDiT")
-        if len(tensors[name].shape) != dimensions:
-            raise UserError(
-                f"tensor {name} in {file} has shape {list(tensors[name].shape)}: "
-                f"it must have {dimensions} dimensions"
-            )
-        return tensors[name].shape
+        return shape_of(file, tensors, name, dimensions)
 
     layers: dict[int, bool] = {}
     for name in tensors:
@@ -111,10 +98,9 @@ def read_config(
             layer = int(match[1])
             layers[layer] = layers.get(layer, False) or match[2] is not None
     width, channels, patch, _ = shape("x_embedder.proj.weight", 4)
-    head = "joint_blocks.0.x_block.attn.ln_q.weight"
-    qk_norm = head in tensors
-    head_width = shape(head, 1)[0] if qk_norm else _HEAD_WIDTH
-    heads = int(metadata.get(HEADS, max(1, width // head_width)))
+    heads, qk_norm = heads_of(
+        file, tensors, metadata, "joint_blocks.0.x_block.attn.ln_q.weight", width
+    )
     shape(POSITIONS, 3)
     base, start = fit_positions(tensors[POSITIONS])
     return MMDiTConfig(

@@ -19,11 +19,13 @@ from jax.sharding import Mesh
 from ladd_jax.errors import ExistsError, UserError
 from ladd_jax.models.base import Model, Params
 from ladd_jax.models.sd3 import diffusers_layout, stability_layout
+from ladd_jax.models.sd3.network_layout import HEADS
 from ladd_jax.models.sd3.positions import check_positions, position_table, table_side
 from ladd_jax.models.sd3.transformer import MMDiTConfig, mmdit
 from ladd_jax.parallel.mesh import make_mesh
 from ladd_jax.weights.files import StoredTensor, read_headers, weight_dtype, write_safetensors
 from ladd_jax.weights.layout import only, tensor_shapes
+from ladd_jax.weights.prefixes import below, prefixes
 from ladd_jax.weights.source import WEIGHTS, find
 from ladd_jax.weights.transfer import load, write_tensors
 from ladd_jax.whole_files import publish
@@ -109,16 +111,16 @@ def open_mmdit(
     tensors, metadata = read_headers(source.files)
     place = source.files[0] if len(source.files) == 1 else source.files[0].parent
     fields = {"dtype": dtype, "param_dtype": dtype}
+    files: Any = diffusers_layout
     if source.config is not None:
-        table, layout = diffusers_layout.POSITIONS, diffusers_layout.layout
         config = diffusers_layout.read_config(source.config, tensors, **fields)
     else:
-        table, layout = stability_layout.POSITIONS, stability_layout.layout
-        _refuse_others(place, tensors)
-        tensors = stability_layout.without_prefix(tensors)
-        config = stability_layout.read_config(place, tensors, metadata, **fields)
+        files, prefix = _single_layout(place, tensors)
+        tensors = below(prefix, tensors)
+        config = files.infer_config(place, tensors, metadata, **fields)
     model = mmdit(config)
-    tree = layout(config, model.shapes)
+    tree = files.layout(config, model.shapes)
+    table = files.POSITIONS
     _check_tensors(place, tensors, tensor_shapes(tree, model.shapes), config, table)
     check_positions(tensors[table], config)
     return Checkpoint(config, model, tensors, tree)
@@ -132,15 +134,17 @@ def load_mmdit(
 ) -> LoadedMMDiT:
     """Loads SD3, SD3.5 or a network of their kind.
 
-    The architecture is read from `config.json`, or from names and shapes in Stability's single
-    files. Weights in float16, bfloat16 and float32 are read.
+    The architecture is read from `config.json`, or from names and shapes in single files, whose
+    names are Stability's or diffusers' behind any prefix. Weights in float32, float16, bfloat16 and
+    float8, with scales or without, are read.
 
     Args:
       path: a diffusers pipeline's folder, a transformer's folder, a single `.safetensors` file, or
         a repository of the hub as `owner/name`.
       dtype: dtype of parameters and computation.
       mesh: where to put the parameters, by the rules of `parallel.mesh`; default: the first device.
-      variant: variant of a diffusers folder's files, such as `fp16`.
+      variant: variant of a diffusers folder's files, such as `fp16`; default: those without a
+        mark, or the only variant that there is.
 
     Raises:
       NotFoundError: nothing is there, or the hub does not give access.
@@ -218,7 +222,7 @@ def save_mmdit(
                 (partial / "config.json").write_text(json.dumps(description, indent=2) + "\n")
             else:
                 names = {stability_layout.PREFIX + name: shape for name, shape in shapes.items()}
-                metadata = {"format": "pt", stability_layout.HEADS: str(config.num_heads)}
+                metadata = {"format": "pt", HEADS: str(config.num_heads)}
                 write_safetensors(partial, names, dtype, tensors(), metadata)
             publish(partial, path)
         finally:
@@ -277,6 +281,20 @@ def _whole(leaf: Any) -> np.ndarray:
     if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
         return multihost_utils.process_allgather(leaf, tiled=True)
     return np.asarray(leaf)
+
+
+def _single_layout(file: Path, tensors: Mapping[str, StoredTensor]) -> tuple[Any, str]:
+    """The layout of a file without config, and what stands before its names."""
+    for files in (stability_layout, diffusers_layout):
+        found = prefixes(tensors, files.MARK)
+        if len(found) > 1:
+            raise UserError(
+                f"{file} holds {len(found)} transformers ({', '.join(found)}): give a file of one"
+            )
+        if found:
+            return files, found[0]
+    _refuse_others(file, tensors)
+    return stability_layout, ""
 
 
 def _refuse_others(file: Path, tensors: Mapping[str, StoredTensor]) -> None:

@@ -1,0 +1,140 @@
+"""Whether a run can write into its workdir, and whether what it will write fits on the disk."""
+
+import contextlib
+import math
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from ladd_jax.cli.disk_errors import disk_error
+from ladd_jax.config.architectures import student_architecture
+from ladd_jax.config.fields import Config
+from ladd_jax.data.buckets import Bucket
+from ladd_jax.errors import UserError
+from ladd_jax.models.base import Params
+from ladd_jax.models.families import family_of
+from ladd_jax.objectives.base import Objective, TrainState
+from ladd_jax.stages.load import encoded, synthesized
+
+_SAVED = 0.75
+"""Of the bytes of records and states what is left on disk, at least: both are compressed."""
+
+_GB = 1e9
+
+
+def check_writable(workdir: Path) -> None:
+    """Checks that a workdir is a folder, or can become one, and can be written to.
+
+    A file without a name is made there, or where the workdir would be made, and is gone at once.
+
+    Raises:
+      UserError: it is a file, or the system does not let this process write there.
+    """
+    if workdir.exists() and not workdir.is_dir():
+        raise UserError(f"--workdir={workdir} is a file: name a directory")
+    try:
+        with tempfile.TemporaryFile(dir=_standing(workdir)):
+            pass
+    except OSError as error:
+        reason = disk_error(error) or f"{error.strerror}: name another path"
+        raise UserError(f"--workdir={workdir} cannot be written to ({reason})") from error
+
+
+def check_space(
+    config: Config, workdir: Path, sizes: Mapping[Bucket, int], built: Mapping[str, Any]
+) -> None:
+    """Checks that what the stages will write fits on the workdir's disk.
+
+    What the workdir holds already of it counts as written.
+
+    Args:
+      config: the run's config.
+      workdir: the run's workdir.
+      sizes: records of each bucket that `encode` will write; empty where nobody knows.
+      built: objectives of the trainings, by the names of their stages.
+
+    Raises:
+      UserError: it does not; the largest parts are named.
+    """
+    parts = stage_bytes(config, sizes, built)
+    folders = {"encode": encoded(workdir), "synthesize": synthesized(workdir)}
+    missing = {
+        name: max(0.0, _SAVED * size - _used(folders.get(name, workdir / name)))
+        for name, size in parts.items()
+    }
+    disk = shutil.disk_usage(_standing(workdir))
+    # Disks that are mounted from object stores tell of none.
+    if not disk.total or sum(missing.values()) <= disk.free:
+        return
+    listed = ", ".join(f"{name} {size / _GB:.3g} GB" for name, size in missing.items() if size)
+    raise UserError(
+        f"the disk of --workdir={workdir} has {disk.free / _GB:.3g} GB free and the stages write "
+        f"{sum(missing.values()) / _GB:.3g} GB at least ({listed}): free space there, name a "
+        f"workdir on another disk, or make less (fewer records, a smaller checkpoint.keep)"
+    )
+
+
+def stage_bytes(
+    config: Config, sizes: Mapping[Bucket, int], built: Mapping[str, Any]
+) -> dict[str, int]:
+    """Bytes of what each stage of a config keeps, before they are compressed.
+
+    Args:
+      config: the run's config.
+      sizes: records of each bucket that `encode` writes.
+      built: objectives of the trainings, by the names of their stages.
+
+    Returns:
+      Bytes by stage, of those that write much: records, and checkpoints with one in work.
+    """
+    found: dict[str, int] = {}
+    has_latents = config.data.source != "prompts"
+    if "encode" in config.stages:
+        found["encode"] = sum(n * _record(config, b, has_latents) for b, n in sizes.items())
+    if "synthesize" in config.stages:
+        samples = config.synthesize.samples
+        named = [Bucket.parse(name) for name in config.data.buckets]
+        made = {bucket: samples for bucket in named} if samples else sizes
+        found["synthesize"] = sum(n * _record(config, b, True) for b, n in made.items())
+    for name, objective in built.items():
+        if name in config.stages and getattr(config, name).steps:
+            trained = objective.student if name == "distil" else objective.model
+            found[name] = (config.checkpoint.keep + 1) * _state(objective, trained.shapes)
+    return found
+
+
+def _record(config: Config, bucket: Bucket, latents: bool) -> int:
+    cond = family_of(config).cond_shapes(
+        student_architecture(config), bucket.height, bucket.width, config.data.text_length
+    )
+    text = sum(map(math.prod, cond.values())) * np.dtype(config.data.text_dtype).itemsize
+    pixels = bucket.height * bucket.width * config.model.channels
+    return text + (pixels * np.dtype(np.float32).itemsize if latents else 0)
+
+
+def _state(objective: Objective, start: Params) -> int:
+    key = jax.ShapeDtypeStruct((2,), np.uint32)
+    state: TrainState = jax.eval_shape(objective.init, key, start)
+    return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
+
+
+def _standing(path: Path) -> Path:
+    """A folder, or the last one on the way to it that is there."""
+    path = path.absolute()
+    while not path.is_dir() and path != path.parent:
+        path = path.parent
+    return path
+
+
+def _used(folder: Path) -> int:
+    total = 0
+    for file in folder.rglob("*") if folder.is_dir() else ():
+        # What is removed meanwhile uses nothing.
+        with contextlib.suppress(OSError):
+            total += file.stat().st_size if file.is_file() else 0
+    return total

@@ -1,0 +1,104 @@
+"""What a run reads of others, opened before it starts: pipelines, prompts, pictures."""
+
+from pathlib import Path
+
+from ladd_jax.config.architectures import student_architecture
+from ladd_jax.config.fields import Config
+from ladd_jax.data.buckets import Bucket
+from ladd_jax.data.image_records import names_dataset, open_images
+from ladd_jax.data.prompt_sets import read_prompt_set
+from ladd_jax.data.sources import prompts
+from ladd_jax.data.sources.fill_buckets import smallest_bucket
+from ladd_jax.errors import Problems, UserError
+from ladd_jax.models.families import family_of
+from ladd_jax.paths import matches
+
+
+def check_parts(config: Config, problems: Problems, workdir: Path | None = None) -> None:
+    """Adds what is wrong with the encoders of pipelines that the stages of a config use.
+
+    Args:
+      config: the run's config.
+      problems: is added to.
+      workdir: the run's workdir: what is encoded there already needs no encoder.
+    """
+    data, family = config.data, family_of(config)
+    encodes = "encode" in config.stages and not _is_encoded(workdir)
+    judges = "evaluate" in config.stages
+    text = data.text or config.weights
+    if text and (encodes or (judges and config.evaluate.prompts)):
+        with problems.found():
+            family.check_text(text, student_architecture(config), data.text_length, data.tokenizers)
+    shows = "distil" in config.stages and bool(config.log.samples_every) and config.log.decode
+    if config.autoencoder and ((encodes and data.source == "images") or judges or shows):
+        with problems.found():
+            family.check_autoencoder(config.autoencoder, config.model.channels)
+    if judges and config.evaluate.prompts:
+        with problems.found():
+            read_prompt_set(config.evaluate.prompts)
+
+
+def count_records(config: Config, workdir: Path | None = None) -> dict[Bucket, int]:
+    """Records of each bucket that `encode` will write, as far as they are known without a look at
+    pictures.
+
+    Args:
+      config: the run's config.
+      workdir: the run's workdir: where it is encoded already nothing is read.
+
+    Returns:
+      Empty where nothing is known, or nothing is written.
+
+    Raises:
+      NotFoundError: the data are not there.
+      UserError: they are damaged, or fill no batch of the trainings that read them.
+    """
+    data = config.data
+    buckets = [Bucket.parse(name) for name in data.buckets]
+    if "encode" not in config.stages or _is_encoded(workdir):
+        return {}
+    if data.source == "prompts":
+        if not data.path:
+            return {}
+        found = prompts.look(config, buckets).prompts
+        return {bucket: len(texts) for bucket, texts in found.items()}
+    if data.source != "images":
+        return dict.fromkeys(buckets, data.examples)
+    return _count_pictures(config, buckets)
+
+
+def _count_pictures(config: Config, buckets: list[Bucket]) -> dict[Bucket, int]:
+    """Of local pictures their number, as if they were spread evenly."""
+    data = config.data
+    # What is on the hub is fetched by the stage, once for a host.
+    if not data.path or data.stream or not _is_here(data.path):
+        return {}
+    found = open_images(
+        data.path, data.column, image_column=data.image_column, split=data.split, strict=False
+    )
+    count = min(len(found), data.limit or len(found))
+    least, field = smallest_bucket(config)
+    if count < least:
+        raise UserError(
+            f"{data.path} holds {count} records, fewer than one batch of {field} {least}: lower it "
+            f"or add records"
+        )
+    return {bucket: -(-count // len(buckets)) for bucket in buckets}
+
+
+def _is_here(path: str) -> bool:
+    """Whether a path is of this machine; one that does not exist may be a name on the hub."""
+    try:
+        return bool(matches(path))
+    except UserError:
+        return not names_dataset(path)
+
+
+def _is_encoded(workdir: Path | None) -> bool:
+    if workdir is None:
+        return False
+    # Shards are read by libraries that take seconds to import.
+    from ladd_jax.data.shards import is_complete
+    from ladd_jax.stages.load import encoded
+
+    return is_complete(encoded(workdir))

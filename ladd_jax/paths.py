@@ -1,0 +1,96 @@
+"""Paths as users write them: `~`, patterns, lists, and what was meant by one that is not there.
+
+A path is relative to where the user stands, on the command line and in a config file alike.
+"""
+
+import difflib
+import glob
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from ladd_jax.errors import NotFoundError, UserError
+
+_PATTERN = frozenset("*?[")
+
+
+def expand(path: str | Path) -> Path:
+    """A path with the user's own folder in the place of `~`.
+
+    Raises:
+      UserError: there is no such user.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise UserError(f"{path} begins with a user who is not known here: write it out") from error
+
+
+def near(path: str | Path) -> str:
+    """What there is near a path that does not exist, to stand behind it in a message.
+
+    Returns:
+      `, and X is there`, of the path that may have been meant; else of the last folder on the way,
+      where the path has one; else nothing.
+    """
+    wanted = expand(path)
+    parent, name = wanted.parent, wanted.name
+    while not parent.exists() and parent != parent.parent:
+        parent, name = parent.parent, parent.name
+    try:
+        close = difflib.get_close_matches(name, os.listdir(parent), 1, 0.6)
+    except OSError:
+        close = []
+    if close:
+        meant = parent / close[0] / wanted.relative_to(parent / name)
+        return f", and {meant if meant.exists() else parent / close[0]} is there"
+    # That where the user stands is there needs no telling.
+    return "" if parent == Path() else f", and of its folders {parent} is there"
+
+
+def is_pattern(path: str | Path) -> bool:
+    """Whether a path that does not exist is a pattern such as `data/*.tar`."""
+    return not _PATTERN.isdisjoint(str(path)) and not expand(path).exists()
+
+
+def matches(path: str | Path) -> list[Path]:
+    """The files and folders that a path names.
+
+    Args:
+      path: one path, a pattern such as `data/*.tar` (`**` is for folders at any depth), or several
+        of these with commas between them. A path that exists is meant as it stands, whatever
+        characters it has.
+
+    Returns:
+      Each once, in the order of the list, and those of a pattern in that of their names.
+
+    Raises:
+      NotFoundError: there is none of a part, which is named with what is near.
+    """
+    found: dict[Path, None] = {}
+    for part in _parts(str(path)):
+        if expand(part).exists():
+            some: Sequence[Path] = [expand(part)]
+        elif is_pattern(part):
+            some = [Path(name) for name in sorted(glob.glob(str(expand(part)), recursive=True))]
+            if not some:
+                folder = _folder(part)
+                gone = "" if folder.is_dir() else f"; {folder} does not exist{near(folder)}"
+                raise NotFoundError(f"no file matches {part}{gone}: check the pattern")
+        else:
+            raise NotFoundError(f"no file {part}{near(part)}: check the path")
+        found |= dict.fromkeys(some)
+    return list(found)
+
+
+def _parts(path: str) -> list[str]:
+    if "," not in path or expand(path).exists():
+        return [path]
+    return [part.strip() for part in path.split(",") if part.strip()]
+
+
+def _folder(pattern: str) -> Path:
+    """The last folder that a pattern names before its first character of one."""
+    parts = expand(pattern).parts
+    count = next(i for i, part in enumerate(parts) if not _PATTERN.isdisjoint(part))
+    return Path(*parts[:count])
