@@ -141,8 +141,8 @@ def _how_made(config: Config, model: str, step: int, dtype: str) -> dict[str, ob
     data = (
         "encoded images"
         if distil.data == "encoded"
-        else f"the base model's samples: {generator.steps} Euler steps, guidance "
-        f"{generator.guidance:g}, shift {generator.shift:g}"
+        else f"the base model's samples: {generator.steps} steps of {generator.sampler}, "
+        f"{generator.guidance_in_words}, shift {generator.shift:g}"
     )
     rows: dict[str, object] = {
         "weights": f"{'moving average' if model == 'ema' else 'last'} of step {step} of "
