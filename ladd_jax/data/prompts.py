@@ -1,7 +1,7 @@
 """Prompts from files of text, of tables and of JSON lines."""
 
+import codecs
 import csv
-import io
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -22,7 +22,12 @@ SUFFIXES = (".txt", ".tsv", ".csv", ".jsonl")
 
 
 def read_prompts(path: str | Path, column: str = "") -> list[str]:
-    """The prompts of a file, in its order, without white space around them.
+    """All of `stream_prompts`, with the same arguments and errors."""
+    return list(stream_prompts(path, column))
+
+
+def stream_prompts(path: str | Path, column: str = "") -> Iterator[str]:
+    """The prompts of a file, in its order, without white space around them, a line at a time.
 
     Args:
       path: `.txt`, one prompt a line; `.tsv` or `.csv`, whose first row names the columns; or
@@ -51,10 +56,11 @@ def read_prompts(path: str | Path, column: str = "") -> list[str]:
         values = _fields(path, column)
     else:
         raise UserError(f"{path} is not a .txt, .tsv, .csv or .jsonl file: use one of these")
-    prompts = [check_prompt(value, where) for where, value in values]
-    if not prompts:
+    where = ""
+    for where, value in values:
+        yield check_prompt(value, where)
+    if not where:
         raise UserError(f"{path} holds no prompts: write at least one")
-    return prompts
 
 
 def check_prompt(value: object, where: str) -> str:
@@ -117,12 +123,16 @@ def lines(path: Path) -> Iterator[tuple[str, str]]:
       NotFoundError: there is no such file.
       UserError: it is not UTF-8.
     """
-    # A prompt may contain other characters that Python takes for the end of a line.
-    parts = read_text(path).split("\n")
-    if not parts[-1]:
-        parts.pop()
-    for number, line in enumerate(parts, 1):
-        yield _place(path, number), line.removesuffix("\r")
+    _check_is_file(path)
+    # As bytes: a prompt may contain other characters that Python takes for the end of a line.
+    with path.open("rb") as file:
+        for number, data in enumerate(file, 1):
+            where = _place(path, number)
+            try:
+                line = (data.removeprefix(codecs.BOM_UTF8) if number == 1 else data).decode()
+            except UnicodeDecodeError as error:
+                raise UserError(f"{where} is not UTF-8: save the file as UTF-8") from error
+            yield where, line.removesuffix("\n").removesuffix("\r")
 
 
 def parse_object(text: str, where: str) -> dict[str, Any]:
@@ -176,8 +186,7 @@ def read_text(path: Path) -> str:
       NotFoundError: there is no such file.
       UserError: it is not UTF-8.
     """
-    if not path.is_file():
-        raise NotFoundError(f"no file {path}: check the path")
+    _check_is_file(path)
     data = path.read_bytes()
     try:
         return data.decode("utf-8-sig")
@@ -185,6 +194,11 @@ def read_text(path: Path) -> str:
         # The place counts from after the byte-order mark, which has no end of a line.
         where = _place(path, error.object.count(b"\n", 0, error.start) + 1)
         raise UserError(f"{where} is not UTF-8: save the file as UTF-8") from error
+
+
+def _check_is_file(path: Path) -> None:
+    if not path.is_file():
+        raise NotFoundError(f"no file {path}: check the path")
 
 
 def _place(path: Path, line: int) -> str:
@@ -227,13 +241,22 @@ def _table(path: Path, delimiter: str, column: str) -> Iterator[tuple[str, str]]
 
 def _rows(path: Path, delimiter: str) -> Iterator[tuple[str, list[str]]]:
     """The rows of a table, the one that names the columns first, each with its place."""
-    # A quote that is never closed would swallow the rest; strict makes it an error.
-    rows = csv.reader(io.StringIO(read_text(path), newline=""), delimiter=delimiter, strict=True)
+    _check_is_file(path)
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        # A quote that is never closed would swallow the rest; strict makes it an error.
+        yield from _checked_rows(path, csv.reader(file, delimiter=delimiter, strict=True))
+
+
+def _checked_rows(path: Path, rows: Any) -> Iterator[tuple[str, list[str]]]:
     columns = 0
     while True:
         where = _place(path, rows.line_num + 1)
         try:
             row = next(rows, None)
+        except UnicodeDecodeError:
+            # It knows the place in a part of the file alone.
+            read_text(path)
+            raise
         except csv.Error as error:
             raise UserError(
                 f"{where} has a quoted field that is not valid ({error}): quote fields whole, "
