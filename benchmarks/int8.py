@@ -14,9 +14,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from absl import app, flags
 
+from benchmarks.gradients import Recorder, shaken
 from ladd_jax.models.base import Params
 from ladd_jax.models.heads import HeadConfig, head, head_stack
 from ladd_jax.models.quantized import quantize_params
@@ -32,22 +32,6 @@ _SEEDS = flags.DEFINE_integer("seeds", 3, "Weights and batches to draw.")
 _JSON = flags.DEFINE_string("json", "benchmarks/results/int8.json", "Where to write the result.")
 
 _BATCH, _SIDE, _TOKENS, _CONTEXT, _POOLED, _CHANNELS = 8, 16, 24, 64, 64, 16
-
-
-class _Recorder(Optimizer):
-    """Moves nothing; its state is the gradient."""
-
-    def build(self) -> optax.GradientTransformation:
-        return optax.chain(optax.trace(0.0), optax.scale(0.0))
-
-
-def _shaken(params: Params, key: jax.Array) -> Params:
-    """Fresh parameters without the zeros of adaLN, which would make every block the identity."""
-    keys = jax.random.split(key, len(jax.tree.leaves(params)))
-    keys = jax.tree.unflatten(jax.tree.structure(params), list(keys))
-    return jax.tree.map(
-        lambda leaf, key: leaf + 0.05 * jax.random.normal(key, leaf.shape), params, keys
-    )
 
 
 def _bytes(params: Params) -> int:
@@ -76,7 +60,7 @@ def main(_: list[str]) -> None:
         objective = LADD(
             student=student,
             critic=FeatureCritic(network, head(heads), head_stack(heads, config.depth)),
-            optimizer=_Recorder(0.0),
+            optimizer=Recorder(0.0),
             heads_optimizer=Optimizer(0.0),
             warmup_steps=0,
         )
@@ -93,14 +77,14 @@ def main(_: list[str]) -> None:
     sizes: dict[str, int] = {}
     for seed in range(_SEEDS.value):
         keys = jax.random.split(jax.random.PRNGKey(seed), 7)
-        teacher = _shaken(student.init(keys[0]), keys[1])
+        teacher = shaken(student.init(keys[0]), keys[1])
         shapes = (
             (_BATCH, _SIDE, _SIDE, _CHANNELS), (_BATCH, _TOKENS, _CONTEXT), (_BATCH, _POOLED)
         )  # fmt: skip
         latents, context, pooled = map(jax.random.normal, keys[2:5], shapes)
         batch = {"latents": latents, "cond": {"context": context, "pooled": pooled}}
         # A student that has moved away from its teacher.
-        start = _shaken(teacher, keys[5])
+        start = shaken(teacher, keys[5])
         gradients: dict[str, Any] = {}
         for name, (objective, step) in programs.items():
             params = frozen(name, teacher)

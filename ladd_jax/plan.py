@@ -1,12 +1,14 @@
 """`python -m ladd_jax.plan --config=FILE --topology=v5p:4x4x4`: does it fit, how fast is it?
 
 Compiles the very step that training runs, for TPUs or GPUs that are not here, and reads memory,
-operations and communication from the compiled program. TPUs need libtpu and GPUs JAX's CUDA plugin;
-neither needs a chip. `--mesh=slices=2,data=2` is for two TPU slices.
+operations and communication from the compiled program. Then says what all stages cost together,
+for `--records` prompts or pictures. TPUs need libtpu and GPUs JAX's CUDA plugin; neither needs a
+chip. `--mesh=slices=2,data=2` is for two TPU slices.
 
 Examples:
 
-    python -m ladd_jax.plan --config=sd3_turbo:size=medium --topology=v5p:2x2x4 --batch=64
+    python -m ladd_jax.plan --config=sd3_turbo:size=medium --topology=v5p:2x2x4 --batch=64 \\
+        --records=100000
     python -m ladd_jax.plan --config=sd3_turbo:size=large --topology=gpu:80x8 --mesh=fsdp=8,data=1
 """
 
@@ -40,10 +42,22 @@ _UTILISATION = flags.DEFINE_float(
     "Share of the slowest roofline that the expected speed reaches.",
     flag_values=FLAGS,
 )
+_RECORDS = flags.DEFINE_integer(
+    "records",
+    0,
+    "Prompts or pictures of the whole run; 0 counts those that the config names.",
+    flag_values=FLAGS,
+)
 _LARGEST = flags.DEFINE_bool(
     "largest",
     True,
     "Find the largest batch that fits, by one more compilation.",
+    flag_values=FLAGS,
+)
+_COMPILE = flags.DEFINE_bool(
+    "compile",
+    True,
+    "Compile the step; without, all stages are estimated from their model FLOPs.",
     flag_values=FLAGS,
 )
 _JSON = flags.DEFINE_string("json", "", "Where to write the result.", flag_values=FLAGS)
@@ -59,7 +73,9 @@ def main(config: Config) -> None:
         batch=_BATCH.value,
         buckets=_BUCKETS.value,
         utilisation=_UTILISATION.value,
+        records=_RECORDS.value,
         largest=_LARGEST.value,
+        compile=_COMPILE.value,
         json=_JSON.value,
     )
     plan(config, options)

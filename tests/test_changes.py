@@ -36,7 +36,7 @@ class Encoder:
     """Tells texts apart, and counts them."""
 
     def __init__(self):
-        self.truncated, self.read = {}, []
+        self.truncated, self.blocks, self.read = {}, {}, []
 
     def encode(self, prompts):
         self.read += [prompt for prompt in prompts if prompt]

@@ -488,7 +488,7 @@ def test_prompts_are_spread_over_the_buckets_by_their_weights(tmp_path):
     # More prompts at the end leave the others where they are.
     path.write_text(path.read_text() + "a dog\n")
     longer = open_source(typed(config), [wide, square, tall], tmp_path)
-    assert longer.prompts[wide][: len(raw.prompts[wide])] == raw.prompts[wide]
+    assert longer.prompts[wide][: len(raw.prompts[wide])] == list(raw.prompts[wide])
 
 
 def test_weights_of_another_architecture_than_the_config_are_refused(pipeline, tmp_path):

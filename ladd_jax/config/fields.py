@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 from ladd_jax.data.buckets import Bucket
 from ladd_jax.data.images import MAX_PIXELS
 from ladd_jax.data.sources import SOURCES
+from ladd_jax.diffusion.samplers import ALWAYS
 from ladd_jax.diffusion.sampling import GENERATOR_SAMPLERS
 from ladd_jax.errors import Problems, UserError
 from ladd_jax.models.families import family
@@ -126,7 +127,10 @@ class Data:
     # none of them.
     held_out: float = 0.05
     records_per_shard: int = 512
-    text_dtype: str = "float32"  # on disk: float32, float16
+    # On disk: float32, float16, or int8, which has a scale for each token and keeps the vector that
+    # sums up a prompt in float16.
+    text_dtype: str = "float32"
+    latents_dtype: str = "float32"  # on disk: float32, float16
     text_batch_size: int = 256
     image_batch_size: int = 8
     # The text encoder: that of the folder `text`, of CLIP or T5 with its tokenizer; or that of
@@ -145,7 +149,8 @@ class Data:
         _one_of(self.source, "data.source", *SOURCES)
         _one_of(self.small_buckets, "data.small_buckets", "merge", "drop")
         _one_of(self.text_tokens, "data.text_tokens", *TOKENIZERS)
-        _one_of(self.text_dtype, "data.text_dtype", "float32", "float16")
+        _one_of(self.text_dtype, "data.text_dtype", "float32", "float16", "int8")
+        _one_of(self.latents_dtype, "data.latents_dtype", "float32", "float16")
         counts = (
             "examples", "records_per_shard", "text_batch_size", "image_batch_size", "text_length",
             "text_width", "text_layers", "text_heads", "pooled_width", "max_buckets",
@@ -313,6 +318,8 @@ class Synthesize:
     records_per_shard: int = 1024
     steps: int = 50
     guidance: float = 5.0  # known: one constant scale; its value is not
+    # The first and the last t with guidance. A step outside takes one pass of the network, not two.
+    guidance_interval: tuple[float, float] = ALWAYS
     shift: float = 3.0
     # Or dpmpp_2m, DPM-Solver++(2M), which takes fewer steps.
     sampler: str = "euler"
@@ -326,11 +333,26 @@ class Synthesize:
                 f"synthesize.samples is {self.samples}: use 0 for one of each encoded record, or "
                 f"more"
             )
+        times = self.guidance_interval
+        numbers = all(isinstance(time, int | float) for time in times)
+        if len(times) != 2 or not numbers or not 0 <= times[0] < times[1] <= 1:
+            raise UserError(
+                f"guidance_interval is {times}: use the first and the last time with guidance, "
+                f"from 0 to 1, such as (0.2, 0.9), or (0.0, 1.0) for all"
+            )
 
     @property
     def sampling(self) -> dict[str, Any]:
         """How the data generator is sampled: arguments of `Sampling.generator`."""
-        return {name: getattr(self, name) for name in ("steps", "guidance", "shift", "sampler")}
+        names = ("steps", "guidance", "guidance_interval", "shift", "sampler")
+        return {name: getattr(self, name) for name in names}
+
+    @property
+    def guidance_in_words(self) -> str:
+        """Its scale, and where it is used if that is not everywhere."""
+        low, high = self.guidance_interval
+        where = "" if (low, high) == ALWAYS else f" for t from {low:g} to {high:g}"
+        return f"guidance {self.guidance:g}{where}"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

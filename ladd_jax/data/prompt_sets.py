@@ -3,11 +3,17 @@
 import csv
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from ladd_jax.data.prompts import SUFFIXES, check_prompt, read_prompts, read_text
+from ladd_jax.data.prompts import (
+    SUFFIXES,
+    check_prompt,
+    read_prompts,
+    read_text,
+    stream_prompts,
+)
 from ladd_jax.errors import UserError
 from ladd_jax.paths import expand
 
@@ -16,7 +22,14 @@ _COUNT = 128
 
 
 def read_prompt_set(path: str | Path, column: str = "") -> list[str]:
+    """All of `stream_prompt_set`, with the same arguments and errors."""
+    return list(stream_prompt_set(path, column))
+
+
+def stream_prompt_set(path: str | Path, column: str = "") -> Iterator[str]:
     """The prompts of a file, which may be one of a published set.
+
+    Files that `read_prompts` reads are never held whole.
 
     Args:
       path: what `read_prompts` reads; or `SET:FILE`, where SET is one of `SETS`, such as
@@ -29,7 +42,8 @@ def read_prompt_set(path: str | Path, column: str = "") -> list[str]:
     """
     name, file = _set(path)
     if not name:
-        return read_prompts(path, column)
+        yield from stream_prompts(path, column)
+        return
     if column:
         raise UserError(
             f"{path} is of a known set, and column {column!r} was named: leave one of both out"
@@ -37,7 +51,7 @@ def read_prompt_set(path: str | Path, column: str = "") -> list[str]:
     prompts = SETS[name](Path(file))
     if not prompts:
         raise UserError(f"{file} holds no prompts of {name}: get it again")
-    return prompts
+    yield from prompts
 
 
 def names_prompts(path: str | Path) -> bool:

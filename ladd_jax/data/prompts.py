@@ -1,8 +1,8 @@
 """Prompts from files of text, of tables and of JSON lines."""
 
+import codecs
 import csv
 import difflib
-import io
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -24,7 +24,12 @@ SUFFIXES = (".txt", ".tsv", ".csv", ".jsonl")
 
 
 def read_prompts(path: str | Path, column: str = "") -> list[str]:
-    """The prompts of files, in their order, without white space around them.
+    """All of `stream_prompts`, with the same arguments and errors."""
+    return list(stream_prompts(path, column))
+
+
+def stream_prompts(path: str | Path, column: str = "") -> Iterator[str]:
+    """The prompts of files, in their order, without white space around them, a line at a time.
 
     Args:
       path: a file, a pattern or a list of files, as `paths.matches` reads it: `.txt`, one prompt a
@@ -38,10 +43,11 @@ def read_prompts(path: str | Path, column: str = "") -> list[str]:
       UserError: a line is damaged, or has no prompt of 1 to 10,000 characters; the column is
         missing or ambiguous; or the file is empty, of another kind or not UTF-8.
     """
-    return [prompt for file in matches(path) for prompt in _of_file(file, column)]
+    for file in matches(path):
+        yield from _of_file(file, column)
 
 
-def _of_file(path: Path, column: str) -> list[str]:
+def _of_file(path: Path, column: str) -> Iterator[str]:
     suffix = path.suffix.lower()
     values: Iterator[tuple[str, object]]
     if suffix == ".txt":
@@ -61,10 +67,11 @@ def _of_file(path: Path, column: str) -> list[str]:
         )
     else:
         raise UserError(f"{path} is not a .txt, .tsv, .csv or .jsonl file: use one of these")
-    prompts = [check_prompt(value, where) for where, value in values]
-    if not prompts:
+    where = ""
+    for where, value in values:
+        yield check_prompt(value, where)
+    if not where:
         raise UserError(f"{path} holds no prompts: write at least one")
-    return prompts
 
 
 def check_prompt(value: object, where: str) -> str:
@@ -132,12 +139,16 @@ def lines(path: Path) -> Iterator[tuple[str, str]]:
       NotFoundError: there is no such file.
       UserError: it is not UTF-8.
     """
-    # A prompt may contain other characters that Python takes for the end of a line.
-    parts = read_text(path).split("\n")
-    if not parts[-1]:
-        parts.pop()
-    for number, line in enumerate(parts, 1):
-        yield _place(path, number), line.removesuffix("\r")
+    path = _existing(path)
+    # As bytes: a prompt may contain other characters that Python takes for the end of a line.
+    with path.open("rb") as file:
+        for number, data in enumerate(file, 1):
+            where = _place(path, number)
+            try:
+                line = (data.removeprefix(codecs.BOM_UTF8) if number == 1 else data).decode()
+            except UnicodeDecodeError as error:
+                raise UserError(f"{where} is not UTF-8: save the file as UTF-8") from error
+            yield where, line.removesuffix("\n").removesuffix("\r")
 
 
 def parse_object(text: str, where: str) -> dict[str, Any]:
@@ -191,9 +202,7 @@ def read_text(path: Path) -> str:
       NotFoundError: there is no such file.
       UserError: it is not UTF-8.
     """
-    path = expand(path)
-    if not path.is_file():
-        raise NotFoundError(f"no file {path}{'' if path.exists() else near(path)}: check the path")
+    path = _existing(path)
     data = path.read_bytes()
     try:
         return data.decode("utf-8-sig")
@@ -201,6 +210,13 @@ def read_text(path: Path) -> str:
         # The place counts from after the byte-order mark, which has no end of a line.
         where = _place(path, error.object.count(b"\n", 0, error.start) + 1)
         raise UserError(f"{where} is not UTF-8: save the file as UTF-8") from error
+
+
+def _existing(path: Path) -> Path:
+    path = expand(path)
+    if not path.is_file():
+        raise NotFoundError(f"no file {path}{'' if path.exists() else near(path)}: check the path")
+    return path
 
 
 def _place(path: Path, line: int) -> str:
@@ -243,13 +259,22 @@ def _table(path: Path, delimiter: str, column: str) -> Iterator[tuple[str, str]]
 
 def _rows(path: Path, delimiter: str) -> Iterator[tuple[str, list[str]]]:
     """The rows of a table, the one that names the columns first, each with its place."""
-    # A quote that is never closed would swallow the rest; strict makes it an error.
-    rows = csv.reader(io.StringIO(read_text(path), newline=""), delimiter=delimiter, strict=True)
+    path = _existing(path)
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        # A quote that is never closed would swallow the rest; strict makes it an error.
+        yield from _checked_rows(path, csv.reader(file, delimiter=delimiter, strict=True))
+
+
+def _checked_rows(path: Path, rows: Any) -> Iterator[tuple[str, list[str]]]:
     columns = 0
     while True:
         where = _place(path, rows.line_num + 1)
         try:
             row = next(rows, None)
+        except UnicodeDecodeError:
+            # It knows the place in a part of the file alone.
+            read_text(path)
+            raise
         except csv.Error as error:
             raise UserError(
                 f"{where} has a quoted field that is not valid ({error}): quote fields whole, "

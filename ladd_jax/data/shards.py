@@ -25,6 +25,7 @@ import tensorflow_datasets as tfds
 from array_record.python.array_record_module import ArrayRecordWriter
 from tqdm import tqdm
 
+from ladd_jax.data.array_specs import ArraySpec
 from ladd_jax.data.buckets import Bucket
 from ladd_jax.data.shard_files import check_values, count_records
 from ladd_jax.errors import DamagedError, NotFoundError, UserError
@@ -40,39 +41,28 @@ _TEXTS = ("key", "prompt")
 """Texts that every record has besides its arrays."""
 
 _NAME = "latents"
-_VERSION = "1.0.0"
+_VERSION = "2.0.0"
+_VERSIONS = (_VERSION, "1.0.0")
+"""Those that are read; 1.0.0 has lists of numbers in the place of bytes."""
+
 _ARRAYS = "arrays.json"
 _NULL = "null_text.npz"
 _IDENTITY = "identity.json"
+_TEXT = "text.json"
 
 
 @dataclasses.dataclass(frozen=True)
-class ArraySpec:
-    """An array that every record has.
+class Text:
+    """Where a set has its cond from: the record at a place that of the same place in another set.
 
     Attributes:
-      shape: its dimensions; "H" and "W" are the rows and columns of the record's bucket.
-      dtype: float32 or float16, on disk.
-
-    Raises:
-      UserError: a dimension is a string other than "H" and "W".
+      set: name of the other set's folder, beside this one's.
+      sizes: its records of each bucket; places beyond them count again from the start. Records that
+        are added to it later change nothing.
     """
 
-    shape: tuple[int | str, ...]
-    dtype: str = "float32"
-
-    def __post_init__(self) -> None:
-        for size in self.shape:
-            if isinstance(size, str) and size not in ("H", "W"):
-                raise UserError(
-                    f"an array's shape {self.shape} names {size!r}: use whole numbers, and 'H' and "
-                    f"'W' for the sides of the bucket"
-                )
-
-    def shape_in(self, bucket: Bucket) -> tuple[int, ...]:
-        """The dimensions in one bucket."""
-        sides = {"H": bucket.height, "W": bucket.width}
-        return tuple(sides[size] if isinstance(size, str) else size for size in self.shape)
+    set: str
+    sizes: Mapping[Bucket, int]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,6 +74,7 @@ class Layout:
       records_per_shard: records in every file but the last of a bucket.
       arrays: arrays of every record, by name. `latents` may be left out: prompts alone. All others
         are the record's cond.
+      text: where the cond of all records is; None: in the arrays.
 
     Raises:
       UserError: an array has the name of a record's text, `key` or `prompt`.
@@ -92,6 +83,7 @@ class Layout:
     sizes: Mapping[Bucket, int]
     records_per_shard: int
     arrays: Mapping[str, ArraySpec]
+    text: Text | None = None
 
     def __post_init__(self) -> None:
         for name in _TEXTS:
@@ -112,10 +104,9 @@ class Layout:
 
     def features(self, bucket: Bucket) -> tfds.features.FeaturesDict:
         """The record of a bucket."""
-        arrays = {
-            name: tfds.features.Tensor(shape=spec.shape_in(bucket), dtype=np.dtype(spec.dtype).type)
-            for name, spec in self.arrays.items()
-        }
+        arrays: dict[str, Any] = {}
+        for name, spec in self.arrays.items():
+            arrays |= spec.features(name, bucket)
         texts = {name: tfds.features.Text() for name in _TEXTS}
         return tfds.features.FeaturesDict(arrays | texts)
 
@@ -135,6 +126,13 @@ class Shard:
         split = f"b{self.bucket.name}"
         name = f"{_NAME}-{split}.array_record-{self.index:05d}-of-{self.count:05d}"
         return _bucket_directory(directory, self.bucket) / name
+
+
+def _version(folder: Path) -> Path:
+    """The newest version of a bucket's files that is there, or where it would be."""
+    return next(
+        (folder / name for name in _VERSIONS if (folder / name).is_dir()), folder / _VERSION
+    )
 
 
 def _bucket_directory(directory: str | Path, bucket: Bucket) -> Path:
@@ -179,8 +177,8 @@ def write_shard(
       directory: folder of the whole set.
       layout: layout of the whole set.
       shard: the shard to write.
-      records: `latents` (if any), `cond` (arrays by name) and `prompt` of records `start` to
-        `stop`, in order.
+      records: `latents` (if any), `cond` (arrays by name, of which only those of the layout are
+        written) and `prompt` of records `start` to `stop`, in order.
 
     Raises:
       UserError: another number of records, or one of another shape; or a value that is not finite,
@@ -201,10 +199,12 @@ def write_shard(
                 given[LATENTS] = record[LATENTS]
             # An overflow is found below, with the record's name.
             with np.errstate(over="ignore"):
-                arrays = {n: np.asarray(given[n], spec.dtype) for n, spec in layout.arrays.items()}
+                arrays = {name: spec.as_given(given[name]) for name, spec in layout.arrays.items()}
             check_values(arrays, key, record["prompt"])
-            example = features.encode_example({**arrays, "key": key, "prompt": record["prompt"]})
-            writer.write(features.serialize_example(example))
+            packed: dict[str, Any] = {"key": key, "prompt": record["prompt"]}
+            for name, spec in layout.arrays.items():
+                packed |= spec.pack(name, arrays[name])
+            writer.write(features.serialize_example(packed))
             count += 1
         writer.close()
         if count != shard.stop - shard.start:
@@ -269,6 +269,10 @@ def finalize(directory: str | Path, layout: Layout, null: Mapping[str, np.ndarra
         )
     arrays = {name: dataclasses.asdict(spec) for name, spec in layout.arrays.items()}
     write_text_whole(Path(directory) / _ARRAYS, json.dumps(arrays))
+    if layout.text is not None:
+        sizes = {bucket.name: size for bucket, size in layout.text.sizes.items()}
+        named = {"set": layout.text.set, "sizes": sizes}
+        write_text_whole(Path(directory) / _TEXT, json.dumps(named))
     # The last file to appear: where it is, the set is complete.
     write_whole(Path(directory) / _NULL, lambda file: np.savez(file, allow_pickle=False, **null))
 
@@ -362,6 +366,7 @@ class Shards:
     Attributes:
       sizes: records in each bucket.
       arrays: arrays of every record, by name.
+      text: the set that the cond of the records is read from; None where they have their own.
       null: float32 arrays of the empty prompt, by name.
       skipped: records that could not be read so far, with the reason, by bucket and place.
     """
@@ -376,7 +381,8 @@ class Shards:
 
         Raises:
           NotFoundError: the set was not finalized.
-          DamagedError: a file is missing, was cut or is of another set.
+          DamagedError: a file is missing, was cut or is of another set; or the set that the text
+            is in does not fit.
         """
         self.directory = directory = Path(directory)
         check_complete(directory)
@@ -389,14 +395,14 @@ class Shards:
             bucket = Bucket.parse(folder.name)
             split = f"b{bucket.name}"
             try:
-                builder = tfds.builder_from_directory(str(folder / _VERSION))
+                builder = tfds.builder_from_directory(str(_version(folder)))
                 info = builder.info.splits[split]
             # It reads JSON without a word of what is wrong with it.
             except Exception as error:
                 if isinstance(error, PermissionError):
                     raise
                 raise DamagedError(
-                    f"the metadata of {folder / _VERSION} are damaged or missing: {_AGAIN}"
+                    f"the metadata of {_version(folder)} are damaged or missing: {_AGAIN}"
                 ) from error
             _check_files(directory, info)
             self._files[bucket] = info
@@ -406,14 +412,38 @@ class Shards:
             raise DamagedError(f"{directory} holds no bucket: {_AGAIN}")
         declared = read_json(directory / _ARRAYS, _AGAIN)
         self.arrays = {
-            name: ArraySpec(tuple(spec["shape"]), spec["dtype"]) for name, spec in declared.items()
+            name: ArraySpec(
+                tuple(spec["shape"]), spec["dtype"], tuple(map(tuple, spec.get("blocks", ())))
+            )
+            for name, spec in declared.items()
         }
+        self._text_sizes: dict[Bucket, int] = {}
+        self.text = self._open_text()
+        if self.text is not None:
+            self.arrays |= self.text.cond_arrays
         self.null = _read_null(directory / _NULL, self.arrays)
         total = sum(self.sizes.values())
         self._most_skipped = max(int(most_skipped[0] * total + 1e-9), most_skipped[1])
         self.skipped: dict[tuple[Bucket, int], str] = {}
         # Several threads read.
         self._lock = threading.Lock()
+
+    def _open_text(self) -> "Shards | None":
+        named = self.directory / _TEXT
+        if not named.exists():
+            return None
+        found = read_json(named, _AGAIN)
+        text = Shards(self.directory.parent / str(found.get("set", "")))
+        for bucket in self.sizes:
+            size = found.get("sizes", {}).get(bucket.name, 0)
+            if not 0 < size <= text.sizes.get(bucket, 0):
+                raise DamagedError(
+                    f"{text.directory} has the text of {self.directory} and "
+                    f"{text.sizes.get(bucket, 0)} records of bucket {bucket.name}, which were "
+                    f"{size}: put the set there that it was made of"
+                )
+            self._text_sizes[bucket] = size
+        return text
 
     @property
     def cond_arrays(self) -> dict[str, ArraySpec]:
@@ -454,23 +484,48 @@ class Shards:
             and no more may be skipped. Its file is named.
         """
         records = self._records(bucket, [int(i) for i in indices])
-        arrays = {
-            name: np.stack([record[name] for record in records]).astype(np.float32)
-            for name in self.arrays
-        }
+        arrays = {}
+        for name, spec in self.arrays.items():
+            arrays[name] = np.zeros((len(records), *spec.shape_in(bucket)), np.float32)
+            for out, record in zip(arrays[name], records, strict=True):
+                spec.unpack(name, record, out)
         texts = {name: [record[name].decode() for record in records] for name in ("prompt", "key")}
         return self._nested(arrays) | texts
 
     def _records(self, bucket: Bucket, indices: list[int]) -> list[dict[str, Any]]:
         try:
-            records = list(self._sources[bucket].__getitems__(indices))
+            records = self._at(bucket, indices)
         except Exception:
             # One by one, to see which.
-            return [self._readable(bucket, index) for index in indices]
-        for i, index in enumerate(indices):
-            if not self._is_at_its_place(bucket, index, records[i]):
-                records[i] = self._readable(bucket, index)
+            records = [self._readable(bucket, index) for index in indices]
         return records
+
+    def _at(self, bucket: Bucket, places: list[int]) -> list[dict[str, Any]]:
+        """The records at these places, each with its text; any error where one is damaged."""
+        records = list(self._sources[bucket].__getitems__(places))
+        for place, record in zip(places, records, strict=True):
+            if record["key"].decode() != f"{bucket.name}/{place}":
+                raise DamagedError("it is of another place")
+        if self.text is None:
+            return records
+        texts = self._texts(bucket, [place % self._text_sizes[bucket] for place in places])
+        for text, record in zip(texts, records, strict=True):
+            if text["prompt"] != record["prompt"]:
+                raise DamagedError(
+                    f"its text in {self.text.directory} is of the prompt "
+                    f"{text['prompt'].decode()[:60]!r} and not {record['prompt'].decode()[:60]!r}"
+                )
+        return [text | record for text, record in zip(texts, records, strict=True)]
+
+    def _texts(self, bucket: Bucket, places: list[int]) -> list[dict[str, Any]]:
+        assert self.text is not None
+        try:
+            return self.text._at(bucket, places)
+        except Exception as error:
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise DamagedError(
+                f"its text in {self.text._file(bucket, places[0])}: {reason}"
+            ) from error
 
     def _readable(self, bucket: Bucket, index: int) -> dict[str, Any]:
         """The record, or the next one that can be read where it may be skipped."""
@@ -479,10 +534,8 @@ class Shards:
             reason = self.skipped.get((bucket, place))
             if reason is None:
                 try:
-                    (record,) = self._sources[bucket].__getitems__([place])
-                    if self._is_at_its_place(bucket, place, record):
-                        return record
-                    reason = "it is of another place"
+                    (record,) = self._at(bucket, [place])
+                    return record
                 # Of files that are damaged or of another bucket: each library has its own errors.
                 except Exception as error:
                     reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
@@ -507,9 +560,6 @@ class Shards:
             "record %s/%d of %s cannot be read (%s): another one is read in its place, %d so far",
             bucket.name, place, file, reason, count,
         )  # fmt: skip
-
-    def _is_at_its_place(self, bucket: Bucket, place: int, record: Mapping[str, Any]) -> bool:
-        return bool(record["key"].decode() == f"{bucket.name}/{place}")
 
     def _file(self, bucket: Bucket, place: int) -> str:
         """The file of a record."""

@@ -9,6 +9,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from ladd_jax.diffusion.samplers import (
+    ALWAYS,
     Levels,
     Velocity,
     consistency,
@@ -48,6 +49,7 @@ class Sampling:
       sampler: `euler` or `dpmpp_2m` (data generator) or `consistency` (student).
       sigmas: noise levels from 1 to 0.
       guidance: scale of classifier-free guidance; 1 for none.
+      guidance_interval: the first and the last t with guidance.
 
     Raises:
       UserError: there is no such sampler.
@@ -56,6 +58,7 @@ class Sampling:
     sampler: str
     sigmas: tuple[float, ...]
     guidance: float = 1.0
+    guidance_interval: tuple[float, float] = ALWAYS
 
     def __post_init__(self) -> None:
         if self.sampler not in _SAMPLERS:
@@ -65,15 +68,29 @@ class Sampling:
 
     @classmethod
     def generator(
-        cls, steps: int, guidance: float, shift: float, sampler: str = "euler"
+        cls,
+        steps: int,
+        guidance: float,
+        shift: float,
+        sampler: str = "euler",
+        guidance_interval: tuple[float, float] = ALWAYS,
     ) -> "Sampling":
         """Over evenly spaced, shifted levels, with guidance."""
-        return cls(sampler, linear_sigmas(steps, shift), guidance)
+        return cls(sampler, linear_sigmas(steps, shift), guidance, guidance_interval)
 
     @classmethod
     def student(cls, steps: int, times: tuple[float, ...]) -> "Sampling":
         """Consistency over the student's training times, unguided."""
         return cls("consistency", student_sigmas(steps, times))
+
+    @property
+    def passes(self) -> int:
+        """Forward passes of the network for one sample: two at each guided level."""
+        # As the program compares them.
+        levels = np.asarray(self.sigmas[:-1], np.float32)
+        low, high = np.asarray(self.guidance_interval, np.float32)
+        guided = (low <= levels) & (levels <= high) & (self.guidance != 1)
+        return len(levels) + int(guided.sum())
 
     def padded(self, levels: int) -> "Sampling":
         """The same with more levels of 0 at its end, where a step changes nothing.
@@ -84,7 +101,7 @@ class Sampling:
 
 
 class Sampler:
-    """Samples of one network, one program for each shape, sampler, guidance and number of levels.
+    """Samples of one network, one program for each shape, way of sampling and number of levels.
 
     A sample depends on its own seed and prompt alone: the batch around it does not matter.
     """
@@ -111,7 +128,9 @@ class Sampler:
         self._batch = -(-batch_size // batch_divisor(mesh)) * batch_divisor(mesh)
         # Each process returns all samples, those of other processes' devices too.
         self._program: Any = jax.jit(
-            self._sample, static_argnames=("shape", "sampler", "guidance"), out_shardings=whole
+            self._sample,
+            static_argnames=("shape", "sampler", "guidance", "guidance_interval"),
+            out_shardings=whole,
         )
 
     @property
@@ -129,11 +148,12 @@ class Sampler:
         shape: tuple[int, ...],
         sampler: str,
         guidance: float,
+        guidance_interval: tuple[float, float],
     ) -> jax.Array:
         def model(*args: Any) -> jax.Array:
             return self._model(params, *args)
 
-        velocity = guided(model, cond, null, guidance)
+        velocity = guided(model, cond, null, guidance, guidance_interval)
         noise = sample_noise(keys, 0, shape)
         return _run(sampler, velocity, noise, sigmas, keys)
 
@@ -175,6 +195,7 @@ class Sampler:
                 latents = self._program(
                     params, self._null, *padded, sigmas,
                     shape=tuple(shape), sampler=sampling.sampler, guidance=sampling.guidance,
+                    guidance_interval=tuple(sampling.guidance_interval),
                 )  # fmt: skip
             outputs.append(np.asarray(latents)[:count])
             progress(count)

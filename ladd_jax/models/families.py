@@ -110,6 +110,11 @@ class TextEncoder(Protocol):
         """How many prompts so far were too long and were cut, by the name of what cut them."""
         ...
 
+    @property
+    def blocks(self) -> Mapping[str, tuple[tuple[int, int], ...]]:
+        """Of arrays that are zero beside blocks of rows, by name, (rows, columns) of each block."""
+        ...
+
     def encode(self, prompts: Sequence[str]) -> dict[str, np.ndarray]:
         """Float32 arrays `[n, ...]` by name: the condition of each prompt.
 
@@ -206,6 +211,10 @@ class Family:
       forward_flops: `forward_flops(architecture, height, width, cond)`: multiplications and
         additions of one forward pass over one sample, for latents of these sides and the arrays of
         a condition, or their shapes and dtypes, with or without a batch.
+      encoder_flops: `encoder_flops(height, width, text_length)`: multiplications and additions with
+        which the encoders of released pipelines encode one prompt, and one picture with latents of
+        these sides.
+      text_blocks: `text_blocks(text_length)`: `TextEncoder.blocks` of released pipelines.
       cond_shapes: `cond_shapes(architecture, height, width, text_length)`: shapes of the arrays of
         a condition by name, without the batch, for latents of these sides.
       sides: `sides(architecture)`: what sides of latents are multiples of, and the largest; None
@@ -238,6 +247,8 @@ class Family:
     backbone: Callable[[Any], Backbone]
     cut_params: Callable[[Params, Params], Params]
     forward_flops: Callable[[Any, int, int, Mapping[str, Any]], int]
+    encoder_flops: Callable[[int, int, int], tuple[int, int]]
+    text_blocks: Callable[[int], Mapping[str, tuple[tuple[int, int], ...]]]
     cond_shapes: Callable[[Any, int, int, int], dict[str, tuple[int, ...]]]
     sides: Callable[[Any], tuple[int, int | None]]
     open_weights: Callable[[str | Path, Dtype], OpenWeights]

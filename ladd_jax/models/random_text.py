@@ -142,6 +142,11 @@ class TextEncoder:
         """How many prompts so far were too long and were cut."""
         return {"data.text_length": self._tokenizer.truncated}
 
+    @property
+    def blocks(self) -> dict[str, tuple[tuple[int, int], ...]]:
+        """None: all arrays are full."""
+        return {}
+
     def encode(self, prompts: Sequence[str]) -> dict[str, np.ndarray]:
         """Float32 `context` `[n, T, Dc]` and `pooled` `[n, Dp]`."""
         ids = self._tokenizer(prompts)

@@ -28,8 +28,9 @@ from ladd_jax.parallel.mesh import SLICES, check_batch_size, make_mesh
 from ladd_jax.planning.compile import Compiled
 from ladd_jax.planning.entry import bucket_entry
 from ladd_jax.planning.job import Job
-from ladd_jax.planning.report import headline, print_entry
+from ladd_jax.planning.report import headline, print_entry, print_run
 from ladd_jax.planning.topology import find_target
+from ladd_jax.planning.whole_run import SOME_RECORDS, known_records, run_costs
 from ladd_jax.ranges import NOT_NEGATIVE, check_distinct, check_numbers
 from ladd_jax.whole_files import write_text_whole
 
@@ -45,7 +46,9 @@ class Options:
       buckets: names of the buckets to compile; none means all of the config.
       utilisation: share of the slowest roofline that the expected speed reaches, above 0 and at
         most 1.
+      records: prompts or pictures of the whole run; 0 counts those that the config names.
       largest: whether to find the largest batch that fits, by one more compilation.
+      compile: whether to compile at all; without, all stages are estimated from their model FLOPs.
       json: file for the result; empty for none.
 
     Raises:
@@ -57,7 +60,9 @@ class Options:
     batch: int = 0
     buckets: Sequence[str] = ()
     utilisation: float = 0.5
+    records: int = 0
     largest: bool = True
+    compile: bool = True
     json: str = ""
 
     def __post_init__(self) -> None:
@@ -65,7 +70,7 @@ class Options:
             raise UserError("--topology is needed, such as v5e:4x8, v5p:4x4x4, v6e:8x8 or gpu:80")
         if not 0 < self.utilisation <= 1:
             raise UserError(f"--utilisation={self.utilisation} is not a share: use 0.5, or 1")
-        check_numbers(self, {"batch": NOT_NEGATIVE})
+        check_numbers(self, {"batch": NOT_NEGATIVE, "records": NOT_NEGATIVE})
         check_distinct(self, "buckets")
 
 
@@ -73,8 +78,10 @@ def plan(config: Config, options: Options) -> None:
     """Plans the distillation of a config, prints what it finds and writes it to `options.json`.
 
     Raises:
+      NotFoundError: a file of prompts is named and is not there.
       UserError: there is no such topology, mesh, batch or bucket, or the compiler is not installed.
     """
+    records = known_records(config, options.records)
     buckets = chosen_buckets(config, options.buckets)
     sizes = parse_mesh(options.mesh, config.mesh.sizes)
     target = find_target(options.topology, sizes[SLICES])
@@ -83,6 +90,9 @@ def plan(config: Config, options: Options) -> None:
     check_batch_size(batch_size, mesh, config.distil.accumulation)
     job = Job(config, objectives.ladd(config), target.chip, mesh, options.utilisation)
     print(headline(job, options.topology, sizes[SLICES], batch_size))
+    compiled: dict[str, Any] = {"buckets": []}
+    if options.compile:
+        compiled = compile_buckets(job, buckets, batch_size, largest=options.largest)
     result = {
         "topology": options.topology,
         "slices": sizes[SLICES],
@@ -91,16 +101,45 @@ def plan(config: Config, options: Options) -> None:
         "mesh": dict(mesh.shape),
         "batch": batch_size,
         "utilisation": options.utilisation,
-        **compile_buckets(job, buckets, batch_size, largest=options.largest),
+        **compiled,
         "model": to_dict(config.model),
         "teacher": to_dict(config.teacher),
         "versions": {name: importlib.metadata.version(name) for name in ("jax", target.compiler)},
     }
+    result["run"] = whole_run(job, buckets, batch_size, records, result["buckets"])
     if "largest_batch" in result:
         found = result["largest_batch"]
         print(f"\nlargest batch of {found['shape']} that fits: {found['batch']}")
     if options.json:
         write(Path(options.json), result)
+
+
+def whole_run(
+    job: Job,
+    buckets: Sequence[Bucket],
+    batch_size: int,
+    records: int,
+    entries: Sequence[Mapping[str, Any]],
+) -> dict[str, Any]:
+    """What all stages cost together, printed too.
+
+    Args:
+      job: what is planned.
+      buckets: the buckets that are planned.
+      batch_size: images in a global batch.
+      records: prompts or pictures; 0 where their number is not known.
+      entries: the buckets' entries.
+    """
+    steps = {entry["shape"]: entry["step_s"] for entry in entries if "step_s" in entry}
+    costs = run_costs(job, buckets, batch_size, records or SOME_RECORDS, steps)
+    stages = [cost.entry(job.chips) for cost in costs]
+    run: dict[str, Any] = {"records": records or None, "stages": stages}
+    # A thousand records and a whole training make no sum.
+    if records or all(cost.unit == "steps" for cost in costs):
+        names = ("model_flops", "hours", "chip_hours", "bytes")
+        run["all"] = {name: sum(stage[name] for stage in stages) for name in names}
+    print_run(job, run)
+    return run
 
 
 def parse_mesh(text: str, mesh: Mapping[str, int]) -> dict[str, int]:

@@ -1,12 +1,13 @@
 """The plan in words, on the terminal."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from ladd_jax.data.buckets import Bucket
 from ladd_jax.models.base import parameter_count
 from ladd_jax.planning.job import Job
 
-_GIB = 2**30
+_GIB, _GB = 2**30, 10**9
 
 
 def headline(job: Job, topology: str, slices: int, batch_size: int) -> str:
@@ -73,3 +74,23 @@ def print_entry(job: Job, entry: dict[str, Any]) -> None:
         f"{entry['images_per_second']:.1f} images/s, {job.config.distil.steps} steps in "
         f"{entry['hours']:.1f} h"
     )
+
+
+def print_run(job: Job, run: Mapping[str, Any]) -> None:
+    """Prints what all stages cost, made by `plan.whole_run`."""
+    share = f"{job.utilisation:.0%}"
+    print(
+        f"\nthe whole run on {job.chips} chips, at {share} of their peak where nothing was compiled"
+    )
+    print(f"  {'':<24} {'hours':>9} {'chip-hours':>11} {'GB on disk':>11}")
+    rows = [*run["stages"], *([{"stage": "all"} | run["all"]] if "all" in run else [])]
+    for row in rows:
+        amount = next((f"{row[unit]} {unit}" for unit in ("records", "steps") if unit in row), "")
+        print(
+            f"  {row['stage']:<10} {amount:>13} {row['hours']:>9.3g} {row['chip_hours']:>11.3g} "
+            f"{row['bytes'] / _GB:>11.4g}"
+        )
+    if run["records"] is None and "all" not in run:
+        print(
+            "  --records=N, the number of prompts or pictures, plans all of them and gives the sum"
+        )

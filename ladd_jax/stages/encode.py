@@ -4,6 +4,7 @@
 prompts alone, or the digits and scenes that need no files.
 """
 
+import dataclasses
 import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -16,11 +17,11 @@ from jax.sharding import Mesh
 
 from ladd_jax.config.fields import Config
 from ladd_jax.config.workdir import data_directory
+from ladd_jax.data.array_specs import text_spec
 from ladd_jax.data.buckets import Bucket
 from ladd_jax.data.contents import contents_of
 from ladd_jax.data.shards import (
     LATENTS,
-    ArraySpec,
     Layout,
     Shard,
     Shards,
@@ -145,13 +146,15 @@ def _write(
     if is_complete(target):
         return
     data = config.data
+    arrays = dict(source.arrays)
+    if LATENTS in arrays:
+        arrays[LATENTS] = dataclasses.replace(arrays[LATENTS], dtype=data.latents_dtype)
+    for name, array in null.items():
+        arrays[name] = text_spec(array.shape, data.text_dtype, encoder.blocks.get(name, ()))
     layout = Layout(
         sizes={bucket: len(prompts) for bucket, prompts in source.prompts.items()},
         records_per_shard=data.records_per_shard,
-        arrays={
-            **source.arrays,
-            **{name: ArraySpec(array.shape, data.text_dtype) for name, array in null.items()},
-        },
+        arrays=arrays,
     )
     missing = missing_shards(target, layout, jax.process_index(), jax.process_count())
     with progress(f"encode: {target.name}", layout, missing) as bar:

@@ -181,14 +181,14 @@ def evaluate(config: Config, workdir: Path) -> list[Row]:
 
 def facts_of(config: Config) -> dict[str, object]:
     """What the report says of a run's settings."""
-    samples, guidance = config.synthesize.samples, config.synthesize.guidance
+    samples = config.synthesize.samples
     data = "the encoded pictures"
     if config.distil.data == "synthesized":
         data = f"{samples} samples of each bucket" if samples else "a sample of each record"
     made = config.weights or f"{config.pretrain.steps} steps of flow matching"
     return {
         "student": f"{config.distil.steps} steps of LADD on {data}",
-        "data generator": f"{made}, guidance {guidance:g}",
+        "data generator": f"{made}, {config.synthesize.guidance_in_words}",
         "network": f"{config.model.depth} blocks of width {config.model.width}",
         "extractor": extractor_for(config),
         "seed": config.seed,

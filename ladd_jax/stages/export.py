@@ -142,7 +142,7 @@ def _how_made(config: Config, model: str, step: int, dtype: str) -> dict[str, ob
         "encoded images"
         if distil.data == "encoded"
         else f"the base model's samples: {generator.steps} steps of {generator.sampler}, "
-        f"guidance {generator.guidance:g}, shift {generator.shift:g}"
+        f"{generator.guidance_in_words}, shift {generator.shift:g}"
     )
     rows: dict[str, object] = {
         "student's weights": f"`{model}`, {'the moving average' if model == 'ema' else 'the last'}"

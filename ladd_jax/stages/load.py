@@ -61,6 +61,8 @@ def shards_of(config: Config, workdir: Path, name: str) -> Shards:
     directory = folder(workdir, name)
     shards = Shards(directory, config.data.max_unreadable if skips else (0.0, 0))
     check_set(config, directory, name)
+    if shards.text is not None:
+        check_set(config, shards.text.directory, shards.text.directory.name)
     return shards
 
 

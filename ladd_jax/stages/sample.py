@@ -128,6 +128,7 @@ def sample(
         "sigmas": ", ".join(f"{sigma:.6g}" for sigma in sampling.sigmas),
         "sampler": sampling.sampler,
         "guidance": f"{sampling.guidance:g}",
+        "guidance_interval": "{:g}, {:g}".format(*sampling.guidance_interval),
         "model": trained.model,
         "checkpoint": trained.place,
         **({} if trained.step is None else {"checkpoint_step": str(trained.step)}),

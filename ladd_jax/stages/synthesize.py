@@ -1,5 +1,6 @@
 """The stage `synthesize`: the data generator's samples as shards.
 
+Its records hold the latents, and their cond is read from the encoded shards, where it is already.
 A record depends on the seed and its place alone, and each shard appears whole: the stage can be
 stopped at any moment, and goes on where it was, on another number of hosts too.
 """
@@ -11,11 +12,12 @@ import numpy as np
 
 from ladd_jax.config import architectures
 from ladd_jax.config.fields import Config
+from ladd_jax.data.array_specs import ArraySpec
 from ladd_jax.data.contents import in_turn, read_contents
 from ladd_jax.data.shards import (
     LATENTS,
-    ArraySpec,
     Layout,
+    Text,
     finalize_together,
     is_complete,
     missing_shards,
@@ -58,7 +60,8 @@ def synthesize(config: Config, workdir: Path) -> None:
     layout = Layout(
         sizes={bucket: stage.samples or size for bucket, size in shards.sizes.items()},
         records_per_shard=stage.records_per_shard,
-        arrays={LATENTS: ArraySpec(("H", "W", config.model.channels)), **shards.cond_arrays},
+        arrays={LATENTS: ArraySpec(("H", "W", config.model.channels), config.data.latents_dtype)},
+        text=Text(encoded(workdir).name, shards.sizes),
     )
     sampling = Sampling.generator(**stage.sampling)
     begin_set(config, target, "synthesized", contents, inputs)
@@ -81,11 +84,7 @@ def synthesize(config: Config, workdir: Path) -> None:
                 layout,
                 shard,
                 (
-                    {
-                        LATENTS: latents[i],
-                        "cond": {name: array[i] for name, array in text["cond"].items()},
-                        "prompt": text["prompt"][i],
-                    }
+                    {LATENTS: latents[i], "cond": {}, "prompt": text["prompt"][i]}
                     for i in range(len(places))
                 ),
             )

@@ -50,7 +50,7 @@ class TrainedModel:
       family: the network's family.
       architecture: the network's architecture, with its dtypes.
       times: times that it was trained at; empty for a data generator, which any time serves.
-      generator: default steps, guidance, shift and sampler of a data generator.
+      generator: how a data generator is sampled by default, as `Synthesize.sampling` gives it.
       buckets: shapes of its training.
       reduction: pixels on a side of a latent pixel.
       decode: latents to pictures.

@@ -161,6 +161,12 @@ def test_a_field_that_is_unknown_or_missing_is_named():
             dict(pretrain__text_dropout=1.1),
             "pretrain.text_dropout is 1.1: use a number from 0 to 1",
         ),
+        (
+            dict(synthesize__guidance_interval=(0.8, 0.2)),
+            r"synthesize.guidance_interval is \(0.8, 0.2\): use the first and the last time",
+        ),
+        (dict(synthesize__guidance_interval=(0.5,)), "synthesize.guidance_interval is"),
+        (dict(synthesize__guidance_interval=(0.0, 1.5)), "synthesize.guidance_interval is"),
         (dict(synthesize__shift=0.0), "synthesize.shift is 0.0: use a number above 0"),
         (dict(log__profile="9:9"), "log.profile '9:9' is not START:STOP with 1 <= START < STOP"),
     ],

@@ -58,9 +58,9 @@ def test_records_at_the_end_leave_whole_shards_and_move_them_to_their_new_names(
     assert not found.stale and not found.first and found.missing == 2
     # The last one grows, and a bucket without new records is as it was.
     assert files(tmp_path) == {
-        "2x2/1.0.0/latents-b2x2.array_record-00000-of-00004": "2x2/0",
-        "2x2/1.0.0/latents-b2x2.array_record-00001-of-00004": "2x2/1",
-        "2x4/1.0.0/latents-b2x4.array_record-00000-of-00001": "2x4/0",
+        "2x2/2.0.0/latents-b2x2.array_record-00000-of-00004": "2x2/0",
+        "2x2/2.0.0/latents-b2x2.array_record-00001-of-00004": "2x2/1",
+        "2x4/2.0.0/latents-b2x4.array_record-00000-of-00001": "2x4/0",
     }
 
 

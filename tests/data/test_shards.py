@@ -13,6 +13,7 @@ from ladd_jax.data.shards import (
     ArraySpec,
     Layout,
     Shards,
+    Text,
     finalize,
     is_complete,
     missing_shards,
@@ -115,7 +116,7 @@ def test_shards_of_uneven_length_repeat_no_record(tmp_path):
 
 def test_tensorflow_datasets_reads_the_folder_without_this_project(tmp_path):
     write_all(tmp_path, layout({WIDE: 5}))
-    builder = tfds.builder_from_directory(str(tmp_path / "2x4" / "1.0.0"))
+    builder = tfds.builder_from_directory(str(tmp_path / "2x4" / "2.0.0"))
     source = builder.as_data_source("b2x4")
     assert len(source) == 5 and source[4]["latents"].shape == (2, 4, 1)
 
@@ -270,12 +271,12 @@ def test_folders_that_are_no_buckets_are_ignored(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content"),
     [("arrays.json", ""), ("null_text.npz", "PK"),
-     ("2x2/1.0.0/features.json", ""), ("2x2/1.0.0/dataset_info.json", "{")],
+     ("2x2/2.0.0/features.json", ""), ("2x2/2.0.0/dataset_info.json", "{")],
 )  # fmt: skip
 def test_damaged_files_beside_the_records_are_named(tmp_path, name, content):
     three_files(tmp_path)
     (tmp_path / name).write_text(content)
-    named = name if "/" not in name else "2x2/1.0.0"
+    named = name if "/" not in name else "2x2/2.0.0"
     with pytest.raises(DamagedError, match=rf"{named}.* damaged .*remove that directory"):
         Shards(tmp_path)
 
@@ -295,3 +296,101 @@ def test_a_set_says_what_it_was_made_of(tmp_path):
     (tmp_path / "new" / "identity.json").write_text("{")
     with pytest.raises(DamagedError, match="identity.json is damaged .*remove that directory"):
         read_identity(tmp_path / "new")
+
+
+def test_a_set_of_version_1_is_read_as_before(tmp_path, monkeypatch):
+    plan = layout({SMALL: 7, WIDE: 4}, text_dtype="float16")
+    write_all(tmp_path / "new", plan)
+
+    def numbers(shape, dtype="float32"):
+        return tfds.features.Tensor(shape=shape, dtype=np.dtype(dtype).type)
+
+    with monkeypatch.context() as older:
+        older.setattr("ladd_jax.data.array_specs._tensor", numbers)
+        older.setattr("ladd_jax.data.shards._VERSION", "1.0.0")
+        write_all(tmp_path / "old", plan)
+    assert (tmp_path / "old" / "2x4" / "1.0.0").is_dir()
+    old, new = (Shards(tmp_path / name).read(WIDE, np.arange(4)) for name in ("old", "new"))
+    for name in ("latents", "key", "prompt"):
+        np.testing.assert_array_equal(old[name], new[name])
+    for name in ("context", "pooled"):
+        np.testing.assert_array_equal(old["cond"][name], new["cond"][name])
+    # What a stopped writer of version 1 left is no part of a set of this version.
+    assert len(missing_shards(tmp_path / "old", plan)) == 5
+
+
+def write_samples(directory, sizes, seed=0):
+    """A set with latents of its own, whose text is in `encoded` beside it."""
+    encoded = Shards(directory.parent / "encoded")
+    text = Text("encoded", encoded.sizes)
+    plan = Layout(sizes, 3, {"latents": ArraySpec(("H", "W", 1))}, text=text)
+    for shard in missing_shards(directory, plan):
+        written = []
+        for place, record in zip(range(shard.start, shard.stop), records(shard, 1), strict=True):
+            source = encoded.read(shard.bucket, [place % encoded.sizes[shard.bucket]])
+            written.append(record | {"cond": {}, "prompt": source["prompt"][0]})
+        write_shard(directory, plan, shard, written)
+    finalize(directory, plan, NULL)
+    return plan
+
+
+def test_samples_are_read_with_the_text_of_the_encoded_records(tmp_path):
+    write_all(tmp_path / "encoded", layout({SMALL: 4, WIDE: 3}))
+    write_samples(tmp_path / "synthesized", {SMALL: 10})
+    encoded, samples = Shards(tmp_path / "encoded"), Shards(tmp_path / "synthesized")
+    assert samples.sizes == {SMALL: 10} and samples.cond_arrays == encoded.cond_arrays
+    assert samples.batch_shapes(2)[SMALL] == encoded.batch_shapes(2)[SMALL]
+    places = np.array([9, 0, 4, 9, 3])
+    read, text = samples.read(SMALL, places), encoded.read(SMALL, places % 4)
+    for name in ("context", "pooled"):
+        np.testing.assert_array_equal(read["cond"][name], text["cond"][name])
+    assert read["prompt"] == text["prompt"]
+    assert not np.array_equal(read["latents"], text["latents"])
+    assert read["key"] == [f"2x2/{place}" for place in places]
+
+
+def test_text_of_another_set_is_not_read_for_the_samples(tmp_path):
+    write_all(tmp_path / "encoded", layout({SMALL: 4}))
+    write_samples(tmp_path / "synthesized", {SMALL: 10})
+    shutil.rmtree(tmp_path / "encoded")
+    with pytest.raises(NotFoundError, match="no complete latent shards in .*encoded"):
+        Shards(tmp_path / "synthesized")
+    write_all(tmp_path / "encoded", layout({WIDE: 4}))
+    with pytest.raises(DamagedError, match="has the text of .*and 0 records of bucket 2x2, which"):
+        Shards(tmp_path / "synthesized")
+    shutil.rmtree(tmp_path / "encoded")
+    plan = layout({SMALL: 4})
+    for shard in missing_shards(tmp_path / "encoded", plan):
+        other = (record | {"prompt": f"another {i}"} for i, record in enumerate(records(shard)))
+        write_shard(tmp_path / "encoded", plan, shard, other)
+    finalize(tmp_path / "encoded", plan, NULL)
+    with pytest.raises(DamagedError, match="of the prompt 'another 1' and not 'prompt 1'"):
+        Shards(tmp_path / "synthesized").read(SMALL, np.array([1]))
+
+
+def test_prompts_that_are_encoded_later_leave_the_samples_as_they_were(tmp_path):
+    write_all(tmp_path / "encoded", layout({SMALL: 4}))
+    write_samples(tmp_path / "synthesized", {SMALL: 10})
+    before = Shards(tmp_path / "synthesized").read(SMALL, np.arange(10))
+    shutil.rmtree(tmp_path / "encoded")
+    write_all(tmp_path / "encoded", layout({SMALL: 6, WIDE: 3}))
+    after = Shards(tmp_path / "synthesized").read(SMALL, np.arange(10))
+    assert after["prompt"] == before["prompt"]
+    for name in ("context", "pooled"):
+        np.testing.assert_array_equal(after["cond"][name], before["cond"][name])
+
+
+def test_samples_whose_text_is_damaged_are_skipped_with_it(tmp_path):
+    plan = layout({SMALL: 4}, 1)
+    write_all(tmp_path / "encoded", plan)
+    write_samples(tmp_path / "synthesized", {SMALL: 8})
+    path = list(plan.shards())[2].path(tmp_path / "encoded")
+    flip(path)
+    with pytest.raises(DamagedError, match=f"record 2x2/2 .*its text in .*{path.name}"):
+        Shards(tmp_path / "synthesized").read(SMALL, np.arange(8))
+    samples = Shards(tmp_path / "synthesized", (0.0, 2))
+    read = samples.read(SMALL, np.arange(8))
+    # The one after stands in, with its own text.
+    assert read["key"] == [f"2x2/{place}" for place in (0, 1, 3, 3, 4, 5, 7, 7)]
+    assert read["prompt"] == [f"prompt {place}" for place in (0, 1, 3, 3, 0, 1, 3, 3)]
+    assert set(samples.skipped) == {(SMALL, 2), (SMALL, 6)}

@@ -120,6 +120,57 @@ def test_guidance_extrapolates_from_the_empty_prompt_to_the_text():
         np.testing.assert_allclose(v, NOISE * (2 + scale * 3), rtol=1e-5)
 
 
+SIGMAS = (1.0, 0.75, 0.5, 0.25, 0.0)
+
+
+def plain_guided_euler(cond, null, scale, low, high):
+    x = np.asarray(NOISE, np.float64)
+    for sigma, after in zip(SIGMAS, SIGMAS[1:], strict=False):
+        v_text, v_null = (x * c + sigma for c in (cond, null))
+        v = v_null + scale * (v_text - v_null) if low <= sigma <= high else v_text
+        x = x + (after - sigma) * v
+    return x
+
+
+@pytest.mark.parametrize("interval", [(0.0, 1.0), (0.3, 0.8), (0.5, 0.75), (0.9, 1.0), (0.1, 0.2)])
+def test_guidance_in_an_interval_is_what_a_plain_loop_computes(interval):
+    def model(x, t, cond):
+        return x * cond["pooled"][:, :1, None, None] + expand(t, x)
+
+    cond, null = {"pooled": jnp.full((3, 1), 0.7)}, {"pooled": jnp.asarray([0.2])}
+    field = guided(model, cond, null, 4.0, interval)
+    sample = jax.jit(lambda: euler(field, NOISE, SIGMAS))()
+    expected = plain_guided_euler(0.7, 0.2, 4.0, *interval)
+    np.testing.assert_allclose(sample, expected, atol=1e-5)
+
+
+def test_a_step_outside_of_the_interval_takes_one_pass_instead_of_two():
+    passes = []
+
+    def model(x, t, cond):
+        jax.debug.callback(lambda rows: passes.append(len(rows) // 3), t)
+        return x * cond["pooled"][:, :1, None, None]
+
+    cond, null = {"pooled": jnp.ones((3, 1))}, {"pooled": jnp.zeros(1)}
+    for interval, expected in (((0.0, 1.0), [2, 2, 2, 2]), ((0.3, 0.8), [1, 2, 2, 1])):
+        passes.clear()
+        field = guided(model, cond, null, 4.0, interval)
+        jax.block_until_ready(jax.jit(lambda field=field: euler(field, NOISE, SIGMAS))())
+        jax.effects_barrier()
+        assert passes == expected
+        way = Sampling("euler", SIGMAS, 4.0, interval)
+        assert way.passes == sum(expected)
+    assert Sampling("euler", SIGMAS, 1.0).passes == 4
+
+
+def test_times_of_one_batch_are_guided_each_by_itself():
+    cond = {"context": jnp.ones((3, 2, 2)), "pooled": jnp.full((3, 1), 5.0)}
+    null = {"context": jnp.zeros((2, 2)), "pooled": jnp.asarray([2.0])}
+    v = guided(toy, cond, null, 4.0, (0.2, 0.6))(NOISE, jnp.asarray([0.1, 0.5, 0.9]))
+    scale = np.asarray([5.0, 2 + 4 * 3, 5.0])[:, None, None, None]
+    np.testing.assert_allclose(v, NOISE * scale, rtol=1e-5)
+
+
 def test_a_sample_depends_on_its_seed_and_prompt_and_not_on_its_batch():
     def model(params, x, t, cond):
         return params * x + cond["pooled"][:, :1, None, None]

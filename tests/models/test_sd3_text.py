@@ -59,6 +59,12 @@ def test_it_is_encode_prompt(parts, length, request):
     assert tiny.max_difference(pooled, expected_pooled) < 1e-5
     assert (encoder.length, encoder.context_width) == context.shape[1:]
     assert encoder.pooled_width == pooled.shape[1]
+    (rows, columns), below = encoder.blocks["context"]
+    assert below == (length, 0 if parts == "without_t5" else encoder.context_width)
+    assert rows + length == encoder.length and context[:, :rows, columns - 1].any()
+    assert not context[:, :rows, columns:].any() and context[:, rows:, : below[1]].any() == (
+        parts == "with_t5"
+    )
 
 
 def test_tokenizers_need_no_torch(with_t5):

@@ -26,7 +26,8 @@ from ladd_jax.data.buckets import (
 )
 from ladd_jax.data.image_records import open_images
 from ladd_jax.data.images import decode_image, fit
-from ladd_jax.data.records import Records, Unreadable
+from ladd_jax.data.map_ahead import map_ahead
+from ladd_jax.data.records import Record, Records, Unreadable
 from ladd_jax.data.shards import LATENTS, ArraySpec
 from ladd_jax.data.sources import Source
 from ladd_jax.data.sources.fill_buckets import fill_buckets, smallest_bucket
@@ -162,16 +163,27 @@ def _look(images: Records, data: Any, workdir: Path) -> list[_Seen]:
     unreadable = Unreadable(count, listed, *data.max_unreadable)
     hidden = jax.process_index() != 0
     seen = []
-    for i in tqdm(range(count), desc="encode: look", unit="img", disable=hidden):
+
+    def look(found: tuple[int, Record | ValueError]) -> _Seen | ValueError:
+        place, record = found
+        if isinstance(record, ValueError):
+            return record
         try:
-            record = images[i]
             height, width, _ = decode_image(record.data, data.max_pixels).shape
         except ValueError as error:
-            unreadable.add(images.keys[i], error)
-            continue
+            return error
         drawn, stated = draw(record.data), record.held_out is not None
         apart = bool(record.held_out) if stated else drawn < data.held_out
-        seen.append(_Seen(i, record.key, height, width, record.prompt, drawn, apart, stated))
+        return _Seen(place, record.key, height, width, record.prompt, drawn, apart, stated)
+
+    looked = map_ahead(look, ((i, _record(images, i)) for i in range(count)))
+    for i, found in enumerate(
+        tqdm(looked, desc="encode: look", total=count, unit="img", disable=hidden)
+    ):
+        if isinstance(found, _Seen):
+            seen.append(found)
+        else:
+            unreadable.add(images.keys[i], found)
     # What only this process reads otherwise would shift what the others write.
     check_same("list of readable images", [dataclasses.astuple(record) for record in seen])
     if not hidden:
@@ -183,14 +195,23 @@ def _look(images: Records, data: Any, workdir: Path) -> list[_Seen]:
     return _by_chance(seen)
 
 
+def _record(images: Records, place: int) -> Record | ValueError:
+    """A record, or what is wrong with it."""
+    try:
+        return images[place]
+    except ValueError as error:
+        return error
+
+
 def _source(images: Records, part: dict[Bucket, list[_Seen]], encoder: _Encoder) -> Source:
     def read(bucket: Bucket, start: int, stop: int) -> dict[str, np.ndarray]:
         height, width = bucket.image_size(encoder.reduction)
-        pixels = [
-            fit(decode_image(images[record.place].data), height, width, encoder.image_channels)
-            for record in part[bucket][start:stop]
-        ]
-        return {LATENTS: encoder.encode(np.stack(pixels))}
+        found = (images[record.place].data for record in part[bucket][start:stop])
+
+        def pixels(data: bytes) -> np.ndarray:
+            return fit(decode_image(data), height, width, encoder.image_channels)
+
+        return {LATENTS: encoder.encode(np.stack(list(map_ahead(pixels, found))))}
 
     def where(bucket: Bucket, index: int) -> tuple[int, str]:
         record = part[bucket][index]

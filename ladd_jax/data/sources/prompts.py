@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from ladd_jax.data.buckets import Bucket
-from ladd_jax.data.prompt_sets import read_prompt_set
+from ladd_jax.data.packed_texts import PackedTexts
+from ladd_jax.data.prompt_sets import stream_prompt_set
 from ladd_jax.data.sources import Source
 from ladd_jax.data.sources.fill_buckets import fill_buckets
 
@@ -25,7 +26,7 @@ def look(config: Any, buckets: Sequence[Bucket]) -> Source:
 
 def _open(config: Any, buckets: Sequence[Bucket], *, tell: bool) -> Source:
     data = config.data
-    prompts = read_prompt_set(data.path, data.column)
+    prompts = PackedTexts(stream_prompt_set(data.path, data.column))
     weights = np.asarray(data.bucket_weights or [1.0] * len(buckets))
     # The bucket of a prompt depends on its place alone: more prompts can be added at the end.
     draws = np.random.default_rng(config.seed).random(len(prompts))
@@ -33,17 +34,15 @@ def _open(config: Any, buckets: Sequence[Bucket], *, tell: bool) -> Source:
     places = np.minimum(places, len(buckets) - 1)
     sizes = {bucket: int((places == place).sum()) for place, bucket in enumerate(buckets)}
     homes = fill_buckets(config, sizes, tell=tell)
-    split: dict[Bucket, list[str]] = {}
-    numbers: dict[Bucket, list[int]] = {}
-    for number, (prompt, place) in enumerate(zip(prompts, places, strict=True), 1):
-        home = homes[buckets[place]]
-        if home is not None:
-            split.setdefault(home, []).append(prompt)
-            numbers.setdefault(home, []).append(number)
+    numbers = {bucket: number for number, bucket in enumerate(buckets)}
+    # By the number of a bucket, that of where its records go.
+    to = np.array([numbers[home] if (home := homes[b]) is not None else -1 for b in buckets])
+    split = {bucket: np.flatnonzero(to[places] == numbers[bucket]) for bucket in buckets}
     unit = "line" if Path(data.path).suffix.lower() == ".txt" else "prompt"
 
     def where(bucket: Bucket, index: int) -> tuple[int, str]:
-        number = numbers[bucket][index]
+        number = int(split[bucket][index]) + 1
         return number, f"{data.path}: {unit} {number}"
 
-    return Source(split, where=where)
+    taken = {bucket: prompts.take(found) for bucket, found in split.items() if len(found)}
+    return Source(taken, where=where)

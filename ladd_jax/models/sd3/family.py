@@ -11,6 +11,7 @@ from ladd_jax.errors import DamagedError
 from ladd_jax.models.families import Family, Released
 from ladd_jax.models.layers import Dtype
 from ladd_jax.models.sd3.colors import preview
+from ladd_jax.models.sd3.encoder_flops import encoder_flops, text_blocks
 from ladd_jax.models.sd3.encoder_weights import load_autoencoder, load_text_encoders
 from ladd_jax.models.sd3.export import LAYOUTS, write_export
 from ladd_jax.models.sd3.flops import forward_flops
@@ -98,6 +99,8 @@ FAMILY = Family(
     backbone=mmdit,
     cut_params=cut_params,
     forward_flops=_flops,
+    encoder_flops=encoder_flops,
+    text_blocks=text_blocks,
     cond_shapes=_cond_shapes,
     sides=_sides,
     open_weights=open_mmdit,

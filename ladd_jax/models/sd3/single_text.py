@@ -38,6 +38,11 @@ class SingleTextEncoder(SD3TextEncoder):
     tokens, `[B, D]`.
     """
 
+    @property
+    def blocks(self) -> dict[str, tuple[tuple[int, int], ...]]:
+        """None: all arrays are full."""
+        return {}
+
     def _forward(
         self, params: dict[str, Params], ids: dict[str, jax.Array]
     ) -> tuple[jax.Array, jax.Array]:

@@ -106,6 +106,11 @@ class SD3TextEncoder:
             name: jax.ShapeDtypeStruct((1, tokenizer.length), jnp.int32)
             for name, tokenizer in tokenizers.items()
         }
+        self._clip_width = sum(
+            jax.eval_shape(models[name].__call__, params[name], ids[name])[0].shape[-1]
+            for name in ("clip_l", "clip_g")
+            if name in models
+        )
         context, pooled = jax.eval_shape(self._forward, params, ids)
         self.length, self.pooled_width = context.shape[1], pooled.shape[1]
 
@@ -113,6 +118,13 @@ class SD3TextEncoder:
     def truncated(self) -> dict[str, int]:
         """How many prompts so far did not fit each tokenizer and were cut."""
         return {name: tokenizer.truncated for name, tokenizer in self._tokenizers.items()}
+
+    @property
+    def blocks(self) -> dict[str, tuple[tuple[int, int], ...]]:
+        """(rows, columns) of the context's CLIP tokens and of T5's, which are none without T5."""
+        length = self.length - self._t5_length
+        t5_width = self.context_width if "t5" in self._models else 0
+        return {"context": ((length, self._clip_width), (self._t5_length, t5_width))}
 
     def encode(self, prompts: Sequence[str]) -> dict[str, np.ndarray]:
         """Float32 `context` `[n, T, Dc]` and `pooled` `[n, Dp]`."""

@@ -1,0 +1,154 @@
+"""`python -m benchmarks.loader`: how fast shards become batches, beside reading the same bytes raw.
+
+Writes SD3-shaped records (text of 77 x 2048 and 256 x 4096 numbers, latents of 128 x 128 x 16), or
+takes those of `--directory`, and reads them in turn: all bytes of the files as they are, and all
+records once through the loader of training, in as many threads. Cold, the files' pages are dropped
+before each reading, so that the disk gives them; warm, they are in memory, where raw reading is a
+copy and nothing else. Where other programs hold the cores, times say little, and the time that
+cores are busy with it says how fast they could be. Memory is that of the process after a quarter
+and after all of the batches.
+"""
+
+import json
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from absl import app, flags
+
+from benchmarks.text_records import BUCKET, Form, random_records, write_set
+from ladd_jax.data.pipeline import BatchPlan, loader
+from ladd_jax.data.shards import Shards
+
+_RECORDS = flags.DEFINE_integer("records", 96, "Records to write.")
+_BATCH = flags.DEFINE_integer("batch", 8, "Records of a batch.")
+_THREADS = flags.DEFINE_integer("threads", 2, "Threads that read, both ways.")
+_REPEATS = flags.DEFINE_integer("repeats", 5, "Readings of each kind, in turn.")
+_TEXT = flags.DEFINE_enum("text", "float16", ["float32", "float16", "int8"], "Dtype of the text.")
+_DIRECTORY = flags.DEFINE_string("directory", "", "Where the sets are or go; empty: nowhere.")
+_JSON = flags.DEFINE_string("json", "benchmarks/results/loader.json", "Where to write the result.")
+
+_CHUNK = 2**20
+
+
+def drop_pages(files: list[Path]) -> None:
+    """Makes the next reading of files come from the disk."""
+    for file in files:
+        with file.open("rb") as opened:
+            os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def read_raw(files: list[Path], threads: int) -> None:
+    """Reads all bytes, into one buffer of a thread."""
+
+    def read(file: Path) -> None:
+        buffer = bytearray(_CHUNK)
+        with file.open("rb", buffering=0) as opened:
+            while opened.readinto(buffer):
+                pass
+
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(read, files))
+
+
+def read_batches(shards: Shards, batch: int, threads: int) -> list[int]:
+    """Reads every record once, and gives the process's memory after each batch, in bytes."""
+    plan = BatchPlan(shards.sizes, batch, seed=0)
+    held = []
+    for _ in loader(shards, plan, 0, plan.steps_per_epoch, threads=threads):
+        held.append(_resident())
+    return held
+
+
+def _resident() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def _seconds(work: Callable[[], Any]) -> tuple[float, float]:
+    """How long work takes, and how long cores are busy with it."""
+    start, busy = time.perf_counter(), time.process_time()
+    work()
+    return time.perf_counter() - start, time.process_time() - busy
+
+
+def measure(directory: Path) -> dict[str, Any]:
+    """Rates of both ways, cold and warm, and memory."""
+    shards = Shards(directory / "synthesized")
+    files = sorted(directory.rglob("*.array_record-*"))
+    size = sum(file.stat().st_size for file in files)
+    threads, batch = _THREADS.value, _BATCH.value
+    held = read_batches(shards, batch, threads)
+    found: dict[str, Any] = {
+        "bytes": size,
+        "records": shards.sizes[BUCKET],
+        "memory_after_a_quarter": held[len(held) // 4],
+        "memory_at_the_end": held[-1],
+        "bytes_of_a_batch": batch * sum(4 * _numbers(spec) for spec in shards.arrays.values()),
+    }
+    for state in ("cold", "warm"):
+        times: dict[str, list[float]] = {"raw": [], "loader": []}
+        busy: dict[str, list[float]] = {"raw": [], "loader": []}
+        for _ in range(_REPEATS.value):
+            for name, work in (
+                ("raw", lambda: read_raw(files, threads)),
+                ("loader", lambda: read_batches(shards, batch, threads)),
+            ):
+                if state == "cold":
+                    drop_pages(files)
+                seconds = _seconds(work)
+                times[name].append(seconds[0])
+                busy[name].append(seconds[1])
+        ratios = [raw / ours for raw, ours in zip(*times.values(), strict=True)]
+        found[state] = {
+            "seconds": times,
+            "core_seconds": busy,
+            "records_per_core_second": len(held) * batch / statistics.median(busy["loader"]),
+            "raw_mb_per_second": size / 1e6 / statistics.median(times["raw"]),
+            "loader_mb_per_second": size / 1e6 / statistics.median(times["loader"]),
+            "loader_over_raw": statistics.median(ratios),
+        }
+    return found
+
+
+def _numbers(spec: Any) -> int:
+    return int(np.prod(spec.shape_in(BUCKET)))
+
+
+def main(_: list[str]) -> None:
+    """Measures, prints and writes."""
+    with tempfile.TemporaryDirectory() as temporary:
+        directory = Path(_DIRECTORY.value or temporary)
+        for name, layout in Form(_TEXT.value).layouts(_RECORDS.value, per_shard=8).items():
+            write_set(directory / name, layout, random_records)
+        os.sync()
+        found = measure(directory)
+    print(f"{found['records']} records, {found['bytes'] / 1e6:.0f} MB, {_THREADS.value} threads")
+    for state in ("cold", "warm"):
+        row = found[state]
+        print(
+            f"  {state}: loader {row['loader_mb_per_second']:.0f} MB/s, raw "
+            f"{row['raw_mb_per_second']:.0f} MB/s, ratio {row['loader_over_raw']:.2f}; a core "
+            f"that does nothing else loads {row['records_per_core_second']:.0f} records/s"
+        )
+    print(
+        f"  memory {found['memory_after_a_quarter'] / 1e6:.0f} MB after a quarter of the batches, "
+        f"{found['memory_at_the_end'] / 1e6:.0f} MB at the end; a batch is "
+        f"{found['bytes_of_a_batch'] / 1e6:.0f} MB"
+    )
+    setting = {
+        "text": _TEXT.value, "batch": _BATCH.value, "threads": _THREADS.value,
+        "cores": os.cpu_count(),
+    }  # fmt: skip
+    path = Path(_JSON.value)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"setting": setting} | found, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,134 @@
+"""`python -m benchmarks.text_forms`: what a prompt takes on disk, and what its form costs.
+
+Bytes are those of files: sets of SD3-shaped records, the context of CLIP's 77 tokens and T5's 256
+(or 77), the pooled vector, and a latent of 1024 x 1024 pixels in the samples. All are random, so
+that the files' own compression finds little in them. "in both, float16" is what it takes to keep
+text whole, and again beside each sample.
+
+The error of a form is that of the student's gradient in one step of distillation, against text in
+float32: random networks, each token of the text normal, or with a few features that are far larger
+than the others, as T5's are. It says nothing of T5 with fewer tokens, which needs trained encoders.
+"""
+
+import json
+import tempfile
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import app, flags
+
+from benchmarks.gradients import Recorder, shaken
+from benchmarks.text_records import Form, random_records
+from ladd_jax.data.array_specs import text_spec
+from ladd_jax.data.shards import write_shard
+from ladd_jax.models.heads import HeadConfig, head, head_stack
+from ladd_jax.models.sd3.transformer import MMDiTConfig, mmdit
+from ladd_jax.objectives.critics.features import FeatureCritic
+from ladd_jax.objectives.ladd import LADD
+from ladd_jax.training.optimizers import Optimizer
+
+_SEEDS = flags.DEFINE_integer("seeds", 3, "Weights and batches to draw.")
+_JSON = flags.DEFINE_string("json", "benchmarks/results/text_forms.json", "Where to write.")
+
+RECORDS = 4
+
+FORMS = {
+    "in both, float16": Form("float16", copied=True),
+    "float16": Form("float16"),
+    "int8": Form("int8"),
+    "int8, latents float16": Form("int8", "float16"),
+    "float16, 77 tokens of T5": Form("float16", t5_tokens=77),
+    "int8, 77 tokens of T5, latents float16": Form("int8", "float16", 77),
+}
+
+
+def bytes_of_a_prompt(form: Form) -> dict[str, float]:
+    """Bytes on disk of one prompt: encoded, its sample, and both."""
+    found = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for name, layout in form.layouts(RECORDS, per_shard=RECORDS).items():
+            (shard,) = layout.shards()
+            write_shard(folder, layout, shard, random_records(shard, form.t5_tokens))
+            found[name] = shard.path(folder).stat().st_size / RECORDS
+    return found | {"both": sum(found.values())}
+
+
+def rounded(text: jax.Array, dtype: str) -> jax.Array:
+    """Text `[n, ...]` as it comes back from shards of a dtype."""
+    spec = text_spec(text.shape[1:], dtype)
+    out = np.zeros(text.shape, np.float32)
+    for row, array in zip(out, np.asarray(text), strict=True):
+        spec.unpack("text", spec.pack("text", spec.as_given(array)), row)
+    return jnp.asarray(out)
+
+
+def gradient_errors(seeds: int) -> dict[str, dict[str, dict[str, list[float]]]]:
+    """By the kind of text and its dtype: cosine, and length of the difference, of each seed."""
+    batch, side, tokens, width, pooled_width, channels = 8, 16, 24, 256, 64, 16
+    config = MMDiTConfig(
+        depth=2, width=128, num_heads=2, qk_norm=True, in_channels=channels, out_channels=channels,
+        context_width=width, pooled_width=pooled_width, remat="none",
+    )  # fmt: skip
+    heads = HeadConfig(config.width, pooled_width, channels=32)
+    student = mmdit(config)
+    objective = LADD(
+        student=student,
+        critic=FeatureCritic(student, head(heads), head_stack(heads, config.depth)),
+        optimizer=Recorder(0.0),
+        heads_optimizer=Optimizer(0.0),
+        warmup_steps=0,
+    )
+    step = jax.jit(objective.step)
+    found: dict[str, dict[str, dict[str, list[float]]]] = {}
+    for seed in range(seeds):
+        keys = jax.random.split(jax.random.PRNGKey(seed), 8)
+        teacher = shaken(student.init(keys[0]), keys[1])
+        start = shaken(teacher, keys[2])
+        latents = jax.random.normal(keys[3], (batch, side, side, channels))
+        context = jax.random.normal(keys[4], (batch, tokens, width))
+        pooled = jax.random.normal(keys[5], (batch, pooled_width))
+        # Of a log-normal the largest of 256 features is some 16 times the median.
+        sizes = jnp.exp(jax.random.normal(keys[6], (width,)))
+        for kind, text in (("normal", context), ("uneven", context * sizes)):
+            gradients = {}
+            for dtype in ("float32", "float16", "int8"):
+                cond = {"context": rounded(text, dtype), "pooled": rounded(pooled, dtype)}
+                state = objective.init(keys[7], start)
+                after, _ = step(state, {"teacher": teacher}, {"latents": latents, "cond": cond})
+                leaves = jax.tree.leaves(after.optimizer[0].trace)
+                flat = np.concatenate([np.ravel(leaf) for leaf in leaves])
+                gradients[dtype] = flat.astype(np.float64)
+            whole = gradients.pop("float32")
+            for dtype, gradient in gradients.items():
+                row = found.setdefault(kind, {}).setdefault(
+                    dtype, {"cosine": [], "relative_error": []}
+                )
+                size = np.linalg.norm(whole)
+                cosine = gradient @ whole / np.linalg.norm(gradient) / size
+                row["cosine"].append(float(cosine))
+                row["relative_error"].append(float(np.linalg.norm(gradient - whole) / size))
+    return found
+
+
+def main(_: list[str]) -> None:
+    """Measures and prints."""
+    sizes = {name: bytes_of_a_prompt(form) for name, form in FORMS.items()}
+    print(f"{'MB of a prompt':>40} {'encoded':>8} {'sample':>8} {'both':>8}")
+    for name, found in sizes.items():
+        print(f"{name:>40} " + " ".join(f"{size / 1e6:8.2f}" for size in found.values()))
+    errors = gradient_errors(_SEEDS.value)
+    print(f"\n{'gradient of the student':>40} {'cosine':>10} {'error':>8}")
+    for kind, dtypes in errors.items():
+        for dtype, row in dtypes.items():
+            cosine, error = (np.mean(row[name]) for name in ("cosine", "relative_error"))
+            print(f"{f'{kind} text, {dtype}':>40} {cosine:10.7f} {error:8.5f}")
+    path = Path(_JSON.value)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    result = {"bytes": sizes, "gradient": errors, "seeds": _SEEDS.value}
+    path.write_text(json.dumps(result, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    app.run(main)

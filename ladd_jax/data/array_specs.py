@@ -1,0 +1,142 @@
+"""What the arrays of a record are, and the form in which they are stored.
+
+Of an array with the last axis as features each row is a token.
+"""
+
+import dataclasses
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from ladd_jax.data.buckets import Bucket
+from ladd_jax.errors import UserError
+
+Blocks = tuple[tuple[int, int], ...]
+"""(rows, columns) of blocks of rows, one below the other; what is right of them is zero."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ArraySpec:
+    """An array that every record has.
+
+    Attributes:
+      shape: its dimensions; "H" and "W" are the rows and columns of the record's bucket.
+      dtype: float32, float16 or int8, on disk. As int8 each token is stored in 255 levels, with a
+        scale of its own.
+      blocks: of an array with two dimensions, the blocks that are stored; none: all of it.
+
+    Raises:
+      UserError: a dimension is a string other than "H" and "W", or the blocks are of another shape.
+    """
+
+    shape: tuple[int | str, ...]
+    dtype: str = "float32"
+    blocks: Blocks = ()
+
+    def __post_init__(self) -> None:
+        for size in self.shape:
+            if isinstance(size, str) and size not in ("H", "W"):
+                raise UserError(
+                    f"an array's shape {self.shape} names {size!r}: use whole numbers, and 'H' and "
+                    f"'W' for the sides of the bucket"
+                )
+        if self.blocks:
+            rows = sum(rows for rows, _ in self.blocks)
+            columns = max(columns for _, columns in self.blocks)
+            if len(self.shape) != 2 or rows != self.shape[0] or columns > int(self.shape[1]):
+                raise UserError(
+                    f"blocks {self.blocks} do not make an array of shape {self.shape}: use blocks "
+                    f"with as many rows together, and no more columns"
+                )
+
+    def shape_in(self, bucket: Bucket) -> tuple[int, ...]:
+        """The dimensions in one bucket."""
+        sides = {"H": bucket.height, "W": bucket.width}
+        return tuple(sides[size] if isinstance(size, str) else size for size in self.shape)
+
+    def bytes_in(self, bucket: Bucket) -> int:
+        """Bytes of what is stored of it, before the file's own compression."""
+        shape = self.shape_in(bucket)
+        count = sum(r * c for r, c in self.blocks) if self.blocks else math.prod(shape)
+        scales = 4 * math.prod(shape[:-1]) if self.dtype == "int8" else 0
+        return count * np.dtype(self.dtype).itemsize + scales
+
+    def as_given(self, array: Any) -> np.ndarray:
+        """The array in the dtype whose range it must be within: that on disk, float32 for int8."""
+        return np.asarray(array, "float32" if self.dtype == "int8" else self.dtype)
+
+    def features(self, name: str, bucket: Bucket) -> dict[str, tfds.features.Tensor]:
+        """How it is stored, by the names in the record."""
+        shape = self.shape_in(bucket)
+        found = {name: _tensor(shape, self.dtype)}
+        if self.blocks:
+            found = {
+                part: _tensor((rows.stop - rows.start, columns), self.dtype)
+                for part, rows, columns in self._stored(name)
+            }
+        return found | ({_scale(name): _tensor(shape[:-1])} if self.dtype == "int8" else {})
+
+    def pack(self, name: str, array: np.ndarray) -> dict[str, np.ndarray]:
+        """What is stored of an array of its shape, by the names in the record.
+
+        Raises:
+          ValueError: it is not zero where nothing is stored.
+        """
+        scales = {}
+        if self.dtype == "int8":
+            scale = np.max(np.abs(array), axis=-1, initial=0) / np.float32(127)
+            scales[_scale(name)] = np.asarray(scale, np.float32)
+            array = np.rint(array / np.where(scale == 0, 1, scale)[..., None]).astype(np.int8)
+        if not self.blocks:
+            return scales | {name: array}
+        left = np.array(array)
+        stored = {}
+        for part, rows, columns in self._stored(name):
+            stored[part] = np.ascontiguousarray(array[rows, :columns])
+            left[rows, :columns] = 0
+        if left.any():
+            raise ValueError(f"{name} is not zero outside of its blocks {self.blocks}")
+        return scales | stored
+
+    def unpack(self, name: str, record: Mapping[str, Any], out: np.ndarray) -> None:
+        """Puts the array of a record into `out`, float32 zeros of its shape."""
+        if self.blocks:
+            for part, rows, columns in self._stored(name):
+                out[rows, :columns] = record[part]
+        else:
+            out[...] = record[name]
+        if self.dtype == "int8":
+            out *= np.asarray(record[_scale(name)])[..., None]
+
+    def _stored(self, name: str) -> Iterator[tuple[str, slice, int]]:
+        """Name, rows and number of columns of each block that holds something."""
+        start = 0
+        for i, (rows, columns) in enumerate(self.blocks):
+            if rows and columns:
+                yield f"{name}.{i}", slice(start, start + rows), columns
+            start += rows
+
+
+def text_spec(shape: tuple[int, ...], dtype: str, blocks: Blocks = ()) -> ArraySpec:
+    """How an array of a prompt is stored.
+
+    Args:
+      shape: its dimensions.
+      dtype: float32, float16 or int8, which is for arrays of tokens: a single vector, which sums up
+        the whole prompt, is float16 then.
+      blocks: see `ArraySpec`.
+    """
+    return ArraySpec(shape, "float16" if dtype == "int8" and len(shape) == 1 else dtype, blocks)
+
+
+def _scale(name: str) -> str:
+    return f"{name}.scale"
+
+
+def _tensor(shape: tuple[int, ...], dtype: str = "float32") -> tfds.features.Tensor:
+    # As bytes: a list of numbers is read one by one, and has four bytes for the two of float16.
+    encoding = tfds.features.Encoding.BYTES
+    return tfds.features.Tensor(shape=shape, dtype=np.dtype(dtype).type, encoding=encoding)

@@ -1,0 +1,217 @@
+"""What a whole run costs, stage by stage: hours of all chips, chip-hours, and bytes on disk.
+
+The step of `distil` is the one that was compiled. What the other stages take is their model FLOPs
+at the same share of the chips' peak; their text and pictures are read meanwhile by the hosts.
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ladd_jax.config import objectives
+from ladd_jax.config.architectures import generator_architecture
+from ladd_jax.config.fields import Config
+from ladd_jax.data.array_specs import ArraySpec, text_spec
+from ladd_jax.data.buckets import Bucket
+from ladd_jax.data.prompt_sets import stream_prompt_set
+from ladd_jax.diffusion.sampling import Sampling
+from ladd_jax.models.families import family_of
+from ladd_jax.objectives.base import Objective
+from ladd_jax.planning.job import Job
+from ladd_jax.training.program import distillation_layout
+
+SOME_RECORDS = 1000
+"""For how many records stages are planned where their number is not known."""
+
+_MADE_HERE = ("digits", "scenes")
+
+
+@dataclasses.dataclass(frozen=True)
+class StageCost:
+    """What a stage takes.
+
+    Attributes:
+      stage: its name.
+      amount: records that it writes, or steps of a training.
+      unit: which of both: `records` or `steps`.
+      model_flops: multiplications and additions that its networks ask for.
+      seconds: how long all chips are busy.
+      bytes: what it leaves on disk; of a training, its checkpoints, with the one that is being
+        written.
+    """
+
+    stage: str
+    amount: int
+    unit: str
+    model_flops: float
+    seconds: float
+    bytes: int
+
+    def entry(self, chips: int) -> dict[str, Any]:
+        """As JSON, with hours of all chips and chip-hours."""
+        hours = self.seconds / 3600
+        return {
+            "stage": self.stage,
+            self.unit: self.amount,
+            "model_flops": self.model_flops,
+            "hours": hours,
+            "chip_hours": hours * chips,
+            "bytes": self.bytes,
+        }
+
+
+def known_records(config: Config, given: int) -> int:
+    """How many prompts or pictures a run has: what was given, or what its data say; 0: unknown.
+
+    Raises:
+      NotFoundError: a file of prompts is named and is not there.
+      UserError: the file is damaged.
+    """
+    data = config.data
+    if given:
+        return given
+    if data.source in _MADE_HERE:
+        return data.examples * len(data.buckets)
+    if data.source == "prompts" and data.path:
+        return sum(1 for _ in stream_prompt_set(data.path, data.column))
+    return 0
+
+
+def run_costs(
+    job: Job, buckets: Sequence[Bucket], batch_size: int, records: int, steps: Mapping[str, float]
+) -> list[StageCost]:
+    """The cost of each stage of the config, in order; `distil` is always among them.
+
+    Args:
+      job: what is planned.
+      buckets: buckets that all records are in.
+      batch_size: images in a global batch of `distil`.
+      records: prompts or pictures.
+      steps: seconds of a compiled step by the bucket's name; what is missing is estimated.
+    """
+    config, shares = job.config, _shares(job.config, buckets)
+    counts = {bucket: records * share for bucket, share in shares.items()}
+    costs = []
+    if "encode" in config.stages:
+        costs.append(_encode(job, counts))
+    if "pretrain" in config.stages and not config.weights:
+        costs.append(_flow_matching(job, "pretrain", shares))
+    if "synthesize" in config.stages:
+        costs.append(_synthesize(job, counts))
+    if "finetune" in config.stages and config.finetune.steps:
+        costs.append(_flow_matching(job, "finetune", shares))
+    return [*costs, _distil(job, shares, batch_size, steps)]
+
+
+def _shares(config: Config, buckets: Sequence[Bucket]) -> dict[Bucket, float]:
+    """Share of the records in each bucket, of those that are planned."""
+    named = dict(zip(config.data.buckets, config.data.bucket_weights, strict=False))
+    weights = np.array([named.get(bucket.name, 0.0 if named else 1.0) for bucket in buckets])
+    if not weights.sum():
+        weights += 1
+    return dict(zip(buckets, map(float, weights / weights.sum()), strict=True))
+
+
+def _rate(job: Job) -> float:
+    """Model FLOPs a second of all chips."""
+    return job.chips * job.chip.bf16_flops * job.utilisation
+
+
+def _encode(job: Job, counts: Mapping[Bucket, float]) -> StageCost:
+    config = job.config
+    flops, size = 0.0, 0.0
+    pictures = config.data.source != "prompts"
+    for bucket, count in counts.items():
+        if _is_released(config):
+            text, picture = family_of(config).encoder_flops(
+                bucket.height, bucket.width, config.data.text_length
+            )
+            flops += count * (text + picture * pictures)
+        size += count * (_text_bytes(job, bucket) + pictures * _latent_bytes(config, bucket))
+    return _of_records(job, "encode", counts, flops, size)
+
+
+def _is_released(config: Config) -> bool:
+    """Whether encoders are those of released pipelines; what others take is nothing beside."""
+    return bool(config.weights) or "pretrain" not in config.stages
+
+
+def _synthesize(job: Job, counts: Mapping[Bucket, float]) -> StageCost:
+    config, stage = job.config, job.config.synthesize
+    passes = Sampling.generator(**stage.sampling).passes
+    architecture, forward = generator_architecture(config), family_of(config).forward_flops
+    flops, size, made = 0.0, 0.0, {}
+    for bucket, count in counts.items():
+        made[bucket] = count = stage.samples or count
+        cond = job.batch_shapes(bucket, 1)["cond"]
+        flops += count * passes * forward(architecture, bucket.height, bucket.width, cond)
+        # The text is that of the encoded records.
+        size += count * _latent_bytes(config, bucket)
+    return _of_records(job, "synthesize", made, flops, size)
+
+
+def _of_records(
+    job: Job, stage: str, counts: Mapping[Bucket, float], flops: float, size: float
+) -> StageCost:
+    amount = round(sum(counts.values()))
+    return StageCost(stage, amount, "records", flops, flops / _rate(job), round(size))
+
+
+def _text_bytes(job: Job, bucket: Bucket) -> int:
+    """Bytes of what a prompt is encoded as."""
+    config, cond = job.config, job.batch_shapes(bucket, 1)["cond"]
+    released = _is_released(config) and not config.data.text
+    blocks = family_of(config).text_blocks(config.data.text_length) if released else {}
+    return sum(
+        text_spec(array.shape[1:], config.data.text_dtype, blocks.get(name, ())).bytes_in(bucket)
+        for name, array in cond.items()
+    )
+
+
+def _latent_bytes(config: Config, bucket: Bucket) -> int:
+    spec = ArraySpec(("H", "W", config.model.channels), config.data.latents_dtype)
+    return spec.bytes_in(bucket)
+
+
+def _flow_matching(job: Job, name: str, shares: Mapping[Bucket, float]) -> StageCost:
+    config, stage = job.config, getattr(job.config, name)
+    objective = objectives.flow_matching(config, stage)
+    flops = stage.steps * stage.batch_size * _flops_of_image(job, objective, shares)
+    key = jax.ShapeDtypeStruct((2,), jnp.uint32)
+    state = jax.eval_shape(objective.init, key, objective.model.shapes)
+    size = _checkpoint_bytes(config, state)
+    return StageCost(name, stage.steps, "steps", flops, flops / _rate(job), size)
+
+
+def _distil(
+    job: Job, shares: Mapping[Bucket, float], batch_size: int, steps: Mapping[str, float]
+) -> StageCost:
+    stage = job.config.distil
+    flops, seconds = 0.0, 0.0
+    for bucket, share in shares.items():
+        step = batch_size * _flops_of_image(job, job.objective, {bucket: 1.0})
+        flops += share * step
+        seconds += share * steps.get(bucket.name, step / _rate(job))
+    state, _ = distillation_layout(job.objective, job.mesh)
+    size = _checkpoint_bytes(job.config, state)
+    return StageCost(
+        "distil", stage.steps, "steps", stage.steps * flops, stage.steps * seconds, size
+    )
+
+
+def _flops_of_image(job: Job, objective: Objective, shares: Mapping[Bucket, float]) -> float:
+    return sum(
+        share
+        * objectives.model_flops(job.config, objective, bucket, job.batch_shapes(bucket, 1)["cond"])
+        for bucket, share in shares.items()
+    )
+
+
+def _checkpoint_bytes(config: Config, state: Any) -> int:
+    one = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
+    return (config.checkpoint.keep + 1) * one
