@@ -103,6 +103,16 @@ def assert_of(prompts, workdir):
             assert np.allclose(found["latents"][:, 0, 0, 0], np.array(sums) / 1e4)
 
 
+def test_where_prompts_lie_does_not_matter(tmp_path, run):
+    run(PROMPTS)
+    moved = tmp_path / "elsewhere.txt"
+    (tmp_path / "prompts.txt").rename(moved)
+    assert run(data__path=str(moved)) == []
+    moved.write_text("\n".join(["another picture", *PROMPTS[1:]]) + "\n")
+    with pytest.raises(UserError, match="elsewhere.txt: line 1 differs"):
+        run(data__path=str(moved))
+
+
 def test_prompts_that_are_added_are_encoded_and_sampled_and_the_rest_stays(tmp_path, run):
     run(PROMPTS)
     before = {name: state(tmp_path / "run", name)[1] for name in ("encoded", "synthesized")}
@@ -176,7 +186,7 @@ def test_another_field_makes_a_whole_set_anew_and_what_depends_on_it(tmp_path, r
 @pytest.mark.parametrize(
     ("prompts", "error", "words"),
     [
-        (None, NotFoundError, "no file .*prompts.txt: check the path"),
+        (None, NotFoundError, "no file .*prompts.txt, .*: check the path"),
         (["a", " ", "b"], UserError, "line 2 is empty: write a prompt or remove it"),
     ],
 )

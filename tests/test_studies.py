@@ -25,7 +25,9 @@ def test_every_recipe_is_a_valid_config_unlike_the_others(study):
 
 
 def test_studies_share_data_but_for_those_that_say_what_theirs_is():
-    assert studies.folder("runs", "finetune", 0) == studies.folder("runs", "seeds", 0)
+    assert studies.folder("runs", "seeds", 0) == Path("runs/digits/0")
+    assert studies.folder("runs", "scenes", 0) == Path("runs/scenes/0")
+    assert studies.folder("runs", "finetune", 0) == Path("runs/digits_finetune/0")
     assert studies.folder("runs", "digits", 0) != studies.folder("runs", "seeds", 0)
     assert studies.folder("runs", "samples", 0) != studies.folder("runs", "digits", 0)
     assert studies.base(studies.read_table("samples"), 0).synthesize.samples == 4096

@@ -22,6 +22,9 @@ FREE_PATHS = (
 )  # fmt: skip
 _IGNORED = (*FREE_FIELDS, *FREE_PATHS)
 
+# Sources of which all records are compared at each start: where they lie does not matter.
+_COMPARED = ("prompts",)
+
 SETS = ("encoded", "held_out", "synthesized")
 """Results that are sets of shards."""
 
@@ -97,6 +100,8 @@ def difference(old: Mapping[str, Any], new: Mapping[str, Any], free: Sequence[st
             if field in given:
                 found = {**found, section: {field: given[field], **found[section]}}
     defaults = _named(to_dict(Config()), new["config"])
+    if new["config"].get("data", {}).get("source") in _COMPARED:
+        free = (*free, "data.path")
     words = _first_difference(filled(found, defaults), new["config"], "", (*_IGNORED, *free))
     if words:
         return words

@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from ladd_jax import __version__
 from ladd_jax.data.buckets import Bucket, nearest
+from ladd_jax.diffusion.samplers import ALWAYS
 from ladd_jax.diffusion.sampling import Sampler, Sampling, seeds
 from ladd_jax.errors import UserError
 from ladd_jax.evaluation.pictures import png, sheet
@@ -128,7 +129,11 @@ def sample(
         "sigmas": ", ".join(f"{sigma:.6g}" for sigma in sampling.sigmas),
         "sampler": sampling.sampler,
         "guidance": f"{sampling.guidance:g}",
-        "guidance_interval": "{:g}, {:g}".format(*sampling.guidance_interval),
+        **(
+            {}
+            if sampling.guidance_interval == ALWAYS
+            else {"guidance_interval": "{:g}, {:g}".format(*sampling.guidance_interval)}
+        ),
         "model": trained.model,
         "checkpoint": trained.place,
         **({} if trained.step is None else {"checkpoint_step": str(trained.step)}),

@@ -293,8 +293,12 @@ def test_tars_without_records_are_an_error(tmp_path):
 
 
 def test_a_path_without_images_is_an_error(tmp_path):
-    for path in (tmp_path, tmp_path / "gone", tmp_path / "*.tar"):
-        with pytest.raises(FileNotFoundError, match="give a directory with metadata.jsonl"):
+    for path, words in (
+        (tmp_path, "give a directory with metadata.jsonl"),
+        (tmp_path / "gone", "no file .*gone, and of its folders .* is there: check the path"),
+        (tmp_path / "*.tar", r"no file matches .*\*\.tar: check the pattern"),
+    ):
+        with pytest.raises(FileNotFoundError, match=words):
             open_images(path)
 
 

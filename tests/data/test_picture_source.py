@@ -227,9 +227,13 @@ def test_shards_for_judges_are_written_beside_older_ones(tmp_path):
     encode(config, workdir)
     assert Shards(held_out(workdir)).sizes == before
 
-    # A version that held nothing out has trained on what judges would need.
+    # What holds nothing out has trained on what judges would need.
     shutil.rmtree(workdir)
     encode(settings(path, held_out=0.0, **text), workdir)
+    with pytest.raises(UserError, match="data.held_out was 0.0 and is 0.2"):
+        encode(config, workdir)
+    # An older version did not say what it held out.
+    (encoded(workdir) / "identity.json").unlink()
     with pytest.raises(UserError, match="held nothing out, .*: use another --workdir"):
         encode(config, workdir)
 

@@ -266,11 +266,6 @@ ITS_NAME = "model.diffusion_model.joint_blocks.0.x_block.mlp.fc2.weight"
             "diffusers",
             ["pos_embed.pos_embed", "1, 35, 16"],
         ),
-        (
-            with_tensor(A_WEIGHT, torch.ones(16, 64, dtype=torch.float8_e4m3fn)),
-            "diffusers",
-            [A_WEIGHT, "F8_E4M3", "BF16"],
-        ),
         (with_tensor(A_WEIGHT, torch.ones(16, 64).int()), "diffusers", [A_WEIGHT, "I32"]),
         (without(ITS_NAME), "stability", ["joint_blocks.0.x_block.mlp.fc2.weight", "missing"]),
         (
