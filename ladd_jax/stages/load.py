@@ -25,7 +25,7 @@ from ladd_jax.parallel.mesh import parameter_shardings
 from ladd_jax.stages.names import STUDENTS
 from ladd_jax.training.checkpoint import Checkpoints
 from ladd_jax.training.program import distillation_layout
-from ladd_jax.training.state import abstract_like, state_shardings
+from ladd_jax.training.state import abstract_like
 
 _LOG = getLogger(__name__)
 
@@ -213,16 +213,14 @@ def _load_generator_as(config: Config, workdir: Path, mesh: Mesh, architecture: 
 
 
 def _matched(stage: str, config: Config, workdir: Path, mesh: Mesh) -> Params:
-    """The average that a stage of flow matching has made."""
+    """The average that a stage of flow matching has made, without the rest of its state."""
     settings = getattr(config, stage)
-    objective = objectives.flow_matching(config, settings)
-    key = jax.ShapeDtypeStruct((2,), jnp.uint32)
-    shapes = jax.eval_shape(objective.init, key, objective.model.shapes)
-    shardings = state_shardings(
-        shapes, mesh, axes=objective.model.axes, optimizer=objective.optimizer.build()
-    )
-    abstract = abstract_like(shapes, shardings)
-    return _load(config, workdir, stage, settings.steps, abstract).ema
+    model = objectives.flow_matching(config, settings).model
+    layout = parameter_shardings(mesh, model.shapes, model.axes)
+    saved = _finished(config, workdir, stage, settings.steps)
+    params = saved.restore_tree("ema", abstract_like(model.shapes, layout), settings.steps)
+    saved.close()
+    return params
 
 
 def load_finetuned(config: Config, workdir: Path, mesh: Mesh) -> Params:
@@ -269,7 +267,10 @@ def load_student(config: Config, workdir: Path, mesh: Mesh) -> TrainState:
       NotFoundError: `distil` is not done.
     """
     abstract = abstract_like(*distillation_layout(objectives.ladd(config), mesh))
-    return _load(config, workdir, "distil", config.distil.steps, abstract)
+    saved = _finished(config, workdir, "distil", config.distil.steps)
+    state = saved.restore(abstract, config.distil.steps)
+    saved.close()
+    return state
 
 
 def student_step(config: Config, workdir: Path, step: int | None = None) -> int:
@@ -347,15 +348,6 @@ def load_origin(origin: Path, step: int | None, abstract: TrainState) -> TrainSt
     state = saved.restore(abstract, step)
     saved.close()
     _LOG.info("distil: begins with the student of %s at step %d", origin, int(state.step))
-    return state
-
-
-def _load(
-    config: Config, workdir: Path, stage: str, steps: int, abstract: TrainState
-) -> TrainState:
-    saved = _finished(config, workdir, stage, steps)
-    state = saved.restore(abstract, steps)
-    saved.close()
     return state
 
 
