@@ -47,7 +47,7 @@ def get_config() -> ConfigDict:
         )
     )
 
-    # Eleven minutes' worth on two cores, the whole run; with 1500 steps it still gets better.
+    # Thirteen minutes' worth on two cores, the whole run; with 1500 steps it still gets better.
     small_recipe(config, steps=900)
 
     config.evaluate.update(dict(batch_size=40))
