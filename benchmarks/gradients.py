@@ -3,7 +3,10 @@
 import jax
 import optax
 
-from ladd_jax.models.base import Params
+from ladd_jax.models.base import Backbone, Params
+from ladd_jax.models.heads import HeadConfig, head, head_stack
+from ladd_jax.objectives.critics.features import FeatureCritic
+from ladd_jax.objectives.ladd import LADD
 from ladd_jax.training.optimizers import Optimizer
 
 
@@ -12,6 +15,24 @@ class Recorder(Optimizer):
 
     def build(self) -> optax.GradientTransformation:
         return optax.chain(optax.trace(0.0), optax.scale(0.0))
+
+
+def recording(student: Backbone, teacher: Backbone, heads: HeadConfig, blocks: int) -> LADD:
+    """A distillation whose step leaves the student's gradient in its optimizer's state.
+
+    Args:
+      student: the student.
+      teacher: the network under the heads.
+      heads: the heads.
+      blocks: blocks of the teacher, each of which has a head.
+    """
+    return LADD(
+        student=student,
+        critic=FeatureCritic(teacher, head(heads), head_stack(heads, blocks)),
+        optimizer=Recorder(0.0),
+        heads_optimizer=Optimizer(0.0),
+        warmup_steps=0,
+    )
 
 
 def shaken(params: Params, key: jax.Array) -> Params:

@@ -16,15 +16,12 @@ import jax.numpy as jnp
 import numpy as np
 from absl import app, flags
 
-from benchmarks.gradients import Recorder, shaken
+from benchmarks.gradients import recording, shaken
 from ladd_jax.models.base import Params
-from ladd_jax.models.heads import HeadConfig, head, head_stack
+from ladd_jax.models.heads import HeadConfig
 from ladd_jax.models.quantized import quantize_params
 from ladd_jax.models.sd3.transformer import MMDiTConfig, mmdit
-from ladd_jax.objectives.critics.features import FeatureCritic
-from ladd_jax.objectives.ladd import LADD
 from ladd_jax.parallel.mesh import make_mesh
-from ladd_jax.training.optimizers import Optimizer
 
 _DEPTH = flags.DEFINE_integer("depth", 4, "Blocks of teacher and student.")
 _WIDTH = flags.DEFINE_integer("width", 256, "Width of teacher and student.")
@@ -57,13 +54,7 @@ def main(_: list[str]) -> None:
     teachers = {name: mmdit(network) for name, network in networks.items()}
     programs = {}
     for name, network in teachers.items():
-        objective = LADD(
-            student=student,
-            critic=FeatureCritic(network, head(heads), head_stack(heads, config.depth)),
-            optimizer=Recorder(0.0),
-            heads_optimizer=Optimizer(0.0),
-            warmup_steps=0,
-        )
+        objective = recording(student, network, heads, config.depth)
         programs[name] = objective, jax.jit(objective.step)
 
     def frozen(name: str, params: Params) -> Params:

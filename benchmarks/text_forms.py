@@ -19,15 +19,12 @@ import jax.numpy as jnp
 import numpy as np
 from absl import app, flags
 
-from benchmarks.gradients import Recorder, shaken
+from benchmarks.gradients import recording, shaken
 from benchmarks.text_records import Form, random_records
 from ladd_jax.data.array_specs import text_spec
 from ladd_jax.data.shards import write_shard
-from ladd_jax.models.heads import HeadConfig, head, head_stack
+from ladd_jax.models.heads import HeadConfig
 from ladd_jax.models.sd3.transformer import MMDiTConfig, mmdit
-from ladd_jax.objectives.critics.features import FeatureCritic
-from ladd_jax.objectives.ladd import LADD
-from ladd_jax.training.optimizers import Optimizer
 
 _SEEDS = flags.DEFINE_integer("seeds", 3, "Weights and batches to draw.")
 _JSON = flags.DEFINE_string("json", "benchmarks/results/text_forms.json", "Where to write.")
@@ -73,13 +70,7 @@ def gradient_errors(seeds: int) -> dict[str, dict[str, dict[str, list[float]]]]:
     )  # fmt: skip
     heads = HeadConfig(config.width, pooled_width, channels=32)
     student = mmdit(config)
-    objective = LADD(
-        student=student,
-        critic=FeatureCritic(student, head(heads), head_stack(heads, config.depth)),
-        optimizer=Recorder(0.0),
-        heads_optimizer=Optimizer(0.0),
-        warmup_steps=0,
-    )
+    objective = recording(student, student, heads, config.depth)
     step = jax.jit(objective.step)
     found: dict[str, dict[str, dict[str, list[float]]]] = {}
     for seed in range(seeds):

@@ -24,6 +24,11 @@ class DamagedError(UserError):
     """A file is there and not whole: cut, empty, changed, or other than its name says."""
 
 
+def brief(error: BaseException) -> str:
+    """The first line of an error, or its kind where it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 class UserErrors(UserError):
     """Several things that the user can fix.
 

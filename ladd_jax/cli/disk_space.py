@@ -1,7 +1,6 @@
 """Whether a run can write into its workdir, and whether what it will write fits on the disk."""
 
 import contextlib
-import math
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -12,13 +11,11 @@ import jax
 import numpy as np
 
 from ladd_jax.cli.disk_errors import disk_error
-from ladd_jax.config.architectures import student_architecture
 from ladd_jax.config.fields import Config
+from ladd_jax.config.workdir import check_directory
 from ladd_jax.data.buckets import Bucket
 from ladd_jax.errors import UserError
-from ladd_jax.models.base import Params
-from ladd_jax.models.families import family_of
-from ladd_jax.objectives.base import Objective, TrainState
+from ladd_jax.planning.stored_bytes import checkpoint_bytes, latent_bytes, text_bytes
 from ladd_jax.stages.load import encoded, synthesized
 
 _SAVED = 0.75
@@ -35,8 +32,7 @@ def check_writable(workdir: Path) -> None:
     Raises:
       UserError: it is a file, or the system does not let this process write there.
     """
-    if workdir.exists() and not workdir.is_dir():
-        raise UserError(f"--workdir={workdir} is a file: name a directory")
+    check_directory(workdir)
     try:
         with tempfile.TemporaryFile(dir=_standing(workdir)):
             pass
@@ -95,32 +91,23 @@ def stage_bytes(
     found: dict[str, int] = {}
     has_latents = config.data.source != "prompts"
     if "encode" in config.stages:
-        found["encode"] = sum(n * _record(config, b, has_latents) for b, n in sizes.items())
+        # All of the text is counted: encoders of one's own may fill what released ones leave zero.
+        found["encode"] = sum(
+            n * (text_bytes(config, b, released=False) + has_latents * latent_bytes(config, b))
+            for b, n in sizes.items()
+        )
     if "synthesize" in config.stages:
         samples = config.synthesize.samples
         named = [Bucket.parse(name) for name in config.data.buckets]
         made = {bucket: samples for bucket in named} if samples else sizes
-        found["synthesize"] = sum(n * _record(config, b, True) for b, n in made.items())
+        found["synthesize"] = sum(n * latent_bytes(config, b) for b, n in made.items())
+    key = jax.ShapeDtypeStruct((2,), np.uint32)
     for name, objective in built.items():
         if name in config.stages and getattr(config, name).steps:
             trained = objective.student if name == "distil" else objective.model
-            found[name] = (config.checkpoint.keep + 1) * _state(objective, trained.shapes)
+            state = jax.eval_shape(objective.init, key, trained.shapes)
+            found[name] = checkpoint_bytes(config, state)
     return found
-
-
-def _record(config: Config, bucket: Bucket, latents: bool) -> int:
-    cond = family_of(config).cond_shapes(
-        student_architecture(config), bucket.height, bucket.width, config.data.text_length
-    )
-    text = sum(map(math.prod, cond.values())) * np.dtype(config.data.text_dtype).itemsize
-    pixels = bucket.height * bucket.width * config.model.channels
-    return text + (pixels * np.dtype(np.float32).itemsize if latents else 0)
-
-
-def _state(objective: Objective, start: Params) -> int:
-    key = jax.ShapeDtypeStruct((2,), np.uint32)
-    state: TrainState = jax.eval_shape(objective.init, key, start)
-    return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
 
 
 def _standing(path: Path) -> Path:

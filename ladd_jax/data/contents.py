@@ -10,18 +10,16 @@ import hashlib
 import json
 import os
 import shutil
-import zipfile
-import zlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ladd_jax.data import archives
 from ladd_jax.data.buckets import Bucket
 from ladd_jax.data.shards import Layout, Shard, reopen, shard_files
 from ladd_jax.data.sources import Source
-from ladd_jax.errors import DamagedError
 from ladd_jax.whole_files import write_whole
 
 Contents = Mapping[Bucket, np.ndarray]
@@ -72,17 +70,12 @@ def read_contents(directory: Path) -> dict[Bucket, np.ndarray] | None:
     path = directory / _FILE
     if not path.exists():
         return None
-    try:
-        with np.load(path) as found:
-            return {Bucket.parse(name): found[name].astype(np.uint64) for name in found.files}
-    # A damaged archive raises errors of several kinds.
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        if isinstance(error, PermissionError):
-            raise
-        raise DamagedError(
-            f"{path} is damaged ({error}): put a copy of it there, or remove {directory} and run "
-            f"the stage that writes it (encode or synthesize) again"
-        ) from error
+    remedy = (
+        f"put a copy of it there, or remove {directory} and run the stage that writes it (encode "
+        f"or synthesize) again"
+    )
+    with archives.opened(path, remedy) as found:
+        return {Bucket.parse(name): found[name].astype(np.uint64) for name in found.files}
 
 
 def write_contents(directory: Path, contents: Contents) -> None:

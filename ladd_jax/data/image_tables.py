@@ -14,7 +14,7 @@ import jax
 
 from ladd_jax.data.prompts import COLUMNS, check_prompt, choose_column
 from ladd_jax.data.records import Record
-from ladd_jax.errors import NotFoundError, UserError
+from ladd_jax.errors import NotFoundError, UserError, brief
 from ladd_jax.parallel.processes import barrier, one_of_each_host_first
 from ladd_jax.paths import is_pattern, matches
 from ladd_jax.whole_files import publish
@@ -197,7 +197,7 @@ def _one_sentence(path: str, where: str) -> Iterator[None]:
             raise
         cause = error.__cause__ if isinstance(error.__cause__, ValueError | OSError) else error
         kind = NotFoundError if isinstance(cause, OSError) else UserError
-        message = (str(cause).strip() or type(cause).__name__).splitlines()[0]
+        message = brief(cause)
         raise kind(
             f"{where} cannot be read as a table of images ({message.rstrip('.')}): give a folder "
             f"or file that holds one, or owner/name of a dataset of the hub"

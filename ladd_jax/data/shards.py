@@ -12,8 +12,6 @@ import dataclasses
 import json
 import threading
 import uuid
-import zipfile
-import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from logging import getLogger
 from pathlib import Path
@@ -25,10 +23,11 @@ import tensorflow_datasets as tfds
 from array_record.python.array_record_module import ArrayRecordWriter
 from tqdm import tqdm
 
+from ladd_jax.data import archives
 from ladd_jax.data.array_specs import ArraySpec
 from ladd_jax.data.buckets import Bucket
 from ladd_jax.data.shard_files import check_values, count_records
-from ladd_jax.errors import DamagedError, NotFoundError, UserError
+from ladd_jax.errors import DamagedError, NotFoundError, UserError, brief
 from ladd_jax.parallel.processes import barrier
 from ladd_jax.whole_files import publish, read_json, write_text_whole, write_whole
 
@@ -522,7 +521,7 @@ class Shards:
         try:
             return self.text._at(bucket, places)
         except Exception as error:
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            reason = brief(error)
             raise DamagedError(
                 f"its text in {self.text._file(bucket, places[0])}: {reason}"
             ) from error
@@ -538,7 +537,7 @@ class Shards:
                     return record
                 # Of files that are damaged or of another bucket: each library has its own errors.
                 except Exception as error:
-                    reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+                    reason = brief(error)[:200]
                 self._skip(bucket, place, reason)
         raise DamagedError(f"no record of bucket {bucket.name} in {self.directory} can be read")
 
@@ -575,14 +574,8 @@ class Shards:
 
 def _read_null(path: Path, arrays: Mapping[str, ArraySpec]) -> dict[str, np.ndarray]:
     """The arrays of the empty prompt, which are of the records' shapes."""
-    try:
-        with np.load(path) as null:
-            found = {name: array.astype(np.float32) for name, array in null.items()}
-    # A damaged archive raises errors of several kinds.
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        if isinstance(error, PermissionError):
-            raise
-        raise DamagedError(f"{path} is damaged ({error}): {_AGAIN}") from error
+    with archives.opened(path, _AGAIN) as null:
+        found = {name: array.astype(np.float32) for name, array in null.items()}
     for name, array in found.items():
         if name not in arrays or array.shape != arrays[name].shape:
             wanted = f"of shape {arrays[name].shape}" if name in arrays else "without it"

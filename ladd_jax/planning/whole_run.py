@@ -5,7 +5,6 @@ at the same share of the chips' peak; their text and pictures are read meanwhile
 """
 
 import dataclasses
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,13 +15,13 @@ import numpy as np
 from ladd_jax.config import objectives
 from ladd_jax.config.architectures import generator_architecture
 from ladd_jax.config.fields import Config
-from ladd_jax.data.array_specs import ArraySpec, text_spec
 from ladd_jax.data.buckets import Bucket
 from ladd_jax.data.prompt_sets import stream_prompt_set
 from ladd_jax.diffusion.sampling import Sampling
 from ladd_jax.models.families import family_of
 from ladd_jax.objectives.base import Objective
 from ladd_jax.planning.job import Job
+from ladd_jax.planning.stored_bytes import checkpoint_bytes, latent_bytes, text_bytes
 from ladd_jax.training.program import distillation_layout
 
 SOME_RECORDS = 1000
@@ -126,13 +125,16 @@ def _encode(job: Job, counts: Mapping[Bucket, float]) -> StageCost:
     config = job.config
     flops, size = 0.0, 0.0
     pictures = config.data.source != "prompts"
+    released = _is_released(config) and not config.data.text
     for bucket, count in counts.items():
         if _is_released(config):
             text, picture = family_of(config).encoder_flops(
                 bucket.height, bucket.width, config.data.text_length
             )
             flops += count * (text + picture * pictures)
-        size += count * (_text_bytes(job, bucket) + pictures * _latent_bytes(config, bucket))
+        size += count * (
+            text_bytes(config, bucket, released=released) + pictures * latent_bytes(config, bucket)
+        )
     return _of_records(job, "encode", counts, flops, size)
 
 
@@ -151,7 +153,7 @@ def _synthesize(job: Job, counts: Mapping[Bucket, float]) -> StageCost:
         cond = job.batch_shapes(bucket, 1)["cond"]
         flops += count * passes * forward(architecture, bucket.height, bucket.width, cond)
         # The text is that of the encoded records.
-        size += count * _latent_bytes(config, bucket)
+        size += count * latent_bytes(config, bucket)
     return _of_records(job, "synthesize", made, flops, size)
 
 
@@ -162,29 +164,13 @@ def _of_records(
     return StageCost(stage, amount, "records", flops, flops / _rate(job), round(size))
 
 
-def _text_bytes(job: Job, bucket: Bucket) -> int:
-    """Bytes of what a prompt is encoded as."""
-    config, cond = job.config, job.batch_shapes(bucket, 1)["cond"]
-    released = _is_released(config) and not config.data.text
-    blocks = family_of(config).text_blocks(config.data.text_length) if released else {}
-    return sum(
-        text_spec(array.shape[1:], config.data.text_dtype, blocks.get(name, ())).bytes_in(bucket)
-        for name, array in cond.items()
-    )
-
-
-def _latent_bytes(config: Config, bucket: Bucket) -> int:
-    spec = ArraySpec(("H", "W", config.model.channels), config.data.latents_dtype)
-    return spec.bytes_in(bucket)
-
-
 def _flow_matching(job: Job, name: str, shares: Mapping[Bucket, float]) -> StageCost:
     config, stage = job.config, getattr(job.config, name)
     objective = objectives.flow_matching(config, stage)
     flops = stage.steps * stage.batch_size * _flops_of_image(job, objective, shares)
     key = jax.ShapeDtypeStruct((2,), jnp.uint32)
     state = jax.eval_shape(objective.init, key, objective.model.shapes)
-    size = _checkpoint_bytes(config, state)
+    size = checkpoint_bytes(config, state)
     return StageCost(name, stage.steps, "steps", flops, flops / _rate(job), size)
 
 
@@ -198,7 +184,7 @@ def _distil(
         flops += share * step
         seconds += share * steps.get(bucket.name, step / _rate(job))
     state, _ = distillation_layout(job.objective, job.mesh)
-    size = _checkpoint_bytes(job.config, state)
+    size = checkpoint_bytes(job.config, state)
     return StageCost(
         "distil", stage.steps, "steps", stage.steps * flops, stage.steps * seconds, size
     )
@@ -210,8 +196,3 @@ def _flops_of_image(job: Job, objective: Objective, shares: Mapping[Bucket, floa
         * objectives.model_flops(job.config, objective, bucket, job.batch_shapes(bucket, 1)["cond"])
         for bucket, share in shares.items()
     )
-
-
-def _checkpoint_bytes(config: Config, state: Any) -> int:
-    one = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
-    return (config.checkpoint.keep + 1) * one

@@ -12,7 +12,7 @@ from pathlib import Path
 import jax
 
 from ladd_jax.config.fields import Config, to_dict
-from ladd_jax.config.identity import difference, identity
+from ladd_jax.config.identity import identity
 from ladd_jax.config.workdir import folder
 from ladd_jax.data.buckets import Bucket
 from ladd_jax.data.contents import (
@@ -29,7 +29,7 @@ from ladd_jax.data.contents import (
 from ladd_jax.data.shards import read_identity, write_identity
 from ladd_jax.errors import UserError
 from ladd_jax.parallel.processes import barrier
-from ladd_jax.stages.load import checkpoint_difference
+from ladd_jax.stages.load import checkpoint_difference, set_difference
 from ladd_jax.training.checkpoint import newest_config
 from ladd_jax.weights.fingerprint import ENCODERS, TRANSFORMER, fingerprint
 from ladd_jax.whole_files import remove_whole
@@ -130,12 +130,9 @@ def set_change(
     old = read_identity(directory)
     if not old:
         return SetChange()
-    found = difference(old, identity(to_dict(config), name, inputs))
-    if found:
-        return SetChange(
-            f"{directory} is another set than this run's ({found}): set it back, use another "
-            f"--workdir or --data, or let --on_change=redo make it anew"
-        )
+    reason = set_difference(config, directory, name, old, inputs)
+    if reason:
+        return SetChange(reason)
     before = read_contents(directory)
     if before is None or contents is None or same(before, contents):
         return SetChange()

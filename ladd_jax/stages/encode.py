@@ -104,10 +104,11 @@ def encode(config: Config, workdir: Path) -> None:
         check_set(config, target, "encoded")
         return
     inputs = inputs_of(config, None)["encoded"]
+    parts = {target: source} | ({} if source.held_out is None else {apart: source.held_out})
+    contents = {directory: contents_of(part) for directory, part in parts.items()}
     changes = [
-        set_change(config, directory, directory.name, contents_of(part), inputs, part.where)
-        for directory, part in ((target, source), (apart, source.held_out))
-        if part is not None
+        set_change(config, directory, directory.name, contents[directory], inputs, part.where)
+        for directory, part in parts.items()
     ]
     refuse(config, changes)
     whole = is_complete(target) and (source.held_out is None or is_complete(apart))
@@ -126,10 +127,10 @@ def encode(config: Config, workdir: Path) -> None:
             f"the text encoder and the data {data.source!r} both write an array {name!r}: rename "
             f"the one of the data"
         )
-    if source.held_out is not None:
-        _write(config, source.held_out, encoder, null, apart)
-    # Last, so that the held-out shards are complete where these are.
-    _write(config, source, encoder, null, target)
+    # The held-out shards first, so that they are complete where the others are.
+    for directory, part in reversed(parts.items()):
+        begin_set(config, directory, directory.name, contents[directory], inputs, part.where)
+        _write(config, part, encoder, null, directory)
     report_cut(encoder)
 
 
@@ -141,8 +142,6 @@ def _write(
     target: Path,
 ) -> None:
     """Writes the records of a source, those that it holds out excepted, as a set of shards."""
-    inputs = inputs_of(config, None)[target.name]
-    begin_set(config, target, target.name, contents_of(source), inputs, source.where)
     if is_complete(target):
         return
     data = config.data

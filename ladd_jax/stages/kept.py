@@ -2,8 +2,6 @@
 
 import hashlib
 import json
-import zipfile
-import zlib
 from collections.abc import Callable, Mapping
 from logging import getLogger
 from pathlib import Path
@@ -16,8 +14,9 @@ from jax.sharding import Mesh
 
 from ladd_jax.config.fields import Config, to_dict
 from ladd_jax.config.identity import identity
+from ladd_jax.data import archives
 from ladd_jax.data.buckets import Bucket
-from ladd_jax.errors import UserError
+from ladd_jax.errors import DamagedError, UserError
 from ladd_jax.models.base import Params
 from ladd_jax.parallel.mesh import replicated
 from ladd_jax.parallel.processes import as_process_0
@@ -86,11 +85,10 @@ def _read(path: Path, mark: str) -> Samples | None:
     if not path.exists():
         return None
     try:
-        with np.load(path) as data:
+        with archives.opened(path, "it is made again") as data:
             if str(data["fingerprint"]) != mark:
                 return None
             return {Bucket.parse(name): data[name] for name in data.files if name != "fingerprint"}
-    # A damaged archive raises errors of several kinds; what it held can be made again.
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        _LOG.warning("%s is damaged (%s): it is made again", path, error)
+    except (DamagedError, PermissionError) as error:
+        _LOG.warning("%s", error)
         return None

@@ -76,12 +76,37 @@ def check_set(config: Config, directory: Path, name: str) -> None:
     if not old:
         _LOG.warning("%s does not say what it was made of: it is used as it is", directory)
         return
-    found = difference(old, identity(to_dict(config), name))
-    if found:
-        raise UserError(
-            f"{directory} is another set than this run's ({found}): set it back, use another "
-            f"--workdir or --data, or let --on_change=redo make it anew"
-        )
+    reason = set_difference(config, directory, name, old)
+    if reason:
+        raise UserError(reason)
+
+
+def set_difference(
+    config: Config,
+    directory: Path,
+    name: str,
+    old: Mapping[str, Any],
+    inputs: Mapping[str, str] | None = None,
+) -> str:
+    """Why a set of shards is none of this run's, records aside; empty if it is.
+
+    Args:
+      config: the run's config.
+      directory: folder of the set.
+      name: the set.
+      old: its identity.
+      inputs: digests of what goes into all of it; default: they are not looked at.
+
+    Returns:
+      a sentence that names the first difference and what the user can do.
+    """
+    found = difference(old, identity(to_dict(config), name, inputs))
+    if not found:
+        return ""
+    return (
+        f"{directory} is another set than this run's ({found}): set it back, use another "
+        f"--workdir or --data, or let --on_change=redo make it anew"
+    )
 
 
 def student_data(config: Config, workdir: Path) -> Shards:

@@ -19,7 +19,7 @@ import jax
 import orbax.checkpoint as ocp
 from etils import epath
 
-from ladd_jax.errors import DamagedError, NotFoundError, UserError
+from ladd_jax.errors import DamagedError, NotFoundError, UserError, brief
 from ladd_jax.models.base import Params
 from ladd_jax.objectives.base import TrainState
 from ladd_jax.parallel.processes import as_all, as_process_0, barrier, lost_another
@@ -260,10 +260,7 @@ class Checkpoints:
         Orbax tells nothing of those that it sees are not, and counts those that it is writing,
         whose folders have other names until they are done.
         """
-        if not self.directory.is_dir():
-            return []
-        folders = (file for file in self.directory.iterdir() if file.is_dir())
-        return sorted((int(f.name) for f in folders if f.name.isdecimal()), reverse=True)
+        return _steps_in(self.directory)
 
     def _damage(self, step: int) -> str:
         """What is wrong with a checkpoint, as far as can be told without its arrays; or empty."""
@@ -298,9 +295,8 @@ class Checkpoints:
 
     def _json(self, step: int, name: str) -> dict[str, Any]:
         """An item of JSON."""
-        file = self.directory / str(step) / name / "metadata"
         try:
-            return dict(json.loads(file.read_text()))
+            return _read_json(self.directory, step, name)
         except (OSError, ValueError, TypeError) as error:
             if not _is_damage(error):
                 raise
@@ -403,18 +399,25 @@ def newest_config(directory: str | Path) -> tuple[int, dict[str, Any]] | None:
     Without Orbax, which makes the folder and which all processes use together.
     """
     directory = Path(directory)
-    if not directory.is_dir():
-        return None
-    folders = [file for file in directory.iterdir() if file.name.isdecimal()]
-    for folder in sorted(folders, key=lambda file: int(file.name), reverse=True):
+    for step in _steps_in(directory):
         try:
-            return int(folder.name), dict(
-                json.loads((folder / _CONFIG / "metadata").read_text(encoding="utf-8"))
-            )
+            return step, _read_json(directory, step, _CONFIG)
         # The training that reads it tells of its damage.
         except (OSError, ValueError, TypeError):
             continue
     return None
+
+
+def _steps_in(directory: Path) -> list[int]:
+    """Steps of the checkpoints in a folder, newest first, whole or not."""
+    if not directory.is_dir():
+        return []
+    folders = (file for file in directory.iterdir() if file.is_dir())
+    return sorted((int(f.name) for f in folders if f.name.isdecimal()), reverse=True)
+
+
+def _read_json(directory: Path, step: int, name: str) -> dict[str, Any]:
+    return dict(json.loads((directory / str(step) / name / "metadata").read_text(encoding="utf-8")))
 
 
 def _is_damage(error: Exception) -> bool:
@@ -453,7 +456,7 @@ def _named_errno(error: Exception) -> int | None:
 
 def _brief(error: Exception) -> str:
     """The first line of an error, without a long tail."""
-    line = (str(error).strip() or type(error).__name__).splitlines()[0]
+    line = brief(error)
     line = line.partition(". See full TensorStore details")[0].rstrip(".")
     return line if len(line) <= _LINE else line[: _LINE - 3] + "..."
 

@@ -6,6 +6,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from ladd_jax.paths import expand
+
 TRANSFORMER = ("transformer",)
 ENCODERS = (
     "vae", "text_encoder", "text_encoder_2", "text_encoder_3", "tokenizer", "tokenizer_2",
@@ -34,7 +36,7 @@ def fingerprint(place: str, parts: Sequence[str]) -> str:
     Returns:
       hexadecimal digits; empty where nothing is there, as with a name of the hub.
     """
-    folder = Path(place).expanduser()
+    folder = expand(place)
     files = [folder] if folder.is_file() else sorted(_files(folder, parts))
     if not files:
         return ""

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from ladd_jax.errors import DamagedError
+from ladd_jax.errors import DamagedError, brief
 
 
 def read_pretrained(name: str, directory: str | Path, **options: Any) -> Any:
@@ -24,7 +24,7 @@ def read_pretrained(name: str, directory: str | Path, **options: Any) -> Any:
         return getattr(transformers, name).from_pretrained(directory, **options)
     # It parses files of several kinds, each with errors of its own.
     except Exception as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+        reason = brief(error).rstrip(".")
         raise DamagedError(
             f"{name} cannot read {directory} ({reason}): get its files again, or run "
             f"`git lfs pull` where it was cloned"

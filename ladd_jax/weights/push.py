@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from ladd_jax.errors import UserError
+from ladd_jax.errors import UserError, brief
 from ladd_jax.weights.source import names_repository
 
 
@@ -47,7 +47,7 @@ def _told(what: str, left: str) -> Iterator[None]:
     try:
         yield
     except (errors.HTTPError, OSError, ValueError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = brief(error)
         raise UserError(
             f"{what} ({reason}), and {left}: run `hf auth login` with a token that may write, or "
             f"try again with a connection"

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Collection
 from pathlib import Path
 
-from ladd_jax.errors import DamagedError, NotFoundError, UserError
+from ladd_jax.errors import DamagedError, NotFoundError, UserError, brief
 from ladd_jax.paths import expand, near
 from ladd_jax.whole_files import read_json
 
@@ -342,7 +342,7 @@ def _fetch(repository: str, choose: _Choose) -> Path:
     except (errors.HTTPError, errors.HFValidationError, OSError) as error:
         with contextlib.suppress(OSError, errors.HFValidationError):
             return Path(huggingface_hub.snapshot_download(repository, local_files_only=True))
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = brief(error)
         raise NotFoundError(
             f"{repository} is no folder here{near(repository)}, and the hub does not give it "
             f"({reason}): give a folder, or try again with a connection"

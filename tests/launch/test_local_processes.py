@@ -15,6 +15,15 @@ def run(*arguments, **options):
     )
 
 
+def told_to_stop(folder, script):
+    """The exit code after SIGTERM, once both processes of a job have written into a folder."""
+    with subprocess.Popen([SCRIPT, "2", "bash", "-c", script]) as process:
+        while len(list(folder.iterdir())) < 2:
+            time.sleep(0.05)
+        process.terminate()
+        return process.wait()
+
+
 def test_every_process_learns_its_place_and_the_first_one_is_shown(tmp_path):
     variables = "$JAX_COORDINATOR_ADDRESS $JAX_NUM_PROCESSES"
     script = f'echo "{variables} $XLA_FLAGS" >{tmp_path}/$JAX_PROCESS_ID; echo I am $JAX_PROCESS_ID'
@@ -45,22 +54,14 @@ def test_one_that_fails_ends_all_with_its_code_and_its_last_lines(tmp_path, fail
 
 def test_ended_from_outside_it_leaves_no_process(tmp_path):
     script = f"touch {tmp_path}/$JAX_PROCESS_ID; sleep 1; touch {tmp_path}/alive"
-    with subprocess.Popen([SCRIPT, "2", "bash", "-c", script]) as process:
-        while len(list(tmp_path.iterdir())) < 2:
-            time.sleep(0.05)
-        process.terminate()
-        assert process.wait() == 143
+    assert told_to_stop(tmp_path, script) == 143
     time.sleep(1.2)
     assert not (tmp_path / "alive").exists()
 
 
 def test_told_to_stop_it_says_whether_the_processes_go_on_when_they_are_started_again(tmp_path):
     script = f"trap 'sleep 1; exit 75' TERM; touch {tmp_path}/$JAX_PROCESS_ID; sleep 30 & wait"
-    with subprocess.Popen([SCRIPT, "2", "bash", "-c", script]) as process:
-        while len(list(tmp_path.iterdir())) < 2:
-            time.sleep(0.05)
-        process.terminate()
-        assert process.wait() == 75
+    assert told_to_stop(tmp_path, script) == 75
 
 
 @pytest.mark.parametrize(

@@ -1,19 +1,12 @@
 """A transformer as diffusers keeps it: `SD3Transformer2DModel`, with a `config.json` or alone."""
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ladd_jax.errors import UserError
 from ladd_jax.models.base import Params
-from ladd_jax.models.sd3.network_layout import (
-    heads_of,
-    network_layout,
-    patches,
-    rms_norm,
-    shape_of,
-)
+from ladd_jax.models.sd3.network_layout import Deciding, network_layout, patches, rms_norm
 from ladd_jax.models.sd3.positions import fit_positions, table_side
 from ladd_jax.models.sd3.transformer import MMDiTConfig
 from ladd_jax.weights.files import StoredTensor
@@ -27,6 +20,17 @@ POSITIONS = "pos_embed.pos_embed"
 
 MARK = "pos_embed.proj.weight"
 """A tensor that only these networks have."""
+
+DECIDING = Deciding(
+    layer=r"transformer_blocks\.(\d+)\.(attn2\.)?",
+    patches=MARK,
+    positions=POSITIONS,
+    norm="transformer_blocks.0.attn.norm_q.weight",
+    out="proj_out.weight",
+    context="context_embedder.weight",
+    pooled="time_text_embed.text_embedder.linear_1.weight",
+)
+"""What tells the architecture where no `config.json` does."""
 
 
 def layout(config: MMDiTConfig, shapes: Params) -> Params:
@@ -130,56 +134,6 @@ def read_config(file: Path, tensors: Mapping[str, StoredTensor], **fields: Any) 
         qk_norm=values.get("qk_norm") is not None,
         dual_attention=tuple(values.get("dual_attention_layers") or ()),
         position_table=values["pos_embed_max_size"],
-        position_base=base,
-        position_start=start,
-        **fields,
-    )
-
-
-def infer_config(
-    file: Path,
-    tensors: Mapping[str, StoredTensor],
-    metadata: Mapping[str, str],
-    **fields: Any,
-) -> MMDiTConfig:
-    """The architecture that names and shapes describe, where no `config.json` does.
-
-    Args:
-      file: the file, for messages.
-      tensors: its tensors, without their prefix.
-      metadata: the file's metadata.
-      **fields: other fields of the result.
-
-    Raises:
-      UserError: a tensor that decides is missing or has another number of dimensions.
-    """
-
-    def shape(name: str, dimensions: int) -> tuple[int, ...]:
-        return shape_of(file, tensors, name, dimensions)
-
-    layers: dict[int, bool] = {}
-    for name in tensors:
-        if match := re.match(r"transformer_blocks\.(\d+)\.(attn2\.)?", name):
-            layer = int(match[1])
-            layers[layer] = layers.get(layer, False) or match[2] is not None
-    width, channels, patch, _ = shape(MARK, 4)
-    heads, qk_norm = heads_of(
-        file, tensors, metadata, "transformer_blocks.0.attn.norm_q.weight", width
-    )
-    shape(POSITIONS, 3)
-    base, start = fit_positions(tensors[POSITIONS])
-    return MMDiTConfig(
-        depth=max(layers, default=0) + 1,
-        width=width,
-        num_heads=heads,
-        in_channels=channels,
-        out_channels=shape("proj_out.weight", 2)[0] // patch**2,
-        context_width=shape("context_embedder.weight", 2)[1],
-        pooled_width=shape("time_text_embed.text_embedder.linear_1.weight", 2)[1],
-        patch=patch,
-        qk_norm=qk_norm,
-        dual_attention=tuple(layer for layer, dual in sorted(layers.items()) if dual),
-        position_table=table_side(tensors[POSITIONS]),
         position_base=base,
         position_start=start,
         **fields,

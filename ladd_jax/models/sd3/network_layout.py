@@ -3,13 +3,17 @@
 The two layouts, of diffusers and of Stability AI, give names; see `weights.layout`.
 """
 
+import dataclasses
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
 
 from ladd_jax.errors import UserError
 from ladd_jax.models.base import Params
+from ladd_jax.models.sd3.positions import fit_positions, table_side
 from ladd_jax.models.sd3.transformer import MMDiTConfig
 from ladd_jax.weights.files import StoredTensor
 from ladd_jax.weights.layout import only, patch_kernel, same, stacked
@@ -69,6 +73,85 @@ def shape_of(
             f"it must have {dimensions} dimensions"
         )
     return tensors[name].shape
+
+
+@dataclasses.dataclass(frozen=True)
+class Deciding:
+    """Names of the tensors of a layout that decide about the architecture.
+
+    Attributes:
+      layer: pattern of the names of a block's tensors: its number, and what only a second attention
+        has.
+      patches: the embedding of patches.
+      positions: the position table.
+      norm: scale of a query's norm in the first block.
+      out: the last projection.
+      context: the embedding of text tokens.
+      pooled: the first layer over the pooled text.
+      hidden: the first layer of an MLP; empty where all networks of the layout have the default's
+        width.
+    """
+
+    layer: str
+    patches: str
+    positions: str
+    norm: str
+    out: str
+    context: str
+    pooled: str
+    hidden: str = ""
+
+
+def infer_config(
+    names: Deciding,
+    file: Path,
+    tensors: Mapping[str, StoredTensor],
+    metadata: Mapping[str, str],
+    **fields: Any,
+) -> MMDiTConfig:
+    """The architecture that names and shapes describe.
+
+    Args:
+      names: names of a layout.
+      file: the file, for messages.
+      tensors: its tensors, without their prefix.
+      metadata: the file's metadata.
+      **fields: other fields of the result.
+
+    Raises:
+      UserError: a tensor that decides is missing or has another number of dimensions.
+    """
+
+    def shape(name: str, dimensions: int) -> tuple[int, ...]:
+        return shape_of(file, tensors, name, dimensions)
+
+    layers: dict[int, bool] = {}
+    for name in tensors:
+        if match := re.match(names.layer, name):
+            layer = int(match[1])
+            layers[layer] = layers.get(layer, False) or match[2] is not None
+    width, channels, patch, _ = shape(names.patches, 4)
+    heads, qk_norm = heads_of(file, tensors, metadata, names.norm, width)
+    shape(names.positions, 3)
+    base, start = fit_positions(tensors[names.positions])
+    if names.hidden:
+        fields["mlp_ratio"] = shape(names.hidden, 2)[0] // width
+    return MMDiTConfig(
+        depth=max(layers, default=0) + 1,
+        width=width,
+        num_heads=heads,
+        in_channels=channels,
+        out_channels=shape(names.out, 2)[0] // patch**2,
+        context_width=shape(names.context, 2)[1],
+        pooled_width=shape(names.pooled, 2)[1],
+        patch=patch,
+        qk_norm=qk_norm,
+        dual_attention=tuple(layer for layer, dual in sorted(layers.items()) if dual),
+        position_table=table_side(tensors[names.positions]),
+        position_base=base,
+        position_start=start,
+        **fields,
+    )
 
 
 def heads_of(

@@ -19,7 +19,7 @@ from jax.sharding import Mesh
 from ladd_jax.errors import ExistsError, UserError
 from ladd_jax.models.base import Model, Params
 from ladd_jax.models.sd3 import diffusers_layout, stability_layout
-from ladd_jax.models.sd3.network_layout import HEADS
+from ladd_jax.models.sd3.network_layout import HEADS, infer_config
 from ladd_jax.models.sd3.positions import check_positions, position_table, table_side
 from ladd_jax.models.sd3.transformer import MMDiTConfig, mmdit
 from ladd_jax.parallel.mesh import make_mesh
@@ -117,7 +117,7 @@ def open_mmdit(
     else:
         files, prefix = _single_layout(place, tensors)
         tensors = below(prefix, tensors)
-        config = files.infer_config(place, tensors, metadata, **fields)
+        config = infer_config(files.DECIDING, place, tensors, metadata, **fields)
     model = mmdit(config)
     tree = files.layout(config, model.shapes)
     table = files.POSITIONS

@@ -1,0 +1,46 @@
+"""Bytes of what stages leave on disk, before files' own compression."""
+
+import math
+from typing import Any
+
+import jax
+
+from ladd_jax.config.architectures import student_architecture
+from ladd_jax.config.fields import Config
+from ladd_jax.data.array_specs import ArraySpec, text_spec
+from ladd_jax.data.buckets import Bucket
+from ladd_jax.models.families import family_of
+
+
+def text_bytes(config: Config, bucket: Bucket, *, released: bool) -> int:
+    """Of what a prompt is encoded as, in a record of `encode`.
+
+    Args:
+      config: the run's config.
+      bucket: bucket of the record.
+      released: whether the encoders are those of released pipelines, whose zeros are not stored.
+    """
+    family, length = family_of(config), config.data.text_length
+    blocks = family.text_blocks(length) if released else {}
+    shapes = family.cond_shapes(student_architecture(config), bucket.height, bucket.width, length)
+    return sum(
+        text_spec(shape, config.data.text_dtype, blocks.get(name, ())).bytes_in(bucket)
+        for name, shape in shapes.items()
+    )
+
+
+def latent_bytes(config: Config, bucket: Bucket) -> int:
+    """Of the latents of a record: all that a record of `synthesize` has, but for its prompt."""
+    spec = ArraySpec(("H", "W", config.model.channels), config.data.latents_dtype)
+    return spec.bytes_in(bucket)
+
+
+def checkpoint_bytes(config: Config, state: Any) -> int:
+    """Of a training's checkpoints, with the one that is being written.
+
+    Args:
+      config: the run's config.
+      state: the training's state, or shapes and dtypes of its leaves.
+    """
+    one = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
+    return (config.checkpoint.keep + 1) * one
