@@ -435,16 +435,19 @@ class Watch:
     """When a training goes wrong."""
 
     max_skips: int = 10  # steps in a row whose gradient is not finite, which stop it
-    # Of `distil`, when metrics say that it collapses: warn, stop, or off.
+    # Of `distil`, when metrics say that it collapses: warn, stop, back (to the last checkpoint
+    # before, with a lower rate), or off.
     collapse: str = "warn"
     records: int = 5  # of log.every, in a row, that say so
     accuracy: float = 0.95  # of the heads, from which they always win
     # x0_hat_std below and above, and seed spread below, as multiples of the first record's.
     lowest: float = 0.5
     highest: float = 2.0
+    lower: float = 0.5  # what a rate is multiplied by on the way back
+    returns: int = 3  # how often it goes back; then it stops
 
     def __post_init__(self) -> None:
-        _one_of(self.collapse, "watch.collapse", "warn", "stop", "off")
+        _one_of(self.collapse, "watch.collapse", "warn", "stop", "back", "off")
         check_numbers(
             self,
             {
@@ -453,6 +456,8 @@ class Watch:
                 "accuracy": SHARE,
                 "lowest": Range(least=0, below=1),
                 "highest": Range(above=1),
+                "lower": Range(above=0, below=1),
+                "returns": COUNT,
             },
         )
 

@@ -7,9 +7,10 @@ import jax
 from ladd_jax.config import objectives
 from ladd_jax.config.architectures import generator_architecture, teacher_architecture
 from ladd_jax.config.fields import Config, to_dict
-from ladd_jax.config.workdir import places
+from ladd_jax.config.workdir import folder, places
 from ladd_jax.objectives.base import TrainState
 from ladd_jax.parallel.mesh import make_mesh
+from ladd_jax.stages.going_back import go_back, lowered
 from ladd_jax.stages.load import (
     load_finetuned,
     load_generator,
@@ -19,6 +20,7 @@ from ladd_jax.stages.load import (
 )
 from ladd_jax.stages.previews import Previews
 from ladd_jax.stages.train import run_training
+from ladd_jax.training.collapse import CollapsedError
 from ladd_jax.training.loop import Training
 from ladd_jax.training.metrics import MetricWriter
 from ladd_jax.training.program import distillation_layout
@@ -26,10 +28,20 @@ from ladd_jax.training.state import abstract_like, create
 
 
 def distil(config: Config, workdir: Path) -> None:
-    """Trains the student on the synthesized shards; goes on where it stopped."""
+    """Trains the student on the synthesized shards; goes on where it stopped.
+
+    Raises:
+      CollapsedError: it collapsed, and does not go back, or no more.
+    """
+    while collapse := _distil(config, workdir):
+        go_back(config, folder(workdir, "distil"), collapse)
+
+
+def _distil(config: Config, workdir: Path) -> CollapsedError | None:
+    """Trains to the end; returns a collapse after which the stage goes back."""
     stage = config.distil
     mesh = make_mesh(config.mesh.sizes)
-    objective = objectives.ladd(config)
+    objective = objectives.ladd(lowered(config, folder(workdir, "distil")))
     shards = student_data(config, workdir)
 
     seed = config.seed + stage.seed
@@ -68,14 +80,21 @@ def distil(config: Config, workdir: Path) -> None:
         config=to_dict(config),
         diagnosed=objective,
     )
-    run_training(
-        training,
-        config,
-        workdir,
-        shards,
-        stage.batch_size,
-        seed=seed,
-        shapes=shapes,
-        fresh=fresh,
-        preview=preview,
-    )
+    try:
+        run_training(
+            training,
+            config,
+            workdir,
+            shards,
+            stage.batch_size,
+            seed=seed,
+            shapes=shapes,
+            fresh=fresh,
+            preview=preview,
+        )
+    except CollapsedError as error:
+        if config.watch.collapse != "back":
+            raise
+        # Its frames hold the state, which must go before it is read again.
+        return error.with_traceback(None)
+    return None

@@ -22,7 +22,7 @@ from ladd_jax.objectives.base import TrainState
 from ladd_jax.parallel.mesh import batch_rows
 from ladd_jax.stages.changes import begin_training, inputs_in
 from ladd_jax.stages.load import checkpoints_of
-from ladd_jax.training.collapse import CollapseWatch
+from ladd_jax.training.collapse import CollapsedError, CollapseWatch
 from ladd_jax.training.loop import Logging, Training, train
 from ladd_jax.training.metrics import DivergedError, MetricWriter, read_history
 from ladd_jax.training.profile import Profile
@@ -96,12 +96,16 @@ def run_training(
         profile=Profile(traced, directory),
         sample=None if preview is None else lambda state, step: preview(state, step, writer),
         sample_every=config.log.samples_every,
-        watch=_collapse_watch(config, directory) if name == "distil" else None,
+        watch=_collapse_watch(config, directory, start or 0) if name == "distil" else None,
     )
     with contextlib.closing(writer):
         try:
             told = dataclasses.replace(training, config=training.config | {"inputs": inputs})
             train(told, state, batches, batch_shapes, saved, logging)
+        except CollapsedError:
+            # All processes raise it, and what goes back opens them again.
+            saved.close()
+            raise
         except DivergedError as error:
             if not error.steps:
                 raise
@@ -109,17 +113,20 @@ def run_training(
     saved.close()
 
 
-def _collapse_watch(config: Config, directory: Path) -> Callable[[Mapping[str, Any]], None] | None:
+def _collapse_watch(
+    config: Config, directory: Path, start: int
+) -> Callable[[Mapping[str, Any]], None] | None:
     watch = config.watch
     if watch.collapse == "off":
         return None
     return CollapseWatch(
-        read_history(directory),
+        # Records after the checkpoint are of steps that are done again.
+        [record for record in read_history(directory) if record["step"] <= start],
         records=watch.records,
         accuracy=watch.accuracy,
         lowest=watch.lowest,
         highest=watch.highest,
-        stop=watch.collapse == "stop",
+        stop=watch.collapse in ("stop", "back"),
     ).see
 
 

@@ -260,7 +260,7 @@ class Checkpoints:
         Orbax tells nothing of those that it sees are not, and counts those that it is writing,
         whose folders have other names until they are done.
         """
-        return _steps_in(self.directory)
+        return steps_in(self.directory)
 
     def _damage(self, step: int) -> str:
         """What is wrong with a checkpoint, as far as can be told without its arrays; or empty."""
@@ -399,7 +399,7 @@ def newest_config(directory: str | Path) -> tuple[int, dict[str, Any]] | None:
     Without Orbax, which makes the folder and which all processes use together.
     """
     directory = Path(directory)
-    for step in _steps_in(directory):
+    for step in steps_in(directory):
         try:
             return step, _read_json(directory, step, _CONFIG)
         # The training that reads it tells of its damage.
@@ -408,7 +408,7 @@ def newest_config(directory: str | Path) -> tuple[int, dict[str, Any]] | None:
     return None
 
 
-def _steps_in(directory: Path) -> list[int]:
+def steps_in(directory: Path) -> list[int]:
     """Steps of the checkpoints in a folder, newest first, whole or not."""
     if not directory.is_dir():
         return []

@@ -11,7 +11,20 @@ _LOG = logging.getLogger(__name__)
 
 
 class CollapsedError(UserError):
-    """Metrics say that training no longer leads anywhere."""
+    """Metrics say that training no longer leads anywhere.
+
+    Attributes:
+      finding: what they say.
+      since: step of the first of the records that say so.
+      of_heads: whether heads always win; else the student is what left its band.
+    """
+
+    def __init__(self, finding: str, since: int, of_heads: bool, end: str):
+        """Joins the finding and what follows from it to a sentence."""
+        super().__init__(f"{finding}; {end}")
+        self.finding = finding
+        self.since = since
+        self.of_heads = of_heads
 
 
 class CollapseWatch:
@@ -51,6 +64,7 @@ class CollapseWatch:
         self._stop = stop
         self._first: dict[str, float] = {}
         self._count: dict[str, int] = {}
+        self._since: dict[str, int] = {}
         for record in history:
             self._findings(record)
 
@@ -60,13 +74,19 @@ class CollapseWatch:
         Raises:
           CollapsedError: there is one, and it is to stop the training. All processes raise it.
         """
-        new = [told for name, told in self._findings(record) if self._is_new(self._count[name])]
+        found = self._findings(record)
+        new = {name: told for name, told in found if self._is_new(self._count[name])}
         told = (
-            f"in {self._records} records up to step {record['step']} {' and '.join(new)}: lower "
-            f"the learning rate, or see the table of sick runs in docs/tuning.md"
+            f"in {self._records} records up to step {record['step']} {' and '.join(new.values())}: "
+            f"lower the learning rate, or see the table of sick runs in docs/tuning.md"
         )
         if self._stop and as_process_0(bool(new)):
-            raise CollapsedError(f"{told}; the same command goes on from the last checkpoint")
+            raise CollapsedError(
+                told,
+                since=min((self._since[name] for name in new), default=record["step"]),
+                of_heads=new.keys() == {"accuracy"},
+                end="the same command goes on from the last checkpoint",
+            )
         if new:
             _LOG.warning("%s", told)
 
@@ -82,6 +102,8 @@ class CollapseWatch:
             if told is None:
                 continue
             self._count[name] = self._count.get(name, 0) + 1 if told else 0
+            if self._count[name] == 1:
+                self._since[name] = record["step"]
             if told:
                 found.append((name, told))
         return found

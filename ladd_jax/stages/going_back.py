@@ -1,0 +1,109 @@
+"""A distillation that collapsed, taken back to where it was healthy, with a lower rate."""
+
+import dataclasses
+import json
+from logging import getLogger
+from pathlib import Path
+
+import jax
+
+from ladd_jax.config.fields import Config, Optimizer
+from ladd_jax.errors import DamagedError
+from ladd_jax.parallel.processes import as_process_0, barrier
+from ladd_jax.training.checkpoint import steps_in
+from ladd_jax.training.collapse import CollapsedError
+from ladd_jax.whole_files import read_json, remove_whole, write_text_whole
+
+_LOG = getLogger(__name__)
+
+_FILE = "lowered.json"
+
+
+def lowered(config: Config, directory: Path) -> Config:
+    """The config with the rates of `distil` that its collapses have left.
+
+    Args:
+      config: the run's config.
+      directory: of the stage.
+
+    Raises:
+      DamagedError: the file that says so is damaged.
+    """
+    found = _read(directory)
+
+    def after(times: int, given: Optimizer) -> Optimizer:
+        return dataclasses.replace(
+            given, learning_rate=given.learning_rate * config.watch.lower**times
+        )
+
+    distil = dataclasses.replace(
+        config.distil,
+        optimizer=after(found["optimizer"], config.distil.optimizer),
+        heads_optimizer=after(found["heads_optimizer"], config.distil.heads_optimizer),
+    )
+    return dataclasses.replace(config, distil=distil)
+
+
+def go_back(config: Config, directory: Path, collapse: CollapsedError) -> None:
+    """Removes the checkpoints of a collapse, and lowers the rate that it tells of.
+
+    A collapse of the student lowers the student's rate, and heads that always win lower theirs. A
+    checkpoint that it has gone back to, and that led to a collapse again, is removed too. Where
+    none is older, the stage begins again. All processes call this.
+
+    Args:
+      config: the run's config.
+      directory: of the stage.
+      collapse: what the training ended with.
+
+    Raises:
+      CollapsedError: it went back `watch.returns` times already.
+    """
+    found = _read(directory)
+    if as_process_0(found["optimizer"] + found["heads_optimizer"] >= config.watch.returns):
+        raise CollapsedError(
+            collapse.finding,
+            collapse.since,
+            collapse.of_heads,
+            end=f"it went back {config.watch.returns} times already (watch.returns) and has "
+            f"{_rates(lowered(config, directory))} now",
+        )
+    checkpoints = directory / "checkpoints"
+    steps = steps_in(checkpoints)
+    kept = max((step for step in steps if step < collapse.since), default=0)
+    if kept == found["step"]:
+        kept = max((step for step in steps if step < kept), default=0)
+    found["heads_optimizer" if collapse.of_heads else "optimizer"] += 1
+    found["step"] = kept
+    barrier("about to go back")
+    if jax.process_index() == 0:
+        # Before checkpoints go: a job that is killed between has a lower rate at the least.
+        write_text_whole(directory / _FILE, json.dumps(found, indent=2) + "\n")
+        for step in steps:
+            if step > kept:
+                remove_whole(checkpoints / str(step))
+    barrier("went back")
+    _LOG.warning(
+        "%s; it goes back to step %d, with %s",
+        collapse.finding, kept, _rates(lowered(config, directory)),
+    )  # fmt: skip
+
+
+def _rates(config: Config) -> str:
+    distil = config.distil
+    return (
+        f"a learning rate of {distil.optimizer.learning_rate:g} and "
+        f"{distil.heads_optimizer.learning_rate:g} for the heads"
+    )
+
+
+def _read(directory: Path) -> dict[str, int]:
+    """How often the rate of each optimizer was lowered, and the step that it last went back to."""
+    none = {"optimizer": 0, "heads_optimizer": 0, "step": 0}
+    path = directory / _FILE
+    if not path.exists():
+        return none
+    found = read_json(path)
+    if found.keys() != none.keys() or not all(type(value) is int for value in found.values()):
+        raise DamagedError(f"{path} is damaged: remove it to train with the config's rates")
+    return dict(found)
