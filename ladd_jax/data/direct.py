@@ -158,7 +158,7 @@ class DirectFiles:
             starts = self._starts[path]
             if starts is None:
                 return None
-            views = {name: memoryview(row.reshape(-1).view(np.uint8)) for name, row in rows.items()}
+            views = {name: row.reshape(-1).view(np.uint8).data for name, row in rows.items()}
             found = _read_record(file, int(starts[number]), arrays, views)
             return {name: text.decode() for name, text in found.items()}
         except (EOFError, OSError, ValueError):
