@@ -35,7 +35,7 @@ _TAG = b"\x7a"
 _IOV_MAX = 1000
 """Pieces of memory that one call of the system fills; it allows 1024."""
 
-_CACHED = 2**20
+_CACHED = 2**18
 """Bytes that caches of a core hold."""
 
 _MOST_OPEN = 256
@@ -128,7 +128,7 @@ class DirectFiles:
     def __init__(self) -> None:
         """Starts without files."""
         self._starts: dict[str, np.ndarray | None] = {}
-        self._opened = functools.lru_cache(_MOST_OPEN)(_open)
+        self._opened = functools.lru_cache(_MOST_OPEN)(io.FileIO)
 
     def read(
         self,
@@ -163,13 +163,6 @@ class DirectFiles:
             return {name: text.decode() for name, text in found.items()}
         except (EOFError, OSError, ValueError):
             return None
-
-
-def _open(path: str) -> io.FileIO:
-    file = io.FileIO(path)
-    # Nothing is read beyond a record, and a record in as few pieces as can be.
-    os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_RANDOM)
-    return file
 
 
 def _chunk_starts(file: io.FileIO, count: int) -> np.ndarray | None:
