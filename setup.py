@@ -46,6 +46,7 @@ setup(
         "tensorflow-datasets>=4.9.7",
         "tqdm>=4.66",
         "transformers>=5.0",
+        "xxhash>=3.0",
     ],
     extras_require={
         "tpu": ["jax[tpu]>=0.10,<0.12"],

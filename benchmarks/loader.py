@@ -1,8 +1,9 @@
 """`python -m benchmarks.loader`: how fast shards become batches, beside reading the same bytes raw.
 
 Writes SD3-shaped records (text of 77 x 2048 and 256 x 4096 numbers, latents of 128 x 128 x 16), or
-takes those of `--directory`, and reads them in turn: all bytes of the files as they are, and all
-records once through the loader of training, in as many threads. Cold, the files' pages are dropped
+takes those of `--directory`, and reads them in turn: all bytes of the files as they are, the same
+with a digest of them, which no loader that checks what it reads can do without, and all records
+once through the loader of training, in as many threads. Cold, the files' pages are dropped
 before each reading, so that the disk gives them; warm, they are in memory, where raw reading is a
 copy and nothing else. Where other programs hold the cores, times say little, and the time that
 cores are busy with it says how fast they could be. Memory is that of the process after a quarter
@@ -19,7 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import xxhash
 from absl import app, flags
 
 from benchmarks.text_records import BUCKET, Form, random_records, write_set
@@ -44,14 +45,15 @@ def drop_pages(files: list[Path]) -> None:
             os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
-def read_raw(files: list[Path], threads: int) -> None:
-    """Reads all bytes, into one buffer of a thread."""
+def read_raw(files: list[Path], threads: int, digest: bool = False) -> None:
+    """Reads all bytes, into one buffer of a thread, and may make a digest of them."""
 
     def read(file: Path) -> None:
         buffer = bytearray(_CHUNK)
         with file.open("rb", buffering=0) as opened:
             while opened.readinto(buffer):
-                pass
+                if digest:
+                    xxhash.xxh3_64_digest(buffer)
 
     with ThreadPoolExecutor(threads) as pool:
         list(pool.map(read, files))
@@ -61,7 +63,8 @@ def read_batches(shards: Shards, batch: int, threads: int) -> list[int]:
     """Reads every record once, and gives the process's memory after each batch, in bytes."""
     plan = BatchPlan(shards.sizes, batch, seed=0)
     held = []
-    for _ in loader(shards, plan, 0, plan.steps_per_epoch, threads=threads):
+    batches = loader(shards, plan, 0, plan.steps_per_epoch, threads=threads)
+    for _ in batches:
         held.append(_resident())
     return held
 
@@ -89,14 +92,15 @@ def measure(directory: Path) -> dict[str, Any]:
         "records": shards.sizes[BUCKET],
         "memory_after_a_quarter": held[len(held) // 4],
         "memory_at_the_end": held[-1],
-        "bytes_of_a_batch": batch * sum(4 * _numbers(spec) for spec in shards.arrays.values()),
+        "bytes_of_a_batch": batch * sum(s.bytes_in(BUCKET) for s in shards.arrays.values()),
     }
     for state in ("cold", "warm"):
-        times: dict[str, list[float]] = {"raw": [], "loader": []}
-        busy: dict[str, list[float]] = {"raw": [], "loader": []}
+        times: dict[str, list[float]] = {"raw": [], "raw_with_digests": [], "loader": []}
+        busy: dict[str, list[float]] = {name: [] for name in times}
         for _ in range(_REPEATS.value):
             for name, work in (
                 ("raw", lambda: read_raw(files, threads)),
+                ("raw_with_digests", lambda: read_raw(files, threads, digest=True)),
                 ("loader", lambda: read_batches(shards, batch, threads)),
             ):
                 if state == "cold":
@@ -104,20 +108,24 @@ def measure(directory: Path) -> dict[str, Any]:
                 seconds = _seconds(work)
                 times[name].append(seconds[0])
                 busy[name].append(seconds[1])
-        ratios = [raw / ours for raw, ours in zip(*times.values(), strict=True)]
+
+        def over_raw(found: dict[str, list[float]], name: str) -> float:
+            return statistics.median(
+                raw / ours for raw, ours in zip(found["raw"], found[name], strict=True)
+            )
+
         found[state] = {
             "seconds": times,
             "core_seconds": busy,
             "records_per_core_second": len(held) * batch / statistics.median(busy["loader"]),
             "raw_mb_per_second": size / 1e6 / statistics.median(times["raw"]),
             "loader_mb_per_second": size / 1e6 / statistics.median(times["loader"]),
-            "loader_over_raw": statistics.median(ratios),
+            "loader_over_raw": over_raw(times, "loader"),
+            "by_core_seconds": {
+                name: over_raw(busy, name) for name in ("loader", "raw_with_digests")
+            },
         }
     return found
-
-
-def _numbers(spec: Any) -> int:
-    return int(np.prod(spec.shape_in(BUCKET)))
 
 
 def main(_: list[str]) -> None:
@@ -131,10 +139,13 @@ def main(_: list[str]) -> None:
     print(f"{found['records']} records, {found['bytes'] / 1e6:.0f} MB, {_THREADS.value} threads")
     for state in ("cold", "warm"):
         row = found[state]
+        cores = row["by_core_seconds"]
         print(
             f"  {state}: loader {row['loader_mb_per_second']:.0f} MB/s, raw "
-            f"{row['raw_mb_per_second']:.0f} MB/s, ratio {row['loader_over_raw']:.2f}; a core "
-            f"that does nothing else loads {row['records_per_core_second']:.0f} records/s"
+            f"{row['raw_mb_per_second']:.0f} MB/s, ratio {row['loader_over_raw']:.2f}; by "
+            f"core-seconds {cores['loader']:.2f}, and {cores['raw_with_digests']:.2f} for raw "
+            f"with digests; a core that does nothing else loads "
+            f"{row['records_per_core_second']:.0f} records/s"
         )
     print(
         f"  memory {found['memory_after_a_quarter'] / 1e6:.0f} MB after a quarter of the batches, "

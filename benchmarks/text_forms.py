@@ -1,9 +1,8 @@
 """`python -m benchmarks.text_forms`: what a prompt takes on disk, and what its form costs.
 
 Bytes are those of files: sets of SD3-shaped records, the context of CLIP's 77 tokens and T5's 256
-(or 77), the pooled vector, and a latent of 1024 x 1024 pixels in the samples. All are random, so
-that the files' own compression finds little in them. "in both, float16" is what it takes to keep
-text whole, and again beside each sample.
+(or 77), the pooled vector, and a latent of 1024 x 1024 pixels in the samples. "in both, float16" is
+what it takes to keep text whole, and again beside each sample.
 
 The error of a form is that of the student's gradient in one step of distillation, against text in
 float32: random networks, each token of the text normal, or with a few features that are far larger
@@ -55,10 +54,9 @@ def bytes_of_a_prompt(form: Form) -> dict[str, float]:
 def rounded(text: jax.Array, dtype: str) -> jax.Array:
     """Text `[n, ...]` as it comes back from shards of a dtype."""
     spec = text_spec(text.shape[1:], dtype)
-    out = np.zeros(text.shape, np.float32)
-    for row, array in zip(out, np.asarray(text), strict=True):
-        spec.unpack("text", spec.pack("text", spec.as_given(array)), row)
-    return jnp.asarray(out)
+    return jnp.stack(
+        [spec.widen("text", spec.pack("text", spec.as_given(row))) for row in np.asarray(text)]
+    )
 
 
 def gradient_errors(seeds: int) -> dict[str, dict[str, dict[str, list[float]]]]:

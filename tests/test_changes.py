@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 
 from configs import digits
+from ladd_jax.cli.inputs import count_records
 from ladd_jax.config.fields import to_dict, typed
 from ladd_jax.config.workdir import Places
 from ladd_jax.data.shards import Shards, is_complete
+from ladd_jax.data.sources import prompts as prompt_source
 from ladd_jax.errors import NotFoundError, UserError
 from ladd_jax.stages import encode as encoding
 from ladd_jax.stages import synthesize as synthesizing
@@ -101,6 +103,27 @@ def assert_of(prompts, workdir):
         assert found["cond"]["pooled"][:, 1].tolist() == sums
         if name == "synthesized":
             assert np.allclose(found["latents"][:, 0, 0, 0], np.array(sums) / 1e4)
+
+
+def test_a_file_of_prompts_is_read_once_from_the_first_look_to_its_shards(
+    tmp_path, run, monkeypatch
+):
+    opened, stream = [], prompt_source.stream_prompt_set
+
+    def counted(*arguments):
+        opened.append(arguments)
+        return stream(*arguments)
+
+    monkeypatch.setattr(prompt_source, "stream_prompt_set", counted)
+    path = tmp_path / "prompts.txt"
+    path.write_text("\n".join(PROMPTS) + "\n")
+    assert sum(count_records(config(path)).values()) == len(PROMPTS)
+    run()
+    assert len(opened) == 1
+    # Nothing of it stays in memory, and what it says then counts.
+    run([*PROMPTS, "one more"])
+    assert len(opened) == 2
+    assert_of([*PROMPTS, "one more"], tmp_path / "run")
 
 
 def test_where_prompts_lie_does_not_matter(tmp_path, run):

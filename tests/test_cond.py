@@ -7,7 +7,7 @@ import pytest
 import tiny
 
 from ladd_jax.data.buckets import Bucket
-from ladd_jax.data.pipeline import BatchPlan, loader, put
+from ladd_jax.data.pipeline import BatchPlan, loader, put, widened
 from ladd_jax.data.shards import ArraySpec, Layout, Shards, finalize, missing_shards, write_shard
 from ladd_jax.diffusion.sampling import Sampler, Sampling, seeds
 from ladd_jax.models.sd3.transformer import mmdit
@@ -56,7 +56,7 @@ def mesh():
 def batch(shards, mesh):
     """The first batch of training, on its devices."""
     _, batch = next(loader(shards, BatchPlan(shards.sizes, 8, 0), 0, 1))
-    placed = put(batch, mesh)
+    placed = widened(put(batch, mesh), mesh)
     wanted = batch_like(shards.batch_shapes(8)[BUCKET], mesh)
     assert jax.tree.map(jnp.shape, placed) == jax.tree.map(jnp.shape, wanted)
     return placed

@@ -19,7 +19,8 @@ from ladd_jax.planning.stored_bytes import checkpoint_bytes, latent_bytes, text_
 from ladd_jax.stages.load import encoded, synthesized
 
 _SAVED = 0.75
-"""Of the bytes of records and states what is left on disk, at least: both are compressed."""
+"""Of the bytes of records and states what is left on disk, at least: states are compressed, and
+records of an older version, beside which others are written."""
 
 _GB = 1e9
 
@@ -78,7 +79,7 @@ def check_space(
 def stage_bytes(
     config: Config, sizes: Mapping[Bucket, int], built: Mapping[str, Any]
 ) -> dict[str, int]:
-    """Bytes of what each stage of a config keeps, before they are compressed.
+    """Bytes of what each stage of a config keeps, before states are compressed.
 
     Args:
       config: the run's config.

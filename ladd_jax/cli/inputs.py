@@ -7,7 +7,7 @@ from ladd_jax.config.fields import Config
 from ladd_jax.data.buckets import Bucket
 from ladd_jax.data.image_records import names_dataset, open_images
 from ladd_jax.data.prompt_sets import read_prompt_set
-from ladd_jax.data.sources import prompts
+from ladd_jax.data.sources import look
 from ladd_jax.data.sources.fill_buckets import smallest_bucket
 from ladd_jax.errors import Problems, UserError
 from ladd_jax.models.families import family_of
@@ -58,10 +58,8 @@ def count_records(config: Config, workdir: Path | None = None) -> dict[Bucket, i
     if "encode" not in config.stages or _is_encoded(workdir):
         return {}
     if data.source == "prompts":
-        if not data.path:
-            return {}
-        found = prompts.look(config, buckets).prompts
-        return {bucket: len(texts) for bucket, texts in found.items()}
+        found = look(config, buckets) if data.path else None
+        return {} if found is None else {b: len(texts) for b, texts in found.prompts.items()}
     if data.source != "images":
         return dict.fromkeys(buckets, data.examples)
     return _count_pictures(config, buckets)

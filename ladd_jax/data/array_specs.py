@@ -58,7 +58,7 @@ class ArraySpec:
         return tuple(sides[size] if isinstance(size, str) else size for size in self.shape)
 
     def bytes_in(self, bucket: Bucket) -> int:
-        """Bytes of what is stored of it, before the file's own compression."""
+        """Bytes of what is stored of it."""
         shape = self.shape_in(bucket)
         count = sum(r * c for r, c in self.blocks) if self.blocks else math.prod(shape)
         scales = 4 * math.prod(shape[:-1]) if self.dtype == "int8" else 0
@@ -68,16 +68,22 @@ class ArraySpec:
         """The array in the dtype whose range it must be within: that on disk, float32 for int8."""
         return np.asarray(array, "float32" if self.dtype == "int8" else self.dtype)
 
-    def features(self, name: str, bucket: Bucket) -> dict[str, tfds.features.Tensor]:
-        """How it is stored, by the names in the record."""
-        shape = self.shape_in(bucket)
-        found = {name: _tensor(shape, self.dtype)}
+    def parts(self, name: str, bucket: Bucket) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
+        """Shape and dtype of all that is stored of it, by the names in the record."""
+        shape, dtype = self.shape_in(bucket), np.dtype(self.dtype)
+        found = {name: (shape, dtype)}
         if self.blocks:
             found = {
-                part: _tensor((rows.stop - rows.start, columns), self.dtype)
+                part: ((rows.stop - rows.start, columns), dtype)
                 for part, rows, columns in self._stored(name)
             }
-        return found | ({_scale(name): _tensor(shape[:-1])} if self.dtype == "int8" else {})
+        scales = {_scale(name): (shape[:-1], np.dtype(np.float32))}
+        return found | (scales if self.dtype == "int8" else {})
+
+    def features(self, name: str, bucket: Bucket) -> dict[str, tfds.features.Tensor]:
+        """How it is stored, by the names in the record."""
+        parts = self.parts(name, bucket)
+        return {part: _tensor(shape, dtype) for part, (shape, dtype) in parts.items()}
 
     def pack(self, name: str, array: np.ndarray) -> dict[str, np.ndarray]:
         """What is stored of an array of its shape, by the names in the record.
@@ -101,15 +107,38 @@ class ArraySpec:
             raise ValueError(f"{name} is not zero outside of its blocks {self.blocks}")
         return scales | stored
 
-    def unpack(self, name: str, record: Mapping[str, Any], out: np.ndarray) -> None:
-        """Puts the array of a record into `out`, float32 zeros of its shape."""
+    @property
+    def is_plain(self) -> bool:
+        """Whether what is stored is the array itself, in float32."""
+        return self.dtype == "float32" and not self.blocks
+
+    def widen(self, name: str, stored: Mapping[str, Any], xp: Any = np) -> Any:
+        """Arrays from what is stored of them.
+
+        Args:
+          name: the array's name.
+          stored: arrays `[..., *shape]` of `parts`, by the names in the record.
+          xp: `numpy` or `jax.numpy`, whichever they are of. Both give the same bits.
+
+        Returns:
+          float32 `[..., *shape]`.
+        """
         if self.blocks:
-            for part, rows, columns in self._stored(name):
-                out[rows, :columns] = record[part]
+            parts = list(self._stored(name))
+            # Rows of blocks that hold nothing are zeros below the one before, or above the first.
+            ends = [*(rows.start for _, rows, _ in parts[1:]), int(self.shape[0])]
+            pieces, filled = [], 0
+            for (part, rows, columns), end in zip(parts, ends, strict=True):
+                piece = xp.asarray(stored[part], np.float32)
+                around = (rows.start - filled, end - rows.stop), (0, int(self.shape[1]) - columns)
+                pieces.append(xp.pad(piece, [(0, 0)] * (piece.ndim - 2) + [*around]))
+                filled = end
+            found = xp.concatenate(pieces, axis=-2)
         else:
-            out[...] = record[name]
+            found = xp.asarray(stored[name], np.float32)
         if self.dtype == "int8":
-            out *= np.asarray(record[_scale(name)])[..., None]
+            found = found * stored[_scale(name)][..., None]
+        return found
 
     def _stored(self, name: str) -> Iterator[tuple[str, slice, int]]:
         """Name, rows and number of columns of each block that holds something."""
@@ -136,7 +165,7 @@ def _scale(name: str) -> str:
     return f"{name}.scale"
 
 
-def _tensor(shape: tuple[int, ...], dtype: str = "float32") -> tfds.features.Tensor:
+def _tensor(shape: tuple[int, ...], dtype: np.dtype) -> tfds.features.Tensor:
     # As bytes: a list of numbers is read one by one, and has four bytes for the two of float16.
     encoding = tfds.features.Encoding.BYTES
-    return tfds.features.Tensor(shape=shape, dtype=np.dtype(dtype).type, encoding=encoding)
+    return tfds.features.Tensor(shape=shape, dtype=dtype.type, encoding=encoding)

@@ -5,6 +5,7 @@ H W rows and columns of an image, in pixels.
 
 import functools
 import io
+import zlib
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -23,6 +24,7 @@ memory."""
 _FORMATS = ("BMP", "GIF", "JPEG", "PNG", "WEBP")
 
 _PNG = b"\x89PNG\r\n\x1a\n"
+_JPEG, _JPEG_END, _WEBP = b"\xff\xd8", b"\xff\xd9", b"RIFF"
 _TEXT_CHUNKS = (b"tEXt", b"zTXt", b"iTXt", b"iCCP")
 
 _ORIENTATION = 0x0112
@@ -53,6 +55,45 @@ def _size(data: bytes) -> tuple[int, int]:
     image = _open(data)
     width, height = image.size
     return (width, height) if _orientation(image) >= 5 else (height, width)
+
+
+def look_at_image(data: bytes, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
+    """Upright height and width of an image that `decode_image` will decode.
+
+    Of a file that is evidently whole the header is read; any other is decoded, to see. That a JPEG
+    or WebP is damaged between its ends only its decoder tells, and often none does.
+
+    Raises:
+      UserError: as `decode_image`.
+    """
+    if _is_evidently_whole(data):
+        height, width = image_size(data)
+        if height * width <= max_pixels:
+            return height, width
+    height, width, _ = decode_image(data, max_pixels).shape
+    return height, width
+
+
+def _is_evidently_whole(data: bytes) -> bool:
+    """Whether a file ends where its format says, and its checksums hold where it has some."""
+    if data.startswith(_JPEG):
+        return data.endswith(_JPEG_END)
+    if data.startswith(_WEBP):
+        return len(data) == 8 + int.from_bytes(data[4:8], "little")
+    if not data.startswith(_PNG):
+        return False
+    start = len(_PNG)
+    while start < len(data):
+        length, name = int.from_bytes(data[start : start + 4]), data[start + 4 : start + 8]
+        stop = start + 8 + length
+        checksum = int.from_bytes(data[stop : stop + 4])
+        # An orientation may follow the pixels, where only decoding finds it.
+        if name == b"eXIf" or zlib.crc32(data[start + 4 : stop]) != checksum:
+            return False
+        if name == b"IEND":
+            return True
+        start = stop + 4
+    return False
 
 
 def decode_image(data: bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:

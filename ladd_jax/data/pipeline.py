@@ -10,11 +10,12 @@ from typing import Any
 
 import grain
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
 from ladd_jax.data.buckets import Bucket
-from ladd_jax.data.shards import LATENTS, Shards
+from ladd_jax.data.shards import Shards, Stored
 from ladd_jax.errors import UserError
 from ladd_jax.parallel.mesh import batch_divisor, batch_rows, batch_sharding
 
@@ -88,14 +89,14 @@ def loader(
       prefetch: batches to hold ready.
 
     Yields:
-      The bucket, and float32 `latents [b, H, W, C]` and `cond`, arrays `[b, ...]` by name, where b
-      is the number of rows.
+      The bucket, and `latents [b, H, W, C]` and `cond`, arrays `[b, ...]` by name, where b is the
+      number of rows: float32, or in the form in which they are stored, of which `widened` makes
+      float32 on the devices.
     """
 
     def load(step: int) -> tuple[Bucket, dict[str, Any]]:
         bucket, indices = plan[step]
-        records = shards.read(bucket, indices if rows is None else indices[rows])
-        return bucket, {name: records[name] for name in (LATENTS, "cond")}
+        return bucket, shards.read_stored(bucket, indices if rows is None else indices[rows])
 
     steps = grain.MapDataset.range(start, stop).map(load)
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=prefetch)
@@ -121,3 +122,27 @@ def put(batch: Any, mesh: Mesh) -> Any:
         return jax.make_array_from_single_device_arrays(shape, sharding, parts)
 
     return jax.tree.map(place, batch)
+
+
+def widened(batch: Any, mesh: Mesh) -> Any:
+    """A batch that lies on the mesh, all of it in float32: so less goes to the devices.
+
+    Of arrays that are float32 already nothing is done.
+    """
+    leaves = jax.tree.leaves(batch, is_leaf=_is_stored)
+    return _widen(mesh)(batch) if any(map(_is_stored, leaves)) else batch
+
+
+@functools.lru_cache
+def _widen(mesh: Mesh) -> Any:
+    def widen(batch: Any) -> Any:
+        return jax.tree.map(
+            lambda array: array.widen(jnp) if _is_stored(array) else array, batch,
+            is_leaf=_is_stored,
+        )  # fmt: skip
+
+    return jax.jit(widen, out_shardings=batch_sharding(mesh))
+
+
+def _is_stored(array: Any) -> bool:
+    return isinstance(array, Stored)

@@ -15,7 +15,7 @@ from ladd_jax.data.prompts import (
     stream_prompts,
 )
 from ladd_jax.errors import UserError
-from ladd_jax.paths import expand
+from ladd_jax.paths import expand, matches
 
 _EVERY = 4
 _COUNT = 128
@@ -52,6 +52,16 @@ def stream_prompt_set(path: str | Path, column: str = "") -> Iterator[str]:
     if not prompts:
         raise UserError(f"{file} holds no prompts of {name}: get it again")
     yield from prompts
+
+
+def prompt_files(path: str | Path) -> list[Path]:
+    """The files that `stream_prompt_set` reads.
+
+    Raises:
+      NotFoundError: there are none.
+    """
+    name, file = _set(path)
+    return [Path(file)] if name else matches(path)
 
 
 def names_prompts(path: str | Path) -> bool:

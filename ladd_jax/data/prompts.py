@@ -96,8 +96,12 @@ def check_prompt(value: object, where: str) -> str:
             f"shorten or remove it"
         )
     # JSON can escape half of a pair, which no UTF-8 file could hold later.
-    if any("\ud800" <= character <= "\udfff" for character in prompt):
-        raise UserError(f"{where} has a prompt with half a surrogate pair: write it as UTF-8")
+    try:
+        prompt.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(
+            f"{where} has a prompt with half a surrogate pair: write it as UTF-8"
+        ) from error
     return prompt
 
 

@@ -26,6 +26,8 @@ from tqdm import tqdm
 from ladd_jax.data import archives
 from ladd_jax.data.array_specs import ArraySpec
 from ladd_jax.data.buckets import Bucket
+from ladd_jax.data.buffers import Buffers
+from ladd_jax.data.direct import TEXTS, DirectFiles, indexed
 from ladd_jax.data.shard_files import check_values, count_records
 from ladd_jax.errors import DamagedError, NotFoundError, UserError, brief
 from ladd_jax.parallel.processes import barrier
@@ -35,9 +37,6 @@ _LOG = getLogger(__name__)
 
 LATENTS = "latents"
 """Name of the array that is noised; all other arrays of a record are its cond."""
-
-_TEXTS = ("key", "prompt")
-"""Texts that every record has besides its arrays."""
 
 _NAME = "latents"
 _VERSION = "2.0.0"
@@ -85,7 +84,7 @@ class Layout:
     text: Text | None = None
 
     def __post_init__(self) -> None:
-        for name in _TEXTS:
+        for name in TEXTS:
             if name in self.arrays:
                 raise UserError(
                     f"an array of the records is named {name!r}, which is a text of every record: "
@@ -106,7 +105,7 @@ class Layout:
         arrays: dict[str, Any] = {}
         for name, spec in self.arrays.items():
             arrays |= spec.features(name, bucket)
-        texts = {name: tfds.features.Text() for name in _TEXTS}
+        texts = {name: tfds.features.Text() for name in TEXTS}
         return tfds.features.FeaturesDict(arrays | texts)
 
 
@@ -188,8 +187,9 @@ def write_shard(
     features = layout.features(shard.bucket)
     partial = path.with_name(f".{uuid.uuid4().hex}.partial")
     count = 0
-    # A group of one record makes every record readable on its own.
-    writer = ArrayRecordWriter(str(partial), "group_size:1")
+    # A group of one record makes every record readable on its own. Compression would find little
+    # in numbers of networks, and reading would take ten times as long.
+    writer = ArrayRecordWriter(str(partial), "group_size:1,uncompressed")
     try:
         for record in records:
             key = f"{shard.bucket.name}/{shard.start + count}"
@@ -203,7 +203,7 @@ def write_shard(
             packed: dict[str, Any] = {"key": key, "prompt": record["prompt"]}
             for name, spec in layout.arrays.items():
                 packed |= spec.pack(name, arrays[name])
-            writer.write(features.serialize_example(packed))
+            writer.write(indexed(features.serialize_example(packed)))
             count += 1
         writer.close()
         if count != shard.stop - shard.start:
@@ -359,6 +359,26 @@ def _check_files(directory: Path, split: tfds.core.SplitInfo) -> None:
         )
 
 
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Stored:
+    """An array of several records, in the form in which it is stored; a tree of `parts`.
+
+    Attributes:
+      parts: what is stored of it, `[n, ...]`, by the names in the records.
+      name: its name.
+      spec: the array of one record.
+    """
+
+    parts: dict[str, Any]
+    name: str = dataclasses.field(metadata={"static": True})
+    spec: ArraySpec = dataclasses.field(metadata={"static": True})
+
+    def widen(self, xp: Any = np) -> Any:
+        """The array itself, float32 `[n, ...]`, by `numpy` or `jax.numpy`."""
+        return self.spec.widen(self.name, self.parts, xp)
+
+
 class Shards:
     """A complete set of shards, read at random.
 
@@ -386,7 +406,7 @@ class Shards:
         self.directory = directory = Path(directory)
         check_complete(directory)
         self._sources: dict[Bucket, Any] = {}
-        self._files: dict[Bucket, tfds.core.SplitInfo] = {}
+        self._files: dict[Bucket, tuple[list[str], np.ndarray]] = {}
         for folder in sorted(directory.iterdir()):
             # Disks and notebooks leave folders of their own, such as lost+found.
             if not folder.is_dir() or not Bucket.is_name(folder.name):
@@ -404,7 +424,7 @@ class Shards:
                     f"the metadata of {_version(folder)} are damaged or missing: {_AGAIN}"
                 ) from error
             _check_files(directory, info)
-            self._files[bucket] = info
+            self._files[bucket] = list(map(str, info.filepaths)), np.cumsum(info.shard_lengths)
             self._sources[bucket] = builder.as_data_source(split)
         self.sizes = {bucket: len(source) for bucket, source in self._sources.items()}
         if not self.sizes:
@@ -416,16 +436,27 @@ class Shards:
             )
             for name, spec in declared.items()
         }
+        self._own_parts = self._parts()
         self._text_sizes: dict[Bucket, int] = {}
         self.text = self._open_text()
         if self.text is not None:
             self.arrays |= self.text.cond_arrays
+        self._direct, self._buffers = DirectFiles(), Buffers()
         self.null = _read_null(directory / _NULL, self.arrays)
         total = sum(self.sizes.values())
         self._most_skipped = max(int(most_skipped[0] * total + 1e-9), most_skipped[1])
         self.skipped: dict[tuple[Bucket, int], str] = {}
         # Several threads read.
         self._lock = threading.Lock()
+
+    def _parts(self) -> dict[Bucket, set[str]]:
+        """Names of all that is stored of the arrays."""
+        return {
+            bucket: {
+                part for name, spec in self.arrays.items() for part in spec.parts(name, bucket)
+            }
+            for bucket in self.sizes
+        }
 
     def _open_text(self) -> "Shards | None":
         named = self.directory / _TEXT
@@ -482,59 +513,98 @@ class Shards:
           DamagedError: a record cannot be read, or is another one than the set has at its place,
             and no more may be skipped. Its file is named.
         """
-        records = self._records(bucket, [int(i) for i in indices])
-        arrays = {}
-        for name, spec in self.arrays.items():
-            arrays[name] = np.zeros((len(records), *spec.shape_in(bucket)), np.float32)
-            for out, record in zip(arrays[name], records, strict=True):
-                spec.unpack(name, record, out)
-        texts = {name: [record[name].decode() for record in records] for name in ("prompt", "key")}
-        return self._nested(arrays) | texts
+        arrays, texts = self._read(bucket, indices)
+        return self._nested({name: array.widen() for name, array in arrays.items()}) | texts
 
-    def _records(self, bucket: Bucket, indices: list[int]) -> list[dict[str, Any]]:
-        try:
-            records = self._at(bucket, indices)
-        except Exception:
-            # One by one, to see which.
-            records = [self._readable(bucket, index) for index in indices]
-        return records
+    def read_stored(self, bucket: Bucket, indices: np.ndarray) -> dict[str, Any]:
+        """As `read`, without texts, in the form in which the arrays are stored.
 
-    def _at(self, bucket: Bucket, places: list[int]) -> list[dict[str, Any]]:
-        """The records at these places, each with its text; any error where one is damaged."""
-        records = list(self._sources[bucket].__getitems__(places))
-        for place, record in zip(places, records, strict=True):
-            if record["key"].decode() != f"{bucket.name}/{place}":
-                raise DamagedError("it is of another place")
+        Returns:
+          `latents` and `cond` with arrays, each as a `Stored`; or float32 `[n, ...]` where that is
+          how it is stored.
+        """
+        arrays, _ = self._read(bucket, indices)
+        return self._nested(
+            {name: a.widen() if a.spec.is_plain else a for name, a in arrays.items()}
+        )
+
+    def _read(
+        self, bucket: Bucket, indices: np.ndarray
+    ) -> tuple[dict[str, Stored], dict[str, list[str]]]:
+        arrays = {
+            name: Stored(
+                {
+                    part: self._buffers.empty((len(indices), *shape), dtype)
+                    for part, (shape, dtype) in spec.parts(name, bucket).items()
+                },
+                name,
+                spec,
+            )
+            for name, spec in self.arrays.items()
+        }
+        parts = {part: array for found in arrays.values() for part, array in found.parts.items()}
+        texts: dict[str, list[str]] = {"prompt": [], "key": []}
+        for row, index in enumerate(indices):
+            rows = {part: array[row, ...] for part, array in parts.items()}
+            for name, text in self._readable(bucket, int(index), rows).items():
+                texts[name].append(text)
+        return arrays, texts
+
+    def _at(self, bucket: Bucket, place: int, rows: dict[str, np.ndarray]) -> dict[str, str]:
+        """Reads the record at a place into rows, its text too; any error where one is damaged.
+
+        Args:
+          bucket: the record's bucket.
+          place: its place there.
+          rows: what is stored of its arrays, by the names in the record.
+
+        Returns:
+          its texts.
+        """
+        own = self._own_parts[bucket]
+        found = self._record(bucket, place, {part: rows[part] for part in own & rows.keys()})
+        if found["key"] != f"{bucket.name}/{place}":
+            raise DamagedError("it is of another place")
         if self.text is None:
-            return records
-        texts = self._texts(bucket, [place % self._text_sizes[bucket] for place in places])
-        for text, record in zip(texts, records, strict=True):
-            if text["prompt"] != record["prompt"]:
-                raise DamagedError(
-                    f"its text in {self.text.directory} is of the prompt "
-                    f"{text['prompt'].decode()[:60]!r} and not {record['prompt'].decode()[:60]!r}"
-                )
-        return [text | record for text, record in zip(texts, records, strict=True)]
+            return found
+        others = {part: row for part, row in rows.items() if part not in own}
+        prompt = self._text_at(bucket, place % self._text_sizes[bucket], others)
+        if prompt != found["prompt"]:
+            raise DamagedError(
+                f"its text in {self.text.directory} is of the prompt {prompt[:60]!r} and not "
+                f"{found['prompt'][:60]!r}"
+            )
+        return found
 
-    def _texts(self, bucket: Bucket, places: list[int]) -> list[dict[str, Any]]:
+    def _record(self, bucket: Bucket, place: int, rows: dict[str, np.ndarray]) -> dict[str, str]:
+        """Reads a record into rows, directly where it can be, and gives its texts."""
+        file, number, count = self._file(bucket, place)
+        found = self._direct.read(file, number, count, self._own_parts[bucket], rows)
+        if found is not None:
+            return found
+        # Older files, and what is damaged, which the library names.
+        record = self._sources[bucket][place]
+        for name, row in rows.items():
+            row[...] = record[name]
+        return {name: record[name].decode() for name in TEXTS}
+
+    def _text_at(self, bucket: Bucket, place: int, rows: dict[str, np.ndarray]) -> str:
+        """Reads the text of a record into rows, and gives its prompt."""
         assert self.text is not None
         try:
-            return self.text._at(bucket, places)
+            return self.text._at(bucket, place, rows)["prompt"]
         except Exception as error:
-            reason = brief(error)
-            raise DamagedError(
-                f"its text in {self.text._file(bucket, places[0])}: {reason}"
-            ) from error
+            file, *_ = self.text._file(bucket, place)
+            raise DamagedError(f"its text in {file}: {brief(error)}") from error
 
-    def _readable(self, bucket: Bucket, index: int) -> dict[str, Any]:
-        """The record, or the next one that can be read where it may be skipped."""
+    def _readable(self, bucket: Bucket, index: int, rows: dict[str, np.ndarray]) -> dict[str, str]:
+        """Reads the record, or the next one that can be read where it may be skipped."""
         for place in range(index, index + self.sizes[bucket]):
             place %= self.sizes[bucket]
             reason = self.skipped.get((bucket, place))
             if reason is None:
                 try:
-                    (record,) = self._at(bucket, [place])
-                    return record
+                    return self._at(bucket, place, rows)
                 # Of files that are damaged or of another bucket: each library has its own errors.
                 except Exception as error:
                     reason = brief(error)[:200]
@@ -543,7 +613,7 @@ class Shards:
 
     def _skip(self, bucket: Bucket, place: int, reason: str) -> None:
         """Counts a record that cannot be read, or refuses it."""
-        file = self._file(bucket, place)
+        file, *_ = self._file(bucket, place)
         with self._lock:
             self.skipped[bucket, place] = reason
             count = len(self.skipped)
@@ -560,11 +630,12 @@ class Shards:
             bucket.name, place, file, reason, count,
         )  # fmt: skip
 
-    def _file(self, bucket: Bucket, place: int) -> str:
-        """The file of a record."""
-        split = self._files[bucket]
-        stops = np.cumsum(split.shard_lengths)
-        return str(split.filepaths[int(np.searchsorted(stops, place, side="right"))])
+    def _file(self, bucket: Bucket, place: int) -> tuple[str, int, int]:
+        """The file of a record, its number there, and the number of records there."""
+        paths, stops = self._files[bucket]
+        file = int(np.searchsorted(stops, place, side="right"))
+        start = int(stops[file - 1]) if file else 0
+        return paths[file], place - start, int(stops[file]) - start
 
     def _nested(self, arrays: dict[str, Any]) -> dict[str, Any]:
         """Latents, and all others under `cond`."""

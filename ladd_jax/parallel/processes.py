@@ -270,3 +270,16 @@ def check_same(what: str, value: Any) -> None:
                 f"process {index} has another {what} than process 0: start all processes with "
                 f"the same command and the same files"
             )
+
+
+def gather(value: Any) -> list[Any]:
+    """The values of JSON of all processes, in their order, on each of them."""
+    if jax.process_count() == 1:
+        return [value]
+    data = np.frombuffer(json.dumps(value).encode(), np.uint8)
+    sizes = np.ravel(multihost_utils.process_allgather(np.int64(len(data))))
+    # Arrays of one size alone can be gathered.
+    padded = np.zeros(int(sizes.max()), np.uint8)
+    padded[: len(data)] = data
+    found = multihost_utils.process_allgather(padded)
+    return [json.loads(row[:size].tobytes()) for row, size in zip(found, sizes, strict=True)]

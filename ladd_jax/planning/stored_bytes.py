@@ -1,4 +1,4 @@
-"""Bytes of what stages leave on disk, before files' own compression."""
+"""Bytes of what stages leave on disk, checkpoints before their own compression."""
 
 import math
 from typing import Any

@@ -15,8 +15,8 @@ import numpy as np
 from ladd_jax.config import objectives
 from ladd_jax.config.architectures import generator_architecture
 from ladd_jax.config.fields import Config
+from ladd_jax.data import sources
 from ladd_jax.data.buckets import Bucket
-from ladd_jax.data.prompt_sets import stream_prompt_set
 from ladd_jax.diffusion.sampling import Sampling
 from ladd_jax.models.families import family_of
 from ladd_jax.objectives.base import Objective
@@ -26,8 +26,6 @@ from ladd_jax.training.program import distillation_layout
 
 SOME_RECORDS = 1000
 """For how many records stages are planned where their number is not known."""
-
-_MADE_HERE = ("digits", "scenes")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,14 +69,7 @@ def known_records(config: Config, given: int) -> int:
       NotFoundError: a file of prompts is named and is not there.
       UserError: the file is damaged.
     """
-    data = config.data
-    if given:
-        return given
-    if data.source in _MADE_HERE:
-        return data.examples * len(data.buckets)
-    if data.source == "prompts" and data.path:
-        return sum(1 for _ in stream_prompt_set(data.path, data.column))
-    return 0
+    return given or sources.count(config)
 
 
 def run_costs(

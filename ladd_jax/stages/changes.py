@@ -109,36 +109,41 @@ class SetChange:
         return bool(self.reason) or self.shards is not None
 
 
-def set_change(
-    config: Config,
-    directory: Path,
-    name: str,
-    contents: Contents | None,
-    inputs: Mapping[str, str],
-    where: Where | None = None,
-) -> SetChange:
-    """What becomes of a set of shards, of which nothing is touched.
+@dataclasses.dataclass(frozen=True)
+class SetPlan:
+    """A set of shards as it is to be.
 
-    Args:
-      config: the run's config.
+    Attributes:
       directory: folder of the set, which need not be there.
       name: the set.
       contents: what its records are to be made of; None where that is not known.
       inputs: digests of what goes into all of it.
       where: where its records are in the data.
     """
+
+    directory: Path
+    name: str
+    contents: Contents | None
+    inputs: Mapping[str, str]
+    where: Where | None = None
+
+
+def set_change(config: Config, plan: SetPlan) -> SetChange:
+    """What becomes of a set of shards, of which nothing is touched."""
+    directory, contents = plan.directory, plan.contents
     old = read_identity(directory)
     if not old:
         return SetChange()
-    reason = set_difference(config, directory, name, old, inputs)
+    reason = set_difference(config, directory, plan.name, old, plan.inputs)
     if reason:
         return SetChange(reason)
     before = read_contents(directory)
     if before is None or contents is None or same(before, contents):
         return SetChange()
-    section = config.synthesize if name == "synthesized" else config.data
+    section = config.synthesize if plan.name == "synthesized" else config.data
     shards = compare(directory, before, contents, section.records_per_shard)
-    return SetChange(_reason(directory, shards, contents, where) if shards.stale else "", shards)
+    reason = _reason(directory, shards, contents, plan.where) if shards.stale else ""
+    return SetChange(reason, shards)
 
 
 def _reason(directory: Path, change: Change, contents: Contents, where: Where | None) -> str:
@@ -181,25 +186,19 @@ def _tell(reason: str) -> None:
     _LOG.info("redo: %s", reason.rpartition(": ")[0])
 
 
-def begin_set(
-    config: Config,
-    directory: Path,
-    name: str,
-    contents: Contents | None,
-    inputs: Mapping[str, str],
-    where: Where | None = None,
-) -> None:
+def begin_set(config: Config, plan: SetPlan) -> None:
     """Makes a set ready to be written or read, by all processes together.
 
     What is there of the same stays; records that are added at the end have their places; what
     differs is removed where the config says redo. A set that is complete and of the same stays as
-    it is. The arguments are those of `set_change`.
+    it is.
 
     Raises:
       UserError: what is there is of other fields or records.
     """
+    directory, contents = plan.directory, plan.contents
     if jax.process_index() == 0:
-        found = set_change(config, directory, name, contents, inputs, where)
+        found = set_change(config, plan)
         refuse(config, [found])
         if found.reason:
             _tell(found.reason)
@@ -216,7 +215,7 @@ def begin_set(
             if contents is not None:
                 write_contents(directory, contents)
             # Last: a set that says what it is knows its records.
-            write_identity(directory, identity(to_dict(config), name, inputs))
+            write_identity(directory, identity(to_dict(config), plan.name, plan.inputs))
     barrier(f"begun {directory}")
 
 

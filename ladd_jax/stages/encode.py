@@ -37,7 +37,7 @@ from ladd_jax.models import random_text
 from ladd_jax.models.families import TextEncoder, family_of
 from ladd_jax.parallel.mesh import process_mesh
 from ladd_jax.parallel.processes import as_process_0
-from ladd_jax.stages.changes import begin_set, inputs_of, refuse, set_change
+from ladd_jax.stages.changes import SetPlan, begin_set, inputs_of, refuse, set_change
 from ladd_jax.stages.load import check_set, encoded, held_out
 
 _LOG = logging.getLogger(__name__)
@@ -105,11 +105,11 @@ def encode(config: Config, workdir: Path) -> None:
         return
     inputs = inputs_of(config, None)["encoded"]
     parts = {target: source} | ({} if source.held_out is None else {apart: source.held_out})
-    contents = {directory: contents_of(part) for directory, part in parts.items()}
-    changes = [
-        set_change(config, directory, directory.name, contents[directory], inputs, part.where)
+    plans = {
+        directory: SetPlan(directory, directory.name, contents_of(part), inputs, part.where)
         for directory, part in parts.items()
-    ]
+    }
+    changes = [set_change(config, plan) for plan in plans.values()]
     refuse(config, changes)
     whole = is_complete(target) and (source.held_out is None or is_complete(apart))
     if as_process_0(whole and not any(change.writes for change in changes)):
@@ -129,7 +129,7 @@ def encode(config: Config, workdir: Path) -> None:
         )
     # The held-out shards first, so that they are complete where the others are.
     for directory, part in reversed(parts.items()):
-        begin_set(config, directory, directory.name, contents[directory], inputs, part.where)
+        begin_set(config, plans[directory])
         _write(config, part, encoder, null, directory)
     report_cut(encoder)
 

@@ -15,7 +15,7 @@ from ladd_jax.data.contents import contents_of, in_turn, read_contents
 from ladd_jax.data.shards import check_complete, is_complete
 from ladd_jax.data.sources import Source, look
 from ladd_jax.errors import NotFoundError, UserError
-from ladd_jax.stages.changes import inputs_of, set_change
+from ladd_jax.stages.changes import SetPlan, inputs_of, set_change
 from ladd_jax.stages.load import checkpoint_difference
 from ladd_jax.training.checkpoint import newest_config
 
@@ -133,9 +133,8 @@ def check_made(config: Config, workdir: Path, own: Places) -> Writes:
         if name in SETS:
             contents = made_of.get(name) if runs else None
             where = source.where if source is not None and name == "encoded" else None
-            change = set_change(
-                config, directory, name, contents, inputs[name] if runs else {}, where
-            )
+            plan = SetPlan(directory, name, contents, inputs[name] if runs else {}, where)
+            change = set_change(config, plan)
             reason, writes = change.reason, change.writes
             done = is_complete(directory) and not writes
             # Not all data have held-out records.

@@ -28,7 +28,7 @@ from ladd_jax.diffusion.sampling import Sampler, Sampling, seeds
 from ladd_jax.models.families import family_of
 from ladd_jax.parallel.mesh import process_mesh
 from ladd_jax.parallel.processes import as_process_0
-from ladd_jax.stages.changes import begin_set, inputs_of, refuse, set_change
+from ladd_jax.stages.changes import SetPlan, begin_set, inputs_of, refuse, set_change
 from ladd_jax.stages.load import (
     encoded,
     load_generator,
@@ -44,7 +44,8 @@ def synthesize(config: Config, workdir: Path) -> None:
     records = read_contents(encoded(workdir))
     contents = None if records is None else in_turn(records, stage.samples)
     inputs = inputs_of(config, records)["synthesized"]
-    change = set_change(config, target, "synthesized", contents, inputs)
+    plan = SetPlan(target, "synthesized", contents, inputs)
+    change = set_change(config, plan)
     refuse(config, [change])
     if as_process_0(is_complete(target) and not change.writes):
         return
@@ -64,7 +65,7 @@ def synthesize(config: Config, workdir: Path) -> None:
         text=Text(encoded(workdir).name, shards.sizes),
     )
     sampling = Sampling.generator(**stage.sampling)
-    begin_set(config, target, "synthesized", contents, inputs)
+    begin_set(config, plan)
     missing = missing_shards(target, layout, jax.process_index(), jax.process_count())
     with progress("synthesize", layout, missing) as bar:
         for shard in missing:

@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from tqdm import tqdm
 
 from ladd_jax.data.buckets import Bucket
-from ladd_jax.data.pipeline import put
+from ladd_jax.data.pipeline import put, widened
 from ladd_jax.objectives.base import Objective, TrainState
 from ladd_jax.parallel.stopping import deferred
 from ladd_jax.training.checkpoint import Checkpoints
@@ -135,7 +135,7 @@ def train(
                 jax.transfer_guard("disallow"),
                 jax.profiler.StepTraceAnnotation(training.name, step_num=step),
             ):
-                placed = put(batch, training.mesh)
+                placed = widened(put(batch, training.mesh), training.mesh)
                 state, metrics = programs[bucket](state, training.frozen, placed)
                 writer.add(metrics)
             images = len(placed["latents"])

@@ -1,5 +1,7 @@
 """Arrays are stored in the form that their spec says, and come back as what they were."""
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -17,8 +19,12 @@ def there_and_back(spec, array):
     assert packed.keys() == spec.features("context", BUCKET).keys()
     for name, feature in spec.features("context", BUCKET).items():
         assert (packed[name].shape, packed[name].dtype) == (feature.shape, feature.np_dtype)
-    out = np.zeros(spec.shape_in(BUCKET), np.float32)
-    spec.unpack("context", packed, out)
+    out = spec.widen("context", packed)
+    assert (out.shape, out.dtype) == (spec.shape_in(BUCKET), np.float32)
+    # On the devices, for several at once.
+    stored = {name: jnp.stack([jnp.asarray(part)] * 2) for name, part in packed.items()}
+    for other in np.asarray(jax.jit(lambda parts: spec.widen("context", parts, jnp))(stored)):
+        np.testing.assert_array_equal(other, out)
     assert sum(array.nbytes for array in packed.values()) == spec.bytes_in(BUCKET)
     return out
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from sklearn.datasets import load_sample_image
 
-from ladd_jax.data.images import MAX_PIXELS, decode_image, fit, image_size
+from ladd_jax.data.images import MAX_PIXELS, decode_image, fit, image_size, look_at_image
 
 FINE = {"quality": 100, "subsampling": 0}
 """JPEG with hardly a loss, in colours either."""
@@ -238,6 +238,33 @@ def test_a_cut_image_is_an_error_or_loses_nothing(kind, part):
     except ValueError:
         return
     np.testing.assert_array_equal(image, whole)
+
+
+@settings(max_examples=60)
+@given(kind=st.sampled_from(sorted(KINDS)), part=st.floats(0, 1))
+def test_a_look_lets_no_cut_image_pass(kind, part):
+    data, whole = sample(kind)
+    cut = data[: int(part * len(data))]
+    try:
+        size = look_at_image(cut)
+    except ValueError:
+        with pytest.raises(ValueError):
+            decode_image(cut)
+        return
+    assert size == decode_image(cut).shape[:2] == whole.shape[:2]
+
+
+def test_a_look_finds_a_damaged_png_by_its_checksums_and_decodes_none_that_is_whole(monkeypatch):
+    whole = {kind: sample(kind)[0] for kind in ("PNG", "JPEG", "WEBP")}
+    damaged = bytearray(whole["PNG"])
+    damaged[len(damaged) // 2] ^= 1
+    with pytest.raises(ValueError, match="damaged"):
+        look_at_image(bytes(damaged))
+    monkeypatch.setattr("ladd_jax.data.images._decode", None)
+    for kind, data in whole.items():
+        assert look_at_image(data) == sample(kind)[1].shape[:2]
+    with pytest.raises(TypeError):
+        look_at_image(bytes(damaged))
 
 
 @settings(max_examples=100)

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import encode_job
 import jax
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ import quick_compilation
 import stopped_job
 import tiny
 import tiny_job
+from PIL import Image
 
 from ladd_jax.data.shards import Shards
 from ladd_jax.parallel.mesh import make_mesh
@@ -207,6 +209,35 @@ def jobs(tmp_path_factory):
 def records(workdir, stage):
     shards = Shards(workdir / stage)
     return {bucket: shards.read(bucket, np.arange(size)) for bucket, size in shards.sizes.items()}
+
+
+def test_each_picture_is_decoded_by_one_process_and_once(tmp_path):
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    for i in range(40):
+        size = (24 if i % 4 else 46, 24)
+        Image.new("L", size, 5 * i).save(pictures / f"{i}.{'png' if i % 2 else 'jpg'}")
+        (pictures / f"{i}.txt").write_text(f"grey {i}")
+    # One that is cut, which is left out.
+    cut = pictures / "0.jpg"
+    cut.write_bytes(cut.read_bytes()[:-10])
+    for processes in (1, 2):
+        workdir = tmp_path / f"run{processes}"
+        launched(processes, sys.executable, encode_job.__file__, pictures, workdir)
+        told = [json.loads(path.read_text()) for path in tmp_path.glob("run?.decoded.*")]
+        assert len(told) == processes and all(told)
+        digests = collections.Counter(itertools.chain(*told))
+        assert len(digests) == 40 and set(digests.values()) == {1}
+        for path in tmp_path.glob("run?.decoded.*"):
+            path.unlink()
+    for stage in ("encoded", "held_out"):
+        one, two = (records(tmp_path / name, stage) for name in ("run1", "run2"))
+        assert one.keys() == two.keys()
+        for bucket, found in one.items():
+            jax.tree.map(np.testing.assert_array_equal, found, two[bucket])
+    for name in ("run1", "run2"):
+        left_out = json.loads((tmp_path / name / "unreadable.jsonl").read_text())
+        assert left_out["key"] == "0" and "cut" in left_out["reason"]
 
 
 def rows(workdir):

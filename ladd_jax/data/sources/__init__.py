@@ -2,7 +2,8 @@
 
 A source is a module here with `open_source(config, buckets, workdir) -> Source`, and a line in
 `SOURCES`. One that is opened at once and writes nothing has `look(config, buckets) -> Source` too,
-by which its data are looked at before a run writes anything.
+by which its data are looked at before a run writes anything. One that knows the number of its
+records without a look at each has `count(config) -> int`.
 """
 
 import dataclasses
@@ -85,6 +86,17 @@ def look(config: Any, buckets: Sequence[Bucket]) -> Source | None:
       UserError: there is no such source, or the data are damaged.
     """
     return _module(config).look(config, buckets) if is_looked_at(config) else None
+
+
+def count(config: Any) -> int:
+    """How many records the data of a config have, for training; 0 where that takes a look at each.
+
+    Raises:
+      NotFoundError: the data are not there.
+      UserError: there is no such source, or the data are damaged.
+    """
+    module = _module(config)
+    return int(module.count(config)) if hasattr(module, "count") else 0
 
 
 def is_looked_at(config: Any) -> bool:

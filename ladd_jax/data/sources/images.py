@@ -25,7 +25,7 @@ from ladd_jax.data.buckets import (
     nearest,
 )
 from ladd_jax.data.image_records import open_images
-from ladd_jax.data.images import decode_image, fit
+from ladd_jax.data.images import decode_image, fit, look_at_image
 from ladd_jax.data.map_ahead import map_ahead
 from ladd_jax.data.records import Record, Records, Unreadable
 from ladd_jax.data.shards import LATENTS, ArraySpec
@@ -35,7 +35,7 @@ from ladd_jax.data.sources.held_out import LEAST, draw, lowest_draws
 from ladd_jax.errors import UserError
 from ladd_jax.models.families import family_of
 from ladd_jax.parallel.mesh import batch_divisor, batch_sharding, process_mesh, replicated
-from ladd_jax.parallel.processes import check_same
+from ladd_jax.parallel.processes import check_same, gather
 
 _LOG = logging.getLogger(__name__)
 
@@ -157,33 +157,52 @@ def _by_chance(records: Iterable[_Seen]) -> list[_Seen]:
 
 
 def _look(images: Records, data: Any, workdir: Path) -> list[_Seen]:
-    """Decodes all pictures once, since their number decides the names of shards; by chance."""
+    """Looks at all pictures, since their number decides the names of shards; by chance.
+
+    Each process looks at a share of them and tells the others of it.
+    """
     count = min(len(images), data.limit or len(images))
     listed = workdir / "unreadable.jsonl"
     unreadable = Unreadable(count, listed, *data.max_unreadable)
-    hidden = jax.process_index() != 0
-    seen = []
+    index, hidden = jax.process_index(), jax.process_index() != 0
 
     def look(found: tuple[int, Record | ValueError]) -> _Seen | ValueError:
         place, record = found
         if isinstance(record, ValueError):
             return record
         try:
-            height, width, _ = decode_image(record.data, data.max_pixels).shape
+            height, width = look_at_image(record.data, data.max_pixels)
         except ValueError as error:
             return error
         drawn, stated = draw(record.data), record.held_out is not None
         apart = bool(record.held_out) if stated else drawn < data.held_out
         return _Seen(place, record.key, height, width, record.prompt, drawn, apart, stated)
 
-    looked = map_ahead(look, ((i, _record(images, i)) for i in range(count)))
-    for i, found in enumerate(
-        tqdm(looked, desc="encode: look", total=count, unit="img", disable=hidden)
-    ):
-        if isinstance(found, _Seen):
-            seen.append(found)
-        else:
+    own = range(index, count, jax.process_count())
+    looked = map_ahead(look, ((i, _record(images, i)) for i in own))
+    bar = tqdm(looked, desc="encode: look", total=len(own), unit="img", disable=hidden)
+    found_here: list[Any] = []
+    refused = Unreadable(count, listed, *data.max_unreadable)
+    for i, found in zip(own, bar, strict=True):
+        if not isinstance(found, _Seen):
+            # Where there are too many already, the others need not be looked at.
+            refused.add(images.keys[i], found)
+        found_here.append(dataclasses.astuple(found) if isinstance(found, _Seen) else str(found))
+    keys = hashlib.sha256("\0".join(images.keys[:count]).encode("utf-8", "surrogatepass"))
+    told = gather([keys.hexdigest(), *found_here])
+    for process, (other, *_) in enumerate(told):
+        if other != told[0][0]:
+            raise UserError(
+                f"process {process} has another list of images than process 0: let all processes "
+                f"see the same files"
+            )
+    seen = []
+    for i in range(count):
+        found = told[i % len(told)][1 + i // len(told)]
+        if isinstance(found, str):
             unreadable.add(images.keys[i], found)
+        else:
+            seen.append(_Seen(*found))
     # What only this process reads otherwise would shift what the others write.
     check_same("list of readable images", [dataclasses.astuple(record) for record in seen])
     if not hidden:
@@ -206,10 +225,22 @@ def _record(images: Records, place: int) -> Record | ValueError:
 def _source(images: Records, part: dict[Bucket, list[_Seen]], encoder: _Encoder) -> Source:
     def read(bucket: Bucket, start: int, stop: int) -> dict[str, np.ndarray]:
         height, width = bucket.image_size(encoder.reduction)
-        found = (images[record.place].data for record in part[bucket][start:stop])
+        found = ((record, images[record.place].data) for record in part[bucket][start:stop])
 
-        def pixels(data: bytes) -> np.ndarray:
-            return fit(decode_image(data), height, width, encoder.image_channels)
+        def pixels(item: tuple[_Seen, bytes]) -> np.ndarray:
+            record, data = item
+            # Where processes see other files, each would write pictures of its own.
+            if draw(data) != record.draw:
+                raise UserError(
+                    f"picture {record.key} is another than it was when this job looked at all of "
+                    f"them, or than other processes see: let all see the same files, which stay"
+                )
+            try:
+                return fit(decode_image(data), height, width, encoder.image_channels)
+            except UserError as error:
+                raise UserError(
+                    f"picture {record.key} cannot be decoded ({error}): repair or remove it"
+                ) from error
 
         return {LATENTS: encoder.encode(np.stack(list(map_ahead(pixels, found))))}
 

@@ -1,5 +1,6 @@
 """Prompts of a file, spread over the buckets, without latents."""
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ import numpy as np
 
 from ladd_jax.data.buckets import Bucket
 from ladd_jax.data.packed_texts import PackedTexts
-from ladd_jax.data.prompt_sets import stream_prompt_set
+from ladd_jax.data.prompt_sets import prompt_files, stream_prompt_set
 from ladd_jax.data.sources import Source
 from ladd_jax.data.sources.fill_buckets import fill_buckets
 
@@ -16,22 +17,49 @@ from ladd_jax.data.sources.fill_buckets import fill_buckets
 def open_source(config: Any, buckets: Sequence[Bucket], workdir: Path) -> Source:
     """The prompts of `data.path`, in shares of `data.bucket_weights`; see `data.sources`."""
     del workdir
-    return _open(config, buckets, tell=True)
+    prompts = _read(config.data)
+    # The stage that opens them is the last to read them.
+    _last.clear()
+    return _split(config, buckets, prompts, tell=True)
 
 
 def look(config: Any, buckets: Sequence[Bucket]) -> Source:
     """As `open_source`, without a word; see `data.sources`."""
-    return _open(config, buckets, tell=False)
+    return _split(config, buckets, _read(config.data), tell=False)
 
 
-def _open(config: Any, buckets: Sequence[Bucket], *, tell: bool) -> Source:
+def count(config: Any) -> int:
+    """How many prompts there are; see `data.sources`."""
+    return len(_read(config.data)) if config.data.path else 0
+
+
+_last: dict[Any, PackedTexts] = {}
+"""Prompts that were looked at and not opened yet, by their files as they were then."""
+
+
+def _read(data: Any) -> PackedTexts:
+    """The prompts of files, which are read once by those that look at them and open them."""
+    states = []
+    for file in prompt_files(data.path):
+        # What is wrong with a file is told by who reads it.
+        with contextlib.suppress(OSError):
+            state = file.stat()
+            states.append((str(file), state.st_size, state.st_mtime_ns))
+    key = data.path, data.column, *states
+    if key not in _last:
+        _last.clear()
+        _last[key] = PackedTexts(stream_prompt_set(data.path, data.column))
+    return _last[key]
+
+
+def _split(config: Any, buckets: Sequence[Bucket], prompts: PackedTexts, *, tell: bool) -> Source:
     data = config.data
-    prompts = PackedTexts(stream_prompt_set(data.path, data.column))
     weights = np.asarray(data.bucket_weights or [1.0] * len(buckets))
     # The bucket of a prompt depends on its place alone: more prompts can be added at the end.
     draws = np.random.default_rng(config.seed).random(len(prompts))
     places = np.searchsorted(np.cumsum(weights / weights.sum()), draws, side="right")
-    places = np.minimum(places, len(buckets) - 1)
+    # There are few buckets and many prompts.
+    places = np.minimum(places, len(buckets) - 1).astype(np.int16)
     sizes = {bucket: int((places == place).sum()) for place, bucket in enumerate(buckets)}
     homes = fill_buckets(config, sizes, tell=tell)
     numbers = {bucket: number for number, bucket in enumerate(buckets)}

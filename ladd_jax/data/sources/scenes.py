@@ -27,6 +27,11 @@ def open_source(config: Any, buckets: Sequence[Bucket], workdir: Path) -> Source
     return dataclasses.replace(source, held_out=held_out)
 
 
+def count(config: Any) -> int:
+    """`data.examples` of each bucket; see `data.sources`."""
+    return int(config.data.examples * len(config.data.buckets))
+
+
 def _pictures(scans: digits.Digits, buckets: Sequence[Bucket], count: int, seed: int) -> Source:
     pictures = {bucket: scenes.compose(scans, bucket, count, seed) for bucket in buckets}
     return Source(

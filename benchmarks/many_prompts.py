@@ -1,0 +1,99 @@
+"""`python -m benchmarks.many_prompts`: what memory a file of ten million prompts takes.
+
+Writes such a file in a temporary directory, and does with it what a command with the stage `encode`
+does until its first batch of text is encoded, by the random encoder: it counts the prompts of each
+bucket against the batches, looks for changes of what is there, opens the prompts, digests each and
+begins the shards. Memory is the largest that the process had, libraries included; `before` is that
+of the libraries alone.
+"""
+
+import json
+import resource
+import tempfile
+import time
+from pathlib import Path
+
+from absl import app, flags
+
+from configs import digits
+from ladd_jax.cli.inputs import count_records
+from ladd_jax.config.fields import typed
+from ladd_jax.data.sources import prompts
+from ladd_jax.models.families import TextEncoder
+from ladd_jax.stages import encode
+from ladd_jax.stages.made import Places, check_made
+
+_PROMPTS = flags.DEFINE_integer("prompts", 10_000_000, "Prompts to write.")
+_JSON = flags.DEFINE_string("json", "benchmarks/results/many_prompts.json", "Where to write.")
+
+
+class _EncodedError(Exception):
+    """The first batch is encoded."""
+
+
+class _FirstBatch:
+    """A text encoder that ends at its first batch, which comes after the empty prompt."""
+
+    def __init__(self, encoder: TextEncoder):
+        self._encoder, self.truncated, self.blocks = encoder, encoder.truncated, encoder.blocks
+
+    def encode(self, texts: list[str]) -> dict:
+        found = self._encoder.encode(texts)
+        if texts != [""]:
+            raise _EncodedError
+        return found
+
+
+def _peak() -> int:
+    """Bytes."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def main(_: list[str]) -> None:
+    """Measures, prints and writes."""
+    count, before = _PROMPTS.value, _peak()
+    load = encode.text_encoder
+    encode.text_encoder = lambda *arguments: _FirstBatch(load(*arguments))
+    passes, stream = [], prompts.stream_prompt_set
+
+    def counted(*arguments: str) -> object:
+        passes.append(arguments)
+        return stream(*arguments)
+
+    prompts.stream_prompt_set = counted
+    with tempfile.TemporaryDirectory() as folder:
+        path, workdir = Path(folder) / "prompts.txt", Path(folder) / "run"
+        with path.open("w") as file:
+            for i in range(count):
+                file.write(f"a photograph of the number {i} on a wall, in the light of evening\n")
+        size = path.stat().st_size
+        config = digits.get_config()
+        config.data.update(dict(source="prompts", path=str(path), buckets=("8x8", "8x16", "16x8")))
+        config.stages = ("encode",)
+        settings = typed(config)
+        start, busy = time.perf_counter(), time.process_time()
+        sizes = count_records(settings, workdir)
+        check_made(settings, workdir, Places(workdir))
+        try:
+            encode.encode(settings, workdir)
+        except _EncodedError:
+            pass
+        seconds, core_seconds = time.perf_counter() - start, time.process_time() - busy
+    assert sum(sizes.values()) == count
+    result = {
+        "prompts": count, "bytes_of_the_file": size, "times_read": len(passes),
+        "peak_bytes": _peak(), "before": before,
+        "seconds": seconds, "core_seconds": core_seconds,
+    }  # fmt: skip
+    print(
+        f"{count} prompts, {size / 1e6:.0f} MB, read {len(passes)} times: at most "
+        f"{result['peak_bytes'] / 1e9:.2f} GB, {before / 1e9:.2f} of them before; "
+        f"{core_seconds:.0f} s of a core until the first batch"
+    )
+    path = Path(_JSON.value)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(result, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    app.run(main)
