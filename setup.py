@@ -27,6 +27,7 @@ setup(
         "clu>=0.0.12",
         "datasets>=4.0",
         "etils>=1.9",
+        "filelock>=3.12",
         "flax>=0.12",
         "grain>=0.2.12",
         "huggingface_hub>=1.0",

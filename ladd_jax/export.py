@@ -61,8 +61,10 @@ def main() -> None:
     with contextlib.ExitStack() as stack:
         if is_address(_OUT.value):
             out = stack.enter_context(uploading(_OUT.value, PIPELINE_INDEX))
+            place = _OUT.value.rstrip("/")
         else:
             out = expand(_OUT.value)
+            place = str(out)
         export(
             expand(WORKDIR.value),
             out,
@@ -72,7 +74,7 @@ def main() -> None:
             dtype=_DTYPE.value,
             push_to=_PUSH.value,
         )
-    print(f"{_OUT.value.rstrip('/')}/README.md says how to call it")
+    print(f"{place}/README.md says how to call it")
 
 
 if __name__ == "__main__":

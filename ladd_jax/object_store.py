@@ -9,6 +9,7 @@ an address alone.
 
 import contextlib
 import functools
+import hashlib
 import os
 import shutil
 import uuid
@@ -70,20 +71,22 @@ def fetch(address: str | Path) -> Path:
         the disk has no space for it.
     """
     target = place_of(address)
-    found = _listed(address)
-    wanted = {_copies() / name: info for name, info in found.items()}
-    _remove_others(target, wanted)
-    missing = {path: info for path, info in wanted.items() if not _is_copy(path, info)}
-    if missing:
-        _check_space(address, sum(int(info["size"]) for info in missing.values()))
-        _LOG.info("%s: copies %d files to %s", _shown(address), len(missing), target)
-        with _one_sentence(address, "read"), ThreadPoolExecutor(_THREADS) as pool:
-            list(pool.map(_copy, missing, missing.values()))
+    # Of several processes on one machine the others wait, and find the copies there.
+    with _locked(target):
+        wanted = {_copies() / name: info for name, info in _listed(address).items()}
+        _remove_others(target, wanted)
+        missing = {path: info for path, info in wanted.items() if not _is_copy(path, info)}
+        if missing:
+            _check_space(address, sum(int(info["size"]) for info in missing.values()))
+            _LOG.info("%s: copies %d files to %s", _shown(address), len(missing), target)
+            with _one_sentence(address, "read"), ThreadPoolExecutor(_THREADS) as pool:
+                list(pool.map(_copy, missing, missing.values()))
     return target
 
 
 def find(pattern: str) -> list[str]:
-    """Addresses of the objects that a pattern such as `gs://bucket/data/*.tar` names, in order.
+    """Addresses of what a pattern such as `gs://bucket/data/*.tar` names, objects and prefixes, in
+    order.
 
     Raises:
       UserError: see `fetch`.
@@ -138,6 +141,15 @@ def _upload(folder: Path, address: str, last: str) -> None:
             with contextlib.suppress(Exception):
                 store.rm(done)
             raise
+
+
+def _locked(target: Path) -> contextlib.AbstractContextManager[Any]:
+    # With what it imports it costs a tenth of a second.
+    import filelock
+
+    folder = _root() / "locks"
+    folder.mkdir(parents=True, exist_ok=True)
+    return filelock.FileLock(folder / hashlib.sha256(str(target).encode()).hexdigest())
 
 
 def _root() -> Path:
@@ -246,7 +258,6 @@ def _remove_others(target: Path, wanted: Mapping[Path, Any]) -> None:
 
 def _check_space(address: str | Path, size: int) -> None:
     root = _root()
-    root.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(root).free
     if size > free:
         raise UserError(

@@ -1,12 +1,15 @@
 """Addresses of buckets, by the real client and a server on this machine."""
 
 import contextlib
+import dataclasses
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 
+from configs import small
+from ladd_jax.config.fields import typed
 from ladd_jax.config.workdir import Places, data_directory, folder, settle
 from ladd_jax.data.buckets import Bucket
 from ladd_jax.data.prompt_sets import read_prompt_set
@@ -122,11 +125,16 @@ def test_a_run_reads_shards_of_a_bucket_by_copies_on_each_host(bucket, tmp_path,
 
 @pytest.mark.parametrize("writes", [Writes(makes=True, alters=False), Writes(False, True)])
 def test_nothing_is_made_among_data_in_a_bucket(bucket, writes):
+    config = typed(small.get_config("data=gs://b/pictures,resolution=8"))
+    reads = dataclasses.replace(config, stages=("distil", "evaluate"))
     place = place_of("gs://b/data")
     with pytest.raises(UserError, match="--data=gs://b/data does not have all .* only read"):
-        check_on_disk(place, writes)
-    check_on_disk(place, Writes(False, False))
-    check_on_disk(place.parents[3], writes)
+        check_on_disk(reads, place, writes)
+    check_on_disk(reads, place, Writes(False, False))
+    check_on_disk(reads, place.parents[3], writes)
+    # It would look for held-out records, which are not there.
+    with pytest.raises(UserError, match="--data=gs://b/data does not have all"):
+        check_on_disk(config, place, Writes(False, False))
 
 
 def test_prompts_are_read_from_a_bucket(bucket):

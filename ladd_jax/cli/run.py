@@ -72,7 +72,7 @@ def run(command: Command, others: absl.flags.FlagValues | None = None, *, stage:
                 origin = flags.FROM.value and str(expand_local(flags.FROM.value, "from", shared))
                 places = open_places(alone, workdir, data, origin)
                 writes = check_made(alone, workdir, places)
-                check_on_disk(places.data, writes)
+                check_on_disk(alone, places.data, writes)
                 stack.enter_context(owned(workdir))
                 settle(workdir, settings, places)
                 remove_unfinished(workdir)
