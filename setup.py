@@ -49,7 +49,8 @@ setup(
         "transformers>=5.0",
     ],
     extras_require={
-        "tpu": ["jax[tpu]>=0.10,<0.12"],
+        # What a TPU's hosts read is mostly in a bucket.
+        "tpu": ["jax[tpu]>=0.10,<0.12", "gcsfs>=2025.9"],
         "cuda": ["jax[cuda12]>=0.10,<0.12"],
         # For gs:// addresses.
         "gcs": ["gcsfs>=2025.9"],
