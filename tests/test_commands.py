@@ -183,6 +183,7 @@ DIGITS = "--config=configs/digits.py"
         ([DIGITS, "--config.data.source=cifar"], "'cifar' is none of digits"),
         ([DIGITS, "--profile=100"], "is not START:STOP"),
         ([DIGITS, "--from=nowhere"], "--from=nowhere holds no student: name the --workdir"),
+        ([DIGITS, "--from=gs://b/run"], "--from=gs://b/run cannot be an address of a bucket: name"),
         ([DIGITS, "--data=setup.py"], "--data=setup.py is a file: name a directory"),
         ([DIGITS, "--on_change=again"], "on_change 'again' is none of stop, redo"),
         ([DIGITS, "--profile=2000:2003"], "begins after the last of 1600 steps"),
@@ -202,6 +203,18 @@ DIGITS = "--config=configs/digits.py"
 )  # fmt: skip
 def test_bad_input_is_one_sentence_and_exit_code_2(tmp_path, arguments, words):
     assert_refused(run(*arguments, f"--workdir={tmp_path / 'run'}", devices=4), words)
+
+
+def test_a_run_writes_nothing_into_a_bucket(bucket, tmp_path):
+    address = f"gs://{bucket[1]}/data"
+    result = run(DIGITS, f"--workdir={address}", devices=4)
+    assert_refused(result, f"--workdir={address} cannot be an address of a bucket: name a folder")
+    # Its own process has this one's variables, which lead to the server.
+    command = [sys.executable, "-m", "ladd_jax.main", DIGITS, f"--data={address}"]
+    command += [f"--workdir={tmp_path / 'run'}"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert_refused(result, f"--data={address} does not have all that the stages make")
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.fixture(scope="module")
