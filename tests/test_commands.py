@@ -459,6 +459,39 @@ TINY = [
 
 
 @pytest.mark.slow
+def test_a_run_reads_data_from_a_bucket_and_goes_on_on_another_host(bucket, tmp_path, monkeypatch):
+    client, name = bucket
+    programs = f"--config.compilation_cache={tmp_path / 'programs'}"
+    given = [*TINY, programs, "--config.data.buckets=('8x8',)", "--config.finetune.steps=0"]
+    given += ["--config.log.samples_every=0", "--config.checkpoint.every=2"]
+
+    def started(*arguments):
+        # Its own process has this one's variables, which lead to the server.
+        command = [sys.executable, "-m", "ladd_jax.main", *given, *arguments]
+        result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        assert result.returncode == 0, result.stderr
+        return result.stderr
+
+    data = ("encode", "pretrain", "synthesize")
+    started(f"--config.stages={data}", f"--workdir={tmp_path / 'made'}")
+    for folder in ("encoded", "pretrain", "synthesized"):
+        client.put(f"{tmp_path / 'made' / folder}/", f"{name}/data/{folder}/", recursive=True)
+    shutil.rmtree(tmp_path / "made")
+    before = client.find(name, detail=True)
+    stages, workdir = f"--config.stages={(*data, 'distil')}", f"--workdir={tmp_path / 'run'}"
+    told = started(stages, workdir, f"--data=gs://{name}/data", "--config.distil.steps=4")
+    assert f"gs://{name}/data/synthesized: copies" in told
+    monkeypatch.setenv("LADD_JAX_CACHE", str(tmp_path / "other"))
+    told = started(stages, workdir)
+    assert f"gs://{name}/data/synthesized: copies" in told and "goes on at step 4" in told
+    assert (tmp_path / "run" / "distil" / "checkpoints" / "6").is_dir()
+    assert not (tmp_path / "run" / "encoded").exists()
+    assert {key: info["generation"] for key, info in client.find(name, detail=True).items()} == {
+        key: info["generation"] for key, info in before.items()
+    }
+
+
+@pytest.mark.slow
 def test_the_whole_job_runs_on_a_mesh_and_a_second_run_does_nothing_again(tmp_path):
     mesh = ["--config.mesh.fsdp=2", "--config.mesh.tensor=2"]
     result = run(*TINY, *mesh, f"--workdir={tmp_path}", devices=8)
