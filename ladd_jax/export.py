@@ -7,8 +7,11 @@ files have it, `both` one folder with both; a model card says how to call them.
 Examples:
 
     python -m ladd_jax.export --workdir=runs/sd3_turbo --out=sd3-turbo --layout=both
+    python -m ladd_jax.export --workdir=runs/sd3_turbo --out=gs://BUCKET/sd3-turbo
     python -m ladd_jax.export --workdir=runs/sd3_turbo --out=sd3-turbo --push=OWNER/sd3-turbo
 """
+
+import contextlib
 
 from absl import flags
 
@@ -18,7 +21,9 @@ from ladd_jax.paths import expand
 from ladd_jax.stages.names import STUDENTS
 
 FLAGS = flags.FlagValues()
-_OUT = flags.DEFINE_string("out", "", "The folder to make.", flag_values=FLAGS)
+_OUT = flags.DEFINE_string(
+    "out", "", "The folder to make, here or in a bucket (gs://...).", flag_values=FLAGS
+)
 _MODEL = flags.DEFINE_enum(
     "model", "ema", tuple(STUDENTS), "The average (ema), or the student itself.", flag_values=FLAGS
 )
@@ -49,19 +54,27 @@ _PUSH = flags.DEFINE_string(
 def main() -> None:
     """The command."""
     # What is heavy is imported once the flags are read: a mistake in them is told at once.
+    from ladd_jax.object_store import is_address, uploading
     from ladd_jax.stages.export import export
+    from ladd_jax.weights.source import PIPELINE_INDEX
 
-    out = expand(_OUT.value)
-    export(
-        expand(WORKDIR.value),
-        out,
-        model=_MODEL.value,
-        step=_STEP.value,
-        layout=_LAYOUT.value,
-        dtype=_DTYPE.value,
-        push_to=_PUSH.value,
-    )
-    print(f"{out / 'README.md'} says how to call it")
+    with contextlib.ExitStack() as stack:
+        if is_address(_OUT.value):
+            out = stack.enter_context(uploading(_OUT.value, PIPELINE_INDEX))
+            place = _OUT.value.rstrip("/")
+        else:
+            out = expand(_OUT.value)
+            place = str(out)
+        export(
+            expand(WORKDIR.value),
+            out,
+            model=_MODEL.value,
+            step=_STEP.value,
+            layout=_LAYOUT.value,
+            dtype=_DTYPE.value,
+            push_to=_PUSH.value,
+        )
+    print(f"{place}/README.md says how to call it")
 
 
 if __name__ == "__main__":

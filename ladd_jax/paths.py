@@ -1,6 +1,7 @@
 """Paths as users write them: `~`, patterns, lists, and what was meant by one that is not there.
 
-A path is relative to where the user stands, on the command line and in a config file alike.
+A path is relative to where the user stands, on the command line and in a config file alike. What
+an address (`gs://...`) names is copied here, and its path is that of the copy.
 """
 
 import difflib
@@ -9,21 +10,44 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from ladd_jax import object_store
 from ladd_jax.errors import NotFoundError, UserError
+from ladd_jax.object_store import is_address
 
 _PATTERN = frozenset("*?[")
 
+COPY_LATER = "name a folder or file on a disk, and copy that with `gcloud storage cp`"
+"""A remedy for `expand_local`."""
+
 
 def expand(path: str | Path) -> Path:
-    """A path with the user's own folder in the place of `~`.
+    """A path with the user's own folder in the place of `~`; of an address, that of its copy.
 
     Raises:
-      UserError: there is no such user.
+      UserError: there is no such user; or the bucket cannot be read.
     """
+    if is_address(path):
+        return object_store.fetch(str(path))
     try:
         return Path(path).expanduser()
     except RuntimeError as error:
         raise UserError(f"{path} begins with a user who is not known here: write it out") from error
+
+
+def expand_local(path: str, flag: str, remedy: str) -> Path:
+    """`expand`, of what is written to and has to be on a disk.
+
+    Args:
+      path: the path.
+      flag: the flag that names it.
+      remedy: what the user can do.
+
+    Raises:
+      UserError: it is an address; or there is no such user.
+    """
+    if is_address(path):
+        raise UserError(f"--{flag}={path} cannot be an address of a bucket: {remedy}")
+    return expand(path)
 
 
 def near(path: str | Path) -> str:
@@ -33,6 +57,8 @@ def near(path: str | Path) -> str:
       `, and X is there`, of the path that may have been meant; else of the last folder on the way,
       where the path has one; else nothing.
     """
+    if is_address(path):
+        return ""
     wanted = expand(path)
     parent, name = wanted.parent, wanted.name
     while not parent.exists() and parent != parent.parent:
@@ -71,6 +97,10 @@ def matches(path: str | Path) -> list[Path]:
     for part in _parts(str(path)):
         if expand(part).exists():
             some: Sequence[Path] = [expand(part)]
+        elif is_pattern(part) and is_address(part):
+            some = [expand(address) for address in object_store.find(part)]
+            if not some:
+                raise NotFoundError(f"no file matches {part}: check the pattern")
         elif is_pattern(part):
             some = [Path(name) for name in sorted(glob.glob(str(expand(part)), recursive=True))]
             if not some:

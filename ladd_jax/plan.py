@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from absl import flags
 
 from ladd_jax.cli.run import run_without_workdir
+from ladd_jax.paths import COPY_LATER, expand_local
 
 if TYPE_CHECKING:
     from ladd_jax.config.fields import Config
@@ -76,7 +77,7 @@ def main(config: Config) -> None:
         records=_RECORDS.value,
         largest=_LARGEST.value,
         compile=_COMPILE.value,
-        json=_JSON.value,
+        json=_JSON.value and str(expand_local(_JSON.value, "json", COPY_LATER)),
     )
     plan(config, options)
 

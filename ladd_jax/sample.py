@@ -21,7 +21,7 @@ from absl import flags
 from ladd_jax.cli.flags import COLUMN, PROMPTS
 from ladd_jax.cli.run import run_without_config
 from ladd_jax.errors import UserError
-from ladd_jax.paths import expand
+from ladd_jax.paths import COPY_LATER, expand, expand_local
 from ladd_jax.ranges import COUNT, NOT_NEGATIVE, POSITIVE
 from ladd_jax.stages.names import MODELS
 
@@ -132,7 +132,7 @@ def main() -> None:
     ):
         if value is not None and value not in allowed:
             raise UserError(f"{name} is {value}: use {allowed}")
-    out = expand(_OUT.value)
+    out = expand_local(_OUT.value, "out", COPY_LATER)
     if out.exists() and not out.is_dir():
         raise UserError(f"--out={out} is a file: name a folder")
     workdir = expand(_CHECKPOINT.value)

@@ -1,7 +1,9 @@
 """Eight simulated devices and quick compilation for every test, set before JAX starts."""
 
 import os
+import uuid
 
+import pytest
 from hypothesis import settings
 from quick_compilation import quick_flags
 
@@ -16,3 +18,29 @@ settings.load_profile("no_deadline")
 def pytest_collection_modifyitems(items):
     """The file with the longest test first: no process is left alone with it at the end."""
     items.sort(key=lambda item: item.path.name != "test_commands.py")
+
+
+@pytest.fixture(scope="session")
+def gcs_server():
+    """Variables of a server of Google Cloud Storage on this machine; this process has them too."""
+    # The server's package is there for some systems alone.
+    from buckets import environment, serving
+
+    from ladd_jax import object_store
+
+    with serving() as variables, environment(variables):
+        yield variables
+        object_store._client.cache_clear()
+
+
+@pytest.fixture
+def bucket(gcs_server, tmp_path, monkeypatch):
+    """(client, name) of a new bucket, of which nothing is copied yet."""
+    from ladd_jax import object_store
+
+    monkeypatch.setenv("LADD_JAX_CACHE", str(tmp_path / "cache"))
+    client, name = object_store._client(), f"bucket-{uuid.uuid4().hex}"
+    client.mkdir(name)
+    object_store.fetch.cache_clear()
+    yield client, name
+    object_store.fetch.cache_clear()

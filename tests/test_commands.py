@@ -183,6 +183,7 @@ DIGITS = "--config=configs/digits.py"
         ([DIGITS, "--config.data.source=cifar"], "'cifar' is none of digits"),
         ([DIGITS, "--profile=100"], "is not START:STOP"),
         ([DIGITS, "--from=nowhere"], "--from=nowhere holds no student: name the --workdir"),
+        ([DIGITS, "--from=gs://b/run"], "--from=gs://b/run cannot be an address of a bucket: name"),
         ([DIGITS, "--data=setup.py"], "--data=setup.py is a file: name a directory"),
         ([DIGITS, "--on_change=again"], "on_change 'again' is none of stop, redo"),
         ([DIGITS, "--profile=2000:2003"], "begins after the last of 1600 steps"),
@@ -202,6 +203,18 @@ DIGITS = "--config=configs/digits.py"
 )  # fmt: skip
 def test_bad_input_is_one_sentence_and_exit_code_2(tmp_path, arguments, words):
     assert_refused(run(*arguments, f"--workdir={tmp_path / 'run'}", devices=4), words)
+
+
+def test_a_run_writes_nothing_into_a_bucket(bucket, tmp_path):
+    address = f"gs://{bucket[1]}/data"
+    result = run(DIGITS, f"--workdir={address}", devices=4)
+    assert_refused(result, f"--workdir={address} cannot be an address of a bucket: name a folder")
+    # Its own process has this one's variables, which lead to the server.
+    command = [sys.executable, "-m", "ladd_jax.main", DIGITS, f"--data={address}"]
+    command += [f"--workdir={tmp_path / 'run'}"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert_refused(result, f"--data={address} does not have all that the stages make")
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.fixture(scope="module")
@@ -443,6 +456,39 @@ TINY = [
     "--config.log.every=3",
     "--config.log.samples_every=3",
 ]
+
+
+@pytest.mark.slow
+def test_a_run_reads_data_from_a_bucket_and_goes_on_on_another_host(bucket, tmp_path, monkeypatch):
+    client, name = bucket
+    programs = f"--config.compilation_cache={tmp_path / 'programs'}"
+    given = [*TINY, programs, "--config.data.buckets=('8x8',)", "--config.finetune.steps=0"]
+    given += ["--config.log.samples_every=0", "--config.checkpoint.every=2"]
+
+    def started(*arguments):
+        # Its own process has this one's variables, which lead to the server.
+        command = [sys.executable, "-m", "ladd_jax.main", *given, *arguments]
+        result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        assert result.returncode == 0, result.stderr
+        return result.stderr
+
+    data = ("encode", "pretrain", "synthesize")
+    started(f"--config.stages={data}", f"--workdir={tmp_path / 'made'}")
+    for folder in ("encoded", "pretrain", "synthesized"):
+        client.put(f"{tmp_path / 'made' / folder}/", f"{name}/data/{folder}/", recursive=True)
+    shutil.rmtree(tmp_path / "made")
+    before = client.find(name, detail=True)
+    stages, workdir = f"--config.stages={(*data, 'distil')}", f"--workdir={tmp_path / 'run'}"
+    told = started(stages, workdir, f"--data=gs://{name}/data", "--config.distil.steps=4")
+    assert f"gs://{name}/data/synthesized: copies" in told
+    monkeypatch.setenv("LADD_JAX_CACHE", str(tmp_path / "other"))
+    told = started(stages, workdir)
+    assert f"gs://{name}/data/synthesized: copies" in told and "goes on at step 4" in told
+    assert (tmp_path / "run" / "distil" / "checkpoints" / "6").is_dir()
+    assert not (tmp_path / "run" / "encoded").exists()
+    assert {key: info["generation"] for key, info in client.find(name, detail=True).items()} == {
+        key: info["generation"] for key, info in before.items()
+    }
 
 
 @pytest.mark.slow

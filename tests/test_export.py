@@ -9,17 +9,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from absl import flags
+from absl.testing import flagsaver
 from huggingface_hub import errors
 from pipelines import save_pipeline
 from test_sd3 import tiny
 from untrained_run import save_student
 
 from configs import digits
+from ladd_jax import export as command
 from ladd_jax.config.fields import to_dict, typed
 from ladd_jax.config.workdir import settle
 from ladd_jax.diffusion.samplers import sample_noise
 from ladd_jax.diffusion.sampling import Sampler, seeds
-from ladd_jax.errors import UserError
+from ladd_jax.errors import ExistsError, UserError
 from ladd_jax.models.sd3.card import model_card
 from ladd_jax.models.sd3.pipeline import write_surroundings
 from ladd_jax.parallel.mesh import make_mesh
@@ -50,6 +53,19 @@ def test_an_export_read_again_is_the_student_bit_for_bit(run, turbo):
     for path in (turbo, turbo / "turbo.safetensors"):
         read = load_mmdit(path, jnp.float32).params
         jax.tree.map(np.testing.assert_array_equal, read, run[1].ema)
+
+
+def test_an_export_goes_to_a_bucket_and_is_read_from_there(run, bucket, capsys):
+    address = f"gs://{bucket[1]}/exports/turbo"
+    flags.FLAGS.mark_as_parsed()
+    with flagsaver.flagsaver(workdir=str(run[0])):
+        command.FLAGS(["export", f"--out={address}", "--dtype=float32"])
+        command.main()
+        with pytest.raises(ExistsError, match=f"{address} exists: remove it"):
+            command.main()
+    assert f"{address}/README.md says" in capsys.readouterr().out
+    read = load_mmdit(address, jnp.float32).params
+    jax.tree.map(np.testing.assert_array_equal, read, run[1].ema)
 
 
 def test_the_student_itself_can_be_exported_in_half_precision(run, tmp_path):

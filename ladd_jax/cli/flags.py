@@ -34,8 +34,8 @@ DATA = flags.DEFINE_string(
     "data",
     "",
     "Where encoded, held-out and synthesized records and the data generator are, and are made if "
-    "they are missing, which several workdirs may share; another workdir will do. Default: the "
-    "workdir, or what it was told before.",
+    "they are missing, which several workdirs may share; another workdir will do. In a bucket "
+    "(gs://...) they are only read. Default: the workdir, or what it was told before.",
 )
 FROM = flags.DEFINE_string(
     "from",

@@ -50,12 +50,15 @@ def run(command: Command, others: absl.flags.FlagValues | None = None, *, stage:
         from ladd_jax.config.fields import to_dict
         from ladd_jax.config.workdir import settle, settled
         from ladd_jax.errors import Problems
+        from ladd_jax.object_store import address_of, is_address, place_of
         from ladd_jax.parallel import processes
-        from ladd_jax.paths import expand
-        from ladd_jax.stages.made import check_made, open_places
+        from ladd_jax.paths import expand, expand_local
+        from ladd_jax.stages.made import check_made, check_on_disk, open_places
 
         # All that is wrong is told at once, and before anything is written.
-        workdir, problems = expand(flags.WORKDIR.value), Problems()
+        shared = "name a folder, of several hosts on a disk that all share, such as NFS"
+        workdir = expand_local(flags.WORKDIR.value, "workdir", shared)
+        given, problems = flags.DATA.value, Problems()
         config, refused = _config(problems)
         left_out = stage and stage not in config.stages
         alone = dataclasses.replace(config, stages=(stage,)) if stage else config
@@ -65,10 +68,11 @@ def run(command: Command, others: absl.flags.FlagValues | None = None, *, stage:
         processes.check_same("config", settings)
         with contextlib.ExitStack() as stack:
             if jax.process_index() == 0:
-                named = (flags.DATA.value, flags.FROM.value)
-                data, origin = (str(expand(path)) if path else "" for path in named)
+                data = given and str(place_of(given) if is_address(given) else expand(given))
+                origin = flags.FROM.value and str(expand_local(flags.FROM.value, "from", shared))
                 places = open_places(alone, workdir, data, origin)
                 writes = check_made(alone, workdir, places)
+                check_on_disk(alone, places.data, writes)
                 stack.enter_context(owned(workdir))
                 settle(workdir, settings, places)
                 remove_unfinished(workdir)
@@ -78,7 +82,7 @@ def run(command: Command, others: absl.flags.FlagValues | None = None, *, stage:
                     remove_unfinished(places.data)
                 if writes.alters:
                     check_unread(places.data)
-                if shares:
+                if shares and not address_of(places.data):
                     stack.enter_context(reading(places.data))
             # The others do not look before: a network disk would remember that there was nothing.
             processes.barrier("settled")

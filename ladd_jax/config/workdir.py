@@ -12,6 +12,7 @@ from typing import Any
 from ladd_jax.config.fields import Config, base_config, compare, to_dict, typed
 from ladd_jax.config.identity import FREE_FIELDS, FREE_PATHS, config_difference, filled
 from ladd_jax.errors import NotFoundError, UserError
+from ladd_jax.object_store import address_of, fetch, is_address, place_of
 from ladd_jax.whole_files import read_json, write_text_whole
 
 _FILE = "config.json"
@@ -26,7 +27,7 @@ class Places:
     """Where a run has what it does not make itself.
 
     Attributes:
-      data: directory of the folders `DATA`.
+      data: directory of the folders `DATA`; of a bucket's, that of their copies.
       origin: workdir of the run whose student it began with; None for a student of its own.
       step: step of that student's checkpoint.
     """
@@ -39,18 +40,27 @@ class Places:
 def places(workdir: Path) -> Places:
     """The places of a workdir; its own directory where it names none.
 
+    Of data in a bucket what is not copied here yet is copied.
+
     Raises:
       DamagedError: the file that names them is damaged.
+      UserError: the bucket cannot be read.
     """
     path = workdir / _PLACES
-    if not path.is_file():
-        return Places(workdir)
-    found = read_json(path, "name them again by --data and --from")
+    if address_of(workdir):
+        fetch(address_of(path))
+    found = read_json(path, "name them again by --data and --from") if path.is_file() else {}
 
     def place(name: str) -> Path | None:
+        if is_address(found.get(name, "")):
+            return place_of(found[name])
         return (workdir.resolve() / found[name]).resolve() if found.get(name) else None
 
-    return Places(place("data") or workdir, place("from"), found.get("step"))
+    data = place("data") or workdir
+    if address_of(data):
+        for name in DATA:
+            fetch(address_of(data / name))
+    return Places(data, place("from"), found.get("step"))
 
 
 def data_directory(workdir: Path) -> Path:
@@ -101,7 +111,7 @@ def _named(own: Places, workdir: Path) -> dict[str, Any]:
 
     named: dict[str, Any] = {}
     if own.data.resolve() != workdir.resolve():
-        named["data"] = relative(own.data)
+        named["data"] = address_of(own.data) or relative(own.data)
     if own.origin is not None:
         named |= {"from": relative(own.origin), "step": own.step}
     return named

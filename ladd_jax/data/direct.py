@@ -41,6 +41,9 @@ _CACHED = 2**18
 _MOST_OPEN = 256
 """Files that are open at once."""
 
+_READS = hasattr(os, "preadv")
+"""Whether the system reads into several places at once: Linux does, macOS does not."""
+
 TEXTS = ("key", "prompt")
 """Fields of a record besides its arrays."""
 
@@ -126,7 +129,7 @@ class DirectFiles:
     """
 
     def __init__(self) -> None:
-        """Starts without files."""
+        """Starts without files; where the system cannot read into several places, with none."""
         self._starts: dict[str, np.ndarray | None] = {}
         self._opened = functools.lru_cache(_MOST_OPEN)(io.FileIO)
 
@@ -151,6 +154,8 @@ class DirectFiles:
           `TEXTS` of the record; None where it cannot be read so: it is another or damaged, its file
           is not here or not of `indexed` records without compression. Rows may have changed then.
         """
+        if not _READS:
+            return None
         try:
             file = self._opened(path)
             if path not in self._starts:

@@ -13,8 +13,9 @@ from ladd_jax.config.workdir import DATA, Places, check_directory, data_director
 from ladd_jax.data.buckets import Bucket
 from ladd_jax.data.contents import contents_of, in_turn, read_contents
 from ladd_jax.data.shards import check_complete, is_complete
-from ladd_jax.data.sources import Source, look
+from ladd_jax.data.sources import Source, is_looked_at, look
 from ladd_jax.errors import NotFoundError, UserError
+from ladd_jax.object_store import address_of
 from ladd_jax.stages.changes import SetPlan, inputs_of, set_change
 from ladd_jax.stages.load import checkpoint_difference
 from ladd_jax.training.checkpoint import newest_config
@@ -156,6 +157,23 @@ def check_made(config: Config, workdir: Path, own: Places) -> Writes:
         if _MAKERS[name] not in config.stages:
             check_complete(own.data / name)
     return Writes(makes, alters)
+
+
+def check_on_disk(config: Config, data: Path, writes: Writes) -> None:
+    """Whether data that are to be made or changed are on a disk: a bucket's are only read.
+
+    Raises:
+      UserError: they are copies of a bucket's.
+    """
+    # Where held-out records are missing the stage looks for some at all data, and writes them.
+    looks = {"encode", "evaluate"} <= set(config.stages) and not is_looked_at(config)
+    makes = writes.makes or writes.alters or (looks and not is_complete(data / "held_out"))
+    if address_of(data) and makes:
+        raise UserError(
+            f"--data={address_of(data)} does not have all that the stages make, as they make it, "
+            f"and what is in a bucket is only read: make it in a folder and copy that there, or "
+            f"leave out the stages that make it by --config.stages"
+        )
 
 
 def _look(config: Config, data: Path) -> Source | None:

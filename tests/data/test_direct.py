@@ -135,3 +135,15 @@ def test_memory_is_used_again_when_nothing_refers_to_it():
     assert (view == 7).all() and other.ctypes.data != place
     del view
     assert buffers.empty((2, 2**20), "f2").ctypes.data == place
+
+
+def test_a_system_that_does_not_read_into_several_places_has_the_library_read(
+    tmp_path, monkeypatch
+):
+    write(tmp_path, {"latents": ArraySpec((5,)), "b": ArraySpec((3,), "float16")}, ["a cat", "b"])
+    quick = Shards(tmp_path).read(BUCKET, np.arange(2))
+    monkeypatch.setattr(direct, "_READS", False)
+    slow = Shards(tmp_path).read(BUCKET, np.arange(2))
+    assert slow["prompt"] == quick["prompt"] == ["a cat", "b"]
+    np.testing.assert_array_equal(slow["latents"], quick["latents"])
+    np.testing.assert_array_equal(slow["cond"]["b"], quick["cond"]["b"])
