@@ -48,7 +48,7 @@ def run(command: Command, others: absl.flags.FlagValues | None = None, *, stage:
         from ladd_jax.cli.preflight import look
         from ladd_jax.cli.unfinished import remove_unfinished
         from ladd_jax.config.fields import to_dict
-        from ladd_jax.config.workdir import settle, settled
+        from ladd_jax.config.workdir import data_named, settle, settled
         from ladd_jax.errors import Problems
         from ladd_jax.parallel import processes
         from ladd_jax.paths import expand
@@ -56,17 +56,19 @@ def run(command: Command, others: absl.flags.FlagValues | None = None, *, stage:
 
         # All that is wrong is told at once, and before anything is written.
         workdir, problems = expand(flags.WORKDIR.value), Problems()
+        named = (flags.DATA.value, flags.FROM.value)
+        data, origin = (str(expand(path)) if path else "" for path in named)
         config, refused = _config(problems)
         left_out = stage and stage not in config.stages
         alone = dataclasses.replace(config, stages=(stage,)) if stage else config
-        look(alone if left_out else config, problems, workdir, refused)
+        with problems.found():
+            place = data_named(workdir, data, origin)
+            look(alone if left_out else config, problems, workdir, refused, place)
         problems.tell()
         settings = to_dict(config)
         processes.check_same("config", settings)
         with contextlib.ExitStack() as stack:
             if jax.process_index() == 0:
-                named = (flags.DATA.value, flags.FROM.value)
-                data, origin = (str(expand(path)) if path else "" for path in named)
                 places = open_places(alone, workdir, data, origin)
                 writes = check_made(alone, workdir, places)
                 stack.enter_context(owned(workdir))
