@@ -340,6 +340,12 @@ def test_a_file_of_another_kind_is_named(name, words, tmp_path):
         ("caption_projection_dim", 12, "caption_projection_dim is 12"),
         ("num_layers", 3, "missing .* 3 blocks"),
         ("num_layers", 1, "no place"),
+        ("num_layers", 10**6, "describes 1000000 layers and the weights beside it have"),
+        ("num_layers", 10**400, "num_layers is 10.*it must be a whole number from 1 to"),
+        ("num_attention_heads", 0, "num_attention_heads is 0"),
+        ("patch_size", -2, "patch_size is -2"),
+        ("dual_attention_layers", 3, "dual_attention_layers is 3"),
+        ("dual_attention_layers", [[0]], "dual_attention_layers is"),
         ("pos_embed_max_size", 7, "pos_embed"),
     ],
 )
