@@ -106,7 +106,8 @@ def evaluate(config: Config, workdir: Path) -> list[Row]:
     if metrics.exists():
         rows, old = read_metrics(metrics)
         # Metrics of an older version lack new fields, whose defaults change nothing, and the step.
-        same = to_dict(Config())["evaluate"] | dict(old.get("evaluate") or {}) == settings
+        before = old.get("evaluate", {})
+        same = isinstance(before, dict) and to_dict(Config())["evaluate"] | before == settings
         if same and old.get("step", config.distil.steps) == config.distil.steps:
             _LOG.info("evaluate: done; remove %s to measure again", metrics)
             _show(rows, report)
