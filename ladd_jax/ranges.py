@@ -1,7 +1,7 @@
 """Ranges of settings that are numbers, and the sentence about one that lies outside."""
 
 import dataclasses
-import math
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -26,7 +26,8 @@ class Range:
 
     def __contains__(self, value: float) -> bool:
         return (
-            math.isfinite(value)
+            # Of NaN nothing is true, and whole numbers may be too large for a float.
+            abs(value) <= sys.float_info.max
             and (self.least is None or value >= self.least)
             and (self.above is None or value > self.above)
             and (self.most is None or value <= self.most)

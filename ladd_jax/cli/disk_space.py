@@ -1,4 +1,4 @@
-"""Whether a run can write into its workdir, and whether what it will write fits on the disk."""
+"""Whether a run can write into its workdir, and whether what it will write fits on its disks."""
 
 import contextlib
 import shutil
@@ -12,17 +12,19 @@ import numpy as np
 
 from ladd_jax.cli.disk_errors import disk_error
 from ladd_jax.config.fields import Config
-from ladd_jax.config.workdir import check_directory
+from ladd_jax.config.workdir import DATA, check_directory
 from ladd_jax.data.buckets import Bucket
-from ladd_jax.errors import UserError
+from ladd_jax.errors import Problems, UserError
 from ladd_jax.planning.stored_bytes import checkpoint_bytes, latent_bytes, text_bytes
-from ladd_jax.stages.load import encoded, synthesized
 
 _SAVED = 0.75
 """Of the bytes of records and states what is left on disk, at least: states are compressed, and
 records of an older version, beside which others are written."""
 
 _GB = 1e9
+
+_FOLDERS = {"encode": "encoded", "synthesize": "synthesized"}
+"""The folders of stages whose folder has another name."""
 
 
 def check_writable(workdir: Path) -> None:
@@ -43,37 +45,51 @@ def check_writable(workdir: Path) -> None:
 
 
 def check_space(
-    config: Config, workdir: Path, sizes: Mapping[Bucket, int], built: Mapping[str, Any]
+    config: Config,
+    workdir: Path,
+    data: Path,
+    sizes: Mapping[Bucket, int],
+    built: Mapping[str, Any],
 ) -> None:
-    """Checks that what the stages will write fits on the workdir's disk.
+    """Checks that what the stages will write fits on the disks of the workdir and of its data.
 
-    What the workdir holds already of it counts as written.
+    What is there already of it counts as written.
 
     Args:
       config: the run's config.
       workdir: the run's workdir.
+      data: the directory of its data, which may be the workdir.
       sizes: records of each bucket that `encode` will write; empty where nobody knows.
       built: objectives of the trainings, by the names of their stages.
 
     Raises:
-      UserError: it does not; the largest parts are named.
+      UserError: it does not; the disk and the largest parts are named. Of two disks both may be.
     """
-    parts = stage_bytes(config, sizes, built)
-    folders = {"encode": encoded(workdir), "synthesize": synthesized(workdir)}
-    missing = {
-        name: max(0.0, _SAVED * size - _used(folders.get(name, workdir / name)))
-        for name, size in parts.items()
-    }
-    disk = shutil.disk_usage(_standing(workdir))
-    # Disks that are mounted from object stores tell of none.
-    if not disk.total or sum(missing.values()) <= disk.free:
-        return
-    listed = ", ".join(f"{name} {size / _GB:.3g} GB" for name, size in missing.items() if size)
-    raise UserError(
-        f"the disk of --workdir={workdir} has {disk.free / _GB:.3g} GB free and the stages write "
-        f"{sum(missing.values()) / _GB:.3g} GB at least ({listed}): free space there, name a "
-        f"workdir on another disk, or make less (fewer records, a smaller checkpoint.keep)"
-    )
+    # Of each disk the directory that is on it, and what is still to be written there.
+    disks: dict[int, tuple[str, Path, dict[str, float]]] = {}
+    for name, size in stage_bytes(config, sizes, built).items():
+        folder = _FOLDERS.get(name, name)
+        flag, place = ("data", data) if folder in DATA else ("workdir", workdir)
+        flag = "workdir" if data == workdir else flag
+        number = _standing(place).stat().st_dev
+        _, _, missing = disks.setdefault(number, (flag, place, {}))
+        missing[name] = max(0.0, _SAVED * size - _used(place / folder))
+    problems = Problems()
+    for flag, place, missing in disks.values():
+        disk, total = shutil.disk_usage(_standing(place)), sum(missing.values())
+        # Disks that are mounted from object stores tell of none.
+        if not disk.total or total <= disk.free:
+            continue
+        listed = ", ".join(f"{name} {size / _GB:.3g} GB" for name, size in missing.items() if size)
+        problems.add(
+            UserError(
+                f"the disk of --{flag}={place} has {disk.free / _GB:.3g} GB free and the stages "
+                f"write {total / _GB:.3g} GB at least ({listed}): free space there, name a "
+                f"directory on another disk, or make less (fewer records, a smaller "
+                f"checkpoint.keep)"
+            )
+        )
+    problems.tell()
 
 
 def stage_bytes(

@@ -14,16 +14,16 @@ from ladd_jax.models.families import family_of
 from ladd_jax.paths import matches
 
 
-def check_parts(config: Config, problems: Problems, workdir: Path | None = None) -> None:
+def check_parts(config: Config, problems: Problems, place: Path | None = None) -> None:
     """Adds what is wrong with the encoders of pipelines that the stages of a config use.
 
     Args:
       config: the run's config.
       problems: is added to.
-      workdir: the run's workdir: what is encoded there already needs no encoder.
+      place: the directory of the run's data: what is encoded there already needs no encoder.
     """
     data, family = config.data, family_of(config)
-    encodes = "encode" in config.stages and not _is_encoded(workdir)
+    encodes = "encode" in config.stages and not _is_encoded(place)
     judges = "evaluate" in config.stages
     text = data.text or config.weights
     if text and (encodes or (judges and config.evaluate.prompts)):
@@ -38,13 +38,13 @@ def check_parts(config: Config, problems: Problems, workdir: Path | None = None)
             read_prompt_set(config.evaluate.prompts)
 
 
-def count_records(config: Config, workdir: Path | None = None) -> dict[Bucket, int]:
+def count_records(config: Config, place: Path | None = None) -> dict[Bucket, int]:
     """Records of each bucket that `encode` will write, as far as they are known without a look at
     pictures.
 
     Args:
       config: the run's config.
-      workdir: the run's workdir: where it is encoded already nothing is read.
+      place: the directory of the run's data: where it is encoded already nothing is read.
 
     Returns:
       Empty where nothing is known, or nothing is written.
@@ -55,7 +55,7 @@ def count_records(config: Config, workdir: Path | None = None) -> dict[Bucket, i
     """
     data = config.data
     buckets = [Bucket.parse(name) for name in data.buckets]
-    if "encode" not in config.stages or _is_encoded(workdir):
+    if "encode" not in config.stages or _is_encoded(place):
         return {}
     if data.source == "prompts":
         found = look(config, buckets) if data.path else None
@@ -92,11 +92,10 @@ def _is_here(path: str) -> bool:
         return not names_dataset(path)
 
 
-def _is_encoded(workdir: Path | None) -> bool:
-    if workdir is None:
+def _is_encoded(place: Path | None) -> bool:
+    if place is None:
         return False
     # Shards are read by libraries that take seconds to import.
     from ladd_jax.data.shards import is_complete
-    from ladd_jax.stages.load import encoded
 
-    return is_complete(encoded(workdir))
+    return is_complete(place / "encoded")

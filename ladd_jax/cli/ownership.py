@@ -168,7 +168,9 @@ def _write(path: Path, owner: Owner | None) -> bool:
     try:
         with path.open("x") as file:
             file.write(json.dumps(owner and dataclasses.asdict(owner)) + "\n")
-    except FileExistsError:
+    except FileExistsError as error:
+        if path.is_symlink() and not path.exists():
+            raise ExistsError(f"{path} is a link to nothing: remove it") from error
         return False
     return True
 
@@ -225,7 +227,7 @@ def _read(path: Path) -> tuple[Owner | None, float | None]:
             touched = os.fstat(file.fileno()).st_mtime
             try:
                 return Owner(**json.load(file)), touched
-            except (TypeError, ValueError):
+            except (TypeError, ValueError, RecursionError):
                 return None, touched
     except FileNotFoundError:
         return None, None

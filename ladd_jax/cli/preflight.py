@@ -16,6 +16,7 @@ from ladd_jax.cli.inputs import check_parts, count_records
 from ladd_jax.config import objectives
 from ladd_jax.config.architectures import student_architecture, teacher_architecture
 from ladd_jax.config.fields import Config, Distil, Finetune, Pretrain
+from ladd_jax.config.workdir import data_directory
 from ladd_jax.data.buckets import Bucket, check_resolution, check_sides
 from ladd_jax.data.sources.fill_buckets import readers
 from ladd_jax.diffusion.samplers import student_sigmas
@@ -55,6 +56,7 @@ def look(
     problems: Problems,
     workdir: Path | None = None,
     refused: Collection[str] = (),
+    data: Path | None = None,
 ) -> None:
     """Adds what `check` would raise to problems that are known already.
 
@@ -64,7 +66,11 @@ def look(
       workdir: the run's workdir.
       refused: sections and fields of the config, or `stages`, that are known to be of no use: what
         depends on them is not looked at, which would tell of consequences.
+      data: the directory of the run's data; default: the one that the workdir names.
     """
+    if data is None and workdir is not None:
+        with problems.found():
+            data = data_directory(workdir)
 
     def part(needs: str, test: Callable[[], None]) -> None:
         if not set(needs.split()) & set(refused):
@@ -104,17 +110,19 @@ def look(
         part("data evaluate", lambda: _check_subjects(config))
     if "evaluate" in config.stages or ("distil" in config.stages and config.log.samples_every):
         part("data evaluate distil", lambda: _check_judges(config))
-    part("data model evaluate stages weights log", lambda: check_parts(config, problems, workdir))
+    part("data model evaluate stages weights log", lambda: check_parts(config, problems, data))
     sizes: dict[Bucket, int] = {}
     part(
         "data stages synthesize pretrain finetune distil seed",
-        lambda: sizes.update(count_records(config, workdir)),
+        lambda: sizes.update(count_records(config, data)),
     )
     if workdir is not None:
         part("", lambda: check_writable(workdir))
         # Where something is refused, what the stages would write is not known.
         if not problems:
-            part(f"{networks} checkpoint", lambda: check_space(config, workdir, sizes, built))
+            place = data or workdir
+            space = functools.partial(check_space, config, workdir, place, sizes, built)
+            part(f"{networks} checkpoint", space)
 
 
 @contextlib.contextmanager

@@ -48,7 +48,7 @@ def run(command: Command, others: absl.flags.FlagValues | None = None, *, stage:
         from ladd_jax.cli.preflight import look
         from ladd_jax.cli.unfinished import remove_unfinished
         from ladd_jax.config.fields import to_dict
-        from ladd_jax.config.workdir import settle, settled
+        from ladd_jax.config.workdir import data_named, settle, settled
         from ladd_jax.errors import Problems
         from ladd_jax.object_store import address_of, is_address, place_of
         from ladd_jax.parallel import processes
@@ -59,17 +59,19 @@ def run(command: Command, others: absl.flags.FlagValues | None = None, *, stage:
         shared = "name a folder, of several hosts on a disk that all share, such as NFS"
         workdir = expand_local(flags.WORKDIR.value, "workdir", shared)
         given, problems = flags.DATA.value, Problems()
+        data = given and str(place_of(given) if is_address(given) else expand(given))
+        origin = flags.FROM.value and str(expand_local(flags.FROM.value, "from", shared))
         config, refused = _config(problems)
         left_out = stage and stage not in config.stages
         alone = dataclasses.replace(config, stages=(stage,)) if stage else config
-        look(alone if left_out else config, problems, workdir, refused)
+        with problems.found():
+            place = data_named(workdir, data, origin)
+            look(alone if left_out else config, problems, workdir, refused, place)
         problems.tell()
         settings = to_dict(config)
         processes.check_same("config", settings)
         with contextlib.ExitStack() as stack:
             if jax.process_index() == 0:
-                data = given and str(place_of(given) if is_address(given) else expand(given))
-                origin = flags.FROM.value and str(expand_local(flags.FROM.value, "from", shared))
                 places = open_places(alone, workdir, data, origin)
                 writes = check_made(alone, workdir, places)
                 check_on_disk(alone, places.data, writes)

@@ -9,7 +9,8 @@ what depends on several sections or on the machine is checked in `cli/preflight.
 import dataclasses
 import json
 import re
-from typing import Any
+import sys
+from typing import Any, get_args, get_origin, get_type_hints
 
 from ml_collections import ConfigDict
 
@@ -482,7 +483,7 @@ class Log:
         for name in self.writers:
             _one_of(name, "log.writers", *WRITERS)
         check_distinct(self, "writers")
-        match = re.fullmatch(r"(\d+):(\d+)", self.profile)
+        match = re.fullmatch(r"(\d{1,18}):(\d{1,18})", self.profile)
         if self.profile and not (match and 1 <= int(match[1]) < int(match[2])):
             raise UserError(
                 f"log.profile {self.profile!r} is not START:STOP with 1 <= START < STOP: use a "
@@ -591,6 +592,13 @@ def _like(default: Any, value: Any, path: str, refused: dict[str, list[UserError
         name: _like(getattr(default, name), field, f"{prefix}{name}", refused)
         for name, field in value.items()
     }
+    for name, hint in get_type_hints(kind).items():
+        if not _has_elements(hint, fields[name]):
+            whole = f"{prefix}{name}"
+            words = str(hint).replace("tuple", "a tuple", 1)
+            wrong = UserError(f"{whole} is {fields[name]!r}: use {words}")
+            refused.setdefault(path.partition(".")[0] or name, []).append(wrong)
+            fields[name] = getattr(default, name)
     while True:
         try:
             return kind(**fields)
@@ -606,6 +614,23 @@ def _like(default: Any, value: Any, path: str, refused: dict[str, list[UserError
             if name not in fields or fields[name] == getattr(default, name):
                 return default
             fields[name] = getattr(default, name)
+
+
+def _is_of(kind: Any, value: Any) -> bool:
+    """Whether a value is of a type; a whole number that a float holds is one, too."""
+    if kind is float and type(value) is int:
+        return abs(value) <= sys.float_info.max
+    return type(value) is kind
+
+
+def _has_elements(kind: Any, value: Any) -> bool:
+    """Whether a value is of a field's type, of tuples their elements included."""
+    elements = get_args(kind)
+    if get_origin(kind) is not tuple:
+        return True
+    if elements[1:] == (...,):
+        return all(_is_of(elements[0], element) for element in value)
+    return len(value) == len(elements) and all(map(_is_of, elements, value))
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -625,9 +650,7 @@ def compare(base: dict[str, Any], given: dict[str, Any], prefix: str) -> None:
             if not isinstance(value, dict):
                 raise UserError(f"{path} is {value!r}: use fields {', '.join(default)}")
             compare(default, value, f"{path}.")
-        elif type(value) is not type(default) and not (
-            isinstance(default, float) and type(value) is int
-        ):
+        elif not _is_of(type(default), value):
             raise UserError(
                 f"{path} is {value!r} of type {type(value).__name__}: "
                 f"use a {type(default).__name__}, such as {default!r}"

@@ -11,7 +11,7 @@ from typing import Any
 
 from ladd_jax.config.fields import Config, base_config, compare, to_dict, typed
 from ladd_jax.config.identity import FREE_FIELDS, FREE_PATHS, config_difference, filled
-from ladd_jax.errors import NotFoundError, UserError
+from ladd_jax.errors import DamagedError, NotFoundError, UserError
 from ladd_jax.object_store import address_of, fetch, is_address, place_of
 from ladd_jax.whole_files import read_json, write_text_whole
 
@@ -49,23 +49,49 @@ def places(workdir: Path) -> Places:
     path = workdir / _PLACES
     if address_of(workdir):
         fetch(address_of(path))
-    found = read_json(path, "name them again by --data and --from") if path.is_file() else {}
+    remedy = "name them again by --data and --from"
+    found = read_json(path, remedy) if path.is_file() else {}
+    step = found.get("step")
+    if step is not None and (type(step) is not int or step < 0):
+        raise DamagedError(f"{path} is damaged (its step is {str(step)[:60]!r}): {remedy}")
 
     def place(name: str) -> Path | None:
-        if is_address(found.get(name, "")):
-            return place_of(found[name])
-        return (workdir.resolve() / found[name]).resolve() if found.get(name) else None
+        given = found.get(name)
+        if given in (None, ""):
+            return None
+        if is_address(given):
+            return place_of(given)
+        try:
+            return (workdir.resolve() / given).resolve()
+        # Of a loop of links, a zero byte, and what is no text.
+        except (RuntimeError, ValueError, TypeError) as error:
+            raise DamagedError(f"{path} is damaged (of {name!r}: {error}): {remedy}") from error
 
     data = place("data") or workdir
     if address_of(data):
         for name in DATA:
             fetch(address_of(data / name))
-    return Places(data, place("from"), found.get("step"))
+    return Places(data, place("from"), step)
 
 
 def data_directory(workdir: Path) -> Path:
     """Where the data of a run are."""
     return places(workdir).data
+
+
+def data_named(workdir: Path, data: str, origin: str) -> Path:
+    """Where the data of a run will be, by what its command names.
+
+    Args:
+      workdir: the run's workdir, which need not be there.
+      data: a directory of data, or a workdir that has some or names one; or empty.
+      origin: workdir of a run to begin from, whose data serve one that has none; or empty.
+    """
+    if data:
+        return data_directory(Path(data))
+    own = data_directory(workdir)
+    has_own = any((workdir / name).exists() for name in DATA)
+    return data_directory(Path(origin)) if origin and own == workdir and not has_own else own
 
 
 def folder(workdir: Path, name: str) -> Path:

@@ -1,20 +1,24 @@
 """Archives of arrays, `.npz`, that are whole or a sentence."""
 
-import contextlib
+import tokenize
 import zipfile
 import zlib
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from ladd_jax.errors import DamagedError
+from ladd_jax.errors import DamagedError, brief
+
+# Of the format of a file, of what a header says that no memory holds, and of a kind of compression
+# that there is not.
+_DAMAGE = (
+    OSError, ValueError, LookupError, EOFError, TypeError, zipfile.BadZipFile, zlib.error,
+    tokenize.TokenError, SyntaxError, MemoryError, OverflowError, RuntimeError,
+)  # fmt: skip
 
 
-@contextlib.contextmanager
-def opened(path: Path, remedy: str) -> Iterator[Any]:
-    """An archive, whose arrays are read in a block.
+def read(path: Path, remedy: str) -> dict[str, np.ndarray]:
+    """The arrays of an archive by name.
 
     Args:
       path: the file, which is there.
@@ -22,13 +26,16 @@ def opened(path: Path, remedy: str) -> Iterator[Any]:
 
     Raises:
       PermissionError: it may not be read.
-      DamagedError: it is damaged, or does not hold what the block looks for.
+      DamagedError: it is damaged, or no archive, or holds what only a pickle can.
     """
     try:
-        with np.load(path) as found:
-            yield found
-    # A damaged archive raises errors of several kinds.
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        with path.open("rb") as file:
+            found = np.load(file, allow_pickle=False)
+            if not isinstance(found, np.lib.npyio.NpzFile):
+                raise ValueError("it is one array and no archive")
+            return dict(found.items())
+    # A damaged archive raises errors of many kinds.
+    except _DAMAGE as error:
         if isinstance(error, PermissionError):
             raise
-        raise DamagedError(f"{path} is damaged ({error}): {remedy}") from error
+        raise DamagedError(f"{path} is damaged ({brief(error)}): {remedy}") from error

@@ -18,6 +18,10 @@ Blocks = tuple[tuple[int, int], ...]
 """(rows, columns) of blocks of rows, one below the other; what is right of them is zero."""
 
 
+DTYPES = ("float32", "float16", "int8")
+"""Dtypes of arrays on disk."""
+
+
 @dataclasses.dataclass(frozen=True)
 class ArraySpec:
     """An array that every record has.
@@ -51,6 +55,22 @@ class ArraySpec:
                     f"blocks {self.blocks} do not make an array of shape {self.shape}: use blocks "
                     f"with as many rows together, and no more columns"
                 )
+
+    @classmethod
+    def from_dict(cls, data: Any) -> "ArraySpec":
+        """The inverse of `dataclasses.asdict`, after JSON.
+
+        Raises:
+          UserError: it is none.
+        """
+        given = data if isinstance(data, dict) else {}
+        shape: Any = given.get("shape")
+        blocks: Any = given.get("blocks", [])
+        if not _are_sizes(shape, ("H", "W")) or given.get("dtype") not in DTYPES:
+            raise UserError(f"{str(data)[:60]} is no array: use a shape and a dtype of {DTYPES}")
+        if not isinstance(blocks, list) or not all(_are_sizes(b) and len(b) == 2 for b in blocks):
+            raise UserError(f"blocks {str(blocks)[:60]} are no rows and columns: use pairs")
+        return cls(tuple(shape), given["dtype"], tuple((rows, columns) for rows, columns in blocks))
 
     def shape_in(self, bucket: Bucket) -> tuple[int, ...]:
         """The dimensions in one bucket."""
@@ -159,6 +179,12 @@ def text_spec(shape: tuple[int, ...], dtype: str, blocks: Blocks = ()) -> ArrayS
       blocks: see `ArraySpec`.
     """
     return ArraySpec(shape, "float16" if dtype == "int8" and len(shape) == 1 else dtype, blocks)
+
+
+def _are_sizes(found: Any, names: tuple[str, ...] = ()) -> bool:
+    return isinstance(found, list) and all(
+        n in names if isinstance(n, str) else type(n) is int and 0 <= n < 2**31 for n in found
+    )
 
 
 def _scale(name: str) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 
 from ladd_jax.errors import UserError
 
-_NAME = re.compile(r"([1-9]\d*)x([1-9]\d*)")
+_NAME = re.compile(r"([1-9]\d{0,8})x([1-9]\d{0,8})")
 
 
 @dataclasses.dataclass(frozen=True, order=True)

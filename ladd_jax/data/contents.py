@@ -20,6 +20,7 @@ from ladd_jax.data import archives
 from ladd_jax.data.buckets import Bucket
 from ladd_jax.data.shards import Layout, Shard, reopen, shard_files
 from ladd_jax.data.sources import Source
+from ladd_jax.errors import DamagedError
 from ladd_jax.whole_files import write_whole
 
 Contents = Mapping[Bucket, np.ndarray]
@@ -75,8 +76,13 @@ def read_contents(directory: Path) -> dict[Bucket, np.ndarray] | None:
         f"put a copy of it there, or remove {directory} and run the stage that writes it (encode "
         f"or synthesize) again"
     )
-    with archives.opened(path, remedy) as found:
-        return {Bucket.parse(name): found[name].astype(np.uint64) for name in found.files}
+    found = archives.read(path, remedy)
+    for name, array in found.items():
+        if not Bucket.is_name(name) or array.dtype != np.uint64 or array.ndim != 1:
+            raise DamagedError(
+                f"{path} is damaged ({name} is no list of digests of a bucket): {remedy}"
+            )
+    return {Bucket.parse(name): array for name, array in found.items()}
 
 
 def write_contents(directory: Path, contents: Contents) -> None:

@@ -191,7 +191,12 @@ def _tar_members(path: Path) -> dict[str, _Members]:
     try:
         places: dict[str, tuple[int, int]] = {}
         with tarfile.open(path, "r:") as tar:
+            last = -1
             for member in tar:
+                # A size below zero leads back to members that were read.
+                if member.offset <= last or member.size < 0:
+                    raise tarfile.ReadError(f"the header at byte {member.offset} is damaged")
+                last = member.offset
                 if member.isfile():
                     name = member.name.removeprefix("./")
                     if name in places and _is_known(name.rpartition(".")[2]):
@@ -206,7 +211,8 @@ def _tar_members(path: Path) -> dict[str, _Members]:
         return _grouped(places, str(path))
     except UserError:
         raise
-    except (tarfile.TarError, OSError, ValueError) as error:
+    # The library reads a long name of whatever size a damaged header gives it.
+    except (tarfile.TarError, OSError, ValueError, OverflowError, MemoryError) as error:
         raise UserError(
             f"{path} cannot be read as an uncompressed tar ({error}): write or fetch it again"
         ) from error

@@ -58,7 +58,8 @@ class ImageTable:
         self._names = feature.names if isinstance(feature, datasets.ClassLabel) else None
         if isinstance(rows.features[image], datasets.Image):
             rows = rows.cast_column(image, datasets.Image(decode=False))
-        self._rows, self._where = rows.select_columns([image, column]), where
+        self._rows = rows.select_columns([image, column]).with_format("arrow")
+        self._where = where
         self._image, self._column = image, column
         self.keys: Sequence[str] = [str(i) for i in range(len(rows))]
 
@@ -67,11 +68,24 @@ class ImageTable:
 
     def __getitem__(self, index: int) -> Record:
         key = self.keys[index]
-        row, where = self._rows[index], f"{self._where}, row {key}"
+        where = f"{self._where}, row {key}"
+        row = self._row(index, where)
         prompt = row[self._column]
         if self._names is not None and prompt is not None and 0 <= prompt < len(self._names):
             prompt = self._names[prompt]
         return Record(key, _image_bytes(row[self._image], where), check_prompt(prompt, where))
+
+    def _row(self, index: int, where: str) -> dict[str, Any]:
+        import pyarrow
+
+        try:
+            row = self._rows[index]
+            # What a damaged file has for the place of a value may be anywhere in memory.
+            row.validate(full=True)
+            found: dict[str, Any] = row.to_pylist()[0]
+        except (pyarrow.ArrowException, UnicodeDecodeError) as error:
+            raise UserError(f"{where} is damaged ({brief(error)}): write the file again") from error
+        return found
 
 
 def _columns(features: Mapping[str, Any], where: str, column: str, image: str) -> tuple[str, str]:
@@ -110,10 +124,11 @@ def _image_bytes(value: Any, where: str) -> bytes:
         if value.get("bytes") is None and value.get("path"):
             try:
                 return Path(value["path"]).read_bytes()
-            except OSError as error:
+            # A name with a zero byte has an error of its own.
+            except (OSError, ValueError, TypeError) as error:
+                reason = getattr(error, "strerror", None) or error
                 raise UserError(
-                    f"{where} names the image {value['path']}, which cannot be read: "
-                    f"{error.strerror}"
+                    f"{where} names the image {value['path']}, which cannot be read: {reason}"
                 ) from error
         value = value.get("bytes")
     if not isinstance(value, bytes):
@@ -250,9 +265,10 @@ def table_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     import pyarrow.parquet
 
     try:
-        table = pyarrow.parquet.read_table(path)
-    except (pyarrow.ArrowException, OSError) as error:
-        message = str(error).splitlines()[0]
+        rows = pyarrow.parquet.read_table(path).to_pylist()
+    # Names and texts of a damaged file may be no UTF-8.
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
+        message = brief(error)
         raise UserError(f"{path} is not a parquet file ({message}): write it again") from error
-    for number, row in enumerate(table.to_pylist()):
+    for number, row in enumerate(rows):
         yield f"{path}, row {number}", row

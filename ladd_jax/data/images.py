@@ -21,7 +21,7 @@ MAX_PIXELS = 2**27
 memory."""
 
 # Other formats are not for photographs, and one of them starts a program to decode.
-_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "WEBP")
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "WEBP")
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _JPEG, _JPEG_END, _WEBP = b"\xff\xd8", b"\xff\xd9", b"RIFF"
@@ -165,7 +165,7 @@ def _open(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
     if not data:
         raise UserError("the image has no bytes")
     try:
-        image: Image.Image = Image.open(io.BytesIO(data), formats=_FORMATS)
+        image: Image.Image = Image.open(io.BytesIO(data), formats=FORMATS)
     except Image.DecompressionBombError as error:
         raise UserError(
             f"the image has more than the limit of {MAX_PIXELS} pixels: scale it down"

@@ -13,10 +13,10 @@ import numpy as np
 from PIL import Image
 
 from ladd_jax.data.image_records import open_images
-from ladd_jax.data.images import decode_image
+from ladd_jax.data.images import FORMATS, decode_image
 from ladd_jax.data.prompts import check_prompt
 from ladd_jax.data.records import files_below
-from ladd_jax.errors import NotFoundError, UserError
+from ladd_jax.errors import NotFoundError, UserError, brief
 
 _SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".webp"})
 
@@ -153,10 +153,12 @@ def _text(file: Path, name: str) -> str | None:
 def _opened(file: Path) -> Iterator[Image.Image]:
     """A picture without its pixels."""
     try:
-        with Image.open(file) as image:
-            yield image
-    except (OSError, Image.DecompressionBombError) as error:
-        raise UserError(f"{file} is not a picture ({error}): remove it") from error
+        image = Image.open(file, formats=FORMATS)
+    # Of texts that are longer than the library reads it raises a ValueError.
+    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+        raise UserError(f"{file} is not a picture ({brief(error)}): remove it") from error
+    with image:
+        yield image
 
 
 def _natural(path: Path) -> list[list[tuple[str, int]]]:

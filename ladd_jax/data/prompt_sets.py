@@ -96,9 +96,11 @@ def read_parti_choice(path: Path) -> list[str]:
 def _parti(path: Path) -> list[tuple[str, str]]:
     """Prompts and their challenges."""
     # Quotes are characters like others here: one prompt begins with some words in quotes.
-    rows = list(
-        csv.reader(io.StringIO(read_text(path), ""), delimiter="\t", quoting=csv.QUOTE_NONE)
-    )
+    text = io.StringIO(read_text(path), "")
+    try:
+        rows = list(csv.reader(text, delimiter="\t", quoting=csv.QUOTE_NONE))
+    except csv.Error as error:
+        raise UserError(f"{path} is no table of PartiPrompts ({error}): get it again") from error
     names = rows[0] if rows else []
     if not {"Prompt", "Challenge"} <= set(names):
         raise UserError(
@@ -133,7 +135,7 @@ def read_coco(path: Path) -> list[str]:
             image, number = int(entry["image_id"]), int(entry["id"])
             if image not in found or number < found[image][0]:
                 found[image] = number, entry["caption"]
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         reason = f"no field {error}" if isinstance(error, KeyError) else error
         raise UserError(
             f"{path} holds no captions of COCO ({reason}): give its captions_*.json"

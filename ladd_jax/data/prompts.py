@@ -86,7 +86,9 @@ def check_prompt(value: object, where: str) -> str:
         Unicode.
     """
     if not isinstance(value, str):
-        raise UserError(f"{where} holds {json.dumps(value)[:40]} as its prompt: write a string")
+        # Tables hold what JSON does not.
+        told = json.dumps(value, default=repr)[:40]
+        raise UserError(f"{where} holds {told} as its prompt: write a string")
     prompt = value.strip()
     if not prompt:
         raise UserError(f"{where} is empty: write a prompt or remove it")

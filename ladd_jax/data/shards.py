@@ -345,13 +345,13 @@ _AGAIN = (
 )
 
 
-def _check_files(directory: Path, split: tfds.core.SplitInfo) -> None:
+def _check_files(directory: Path, split: tfds.core.SplitInfo, files: Sequence[Path]) -> None:
     """Raises DamagedError where the files are not those that were finalized, by name and size."""
     found = 0
-    for path in split.filepaths:
-        if not Path(path).exists():
-            raise DamagedError(f"{Path(path).name} is missing in {directory}: {_AGAIN}")
-        found += Path(path).stat().st_size
+    for path in files:
+        if not path.exists():
+            raise DamagedError(f"{path.name} is missing in {directory}: {_AGAIN}")
+        found += path.stat().st_size
     if found != split.num_bytes:
         raise DamagedError(
             f"the files of {split.name} in {directory} hold {found} bytes and were written with "
@@ -406,6 +406,7 @@ class Shards:
         self.directory = directory = Path(directory)
         check_complete(directory)
         self._sources: dict[Bucket, Any] = {}
+        builders: dict[Bucket, Any] = {}
         self._files: dict[Bucket, tuple[list[str], np.ndarray]] = {}
         for folder in sorted(directory.iterdir()):
             # Disks and notebooks leave folders of their own, such as lost+found.
@@ -416,6 +417,7 @@ class Shards:
             try:
                 builder = tfds.builder_from_directory(str(_version(folder)))
                 info = builder.info.splits[split]
+                files = list(map(Path, info.filepaths))
             # It reads JSON without a word of what is wrong with it.
             except Exception as error:
                 if isinstance(error, PermissionError):
@@ -423,19 +425,16 @@ class Shards:
                 raise DamagedError(
                     f"the metadata of {_version(folder)} are damaged or missing: {_AGAIN}"
                 ) from error
-            _check_files(directory, info)
+            _check_files(directory, info, files)
             self._files[bucket] = list(map(str, info.filepaths)), np.cumsum(info.shard_lengths)
             self._sources[bucket] = builder.as_data_source(split)
+            builders[bucket] = builder
         self.sizes = {bucket: len(source) for bucket, source in self._sources.items()}
         if not self.sizes:
             raise DamagedError(f"{directory} holds no bucket: {_AGAIN}")
-        declared = read_json(directory / _ARRAYS, _AGAIN)
-        self.arrays = {
-            name: ArraySpec(
-                tuple(spec["shape"]), spec["dtype"], tuple(map(tuple, spec.get("blocks", ())))
-            )
-            for name, spec in declared.items()
-        }
+        self.arrays = _read_arrays(directory / _ARRAYS)
+        for bucket, builder in builders.items():
+            self._check_features(bucket, builder.info.features)
         self._own_parts = self._parts()
         self._text_sizes: dict[Bucket, int] = {}
         self.text = self._open_text()
@@ -463,10 +462,17 @@ class Shards:
         if not named.exists():
             return None
         found = read_json(named, _AGAIN)
-        text = Shards(self.directory.parent / str(found.get("set", "")))
+        name, sizes = found.get("set"), found.get("sizes")
+        if not isinstance(name, str) or not isinstance(sizes, dict):
+            raise DamagedError(f"{named} is damaged (it names no set with its sizes): {_AGAIN}")
+        other = self.directory.parent / name
+        # One that has its text elsewhere could lead back here.
+        if (other / _TEXT).exists():
+            raise DamagedError(f"{named} names {other}, which has no text of its own: {_AGAIN}")
+        text = Shards(other)
         for bucket in self.sizes:
-            size = found.get("sizes", {}).get(bucket.name, 0)
-            if not 0 < size <= text.sizes.get(bucket, 0):
+            size = sizes.get(bucket.name, 0)
+            if type(size) is not int or not 0 < size <= text.sizes.get(bucket, 0):
                 raise DamagedError(
                     f"{text.directory} has the text of {self.directory} and "
                     f"{text.sizes.get(bucket, 0)} records of bucket {bucket.name}, which were "
@@ -474,6 +480,17 @@ class Shards:
                 )
             self._text_sizes[bucket] = size
         return text
+
+    def _check_features(self, bucket: Bucket, stored: Any) -> None:
+        """Raises DamagedError where the records of a bucket do not have the arrays."""
+        for name, spec in self.arrays.items():
+            for part, wanted in spec.features(name, bucket).items():
+                given = (wanted.shape, wanted.np_dtype)
+                if part not in stored or (stored[part].shape, stored[part].np_dtype) != given:
+                    raise DamagedError(
+                        f"{self.directory / _ARRAYS} has {part} of shape {wanted.shape} and the "
+                        f"records of bucket {bucket.name} do not: {_AGAIN}"
+                    )
 
     @property
     def cond_arrays(self) -> dict[str, ArraySpec]:
@@ -643,14 +660,24 @@ class Shards:
         return {name: arrays[name] for name in (LATENTS,) if name in arrays} | {"cond": cond}
 
 
+def _read_arrays(path: Path) -> dict[str, ArraySpec]:
+    """The arrays of the records by name."""
+    try:
+        return {name: ArraySpec.from_dict(spec) for name, spec in read_json(path, _AGAIN).items()}
+    except DamagedError:
+        raise
+    except UserError as error:
+        raise DamagedError(f"{path} is damaged ({error}): {_AGAIN}") from error
+
+
 def _read_null(path: Path, arrays: Mapping[str, ArraySpec]) -> dict[str, np.ndarray]:
     """The arrays of the empty prompt, which are of the records' shapes."""
-    with archives.opened(path, _AGAIN) as null:
-        found = {name: array.astype(np.float32) for name, array in null.items()}
+    found = archives.read(path, _AGAIN)
     for name, array in found.items():
-        if name not in arrays or array.shape != arrays[name].shape:
+        if name not in arrays or array.shape != arrays[name].shape or array.dtype.kind not in "fiu":
             wanted = f"of shape {arrays[name].shape}" if name in arrays else "without it"
             raise DamagedError(
-                f"{path} has {name} of shape {array.shape} and the records are {wanted}: {_AGAIN}"
+                f"{path} has {name} of shape {array.shape} and {array.dtype}, and the records are "
+                f"{wanted}: {_AGAIN}"
             )
-    return found
+    return {name: array.astype(np.float32) for name, array in found.items()}

@@ -5,15 +5,16 @@ import dataclasses
 import json
 import math
 import os
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ladd_jax.errors import UserError
+from ladd_jax.errors import DamagedError, UserError
 from ladd_jax.evaluation.metrics import METRICS
-from ladd_jax.whole_files import write_text_whole
+from ladd_jax.whole_files import read_json, write_text_whole
 
 MODELS = ("data", "generator", "teacher", "untrained", "student", "samples")
 """In the order of tables.
@@ -49,9 +50,56 @@ class Row:
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> "Row":
-        """The inverse of `dataclasses.asdict`, after JSON."""
-        intervals = {name: (low, high) for name, (low, high) in data["intervals"].items()}
+        """The inverse of `dataclasses.asdict`, after JSON.
+
+        Raises:
+          UserError: a field is missing, is unknown, or is of another type.
+        """
+        other = sorted(data.keys() - _FIELDS.keys())
+        if other:
+            raise UserError(f"it has the field {other[0]!r}, which rows do not have")
+        # A field with a default may be left out.
+        default = {"intervals": {}, "seeds": 1}
+        for name, is_right in _FIELDS.items():
+            value = data.get(name, default.get(name))
+            if not is_right(value):
+                raise UserError(f"its {name} is {str(value)[:60]}")
+        found = data.get("intervals", {})
+        intervals = {name: (low, high) for name, (low, high) in found.items()}
         return cls(**(data | {"intervals": intervals}))
+
+
+def _is_number(value: Any) -> bool:
+    # Whole numbers may be too large for a float; of NaN nothing is true.
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return is_number and abs(value) <= sys.float_info.max
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 2**63
+
+
+def _are_values(value: Any) -> bool:
+    return isinstance(value, dict) and all(map(_is_number, value.values()))
+
+
+def _are_intervals(value: Any) -> bool:
+    return isinstance(value, dict) and all(
+        isinstance(ends, list) and len(ends) == 2 and all(map(_is_number, ends))
+        for ends in value.values()
+    )
+
+
+_FIELDS: dict[str, Callable[[Any], bool]] = {
+    "model": lambda value: value in MODELS,
+    "steps": _is_count,
+    "guidance": _is_number,
+    "bucket": lambda value: isinstance(value, str),
+    "values": _are_values,
+    "intervals": _are_intervals,
+    "seeds": _is_count,
+}
+"""What the fields of a row may be in JSON."""
 
 
 def aggregate(runs: Sequence[Sequence[Row]]) -> list[Row]:
@@ -117,6 +165,24 @@ def write_metrics(path: str | os.PathLike[str], rows: Sequence[Row], **extra: An
         )
         raise UserError(f"metrics are not finite ({broken}): look at the samples") from error
     write_text_whole(Path(path), text)
+
+
+def read_metrics(path: Path) -> tuple[list[Row], dict[str, Any]]:
+    """What `write_metrics` wrote: the rows, and the further fields.
+
+    Raises:
+      DamagedError: the file is damaged, or holds other than rows.
+    """
+    remedy = "remove it to measure again"
+    content = read_json(path, remedy)
+    rows = content.pop("rows", None)
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise DamagedError(f"{path} is damaged (it has no rows): {remedy}")
+    try:
+        found = [Row.from_dict(row) for row in rows]
+    except UserError as error:
+        raise DamagedError(f"{path} is damaged (of a row {error}): {remedy}") from error
+    return found, content
 
 
 def find(rows: Sequence[Row], model: str, bucket: str, steps: int | None = None) -> Row | None:

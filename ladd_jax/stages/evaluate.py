@@ -22,7 +22,14 @@ from ladd_jax.evaluation.intervals import measure_with_intervals
 from ladd_jax.evaluation.metrics import METRICS
 from ladd_jax.evaluation.pictures import Grid, averaged_down, save_grid_png
 from ladd_jax.evaluation.report import write_report
-from ladd_jax.evaluation.rows import Row, format_table, guidance_note, in_order, write_metrics
+from ladd_jax.evaluation.rows import (
+    Row,
+    format_table,
+    guidance_note,
+    in_order,
+    read_metrics,
+    write_metrics,
+)
 from ladd_jax.evaluation.seen import Seen, in_shares_of
 from ladd_jax.evaluation.strip import read_previews
 from ladd_jax.models.base import Params
@@ -46,7 +53,6 @@ from ladd_jax.stages.load import (
 )
 from ladd_jax.stages.subjects import subject_of
 from ladd_jax.training.metrics import read_history
-from ladd_jax.whole_files import read_json
 
 _LOG = logging.getLogger(__name__)
 
@@ -98,12 +104,12 @@ def evaluate(config: Config, workdir: Path) -> list[Row]:
     metrics, report = workdir / "metrics.json", workdir / "report.html"
     settings = to_dict(config)["evaluate"]
     if metrics.exists():
-        old = read_json(metrics, "remove it to measure again")
+        rows, old = read_metrics(metrics)
         # Metrics of an older version lack new fields, whose defaults change nothing, and the step.
-        same = to_dict(Config())["evaluate"] | old.get("evaluate", {}) == settings
+        before = old.get("evaluate", {})
+        same = isinstance(before, dict) and to_dict(Config())["evaluate"] | before == settings
         if same and old.get("step", config.distil.steps) == config.distil.steps:
             _LOG.info("evaluate: done; remove %s to measure again", metrics)
-            rows = [Row.from_dict(row) for row in old["rows"]]
             _show(rows, report)
             return rows
     # Before anything is read: without a student there is nothing to judge.

@@ -85,10 +85,11 @@ def _read(path: Path, mark: str) -> Samples | None:
     if not path.exists():
         return None
     try:
-        with archives.opened(path, "it is made again") as data:
-            if str(data["fingerprint"]) != mark:
-                return None
-            return {Bucket.parse(name): data[name] for name in data.files if name != "fingerprint"}
+        data = archives.read(path, "it is made again")
+        if str(data.pop("fingerprint", "")) != mark:
+            return None
+        return {Bucket.parse(name): array for name, array in data.items()}
+    # The names of buckets are in a fingerprint that is the same.
     except (DamagedError, PermissionError) as error:
         _LOG.warning("%s", error)
         return None

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ladd_jax.config.fields import Config, to_dict
 from ladd_jax.config.identity import RESULTS, SETS, config_difference
-from ladd_jax.config.workdir import DATA, Places, check_directory, data_directory, places
+from ladd_jax.config.workdir import DATA, Places, check_directory, data_named, places
 from ladd_jax.data.buckets import Bucket
 from ladd_jax.data.contents import contents_of, in_turn, read_contents
 from ladd_jax.data.shards import check_complete, is_complete
@@ -40,21 +40,18 @@ def open_places(config: Config, workdir: Path, data: str, origin: str) -> Places
         is of another network or has as many steps as this run asks for.
     """
     check_directory(workdir)
-    found = places(workdir)
+    given = data_named(workdir, data, origin)
+    found = dataclasses.replace(places(workdir), data=given)
     own = [name for name in DATA if (workdir / name).exists()]
     if origin:
-        if not own and found.data == workdir:
-            found = dataclasses.replace(found, data=data_directory(Path(origin)))
         found = _begun(config, workdir, found, Path(origin))
     if data:
-        given = data_directory(Path(data))
         check_directory(given, "data")
         if own and given.resolve() != workdir.resolve():
             raise UserError(
                 f"{workdir} has data of its own ({own[0]}): leave --data={data} out, or use "
                 f"another --workdir"
             )
-        found = dataclasses.replace(found, data=given)
     return found
 
 

@@ -15,7 +15,7 @@ from ladd_jax.config.fields import Synthesize
 from ladd_jax.config.workdir import read
 from ladd_jax.data.buckets import Bucket, bucket_table
 from ladd_jax.diffusion.sampling import Sampling
-from ladd_jax.errors import UserError
+from ladd_jax.errors import DamagedError, UserError
 from ladd_jax.models.base import Params
 from ladd_jax.models.families import Family, TextEncoder, family_of, family_of_pipeline
 from ladd_jax.parallel.mesh import batch_divisor
@@ -168,7 +168,7 @@ def _run(
 def _released(place: str, dtype: Any, mesh: Mesh) -> TrainedModel:
     kind = family_of_pipeline(place)
     weights = kind.open_weights(place, dtype)
-    facts = _facts(fetch_pipeline(place))
+    facts = read_facts(fetch_pipeline(place))
     released = kind.released(place)
     if released.student and "times" not in facts:
         raise UserError(
@@ -207,11 +207,43 @@ def _computing(architecture: Any, dtype: Any | None) -> Any:
     return architecture if dtype is None else dataclasses.replace(architecture, dtype=dtype)
 
 
-def _facts(folder: Path) -> dict[str, Any]:
+def _are_times(value: Any) -> bool:
+    return isinstance(value, list) and all(
+        type(time) in (int, float) and 0 < time <= 1 for time in value
+    )
+
+
+def _are_buckets(value: Any) -> bool:
+    return isinstance(value, list) and all(
+        isinstance(name, str) and Bucket.is_name(name) for name in value
+    )
+
+
+_FACTS: dict[str, Callable[[Any], bool]] = {
+    "times": _are_times,
+    "buckets": _are_buckets,
+    "text_length": lambda value: type(value) is int and 0 < value < 2**31,
+    "step": lambda value: type(value) is int and value >= 0,
+}
+"""What an export says of a student, and what that may be."""
+
+
+def read_facts(folder: Path) -> dict[str, Any]:
+    """What the folder of an exported student says of it; empty for other pipelines.
+
+    Raises:
+      DamagedError: the file that says it is damaged.
+    """
     file = folder / FACTS
     if not file.is_file():
         return {}
-    return read_json(file, "export again")
+    facts = read_json(file, "export again")
+    for name, is_right in _FACTS.items():
+        if name in facts and not is_right(facts[name]):
+            raise DamagedError(
+                f"{file} is damaged (its {name} is {str(facts[name])[:60]}): export again"
+            )
+    return facts
 
 
 def _table(step: int, side: int, reduction: int) -> tuple[Bucket, ...]:

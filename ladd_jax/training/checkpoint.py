@@ -297,7 +297,7 @@ class Checkpoints:
         """An item of JSON."""
         try:
             return _read_json(self.directory, step, name)
-        except (OSError, ValueError, TypeError) as error:
+        except (OSError, ValueError, TypeError, RecursionError) as error:
             if not _is_damage(error):
                 raise
             raise DamagedError(f"{name}/metadata is missing, empty or cut") from error
@@ -403,7 +403,7 @@ def newest_config(directory: str | Path) -> tuple[int, dict[str, Any]] | None:
         try:
             return step, _read_json(directory, step, _CONFIG)
         # The training that reads it tells of its damage.
-        except (OSError, ValueError, TypeError):
+        except (OSError, ValueError, TypeError, RecursionError):
             continue
     return None
 

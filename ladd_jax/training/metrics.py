@@ -176,18 +176,34 @@ def _drop_partial_line(path: Path) -> None:
 
 
 def read_history(directory: str | Path) -> list[dict[str, Any]]:
-    """The records of a stage in order of step; after a resumed run the later record of a step."""
+    """The records of a stage in order of step; after a resumed run the later record of a step.
+
+    Raises:
+      DamagedError: a line is none that `MetricWriter` writes.
+    """
     path = Path(directory) / _HISTORY
     if not path.exists():
         return []
-    whole, _, _ = path.read_text().rpartition("\n")
+    whole, _, _ = path.read_bytes().rpartition(b"\n")
     records = {}
-    for number, line in enumerate(whole.splitlines(), 1):
+    for number, line in enumerate(whole.split(b"\n") if whole else (), 1):
         try:
             record = json.loads(line)
-            records[int(record["step"])] = record
-        except (ValueError, KeyError, TypeError) as error:
+            _check_record(record)
+        except (ValueError, RecursionError) as error:
             raise DamagedError(
                 f"{path}, line {number}, is damaged ({error}): remove the line"
             ) from error
+        records[record["step"]] = record
     return [record for _, record in sorted(records.items())]
+
+
+def _check_record(record: Any) -> None:
+    """Raises ValueError where a record of the history is no step with numbers by name."""
+    if not isinstance(record, dict) or type(record.get("step")) is not int:
+        raise ValueError("it has no step")
+    for name, value in record.items():
+        numbers = value if isinstance(value, list) and value else [value]
+        # Whole numbers may be too large for a float.
+        if not all(type(n) is float or (type(n) is int and abs(n) < 2**63) for n in numbers):
+            raise ValueError(f"its {name} is no number")

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from ladd_jax.errors import NotFoundError, UserError
+from ladd_jax.errors import NotFoundError, UserError, brief
 from ladd_jax.models.base import Model, Params
 from ladd_jax.models.clip import ACTIVATIONS, CLIPTextConfig, CLIPTowerConfig, clip_text
 from ladd_jax.models.clip_vision import CLIPVisionConfig, clip_vision
@@ -90,7 +90,7 @@ def read_clip_config(directory: Path) -> tuple[CLIPTextConfig, CLIPVisionConfig]
             config = CLIPConfig.from_pretrained(directory)
     # It checks fields by many kinds of errors.
     except Exception as error:
-        reason = str(error).splitlines()[0]
+        reason = brief(error)
         raise UserError(f"{path} is damaged ({reason}): get it again") from error
     if config is None:
         raise UserError(f"{path} is of a {kind!r} model: give the folder of a CLIP")

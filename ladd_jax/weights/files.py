@@ -114,6 +114,8 @@ class StoredTensor:
         Each call maps again: the pages leave the process together with the last view of them. With
         a scale it is no view, and float32.
         """
+        if not self.size:
+            return np.empty(self.shape, self.dtype)
         data = np.memmap(self.file, np.uint8, "r", offset=self.start, shape=(self.size,))
         values = data.view(self.dtype).reshape(self.shape)
         if self.scale is None:
@@ -134,14 +136,11 @@ def read_headers(files: Sequence[Path]) -> tuple[dict[str, StoredTensor], dict[s
         size = file.stat().st_size
         try:
             header, start = _read_header(file, size)
-            metadata |= header.pop("__metadata__", {})
+            metadata |= _metadata(header.pop("__metadata__", {}))
             end = start
             for name, entry in header.items():
-                first, last = entry["data_offsets"]
-                tensors[name] = StoredTensor(
-                    name, file, tuple(entry["shape"]), entry["dtype"], start + first, last - first
-                )
-                end = max(end, start + last)
+                tensors[name] = tensor = _tensor(name, entry, file, start)
+                end = max(end, tensor.start + tensor.size)
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise DamagedError(
                 f"{file} of {size} bytes is truncated or no safetensors file ({error}): "
@@ -153,6 +152,27 @@ def read_headers(files: Sequence[Path]) -> tuple[dict[str, StoredTensor], dict[s
                 f"get it again"
             )
     return _with_scales(tensors), metadata
+
+
+def _metadata(found: Any) -> dict[str, str]:
+    if not isinstance(found, dict) or not all(isinstance(text, str) for text in found.values()):
+        raise UserError("its metadata are no texts by name")
+    return found
+
+
+def _tensor(name: str, entry: Any, file: Path, start: int) -> StoredTensor:
+    """A tensor as a header describes it, of a file whose tensors begin at a place."""
+    shape, offsets = entry["shape"], entry["data_offsets"]
+    if not _are_counts(shape) or not _are_counts(offsets) or not isinstance(entry["dtype"], str):
+        raise UserError(f"its header says of {name} what is no dtype, shape or place")
+    first, last = offsets
+    if first > last:
+        raise UserError(f"its header says that {name} ends before it begins")
+    return StoredTensor(name, file, tuple(shape), entry["dtype"], start + first, last - first)
+
+
+def _are_counts(found: Any) -> bool:
+    return isinstance(found, list) and all(type(n) is int and 0 <= n < 2**63 for n in found)
 
 
 def _with_scales(tensors: dict[str, StoredTensor]) -> dict[str, StoredTensor]:

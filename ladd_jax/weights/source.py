@@ -267,9 +267,14 @@ def _names_in(index: Path) -> list[str]:
     except DamagedError as error:
         raise DamagedError(f"{index} is no index of weights: {error}") from error
     found = list(names.values()) if isinstance(names, dict) else []
-    if not found or not all(isinstance(name, str) for name in found):
+    # They lie beside it: a path would lead elsewhere.
+    if not found or not all(isinstance(name, str) and _is_file_name(name) for name in found):
         raise DamagedError(f"{index} is no index of weights (it names no files): get it again")
     return sorted(set(found))
+
+
+def _is_file_name(name: str) -> bool:
+    return name not in ("", ".", "..") and "/" not in name and "\0" not in name
 
 
 _Choose = Callable[[Collection[str]], Collection[str]]

@@ -18,6 +18,10 @@ _UNUSED = 0.1
 """Largest share of an encoder's rows that no token has: T5 has 28 of 32,128."""
 
 
+_VARINT_BITS = 63
+"""Of a number of protobuf, before its last byte."""
+
+
 def check_vocabulary(directory: Path, rows: int) -> None:
     """Checks that a tokenizer and an encoder's table of embeddings belong together.
 
@@ -68,7 +72,7 @@ def _read(file: Path, count: Any) -> int:
         return int(count(file))
     except DamagedError:
         raise
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, OverflowError) as error:
         raise DamagedError(
             f"{file} is damaged (it holds no vocabulary): get it again, or run `git lfs pull` "
             f"where it was cloned"
@@ -106,6 +110,8 @@ def _of_pieces(file: Path) -> int:
             shift += 7
             if byte < 128:
                 return value
+            if shift > _VARINT_BITS:
+                raise ValueError("a number of more than 64 bits")
 
     while place < len(data):
         key = number()

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from ladd_jax.cli.ownership import OWNER, READERS, Owner, check_unread, owned, reading
+from ladd_jax.errors import ExistsError
 
 ROOT = Path(__file__).parents[2]
 
@@ -104,6 +105,12 @@ def test_a_damaged_file_is_that_of_an_owner_elsewhere(tmp_path):
     (tmp_path / OWNER).write_text('{"host": "x"')
     with owned(tmp_path, dead_seconds=0.1):
         assert json.loads((tmp_path / OWNER).read_text())["process"] == os.getpid()
+
+
+def test_a_link_to_nothing_is_told_and_not_waited_for(tmp_path):
+    (tmp_path / OWNER).symlink_to("nowhere")
+    with pytest.raises(ExistsError, match="is a link to nothing: remove it"), owned(tmp_path):
+        pass
 
 
 def test_a_job_that_stood_still_and_was_taken_over_from_ends(tmp_path):

@@ -1,6 +1,8 @@
 """What would stop a run late is told before it starts, all of it at once."""
 
 import shutil
+import tempfile
+from pathlib import Path
 
 import jax
 import pytest
@@ -126,13 +128,56 @@ def test_a_disk_that_is_too_small_is_told_with_what_the_stages_write(tmp_path, m
     assert parts["distil"] == 3 * sum(
         leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state)
     )
-    check_space(config, tmp_path / "run", sizes, built)
+    run = tmp_path / "run"
+    check_space(config, run, run, sizes, built)
     usage = type(shutil.disk_usage(tmp_path))(total=10**9, used=0, free=10**6)
     monkeypatch.setattr(disk_space.shutil, "disk_usage", lambda place: usage)
     with pytest.raises(
         UserError, match="has 0.001 GB free and the stages write .* GB at least .encode 0.00749 GB"
     ):
-        check_space(config, tmp_path / "run", sizes, built)
+        check_space(config, run, run, sizes, built)
+
+
+@pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="there is no second disk")
+def test_shards_count_on_the_disk_of_the_data_and_the_student_on_that_of_the_workdir(
+    tmp_path, monkeypatch
+):
+    config = typed(digits.get_config())
+    sizes = {Bucket(8, 8): 1000}
+    built = {"distil": objectives.ladd(config)}
+    run, free, kind = tmp_path / "run", {}, type(shutil.disk_usage(tmp_path))
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as other:
+        data = Path(other, "data")
+
+        def usage(place):
+            return kind(total=10**12, used=0, free=free[Path(place) == Path(other)])
+
+        monkeypatch.setattr(disk_space.shutil, "disk_usage", usage)
+        free |= {True: 10**9, False: 10**9}
+        check_space(config, run, data, sizes, built)
+        free |= {True: 10**6}
+        with pytest.raises(
+            UserError, match=f"--data={data} .*encode [^()]*synth[^()]* GB.: "
+        ) as told:
+            check_space(config, run, data, sizes, built)
+        assert "distil" not in str(told.value)
+        free |= {False: 10**6}
+        with pytest.raises(UserErrors) as told:
+            check_space(config, run, data, sizes, built)
+        assert len(told.value.problems) == 2 and f"--workdir={run}" in str(told.value)
+
+
+def test_where_it_is_encoded_already_by_another_run_nothing_is_counted(tmp_path):
+    config, data = prompts(tmp_path, 9), tmp_path / "data"
+    for encoded in (False, True):
+        problems = Problems()
+        look(typed(config), problems, tmp_path / "run", data=data)
+        # A prompt's records need weights, which are not looked for here.
+        with pytest.raises(UserError) as told:
+            problems.tell()
+        assert ("hold 9 records for training" in str(told.value)) is not encoded
+        (data / "encoded").mkdir(parents=True, exist_ok=True)
+        (data / "encoded/null_text.npz").touch()
 
 
 def test_where_nothing_can_be_written_is_told_and_nothing_is_left(tmp_path):

@@ -1,11 +1,15 @@
 """A config as dataclasses: one statement of each default, and what a section refuses."""
 
 import dataclasses
+import json
 import math
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from configs import digits, scenes, sd3_turbo
+from ladd_jax.config.arguments import parse_arguments
 from ladd_jax.config.fields import Config, base_config, to_dict, typed
 from ladd_jax.errors import UserError
 from ladd_jax.models.families import family
@@ -65,6 +69,38 @@ def test_a_config_and_its_dataclasses_say_the_same(config):
     # A whole number is a float where the default is one.
     assert isinstance(typed(config).model.position_base, float)
     assert to_dict(typed(config))["distil"]["timesteps"] == [1.0, 0.75, 0.5, 0.25]
+
+
+numbers = st.integers(1, 10**6)
+rates = st.floats(0, 1, exclude_max=True)
+
+
+scales = st.lists(st.floats(1, 20), max_size=4, unique=True)
+
+
+@given(numbers, rates, scales, st.booleans())
+def test_what_a_config_says_survives_dataclasses_and_json(steps, decay, guidances, norm):
+    config = changed(
+        distil__steps=steps, distil__ema_decay=decay, evaluate__guidances=tuple(guidances),
+        model__qk_norm=norm,
+    )  # fmt: skip
+    found = typed(config)
+    assert (found.distil.steps, found.distil.ema_decay, found.model.qk_norm) == (steps, decay, norm)
+    again = json.loads(json.dumps(to_dict(found)))
+    assert again == to_dict(found) and again["evaluate"]["guidances"] == guidances
+
+
+texts = st.text("abc/~.-_0", min_size=1)
+
+
+@given(texts, st.lists(texts, min_size=1, max_size=3), st.integers(), st.floats(allow_nan=False))
+def test_arguments_of_a_config_file_are_read_as_they_were_written(place, paths, number, rate):
+    defaults = {"weights": "w", "data": "d", "steps": 1, "rate": 0.5}
+    written = f"weights={place},data={','.join(paths)},steps={number},rate={rate!r}"
+    assert parse_arguments(written, defaults) == {
+        "weights": place, "data": ",".join(paths), "steps": number, "rate": rate,
+    }  # fmt: skip
+    assert parse_arguments("", defaults) == defaults
 
 
 def test_a_field_that_is_unknown_or_missing_is_named():
@@ -166,6 +202,12 @@ def test_a_field_that_is_unknown_or_missing_is_named():
             r"synthesize.guidance_interval is \(0.8, 0.2\): use the first and the last time",
         ),
         (dict(synthesize__guidance_interval=(0.5,)), "synthesize.guidance_interval is"),
+        (dict(synthesize__guidance_interval=("0", "1")), "use a tuple.float, float."),
+        (dict(distil__timesteps=("1", "0.5")), r"distil.timesteps is \('1', .*: use a tuple.float"),
+        (dict(data__buckets=(8, 16)), r"data.buckets is \(8, 16\): use a tuple.str"),
+        (dict(evaluate__student_steps=(1.0,)), r"student_steps is \(1.0,\): use a tuple.int"),
+        (dict(data__max_unreadable=(0.1,)), r"data.max_unreadable is \(0.1,\): use a tuple"),
+        (dict(stages=(True,)), r"stages is \(True,\): use a tuple.str"),
         (dict(synthesize__guidance_interval=(0.0, 1.5)), "synthesize.guidance_interval is"),
         (dict(synthesize__shift=0.0), "synthesize.shift is 0.0: use a number above 0"),
         (dict(log__profile="9:9"), "log.profile '9:9' is not START:STOP with 1 <= START < STOP"),
@@ -222,7 +264,7 @@ def test_every_number_has_a_range(name):
 
 def test_a_range_says_what_it_holds():
     for allowed, words, inside, outside in (
-        (Range(), "a finite number", (-1e9, 0), (math.inf, math.nan)),
+        (Range(), "a finite number", (-1e9, 0), (math.inf, math.nan, 10**400, -(10**400))),
         (Range(least=1), "1 or more", (1, 1.5), (0.99, -1)),
         (Range(above=0), "a number above 0", (1e-9,), (0, -1)),
         (Range(above=0, most=1), "a number from above 0 to 1", (0.5, 1), (0, 1.01)),

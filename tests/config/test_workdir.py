@@ -7,7 +7,16 @@ import pytest
 from ladd_jax.config import base_config, typed
 from ladd_jax.config.fields import to_dict
 from ladd_jax.config.identity import config_difference
-from ladd_jax.config.workdir import Places, data_directory, folder, places, read, settle
+from ladd_jax.config.workdir import (
+    Places,
+    data_directory,
+    data_named,
+    folder,
+    places,
+    read,
+    settle,
+)
+from ladd_jax.errors import DamagedError
 
 
 def fields(**changes):
@@ -47,6 +56,34 @@ def test_a_workdir_finds_its_places_also_where_both_are_moved(tmp_path):
     assert moved.data == tmp_path / "other" / "data" and moved.step == 7
     assert folder(tmp_path / "other" / "run", "encoded") == moved.data / "encoded"
     assert folder(tmp_path / "other" / "run", "distil") == tmp_path / "other" / "run" / "distil"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"data": 3},
+        {"data": {"a": 1}},
+        {"data": "a\0b"},
+        {"from": "loop"},
+        {"step": "4"},
+        {"step": -1},
+    ],
+)
+def test_damaged_places_are_named(tmp_path, content):
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "places.json").write_text(json.dumps(content))
+    with pytest.raises(DamagedError, match=r"places\.json is damaged .*name them again by --data"):
+        places(tmp_path)
+
+
+def test_where_the_data_will_be_is_known_before_a_workdir_is_there(tmp_path):
+    run, other = tmp_path / "run", tmp_path / "other"
+    assert data_named(run, "", "") == run
+    assert data_named(run, str(other), "") == other
+    assert data_named(run, "", str(other)) == other
+    # It has data of its own.
+    (run / "encoded").mkdir(parents=True)
+    assert data_named(run, "", str(other)) == run
 
 
 def test_a_workdir_that_names_no_places_has_its_own_data(tmp_path):

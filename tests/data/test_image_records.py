@@ -240,6 +240,9 @@ def damaged_tars():
             info.size = 1000
             tars.addfile(info, io.BytesIO(bytes(1000)))
     data = file.getvalue()
+    below_zero = tarfile.TarInfo("b.png")
+    below_zero.size = -1536
+    back = below_zero.tobuf(tarfile.GNU_FORMAT)
     # Each member takes a header of 512 bytes and 1,024 bytes of content.
     return {
         "empty": b"",
@@ -247,6 +250,7 @@ def damaged_tars():
         "cut_in_content": data[:2500],
         "cut_in_header": data[: 2 * 1536 + 100],
         "damaged_header": data[:3200] + b"\xff" * 100 + data[3300:],
+        "size_below_zero": data[:1536] + back + data[1536 + len(back) :],
         "compressed": b"\x1f\x8b" + data[2:],
     }
 

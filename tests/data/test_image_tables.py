@@ -4,6 +4,7 @@ import io
 import json
 
 import datasets
+import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
@@ -193,9 +194,43 @@ def test_a_damaged_table_of_metadata_is_an_error_that_names_it(tmp_path):
     with pytest.raises(ValueError, match=r"metadata\.csv, line 2 has 1 fields"):
         open_images(tmp_path)
     (tmp_path / "metadata.csv").unlink()
-    (tmp_path / "metadata.parquet").write_bytes(b"none")
-    with pytest.raises(ValueError, match=r"metadata\.parquet is not a parquet file"):
-        open_images(tmp_path)
+    rows = [{"file_name": "a.png", "text": "one"}]
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "whole.parquet")
+    whole = (tmp_path / "whole.parquet").read_bytes()
+    for data in (b"none", whole.replace(b"file_name", b"file\xffname")):
+        (tmp_path / "metadata.parquet").write_bytes(data)
+        with pytest.raises(ValueError, match=r"metadata\.parquet is not a parquet file"):
+            open_images(tmp_path)
+
+
+def test_an_image_of_a_name_that_no_file_has_is_an_error_of_its_record_alone():
+    rows = datasets.Dataset.from_dict(
+        {"image": [{"bytes": None, "path": "a\0b"}, {"bytes": picture(1)}], "text": ["a", "b"]}
+    )
+    source = ImageTable(rows.cast_column("image", datasets.Image()), "here")
+    with pytest.raises(ValueError, match="row 0 names the image .* cannot be read: embedded null"):
+        source[0]
+    assert source[1].prompt == "b"
+
+
+def test_a_prompt_that_json_does_not_know_is_named():
+    rows = datasets.Dataset.from_dict({"image": [picture(1)], "text": [b"abc"]})
+    with pytest.raises(ValueError, match=r"row 0 holds .*abc.* as its prompt: write a string"):
+        ImageTable(rows, "here", image="image")[0]
+
+
+def test_a_row_that_points_out_of_its_file_is_an_error_and_not_a_crash(tmp_path):
+    table().save_to_disk(tmp_path / "saved")
+    (file,) = (tmp_path / "saved").glob("*.arrow")
+    data = file.read_bytes()
+    # The places at which the texts begin and end.
+    whole = np.cumsum([0, 3, 8, 6]).astype("<i4").tobytes()
+    assert data.count(whole) == 1
+    file.write_bytes(data.replace(whole, np.array([0, -(2**30), 11, 17], "<i4").tobytes()))
+    source = open_images(tmp_path / "saved")
+    with pytest.raises(ValueError, match="row 0 is damaged"):
+        source[0]
+    assert source[2].prompt == "thirty"
 
 
 @pytest.mark.parametrize("caption", [None, "", 5, ["a", "b"], {"en": "a"}])

@@ -51,6 +51,19 @@ def test_every_host_computes_the_same_plan_in_any_order(plan, steps):
         np.testing.assert_array_equal(indices, indices2)
 
 
+@given(st.integers(1, 4), st.integers(1, 4), st.integers(0, 30), st.integers(0, 99))
+def test_any_number_of_hosts_reads_each_record_of_an_epoch_once(hosts, each, extra, seed):
+    batch = hosts * each
+    plans = [BatchPlan({SMALL: batch + extra, WIDE: batch}, batch, seed) for _ in range(hosts)]
+    read = [
+        (bucket, int(index))
+        for host, plan in enumerate(plans)
+        for bucket, indices in (plan[step] for step in range(plan.steps_per_epoch))
+        for index in indices[host * each : (host + 1) * each]
+    ]
+    assert len(set(read)) == len(read) == batch * plans[0].steps_per_epoch
+
+
 def test_epochs_and_seeds_differ():
     plan = BatchPlan({SMALL: 64}, 64, 0)
     other = BatchPlan({SMALL: 64}, 64, 1)

@@ -1,5 +1,6 @@
 """Shards appear whole, once each, and give back what was written."""
 
+import json
 import shutil
 
 import numpy as np
@@ -270,7 +271,10 @@ def test_folders_that_are_no_buckets_are_ignored(tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "content"),
-    [("arrays.json", ""), ("null_text.npz", "PK"),
+    [("arrays.json", ""), ("null_text.npz", "PK"), ("arrays.json", '{"latents": {"shape": 3}}'),
+     ("arrays.json", '{"latents": {"shape": [2, -1], "dtype": "float32"}}'),
+     ("arrays.json", '{"latents": {"shape": [2], "dtype": "float64"}}'),
+     ("2x2/2.0.0/dataset_info.json", '{"splits": [{"name": "b2x2", "shardLengths": ["3"]}]}'),
      ("2x2/2.0.0/features.json", ""), ("2x2/2.0.0/dataset_info.json", "{")],
 )  # fmt: skip
 def test_damaged_files_beside_the_records_are_named(tmp_path, name, content):
@@ -286,6 +290,37 @@ def test_an_empty_prompt_of_another_shape_than_the_records_is_refused(tmp_path):
     np.savez(tmp_path / "null_text.npz", context=np.zeros((9, 3)), pooled=np.ones(4))
     with pytest.raises(DamagedError, match=r"has context of shape \(9, 3\) and .* \(2, 3\)"):
         Shards(tmp_path)
+
+
+def test_arrays_that_the_records_do_not_have_are_refused(tmp_path):
+    three_files(tmp_path)
+    declared = json.loads((tmp_path / "arrays.json").read_text())
+    # It would be filled by repeating what there is.
+    declared["pooled"]["shape"] = [3, 4]
+    (tmp_path / "arrays.json").write_text(json.dumps(declared))
+    with pytest.raises(DamagedError, match=r"arrays.json has pooled of shape \(3, 4\) .* do not"):
+        Shards(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ('{"set": 3, "sizes": {}}', "text.json is damaged"),
+        ('{"set": "encoded", "sizes": []}', "text.json is damaged"),
+        ('{"set": "encoded", "sizes": {"2x2": "4"}}', "which were 4"),
+        (
+            '{"set": "synthesized", "sizes": {"2x2": 4}}',
+            "which has no text of its own",
+        ),
+    ],
+)
+def test_damage_of_where_the_text_is_is_named(tmp_path, content, words):
+    sizes = {SMALL: 4}
+    write_all(tmp_path / "encoded", layout(sizes))
+    write_samples(tmp_path / "synthesized", sizes)
+    (tmp_path / "synthesized/text.json").write_text(content)
+    with pytest.raises(DamagedError, match=words):
+        Shards(tmp_path / "synthesized")
 
 
 def test_a_set_says_what_it_was_made_of(tmp_path):

@@ -1,9 +1,13 @@
 """Samplers on velocities whose answer is known."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
 
 from ladd_jax.diffusion.flow import expand
 from ladd_jax.diffusion.samplers import (
@@ -100,6 +104,22 @@ def test_schedules_are_explicit():
     assert student_sigmas(4, TIMES) == (*TIMES, 0.0)
     assert linear_sigmas(4) == (1.0, 0.75, 0.5, 0.25, 0.0)
     assert linear_sigmas(2, 3.0) == pytest.approx((1.0, 0.75, 0.0))
+
+
+@given(st.integers(1, 200), st.floats(0.05, 20))
+def test_levels_fall_from_noise_to_data_whatever_the_shift(steps, factor):
+    sigmas = linear_sigmas(steps, factor)
+    assert len(sigmas) == steps + 1 and sigmas[-1] == 0
+    assert sigmas[0] == pytest.approx(1)
+    assert all(a > b for a, b in itertools.pairwise(sigmas))
+
+
+@given(st.lists(st.floats(0.01, 1), min_size=1, max_size=12, unique=True), st.integers(1, 12))
+def test_a_student_is_asked_at_its_own_times_from_the_noisiest_on(times, steps):
+    assume(len(times) % steps == 0)
+    sigmas = student_sigmas(steps, times)
+    assert len(sigmas) == steps + 1 and sigmas[0] == max(times) and sigmas[-1] == 0
+    assert all(a > b for a, b in itertools.pairwise(sigmas)) and set(sigmas[:-1]) <= set(times)
 
 
 def test_steps_that_the_student_never_saw_are_an_error():

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ladd_jax.errors import DamagedError
 from ladd_jax.evaluation.rows import (
     BARS,
     Row,
@@ -19,6 +20,7 @@ from ladd_jax.evaluation.rows import (
     guidance_note,
     in_order,
     ratio,
+    read_metrics,
     write_metrics,
 )
 
@@ -71,6 +73,27 @@ def test_rows_come_back_from_the_file_as_they_were(tmp_path):
     data = json.loads((tmp_path / "metrics.json").read_text())
     assert data["seconds"] == 3.0
     assert [Row.from_dict(fields) for fields in data["rows"]] == ROWS
+
+
+def test_metrics_that_are_read_again_are_those_that_were_written(tmp_path):
+    write_metrics(tmp_path / "metrics.json", ROWS, step=4)
+    assert read_metrics(tmp_path / "metrics.json") == (ROWS, {"step": 4})
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"rows": None}, {"rows": [3]}, {"steps": "4"}, {"steps": -1}, {"guidance": 10**400},
+        {"model": ["student"]}, {"values": []}, {"values": {"fd": "x"}}, {"values": {"fd": True}},
+        {"intervals": {"fd": [1]}}, {"intervals": {"fd": None}}, {"seeds": math.inf}, {"other": 1},
+    ],
+)  # fmt: skip
+def test_damaged_metrics_are_named(tmp_path, change):
+    path = tmp_path / "metrics.json"
+    fields = dataclasses.asdict(STUDENT) | change
+    path.write_text(json.dumps({"rows": [fields]} | ({} if "rows" not in change else change)))
+    with pytest.raises(DamagedError, match=r"metrics\.json is damaged .*remove it to"):
+        read_metrics(path)
 
 
 def test_a_number_that_is_not_finite_leaves_the_old_metrics_in_place(tmp_path):

@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from jax.sharding import NamedSharding, PartitionSpec
 
 from ladd_jax.errors import DamagedError, UserError
@@ -66,6 +68,31 @@ def two_steps(tmp_path_factory):
     saved.wait()
     saved.close()
     return directory
+
+
+leaves = st.tuples(
+    st.lists(st.integers(1, 5), max_size=3), st.sampled_from(["float32", "bfloat16", "int32"])
+)
+
+
+@settings(max_examples=5, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    tree=st.dictionaries(st.sampled_from("abc"), leaves, min_size=1), seed=st.integers(0, 99),
+    config=st.dictionaries(st.text("xyz", min_size=1), st.integers() | st.text() | st.booleans()),
+)  # fmt: skip
+def test_a_state_and_its_config_come_back_as_they_were(tmp_path_factory, tree, seed, config):
+    rng = np.random.default_rng(seed)
+    params = {
+        name: jnp.asarray(100 * rng.standard_normal(shape), dtype)
+        for name, (shape, dtype) in tree.items()
+    }
+    whole = dataclasses.replace(state(2), params=params)
+    saved = Checkpoints(tmp_path_factory.mktemp("saved"))
+    saved.save(2, whole, config)
+    saved.wait()
+    jax.tree.map(np.testing.assert_array_equal, saved.restore(like(whole)), whole)
+    assert saved.config() == config
+    saved.close()
 
 
 def cut(file):

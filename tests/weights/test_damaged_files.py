@@ -3,9 +3,11 @@
 import json
 import struct
 
+import pipelines
 import pytest
 
 from ladd_jax.errors import DamagedError
+from ladd_jax.models.sd3.text import PromptTokenizer
 from ladd_jax.weights.files import read_headers
 from ladd_jax.weights.pretrained import read_pretrained
 
@@ -17,6 +19,10 @@ def safetensors(header):
     return struct.pack("<Q", len(data)) + data
 
 
+def tensor(**changes):
+    return {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]} | changes
+
+
 @pytest.mark.parametrize(
     ("data", "words"),
     [
@@ -26,6 +32,13 @@ def safetensors(header):
         (safetensors({"a": None}), "no safetensors file"),
         (safetensors({"a": {"dtype": "F32", "shape": None, "data_offsets": [0, 8]}}), "truncated"),
         (safetensors([]), "no safetensors file"),
+        (safetensors({"a": tensor(shape=[-1, -2])}), "no dtype, shape or place"),
+        (safetensors({"a": tensor(shape=[True])}), "no dtype, shape or place"),
+        (safetensors({"a": tensor(dtype=["F32"])}), "no dtype, shape or place"),
+        (safetensors({"a": tensor(data_offsets=[8, 0])}), "ends before it begins"),
+        (safetensors({"a": tensor(data_offsets=[0.0, 8])}), "no dtype, shape or place"),
+        (safetensors({"__metadata__": {"heads": 3}}), "metadata are no texts"),
+        (safetensors({"__metadata__": [["a", "b"]]}), "metadata are no texts"),
     ],
 )
 def test_damaged_weights_are_named(tmp_path, data, words):
@@ -41,3 +54,12 @@ def test_a_tokenizer_that_cannot_be_read_is_named(tmp_path, data):
         (tmp_path / name).write_bytes(data)
     with pytest.raises(DamagedError, match=rf"AutoTokenizer cannot read {tmp_path}"):
         read_pretrained("AutoTokenizer", tmp_path)
+
+
+def test_a_tokenizer_that_loads_and_fails_in_use_is_named_before_it_is_used(tmp_path):
+    pipelines.t5_tokenizer().save_pretrained(tmp_path)
+    assert PromptTokenizer(tmp_path, 8)(["the cat"]).shape == (1, 8)
+    # It says which token pads.
+    (tmp_path / "tokenizer_config.json").unlink()
+    with pytest.raises(DamagedError, match=f"the tokenizer in {tmp_path} fails .Asking to pad"):
+        PromptTokenizer(tmp_path, 8)

@@ -184,6 +184,14 @@ WRONG_CONFIGS = {
     "no shift": ("vae", {"shift_factor": None}, "has no 'shift_factor'"),
     "relu": ("text_encoder_3", {"feed_forward_proj": "drop"}, "feed_forward_proj 'relu' and only"),
     "activation": ("text_encoder", {"hidden_act": "swish"}, "'swish', which is none of quick_gelu"),
+    "no heads": ("text_encoder", {"num_attention_heads": 0}, "num_attention_heads is 0"),
+    "many layers": ("text_encoder", {"num_hidden_layers": 10**6}, "describes 1000000 layers"),
+    "huge width": ("text_encoder_3", {"d_model": 10**30}, "d_model is 1000"),
+    "no buckets": ("text_encoder_3", {"relative_attention_num_buckets": 1}, "is below 4"),
+    "epsilon": ("text_encoder_3", {"layer_norm_epsilon": "x"}, "it must be a number"),
+    "one width": ("vae", {"block_out_channels": 8}, "must be a list of 1 to 16 widths"),
+    "no groups": ("vae", {"norm_num_groups": 0}, "norm_num_groups is 0"),
+    "scale": ("vae", {"scaling_factor": [1]}, "scaling_factor is .* it must be a number"),
     "layers": ("text_encoder_2", {"num_hidden_layers": 2}, "has the unknown tensor text_model.enc"),
 }
 

@@ -284,6 +284,16 @@ ITS_NAME = "model.diffusion_model.joint_blocks.0.x_block.mlp.fc2.weight"
             ["register", "no place"],
         ),
         (with_tensor(ITS_NAME, torch.ones(16, 32)), "stability", ["fc2.weight", "16, 32"]),
+        (
+            with_tensor("model.diffusion_model.joint_blocks.99999999.x", torch.ones(2)),
+            "stability",
+            ["describes 100000000 layers"],
+        ),
+        (
+            with_tensor("model.diffusion_model.x_embedder.proj.weight", torch.ones(0, 16, 2, 2)),
+            "stability",
+            ["x_embedder.proj.weight", "none of them 0"],
+        ),
     ],
 )
 def test_a_tensor_that_does_not_fit_is_named(edit, layout, words, tmp_path):
@@ -293,6 +303,15 @@ def test_a_tensor_that_does_not_fit_is_named(edit, layout, words, tmp_path):
         load_mmdit(path, jnp.float32)
     for word in words:
         assert word in str(raised.value)
+
+
+@pytest.mark.parametrize("heads", ["0", "-1", "x", "1.5", "9" * 5000])
+def test_heads_in_the_metadata_that_are_no_number_are_named(heads, tmp_path):
+    state = reference.stability_state(reference.transformer(), "model.diffusion_model.")
+    path = tmp_path / "one.safetensors"
+    safetensors.torch.save_file(state, path, metadata={"num_heads": heads})
+    with pytest.raises(ValueError, match="as num_heads: it must be a whole number"):
+        load_mmdit(path)
 
 
 @pytest.mark.parametrize("keep", [0, 5, 200, 3000, -1])
@@ -340,6 +359,12 @@ def test_a_file_of_another_kind_is_named(name, words, tmp_path):
         ("caption_projection_dim", 12, "caption_projection_dim is 12"),
         ("num_layers", 3, "missing .* 3 blocks"),
         ("num_layers", 1, "no place"),
+        ("num_layers", 10**6, "describes 1000000 layers and the weights beside it have"),
+        ("num_layers", 10**400, "num_layers is 10.*it must be a whole number from 1 to"),
+        ("num_attention_heads", 0, "num_attention_heads is 0"),
+        ("patch_size", -2, "patch_size is -2"),
+        ("dual_attention_layers", 3, "dual_attention_layers is 3"),
+        ("dual_attention_layers", [[0]], "dual_attention_layers is"),
         ("pos_embed_max_size", 7, "pos_embed"),
     ],
 )

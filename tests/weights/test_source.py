@@ -77,7 +77,8 @@ def test_a_missing_shard_is_named(tmp_path):
 def test_a_damaged_index_is_named(tmp_path):
     folder = tmp_path / "t"
     reference.save(reference.transformer(), folder, max_shard_size="10KB")
-    for text in ("{", "[]", '{"weight_map": 3}'):
+    paths = [json.dumps({"weight_map": {"a": name}}) for name in ("", "..", "x/../y", "a\0b")]
+    for text in ("{", "[]", '{"weight_map": 3}', *paths):
         (folder / f"{WEIGHTS}.index.json").write_text(text)
         with pytest.raises(ValueError, match=r"index\.json is no index"):
             find(folder)

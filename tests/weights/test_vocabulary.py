@@ -52,6 +52,12 @@ def test_tokens_are_counted_in_every_form(tmp_path, files, size):
         ({"tokenizer.json": '{"model": 3}'}, DamagedError, "it holds no vocabulary"),
         ({"spiece.model": "version https://git-lfs"}, DamagedError, "git lfs pull"),
         ({"spiece.model": ""}, DamagedError, "it holds no vocabulary"),
+        ({"spiece.model": "\x7f" * 20}, DamagedError, "it holds no vocabulary"),
+        (
+            {"tokenizer.json": '{"model": {"vocab": {"a": Infinity}}}'},
+            DamagedError,
+            "it holds no vocabulary",
+        ),
     ],
 )
 def test_files_that_are_missing_or_damaged_are_named(tmp_path, files, kind, words):

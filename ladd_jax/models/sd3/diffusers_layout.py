@@ -11,6 +11,7 @@ from ladd_jax.models.sd3.positions import fit_positions, table_side
 from ladd_jax.models.sd3.transformer import MMDiTConfig
 from ladd_jax.weights.files import StoredTensor
 from ladd_jax.weights.layout import linear
+from ladd_jax.weights.sizes import check_depth, check_sizes
 from ladd_jax.whole_files import read_json
 
 CLASS_NAME = "SD3Transformer2DModel"
@@ -105,11 +106,13 @@ def read_config(file: Path, tensors: Mapping[str, StoredTensor], **fields: Any) 
     name = values.get("_class_name", CLASS_NAME)
     if name != CLASS_NAME:
         raise UserError(f"{file} describes a {name}: name the folder of a {CLASS_NAME}")
-    for field in _FIELDS:
-        if type(values.get(field)) is not int:
-            raise UserError(
-                f"{field} is {values.get(field)!r} in {file}: it must be a whole number"
-            )
+    check_sizes(values, _FIELDS, file)
+    check_depth(values["num_layers"], tensors, file)
+    dual = values.get("dual_attention_layers") or ()
+    if not isinstance(dual, list | tuple) or not all(type(layer) is int for layer in dual):
+        raise UserError(
+            f"dual_attention_layers is {str(dual)[:60]} in {file}: it must be a list of numbers"
+        )
     width = values["num_attention_heads"] * values["attention_head_dim"]
     if values["caption_projection_dim"] != width:
         raise UserError(
@@ -132,7 +135,7 @@ def read_config(file: Path, tensors: Mapping[str, StoredTensor], **fields: Any) 
         pooled_width=values["pooled_projection_dim"],
         patch=values["patch_size"],
         qk_norm=values.get("qk_norm") is not None,
-        dual_attention=tuple(values.get("dual_attention_layers") or ()),
+        dual_attention=tuple(dual),
         position_table=values["pos_embed_max_size"],
         position_base=base,
         position_start=start,

@@ -24,6 +24,7 @@ from ladd_jax.paths import expand
 from ladd_jax.weights.clip import clip_text_layout
 from ladd_jax.weights.files import StoredTensor, read_headers, weight_dtype
 from ladd_jax.weights.layout import convolution, linear, matrix, norm, same, stacked
+from ladd_jax.weights.sizes import check_depth, check_numbers, check_sizes
 from ladd_jax.weights.source import PIPELINE_INDEX, fetch_pipeline, weight_files
 from ladd_jax.weights.transfer import check_tensors, load
 from ladd_jax.weights.vocabulary import check_vocabulary
@@ -122,6 +123,15 @@ def _t5_layout(config: T5Config, embedding: str) -> Params:
     }
 
 
+_CLIP_SIZES = (
+    "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size",
+    "max_position_embeddings", "projection_dim",
+)  # fmt: skip
+_T5_SIZES = ("vocab_size", "d_model", "d_kv", "d_ff", "num_layers", "num_heads")
+_MOST_LEVELS = 16
+"""Levels of an autoencoder, each of which halves the sides."""
+
+
 def read_config(directory: Path) -> dict[str, Any]:
     """A folder's `config.json`.
 
@@ -217,7 +227,20 @@ def read_autoencoder_config(path: Path | str) -> AutoencoderConfig:
         "latent_channels scaling_factor shift_factor",
         "mid_block_add_attention",
     )
-    fields["block_out_channels"] = tuple(fields["block_out_channels"])
+    file, widths = directory / "config.json", fields["block_out_channels"]
+    if not isinstance(widths, list) or not 1 <= len(widths) <= _MOST_LEVELS:
+        raise UserError(
+            f"block_out_channels is {str(widths)[:60]} in {file}: it must be a list of 1 to "
+            f"{_MOST_LEVELS} widths"
+        )
+    for width in widths:
+        check_sizes({"block_out_channels": width}, ["block_out_channels"], file)
+    sizes = "norm_num_groups in_channels out_channels latent_channels layers_per_block".split()
+    check_sizes(fields, sizes, file)
+    check_numbers(fields, ("scaling_factor", "shift_factor"), file)
+    if type(fields.get("mid_block_add_attention", True)) is not bool:
+        raise UserError(f"mid_block_add_attention in {file} is neither true nor false: use one")
+    fields["block_out_channels"] = tuple(widths)
     return AutoencoderConfig(**fields)
 
 
@@ -236,6 +259,7 @@ def open_autoencoder(path: Path | str, dtype: Dtype = jnp.float32) -> Opened:
         folder = fetch_pipeline(path)
         config, source = read_autoencoder_config(folder), _autoencoder_folder(folder)
         tensors = _tensors(source)
+    check_depth(config.layers_per_block, tensors, source)
     network = Autoencoder(dataclasses.replace(config, dtype=dtype, param_dtype=dtype))
     layout = _autoencoder_layout(network.shapes)
     check_tensors(source, tensors, layout, network.shapes)
@@ -282,14 +306,23 @@ def read_clip_text_config(directory: Path) -> CLIPTextConfig:
     fields = _fields(
         config,
         directory,
-        "vocab_size hidden_size num_hidden_layers num_attention_heads intermediate_size "
-        "max_position_embeddings projection_dim",
+        " ".join(_CLIP_SIZES),
         "hidden_act eos_token_id layer_norm_eps",
     )
+    file = directory / "config.json"
+    check_sizes(fields, _CLIP_SIZES, file)
+    check_numbers(fields, ["layer_norm_eps"], file)
+    if not isinstance(fields.get("eos_token_id"), int | None):
+        raise UserError(f"eos_token_id in {file} is no number: get the file again")
+    if fields["hidden_size"] % fields["num_attention_heads"]:
+        raise UserError(
+            f"hidden_size {fields['hidden_size']} in {file} is not divisible by "
+            f"num_attention_heads {fields['num_attention_heads']}: get the file again"
+        )
     # Configs from before 2023 carry a wrong id; their pooled vector is read at the highest id.
     if fields.get("eos_token_id") == 2:
         fields["eos_token_id"] = None
-    if fields.get("hidden_act", "quick_gelu") not in ACTIVATIONS:
+    if str(fields.get("hidden_act", "quick_gelu")) not in ACTIVATIONS:
         raise UserError(
             f"{directory / 'config.json'} has hidden_act {fields['hidden_act']!r}, which is none "
             f"of {', '.join(ACTIVATIONS)}: use a Stable Diffusion 3 pipeline"
@@ -340,9 +373,16 @@ def read_t5_config(directory: Path) -> T5Config:
     fields = _fields(
         config,
         directory,
-        "vocab_size d_model d_kv d_ff num_layers num_heads",
+        " ".join(_T5_SIZES),
         "relative_attention_num_buckets relative_attention_max_distance layer_norm_epsilon",
     )
+    file = directory / "config.json"
+    check_sizes(fields, _T5_SIZES, file)
+    check_sizes(fields, [name for name in fields if name.startswith("relative")], file)
+    check_numbers(fields, ["layer_norm_epsilon"], file)
+    # Half of them are for each direction, and half of those for one distance each.
+    if fields.get("relative_attention_num_buckets", 32) < 4:
+        raise UserError(f"relative_attention_num_buckets in {file} is below 4: get the file again")
     return T5Config(**fields)
 
 
@@ -432,9 +472,9 @@ def open_text_encoders(
         width = opened["t5"].config.d_model
     elif (folder / "transformer").is_dir():
         directory = folder / "transformer"
-        width = _fields(read_config(directory), directory, "joint_attention_dim")[
-            "joint_attention_dim"
-        ]
+        fields = _fields(read_config(directory), directory, "joint_attention_dim")
+        check_sizes(fields, fields, directory / "config.json")
+        width = fields["joint_attention_dim"]
     else:
         width = _SD3_CONTEXT_WIDTH
     return OpenedText(opened, places, width)
@@ -504,6 +544,7 @@ def _tensors(directory: Path) -> dict[str, StoredTensor]:
 def _open_clip(
     source: Path, config: CLIPTextConfig, tensors: Mapping[str, StoredTensor], dtype: Dtype
 ) -> Opened:
+    check_depth(config.num_hidden_layers, tensors, source)
     config = dataclasses.replace(config, dtype=dtype, param_dtype=dtype)
     model = clip_text(config)
     # Older files also hold the numbers of the positions.
@@ -516,6 +557,7 @@ def _open_clip(
 def _open_t5(
     source: Path, config: T5Config, tensors: Mapping[str, StoredTensor], dtype: Dtype
 ) -> Opened:
+    check_depth(config.num_layers, tensors, source)
     config = dataclasses.replace(config, dtype=dtype, param_dtype=dtype)
     model = t5_encoder(config)
     # One table under two names; a file has either or both.

@@ -71,8 +71,12 @@ def _text_encoder(
 def _number(file: Path, name: str) -> float | None:
     """A field of a file of JSON; None where it is missing or null."""
     value = read_json(file).get(name)
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
-        raise DamagedError(f"{file} has {value!r} as {name}, which is no number: get it again")
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    # Whole numbers may be too large for a float; of NaN nothing is true.
+    if value is not None and not (is_number and abs(value) < 2**63):
+        raise DamagedError(
+            f"{file} has {str(value)[:60]!r} as {name}, which is no number: get it again"
+        )
     return value
 
 

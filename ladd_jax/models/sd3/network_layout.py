@@ -17,6 +17,7 @@ from ladd_jax.models.sd3.positions import fit_positions, table_side
 from ladd_jax.models.sd3.transformer import MMDiTConfig
 from ladd_jax.weights.files import StoredTensor
 from ladd_jax.weights.layout import only, patch_kernel, same, stacked
+from ladd_jax.weights.sizes import check_depth
 
 HEADS = "num_heads"
 """Metadata that this package writes: only networks with QK norm have heads in their shapes."""
@@ -63,14 +64,14 @@ def shape_of(
     """The shape of a tensor that decides about the architecture.
 
     Raises:
-      UserError: it is missing or has another number of dimensions.
+      UserError: it is missing, has another number of dimensions, or is empty.
     """
     if name not in tensors:
         raise UserError(f"tensor {name} is missing in {file}: it is no MMDiT")
-    if len(tensors[name].shape) != dimensions:
+    if len(tensors[name].shape) != dimensions or 0 in tensors[name].shape:
         raise UserError(
             f"tensor {name} in {file} has shape {list(tensors[name].shape)}: "
-            f"it must have {dimensions} dimensions"
+            f"it must have {dimensions} dimensions, none of them 0"
         )
     return tensors[name].shape
 
@@ -130,6 +131,8 @@ def infer_config(
         if match := re.match(names.layer, name):
             layer = int(match[1])
             layers[layer] = layers.get(layer, False) or match[2] is not None
+    depth = max(layers, default=0) + 1
+    check_depth(depth, tensors, file)
     width, channels, patch, _ = shape(names.patches, 4)
     heads, qk_norm = heads_of(file, tensors, metadata, names.norm, width)
     shape(names.positions, 3)
@@ -137,7 +140,7 @@ def infer_config(
     if names.hidden:
         fields["mlp_ratio"] = shape(names.hidden, 2)[0] // width
     return MMDiTConfig(
-        depth=max(layers, default=0) + 1,
+        depth=depth,
         width=width,
         num_heads=heads,
         in_channels=channels,
@@ -169,6 +172,15 @@ def heads_of(
       metadata: the file's metadata.
       norm: name of the scale of a query's norm, which is as wide as a head.
       width: features of an image token.
+
+    Raises:
+      UserError: the metadata have no number there.
     """
     head_width = shape_of(file, tensors, norm, 1)[0] if norm in tensors else _HEAD_WIDTH
-    return int(metadata.get(HEADS, max(1, width // head_width))), norm in tensors
+    stated = metadata.get(HEADS, str(max(1, width // head_width)))
+    if not re.fullmatch(r"[1-9]\d{0,8}", stated):
+        raise UserError(
+            f"the metadata of {file} have {stated[:60]!r} as {HEADS}: it must be a whole number, "
+            f"get the file again"
+        )
+    return int(stated), norm in tensors

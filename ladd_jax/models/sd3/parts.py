@@ -55,7 +55,7 @@ def check_text(place: str | Path, architecture: MMDiTConfig, length: int, tokeni
     problems = Problems()
     if not single:
         with problems.found():
-            _check_index(folder)
+            check_index(folder)
     if length < CLIP_LENGTH:
         problems.add(
             UserError(
@@ -108,7 +108,7 @@ def _check_widths(place: str | Path, text: OpenedText, architecture: MMDiTConfig
         )
 
 
-def _check_index(folder: Path) -> None:
+def check_index(folder: Path) -> None:
     """Whether an index names parts of SD3 that are there; folders without an index have none."""
     file = folder / PIPELINE_INDEX
     if not file.is_file():

@@ -180,9 +180,9 @@ def _shape(file: Path, tensors: Tensors, name: str, dimensions: int, what: str) 
             f"{file} holds no {what}, or not all of it ({name} is missing): give a file with "
             f"encoders, or the folder of a diffusers pipeline"
         )
-    if len(tensors[name].shape) != dimensions:
+    if len(tensors[name].shape) != dimensions or 0 in tensors[name].shape:
         raise UserError(
             f"tensor {name} in {file} has shape {list(tensors[name].shape)}: it must have "
-            f"{dimensions} dimensions"
+            f"{dimensions} dimensions, none of them 0"
         )
     return tensors[name].shape

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from ladd_jax.errors import UserError
+from ladd_jax.errors import DamagedError, UserError, brief
 from ladd_jax.models.base import Model, Params
 from ladd_jax.parallel.mesh import batch_sharding, check_batch_size
 from ladd_jax.weights.pretrained import read_pretrained
@@ -23,6 +23,9 @@ T5_LENGTH = 256
 """T2 that the released models were trained for."""
 
 
+_TRIED = "a photo of a cat"
+
+
 class PromptTokenizer:
     """A Hugging Face tokenizer whose rows are padded, or cut before the end token, to one length.
 
@@ -32,12 +35,29 @@ class PromptTokenizer:
     """
 
     def __init__(self, directory: Path, length: int):
+        self._directory = directory
         self._tokenizer = read_pretrained("AutoTokenizer", directory)
         self.length = length
         self.truncated = 0
+        # Some damage shows in use alone, and then before anything is encoded.
+        self([_TRIED])
+        self.truncated = 0
 
     def __call__(self, prompts: Sequence[str]) -> np.ndarray:
-        """Token ids int32 `[n, length]`."""
+        """Token ids int32 `[n, length]`.
+
+        Raises:
+          DamagedError: the tokenizer cannot tokenize them.
+        """
+        try:
+            return self._rows(prompts)
+        # It is made of several kinds of files, and what is wrong with each has errors of its own.
+        except Exception as error:
+            raise DamagedError(
+                f"the tokenizer in {self._directory} fails ({brief(error)}): get its files again"
+            ) from error
+
+    def _rows(self, prompts: Sequence[str]) -> np.ndarray:
         options = {"padding": "max_length", "truncation": True, "max_length": self.length}
         rows = self._tokenizer(list(prompts), **options)
         # Only a row without padding can have been cut.

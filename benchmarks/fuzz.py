@@ -1,0 +1,277 @@
+"""`python -m benchmarks.fuzz --minutes=60`: damaged files of others, read by all that reads such.
+
+Small valid inputs of each reader are made, and changed at random: flipped bits, cuts, huge
+numbers, other types in JSON, odd names, swapped files. What a reader makes of one is right if it is
+a result or one sentence for the user. Anything else is a finding: another error, a process that
+ends, seconds of work, a gigabyte of memory, or records that are not as they were written and pass
+their digests.
+
+An input is known by `--seed`, its reader and its number: `--reader=tars --number=7` reads one
+again. Each reader gets the same time. A process of its own reads, and another one watches it.
+"""
+
+import collections
+import dataclasses
+import json
+import logging
+import math
+import multiprocessing
+import os
+import random
+import resource
+import shutil
+import sys
+import tempfile
+import time
+import traceback
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from absl import app, flags
+from tqdm import tqdm
+
+from benchmarks.fuzzing.mutations import mutate
+from benchmarks.fuzzing.readers import READERS
+from benchmarks.fuzzing.seeds import write_all
+from ladd_jax.cli.disk_errors import disk_error
+from ladd_jax.errors import UserError
+
+_MINUTES = flags.DEFINE_float("minutes", 60.0, "For how long.")
+_JSON = flags.DEFINE_string("json", "benchmarks/results/fuzz.json", "Where to write the result.")
+_SEED = flags.DEFINE_integer("seed", 0, "Of all that is drawn.")
+_READER = flags.DEFINE_multi_string("reader", [], "Readers to try. Default: all.")
+_NUMBER = flags.DEFINE_integer("number", None, "The one input to read, with its traceback.")
+_KEEP = flags.DEFINE_string("keep", "", "Folder for the inputs of findings.")
+
+_CPU_SECONDS = 5.0
+"""Of work on one input, above which it counts as one that hangs."""
+
+_WALL_SECONDS = 120.0
+_BYTES = 2**30
+"""Of memory that one input may take, on top of what the process has."""
+
+_RECYCLED_BYTES = 4 * 2**30
+"""Of memory of a process after which another goes on, since libraries keep some for each input."""
+
+_SHOWN = 300
+"""Characters of an error."""
+
+_ADDRESSES = 32 * 2**30
+"""Bytes of address space of a process, of which libraries reserve more than they use."""
+
+
+@dataclasses.dataclass
+class Outcome:
+    """What a reader made of an input.
+
+    Attributes:
+      kind: `result`, `sentence`, or the kind of a finding.
+      told: the first line of a finding.
+      seconds: of the work.
+      changes: how the input differs from its seed.
+      where: the last lines of the code that was run, of a finding.
+    """
+
+    kind: str
+    told: str
+    seconds: float
+    changes: list[str]
+    where: list[str]
+
+
+def prepare(
+    seeds: Path, scratch: Path, name: str, seed: int, number: int
+) -> tuple[Path, list[str]]:
+    """The input of a number, in a folder of its own; number 0 is the seed as it is."""
+    folder = scratch / "input"
+    shutil.rmtree(scratch, ignore_errors=True)
+    shutil.copytree(seeds / READERS[name].seeds, folder)
+    rng = random.Random(f"{seed} {name} {number}")
+    return folder, mutate(folder, rng) if number else []
+
+
+def attempt(name: str, folder: Path, changes: list[str]) -> Outcome:
+    """Reads an input."""
+    reader = READERS[name]
+    start = time.process_time()
+    kind, told, where = "result", "", list[str]()
+    try:
+        wrong = reader.check(reader.read(folder), changes)
+        if wrong:
+            kind, told = "accepted", wrong
+    except Exception as error:
+        kind, told = "sentence", str(error)[:_SHOWN]
+        if not isinstance(error, UserError) and not disk_error(error):
+            kind = type(error).__name__
+            frames = traceback.extract_tb(error.__traceback__)
+            where = [f"{Path(f.filename).name}:{f.lineno} {f.name}" for f in frames[-6:]]
+    seconds = time.process_time() - start
+    # Without changes it is the first, for which libraries are imported.
+    if changes and seconds > _CPU_SECONDS:
+        kind, told = "hang", f"{seconds:.1f} s of work"
+    return Outcome(kind, told, seconds, changes, where)
+
+
+def _work(pipe: Connection, seeds: Path, scratch: Path, seed: int) -> None:
+    """Reads the inputs that it is told, and tells of each."""
+    # What libraries say of damaged files, some of them in C++.
+    logging.disable(logging.CRITICAL)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
+    # Whoever watches may be late.
+    resource.setrlimit(resource.RLIMIT_AS, (_ADDRESSES, _ADDRESSES))
+    while True:
+        name, number = pipe.recv()
+        folder, changes = prepare(seeds, scratch, name, seed, number)
+        pipe.send(changes)
+        pipe.send(attempt(name, folder, changes))
+
+
+class Watched:
+    """A process that reads, and is ended where it takes too long or too much."""
+
+    def __init__(self, seeds: Path, scratch: Path, seed: int):
+        self._arguments = seeds, scratch, seed
+        self._process: Any = None
+        self._pipe: Any = None
+        self.scratch = scratch
+        self._known: set[str] = set()
+
+    def read(self, name: str, number: int) -> Outcome:
+        """What the reader of a name makes of an input."""
+        if self._process is None:
+            self._start()
+        if number and name not in self._known:
+            self._known.add(name)
+            first = self._read(name, 0)
+            if first.kind != "result":
+                return dataclasses.replace(first, kind="seed", told=f"{first.kind} {first.told}")
+            if self._process is None:
+                self._start()
+        return self._read(name, number)
+
+    def _start(self) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._pipe, theirs = context.Pipe()
+        self._process = context.Process(target=_work, args=(theirs, *self._arguments), daemon=True)
+        self._process.start()
+        theirs.close()
+        self._known = set()
+
+    def _read(self, name: str, number: int) -> Outcome:
+        before = self._bytes()
+        start = time.monotonic()
+        self._pipe.send((name, number))
+        changes: list[str] = []
+        wrong = ""
+        try:
+            while not wrong:
+                if self._pipe.poll(0.1):
+                    found = self._pipe.recv()
+                    if isinstance(found, Outcome):
+                        if self._bytes() > _RECYCLED_BYTES:
+                            self._end()
+                        return found
+                    changes, start = found, time.monotonic()
+                elif time.monotonic() - start > _WALL_SECONDS:
+                    wrong = "hang"
+                elif number and self._bytes() - before > _BYTES:
+                    wrong = "memory"
+        except (EOFError, ConnectionResetError):
+            self._process.join()
+            wrong = f"ended with {self._process.exitcode}"
+        self._end()
+        return Outcome(wrong, "", time.monotonic() - start, changes, [])
+
+    def _bytes(self) -> int:
+        try:
+            pages = int(Path(f"/proc/{self._process.pid}/statm").read_text().split()[1])
+        except OSError:
+            return 0
+        return pages * os.sysconf("SC_PAGE_SIZE")
+
+    def _end(self) -> None:
+        self._process.kill()
+        self._process.join()
+        self._process = None
+
+
+def run(names: list[str], seconds: float, seed: int, keep: Path | None) -> dict[str, Any]:
+    """Tries the readers in turn, each for the same time, until it is over.
+
+    Returns:
+      inputs and outcomes by reader, and findings.
+    """
+    tried = {name: collections.Counter[str]() for name in names}
+    used = dict.fromkeys(names, 0.0)
+    findings: list[dict[str, Any]] = []
+    start = time.monotonic()
+    with tempfile.TemporaryDirectory() as folder, tqdm(total=round(seconds), unit="s") as bar:
+        seeds = Path(folder, "seeds")
+        made = multiprocessing.get_context("spawn").Process(target=write_all, args=(seeds,))
+        made.start()
+        made.join()
+        watched = Watched(seeds, Path(folder, "scratch"), seed)
+        while time.monotonic() - start < seconds:
+            name = min(used, key=lambda name: used[name])
+            number = tried[name].total() + 1
+            began = time.monotonic()
+            outcome = watched.read(name, number)
+            used[name] += time.monotonic() - began
+            tried[name][outcome.kind] += 1
+            if outcome.kind == "seed":
+                # Changes of it would tell nothing.
+                used[name] = math.inf
+            if outcome.kind not in ("result", "sentence"):
+                findings.append({"reader": name, "number": number} | dataclasses.asdict(outcome))
+                bar.write(json.dumps(findings[-1]))
+                if keep is not None:
+                    place = keep / f"{name.replace(' ', '_')}_{number}"
+                    shutil.rmtree(place, ignore_errors=True)
+                    shutil.copytree(watched.scratch / "input", place, symlinks=True)
+            bar.update(round(time.monotonic() - start) - bar.n)
+    return {
+        "seed": seed,
+        "seconds": round(time.monotonic() - start),
+        "inputs": sum(counts.total() for counts in tried.values()),
+        "readers": {
+            name: {"inputs": counts.total(), "seconds": round(min(used[name], seconds))}
+            | dict(counts)
+            for name, counts in tried.items()
+        },
+        "findings": findings,
+    }
+
+
+def again(name: str, seed: int, number: int) -> None:
+    """Reads one input in this process, and lets an error end it."""
+    with tempfile.TemporaryDirectory() as folder:
+        seeds = Path(folder, "seeds")
+        write_all(seeds)
+        place, changes = prepare(seeds, Path(folder, "scratch"), name, seed, number)
+        print("\n".join(changes))
+        print(READERS[name].read(place))
+
+
+def main(arguments: list[str]) -> None:
+    """Runs it."""
+    del arguments
+    # The hub is not asked, whatever names an input has.
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    os.environ["JAX_PLATFORMS"] = "cpu"
+    names = _READER.value or list(READERS)
+    if _NUMBER.value is not None:
+        again(names[0], _SEED.value, _NUMBER.value)
+        return
+    keep = Path(_KEEP.value) if _KEEP.value else None
+    found = run(names, 60 * _MINUTES.value, _SEED.value, keep)
+    for name, counts in found["readers"].items():
+        print(f"  {name}: " + ", ".join(f"{count} {kind}" for kind, count in counts.items()))
+    print(f"  {found['inputs']} inputs, {len(found['findings'])} findings")
+    path = Path(_JSON.value)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(found, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,1 @@
+"""Seeds, mutations and readers of `benchmarks.fuzz`."""
