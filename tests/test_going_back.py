@@ -56,9 +56,10 @@ def test_heads_that_always_win_lower_their_own_rate(tmp_path, caplog):
     config = sick_run(tmp_path, (100,))
     student, heads = rates(config)
     go_back(config, tmp_path, collapse(since=50, of_heads=True))
-    assert steps_of(tmp_path) == []
+    # All checkpoints are of the collapse: the oldest stays.
+    assert steps_of(tmp_path) == ["100"]
     assert rates(lowered(config, tmp_path)) == pytest.approx((student, 0.1 * heads))
-    assert "it goes back to step 0" in caplog.records[-1].message
+    assert "it goes back to step 100" in caplog.records[-1].message
 
 
 def test_after_so_many_returns_it_stops_and_keeps_what_is_there(tmp_path):
@@ -82,7 +83,8 @@ def test_a_rate_that_is_too_high_is_lowered_until_it_trains(images, tmp_path, ca
     config = settings(steps=4)
     config.checkpoint.every = 1
     config.log.samples_every = 0
-    config.distil.optimizer.update(dict(learning_rate=1.0, warmup_steps=0))
+    # The first update has a rate of 0, the second one of a half.
+    config.distil.optimizer.update(dict(learning_rate=1.0, warmup_steps=2))
     config.watch.update(
         dict(collapse="back", records=1, accuracy=1.0, lowest=0.01, highest=1.5, lower=1e-3)
     )
@@ -92,8 +94,8 @@ def test_a_rate_that_is_too_high_is_lowered_until_it_trains(images, tmp_path, ca
         distil(typed(config), tmp_path)
     told = [record.message for record in caplog.records if "it goes back" in record.message]
     # The record of a step is of the state before its update, and the checkpoint of that after it:
-    # the first is healthy, and what it has saved is not.
-    assert ["to step 1," in told[0], "to step 0," in told[1], len(told)] == [True, True, 2]
+    # the second record is healthy, and what was saved with it is not.
+    assert ["to step 2," in told[0], "to step 1," in told[1], len(told)] == [True, True, 2]
     assert json.loads((tmp_path / "distil" / "lowered.json").read_text())["optimizer"] == 2
     history = read_history(tmp_path / "distil")
     assert [record["step"] for record in history] == [1, 2, 3, 4]

@@ -65,7 +65,9 @@ def run(command: Command, others: absl.flags.FlagValues | None = None, *, stage:
         left_out = stage and stage not in config.stages
         alone = dataclasses.replace(config, stages=(stage,)) if stage else config
         with problems.found():
-            place = data_named(workdir, data, origin)
+            # The others do not look: a network disk would remember that there was nothing.
+            here = str(data_named(workdir, data, origin)) if jax.process_index() == 0 else ""
+            place = Path(processes.gather(here)[0])
             look(alone if left_out else config, problems, workdir, refused, place)
         problems.tell()
         settings = to_dict(config)

@@ -48,7 +48,8 @@ class Buffers:
                     return memory
         flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
         memory = mmap.mmap(-1, -(-size // _PAGE) * _PAGE, flags=flags)
-        # Linux has it: fewer pages, and fewer faults.
+        # Fewer pages, and fewer faults, on a Linux that has large ones.
         if hasattr(mmap, "MADV_HUGEPAGE"):
-            memory.madvise(mmap.MADV_HUGEPAGE)
+            with contextlib.suppress(OSError):
+                memory.madvise(mmap.MADV_HUGEPAGE)
         return memory

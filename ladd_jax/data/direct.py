@@ -10,13 +10,20 @@ buffer whose number `tf.train.Example` does not have and which all its readers p
 
 import functools
 import io
+import logging
 import os
 import struct
+import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import xxhash
+
+_LOG = logging.getLogger(__name__)
+
+_UNREADABLE = (EOFError, OSError, ValueError, OverflowError)
+"""Of a file that is cut or damaged, and of numbers in it that no file can have."""
 
 _BLOCK, _BLOCK_HEADER = 2**16, 24
 _USED = _BLOCK - _BLOCK_HEADER
@@ -42,7 +49,7 @@ _MOST_OPEN = 256
 """Files that are open at once."""
 
 _READS = hasattr(os, "preadv")
-"""Whether the system reads into several places at once: Linux does, macOS does not."""
+"""Whether the system reads into several places at once; not every one does."""
 
 TEXTS = ("key", "prompt")
 """Fields of a record besides its arrays."""
@@ -131,6 +138,7 @@ class DirectFiles:
     def __init__(self) -> None:
         """Starts without files; where the system cannot read into several places, with none."""
         self._starts: dict[str, np.ndarray | None] = {}
+        self._lock = threading.Lock()
         self._opened = functools.lru_cache(_MOST_OPEN)(io.FileIO)
 
     def read(
@@ -158,16 +166,26 @@ class DirectFiles:
             return None
         try:
             file = self._opened(path)
-            if path not in self._starts:
-                self._starts[path] = _chunk_starts(file, count)
-            starts = self._starts[path]
+            starts = self._chunk_starts(path, file, count)
             if starts is None:
                 return None
             views = {name: row.reshape(-1).view(np.uint8).data for name, row in rows.items()}
             found = _read_record(file, int(starts[number]), arrays, views)
             return {name: text.decode() for name, text in found.items()}
-        except (EOFError, OSError, ValueError):
+        except _UNREADABLE:
             return None
+
+    def _chunk_starts(self, path: str, file: io.FileIO, count: int) -> np.ndarray | None:
+        # One thread looks, and at each file once.
+        with self._lock:
+            if path not in self._starts:
+                try:
+                    self._starts[path] = _chunk_starts(file, count)
+                except _UNREADABLE:
+                    self._starts[path] = None
+                if self._starts[path] is None:
+                    _LOG.info("%s is read through the library, which takes longer", path)
+            return self._starts[path]
 
 
 def _chunk_starts(file: io.FileIO, count: int) -> np.ndarray | None:

@@ -82,16 +82,18 @@ def _is_evidently_whole(data: bytes) -> bool:
         return len(data) == 8 + int.from_bytes(data[4:8], "little")
     if not data.startswith(_PNG):
         return False
-    start = len(_PNG)
+    start, pixels = len(_PNG), False
     while start < len(data):
         length, name = int.from_bytes(data[start : start + 4]), data[start + 4 : start + 8]
         stop = start + 8 + length
         checksum = int.from_bytes(data[stop : stop + 4])
-        # An orientation may follow the pixels, where only decoding finds it.
-        if name == b"eXIf" or zlib.crc32(data[start + 4 : stop]) != checksum:
+        # An orientation may follow the pixels, as EXIF or as text, where only decoding finds it.
+        late = name == b"eXIf" or (pixels and name in (b"iTXt", b"tEXt", b"zTXt"))
+        if late or zlib.crc32(data[start + 4 : stop]) != checksum:
             return False
         if name == b"IEND":
             return True
+        pixels |= name == b"IDAT"
         start = stop + 4
     return False
 

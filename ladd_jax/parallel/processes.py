@@ -196,6 +196,10 @@ def _leave(error: BaseException) -> None:
     os._exit(code)
 
 
+_PIECE = 2**24
+"""Bytes of each process that are gathered at once."""
+
+
 def barrier(name: str) -> None:
     """Returns when all processes have reached this point."""
     if jax.process_count() > 1:
@@ -277,9 +281,16 @@ def gather(value: Any) -> list[Any]:
     if jax.process_count() == 1:
         return [value]
     data = np.frombuffer(json.dumps(value).encode(), np.uint8)
-    sizes = np.ravel(multihost_utils.process_allgather(np.int64(len(data))))
-    # Arrays of one size alone can be gathered.
-    padded = np.zeros(int(sizes.max()), np.uint8)
-    padded[: len(data)] = data
-    found = multihost_utils.process_allgather(padded)
-    return [json.loads(row[:size].tobytes()) for row, size in zip(found, sizes, strict=True)]
+    pieces = np.ravel(multihost_utils.process_allgather(np.int32(-(-len(data) // _PIECE))))
+    found = [bytearray() for _ in pieces]
+    # In pieces, which go by way of the devices' memory.
+    for number in range(int(pieces.max())):
+        piece = data[number * _PIECE : (number + 1) * _PIECE]
+        sizes = np.ravel(multihost_utils.process_allgather(np.int32(len(piece))))
+        # Arrays of one size alone can be gathered.
+        padded = np.zeros(int(sizes.max()), np.uint8)
+        padded[: len(piece)] = piece
+        rows = multihost_utils.process_allgather(padded)
+        for whole, row, size in zip(found, rows, sizes, strict=True):
+            whole += row[:size].tobytes()
+    return [json.loads(whole) for whole in found]

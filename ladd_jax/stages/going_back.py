@@ -9,7 +9,7 @@ import jax
 
 from ladd_jax.config.fields import Config, Optimizer
 from ladd_jax.errors import DamagedError
-from ladd_jax.parallel.processes import as_process_0, barrier
+from ladd_jax.parallel.processes import barrier, gather
 from ladd_jax.training.checkpoint import steps_in
 from ladd_jax.training.collapse import CollapsedError
 from ladd_jax.whole_files import read_json, remove_whole, write_text_whole
@@ -29,7 +29,7 @@ def lowered(config: Config, directory: Path) -> Config:
     Raises:
       DamagedError: the file that says so is damaged.
     """
-    found = _read(directory)
+    found = gather(_read(directory))[0]
 
     def after(times: int, given: Optimizer) -> Optimizer:
         return dataclasses.replace(
@@ -48,8 +48,9 @@ def go_back(config: Config, directory: Path, collapse: CollapsedError) -> None:
     """Removes the checkpoints of a collapse, and lowers the rate that it tells of.
 
     A collapse of the student lowers the student's rate, and heads that always win lower theirs. A
-    checkpoint that it has gone back to, and that led to a collapse again, is removed too. Where
-    none is older, the stage begins again. All processes call this.
+    checkpoint that it has gone back to, and that led to a collapse again, is removed too, as long
+    as there is an older one. Where all are of the collapse it goes on from the oldest. All
+    processes call this.
 
     Args:
       config: the run's config.
@@ -59,8 +60,10 @@ def go_back(config: Config, directory: Path, collapse: CollapsedError) -> None:
     Raises:
       CollapsedError: it went back `watch.returns` times already.
     """
-    found = _read(directory)
-    if as_process_0(found["optimizer"] + found["heads_optimizer"] >= config.watch.returns):
+    checkpoints = directory / "checkpoints"
+    # What the first process sees, for all.
+    found, steps = gather([_read(directory), steps_in(checkpoints)])[0]
+    if found["optimizer"] + found["heads_optimizer"] >= config.watch.returns:
         raise CollapsedError(
             collapse.finding,
             collapse.since,
@@ -68,14 +71,12 @@ def go_back(config: Config, directory: Path, collapse: CollapsedError) -> None:
             end=f"it went back {config.watch.returns} times already (watch.returns) and has "
             f"{_rates(lowered(config, directory))} now",
         )
-    checkpoints = directory / "checkpoints"
-    steps = steps_in(checkpoints)
-    kept = max((step for step in steps if step < collapse.since), default=0)
+    oldest = min(steps, default=0)
+    kept = max((step for step in steps if step < collapse.since), default=oldest)
     if kept == found["step"]:
-        kept = max((step for step in steps if step < kept), default=0)
+        kept = max((step for step in steps if step < kept), default=kept)
     found["heads_optimizer" if collapse.of_heads else "optimizer"] += 1
     found["step"] = kept
-    barrier("about to go back")
     if jax.process_index() == 0:
         # Before checkpoints go: a job that is killed between has a lower rate at the least.
         write_text_whole(directory / _FILE, json.dumps(found, indent=2) + "\n")

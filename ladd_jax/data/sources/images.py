@@ -239,7 +239,8 @@ def _source(images: Records, part: dict[Bucket, list[_Seen]], encoder: _Encoder)
                 return fit(decode_image(data), height, width, encoder.image_channels)
             except UserError as error:
                 raise UserError(
-                    f"picture {record.key} cannot be decoded ({error}): repair or remove it"
+                    f"picture {record.key} cannot be decoded ({error}): repair or remove it, and "
+                    f"run the same command with --on_change=redo"
                 ) from error
 
         return {LATENTS: encoder.encode(np.stack(list(map_ahead(pixels, found))))}
