@@ -53,8 +53,15 @@ COUNT = Range(least=1)
 NOT_NEGATIVE = Range(least=0)
 SHARE = Range(least=0, most=1)
 DECAY = Range(least=0, below=1)
+INT64 = Range(above=-(2**63), below=2**63)
+"""Numbers of files of others, which arrays of whole numbers hold."""
 SEED = Range(least=0, most=2**32 - 1)
 """Libraries that draw take no others, or take two of them for one."""
+
+
+def is_number(value: Any, within: Range = FINITE) -> bool:
+    """Whether a value of JSON is a number of a range; true and false are none."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and value in within
 
 
 def check_numbers(section: Any, ranges: Mapping[str, Range]) -> None:

@@ -9,7 +9,6 @@ what depends on several sections or on the machine is checked in `cli/preflight.
 import dataclasses
 import json
 import re
-import sys
 from typing import Any, get_args, get_origin, get_type_hints
 
 from ml_collections import ConfigDict
@@ -619,7 +618,7 @@ def _like(default: Any, value: Any, path: str, refused: dict[str, list[UserError
 def _is_of(kind: Any, value: Any) -> bool:
     """Whether a value is of a type; a whole number that a float holds is one, too."""
     if kind is float and type(value) is int:
-        return abs(value) <= sys.float_info.max
+        return value in FINITE
     return type(value) is kind
 
 

@@ -20,6 +20,8 @@ from typing import Any
 import numpy as np
 import xxhash
 
+from ladd_jax.varint import read_varint, write_varint
+
 _LOG = logging.getLogger(__name__)
 
 _UNREADABLE = (EOFError, OSError, ValueError, OverflowError)
@@ -65,7 +67,7 @@ def indexed(example: bytes) -> bytes:
     except (IndexError, ValueError):
         return example
     length = _index_size(len(fields))
-    prefix = _TAG + _varint(length)
+    prefix = _TAG + write_varint(length)
     # Places count from the start of what is returned.
     shift = len(prefix) + length
     body = b"".join(
@@ -92,27 +94,13 @@ def _index_digest(names: Sequence[str], body: bytes) -> bytes:
     return _digest("\0".join(names).encode() + body)
 
 
-def _varint(value: int) -> bytes:
-    found = bytearray()
-    while value > 127:
-        found.append(value & 127 | 128)
-        value >>= 7
-    return bytes([*found, value])
-
-
 def _parts(data: bytes, start: int, stop: int) -> Iterator[tuple[int, int, int]]:
     """Tag, start and stop of each part of a message that has no others than those of bytes."""
     while start < stop:
-        tag, shift, length = data[start], 0, 0
+        tag = data[start]
         if tag & 7 != 2 or tag > 127:
             raise ValueError(f"a field of tag {tag}")
-        while True:
-            start += 1
-            length |= (data[start] & 127) << shift
-            shift += 7
-            if data[start] < 128:
-                break
-        start += 1
+        length, start = read_varint(data, start + 1)
         yield tag >> 3, start, start + length
         start += length
 
@@ -176,15 +164,18 @@ class DirectFiles:
             return None
 
     def _chunk_starts(self, path: str, file: io.FileIO, count: int) -> np.ndarray | None:
-        # One thread looks, and at each file once.
+        # Most reads are of a file that one has looked at: they do not wait.
+        if path in self._starts:
+            return self._starts[path]
         with self._lock:
             if path not in self._starts:
                 try:
-                    self._starts[path] = _chunk_starts(file, count)
+                    starts = _chunk_starts(file, count)
                 except _UNREADABLE:
-                    self._starts[path] = None
-                if self._starts[path] is None:
+                    starts = None
+                if starts is None:
                     _LOG.info("%s is read through the library, which takes longer", path)
+                self._starts[path] = starts
             return self._starts[path]
 
 
@@ -216,7 +207,7 @@ def _read_record(
     """
     names = sorted([*arrays, *TEXTS])
     length = _index_size(len(names))
-    prefix = _TAG + _varint(length)
+    prefix = _TAG + write_varint(length)
     head = bytearray(_CHUNK.size + _SPARE + len(prefix) + length)
     _read(file, start, [memoryview(head)])
     size, kind, record_size = _CHUNK.unpack_from(head)

@@ -214,7 +214,7 @@ def write_shard(
     # Its only type, of a disk that is full or read-only.
     except RuntimeError as error:
         raise UserError(
-            f"{path} cannot be written ({str(error).splitlines()[0]}): free space there, or let it "
+            f"{path} cannot be written ({brief(error)}): free space there, or let it "
             f"be written, and start the command again, which goes on from here"
         ) from error
     finally:

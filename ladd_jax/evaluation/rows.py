@@ -5,7 +5,6 @@ import dataclasses
 import json
 import math
 import os
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import numpy as np
 
 from ladd_jax.errors import DamagedError, UserError
 from ladd_jax.evaluation.metrics import METRICS
+from ladd_jax.ranges import is_number
 from ladd_jax.whole_files import read_json, write_text_whole
 
 MODELS = ("data", "generator", "teacher", "untrained", "student", "samples")
@@ -69,23 +69,17 @@ class Row:
         return cls(**(data | {"intervals": intervals}))
 
 
-def _is_number(value: Any) -> bool:
-    # Whole numbers may be too large for a float; of NaN nothing is true.
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return is_number and abs(value) <= sys.float_info.max
-
-
 def _is_count(value: Any) -> bool:
     return type(value) is int and 0 <= value < 2**63
 
 
 def _are_values(value: Any) -> bool:
-    return isinstance(value, dict) and all(map(_is_number, value.values()))
+    return isinstance(value, dict) and all(map(is_number, value.values()))
 
 
 def _are_intervals(value: Any) -> bool:
     return isinstance(value, dict) and all(
-        isinstance(ends, list) and len(ends) == 2 and all(map(_is_number, ends))
+        isinstance(ends, list) and len(ends) == 2 and all(map(is_number, ends))
         for ends in value.values()
     )
 
@@ -93,7 +87,7 @@ def _are_intervals(value: Any) -> bool:
 _FIELDS: dict[str, Callable[[Any], bool]] = {
     "model": lambda value: value in MODELS,
     "steps": _is_count,
-    "guidance": _is_number,
+    "guidance": is_number,
     "bucket": lambda value: isinstance(value, str),
     "values": _are_values,
     "intervals": _are_intervals,

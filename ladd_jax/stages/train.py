@@ -96,7 +96,7 @@ def run_training(
         profile=Profile(traced, directory),
         sample=None if preview is None else lambda state, step: preview(state, step, writer),
         sample_every=config.log.samples_every,
-        watch=_collapse_watch(config, directory, start or 0) if name == "distil" else None,
+        watch=_collapse_watch(config, directory, int(state.step)) if name == "distil" else None,
     )
     with contextlib.closing(writer):
         try:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ladd_jax.errors import UserError
+from ladd_jax.ranges import INT64, is_number
 
 LARGEST = 2**24
 """Largest size of a network: no released one has a width or a vocabulary beyond it."""
@@ -43,9 +44,7 @@ def check_numbers(values: Mapping[str, Any], names: Iterable[str], file: Path) -
     """Raises UserError where fields that are there are no finite numbers."""
     for name in names:
         value = values.get(name, 0)
-        is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        # Not by comparing alone: whole numbers may be too large for a float, and NaN is no number.
-        if not is_number or not abs(value) < 2**63:
+        if not is_number(value, INT64):
             raise UserError(f"{name} is {_brief(value)} in {file}: it must be a number")
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ladd_jax.errors import NotFoundError, UserError
+from ladd_jax.errors import NotFoundError, UserError, brief
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +57,7 @@ def read_state_dict(path: Path) -> dict[str, HeldTensor]:
         state: Any = torch.load(path, map_location="cpu", weights_only=True)
     # Damaged pickles raise errors of almost every kind.
     except Exception as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = brief(error)
         raise UserError(f"{path} is no state dict of PyTorch ({reason}): get it again") from error
     if not isinstance(state, dict) or not all(isinstance(x, torch.Tensor) for x in state.values()):
         raise UserError(

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ladd_jax.errors import DamagedError, NotFoundError, UserError
+from ladd_jax.varint import read_varint
 from ladd_jax.whole_files import read_json
 
 _WHOLE = "tokenizer.json"
@@ -16,10 +17,6 @@ _PIECES = "spiece.model"
 
 _UNUSED = 0.1
 """Largest share of an encoder's rows that no token has: T5 has 28 of 32,128."""
-
-
-_VARINT_BITS = 63
-"""Of a number of protobuf, before its last byte."""
 
 
 def check_vocabulary(directory: Path, rows: int) -> None:
@@ -99,31 +96,17 @@ def _of_pieces(file: Path) -> int:
     """Pieces of a SentencePiece model: a message of protobuf, each piece a field 1 of bytes."""
     data = file.read_bytes()
     place = count = 0
-
-    def number() -> int:
-        nonlocal place
-        value = shift = 0
-        while True:
-            byte = data[place]
-            place += 1
-            value |= (byte & 127) << shift
-            shift += 7
-            if byte < 128:
-                return value
-            if shift > _VARINT_BITS:
-                raise ValueError("a number of more than 64 bits")
-
     while place < len(data):
-        key = number()
+        key, place = read_varint(data, place)
         kind = key & 7
         if kind == 0:
-            number()
+            _, place = read_varint(data, place)
         elif kind == 1:
             place += 8
         elif kind == 5:
             place += 4
         elif kind == 2:
-            size = number()
+            size, place = read_varint(data, place)
             place += size
             count += key >> 3 == 1
         else:

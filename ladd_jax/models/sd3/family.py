@@ -26,6 +26,7 @@ from ladd_jax.models.sd3.text import CLIP_LENGTH, T5_LENGTH, SD3TextEncoder
 from ladd_jax.models.sd3.transformer import MMDiTConfig, cut_params, mmdit
 from ladd_jax.models.sd3.weights import open_mmdit
 from ladd_jax.paths import expand
+from ladd_jax.ranges import INT64, is_number
 from ladd_jax.weights.source import fetch_pipeline, find
 from ladd_jax.whole_files import read_json
 
@@ -71,9 +72,7 @@ def _text_encoder(
 def _number(file: Path, name: str) -> float | None:
     """A field of a file of JSON; None where it is missing or null."""
     value = read_json(file).get(name)
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    # Whole numbers may be too large for a float; of NaN nothing is true.
-    if value is not None and not (is_number and abs(value) < 2**63):
+    if value is not None and not is_number(value, INT64):
         raise DamagedError(
             f"{file} has {str(value)[:60]!r} as {name}, which is no number: get it again"
         )
