@@ -109,12 +109,14 @@ def train(
       DivergedError: a loss, a gradient norm or the state is not finite. It is not saved then.
       Stopped: the job was told to stop, and the state of the step is on disk.
 
-    Whatever ends it, a checkpoint that is being written is ended first.
+    No checkpoint is made of a state whose last step was skipped: what spoils every gradient may be
+    its parameters, finite but huge. It is made at the next record. Whatever ends it, a checkpoint that is being written is ended first.
     """
     start = int(state.step)
     shown = jax.process_index() == 0
     programs = _compile(training, state, batch_shapes)
     profile, writer = logging.profile, logging.writer
+    postponed = False
     with (
         jax.set_mesh(training.mesh),
         # The host's pace comes in bursts: only its mean over the run says when it ends.
@@ -150,7 +152,7 @@ def train(
                 # Raises where a loss is not finite: no such state is ever saved.
                 samples = sample(state, step) if sample else {}
                 try:
-                    record = writer.write(step, speed | samples)
+                    record = writer.write(step, speed | samples, step == training.steps)
                 except DivergedError as error:
                     if training.diagnosed is None or step not in error.steps:
                         raise
@@ -161,9 +163,11 @@ def train(
                 bar.set_postfix_str(_postfix(record))
                 if logging.watch is not None:
                     logging.watch(record)
-                if due or checkpoints.overdue():
-                    _check_finite(state, step)
-                    checkpoints.save(step, state, training.config)
+                if due or postponed or checkpoints.overdue():
+                    postponed = writer.skipped > 0 and step != training.steps
+                    if not postponed:
+                        _check_finite(state, step)
+                        checkpoints.save(step, state, training.config)
                 clock.resume()
             if stopped:
                 checkpoints.wait()

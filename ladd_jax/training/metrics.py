@@ -67,8 +67,19 @@ class MetricWriter:
         """Keeps one step's metrics, on the device: no transfer."""
         self._pending.append(metrics)
 
-    def write(self, step: int, extra: dict[str, float]) -> dict[str, Any]:
+    @property
+    def skipped(self) -> int:
+        """Steps in a row that were skipped, up to the last write."""
+        return len(self._skipped)
+
+    def write(self, step: int, extra: dict[str, float], last: bool = False) -> dict[str, Any]:
         """Averages, checks and writes what was added, with `extra` beside it.
+
+        Args:
+          step: the step that has just been done.
+          extra: further numbers of the record.
+          last: whether the training ends here. Two skipped steps in a row are then enough to stop
+            it: none comes after them to show that the parameters are sound.
 
         Returns:
           name -> float, or list of floats for a metric per head; of `skipped`, the number of steps.
@@ -80,7 +91,7 @@ class MetricWriter:
         pending, self._pending = jax.device_get(self._pending), []
         record: dict[str, Any] = {"step": step}
         skipped = np.array([bool(metrics.get("skipped", 0)) for metrics in pending])
-        self._check_skips(step, pending, skipped)
+        self._check_skips(step, pending, skipped, last)
         for name in pending[0]:
             values = np.stack([metrics[name] for metrics in pending])
             # A band of t_hat that no sample fell into is NaN in that step and has no mean.
@@ -109,7 +120,7 @@ class MetricWriter:
         return record
 
     def _check_skips(
-        self, step: int, pending: Sequence[Mapping[str, Any]], skipped: np.ndarray
+        self, step: int, pending: Sequence[Mapping[str, Any]], skipped: np.ndarray, last: bool
     ) -> None:
         """Raises DivergedError where too many steps in a row were skipped, with what is known."""
         first = step - len(pending) + 1
@@ -120,7 +131,7 @@ class MetricWriter:
                 break
             else:
                 self._skipped = []
-        if len(self._skipped) < self._max_skips:
+        if len(self._skipped) < (min(2, self._max_skips) if last else self._max_skips):
             return
         found = _not_finite(pending[max(0, self._skipped[-1] - first)])
         told = ", ".join(f"{name} became {value}" for name, value in found.items())

@@ -1,0 +1,59 @@
+"""What is saved while steps are skipped, whose parameters may be spoilt."""
+
+import jax.numpy as jnp
+import pytest
+from counting import Counting, go
+
+from ladd_jax.training.checkpoint import Checkpoints
+from ladd_jax.training.metrics import DivergedError, MetricWriter
+
+
+class Skipping(Counting):
+    """Its gradient is not finite in some of its steps."""
+
+    def __init__(self, *steps):
+        self.steps = jnp.asarray(steps)
+
+    def more(self, state):
+        skipped = jnp.any(state.step + 1 == self.steps)
+        return {
+            "skipped": skipped.astype(jnp.float32),
+            "gradient_norm/student": jnp.where(skipped, jnp.nan, 1.0),
+        }
+
+
+def saved(directory, *skipped, max_skips=10):
+    """Steps that were saved of a training of six, recorded at each and saved at every second."""
+    go(
+        directory,
+        Skipping(*skipped),
+        saving=dict(every=2, keep=10),
+        every=1,
+        writer=MetricWriter(directory, max_skips=max_skips),
+    )
+    return steps_of(directory)
+
+
+def steps_of(directory):
+    folders = (directory / "checkpoints").iterdir()
+    return sorted(int(folder.name) for folder in folders if folder.name.isdecimal())
+
+
+def test_a_checkpoint_waits_for_a_step_that_is_not_skipped(tmp_path):
+    assert saved(tmp_path / "a") == [2, 4, 6]
+    assert saved(tmp_path / "b", 2) == [3, 4, 6]
+    assert saved(tmp_path / "c", 2, 3, 4) == [5, 6]
+
+
+def test_one_bad_batch_at_the_end_does_not_keep_a_training_from_its_end(tmp_path):
+    assert saved(tmp_path, 6) == [2, 4, 6]
+
+
+def test_a_training_whose_last_steps_are_all_skipped_is_not_done(tmp_path):
+    # Fewer than `max_skips`, which the steps do not suffice for.
+    with pytest.raises(DivergedError, match="2 steps in a row were skipped: lower the learning"):
+        saved(tmp_path, 5, 6)
+    assert steps_of(tmp_path) == [2, 4]
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    assert checkpoints.latest() == 4
+    checkpoints.close()
