@@ -110,7 +110,9 @@ def train(
       Stopped: the job was told to stop, and the state of the step is on disk.
 
     No checkpoint is made of a state whose last step was skipped: what spoils every gradient may be
-    its parameters, finite but huge. It is made at the next record. Whatever ends it, a checkpoint that is being written is ended first.
+    its parameters, finite but huge. It is made at the next record.
+
+    Whatever ends it, a checkpoint that is being written is ended first.
     """
     start = int(state.step)
     shown = jax.process_index() == 0
