@@ -57,16 +57,19 @@ def _size(data: bytes) -> tuple[int, int]:
     return (width, height) if _orientation(image) >= 5 else (height, width)
 
 
-def look_at_image(data: bytes, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
+def look_at_image(
+    data: bytes, max_pixels: int = MAX_PIXELS, decode: bool = False
+) -> tuple[int, int]:
     """Upright height and width of an image that `decode_image` will decode.
 
     Of a file that is evidently whole the header is read; any other is decoded, to see. That a JPEG
-    or WebP is damaged between its ends only its decoder tells, and often none does.
+    or WebP is damaged between its ends only its decoder tells, and often none does: `decode` asks
+    it of every file.
 
     Raises:
       UserError: as `decode_image`.
     """
-    if _is_evidently_whole(data):
+    if not decode and _is_evidently_whole(data):
         height, width = image_size(data)
         if height * width <= max_pixels:
             return height, width

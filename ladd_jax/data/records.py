@@ -47,6 +47,15 @@ class Records(Protocol):
         ...
 
 
+DECODE_ALL = "decode_all"
+"""A file in the folder of a run's data: a picture that looked whole could not be decoded, so that
+all are decoded when they are looked at."""
+
+
+class UndecodableError(UserError):
+    """A picture that looked whole cannot be decoded. `DECODE_ALL` is there now."""
+
+
 # That disks and notebooks make.
 _STRAY = "lost+found"
 

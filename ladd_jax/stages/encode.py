@@ -20,6 +20,7 @@ from ladd_jax.config.workdir import data_directory
 from ladd_jax.data.array_specs import text_spec
 from ladd_jax.data.buckets import Bucket
 from ladd_jax.data.contents import contents_of
+from ladd_jax.data.records import DECODE_ALL, UndecodableError
 from ladd_jax.data.shards import (
     LATENTS,
     Layout,
@@ -74,6 +75,21 @@ def text_encoder(config: Config, mesh: Mesh | None = None, batch: int | None = N
 
 
 def encode(config: Config, workdir: Path) -> None:
+    """Writes text and latents as shards: see `_encode`.
+
+    Where a picture that looked whole cannot be decoded, all are decoded when they are looked at,
+    by the same call if there is one process, else when the job is started again.
+    """
+    try:
+        _encode(config, workdir)
+    except UndecodableError as error:
+        if jax.process_count() > 1:
+            raise
+        _LOG.warning("%s", error.args[0].replace("the same command", "this one now"))
+        _encode(config, workdir)
+
+
+def _encode(config: Config, workdir: Path) -> None:
     """Writes text, and latents where the data have images, as shards; goes on where it stopped.
 
     Records that the source holds out for judges become shards of their own, in `held_out`. Where
@@ -103,6 +119,9 @@ def encode(config: Config, workdir: Path) -> None:
             raise
         check_set(config, target, "encoded")
         return
+    if as_process_0(not is_complete(target) and (data_directory(workdir) / DECODE_ALL).exists()):
+        # Shards that were begun before have other pictures.
+        config = dataclasses.replace(config, on_change="redo")
     inputs = inputs_of(config, None)["encoded"]
     parts = {target: source} | ({} if source.held_out is None else {apart: source.held_out})
     plans = {

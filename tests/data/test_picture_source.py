@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -13,11 +14,12 @@ from configs import small
 from ladd_jax.cli.preflight import check
 from ladd_jax.config.fields import typed
 from ladd_jax.data.buckets import Bucket
+from ladd_jax.data.records import UndecodableError
 from ladd_jax.data.shards import Shards
 from ladd_jax.data.sources import images, open_source
 from ladd_jax.data.sources.held_out import LEAST
 from ladd_jax.errors import UserError
-from ladd_jax.stages.encode import encode
+from ladd_jax.stages.encode import _encode, encode
 from ladd_jax.stages.load import encoded, held_out, trained_buckets
 
 
@@ -154,6 +156,55 @@ def test_a_limit_reads_the_first_records_alone_and_a_share_may_be_unreadable(tmp
     (path / "square_01.png").write_bytes(b"none")
     with pytest.raises(UserError, match="2 of 8 records cannot be read and the limit is 1 % or 1:"):
         open_source(settings(path, limit=8, max_unreadable=(0.01, 1)), [], tmp_path)
+
+
+@pytest.fixture
+def damaged_within(tmp_path):
+    """Pictures of which two look whole and cannot be decoded."""
+    path = tmp_path / "pictures"
+    path.mkdir()
+    write(path, {f"{i:02d}.jpg": (Image.new("L", (24, 24), 9 * i), f"grey {i}") for i in range(12)})
+    for name in ("03.jpg", "07.jpg"):
+        data = bytearray((path / name).read_bytes())
+        # Lengths of codes: what is behind them cannot be read with others.
+        table = data.index(b"\xff\xc4") + 5
+        data[table : table + 16] = bytes(16)
+        (path / name).write_bytes(data)
+    return path
+
+
+def test_pictures_that_are_damaged_between_their_ends_are_left_out_and_counted(
+    damaged_within, tmp_path
+):
+    def run(workdir, tolerance):
+        encode(settings(damaged_within, max_unreadable=(0.0, tolerance)), workdir)
+        return Shards(encoded(workdir))
+
+    shards, bucket = run(tmp_path / "run", 2), Bucket(16, 16)
+    assert shards.sizes == {bucket: 10}
+    prompts = shards.read(bucket, np.arange(10))["prompt"]
+    assert sorted(prompts) == sorted(f"grey {i}" for i in range(12) if i not in (3, 7))
+    listed = (tmp_path / "run" / "unreadable.jsonl").read_text().splitlines()
+    assert [json.loads(line)["key"] for line in listed] == ["03.jpg", "07.jpg"]
+    # There is nothing more to do, and that is found without a word.
+    run(tmp_path / "run", 2)
+    with pytest.raises(UserError, match="2 of 12 records cannot be read and the limit is 0 % or 1"):
+        run(tmp_path / "another", 1)
+
+
+def test_shards_that_were_begun_with_a_damaged_picture_are_made_anew(damaged_within, tmp_path):
+    config = settings(damaged_within, max_unreadable=(0.0, 2), records_per_shard=1)
+    # As in a job of several processes, which cannot look again together.
+    with pytest.raises(
+        UndecodableError, match="0[37].jpg cannot be decoded .*: the same command dec"
+    ):
+        _encode(config, tmp_path / "run")
+    encode(config, tmp_path / "run")
+    encode(config, tmp_path / "whole")
+    begun, whole = (Shards(encoded(tmp_path / name)) for name in ("run", "whole"))
+    for bucket, size in whole.sizes.items():
+        records = (shards.read(bucket, np.arange(size)) for shards in (begun, whole))
+        jax.tree.map(np.testing.assert_array_equal, *records)
 
 
 def test_a_picture_of_more_than_max_pixels_is_unreadable(tmp_path):

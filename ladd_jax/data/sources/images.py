@@ -5,6 +5,7 @@ pixels themselves, grey or in colours as `model.channels` says.
 """
 
 import dataclasses
+import functools
 import hashlib
 import logging
 from collections import Counter
@@ -27,7 +28,7 @@ from ladd_jax.data.buckets import (
 from ladd_jax.data.image_records import open_images
 from ladd_jax.data.images import decode_image, fit, look_at_image
 from ladd_jax.data.map_ahead import map_ahead
-from ladd_jax.data.records import Record, Records, Unreadable
+from ladd_jax.data.records import DECODE_ALL, Record, Records, UndecodableError, Unreadable
 from ladd_jax.data.shards import LATENTS, ArraySpec
 from ladd_jax.data.sources import Source
 from ladd_jax.data.sources.fill_buckets import fill_buckets, smallest_bucket
@@ -35,7 +36,7 @@ from ladd_jax.data.sources.held_out import LEAST, draw, lowest_draws
 from ladd_jax.errors import UserError
 from ladd_jax.models.families import family_of
 from ladd_jax.parallel.mesh import batch_divisor, batch_sharding, process_mesh, replicated
-from ladd_jax.parallel.processes import check_same, gather
+from ladd_jax.parallel.processes import as_process_0, check_same, gather
 
 _LOG = logging.getLogger(__name__)
 
@@ -77,7 +78,8 @@ def open_source(config: Any, buckets: Sequence[Bucket], workdir: Path) -> Source
       NotFoundError: there are none.
       UserError: more of them cannot be read than `Unreadable` allows, a chosen bucket is larger
         than the network allows, no bucket fills a batch and has enough for judges, or the
-        autoencoder's latents do not have `model.channels`.
+        autoencoder's latents do not have `model.channels`. That one which looks whole cannot be
+        decoded is an `UndecodableError` when it is read, and found here where `DECODE_ALL` is.
     """
     data, encoder = config.data, _encoder(config)
     step = config.model.patch * encoder.reduction
@@ -93,7 +95,8 @@ def open_source(config: Any, buckets: Sequence[Bucket], workdir: Path) -> Source
         limit=data.limit,
         strict=False,
     )
-    seen = _look(images, data, workdir)
+    decode = as_process_0((workdir / DECODE_ALL).exists())
+    seen = _look(images, data, workdir, decode)
     if not buckets:
         aspects = np.array([record.width / record.height for record in seen])
         buckets = choose_buckets(
@@ -121,8 +124,9 @@ def open_source(config: Any, buckets: Sequence[Bucket], workdir: Path) -> Source
         _hold_out_enough(bucket, parts, smallest_bucket(config)[0], least)
     if jax.process_index() == 0:
         left_out.write()
-    held_out = _source(images, parts[True], encoder) if parts[True] else None
-    return dataclasses.replace(_source(images, parts[False], encoder), held_out=held_out)
+    source = functools.partial(_source, images, encoder, workdir / DECODE_ALL)
+    held_out = source(parts[True]) if parts[True] else None
+    return dataclasses.replace(source(parts[False]), held_out=held_out)
 
 
 def _hold_out_enough(
@@ -156,7 +160,7 @@ def _by_chance(records: Iterable[_Seen]) -> list[_Seen]:
     return sorted(records, key=place)
 
 
-def _look(images: Records, data: Any, workdir: Path) -> list[_Seen]:
+def _look(images: Records, data: Any, workdir: Path, decode: bool) -> list[_Seen]:
     """Looks at all pictures, since their number decides the names of shards; by chance.
 
     Each process looks at a share of them and tells the others of it.
@@ -171,7 +175,7 @@ def _look(images: Records, data: Any, workdir: Path) -> list[_Seen]:
         if isinstance(record, ValueError):
             return record
         try:
-            height, width = look_at_image(record.data, data.max_pixels)
+            height, width = look_at_image(record.data, data.max_pixels, decode)
         except ValueError as error:
             return error
         drawn, stated = draw(record.data), record.held_out is not None
@@ -222,7 +226,9 @@ def _record(images: Records, place: int) -> Record | ValueError:
         return error
 
 
-def _source(images: Records, part: dict[Bucket, list[_Seen]], encoder: _Encoder) -> Source:
+def _source(
+    images: Records, encoder: _Encoder, decode_all: Path, part: dict[Bucket, list[_Seen]]
+) -> Source:
     def read(bucket: Bucket, start: int, stop: int) -> dict[str, np.ndarray]:
         height, width = bucket.image_size(encoder.reduction)
         found = ((record, images[record.place].data) for record in part[bucket][start:stop])
@@ -238,9 +244,10 @@ def _source(images: Records, part: dict[Bucket, list[_Seen]], encoder: _Encoder)
             try:
                 return fit(decode_image(data), height, width, encoder.image_channels)
             except UserError as error:
-                raise UserError(
-                    f"picture {record.key} cannot be decoded ({error}): repair or remove it, and "
-                    f"run the same command with --on_change=redo"
+                decode_all.touch()
+                raise UndecodableError(
+                    f"picture {record.key} cannot be decoded ({error}): the same command decodes "
+                    f"all pictures when it looks at them, and leaves it out"
                 ) from error
 
         return {LATENTS: encoder.encode(np.stack(list(map_ahead(pixels, found))))}
