@@ -97,3 +97,5 @@ def test_damaged_records_stop_or_are_skipped_as_the_config_says(tmp_path):
     assert config_difference(to_dict(config()), to_dict(skipping)) == ""
     shards = shards_of(skipping, tmp_path, "encoded")
     assert shards.read(BUCKET, place)["key"] == ["8x8/0"] and len(shards.skipped) == 1
+    # Of which place it is decides what noise it was made of.
+    np.testing.assert_array_equal(shards.read_stored(BUCKET, np.array([2, 1]))["places"], [0, 1])

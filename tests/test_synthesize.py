@@ -17,13 +17,12 @@ from configs import digits
 from ladd_jax.config import architectures, typed
 from ladd_jax.data.shards import Shards
 from ladd_jax.diffusion.samplers import euler, guided, linear_sigmas, sample_noise
-from ladd_jax.diffusion.sampling import seeds
 from ladd_jax.models.sd3.transformer import mmdit
 from ladd_jax.parallel.mesh import make_mesh
 from ladd_jax.stages.encode import encode
 from ladd_jax.stages.flow_matching import pretrain
 from ladd_jax.stages.load import load_generator, synthesized
-from ladd_jax.stages.synthesize import synthesize
+from ladd_jax.stages.synthesize import noise_keys, synthesize
 
 
 @pytest.fixture(scope="module")
@@ -64,11 +63,8 @@ def test_samples_have_the_guidance_steps_and_shift_of_the_config(config, workdir
         def velocity(*args):
             return model(generator, *args)
 
-        noise = sample_noise(
-            jnp.asarray(seeds(config.seed, bucket.height, bucket.width, np.arange(10))),
-            0,
-            (8, 8, 1),
-        )
+        # As training has it for pairs of noise and sample.
+        noise = sample_noise(noise_keys(config, bucket, np.arange(10)), 0, (8, 8, 1))
         field = guided(velocity, read["cond"], null, guidance)
         return jax.jit(lambda: euler(field, noise, linear_sigmas(steps, shift)))()
 

@@ -42,6 +42,11 @@ def batch(seed=0, height=8, width=4, size=B):
     return {"latents": latents, "cond": {"context": context, "pooled": pooled}}
 
 
+def noise_keys(seed=0, size=B):
+    """What a batch has besides for pairs of noise and sample."""
+    return {"noise_keys": np.random.default_rng(seed).integers(0, 2**32, (size, 2), np.uint32)}
+
+
 def share_a_prompt(batch):
     """The batch whose second sample has the prompt of the first: no misaligned pair."""
     cond = {name: array.at[1].set(array[0]) for name, array in batch["cond"].items()}

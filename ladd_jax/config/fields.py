@@ -380,6 +380,11 @@ class Distil(LADDSettings):
         counts = dict.fromkeys(("steps", "batch_size"), COUNT)
         check_numbers(self, counts | {"seed": SEED, "hooked_blocks": NOT_NEGATIVE})
         check_distinct(self, "hooked_blocks")
+        if self.paired_weight and self.data != "synthesized":
+            raise UserError(
+                f"distil.paired_weight is {self.paired_weight} with distil.data={self.data}, which "
+                f"no noise was made into: use 0, or distil.data=synthesized"
+            )
         super().__post_init__()
 
 

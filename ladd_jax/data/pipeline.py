@@ -5,7 +5,7 @@ the data position of a run is its step.
 """
 
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import grain
@@ -20,6 +20,14 @@ from ladd_jax.errors import UserError
 from ladd_jax.parallel.mesh import batch_divisor, batch_rows, batch_sharding
 
 Plan = tuple[Bucket, np.ndarray]
+
+NoiseKeys = Callable[[Bucket, np.ndarray], np.ndarray]
+"""`(bucket, places [n]) -> uint32 [n, 2]`."""
+
+
+def noise_keys_shape(batch_size: int) -> jax.ShapeDtypeStruct:
+    """Of `noise_keys` in a batch."""
+    return jax.ShapeDtypeStruct((batch_size, 2), np.uint32)
 
 
 class BatchPlan:
@@ -74,6 +82,7 @@ def loader(
     stop: int,
     *,
     rows: np.ndarray | None = None,
+    noise_keys: NoiseKeys | None = None,
     threads: int = 2,
     prefetch: int = 4,
 ) -> Iterator[tuple[Bucket, dict[str, Any]]]:
@@ -85,18 +94,22 @@ def loader(
       start: the first step.
       stop: the step after the last.
       rows: rows of each global batch to read, see `batch_rows`; default: all.
+      noise_keys: the keys of the noise that records were made of, for objectives that want them.
       threads: number of threads that read.
       prefetch: batches to hold ready.
 
     Yields:
       The bucket, and `latents [b, H, W, C]` and `cond`, arrays `[b, ...]` by name, where b is the
       number of rows: float32, or in the form in which they are stored, of which `widened` makes
-      float32 on the devices.
+      float32 on the devices. With `noise_keys` these, too, uint32 `[b, 2]`.
     """
 
     def load(step: int) -> tuple[Bucket, dict[str, Any]]:
         bucket, indices = plan[step]
-        return bucket, shards.read_stored(bucket, indices if rows is None else indices[rows])
+        batch = shards.read_stored(bucket, indices if rows is None else indices[rows])
+        places = batch.pop("places")
+        keys = {} if noise_keys is None else {"noise_keys": noise_keys(bucket, places)}
+        return bucket, batch | keys
 
     steps = grain.MapDataset.range(start, stop).map(load)
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=prefetch)

@@ -538,12 +538,13 @@ class Shards:
 
         Returns:
           `latents` and `cond` with arrays, each as a `Stored`; or float32 `[n, ...]` where that is
-          how it is stored.
+          how it is stored. `places`, int64 `[n]`: where the records are, which others may stand for
+          that cannot be read.
         """
-        arrays, _ = self._read(bucket, indices)
-        return self._nested(
-            {name: a.widen() if a.spec.is_plain else a for name, a in arrays.items()}
-        )
+        arrays, texts = self._read(bucket, indices)
+        places = np.array([int(key.rpartition("/")[2]) for key in texts["key"]], np.int64)
+        found = {name: a.widen() if a.spec.is_plain else a for name, a in arrays.items()}
+        return self._nested(found) | {"places": places}
 
     def _read(
         self, bucket: Bucket, indices: np.ndarray

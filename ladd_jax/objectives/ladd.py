@@ -16,6 +16,7 @@ import optax
 
 from ladd_jax.diffusion import times
 from ladd_jax.diffusion.flow import expand, interpolate, predict_x0
+from ladd_jax.diffusion.samplers import sample_noise
 from ladd_jax.errors import UserError
 from ladd_jax.models.base import Backbone, Cond, Params
 from ladd_jax.objectives import update_orders
@@ -76,6 +77,10 @@ class LADDSettings:
         2.5). The paper drops it (0) for synthetic data.
       reconstruction_weight: weight of the distance to the sample that the input was noised from
         (paper: 0).
+      paired_weight: weight of the distance, at t = 1, to the sample that the data generator made of
+        the same noise (paper: 0); the batch has `noise_keys` then.
+      paired_share: share of the inputs at t = 1 that are such noise, where the weight is not 0; the
+        others are noise that no sample was made of.
       misaligned_share: share of the loss on fakes that goes to extra ones, real latents with
         the condition of another sample; 0 has none. It holds the student to its prompts.
       head_updates: updates of the heads for each of the student, each on fresh re-noising.
@@ -101,6 +106,8 @@ class LADDSettings:
     r1_interval: int = 1
     distillation_weight: float = 0.0
     reconstruction_weight: float = 0.0
+    paired_weight: float = 0.0
+    paired_share: float = 1.0
     misaligned_share: float = 0.0
     head_updates: int = 1
     accumulation: int = 1
@@ -132,6 +139,11 @@ class LADDSettings:
                 f"own_share is {self.own_share} with timesteps {self.timesteps}: use a share from "
                 f"0 to 1, and 0 where there is one time"
             )
+        if self.paired_weight and 1.0 not in self.timesteps:
+            raise UserError(
+                f"paired_weight is {self.paired_weight} and the timesteps {self.timesteps} are "
+                f"without 1, at which alone there are pairs: use 0"
+            )
         if self.head_updates < 1 or self.r1_interval < 1:
             raise UserError(
                 f"head_updates {self.head_updates} and r1_interval {self.r1_interval} "
@@ -152,6 +164,8 @@ class LADDSettings:
                 "r1_gamma": NOT_NEGATIVE,
                 "distillation_weight": NOT_NEGATIVE,
                 "reconstruction_weight": NOT_NEGATIVE,
+                "paired_weight": NOT_NEGATIVE,
+                "paired_share": SHARE,
                 "ema_decay": DECAY,
             },
         )
@@ -333,8 +347,14 @@ class LADD(LADDSettings):
             # Numbers 0 and 1 are the keys that `student_input` splits it into.
             own_key = jax.random.fold_in(student_key, 2)
             x_t, own = self.own_input(own_key, state.params, x_t, t, cond)
+        paired = None
+        if self.paired_weight:
+            drawn = jax.random.uniform(jax.random.fold_in(student_key, 3), t.shape)
+            paired = (t == 1) & (drawn < self.paired_share)
+            noise = sample_noise(batch["noise_keys"], 0, x_0.shape[1:])
+            x_t = jnp.where(expand(paired, x_t), noise, x_t)
         fake, real = self.renoise(renoise_key, x_0, t)
-        return Drawn(x_0, cond, x_t, t, fake, real, misaligned, own), keys[1:-1]
+        return Drawn(x_0, cond, x_t, t, fake, real, misaligned, own, paired), keys[1:-1]
 
     def student_input(
         self, key: jax.Array, x_0: jax.Array, step: jax.Array
@@ -500,6 +520,7 @@ class LADD(LADDSettings):
             x_t=drawn.x_t,
             t=drawn.t,
             own=drawn.own,
+            paired=drawn.paired,
             cond=drawn.cond,
             noise=drawn.fake_noise,
             heads=heads,

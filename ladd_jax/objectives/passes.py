@@ -27,6 +27,8 @@ class Drawn(NamedTuple):
         and the pair's weight `[B]`, whose mean over the batch is 1.
       own: where x_t is from the student's own sampling and not from x_0, bool `[B]`; None where
         none is.
+      paired: where x_t is the noise that the data generator made x_0 of, bool `[B]`; None where
+        none is.
     """
 
     x_0: jax.Array
@@ -37,6 +39,7 @@ class Drawn(NamedTuple):
     real_noise: Noise
     misaligned: tuple[Cond, jax.Array] | None
     own: jax.Array | None
+    paired: jax.Array | None
 
 
 class Heads(NamedTuple):

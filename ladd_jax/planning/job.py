@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 from ladd_jax.config.architectures import student_architecture
 from ladd_jax.config.fields import Config
 from ladd_jax.data.buckets import Bucket
+from ladd_jax.data.pipeline import noise_keys_shape
 from ladd_jax.models.families import family_of
 from ladd_jax.objectives.ladd import LADD
 from ladd_jax.parallel.chips import Chip
@@ -55,11 +56,13 @@ class Job:
                 student_architecture(config), bucket.height, bucket.width, config.data.text_length
             ),
         }
-        return jax.tree.map(
+        batch = jax.tree.map(
             lambda shape: jax.ShapeDtypeStruct((batch_size, *shape), np.float32),
             shapes,
             is_leaf=lambda node: isinstance(node, tuple),
         )
+        paired = {"noise_keys": noise_keys_shape(batch_size)} if config.distil.paired_weight else {}
+        return batch | paired
 
     def compiled(self, bucket: Bucket, batch_size: int) -> Compiled:
         """The step compiled for one bucket."""

@@ -1,5 +1,6 @@
 """The stage `distil`: LADD on the shards of a run."""
 
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -19,6 +20,7 @@ from ladd_jax.stages.load import (
     student_data,
 )
 from ladd_jax.stages.previews import Previews
+from ladd_jax.stages.synthesize import noise_keys
 from ladd_jax.stages.train import run_training
 from ladd_jax.training.collapse import CollapsedError
 from ladd_jax.training.loop import Training
@@ -91,6 +93,7 @@ def _distil(config: Config, workdir: Path) -> CollapsedError | None:
             shapes=shapes,
             fresh=fresh,
             preview=preview,
+            noise_keys=partial(noise_keys, config) if objective.paired_weight else None,
         )
     except CollapsedError as error:
         if config.watch.collapse != "back":

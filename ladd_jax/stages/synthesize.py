@@ -13,6 +13,7 @@ import numpy as np
 from ladd_jax.config import architectures
 from ladd_jax.config.fields import Config
 from ladd_jax.data.array_specs import ArraySpec
+from ladd_jax.data.buckets import Bucket
 from ladd_jax.data.contents import in_turn, read_contents
 from ladd_jax.data.shards import (
     LATENTS,
@@ -35,6 +36,11 @@ from ladd_jax.stages.load import (
     shards_of,
     synthesized,
 )
+
+
+def noise_keys(config: Config, bucket: Bucket, places: np.ndarray) -> np.ndarray:
+    """Raw PRNG keys uint32 `[n, 2]` of the noise that records are made of, by their places."""
+    return seeds(config.seed, bucket.height, bucket.width, places)
 
 
 def synthesize(config: Config, workdir: Path) -> None:
@@ -74,7 +80,7 @@ def synthesize(config: Config, workdir: Path) -> None:
             text = shards.read(bucket, places % shards.sizes[bucket])
             latents = sampler(
                 params,
-                seeds(config.seed, bucket.height, bucket.width, places),
+                noise_keys(config, bucket, places),
                 text["cond"],
                 (bucket.height, bucket.width, config.model.channels),
                 sampling,

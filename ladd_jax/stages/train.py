@@ -14,7 +14,7 @@ from ladd_jax.config import objectives
 from ladd_jax.config.architectures import student_architecture
 from ladd_jax.config.fields import Config
 from ladd_jax.config.workdir import folder
-from ladd_jax.data.pipeline import BatchPlan, loader
+from ladd_jax.data.pipeline import BatchPlan, NoiseKeys, loader, noise_keys_shape
 from ladd_jax.data.shards import LATENTS, Shards
 from ladd_jax.errors import UserError
 from ladd_jax.models.families import family_of
@@ -45,6 +45,7 @@ def run_training(
     shapes: TrainState,
     fresh: Callable[[], TrainState],
     preview: Callable[[TrainState, int, MetricWriter], dict[str, float]] | None = None,
+    noise_keys: NoiseKeys | None = None,
 ) -> None:
     """Trains from the newest checkpoint that is whole, or from the start; does nothing when done.
 
@@ -58,6 +59,7 @@ def run_training(
       shapes: shapes of the state.
       fresh: makes the state before the first step.
       preview: shows samples of a state at a step, and returns metrics of them.
+      noise_keys: of the records, where the objective wants them.
     """
     name, mesh = training.name, training.mesh
     directory = folder(workdir, name)
@@ -83,8 +85,15 @@ def run_training(
     if traced and traced[-1] <= int(state.step):
         _LOG.warning("%s: no trace of steps %s, they are done", name, config.log.profile)
     rows = batch_rows(mesh, batch_size)
-    batches = loader(shards, plan, int(state.step), training.steps, rows=rows)
+    batches = loader(
+        shards, plan, int(state.step), training.steps, rows=rows, noise_keys=noise_keys
+    )
     batch_shapes = shards.batch_shapes(batch_size)
+    if noise_keys is not None:
+        batch_shapes = {
+            bucket: batch | {"noise_keys": noise_keys_shape(batch_size)}
+            for bucket, batch in batch_shapes.items()
+        }
     writer = MetricWriter(directory, config.log.writers, training.config, config.watch.max_skips)
     logging = Logging(
         writer=writer,

@@ -99,6 +99,15 @@ def test_the_loader_resumes_at_any_step_on_any_number_of_hosts(shards):
             jax.tree.map(np.testing.assert_array_equal, batch, other)
 
 
+def test_the_loader_gives_the_keys_of_the_noise_of_its_records_where_they_are_wanted(shards):
+    def keys(bucket, places):
+        return np.stack([np.full(len(places), bucket.width), places], axis=1).astype(np.uint32)
+
+    plan, rows = BatchPlan(shards.sizes, 4, 0), np.array([1, 3])
+    for step, (bucket, batch) in enumerate(loader(shards, plan, 0, 4, rows=rows, noise_keys=keys)):
+        np.testing.assert_array_equal(batch["noise_keys"], keys(bucket, plan[step][1][rows]))
+
+
 def test_a_batch_lies_over_data_and_fsdp(shards):
     mesh = make_mesh({"data": 2, "fsdp": 2, "tensor": 2})
     _, batch = next(loader(shards, BatchPlan(shards.sizes, 4, 0), 0, 1))

@@ -12,6 +12,7 @@ import tiny
 
 from benchmarks.flops import matrix_flops
 from ladd_jax.diffusion.flow import interpolate, predict_x0
+from ladd_jax.diffusion.samplers import sample_noise
 from ladd_jax.models.sd3.flops import forward_flops
 from ladd_jax.models.sd3.transformer import cut_params, mmdit
 from ladd_jax.objectives.adversarial import ADVERSARIAL_LOSSES, real_loss
@@ -325,6 +326,21 @@ def test_a_slope_lowers_the_mean_of_t_hat_with_t():
         assert float(jnp.std(logits)) == pytest.approx(0.5, abs=0.03)
 
 
+def test_at_time_one_a_share_of_the_inputs_is_the_noise_that_the_samples_were_made_of():
+    objective = tiny.ladd(paired_weight=1.0, paired_share=0.5, own_share=0.5)
+    plain = dataclasses.replace(objective, paired_weight=0.0)
+    state, _ = tiny.ladd_state(objective)
+    batch = tiny.batch(size=64) | tiny.noise_keys(size=64)
+    (drawn, _), (other, _) = objective.draw(state, batch), plain.draw(state, batch)
+    assert other.paired is None
+    paired = np.asarray(drawn.paired)
+    assert not np.any(paired & (drawn.t < 1)) and 0.3 < np.mean(paired[drawn.t == 1]) < 0.7
+    noise = sample_noise(batch["noise_keys"], 0, (8, 4, 2))
+    np.testing.assert_array_equal(drawn.x_t[paired], noise[paired])
+    # Nothing else is drawn in another way.
+    np.testing.assert_array_equal(drawn.x_t[~paired], other.x_t[~paired])
+
+
 def test_own_inputs_are_what_the_consistency_sampler_comes_to():
     objective = tiny.ladd(own_share=0.6)
     (state, _), batch = tiny.ladd_state(objective), tiny.batch()
@@ -360,6 +376,9 @@ def test_own_inputs_are_what_the_consistency_sampler_comes_to():
         ({"own_share": 0.5, "timesteps": (1.0,), "probabilities": (1.0,),
           "warmup_probabilities": (1.0,)}, "0 where there is one time"),
         ({"reconstruction_weight": -1.0}, "use 0 or more"),
+        ({"paired_weight": 1.0, "timesteps": (0.5,), "probabilities": (1.0,),
+          "warmup_probabilities": (1.0,)}, "paired_weight is 1.0 and the timesteps"),
+        ({"paired_share": 2.0}, "paired_share is 2.0"),
     ],
 )  # fmt: skip
 def test_settings_that_mean_nothing_are_refused(changes, words):

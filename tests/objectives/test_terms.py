@@ -16,6 +16,7 @@ from ladd_jax.objectives.terms import terms_of
 from ladd_jax.objectives.terms.adversarial import Adversarial
 from ladd_jax.objectives.terms.base import PREDICTED_X0, REAL_FEATURES, Seen, total
 from ladd_jax.objectives.terms.distillation import Distillation
+from ladd_jax.objectives.terms.paired import Paired
 from ladd_jax.objectives.terms.reconstruction import Reconstruction
 from ladd_jax.training.optimizers import Optimizer
 
@@ -42,6 +43,7 @@ TERMS = {
     "adversarial": Adversarial(ADVERSARIAL_LOSSES["softplus"]),
     "distillation": Distillation(2.5),
     "moments": Moments(3.0),
+    "paired": Paired(0.3),
     "reconstruction": Reconstruction(0.5),
 }
 
@@ -87,10 +89,16 @@ def formulas(ladd, frozen, drawn, heads):
         weight = snr * ~drawn.own[:, None, None, None]
         return jnp.mean(weight * (x0_hat - drawn.x_0) ** 2)
 
+    def paired(x0_hat):
+        distance = jnp.abs(x0_hat - drawn.x_0)
+        smooth = jnp.where(distance < 1, distance**2 / 2, distance - 0.5)
+        return jnp.mean(drawn.paired[:, None, None, None] * smooth)
+
     return {
         "adversarial": adversarial,
         "distillation": distillation,
         "moments": moments,
+        "paired": paired,
         "reconstruction": reconstruction,
     }
 
@@ -102,7 +110,9 @@ def compared():
         terms=tuple(TERMS.values()),
         hooked_blocks=(0, 2),
         own_share=0.4,
-        probabilities=(0.1, 0.3, 0.3, 0.3),
+        paired_weight=0.3,
+        paired_share=0.8,
+        probabilities=(0.4, 0.2, 0.2, 0.2),
     )
     state, frozen = tiny.ladd_state(ladd)
 
@@ -117,6 +127,7 @@ def compared():
             x_t=drawn.x_t,
             t=drawn.t,
             own=drawn.own,
+            paired=drawn.paired,
             cond=drawn.cond,
             noise=drawn.fake_noise,
             heads=state.heads,
@@ -130,7 +141,7 @@ def compared():
         }
         return ours, theirs, total(ladd.loss_terms, seen)
 
-    return run(state, frozen, tiny.batch())
+    return run(state, frozen, tiny.batch() | tiny.noise_keys())
 
 
 @pytest.mark.parametrize("name", TERMS)
@@ -158,6 +169,10 @@ def test_settings_name_the_terms_and_these_what_they_need():
     assert (distillation.weight, distillation.needs) == (2.5, {PREDICTED_X0})
     (_, reconstruction) = terms_of(LADDSettings(reconstruction_weight=0.3))
     assert reconstruction == Reconstruction(0.3) and not reconstruction.needs
+    (_, paired) = terms_of(LADDSettings(paired_weight=0.3))
+    assert paired == Paired(0.3) and not paired.needs
+    (relativistic,) = terms_of(LADDSettings(loss="relativistic"))
+    assert relativistic.needs == {REAL_FEATURES}
     assert objective(distillation_weight=2.5).needs == {PREDICTED_X0}
     assert objective(terms=(*terms_of(LADDSettings()), Moments())).needs == {REAL_FEATURES}
 

@@ -24,6 +24,8 @@ class Seen(NamedTuple):
       t: at which time, float32 `[B]`.
       own: where x_t is from the student's own sampling and not from x_0, bool `[B]`; None where
         none is.
+      paired: where x_t is the noise that the data generator made x_0 of, bool `[B]`; None where
+        none is.
       cond: condition of the samples.
       noise: noise that the fake samples are re-noised with.
       heads: parameters of the critic's heads, after their update.
@@ -36,6 +38,7 @@ class Seen(NamedTuple):
     x_t: jax.Array
     t: jax.Array
     own: jax.Array | None
+    paired: jax.Array | None
     cond: Cond
     noise: Noise
     heads: Params
