@@ -84,8 +84,11 @@ def encode(config: Config, workdir: Path) -> None:
         _encode(config, workdir)
     except UndecodableError as error:
         if jax.process_count() > 1:
-            raise
-        _LOG.warning("%s", error.args[0].replace("the same command", "this one now"))
+            raise UserError(
+                f"{error}: the same command decodes all pictures when it looks at them, and leaves "
+                f"it out"
+            ) from error
+        _LOG.warning("%s: all pictures are decoded now, to leave out those that cannot be", error)
         _encode(config, workdir)
 
 

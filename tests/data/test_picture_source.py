@@ -195,9 +195,7 @@ def test_pictures_that_are_damaged_between_their_ends_are_left_out_and_counted(
 def test_shards_that_were_begun_with_a_damaged_picture_are_made_anew(damaged_within, tmp_path):
     config = settings(damaged_within, max_unreadable=(0.0, 2), records_per_shard=1)
     # As in a job of several processes, which cannot look again together.
-    with pytest.raises(
-        UndecodableError, match="0[37].jpg cannot be decoded .*: the same command dec"
-    ):
+    with pytest.raises(UndecodableError, match="picture 0[37].jpg cannot be decoded"):
         _encode(config, tmp_path / "run")
     encode(config, tmp_path / "run")
     encode(config, tmp_path / "whole")

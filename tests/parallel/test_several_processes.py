@@ -242,6 +242,37 @@ def test_each_picture_is_decoded_by_one_process_and_once(tmp_path):
         assert left_out["key"] == "0" and "cut" in left_out["reason"]
 
 
+def damage_within(picture):
+    """Makes a JPEG one that looks whole and cannot be decoded."""
+    data = bytearray(picture.read_bytes())
+    table = data.index(b"\xff\xc4") + 5
+    data[table : table + 16] = bytes(16)
+    picture.write_bytes(data)
+
+
+@pytest.mark.slow
+def test_a_job_of_two_leaves_a_damaged_picture_out_when_it_is_started_again(tmp_path):
+    pictures, workdir = tmp_path / "pictures", tmp_path / "run"
+    pictures.mkdir()
+    for i in range(40):
+        Image.new("L", (24, 24), 5 * i).save(pictures / f"{i}.jpg")
+        (pictures / f"{i}.txt").write_text(f"grey {i}")
+    damage_within(pictures / "7.jpg")
+    command = (sys.executable, encode_job.__file__, pictures, workdir)
+    first = launch(2, *command)
+    assert first.returncode
+    words = "picture 7 cannot be decoded .*: the same command decodes all .* and leaves it out"
+    assert re.search(words, first.stderr)
+    launched(2, *command)
+    prompts = [
+        prompt
+        for stage in ("encoded", "held_out")
+        for record in records(workdir, stage).values()
+        for prompt in record["prompt"]
+    ]
+    assert sorted(prompts) == sorted(f"grey {i}" for i in range(40) if i != 7)
+
+
 def rows(workdir):
     return json.loads((workdir / "metrics.json").read_text())["rows"]
 

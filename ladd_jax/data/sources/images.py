@@ -246,8 +246,7 @@ def _source(
             except UserError as error:
                 decode_all.touch()
                 raise UndecodableError(
-                    f"picture {record.key} cannot be decoded ({error}): the same command decodes "
-                    f"all pictures when it looks at them, and leaves it out"
+                    f"picture {record.key} cannot be decoded ({error})"
                 ) from error
 
         return {LATENTS: encoder.encode(np.stack(list(map_ahead(pixels, found))))}
