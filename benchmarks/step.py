@@ -58,7 +58,7 @@ def two_programs(objective: LADD, critic: FeatureCritic) -> tuple[Any, Any]:
         x_t, t, (fake_noise, real_noise) = inputs(state, batch)
         x_0, cond = batch["latents"], batch["cond"]
         x0_hat = generate(state.params, x_t, t, batch)
-        on_real = real_loss(form, objective.r1_gamma, objective.r1_interval, state.step)
+        on_real = real_loss(form, objective.penalty, state.step)
         fake, _ = critic.judge(state.heads, frozen, x0_hat, fake_noise, cond, fake_loss(form))
         real, _ = critic.judge(state.heads, frozen, x_0, real_noise, cond, on_real)
         updates, heads_optimizer = objective.heads_optimizer.build().update(

@@ -107,13 +107,58 @@ def fake_loss(form: AdversarialLoss, weight: jax.Array | None = None) -> HeadLos
     return loss
 
 
-def real_loss(form: AdversarialLoss, r1_gamma: float, r1_interval: int, step: Any) -> HeadLoss:
-    """Loss of a head on real samples, with R1 (Mescheder et al. 2018) on the head's own input.
+@dataclasses.dataclass(frozen=True)
+class Penalty:
+    """R1 (Mescheder et al. 2018) on a head's own inputs: half its squared gradient, times gamma.
+
+    Attributes:
+      gamma: its weight; 0 leaves it out.
+      interval: steps between penalties, each multiplied by the interval.
+      sigma: 0 takes the gradient of the sum of a sample's logits. Above, each logit's is estimated
+        from how much it changes where noise of this deviation is added to the inputs (Lin et al.
+        2025, APT, equation 4), which takes no second derivative.
+    """
+
+    gamma: float
+    interval: int = 1
+    sigma: float = 0.0
+
+    def __call__(
+        self, head: Head, inputs: jax.Array, logits: jax.Array, step: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        """The penalty [], and what is logged of it: NaN where it is not due.
+
+        Args:
+          head: the head.
+          inputs: what it reads `[B, ...]`.
+          logits: what it says of them.
+          step: int32 [], updates done.
+        """
+
+        def of_gradient(inputs: jax.Array) -> jax.Array:
+            gradient = jax.grad(lambda x: jnp.sum(head(x)))(inputs.astype(jnp.float32))
+            return jnp.sum(jnp.square(gradient)) / inputs.shape[0]
+
+        def of_noise(inputs: jax.Array) -> jax.Array:
+            key = jax.random.fold_in(jax.random.PRNGKey(0), step)
+            noise = jax.random.normal(key, inputs.shape, inputs.dtype)
+            change = (head(inputs + self.sigma * noise) - logits) / self.sigma
+            return jnp.sum(jnp.square(change)) / inputs.shape[0]
+
+        due = step % self.interval == 0
+        squared = jax.lax.cond(
+            due, of_noise if self.sigma else of_gradient, lambda _: jnp.zeros(()), inputs
+        )
+        # NaN is left out of the mean that is logged.
+        return 0.5 * self.gamma * self.interval * squared, jnp.where(due, squared, jnp.nan)
+
+
+def real_loss(form: AdversarialLoss, penalty: Penalty, step: jax.Array) -> HeadLoss:
+    """Loss of a head on real samples, with the penalty there.
 
     Args:
       form: the adversarial loss.
-      r1_gamma: weight of the penalty; 0 leaves it out.
-      r1_interval: steps between penalties, each multiplied by the interval.
+      penalty: the penalty.
       step: int32 [], updates done.
     """
 
@@ -121,20 +166,16 @@ def real_loss(form: AdversarialLoss, r1_gamma: float, r1_interval: int, step: An
         logits = head(inputs)
         value = jnp.mean(form.real(logits))
         statistics = _statistics(logits, logits > 0, value)
-        if r1_gamma:
-            penalty, statistics["r1"] = _penalty(head, inputs, r1_interval, step)
-            value += 0.5 * r1_gamma * penalty
+        if penalty.gamma:
+            added, statistics["r1"] = penalty(head, inputs, logits, step)
+            value += added
         return value, statistics
 
     return loss
 
 
 def pair_loss(
-    form: RelativisticLoss,
-    r1_gamma: float,
-    r1_interval: int,
-    step: Any,
-    weight: jax.Array | None = None,
+    form: RelativisticLoss, penalty: Penalty, step: jax.Array, weight: jax.Array | None = None
 ) -> HeadLoss:
     """Loss of a head on `in_pairs`, with R1 and R2: the penalty on real and on fake inputs.
 
@@ -144,14 +185,14 @@ def pair_loss(
 
     Args:
       form: the adversarial loss.
-      r1_gamma: weight of the penalty; 0 leaves it out.
-      r1_interval: steps between penalties, each multiplied by the interval.
+      penalty: the penalty.
       step: int32 [], updates done.
       weight: of each pair `[B]`; None: 1.
     """
 
     def loss(head: Head, inputs: jax.Array) -> tuple[jax.Array, Statistics]:
-        fake, real = of_pairs(head(inputs))
+        logits = head(inputs)
+        fake, real = of_pairs(logits)
         values = form.of_difference(real - fake)
         if weight is not None:
             values *= expand(weight, values)
@@ -160,32 +201,13 @@ def pair_loss(
             "fake": _statistics(fake, real > fake, value / 2),
             "real": _statistics(real, real > fake, value / 2),
         }
-        if r1_gamma:
-            penalty, told = _penalty(head, inputs, r1_interval, step)
-            # A mean over both kinds of sample, where each has the weight.
-            value += 0.5 * r1_gamma * 2 * penalty
-            statistics["real"]["r1"] = told
+        if penalty.gamma:
+            added, statistics["real"]["r1"] = penalty(head, inputs, logits, step)
+            # A mean over both kinds of sample, where each has its weight.
+            value += 2 * added
         return value, statistics
 
     return loss
-
-
-def _penalty(
-    head: Head, inputs: jax.Array, interval: int, step: Any
-) -> tuple[jax.Array, jax.Array]:
-    """Squared gradient of a head's logits at its inputs, and what is logged of it.
-
-    It is multiplied by the interval where it is due; elsewhere it is 0 and logged as NaN, which is
-    left out of the mean.
-    """
-
-    def squared(inputs: jax.Array) -> jax.Array:
-        gradient = jax.grad(lambda x: jnp.sum(head(x)))(inputs.astype(jnp.float32))
-        return jnp.sum(jnp.square(gradient)) / inputs.shape[0]
-
-    due = step % interval == 0
-    penalty = jax.lax.cond(due, squared, lambda _: jnp.zeros(()), inputs)
-    return interval * penalty, jnp.where(due, penalty, jnp.nan)
 
 
 def student_loss_at(form: AdversarialLoss) -> Callable[[Head, jax.Array], jax.Array]:

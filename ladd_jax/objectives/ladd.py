@@ -24,6 +24,7 @@ from ladd_jax.objectives.accumulation import accumulate
 from ladd_jax.objectives.adversarial import (
     ADVERSARIAL_LOSSES,
     Head,
+    Penalty,
     RelativisticLoss,
     Statistics,
     fake_loss,
@@ -73,6 +74,8 @@ class LADDSettings:
       r1_gamma: weight of the gradient penalty on each head's input at real samples (ADD: 1e-5), and
         at fake ones where the loss is relativistic; 0 leaves it out.
       r1_interval: steps between penalties, each multiplied by the interval.
+      r1_sigma: deviation of the noise by which the penalty is estimated, without a second
+        derivative; 0 takes the gradient itself.
       distillation_weight: weight of the distance to the teacher's own x_0, for real data (ADD:
         2.5). The paper drops it (0) for synthetic data.
       reconstruction_weight: weight of the distance to the sample that the input was noised from
@@ -104,6 +107,7 @@ class LADDSettings:
     loss: str = "hinge"
     r1_gamma: float = 1e-5
     r1_interval: int = 1
+    r1_sigma: float = 0.0
     distillation_weight: float = 0.0
     reconstruction_weight: float = 0.0
     paired_weight: float = 0.0
@@ -162,6 +166,7 @@ class LADDSettings:
                 "renoise_std": NOT_NEGATIVE,
                 "renoise_slope": FINITE,
                 "r1_gamma": NOT_NEGATIVE,
+                "r1_sigma": NOT_NEGATIVE,
                 "distillation_weight": NOT_NEGATIVE,
                 "reconstruction_weight": NOT_NEGATIVE,
                 "paired_weight": NOT_NEGATIVE,
@@ -299,6 +304,11 @@ class LADD(LADDSettings):
     def loss_terms(self) -> tuple[Term, ...]:
         """The terms of the student's loss."""
         return terms_of(self) if self.terms is None else self.terms
+
+    @property
+    def penalty(self) -> Penalty:
+        """The penalty on the heads' inputs."""
+        return Penalty(self.r1_gamma, self.r1_interval, self.r1_sigma)
 
     @property
     def needs(self) -> frozenset[str]:
@@ -443,7 +453,7 @@ class LADD(LADDSettings):
         if isinstance(form, RelativisticLoss):
             return self._judge_pairs(form, heads, step, frozen, drawn, x0_hat, fake, real)
         on_fake = fake_loss(form)
-        on_real = real_loss(form, self.r1_gamma, self.r1_interval, step)
+        on_real = real_loss(form, self.penalty, step)
         gradient, fakes = (
             critic.judge(heads, frozen, x0_hat, drawn.fake_noise, drawn.cond, on_fake)
             if fake is None
@@ -478,14 +488,14 @@ class LADD(LADDSettings):
         of_real = drawn.x_0, drawn.real_noise, drawn.cond
 
         def pass_by(of_fake: Any, weight: jax.Array | None = None) -> tuple[Params, Statistics]:
-            on_pairs = pair_loss(form, self.r1_gamma, self.r1_interval, step, weight)
+            on_pairs = pair_loss(form, self.penalty, step, weight)
             x_0, noise, cond = in_pairs(of_fake, of_real)
             return self.critic.judge(heads, frozen, x_0, noise, cond, on_pairs)
 
         if fake is None or real is None:
             gradient, statistics = pass_by((x0_hat, drawn.fake_noise, drawn.cond))
         else:
-            on_pairs = pair_loss(form, self.r1_gamma, self.r1_interval, step)
+            on_pairs = pair_loss(form, self.penalty, step)
             gradient, statistics = fake.beside(real).judge(heads, on_pairs)
         if drawn.misaligned is not None:
             other, weight = drawn.misaligned
