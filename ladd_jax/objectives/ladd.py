@@ -84,6 +84,9 @@ class LADDSettings:
         the same noise (paper: 0); the batch has `noise_keys` then.
       paired_share: share of the inputs at t = 1 that are such noise, where the weight is not 0; the
         others are noise that no sample was made of.
+      moments_weight: weight of the distance of a sample's mean features to those of the real sample
+        that it is judged beside (paper: 0).
+      moments_t_hat: largest t_hat at which these are compared (SwD: 0.602).
       misaligned_share: share of the loss on fakes that goes to extra ones, real latents with
         the condition of another sample; 0 has none. It holds the student to its prompts.
       head_updates: updates of the heads for each of the student, each on fresh re-noising.
@@ -112,6 +115,8 @@ class LADDSettings:
     reconstruction_weight: float = 0.0
     paired_weight: float = 0.0
     paired_share: float = 1.0
+    moments_weight: float = 0.0
+    moments_t_hat: float = 1.0
     misaligned_share: float = 0.0
     head_updates: int = 1
     accumulation: int = 1
@@ -148,6 +153,11 @@ class LADDSettings:
                 f"paired_weight is {self.paired_weight} and the timesteps {self.timesteps} are "
                 f"without 1, at which alone there are pairs: use 0"
             )
+        if self.moments_weight and not self.same_renoise:
+            raise UserError(
+                f"moments_weight is {self.moments_weight} with same_renoise=False, and features are "
+                f"compared under the same noise: use 0, or same_renoise=True"
+            )
         if self.head_updates < 1 or self.r1_interval < 1:
             raise UserError(
                 f"head_updates {self.head_updates} and r1_interval {self.r1_interval} "
@@ -171,6 +181,8 @@ class LADDSettings:
                 "reconstruction_weight": NOT_NEGATIVE,
                 "paired_weight": NOT_NEGATIVE,
                 "paired_share": SHARE,
+                "moments_weight": NOT_NEGATIVE,
+                "moments_t_hat": SHARE,
                 "ema_decay": DECAY,
             },
         )

@@ -379,6 +379,7 @@ def test_own_inputs_are_what_the_consistency_sampler_comes_to():
         ({"paired_weight": 1.0, "timesteps": (0.5,), "probabilities": (1.0,),
           "warmup_probabilities": (1.0,)}, "paired_weight is 1.0 and the timesteps"),
         ({"paired_share": 2.0}, "paired_share is 2.0"),
+        ({"moments_weight": 1.0, "same_renoise": False}, "compared under the same noise"),
     ],
 )  # fmt: skip
 def test_settings_that_mean_nothing_are_refused(changes, words):

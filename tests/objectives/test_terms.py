@@ -16,33 +16,15 @@ from ladd_jax.objectives.terms import terms_of
 from ladd_jax.objectives.terms.adversarial import Adversarial
 from ladd_jax.objectives.terms.base import PREDICTED_X0, REAL_FEATURES, Seen, total
 from ladd_jax.objectives.terms.distillation import Distillation
+from ladd_jax.objectives.terms.moments import Moments
 from ladd_jax.objectives.terms.paired import Paired
 from ladd_jax.objectives.terms.reconstruction import Reconstruction
 from ladd_jax.training.optimizers import Optimizer
 
-
-@dataclasses.dataclass(frozen=True)
-class Moments:
-    """A stand-in: squared distance of the mean features of fake samples to those of real ones."""
-
-    weight: float = 1.0
-    name: str = "moments"
-    needs: frozenset = frozenset({REAL_FEATURES})
-
-    @staticmethod
-    def distance(fake, real):
-        """Of features `[K, B, N, D]`."""
-        return jnp.mean(jnp.square(jnp.mean(fake - real, axis=(1, 2))))
-
-    def __call__(self, seen):
-        value, bar = jax.value_and_grad(self.distance)(seen.fake.features, seen.real.features)
-        return value, seen.fake.pull(bar)
-
-
 TERMS = {
     "adversarial": Adversarial(ADVERSARIAL_LOSSES["softplus"]),
     "distillation": Distillation(2.5),
-    "moments": Moments(3.0),
+    "moments": Moments(3.0, t_hat=0.7),
     "paired": Paired(0.3),
     "reconstruction": Reconstruction(0.5),
 }
@@ -80,9 +62,13 @@ def formulas(ladd, frozen, drawn, heads):
         return jnp.mean(weight * (x0_hat - wanted) ** 2)
 
     def moments(x0_hat):
-        return Moments.distance(
-            look(x0_hat, drawn.fake_noise)[1], look(drawn.x_0, drawn.real_noise)[1]
-        )
+        fake, real = look(x0_hat, drawn.fake_noise)[1], look(drawn.x_0, drawn.real_noise)[1]
+        distance = 0.0
+        for block in range(len(fake)):
+            squared = jnp.sum(jnp.mean(fake[block] - real[block], axis=1) ** 2, axis=-1)
+            huber = jnp.sqrt(squared + 1e-6) - 1e-3
+            distance += jnp.sum(huber * (drawn.fake_noise.t_hat <= 0.7)) / len(huber)
+        return distance
 
     def reconstruction(x0_hat):
         snr = ((1 - drawn.t) / drawn.t)[:, None, None, None] ** 2
@@ -171,10 +157,12 @@ def test_settings_name_the_terms_and_these_what_they_need():
     assert reconstruction == Reconstruction(0.3) and not reconstruction.needs
     (_, paired) = terms_of(LADDSettings(paired_weight=0.3))
     assert paired == Paired(0.3) and not paired.needs
+    (_, moments) = terms_of(LADDSettings(moments_weight=0.3, moments_t_hat=0.6))
+    assert moments == Moments(0.3, 0.6) and moments.needs == {REAL_FEATURES}
     (relativistic,) = terms_of(LADDSettings(loss="relativistic"))
     assert relativistic.needs == {REAL_FEATURES}
     assert objective(distillation_weight=2.5).needs == {PREDICTED_X0}
-    assert objective(terms=(*terms_of(LADDSettings()), Moments())).needs == {REAL_FEATURES}
+    assert objective(terms=(*terms_of(LADDSettings()), Moments(1.0))).needs == {REAL_FEATURES}
 
 
 def test_features_of_real_samples_that_are_kept_for_a_term_leave_the_heads_update_as_it_is():

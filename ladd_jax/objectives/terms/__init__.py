@@ -10,6 +10,7 @@ from ladd_jax.objectives.adversarial import ADVERSARIAL_LOSSES
 from ladd_jax.objectives.terms.adversarial import Adversarial
 from ladd_jax.objectives.terms.base import Term
 from ladd_jax.objectives.terms.distillation import Distillation
+from ladd_jax.objectives.terms.moments import Moments
 from ladd_jax.objectives.terms.paired import Paired
 from ladd_jax.objectives.terms.reconstruction import Reconstruction
 
@@ -17,6 +18,11 @@ TERMS: dict[str, Callable[[Any], Term | None]] = {
     "adversarial": lambda settings: Adversarial(ADVERSARIAL_LOSSES[settings.loss]),
     "distillation": lambda settings: (
         Distillation(settings.distillation_weight) if settings.distillation_weight else None
+    ),
+    "moments": lambda settings: (
+        Moments(settings.moments_weight, settings.moments_t_hat)
+        if settings.moments_weight
+        else None
     ),
     "paired": lambda settings: Paired(settings.paired_weight) if settings.paired_weight else None,
     "reconstruction": lambda settings: (
