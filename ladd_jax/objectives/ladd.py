@@ -155,8 +155,8 @@ class LADDSettings:
             )
         if self.moments_weight and not self.same_renoise:
             raise UserError(
-                f"moments_weight is {self.moments_weight} with same_renoise=False, and features are "
-                f"compared under the same noise: use 0, or same_renoise=True"
+                f"moments_weight is {self.moments_weight} with same_renoise=False, and features "
+                f"are compared under the same noise: use 0, or same_renoise=True"
             )
         if self.head_updates < 1 or self.r1_interval < 1:
             raise UserError(
