@@ -7,7 +7,6 @@ decodes them once. The ratio says what is lost of Pillow's own rate.
 """
 
 import io
-import json
 import os
 import statistics
 import time
@@ -19,6 +18,7 @@ import numpy as np
 from absl import app, flags
 from PIL import Image
 
+from benchmarks.result_files import write_result
 from ladd_jax.data.images import decode_image, look_at_image
 from ladd_jax.data.map_ahead import map_ahead
 from ladd_jax.data.sources.held_out import draw
@@ -89,7 +89,7 @@ def main(_: list[str]) -> None:
         "pictures": len(made), "cores": cores, "seconds": times,
         "images_per_second_a_core": rates, "encode_over_pillow": ratio,
     }  # fmt: skip
-    path.write_text(json.dumps(result, indent=2) + "\n")
+    write_result(path, result)
 
 
 if __name__ == "__main__":

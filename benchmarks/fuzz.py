@@ -34,6 +34,7 @@ from tqdm import tqdm
 from benchmarks.fuzzing.mutations import mutate
 from benchmarks.fuzzing.readers import READERS
 from benchmarks.fuzzing.seeds import write_all
+from benchmarks.result_files import write_result
 from ladd_jax.cli.disk_errors import disk_error
 from ladd_jax.errors import UserError
 
@@ -268,9 +269,7 @@ def main(arguments: list[str]) -> None:
     for name, counts in found["readers"].items():
         print(f"  {name}: " + ", ".join(f"{count} {kind}" for kind, count in counts.items()))
     print(f"  {found['inputs']} inputs, {len(found['findings'])} findings")
-    path = Path(_JSON.value)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(found, indent=2) + "\n")
+    write_result(_JSON.value, found)
 
 
 if __name__ == "__main__":

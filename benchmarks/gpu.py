@@ -32,6 +32,7 @@ import jax.numpy as jnp
 from absl import app, flags
 
 from benchmarks.flops import matrix_flops
+from benchmarks.result_files import write_result
 from ladd_jax.data.buckets import bucket_table
 from ladd_jax.models.attention import cudnn
 from ladd_jax.models.base import Model, Params, parameter_count
@@ -393,9 +394,7 @@ def main(_: list[str]) -> None:
                 full.add(remat)
             result["steps"].append(step)
             print(describe(step), flush=True)
-        if _JSON.value:
-            Path(_JSON.value).parent.mkdir(parents=True, exist_ok=True)
-            Path(_JSON.value).write_text(json.dumps(result, indent=2) + "\n")
+        write_result(_JSON.value, result)
 
 
 if __name__ == "__main__":

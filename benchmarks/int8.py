@@ -7,8 +7,6 @@ the teacher's bytes.
 """
 
 import dataclasses
-import json
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -17,6 +15,7 @@ import numpy as np
 from absl import app, flags
 
 from benchmarks.gradients import recording, shaken
+from benchmarks.result_files import write_result
 from ladd_jax.models.base import Params
 from ladd_jax.models.heads import HeadConfig
 from ladd_jax.models.quantized import quantize_params
@@ -106,9 +105,7 @@ def main(_: list[str]) -> None:
         },
         "teachers": {name: {"bytes": sizes[name], **found} for name, found in measured.items()},
     }  # fmt: skip
-    path = Path(_JSON.value)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(result, indent=2) + "\n")
+    write_result(_JSON.value, result)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,8 @@ from typing import Any
 
 from absl import app, flags
 
+from benchmarks.result_files import write_result
+
 _JSON = flags.DEFINE_string("json", None, "Where to write the result.")
 _STORED = flags.DEFINE_enum(
     "stored", "bfloat16", ["bfloat16", "float16", "float32"], "Dtype of the file."
@@ -133,8 +135,7 @@ def main(_: list[str]) -> None:
         f"peak over what was there before: {peak / 2**20:.0f} MiB, "
         f"limit {limit / 2**20:.0f} MiB; {seconds:.1f} s, of which {opened:.1f} s to open"
     )
-    if _JSON.value:
-        Path(_JSON.value).write_text(json.dumps(result, indent=2) + "\n")
+    write_result(_JSON.value, result)
     if peak > limit:
         raise SystemExit(f"the peak of {peak} bytes exceeds {limit:.0f}")
 

@@ -10,7 +10,6 @@ cores are busy with it says how fast they could be. Memory is that of the proces
 and after all of the batches.
 """
 
-import json
 import os
 import statistics
 import tempfile
@@ -23,6 +22,7 @@ from typing import Any
 import xxhash
 from absl import app, flags
 
+from benchmarks.result_files import write_result
 from benchmarks.text_records import BUCKET, Form, random_records, write_set
 from ladd_jax.data.pipeline import BatchPlan, loader
 from ladd_jax.data.shards import Shards
@@ -156,9 +156,7 @@ def main(_: list[str]) -> None:
         "text": _TEXT.value, "batch": _BATCH.value, "threads": _THREADS.value,
         "cores": os.cpu_count(),
     }  # fmt: skip
-    path = Path(_JSON.value)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"setting": setting} | found, indent=2) + "\n")
+    write_result(_JSON.value, {"setting": setting} | found)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ begins the shards. Memory is the largest that the process had, libraries include
 of the libraries alone.
 """
 
-import json
 import resource
 import tempfile
 import time
@@ -15,6 +14,7 @@ from pathlib import Path
 
 from absl import app, flags
 
+from benchmarks.result_files import write_result
 from configs import digits
 from ladd_jax.cli.inputs import count_records
 from ladd_jax.config.fields import typed
@@ -90,9 +90,7 @@ def main(_: list[str]) -> None:
         f"{result['peak_bytes'] / 1e9:.2f} GB, {before / 1e9:.2f} of them before; "
         f"{core_seconds:.0f} s of a core until the first batch"
     )
-    path = Path(_JSON.value)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(result, indent=2) + "\n")
+    write_result(_JSON.value, result)
 
 
 if __name__ == "__main__":

@@ -6,9 +6,7 @@ It uses plain attention, which keeps the softmax's weights; fused attention on G
 less.
 """
 
-import json
 import time
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -16,6 +14,7 @@ import jax.numpy as jnp
 from absl import app, flags
 from ml_collections import config_flags
 
+from benchmarks.result_files import write_result
 from ladd_jax.config import objectives, typed
 from ladd_jax.config.architectures import read_architectures
 from ladd_jax.data.buckets import Bucket
@@ -77,8 +76,7 @@ def main(_: list[str]) -> None:
             "capacity": _CAPACITY.value,
             "free_fraction": free,
         }
-        Path(_JSON.value).parent.mkdir(parents=True, exist_ok=True)
-        Path(_JSON.value).write_text(json.dumps(result, indent=2) + "\n")
+        write_result(_JSON.value, result)
 
 
 if __name__ == "__main__":

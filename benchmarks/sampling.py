@@ -11,16 +11,15 @@ If passes of the network were all, the ratio would be 25: 50 x 2 over 4. On a GP
         --context_width=4096 --pooled_width=2048 --dtype=bfloat16
 """
 
-import json
 import statistics
 import time
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import app, flags
 
+from benchmarks.result_files import write_result
 from ladd_jax.config.fields import base_config
 from ladd_jax.diffusion.sampling import Sampler, Sampling, seeds
 from ladd_jax.models.base import parameter_count
@@ -105,9 +104,7 @@ def main(_: list[str]) -> None:
         print(f"{name}: {statistics.median(taken) / batch:.3f} s an image, {steps} steps")
     low, high = result["teacher_over_student"]["range"]
     print(f"the student is {statistics.median(ratios):.1f} x as fast ({low:.1f} to {high:.1f})")
-    if _JSON.value:
-        Path(_JSON.value).parent.mkdir(parents=True, exist_ok=True)
-        Path(_JSON.value).write_text(json.dumps(result, indent=2) + "\n")
+    write_result(_JSON.value, result)
 
 
 if __name__ == "__main__":

@@ -23,13 +23,13 @@ import os
 import subprocess
 import sys
 from collections import defaultdict
-from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from absl import app, flags
 
+from benchmarks.result_files import write_result
 from ladd_jax.models.base import Model
 from ladd_jax.models.heads import HeadConfig, head, head_stack
 from ladd_jax.models.sd3.transformer import MMDiTConfig, mmdit
@@ -166,8 +166,7 @@ def main(_: list[str]) -> None:
             "jax": jax.__version__,
             "rows": rows,
         }
-        Path(_JSON.value).parent.mkdir(parents=True, exist_ok=True)
-        Path(_JSON.value).write_text(json.dumps(result, indent=2) + "\n")
+        write_result(_JSON.value, result)
 
 
 if __name__ == "__main__":

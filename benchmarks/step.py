@@ -5,10 +5,8 @@ and one for the student, each with its own forward passes. Both are timed in tur
 """
 
 import dataclasses
-import json
 import statistics
 import time
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -17,6 +15,7 @@ import optax
 from absl import app, flags
 
 from benchmarks.flops import matrix_flops
+from benchmarks.result_files import write_result
 from ladd_jax.diffusion.flow import interpolate, predict_x0
 from ladd_jax.models.base import Params
 from ladd_jax.models.heads import HeadConfig, head, head_stack
@@ -220,8 +219,7 @@ def main(_: list[str]) -> None:
         f"fused / two programs: time {ratio['time']:.3f}, FLOPs {ratio['flops']:.3f}, "
         f"updates differ by {error:.1e}"
     )
-    if _JSON.value:
-        Path(_JSON.value).write_text(json.dumps(result, indent=2) + "\n")
+    write_result(_JSON.value, result)
 
 
 if __name__ == "__main__":

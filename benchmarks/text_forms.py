@@ -9,9 +9,7 @@ float32: random networks, each token of the text normal, or with a few features 
 than the others, as T5's are. It says nothing of T5 with fewer tokens, which needs trained encoders.
 """
 
-import json
 import tempfile
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +17,7 @@ import numpy as np
 from absl import app, flags
 
 from benchmarks.gradients import recording, shaken
+from benchmarks.result_files import write_result
 from benchmarks.text_records import Form, random_records
 from ladd_jax.data.array_specs import text_spec
 from ladd_jax.data.shards import write_shard
@@ -113,10 +112,8 @@ def main(_: list[str]) -> None:
         for dtype, row in dtypes.items():
             cosine, error = (np.mean(row[name]) for name in ("cosine", "relative_error"))
             print(f"{f'{kind} text, {dtype}':>40} {cosine:10.7f} {error:8.5f}")
-    path = Path(_JSON.value)
-    path.parent.mkdir(parents=True, exist_ok=True)
     result = {"bytes": sizes, "gradient": errors, "seeds": _SEEDS.value}
-    path.write_text(json.dumps(result, indent=2) + "\n")
+    write_result(_JSON.value, result)
 
 
 if __name__ == "__main__":

@@ -11,13 +11,13 @@ gradients are compared before anything is timed, on the host. On a GPU, six bloc
 
 import dataclasses
 import functools
-import json
 import os
 import statistics
 import time
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import Any
+
+from benchmarks.result_files import write_result
 
 # Two frameworks share the GPU's memory.
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
@@ -219,9 +219,7 @@ def main(_: list[str]) -> None:
         f"scan / eager {result['time_over_eager']:.3f}; differences: velocity "
         f"{errors['velocity']:.1e}, gradients {errors['gradients']:.1e}"
     )
-    if _JSON.value:
-        Path(_JSON.value).parent.mkdir(parents=True, exist_ok=True)
-        Path(_JSON.value).write_text(json.dumps(result, indent=2) + "\n")
+    write_result(_JSON.value, result)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from pathlib import Path
 from absl import app, flags
 
 from benchmarks.faults.trials import KINDS, Trials
+from benchmarks.result_files import write_result
 
 _KINDS = flags.DEFINE_list("kinds", list(KINDS), "Kinds of trial.")
 _TRIALS = flags.DEFINE_integer("trials", 0, "Trials of each kind; 0: as many as it has.")
@@ -35,9 +36,7 @@ def main(_: list[str]) -> None:
             row = {"kind": kind, "number": number, "outcome": outcome, "right": outcome == right}
             row |= told | {"trial_seconds": round(time.monotonic() - began, 1)}
             rows.append(row)
-            partial = target.with_suffix(".partial")
-            partial.write_text(json.dumps(rows, indent=1) + "\n")
-            partial.rename(target)
+            write_result(target, rows)
             print(json.dumps(row), flush=True)
             if row["right"]:
                 shutil.rmtree(workdir, ignore_errors=True)

@@ -1,0 +1,14 @@
+"""Files of results."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from ladd_jax.whole_files import write_text_whole
+
+
+def write_result(path: str | Path, result: Any) -> None:
+    """Writes a result as JSON, whole or not at all; its folder is made. An empty path is none."""
+    if path:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        write_text_whole(Path(path), json.dumps(result, indent=2) + "\n")
