@@ -91,7 +91,9 @@ def get_config(arguments: str | None = None) -> ConfigDict:
             samples=0,  # ours: one for each prompt
             batch_size=32,  # ours
             records_per_shard=256,  # ours
-            steps=50,  # ours
+            # Ours: on the demo's digits as good as twice to four times as many steps of Euler.
+            sampler="dpmpp_2m",
+            steps=25,
             guidance=5.0,  # known: one constant scale; ours: its value
             shift=3.0,  # SD3's
         )
