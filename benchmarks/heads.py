@@ -1,0 +1,127 @@
+"""What heads could see: `python -m benchmarks.heads --workdir=DIR [--means=0,-1,-2]`.
+
+New heads are trained against the finished student of a run, which stays as it is, under several
+levels of noise. Where they come no further than the heads of the training did, noise hides what is
+still wrong with the student; where they do, the heads of the training were too slow for it.
+"""
+
+import dataclasses
+import logging
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import app, flags
+
+from benchmarks.result_files import write_result
+from ladd_jax.config import objectives
+from ladd_jax.config.fields import Config
+from ladd_jax.config.workdir import read
+from ladd_jax.data.buckets import Bucket
+from ladd_jax.objectives.ladd import LADD
+from ladd_jax.objectives.passes import Heads
+from ladd_jax.parallel.mesh import make_mesh
+from ladd_jax.stages.load import (
+    finished_student_step,
+    load_student_weights,
+    load_teacher,
+    student_data,
+)
+
+_WORKDIR = flags.DEFINE_string("workdir", "runs/digits", "Of a run that is finished.")
+_MEANS = flags.DEFINE_list("means", ["0", "-1", "-2"], "Values of distil.renoise_mean.")
+_SLOPE = flags.DEFINE_float("slope", 0.0, "distil.renoise_slope.")
+_BUCKET = flags.DEFINE_string("bucket", "8x8", "Bucket of the records.")
+_STEPS = flags.DEFINE_integer("steps", 1200, "Steps of the heads; the last third is judged.")
+_JSON = flags.DEFINE_string("json", "", "Where to write the rows.")
+
+_BATCH = 32
+
+
+def step_of(ladd: LADD, teacher: Any) -> Callable[..., Any]:
+    """A step of the heads alone: as the fused one updates them, with a student that stays."""
+
+    def step(
+        heads: Heads, params: Any, frozen: Any, key: jax.Array, batch: Any, number: jax.Array
+    ) -> Any:
+        state = dataclasses.replace(shapes, step=number, key=key, params=params)
+        drawn, keys = ladd.draw(state, batch)
+        x0_hat = ladd.predict(params, drawn)
+        verdict = ladd.judge(heads.params, number, frozen, drawn, x0_hat)
+        heads = ladd.apply(heads, verdict.gradient)
+        for key in keys:
+            fake, real = ladd.renoise(key, drawn.x_0, drawn.t)
+            again = drawn._replace(fake_noise=fake, real_noise=real)
+            later = ladd.judge(heads.params, number, frozen, again, x0_hat)
+            heads = ladd.apply(heads, later.gradient)
+        fakes, reals = verdict.statistics
+        told = {
+            "t": drawn.t,
+            "accuracy": jnp.mean(verdict.accuracy, axis=(1, 2)),
+            "loss": jnp.mean(fakes["loss"] + reals["loss"]),
+        }
+        return heads, told
+
+    shapes = jax.eval_shape(ladd.init, jax.random.PRNGKey(0), teacher)
+    return jax.jit(step)
+
+
+def measure(
+    config: Config, workdir: Path, bucket: Bucket, means: list[float], slope: float, steps: int
+) -> list[dict[str, Any]]:
+    """A row for each mean."""
+    mesh = make_mesh(config.mesh.sizes)
+    shards = student_data(config, workdir)
+    size = shards.sizes[bucket]
+    records = shards.read(bucket, np.arange(size))
+    finished = finished_student_step(config, workdir)
+    student = load_student_weights(config, workdir, mesh, "ema", finished)
+    teacher = load_teacher(config, workdir, mesh)
+    rows = []
+    for mean in means:
+        distil = dataclasses.replace(config.distil, renoise_mean=mean, renoise_slope=slope)
+        ladd = objectives.ladd(dataclasses.replace(config, distil=distil))
+        params = ladd.critic.heads.init(jax.random.PRNGKey(0))
+        heads = Heads(params, ladd.heads_optimizer.build().init(params))
+        step, rng, key = step_of(ladd, teacher), np.random.default_rng(0), jax.random.PRNGKey(1)
+        losses, accuracies = [], defaultdict(list)
+        for number in range(steps):
+            places = rng.choice(size, _BATCH, replace=False)
+            batch = {
+                "latents": records["latents"][places],
+                "cond": {name: array[places] for name, array in records["cond"].items()},
+            }
+            frozen = {"teacher": teacher}
+            heads, told = step(heads, student, frozen, key, batch, jnp.int32(number))
+            if 3 * number >= 2 * steps:
+                losses.append(float(told["loss"]))
+                for t, accuracy in zip(told["t"].tolist(), told["accuracy"].tolist(), strict=True):
+                    accuracies[t].append(accuracy)
+        means_by_t = {t: float(np.mean(found)) for t, found in sorted(accuracies.items())}
+        row = {
+            "renoise_mean": mean,
+            "renoise_slope": slope,
+            "loss": round(float(np.mean(losses)), 4),
+            "accuracy": round(float(np.mean(sum(accuracies.values(), []))), 4),
+            "accuracy_by_t": {t: round(mean, 4) for t, mean in means_by_t.items()},
+        }
+        print(row, flush=True)
+        rows.append(row)
+    return rows
+
+
+def main(_: list[str]) -> None:
+    """Measures one run."""
+    logging.getLogger("absl").setLevel(logging.ERROR)
+    workdir, bucket = Path(_WORKDIR.value), Bucket.parse(_BUCKET.value)
+    means = [float(mean) for mean in _MEANS.value]
+    rows = measure(read(workdir), workdir, bucket, means, _SLOPE.value, _STEPS.value)
+    write_result(_JSON.value, {"bucket": bucket.name, "steps": _STEPS.value, "rows": rows})
+
+
+if __name__ == "__main__":
+    app.run(main)
