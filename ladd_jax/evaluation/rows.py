@@ -50,7 +50,7 @@ class Row:
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> "Row":
-        """The inverse of `dataclasses.asdict`, after JSON.
+        """The inverse of `dataclasses.asdict`, after JSON or without it.
 
         Raises:
           UserError: a field is missing, is unknown, or is of another type.
@@ -79,7 +79,7 @@ def _are_values(value: Any) -> bool:
 
 def _are_intervals(value: Any) -> bool:
     return isinstance(value, dict) and all(
-        isinstance(ends, list) and len(ends) == 2 and all(map(is_number, ends))
+        isinstance(ends, list | tuple) and len(ends) == 2 and all(map(is_number, ends))
         for ends in value.values()
     )
 

@@ -73,6 +73,8 @@ def test_rows_come_back_from_the_file_as_they_were(tmp_path):
     data = json.loads((tmp_path / "metrics.json").read_text())
     assert data["seconds"] == 3.0
     assert [Row.from_dict(fields) for fields in data["rows"]] == ROWS
+    # And without the file, whose lists are tuples here.
+    assert [Row.from_dict(dataclasses.asdict(row)) for row in ROWS] == ROWS
 
 
 def test_metrics_that_are_read_again_are_those_that_were_written(tmp_path):
