@@ -22,6 +22,7 @@ from ladd_jax.config import objectives
 from ladd_jax.config.fields import Config
 from ladd_jax.config.workdir import read
 from ladd_jax.data.buckets import Bucket
+from ladd_jax.objectives import update_orders
 from ladd_jax.objectives.ladd import LADD
 from ladd_jax.objectives.passes import Heads
 from ladd_jax.parallel.mesh import make_mesh
@@ -51,13 +52,9 @@ def step_of(ladd: LADD, teacher: Any) -> Callable[..., Any]:
         state = dataclasses.replace(shapes, step=number, key=key, params=params)
         drawn, keys = ladd.draw(state, batch)
         x0_hat = ladd.predict(params, drawn)
+        heads = update_orders.update_heads(ladd, heads, state, frozen, drawn, x0_hat, keys)
         verdict = ladd.judge(heads.params, number, frozen, drawn, x0_hat)
         heads = ladd.apply(heads, verdict.gradient)
-        for key in keys:
-            fake, real = ladd.renoise(key, drawn.x_0, drawn.t)
-            again = drawn._replace(fake_noise=fake, real_noise=real)
-            later = ladd.judge(heads.params, number, frozen, again, x0_hat)
-            heads = ladd.apply(heads, later.gradient)
         fakes, reals = verdict.statistics
         told = {
             "t": drawn.t,
@@ -83,7 +80,9 @@ def measure(
     teacher = load_teacher(config, workdir, mesh)
     rows = []
     for mean in means:
-        distil = dataclasses.replace(config.distil, renoise_mean=mean, renoise_slope=slope)
+        distil = dataclasses.replace(
+            config.distil, renoise_mean=mean, renoise_slope=slope, accumulation=1, paired_weight=0.0
+        )
         ladd = objectives.ladd(dataclasses.replace(config, distil=distil))
         params = ladd.critic.heads.init(jax.random.PRNGKey(0))
         heads = Heads(params, ladd.heads_optimizer.build().init(params))

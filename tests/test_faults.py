@@ -1,7 +1,6 @@
 """How the trials of faults tell what became of a run."""
 
 from benchmarks.faults import bits, job
-from benchmarks.faults.trials import KINDS
 
 
 def test_runs_are_compared_by_name_and_what_only_one_has_differs():
@@ -21,7 +20,3 @@ def test_an_error_is_told_by_its_line_and_a_traceback_is_seen():
     ended = job.Ended((2,), "stage encode\nerror: the disk is full\n", 1.0)
     assert ended.sentence == "error: the disk is full" and not ended.traceback
     assert job.Ended((1,), "Traceback (most recent call last):\n", 1.0).traceback
-
-
-def test_there_are_forty_kills():
-    assert KINDS["kill"][1] == 40

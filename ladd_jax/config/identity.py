@@ -82,8 +82,8 @@ def identity(
 def difference(old: Mapping[str, Any], new: Mapping[str, Any], free: Sequence[str] = ()) -> str:
     """In what two results differ by their `identity`, in words; empty where in nothing.
 
-    A field that an older version of this package did not have counts as at its default, at which
-    the result is the same as before. Inputs of which one of both knows nothing are no difference.
+    A field that an older version of this package did not have counts as in `absent`, with which the
+    result is the same as before. Inputs of which one of both knows nothing are no difference.
 
     Args:
       old: identity of what is there.
@@ -99,7 +99,7 @@ def difference(old: Mapping[str, Any], new: Mapping[str, Any], free: Sequence[st
             given = new["config"].get(section, {})
             if field in given:
                 found = {**found, section: {field: given[field], **found[section]}}
-    defaults = _named(to_dict(Config()), new["config"])
+    defaults = _named(absent(), new["config"])
     if new["config"].get("data", {}).get("source") in _COMPARED:
         free = (*free, "data.path")
     words = _first_difference(filled(found, defaults), new["config"], "", (*_IGNORED, *free))
@@ -112,7 +112,15 @@ def difference(old: Mapping[str, Any], new: Mapping[str, Any], free: Sequence[st
 
 def config_difference(old: dict[str, Any], new: dict[str, Any]) -> str:
     """The first field, by name, in which two configs ask for other results; empty for none."""
-    return _first_difference(filled(old, _named(to_dict(Config()), new)), new, "", _IGNORED)
+    return _first_difference(filled(old, _named(absent(), new)), new, "", _IGNORED)
+
+
+def absent() -> dict[str, Any]:
+    """What fields were, by section, before there was a field for them: most of them as they are by
+    default, but defaults change."""
+    defaults = to_dict(Config())
+    defaults["synthesize"]["sampler"] = "euler"
+    return defaults
 
 
 def own_fields(training: str) -> tuple[str, ...]:

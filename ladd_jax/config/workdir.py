@@ -9,8 +9,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from ladd_jax.config.fields import Config, base_config, compare, to_dict, typed
-from ladd_jax.config.identity import FREE_FIELDS, FREE_PATHS, config_difference, filled
+from ladd_jax.config.fields import Config, base_config, compare, typed
+from ladd_jax.config.identity import FREE_FIELDS, FREE_PATHS, absent, config_difference, filled
 from ladd_jax.errors import DamagedError, NotFoundError, UserError
 from ladd_jax.object_store import address_of, fetch, is_address, place_of
 from ladd_jax.whole_files import read_json, write_text_whole
@@ -158,7 +158,7 @@ def read(workdir: Path) -> Config:
     if not path.is_file():
         raise NotFoundError(f"{workdir} has no config.json: name the --workdir of a run")
     config = base_config()
-    defaults = to_dict(Config())
+    defaults = absent()
     old = _without_gone(read_json(path, "use another --workdir"), defaults)
     values = _as_tuples(filled(old, defaults), config.to_dict())
     try:

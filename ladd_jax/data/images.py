@@ -132,6 +132,8 @@ def _decode(data: bytes, max_pixels: int) -> np.ndarray:
             image = Image.alpha_composite(white, image)
         image = image.convert("RGB")
     # The decoders of damaged files raise errors of almost every kind.
+    except MemoryError:
+        raise
     except Exception as error:
         raise UserError(f"the image is damaged or cut: {error}") from error
     if orientation in _UPRIGHT:

@@ -114,43 +114,30 @@ class Penalty:
     Attributes:
       gamma: its weight; 0 leaves it out.
       interval: steps between penalties, each multiplied by the interval.
-      sigma: 0 takes the gradient of the sum of a sample's logits. Above, each logit's is estimated
-        from how much it changes where noise of this deviation is added to the inputs (Lin et al.
-        2025, APT, equation 4), which takes no second derivative.
     """
 
     gamma: float
     interval: int = 1
-    sigma: float = 0.0
 
     def __call__(
-        self, head: Head, inputs: jax.Array, logits: jax.Array, step: jax.Array
+        self, head: Head, inputs: jax.Array, step: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
         """The penalty [], and what is logged of it: NaN where it is not due.
 
         Args:
           head: the head.
           inputs: what it reads `[B, ...]`.
-          logits: what it says of them.
           step: int32 [], updates done.
         """
 
-        def of_gradient(inputs: jax.Array) -> jax.Array:
+        def squared(inputs: jax.Array) -> jax.Array:
             gradient = jax.grad(lambda x: jnp.sum(head(x)))(inputs.astype(jnp.float32))
             return jnp.sum(jnp.square(gradient)) / inputs.shape[0]
 
-        def of_noise(inputs: jax.Array) -> jax.Array:
-            key = jax.random.fold_in(jax.random.PRNGKey(0), step)
-            noise = jax.random.normal(key, inputs.shape, inputs.dtype)
-            change = (head(inputs + self.sigma * noise) - logits) / self.sigma
-            return jnp.sum(jnp.square(change)) / inputs.shape[0]
-
         due = step % self.interval == 0
-        squared = jax.lax.cond(
-            due, of_noise if self.sigma else of_gradient, lambda _: jnp.zeros(()), inputs
-        )
+        found = jax.lax.cond(due, squared, lambda _: jnp.zeros(()), inputs)
         # NaN is left out of the mean that is logged.
-        return 0.5 * self.gamma * self.interval * squared, jnp.where(due, squared, jnp.nan)
+        return 0.5 * self.gamma * self.interval * found, jnp.where(due, found, jnp.nan)
 
 
 def real_loss(form: AdversarialLoss, penalty: Penalty, step: jax.Array) -> HeadLoss:
@@ -167,7 +154,7 @@ def real_loss(form: AdversarialLoss, penalty: Penalty, step: jax.Array) -> HeadL
         value = jnp.mean(form.real(logits))
         statistics = _statistics(logits, logits > 0, value)
         if penalty.gamma:
-            added, statistics["r1"] = penalty(head, inputs, logits, step)
+            added, statistics["r1"] = penalty(head, inputs, step)
             value += added
         return value, statistics
 
@@ -202,7 +189,7 @@ def pair_loss(
             "real": _statistics(real, real > fake, value / 2),
         }
         if penalty.gamma:
-            added, statistics["real"]["r1"] = penalty(head, inputs, logits, step)
+            added, statistics["real"]["r1"] = penalty(head, inputs, step)
             # A mean over both kinds of sample, where each has its weight.
             value += 2 * added
         return value, statistics

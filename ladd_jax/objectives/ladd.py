@@ -37,7 +37,7 @@ from ladd_jax.objectives.critics.base import Critic, Noise, Opened
 from ladd_jax.objectives.discriminator_metrics import discriminator_metrics
 from ladd_jax.objectives.passes import Drawn, Heads, Passes, Verdict
 from ladd_jax.objectives.terms import terms_of
-from ladd_jax.objectives.terms.base import REAL_FEATURES, Seen, Term, total
+from ladd_jax.objectives.terms.base import FEATURE_GRADIENT, REAL_FEATURES, Seen, Term, total
 from ladd_jax.ranges import (
     COUNT,
     DECAY,
@@ -74,8 +74,6 @@ class LADDSettings:
       r1_gamma: weight of the gradient penalty on each head's input at real samples (ADD: 1e-5), and
         at fake ones where the loss is relativistic; 0 leaves it out.
       r1_interval: steps between penalties, each multiplied by the interval.
-      r1_sigma: deviation of the noise by which the penalty is estimated, without a second
-        derivative; 0 takes the gradient itself.
       distillation_weight: weight of the distance to the teacher's own x_0, for real data (ADD:
         2.5). The paper drops it (0) for synthetic data.
       reconstruction_weight: weight of the distance to the sample that the input was noised from
@@ -110,7 +108,6 @@ class LADDSettings:
     loss: str = "hinge"
     r1_gamma: float = 1e-5
     r1_interval: int = 1
-    r1_sigma: float = 0.0
     distillation_weight: float = 0.0
     reconstruction_weight: float = 0.0
     paired_weight: float = 0.0
@@ -148,10 +145,16 @@ class LADDSettings:
                 f"own_share is {self.own_share} with timesteps {self.timesteps}: use a share from "
                 f"0 to 1, and 0 where there is one time"
             )
-        if self.paired_weight and 1.0 not in self.timesteps:
+        drawn = zip(self.timesteps, self.probabilities, strict=True)
+        if self.paired_weight and not any(t == 1 and share for t, share in drawn):
             raise UserError(
                 f"paired_weight is {self.paired_weight} and the timesteps {self.timesteps} are "
-                f"without 1, at which alone there are pairs: use 0"
+                f"drawn without 1, at which alone there are pairs: use 0"
+            )
+        if self.paired_weight and not self.paired_share:
+            raise UserError(
+                f"paired_weight is {self.paired_weight} and paired_share 0: use a share above 0, "
+                f"or a weight of 0"
             )
         if self.moments_weight and not self.same_renoise:
             raise UserError(
@@ -176,7 +179,6 @@ class LADDSettings:
                 "renoise_std": NOT_NEGATIVE,
                 "renoise_slope": FINITE,
                 "r1_gamma": NOT_NEGATIVE,
-                "r1_sigma": NOT_NEGATIVE,
                 "distillation_weight": NOT_NEGATIVE,
                 "reconstruction_weight": NOT_NEGATIVE,
                 "paired_weight": NOT_NEGATIVE,
@@ -320,7 +322,7 @@ class LADD(LADDSettings):
     @property
     def penalty(self) -> Penalty:
         """The penalty on the heads' inputs."""
-        return Penalty(self.r1_gamma, self.r1_interval, self.r1_sigma)
+        return Penalty(self.r1_gamma, self.r1_interval)
 
     @property
     def needs(self) -> frozenset[str]:
@@ -336,8 +338,9 @@ class LADD(LADDSettings):
         further update of the heads, and misaligned pairs in each (beside their real samples once
         more, where the loss is relativistic), go forward alone. Updated heads for several
         micro-batches take a second pass of both, forward on fakes, and on real samples where a term
-        needs their features. The heads, small next to a transformer, are left out. Inputs of the
-        student's own are a forward pass for each time but the last.
+        needs their features. A term that goes back from features to the prediction by itself is a
+        backward pass of the teacher more. The heads, small next to a transformer, are left out.
+        Inputs of the student's own are a forward pass for each time but the last.
         """
         misaligned = self.head_updates if self.misaligned_share else 0
         if isinstance(ADVERSARIAL_LOSSES[self.loss], RelativisticLoss):
@@ -345,7 +348,8 @@ class LADD(LADDSettings):
         again = int(self.accumulation > 1 and self.accumulated_heads == "updated")
         own = (len(self.timesteps) - 1) if self.own_share else 0
         real = again * (REAL_FEATURES in self.needs)
-        teacher = 3 + 2 * (self.head_updates - 1) + misaligned + again + real
+        back = sum(FEATURE_GRADIENT in term.needs for term in self.loss_terms)
+        teacher = 3 + 2 * (self.head_updates - 1) + misaligned + again + real + back
         return 3 + again + own, teacher
 
     def draw(self, state: TrainState, batch: Batch) -> tuple[Drawn, jax.Array]:

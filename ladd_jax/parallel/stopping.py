@@ -109,7 +109,7 @@ class Deferred:
         """What to raise when it is saved.
 
         Args:
-          place: where the job goes on, such as "step 7 of distil".
+          place: where the job goes on, such as "step 7 of distil" or "the start of distil".
         """
         told = _notice.signal or "a signal to another process"
         return Stopped(f"stopped by {told}: the same command goes on from {place}", together=True)

@@ -9,6 +9,8 @@ from ladd_jax.config import objectives
 from ladd_jax.config.architectures import generator_architecture, teacher_architecture
 from ladd_jax.config.fields import Config, to_dict
 from ladd_jax.config.workdir import folder, places
+from ladd_jax.data.shards import read_identity
+from ladd_jax.errors import UserError
 from ladd_jax.objectives.base import TrainState
 from ladd_jax.parallel.mesh import make_mesh
 from ladd_jax.stages.going_back import go_back, lowered
@@ -45,6 +47,11 @@ def _distil(config: Config, workdir: Path) -> CollapsedError | None:
     mesh = make_mesh(config.mesh.sizes)
     objective = objectives.ladd(lowered(config, folder(workdir, "distil")))
     shards = student_data(config, workdir)
+    if stage.paired_weight and not read_identity(shards.directory):
+        raise UserError(
+            f"{shards.directory} does not say which seed its samples were made with, and "
+            f"distil.paired_weight is {stage.paired_weight}: use 0, or make them anew"
+        )
 
     seed = config.seed + stage.seed
     key = jax.random.fold_in(jax.random.PRNGKey(seed), 1)

@@ -81,7 +81,7 @@ def encode(config: Config, workdir: Path) -> None:
     by the same call if there is one process, else when the job is started again.
     """
     try:
-        _encode(config, workdir)
+        return _encode(config, workdir)
     except UndecodableError as error:
         if jax.process_count() > 1:
             raise UserError(
@@ -89,7 +89,14 @@ def encode(config: Config, workdir: Path) -> None:
                 f"it out"
             ) from error
         _LOG.warning("%s: all pictures are decoded now, to leave out those that cannot be", error)
+    # Outside of the handler, whose traceback holds the networks of the first time.
+    try:
         _encode(config, workdir)
+    except UndecodableError as error:
+        raise UserError(
+            f"{error}, though it could be a moment ago: repair or remove it, and run the same "
+            f"command again"
+        ) from error
 
 
 def _encode(config: Config, workdir: Path) -> None:
@@ -122,9 +129,6 @@ def _encode(config: Config, workdir: Path) -> None:
             raise
         check_set(config, target, "encoded")
         return
-    if as_process_0(not is_complete(target) and (data_directory(workdir) / DECODE_ALL).exists()):
-        # Shards that were begun before have other pictures.
-        config = dataclasses.replace(config, on_change="redo")
     inputs = inputs_of(config, None)["encoded"]
     parts = {target: source} | ({} if source.held_out is None else {apart: source.held_out})
     plans = {
@@ -132,6 +136,10 @@ def _encode(config: Config, workdir: Path) -> None:
         for directory, part in parts.items()
     }
     changes = [set_change(config, plan) for plan in plans.values()]
+    if as_process_0(not is_complete(target) and (data_directory(workdir) / DECODE_ALL).exists()):
+        # Shards that were begun before have pictures that are left out now.
+        refuse(config, [change for change in changes if change.shards is None])
+        config = dataclasses.replace(config, on_change="redo")
     refuse(config, changes)
     whole = is_complete(target) and (source.held_out is None or is_complete(apart))
     if as_process_0(whole and not any(change.writes for change in changes)):

@@ -107,7 +107,8 @@ def train(
 
     Raises:
       DivergedError: a loss, a gradient norm or the state is not finite. It is not saved then.
-      Stopped: the job was told to stop, and the state of the step is on disk.
+      Stopped: the job was told to stop, and the state of the step is on disk; or that of an earlier
+        one, which it names, where this one was skipped.
 
     No checkpoint is made of a state whose last step was skipped: what spoils every gradient may be
     its parameters, finite but huge. It is made at the next record.
@@ -173,7 +174,9 @@ def train(
                 clock.resume()
             if stopped:
                 checkpoints.wait()
-                raise stop.stopped(f"step {step} of {training.name}")
+                saved = checkpoints.latest() if postponed else step
+                where = "the start" if saved is None else f"step {saved}"
+                raise stop.stopped(f"{where} of {training.name}")
     checkpoints.wait()
     return state
 

@@ -137,7 +137,8 @@ class MetricWriter:
         told = ", ".join(f"{name} became {value}" for name, value in found.items())
         raise DivergedError(
             f"{told} in step {self._skipped[-1]}, and {len(self._skipped)} steps in a row were "
-            f"skipped: lower the learning rate, clip the gradient, or look at the data",
+            f"skipped: lower the learning rate, clip the gradient, "
+            + ("look at the data, or add steps" if last else "or look at the data"),
             self._skipped,
         )
 

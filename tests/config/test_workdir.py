@@ -6,7 +6,7 @@ import pytest
 
 from ladd_jax.config import base_config, typed
 from ladd_jax.config.fields import to_dict
-from ladd_jax.config.identity import config_difference
+from ladd_jax.config.identity import config_difference, difference, identity
 from ladd_jax.config.workdir import (
     Places,
     data_directory,
@@ -101,6 +101,17 @@ def test_a_run_of_an_older_version_goes_on_where_new_fields_are_at_their_default
     )
     settle(tmp_path, old)
     assert read(tmp_path) == typed(base_config())
+
+
+def test_samples_of_a_version_without_other_samplers_were_made_by_euler(tmp_path):
+    old = fields()
+    del old["synthesize"]["sampler"]
+    assert "synthesize.sampler was 'euler' and is 'dpmpp_2m'" in config_difference(old, fields())
+    assert config_difference(old, fields(synthesize__sampler="euler")) == ""
+    settle(tmp_path, old)
+    assert read(tmp_path).synthesize.sampler == "euler"
+    ours, theirs = identity(old, "synthesized"), identity(fields(), "synthesized")
+    assert "synthesize.sampler" in difference(ours, theirs)
 
 
 def test_a_field_that_changed_no_result_and_is_gone_does_not_matter(tmp_path):

@@ -197,6 +197,10 @@ def test_shards_that_were_begun_with_a_damaged_picture_are_made_anew(damaged_wit
     # As in a job of several processes, which cannot look again together.
     with pytest.raises(UndecodableError, match="picture 0[37].jpg cannot be decoded"):
         _encode(config, tmp_path / "run")
+    # What else differs is refused as ever.
+    other = dataclasses.replace(config, data=dataclasses.replace(config.data, text_length=9))
+    with pytest.raises(UserError, match="data.text_length was 16 and is 9|text_length"):
+        encode(other, tmp_path / "run")
     encode(config, tmp_path / "run")
     encode(config, tmp_path / "whole")
     begun, whole = (Shards(encoded(tmp_path / name)) for name in ("run", "whole"))

@@ -70,6 +70,7 @@ SHAPE, SIZE = (16, 16, 12), 2
         {"own_share": 0.5},
         {"loss": "relativistic"},
         {"loss": "relativistic", "accumulation": 2, "misaligned_share": 0.5},
+        {"moments_weight": 1.0},
     ],
     ids=[
         "one update",
@@ -80,6 +81,7 @@ SHAPE, SIZE = (16, 16, 12), 2
         "inputs of its own",
         "pairs of a fake and a real sample",
         "misaligned pairs in two passes",
+        "moments",
     ],
 )
 def test_a_step_of_ladd_takes_its_forward_units(changes):
@@ -91,6 +93,7 @@ def test_a_step_of_ladd_takes_its_forward_units(changes):
         "accumulation accumulated_heads": 6,
         "own_share": 9,
         "loss": 6,
+        "moments_weight": 7,
     }
     assert student + teacher == known.get(" ".join(changes), student + teacher)
     state = jax.eval_shape(objective.init, jax.random.PRNGKey(0), objective.student.shapes)

@@ -378,6 +378,8 @@ def test_own_inputs_are_what_the_consistency_sampler_comes_to():
         ({"reconstruction_weight": -1.0}, "use 0 or more"),
         ({"paired_weight": 1.0, "timesteps": (0.5,), "probabilities": (1.0,),
           "warmup_probabilities": (1.0,)}, "paired_weight is 1.0 and the timesteps"),
+        ({"paired_weight": 1.0, "probabilities": (0.0, 0.5, 0.25, 0.25)}, "are drawn without 1"),
+        ({"paired_weight": 1.0, "paired_share": 0.0}, "use a share above 0"),
         ({"paired_share": 2.0}, "paired_share is 2.0"),
         ({"moments_weight": 1.0, "same_renoise": False}, "compared under the same noise"),
     ],

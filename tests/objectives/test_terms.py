@@ -14,7 +14,13 @@ from ladd_jax.objectives.adversarial import ADVERSARIAL_LOSSES
 from ladd_jax.objectives.ladd import LADDSettings
 from ladd_jax.objectives.terms import terms_of
 from ladd_jax.objectives.terms.adversarial import Adversarial
-from ladd_jax.objectives.terms.base import PREDICTED_X0, REAL_FEATURES, Seen, total
+from ladd_jax.objectives.terms.base import (
+    FEATURE_GRADIENT,
+    PREDICTED_X0,
+    REAL_FEATURES,
+    Seen,
+    total,
+)
 from ladd_jax.objectives.terms.distillation import Distillation
 from ladd_jax.objectives.terms.moments import Moments
 from ladd_jax.objectives.terms.paired import Paired
@@ -158,11 +164,12 @@ def test_settings_name_the_terms_and_these_what_they_need():
     (_, paired) = terms_of(LADDSettings(paired_weight=0.3))
     assert paired == Paired(0.3) and not paired.needs
     (_, moments) = terms_of(LADDSettings(moments_weight=0.3, moments_t_hat=0.6))
-    assert moments == Moments(0.3, 0.6) and moments.needs == {REAL_FEATURES}
+    assert moments == Moments(0.3, 0.6)
+    assert moments.needs == {REAL_FEATURES, FEATURE_GRADIENT}
     (relativistic,) = terms_of(LADDSettings(loss="relativistic"))
     assert relativistic.needs == {REAL_FEATURES}
     assert objective(distillation_weight=2.5).needs == {PREDICTED_X0}
-    assert objective(terms=(*terms_of(LADDSettings()), Moments(1.0))).needs == {REAL_FEATURES}
+    assert objective(terms=(*terms_of(LADDSettings()), Moments(1.0))).needs == moments.needs
 
 
 def test_features_of_real_samples_that_are_kept_for_a_term_leave_the_heads_update_as_it_is():

@@ -1,9 +1,14 @@
 """What is saved while steps are skipped, whose parameters may be spoilt."""
 
+import os
+import signal
+
 import jax.numpy as jnp
 import pytest
 from counting import Counting, go
+from runs import batches
 
+from ladd_jax.parallel.stopping import Stopped, handled
 from ladd_jax.training.checkpoint import Checkpoints
 from ladd_jax.training.metrics import DivergedError, MetricWriter
 
@@ -57,3 +62,25 @@ def test_a_training_whose_last_steps_are_all_skipped_is_not_done(tmp_path):
     checkpoints = Checkpoints(tmp_path / "checkpoints")
     assert checkpoints.latest() == 4
     checkpoints.close()
+
+
+@pytest.mark.parametrize(("skipped", "place"), [((3,), "step 2"), ((1,), "the start")])
+def test_a_job_that_is_stopped_at_a_skipped_step_goes_on_from_an_earlier_one(
+    tmp_path, skipped, place
+):
+    def data():
+        for number, batch in enumerate(batches(0, 6), start=1):
+            if number == skipped[0]:
+                os.kill(os.getpid(), signal.SIGTERM)
+            yield batch
+
+    with handled(), pytest.raises(Stopped, match=f"goes on from {place} of test"):
+        go(
+            tmp_path,
+            Skipping(*skipped),
+            data=data(),
+            saving=dict(every=2, keep=10),
+            every=1,
+            writer=MetricWriter(tmp_path, max_skips=10),
+        )
+    assert steps_of(tmp_path) == ([2] if skipped == (3,) else [])

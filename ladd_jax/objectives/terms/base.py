@@ -13,6 +13,9 @@ PREDICTED_X0 = "predicted_x0"
 REAL_FEATURES = "real_features"
 """`Seen.real`: the features of real samples are kept then, where otherwise they pass by."""
 
+FEATURE_GRADIENT = "feature_gradient"
+"""`Seen.fake.pull`: the frozen network is gone back through once more than for the heads."""
+
 
 class Seen(NamedTuple):
     """What a step has of a batch, or a micro-batch, when it comes to the student's loss.
@@ -52,8 +55,8 @@ class Term(Protocol):
     Attributes:
       name: its metric is `loss/name`.
       weight: its factor in the student's loss.
-      needs: which of `PREDICTED_X0` and `REAL_FEATURES` it asks of the step; all else in `Seen` is
-        there anyway.
+      needs: which of `PREDICTED_X0`, `REAL_FEATURES` and `FEATURE_GRADIENT` it asks of the step;
+        all else in `Seen` is there anyway.
     """
 
     @property

@@ -1,7 +1,8 @@
 """Moment matching (Starodubcev et al. 2025, SwD): near to real samples in the mean of features.
 
-A sample's features are means over its tokens, of the blocks that the heads read anyway: it takes no
-more passes. Both samples of a pair have the same condition, t_hat and noise.
+A sample's features are means over its tokens, of the blocks that the heads read anyway: no pass
+forward is added, and one back through the frozen network. Both samples of a pair have the same
+condition, t_hat and noise.
 """
 
 import dataclasses
@@ -9,7 +10,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from ladd_jax.objectives.terms.base import REAL_FEATURES, Seen
+from ladd_jax.objectives.terms.base import FEATURE_GRADIENT, REAL_FEATURES, Seen
 
 _CORNER = 1e-3
 """c of the pseudo-Huber distance sqrt(|d|^2 + c^2) - c."""
@@ -27,7 +28,7 @@ class Moments:
     weight: float
     t_hat: float = 1.0
     name: str = "moments"
-    needs: frozenset[str] = frozenset({REAL_FEATURES})
+    needs: frozenset[str] = frozenset({REAL_FEATURES, FEATURE_GRADIENT})
 
     def __call__(self, seen: Seen) -> tuple[jax.Array, jax.Array]:
         """See `Term`."""
