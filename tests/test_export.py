@@ -146,7 +146,7 @@ def test_the_card_says_how_the_student_was_made_and_what_it_cannot(run, turbo):
     config.distil.update(
         dict(timesteps=(1.0, 0.9), probabilities=(0.5, 0.5), warmup_probabilities=(0.5, 0.5))
     )
-    assert "samples: 2 steps of euler, guidance" in card
+    assert "samples: 2 steps of dpmpp_2m, guidance" in card
     assert "`ema`, the moving average of step 2 of 2" in card and "fine-tuned first" not in card
     config.finetune.update(dict(steps=30, batch_size=12))
     exported = describe(typed(config), "x", run[0], "ema", 2, "single", "bfloat16")

@@ -149,5 +149,5 @@ def test_too_many_skipped_steps_in_a_row_stop_training_with_what_is_known(tmp_pa
             writer=MetricWriter(tmp_path, max_skips=3),
         )  # fmt: skip
     assert caught.value.steps == (5, 6, 7)
-    # The steps before them, and those that changed nothing.
-    assert steps_on_disk(tmp_path) == [4, 6]
+    # Those before them: what spoilt the gradients may be the parameters of these.
+    assert steps_on_disk(tmp_path) == [2, 4]
