@@ -153,7 +153,8 @@ def test_average_student_and_teacher_make_different_pictures_of_one_folder(run, 
     assert set(images) == {"ema", "student", "generator"}
     assert np.any(images["ema"][0] != images["student"][0])
     text = images["generator"][1]
-    assert (text["sampler"], text["guidance"], text["steps"]) == ("euler", "2", "3")
+    # As synthesis does by default.
+    assert (text["sampler"], text["guidance"], text["steps"]) == ("dpmpp_2m", "2", "3")
     assert text["sigmas"] == "1, 0.857143, 0.6, 0" and "checkpoint_step" not in text
 
 

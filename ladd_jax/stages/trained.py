@@ -176,7 +176,8 @@ def _released(place: str, dtype: Any, mesh: Mesh) -> TrainedModel:
             f"copy that file from the folder that ladd_jax.export wrote, or sample that one"
         )
     reduction, decode = decoder_of(kind, place)
-    defaults = Synthesize().sampling
+    # As the scheduler that comes with it samples.
+    defaults = Synthesize(sampler="euler", steps=50).sampling
     if released.shift is not None:
         defaults["shift"] = released.shift
     return TrainedModel(
