@@ -12,7 +12,6 @@ import statistics
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 from absl import app, flags
@@ -83,13 +82,11 @@ def main(_: list[str]) -> None:
         f"Pillow {rates['pillow']:.1f} images/s a core, encode {rates['encode']:.1f}, "
         f"ratio {ratio:.2f}"
     )
-    path = Path(_JSON.value)
-    path.parent.mkdir(parents=True, exist_ok=True)
     result = {
         "pictures": len(made), "cores": cores, "seconds": times,
         "images_per_second_a_core": rates, "encode_over_pillow": ratio,
     }  # fmt: skip
-    write_result(path, result)
+    write_result(_JSON.value, result)
 
 
 if __name__ == "__main__":

@@ -35,6 +35,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from benchmarks import gpu
 from benchmarks.flops import matrix_flops
+from benchmarks.result_files import write_result
 from ladd_jax.models import attention
 from ladd_jax.models.layers import layer_norm
 from ladd_jax.models.residuals import leave_out, put_back
@@ -381,8 +382,7 @@ def main(_: list[str]) -> None:
     others = [run for run in others if run["setting"] != setting]
 
     def write() -> None:
-        if file:
-            file.write_text(json.dumps({"runs": [*others, result]}, indent=2) + "\n")
+        write_result(FLAGS.json, {"runs": [*others, result]})
 
     def add(row: dict[str, Any]) -> None:
         result["rows"].append(row)

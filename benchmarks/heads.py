@@ -43,6 +43,10 @@ _JSON = flags.DEFINE_string("json", "", "Where to write the rows.")
 _BATCH = 32
 
 
+def _mean(values: list[float]) -> float:
+    return round(float(np.mean(values)), 4)
+
+
 def step_of(ladd: LADD, teacher: Any) -> Callable[..., Any]:
     """A step of the heads alone: as the fused one updates them, with a student that stays."""
 
@@ -100,13 +104,12 @@ def measure(
                 losses.append(float(told["loss"]))
                 for t, accuracy in zip(told["t"].tolist(), told["accuracy"].tolist(), strict=True):
                     accuracies[t].append(accuracy)
-        means_by_t = {t: float(np.mean(found)) for t, found in sorted(accuracies.items())}
         row = {
             "renoise_mean": mean,
             "renoise_slope": slope,
-            "loss": round(float(np.mean(losses)), 4),
-            "accuracy": round(float(np.mean(sum(accuracies.values(), []))), 4),
-            "accuracy_by_t": {t: round(mean, 4) for t, mean in means_by_t.items()},
+            "loss": _mean(losses),
+            "accuracy": _mean(sum(accuracies.values(), [])),
+            "accuracy_by_t": {t: _mean(found) for t, found in sorted(accuracies.items())},
         }
         print(row, flush=True)
         rows.append(row)

@@ -17,6 +17,8 @@ from typing import Any
 
 from absl import app, flags
 
+from benchmarks.result_files import write_result
+
 _RESULTS = Path(__file__).parent / "results"
 
 _ROWS = flags.DEFINE_list(
@@ -129,7 +131,7 @@ def main(_: list[str]) -> None:
             continue
         print(f"compile: {name}", flush=True)
         rows[name] = compiled(*ROWS[name][1:])
-        path.write_text(json.dumps(rows, indent=2) + "\n")
+        write_result(path, rows)
     (_RESULTS / "memory.md").write_text(table(rows))
     print(table(rows))
 

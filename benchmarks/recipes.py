@@ -35,6 +35,7 @@ from ladd_jax.stages.encode import encode
 from ladd_jax.stages.evaluate import evaluate
 from ladd_jax.stages.flow_matching import finetune, pretrain
 from ladd_jax.stages.synthesize import synthesize
+from ladd_jax.whole_files import write_text_whole
 
 _STUDY = flags.DEFINE_string("study", "digits", "Name of the study's table.")
 _SEEDS = flags.DEFINE_list("seeds", ["0"], "Seeds of the whole run, data generator included.")
@@ -129,9 +130,7 @@ def main(_: list[str]) -> None:
         root = folder(_WORKDIR.value, study, seed)
         made = run(base(told, seed), name, changes, root / "shared", root / study / name)
         done = json.loads(target.read_text()) if target.exists() else []
-        partial = target.with_suffix(".partial")
-        partial.write_text(json.dumps([*done, made]) + "\n")
-        partial.rename(target)
+        write_text_whole(target, json.dumps([*done, made]) + "\n")
         print(name, seed, line([Row.from_dict(row) for row in made["rows"]]), flush=True)
 
 

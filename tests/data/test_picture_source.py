@@ -8,6 +8,7 @@ import shutil
 import jax
 import numpy as np
 import pytest
+from damage import damage_within
 from PIL import Image
 
 from configs import small
@@ -165,11 +166,7 @@ def damaged_within(tmp_path):
     path.mkdir()
     write(path, {f"{i:02d}.jpg": (Image.new("L", (24, 24), 9 * i), f"grey {i}") for i in range(12)})
     for name in ("03.jpg", "07.jpg"):
-        data = bytearray((path / name).read_bytes())
-        # Lengths of codes: what is behind them cannot be read with others.
-        table = data.index(b"\xff\xc4") + 5
-        data[table : table + 16] = bytes(16)
-        (path / name).write_bytes(data)
+        damage_within(path / name)
     return path
 
 

@@ -17,6 +17,7 @@ import quick_compilation
 import stopped_job
 import tiny
 import tiny_job
+from damage import damage_within
 from PIL import Image
 
 from ladd_jax.data.shards import Shards
@@ -240,14 +241,6 @@ def test_each_picture_is_decoded_by_one_process_and_once(tmp_path):
     for name in ("run1", "run2"):
         left_out = json.loads((tmp_path / name / "unreadable.jsonl").read_text())
         assert left_out["key"] == "0" and "cut" in left_out["reason"]
-
-
-def damage_within(picture):
-    """Makes a JPEG one that looks whole and cannot be decoded."""
-    data = bytearray(picture.read_bytes())
-    table = data.index(b"\xff\xc4") + 5
-    data[table : table + 16] = bytes(16)
-    picture.write_bytes(data)
 
 
 @pytest.mark.slow

@@ -74,8 +74,7 @@ class FeatureCritic:
         """
         blocks = self.teacher.blocks
         slots = [self.hooked.index(b) if b in self.hooked else -1 for b in range(blocks)]
-        given = Given(self.teacher.grid(x_0), noise.t_hat, self.teacher.summary(cond))
-        at_head = self.at_head(given)
+        at_head = self.at_head(self._given(x_0, noise, cond))
 
         judge = jax.grad(_share(loss, at_head, len(self.hooked)), has_aux=True)
 
@@ -112,8 +111,10 @@ class FeatureCritic:
             (x_0_bar,) = renoise_vjp(teacher_vjp(tokens_bar))
             return x_0_bar
 
-        given = Given(self.teacher.grid(x_0), noise.t_hat, self.teacher.summary(cond))
-        return OpenedFeatures(self, given, x_t_hat, v, tokens, back)
+        return OpenedFeatures(self, self._given(x_0, noise, cond), x_t_hat, v, tokens, back)
+
+    def _given(self, x_0: jax.Array, noise: Noise, cond: Cond) -> "Given":
+        return Given(self.teacher.grid(x_0), noise.t_hat, self.teacher.summary(cond))
 
     def at_head(self, given: "Given") -> Callable[[Params], Head]:
         """From one head's parameters to that head as a function of its tokens."""
