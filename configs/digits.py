@@ -24,7 +24,6 @@ def get_config() -> ConfigDict:
             position_table=16,
             position_base=16,
             remat="none",
-            unroll=4,
             dtype="float32",
         )
     )

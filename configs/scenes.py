@@ -36,7 +36,6 @@ def get_config() -> ConfigDict:
             position_table=8,
             position_base=8,
             remat="none",
-            unroll=4,
             dtype="float32",
         )
     )

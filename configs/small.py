@@ -78,7 +78,6 @@ def get_config(arguments: str | None = None) -> ConfigDict:
             position_table=2 * -(-side // patch),
             position_base=-(-side // patch),
             remat="none",
-            unroll=4,
             dtype="float32",
         )
     )

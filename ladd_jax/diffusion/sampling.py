@@ -22,6 +22,7 @@ from ladd_jax.diffusion.samplers import (
 )
 from ladd_jax.errors import UserError
 from ladd_jax.models.base import Cond
+from ladd_jax.parallel.compiler_options import forward_options
 from ladd_jax.parallel.mesh import batch_divisor, batch_sharding, lay, replicated
 
 _ODE = {"euler": euler, "dpmpp_2m": dpmpp_2m}
@@ -131,6 +132,7 @@ class Sampler:
             self._sample,
             static_argnames=("shape", "sampler", "guidance", "guidance_interval"),
             out_shardings=whole,
+            compiler_options=forward_options(mesh.devices.flat[0].device_kind),
         )
 
     @property
