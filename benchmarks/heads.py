@@ -54,8 +54,8 @@ def step_of(ladd: LADD, teacher: Any) -> Callable[..., Any]:
         heads: Heads, params: Any, frozen: Any, key: jax.Array, batch: Any, number: jax.Array
     ) -> Any:
         state = dataclasses.replace(shapes, step=number, key=key, params=params)
-        drawn, keys = ladd.draw(state, batch)
-        x0_hat = ladd.predict(params, drawn)
+        drawn, keys = ladd.draw(state, frozen, batch)
+        x0_hat = ladd.predict(params, frozen, drawn)
         heads = update_orders.update_heads(ladd, heads, state, frozen, drawn, x0_hat, keys)
         verdict = ladd.judge(heads.params, number, frozen, drawn, x0_hat)
         heads = ladd.apply(heads, verdict.gradient)

@@ -34,7 +34,7 @@ def main(_: list[str]) -> None:
     read_architectures(_CONFIG.value)
     config = typed(_CONFIG.value)
     objective = objectives.ladd(config)
-    frozen = {name: network.shapes for name, network in objective.critic.networks.items()}
+    frozen = {name: network.shapes for name, network in objective.networks.items()}
     state = jax.eval_shape(objective.init, jax.random.PRNGKey(0), objective.student.shapes)
     bucket = max(map(Bucket.parse, config.data.buckets), key=lambda b: b.height * b.width)
     b, data = _BATCH.value, config.data

@@ -88,7 +88,7 @@ def bytes_of(model: Model) -> int:
 def ideal(target: LADD, sizes: dict[str, int]) -> float:
     """Bytes that a device sends in a step, by the formulas above."""
     student, heads = bytes_of(target.student), bytes_of(target.critic.heads)
-    teacher = sum(map(bytes_of, target.critic.networks.values()))
+    teacher = sum(map(bytes_of, target.networks.values()))
     data, fsdp = sizes.get("data", 1), sizes.get("fsdp", 1)
     learnt = student + heads
     gathered = (fsdp - 1) / fsdp * (2 * student + 3 * teacher + 3 * heads)

@@ -223,3 +223,32 @@ def test_distillation_with_a_teacher_that_is_cut_starts_from_the_whole_one(image
     moved = jax.tree.map(lambda a, b: float(jnp.max(jnp.abs(a - b))), state.params, generator)
     assert 0 < max(jax.tree.leaves(moved)) < 1e-5
     assert state.heads["heads"]["residual"]["scale"].shape[0] == 1
+
+
+def test_adapters_are_trained_saved_and_read_as_a_whole_student(images, tmp_path):
+    config = settings(steps=1, lora=dict(rank=2, layers=("*qkv",)))
+    config.distil.optimizer.update(dict(learning_rate=1e-2, warmup_steps=0))
+    # Constant beside the adapters, in fewer bits than these.
+    config.model.teacher_dtype = "bfloat16"
+    (tmp_path / "encoded").symlink_to(images)
+    write_generator(typed(config), tmp_path)
+    mesh = make_mesh(config.mesh)
+    distil(typed(config), tmp_path)
+    config.distil.steps = 2
+    distil(typed(config), tmp_path)
+    config, student = typed(config), objectives.ladd(typed(config)).student
+    state = load_student(config, tmp_path, mesh)
+    assert int(state.step) == 2
+    assert jax.tree.map(jnp.shape, state.params) == jax.tree.map(jnp.shape, student.shapes)
+    generator = load_generator(config, tmp_path, mesh)
+    for name, adapters in (("student", state.params), ("ema", state.ema)):
+        found = load_student_weights(config, tmp_path, mesh, name, 2)
+        assert_same(found, student.merge(adapters, generator, jnp.float32))
+        moved = {
+            jax.tree_util.keystr(path)
+            for (path, new), old in zip(
+                jax.tree.leaves_with_path(found), jax.tree.leaves(generator), strict=True
+            )
+            if np.any(np.asarray(new) != np.asarray(old.astype(jnp.float32)))
+        }
+        assert moved and all(name.endswith("['qkv']['kernel']") for name in moved)

@@ -21,6 +21,7 @@ from ladd_jax.diffusion.sampling import GENERATOR_SAMPLERS
 from ladd_jax.errors import Problems, UserError
 from ladd_jax.models.families import family
 from ladd_jax.models.heads import HeadSettings
+from ladd_jax.models.lora import LoRA
 from ladd_jax.models.random_text import TOKENIZERS
 from ladd_jax.names import nearest
 from ladd_jax.objectives.critics.features import FeatureCritic
@@ -372,6 +373,8 @@ class Distil(LADDSettings):
     # Blocks of the teacher with a head; empty: all. Without a distillation_weight the teacher ends
     # with the last one.
     hooked_blocks: tuple[int, ...] = FeatureCritic.hooked_blocks
+    # With a rank above 0 adapters are trained, and what the student begins as stays constant.
+    lora: LoRA = LoRA()
     optimizer: Optimizer = Optimizer(1e-5, beta1=0.0, clip_norm=1.0)
     heads_optimizer: Optimizer = Optimizer(1e-4, beta1=0.0, clip_norm=1.0)
 

@@ -3,11 +3,17 @@
 import dataclasses
 from typing import Any
 
-from ladd_jax.config.architectures import student_architecture, teacher_architecture
+from ladd_jax.config.architectures import (
+    generator_architecture,
+    student_architecture,
+    teacher_architecture,
+)
 from ladd_jax.config.fields import Config, Finetune, Pretrain
 from ladd_jax.data.buckets import Bucket
+from ladd_jax.models.base import Backbone
 from ladd_jax.models.families import family_of
 from ladd_jax.models.heads import HeadConfig, HeadSettings, head, head_stack
+from ladd_jax.models.lora import Adapted
 from ladd_jax.objectives.base import Objective
 from ladd_jax.objectives.critics.features import FeatureCritic
 from ladd_jax.objectives.flow_matching import FlowMatching, FlowMatchingSettings
@@ -28,6 +34,20 @@ def flow_matching(config: Config, stage: Pretrain | Finetune) -> FlowMatching:
     )
 
 
+def student(config: Config) -> Backbone:
+    """What `distil` trains: the whole network, or adapters of it.
+
+    Raises:
+      UserError: a network that cannot be, or adapters of layers that it does not have.
+    """
+    architecture, lora = student_architecture(config), config.distil.lora
+    backbone = family_of(config).backbone
+    if not lora.rank:
+        return backbone(architecture)
+    # Constant, it has the dtype of other constant networks.
+    return Adapted(backbone(generator_architecture(config)), lora, architecture.param_dtype)
+
+
 def ladd(config: Config) -> LADD:
     """The distillation.
 
@@ -35,12 +55,12 @@ def ladd(config: Config) -> LADD:
       UserError: a network that cannot be, or heads on blocks that the teacher does not have.
     """
     backbone = family_of(config).backbone
-    student, stage = student_architecture(config), config.distil
+    stage = config.distil
     teacher = backbone(teacher_architecture(config))
     heads = HeadConfig(
         features=teacher.width,
         condition_width=teacher.summary_width,
-        dtype=student.dtype,
+        dtype=student_architecture(config).dtype,
         **_settings(HeadSettings, config.heads),
     )
     critic = FeatureCritic(
@@ -50,7 +70,7 @@ def ladd(config: Config) -> LADD:
         hooked_blocks=stage.hooked_blocks,
     )
     return LADD(
-        student=backbone(student),
+        student=student(config),
         critic=critic,
         optimizer=stage.optimizer,
         heads_optimizer=stage.heads_optimizer,

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 
 from ladd_jax.errors import UserError
@@ -18,6 +19,9 @@ Cond = dict[str, jax.Array]
 Only a family of networks and the sources of its data know the names. The arrays of the empty prompt
 (`null`) have no batch dimension.
 """
+
+BASE = "base"
+"""Name among the frozen trees of the constant parameters of a network that is trained in part."""
 
 Tap = Callable[[jax.Array, jax.Array], Any]
 """`tap(block int32 [], tokens [B, N, D]) -> tree`: reads the image tokens after a block."""
@@ -43,11 +47,12 @@ class Model:
     """Structure of a network without its parameters.
 
     Several parameter trees (student, teacher, EMA) serve one `Model`. `axes` and `shapes` are
-    trees like the parameters: logical axis names, and `jax.ShapeDtypeStruct`.
+    trees like the parameters: logical axis names, and `jax.ShapeDtypeStruct`. `build` makes the
+    module.
     """
 
     def __init__(self, build: Callable[[nnx.Rngs], nnx.Module]):
-        self._build = build
+        self.build = build
         module = nnx.eval_shape(lambda: build(nnx.Rngs(0)))
         self._graphdef, state = nnx.split(module)
         self.shapes: Params = nnx.to_pure_dict(state)
@@ -63,7 +68,7 @@ class Model:
 
     def init(self, key: jax.Array) -> Params:
         """Fresh parameters from a PRNG key; jit-compatible."""
-        return nnx.to_pure_dict(nnx.split(self._build(nnx.Rngs(key)))[1])
+        return nnx.to_pure_dict(nnx.split(self.build(nnx.Rngs(key)))[1])
 
     def __call__(self, params: Params, *args: Any, **kwargs: Any) -> Any:
         """The module's `__call__` with these parameters."""
@@ -86,6 +91,9 @@ class Backbone(Model):
       width: features of an image token D.
       patch: side of the square of latent pixels that becomes one token; N is HW / patch^2.
       summary_width: length of the vector that sums up a cond.
+      summary_name: name of that vector in a cond.
+      base: the network whose parameters are constant beside those that are trained, such as
+        adapters; None where all are trained.
     """
 
     def __init__(
@@ -111,7 +119,8 @@ class Backbone(Model):
         super().__init__(build)
         self.blocks, self.width, self.patch = blocks, width, patch
         self.summary_width = summary_width
-        self._summary = summary
+        self.summary_name = summary
+        self.base: Backbone | None = None
 
     def __call__(
         self, params: Params, x_t: jax.Array, t: jax.Array, cond: Cond, tap: Tap | None = None
@@ -134,13 +143,34 @@ class Backbone(Model):
         """
         return self.bind(params).features_vjp(x_t, t, cond)
 
+    def begin(self, key: jax.Array, start: Params) -> Params:
+        """The parameters that a training starts with.
+
+        Args:
+          key: raw PRNG key of what is drawn.
+          start: parameters of a whole network, in any dtype. What is trained of them is copied: a
+            step donates its state, and a shared buffer would take the other network with it.
+        """
+        return jax.tree.map(
+            lambda leaf, own: jnp.array(leaf, own.dtype, copy=True), start, self.shapes
+        )
+
+    def complete(self, params: Params, frozen: dict[str, Any]) -> Params:
+        """What the network computes with, of what is trained and what is constant.
+
+        Args:
+          params: parameters as `begin` makes them.
+          frozen: constant trees by name, `BASE` among them where the network has one.
+        """
+        return params
+
     def grid(self, x_t: jax.Array) -> tuple[int, int]:
         """Rows and columns (h, w) of the image tokens of latents, hw = N."""
         return x_t.shape[1] // self.patch, x_t.shape[2] // self.patch
 
     def summary(self, cond: Cond) -> jax.Array:
         """The vector `[B, summary_width]` that sums up a cond, for heads to be conditioned on."""
-        return cond[self._summary]
+        return cond[self.summary_name]
 
 
 def parameter_count(model: Model) -> int:

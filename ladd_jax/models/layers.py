@@ -20,6 +20,10 @@ class Linear(nnx.Module):
     """Dense layer on the last axis, into one or several output axes: `[..., I] -> [..., *O]`.
 
     A `quantized` one has an int8 kernel and a scale, of `models.quantized`, and starts with zeros.
+
+    Attributes:
+      parts: layers that this one is in published files: the first of several output axes.
+      low_rank: what is added to the product, of `models.lora`; None for nothing.
     """
 
     def __init__(
@@ -34,6 +38,7 @@ class Linear(nnx.Module):
         init: initializers.Initializer | None = None,
         bias: bool = True,
         quantized: bool = False,
+        parts: int = 1,
     ):
         outputs = (outputs,) if isinstance(outputs, int) else outputs
         flat = int(np.prod(outputs))
@@ -54,6 +59,8 @@ class Linear(nnx.Module):
         )
         self.axes = axes
         self.dtype = dtype
+        self.parts = parts
+        self.low_rank: nnx.Module | None = nnx.data(None)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         if self.scale is None:
@@ -63,7 +70,10 @@ class Linear(nnx.Module):
             kernel = gather(self.kernel[...], self.axes)
             scale = gather(self.scale[...], self.axes[1:])
             kernel = dequantize(kernel, scale).astype(self.dtype)
-        y = jnp.tensordot(x.astype(self.dtype), kernel, 1)
+        x = x.astype(self.dtype)
+        y = jnp.tensordot(x, kernel, 1)
+        if self.low_rank is not None:
+            y += self.low_rank(x)
         if self.bias is not None:
             y += gather(self.bias[...].astype(self.dtype), self.axes[1:])
         middle = (None,) * (x.ndim - 2)

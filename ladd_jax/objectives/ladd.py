@@ -18,7 +18,7 @@ from ladd_jax.diffusion import times
 from ladd_jax.diffusion.flow import expand, interpolate, predict_x0
 from ladd_jax.diffusion.samplers import sample_noise
 from ladd_jax.errors import UserError
-from ladd_jax.models.base import Backbone, Cond, Params
+from ladd_jax.models.base import BASE, Backbone, Cond, Model, Params
 from ladd_jax.objectives import update_orders
 from ladd_jax.objectives.accumulation import accumulate
 from ladd_jax.objectives.adversarial import (
@@ -78,6 +78,8 @@ class LADDSettings:
         2.5). The paper drops it (0) for synthetic data.
       reconstruction_weight: weight of the distance to the sample that the input was noised from
         (paper: 0).
+      reconstruction_gamma: largest ((1 - t) / t)^2 that this distance is multiplied by; 0 has no
+        largest one.
       paired_weight: weight of the distance, at t = 1, to the sample that the data generator made of
         the same noise (paper: 0); the batch has `noise_keys` then.
       paired_share: share of the inputs at t = 1 that are such noise, where the weight is not 0; the
@@ -110,6 +112,7 @@ class LADDSettings:
     r1_interval: int = 1
     distillation_weight: float = 0.0
     reconstruction_weight: float = 0.0
+    reconstruction_gamma: float = 0.0
     paired_weight: float = 0.0
     paired_share: float = 1.0
     moments_weight: float = 0.0
@@ -181,6 +184,7 @@ class LADDSettings:
                 "r1_gamma": NOT_NEGATIVE,
                 "distillation_weight": NOT_NEGATIVE,
                 "reconstruction_weight": NOT_NEGATIVE,
+                "reconstruction_gamma": NOT_NEGATIVE,
                 "paired_weight": NOT_NEGATIVE,
                 "paired_share": SHARE,
                 "moments_weight": NOT_NEGATIVE,
@@ -212,17 +216,19 @@ class LADD(LADDSettings):
     def step(
         self, state: TrainState, frozen: dict[str, Any], batch: Batch
     ) -> tuple[TrainState, Metrics]:
-        """Updates the heads, then the student through them. `frozen` is read by the critic.
+        """Updates the heads, then the student through them. `frozen` are trees of `networks`.
 
         Where a gradient is not finite it updates neither.
         """
         # 1. Noise the latents: x_t at one of the student's times t. Draw t_hat and its noise, too.
-        drawn, head_keys = self.draw(state, batch)
+        drawn, head_keys = self.draw(state, frozen, batch)
         if self.accumulation > 1:
             passes = update_orders.in_micro_batches(self, state, frozen, drawn, head_keys)
         else:
             # 2. The student predicts x_0.
-            x0_hat, student_vjp = jax.vjp(lambda params: self.predict(params, drawn), state.params)
+            x0_hat, student_vjp = jax.vjp(
+                lambda params: self.predict(params, frozen, drawn), state.params
+            )
             # 3. Its prediction is re-noised and shown to the teacher: features, kept once.
             fake, real = self.open(frozen, drawn, x0_hat)
             # 4. The heads judge it and the re-noised data, whose features are not kept.
@@ -269,8 +275,8 @@ class LADD(LADDSettings):
           `data`, `student`: 1 where the latents and where the prediction is not finite, float32
           `[B]`; `heads`: where a head's logits on it are not, `[K, B]`; `t_hat`: `[B]`.
         """
-        drawn, _ = self.draw(state, batch)
-        x0_hat = self.predict(state.params, drawn)
+        drawn, _ = self.draw(state, frozen, batch)
+        x0_hat = self.predict(state.params, frozen, drawn)
 
         def bad(x: jax.Array) -> jax.Array:
             finite = jnp.all(jnp.isfinite(x), axis=tuple(range(1, x.ndim)))
@@ -295,14 +301,11 @@ class LADD(LADDSettings):
 
         Args:
           key: raw PRNG key.
-          params: the student's first parameters, usually the data generator's, in any dtype. They
-            are copied: the step donates its state, and a shared buffer would take the other
-            network with it.
+          params: parameters of the network that the student begins as, usually the data
+            generator's, in any dtype.
         """
-        params = jax.tree.map(
-            lambda leaf, own: jnp.array(leaf, own.dtype, copy=True), params, self.student.shapes
-        )
         heads_key, state_key = jax.random.split(key)
+        params = self.student.begin(jax.random.fold_in(key, 2), params)
         heads = self.critic.heads.init(heads_key)
         return TrainState(
             step=jnp.zeros((), jnp.int32),
@@ -318,6 +321,12 @@ class LADD(LADDSettings):
     def loss_terms(self) -> tuple[Term, ...]:
         """The terms of the student's loss."""
         return terms_of(self) if self.terms is None else self.terms
+
+    @property
+    def networks(self) -> dict[str, Model]:
+        """The networks whose parameters come in `frozen`, by name."""
+        base = self.student.base
+        return self.critic.networks | ({} if base is None else {BASE: base})
 
     @property
     def penalty(self) -> Penalty:
@@ -350,9 +359,13 @@ class LADD(LADDSettings):
         real = again * (REAL_FEATURES in self.needs)
         back = sum(FEATURE_GRADIENT in term.needs for term in self.loss_terms)
         teacher = 3 + 2 * (self.head_updates - 1) + misaligned + again + real + back
-        return 3 + again + own, teacher
+        # Gradients of the adapters of a constant network are small beside a pass.
+        student = 3 if self.student.base is None else 2
+        return student + again + own, teacher
 
-    def draw(self, state: TrainState, batch: Batch) -> tuple[Drawn, jax.Array]:
+    def draw(
+        self, state: TrainState, frozen: dict[str, Any], batch: Batch
+    ) -> tuple[Drawn, jax.Array]:
         """The batch with its times and noises, and a key for each further update of the heads."""
         x_0, cond = batch["latents"], batch["cond"]
         key = jax.random.fold_in(state.key, state.step)
@@ -372,7 +385,8 @@ class LADD(LADDSettings):
         if self.own_share:
             # Numbers 0 and 1 are the keys that `student_input` splits it into.
             own_key = jax.random.fold_in(student_key, 2)
-            x_t, own = self.own_input(own_key, state.params, x_t, t, cond)
+            whole = self.student.complete(state.params, frozen)
+            x_t, own = self.own_input(own_key, whole, x_t, t, cond)
         paired = None
         if self.paired_weight:
             drawn = jax.random.uniform(jax.random.fold_in(student_key, 3), t.shape)
@@ -440,9 +454,10 @@ class LADD(LADDSettings):
         fake = draw(fake_key)
         return fake, fake if self.same_renoise else draw(real_key)
 
-    def predict(self, params: Params, drawn: Drawn) -> jax.Array:
+    def predict(self, params: Params, frozen: dict[str, Any], drawn: Drawn) -> jax.Array:
         """The student's x_0 from a point between the data and noise, `[B, H, W, C]`."""
-        v = self.student(params, drawn.x_t, drawn.t, drawn.cond)
+        whole = self.student.complete(params, frozen)
+        v = self.student(whole, drawn.x_t, drawn.t, drawn.cond)
         return predict_x0(drawn.x_t, v, drawn.t)
 
     def open(

@@ -35,7 +35,7 @@ def update_heads(
       ladd: the objective.
       heads: heads before these updates.
       state: state before the step.
-      frozen: trees that the critic reads.
+      frozen: the step's constant trees.
       drawn: the batch.
       x0_hat: the student's predictions.
       keys: raw PRNG keys `[n, 2]`; n may be 0.
@@ -67,7 +67,7 @@ def _in_two_passes(
     """All micro-batches for the heads, then again for the student: the same update."""
 
     def predict(drawn: Drawn) -> tuple[Any, Any, jax.Array]:
-        return (), (), ladd.predict(state.params, drawn)
+        return (), (), ladd.predict(state.params, frozen, drawn)
 
     _, _, x0_hat = accumulate(predict, drawn, ladd.accumulation, ())
     heads = Heads(state.heads, state.heads_optimizer)
@@ -76,7 +76,9 @@ def _in_two_passes(
     heads = ladd.apply(heads, verdict.gradient)
 
     def generate(drawn: Drawn) -> tuple[Params, Metrics, Any]:
-        x0_hat, student_vjp = jax.vjp(lambda params: ladd.predict(params, drawn), state.params)
+        x0_hat, student_vjp = jax.vjp(
+            lambda params: ladd.predict(params, frozen, drawn), state.params
+        )
         fake, real = ladd.open(frozen, drawn, x0_hat)
         x0_bar, losses = ladd.student_loss(heads.params, drawn, x0_hat, fake, real)
         return student_vjp(x0_bar)[0], losses, ()
@@ -94,7 +96,9 @@ def _through_heads_before(
     """
 
     def part(drawn: Drawn) -> tuple[Any, Any, Any]:
-        x0_hat, student_vjp = jax.vjp(lambda params: ladd.predict(params, drawn), state.params)
+        x0_hat, student_vjp = jax.vjp(
+            lambda params: ladd.predict(params, frozen, drawn), state.params
+        )
         fake, real = ladd.open(frozen, drawn, x0_hat)
         verdict = ladd.judge(state.heads, state.step, frozen, drawn, x0_hat, fake, real)
         x0_bar, losses = ladd.student_loss(state.heads, drawn, x0_hat, fake, real)

@@ -103,7 +103,7 @@ def contents(
 def parameter_shapes(objective: LADD) -> set[Shape]:
     """Shapes of all parameters, whole and of one layer, without dimensions of 1."""
     found = set()
-    for model in (objective.student, *objective.critic.networks.values(), objective.critic.heads):
+    for model in (objective.student, *objective.networks.values(), objective.critic.heads):
         leaves = zip(
             jax.tree.leaves(model.shapes),
             jax.tree.leaves(model.axes, is_leaf=lambda node: isinstance(node, tuple)),

@@ -72,7 +72,7 @@ def step_arguments(
     shapes, shardings = distillation_layout(objective, mesh)
     frozen = {
         name: abstract_like(network.shapes, parameter_shardings(mesh, network.shapes, network.axes))
-        for name, network in objective.critic.networks.items()
+        for name, network in objective.networks.items()
     }
     return shardings, (
         abstract_like(shapes, shardings),

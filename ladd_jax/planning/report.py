@@ -22,7 +22,7 @@ def headline(job: Job, topology: str, slices: int, batch_size: int) -> str:
     sizes = " x ".join(f"{axis}={size}" for axis, size in job.mesh.shape.items())
     networks = "".join(
         f", {parameter_count(network) / 1e9:.2f} B of the {name}"
-        for name, network in job.objective.critic.networks.items()
+        for name, network in job.objective.networks.items()
     )
     return (
         f"{topology}{f' x {slices} slices' if slices > 1 else ''}: {job.chips} x {job.chip.name}, "

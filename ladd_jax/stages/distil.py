@@ -11,13 +11,14 @@ from ladd_jax.config.fields import Config, to_dict
 from ladd_jax.config.workdir import folder, places
 from ladd_jax.data.shards import read_identity
 from ladd_jax.errors import UserError
+from ladd_jax.models.base import BASE
 from ladd_jax.objectives.base import TrainState
 from ladd_jax.parallel.mesh import make_mesh
 from ladd_jax.stages.going_back import go_back, lowered
 from ladd_jax.stages.load import (
-    load_finetuned,
-    load_generator,
+    load_base,
     load_origin,
+    load_start,
     load_teacher,
     student_data,
 )
@@ -60,30 +61,39 @@ def _distil(config: Config, workdir: Path) -> CollapsedError | None:
     same = teacher_architecture(config) == generator_architecture(config)
     same = same and not config.teacher.weights
 
+    frozen = {"teacher": teacher}
+    student = objective.student
+    if student.base is not None:
+        # One tree for both, where the student begins as the teacher.
+        shared = same and not config.finetune.steps
+        frozen[BASE] = teacher if shared else load_base(config, workdir, mesh)
     begun = places(workdir)
 
     def fresh() -> TrainState:
         if begun.origin is not None:
             return load_origin(begun.origin, begun.step, abstract_like(shapes, shardings))
-        # A whole network that is held no longer than this, where it is not the teacher.
-        if config.finetune.steps:
-            start = load_finetuned(config, workdir, mesh)
+        # A whole network that is held no longer than this, where it is neither in `frozen`.
+        if student.base is not None:
+            start = frozen[BASE]
+        elif same and not config.finetune.steps:
+            start = teacher
         else:
-            start = teacher if same else load_generator(config, workdir, mesh)
+            start = load_start(config, workdir, mesh)
         return create(objective.init, shardings, key, start)
 
     preview = None
     if config.log.samples_every and config.evaluate.student_steps:
-        previews = Previews(config, workdir, shards, objective.student, mesh)
+        previews = Previews(config, workdir, shards, student, mesh)
 
         def preview(state: TrainState, step: int, writer: MetricWriter) -> dict[str, float]:
-            return previews(jax.device_put(state.ema, shardings.params), step, writer)
+            ema = jax.device_put(state.ema, shardings.params)
+            return previews(student.complete(ema, frozen), step, writer)
 
     training = Training(
         name="distil",
         objective=objective,
         shardings=shardings,
-        frozen={"teacher": teacher},
+        frozen=frozen,
         mesh=mesh,
         steps=stage.steps,
         config=to_dict(config),

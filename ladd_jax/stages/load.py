@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
+from functools import partial
 from logging import getLogger
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from ladd_jax.data.shards import Shards, is_complete, read_identity
 from ladd_jax.errors import NotFoundError, UserError
 from ladd_jax.models.base import Params
 from ladd_jax.models.families import family_of
+from ladd_jax.models.lora import Adapted
 from ladd_jax.models.quantized import quantize_params
 from ladd_jax.objectives.base import TrainState
 from ladd_jax.parallel.mesh import parameter_shardings
@@ -257,6 +259,30 @@ def load_finetuned(config: Config, workdir: Path, mesh: Mesh) -> Params:
     return _matched("finetune", config, workdir, mesh)
 
 
+def load_start(config: Config, workdir: Path, mesh: Mesh) -> Params:
+    """The network that the student begins as, on a mesh: the data generator, or what `finetune` has
+    made of it.
+
+    Raises:
+      NotFoundError: a stage before is not done, or the weights are not there.
+      UserError: the weights are damaged, or of another architecture than the config's.
+    """
+    if config.finetune.steps:
+        return load_finetuned(config, workdir, mesh)
+    return load_generator(config, workdir, mesh)
+
+
+def load_base(config: Config, workdir: Path, mesh: Mesh) -> Params:
+    """The same as adapters need it: constant, in the dtype of constant networks.
+
+    Raises:
+      NotFoundError: see `load_start`.
+      UserError: see `load_start`.
+    """
+    dtype = architectures.generator_architecture(config).param_dtype
+    return jax.tree.map(lambda leaf: leaf.astype(dtype), load_start(config, workdir, mesh))
+
+
 def load_teacher(config: Config, workdir: Path, mesh: Mesh) -> Params:
     """The teacher under the heads, as `teacher_architecture` describes it.
 
@@ -331,7 +357,7 @@ def finished_student_step(config: Config, workdir: Path) -> int:
 def load_student_weights(
     config: Config, workdir: Path, mesh: Mesh, student: str, step: int
 ) -> Params:
-    """One of the students of `distil`, finished or not.
+    """One of the students of `distil`, finished or not: a whole network, with its adapters added.
 
     Args:
       config: the run's config.
@@ -354,7 +380,13 @@ def load_student_weights(
     saved = checkpoints_of(config, workdir, "distil")
     params = saved.restore_tree(name, abstract, step)
     saved.close()
-    return params
+    if not isinstance(objective.student, Adapted):
+        return params
+    base, dtype = objective.student.base, architectures.student_architecture(config).param_dtype
+    assert base is not None
+    layout = parameter_shardings(mesh, base.shapes, base.axes)
+    merge = jax.jit(partial(objective.student.merge, dtype=dtype), out_shardings=layout)
+    return merge(params, load_base(config, workdir, mesh))
 
 
 def load_origin(origin: Path, step: int | None, abstract: TrainState) -> TrainState:

@@ -329,9 +329,9 @@ def test_a_slope_lowers_the_mean_of_t_hat_with_t():
 def test_at_time_one_a_share_of_the_inputs_is_the_noise_that_the_samples_were_made_of():
     objective = tiny.ladd(paired_weight=1.0, paired_share=0.5, own_share=0.5)
     plain = dataclasses.replace(objective, paired_weight=0.0)
-    state, _ = tiny.ladd_state(objective)
+    state, frozen = tiny.ladd_state(objective)
     batch = tiny.batch(size=64) | tiny.noise_keys(size=64)
-    (drawn, _), (other, _) = objective.draw(state, batch), plain.draw(state, batch)
+    (drawn, _), (other, _) = objective.draw(state, frozen, batch), plain.draw(state, frozen, batch)
     assert other.paired is None
     paired = np.asarray(drawn.paired)
     assert not np.any(paired & (drawn.t < 1)) and 0.3 < np.mean(paired[drawn.t == 1]) < 0.7

@@ -32,7 +32,7 @@ TERMS = {
     "distillation": Distillation(2.5),
     "moments": Moments(3.0, t_hat=0.7),
     "paired": Paired(0.3),
-    "reconstruction": Reconstruction(0.5),
+    "reconstruction": Reconstruction(0.5, gamma=5.0),
 }
 
 
@@ -78,7 +78,7 @@ def formulas(ladd, frozen, drawn, heads):
 
     def reconstruction(x0_hat):
         snr = ((1 - drawn.t) / drawn.t)[:, None, None, None] ** 2
-        weight = snr * ~drawn.own[:, None, None, None]
+        weight = jnp.minimum(snr, 5.0) * ~drawn.own[:, None, None, None]
         return jnp.mean(weight * (x0_hat - drawn.x_0) ** 2)
 
     def paired(x0_hat):
@@ -110,8 +110,8 @@ def compared():
 
     @jax.jit
     def run(state, frozen, batch):
-        drawn, _ = ladd.draw(state, batch)
-        x0_hat = ladd.predict(state.params, drawn)
+        drawn, _ = ladd.draw(state, frozen, batch)
+        x0_hat = ladd.predict(state.params, frozen, drawn)
         fake, real = ladd.open(frozen, drawn, x0_hat)
         seen = Seen(
             x0_hat=x0_hat,
@@ -161,6 +161,8 @@ def test_settings_name_the_terms_and_these_what_they_need():
     assert (distillation.weight, distillation.needs) == (2.5, {PREDICTED_X0})
     (_, reconstruction) = terms_of(LADDSettings(reconstruction_weight=0.3))
     assert reconstruction == Reconstruction(0.3) and not reconstruction.needs
+    (_, held) = terms_of(LADDSettings(reconstruction_weight=0.3, reconstruction_gamma=5.0))
+    assert held == Reconstruction(0.3, gamma=5.0)
     (_, paired) = terms_of(LADDSettings(paired_weight=0.3))
     assert paired == Paired(0.3) and not paired.needs
     (_, moments) = terms_of(LADDSettings(moments_weight=0.3, moments_t_hat=0.6))

@@ -151,8 +151,9 @@ class _Stream(nnx.Module):
             d, (self.chunks, d), ("embed", None, "mlp"), init=initializers.zeros, **options
         )
         qkv_axes = ("embed", None, "heads", None)
-        self.qkv = Linear(d, (3, k, d // k), qkv_axes, **options)
-        self.qkv2 = Linear(d, (3, k, d // k), qkv_axes, **options) if dual else None
+        qkv: dict[str, Any] = options | {"parts": 3}
+        self.qkv = Linear(d, (3, k, d // k), qkv_axes, **qkv)
+        self.qkv2 = Linear(d, (3, k, d // k), qkv_axes, **qkv) if dual else None
         norm = config.qk_norm
         norms = {"rngs": rngs, "param_dtype": config.param_dtype}
         self.norm_q = RMSNorm(d // k, **norms) if norm else None

@@ -3,6 +3,7 @@
 To add one, write its file, give it an entry in `TERMS`, and give `LADDSettings` its fields.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -26,7 +27,9 @@ TERMS: dict[str, Callable[[Any], Term | None]] = {
     ),
     "paired": lambda settings: Paired(settings.paired_weight) if settings.paired_weight else None,
     "reconstruction": lambda settings: (
-        Reconstruction(settings.reconstruction_weight) if settings.reconstruction_weight else None
+        Reconstruction(settings.reconstruction_weight, settings.reconstruction_gamma or math.inf)
+        if settings.reconstruction_weight
+        else None
     ),
 }
 """By name, from `LADDSettings` to a term, or to None where the settings leave it out."""

@@ -2,10 +2,13 @@
 
 With little noise x_0 is nearly known, and the mean of what it can be, to which regression leads, is
 as sharp as the sample; with much noise that mean is blurred. So the weight is the signal-to-noise
-ratio ((1 - t) / t)^2 of the input (Salimans & Ho 2022, section 4), and nothing at pure noise.
+ratio ((1 - t) / t)^2 of the input (Salimans & Ho 2022, section 4), and nothing at pure noise. It may be
+held to at most gamma (min-SNR, Hang et al. 2023): at t = .25 it is 9, and regression alone would
+decide there.
 """
 
 import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
@@ -16,18 +19,19 @@ from ladd_jax.objectives.terms.base import Seen
 
 @dataclasses.dataclass(frozen=True)
 class Reconstruction:
-    """Squared distance to x_0, weighted by ((1 - t) / t)^2.
+    """Squared distance to x_0, weighted by ((1 - t) / t)^2, or by gamma where that is less.
 
     Inputs from the student's own sampling have no such x_0 and do not count.
     """
 
     weight: float
+    gamma: float = math.inf
     name: str = "reconstruction"
     needs: frozenset[str] = frozenset()
 
     def __call__(self, seen: Seen) -> tuple[jax.Array, jax.Array]:
         """See `Term`."""
-        weight = jnp.square((1 - seen.t) / seen.t)
+        weight = jnp.minimum(jnp.square((1 - seen.t) / seen.t), self.gamma)
         if seen.own is not None:
             weight = jnp.where(seen.own, 0.0, weight)
 

@@ -1,0 +1,201 @@
+"""Low-rank adaptation of a frozen network (LoRA, Hu et al. 2021).
+
+A dense layer of kernel W `[I, O]` becomes x W + (alpha / r) x A B, with A `[I, r]` and B `[r, O]`
+trained and W constant. B starts at zero, so that the adapted network begins as the frozen one.
+
+Any network made of `models.layers.Linear` can be adapted; nothing here knows its family. A layer
+that is several in published files, such as one product for queries, keys and values, has an A and a
+B for each of these: A `[I, P, r]` and B `[P, r, ...]`, P being 1 for other layers. Stacked blocks
+have one more dimension, the layers', before all others.
+"""
+
+import dataclasses
+import fnmatch
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from ladd_jax.errors import UserError
+from ladd_jax.models.base import BASE, Backbone, Params
+from ladd_jax.models.layers import Dtype, Linear
+from ladd_jax.parallel.mesh import gather
+from ladd_jax.ranges import NOT_NEGATIVE, check_numbers
+
+_NAME = "low_rank"
+"""Of the adapters in a tree of parameters, beside `kernel` and `bias` of their layer."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LoRA:
+    """Which layers are adapted, and how.
+
+    Attributes:
+      rank: r; 0 adapts nothing, and the whole network is trained.
+      alpha: the product of A and B counts alpha / r; 0 stands for r, which counts it once.
+      layers: patterns of names of dense layers, such as `*/image/qkv`: places in the tree of
+        parameters, joined by slashes, where `*` stands for anything.
+    """
+
+    rank: int = 0
+    alpha: float = 0.0
+    layers: tuple[str, ...] = ("*block*",)
+
+    def __post_init__(self) -> None:
+        check_numbers(self, {"rank": NOT_NEGATIVE, "alpha": NOT_NEGATIVE})
+        if self.rank and not self.layers:
+            raise UserError(
+                f"layers is () and rank {self.rank}: name layers, such as *block*, or use rank 0"
+            )
+
+    @property
+    def scale(self) -> float:
+        """What the product of A and B is multiplied by."""
+        return self.alpha / self.rank if self.alpha else 1.0
+
+
+class LowRank(nnx.Module):
+    """What one dense layer is adapted by: `[..., I] -> [..., *O]`."""
+
+    def __init__(self, layer: Linear, lora: LoRA, *, rngs: nnx.Rngs, param_dtype: Dtype):
+        kernel, axes, parts = layer.kernel[...], layer.axes, layer.parts
+        stacked = kernel.shape[: kernel.ndim - len(axes)]
+        inputs, *outputs = kernel.shape[len(stacked) :]
+        # Of several output axes the first one counts the parts.
+        kept = slice(parts > 1, None)
+        self.axes: dict[str, tuple[str | None, ...]] = {
+            "down": (axes[0], None, None), "up": (None, None, *axes[1:][kept])
+        }  # fmt: skip
+        # Uniform within the inverse root of the inputs, as PEFT has it.
+        shape, bound = (*stacked, inputs, parts, lora.rank), inputs**-0.5
+        down = jax.random.uniform(rngs.params(), shape, param_dtype, -bound, bound)
+        up = jnp.zeros((*stacked, parts, lora.rank, *outputs[kept]), param_dtype)
+        self.down = nnx.Param(down, axes=self.axes["down"])
+        self.up = nnx.Param(up, axes=self.axes["up"])
+        self.scale = lora.scale
+        self.dtype = layer.dtype
+        self.parts = parts
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        down, up = (
+            gather(array[...].astype(self.dtype), self.axes[name])
+            for name, array in (("down", self.down), ("up", self.up))
+        )
+        outputs = "ab"[: up.ndim - 2]
+        inner = self.scale * jnp.tensordot(x, down, 1)
+        y = jnp.einsum(f"...pr,pr{outputs}->...p{outputs}", inner, up)
+        return y if self.parts > 1 else jnp.squeeze(y, -1 - len(outputs))
+
+
+class Adapted(Backbone):
+    """A network whose parameters are its adapters alone.
+
+    Its `shapes`, `axes` and `init` are of these. What computes takes all parameters, which
+    `complete` makes of the adapters and of the constant ones.
+    """
+
+    def __init__(self, network: Backbone, lora: LoRA, param_dtype: Dtype = jnp.float32):
+        """Adapts a network.
+
+        Args:
+          network: the network; it stays as it is.
+          lora: how it is adapted; a rank above 0.
+          param_dtype: dtype of the adapters.
+
+        Raises:
+          UserError: a pattern that is the name of no dense layer.
+        """
+
+        def build(rngs: nnx.Rngs) -> nnx.Module:
+            module = network.build(rngs)
+            _adapt(module, lora, rngs, param_dtype)
+            return module
+
+        super().__init__(
+            build,
+            blocks=network.blocks,
+            width=network.width,
+            patch=network.patch,
+            summary=network.summary_name,
+            summary_width=network.summary_width,
+        )
+        self.lora = lora
+        self.base = network
+        self.shapes = _adapters(self.shapes)
+        self.axes = _adapters(self.axes)
+
+    def init(self, key: jax.Array) -> Params:
+        """Adapters that change nothing yet, from a PRNG key; jit-compatible."""
+        return _adapters(super().init(key))
+
+    def begin(self, key: jax.Array, start: Params) -> Params:
+        """See `Backbone.begin`: `start` stays constant."""
+        return self.init(key)
+
+    def complete(self, params: Params, frozen: dict[str, Any]) -> Params:
+        """See `Backbone.complete`."""
+        return _joined(frozen[BASE], params)
+
+    def merge(self, params: Params, base: Params, dtype: Dtype) -> Params:
+        """Parameters of the network without adapters that computes the same.
+
+        Args:
+          params: the adapters.
+          base: parameters of the network.
+          dtype: dtype of the result; kernels are added up in float32.
+        """
+        return _merged(base, params, self.lora.scale, jnp.dtype(dtype))
+
+
+def _adapt(module: nnx.Module, lora: LoRA, rngs: nnx.Rngs, param_dtype: Dtype) -> None:
+    layers = {
+        "/".join(map(str, path)): node
+        for path, node in nnx.iter_graph(module)
+        if isinstance(node, Linear)
+    }
+    for pattern in lora.layers:
+        if not fnmatch.filter(layers, pattern):
+            raise UserError(
+                f"lora.layers has {pattern}, which is the name of no dense layer: use a name such "
+                f"as {min(layers)}, with * for any part of it"
+            )
+    for name in sorted(layers):
+        if any(fnmatch.fnmatchcase(name, pattern) for pattern in lora.layers):
+            layer = layers[name]
+            layer.low_rank = LowRank(layer, lora, rngs=rngs, param_dtype=param_dtype)
+
+
+def _adapters(tree: Params) -> Params:
+    """The part of a tree like the parameters that is adapters."""
+    found = {}
+    for name, inner in tree.items():
+        if name == _NAME:
+            found[name] = inner
+        elif isinstance(inner, dict) and (below := _adapters(inner)):
+            found[name] = below
+    return found
+
+
+def _joined(base: Params, adapters: Params) -> Params:
+    """Both trees in one."""
+    return base | {
+        name: inner if name == _NAME else _joined(base[name], inner)
+        for name, inner in adapters.items()
+    }
+
+
+def _merged(base: Params, adapters: Params, scale: float, dtype: Dtype) -> Params:
+    made = {
+        name: _merged(inner, adapters.get(name, {}), scale, dtype)
+        if isinstance(inner, dict)
+        else inner.astype(dtype)
+        for name, inner in base.items()
+    }
+    if _NAME in adapters:
+        kernel, down, up = base["kernel"], adapters[_NAME]["down"], adapters[_NAME]["up"]
+        up = up.reshape(*down.shape[:-3], *down.shape[-2:], -1)
+        product = jnp.einsum("...ipr,...pro->...ipo", down, up, precision="highest")
+        change = scale * product.reshape(kernel.shape)
+        made["kernel"] = (kernel.astype(jnp.float32) + change).astype(dtype)
+    return made
