@@ -72,6 +72,8 @@ setup(
             # Some tests compile for TPUs.
             'libtpu; sys_platform == "linux" and platform_machine == "x86_64"',
             "mypy>=1.15",
+            # diffusers loads adapters by it.
+            "peft>=0.17",
             "pytest>=8.3",
             "pytest-cov>=6.0",
             "pytest-xdist>=3.6",

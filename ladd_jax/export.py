@@ -2,7 +2,8 @@
 
 The config is the workdir's. `--layout=diffusers` writes a folder that
 `StableDiffusion3Pipeline.from_pretrained` loads, `single` the transformer as Stability AI's single
-files have it, `both` one folder with both; a model card says how to call them.
+files have it, `both` one folder with both, and `lora` the adapters of a student that has some
+(`distil.lora.rank`). A model card says how to call them.
 
 Examples:
 
@@ -33,7 +34,7 @@ _STEP = flags.DEFINE_integer(
 _LAYOUT = flags.DEFINE_string(
     "layout",
     "diffusers",
-    "Kind of files; for SD3 diffusers, single or both.",
+    "Kind of files; for SD3 diffusers, single, both or lora.",
     flag_values=FLAGS,
 )
 _DTYPE = flags.DEFINE_enum(

@@ -19,7 +19,7 @@ from untrained_run import save_student
 from configs import digits
 from ladd_jax import export as command
 from ladd_jax.config.fields import to_dict, typed
-from ladd_jax.config.workdir import settle
+from ladd_jax.config.workdir import read, settle
 from ladd_jax.diffusion.samplers import sample_noise
 from ladd_jax.diffusion.sampling import Sampler, seeds
 from ladd_jax.errors import ExistsError, UserError
@@ -281,3 +281,64 @@ def test_what_cannot_be_exported_is_said_and_nothing_is_left_behind(run, tmp_pat
     (tmp_path / "out").mkdir()
     with pytest.raises(FileExistsError, match="choose another --out"):
         export(run[0], tmp_path / "out")
+
+
+@pytest.fixture(scope="module")
+def adapted(run):
+    """Workdir of a student that is adapters of the same pipeline."""
+    config = tiny(run[0].parent / "pipeline", "")
+    config.distil.lora.rank, config.distil.lora.alpha = 3, 6.0
+    config.distil.lora.layers = ("*block*", "final*", "*_mlp*", "context_embedding")
+    workdir = run[0].parent / "adapted"
+    save_student(typed(config), workdir)
+    return workdir
+
+
+def test_adapters_loaded_by_diffusers_are_the_student(adapted, tmp_path):
+    from diffusers import SD3Transformer2DModel, StableDiffusion3Pipeline
+
+    export(adapted, tmp_path / "lora", layout="lora", dtype="float32")
+    export(adapted, tmp_path / "whole", dtype="float32")
+    assert {file.name for file in (tmp_path / "lora").iterdir()} == {
+        "README.md", "pytorch_lora_weights.safetensors"
+    }  # fmt: skip
+    base = read(adapted).weights
+    before = SD3Transformer2DModel.from_pretrained(base, subfolder="transformer").state_dict()
+    pipe = StableDiffusion3Pipeline.from_pretrained(base)
+    pipe.load_lora_weights(tmp_path / "lora")
+    pipe.fuse_lora(components=["transformer"])
+    pipe.unload_lora_weights()
+    found = pipe.transformer.state_dict()
+    folder = tmp_path / "whole" / "transformer"
+    wanted = SD3Transformer2DModel.from_pretrained(folder).state_dict()
+    assert found.keys() == wanted.keys()
+    for name, tensor in wanted.items():
+        np.testing.assert_allclose(found[name], tensor, atol=1e-6, err_msg=name)
+    same = {name for name, tensor in before.items() if bool((tensor == wanted[name]).all())}
+    dense = {name for name, tensor in before.items() if tensor.ndim == 2}
+    assert not same & dense
+
+
+def test_a_card_of_adapters_says_what_they_are_of(adapted, tmp_path):
+    export(adapted, tmp_path / "lora", layout="lora")
+    card = (tmp_path / "lora" / "README.md").read_text()
+    base = read(adapted).weights
+    assert f'from_pretrained("{base}", dtype=torch.bfloat16)' in card
+    assert 'load_lora_weights("lora")' in card
+    assert "| adapters | rank 3, scale 2, of the layers `*block*`," in card
+
+
+def test_adapters_that_others_cannot_use_are_not_exported(run, adapted, tmp_path):
+    with pytest.raises(UserError, match="no adapters .distil.lora.rank is 0."):
+        export(run[0], tmp_path / "lora", layout="lora")
+    config = tiny(run[0].parent / "pipeline", "")
+    config.distil.lora.rank, config.distil.lora.layers = 3, ("*",)
+    save_student(typed(config), tmp_path / "patches")
+    with pytest.raises(UserError, match="pos_embed.proj.weight is no dense layer in the files"):
+        export(tmp_path / "patches", tmp_path / "lora", layout="lora")
+    config.distil.lora.layers = ("*block*",)
+    config.finetune.steps = 5
+    save_student(typed(config), tmp_path / "tuned")
+    with pytest.raises(UserError, match="fine-tuned .finetune.steps is 5."):
+        export(tmp_path / "tuned", tmp_path / "lora", layout="lora")
+    assert not (tmp_path / "lora").exists()

@@ -20,6 +20,7 @@ from jax.sharding import Mesh
 from ladd_jax.errors import UserError
 from ladd_jax.models.base import Backbone, Params
 from ladd_jax.models.layers import Dtype
+from ladd_jax.models.lora import Adapted
 from ladd_jax.weights.source import pipeline_class
 
 _FAMILIES = {"sd3": "ladd_jax.models.sd3.family"}
@@ -27,6 +28,9 @@ _FAMILIES = {"sd3": "ladd_jax.models.sd3.family"}
 
 _PIPELINES = {"StableDiffusion3Pipeline": "sd3"}
 """Classes of released pipelines in diffusers."""
+
+ADAPTERS = "lora"
+"""Kind of files that are a student's adapters alone, in the layouts of a family."""
 
 _DEFAULT = "sd3"
 """Family of weights whose files do not name a class of `_PIPELINES`; it says what is wrong."""
@@ -172,6 +176,8 @@ class Export:
       place: where others find it: the name, or owner/name of the hub.
       base: the released weights that it was distilled from: a folder, or owner/name of the hub.
       load: gives its parameters.
+      adapters: where its adapters are written: the adapted network, and a function that gives their
+        parameters; else None.
       architecture: its architecture.
       dtype: name of the dtype of the files.
       layouts: which of the family's layouts to write.
@@ -186,6 +192,7 @@ class Export:
     place: str
     base: str
     load: Callable[[], Params]
+    adapters: tuple[Adapted, Callable[[], Params]] | None
     architecture: Any
     dtype: str
     layouts: Sequence[str]

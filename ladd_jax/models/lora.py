@@ -23,7 +23,7 @@ from ladd_jax.models.layers import Dtype, Linear
 from ladd_jax.parallel.mesh import gather
 from ladd_jax.ranges import NOT_NEGATIVE, check_numbers
 
-_NAME = "low_rank"
+LOW_RANK = "low_rank"
 """Of the adapters in a tree of parameters, beside `kernel` and `bias` of their layer."""
 
 
@@ -137,6 +137,13 @@ class Adapted(Backbone):
         """See `Backbone.complete`."""
         return _joined(frozen[BASE], params)
 
+    def scaled(self, params: Params) -> Params:
+        """Adapters that do the same with an alpha of their rank: B is multiplied by the scale."""
+        scale = self.lora.scale
+        return jax.tree.map_with_path(
+            lambda path, leaf: leaf if path[-1].key == "down" else scale * leaf, params
+        )
+
     def merge(self, params: Params, base: Params, dtype: Dtype) -> Params:
         """Parameters of the network without adapters that computes the same.
 
@@ -170,7 +177,7 @@ def _adapters(tree: Params) -> Params:
     """The part of a tree like the parameters that is adapters."""
     found = {}
     for name, inner in tree.items():
-        if name == _NAME:
+        if name == LOW_RANK:
             found[name] = inner
         elif isinstance(inner, dict) and (below := _adapters(inner)):
             found[name] = below
@@ -180,7 +187,7 @@ def _adapters(tree: Params) -> Params:
 def _joined(base: Params, adapters: Params) -> Params:
     """Both trees in one."""
     return base | {
-        name: inner if name == _NAME else _joined(base[name], inner)
+        name: inner if name == LOW_RANK else _joined(base[name], inner)
         for name, inner in adapters.items()
     }
 
@@ -192,8 +199,8 @@ def _merged(base: Params, adapters: Params, scale: float, dtype: Dtype) -> Param
         else inner.astype(dtype)
         for name, inner in base.items()
     }
-    if _NAME in adapters:
-        kernel, down, up = base["kernel"], adapters[_NAME]["down"], adapters[_NAME]["up"]
+    if LOW_RANK in adapters:
+        kernel, down, up = base["kernel"], adapters[LOW_RANK]["down"], adapters[LOW_RANK]["up"]
         up = up.reshape(*down.shape[:-3], *down.shape[-2:], -1)
         product = jnp.einsum("...ipr,...pro->...ipo", down, up, precision="highest")
         change = scale * product.reshape(kernel.shape)

@@ -10,16 +10,22 @@ from pathlib import Path
 
 import jax
 
-from ladd_jax.config import architectures
+from ladd_jax.config import architectures, objectives
 from ladd_jax.config.fields import Config
 from ladd_jax.config.workdir import read
 from ladd_jax.data.buckets import nearest
 from ladd_jax.diffusion.samplers import student_sigmas
 from ladd_jax.errors import ExistsError, UserError
 from ladd_jax.models.card import named
-from ladd_jax.models.families import Export, family_of
+from ladd_jax.models.families import ADAPTERS, Export, family_of
+from ladd_jax.models.lora import Adapted
 from ladd_jax.parallel.mesh import make_mesh
-from ladd_jax.stages.load import load_student_weights, student_step, trained_buckets
+from ladd_jax.stages.load import (
+    load_adapters,
+    load_student_weights,
+    student_step,
+    trained_buckets,
+)
 from ladd_jax.stages.trained import FACTS
 from ladd_jax.weights.push import check_push, push
 from ladd_jax.weights.source import PIPELINE_INDEX
@@ -45,7 +51,7 @@ def export(
       out: the folder to make.
       model: `ema` or `student`.
       step: step of the checkpoint; default: the newest.
-      layout: one of the family's layouts; for SD3 `diffusers`, `single` or `both`.
+      layout: one of the family's layouts; for SD3 `diffusers`, `single`, `both` or `lora`.
       dtype: dtype of the transformer's files; the other components are copied.
       push_to: owner/name of the hub, where the folder is uploaded; empty for nowhere.
 
@@ -109,7 +115,7 @@ def describe(
       dtype: dtype of the transformer's files.
 
     Raises:
-      UserError: the family has no such layout.
+      UserError: the family has no such layout, or the run no adapters that others can use.
     """
     layouts = family_of(config).layouts
     if layout not in layouts:
@@ -119,11 +125,16 @@ def describe(
     times = tuple(config.distil.timesteps)
     counts = [steps for steps in range(len(times), 0, -1) if len(times) % steps == 0]
     mesh = make_mesh({"fsdp": -1}, jax.local_devices())
+    adapters = None
+    if ADAPTERS in layouts[layout]:
+        network = _adapted(config)
+        adapters = network, lambda: load_adapters(config, workdir, mesh, model, step)
     return Export(
         name=name,
         place=name,
         base=config.weights,
         load=lambda: load_student_weights(config, workdir, mesh, model, step),
+        adapters=adapters,
         architecture=architectures.student_architecture(config),
         dtype=dtype,
         layouts=layouts[layout],
@@ -133,6 +144,22 @@ def describe(
         sigmas={steps: student_sigmas(steps, times) for steps in counts},
         made=_how_made(config, model, step, dtype),
     )
+
+
+def _adapted(config: Config) -> Adapted:
+    """The network whose adapters are written."""
+    network = objectives.student(config)
+    if not isinstance(network, Adapted):
+        raise UserError(
+            "the run trained a whole network and no adapters (distil.lora.rank is 0): use another "
+            "--layout"
+        )
+    if config.finetune.steps:
+        raise UserError(
+            f"the adapters are of a network that this run fine-tuned (finetune.steps is "
+            f"{config.finetune.steps}), which nobody else has: use another --layout"
+        )
+    return network
 
 
 def _how_made(config: Config, model: str, step: int, dtype: str) -> dict[str, object]:
@@ -172,6 +199,11 @@ def _how_made(config: Config, model: str, step: int, dtype: str) -> dict[str, ob
         )
     if config.teacher.weights:
         rows["teacher under the heads"] = named(config.teacher.weights)
+    if distil.lora.rank:
+        rows["adapters"] = (
+            f"rank {distil.lora.rank}, scale {distil.lora.scale:g}, of the layers "
+            + ", ".join(f"`{pattern}`" for pattern in distil.lora.layers)
+        )
     if not distil.warmup_steps:
         del rows["in the first steps"]
     return rows

@@ -370,6 +370,22 @@ def load_student_weights(
       NotFoundError: there is no such checkpoint.
       UserError: it does not fit the config.
     """
+    params = load_adapters(config, workdir, mesh, student, step)
+    network = objectives.student(config)
+    if not isinstance(network, Adapted):
+        return params
+    base, dtype = network.base, architectures.student_architecture(config).param_dtype
+    assert base is not None
+    layout = parameter_shardings(mesh, base.shapes, base.axes)
+    merge = jax.jit(partial(network.merge, dtype=dtype), out_shardings=layout)
+    return merge(params, load_base(config, workdir, mesh))
+
+
+def load_adapters(config: Config, workdir: Path, mesh: Mesh, student: str, step: int) -> Params:
+    """What was trained of a student of `distil`: its adapters, or all of it where it has none.
+
+    Arguments and errors are those of `load_student_weights`.
+    """
     name = STUDENTS[student]
     objective = objectives.ladd(config)
     shapes = jax.eval_shape(
@@ -380,13 +396,7 @@ def load_student_weights(
     saved = checkpoints_of(config, workdir, "distil")
     params = saved.restore_tree(name, abstract, step)
     saved.close()
-    if not isinstance(objective.student, Adapted):
-        return params
-    base, dtype = objective.student.base, architectures.student_architecture(config).param_dtype
-    assert base is not None
-    layout = parameter_shardings(mesh, base.shapes, base.axes)
-    merge = jax.jit(partial(objective.student.merge, dtype=dtype), out_shardings=layout)
-    return merge(params, load_base(config, workdir, mesh))
+    return params
 
 
 def load_origin(origin: Path, step: int | None, abstract: TrainState) -> TrainState:

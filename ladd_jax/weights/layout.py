@@ -16,6 +16,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from ladd_jax.errors import UserError
+
 Shape = tuple[int, ...]
 
 Tree = dict[Any, Any]
@@ -233,3 +235,68 @@ def tensor_shapes(layout: Tree, shapes: Tree) -> dict[str, Shape]:
     for leaf, ours in pairs:
         found |= {piece.name: piece.shape for piece in leaf.pieces(ours.shape)}
     return found
+
+
+def low_rank(kernel: Leaf, shape: Shape) -> Tree:
+    """The layout of a layer's adapters, `lora_A.weight [r, I]` and `lora_B.weight [O, r]` of each
+    torch `Linear`, as PEFT names them.
+
+    Ours are `down [..., I, P, r]` and `up [..., P, r, *O]`, see `models.lora`.
+
+    Args:
+      kernel: the layer's kernel, a `matrix` or a stack of them.
+      shape: its shape.
+
+    Raises:
+      UserError: a layer that is none of torch's `Linear`.
+    """
+    given = kernel.pieces(shape)
+    for piece in given:
+        if len(piece.shape) != 2:
+            raise UserError(
+                f"{piece.name} is no dense layer in the files of others, and has adapters here: "
+                f"leave it out of lora.layers"
+            )
+
+    def stem(piece: Piece) -> str:
+        return piece.name.removesuffix(".weight")
+
+    def down(ours: Shape) -> list[Piece]:
+        *_, inputs, _, rank = ours
+        return [
+            Piece(
+                name=f"{stem(piece)}.lora_A.weight",
+                shape=(rank, inputs),
+                at={len(ours) - 2: 0, **piece.at},
+                factors=(rank, inputs),
+                order=(1, 0),
+                ours=(inputs, rank),
+            )
+            for piece in given
+        ]
+
+    def up(ours: Shape) -> list[Piece]:
+        made = []
+        for piece in given:
+            *outputs, _ = piece.factors
+            # Layers come first in both; the parts stand before the inputs here, behind them there.
+            parts = len(ours) - len(outputs) - 2
+            at = {parts: 0} | {min(axis, parts): place for axis, place in piece.at.items()}
+            rank = ours[parts + 1]
+            made.append(
+                dataclasses.replace(
+                    piece,
+                    name=f"{stem(piece)}.lora_B.weight",
+                    shape=(piece.shape[0], rank),
+                    at=at,
+                    factors=(*outputs, rank),
+                    ours=(rank, *outputs),
+                )
+            )
+        return made
+
+    names = [stem(piece) for piece in given]
+    return {
+        "down": Leaf(tuple(f"{name}.lora_A.weight" for name in names), down),
+        "up": Leaf(tuple(f"{name}.lora_B.weight" for name in names), up),
+    }

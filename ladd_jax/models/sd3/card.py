@@ -1,7 +1,9 @@
 """The model card of an exported student of SD3: how to call it in diffusers and in ComfyUI."""
 
 from ladd_jax.models import card
+from ladd_jax.models.card import named
 from ladd_jax.models.families import Export
+from ladd_jax.models.sd3.lora_files import FILE
 from ladd_jax.models.sd3.text import CLIP_LENGTH
 
 _COMFY_LEVELS = 1000
@@ -21,6 +23,8 @@ def model_card(export: Export, reduction: int) -> str:
     parts = [card.header(export, "stable-diffusion-3"), card.summary(export)]
     if "diffusers" in export.layouts:
         parts.append(_diffusers(export, reduction))
+    if export.adapters is not None:
+        parts.append(_lora(export, reduction))
     if "single" in export.layouts:
         parts.append(_comfyui(export))
     sizes = (f"{reduction * width}x{reduction * height}" for height, width in export.sizes)
@@ -33,34 +37,74 @@ def model_card(export: Export, reduction: int) -> str:
 
 
 def _diffusers(export: Export, reduction: int) -> str:
-    height, width = (reduction * side for side in export.square)
-    shown = [list(sigmas[:-1]) for sigmas in export.sigmas.values()]
-    others = "".join(f"- {_steps(len(sigmas))}: `sigmas={sigmas}`\n" for sigmas in shown[1:])
-    name, dtype = export.place, export.dtype
+    shown = _shown(export)
     return f"""## diffusers
 
 ```python
 import torch
 from diffusers import StableDiffusion3Pipeline
 
-pipe = StableDiffusion3Pipeline.from_pretrained("{name}", dtype=torch.{dtype}).to("cuda")
+pipe = StableDiffusion3Pipeline.from_pretrained("{export.place}", dtype=torch.{export.dtype})
+{_call(export, reduction)}
+```
+
+{_others(shown)}
+{_ALWAYS}{_by_number(shown[0])}"""
+
+
+def _lora(export: Export, reduction: int) -> str:
+    return f"""## diffusers
+
+These are adapters of {named(export.base)}: they are loaded on top of it, and its scheduler is
+replaced.
+
+```python
+import torch
+from diffusers import FlowMatchLCMScheduler, StableDiffusion3Pipeline
+
+pipe = StableDiffusion3Pipeline.from_pretrained("{export.base}", dtype=torch.{export.dtype})
+pipe.load_lora_weights("{export.place}")
+pipe.scheduler = FlowMatchLCMScheduler(shift=1.0)
+{_call(export, reduction)}
+```
+
+{_others(_shown(export))}
+{_ALWAYS}
+## ComfyUI
+
+Put `{FILE}` into `models/loras` and load it with `LoraLoaderModelOnly` at strength 1, behind the
+base model. {_comfy_settings(export)}"""
+
+
+def _shown(export: Export) -> list[list[float]]:
+    """The sigmas of a call, the most steps first."""
+    return [list(sigmas[:-1]) for sigmas in export.sigmas.values()]
+
+
+def _others(shown: list[list[float]]) -> str:
+    return "".join(f"- {_steps(len(sigmas))}: `sigmas={sigmas}`\n" for sigmas in shown[1:])
+
+
+def _call(export: Export, reduction: int) -> str:
+    height, width = (reduction * side for side in export.square)
+    return f"""pipe = pipe.to("cuda")
 torch.manual_seed(0)
 image = pipe(
     "a red cat",
-    sigmas={shown[0]},
+    sigmas={_shown(export)[0]},
     guidance_scale=1.0,
     height={height},
     width={width},
     max_sequence_length={export.text_length - CLIP_LENGTH},
-).images[0]
-```
+).images[0]"""
 
-{others}
-Always pass `sigmas`, which are the times of the training, and `guidance_scale=1.0`: left out, they
-are 28 other ones and 7. The scheduler is `FlowMatchLCMScheduler` (diffusers 0.34 or newer), which
-draws fresh noise in every step from torch's global generator, so seed it with `torch.manual_seed`;
-`generator=` is for the first noise alone. Before `dtype=` diffusers called it `torch_dtype=`.
-{_by_number(shown[0])}"""
+
+_ALWAYS = """Always pass `sigmas`, which are the times of the training, and `guidance_scale=1.0`:
+left out, they are 28 other ones and 7. The scheduler is `FlowMatchLCMScheduler` (diffusers 0.34 or
+newer), which draws fresh noise in every step from torch's global generator, so seed it with
+`torch.manual_seed`; `generator=` is for the first noise alone. Before `dtype=` diffusers called it
+`torch_dtype=`.
+"""
 
 
 def _by_number(sigmas: list[float]) -> str:
@@ -91,18 +135,22 @@ def _simple(steps: int) -> list[float]:
 
 
 def _comfyui(export: Export) -> str:
+    return f"""## ComfyUI
+
+`{export.name}.safetensors` holds the transformer in the layout of Stability AI's single files: put
+it into `models/diffusion_models`, and load text encoders and VAE as for the base model.
+{_comfy_settings(export)}"""
+
+
+def _comfy_settings(export: Export) -> str:
     lines = []
     for steps, sigmas in export.sigmas.items():
         fits = all(abs(a - b) < 1e-6 for a, b in zip(sigmas[:-1], _simple(steps), strict=True))
         how = "scheduler `simple`" if fits else "custom sigmas"
         lines.append(f"- steps {steps}, {how}: sigmas {', '.join(f'{s:g}' for s in sigmas)}")
     listed = "\n".join(lines)
-    name, tokens = export.name, export.text_length - CLIP_LENGTH
-    return f"""## ComfyUI
-
-`{name}.safetensors` holds the transformer in the layout of Stability AI's single files: put it
-into `models/diffusion_models`, and load text encoders and VAE as for the base model. In the
-sampler choose `lcm` and cfg 1, behind `ModelSamplingSD3` with shift 1:
+    tokens = export.text_length - CLIP_LENGTH
+    return f"""In the sampler choose `lcm` and cfg 1, behind `ModelSamplingSD3` with shift 1:
 
 {listed}
 

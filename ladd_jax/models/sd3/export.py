@@ -7,9 +7,10 @@ from pathlib import Path
 import jax.numpy as jnp
 
 from ladd_jax.errors import UserError
-from ladd_jax.models.families import Export
+from ladd_jax.models.families import ADAPTERS, Export
 from ladd_jax.models.sd3.card import model_card
 from ladd_jax.models.sd3.encoder_weights import open_autoencoder
+from ladd_jax.models.sd3.lora_files import FILE, save_lora
 from ladd_jax.models.sd3.pipeline import read_index, write_surroundings
 from ladd_jax.models.sd3.weights import save_mmdit
 from ladd_jax.paths import expand
@@ -21,8 +22,10 @@ LAYOUTS = {
     "diffusers": ("diffusers",),
     "single": ("single",),
     "both": ("diffusers", "single"),
+    "lora": (ADAPTERS,),
 }
-"""`diffusers` is a pipeline's folder, `single` the transformer as Stability AI's single files."""
+"""`diffusers` is a pipeline's folder, `single` the transformer as Stability AI's single files,
+`lora` the adapters of a student that has some."""
 
 
 def write_export(folder: Path, export: Export) -> None:
@@ -44,8 +47,14 @@ def write_export(folder: Path, export: Export) -> None:
         _LOG.info("export: copies all but the transformer from %s", export.base)
         write_surroundings(source, folder)
     _LOG.info("export: reads the student")
-    params = export.load()
     dtype = jnp.dtype(export.dtype)
+    if export.adapters is not None:
+        network, load = export.adapters
+        _LOG.info("export: writes %s, in %s", FILE, export.dtype)
+        save_lora(folder / FILE, load(), export.architecture, network, dtype)
+        (folder / "README.md").write_text(model_card(export, reduction))
+        return
+    params = export.load()
     if "diffusers" in export.layouts:
         _LOG.info("export: writes the transformer for diffusers, in %s", export.dtype)
         save_mmdit(

@@ -206,12 +206,12 @@ def save_mmdit(
     shapes[files.POSITIONS] = (1, config.position_table**2, config.width)
 
     def tensors() -> Iterator[np.ndarray]:
-        yield from write_tensors(tree, params, dtype, _whole)
+        yield from write_tensors(tree, params, dtype, whole)
         yield position_table(config, dtype)
 
     if jax.process_index():
         for leaf in jax.tree.leaves(params):
-            _whole(leaf)
+            whole(leaf)
     else:
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
@@ -231,6 +231,13 @@ def save_mmdit(
             partial.unlink(missing_ok=True)
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(f"{path} is written")
+
+
+def whole(leaf: Any) -> np.ndarray:
+    """All of an array, gathered from the other processes where they have parts of it."""
+    if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
+        return multihost_utils.process_allgather(leaf, tiled=True)
+    return np.asarray(leaf)
 
 
 def _write_sharded(
@@ -274,13 +281,6 @@ def _check_params(params: Params, config: MMDiTConfig) -> None:
                 f"parameter {path} has shape {have.get(path)} and the config's network has "
                 f"{want.get(path)}: give parameters and config of one network"
             )
-
-
-def _whole(leaf: Any) -> np.ndarray:
-    """All of an array, gathered from the other processes where they have parts of it."""
-    if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
-        return multihost_utils.process_allgather(leaf, tiled=True)
-    return np.asarray(leaf)
 
 
 def _single_layout(file: Path, tensors: Mapping[str, StoredTensor]) -> tuple[Any, str]:

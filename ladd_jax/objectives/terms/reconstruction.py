@@ -2,9 +2,9 @@
 
 With little noise x_0 is nearly known, and the mean of what it can be, to which regression leads, is
 as sharp as the sample; with much noise that mean is blurred. So the weight is the signal-to-noise
-ratio ((1 - t) / t)^2 of the input (Salimans & Ho 2022, section 4), and nothing at pure noise. It may be
-held to at most gamma (min-SNR, Hang et al. 2023): at t = .25 it is 9, and regression alone would
-decide there.
+ratio ((1 - t) / t)^2 of the input (Salimans & Ho 2022, section 4), and nothing at pure noise. It
+may be held to at most gamma (min-SNR, Hang et al. 2023): at t = .25 it is 9, and with a large
+weight regression alone would decide there.
 """
 
 import dataclasses
