@@ -71,6 +71,12 @@ def teacher_architecture(config: Config) -> Any:
     return dataclasses.replace(teacher, cut=max(hooked) + 1)
 
 
+def begins_as_teacher(config: Config) -> bool:
+    """Whether the student begins as the teacher under the heads: one tree is both."""
+    same = teacher_architecture(config) == generator_architecture(config)
+    return same and not config.teacher.weights and not config.finetune.steps
+
+
 def read_architectures(config: ConfigDict) -> None:
     """Fills in what the files of `weights`, `teacher.weights` and `data.text` say of themselves.
 

@@ -4,6 +4,7 @@ import dataclasses
 from typing import Any
 
 from ladd_jax.config.architectures import (
+    begins_as_teacher,
     generator_architecture,
     student_architecture,
     teacher_architecture,
@@ -13,7 +14,7 @@ from ladd_jax.data.buckets import Bucket
 from ladd_jax.models.base import Backbone
 from ladd_jax.models.families import family_of
 from ladd_jax.models.heads import HeadConfig, HeadSettings, head, head_stack
-from ladd_jax.models.lora import Adapted
+from ladd_jax.models.lora import BASE, Adapted
 from ladd_jax.objectives.base import Objective
 from ladd_jax.objectives.critics.features import FeatureCritic
 from ladd_jax.objectives.flow_matching import FlowMatching, FlowMatchingSettings
@@ -45,7 +46,9 @@ def student(config: Config) -> Backbone:
     if not lora.rank:
         return backbone(architecture)
     # Constant, it has the dtype of other constant networks.
-    return Adapted(backbone(generator_architecture(config)), lora, architecture.param_dtype)
+    base = backbone(generator_architecture(config))
+    name = "teacher" if begins_as_teacher(config) else BASE
+    return Adapted(base, lora, architecture.param_dtype, name)
 
 
 def ladd(config: Config) -> LADD:

@@ -20,9 +20,6 @@ Only a family of networks and the sources of its data know the names. The arrays
 (`null`) have no batch dimension.
 """
 
-BASE = "base"
-"""Name among the frozen trees of the constant parameters of a network that is trained in part."""
-
 Tap = Callable[[jax.Array, jax.Array], Any]
 """`tap(block int32 [], tokens [B, N, D]) -> tree`: reads the image tokens after a block."""
 
@@ -92,8 +89,8 @@ class Backbone(Model):
       patch: side of the square of latent pixels that becomes one token; N is HW / patch^2.
       summary_width: length of the vector that sums up a cond.
       summary_name: name of that vector in a cond.
-      base: the network whose parameters are constant beside those that are trained, such as
-        adapters; None where all are trained.
+      constants: where a part is trained, such as adapters, the network whose parameters are
+        constant, by the name of their tree among the frozen ones; else empty.
     """
 
     def __init__(
@@ -120,7 +117,7 @@ class Backbone(Model):
         self.blocks, self.width, self.patch = blocks, width, patch
         self.summary_width = summary_width
         self.summary_name = summary
-        self.base: Backbone | None = None
+        self.constants: dict[str, Backbone] = {}
 
     def __call__(
         self, params: Params, x_t: jax.Array, t: jax.Array, cond: Cond, tap: Tap | None = None
@@ -160,7 +157,7 @@ class Backbone(Model):
 
         Args:
           params: parameters as `begin` makes them.
-          frozen: constant trees by name, `BASE` among them where the network has one.
+          frozen: constant trees by name, those of `constants` among them.
         """
         return params
 

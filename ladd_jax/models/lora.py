@@ -18,13 +18,17 @@ import jax.numpy as jnp
 from flax import nnx
 
 from ladd_jax.errors import UserError
-from ladd_jax.models.base import BASE, Backbone, Params
+from ladd_jax.models.base import Backbone, Params
 from ladd_jax.models.layers import Dtype, Linear
 from ladd_jax.parallel.mesh import gather
 from ladd_jax.ranges import NOT_NEGATIVE, check_numbers
 
 LOW_RANK = "low_rank"
 """Of the adapters in a tree of parameters, beside `kernel` and `bias` of their layer."""
+
+
+BASE = "base"
+"""Name of the constant parameters among the frozen trees, unless they are another's, too."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -95,13 +99,16 @@ class Adapted(Backbone):
     `complete` makes of the adapters and of the constant ones.
     """
 
-    def __init__(self, network: Backbone, lora: LoRA, param_dtype: Dtype = jnp.float32):
+    def __init__(
+        self, network: Backbone, lora: LoRA, param_dtype: Dtype = jnp.float32, name: str = BASE
+    ):
         """Adapts a network.
 
         Args:
           network: the network; it stays as it is.
           lora: how it is adapted; a rank above 0.
           param_dtype: dtype of the adapters.
+          name: of the tree of the network's parameters among the frozen ones.
 
         Raises:
           UserError: a pattern that is the name of no dense layer.
@@ -122,6 +129,8 @@ class Adapted(Backbone):
         )
         self.lora = lora
         self.base = network
+        self.constants = {name: network}
+        self._name = name
         self.shapes = _adapters(self.shapes)
         self.axes = _adapters(self.axes)
 
@@ -135,7 +144,7 @@ class Adapted(Backbone):
 
     def complete(self, params: Params, frozen: dict[str, Any]) -> Params:
         """See `Backbone.complete`."""
-        return _joined(frozen[BASE], params)
+        return _joined(frozen[self._name], params)
 
     def scaled(self, params: Params) -> Params:
         """Adapters that do the same with an alpha of their rank: B is multiplied by the scale."""

@@ -18,7 +18,7 @@ from ladd_jax.diffusion import times
 from ladd_jax.diffusion.flow import expand, interpolate, predict_x0
 from ladd_jax.diffusion.samplers import sample_noise
 from ladd_jax.errors import UserError
-from ladd_jax.models.base import BASE, Backbone, Cond, Model, Params
+from ladd_jax.models.base import Backbone, Cond, Model, Params
 from ladd_jax.objectives import update_orders
 from ladd_jax.objectives.accumulation import accumulate
 from ladd_jax.objectives.adversarial import (
@@ -325,8 +325,7 @@ class LADD(LADDSettings):
     @property
     def networks(self) -> dict[str, Model]:
         """The networks whose parameters come in `frozen`, by name."""
-        base = self.student.base
-        return self.critic.networks | ({} if base is None else {BASE: base})
+        return self.critic.networks | self.student.constants
 
     @property
     def penalty(self) -> Penalty:
@@ -360,7 +359,7 @@ class LADD(LADDSettings):
         back = sum(FEATURE_GRADIENT in term.needs for term in self.loss_terms)
         teacher = 3 + 2 * (self.head_updates - 1) + misaligned + again + real + back
         # Gradients of the adapters of a constant network are small beside a pass.
-        student = 3 if self.student.base is None else 2
+        student = 2 if self.student.constants else 3
         return student + again + own, teacher
 
     def draw(

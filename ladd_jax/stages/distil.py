@@ -6,12 +6,11 @@ from pathlib import Path
 import jax
 
 from ladd_jax.config import objectives
-from ladd_jax.config.architectures import generator_architecture, teacher_architecture
+from ladd_jax.config.architectures import begins_as_teacher
 from ladd_jax.config.fields import Config, to_dict
 from ladd_jax.config.workdir import folder, places
 from ladd_jax.data.shards import read_identity
 from ladd_jax.errors import UserError
-from ladd_jax.models.base import BASE
 from ladd_jax.objectives.base import TrainState
 from ladd_jax.parallel.mesh import make_mesh
 from ladd_jax.stages.going_back import go_back, lowered
@@ -58,24 +57,21 @@ def _distil(config: Config, workdir: Path) -> CollapsedError | None:
     key = jax.random.fold_in(jax.random.PRNGKey(seed), 1)
     shapes, shardings = distillation_layout(objective, mesh)
     teacher = load_teacher(config, workdir, mesh)
-    same = teacher_architecture(config) == generator_architecture(config)
-    same = same and not config.teacher.weights
-
     frozen = {"teacher": teacher}
     student = objective.student
-    if student.base is not None:
-        # One tree for both, where the student begins as the teacher.
-        shared = same and not config.finetune.steps
-        frozen[BASE] = teacher if shared else load_base(config, workdir, mesh)
+    for name in student.constants:
+        # The teacher's tree serves both where the student begins as the teacher.
+        if name not in frozen:
+            frozen[name] = load_base(config, workdir, mesh)
     begun = places(workdir)
 
     def fresh() -> TrainState:
         if begun.origin is not None:
             return load_origin(begun.origin, begun.step, abstract_like(shapes, shardings))
-        # A whole network that is held no longer than this, where it is neither in `frozen`.
-        if student.base is not None:
-            start = frozen[BASE]
-        elif same and not config.finetune.steps:
+        # A whole network that is held no longer than this, where it is not in `frozen`.
+        if student.constants:
+            (start,) = (frozen[name] for name in student.constants)
+        elif begins_as_teacher(config):
             start = teacher
         else:
             start = load_start(config, workdir, mesh)

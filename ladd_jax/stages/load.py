@@ -374,9 +374,8 @@ def load_student_weights(
     network = objectives.student(config)
     if not isinstance(network, Adapted):
         return params
-    base, dtype = network.base, architectures.student_architecture(config).param_dtype
-    assert base is not None
-    layout = parameter_shardings(mesh, base.shapes, base.axes)
+    dtype = architectures.student_architecture(config).param_dtype
+    layout = parameter_shardings(mesh, network.base.shapes, network.base.axes)
     merge = jax.jit(partial(network.merge, dtype=dtype), out_shardings=layout)
     return merge(params, load_base(config, workdir, mesh))
 

@@ -7,8 +7,7 @@ import pytest
 import tiny
 
 from ladd_jax.errors import UserError
-from ladd_jax.models.base import BASE
-from ladd_jax.models.lora import Adapted, LoRA
+from ladd_jax.models.lora import BASE, Adapted, LoRA
 from ladd_jax.models.sd3.transformer import mmdit
 
 # A second attention in some blocks, and norms of queries and keys: SD3.5-Medium's parts.

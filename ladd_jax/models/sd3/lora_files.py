@@ -31,7 +31,6 @@ def layout(config: MMDiTConfig, network: Adapted) -> Params:
     Raises:
       UserError: adapters of a layer that the files of others do not have as a dense one.
     """
-    assert network.base is not None
     base = network.base.shapes
     return _layout(diffusers_layout.layout(config, base), base, network.shapes)
 
