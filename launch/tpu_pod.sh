@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Runs a command on all hosts of a Cloud TPU slice, from a machine with gcloud.
 #
-#     export TPU_NAME=ladd TPU_ZONE=us-east5-a TPU_TYPE=v5p-32 TPU_NFS=10.0.0.2:/runs
+#     export TPU_NAME=ladd TPU_ZONE=us-east5-a TPU_TYPE=v5p-32 TPU_BUCKET=my-runs
 #     launch/tpu_pod.sh run python -m ladd_jax.main \
 #         --config=configs/sd3_turbo.py:weights=... --workdir=/mnt/ladd/sd3_turbo
 #     launch/tpu_pod.sh logs      # shows the first host's output; Ctrl-C leaves the run alone
@@ -12,8 +12,9 @@
 # checkout on the hosts, starts the command on all of them, shows the output of the first one and
 # ends with its exit code. The same command again continues the run, also after a preemption; one
 # that was told to stop, but not by `stop`, is continued at once.
-# TPU_SPOT=1 asks for spot capacity. TPU_RUNTIME is the image of the hosts. TPU_NFS is a share that
-# they mount on /mnt/ladd; the workdir of several hosts must be there, since all of them use it.
+# TPU_SPOT=1 asks for spot capacity. TPU_RUNTIME is the image of the hosts. They mount a bucket,
+# TPU_BUCKET=NAME or NAME/FOLDER, or a share, TPU_NFS=HOST:/SHARE, on /mnt/ladd. The workdir of
+# several hosts must be there, since all of them use it.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -32,6 +33,11 @@ esac
 for name in TPU_NAME TPU_ZONE; do
     [[ -n ${!name:-} ]] || fail "$name is not set: export $name=..."
 done
+if [[ $action == run && -n ${TPU_BUCKET:-} ]]; then
+    [[ -z ${TPU_NFS:-} ]] || fail "TPU_BUCKET and TPU_NFS are both set: unset one of them"
+    [[ $TPU_BUCKET =~ ^[a-z0-9][-_.a-z0-9]+(/[^/]+)*$ ]] ||
+        fail "TPU_BUCKET is '$TPU_BUCKET': use NAME or NAME/FOLDER"
+fi
 
 on_host() { # HOST COMMAND: HOST is a number, or all
     gcloud compute tpus tpu-vm ssh "$TPU_NAME" --zone="$TPU_ZONE" --worker="$1" --command="$2"
@@ -96,15 +102,43 @@ cd ladd_jax
 command -v ~/.local/bin/uv >/dev/null || curl -LsSf https://astral.sh/uv/install.sh | sh
 [ -d .venv ] || ~/.local/bin/uv venv --quiet --python 3.12
 ~/.local/bin/uv pip install --quiet --constraint constraints.txt --editable ".[tpu]"'
-    if [[ -n ${TPU_NFS:-} ]]; then
+}
+
+mount_shared() {
+    local mount=""
+    if [[ -n ${TPU_BUCKET:-} ]]; then
+        # Nothing is remembered, so that a host sees at once what another one has written: on hosts
+        # of TPUs gcsfuse remembers for ever by default. Folders may only be implied by the names
+        # of what was uploaded. The limit is for buckets without a hierarchical namespace, in which
+        # a folder is renamed file by file.
+        # shellcheck disable=SC2016 # expanded on the hosts
+        mount='command -v gcsfuse >/dev/null || {
+google=https://packages.cloud.google.com/apt key=/usr/share/keyrings/cloud.google.asc
+curl -fsSL $google/doc/apt-key.gpg | sudo tee $key >/dev/null
+echo "deb [signed-by=$key] $google gcsfuse-$(lsb_release --codename --short) main" |
+    sudo tee /etc/apt/sources.list.d/gcsfuse.list >/dev/null
+sudo apt-get update --quiet >/dev/null
+sudo apt-get install --yes --quiet gcsfuse >/dev/null
+}
+sudo gcsfuse --implicit-dirs --metadata-cache-ttl-secs=0 --metadata-cache-negative-ttl-secs=0 \
+    --kernel-list-cache-ttl-secs=0 --rename-dir-limit=200000 \
+    -o allow_other --uid="$(id -u)" --gid="$(id -g)" --file-mode=666 --dir-mode=777'
+        [[ $TPU_BUCKET != */* ]] || mount+=" --only-dir=$(printf %q "${TPU_BUCKET#*/}")"
+        mount+=" ${TPU_BUCKET%%/*} /mnt/ladd"
+    elif [[ -n ${TPU_NFS:-} ]]; then
         # lookupcache=positive: a host sees at once the files that another one has made.
-        on_host all "set -e
-mountpoint --quiet /mnt/ladd && exit
-command -v mount.nfs >/dev/null || sudo apt-get install --yes --quiet nfs-common >/dev/null
-sudo mkdir -p /mnt/ladd
+        mount="command -v mount.nfs >/dev/null ||
+    sudo apt-get install --yes --quiet nfs-common >/dev/null
 sudo mount -t nfs -o hard,lookupcache=positive $(printf %q "$TPU_NFS") /mnt/ladd
 sudo chmod 777 /mnt/ladd"
+    else
+        return 0
     fi
+    # What is mounted there may be another bucket or share, or one whose program has died.
+    on_host all "set -eo pipefail
+if findmnt --mountpoint /mnt/ladd >/dev/null; then sudo umount --lazy /mnt/ladd; fi
+sudo mkdir -p /mnt/ladd
+$mount"
 }
 
 # In a session of its own, so that it outlives the connection and ends as a whole.
@@ -140,6 +174,7 @@ case $action in
             create_or_reuse
             stop
             install
+            mount_shared || fail "/mnt/ladd is not mounted on all hosts: see above"
             start "$@"
             code=0
             follow || code=$?

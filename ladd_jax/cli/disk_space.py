@@ -2,7 +2,7 @@
 
 import contextlib
 import shutil
-import tempfile
+import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -30,15 +30,17 @@ _FOLDERS = {"encode": "encoded", "synthesize": "synthesized"}
 def check_writable(workdir: Path) -> None:
     """Checks that a workdir is a folder, or can become one, and can be written to.
 
-    A file without a name is made there, or where the workdir would be made, and is gone at once.
+    A file is made there, or where the workdir would be made, and removed at once.
 
     Raises:
       UserError: it is a file, or the system does not let this process write there.
     """
     check_directory(workdir)
+    # With a name, since a file of a mounted bucket is made when it is closed, or never.
+    file = _standing(workdir) / f".{uuid.uuid4().hex}.partial"
     try:
-        with tempfile.TemporaryFile(dir=_standing(workdir)):
-            pass
+        file.touch(exist_ok=False)
+        file.unlink()
     except OSError as error:
         reason = disk_error(error) or f"{error.strerror}: name another path"
         raise UserError(f"--workdir={workdir} cannot be written to ({reason})") from error

@@ -8,6 +8,7 @@ of a machine that is gone.
 
 import contextlib
 import dataclasses
+import errno
 import json
 import logging
 import os
@@ -172,6 +173,11 @@ def _write(path: Path, owner: Owner | None) -> bool:
         if path.is_symlink() and not path.exists():
             raise ExistsError(f"{path} is a link to nothing: remove it") from error
         return False
+    except OSError as error:
+        # On a mounted bucket a file is made when it is closed, and may be another host's by then.
+        if error.errno != errno.ESTALE:
+            raise
+        return False
     return True
 
 
@@ -230,6 +236,11 @@ def _read(path: Path) -> tuple[Owner | None, float | None]:
             except (TypeError, ValueError, RecursionError):
                 return None, touched
     except FileNotFoundError:
+        return None, None
+    except OSError as error:
+        # It was replaced while it was read.
+        if error.errno != errno.ESTALE:
+            raise
         return None, None
 
 

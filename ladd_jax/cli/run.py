@@ -56,7 +56,7 @@ def run(command: Command, others: absl.flags.FlagValues | None = None, *, stage:
         from ladd_jax.stages.made import check_made, check_on_disk, open_places
 
         # All that is wrong is told at once, and before anything is written.
-        shared = "name a folder, of several hosts on a disk that all share, such as NFS"
+        shared = "name a folder, of several hosts on a share or in a bucket that all have mounted"
         workdir = expand_local(flags.WORKDIR.value, "workdir", shared)
         given, problems = flags.DATA.value, Problems()
         data = given and str(place_of(given) if is_address(given) else expand(given))

@@ -1,6 +1,7 @@
 """A workdir has one job at a time, and a dead one does not keep it."""
 
 import dataclasses
+import errno
 import json
 import os
 import subprocess
@@ -111,6 +112,55 @@ def test_a_link_to_nothing_is_told_and_not_waited_for(tmp_path):
     (tmp_path / OWNER).symlink_to("nowhere")
     with pytest.raises(ExistsError, match="is a link to nothing: remove it"), owned(tmp_path):
         pass
+
+
+class Stale:
+    """A file of a mounted bucket that another host writes before this one has closed it."""
+
+    def __init__(self, before_close):
+        self._before_close = before_close
+
+    def __enter__(self):
+        return self
+
+    def write(self, text):
+        pass
+
+    def __exit__(self, *raised):
+        self._before_close()
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+
+
+def test_of_two_hosts_that_make_the_file_of_a_bucket_at_once_the_later_is_refused(
+    tmp_path, monkeypatch
+):
+    opened = Path.open
+
+    def open_(path, mode="r", **options):
+        if mode == "x":
+            return Stale(lambda: write(tmp_path, machine="another", host="far"))
+        return opened(path, mode, **options)
+
+    monkeypatch.setattr(Path, "open", open_)
+    beat = threading.Timer(0.3, os.utime, [tmp_path / OWNER])
+    beat.start()
+    with pytest.raises(ExistsError, match="on far, which is running"), owned(tmp_path):
+        pass
+
+
+def test_a_file_that_is_replaced_while_it_is_read_is_read_again(tmp_path, monkeypatch):
+    write(tmp_path, age=100, machine="another")
+    loads = [OSError(errno.ESTALE, os.strerror(errno.ESTALE))]
+    load = json.load
+
+    def load_(file):
+        if loads:
+            raise loads.pop()
+        return load(file)
+
+    monkeypatch.setattr(json, "load", load_)
+    with owned(tmp_path, dead_seconds=60):
+        assert not loads
 
 
 def test_a_job_that_stood_still_and_was_taken_over_from_ends(tmp_path):

@@ -1,5 +1,7 @@
 """What would stop a run late is told before it starts, all of it at once."""
 
+import errno
+import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -185,6 +187,18 @@ def test_where_nothing_can_be_written_is_told_and_nothing_is_left(tmp_path):
     assert not list(tmp_path.iterdir())
     with pytest.raises(UserError, match="--workdir=/proc/here/run cannot be written to"):
         check_writable(type(tmp_path)("/proc/here/run"))
+
+
+def test_a_bucket_that_refuses_a_file_when_it_is_closed_is_told(tmp_path, monkeypatch):
+    close = os.close
+
+    def refuse(descriptor):
+        close(descriptor)
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(os, "close", refuse)
+    with pytest.raises(UserError, match=r"cannot be written to \(Permission denied"):
+        check_writable(tmp_path)
 
 
 def test_a_config_that_is_well_passes(tmp_path):

@@ -1,5 +1,6 @@
 """What `launch/` gives to shells, to Slurm and to Kubernetes is well-formed."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -59,8 +60,15 @@ POD = closed(
             ("name",),
             name=NAME,
             persistentVolumeClaim=closed(("claimName",), claimName=NAME),
+            csi=closed(
+                ("driver",),
+                driver={"const": "gcsfuse.csi.storage.gke.io"},
+                readOnly={"type": "boolean"},
+                volumeAttributes=TEXTS,
+            ),
         )
     ),
+    serviceAccountName=NAME,
 )
 POD_FAILURE = closed(
     ("action",),
@@ -124,19 +132,11 @@ JOBSET = closed(
         ttlSecondsAfterFinished=COUNT,
     ),
 )
-CLAIM = closed(
-    ("apiVersion", "kind", "metadata", "spec"),
+ACCOUNT = closed(
+    ("apiVersion", "kind", "metadata"),
     apiVersion={"const": "v1"},
-    kind={"const": "PersistentVolumeClaim"},
+    kind={"const": "ServiceAccount"},
     metadata=METADATA,
-    spec=closed(
-        ("accessModes", "resources"),
-        accessModes=listed(
-            {"enum": ["ReadWriteOnce", "ReadOnlyMany", "ReadWriteMany", "ReadWriteOncePod"]}
-        ),
-        storageClassName=NAME,
-        resources=closed(("requests",), requests=QUANTITIES),
-    ),
 )
 
 
@@ -154,8 +154,8 @@ def test_shellcheck_has_nothing_to_say():
 
 
 def test_the_jobset_is_of_the_public_api(documents):
-    claim, jobset = documents
-    jsonschema.validate(claim, CLAIM)
+    account, jobset = documents
+    jsonschema.validate(account, ACCOUNT)
     jsonschema.validate(jobset, JOBSET)
     wrong = {**jobset, "spec": {**jobset["spec"], "failurePolicies": {}}}
     with pytest.raises(jsonschema.ValidationError, match="failurePolicies"):
@@ -163,7 +163,7 @@ def test_the_jobset_is_of_the_public_api(documents):
 
 
 def test_the_jobset_has_a_pod_for_every_host_of_its_slice(documents):
-    claim, jobset = documents
+    _, jobset = documents
     (slice_,) = jobset["spec"]["replicatedJobs"]
     job = slice_["template"]["spec"]
     pod = job["template"]["spec"]
@@ -174,11 +174,35 @@ def test_the_jobset_has_a_pod_for_every_host_of_its_slice(documents):
     # One pod that fails ends the job, which the JobSet then starts as a whole.
     assert job["backoffLimit"] == 0
     (volume,), (mount,) = pod["volumes"], container["volumeMounts"]
-    assert volume["persistentVolumeClaim"]["claimName"] == claim["metadata"]["name"]
     assert volume["name"] == mount["name"]
     workdir = container["args"][-1].removeprefix("--workdir=")
     assert workdir.startswith(mount["mountPath"] + "/")
-    assert "ReadWriteMany" in claim["spec"]["accessModes"]
+
+
+def test_the_jobset_mounts_a_bucket_as_the_hosts_of_a_slice_do(documents):
+    account, jobset = documents
+    (slice_,) = jobset["spec"]["replicatedJobs"]
+    template = slice_["template"]["spec"]["template"]
+    pod = template["spec"]
+    assert template["metadata"]["annotations"]["gke-gcsfuse/volumes"] == "true"
+    assert pod["serviceAccountName"] == account["metadata"]["name"]
+    (volume,) = pod["volumes"]
+    options = volume["csi"]["volumeAttributes"]["mountOptions"].split(",")
+    script = (LAUNCH / "tpu_pod.sh").read_text()
+    # Whose the files are is left to the driver.
+    flags = script[script.index("sudo gcsfuse") : script.index("-o allow_other")]
+    assert {f"--{option}" for option in options} == set(re.findall(r"--\S+", flags))
+
+
+def test_a_share_can_take_the_place_of_the_bucket(documents):
+    lines = (LAUNCH / "gke_jobset.yaml").read_text().splitlines()
+    (first,) = (i for i, line in enumerate(lines) if line.strip() == "# - name: runs")
+    (volume,) = yaml.safe_load("\n".join(line.replace("# ", "", 1) for line in lines[first:]))
+    _, jobset = documents
+    (slice_,) = jobset["spec"]["replicatedJobs"]
+    pod = slice_["template"]["spec"]["template"]["spec"]
+    assert volume["name"] == pod["volumes"][0]["name"]
+    jsonschema.validate({**pod, "volumes": [volume]}, POD)
 
 
 def test_slurm_starts_the_command_once_for_each_gpu(tmp_path):

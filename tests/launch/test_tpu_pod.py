@@ -42,6 +42,13 @@ echo "$PWD: $*" >>"$CLOUD/installs"
 [ "$1" != venv ] || mkdir -p .venv/bin
 """
 
+# What hosts do as root is written down and not done; a file is read to its end as by `tee`.
+SUDO = """#!/usr/bin/env bash
+echo "$HOST: $*" >>"$CLOUD/sudo"
+[ "$1" != tee ] || cat >>"$CLOUD/written"
+[ "$1 $HOST" != "${FAILS:-}" ]
+"""
+
 
 def program(path, text):
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -54,6 +61,10 @@ def cloud(tmp_path):
     program(tmp_path / "bin" / "gcloud", GCLOUD)
     for host in ("0", "1"):
         program(tmp_path / "hosts" / host / ".local" / "bin" / "uv", UV)
+    program(tmp_path / "bin" / "sudo", SUDO)
+    program(tmp_path / "bin" / "findmnt", "#!/bin/sh\nexit 1\n")
+    program(tmp_path / "bin" / "mount.nfs", "")
+    program(tmp_path / "bin" / "gcsfuse", "")
     (tmp_path / "states").touch()
     (tmp_path / "calls").touch()
     (tmp_path / "after_create").write_text("WAITING_FOR_RESOURCES\nPROVISIONING\nACTIVE\n")
@@ -77,6 +88,12 @@ def run(cloud, *arguments, **settings):
 
 def calls(cloud, words):
     return [line for line in (cloud / "calls").read_text().splitlines() if words in line]
+
+
+def as_root(cloud, host):
+    """What a host did as root, in order."""
+    lines = (cloud / "sudo").read_text().splitlines()
+    return [line.removeprefix(f"{host}: ") for line in lines if line.startswith(f"{host}: ")]
 
 
 COMMAND = ["run", "bash", "-c", 'cat setup.py >~/seen; echo I am host $HOST, "$1"', "_", "a b'c"]
@@ -162,6 +179,67 @@ def test_stop_ends_the_run_on_all_hosts_and_delete_gives_the_slice_back(cloud):
     assert calls(cloud, "queued-resources delete pod --zone=z --force --quiet")
 
 
+@pytest.mark.parametrize("folder", ["", "runs of/two"])
+def test_a_bucket_is_mounted_on_all_hosts_so_that_each_sees_what_others_write(cloud, folder):
+    (cloud / "states").write_text("ACTIVE\n")
+    result = run(cloud, *COMMAND, TPU_BUCKET="my-runs" + (folder and f"/{folder}"))
+    assert result.returncode == 0, result.stderr
+    for host in ("0", "1"):
+        made, mounted = as_root(cloud, host)
+        assert made == "mkdir -p /mnt/ladd"
+        assert mounted.startswith("gcsfuse ") and mounted.endswith(" my-runs /mnt/ladd")
+        assert (f" --only-dir={folder} " in mounted) == bool(folder)
+        for flag in (
+            "--metadata-cache-ttl-secs=0", "--metadata-cache-negative-ttl-secs=0",
+            "--kernel-list-cache-ttl-secs=0", "--implicit-dirs", "--rename-dir-limit=200000",
+            f"--uid={os.getuid()}", "allow_other",
+        ):  # fmt: skip
+            assert flag in mounted.split()
+
+
+def test_gcsfuse_comes_from_googles_packages_where_it_is_not_there(cloud):
+    (cloud / "states").write_text("ACTIVE\n")
+    (cloud / "bin" / "gcsfuse").unlink()
+    program(cloud / "bin" / "curl", '#!/bin/sh\necho "key of $2"\n')
+    program(cloud / "bin" / "lsb_release", "#!/bin/sh\necho jammy\n")
+    assert run(cloud, *COMMAND, TPU_BUCKET="my-runs").returncode == 0
+    done = [line.split()[:2] for line in as_root(cloud, "1")]
+    assert done[1:5] == [
+        ["tee", "/usr/share/keyrings/cloud.google.asc"],
+        ["tee", "/etc/apt/sources.list.d/gcsfuse.list"],
+        ["apt-get", "update"],
+        ["apt-get", "install"],
+    ]
+    assert done[5][0] == "gcsfuse"
+    key, source = (cloud / "written").read_text().splitlines()[:2]
+    assert key == "key of https://packages.cloud.google.com/apt/doc/apt-key.gpg"
+    assert source == (
+        "deb [signed-by=/usr/share/keyrings/cloud.google.asc] "
+        "https://packages.cloud.google.com/apt gcsfuse-jammy main"
+    )
+
+
+def test_a_share_is_mounted_in_place_of_what_was_mounted_before(cloud):
+    (cloud / "states").write_text("ACTIVE\n")
+    program(cloud / "bin" / "findmnt", "#!/bin/sh\n")
+    assert run(cloud, *COMMAND, TPU_NFS="10.0.0.2:/my runs").returncode == 0
+    assert as_root(cloud, "1") == [
+        "umount --lazy /mnt/ladd",
+        "mkdir -p /mnt/ladd",
+        "mount -t nfs -o hard,lookupcache=positive 10.0.0.2:/my runs /mnt/ladd",
+        "chmod 777 /mnt/ladd",
+    ]
+
+
+@pytest.mark.parametrize("settings", [{"TPU_BUCKET": "b0"}, {"TPU_NFS": "h:/s"}])
+def test_no_command_is_started_where_one_host_cannot_mount(cloud, settings):
+    (cloud / "states").write_text("ACTIVE\n")
+    fails = "gcsfuse 1" if "TPU_BUCKET" in settings else "mount 1"
+    result = run(cloud, *COMMAND, FAILS=fails, **settings)
+    assert result.returncode == 2 and "/mnt/ladd is not mounted on all hosts" in result.stderr
+    assert not (cloud / "hosts" / "0" / "ladd.log").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "settings", "words"),
     [
@@ -171,6 +249,8 @@ def test_stop_ends_the_run_on_all_hosts_and_delete_gives_the_slice_back(cloud):
         (["stop", "now"], {}, "takes no argument"),
         (["run", "true"], {"TPU_ZONE": ""}, "TPU_ZONE is not set"),
         (["run", "true"], {"TPU_TYPE": ""}, "TPU_TYPE is not set"),
+        (["run", "true"], {"TPU_BUCKET": "b0", "TPU_NFS": "h:/s"}, "both set: unset one of them"),
+        (["run", "true"], {"TPU_BUCKET": "gs://b0"}, "'gs://b0': use NAME or NAME/FOLDER"),
     ],
 )
 def test_bad_arguments_are_one_sentence_and_create_nothing(cloud, arguments, settings, words):
