@@ -27,6 +27,8 @@ LOW_RANK = "low_rank"
 """Of the adapters in a tree of parameters, beside `kernel` and `bias` of their layer."""
 
 
+_SHARDED = "embed"
+
 BASE = "base"
 """Name of the constant parameters among the frozen trees, unless they are another's, too."""
 
@@ -68,9 +70,13 @@ class LowRank(nnx.Module):
         inputs, *outputs = kernel.shape[len(stacked) :]
         # Of several output axes the first one counts the parts.
         kept = slice(parts > 1, None)
+        out = axes[1:][kept]
+        # Like other parameters each of the two is sharded over `fsdp`: by the rank, where its other
+        # dimension is not.
         self.axes: dict[str, tuple[str | None, ...]] = {
-            "down": (axes[0], None, None), "up": (None, None, *axes[1:][kept])
-        }  # fmt: skip
+            "down": (axes[0], None, None if _SHARDED in axes[:1] else _SHARDED),
+            "up": (None, None if _SHARDED in out else _SHARDED, *out),
+        }
         # Uniform within the inverse root of the inputs, as PEFT has it.
         shape, bound = (*stacked, inputs, parts, lora.rank), inputs**-0.5
         down = jax.random.uniform(rngs.params(), shape, param_dtype, -bound, bound)
