@@ -22,6 +22,7 @@ from ladd_jax.config import objectives
 from ladd_jax.config.fields import Config
 from ladd_jax.config.workdir import read
 from ladd_jax.data.buckets import Bucket
+from ladd_jax.models.lora import LoRA
 from ladd_jax.objectives import update_orders
 from ladd_jax.objectives.ladd import LADD
 from ladd_jax.objectives.passes import Heads
@@ -84,9 +85,11 @@ def measure(
     teacher = load_teacher(config, workdir, mesh)
     rows = []
     for mean in means:
+        # What the student's weights are loaded as: a whole network.
         distil = dataclasses.replace(
-            config.distil, renoise_mean=mean, renoise_slope=slope, accumulation=1, paired_weight=0.0
-        )
+            config.distil, renoise_mean=mean, renoise_slope=slope, accumulation=1,
+            paired_weight=0.0, lora=LoRA(),
+        )  # fmt: skip
         ladd = objectives.ladd(dataclasses.replace(config, distil=distil))
         params = ladd.critic.heads.init(jax.random.PRNGKey(0))
         heads = Heads(params, ladd.heads_optimizer.build().init(params))

@@ -83,8 +83,12 @@ KEY = seeds(0, 5)
 @pytest.fixture(scope="module")
 def latents(run):
     """Of our sampler `[H, W, C]`, by the number of steps."""
+    return sampled(run[0], (4, 2, 1))
+
+
+def sampled(workdir, counts):
     mesh = make_mesh({}, jax.devices()[:1])
-    trained = open_trained(str(run[0]), None, None, None, mesh)
+    trained = open_trained(str(workdir), None, None, None, mesh)
     text = trained.encoder().encode([PROMPT, ""])
     cond, null = ({name: array[i] for name, array in text.items()} for i in ([0], 1))
     network = trained.family.backbone(trained.architecture)
@@ -95,7 +99,7 @@ def latents(run):
             params, KEY, cond, (8, 8, 16),
             trained.sampling(steps, None, None).padded(5),
         )[0]
-        for steps in (4, 2, 1)
+        for steps in counts
     }  # fmt: skip
 
 
@@ -103,22 +107,30 @@ def latents(run):
 def test_diffusers_called_as_the_card_says_gives_the_latents_of_our_sampler(
     turbo, latents, steps, monkeypatch
 ):
-    import torch
-
     card = (turbo / "README.md").read_text()
     code = re.search(r"```python\n(.*?)```", card, re.DOTALL)[1]
     assert "sigmas=[1.0, 0.75, 0.5, 0.25]," in code
     if steps < 4:
         code = re.sub(r"sigmas=.*\]", re.search(rf"{steps} steps?: `(sigmas=.*\])`", card)[1], code)
+    theirs = called(code, {'"turbo"': turbo}, steps, monkeypatch)
+    expected = latents[steps]
+    assert np.std(expected) > 0.1
+    assert np.max(np.abs(theirs - expected)) / np.max(np.abs(expected)) < 1e-3
+
+
+def called(code, folders, steps, monkeypatch):
+    """Latents of a card's code, from the noise of our sampler; folders in the place of names."""
+    import torch
+
+    places = {f"folder_{i}": str(folder) for i, folder in enumerate(folders.values())}
     changes = (
-        ('"turbo"', "str(folder)"),
+        *zip(folders, places, strict=True),
         ('"cuda"', '"cpu"'),
         (f'"{PROMPT}",', f'"{PROMPT}", latents=latents, output_type="latent",'),
     )
     for old, new in changes:
         assert old in code
         code = code.replace(old, new)
-
     noise = [
         torch.from_numpy(np.array(sample_noise(KEY, i, (8, 8, 16))).transpose(0, 3, 1, 2).copy())
         for i in range(steps + 1)
@@ -127,13 +139,10 @@ def test_diffusers_called_as_the_card_says_gives_the_latents_of_our_sampler(
     # The draws of the scheduler's steps are replaced by those of our sampler, in their order.
     module = "diffusers.schedulers.scheduling_flow_match_lcm.randn_tensor"
     monkeypatch.setattr(module, lambda shape, **_: next(fresh).reshape(shape))
-    names = {"folder": turbo, "latents": noise[0]}
+    names = places | {"latents": noise[0]}
     exec(code, names)
     assert not list(fresh)
-    theirs = names["image"].numpy().transpose(1, 2, 0)
-    expected = latents[steps]
-    assert np.std(expected) > 0.1
-    assert np.max(np.abs(theirs - expected)) / np.max(np.abs(expected)) < 1e-3
+    return names["image"].numpy().transpose(1, 2, 0)
 
 
 def test_the_card_says_how_the_student_was_made_and_what_it_cannot(run, turbo):
@@ -319,13 +328,18 @@ def test_adapters_loaded_by_diffusers_are_the_student(adapted, tmp_path):
     assert not same & dense
 
 
-def test_a_card_of_adapters_says_what_they_are_of(adapted, tmp_path):
-    export(adapted, tmp_path / "lora", layout="lora")
+def test_adapters_called_as_their_card_says_give_the_latents_of_our_sampler(
+    adapted, tmp_path, monkeypatch
+):
+    export(adapted, tmp_path / "lora", layout="lora", dtype="float32")
     card = (tmp_path / "lora" / "README.md").read_text()
-    base = read(adapted).weights
-    assert f'from_pretrained("{base}", dtype=torch.bfloat16)' in card
-    assert 'load_lora_weights("lora")' in card
+    assert "\n- lora\n" in card and "`pip install peft`" in card
     assert "| adapters | rank 3, scale 2, of the layers `*block*`," in card
+    code = re.search(r"```python\n(.*?)```", card, re.DOTALL)[1]
+    folders = {'"pipeline"': adapted.parent / "pipeline", '"lora"': tmp_path / "lora"}
+    theirs, expected = called(code, folders, 4, monkeypatch), sampled(adapted, (4,))[4]
+    assert np.std(expected) > 0.1
+    assert np.max(np.abs(theirs - expected)) / np.max(np.abs(expected)) < 1e-3
 
 
 def test_adapters_that_others_cannot_use_are_not_exported(run, adapted, tmp_path):

@@ -133,6 +133,12 @@ def test_a_run_begins_from_the_newest_student_of_another_on_its_data(tmp_path):
         open_places(config(distil__steps=10), second, "", str(first))
     with pytest.raises(UserError, match=r"student of other networks \(model\.width was"):
         open_places(config(distil__steps=20, model__width=48), second, "", str(first))
+    with pytest.raises(UserError, match="with distil.lora.rank=4: adapters are of the network"):
+        open_places(config(distil__steps=20, distil__lora__rank=4), second, "", str(first))
+    adapted = tmp_path / "adapted"
+    save(adapted, "distil", 10, config(distil__steps=10, distil__lora__rank=4))
+    with pytest.raises(UserError, match=r"student of other networks \(distil\.lora\.rank was"):
+        open_places(more, tmp_path / "third", "", str(adapted))
     # Once it has begun, the other one may train on.
     settle(second, to_dict(more), found)
     save(second, "distil", 12, more)

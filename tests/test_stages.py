@@ -225,30 +225,42 @@ def test_distillation_with_a_teacher_that_is_cut_starts_from_the_whole_one(image
     assert state.heads["heads"]["residual"]["scale"].shape[0] == 1
 
 
-def test_adapters_are_trained_saved_and_read_as_a_whole_student(images, tmp_path):
+@pytest.mark.parametrize("shared", [True, False], ids=["of-the-teacher", "of-another"])
+def test_adapters_are_trained_saved_and_read_as_a_whole_student(images, tmp_path, shared):
     config = settings(steps=1, lora=dict(rank=2, layers=("*qkv",)))
     config.distil.optimizer.update(dict(learning_rate=1e-2, warmup_steps=0))
     # Constant beside the adapters, in fewer bits than these.
     config.model.teacher_dtype = "bfloat16"
     (tmp_path / "encoded").symlink_to(images)
-    write_generator(typed(config), tmp_path)
+    start = written = write_generator(typed(config), tmp_path)
+    if not shared:
+        # The teacher is cut, and the student begins as what `finetune` has made.
+        config.distil.hooked_blocks = (0,)
+        config.finetune.steps = 1
+        start = write_generator(typed(config), tmp_path, "finetune", seed=7)
     mesh = make_mesh(config.mesh)
+    assert architectures.begins_as_teacher(typed(config)) == shared
     distil(typed(config), tmp_path)
-    config.distil.steps = 2
-    distil(typed(config), tmp_path)
+    if shared:
+        config.distil.steps = 2
+        distil(typed(config), tmp_path)
     config, student = typed(config), objectives.ladd(typed(config)).student
     state = load_student(config, tmp_path, mesh)
-    assert int(state.step) == 2
+    assert int(state.step) == config.distil.steps
     assert jax.tree.map(jnp.shape, state.params) == jax.tree.map(jnp.shape, student.shapes)
-    generator = load_generator(config, tmp_path, mesh)
+    assert_same(load_generator(config, tmp_path, mesh), half(written))
     for name, adapters in (("student", state.params), ("ema", state.ema)):
-        found = load_student_weights(config, tmp_path, mesh, name, 2)
-        assert_same(found, student.merge(adapters, generator, jnp.float32))
+        found = load_student_weights(config, tmp_path, mesh, name, config.distil.steps)
+        assert_same(found, student.merge(adapters, half(start), jnp.float32))
         moved = {
             jax.tree_util.keystr(path)
             for (path, new), old in zip(
-                jax.tree.leaves_with_path(found), jax.tree.leaves(generator), strict=True
+                jax.tree.leaves_with_path(found), jax.tree.leaves(half(start)), strict=True
             )
             if np.any(np.asarray(new) != np.asarray(old.astype(jnp.float32)))
         }
         assert moved and all(name.endswith("['qkv']['kernel']") for name in moved)
+
+
+def half(tree):
+    return jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), tree)

@@ -25,6 +25,11 @@ def named(weights: str) -> str:
     return f"`{Path(weights).name}`"
 
 
+def address(weights: str) -> str:
+    """Weights as code names them: owner/name of the hub, else the folder's name."""
+    return weights if _is_on_hub(weights) else Path(weights).name
+
+
 def header(export: Export, *tags: str) -> str:
     """What the Hugging Face hub reads, and the title.
 
@@ -33,6 +38,9 @@ def header(export: Export, *tags: str) -> str:
       *tags: the family's tags.
     """
     base = [f"base_model: {export.base}"] if _is_on_hub(export.base) else []
+    if export.adapters is not None:
+        tags += ("lora",)
+        base += ["base_model_relation: adapter"] * bool(base)
     lines = [
         "---",
         "library_name: diffusers",

@@ -28,6 +28,7 @@ LOW_RANK = "low_rank"
 
 
 _SHARDED = "embed"
+"""The logical axis that is sharded over `fsdp`."""
 
 BASE = "base"
 """Name of the constant parameters among the frozen trees, unless they are another's, too."""
@@ -92,7 +93,7 @@ class LowRank(nnx.Module):
             gather(array[...].astype(self.dtype), self.axes[name])
             for name, array in (("down", self.down), ("up", self.up))
         )
-        outputs = "ab"[: up.ndim - 2]
+        outputs = "abcdefgh"[: up.ndim - 2]
         inner = self.scale * jnp.tensordot(x, down, 1)
         y = jnp.einsum(f"...pr,pr{outputs}->...p{outputs}", inner, up)
         return y if self.parts > 1 else jnp.squeeze(y, -1 - len(outputs))

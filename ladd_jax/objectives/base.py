@@ -7,10 +7,10 @@ An objective is an object with
     forward_units: what a step asks for, in forward passes of student and teacher
 
 `step` is pure and compiled by the caller, once for each bucket shape. `frozen` holds, by name, the
-trees that training reads and never changes (`teacher`, `null`): an argument, so that none is baked
-into the program. `batch` holds `latents [B, H, W, C]` and `cond`, a dict of arrays `[B, ...]`; for
-an objective with a `paired_weight` also `noise_keys`, uint32 `[B, 2]`, the raw PRNG keys of the
-noise that the data generator made the latents of.
+trees that training reads and never changes (`teacher`, `base`, `null`): an argument, so that none
+is baked into the program. `batch` holds `latents [B, H, W, C]` and `cond`, a dict of arrays `[B,
+...]`; for an objective with a `paired_weight` also `noise_keys`, uint32 `[B, 2]`, the raw PRNG keys
+of the noise that the data generator made the latents of.
 `metrics` is a flat dict of scalars and small vectors, all float32; `skipped` in it is 1 where a
 gradient was not finite and nothing was updated, else 0.
 """
@@ -35,7 +35,7 @@ class TrainState:
     Attributes:
       step: int32 [], updates done. The data position is a function of it.
       key: raw PRNG key, never changed; each step folds its number in.
-      params: the network in training (the student).
+      params: what is trained: the network (the student), or adapters of it.
       ema: exponential moving average of `params`.
       heads: the discriminator's parameters; empty where there is none.
       optimizer: optimizer state of `params`.

@@ -305,6 +305,7 @@ class LADD(LADDSettings):
             generator's, in any dtype.
         """
         heads_key, state_key = jax.random.split(key)
+        # Numbers 0 and 1 are the keys that it is split into.
         params = self.student.begin(jax.random.fold_in(key, 2), params)
         heads = self.critic.heads.init(heads_key)
         return TrainState(

@@ -21,8 +21,8 @@ from ladd_jax.models.families import ADAPTERS, Export, family_of
 from ladd_jax.models.lora import Adapted
 from ladd_jax.parallel.mesh import make_mesh
 from ladd_jax.stages.load import (
-    load_adapters,
     load_student_weights,
+    load_trained,
     student_step,
     trained_buckets,
 )
@@ -128,7 +128,7 @@ def describe(
     adapters = None
     if ADAPTERS in layouts[layout]:
         network = _adapted(config)
-        adapters = network, lambda: load_adapters(config, workdir, mesh, model, step)
+        adapters = network, lambda: load_trained(config, workdir, mesh, model, step)
     return Export(
         name=name,
         place=name,
@@ -185,6 +185,8 @@ def _how_made(config: Config, model: str, step: int, dtype: str) -> dict[str, ob
         "loss": distil.loss,
         "R1": f"{distil.r1_gamma:g} every {distil.r1_interval} steps",
         "distillation loss": f"{distil.distillation_weight:g}",
+        "reconstruction": f"{distil.reconstruction_weight:g}"
+        + (f", gamma {distil.reconstruction_gamma:g}" if distil.reconstruction_gamma else ""),
         "blocks with heads": _listed(distil.hooked_blocks) or "all",
         "updates of the heads a step": distil.head_updates,
         "learning rate": f"{distil.optimizer.learning_rate:g}, heads "

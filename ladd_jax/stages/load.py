@@ -280,7 +280,10 @@ def load_base(config: Config, workdir: Path, mesh: Mesh) -> Params:
       UserError: see `load_start`.
     """
     dtype = architectures.generator_architecture(config).param_dtype
-    return jax.tree.map(lambda leaf: leaf.astype(dtype), load_start(config, workdir, mesh))
+    cast = jax.jit(
+        lambda tree: jax.tree.map(lambda leaf: leaf.astype(dtype), tree), donate_argnums=0
+    )
+    return cast(load_start(config, workdir, mesh))
 
 
 def load_teacher(config: Config, workdir: Path, mesh: Mesh) -> Params:
@@ -370,7 +373,7 @@ def load_student_weights(
       NotFoundError: there is no such checkpoint.
       UserError: it does not fit the config.
     """
-    params = load_adapters(config, workdir, mesh, student, step)
+    params = load_trained(config, workdir, mesh, student, step)
     network = objectives.student(config)
     if not isinstance(network, Adapted):
         return params
@@ -380,7 +383,7 @@ def load_student_weights(
     return merge(params, load_base(config, workdir, mesh))
 
 
-def load_adapters(config: Config, workdir: Path, mesh: Mesh, student: str, step: int) -> Params:
+def load_trained(config: Config, workdir: Path, mesh: Mesh, student: str, step: int) -> Params:
     """What was trained of a student of `distil`: its adapters, or all of it where it has none.
 
     Arguments and errors are those of `load_student_weights`.

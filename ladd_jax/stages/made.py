@@ -55,6 +55,10 @@ def open_places(config: Config, workdir: Path, data: str, origin: str) -> Places
     return found
 
 
+_OF_STUDENT = ("hooked_blocks", "lora")
+"""Fields of `distil` that decide what a student's checkpoint holds."""
+
+
 def _begun(config: Config, workdir: Path, found: Places, origin: Path) -> Places:
     """The places of a run that begins with the student of another."""
     newest = newest_config(origin / "distil" / "checkpoints")
@@ -76,9 +80,14 @@ def _begun(config: Config, workdir: Path, found: Places, origin: Path) -> Places
             f"--from={origin} has a student of {step} steps and distil.steps is "
             f"{config.distil.steps}: raise it above {step}, since steps count on"
         )
+    if config.distil.lora.rank:
+        raise UserError(
+            f"--from={origin} with distil.lora.rank={config.distil.lora.rank}: adapters are of the "
+            f"network that a run begins as; leave --from out, or use rank 0"
+        )
     old, new = (
         {name: values[name] for name in ("model", "teacher", "heads") if name in values}
-        | {"distil": {"hooked_blocks": values["distil"]["hooked_blocks"]}}
+        | {"distil": {n: values["distil"][n] for n in _OF_STUDENT if n in values["distil"]}}
         for values in (fields, to_dict(config))
     )
     other = config_difference(old, new)

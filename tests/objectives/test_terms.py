@@ -32,7 +32,7 @@ TERMS = {
     "distillation": Distillation(2.5),
     "moments": Moments(3.0, t_hat=0.7),
     "paired": Paired(0.3),
-    "reconstruction": Reconstruction(0.5, gamma=5.0),
+    "reconstruction": Reconstruction(0.5, gamma=0.6),
 }
 
 
@@ -78,7 +78,7 @@ def formulas(ladd, frozen, drawn, heads):
 
     def reconstruction(x0_hat):
         snr = ((1 - drawn.t) / drawn.t)[:, None, None, None] ** 2
-        weight = jnp.minimum(snr, 5.0) * ~drawn.own[:, None, None, None]
+        weight = jnp.minimum(snr, 0.6) * ~drawn.own[:, None, None, None]
         return jnp.mean(weight * (x0_hat - drawn.x_0) ** 2)
 
     def paired(x0_hat):

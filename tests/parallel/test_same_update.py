@@ -1,5 +1,6 @@
 """One update is the same on 1, 2, 4 and 8 devices, however they are arranged."""
 
+import dataclasses
 import functools
 import math
 
@@ -8,9 +9,10 @@ import jax.numpy as jnp
 import pytest
 import tiny
 
+from ladd_jax.models.lora import BASE, Adapted, LoRA
 from ladd_jax.models.sd3.transformer import mmdit
 from ladd_jax.objectives.flow_matching import FlowMatching
-from ladd_jax.parallel.mesh import batch_sharding, make_mesh, replicated
+from ladd_jax.parallel.mesh import batch_sharding, make_mesh, parameter_shardings, replicated
 from ladd_jax.training.optimizers import Optimizer
 from ladd_jax.training.program import distillation_layout, step_program
 from ladd_jax.training.state import create, state_shardings
@@ -27,6 +29,7 @@ MESHES = [
 QUICK = {
     "ladd": ({"data": 2, "fsdp": 2, "tensor": 2},),
     "flow_matching": ({"data": 2, "fsdp": 2, "tensor": 2},),
+    "lora": ({"fsdp": 2, "tensor": 2},),
 }
 
 # The large epsilon keeps Adam's update in proportion to the gradient, where a small one takes its
@@ -58,7 +61,26 @@ def flow_matching(mesh):
     return target, shardings, state, jax.device_put({"null": null}, replicated(mesh))
 
 
-OBJECTIVES = {"ladd": ladd, "flow_matching": flow_matching}
+def lora(mesh):
+    """The same of adapters, whose base lies on the mesh as other parameters do."""
+    whole = tiny.ladd(optimizer=STUDENT, heads_optimizer=HEADS, ema_decay=0.9)
+    adapted = Adapted(whole.student, LoRA(rank=4))
+    target = dataclasses.replace(whole, student=adapted)
+    _, shardings = distillation_layout(target, mesh)
+    # Without zeros, so that both adapters of a layer have a gradient.
+    params = tiny.random_params(adapted, 3)
+    state = create(target.init, shardings, jax.random.PRNGKey(0), params)
+    state = dataclasses.replace(
+        state, params=jax.device_put(params, shardings.params),
+        ema=jax.device_put(jax.tree.map(jnp.copy, params), shardings.ema),
+    )  # fmt: skip
+    base, teacher = (tiny.random_params(whole.student, seed) for seed in (4, 5))
+    laid = parameter_shardings(mesh, whole.student.shapes, whole.student.axes)
+    frozen = {"teacher": jax.device_put(teacher, laid), BASE: jax.device_put(base, laid)}
+    return target, shardings, state, frozen
+
+
+OBJECTIVES = {"ladd": ladd, "flow_matching": flow_matching, "lora": lora}
 
 
 def update(objective, sizes):
@@ -91,7 +113,7 @@ def on_one_device(objective):
             id=f"{objective}-{'x'.join(f'{axis}{size}' for axis, size in sizes.items())}",
         )
         for objective in OBJECTIVES
-        for sizes in MESHES
+        for sizes in (QUICK[objective] if objective == "lora" else MESHES)
     ],
 )
 def test_an_update_is_that_of_one_device(objective, sizes):

@@ -1,7 +1,6 @@
 """The model card of an exported student of SD3: how to call it in diffusers and in ComfyUI."""
 
 from ladd_jax.models import card
-from ladd_jax.models.card import named
 from ladd_jax.models.families import Export
 from ladd_jax.models.sd3.lora_files import FILE
 from ladd_jax.models.sd3.text import CLIP_LENGTH
@@ -11,6 +10,14 @@ _COMFY_LEVELS = 1000
 
 _COMFY_TOKENS = 77
 """Tokens to which ComfyUI pads a prompt for the T5 of Stable Diffusion 3."""
+
+
+_ALWAYS = """Always pass `sigmas`, which are the times of the training, and `guidance_scale=1.0`:
+left out, they are 28 other ones and 7. The scheduler is `FlowMatchLCMScheduler` (diffusers 0.34 or
+newer), which draws fresh noise in every step from torch's global generator, so seed it with
+`torch.manual_seed`; `generator=` is for the first noise alone. Before `dtype=` diffusers called it
+`torch_dtype=`.
+"""
 
 
 def model_card(export: Export, reduction: int) -> str:
@@ -53,16 +60,17 @@ pipe = StableDiffusion3Pipeline.from_pretrained("{export.place}", dtype=torch.{e
 
 
 def _lora(export: Export, reduction: int) -> str:
+    base = card.address(export.base)
     return f"""## diffusers
 
-These are adapters of {named(export.base)}: they are loaded on top of it, and its scheduler is
-replaced.
+These are adapters of {card.named(export.base)}: they are loaded on top of it, which needs
+`pip install peft`, and its scheduler is replaced.
 
 ```python
 import torch
 from diffusers import FlowMatchLCMScheduler, StableDiffusion3Pipeline
 
-pipe = StableDiffusion3Pipeline.from_pretrained("{export.base}", dtype=torch.{export.dtype})
+pipe = StableDiffusion3Pipeline.from_pretrained("{base}", dtype=torch.{export.dtype})
 pipe.load_lora_weights("{export.place}")
 pipe.scheduler = FlowMatchLCMScheduler(shift=1.0)
 {_call(export, reduction)}
@@ -97,14 +105,6 @@ image = pipe(
     width={width},
     max_sequence_length={export.text_length - CLIP_LENGTH},
 ).images[0]"""
-
-
-_ALWAYS = """Always pass `sigmas`, which are the times of the training, and `guidance_scale=1.0`:
-left out, they are 28 other ones and 7. The scheduler is `FlowMatchLCMScheduler` (diffusers 0.34 or
-newer), which draws fresh noise in every step from torch's global generator, so seed it with
-`torch.manual_seed`; `generator=` is for the first noise alone. Before `dtype=` diffusers called it
-`torch_dtype=`.
-"""
 
 
 def _by_number(sigmas: list[float]) -> str:

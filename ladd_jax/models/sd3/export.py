@@ -3,6 +3,7 @@
 import math
 from logging import getLogger
 from pathlib import Path
+from typing import Any
 
 import jax.numpy as jnp
 
@@ -10,7 +11,7 @@ from ladd_jax.errors import UserError
 from ladd_jax.models.families import ADAPTERS, Export
 from ladd_jax.models.sd3.card import model_card
 from ladd_jax.models.sd3.encoder_weights import open_autoencoder
-from ladd_jax.models.sd3.lora_files import FILE, save_lora
+from ladd_jax.models.sd3.lora_files import FILE, layout, save_lora
 from ladd_jax.models.sd3.pipeline import read_index, write_surroundings
 from ladd_jax.models.sd3.weights import save_mmdit
 from ladd_jax.paths import expand
@@ -36,24 +37,31 @@ def write_export(folder: Path, export: Export) -> None:
       UserError: the base is another pipeline, or a dtype that weights are not kept in.
     """
     reduction = open_autoencoder(export.base).config.reduction
+    if expand(export.base).is_file() and export.layouts != ("single",):
+        raise UserError(
+            f"the base {export.base} is a single file, and a pipeline's folder is made of "
+            f"another's, or adapters are loaded into one: use --layout=single"
+        )
     if "diffusers" in export.layouts:
-        if expand(export.base).is_file():
-            raise UserError(
-                f"the base {export.base} is a single file, and a pipeline's folder is made of "
-                f"another's: use --layout=single"
-            )
         source = fetch_pipeline(export.base)
         read_index(source)
         _LOG.info("export: copies all but the transformer from %s", export.base)
         write_surroundings(source, folder)
-    _LOG.info("export: reads the student")
     dtype = jnp.dtype(export.dtype)
     if export.adapters is not None:
         network, load = export.adapters
+        files = layout(export.architecture, network)
+        _LOG.info("export: reads the adapters")
+        params = load()
         _LOG.info("export: writes %s, in %s", FILE, export.dtype)
-        save_lora(folder / FILE, load(), export.architecture, network, dtype)
-        (folder / "README.md").write_text(model_card(export, reduction))
-        return
+        save_lora(folder / FILE, network.scaled(params), files, dtype)
+    else:
+        _write_whole(folder, export, dtype)
+    (folder / "README.md").write_text(model_card(export, reduction))
+
+
+def _write_whole(folder: Path, export: Export, dtype: Any) -> None:
+    _LOG.info("export: reads the student")
     params = export.load()
     if "diffusers" in export.layouts:
         _LOG.info("export: writes the transformer for diffusers, in %s", export.dtype)
@@ -68,7 +76,6 @@ def write_export(folder: Path, export: Export) -> None:
         file = folder / f"{export.name}.safetensors"
         _LOG.info("export: writes %s, in %s", file.name, export.dtype)
         save_mmdit(file, params, export.architecture, dtype, "stability")
-    (folder / "README.md").write_text(model_card(export, reduction))
 
 
 def _sample_size(export: Export) -> int:

@@ -3,14 +3,12 @@
 from pathlib import Path
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 
 from ladd_jax.models.base import Params
 from ladd_jax.models.lora import LOW_RANK, Adapted
 from ladd_jax.models.sd3 import diffusers_layout
 from ladd_jax.models.sd3.transformer import MMDiTConfig
-from ladd_jax.models.sd3.weights import whole
 from ladd_jax.weights.files import weight_dtype, write_safetensors
 from ladd_jax.weights.layout import low_rank, tensor_shapes
 from ladd_jax.weights.transfer import write_tensors
@@ -44,31 +42,20 @@ def _layout(files: Params, base: Params, adapters: Params) -> Params:
     }
 
 
-def save_lora(
-    path: Path, params: Params, config: MMDiTConfig, network: Adapted, dtype: Any = jnp.float32
-) -> None:
-    """Writes adapters for `load_lora_weights` of diffusers; every process of a mesh takes part.
+def save_lora(path: Path, params: Params, files: Params, dtype: Any = jnp.float32) -> None:
+    """Writes adapters for `load_lora_weights` of diffusers.
 
-    Files of this kind have no alpha: theirs is the rank. So B is multiplied by what its product
-    with A counts.
+    Files of this kind have no alpha, which is then the rank: see `Adapted.scaled`.
 
     Args:
       path: the file.
-      params: the adapters.
-      config: architecture of the network that is adapted.
-      network: the adapted network.
+      params: the adapters, which count once.
+      files: their `layout`.
       dtype: dtype of the file.
 
     Raises:
-      UserError: see `layout`, or a dtype that weights are not kept in.
+      UserError: a dtype that weights are not kept in.
     """
-    dtype, tree = weight_dtype(dtype), layout(config, network)
-    params = network.scaled(params)
-    shapes = tensor_shapes(tree, params)
-    tensors = write_tensors(tree, params, dtype, whole)
-    if jax.process_index():
-        for leaf in jax.tree.leaves(params):
-            whole(leaf)
-        return
-    names = {_PREFIX + name: shape for name, shape in shapes.items()}
-    write_safetensors(path, names, dtype, tensors, {"format": "pt"})
+    dtype = weight_dtype(dtype)
+    names = {_PREFIX + name: shape for name, shape in tensor_shapes(files, params).items()}
+    write_safetensors(path, names, dtype, write_tensors(files, params, dtype), {"format": "pt"})

@@ -206,12 +206,12 @@ def save_mmdit(
     shapes[files.POSITIONS] = (1, config.position_table**2, config.width)
 
     def tensors() -> Iterator[np.ndarray]:
-        yield from write_tensors(tree, params, dtype, whole)
+        yield from write_tensors(tree, params, dtype, _whole)
         yield position_table(config, dtype)
 
     if jax.process_index():
         for leaf in jax.tree.leaves(params):
-            whole(leaf)
+            _whole(leaf)
     else:
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
@@ -233,7 +233,7 @@ def save_mmdit(
         multihost_utils.sync_global_devices(f"{path} is written")
 
 
-def whole(leaf: Any) -> np.ndarray:
+def _whole(leaf: Any) -> np.ndarray:
     """All of an array, gathered from the other processes where they have parts of it."""
     if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
         return multihost_utils.process_allgather(leaf, tiled=True)
