@@ -356,3 +356,15 @@ def test_adapters_that_others_cannot_use_are_not_exported(run, adapted, tmp_path
     with pytest.raises(UserError, match="fine-tuned .finetune.steps is 5."):
         export(tmp_path / "tuned", tmp_path / "lora", layout="lora")
     assert not (tmp_path / "lora").exists()
+
+
+def test_adapters_of_weights_that_have_changed_are_refused(run, tmp_path):
+    config = tiny(run[0].parent / "pipeline", "")
+    config.distil.lora.rank = 3
+    save_student(typed(config), tmp_path / "adapted", inputs={"weights": "of others"})
+    with pytest.raises(UserError, match="weights had other content"):
+        export(tmp_path / "adapted", tmp_path / "lora", layout="lora")
+    # A whole student has all of its weights.
+    config.distil.lora.rank = 0
+    save_student(typed(config), tmp_path / "whole", inputs={"weights": "of others"})
+    export(tmp_path / "whole", tmp_path / "single", layout="single")

@@ -12,8 +12,14 @@ from ladd_jax.config.workdir import settle
 from ladd_jax.training.checkpoint import Checkpoints
 
 
-def save_student(config, workdir, step=2):
+def save_student(config, workdir, step=2, inputs=None):
     """Writes a run's config and a checkpoint of `distil`, with another student than its average.
+
+    Args:
+      config: the config.
+      workdir: the workdir.
+      step: the checkpoint's step.
+      inputs: digests of what it was made of, by name.
 
     Returns:
       its state.
@@ -25,6 +31,6 @@ def save_student(config, workdir, step=2):
     ema = random_params(objective.student, seed=2)
     state = dataclasses.replace(state, step=jnp.asarray(step, jnp.int32), ema=ema)
     saved = Checkpoints(workdir / "distil" / "checkpoints")
-    saved.save(step, state, to_dict(config))
+    saved.save(step, state, to_dict(config) | ({"inputs": inputs} if inputs else {}))
     saved.close()
     return state

@@ -28,6 +28,7 @@ from ladd_jax.stages.names import STUDENTS
 from ladd_jax.training.checkpoint import Checkpoints
 from ladd_jax.training.program import distillation_layout
 from ladd_jax.training.state import abstract_like
+from ladd_jax.weights.fingerprint import TRANSFORMER, fingerprint
 
 _LOG = getLogger(__name__)
 
@@ -386,7 +387,8 @@ def load_student_weights(
 def load_trained(config: Config, workdir: Path, mesh: Mesh, student: str, step: int) -> Params:
     """What was trained of a student of `distil`: its adapters, or all of it where it has none.
 
-    Arguments and errors are those of `load_student_weights`.
+    Arguments and errors are those of `load_student_weights`. Adapters of weights that are not here
+    any more are refused.
     """
     name = STUDENTS[student]
     objective = objectives.ladd(config)
@@ -396,6 +398,15 @@ def load_trained(config: Config, workdir: Path, mesh: Mesh, student: str, step: 
     )
     abstract = abstract_like(shapes, parameter_shardings(mesh, shapes, objective.student.axes))
     saved = checkpoints_of(config, workdir, "distil")
+    base = fingerprint(config.weights, TRANSFORMER) if config.weights else ""
+    if objective.student.constants and base:
+        # A whole student does not depend on what has become of the weights that it began with.
+        found = checkpoint_difference(
+            config, saved.directory, "distil", step, saved.config(step), {"weights": base}
+        )
+        if found:
+            saved.close()
+            raise UserError(found)
     params = saved.restore_tree(name, abstract, step)
     saved.close()
     return params
