@@ -46,10 +46,14 @@ class Model:
     Several parameter trees (student, teacher, EMA) serve one `Model`. `axes` and `shapes` are
     trees like the parameters: logical axis names, and `jax.ShapeDtypeStruct`. `build` makes the
     module.
+
+    Where a part of it is trained, such as adapters, the parameters are that part, and `constants`
+    has the network whose own are constant, by the name of their tree among the frozen ones.
     """
 
     def __init__(self, build: Callable[[nnx.Rngs], nnx.Module]):
         self.build = build
+        self.constants: dict[str, Model] = {}
         module = nnx.eval_shape(lambda: build(nnx.Rngs(0)))
         self._graphdef, state = nnx.split(module)
         self.shapes: Params = nnx.to_pure_dict(state)
@@ -66,6 +70,27 @@ class Model:
     def init(self, key: jax.Array) -> Params:
         """Fresh parameters from a PRNG key; jit-compatible."""
         return nnx.to_pure_dict(nnx.split(self.build(nnx.Rngs(key)))[1])
+
+    def begin(self, key: jax.Array, start: Params) -> Params:
+        """The parameters that a training starts with.
+
+        Args:
+          key: raw PRNG key of what is drawn.
+          start: parameters of a whole network, in any dtype. What is trained of them is copied: a
+            step donates its state, and a shared buffer would take the other network with it.
+        """
+        return jax.tree.map(
+            lambda leaf, own: jnp.array(leaf, own.dtype, copy=True), start, self.shapes
+        )
+
+    def complete(self, params: Params, frozen: dict[str, Any]) -> Params:
+        """What the network computes with, of what is trained and what is constant.
+
+        Args:
+          params: parameters as `begin` makes them.
+          frozen: constant trees by name, those of `constants` among them.
+        """
+        return params
 
     def __call__(self, params: Params, *args: Any, **kwargs: Any) -> Any:
         """The module's `__call__` with these parameters."""
@@ -89,8 +114,6 @@ class Backbone(Model):
       patch: side of the square of latent pixels that becomes one token; N is HW / patch^2.
       summary_width: length of the vector that sums up a cond.
       summary_name: name of that vector in a cond.
-      constants: where a part is trained, such as adapters, the network whose parameters are
-        constant, by the name of their tree among the frozen ones; else empty.
     """
 
     def __init__(
@@ -117,7 +140,6 @@ class Backbone(Model):
         self.blocks, self.width, self.patch = blocks, width, patch
         self.summary_width = summary_width
         self.summary_name = summary
-        self.constants: dict[str, Backbone] = {}
 
     def __call__(
         self, params: Params, x_t: jax.Array, t: jax.Array, cond: Cond, tap: Tap | None = None
@@ -139,27 +161,6 @@ class Backbone(Model):
           and a function from their cotangent to the cotangent of `x_t`. Parameters are constants.
         """
         return self.bind(params).features_vjp(x_t, t, cond)
-
-    def begin(self, key: jax.Array, start: Params) -> Params:
-        """The parameters that a training starts with.
-
-        Args:
-          key: raw PRNG key of what is drawn.
-          start: parameters of a whole network, in any dtype. What is trained of them is copied: a
-            step donates its state, and a shared buffer would take the other network with it.
-        """
-        return jax.tree.map(
-            lambda leaf, own: jnp.array(leaf, own.dtype, copy=True), start, self.shapes
-        )
-
-    def complete(self, params: Params, frozen: dict[str, Any]) -> Params:
-        """What the network computes with, of what is trained and what is constant.
-
-        Args:
-          params: parameters as `begin` makes them.
-          frozen: constant trees by name, those of `constants` among them.
-        """
-        return params
 
     def grid(self, x_t: jax.Array) -> tuple[int, int]:
         """Rows and columns (h, w) of the image tokens of latents, hw = N."""
