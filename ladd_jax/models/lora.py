@@ -24,8 +24,7 @@ from ladd_jax.parallel.mesh import gather
 from ladd_jax.ranges import NOT_NEGATIVE, check_numbers
 
 LOW_RANK = "low_rank"
-"""Of the adapters in a tree of parameters, beside `kernel` and `bias` of their layer."""
-
+"""Name of the adapters in a tree of parameters, beside `kernel` and `bias` of their layer."""
 
 _SHARDED = "embed"
 """The logical axis that is sharded over `fsdp`."""

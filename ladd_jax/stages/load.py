@@ -281,10 +281,7 @@ def load_base(config: Config, workdir: Path, mesh: Mesh) -> Params:
       UserError: see `load_start`.
     """
     dtype = architectures.generator_architecture(config).param_dtype
-    cast = jax.jit(
-        lambda tree: jax.tree.map(lambda leaf: leaf.astype(dtype), tree), donate_argnums=0
-    )
-    return cast(load_start(config, workdir, mesh))
+    return jax.tree.map(lambda leaf: leaf.astype(dtype), load_start(config, workdir, mesh))
 
 
 def load_teacher(config: Config, workdir: Path, mesh: Mesh) -> Params:
