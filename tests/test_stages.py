@@ -225,15 +225,21 @@ def test_distillation_with_a_teacher_that_is_cut_starts_from_the_whole_one(image
     assert state.heads["heads"]["residual"]["scale"].shape[0] == 1
 
 
-@pytest.mark.parametrize("shared", [True, False], ids=["of-the-teacher", "of-another"])
+@pytest.mark.parametrize(
+    "shared",
+    [pytest.param(True, marks=pytest.mark.slow, id="of-the-teacher"),
+     pytest.param(False, id="of-another")],
+)  # fmt: skip
 def test_adapters_are_trained_saved_and_read_as_a_whole_student(images, tmp_path, shared):
     config = settings(steps=1, lora=dict(rank=2, layers=("*qkv",)))
     config.distil.optimizer.update(dict(learning_rate=1e-2, warmup_steps=0))
     # Constant beside the adapters, in fewer bits than these.
-    config.model.teacher_dtype = "bfloat16"
+    config.model.update(dict(depth=2, teacher_dtype="bfloat16"))
     (tmp_path / "encoded").symlink_to(images)
     start = written = write_generator(typed(config), tmp_path)
-    if not shared:
+    if shared:
+        config.log.samples_every = 0
+    else:
         # The teacher is cut, and the student begins as what `finetune` has made.
         config.distil.hooked_blocks = (0,)
         config.finetune.steps = 1
