@@ -46,7 +46,7 @@ def get_config() -> ConfigDict:
         )
     )
 
-    # Thirteen minutes' worth on two cores, the whole run; with 1500 steps it still gets better.
+    # Ten minutes' worth on two cores, the whole run; with 1500 steps it still gets better.
     small_recipe(config, steps=900)
 
     config.evaluate.update(dict(batch_size=40))
