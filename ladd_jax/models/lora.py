@@ -74,7 +74,7 @@ class LowRank(nnx.Module):
         # Like other parameters each of the two is sharded over `fsdp`: by the rank, where its other
         # dimension is not.
         self.axes: dict[str, tuple[str | None, ...]] = {
-            "down": (axes[0], None, None if _SHARDED in axes[:1] else _SHARDED),
+            "down": (axes[0], None, None if axes[0] == _SHARDED else _SHARDED),
             "up": (None, None if _SHARDED in out else _SHARDED, *out),
         }
         # Uniform within the inverse root of the inputs, as PEFT has it.

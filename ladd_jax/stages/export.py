@@ -128,7 +128,7 @@ def describe(
     adapters = None
     if ADAPTERS in layouts[layout]:
         network = _adapted(config)
-        adapters = network, lambda: load_trained(config, workdir, mesh, model, step)
+        adapters = network, lambda: load_trained(config, workdir, mesh, network, model, step)
     return Export(
         name=name,
         place=name,

@@ -18,7 +18,7 @@ from ladd_jax.config.workdir import folder
 from ladd_jax.data.buckets import Bucket
 from ladd_jax.data.shards import Shards, is_complete, read_identity
 from ladd_jax.errors import NotFoundError, UserError
-from ladd_jax.models.base import Params
+from ladd_jax.models.base import Backbone, Params
 from ladd_jax.models.families import family_of
 from ladd_jax.models.lora import Adapted
 from ladd_jax.models.quantized import quantize_params
@@ -371,8 +371,8 @@ def load_student_weights(
       NotFoundError: there is no such checkpoint.
       UserError: it does not fit the config.
     """
-    params = load_trained(config, workdir, mesh, student, step)
     network = objectives.student(config)
+    params = load_trained(config, workdir, mesh, network, student, step)
     if not isinstance(network, Adapted):
         return params
     dtype = architectures.student_architecture(config).param_dtype
@@ -381,22 +381,18 @@ def load_student_weights(
     return merge(params, load_base(config, workdir, mesh))
 
 
-def load_trained(config: Config, workdir: Path, mesh: Mesh, student: str, step: int) -> Params:
+def load_trained(
+    config: Config, workdir: Path, mesh: Mesh, network: Backbone, student: str, step: int
+) -> Params:
     """What was trained of a student of `distil`: its adapters, or all of it where it has none.
 
-    Arguments and errors are those of `load_student_weights`. Adapters of weights that are not here
-    any more are refused.
+    Arguments and errors are those of `load_student_weights`, and `network` is that of
+    `objectives.student`. Adapters of weights that are not here any more are refused.
     """
-    name = STUDENTS[student]
-    objective = objectives.ladd(config)
-    shapes = jax.eval_shape(
-        lambda key: getattr(objective.init(key, objective.student.init(key)), name),
-        jax.ShapeDtypeStruct((2,), jnp.uint32),
-    )
-    abstract = abstract_like(shapes, parameter_shardings(mesh, shapes, objective.student.axes))
+    layout = parameter_shardings(mesh, network.shapes, network.axes)
     saved = checkpoints_of(config, workdir, "distil")
     base = fingerprint(config.weights, TRANSFORMER) if config.weights else ""
-    if objective.student.constants and base:
+    if network.constants and base:
         # A whole student does not depend on what has become of the weights that it began with.
         found = checkpoint_difference(
             config, saved.directory, "distil", step, saved.config(step), {"weights": base}
@@ -404,7 +400,7 @@ def load_trained(config: Config, workdir: Path, mesh: Mesh, student: str, step: 
         if found:
             saved.close()
             raise UserError(found)
-    params = saved.restore_tree(name, abstract, step)
+    params = saved.restore_tree(STUDENTS[student], abstract_like(network.shapes, layout), step)
     saved.close()
     return params
 
