@@ -170,17 +170,25 @@ kill -KILL -- "-$pid"'
 
 case $action in
     run)
-        while
+        # Not in a condition, inside which `set -e` does not hold.
+        set -o errtrace
+        trap 'fail "$doing has failed: see above"' ERR
+        while :; do
+            doing="asking for $TPU_NAME"
             create_or_reuse
+            doing="ending the run before on $TPU_NAME"
             stop
+            doing="installing the checkout on $TPU_NAME"
             install
-            mount_shared || fail "/mnt/ladd is not mounted on all hosts: see above"
+            doing="mounting /mnt/ladd on all hosts of $TPU_NAME"
+            mount_shared
+            doing="starting the command on $TPU_NAME"
             start "$@"
             code=0
             follow || code=$?
             # The exit code of a run that has saved because it was told to stop.
-            ((code == 75)) && on_host 0 "[ ! -e ladd.stopped ]"
-        do :; done
+            ((code == 75)) && on_host 0 "[ ! -e ladd.stopped ]" || break
+        done
         if ((code)); then
             # The reason why the first host failed may be on another one.
             # shellcheck disable=SC2016 # expanded on the hosts

@@ -236,8 +236,24 @@ def test_no_command_is_started_where_one_host_cannot_mount(cloud, settings):
     (cloud / "states").write_text("ACTIVE\n")
     fails = "gcsfuse 1" if "TPU_BUCKET" in settings else "mount 1"
     result = run(cloud, *COMMAND, FAILS=fails, **settings)
-    assert result.returncode == 2 and "/mnt/ladd is not mounted on all hosts" in result.stderr
+    assert result.returncode == 2 and "mounting /mnt/ladd on all hosts of pod has failed" in result.stderr
     assert not (cloud / "hosts" / "0" / "ladd.log").exists()
+
+
+@pytest.mark.parametrize("broken", ["hosts/0/.local/bin/uv", "bin/tar"])
+def test_no_command_is_started_where_the_checkout_cannot_be_installed(cloud, broken):
+    (cloud / "states").write_text("ACTIVE\n")
+    program(cloud / broken, "#!/bin/sh\necho no such luck >&2\nexit 7\n")
+    result = run(cloud, *COMMAND)
+    assert result.returncode == 2 and "no such luck" in result.stderr
+    assert "installing the checkout on pod has failed: see above" in result.stderr
+    assert not (cloud / "hosts" / "1" / "seen").exists()
+
+
+def test_a_slice_that_cannot_be_asked_for_is_named(cloud):
+    (cloud / "after_create").unlink()
+    result = run(cloud, *COMMAND)
+    assert result.returncode == 2 and "asking for pod has failed: see above" in result.stderr
 
 
 @pytest.mark.parametrize(
