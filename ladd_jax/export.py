@@ -37,6 +37,12 @@ _LAYOUT = flags.DEFINE_string(
     "Kind of files; for SD3 diffusers, single, both or lora.",
     flag_values=FLAGS,
 )
+_LORA = flags.DEFINE_multi_string(
+    "lora",
+    [],
+    "PATH or PATH:SCALE of a LoRA that is added to the student; may be given several times.",
+    flag_values=FLAGS,
+)
 _DTYPE = flags.DEFINE_enum(
     "dtype",
     "bfloat16",
@@ -73,6 +79,7 @@ def main() -> None:
             step=_STEP.value,
             layout=_LAYOUT.value,
             dtype=_DTYPE.value,
+            loras=_LORA.value,
             push_to=_PUSH.value,
         )
     print(f"{place}/README.md says how to call it")

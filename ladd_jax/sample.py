@@ -12,6 +12,8 @@ Examples:
     python -m ladd_jax.sample --checkpoint=runs/sd3_turbo --prompts=prompts.txt --steps=1 --num=1 \
         --out=pictures
     python -m ladd_jax.sample --checkpoint=sd3-turbo --prompt="a red cat" --seed=7 --out=pictures
+    python -m ladd_jax.sample --checkpoint=sd3-turbo --lora=style.safetensors:0.8 \
+        --prompt="a red cat" --out=pictures
 """
 
 import logging
@@ -53,6 +55,12 @@ _MODEL = flags.DEFINE(
 )
 _STEP = flags.DEFINE_integer(
     "step", None, "Step of the run's checkpoint; default: the newest.", flag_values=FLAGS
+)
+_LORA = flags.DEFINE_multi_string(
+    "lora",
+    [],
+    "PATH or PATH:SCALE of a LoRA that is added to the network; may be given several times.",
+    flag_values=FLAGS,
 )
 _PROMPT = flags.DEFINE_multi_string(
     "prompt", [], "What to show; may be given several times.", flag_values=FLAGS
@@ -140,7 +148,7 @@ def main() -> None:
         keep_programs(read(workdir).compilation_cache, workdir)
     mesh = make_mesh({"fsdp": -1}, jax.local_devices())
     dtype = None if _DTYPE.value is None else jnp.dtype(_DTYPE.value)
-    trained = open_trained(_CHECKPOINT.value, _MODEL.value, _STEP.value, dtype, mesh)
+    trained = open_trained(_CHECKPOINT.value, _MODEL.value, _STEP.value, dtype, mesh, _LORA.value)
     at = "" if trained.step is None else f" of step {trained.step}"
     _LOG.info("sample: %s of %s%s, into %s", trained.model, _CHECKPOINT.value, at, out)
     if records:

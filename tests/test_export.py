@@ -14,19 +14,27 @@ from absl.testing import flagsaver
 from huggingface_hub import errors
 from pipelines import save_pipeline
 from test_sd3 import tiny
+from tiny import random_params
 from untrained_run import save_student
 
 from configs import digits
 from ladd_jax import export as command
+from ladd_jax.cli.inputs import check_parts
+from ladd_jax.config.architectures import student_architecture, teacher_architecture
 from ladd_jax.config.fields import to_dict, typed
+from ladd_jax.config.identity import difference, identity
 from ladd_jax.config.workdir import read, settle
 from ladd_jax.diffusion.samplers import sample_noise
 from ladd_jax.diffusion.sampling import Sampler, seeds
-from ladd_jax.errors import ExistsError, UserError
+from ladd_jax.errors import ExistsError, Problems, UserError
+from ladd_jax.models.lora import Adapted, LoRA, add_adapters
 from ladd_jax.models.sd3.card import model_card
+from ladd_jax.models.sd3.lora_files import layout, save_lora
 from ladd_jax.models.sd3.pipeline import write_surroundings
+from ladd_jax.models.sd3.transformer import cut_params, mmdit
 from ladd_jax.parallel.mesh import make_mesh
 from ladd_jax.stages.export import describe, export
+from ladd_jax.stages.load import load_generator, load_teacher, weights_inputs
 from ladd_jax.stages.trained import open_trained
 from ladd_jax.weights import load_mmdit
 
@@ -368,3 +376,94 @@ def test_adapters_of_weights_that_have_changed_are_refused(run, tmp_path):
     config.distil.lora.rank = 0
     save_student(typed(config), tmp_path / "whole", inputs={"weights": "of others"})
     export(tmp_path / "whole", tmp_path / "single", layout="single")
+
+
+@pytest.fixture(scope="module")
+def lora(run):
+    """(file, what it adds at a scale of 1) for the transformer of the pipeline."""
+    config = typed(tiny(run[0].parent / "pipeline", ""))
+    network = Adapted(mmdit(student_architecture(config)), LoRA(rank=2, layers=("*image*",)))
+    params = random_params(network, seed=7)
+    file = run[0].parent / "style.safetensors"
+    save_lora(file, params, layout(student_architecture(config), network))
+    return str(file), params
+
+
+def plus(params, adapters, scale):
+    return add_adapters(jax.tree.map(jnp.array, params), [(adapters, scale)])
+
+
+def test_a_lora_is_added_to_a_student_that_is_exported_or_sampled(run, turbo, lora, tmp_path):
+    file, adapters = lora
+    wanted = plus(run[1].ema, adapters, 0.5)
+    export(run[0], tmp_path / "out", dtype="float32", loras=[f"{file}:0.5"])
+    mesh = make_mesh({}, jax.devices()[:1])
+    for found in (
+        load_mmdit(tmp_path / "out", jnp.float32).params,
+        open_trained(str(run[0]), "ema", None, None, mesh, [f"{file}:0.5"]).load(),
+        open_trained(str(turbo), None, None, jnp.float32, mesh, [f"{file}:0.5"]).load(),
+    ):
+        jax.tree.map(np.testing.assert_array_equal, found, wanted)
+    assert (
+        "| LoRA added | `style.safetensors` at 0.5 |"
+        in (tmp_path / "out" / "README.md").read_text()
+    )
+
+
+def test_a_run_begins_with_its_weights_and_the_loras_that_are_added(run, lora, tmp_path):
+    file, adapters = lora
+    config = tiny(run[0].parent / "pipeline", "")
+    mesh = make_mesh({}, jax.devices()[:1])
+    base = load_generator(typed(config), tmp_path, mesh)
+    config.loras = (f"{file}:-1.5",)
+    made = typed(config)
+    wanted = plus(base, adapters, -1.5)
+    jax.tree.map(np.testing.assert_array_equal, load_generator(made, tmp_path, mesh), wanted)
+    # The teacher under the heads has fewer blocks, in another dtype.
+    teacher = load_teacher(made, tmp_path, mesh)
+    cut = cut_params(wanted, mmdit(teacher_architecture(made)).shapes)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0.01, atol=1e-3), teacher, cut)
+
+
+def test_a_result_knows_the_loras_that_it_was_made_with(run, lora, tmp_path):
+    file, _ = lora
+    config = tiny(run[0].parent / "pipeline", "")
+    config.distil.lora.rank, config.loras = 3, (file,)
+    names = weights_inputs(typed(config))
+    assert names.keys() == {"weights", f"loras: {file}"} and all(names.values())
+    old = names | {f"loras: {file}": "of another"}
+    save_student(typed(config), tmp_path / "adapted", inputs=old)
+    with pytest.raises(UserError, match="style.safetensors had other content"):
+        export(tmp_path / "adapted", tmp_path / "out")
+    stages = ("synthesized", "finetune", "distil")
+    fields = to_dict(typed(config))
+    for stage in (*stages, "encoded"):
+        without = identity(fields | {"loras": ()}, stage)
+        found = difference(without, identity(fields, stage))
+        assert ("loras" in found) == (stage in stages)
+
+
+def test_adapters_on_top_of_a_lora_are_not_exported_alone(run, lora, tmp_path):
+    file, _ = lora
+    config = tiny(run[0].parent / "pipeline", "")
+    config.distil.lora.rank = 3
+    save_student(typed(config), tmp_path / "adapted")
+    with pytest.raises(UserError, match="is added to a whole network, and --layout=lora writes"):
+        export(tmp_path / "adapted", tmp_path / "out", layout="lora", loras=[file])
+    config.loras = (file,)
+    save_student(typed(config), tmp_path / "on_top")
+    with pytest.raises(UserError, match="are of no use without: use another --layout"):
+        export(tmp_path / "on_top", tmp_path / "out", layout="lora")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_lora_of_another_network_is_told_before_anything_starts(run, tmp_path):
+    config = tiny(run[0].parent / "pipeline", "")
+    config.loras = (str(tmp_path / "none.safetensors"),)
+    problems = Problems()
+    check_parts(typed(config), problems)
+    with pytest.raises(UserError, match="the LoRA .*none.safetensors does not exist"):
+        problems.tell()
+    config.weights = ""
+    with pytest.raises(UserError, match="weights is empty: name the weights that they are added"):
+        typed(config)

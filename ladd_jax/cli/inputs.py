@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from ladd_jax.config.architectures import student_architecture
+from ladd_jax.config.architectures import generator_architecture, student_architecture
 from ladd_jax.config.fields import Config
 from ladd_jax.data.buckets import Bucket
 from ladd_jax.data.image_records import names_dataset, open_images
@@ -12,10 +12,11 @@ from ladd_jax.data.sources.fill_buckets import smallest_bucket
 from ladd_jax.errors import Problems, UserError
 from ladd_jax.models.families import family_of
 from ladd_jax.paths import matches
+from ladd_jax.stages.load import open_loras
 
 
 def check_parts(config: Config, problems: Problems, place: Path | None = None) -> None:
-    """Adds what is wrong with the encoders of pipelines that the stages of a config use.
+    """Adds what is wrong with LoRA files, and with the encoders that the stages of a config use.
 
     Args:
       config: the run's config.
@@ -23,6 +24,8 @@ def check_parts(config: Config, problems: Problems, place: Path | None = None) -
       place: the directory of the run's data: what is encoded there already needs no encoder.
     """
     data, family = config.data, family_of(config)
+    with problems.found():
+        open_loras(family, generator_architecture(config), config.loras)
     encodes = "encode" in config.stages and not _is_encoded(place)
     judges = "evaluate" in config.stages
     text = data.text or config.weights

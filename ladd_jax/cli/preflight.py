@@ -110,7 +110,9 @@ def look(
         part("data evaluate", lambda: _check_subjects(config))
     if "evaluate" in config.stages or ("distil" in config.stages and config.log.samples_every):
         part("data evaluate distil", lambda: _check_judges(config))
-    part("data model evaluate stages weights log", lambda: check_parts(config, problems, data))
+    part(
+        "data model evaluate stages weights loras log", lambda: check_parts(config, problems, data)
+    )
     sizes: dict[Bucket, int] = {}
     part(
         "data stages synthesize pretrain finetune distil seed",

@@ -514,6 +514,9 @@ class Config:
     # and the teacher, unless `teacher` names another: a folder, or owner/name of the hub. Empty:
     # `pretrain` makes the data generator.
     weights: str = ""
+    # LoRA files that are added to `weights` before all else: PATH, or PATH:SCALE with what its
+    # change is multiplied by. A path is a file, its folder, or owner/name of the hub.
+    loras: tuple[str, ...] = ()
     data: Data = Data()
     model: Model = Model()
     teacher: Teacher = Teacher()
@@ -550,6 +553,11 @@ class Config:
             _one_of(name, "stages", *STAGES)
         _one_of(self.on_change, "on_change", "stop", "redo")
         check_distinct(self, "stages")
+        if self.loras and not self.weights:
+            raise UserError(
+                f"loras is {', '.join(self.loras)} and weights is empty: name the weights that "
+                f"they are added to"
+            )
 
 
 def base_config() -> ConfigDict:

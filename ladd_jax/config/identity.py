@@ -32,7 +32,7 @@ TRAININGS = ("pretrain", "finetune", "distil")
 """Results that are checkpoints."""
 
 _DATA = ("seed", "weights", "data")
-_NETWORK = (*_DATA, "model", "pretrain")
+_NETWORK = (*_DATA, "loras", "model", "pretrain")
 _STUDENT = (*_NETWORK, "synthesize", "finetune")
 _SECTIONS = {
     "encoded": _DATA,

@@ -106,6 +106,14 @@ class OpenWeights(Protocol):
         ...
 
 
+class OpenAdapters(Protocol):
+    """Files with adapters of a network, checked and not read yet."""
+
+    def load(self) -> Params:
+        """Adapters as `models.lora.add_adapters` takes them, arrays of numpy."""
+        ...
+
+
 class TextEncoder(Protocol):
     """Prompts to what a network is given."""
 
@@ -228,6 +236,8 @@ class Family:
         for no limit.
       open_weights: `open_weights(place, dtype)` finds and checks the weights of a network: a
         pipeline's folder, a file, or owner/name of the hub.
+      open_lora: `open_lora(place, architecture)` finds and checks adapters in a file, a folder, or
+        owner/name of the hub: raises UserError where they are not of this network.
       load_autoencoder: `load_autoencoder(place, dtype)` gives an `Autoencoder` and its parameters,
         on the first device.
       check_autoencoder: `check_autoencoder(place, channels)` raises UserError where that would not
@@ -259,6 +269,7 @@ class Family:
     cond_shapes: Callable[[Any, int, int, int], dict[str, tuple[int, ...]]]
     sides: Callable[[Any], tuple[int, int | None]]
     open_weights: Callable[[str | Path, Dtype], OpenWeights]
+    open_lora: Callable[[str, Any], OpenAdapters]
     load_autoencoder: Callable[[str | Path, Dtype], tuple[Autoencoder, Params]]
     check_autoencoder: Callable[[str | Path, int], None]
     preview: Callable[[np.ndarray], np.ndarray]

@@ -11,6 +11,8 @@ have one more dimension, the layers', before all others.
 
 import dataclasses
 import fnmatch
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -215,9 +217,45 @@ def _merged(base: Params, adapters: Params, scale: float, dtype: Dtype) -> Param
         for name, inner in base.items()
     }
     if LOW_RANK in adapters:
-        kernel, down, up = base["kernel"], adapters[LOW_RANK]["down"], adapters[LOW_RANK]["up"]
-        up = up.reshape(*down.shape[:-3], *down.shape[-2:], -1)
-        product = jnp.einsum("...ipr,...pro->...ipo", down, up, precision="highest")
-        change = scale * product.reshape(kernel.shape)
-        made["kernel"] = (kernel.astype(jnp.float32) + change).astype(dtype)
+        change = scale * _product(adapters[LOW_RANK], base["kernel"].shape)
+        made["kernel"] = (base["kernel"].astype(jnp.float32) + change).astype(dtype)
     return made
+
+
+def _product(adapters: Params, shape: tuple[int, ...]) -> jax.Array:
+    """A B of one layer, float32, in the shape of its kernel."""
+    down, up = adapters["down"], adapters["up"]
+    up = up.reshape(*down.shape[:-3], *down.shape[-2:], -1)
+    return jnp.einsum("...ipr,...pro->...ipo", down, up, precision="highest").reshape(shape)
+
+
+def add_adapters(params: Params, added: Sequence[tuple[Params, float]]) -> Params:
+    """Parameters of a network to which adapters are added for good.
+
+    Kernel by kernel, each with all of its adapters in float32, so that few of these are on a device
+    at once. The result has the dtypes and shardings of `params`, whose changed kernels are gone.
+
+    Args:
+      params: parameters on devices.
+      added: trees of adapters, whose P may be any, with what each product is multiplied by; equal
+        arrays of numpy on all processes.
+    """
+    if not any(adapters for adapters, _ in added):
+        return params
+    made: Params = {}
+    for name, inner in params.items():
+        below = [(adapters.get(name, {}), scale) for adapters, scale in added]
+        made[name] = add_adapters(inner, below) if isinstance(inner, dict) else inner
+    here = [(adapters[LOW_RANK], scale) for adapters, scale in added if LOW_RANK in adapters]
+    if here:
+        made["kernel"] = _added(made["kernel"].sharding)(made["kernel"], here)
+    return made
+
+
+@functools.lru_cache(maxsize=16)
+def _added(sharding: jax.sharding.Sharding) -> Callable[..., jax.Array]:
+    def add(kernel: jax.Array, adapters: Sequence[tuple[Params, jax.Array]]) -> jax.Array:
+        changes = [scale * _product(matrices, kernel.shape) for matrices, scale in adapters]
+        return (kernel.astype(jnp.float32) + sum(changes)).astype(kernel.dtype)
+
+    return jax.jit(add, out_shardings=sharding, donate_argnums=0)

@@ -29,7 +29,7 @@ from ladd_jax.data.contents import (
 from ladd_jax.data.shards import read_identity, write_identity
 from ladd_jax.errors import UserError
 from ladd_jax.parallel.processes import barrier
-from ladd_jax.stages.load import checkpoint_difference, set_difference
+from ladd_jax.stages.load import checkpoint_difference, set_difference, weights_inputs
 from ladd_jax.training.checkpoint import newest_config
 from ladd_jax.weights.fingerprint import ENCODERS, TRANSFORMER, fingerprint
 from ladd_jax.whole_files import remove_whole
@@ -57,7 +57,7 @@ def inputs_of(config: Config, records: Contents | None) -> dict[str, dict[str, s
         | _files("data.text", data.text, ENCODERS)
         | _files("data.autoencoder", data.autoencoder, ("vae",))
     )
-    transformer = _files("weights", config.weights, TRANSFORMER)
+    transformer = weights_inputs(config)
     teacher = _files("teacher.weights", config.teacher.weights, TRANSFORMER)
     real, samples = {}, {}
     if records is not None:

@@ -23,10 +23,12 @@ from ladd_jax.parallel.mesh import make_mesh
 from ladd_jax.stages.load import (
     load_student_weights,
     load_trained,
+    open_loras,
     student_step,
     trained_buckets,
 )
 from ladd_jax.stages.trained import FACTS
+from ladd_jax.weights.lora import AddedLoRA
 from ladd_jax.weights.push import check_push, push
 from ladd_jax.weights.source import PIPELINE_INDEX
 from ladd_jax.whole_files import publish
@@ -42,6 +44,7 @@ def export(
     step: int | None = None,
     layout: str = "diffusers",
     dtype: str = "bfloat16",
+    loras: Sequence[str] = (),
     push_to: str = "",
 ) -> None:
     """Writes a student of a run as files that other programs read, all of them or none.
@@ -53,13 +56,14 @@ def export(
       step: step of the checkpoint; default: the newest.
       layout: one of the family's layouts; for SD3 `diffusers`, `single`, `both` or `lora`.
       dtype: dtype of the transformer's files; the other components are copied.
+      loras: LoRA files that are added to the student, `PATH` or `PATH:SCALE` each.
       push_to: owner/name of the hub, where the folder is uploaded; empty for nowhere.
 
     Raises:
       NotFoundError: there is no such run, checkpoint or pipeline.
       ExistsError: there is something at `out`.
-      UserError: the run is not one of released weights, the family has no such layout, or the hub
-        does not take it.
+      UserError: the run is not one of released weights, the family has no such layout, a LoRA is
+        of another network, or the hub does not take it.
     """
     config = read(workdir)
     if not config.weights:
@@ -73,7 +77,7 @@ def export(
         check_push(push_to)
     family = family_of(config)
     step = student_step(config, workdir, step)
-    exported = describe(config, out.absolute().name, workdir, model, step, layout, dtype)
+    exported = describe(config, out.absolute().name, workdir, model, step, layout, dtype, loras)
     if push_to:
         exported = dataclasses.replace(exported, place=push_to)
     partial = out.absolute().with_name(f".{out.absolute().name}.{uuid.uuid4().hex}.partial")
@@ -101,7 +105,14 @@ def export(
 
 
 def describe(
-    config: Config, name: str, workdir: Path, model: str, step: int, layout: str, dtype: str
+    config: Config,
+    name: str,
+    workdir: Path,
+    model: str,
+    step: int,
+    layout: str,
+    dtype: str,
+    loras: Sequence[str] = (),
 ) -> Export:
     """A student as its family exports it, not read yet.
 
@@ -113,9 +124,11 @@ def describe(
       step: step of the checkpoint.
       layout: one of the family's layouts.
       dtype: dtype of the transformer's files.
+      loras: LoRA files that are added to it, `PATH` or `PATH:SCALE` each.
 
     Raises:
-      UserError: the family has no such layout, or the run no adapters that others can use.
+      UserError: the family has no such layout, the run no adapters that others can use, or a LoRA
+        is of another network.
     """
     layouts = family_of(config).layouts
     if layout not in layouts:
@@ -126,28 +139,35 @@ def describe(
     counts = [steps for steps in range(len(times), 0, -1) if len(times) % steps == 0]
     mesh = make_mesh({"fsdp": -1}, jax.local_devices())
     adapters = None
+    architecture = architectures.student_architecture(config)
+    added = open_loras(family_of(config), architecture, loras)
     if ADAPTERS in layouts[layout]:
-        network = _adapted(config)
+        network = _adapted(config, loras)
         adapters = network, lambda: load_trained(config, workdir, mesh, network, model, step)
     return Export(
         name=name,
         place=name,
         base=config.weights,
-        load=lambda: load_student_weights(config, workdir, mesh, model, step),
+        load=lambda: added(load_student_weights(config, workdir, mesh, model, step)),
         adapters=adapters,
-        architecture=architectures.student_architecture(config),
+        architecture=architecture,
         dtype=dtype,
         layouts=layouts[layout],
         sizes=[(bucket.height, bucket.width) for bucket in buckets],
         square=(square.height, square.width),
         text_length=config.data.text_length,
         sigmas={steps: student_sigmas(steps, times) for steps in counts},
-        made=_how_made(config, model, step, dtype),
+        made=_how_made(config, model, step, dtype, loras),
     )
 
 
-def _adapted(config: Config) -> Adapted:
+def _adapted(config: Config, loras: Sequence[str]) -> Adapted:
     """The network whose adapters are written."""
+    if loras:
+        raise UserError(
+            f"--lora={loras[0]} is added to a whole network, and --layout=lora writes adapters "
+            f"alone: leave it out, and load both there, or use another --layout"
+        )
     network = objectives.student(config)
     if not isinstance(network, Adapted):
         raise UserError(
@@ -159,10 +179,17 @@ def _adapted(config: Config) -> Adapted:
             f"the adapters are of a network that this run fine-tuned (finetune.steps is "
             f"{config.finetune.steps}), which nobody else has: use another --layout"
         )
+    if config.loras:
+        raise UserError(
+            f"the adapters are of the weights with {', '.join(config.loras)} added (loras), and "
+            f"are of no use without: use another --layout"
+        )
     return network
 
 
-def _how_made(config: Config, model: str, step: int, dtype: str) -> dict[str, object]:
+def _how_made(
+    config: Config, model: str, step: int, dtype: str, loras: Sequence[str]
+) -> dict[str, object]:
     """What the model card says of the student's training."""
     distil, generator = config.distil, config.synthesize
     data = (
@@ -206,6 +233,10 @@ def _how_made(config: Config, model: str, step: int, dtype: str) -> dict[str, ob
             f"rank {distil.lora.rank}, scale {distil.lora.scale:g}, of the layers "
             + ", ".join(f"`{pattern}`" for pattern in distil.lora.layers)
         )
+    for name, given in (("LoRA in the base", config.loras), ("LoRA added", loras)):
+        if given:
+            named_loras = [AddedLoRA.parse(text) for text in given]
+            rows[name] = ", ".join(f"{named(x.place)} at {x.scale:g}" for x in named_loras)
     if not distil.warmup_steps:
         del rows["in the first steps"]
     return rows

@@ -1,7 +1,7 @@
 """What the stages of a run have left in its workdir: shards, checkpoints, networks."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from logging import getLogger
 from pathlib import Path
@@ -19,8 +19,8 @@ from ladd_jax.data.buckets import Bucket
 from ladd_jax.data.shards import Shards, is_complete, read_identity
 from ladd_jax.errors import NotFoundError, UserError
 from ladd_jax.models.base import Backbone, Params
-from ladd_jax.models.families import family_of
-from ladd_jax.models.lora import Adapted
+from ladd_jax.models.families import Family, family_of
+from ladd_jax.models.lora import Adapted, add_adapters
 from ladd_jax.models.quantized import quantize_params
 from ladd_jax.objectives.base import TrainState
 from ladd_jax.parallel.mesh import parameter_shardings
@@ -29,6 +29,7 @@ from ladd_jax.training.checkpoint import Checkpoints
 from ladd_jax.training.program import distillation_layout
 from ladd_jax.training.state import abstract_like
 from ladd_jax.weights.fingerprint import TRANSFORMER, fingerprint
+from ladd_jax.weights.lora import AddedLoRA
 
 _LOG = getLogger(__name__)
 
@@ -229,7 +230,8 @@ def load_generator(config: Config, workdir: Path, mesh: Mesh) -> Params:
 
 def _load_generator_as(config: Config, workdir: Path, mesh: Mesh, architecture: Any) -> Params:
     if config.weights:
-        return _read(config, config.weights, architecture, mesh)
+        added = open_loras(family_of(config), architecture, config.loras)
+        return added(_read(config, config.weights, architecture, mesh))
     params = _matched("pretrain", config, workdir, mesh)
     if architecture.cut:
         family = family_of(config)
@@ -312,6 +314,34 @@ def _read(config: Config, weights: str, architecture: Any, mesh: Mesh) -> Params
     return checkpoint.cut(architecture.cut).load(mesh)
 
 
+def open_loras(
+    family: Family, architecture: Any, loras: Sequence[str]
+) -> Callable[[Params], Params]:
+    """What adds LoRA files to parameters, which then may be gone; the files are checked at once.
+
+    Args:
+      family: the family of the network.
+      architecture: architecture of the network.
+      loras: `PATH` or `PATH:SCALE` each.
+
+    Raises:
+      NotFoundError: a file is not there.
+      UserError: a file is not of this network.
+    """
+    named = [AddedLoRA.parse(text) for text in loras]
+    opened = [(family.open_lora(lora.place, architecture), lora.scale) for lora in named]
+    return lambda params: add_adapters(params, [(lora.load(), scale) for lora, scale in opened])
+
+
+def weights_inputs(config: Config) -> dict[str, str]:
+    """Fingerprints of the files that `weights` and `loras` name, as far as they are here."""
+    found = {"weights": fingerprint(config.weights, TRANSFORMER)} if config.weights else {}
+    for text in config.loras:
+        place = AddedLoRA.parse(text).place
+        found[f"loras: {place}"] = fingerprint(place, ())
+    return {name: digest for name, digest in found.items() if digest}
+
+
 def load_student(config: Config, workdir: Path, mesh: Mesh) -> TrainState:
     """The last state of `distil`, on a mesh.
 
@@ -391,11 +421,11 @@ def load_trained(
     """
     layout = parameter_shardings(mesh, network.shapes, network.axes)
     saved = checkpoints_of(config, workdir, "distil")
-    base = fingerprint(config.weights, TRANSFORMER) if config.weights else ""
+    base = weights_inputs(config)
     if network.constants and base:
         # A whole student does not depend on what has become of the weights that it began with.
         found = checkpoint_difference(
-            config, saved.directory, "distil", step, saved.config(step), {"weights": base}
+            config, saved.directory, "distil", step, saved.config(step), base
         )
         if found:
             saved.close()

@@ -1,7 +1,7 @@
 """Trained networks that can be sampled: those of a run, and those of released pipelines."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from ladd_jax.stages.encode import text_encoder
 from ladd_jax.stages.load import (
     load_generator,
     load_student_weights,
+    open_loras,
     student_step,
     trained_buckets,
 )
@@ -94,7 +95,12 @@ class TrainedModel:
 
 
 def open_trained(
-    place: str, model: str | None, step: int | None, dtype: Any | None, mesh: Mesh
+    place: str,
+    model: str | None,
+    step: int | None,
+    dtype: Any | None,
+    mesh: Mesh,
+    loras: Sequence[str] = (),
 ) -> TrainedModel:
     """Finds what a path names.
 
@@ -104,11 +110,21 @@ def open_trained(
       step: step of the run's checkpoint; default: the newest.
       dtype: dtype of computation; default: the config's, and bfloat16 for a pipeline.
       mesh: where to put the parameters.
+      loras: LoRA files that are added to it, `PATH` or `PATH:SCALE` each.
 
     Raises:
       NotFoundError: nothing is there.
-      UserError: it is of no use, or a model or step is asked of a pipeline.
+      UserError: it is of no use, a model or step is asked of a pipeline, or a LoRA is of another
+        network.
     """
+    trained = _open(place, model, step, dtype, mesh)
+    added = open_loras(trained.family, trained.architecture, loras)
+    return dataclasses.replace(trained, load=lambda: added(trained.load()))
+
+
+def _open(
+    place: str, model: str | None, step: int | None, dtype: Any | None, mesh: Mesh
+) -> TrainedModel:
     if is_run(expand(place)):
         return _run(expand(place), model or "ema", step, dtype, mesh)
     for name, value in (("model", model), ("step", step)):

@@ -27,6 +27,9 @@ _MODEL = "model"
 # Of pickled weights: to read them runs whatever code is in them.
 _PICKLES = (".bin", ".ckpt", ".pkl", ".pt", ".pth")
 
+# Of diffusers and of PEFT.
+_LORAS = ("pytorch_lora_weights.safetensors", "adapter_model.safetensors")
+
 _TRANSFORMER = "transformer"
 _ENCODERS = (
     "vae", "text_encoder", "text_encoder_2", "text_encoder_3", "tokenizer", "tokenizer_2",
@@ -165,6 +168,50 @@ def _folder(path: str | Path, wanted: str, choose: "_Choose") -> Path:
         gone = "" if local.exists() else f"; it does not exist{near(path)}"
         raise NotFoundError(f"{path} is no folder of {wanted}, or owner/name of the hub{gone}")
     return _fetch(str(path), choose)
+
+
+def find_lora(path: str | Path) -> Path:
+    """The file of a LoRA.
+
+    Args:
+      path: the file, a folder of diffusers, PEFT or with one such file, or a repository of the hub
+        as `owner/name`.
+
+    Raises:
+      NotFoundError: nothing is there; the hub does not answer, or does not give access.
+      UserError: there are several, or pickled weights alone.
+    """
+    local = expand(path)
+    if not local.exists():
+        if not names_repository(path):
+            raise NotFoundError(
+                f"the LoRA {path} does not exist{near(path)}: give a .safetensors file, its "
+                f"folder, or a repository of the hub as owner/name"
+            )
+        local = _fetch(str(path), lambda names: _of_lora(names, str(path)))
+    if local.is_dir():
+        local /= _of_lora([file.name for file in local.iterdir()], str(path))[0]
+    if local.suffix in _PICKLES:
+        raise UserError(_pickled(local))
+    return local
+
+
+def _of_lora(names: Collection[str], where: str) -> list[str]:
+    """The file of a LoRA among the names of a folder, and its settings, if there are some."""
+    own = [name for name in names if "/" not in name]
+    found = [name for name in own if name.endswith(".safetensors")]
+    known = [name for name in _LORAS if name in found]
+    if not known and len(found) > 1:
+        raise UserError(
+            f"{where} has {len(found)} files, {found[0]} and {found[1]} among them: name one"
+        )
+    if not found:
+        pickles = sorted(name for name in own if name.endswith(_PICKLES))
+        if pickles:
+            raise UserError(_pickled(Path(where, pickles[0])))
+        raise NotFoundError(f"{where} has no .safetensors file: give a LoRA")
+    settings = [name for name in own if name == "adapter_config.json"]
+    return [(known or found)[0], *settings]
 
 
 def pipeline_class(path: str | Path) -> str:

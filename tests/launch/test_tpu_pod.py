@@ -236,7 +236,8 @@ def test_no_command_is_started_where_one_host_cannot_mount(cloud, settings):
     (cloud / "states").write_text("ACTIVE\n")
     fails = "gcsfuse 1" if "TPU_BUCKET" in settings else "mount 1"
     result = run(cloud, *COMMAND, FAILS=fails, **settings)
-    assert result.returncode == 2 and "mounting /mnt/ladd on all hosts of pod has failed" in result.stderr
+    assert result.returncode == 2
+    assert "mounting /mnt/ladd on all hosts of pod has failed" in result.stderr
     assert not (cloud / "hosts" / "0" / "ladd.log").exists()
 
 

@@ -15,6 +15,7 @@ from ladd_jax.models.sd3.encoder_flops import encoder_flops, text_blocks
 from ladd_jax.models.sd3.encoder_weights import load_autoencoder, load_text_encoders
 from ladd_jax.models.sd3.export import LAYOUTS, write_export
 from ladd_jax.models.sd3.flops import forward_flops
+from ladd_jax.models.sd3.lora_files import open_lora
 from ladd_jax.models.sd3.parts import check_autoencoder, check_text
 from ladd_jax.models.sd3.pipeline import SCHEDULER_CLASS
 from ladd_jax.models.sd3.single_text import (
@@ -107,6 +108,7 @@ FAMILY = Family(
     cond_shapes=_cond_shapes,
     sides=_sides,
     open_weights=open_mmdit,
+    open_lora=open_lora,
     load_autoencoder=load_autoencoder,
     check_autoencoder=check_autoencoder,
     preview=preview,

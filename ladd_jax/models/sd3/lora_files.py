@@ -1,16 +1,22 @@
-"""Adapters of SD3's transformer as files that diffusers, PEFT and ComfyUI read."""
+"""Adapters of SD3's transformer as files of others, written for diffusers and read from all."""
 
+import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 
+from ladd_jax.errors import UserError
 from ladd_jax.models.base import Params
 from ladd_jax.models.lora import LOW_RANK, Adapted
-from ladd_jax.models.sd3 import diffusers_layout
-from ladd_jax.models.sd3.transformer import MMDiTConfig
+from ladd_jax.models.sd3 import diffusers_layout, stability_layout
+from ladd_jax.models.sd3.transformer import MMDiTConfig, mmdit
 from ladd_jax.weights.files import weight_dtype, write_safetensors
-from ladd_jax.weights.layout import low_rank, tensor_shapes
+from ladd_jax.weights.layout import Leaf, Shape, low_rank, tensor_shapes
+from ladd_jax.weights.lora import Matrices, read_lora_headers
 from ladd_jax.weights.transfer import write_tensors
 
 FILE = "pytorch_lora_weights.safetensors"
@@ -59,3 +65,118 @@ def save_lora(path: Path, params: Params, files: Params, dtype: Any = jnp.float3
     dtype = weight_dtype(dtype)
     names = {_PREFIX + name: shape for name, shape in tensor_shapes(files, params).items()}
     write_safetensors(path, names, dtype, write_tensors(files, params, dtype), {"format": "pt"})
+
+
+@dataclasses.dataclass(frozen=True)
+class OpenLoRA:
+    """A LoRA file whose layers are known to be those of a network, not read yet.
+
+    Attributes:
+      file: the file.
+      found: its matrices by the names of layers in `files`.
+      files: the layout that has these names, a tree of `weights.layout`.
+      shapes: shapes of the network, whose layers may be fewer than the file's.
+    """
+
+    file: Path
+    found: Mapping[str, Matrices]
+    files: Params
+    shapes: Params
+
+    def load(self) -> Params:
+        """Adapters for `models.lora.add_adapters`, float32 arrays of numpy.
+
+        Layers of one array have the largest of their ranks: what they lack is zero, as is a layer
+        that the file does not adapt.
+        """
+        return _loaded(self.found, self.files, self.shapes)
+
+
+def open_lora(place: str, config: MMDiTConfig) -> OpenLoRA:
+    """A LoRA of a transformer, as diffusers, PEFT, Kohya or ComfyUI name its layers.
+
+    Args:
+      place: the file, its folder, or owner/name of the hub.
+      config: architecture of the transformer; of one that is cut, its first layers are taken.
+
+    Raises:
+      NotFoundError: nothing is there.
+      UserError: what is there is no LoRA of this transformer.
+    """
+    file, found = read_lora_headers(place)
+    whole, shapes = mmdit(dataclasses.replace(config, cut=0)).shapes, mmdit(config).shapes
+    for naming in (diffusers_layout, stability_layout):
+        dense = _dense(naming.layout(config, whole), whole)
+        # In Kohya's names points are underscores.
+        names = {form: name for name in dense for form in (name, name.replace(".", "_"))}
+        if all(layer in names for layer in found):
+            break
+    else:
+        layer = next(layer for layer in found if layer not in names)
+        raise UserError(
+            f"{file} adapts {layer}, which is no dense layer of a transformer of {config.depth} "
+            f"blocks as Stable Diffusion 3 has it: give a LoRA of the model that it is added to"
+        )
+    for layer, matrices in found.items():
+        outputs, inputs = dense[names[layer]]
+        have = matrices.up.shape[0], matrices.down.shape[1]
+        if have != (outputs, inputs):
+            raise UserError(
+                f"{file} adapts {layer} as [O, I] = {list(have)} and the network has "
+                f"{[outputs, inputs]}: give a LoRA of the model that it is added to"
+            )
+    by_name = {names[layer]: matrices for layer, matrices in found.items()}
+    return OpenLoRA(file, by_name, naming.layout(config, shapes), shapes)
+
+
+def _dense(files: Params, shapes: Params) -> dict[str, Shape]:
+    """Shapes in the files, `[O, I]`, of all dense layers by name."""
+    pairs = zip(jax.tree.leaves(files), jax.tree.leaves(shapes), strict=True)
+    pieces = (piece for leaf, array in pairs for piece in leaf.pieces(array.shape))
+    return {
+        piece.name.removesuffix(".weight"): piece.shape
+        for piece in pieces
+        if piece.name.endswith(".weight") and len(piece.shape) == 2
+    }
+
+
+def _loaded(found: Mapping[str, Matrices], files: Params, shapes: Params) -> Params:
+    made: Params = {}
+    for name, inner in shapes.items():
+        if isinstance(inner, dict):
+            if below := _loaded(found, files[name], inner):
+                made[name] = below
+        elif name == "kernel":
+            leaf, shape = files[name], inner.shape
+            stems = [tensor.removesuffix(".weight") for tensor in leaf.names]
+            ranks = [found[stem].rank for stem in stems if stem in found]
+            if ranks:
+                made[LOW_RANK] = _adapters(found, leaf, shape, max(ranks))
+    return made
+
+
+def _adapters(found: Mapping[str, Matrices], kernel: Leaf, shape: Shape, rank: int) -> Params:
+    """Both matrices of an array of layers, `[..., I, P, r]` and `[..., P, r, *O]`."""
+    given = kernel.pieces(shape)
+    stacked = shape[:1] if 0 in given[0].at else ()
+    parts = 1 + max(piece.at.get(1 + len(stacked), 0) for piece in given)
+    inputs, *outputs = given[0].ours
+    both = low_rank(kernel, shape)
+    made = {
+        "down": np.zeros((*stacked, inputs, parts, rank), np.float32),
+        "up": np.zeros((*stacked, parts, rank, *outputs), np.float32),
+    }
+    for name, array in made.items():
+        for piece in both[name].pieces(array.shape):
+            matrices = found.get(piece.name.rpartition(".lora_")[0])
+            if matrices is None:
+                continue
+            values = np.zeros(piece.shape, np.float32)
+            if name == "down":
+                values[: matrices.rank] = matrices.down.map().astype(np.float32)
+            else:
+                up = matrices.up.map().astype(np.float32)
+                values[:, : matrices.rank] = np.float32(matrices.scale) * up
+            index = tuple(piece.at.get(axis, slice(None)) for axis in range(array.ndim))
+            array[index] = piece.read(values)
+    return made

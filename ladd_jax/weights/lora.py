@@ -1,0 +1,188 @@
+"""LoRA files of others: where they are, and their matrices by the layer that each adapts.
+
+diffusers, PEFT, sd-scripts (Kohya) and ComfyUI name the same two matrices in their own ways, and
+keep alpha beside them, in the file's metadata, in a config, or nowhere. What the layers are called
+is left to the family of the network.
+"""
+
+import dataclasses
+import json
+import logging
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ladd_jax.errors import DamagedError, UserError
+from ladd_jax.weights.files import StoredTensor, read_headers
+from ladd_jax.weights.source import find_lora
+from ladd_jax.whole_files import read_json
+
+_LOG = logging.getLogger(__name__)
+
+_DOWN, _UP, _ALPHA = "down", "up", "alpha"
+
+# What ends the name of a tensor, behind the layer's.
+_ENDS = {
+    ".lora_A.weight": _DOWN,
+    ".lora_B.weight": _UP,
+    ".lora_A.default.weight": _DOWN,
+    ".lora_B.default.weight": _UP,
+    ".lora.down.weight": _DOWN,
+    ".lora.up.weight": _UP,
+    ".lora_down.weight": _DOWN,
+    ".lora_up.weight": _UP,
+    ".alpha": _ALPHA,
+}
+# What stands before it, outermost first.
+_PREFIXES = (
+    "base_model.model.", "model.diffusion_model.", "diffusion_model.", "transformer.",
+    "lora_transformer_", "lora_unet_",
+)  # fmt: skip
+_OF_TEXT = ("text_encoder", "text_encoders.", "lora_te", "te1_", "te2_", "te3_")
+
+_METADATA = "lora_adapter_metadata"
+"""Where diffusers keeps the settings of PEFT in a file of its own."""
+
+
+@dataclasses.dataclass(frozen=True)
+class AddedLoRA:
+    """A LoRA file as a user names it: `PATH` or `PATH:SCALE`.
+
+    Attributes:
+      place: a file, its folder, or owner/name of the hub.
+      scale: what its change of the weights is multiplied by.
+    """
+
+    place: str
+    scale: float = 1.0
+
+    @classmethod
+    def parse(cls, text: str) -> "AddedLoRA":
+        """Reads `PATH` or `PATH:SCALE`.
+
+        Raises:
+          UserError: no path, or a scale that is not finite.
+        """
+        match = re.fullmatch(r"(.+?)(?::([-+]?(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?))?", text)
+        if match is None or not np.isfinite(scale := float(match[2] or 1)):
+            raise UserError(
+                f"the LoRA {text!r} is no PATH or PATH:SCALE: write it as style.safetensors:0.8"
+            )
+        return cls(match[1], scale)
+
+
+@dataclasses.dataclass(frozen=True)
+class Matrices:
+    """What adapts one layer: its kernel `[O, I]`, as torch has it, becomes W + scale x B A.
+
+    Attributes:
+      down: A `[r, I]`.
+      up: B `[O, r]`.
+      scale: alpha / r, or as the file says.
+    """
+
+    down: StoredTensor
+    up: StoredTensor
+    scale: float
+
+    @property
+    def rank(self) -> int:
+        """r."""
+        return self.down.shape[0]
+
+
+def read_lora_headers(place: str) -> tuple[Path, dict[str, Matrices]]:
+    """The matrices of a LoRA by the layer's name in the file, without its prefix; none is read yet.
+
+    Layers of text encoders are left out with a warning.
+
+    Raises:
+      NotFoundError: nothing is there.
+      UserError: what is there is damaged, of another kind, or of another form of adapters.
+    """
+    file = find_lora(place)
+    tensors, metadata = read_headers([file])
+    found: dict[str, dict[str, StoredTensor]] = {}
+    texts = 0
+    for name, tensor in tensors.items():
+        if name.startswith(_OF_TEXT) or name.removeprefix(_PREFIXES[0]).startswith(_OF_TEXT):
+            texts += 1
+            continue
+        end = next((end for end in _ENDS if name.endswith(end)), None)
+        if end is None:
+            raise UserError(
+                f"tensor {name} in {file} is no matrix of a LoRA: give one of diffusers, PEFT or "
+                f"Kohya, without DoRA, LoHa, LoKr or biases"
+            )
+        layer = name.removesuffix(end)
+        for prefix in _PREFIXES:
+            layer = layer.removeprefix(prefix)
+        found.setdefault(layer, {})[_ENDS[end]] = tensor
+    if texts:
+        _LOG.warning(
+            "%s: its %d tensors of text encoders are left out, which are used as they were "
+            "released", file, texts,
+        )  # fmt: skip
+    if not found:
+        raise UserError(f"{file} has no matrices of a transformer: give a LoRA of one")
+    settings = _settings(file, metadata)
+    return file, {layer: _matrices(file, layer, parts, settings) for layer, parts in found.items()}
+
+
+def _matrices(
+    file: Path, layer: str, parts: Mapping[str, StoredTensor], settings: Mapping[str, Any]
+) -> Matrices:
+    for part in (_DOWN, _UP):
+        if part not in parts:
+            raise DamagedError(f"{file} has one matrix of {layer} and not the other: get it again")
+    down, up = parts[_DOWN], parts[_UP]
+    for tensor in parts.values():
+        tensor.check()
+    if len(down.shape) != 2 or len(up.shape) != 2 or down.shape[0] != up.shape[1]:
+        raise UserError(
+            f"{file} has {list(down.shape)} and {list(up.shape)} for {layer}, which are no [r, I] "
+            f"and [O, r]: give a LoRA of dense layers"
+        )
+    rank = down.shape[0]
+    if not rank:
+        raise DamagedError(f"{file} has a rank of 0 for {layer}: get it again")
+    if _ALPHA in parts:
+        if parts[_ALPHA].shape not in ((), (1,)):
+            raise DamagedError(f"{file} has no single number as alpha of {layer}: get it again")
+        alpha = float(parts[_ALPHA].map().astype(np.float32).reshape(()))
+        if not np.isfinite(alpha):
+            raise DamagedError(f"{file} has {alpha} as alpha of {layer}: get it again")
+        # Kohya's scripts mean r by 0.
+        return Matrices(down, up, (alpha or float(rank)) / rank)
+    alpha = float(settings.get("lora_alpha", rank))
+    for pattern, given in settings.get("alpha_pattern", {}).items():
+        if re.fullmatch(rf"(.*\.)?({pattern})", layer):
+            alpha = float(given)
+            break
+    return Matrices(down, up, alpha / (rank**0.5 if settings.get("use_rslora") else rank))
+
+
+def _settings(file: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
+    """PEFT's settings of a file, where there are some."""
+    beside = file.with_name("adapter_config.json")
+    try:
+        if file.name.startswith("adapter_model") and beside.is_file():
+            found = read_json(beside)
+        else:
+            found = json.loads(metadata.get(_METADATA, "{}"))
+            found = {name.removeprefix("transformer."): value for name, value in found.items()}
+        if found.get("use_dora"):
+            raise UserError(f"{file} is a LoRA with DoRA, which is not read: give one without")
+        numbers = [found.get("lora_alpha", 1), *(found.get("alpha_pattern") or {}).values()]
+        if not all(type(number) in (int, float) and np.isfinite(number) for number in numbers):
+            raise DamagedError(f"the settings of {file} have {numbers} as alpha: get it again")
+        for pattern in found.get("alpha_pattern") or {}:
+            re.compile(pattern)
+    except (ValueError, AttributeError, RecursionError, re.error) as error:
+        if isinstance(error, UserError):
+            raise
+        raise DamagedError(f"the settings of {file} are damaged ({error}): get it again") from error
+    return found | {"alpha_pattern": found.get("alpha_pattern") or {}}
