@@ -6,7 +6,8 @@ import pytest
 
 from configs import digits, sd3_turbo, small
 from ladd_jax.cli import preflight
-from ladd_jax.config.fields import typed
+from ladd_jax.config.fields import to_dict, typed
+from ladd_jax.config.workdir import Places, settle
 from ladd_jax.data.buckets import Bucket
 from ladd_jax.data.shards import LATENTS, ArraySpec, Layout, Shards, finalize, write_shard
 from ladd_jax.diffusion.sampling import Sampling
@@ -17,7 +18,7 @@ from ladd_jax.stages import evaluate as stage
 from ladd_jax.stages import kept as keeping
 from ladd_jax.stages.evaluate import facts_of, notes_of
 from ladd_jax.stages.judging import look_at, pictures_of, training_pictures
-from ladd_jax.stages.kept import fingerprint, kept
+from ladd_jax.stages.kept import directory_of, fingerprint, kept
 from ladd_jax.stages.load import encoded, held_out, synthesized
 from ladd_jax.stages.subjects import choose, subject_of
 
@@ -158,6 +159,17 @@ def test_samples_are_kept_for_the_same_settings_prompts_and_network(tmp_path):
     for mark, count in ((marks[0], 1), (marks[0], 1), (marks[1], 2)):
         assert kept(path, mark, make)[SQUARE].max() == count
     assert [file.name for file in path.parent.iterdir()] == ["reference.npz"]
+
+
+def test_samples_are_kept_with_the_data_where_these_can_be_written(tmp_path):
+    data, run, away = (tmp_path / name for name in ("data", "run", "away"))
+    fields = to_dict(typed(digits.get_config()))
+    settle(run, fields, Places(data))
+    # As of a share that is gone, or read-only.
+    settle(away, fields, Places(tmp_path / "gone"))
+    data.mkdir()
+    assert directory_of(run) == data / "evaluation" == directory_of(data)
+    assert directory_of(away) == away / "evaluation"
 
 
 def test_process_0_decides_whether_samples_are_made_again(tmp_path, monkeypatch):

@@ -44,7 +44,7 @@ from ladd_jax.stages.judging import (
     pictures_of,
     samples_of,
 )
-from ladd_jax.stages.kept import fingerprint, kept
+from ladd_jax.stages.kept import directory_of, fingerprint, kept
 from ladd_jax.stages.load import (
     finished_student_step,
     load_generator,
@@ -142,10 +142,15 @@ def evaluate(config: Config, workdir: Path) -> list[Row]:
             noise = config.seed + way.noise
             return samples_of(subject, sampler, params, way.sampling, noise, channels, bar.update)
 
-        made = workdir / "evaluation"
+        directory = directory_of(workdir)
         mark = fingerprint(config, prompts, start, mesh)
-        reference = functools.partial(sample, ways[0]._replace(noise=2))
-        references = {"generator": look(kept(made / "reference.npz", mark, reference), prompts)}
+
+        def of_generator(way: _Way, name: str) -> Samples:
+            own = f"{mark} {way.sampling} noise {config.seed + way.noise}"
+            return kept(directory / f"{name}.npz", own, functools.partial(sample, way))
+
+        reference = of_generator(ways[0]._replace(noise=2), "reference")
+        references = {"generator": look(reference, prompts)}
         rows = []
         if subject.real is not None:
             most = dict.fromkeys(prompts, _REAL * stage.samples)
@@ -161,10 +166,7 @@ def evaluate(config: Config, workdir: Path) -> list[Row]:
         grids: list[Grid] = []
         shown: list[Grid] = []
         for way in ways:
-            make = functools.partial(sample, way)
-            samples = (
-                make() if way.model == "student" else kept(made / f"{way.file}.npz", mark, make)
-            )
+            samples = sample(way) if way.model == "student" else of_generator(way, way.file)
             rows += _rows(way, look(samples, prompts), references, stage, config.seed)
             for bucket, latents in samples.items():
                 grids.append(_grid(way.title, bucket, latents, prompts[bucket], stage, show))

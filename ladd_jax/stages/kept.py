@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Mapping
 from logging import getLogger
 from pathlib import Path
@@ -14,10 +15,12 @@ from jax.sharding import Mesh
 
 from ladd_jax.config.fields import Config, to_dict
 from ladd_jax.config.identity import identity
+from ladd_jax.config.workdir import data_directory
 from ladd_jax.data import archives
 from ladd_jax.data.buckets import Bucket
 from ladd_jax.errors import DamagedError, UserError
 from ladd_jax.models.base import Params
+from ladd_jax.object_store import address_of
 from ladd_jax.parallel.mesh import replicated
 from ladd_jax.parallel.processes import as_process_0
 from ladd_jax.stages.judging import Samples
@@ -26,17 +29,26 @@ from ladd_jax.whole_files import write_whole
 _LOG = getLogger(__name__)
 
 
+def directory_of(workdir: Path) -> Path:
+    """Where a run keeps them: with its data, for all runs of these, or in its own workdir where
+    nothing can be written there.
+
+    Process 0 decides for all.
+    """
+    shared = data_directory(workdir)
+    writable = not address_of(shared) and os.access(shared, os.W_OK)
+    return (shared if as_process_0(writable) else workdir) / "evaluation"
+
+
 def fingerprint(
     config: Config, prompts: Mapping[Bucket, np.ndarray], params: Params, mesh: Mesh
 ) -> str:
-    """What the data generator's samples depend on: settings, prompts and the network.
+    """What the data generator's samples depend on, but for how it is sampled: settings, prompts and
+    the network.
 
     The network is known by the sum of the absolute values of its parameters, to 6 digits.
     """
-    fields = to_dict(config)
-    parts = identity(fields, "pretrain")["config"]
-    parts["synthesize"] = config.synthesize.sampling
-    parts["timesteps"] = fields["distil"]["timesteps"]
+    parts = identity(to_dict(config), "pretrain")["config"]
     texts = {bucket.name: list(map(str, found)) for bucket, found in prompts.items()}
     digest = hashlib.sha256(json.dumps(texts, sort_keys=True).encode())
     parts["prompts"] = digest.hexdigest()
