@@ -1,25 +1,26 @@
 """Curves of a study's runs, side by side: `python -m benchmarks.curves --study=sick`.
 
-A row for each recipe that `benchmarks.recipes` has run, a column for each metric that tells how a
+A row for each recipe that `ladd_jax.study` has run, a column for each metric that tells how a
 distillation is doing, with the first recipe in grey behind the others. Draws
 `docs/curves_STUDY.png`, and keeps what it drew in `benchmarks/results/curves_STUDY.json`, from
 which it draws again where there are no runs.
 """
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import matplotlib
 from absl import app, flags
 
-from benchmarks.studies import folder, read_table
 from ladd_jax.errors import NotFoundError
+from ladd_jax.studies.table import folder_name, read_study
 from ladd_jax.training.metrics import read_history
 
 _STUDY = flags.DEFINE_string("study", "sick", "Name of the study's table.")
 _SEED = flags.DEFINE_integer("seed", 0, "Of the runs.")
-_WORKDIR = flags.DEFINE_string("workdir", "runs/recipes", "As for benchmarks.recipes.")
+_WORKDIR = flags.DEFINE_string("workdir", "runs/studies", "As of ladd_jax.study.")
 
 COLUMNS = {
     "accuracy of the heads": ("accuracy",),
@@ -34,21 +35,23 @@ Curves = dict[str, dict[str, list[tuple[int, float]]]]
 """Points (step, value) of each metric, by recipe."""
 
 
-def read(root: Path, recipes: list[str]) -> Curves:
+def read(root: Path, recipes: Iterable[str], seed: int) -> Curves:
     """The curves of recipes that have been run.
 
     Args:
-      root: holds a workdir for each recipe.
+      root: folder of the study.
       recipes: their names.
+      seed: of the runs.
 
     Raises:
       NotFoundError: one has no history.
     """
     found: Curves = {}
     for name in recipes:
-        history: list[dict[str, Any]] = read_history(root / name / "distil")
+        run = root / folder_name(name) / str(seed)
+        history: list[dict[str, Any]] = read_history(run / "distil")
         if not history:
-            raise NotFoundError(f"{root / name} has no history: run benchmarks.recipes first")
+            raise NotFoundError(f"{run} has no history: run ladd_jax.study first")
         found[name] = {
             metric: [
                 (row["step"], round(float(row[metric]), 5)) for row in history if metric in row
@@ -98,10 +101,11 @@ def draw(curves: Curves, path: Path) -> None:
 def main(_: list[str]) -> None:
     """Reads the runs, or what is kept of them, and draws."""
     study = _STUDY.value
-    root = folder(_WORKDIR.value, study, _SEED.value) / study
+    table = read_study(f"benchmarks/studies/{study}.json")
+    root = Path(_WORKDIR.value) / study
     kept = Path(f"benchmarks/results/curves_{study}.json")
     if root.exists() or not kept.exists():
-        kept.write_text(json.dumps(read(root, list(read_table(study)["recipes"]))) + "\n")
+        kept.write_text(json.dumps(read(root, table.recipes, _SEED.value)) + "\n")
     draw(json.loads(kept.read_text()), Path(f"docs/curves_{study}.png"))
 
 

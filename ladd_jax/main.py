@@ -11,7 +11,6 @@ Examples:
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,31 +19,12 @@ from ladd_jax.cli.run import run
 if TYPE_CHECKING:
     from ladd_jax.config.fields import Config
 
-# As of a command this module's name is another.
-_LOG = logging.getLogger("ladd_jax.main")
-
 
 def main(config: Config, workdir: Path) -> None:
     """Runs the stages of the config, in their order."""
-    from ladd_jax.config.fields import STAGES
-    from ladd_jax.stages.distil import distil
-    from ladd_jax.stages.encode import encode
-    from ladd_jax.stages.evaluate import evaluate
-    from ladd_jax.stages.flow_matching import finetune, pretrain
-    from ladd_jax.stages.synthesize import synthesize
+    from ladd_jax.stages.run import run_stages
 
-    stages = {
-        "encode": encode,
-        "pretrain": pretrain,
-        "synthesize": synthesize,
-        "finetune": finetune,
-        "distil": distil,
-        "evaluate": evaluate,
-    }
-    for name in STAGES:
-        if name in config.stages:
-            _LOG.info("stage %s", name)
-            stages[name](config, workdir)
+    run_stages(config, workdir)
 
 
 if __name__ == "__main__":

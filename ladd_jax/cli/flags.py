@@ -111,6 +111,7 @@ READ = {
     "plan": ("config", "weights", "prompts", "images", "column"),
     "sample": ("prompts", "column"),
     "export": ("workdir",),
+    "study": ("config", "workdir"),
 }
 """The commands, with the shared flags that they read."""
 

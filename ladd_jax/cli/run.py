@@ -7,7 +7,6 @@ it take seconds, and a mistake is told at once.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import logging
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -41,19 +40,10 @@ def run(command: Command, others: absl.flags.FlagValues | None = None, *, stage:
     """
 
     def body() -> None:
-        import jax
-
-        from ladd_jax.cli.compilation_cache import keep_programs
-        from ladd_jax.cli.ownership import check_unread, owned, reading
-        from ladd_jax.cli.preflight import look
-        from ladd_jax.cli.unfinished import remove_unfinished
-        from ladd_jax.config.fields import to_dict
-        from ladd_jax.config.workdir import data_named, settle, settled
+        from ladd_jax.cli.begin import begun
         from ladd_jax.errors import Problems
-        from ladd_jax.object_store import address_of, is_address, place_of
-        from ladd_jax.parallel import processes
+        from ladd_jax.object_store import is_address, place_of
         from ladd_jax.paths import expand, expand_local
-        from ladd_jax.stages.made import check_made, check_on_disk, open_places
 
         # All that is wrong is told at once, and before anything is written.
         shared = "name a folder, of several hosts on a share or in a bucket that all have mounted"
@@ -62,40 +52,15 @@ def run(command: Command, others: absl.flags.FlagValues | None = None, *, stage:
         data = given and str(place_of(given) if is_address(given) else expand(given))
         origin = flags.FROM.value and str(expand_local(flags.FROM.value, "from", shared))
         config, refused = _config(problems)
-        left_out = stage and stage not in config.stages
-        alone = dataclasses.replace(config, stages=(stage,)) if stage else config
-        with problems.found():
-            # The others do not look: a network disk would remember that there was nothing.
-            here = str(data_named(workdir, data, origin)) if jax.process_index() == 0 else ""
-            place = Path(processes.gather(here)[0])
-            look(alone if left_out else config, problems, workdir, refused, place)
-        problems.tell()
-        settings = to_dict(config)
-        processes.check_same("config", settings)
-        with contextlib.ExitStack() as stack:
-            if jax.process_index() == 0:
-                places = open_places(alone, workdir, data, origin)
-                writes = check_made(alone, workdir, places)
-                check_on_disk(alone, places.data, writes)
-                stack.enter_context(owned(workdir))
-                settle(workdir, settings, places)
-                remove_unfinished(workdir)
-                shares = places.data.resolve() != workdir.resolve()
-                if shares and writes.makes:
-                    stack.enter_context(owned(places.data, "data"))
-                    remove_unfinished(places.data)
-                if writes.alters:
-                    check_unread(places.data)
-                if shares and not address_of(places.data):
-                    stack.enter_context(reading(places.data))
-            # The others do not look before: a network disk would remember that there was nothing.
-            processes.barrier("settled")
-            if not settled(workdir):
-                raise UserError(
-                    f"process {jax.process_index()} does not see the {workdir} that process 0 "
-                    f"made: give a --workdir on a disk that all processes share"
-                )
-            keep_programs(config.compilation_cache, workdir)
+        with begun(
+            config,
+            workdir,
+            data=data,
+            origin=origin,
+            stage=stage,
+            problems=problems,
+            refused=refused,
+        ):
             if stage:
                 _LOG.info("stage %s", stage)
             command(config, workdir)
@@ -112,8 +77,9 @@ def run_without_config(
     own: absl.flags.FlagValues,
     *others: str,
     needed: dict[str, str],
+    complete: Callable[[Sequence[str]], Sequence[str]] = lambda arguments: arguments,
 ) -> None:
-    """Runs a command that has flags of its own, and no config on the command line.
+    """Runs a command that has flags of its own, and no config that is checked before.
 
     Args:
       body: the command.
@@ -121,9 +87,10 @@ def run_without_config(
         flags of one name, can be imported together.
       *others: names of the shared flags that it reads, too.
       needed: flags that must be given, with what stands after their `=`.
+      complete: adds to the command line what others of its flags stand for.
     """
     absl.flags.FLAGS.append_flag_values(own)
-    _start(body, [*own, *others], own, needed)
+    _start(body, [*own, *others], own, needed, complete)
 
 
 def run_without_workdir(
@@ -219,12 +186,15 @@ def _start(
     read: Sequence[str],
     own: absl.flags.FlagValues | None = None,
     needed: dict[str, str] | None = None,
+    complete: Callable[[Sequence[str]], Sequence[str]] = lambda arguments: arguments,
 ) -> None:
     """Runs a command; `--help` lists the flags that it reads, and `join_timeout`."""
     for name in (*read, "join_timeout"):
         absl.flags.FLAGS.register_key_flag_for_module(sys.argv[0], absl.flags.FLAGS[name])
 
     def parse(arguments: Sequence[str]) -> list[str]:
+        with _refusing():
+            arguments = complete(arguments)
         return flags.parse(arguments, read)
 
     def main(arguments: Sequence[str]) -> None:

@@ -14,8 +14,12 @@ from ladd_jax.data.images import to_bytes
 from ladd_jax.errors import UserError
 from ladd_jax.evaluation.metrics import METRICS
 
-_INK = "#7d838c"  # legible on white and on black alike
-_COLORS = ("#3f83c8", "#e07f2c", "#43a06b", "#b0599c")
+INK = "#7d838c"
+"""Legible on white and on black alike."""
+
+COLORS = ("#3f83c8", "#e07f2c", "#43a06b", "#b0599c")
+"""Of lines, in this order."""
+
 _COLUMNS = 4  # of panels in a figure
 
 
@@ -123,13 +127,13 @@ def curves(stage: str, history: Sequence[Mapping[str, Any]]) -> bytes | None:
         return None
     columns = min(len(drawn), _COLUMNS)
     rows = -(-len(drawn) // columns)
-    figure = _figure(figsize=(2.75 * columns, 2.3 * rows), layout="constrained", facecolor="none")
-    plots = figure.subplots(rows, columns, squeeze=False).reshape(-1)
+    drawing = figure(figsize=(2.75 * columns, 2.3 * rows), layout="constrained", facecolor="none")
+    plots = drawing.subplots(rows, columns, squeeze=False).reshape(-1)
     for axes in plots[len(drawn) :]:
         axes.set_axis_off()
     for axes, (title, found) in zip(plots, drawn.items(), strict=False):
         axes.set_facecolor("none")
-        for name, color in zip(found, _COLORS, strict=False):
+        for name, color in zip(found, COLORS, strict=False):
             points = [(r["step"], np.mean(r[name])) for r in history if name in r]
             # A single record is a dot: a line of one point would be invisible.
             marker = "o" if len(points) == 1 else None
@@ -141,16 +145,16 @@ def curves(stage: str, history: Sequence[Mapping[str, Any]]) -> bytes | None:
         if all(name.startswith("preview/fd") for name in found) and min(values) > 0:
             # It falls by orders of magnitude; the order of the lines shows at the end.
             axes.set_yscale("log")
-        axes.set_title(title, fontsize=9, color=_INK, loc="left")
-        axes.set_xlabel("step", fontsize=8, color=_INK)
-        axes.tick_params(labelsize=7.5, colors=_INK, length=2)
+        axes.set_title(title, fontsize=9, color=INK, loc="left")
+        axes.set_xlabel("step", fontsize=8, color=INK)
+        axes.tick_params(labelsize=7.5, colors=INK, length=2)
         axes.spines[["top", "right"]].set_visible(False)
-        axes.spines[["left", "bottom"]].set_color(_INK)
-        axes.grid(alpha=0.18, color=_INK)
+        axes.spines[["left", "bottom"]].set_color(INK)
+        axes.grid(alpha=0.18, color=INK)
         if len(found) > 1:
-            axes.legend(fontsize=8, frameon=False, labelcolor=_INK)
+            axes.legend(fontsize=8, frameon=False, labelcolor=INK)
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=180)
+    drawing.savefig(buffer, format="png", dpi=180)
     return buffer.getvalue()
 
 
@@ -185,8 +189,8 @@ def save_grid_png(path: str | os.PathLike[str], grids: Sequence[Grid]) -> None:
     inch = min(6.4 / width, 0.06)
     left, top, edge = 0.075 * max(len(grid.title) for grid in grids) + 0.2, 0.55, 0.1
     size = (left + width * inch + edge, top + height * inch + edge)
-    figure = _figure(figsize=size, facecolor="white")
-    axes = figure.add_axes((left / size[0], edge / size[1], width * inch / size[0],
+    drawing = figure(figsize=size, facecolor="white")
+    axes = drawing.add_axes((left / size[0], edge / size[1], width * inch / size[0],
                             height * inch / size[1]))  # fmt: skip
     axes.set_axis_off()
     start = 0.0
@@ -203,10 +207,11 @@ def save_grid_png(path: str | os.PathLike[str], grids: Sequence[Grid]) -> None:
     for i, prompt in enumerate(grids[0].prompts):
         place, text = (column * (i + 0.5) - 0.5, -0.08 / inch), prompt.replace(" ", "\n")
         axes.annotate(text, place, ha="center", va="bottom", fontsize=8, annotation_clip=False)
-    figure.savefig(path, dpi=120)
+    drawing.savefig(path, dpi=120)
 
 
-def _figure(**options: Any) -> Any:
+def figure(**options: Any) -> Any:
+    """A figure of matplotlib, which needs no screen."""
     # matplotlib takes seconds to import, and every command imports this module.
     from matplotlib.figure import Figure
 

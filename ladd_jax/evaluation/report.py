@@ -1,6 +1,5 @@
 """One HTML page that opens offline: how good a distilled student is, and how its samples look."""
 
-import base64
 import html
 import io
 import os
@@ -12,55 +11,13 @@ from PIL import Image
 
 from ladd_jax.errors import UserError
 from ladd_jax.evaluation.metrics import METRICS
+from ladd_jax.evaluation.page import embedded, head
 from ladd_jax.evaluation.pictures import Grid, curves, png
 from ladd_jax.evaluation.rows import BARS, Bar, Row, acceptance, cells, headings
 from ladd_jax.evaluation.strip import Preview
 from ladd_jax.whole_files import write_text_whole
 
 _STRIP_WIDTH = 260  # pixels
-
-_STYLE = """
-:root { color-scheme: light dark; --ink: #1d2127; --soft: #626a75; --line: #dfe3e8;
-  --paper: #fff; --band: #f4f6f8; --good: #2f8f5b; --bad: #c2532d; }
-@media (prefers-color-scheme: dark) { :root { --ink: #e4e7eb; --soft: #99a1ab; --line: #31363d;
-  --paper: #15181c; --band: #1e2227; --good: #4cb07a; --bad: #e5794f; } }
-body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper);
-  max-width: 66rem; margin: 2.5rem auto 4rem; padding: 0 1.2rem; }
-h1 { font-size: 1.6rem; margin-bottom: .3rem; }
-h2 { font-size: 1.2rem; margin: 2.6rem 0 .6rem; }
-h3 { font-size: 1rem; margin: 1.6rem 0 .4rem; }
-p { max-width: 46rem; margin: .4rem 0; }
-.soft, figcaption, th { color: var(--soft); }
-.scroll { overflow-x: auto; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th { font-weight: 500; font-size: .87rem; vertical-align: bottom; }
-th, td { padding: .28rem .8rem; text-align: right; border-bottom: 1px solid var(--line); }
-th.name, td.name { text-align: left; padding-left: .3rem; }
-td.ratio { color: var(--soft); padding-left: 0; font-size: .87rem; }
-tr.student td { background: var(--band); }
-tr.first td { border-top: 2px solid var(--soft); }
-.limit { display: block; font-size: .8rem; }
-.track { position: relative; width: 7rem; height: .45rem; margin: .1rem 0 .15rem auto;
-  border-radius: .2rem; background: var(--line); }
-.fill { height: 100%; border-radius: .2rem; background: var(--good); }
-.fill.missed { background: var(--bad); }
-.track i { position: absolute; left: 66.67%; top: -.15rem; width: 2px; height: .75rem;
-  background: var(--ink); }
-.samples td { border: 0; padding: .22rem .5rem; text-align: left; vertical-align: middle; }
-.samples th { text-align: left; padding: .2rem .5rem; border: 0; }
-.samples td.name { white-space: nowrap; color: var(--soft); padding-right: 1rem; }
-img { display: block; image-rendering: pixelated; }
-div.row { display: flex; gap: 4px; }
-figure { margin: .6rem 0 1.4rem; } figure img { max-width: 100%; image-rendering: auto; }
-summary { cursor: pointer; }
-.settings td { text-align: left; }
-"""
-
-
-def _image(data: bytes, text: str, width: int | None = None) -> str:
-    size = f" width={width}" if width else ""
-    source = base64.b64encode(data).decode()
-    return f'<img{size} alt="{html.escape(text)}" src="data:image/png;base64,{source}">'
 
 
 def _metrics(rows: Sequence[Row]) -> str:
@@ -148,7 +105,7 @@ def _samples(grids: Sequence[Grid]) -> str:
                 h, w = grid.images.shape[2:4]
                 scale = max(1, min(48 // w, 64 // h, 5))
                 text = f"{grid.title}: {prompt}"
-                row = "".join(_image(png(x, scale), text, scale * w) for x in grid.images[i])
+                row = "".join(embedded(png(x, scale), text, scale * w) for x in grid.images[i])
                 parts.append(f"<td><div class=row>{row}</div></td>")
             parts.append("</tr>")
         parts.append("</table></div>")
@@ -172,7 +129,7 @@ def _strip(previews: Sequence[Preview]) -> str:
                 image = ""
                 if data is not None:
                     width = min(Image.open(io.BytesIO(data)).width, _STRIP_WIDTH)
-                    image = _image(data, f"{title}, {bucket}, at step {step}", width)
+                    image = embedded(data, f"{title}, {bucket}, at step {step}", width)
                 parts.append(f"<td>{image}</td>")
             parts.append("</tr>")
         parts.append("</table></div>")
@@ -203,9 +160,7 @@ def write_report(
       UserError: the grids of one bucket show different prompts.
     """
     page = [
-        "<!doctype html><html lang=en><meta charset=utf-8>",
-        "<meta name=viewport content='width=device-width, initial-scale=1'>",
-        f"<title>LADD report</title><style>{_STYLE}</style>",
+        *head("LADD report"),
         "<h1>Latent Adversarial Diffusion Distillation</h1>",
         "<p>A student that makes a picture in 1 to 4 steps without guidance, beside the "
         "guided data generator that it was distilled from.</p>",
@@ -248,7 +203,7 @@ def write_report(
         if plot:
             # Half of its pixels, to be sharp on a dense screen.
             width = Image.open(io.BytesIO(plot)).width // 2
-            image = _image(plot, f"curves of {stage}", width)
+            image = embedded(plot, f"curves of {stage}", width)
             page.append(f"<h3>{html.escape(stage)}</h3><figure>{image}</figure>")
     if settings:
         page.append("<details><summary>Settings</summary><table class=settings>")

@@ -1,0 +1,34 @@
+"""All stages of a run, in their order."""
+
+import logging
+from pathlib import Path
+
+from ladd_jax.config.fields import STAGES, Config
+from ladd_jax.stages.distil import distil
+from ladd_jax.stages.encode import encode
+from ladd_jax.stages.evaluate import evaluate
+from ladd_jax.stages.flow_matching import finetune, pretrain
+from ladd_jax.stages.synthesize import synthesize
+
+_LOG = logging.getLogger(__name__)
+
+
+def run_stages(config: Config, workdir: Path) -> None:
+    """Runs the stages that a config has; one that is done is skipped, one that was stopped goes on.
+
+    Args:
+      config: the run's config.
+      workdir: the run's workdir, which has begun: see `cli.begin`.
+    """
+    stages = {
+        "encode": encode,
+        "pretrain": pretrain,
+        "synthesize": synthesize,
+        "finetune": finetune,
+        "distil": distil,
+        "evaluate": evaluate,
+    }
+    for name in STAGES:
+        if name in config.stages:
+            _LOG.info("stage %s", name)
+            stages[name](config, workdir)

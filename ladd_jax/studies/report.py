@@ -1,0 +1,253 @@
+"""A study as one page and one text: each recipe beside the others, with intervals."""
+
+import html
+import io
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from ladd_jax.evaluation.metrics import METRICS
+from ladd_jax.evaluation.page import embedded, head
+from ladd_jax.evaluation.pictures import COLORS, INK, figure
+from ladd_jax.evaluation.rows import Row, acceptance, aggregate, find, ratio
+from ladd_jax.studies.rows import rows_of
+from ladd_jax.studies.table import Study
+from ladd_jax.whole_files import write_text_whole
+
+_SHOWN = ("fd", "fd_real", "alignment", "diversity", "deviation")
+"""Metrics of the table and the plot, where runs have them."""
+
+_OVER_GENERATOR = ("diversity", "deviation")
+"""Those of them that say nothing alone: over the data generator's."""
+
+Means = dict[str, list[Row]]
+"""By recipe the means over its seeds."""
+
+
+def _means(study: Study, done: Sequence[Mapping[str, Any]]) -> Means:
+    found: Means = {}
+    for recipe in study.recipes:
+        runs = [rows_of(run) for run in done if run["recipe"] == recipe and "rows" in run]
+        if runs:
+            found[recipe] = aggregate(runs)
+    return found
+
+
+def _limits(rows: Sequence[Row]) -> str:
+    met = [bar.met(value) for bucket, bar, value in acceptance(rows) if bucket == "all"]
+    return f"{sum(met)} of {len(met)}"
+
+
+def _columns(means: Means) -> list[tuple[str, int]]:
+    """(metric, steps) of the students."""
+    students = [row for rows in means.values() for row in rows if _is_student(row)]
+    steps = sorted({row.steps for row in students})
+    metrics = [name for name in _SHOWN if any(name in row.values for row in students)]
+    return [(name, count) for name in metrics for count in steps]
+
+
+def _is_student(row: Row) -> bool:
+    return (row.model, row.bucket) == ("student", "all")
+
+
+def _measured(
+    rows: Sequence[Row], model: str, metric: str, steps: int | None = None
+) -> tuple[float, tuple[float, float] | None] | None:
+    """A value as it is shown, and its interval."""
+    row, made = find(rows, model, "all", steps), find(rows, "generator", "all")
+    if row is None or metric not in row.values:
+        return None
+    over = 1.0
+    if metric in _OVER_GENERATOR:
+        over = made.values.get(metric, 0.0) if made is not None else 0.0
+    if not over:
+        return None
+    ends = row.intervals.get(metric)
+    return row.values[metric] / over, ends and (ends[0] / over, ends[1] / over)
+
+
+def _cell(rows: Sequence[Row], metric: str, steps: int) -> str:
+    found = _measured(rows, "student", metric, steps)
+    if found is None:
+        return ""
+    value, ends = found
+    text = f"{value:.3f}" + (f" ± {(ends[1] - ends[0]) / 2:.3f}" if ends else "")
+    row = find(rows, "student", "all", steps)
+    if metric == "fd" and row is not None:
+        share = ratio(rows, row, metric, "untrained")
+        text += "" if share is None else f" ({share:.2f}x)"
+    return text
+
+
+def _heading(metric: str) -> str:
+    return METRICS[metric].heading + ", of the generator's" * (metric in _OVER_GENERATOR)
+
+
+def _with_steps(metric: str, steps: int) -> str:
+    return f"{_heading(metric)}, {steps} step{'s' * (steps > 1)}"
+
+
+def _lines(
+    study: Study, done: Sequence[Mapping[str, Any]], metrics: Sequence[str] = _SHOWN
+) -> list[list[str]]:
+    """The table: a line for each recipe that has run, below the headings."""
+    means = _means(study, done)
+    columns = [column for column in _columns(means) if column[0] in metrics]
+    lines = [["recipe", "seeds", *(_with_steps(*column) for column in columns), "limits"]]
+    for recipe, rows in means.items():
+        seeds = sum(run["recipe"] == recipe and "rows" in run for run in done)
+        cells = [_cell(rows, *column) for column in columns]
+        lines.append([recipe, str(seeds), *cells, _limits(rows)])
+    return lines
+
+
+def _spread(means: Means, study: Study) -> list[str]:
+    """How far trainings are apart that differ by nothing but their seed."""
+    fields = [
+        {path: value for path, value in study.recipes[name].items() if path != "distil.seed"}
+        for name in means
+    ]
+    if len(fields) < 2 or any(other != fields[0] for other in fields):
+        return []
+    found = (find(rows, "student", "all", 1) for rows in means.values())
+    values = [row.values["fd"] for row in found if row is not None and "fd" in row.values]
+    if not values:
+        return []
+    middle = statistics.median(values)
+    return [
+        f"{len(values)} trainings, FD in one step: median {middle:.3f}, the others from "
+        f"{min(values) / middle:.2f} to {max(values) / middle:.2f} times that"
+    ]
+
+
+def _failures(done: Sequence[Mapping[str, Any]]) -> list[str]:
+    return [
+        f"{run['recipe']} of seed {run['seed']} has failed: {run['failed']}"
+        for run in done
+        if "failed" in run
+    ]
+
+
+def format_study(study: Study, done: Sequence[Mapping[str, Any]]) -> str:
+    """Aligned text: FD of each recipe, how many limits it meets, and what has failed.
+
+    Args:
+      study: the study.
+      done: its runs that have ended.
+    """
+    lines = _lines(study, done, ("fd",))
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    text = [
+        "  ".join(
+            [line[0].ljust(widths[0])]
+            + [cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True)]
+        ).rstrip()
+        for line in lines
+    ]
+    notes = [*_spread(_means(study, done), study), *_failures(done)]
+    return "\n".join([text[0], "-" * max(map(len, text)), *text[1:], *notes])
+
+
+def _plot(means: Means) -> bytes | None:
+    """A panel for each metric: a line for each recipe, a mark for each number of steps."""
+    columns = _columns(means)
+    metrics = list(dict.fromkeys(name for name, _ in columns))
+    if not metrics:
+        return None
+    names = list(means)
+    steps = sorted({count for _, count in columns})
+    size = (0.09 * max(map(len, names)) + 2.4 * len(metrics), 0.32 * len(names) + 1.1)
+    drawn = figure(figsize=size, layout="constrained", facecolor="none")
+    panels = drawn.subplots(1, len(metrics), sharey=True, squeeze=False)[0]
+    for axes, metric in zip(panels, metrics, strict=True):
+        axes.set_facecolor("none")
+        for i, count in enumerate(steps):
+            for y, rows in enumerate(means.values()):
+                found = _measured(rows, "student", metric, count)
+                if found is None:
+                    continue
+                (x, ends), place = found, y + 0.18 * (i - (len(steps) - 1) / 2)
+                color, label = COLORS[i % len(COLORS)], f"{count} step{'s' * (count > 1)}"
+                if ends:
+                    axes.plot(ends, [place, place], color=color, lw=1.2)
+                axes.plot([x], [place], "o", color=color, ms=4, label=label if y == 0 else None)
+        made = _measured(next(iter(means.values())), "generator", metric)
+        if made is not None:
+            axes.axvline(made[0], color=INK, lw=1, ls=":")
+        axes.set_title(_heading(metric), fontsize=9, color=INK, loc="left")
+        axes.set_yticks(range(len(names)), names)
+        axes.tick_params(labelsize=7.5, colors=INK, length=2)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.spines[["left", "bottom"]].set_color(INK)
+        axes.grid(alpha=0.18, color=INK)
+    panels[0].invert_yaxis()
+    panels[-1].legend(fontsize=8, frameon=False, labelcolor=INK, loc="best")
+    buffer = io.BytesIO()
+    drawn.savefig(buffer, format="png", dpi=180)
+    return buffer.getvalue()
+
+
+def _table(lines: Sequence[Sequence[str]]) -> str:
+    parts = ["<div class=scroll><table>"]
+    for i, line in enumerate(lines):
+        tag = "td" if i else "th"
+        cells = (
+            f"<{tag}{' class=name' * (j == 0)}>{html.escape(text)}</{tag}>"
+            for j, text in enumerate(line)
+        )
+        parts.append(f"<tr>{''.join(cells)}</tr>")
+    return "".join([*parts, "</table></div>"])
+
+
+def _settings(study: Study) -> str:
+    """What recipes set, and in what each differs from all others."""
+    fields = {path for changes in study.recipes.values() for path in changes}
+    missing = object()
+    common = {
+        path
+        for path in fields
+        if len({repr(changes.get(path, missing)) for changes in study.recipes.values()}) == 1
+    }
+    parts = ["<table class=settings>"]
+    for name, changes in study.recipes.items():
+        own = ", ".join(f"{path} {v}" for path, v in changes.items() if path not in common)
+        parts.append(f"<tr><td>{html.escape(name)}</td><td>{html.escape(own)}</td></tr>")
+    first = next(iter(study.recipes.values()))
+    shared = study.data | {path: first[path] for path in first if path in common}
+    if shared:
+        words = html.escape(", ".join(f"{path} {value}" for path, value in shared.items()))
+        parts.append(f"<tr><td class=soft>all of them</td><td>{words}</td></tr>")
+    return "".join([*parts, "</table>"])
+
+
+def write_study_report(path: Path, study: Study, done: Sequence[Mapping[str, Any]]) -> None:
+    """Writes one self-contained HTML file.
+
+    Args:
+      path: path of the file.
+      study: the study.
+      done: its runs that have ended, rows of recipes that it has no more left out.
+    """
+    means = _means(study, done)
+    page = [
+        *head(f"Study {study.name}"),
+        f"<h1>Study: {html.escape(study.name)}</h1>",
+        f"<p>{html.escape(study.question)}</p>",
+        f"<p class=soft>Config {html.escape(study.config)}; students in all buckets together. Of "
+        "one seed intervals of 95% are over the pictures, of several over the seeds. In brackets, "
+        "and in the count of limits, the untrained student at the same steps is compared with; the "
+        "dotted line is the data generator.</p>",
+        _table(_lines(study, done)),
+        *(f"<p>{html.escape(text)}</p>" for text in [*_spread(means, study), *_failures(done)]),
+    ]
+    plot = _plot(means)
+    if plot:
+        # Half of its pixels, to be sharp on a dense screen.
+        width = Image.open(io.BytesIO(plot)).width // 2
+        page.append(f"<figure>{embedded(plot, 'metrics of each recipe', width)}</figure>")
+    page += ["<h2>What each sets</h2>", _settings(study)]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text_whole(path, "\n".join(page) + "\n")

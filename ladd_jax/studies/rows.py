@@ -1,0 +1,52 @@
+"""Rows of a study: what each run came to, kept as it finishes."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import filelock
+
+from ladd_jax.errors import DamagedError, UserError
+from ladd_jax.evaluation.rows import Row
+from ladd_jax.whole_files import write_text_whole
+
+Run = dict[str, Any]
+"""`recipe`, `seed`, `changes`, and `rows` of its table; or `failed`, why it has none."""
+
+
+def read_rows(path: Path) -> list[Run]:
+    """The runs of a study, as `add_row` has written them; none where there is no file.
+
+    Raises:
+      DamagedError: the file holds something else.
+    """
+    if not path.exists():
+        return []
+    remedy = "remove it, and runs that are done are read again"
+    try:
+        found = json.loads(path.read_text())
+        for run in found:
+            if not isinstance(run["recipe"], str) or type(run["seed"]) is not int:
+                raise UserError("a run has no recipe or seed")
+            if not isinstance(run["changes"], dict):
+                raise UserError("a run has no changes")
+            for row in run.get("rows", ()):
+                Row.from_dict(row)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise DamagedError(f"{path} is damaged ({error}): {remedy}") from error
+    return list(found)
+
+
+def add_row(path: Path, run: Mapping[str, Any]) -> None:
+    """Adds a run, in the place of one of the same recipe and seed, whatever other jobs add."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with filelock.FileLock(path.with_name(f".{path.name}.lock")):
+        key = run["recipe"], run["seed"]
+        others = [old for old in read_rows(path) if (old["recipe"], old["seed"]) != key]
+        write_text_whole(path, json.dumps([*others, run]) + "\n")
+
+
+def rows_of(run: Mapping[str, Any]) -> list[Row]:
+    """The table of a run; empty where it failed."""
+    return [Row.from_dict(row) for row in run.get("rows", ())]

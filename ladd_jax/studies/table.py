@@ -1,0 +1,135 @@
+"""Tables of studies: which recipes there are, what each sets, and which is run next."""
+
+import dataclasses
+import re
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from ladd_jax.errors import DamagedError, NotFoundError, UserError
+from ladd_jax.names import nearest
+from ladd_jax.paths import expand, near
+from ladd_jax.whole_files import read_json
+
+_HERE = Path(__file__).parent
+
+
+@dataclasses.dataclass(frozen=True)
+class Study:
+    """A table of recipes.
+
+    Attributes:
+      name: the study's, and of its folder.
+      config: name of the config that it starts from, unless a user names another.
+      recipes: by name all that each sets, field by field: `base` of the table, and its own.
+      data: fields that all recipes have and do not repeat in their rows.
+      question: what it asks, in a sentence.
+    """
+
+    name: str
+    config: str
+    recipes: dict[str, dict[str, Any]]
+    data: dict[str, Any] = dataclasses.field(default_factory=dict)
+    question: str = ""
+
+    def start(self, config: ConfigDict, recipe: str, seed: int) -> ConfigDict:
+        """The config of a run: a copy of another with what its recipe sets."""
+        made = ConfigDict(config.to_dict())
+        made.seed = seed
+        changes = self.data | self.recipes[recipe]
+        made.update_from_flattened_dict(
+            {path: tuple(v) if isinstance(v, list) else v for path, v in changes.items()}
+        )
+        return made.lock()
+
+
+def known_studies() -> dict[str, Path]:
+    """The tables that come with this package, by name."""
+    return {path.stem: path for path in sorted(_HERE.glob("*.json"))}
+
+
+def read_study(given: str) -> Study:
+    """A study by its name, or by the path of its table.
+
+    A table is JSON: `config`, the name of a config; `recipes`, by name what each sets, from path of
+    a field to value; and optionally `base`, what all set, `data`, the same without being repeated
+    in rows, and `question`.
+
+    Raises:
+      DamagedError: the file is no such table.
+      NotFoundError: there is no such study.
+    """
+    known = known_studies()
+    if given not in known and not given.endswith(".json"):
+        raise NotFoundError(
+            f"there is no study {given!r}{nearest(given, known)}; the file of another ends with "
+            f".json"
+        )
+    path = known.get(given) or expand(given)
+    if not path.is_file():
+        raise NotFoundError(f"{path} does not exist{near(path)}: name a table of recipes")
+    table = read_json(path, "write it as a table of recipes")
+    for name, kind in (("config", str), ("recipes", dict)):
+        if not isinstance(table.get(name), kind):
+            raise DamagedError(f"{path} has no {name}: write it as a table of recipes")
+    for name in ("base", "data"):
+        _check_fields(path, name, table.get(name, {}))
+    for name, changes in table["recipes"].items():
+        _check_fields(path, f"recipe {name!r}", changes)
+    if not table["recipes"]:
+        raise DamagedError(f"{path} has no recipe: write it as a table of recipes")
+    base = table.get("base", {})
+    return Study(
+        name=path.stem,
+        config=table["config"],
+        recipes={name: base | changes for name, changes in table["recipes"].items()},
+        data=table.get("data", {}),
+        question=str(table.get("question", "")),
+    )
+
+
+def _check_fields(path: Path, what: str, found: Any) -> None:
+    if not isinstance(found, dict):
+        raise DamagedError(f"{path} has {found!r} as {what}: write fields and their values")
+
+
+def folder_name(recipe: str) -> str:
+    """A recipe's name as that of a folder, without what a path or a shell reads in its own way."""
+    return re.sub(r"[^\w.+=-]+", "_", recipe).strip("._") or "_"
+
+
+def next_run(
+    recipes: Mapping[str, dict[str, Any]],
+    done: Sequence[Mapping[str, Any]],
+    only: Sequence[str],
+    seeds: Sequence[int],
+    passed: Collection[tuple[str, int]] = (),
+) -> tuple[str, int] | None:
+    """The first recipe and seed without a row: all recipes of one seed go before the next.
+
+    Args:
+      recipes: of the study.
+      done: rows with `recipe`, `seed` and `changes`.
+      only: names of recipes; none for all of the table.
+      seeds: seeds that each recipe is run with.
+      passed: recipes and seeds that are passed over.
+
+    Raises:
+      UserError: there is no such recipe, or one has changed since its row was made.
+    """
+    found = {(row["recipe"], row["seed"]): row["changes"] for row in done}
+    for name in only:
+        if name not in recipes:
+            raise UserError(f"the study has no recipe {name!r}{nearest(name, recipes)}")
+    for seed in seeds:
+        for name in only or recipes:
+            if (name, seed) in found and found[name, seed] != recipes[name]:
+                raise UserError(
+                    f"the study has other changes for {name!r} than its row of seed {seed}: give "
+                    f"the changed recipe another name, or remove that row"
+                )
+            if (name, seed) not in found and (name, seed) not in passed:
+                return name, seed
+    return None

@@ -1,0 +1,143 @@
+"""`python -m ladd_jax.study --study=NAME --workdir=DIR`: a table of runs, compared in one report.
+
+Runs of the same data generator and samples share these. A run that is done is not run again, one
+that was stopped goes on. The same command started once more beside it takes the runs that are left.
+
+Examples:
+
+    python -m ladd_jax.study --study=noise --workdir=runs/studies
+    python -m ladd_jax.study --study=heads --seeds=0,1,2 --only=all,last --workdir=runs/studies
+    python -m ladd_jax.study --study=mine.json --config=small:data=pictures --workdir=runs/studies
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import logging
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from absl import flags
+
+from ladd_jax.cli.flags import WORKDIR, config
+from ladd_jax.cli.run import run_without_config
+from ladd_jax.errors import ExistsError, UserError
+from ladd_jax.paths import COPY_LATER, expand_local
+from ladd_jax.ranges import SEED
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+# As of a command this module's name is another.
+_LOG = logging.getLogger("ladd_jax.study")
+
+_WAIT_SECONDS = 30.0
+
+FLAGS = flags.FlagValues()
+_STUDY = flags.DEFINE_string(
+    "study", "", "Name of a study that comes with ladd_jax, or FILE.json.", flag_values=FLAGS
+)
+_SEEDS = flags.DEFINE_list("seeds", ["0"], "Seeds that each recipe is run with.", flag_values=FLAGS)
+_ONLY = flags.DEFINE_list(
+    "only", [], "Names of recipes to run; default: all of the study.", flag_values=FLAGS
+)
+_ROWS = flags.DEFINE_string(
+    "rows",
+    "",
+    "JSON file that rows are added to; default: rows.json in the study's folder of the workdir.",
+    flag_values=FLAGS,
+)
+
+
+def main() -> None:
+    """The command."""
+    # What is heavy is imported once the flags are read: a mistake in them is told at once.
+    import jax
+
+    from ladd_jax.parallel.processes import barrier
+    from ladd_jax.studies.report import format_study, write_study_report
+    from ladd_jax.studies.rows import add_row
+    from ladd_jax.studies.runs import check_recipes, run_recipe
+    from ladd_jax.studies.table import next_run, read_study
+
+    study, seeds, only = read_study(_STUDY.value), _seeds(), list(_ONLY.value)
+    workdir = expand_local(WORKDIR.value, "workdir", COPY_LATER)
+    target = workdir / study.name / "rows.json"
+    if _ROWS.value:
+        target = expand_local(_ROWS.value, "rows", COPY_LATER)
+    next_run(study.recipes, _done(target), only, seeds)
+    start = config()
+    check_recipes(study, start, only or study.recipes, seeds[0], workdir)
+    elsewhere: set[tuple[str, int]] = set()
+    while True:
+        found = next_run(study.recipes, _done(target), only, seeds, elsewhere)
+        if found is None:
+            if not elsewhere:
+                break
+            time.sleep(_WAIT_SECONDS)
+            elsewhere.clear()
+            continue
+        try:
+            row = run_recipe(study, start, *found, workdir)
+        except ExistsError as error:
+            if jax.process_count() > 1:
+                raise
+            _LOG.info("study: leaves %s of seed %d to another job: %s", *found, error)
+            elsewhere.add(found)
+            continue
+        if jax.process_index() == 0:
+            add_row(target, row)
+        barrier("row added")
+    if jax.process_index() == 0:
+        report = workdir / study.name / "report.html"
+        write_study_report(report, study, _done(target))
+        print("\n\n".join([format_study(study, _done(target)), f"report: {report}"]))
+
+
+def _with_config(arguments: Sequence[str]) -> list[str]:
+    """The command line with the study's config, where it names none."""
+    from ladd_jax.studies.table import read_study
+
+    given = dict.fromkeys(("study", "config"), "")
+    for word, following in itertools.pairwise([*arguments, ""]):
+        name, equals, value = word.lstrip("-").partition("=")
+        if word.startswith("-") and name in given:
+            given[name] = value if equals else following
+    if not given["study"] or given["config"]:
+        return list(arguments)
+    command, *rest = arguments
+    # Before its fields.
+    return [command, f"--config={read_study(given['study']).config}", *rest]
+
+
+def _done(path: Path) -> list[dict[str, Any]]:
+    """The runs that process 0 sees to have ended as they should."""
+    import jax
+
+    from ladd_jax.parallel.processes import gather
+    from ladd_jax.studies.rows import read_rows
+
+    here = json.dumps(read_rows(path)) if jax.process_index() == 0 else ""
+    return list(json.loads(gather(here)[0]))
+
+
+def _seeds() -> list[int]:
+    for text in _SEEDS.value:
+        if not text.isdecimal() or int(text) not in SEED:
+            raise UserError(f"--seeds has {text!r}: use {SEED}, with commas between them")
+    if not _SEEDS.value:
+        raise UserError("--seeds is empty: give one or more, with commas between them")
+    return list(dict.fromkeys(map(int, _SEEDS.value)))
+
+
+if __name__ == "__main__":
+    run_without_config(
+        main,
+        FLAGS,
+        "config",
+        "workdir",
+        needed={"study": "NAME", "workdir": "DIR"},
+        complete=_with_config,
+    )

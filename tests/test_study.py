@@ -1,0 +1,212 @@
+"""Studies: tables of runs, which of them is run next, and what becomes of them."""
+
+import importlib
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ladd_jax.errors import DamagedError, NotFoundError, UserError
+from ladd_jax.studies.report import format_study, write_study_report
+from ladd_jax.studies.rows import add_row, read_rows
+from ladd_jax.studies.runs import check_recipes, config_of
+from ladd_jax.studies.table import Study, folder_name, known_studies, next_run, read_study
+
+ROOT = Path(__file__).parents[1]
+TABLES = [*known_studies(), *map(str, sorted((ROOT / "benchmarks" / "studies").glob("*.json")))]
+
+
+def config_named(name):
+    return importlib.import_module(f"configs.{name}").get_config()
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_every_recipe_is_a_valid_config_unlike_the_others(name, tmp_path):
+    study = read_study(name)
+    config = config_named(study.config)
+    check_recipes(study, config, study.recipes, 1, tmp_path)
+    made = [config_of(study, config, recipe, 1, tmp_path) for recipe in study.recipes]
+    assert all(one.seed == 1 for one in made)
+    assert len(made) == len(set(map(str, made)))
+
+
+def test_what_has_a_row_is_not_run_again_and_may_not_have_changed():
+    recipes = {"x": {"a": 1}, "y": {"a": 2}}
+    done = [{"recipe": "x", "seed": 0, "changes": {"a": 1}}]
+    assert next_run(recipes, [], [], [0, 1]) == ("x", 0)
+    # All recipes of a seed first: they can be compared then.
+    assert next_run(recipes, done, [], [0, 1]) == ("y", 0)
+    assert next_run(recipes, done, [], [0, 1], {("y", 0)}) == ("x", 1)
+    assert next_run(recipes, done, ["x"], [0, 1]) == ("x", 1)
+    assert next_run(recipes, done, ["x"], [0]) is None
+    with pytest.raises(UserError, match="no recipe 'z': valid are x, y"):
+        next_run(recipes, done, ["z"], [0])
+    done[0]["changes"] = {"a": 3}
+    with pytest.raises(UserError, match="give the changed recipe another name"):
+        next_run(recipes, done, [], [0])
+
+
+def table(tmp_path, text):
+    path = tmp_path / "mine.json"
+    path.write_text(text if isinstance(text, str) else json.dumps(text))
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("{", "is damaged"),
+        ({"recipes": {"a": {}}}, "has no config"),
+        ({"config": "digits"}, "has no recipes"),
+        ({"config": "digits", "recipes": {}}, "has no recipe: write"),
+        ({"config": "digits", "recipes": {"a": 1}}, "has 1 as recipe 'a'"),
+        ({"config": "digits", "recipes": {"a": {}}, "base": []}, "has .. as base"),
+    ],
+)
+def test_what_is_no_table_is_a_sentence(tmp_path, text, words):
+    with pytest.raises(DamagedError, match=words):
+        read_study(table(tmp_path, text))
+
+
+def test_a_study_that_is_not_there_is_a_sentence(tmp_path):
+    with pytest.raises(NotFoundError, match="no study 'noises': did you mean noise"):
+        read_study("noises")
+    with pytest.raises(NotFoundError, match="none.json does not exist"):
+        read_study(str(tmp_path / "none.json"))
+
+
+def test_all_that_is_wrong_with_recipes_is_told_at_once(tmp_path):
+    recipes = {
+        "field": {"distil.stepz": 3},
+        "section": {"distil": 3},
+        "value": {"distil.own_share": 3.0},
+        "kind": {"distil.steps": "many"},
+        "judges": {"stages": ["encode", "distil"]},
+        "a/b": {"seed": 1},
+        "a b": {"seed": 2},
+    }
+    study = Study("mine", "digits", recipes)
+    with pytest.raises(UserError) as raised:
+        check_recipes(study, config_named("digits"), recipes, 0, tmp_path)
+    found = str(raised.value)
+    for words in (
+        "recipe 'field'", "distil.stepz", "recipe 'section'", "own_share is 3.0", "recipe 'kind'",
+        "a study needs evaluate", "recipes 'a/b' and 'a b' have one folder",
+    ):  # fmt: skip
+        assert words in found, found
+
+
+@pytest.mark.parametrize(
+    ("name", "folder"), [("m -1, s .6", "m_-1_s_.6"), ("../x", "x"), ("~", "_"), ("a+b", "a+b")]
+)
+def test_a_recipe_has_a_folder_of_its_own(name, folder):
+    assert folder_name(name) == folder
+
+
+def run_of(recipe, seed, fd, **others):
+    rows = [
+        dict(model=model, steps=steps, guidance=1.0, bucket="all", values=values)
+        for model, steps, values in (
+            ("generator", 12, {"fd": 0.01, "diversity": 0.5}),
+            ("untrained", 1, {"fd": 10 * fd, "diversity": 0.4}),
+            ("student", 1, {"fd": fd, "diversity": 0.95}),
+        )
+    ]
+    return {"recipe": recipe, "seed": seed, "changes": {}, "rows": rows} | others
+
+
+def test_rows_are_added_one_by_one_and_a_damaged_file_is_a_sentence(tmp_path):
+    path = tmp_path / "study" / "rows.json"
+    assert read_rows(path) == []
+    for run in (run_of("a", 0, 0.1), run_of("b", 0, 0.2), run_of("a", 0, 0.3)):
+        add_row(path, run)
+    assert [(run["recipe"], run["rows"][2]["values"]["fd"]) for run in read_rows(path)] == [
+        ("b", 0.2), ("a", 0.3)
+    ]  # fmt: skip
+    for text in ("{", "[1]", '[{"recipe": "a"}]', '[{"recipe": 1, "seed": 0, "changes": {}}]'):
+        path.write_text(text)
+        with pytest.raises(DamagedError, match=r"rows.json is damaged"):
+            read_rows(path)
+
+
+def test_a_report_has_each_recipe_with_its_intervals_and_what_has_failed(tmp_path):
+    study = Study("mine", "digits", {"a": {"x": 1}, "<b>": {"x": 2}, "c": {"x": 3}, "d": {"x": 4}})
+    study = Study(study.name, study.config, study.recipes, question="Is it so?")
+    failed = {"recipe": "c", "seed": 0, "changes": {}, "failed": "loss is not finite"}
+    done = [run_of("a", 0, 0.1), run_of("a", 1, 0.3), run_of("<b>", 0, 0.2), failed]
+    text = format_study(study, done).splitlines()
+    assert text[0].split("  ")[0] == "recipe" and "FD, 1 step" in text[0]
+    assert re.search(r"^a +2 +0\.200 ± 1\.271 \(0\.10x\) +\d of \d$", text[2])
+    assert re.search(r"^<b> +1 +0\.200 \(0\.10x\) +\d of \d$", text[3])
+    assert text[4] == "c of seed 0 has failed: loss is not finite" and len(text) == 5
+    write_study_report(tmp_path / "report.html", study, done)
+    page = (tmp_path / "report.html").read_text()
+    assert "<td>1.900 ± 0.000</td>" in page and "diversity, of the generator" in page
+    assert "Is it so?" in page and "&lt;b&gt;" in page and "<b>" not in page
+    assert "data:image/png;base64," in page and "loss is not finite" in page
+
+
+def test_a_report_tells_how_far_seeds_are_apart():
+    study = Study("seeds", "digits", {f"seed {i}": {"distil.seed": i} for i in range(3)})
+    done = [run_of(f"seed {i}", 0, fd) for i, fd in enumerate((0.1, 0.2, 0.3))]
+    assert "median 0.200, the others from 0.50 to 1.50 times that" in format_study(study, done)
+
+
+SMALL = {
+    "data.buckets": ["8x8"], "data.examples": 32, "data.held_out_examples": 32,
+    "data.records_per_shard": 32, "model.depth": 3, "model.width": 16, "heads.channels": 8,
+    "heads.groups": 2, "heads.projection": 8, "pretrain.steps": 1, "pretrain.batch_size": 8,
+    "synthesize.samples": 32, "synthesize.steps": 2, "finetune.steps": 0, "distil.batch_size": 8,
+    "distil.head_updates": 1, "evaluate.samples": 32, "evaluate.resamples": 0, "log.every": 1,
+    "log.samples_every": 0, "evaluate.student_steps": [1],
+}  # fmt: skip
+
+
+def study_command(tmp_path, *arguments):
+    return subprocess.run(
+        [sys.executable, "-m", "ladd_jax.study", f"--workdir={tmp_path / 'studies'}", *arguments],
+        capture_output=True, text=True, check=False, timeout=500,
+    )  # fmt: skip
+
+
+@pytest.mark.slow
+def test_a_study_shares_data_survives_a_run_that_diverges_and_repeats_nothing(tmp_path):
+    recipes = {
+        "one": {"distil.steps": 1},
+        "rate": {"distil.steps": 1, "distil.optimizer.learning_rate": 1e39},
+    }
+    file = table(tmp_path, {"config": "digits", "data": SMALL, "recipes": recipes})
+    first = study_command(tmp_path, f"--study={file}")
+    assert first.returncode == 0, first.stderr
+    rows = read_rows(tmp_path / "studies" / "mine" / "rows.json")
+    assert [(run["recipe"], "rows" in run) for run in rows] == [
+        ("one", True), ("rate", False)
+    ]  # fmt: skip
+    assert "rate of seed 0 has failed: " in first.stdout
+    (shared,) = (tmp_path / "studies" / "shared").iterdir()
+    assert (shared / "synthesized").is_dir() and (shared / "evaluation").is_dir()
+    again = study_command(tmp_path, f"--study={file}")
+    assert again.returncode == 0 and "stage" not in again.stderr
+    assert again.stdout == first.stdout[first.stdout.index("recipe  ") :]
+    assert (tmp_path / "studies" / "mine" / "report.html").is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--study=noise", "--seeds=1,x"], "--seeds has 'x'"),
+        (["--study=noise", "--only=m 1"], "no recipe 'm 1': did you mean"),
+        (["--study=noise", "--config.distil.own_share=3"], "error: distil.own_share is 3.0"),
+        (["--study", "noise", "--config.distil.stepz=3"], "unknown config field distil.stepz"),
+        (["--study=noises"], "no study 'noises': did you mean noise"),
+        (["--study=noise", "--config=digit"], "there is no config 'digit': did you mean digits"),
+        ([], "--study=NAME"),
+    ],
+)
+def test_a_mistake_is_a_sentence_and_makes_nothing(tmp_path, arguments, words):
+    found = study_command(tmp_path, *arguments)
+    assert found.returncode == 2 and words in found.stderr and "Traceback" not in found.stderr
+    assert not (tmp_path / "studies").exists()
