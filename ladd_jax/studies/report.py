@@ -159,7 +159,7 @@ def _plot(means: Means) -> bytes | None:
         return None
     names = list(means)
     steps = sorted({count for _, count in columns})
-    size = (0.09 * max(map(len, names)) + 2.4 * len(metrics), 0.32 * len(names) + 1.1)
+    size = (0.09 * max(map(len, names)) + 2.4 * len(metrics), 0.32 * len(names) + 1.4)
     drawn = figure(figsize=size, layout="constrained", facecolor="none")
     panels = drawn.subplots(1, len(metrics), sharey=True, squeeze=False)[0]
     for axes, metric in zip(panels, metrics, strict=True):
@@ -179,12 +179,17 @@ def _plot(means: Means) -> bytes | None:
             axes.axvline(made[0], color=INK, lw=1, ls=":")
         axes.set_title(_heading(metric), fontsize=9, color=INK, loc="left")
         axes.set_yticks(range(len(names)), names)
+        axes.locator_params(axis="x", nbins=4)
         axes.tick_params(labelsize=7.5, colors=INK, length=2)
         axes.spines[["top", "right"]].set_visible(False)
         axes.spines[["left", "bottom"]].set_color(INK)
         axes.grid(alpha=0.18, color=INK)
     panels[0].invert_yaxis()
-    panels[-1].legend(fontsize=8, frameon=False, labelcolor=INK, loc="best")
+    labels = panels[0].get_legend_handles_labels()
+    drawn.legend(
+        *labels, loc="outside lower center", ncols=len(steps), fontsize=8, frameon=False,
+        labelcolor=INK,
+    )  # fmt: skip
     buffer = io.BytesIO()
     drawn.savefig(buffer, format="png", dpi=180)
     return buffer.getvalue()
