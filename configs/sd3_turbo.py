@@ -11,6 +11,7 @@ Arguments after the colon, all optional:
                 tars, tables, a hub's dataset)
     resolution  side in pixels of the square bucket, 1024
     steps       of distillation, 10000
+    lora        rank of adapters to train in place of the whole student; 0 trains all of it
 
 "known" is what the paper states, "ours" is this project's, and so is all that neither this file
 nor `ladd_jax/config/fields.py` marks as known.
@@ -40,7 +41,8 @@ _PATCH, _REDUCTION = 2, 8
 
 def get_config(arguments: str | None = None) -> ConfigDict:
     given = parse_arguments(
-        arguments, dict(size="", weights="", teacher="", data="", resolution=1024, steps=10_000)
+        arguments,
+        dict(size="", weights="", teacher="", data="", resolution=1024, steps=10_000, lora=0),
     )
     config = base_config()
     config.stages = ("encode", "synthesize", "finetune", "distil")
@@ -108,6 +110,10 @@ def get_config(arguments: str | None = None) -> ConfigDict:
             batch_size=256,  # ours
         )
     )
+    if given["lora"]:
+        config.distil.lora.rank = given["lora"]
+        # Ours: adapters begin as zero and want more than a network; 1e-4 is LCM-LoRA's.
+        config.distil.optimizer.learning_rate = 1e-4
     if side <= 512:  # known: the warm-up is for more than 512 x 512
         config.distil.warmup_steps = 0
     if config.data.source == "images":

@@ -71,6 +71,13 @@ def test_a_config_and_its_dataclasses_say_the_same(config):
     assert to_dict(typed(config))["distil"]["timesteps"] == [1.0, 0.75, 0.5, 0.25]
 
 
+def test_sd3_trains_adapters_where_a_rank_is_given():
+    whole, adapters = (typed(sd3_turbo.get_config(f"size=medium,lora={r}")) for r in (0, 64))
+    assert (whole.distil.lora.rank, adapters.distil.lora.rank) == (0, 64)
+    rates = [config.distil.optimizer.learning_rate for config in (whole, adapters)]
+    assert rates == [1e-5, 1e-4]
+
+
 numbers = st.integers(1, 10**6)
 rates = st.floats(0, 1, exclude_max=True)
 

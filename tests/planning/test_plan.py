@@ -145,6 +145,33 @@ def test_the_step_is_compiled_for_a_slice_that_is_not_here(tmp_path):
 
 
 @pytest.mark.slow
+def test_the_step_of_adapters_is_planned_and_sums_their_gradients_alone(tmp_path):
+    pytest.importorskip("libtpu")
+    path = tmp_path / "plan.json"
+    result = run(
+        "--topology=v5e:2x2",
+        "--batch=8",
+        "--buckets=32x32",
+        "--nolargest",
+        f"--json={path}",
+        "--config.model.depth=2",
+        "--config.distil.lora.rank=4",
+        "--config.model.param_dtype=bfloat16",
+        *NARROW,
+    )
+    assert result.returncode == 0, result.stderr
+    plan = json.loads(path.read_text())
+    (bucket,) = plan["buckets"]
+    assert 1.0 < bucket["compiled_flops"] / bucket["model_flops"] < 2.0
+    moved = {
+        kind: sum(item["bytes"] for item in bucket["collectives"] if item["kind"] == kind)
+        for kind in ("all-gather", "all-reduce", "reduce-scatter")
+    }
+    # All parameters are gathered, and adapters and heads have gradients.
+    assert 0 < moved["all-reduce"] + moved["reduce-scatter"] < moved["all-gather"] / 4
+
+
+@pytest.mark.slow
 @pytest.mark.skipif(cuda_plugin() is None, reason="XLA's compiler for GPUs is not installed")
 def test_the_step_is_compiled_for_gpus_that_are_not_here(tmp_path):
     path = tmp_path / "plan.json"
