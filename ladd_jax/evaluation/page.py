@@ -38,6 +38,7 @@ div.row { display: flex; gap: 4px; }
 figure { margin: .6rem 0 1.4rem; } figure img { max-width: 100%; image-rendering: auto; }
 summary { cursor: pointer; }
 .settings td { text-align: left; }
+.numbers { margin: .8rem 0; } .numbers td { white-space: nowrap; }
 """
 """For light and dark screens."""
 

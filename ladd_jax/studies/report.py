@@ -91,9 +91,9 @@ def _with_steps(metric: str, steps: int) -> str:
 
 
 def _lines(
-    study: Study, done: Sequence[Mapping[str, Any]], metrics: Sequence[str] = _SHOWN
+    study: Study, done: Sequence[Mapping[str, Any]], metrics: Sequence[str]
 ) -> list[list[str]]:
-    """The table: a line for each recipe that has run, below the headings."""
+    """A table of metrics: a line for each recipe that has run, below the headings."""
     means = _means(study, done)
     columns = [column for column in _columns(means) if column[0] in metrics]
     lines = [["recipe", "seeds", *(_with_steps(*column) for column in columns), "limits"]]
@@ -196,7 +196,7 @@ def _plot(means: Means) -> bytes | None:
 
 
 def _table(lines: Sequence[Sequence[str]]) -> str:
-    parts = ["<div class=scroll><table>"]
+    parts = ["<div class=scroll><table class=numbers>"]
     for i, line in enumerate(lines):
         tag = "td" if i else "th"
         cells = (
@@ -245,7 +245,7 @@ def write_study_report(path: Path, study: Study, done: Sequence[Mapping[str, Any
         "one seed intervals of 95% are over the pictures, of several over the seeds. In brackets, "
         "and in the count of limits, the untrained student at the same steps is compared with; the "
         "dotted line is the data generator.</p>",
-        _table(_lines(study, done)),
+        _table(_lines(study, done, ("fd",))),
         *(f"<p>{html.escape(text)}</p>" for text in [*_spread(means, study), *_failures(done)]),
     ]
     plot = _plot(means)
@@ -253,6 +253,8 @@ def write_study_report(path: Path, study: Study, done: Sequence[Mapping[str, Any
         # Half of its pixels, to be sharp on a dense screen.
         width = Image.open(io.BytesIO(plot)).width // 2
         page.append(f"<figure>{embedded(plot, 'metrics of each recipe', width)}</figure>")
-    page += ["<h2>What each sets</h2>", _settings(study)]
+    page += ["<h2>What each sets</h2>", _settings(study), "<h2>Numbers</h2>"]
+    metrics = dict.fromkeys(name for name, _ in _columns(means) if name != "fd")
+    page += [_table([line[:-1] for line in _lines(study, done, (name,))]) for name in metrics]
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text_whole(path, "\n".join(page) + "\n")
