@@ -39,7 +39,7 @@ _ENDS = {
 # What stands before it, outermost first.
 _PREFIXES = (
     "base_model.model.", "model.diffusion_model.", "diffusion_model.", "transformer.",
-    "lora_transformer_", "lora_unet_",
+    "lora_transformer_", "lora_unet_", "lycoris_",
 )  # fmt: skip
 _OF_TEXT = ("text_encoder", "text_encoders.", "lora_te", "te1_", "te2_", "te3_")
 

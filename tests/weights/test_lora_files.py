@@ -42,6 +42,9 @@ WRITERS = {
     "Kohya": (
         "stability", lambda layer: "lora_unet_" + layer.replace(".", "_"), "lora_down", "lora_up",
     ),
+    "SimpleTuner": (
+        "diffusers", lambda layer: "lycoris_" + layer.replace(".", "_"), "lora_down", "lora_up",
+    ),
     "OneTrainer": (
         "diffusers", lambda layer: "lora_transformer_" + layer.replace(".", "_"),
         "lora_down", "lora_up",
