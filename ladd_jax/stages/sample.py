@@ -137,6 +137,7 @@ def sample(
         "model": trained.model,
         "checkpoint": trained.place,
         **({} if trained.step is None else {"checkpoint_step": str(trained.step)}),
+        **({"loras": ", ".join(trained.loras)} if trained.loras else {}),
         "size": f"{width}x{height}",
         "dtype": jnp.dtype(trained.architecture.dtype).name,
         "software": f"ladd_jax {__version__}",

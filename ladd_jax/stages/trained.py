@@ -58,6 +58,7 @@ class TrainedModel:
       encoder: makes the text encoder.
       load: gives the parameters.
       step: step of the checkpoint that they are from, if they are from one.
+      loras: LoRA files that are added to them, as the user named them.
     """
 
     place: str
@@ -72,6 +73,7 @@ class TrainedModel:
     encoder: Callable[[], TextEncoder]
     load: Callable[[], Params]
     step: int | None
+    loras: tuple[str, ...] = ()
 
     def sampling(self, steps: int | None, guidance: float | None, shift: float | None) -> Sampling:
         """How to sample it; what is None has its default.
@@ -119,7 +121,8 @@ def open_trained(
     """
     trained = _open(place, model, step, dtype, mesh)
     added = open_loras(trained.family, trained.architecture, loras)
-    return dataclasses.replace(trained, load=lambda: added(trained.load()))
+    load = trained.load
+    return dataclasses.replace(trained, load=lambda: added(load()), loras=tuple(loras))
 
 
 def _open(
