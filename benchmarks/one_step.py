@@ -27,6 +27,7 @@ from ladd_jax.evaluation.metrics import METRICS
 from ladd_jax.models.families import family_of
 from ladd_jax.parallel.mesh import make_mesh
 from ladd_jax.stages.judging import Samples, look_at, open_judge, pictures_of
+from ladd_jax.stages.kept import directory_of
 from ladd_jax.stages.load import (
     finished_student_step,
     load_generator,
@@ -81,7 +82,7 @@ def measure(config: Config, workdir: Path) -> list[dict[str, Any]]:
     extractor = open_judge(config, workdir, mesh)
     subjects = subject_of(config, workdir).buckets
     prompts = {bucket: found.prompts for bucket, found in subjects.items()}
-    kept = workdir / "evaluation"
+    kept = directory_of(workdir)
     generator = read_samples(kept / f"generator_{config.synthesize.steps}.npz")
     reference = look_at(extractor, read_samples(kept / "reference.npz"), prompts)
     network = family_of(config).backbone(architectures.student_architecture(config))

@@ -56,6 +56,11 @@ class Problems:
     def __bool__(self) -> bool:
         return bool(self._found)
 
+    @property
+    def sentences(self) -> tuple[str, ...]:
+        """What was found, in words."""
+        return tuple(self._found)
+
     def add(self, error: UserError) -> None:
         """Keeps an error, or those of which it consists; a sentence counts once."""
         if isinstance(error, UserErrors):

@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from absl import flags
+from ml_collections import ConfigDict, config_flags
 
 from ladd_jax.cli.flags import WORKDIR, config
 from ladd_jax.cli.run import run_without_config
@@ -29,6 +30,8 @@ from ladd_jax.ranges import SEED
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from ladd_jax.studies.table import Study
 
 # As of a command this module's name is another.
 _LOG = logging.getLogger("ladd_jax.study")
@@ -59,17 +62,21 @@ def main() -> None:
     from ladd_jax.parallel.processes import barrier
     from ladd_jax.studies.report import format_study, write_study_report
     from ladd_jax.studies.rows import add_row
-    from ladd_jax.studies.runs import check_recipes, run_recipe
+    from ladd_jax.studies.runs import RESERVED, check_recipes, check_rows, run_recipe
     from ladd_jax.studies.table import next_run, read_study
 
     study, seeds, only = read_study(_STUDY.value), _seeds(), list(_ONLY.value)
+    if study.name in RESERVED:
+        raise UserError(f"--study={_STUDY.value}: a folder here has that name, use another")
     workdir = expand_local(WORKDIR.value, "workdir", COPY_LATER)
     target = workdir / study.name / "rows.json"
     if _ROWS.value:
         target = expand_local(_ROWS.value, "rows", COPY_LATER)
     next_run(study.recipes, _done(target), only, seeds)
-    start = config()
+    start = _start()
+    _LOG.info("study: checks the recipes")
     check_recipes(study, start, only or study.recipes, seeds[0], workdir)
+    check_rows(study, start, _of_table(study, _done(target)), workdir)
     elsewhere: set[tuple[str, int]] = set()
     while True:
         found = next_run(study.recipes, _done(target), only, seeds, elsewhere)
@@ -90,10 +97,44 @@ def main() -> None:
         if jax.process_index() == 0:
             add_row(target, row)
         barrier("row added")
+    done = _of_table(study, _done(target))
     if jax.process_index() == 0:
         report = workdir / study.name / "report.html"
-        write_study_report(report, study, _done(target))
-        print("\n\n".join([format_study(study, _done(target)), f"report: {report}"]))
+        write_study_report(report, study, _in_words(), done)
+        print("\n\n".join([format_study(study, done), f"report: {report}"]))
+
+
+def _start() -> ConfigDict:
+    """The config of the command line.
+
+    Raises:
+      UserError: there is none, or it sets what others decide.
+    """
+    from ladd_jax.cli.flags import check_overrides
+    from ladd_jax.config.architectures import read_architectures
+
+    found = config()
+    if found is None:
+        raise UserError("there is no config: give --study and --config on the command line itself")
+    if found.seed:
+        raise UserError(f"seed is {found.seed}: give it by --seeds={found.seed}")
+    read = ConfigDict(found.to_dict())
+    read_architectures(read)
+    check_overrides(read)
+    return found
+
+
+def _in_words() -> str:
+    """The config of the command line, and what it changes of it."""
+    given = flags.FLAGS["config"]
+    name = config_flags.get_config_filename(given)
+    changes = config_flags.get_override_values(given)
+    return f"Config {name}" + "".join(f", {path} {value}" for path, value in changes.items())
+
+
+def _of_table(study: Study, done: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows of recipes that the table has."""
+    return [run for run in done if run["recipe"] in study.recipes]
 
 
 def _with_config(arguments: Sequence[str]) -> list[str]:

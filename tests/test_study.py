@@ -1,5 +1,6 @@
 """Studies: tables of runs, which of them is run next, and what becomes of them."""
 
+import contextlib
 import importlib
 import json
 import re
@@ -12,7 +13,7 @@ import pytest
 from ladd_jax.errors import DamagedError, NotFoundError, UserError
 from ladd_jax.studies.report import format_study, write_study_report
 from ladd_jax.studies.rows import add_row, read_rows
-from ladd_jax.studies.runs import check_recipes, config_of
+from ladd_jax.studies.runs import check_recipes, check_rows, config_of, digest_of
 from ladd_jax.studies.table import Study, folder_name, known_studies, next_run, read_study
 
 ROOT = Path(__file__).parents[1]
@@ -27,10 +28,11 @@ def config_named(name):
 def test_every_recipe_is_a_valid_config_unlike_the_others(name, tmp_path):
     study = read_study(name)
     config = config_named(study.config)
-    check_recipes(study, config, study.recipes, 1, tmp_path)
     made = [config_of(study, config, recipe, 1, tmp_path) for recipe in study.recipes]
     assert all(one.seed == 1 for one in made)
-    assert len(made) == len(set(map(str, made)))
+    assert len(made) == len(set(map(digest_of, made)))
+    # `--only` has commas between names.
+    assert name not in known_studies() or not any("," in recipe for recipe in study.recipes)
 
 
 def test_what_has_a_row_is_not_run_again_and_may_not_have_changed():
@@ -44,7 +46,7 @@ def test_what_has_a_row_is_not_run_again_and_may_not_have_changed():
     assert next_run(recipes, done, ["x"], [0]) is None
     with pytest.raises(UserError, match="no recipe 'z': valid are x, y"):
         next_run(recipes, done, ["z"], [0])
-    done[0]["changes"] = {"a": 3}
+    done = [{"recipe": "y", "seed": 5, "changes": {"a": 3}}]
     with pytest.raises(UserError, match="give the changed recipe another name"):
         next_run(recipes, done, [], [0])
 
@@ -64,10 +66,11 @@ def table(tmp_path, text):
         ({"config": "digits", "recipes": {}}, "has no recipe: write"),
         ({"config": "digits", "recipes": {"a": 1}}, "has 1 as recipe 'a'"),
         ({"config": "digits", "recipes": {"a": {}}, "base": []}, "has .. as base"),
+        ({"config": "digits", "recipes": {"a": {"seed": 1}}}, "recipe 'a' .* sets seed"),
     ],
 )
 def test_what_is_no_table_is_a_sentence(tmp_path, text, words):
-    with pytest.raises(DamagedError, match=words):
+    with pytest.raises(UserError, match=words):
         read_study(table(tmp_path, text))
 
 
@@ -76,6 +79,9 @@ def test_a_study_that_is_not_there_is_a_sentence(tmp_path):
         read_study("noises")
     with pytest.raises(NotFoundError, match="none.json does not exist"):
         read_study(str(tmp_path / "none.json"))
+    (tmp_path / "noise.json").write_text('{"config": "digits", "recipes": {"a": {}}}')
+    with pytest.raises(UserError, match="has the name of a study of this package"):
+        read_study(str(tmp_path / "noise.json"))
 
 
 def test_all_that_is_wrong_with_recipes_is_told_at_once(tmp_path):
@@ -85,8 +91,10 @@ def test_all_that_is_wrong_with_recipes_is_told_at_once(tmp_path):
         "value": {"distil.own_share": 3.0},
         "kind": {"distil.steps": "many"},
         "judges": {"stages": ["encode", "distil"]},
-        "a/b": {"seed": 1},
-        "a b": {"seed": 2},
+        "heads": {"distil.hooked_blocks": [9]},
+        "samples": {"synthesize.samples": 16},
+        "a/b": {},
+        "a b": {},
     }
     study = Study("mine", "digits", recipes)
     with pytest.raises(UserError) as raised:
@@ -94,7 +102,8 @@ def test_all_that_is_wrong_with_recipes_is_told_at_once(tmp_path):
     found = str(raised.value)
     for words in (
         "recipe 'field'", "distil.stepz", "recipe 'section'", "own_share is 3.0", "recipe 'kind'",
-        "a study needs evaluate", "recipes 'a/b' and 'a b' have one folder",
+        "a study needs evaluate", "recipes 'a/b' and 'a b' have one folder", "recipe 'heads'",
+        "recipe 'samples'",
     ):  # fmt: skip
         assert words in found, found
 
@@ -142,11 +151,39 @@ def test_a_report_has_each_recipe_with_its_intervals_and_what_has_failed(tmp_pat
     assert re.search(r"^a +2 +0\.200 ± 1\.271 \(0\.10x\) +\d of \d$", text[2])
     assert re.search(r"^<b> +1 +0\.200 \(0\.10x\) +\d of \d$", text[3])
     assert text[4] == "c of seed 0 has failed: loss is not finite" and len(text) == 5
-    write_study_report(tmp_path / "report.html", study, done)
+    write_study_report(tmp_path / "report.html", study, "Config digits, seed 3", done)
     page = (tmp_path / "report.html").read_text()
     assert "<td>1.900 ± 0.000</td>" in page and "diversity, of the generator" in page
-    assert "Is it so?" in page and "&lt;b&gt;" in page and "<b>" not in page
+    assert (
+        "Is it so?" in page
+        and "Config digits, seed 3" in page
+        and "&lt;b&gt;" in page
+        and "<b>" not in page
+    )
     assert "data:image/png;base64," in page and "loss is not finite" in page
+
+
+def test_seeds_that_were_measured_otherwise_are_compared_in_what_they_share():
+    study = Study("mine", "digits", {"a": {}})
+    other = run_of("a", 1, 0.3)
+    other["rows"].append(other["rows"][2] | {"steps": 2})
+    text = format_study(study, [run_of("a", 0, 0.1), other, run_of("gone", 0, 1.0)])
+    assert "2 steps" not in text and "0.200 ± 1.271" in text and "gone" not in text
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "same"),
+    [("log.every", 7, True), ("distil.own_share", 0.5, False), ("evaluate.samples", 40, False)],
+)
+def test_rows_of_another_config_are_refused(tmp_path, field, value, same):
+    study, config = Study("mine", "digits", {"a": {"distil.steps": 7}}), config_named("digits")
+    made = config_of(study, config, "a", 3, tmp_path)
+    run = run_of("a", 3, 0.1)
+    config.update_from_flattened_dict({field: value})
+    # Of an older version.
+    check_rows(study, config, [run], tmp_path)
+    with contextlib.nullcontext() if same else pytest.raises(UserError, match="another config"):
+        check_rows(study, config, [run | {"config": digest_of(made)}], tmp_path)
 
 
 def test_a_report_tells_how_far_seeds_are_apart():
@@ -199,6 +236,7 @@ def test_a_study_shares_data_survives_a_run_that_diverges_and_repeats_nothing(tm
     [
         (["--study=noise", "--seeds=1,x"], "--seeds has 'x'"),
         (["--study=noise", "--only=m 1"], "no recipe 'm 1': did you mean"),
+        (["--study=noise", "--config.seed=5"], "seed is 5: give it by --seeds=5"),
         (["--study=noise", "--config.distil.own_share=3"], "error: distil.own_share is 3.0"),
         (["--study", "noise", "--config.distil.stepz=3"], "unknown config field distil.stepz"),
         (["--study=noises"], "no study 'noises': did you mean noise"),

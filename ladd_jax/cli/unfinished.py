@@ -4,6 +4,7 @@ import logging
 import shutil
 from pathlib import Path
 
+from ladd_jax.cli.ownership import READERS
 from ladd_jax.whole_files import REMOVED
 
 _LOG = logging.getLogger(__name__)
@@ -18,9 +19,10 @@ def remove_unfinished(workdir: Path) -> None:
     Only the owner of the workdir may do it, before anything writes there. Folders that another
     command may be writing to, such as those of pictures, are left alone.
     """
-    folders = (
-        "encoded", "held_out", "synthesized", "pretrain", "finetune", "distil", "evaluation",
-    )  # fmt: skip
+    folders = ["encoded", "held_out", "synthesized", "pretrain", "finetune", "distil"]
+    if not any((workdir / READERS).glob("*.json")):
+        # Runs that read these data write there, too.
+        folders.append("evaluation")
     # An export into the workdir has a folder of its own there.
     found = [path for path in workdir.iterdir() if path.is_file() or path.name.endswith(REMOVED)]
     for folder in folders:

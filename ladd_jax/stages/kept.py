@@ -36,8 +36,9 @@ def directory_of(workdir: Path) -> Path:
     Process 0 decides for all.
     """
     shared = data_directory(workdir)
-    writable = not address_of(shared) and os.access(shared, os.W_OK)
-    return (shared if as_process_0(writable) else workdir) / "evaluation"
+    there = shared / "evaluation"
+    writable = not address_of(shared) and os.access(there if there.exists() else shared, os.W_OK)
+    return there if as_process_0(writable) else workdir / "evaluation"
 
 
 def fingerprint(

@@ -29,7 +29,7 @@ from ladd_jax.training.checkpoint import Checkpoints
 from ladd_jax.training.program import distillation_layout
 from ladd_jax.training.state import abstract_like
 from ladd_jax.weights.fingerprint import TRANSFORMER, fingerprint
-from ladd_jax.weights.lora import AddedLoRA
+from ladd_jax.weights.lora import AddedLoRA, lora_files
 
 _LOG = getLogger(__name__)
 
@@ -338,7 +338,8 @@ def weights_inputs(config: Config) -> dict[str, str]:
     found = {"weights": fingerprint(config.weights, TRANSFORMER)} if config.weights else {}
     for text in config.loras:
         place = AddedLoRA.parse(text).place
-        found[f"loras: {place}"] = fingerprint(place, ())
+        parts = [fingerprint(str(file), ()) for file in lora_files(place)]
+        found[f"loras: {place}"] = " ".join(parts)
     return {name: digest for name, digest in found.items() if digest}
 
 

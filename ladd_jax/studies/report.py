@@ -32,8 +32,14 @@ def _means(study: Study, done: Sequence[Mapping[str, Any]]) -> Means:
     for recipe in study.recipes:
         runs = [rows_of(run) for run in done if run["recipe"] == recipe and "rows" in run]
         if runs:
-            found[recipe] = aggregate(runs)
+            # What one of them was not asked for has no mean.
+            common = set.intersection(*({_what(row) for row in rows} for rows in runs))
+            found[recipe] = aggregate([[r for r in rows if _what(r) in common] for rows in runs])
     return found
+
+
+def _what(row: Row) -> tuple[Any, ...]:
+    return row.model, row.steps, row.guidance, row.bucket
 
 
 def _limits(rows: Sequence[Row]) -> str:
@@ -123,11 +129,11 @@ def _spread(means: Means, study: Study) -> list[str]:
     ]
 
 
-def _failures(done: Sequence[Mapping[str, Any]]) -> list[str]:
+def _failures(study: Study, done: Sequence[Mapping[str, Any]]) -> list[str]:
     return [
         f"{run['recipe']} of seed {run['seed']} has failed: {run['failed']}"
         for run in done
-        if "failed" in run
+        if "failed" in run and run["recipe"] in study.recipes
     ]
 
 
@@ -147,7 +153,7 @@ def format_study(study: Study, done: Sequence[Mapping[str, Any]]) -> str:
         ).rstrip()
         for line in lines
     ]
-    notes = [*_spread(_means(study, done), study), *_failures(done)]
+    notes = [*_spread(_means(study, done), study), *_failures(study, done)]
     return "\n".join([text[0], "-" * max(map(len, text)), *text[1:], *notes])
 
 
@@ -162,8 +168,13 @@ def _plot(means: Means) -> bytes | None:
     size = (0.09 * max(map(len, names)) + 2.4 * len(metrics), 0.32 * len(names) + 1.4)
     drawn = figure(figsize=size, layout="constrained", facecolor="none")
     panels = drawn.subplots(1, len(metrics), sharey=True, squeeze=False)[0]
+    labels: dict[str, Any] = {}
     for axes, metric in zip(panels, metrics, strict=True):
         axes.set_facecolor("none")
+        for y, rows in enumerate(means.values()):
+            made = _measured(rows, "generator", metric)
+            if made is not None:
+                axes.plot([made[0]] * 2, [y - 0.45, y + 0.45], color=INK, lw=1, ls=":")
         for i, count in enumerate(steps):
             for y, rows in enumerate(means.values()):
                 found = _measured(rows, "student", metric, count)
@@ -173,10 +184,7 @@ def _plot(means: Means) -> bytes | None:
                 color, label = COLORS[i % len(COLORS)], f"{count} step{'s' * (count > 1)}"
                 if ends:
                     axes.plot(ends, [place, place], color=color, lw=1.2)
-                axes.plot([x], [place], "o", color=color, ms=4, label=label if y == 0 else None)
-        made = _measured(next(iter(means.values())), "generator", metric)
-        if made is not None:
-            axes.axvline(made[0], color=INK, lw=1, ls=":")
+                (labels[label],) = axes.plot([x], [place], "o", color=color, ms=4)
         axes.set_title(_heading(metric), fontsize=9, color=INK, loc="left")
         axes.set_yticks(range(len(names)), names)
         axes.locator_params(axis="x", nbins=4)
@@ -185,11 +193,15 @@ def _plot(means: Means) -> bytes | None:
         axes.spines[["left", "bottom"]].set_color(INK)
         axes.grid(alpha=0.18, color=INK)
     panels[0].invert_yaxis()
-    labels = panels[0].get_legend_handles_labels()
     drawn.legend(
-        *labels, loc="outside lower center", ncols=len(steps), fontsize=8, frameon=False,
+        labels.values(),
+        labels.keys(),
+        loc="outside lower center",
+        ncols=len(steps),
+        fontsize=8,
+        frameon=False,
         labelcolor=INK,
-    )  # fmt: skip
+    )
     buffer = io.BytesIO()
     drawn.savefig(buffer, format="png", dpi=180)
     return buffer.getvalue()
@@ -228,25 +240,29 @@ def _settings(study: Study) -> str:
     return "".join([*parts, "</table>"])
 
 
-def write_study_report(path: Path, study: Study, done: Sequence[Mapping[str, Any]]) -> None:
+def write_study_report(
+    path: Path, study: Study, config: str, done: Sequence[Mapping[str, Any]]
+) -> None:
     """Writes one self-contained HTML file.
 
     Args:
       path: path of the file.
       study: the study.
+      config: what it starts from, in words.
       done: its runs that have ended, rows of recipes that it has no more left out.
     """
     means = _means(study, done)
+    notes = [*_spread(means, study), *_failures(study, done)]
     page = [
         *head(f"Study {study.name}"),
         f"<h1>Study: {html.escape(study.name)}</h1>",
         f"<p>{html.escape(study.question)}</p>",
-        f"<p class=soft>Config {html.escape(study.config)}; students in all buckets together. Of "
-        "one seed intervals of 95% are over the pictures, of several over the seeds. In brackets, "
-        "and in the count of limits, the untrained student at the same steps is compared with; the "
-        "dotted line is the data generator.</p>",
+        f"<p class=soft>{html.escape(config)}; students in all buckets together. FD is to held-out "
+        "samples of a recipe's own data generator, which is the dotted line. Of one seed intervals "
+        "of 95% are over the pictures, of several over the seeds. In brackets is the share of what "
+        "the untrained student has at the same steps.</p>",
         _table(_lines(study, done, ("fd",))),
-        *(f"<p>{html.escape(text)}</p>" for text in [*_spread(means, study), *_failures(done)]),
+        *(f"<p>{html.escape(note)}</p>" for note in notes),
     ]
     plot = _plot(means)
     if plot:

@@ -1,18 +1,22 @@
 """Rows of a study: what each run came to, kept as it finishes."""
 
+import contextlib
 import json
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import filelock
-
-from ladd_jax.errors import DamagedError, UserError
+from ladd_jax.cli.ownership import owned
+from ladd_jax.errors import DamagedError, ExistsError, UserError
 from ladd_jax.evaluation.rows import Row
 from ladd_jax.whole_files import write_text_whole
 
+_TRY_SECONDS = 0.2
+
 Run = dict[str, Any]
-"""`recipe`, `seed`, `changes`, and `rows` of its table; or `failed`, why it has none."""
+"""`recipe`, `seed`, `changes`, `config`, a digest of what the numbers depend on, and `rows` of its
+table; or `failed`, why it has none."""
 
 
 def read_rows(path: Path) -> list[Run]:
@@ -41,10 +45,24 @@ def read_rows(path: Path) -> list[Run]:
 def add_row(path: Path, run: Mapping[str, Any]) -> None:
     """Adds a run, in the place of one of the same recipe and seed, whatever other jobs add."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with filelock.FileLock(path.with_name(f".{path.name}.lock")):
-        key = run["recipe"], run["seed"]
-        others = [old for old in read_rows(path) if (old["recipe"], old["seed"]) != key]
-        write_text_whole(path, json.dumps([*others, run]) + "\n")
+    # Not every network disk has locks of its own.
+    writer = path.with_name(f".{path.name}.writer")
+    while True:
+        try:
+            with owned(writer, "rows"):
+                _add(path, run)
+            break
+        except ExistsError:
+            time.sleep(_TRY_SECONDS)
+    # Another one may be there already.
+    with contextlib.suppress(OSError):
+        writer.rmdir()
+
+
+def _add(path: Path, run: Mapping[str, Any]) -> None:
+    key = run["recipe"], run["seed"]
+    others = [old for old in read_rows(path) if (old["recipe"], old["seed"]) != key]
+    write_text_whole(path, json.dumps([*others, run]) + "\n")
 
 
 def rows_of(run: Mapping[str, Any]) -> list[Row]:

@@ -4,26 +4,36 @@ import dataclasses
 import hashlib
 import json
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
 from ml_collections import ConfigDict
 
 from ladd_jax.cli.begin import begun
+from ladd_jax.cli.preflight import look
 from ladd_jax.config.architectures import read_architectures
-from ladd_jax.config.fields import Config, to_dict, typed
+from ladd_jax.config.fields import Config, base_config, to_dict, typed
 from ladd_jax.config.identity import identity
 from ladd_jax.errors import Problems, UserError
 from ladd_jax.evaluation.rows import read_metrics
+from ladd_jax.parallel.processes import barrier
 from ladd_jax.stages.run import run_stages
+from ladd_jax.studies.rows import Run
 from ladd_jax.studies.table import Study, folder_name
+from ladd_jax.training.collapse import CollapsedError
 from ladd_jax.training.metrics import DivergedError
 
 _LOG = logging.getLogger(__name__)
 
 SHARED = "shared"
 """The folder of data beside those of studies."""
+
+_PROGRAMS = "compilation_cache"
+
+RESERVED = (SHARED, _PROGRAMS)
+"""Names that no study can have."""
 
 _OF_DATA = ("encode", "pretrain", "synthesize")
 """Stages whose results runs share."""
@@ -37,36 +47,48 @@ def config_of(study: Study, config: ConfigDict, recipe: str, seed: int, workdir:
       config: what it starts from.
       recipe: the run's recipe.
       seed: the run's seed.
-      workdir: of the studies, whose runs share compiled programs.
+      workdir: of the studies, whose runs share compiled programs, unless the config has a place for
+        them that is none of a workdir.
 
     Raises:
-      UserError: the recipe sets what a config does not take.
+      UserError: the recipe sets what a config does not take, or what weights decide.
     """
     try:
         made = study.start(config, recipe, seed)
-        read_architectures(made)
-        made.compilation_cache = str(workdir.resolve() / "compilation_cache")
-        found = typed(made)
-        if "evaluate" not in found.stages:
-            raise UserError(f"stages is {', '.join(found.stages)}: a study needs evaluate")
     # Of a field in the place of a section, or of a value of another type.
     except (TypeError, KeyError, AttributeError) as error:
         raise UserError(f"{error}: name fields of a config, with values of their types") from error
+    if made.compilation_cache in ("", base_config().compilation_cache):
+        made.compilation_cache = str(workdir.resolve() / _PROGRAMS)
+    read_architectures(made)
+    for path, value in study.recipes[recipe].items():
+        section, _, name = path.rpartition(".")
+        if section in ("model", "teacher") and path != "model.depth":
+            found = made[section].get(name, value)
+            if found != (tuple(value) if isinstance(value, list) else value):
+                raise UserError(f"{path} is {value} and the weights have {found}: leave it out")
+    found = typed(made)
+    if "evaluate" not in found.stages:
+        raise UserError(f"stages is {', '.join(found.stages)}: a study needs evaluate")
     return found
 
 
 def check_recipes(
     study: Study, config: ConfigDict, recipes: Iterable[str], seed: int, workdir: Path
 ) -> None:
-    """Raises UserError with all that is wrong with what recipes set, before any of them is run."""
+    """Raises UserError with all that is wrong with recipes, before any of them is run.
+
+    Each is looked at as the command `main` would, all its stages together.
+    """
     problems, names = Problems(), list(recipes)
     folders: dict[str, str] = {}
     wrong: dict[str, list[str]] = {}
     for recipe in names:
-        try:
-            config_of(study, config, recipe, seed, workdir)
-        except UserError as error:
-            wrong.setdefault(str(error), []).append(recipe)
+        own = Problems()
+        with own.found():
+            look(config_of(study, config, recipe, seed, workdir), own)
+        for sentence in own.sentences:
+            wrong.setdefault(sentence, []).append(recipe)
         other = folders.setdefault(folder_name(recipe), recipe)
         if other != recipe:
             problems.add(UserError(f"recipes {other!r} and {recipe!r} have one folder: rename one"))
@@ -76,15 +98,43 @@ def check_recipes(
     problems.tell()
 
 
+def digest_of(config: Config) -> str:
+    """What a run's numbers depend on, as a row keeps it."""
+    fields = to_dict(config)
+    parts = [identity(fields, "distil"), fields["evaluate"]]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def check_rows(study: Study, config: ConfigDict, done: Iterable[Run], workdir: Path) -> None:
+    """Whether runs that have rows are of the config that runs are made with now.
+
+    Args:
+      study: the study.
+      config: what it starts from.
+      done: rows of the study's recipes; those of an older version do not say.
+      workdir: of the studies.
+
+    Raises:
+      UserError: one is of another config.
+    """
+    for run in done:
+        made = config_of(study, config, run["recipe"], run["seed"], workdir)
+        if run.get("config", digest_of(made)) != digest_of(made):
+            raise UserError(
+                f"the row of {run['recipe']!r} and seed {run['seed']} is of another config: set it "
+                f"back, use another --workdir or --rows, or remove that row"
+            )
+
+
 def run_recipe(
     study: Study, config: ConfigDict, recipe: str, seed: int, workdir: Path
-) -> dict[str, Any]:
+) -> Mapping[str, Any]:
     """Runs one recipe to its end, or goes on where it was stopped.
 
     Arguments are those of `config_of`.
 
     Returns:
-      its row.
+      its row, on process 0; on others what is the same for all of its runs.
 
     Raises:
       ExistsError: another job has the run, or makes the data.
@@ -96,7 +146,12 @@ def run_recipe(
     run = workdir / study.name / folder_name(recipe) / str(seed)
     first = dataclasses.replace(made, stages=tuple(n for n in made.stages if n in _OF_DATA))
     rest = dataclasses.replace(made, stages=tuple(n for n in made.stages if n not in _OF_DATA))
-    row = {"recipe": recipe, "seed": seed, "changes": study.recipes[recipe]}
+    row = {
+        "recipe": recipe,
+        "seed": seed,
+        "changes": study.recipes[recipe],
+        "config": digest_of(made),
+    }
     _LOG.info("study: %s of seed %d, in %s", recipe, seed, run)
     try:
         if first.stages:
@@ -104,8 +159,11 @@ def run_recipe(
                 run_stages(first, data)
         with begun(rest, run, data=str(data)):
             run_stages(rest, run)
-    except DivergedError as error:
+    except (DivergedError, CollapsedError) as error:
         _LOG.warning("study: %s of seed %d has failed: %s", recipe, seed, error)
         return row | {"failed": str(error)}
+    barrier("evaluated")
+    if jax.process_index():
+        return row
     rows, _ = read_metrics(run / "metrics.json")
     return row | {"rows": [dataclasses.asdict(found) for found in rows]}

@@ -80,7 +80,15 @@ def read_study(given: str) -> Study:
         _check_fields(path, f"recipe {name!r}", changes)
     if not table["recipes"]:
         raise DamagedError(f"{path} has no recipe: write it as a table of recipes")
+    if path != known.get(path.stem, path):
+        raise UserError(f"{path} has the name of a study of this package: use another")
     base = table.get("base", {})
+    for name, changes in table["recipes"].items():
+        if "seed" in base | changes:
+            raise UserError(
+                f"recipe {name!r} of {path} sets seed, which --seeds does: leave it out, or set "
+                f"distil.seed"
+            )
     return Study(
         name=path.stem,
         config=table["config"],
@@ -119,17 +127,16 @@ def next_run(
     Raises:
       UserError: there is no such recipe, or one has changed since its row was made.
     """
-    found = {(row["recipe"], row["seed"]): row["changes"] for row in done}
     for name in only:
         if name not in recipes:
             raise UserError(f"the study has no recipe {name!r}{nearest(name, recipes)}")
-    for seed in seeds:
-        for name in only or recipes:
-            if (name, seed) in found and found[name, seed] != recipes[name]:
-                raise UserError(
-                    f"the study has other changes for {name!r} than its row of seed {seed}: give "
-                    f"the changed recipe another name, or remove that row"
-                )
-            if (name, seed) not in found and (name, seed) not in passed:
-                return name, seed
-    return None
+    for row in done:
+        name, seed = row["recipe"], row["seed"]
+        if name in recipes and row["changes"] != recipes[name]:
+            raise UserError(
+                f"the study has other changes for {name!r} than its row of seed {seed}: give the "
+                f"changed recipe another name, or remove that row"
+            )
+    found = {(row["recipe"], row["seed"]) for row in done}
+    left = ((name, seed) for seed in seeds for name in only or recipes)
+    return next((run for run in left if run not in found and run not in passed), None)

@@ -6,6 +6,7 @@ is left to the family of the network.
 """
 
 import dataclasses
+import functools
 import json
 import logging
 import re
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from ladd_jax.errors import DamagedError, UserError
+from ladd_jax.paths import expand
 from ladd_jax.weights.files import StoredTensor, read_headers
 from ladd_jax.weights.source import find_lora
 from ladd_jax.whole_files import read_json
@@ -41,7 +43,16 @@ _PREFIXES = (
     "base_model.model.", "model.diffusion_model.", "diffusion_model.", "transformer.",
     "lora_transformer_", "lora_unet_", "lycoris_",
 )  # fmt: skip
-_OF_TEXT = ("text_encoder", "text_encoders.", "lora_te", "te1_", "te2_", "te3_")
+# What begins the names of layers of text encoders, behind prefixes.
+_OF_TEXT = (
+    "text_encoder", "text_model", "lora_te", "te_", "te1_", "te2_", "te3_", "clip_l", "clip_g",
+    "t5",
+)  # fmt: skip
+# Scalars alone are kept so.
+_WHOLE_NUMBERS: dict[str, np.dtype[Any]] = {"I32": np.dtype("<i4"), "I64": np.dtype("<i8")}
+
+_SETTINGS = "adapter_config.json"
+"""PEFT's settings, in the folder of its file."""
 
 _METADATA = "lora_adapter_metadata"
 """Where diffusers keeps the settings of PEFT in a file of its own."""
@@ -66,7 +77,7 @@ class AddedLoRA:
         Raises:
           UserError: no path, or a scale that is not finite.
         """
-        match = re.fullmatch(r"(.+?)(?::([-+]?(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?))?", text)
+        match = re.fullmatch(r"(.+?)(?::([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?))?", text)
         if match is None or not np.isfinite(scale := float(match[2] or 1)):
             raise UserError(
                 f"the LoRA {text!r} is no PATH or PATH:SCALE: write it as style.safetensors:0.8"
@@ -108,7 +119,10 @@ def read_lora_headers(place: str) -> tuple[Path, dict[str, Matrices]]:
     found: dict[str, dict[str, StoredTensor]] = {}
     texts = 0
     for name, tensor in tensors.items():
-        if name.startswith(_OF_TEXT) or name.removeprefix(_PREFIXES[0]).startswith(_OF_TEXT):
+        short = name
+        for prefix in _PREFIXES:
+            short = short.removeprefix(prefix)
+        if short.startswith(_OF_TEXT):
             texts += 1
             continue
         end = next((end for end in _ENDS if name.endswith(end)), None)
@@ -117,19 +131,37 @@ def read_lora_headers(place: str) -> tuple[Path, dict[str, Matrices]]:
                 f"tensor {name} in {file} is no matrix of a LoRA: give one of diffusers, PEFT or "
                 f"Kohya, without DoRA, LoHa, LoKr or biases"
             )
-        layer = name.removesuffix(end)
-        for prefix in _PREFIXES:
-            layer = layer.removeprefix(prefix)
-        found.setdefault(layer, {})[_ENDS[end]] = tensor
+        parts = found.setdefault(short.removesuffix(end), {})
+        if _ENDS[end] in parts:
+            raise DamagedError(f"{file} has {name} under another name as well: get it again")
+        parts[_ENDS[end]] = tensor
     if texts:
-        _LOG.warning(
-            "%s: its %d tensors of text encoders are left out, which are used as they were "
-            "released", file, texts,
-        )  # fmt: skip
+        _warn(
+            f"{file}: its {texts} tensors of text encoders are left out, which are used as they "
+            f"were released"
+        )
     if not found:
         raise UserError(f"{file} has no matrices of a transformer: give a LoRA of one")
     settings = _settings(file, metadata)
+    of_peft = any(name.startswith(_PREFIXES[0]) for name in tensors)
+    if of_peft and not settings["lora_alpha"] and not all(_ALPHA in p for p in found.values()):
+        _warn(f"{file}: no {_SETTINGS} beside it tells its alpha, which is taken to be its rank")
     return file, {layer: _matrices(file, layer, parts, settings) for layer, parts in found.items()}
+
+
+@functools.cache
+def _warn(sentence: str) -> None:
+    """Warns once: files are opened before a run, and for each network of it."""
+    _LOG.warning(sentence)
+
+
+def lora_files(place: str) -> list[Path]:
+    """The files that a LoRA is read from, as far as they are here: its matrices, its settings."""
+    local = expand(place)
+    if not local.exists():
+        return []
+    file = find_lora(place)
+    return [file, *filter(Path.is_file, [file.with_name(_SETTINGS)])]
 
 
 def _matrices(
@@ -139,8 +171,8 @@ def _matrices(
         if part not in parts:
             raise DamagedError(f"{file} has one matrix of {layer} and not the other: get it again")
     down, up = parts[_DOWN], parts[_UP]
-    for tensor in parts.values():
-        tensor.check()
+    down.check()
+    up.check()
     if len(down.shape) != 2 or len(up.shape) != 2 or down.shape[0] != up.shape[1]:
         raise UserError(
             f"{file} has {list(down.shape)} and {list(up.shape)} for {layer}, which are no [r, I] "
@@ -150,30 +182,40 @@ def _matrices(
     if not rank:
         raise DamagedError(f"{file} has a rank of 0 for {layer}: get it again")
     if _ALPHA in parts:
-        if parts[_ALPHA].shape not in ((), (1,)):
-            raise DamagedError(f"{file} has no single number as alpha of {layer}: get it again")
-        alpha = float(parts[_ALPHA].map().astype(np.float32).reshape(()))
+        alpha = _number(parts[_ALPHA])
         if not np.isfinite(alpha):
             raise DamagedError(f"{file} has {alpha} as alpha of {layer}: get it again")
         # Kohya's scripts mean r by 0.
         return Matrices(down, up, (alpha or float(rank)) / rank)
-    alpha = float(settings.get("lora_alpha", rank))
-    for pattern, given in settings.get("alpha_pattern", {}).items():
+    alpha = float(settings["lora_alpha"] or rank)
+    for pattern, given in settings["alpha_pattern"].items():
         if re.fullmatch(rf"(.*\.)?({pattern})", layer):
             alpha = float(given)
             break
     return Matrices(down, up, alpha / (rank**0.5 if settings.get("use_rslora") else rank))
 
 
+def _number(tensor: StoredTensor) -> float:
+    """A tensor of one number."""
+    whole: np.dtype[Any] | None = _WHOLE_NUMBERS.get(tensor.dtype_name)
+    if tensor.shape not in ((), (1,)) or (whole and tensor.size != whole.itemsize):
+        raise DamagedError(f"{tensor.name} in {tensor.file} is no single number: get it again")
+    if whole:
+        data = np.memmap(tensor.file, np.uint8, "r", offset=tensor.start, shape=(tensor.size,))
+        return float(data.view(whole)[0])
+    tensor.check()
+    return float(tensor.map().astype(np.float32).reshape(()))
+
+
 def _settings(file: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
-    """PEFT's settings of a file, where there are some."""
-    beside = file.with_name("adapter_config.json")
+    """PEFT's settings of a file: its own, or those beside it; alpha is 0 where they do not say."""
+    beside = file.with_name(_SETTINGS)
     try:
-        if file.name.startswith("adapter_model") and beside.is_file():
-            found = read_json(beside)
-        else:
+        if _METADATA in metadata or not beside.is_file():
             found = json.loads(metadata.get(_METADATA, "{}"))
             found = {name.removeprefix("transformer."): value for name, value in found.items()}
+        else:
+            found = read_json(beside)
         if found.get("use_dora"):
             raise UserError(f"{file} is a LoRA with DoRA, which is not read: give one without")
         numbers = [found.get("lora_alpha", 1), *(found.get("alpha_pattern") or {}).values()]
@@ -185,4 +227,4 @@ def _settings(file: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
         if isinstance(error, UserError):
             raise
         raise DamagedError(f"the settings of {file} are damaged ({error}): get it again") from error
-    return found | {"alpha_pattern": found.get("alpha_pattern") or {}}
+    return {"lora_alpha": 0} | found | {"alpha_pattern": found.get("alpha_pattern") or {}}

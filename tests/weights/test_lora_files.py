@@ -26,7 +26,7 @@ from ladd_jax.parallel.mesh import make_mesh, parameter_shardings
 from ladd_jax.stages.load import open_loras
 from ladd_jax.weights import load_mmdit
 from ladd_jax.weights.layout import tensor_shapes
-from ladd_jax.weights.lora import AddedLoRA
+from ladd_jax.weights.lora import AddedLoRA, lora_files
 from ladd_jax.weights.transfer import write_tensors
 
 # A second attention in some blocks, and norms of queries and keys: SD3.5-Medium's parts.
@@ -202,14 +202,51 @@ def test_several_are_added_up_and_what_is_sharded_stays_so(tmp_path):
     )
 
 
-def test_matrices_of_text_encoders_are_left_out_and_said_to_be(tmp_path, caplog):
+@pytest.mark.parametrize(
+    "name",
+    [
+        "lora_te1_text_model_encoder_layers_0_mlp_fc1.lora_down.weight",
+        "lycoris_text_encoder_2_layers_0.lora_down.weight",
+        "base_model.model.text_model.encoder.layers.0.mlp.fc1.lora_A.weight",
+        "clip_l.transformer.text_model.encoder.layers.0.mlp.fc1.lora_A.weight",
+        "text_encoder.text_model.encoder.layers.0.mlp.fc1.lora.down.weight",
+    ],
+)
+def test_matrices_of_text_encoders_are_left_out_and_said_to_be(tmp_path, caplog, name):
     layers = {"context_embedder": np.zeros((CONFIG.width, CONFIG.context_width))}
-    extra = {"lora_te1_text_model_encoder_layers_0_mlp_fc1.lora_down.weight": np.ones((1, 2))}
+    extra = {name: np.ones((1, 2))}
     matrices = random_matrices(layers, np.random.default_rng(0))
     file = write_lora(tmp_path / "a.safetensors", matrices, "Kohya", extra=extra)
     with caplog.at_level(logging.WARNING):
         open_lora(file, CONFIG)
-    assert "1 tensors of text encoders are left out" in caplog.text
+        open_lora(file, CONFIG)
+    assert caplog.text.count("its 1 tensors of text encoders are left out") == 1
+
+
+def test_an_alpha_that_is_a_whole_number_is_read(tmp_path):
+    file = tmp_path / "a.safetensors"
+    save_file(tensors(**WIDTHS) | {"transformer.context_embedder.alpha": np.asarray(6)}, file)
+    assert open_lora(str(file), CONFIG).found["context_embedder"].scale == 3
+
+
+def test_a_file_of_peft_whose_settings_are_not_there_is_warned_of(tmp_path, caplog):
+    found = {
+        name.replace("transformer.", "base_model.model."): v
+        for name, v in tensors(**WIDTHS).items()
+    }
+    save_file(found, tmp_path / "any.safetensors")
+    with caplog.at_level(logging.WARNING):
+        assert open_lora(str(tmp_path), CONFIG).found["context_embedder"].scale == 1
+    assert "adapter_config.json beside it tells its alpha" in caplog.text
+    caplog.clear()
+    before = weights_inputs_of(tmp_path)
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"r": 2, "lora_alpha": 8}))
+    assert open_lora(str(tmp_path), CONFIG).found["context_embedder"].scale == 4
+    assert not caplog.text and weights_inputs_of(tmp_path) != before
+
+
+def weights_inputs_of(place):
+    return [file.read_bytes() for file in lora_files(str(place))]
 
 
 @pytest.mark.parametrize(
@@ -219,6 +256,7 @@ def test_matrices_of_text_encoders_are_left_out_and_said_to_be(tmp_path, caplog)
         ("a.safetensors:0.8", "a.safetensors", 0.8),
         ("owner/name:-1", "owner/name", -1.0),
         ("gs://bucket/a:.5e-1", "gs://bucket/a", 0.05),
+        ("a:1E-1", "a", 0.1),
         ("a:b", "a:b", 1.0),
     ],
 )
@@ -253,9 +291,17 @@ WIDTHS = dict(a=(2, CONFIG.context_width), b=(CONFIG.width, 2))
         (tensors(a=(0, 5), b=(16, 0)), "has a rank of 0"),
         (tensors(a=(2, 5, 1, 1)), "give a LoRA of dense layers"),
         ({"a.lora_A.weight": np.ones((2, 5))}, "has one matrix of a and not the other"),
+        (
+            tensors() | tensors("transformer_blocks.9.attn.to_q", (2, 16)),
+            "adapts transformer_blocks.9.attn.to_q, which",
+        ),
+        (
+            tensors() | {"context_embedder.lora_A.weight": np.ones((2, 5))},
+            "context_embedder.lora_A.weight under another name as well",
+        ),
         ({"a.hada_w1_a": np.ones((2, 5))}, "tensor a.hada_w1_a in .* is no matrix of a LoRA"),
         (tensors(**{"transformer.context_embedder.alpha": np.asarray(np.nan)}), "has nan as alpha"),
-        (tensors(**{"transformer.context_embedder.alpha": np.ones(3)}), "no single number"),
+        (tensors(**{"transformer.context_embedder.alpha": np.ones(3)}), "is no single number"),
         ({"text_encoder.a.lora_A.weight": np.ones((2, 5))}, "no matrices of a transformer"),
     ],
 )
@@ -275,7 +321,7 @@ def test_what_is_no_lora_of_the_network_is_a_sentence(tmp_path, found, sentence)
         ("{", "are damaged"),
     ],
 )
-def test_damaged_given_settingsare_a_sentence(tmp_path, given_settings, sentence):
+def test_damaged_settings_are_a_sentence(tmp_path, given_settings, sentence):
     file = tmp_path / "a.safetensors"
     save_file(tensors(**WIDTHS), file, {"lora_adapter_metadata": given_settings})
     with pytest.raises(UserError, match=sentence):

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ladd_jax.errors import UserError
+from ladd_jax.errors import DamagedError, UserError
 from ladd_jax.models.base import Params
 from ladd_jax.models.lora import LOW_RANK, Adapted
 from ladd_jax.models.sd3 import diffusers_layout, stability_layout
@@ -105,16 +105,19 @@ def open_lora(place: str, config: MMDiTConfig) -> OpenLoRA:
     """
     file, found = read_lora_headers(place)
     whole, shapes = mmdit(dataclasses.replace(config, cut=0)).shapes, mmdit(config).shapes
-    for naming in (diffusers_layout, stability_layout):
+
+    def known(naming: Any) -> tuple[dict[str, Shape], dict[str, str]]:
         dense = _dense(naming.layout(config, whole), whole)
         # In Kohya's names points are underscores.
-        names = {form: name for name in dense for form in (name, name.replace(".", "_"))}
-        if all(layer in names for layer in found):
-            break
-    else:
-        layer = next(layer for layer in found if layer not in names)
+        return dense, {form: name for name in dense for form in (name, name.replace(".", "_"))}
+
+    # One that has some layers and not all is the one that is meant.
+    namings = [(naming, *known(naming)) for naming in (diffusers_layout, stability_layout)]
+    naming, dense, names = max(namings, key=lambda each: len(found.keys() & each[2].keys()))
+    unknown = next((layer for layer in found if layer not in names), None)
+    if unknown is not None:
         raise UserError(
-            f"{file} adapts {layer}, which is no dense layer of a transformer of {config.depth} "
+            f"{file} adapts {unknown}, which is no dense layer of a transformer of {config.depth} "
             f"blocks as Stable Diffusion 3 has it: give a LoRA of the model that it is added to"
         )
     for layer, matrices in found.items():
@@ -126,6 +129,8 @@ def open_lora(place: str, config: MMDiTConfig) -> OpenLoRA:
                 f"{[outputs, inputs]}: give a LoRA of the model that it is added to"
             )
     by_name = {names[layer]: matrices for layer, matrices in found.items()}
+    if len(by_name) < len(found):
+        raise DamagedError(f"{file} has a layer under two names: get it again")
     return OpenLoRA(file, by_name, naming.layout(config, shapes), shapes)
 
 
