@@ -36,7 +36,8 @@ if TYPE_CHECKING:
 # As of a command this module's name is another.
 _LOG = logging.getLogger("ladd_jax.study")
 
-_WAIT_SECONDS = 30.0
+_WAIT_SECONDS = 60.0
+"""Between looks at runs that other jobs have."""
 
 FLAGS = flags.FlagValues()
 _STUDY = flags.DEFINE_string(
@@ -126,8 +127,10 @@ def _start() -> ConfigDict:
 
 def _in_words() -> str:
     """The config of the command line, and what it changes of it."""
+    from pathlib import Path
+
     given = flags.FLAGS["config"]
-    name = config_flags.get_config_filename(given)
+    name = Path(config_flags.get_config_filename(given)).name.replace(".py", "", 1)
     changes = config_flags.get_override_values(given)
     return f"Config {name}" + "".join(f", {path} {value}" for path, value in changes.items())
 
@@ -154,7 +157,7 @@ def _with_config(arguments: Sequence[str]) -> list[str]:
 
 
 def _done(path: Path) -> list[dict[str, Any]]:
-    """The runs that process 0 sees to have ended as they should."""
+    """The runs that process 0 sees to have ended."""
     import jax
 
     from ladd_jax.parallel.processes import gather

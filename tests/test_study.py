@@ -202,9 +202,11 @@ SMALL = {
 }  # fmt: skip
 
 
-def study_command(tmp_path, *arguments):
+def study_command(tmp_path, *arguments, processes=1):
+    together = [ROOT / "launch" / "local_processes.sh", str(processes)] * (processes > 1)
+    command = [sys.executable, "-m", "ladd_jax.study", f"--workdir={tmp_path / 'studies'}"]
     return subprocess.run(
-        [sys.executable, "-m", "ladd_jax.study", f"--workdir={tmp_path / 'studies'}", *arguments],
+        [*together, *command, *arguments],
         capture_output=True, text=True, check=False, timeout=500,
     )  # fmt: skip
 
@@ -216,7 +218,8 @@ def test_a_study_shares_data_survives_a_run_that_diverges_and_repeats_nothing(tm
         "rate": {"distil.steps": 1, "distil.optimizer.learning_rate": 1e39},
     }
     file = table(tmp_path, {"config": "digits", "data": SMALL, "recipes": recipes})
-    first = study_command(tmp_path, f"--study={file}")
+    # One after the other, by two processes together.
+    first = study_command(tmp_path, f"--study={file}", processes=2)
     assert first.returncode == 0, first.stderr
     rows = read_rows(tmp_path / "studies" / "mine" / "rows.json")
     assert [(run["recipe"], "rows" in run) for run in rows] == [
