@@ -187,7 +187,7 @@ case $action in
             code=0
             follow || code=$?
             # The exit code of a run that has saved because it was told to stop.
-            ((code == 75)) && on_host 0 "[ ! -e ladd.stopped ]" || break
+            if ((code != 75)) || ! on_host 0 "[ ! -e ladd.stopped ]"; then break; fi
         done
         if ((code)); then
             # The reason why the first host failed may be on another one.
