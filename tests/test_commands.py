@@ -96,7 +96,7 @@ def test_help_lists_the_flags_that_a_command_reads_with_examples(module, own, ot
         ("main", "--checkpoint=x", "here a run is named by --workdir=DIR"),
         ("sample", "--workdir=x", "here a run is named by --checkpoint=DIR"),
         ("sample", "--topology v5e:2x2", "--topology is a flag of plan and not of this command"),
-        ("plan", "--workdir=x", "a flag of main, encode, synthesize, evaluate, export and study and"),
+        ("plan", "--workdir=x", "a flag of main, encode, synthesize, evaluate, export and study"),
         ("export", "--largest", "--largest is a flag of plan and not of this command"),
         ("plan", "--nolargest --config=digits", "--config=NAME and --topology=SLICE are needed"),
         ("sample", "--prompt --x --out x", "--checkpoint=DIR and --out=DIR are needed"),
