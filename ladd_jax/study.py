@@ -31,8 +31,6 @@ from ladd_jax.ranges import SEED
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from ladd_jax.studies.table import Study
-
 # As of a command this module's name is another.
 _LOG = logging.getLogger("ladd_jax.study")
 
@@ -60,7 +58,6 @@ def main() -> None:
     # What is heavy is imported once the flags are read: a mistake in them is told at once.
     import jax
 
-    from ladd_jax.parallel.processes import barrier
     from ladd_jax.studies.report import format_study, write_study_report
     from ladd_jax.studies.rows import add_row
     from ladd_jax.studies.runs import RESERVED, check_recipes, check_rows, run_recipe
@@ -77,7 +74,7 @@ def main() -> None:
     start = _start()
     _LOG.info("study: checks the recipes")
     check_recipes(study, start, only or study.recipes, seeds[0], workdir)
-    check_rows(study, start, _of_table(study, _done(target)), workdir)
+    check_rows(study, start, _done(target), workdir)
     elsewhere: set[tuple[str, int]] = set()
     while True:
         found = next_run(study.recipes, _done(target), only, seeds, elsewhere)
@@ -97,8 +94,7 @@ def main() -> None:
             continue
         if jax.process_index() == 0:
             add_row(target, row)
-        barrier("row added")
-    done = _of_table(study, _done(target))
+    done = _done(target)
     if jax.process_index() == 0:
         report = workdir / study.name / "report.html"
         write_study_report(report, study, _in_words(), done)
@@ -133,11 +129,6 @@ def _in_words() -> str:
     name = Path(config_flags.get_config_filename(given)).name.replace(".py", "", 1)
     changes = config_flags.get_override_values(given)
     return f"Config {name}" + "".join(f", {path} {value}" for path, value in changes.items())
-
-
-def _of_table(study: Study, done: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Rows of recipes that the table has."""
-    return [run for run in done if run["recipe"] in study.recipes]
 
 
 def _with_config(arguments: Sequence[str]) -> list[str]:

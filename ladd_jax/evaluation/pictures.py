@@ -132,7 +132,6 @@ def curves(stage: str, history: Sequence[Mapping[str, Any]]) -> bytes | None:
     for axes in plots[len(drawn) :]:
         axes.set_axis_off()
     for axes, (title, found) in zip(plots, drawn.items(), strict=False):
-        axes.set_facecolor("none")
         for name, color in zip(found, COLORS, strict=False):
             points = [(r["step"], np.mean(r[name])) for r in history if name in r]
             # A single record is a dot: a line of one point would be invisible.
@@ -145,17 +144,11 @@ def curves(stage: str, history: Sequence[Mapping[str, Any]]) -> bytes | None:
         if all(name.startswith("preview/fd") for name in found) and min(values) > 0:
             # It falls by orders of magnitude; the order of the lines shows at the end.
             axes.set_yscale("log")
-        axes.set_title(title, fontsize=9, color=INK, loc="left")
+        dress(axes, title)
         axes.set_xlabel("step", fontsize=8, color=INK)
-        axes.tick_params(labelsize=7.5, colors=INK, length=2)
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.spines[["left", "bottom"]].set_color(INK)
-        axes.grid(alpha=0.18, color=INK)
         if len(found) > 1:
             axes.legend(fontsize=8, frameon=False, labelcolor=INK)
-    buffer = io.BytesIO()
-    drawing.savefig(buffer, format="png", dpi=180)
-    return buffer.getvalue()
+    return as_png(drawing)
 
 
 def _of_previews(names: Sequence[str]) -> dict[str, list[str]]:
@@ -208,6 +201,23 @@ def save_grid_png(path: str | os.PathLike[str], grids: Sequence[Grid]) -> None:
         place, text = (column * (i + 0.5) - 0.5, -0.08 / inch), prompt.replace(" ", "\n")
         axes.annotate(text, place, ha="center", va="bottom", fontsize=8, annotation_clip=False)
     drawing.savefig(path, dpi=120)
+
+
+def dress(axes: Any, title: str) -> None:
+    """The look of a panel of a plot, on light and on dark pages."""
+    axes.set_facecolor("none")
+    axes.set_title(title, fontsize=9, color=INK, loc="left")
+    axes.tick_params(labelsize=7.5, colors=INK, length=2)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(INK)
+    axes.grid(alpha=0.18, color=INK)
+
+
+def as_png(drawing: Any) -> bytes:
+    """A plot as a PNG, with twice the pixels that it is shown at."""
+    buffer = io.BytesIO()
+    drawing.savefig(buffer, format="png", dpi=180)
+    return buffer.getvalue()
 
 
 def figure(**options: Any) -> Any:

@@ -11,7 +11,7 @@ from PIL import Image
 
 from ladd_jax.errors import UserError
 from ladd_jax.evaluation.metrics import METRICS
-from ladd_jax.evaluation.page import embedded, head
+from ladd_jax.evaluation.page import embedded, head, plotted
 from ladd_jax.evaluation.pictures import Grid, curves, png
 from ladd_jax.evaluation.rows import BARS, Bar, Row, acceptance, cells, headings
 from ladd_jax.evaluation.strip import Preview
@@ -201,10 +201,8 @@ def write_report(
     for stage, history in histories.items():
         plot = curves(stage, history)
         if plot:
-            # Half of its pixels, to be sharp on a dense screen.
-            width = Image.open(io.BytesIO(plot)).width // 2
-            image = embedded(plot, f"curves of {stage}", width)
-            page.append(f"<h3>{html.escape(stage)}</h3><figure>{image}</figure>")
+            figure = plotted(plot, f"curves of {stage}")
+            page.append(f"<h3>{html.escape(stage)}</h3>{figure}")
     if settings:
         page.append("<details><summary>Settings</summary><table class=settings>")
         for name, value in settings.items():

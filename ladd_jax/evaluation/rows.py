@@ -360,9 +360,22 @@ def _metrics(rows: Sequence[Row]) -> list[str]:
 
 def format_table(rows: Sequence[Row]) -> str:
     """Aligned text, with a line for each row."""
-    lines = [headings(rows), *(cells(rows, row) for row in rows)]
+    return aligned([headings(rows), *(cells(rows, row) for row in rows)])
+
+
+def aligned(lines: Sequence[Sequence[str]], names: int = 0) -> str:
+    """A table as text: columns end in line, and the first `names` of them begin in line.
+
+    Args:
+      lines: the headings, then the rows.
+      names: how many columns are names.
+    """
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     text = [
-        "  ".join(c.rjust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in lines
+        "  ".join(
+            cell.ljust(width) if i < names else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
     ]
     return "\n".join([text[0], "-" * max(map(len, text)), *text[1:]])

@@ -5,7 +5,7 @@ A stage that begins goes on with what is of the same. What is not stops it, or i
 """
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from logging import getLogger
 from pathlib import Path
 
@@ -31,7 +31,7 @@ from ladd_jax.errors import UserError
 from ladd_jax.parallel.processes import barrier
 from ladd_jax.stages.load import checkpoint_difference, set_difference, weights_inputs
 from ladd_jax.training.checkpoint import newest_config
-from ladd_jax.weights.fingerprint import ENCODERS, TRANSFORMER, fingerprint
+from ladd_jax.weights.fingerprint import ENCODERS, TRANSFORMER, fingerprints
 from ladd_jax.whole_files import remove_whole
 
 _LOG = getLogger(__name__)
@@ -53,12 +53,12 @@ def inputs_of(config: Config, records: Contents | None) -> dict[str, dict[str, s
     """
     data = config.data
     encoders = (
-        _files("weights", config.weights, ENCODERS)
-        | _files("data.text", data.text, ENCODERS)
-        | _files("data.autoencoder", data.autoencoder, ("vae",))
+        fingerprints("weights", config.weights, ENCODERS)
+        | fingerprints("data.text", data.text, ENCODERS)
+        | fingerprints("data.autoencoder", data.autoencoder, ("vae",))
     )
     transformer = weights_inputs(config)
-    teacher = _files("teacher.weights", config.teacher.weights, TRANSFORMER)
+    teacher = fingerprints("teacher.weights", config.teacher.weights, TRANSFORMER)
     real, samples = {}, {}
     if records is not None:
         real = {"encoded": summary(records, encoders)}
@@ -76,12 +76,6 @@ def inputs_of(config: Config, records: Contents | None) -> dict[str, dict[str, s
         "finetune": student,
         "distil": student | teacher,
     }
-
-
-def _files(field: str, place: str, parts: Sequence[str]) -> dict[str, str]:
-    """The fingerprint of the weights that a field names; none where they are not here."""
-    found = fingerprint(place, parts) if place else ""
-    return {field: found} if found else {}
 
 
 def inputs_in(config: Config, workdir: Path, name: str) -> dict[str, str]:

@@ -28,7 +28,7 @@ from ladd_jax.stages.names import STUDENTS
 from ladd_jax.training.checkpoint import Checkpoints
 from ladd_jax.training.program import distillation_layout
 from ladd_jax.training.state import abstract_like
-from ladd_jax.weights.fingerprint import TRANSFORMER, fingerprint
+from ladd_jax.weights.fingerprint import TRANSFORMER, fingerprint, fingerprints
 from ladd_jax.weights.lora import AddedLoRA, lora_files
 
 _LOG = getLogger(__name__)
@@ -335,12 +335,12 @@ def open_loras(
 
 def weights_inputs(config: Config) -> dict[str, str]:
     """Fingerprints of the files that `weights` and `loras` name, as far as they are here."""
-    found = {"weights": fingerprint(config.weights, TRANSFORMER)} if config.weights else {}
+    found = fingerprints("weights", config.weights, TRANSFORMER)
     for text in config.loras:
         place = AddedLoRA.parse(text).place
-        parts = [fingerprint(str(file), ()) for file in lora_files(place)]
-        found[f"loras: {place}"] = " ".join(parts)
-    return {name: digest for name, digest in found.items() if digest}
+        if parts := [fingerprint(str(file), ()) for file in lora_files(place)]:
+            found[f"loras: {place}"] = " ".join(parts)
+    return found
 
 
 def load_student(config: Config, workdir: Path, mesh: Mesh) -> TrainState:

@@ -1,18 +1,15 @@
 """A study as one page and one text: each recipe beside the others, with intervals."""
 
 import html
-import io
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from ladd_jax.evaluation.metrics import METRICS
-from ladd_jax.evaluation.page import embedded, head
-from ladd_jax.evaluation.pictures import COLORS, INK, figure
-from ladd_jax.evaluation.rows import Row, acceptance, aggregate, find, ratio
+from ladd_jax.evaluation.page import head, plotted
+from ladd_jax.evaluation.pictures import COLORS, INK, as_png, dress, figure
+from ladd_jax.evaluation.rows import Row, acceptance, aggregate, aligned, find, ratio
 from ladd_jax.studies.rows import rows_of
 from ladd_jax.studies.table import Study
 from ladd_jax.whole_files import write_text_whole
@@ -96,17 +93,13 @@ def _with_steps(metric: str, steps: int) -> str:
     return f"{_heading(metric)}, {steps} step{'s' * (steps > 1)}"
 
 
-def _lines(
-    study: Study, done: Sequence[Mapping[str, Any]], metrics: Sequence[str]
-) -> list[list[str]]:
+def _lines(means: Means, metrics: Sequence[str]) -> list[list[str]]:
     """A table of metrics: a line for each recipe that has run, below the headings."""
-    means = _means(study, done)
     columns = [column for column in _columns(means) if column[0] in metrics]
     lines = [["recipe", "seeds", *(_with_steps(*column) for column in columns), "limits"]]
     for recipe, rows in means.items():
-        seeds = sum(run["recipe"] == recipe and "rows" in run for run in done)
         cells = [_cell(rows, *column) for column in columns]
-        lines.append([recipe, str(seeds), *cells, _limits(rows)])
+        lines.append([recipe, str(rows[0].seeds), *cells, _limits(rows)])
     return lines
 
 
@@ -142,19 +135,11 @@ def format_study(study: Study, done: Sequence[Mapping[str, Any]]) -> str:
 
     Args:
       study: the study.
-      done: its runs that have ended.
+      done: runs that have ended, of which those of recipes that it has no more are left out.
     """
-    lines = _lines(study, done, ("fd",))
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    text = [
-        "  ".join(
-            [line[0].ljust(widths[0])]
-            + [cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True)]
-        ).rstrip()
-        for line in lines
-    ]
-    notes = [*_spread(_means(study, done), study), *_failures(study, done)]
-    return "\n".join([text[0], "-" * max(map(len, text)), *text[1:], *notes])
+    means = _means(study, done)
+    notes = [*_spread(means, study), *_failures(study, done)]
+    return "\n".join([aligned(_lines(means, ("fd",)), names=1), *notes])
 
 
 def _plot(means: Means) -> bytes | None:
@@ -170,7 +155,6 @@ def _plot(means: Means) -> bytes | None:
     panels = drawn.subplots(1, len(metrics), sharey=True, squeeze=False)[0]
     labels: dict[str, Any] = {}
     for axes, metric in zip(panels, metrics, strict=True):
-        axes.set_facecolor("none")
         for y, rows in enumerate(means.values()):
             made = _measured(rows, "generator", metric)
             if made is not None:
@@ -185,13 +169,9 @@ def _plot(means: Means) -> bytes | None:
                 if ends:
                     axes.plot(ends, [place, place], color=color, lw=1.2)
                 (labels[label],) = axes.plot([x], [place], "o", color=color, ms=4)
-        axes.set_title(_heading(metric), fontsize=9, color=INK, loc="left")
         axes.set_yticks(range(len(names)), names)
         axes.locator_params(axis="x", nbins=4)
-        axes.tick_params(labelsize=7.5, colors=INK, length=2)
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.spines[["left", "bottom"]].set_color(INK)
-        axes.grid(alpha=0.18, color=INK)
+        dress(axes, _heading(metric))
     panels[0].invert_yaxis()
     drawn.legend(
         labels.values(),
@@ -202,9 +182,7 @@ def _plot(means: Means) -> bytes | None:
         frameon=False,
         labelcolor=INK,
     )
-    buffer = io.BytesIO()
-    drawn.savefig(buffer, format="png", dpi=180)
-    return buffer.getvalue()
+    return as_png(drawn)
 
 
 def _table(lines: Sequence[Sequence[str]]) -> str:
@@ -249,7 +227,7 @@ def write_study_report(
       path: path of the file.
       study: the study.
       config: what it starts from, in words.
-      done: its runs that have ended, rows of recipes that it has no more left out.
+      done: see `format_study`.
     """
     means = _means(study, done)
     notes = [*_spread(means, study), *_failures(study, done)]
@@ -261,16 +239,14 @@ def write_study_report(
         "samples of a recipe's own data generator, which is the dotted line. Of one seed intervals "
         "of 95% are over the pictures, of several over the seeds. In brackets is the share of what "
         "the untrained student has at the same steps.</p>",
-        _table(_lines(study, done, ("fd",))),
+        _table(_lines(means, ("fd",))),
         *(f"<p>{html.escape(note)}</p>" for note in notes),
     ]
     plot = _plot(means)
     if plot:
-        # Half of its pixels, to be sharp on a dense screen.
-        width = Image.open(io.BytesIO(plot)).width // 2
-        page.append(f"<figure>{embedded(plot, 'metrics of each recipe', width)}</figure>")
+        page.append(plotted(plot, "metrics of each recipe"))
     page += ["<h2>What each sets</h2>", _settings(study), "<h2>Numbers</h2>"]
     metrics = dict.fromkeys(name for name, _ in _columns(means) if name != "fd")
-    page += [_table([line[:-1] for line in _lines(study, done, (name,))]) for name in metrics]
+    page += [_table([line[:-1] for line in _lines(means, (name,))]) for name in metrics]
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text_whole(path, "\n".join(page) + "\n")

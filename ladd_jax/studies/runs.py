@@ -18,10 +18,9 @@ from ladd_jax.config.fields import Config, base_config, to_dict, typed
 from ladd_jax.config.identity import identity
 from ladd_jax.errors import Problems, UserError
 from ladd_jax.evaluation.rows import read_metrics
-from ladd_jax.parallel.processes import barrier
 from ladd_jax.stages.run import run_stages
 from ladd_jax.studies.rows import Run
-from ladd_jax.studies.table import Study, folder_name
+from ladd_jax.studies.table import Study, as_field, folder_name
 from ladd_jax.training.collapse import CollapsedError
 from ladd_jax.training.metrics import DivergedError
 
@@ -64,8 +63,8 @@ def config_of(study: Study, config: ConfigDict, recipe: str, seed: int, workdir:
     for path, value in study.recipes[recipe].items():
         section, _, name = path.rpartition(".")
         if section in ("model", "teacher") and path != "model.depth":
-            found = made[section].get(name, value)
-            if found != (tuple(value) if isinstance(value, list) else value):
+            found = made[section].get(name, as_field(value))
+            if found != as_field(value):
                 raise UserError(f"{path} is {value} and the weights have {found}: leave it out")
     found = typed(made)
     if "evaluate" not in found.stages:
@@ -101,8 +100,11 @@ def check_recipes(
 def digest_of(config: Config) -> str:
     """What a run's numbers depend on, as a row keeps it."""
     fields = to_dict(config)
-    parts = [identity(fields, "distil"), fields["evaluate"]]
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+    return _digest([identity(fields, "distil"), fields["evaluate"]])[:16]
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def check_rows(study: Study, config: ConfigDict, done: Iterable[Run], workdir: Path) -> None:
@@ -111,15 +113,18 @@ def check_rows(study: Study, config: ConfigDict, done: Iterable[Run], workdir: P
     Args:
       study: the study.
       config: what it starts from.
-      done: rows of the study's recipes; those of an older version do not say.
+      done: rows; those of an older version do not say, and those of recipes that the study has no
+        more do not count.
       workdir: of the studies.
 
     Raises:
       UserError: one is of another config.
     """
     for run in done:
+        if run["recipe"] not in study.recipes or "config" not in run:
+            continue
         made = config_of(study, config, run["recipe"], run["seed"], workdir)
-        if run.get("config", digest_of(made)) != digest_of(made):
+        if run["config"] != digest_of(made):
             raise UserError(
                 f"the row of {run['recipe']!r} and seed {run['seed']} is of another config: set it "
                 f"back, use another --workdir or --rows, or remove that row"
@@ -141,8 +146,7 @@ def run_recipe(
       UserError: it cannot be run on this machine, or in this workdir.
     """
     made = config_of(study, config, recipe, seed, workdir)
-    fields = json.dumps(identity(to_dict(made), "synthesized"), sort_keys=True)
-    data = workdir / SHARED / hashlib.sha256(fields.encode()).hexdigest()[:12]
+    data = workdir / SHARED / _digest(identity(to_dict(made), "synthesized"))[:12]
     run = workdir / study.name / folder_name(recipe) / str(seed)
     first = dataclasses.replace(made, stages=tuple(n for n in made.stages if n in _OF_DATA))
     rest = dataclasses.replace(made, stages=tuple(n for n in made.stages if n not in _OF_DATA))
@@ -162,7 +166,6 @@ def run_recipe(
     except (DivergedError, CollapsedError) as error:
         _LOG.warning("study: %s of seed %d has failed: %s", recipe, seed, error)
         return row | {"failed": str(error)}
-    barrier("evaluated")
     if jax.process_index():
         return row
     rows, _ = read_metrics(run / "metrics.json")

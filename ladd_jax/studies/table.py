@@ -39,10 +39,13 @@ class Study:
         made = ConfigDict(config.to_dict())
         made.seed = seed
         changes = self.data | self.recipes[recipe]
-        made.update_from_flattened_dict(
-            {path: tuple(v) if isinstance(v, list) else v for path, v in changes.items()}
-        )
+        made.update_from_flattened_dict({path: as_field(value) for path, value in changes.items()})
         return made.lock()
+
+
+def as_field(value: Any) -> Any:
+    """A value of JSON as fields have it."""
+    return tuple(value) if isinstance(value, list) else value
 
 
 def known_studies() -> dict[str, Path]:

@@ -49,6 +49,12 @@ def fingerprint(place: str, parts: Sequence[str]) -> str:
     return found.hexdigest()
 
 
+def fingerprints(field: str, place: str, parts: Sequence[str]) -> dict[str, str]:
+    """The fingerprint of the weights that a field names, by its name; none where none are here."""
+    found = fingerprint(place, parts) if place else ""
+    return {field: found} if found else {}
+
+
 def _files(folder: Path, parts: Sequence[str]) -> Iterator[Path]:
     found = [folder / part for part in parts if (folder / part).is_dir()]
     for directory in found or [folder]:

@@ -19,7 +19,7 @@ import numpy as np
 from ladd_jax.errors import DamagedError, UserError
 from ladd_jax.paths import expand
 from ladd_jax.weights.files import StoredTensor, read_headers
-from ladd_jax.weights.source import find_lora
+from ladd_jax.weights.source import LORA_SETTINGS, find_lora
 from ladd_jax.whole_files import read_json
 
 _LOG = logging.getLogger(__name__)
@@ -50,9 +50,6 @@ _OF_TEXT = (
 )  # fmt: skip
 # Scalars alone are kept so.
 _WHOLE_NUMBERS: dict[str, np.dtype[Any]] = {"I32": np.dtype("<i4"), "I64": np.dtype("<i8")}
-
-_SETTINGS = "adapter_config.json"
-"""PEFT's settings, in the folder of its file."""
 
 _METADATA = "lora_adapter_metadata"
 """Where diffusers keeps the settings of PEFT in a file of its own."""
@@ -145,7 +142,9 @@ def read_lora_headers(place: str) -> tuple[Path, dict[str, Matrices]]:
     settings = _settings(file, metadata)
     of_peft = any(name.startswith(_PREFIXES[0]) for name in tensors)
     if of_peft and not settings["lora_alpha"] and not all(_ALPHA in p for p in found.values()):
-        _warn(f"{file}: no {_SETTINGS} beside it tells its alpha, which is taken to be its rank")
+        _warn(
+            f"{file}: no {LORA_SETTINGS} beside it tells its alpha, which is taken to be its rank"
+        )
     return file, {layer: _matrices(file, layer, parts, settings) for layer, parts in found.items()}
 
 
@@ -161,7 +160,7 @@ def lora_files(place: str) -> list[Path]:
     if not local.exists():
         return []
     file = find_lora(place)
-    return [file, *filter(Path.is_file, [file.with_name(_SETTINGS)])]
+    return [file, *filter(Path.is_file, [file.with_name(LORA_SETTINGS)])]
 
 
 def _matrices(
@@ -209,7 +208,7 @@ def _number(tensor: StoredTensor) -> float:
 
 def _settings(file: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
     """PEFT's settings of a file: its own, or those beside it; alpha is 0 where they do not say."""
-    beside = file.with_name(_SETTINGS)
+    beside = file.with_name(LORA_SETTINGS)
     try:
         if _METADATA in metadata or not beside.is_file():
             found = json.loads(metadata.get(_METADATA, "{}"))
@@ -218,13 +217,14 @@ def _settings(file: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
             found = read_json(beside)
         if found.get("use_dora"):
             raise UserError(f"{file} is a LoRA with DoRA, which is not read: give one without")
-        numbers = [found.get("lora_alpha", 1), *(found.get("alpha_pattern") or {}).values()]
+        patterns = found.get("alpha_pattern") or {}
+        numbers = [found.get("lora_alpha", 1), *patterns.values()]
         if not all(type(number) in (int, float) and np.isfinite(number) for number in numbers):
             raise DamagedError(f"the settings of {file} have {numbers} as alpha: get it again")
-        for pattern in found.get("alpha_pattern") or {}:
+        for pattern in patterns:
             re.compile(pattern)
     except (ValueError, AttributeError, RecursionError, re.error) as error:
         if isinstance(error, UserError):
             raise
         raise DamagedError(f"the settings of {file} are damaged ({error}): get it again") from error
-    return {"lora_alpha": 0} | found | {"alpha_pattern": found.get("alpha_pattern") or {}}
+    return {"lora_alpha": 0} | found | {"alpha_pattern": patterns}

@@ -27,8 +27,13 @@ _MODEL = "model"
 # Of pickled weights: to read them runs whatever code is in them.
 _PICKLES = (".bin", ".ckpt", ".pkl", ".pt", ".pth")
 
-# Of diffusers and of PEFT.
-_LORAS = ("pytorch_lora_weights.safetensors", "adapter_model.safetensors")
+LORA_WEIGHTS = "pytorch_lora_weights.safetensors"
+"""The file that diffusers looks for in a LoRA's folder."""
+
+LORA_SETTINGS = "adapter_config.json"
+"""PEFT's settings, in the folder of its file."""
+
+_PEFT_WEIGHTS = "adapter_model.safetensors"
 
 _TRANSFORMER = "transformer"
 _ENCODERS = (
@@ -37,9 +42,7 @@ _ENCODERS = (
 )  # fmt: skip
 _OTHERS = {
     "unet": "holds a U-Net",
-    "pytorch_lora_weights.safetensors": "holds a LoRA",
-    "adapter_config.json": "holds a LoRA",
-    "adapter_model.safetensors": "holds a LoRA",
+    **dict.fromkeys((LORA_WEIGHTS, LORA_SETTINGS, _PEFT_WEIGHTS), "holds a LoRA"),
 }
 
 
@@ -77,14 +80,12 @@ def find(
       NotFoundError: nothing is there; the hub does not answer, or does not give access.
       UserError: something else is there.
     """
-    local = expand(path)
-    if not local.exists():
-        if not names_repository(path):
-            raise NotFoundError(
-                f"{path} does not exist{near(path)}: give a folder, a .safetensors file, or a "
-                f"repository of the hub as owner/name"
-            )
-        local = _fetch(str(path), lambda names: _of_transformer(names, str(path), variant))
+    local = _here(
+        path,
+        str(path),
+        "a folder, a .safetensors file",
+        lambda names: _of_transformer(names, str(path), variant),
+    )
     if local.is_file():
         if local.suffix in _PICKLES:
             raise UserError(_pickled(local))
@@ -181,14 +182,12 @@ def find_lora(path: str | Path) -> Path:
       NotFoundError: nothing is there; the hub does not answer, or does not give access.
       UserError: there are several, or pickled weights alone.
     """
-    local = expand(path)
-    if not local.exists():
-        if not names_repository(path):
-            raise NotFoundError(
-                f"the LoRA {path} does not exist{near(path)}: give a .safetensors file, its "
-                f"folder, or a repository of the hub as owner/name"
-            )
-        local = _fetch(str(path), lambda names: _of_lora(names, str(path)))
+    local = _here(
+        path,
+        f"the LoRA {path}",
+        "a .safetensors file, its folder",
+        lambda names: _of_lora(names, str(path)),
+    )
     if local.is_dir():
         local /= _of_lora([file.name for file in local.iterdir()], str(path))[0]
     if local.suffix in _PICKLES:
@@ -200,18 +199,36 @@ def _of_lora(names: Collection[str], where: str) -> list[str]:
     """The file of a LoRA among the names of a folder, and its settings, if there are some."""
     own = [name for name in names if "/" not in name]
     found = [name for name in own if name.endswith(".safetensors")]
-    known = [name for name in _LORAS if name in found]
+    known = [name for name in (LORA_WEIGHTS, _PEFT_WEIGHTS) if name in found]
     if not known and len(found) > 1:
         raise UserError(
             f"{where} has {len(found)} files, {found[0]} and {found[1]} among them: name one"
         )
     if not found:
-        pickles = sorted(name for name in own if name.endswith(_PICKLES))
-        if pickles:
-            raise UserError(_pickled(Path(where, pickles[0])))
+        _refuse_pickles(own, where)
         raise NotFoundError(f"{where} has no .safetensors file: give a LoRA")
-    settings = [name for name in own if name == "adapter_config.json"]
+    settings = [name for name in own if name == LORA_SETTINGS]
     return [(known or found)[0], *settings]
+
+
+def _here(path: str | Path, what: str, ways: str, choose: "_Choose") -> Path:
+    """What is here, or what is chosen of a repository of the hub.
+
+    Args:
+      path: where it is.
+      what: what messages call it.
+      ways: what a user can give, besides a repository.
+      choose: of a repository's files those to fetch.
+    """
+    local = expand(path)
+    if local.exists():
+        return local
+    if not names_repository(path):
+        raise NotFoundError(
+            f"{what} does not exist{near(path)}: give {ways}, or a repository of the hub as "
+            f"owner/name"
+        )
+    return _fetch(str(path), choose)
 
 
 def pipeline_class(path: str | Path) -> str:
@@ -261,9 +278,7 @@ def _choose(names: Collection[str], where: str, variant: str | None = None) -> s
                 f"they read: remove the older"
             )
         return files.index or files.whole
-    pickles = sorted(name for name in names if name.endswith(_PICKLES))
-    if pickles:
-        raise UserError(_pickled(Path(where, pickles[0])))
+    _refuse_pickles(names, where)
     mark = f".{variant}" if variant else ""
     raise NotFoundError(
         f"{where} has no weights, neither {WEIGHTS}{mark}.safetensors nor "
@@ -287,6 +302,12 @@ def _by_variant(names: Collection[str], stem: str) -> dict[str, _Found]:
             files = found.setdefault(match[1] or match[2] or "", _Found())
             files.index = files.index if files.index and match[1] else name
     return found
+
+
+def _refuse_pickles(names: Collection[str], where: str) -> None:
+    pickles = sorted(name for name in names if name.endswith(_PICKLES))
+    if pickles:
+        raise UserError(_pickled(Path(where, pickles[0])))
 
 
 def _pickled(file: Path) -> str:

@@ -34,6 +34,21 @@ def run(*arguments):
     )
 
 
+def planned(tmp_path, *arguments):
+    """The command's result and its JSON, of one bucket on a small slice."""
+    path = tmp_path / "plan.json"
+    result = run(
+        "--topology=v5e:2x2",
+        "--batch=8",
+        "--buckets=32x32",
+        "--nolargest",
+        f"--json={path}",
+        *arguments,
+    )
+    assert result.returncode == 0, result.stderr
+    return result, json.loads(path.read_text())
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [("fspd=4", "'fspd' is not a mesh axis: did you mean fsdp"), ("data=two", "data is 'two'")],
@@ -115,19 +130,12 @@ def test_of_two_slices_only_sums_go_over_the_network_between_them(tmp_path):
 @pytest.mark.slow
 def test_the_step_is_compiled_for_a_slice_that_is_not_here(tmp_path):
     pytest.importorskip("libtpu")
-    path = tmp_path / "plan.json"
-    result = run(
-        "--topology=v5e:2x2",
-        "--batch=8",
-        "--buckets=32x32",
-        "--nolargest",
-        f"--json={path}",
+    result, plan = planned(
+        tmp_path,
         "--config.model.depth=2",
         *NARROW,
     )
-    assert result.returncode == 0, result.stderr
     assert "32x32 (256 x 256 pixels)" in result.stdout and "compile 32x32" in result.stderr
-    plan = json.loads(path.read_text())
     assert (plan["chips"], plan["mesh"]) == (4, {"data": 1, "fsdp": 4, "tensor": 1})
     (bucket,) = plan["buckets"]
     hbm = bucket["hbm"]
@@ -147,20 +155,13 @@ def test_the_step_is_compiled_for_a_slice_that_is_not_here(tmp_path):
 @pytest.mark.slow
 def test_the_step_of_adapters_is_planned_and_sums_their_gradients_alone(tmp_path):
     pytest.importorskip("libtpu")
-    path = tmp_path / "plan.json"
-    result = run(
-        "--topology=v5e:2x2",
-        "--batch=8",
-        "--buckets=32x32",
-        "--nolargest",
-        f"--json={path}",
+    _, plan = planned(
+        tmp_path,
         "--config.model.depth=2",
         "--config.distil.lora.rank=4",
         "--config.model.param_dtype=bfloat16",
         *NARROW,
     )
-    assert result.returncode == 0, result.stderr
-    plan = json.loads(path.read_text())
     (bucket,) = plan["buckets"]
     assert 1.0 < bucket["compiled_flops"] / bucket["model_flops"] < 2.0
     moved = {

@@ -2,8 +2,8 @@
 
 from ladd_jax.models import card
 from ladd_jax.models.families import Export
-from ladd_jax.models.sd3.lora_files import FILE
 from ladd_jax.models.sd3.text import CLIP_LENGTH
+from ladd_jax.weights.source import LORA_WEIGHTS
 
 _COMFY_LEVELS = 1000
 """Levels of ComfyUI's table of sigmas, from which its scheduler `simple` picks."""
@@ -80,8 +80,8 @@ pipe.scheduler = FlowMatchLCMScheduler(shift=1.0)
 {_ALWAYS}
 ## ComfyUI
 
-Put `{FILE}` into `models/loras` and load it with `LoraLoaderModelOnly` at strength 1, behind the
-base model. {_comfy_settings(export)}"""
+Put `{LORA_WEIGHTS}` into `models/loras` and load it with `LoraLoaderModelOnly` at strength 1,
+behind the base model. {_comfy_settings(export)}"""
 
 
 def _shown(export: Export) -> list[list[float]]:

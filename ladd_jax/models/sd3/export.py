@@ -11,11 +11,11 @@ from ladd_jax.errors import UserError
 from ladd_jax.models.families import ADAPTERS, Export
 from ladd_jax.models.sd3.card import model_card
 from ladd_jax.models.sd3.encoder_weights import open_autoencoder
-from ladd_jax.models.sd3.lora_files import FILE, layout, save_lora
+from ladd_jax.models.sd3.lora_files import layout, save_lora
 from ladd_jax.models.sd3.pipeline import read_index, write_surroundings
 from ladd_jax.models.sd3.weights import save_mmdit
 from ladd_jax.paths import expand
-from ladd_jax.weights.source import fetch_pipeline
+from ladd_jax.weights.source import LORA_WEIGHTS, fetch_pipeline
 
 _LOG = getLogger(__name__)
 
@@ -53,8 +53,8 @@ def write_export(folder: Path, export: Export) -> None:
         files = layout(export.architecture, network)
         _LOG.info("export: reads the adapters")
         params = load()
-        _LOG.info("export: writes %s, in %s", FILE, export.dtype)
-        save_lora(folder / FILE, network.scaled(params), files, dtype)
+        _LOG.info("export: writes %s, in %s", LORA_WEIGHTS, export.dtype)
+        save_lora(folder / LORA_WEIGHTS, network.scaled(params), files, dtype)
     else:
         _write_whole(folder, export, dtype)
     (folder / "README.md").write_text(model_card(export, reduction))

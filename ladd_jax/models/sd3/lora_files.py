@@ -19,9 +19,6 @@ from ladd_jax.weights.layout import Leaf, Shape, low_rank, tensor_shapes
 from ladd_jax.weights.lora import Matrices, read_lora_headers
 from ladd_jax.weights.transfer import write_tensors
 
-FILE = "pytorch_lora_weights.safetensors"
-"""The name that diffusers looks for in a folder."""
-
 _PREFIX = "transformer."
 
 
@@ -104,7 +101,8 @@ def open_lora(place: str, config: MMDiTConfig) -> OpenLoRA:
       UserError: what is there is no LoRA of this transformer.
     """
     file, found = read_lora_headers(place)
-    whole, shapes = mmdit(dataclasses.replace(config, cut=0)).shapes, mmdit(config).shapes
+    whole = mmdit(dataclasses.replace(config, cut=0)).shapes
+    shapes = mmdit(config).shapes if config.cut else whole
 
     def known(naming: Any) -> tuple[dict[str, Shape], dict[str, str]]:
         dense = _dense(naming.layout(config, whole), whole)
