@@ -37,7 +37,19 @@ def param(
     """
     if len(axes) != len(shape):
         raise UserError(f"axes {axes} do not name the {len(shape)} dimensions of {shape}")
-    return nnx.Param(init(rngs.params(), shape, dtype), axes=axes)
+    return nnx.Param(init(next_key(rngs), shape, dtype), axes=axes)
+
+
+def next_key(rngs: nnx.Rngs) -> jax.Array:
+    """The key that `rngs.params()` returns, at a cost that the keys before it do not raise.
+
+    In a program that is traced, NNX's own way reads a tracer's sharding for each key: JAX words an
+    error that nobody sees, and looks through all equations so far for it.
+    """
+    stream = rngs.params
+    count = stream.count.get_value()
+    stream.count.set_value(count + 1)
+    return jax.random.fold_in(stream.key.get_value(), count)
 
 
 class Model:

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from ladd_jax.errors import UserError
-from ladd_jax.models.base import Backbone, Params
+from ladd_jax.models.base import Backbone, Params, next_key
 from ladd_jax.models.layers import Dtype, Linear
 from ladd_jax.parallel.mesh import gather
 from ladd_jax.ranges import NOT_NEGATIVE, check_numbers
@@ -81,7 +81,7 @@ class LowRank(nnx.Module):
         }
         # Uniform within the inverse root of the inputs, as PEFT has it.
         shape, bound = (*stacked, inputs, parts, lora.rank), inputs**-0.5
-        down = jax.random.uniform(rngs.params(), shape, param_dtype, -bound, bound)
+        down = jax.random.uniform(next_key(rngs), shape, param_dtype, -bound, bound)
         up = jnp.zeros((*stacked, parts, lora.rank, *outputs[kept]), param_dtype)
         self.down = nnx.Param(down, axes=self.axes["down"])
         self.up = nnx.Param(up, axes=self.axes["up"])

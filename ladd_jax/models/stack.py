@@ -9,6 +9,7 @@ from typing import Any
 import jax
 from flax import nnx
 
+from ladd_jax.models.base import next_key
 from ladd_jax.models.residuals import leave_out, put_back
 from ladd_jax.parallel.mesh import constrain
 
@@ -23,7 +24,7 @@ a tree that every block reads.
 def stack(build: Callable[[nnx.Rngs], nnx.Module], count: int, rngs: nnx.Rngs) -> nnx.Module:
     """`count` modules of one structure as one module whose parameters have a leading layer axis."""
     graphdef = nnx.graphdef(nnx.eval_shape(lambda: build(nnx.Rngs(0))))
-    keys = jax.random.split(rngs.params(), count)
+    keys = jax.random.split(next_key(rngs), count)
     return nnx.merge(graphdef, jax.vmap(lambda key: nnx.split(build(nnx.Rngs(key)))[1])(keys))
 
 

@@ -339,9 +339,9 @@ class Checkpoints:
                 if not _is_damage(error):
                     raise
                 reason = _brief(error)
-        if reason:
-            self._found[step] = reason
-            raise self._damaged_error(step, reason)
+            if reason:
+                self._found[step] = reason
+                raise self._damaged_error(step, reason)
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
@@ -438,9 +438,11 @@ def _quiet_coroutines() -> Iterator[None]:
     hook, sys.unraisablehook = sys.unraisablehook, lambda unraisable: None
     try:
         yield
-    finally:
+    except BaseException:
         # They end when they are collected.
         gc.collect()
+        raise
+    finally:
         sys.unraisablehook = hook
 
 

@@ -2,11 +2,12 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from flax import nnx
 from tiny import mmdit_config
 
-from ladd_jax.models.base import param, parameter_count
+from ladd_jax.models.base import next_key, param, parameter_count
 from ladd_jax.models.sd3.transformer import MMDiTConfig, mmdit
 from ladd_jax.models.stack import stack
 
@@ -24,6 +25,16 @@ def test_axes_and_shapes_are_trees_like_the_parameters():
 def test_axes_must_name_every_dimension():
     with pytest.raises(ValueError, match="do not name the 2 dimensions"):
         param(nnx.Rngs(0), (2, 3), jax.nn.initializers.zeros, ("embed",), jnp.float32)
+
+
+def test_keys_are_those_that_nnx_draws():
+    def draws(draw):
+        rngs = nnx.Rngs(7)
+        return [jax.random.key_data(draw(rngs)) for _ in range(3)]
+
+    ours, theirs = draws(next_key), draws(lambda rngs: rngs.params())
+    assert np.array_equal(ours, theirs)
+    assert np.array_equal(jax.jit(lambda: draws(next_key))(), theirs)
 
 
 def test_stacked_modules_start_from_different_parameters():
