@@ -128,10 +128,10 @@ class Data:
     # none of them.
     held_out: float = 0.05
     records_per_shard: int = 512
-    # On disk: float32, float16, or int8, which has a scale for each token and keeps the vector that
-    # sums up a prompt in float16.
+    # On disk: float32, float16, or int8, which has a scale for each token of a text and each channel
+    # of a latent, and keeps the vector that sums up a prompt in float16.
     text_dtype: str = "float32"
-    latents_dtype: str = "float32"  # on disk: float32, float16
+    latents_dtype: str = "float32"
     text_batch_size: int = 256
     image_batch_size: int = 8
     # The text encoder: that of the folder `text`, of CLIP or T5 with its tokenizer; or that of
@@ -151,7 +151,7 @@ class Data:
         _one_of(self.small_buckets, "data.small_buckets", "merge", "drop")
         _one_of(self.text_tokens, "data.text_tokens", *TOKENIZERS)
         _one_of(self.text_dtype, "data.text_dtype", "float32", "float16", "int8")
-        _one_of(self.latents_dtype, "data.latents_dtype", "float32", "float16")
+        _one_of(self.latents_dtype, "data.latents_dtype", "float32", "float16", "int8")
         counts = (
             "examples", "records_per_shard", "text_batch_size", "image_batch_size", "text_length",
             "text_width", "text_layers", "text_heads", "pooled_width", "max_buckets",

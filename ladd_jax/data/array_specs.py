@@ -28,8 +28,8 @@ class ArraySpec:
 
     Attributes:
       shape: its dimensions; "H" and "W" are the rows and columns of the record's bucket.
-      dtype: float32, float16 or int8, on disk. As int8 each token is stored in 255 levels, with a
-        scale of its own.
+      dtype: float32, float16 or int8, on disk. As int8 each token of a text, or each channel of a
+        latent, is stored in 255 levels with a scale of its own.
       blocks: of an array with two dimensions, the blocks that are stored; none: all of it.
 
     Raises:
@@ -81,7 +81,7 @@ class ArraySpec:
         """Bytes of what is stored of it."""
         shape = self.shape_in(bucket)
         count = sum(r * c for r, c in self.blocks) if self.blocks else math.prod(shape)
-        scales = 4 * math.prod(shape[:-1]) if self.dtype == "int8" else 0
+        scales = 4 * math.prod(self._scaled(shape)) if self.dtype == "int8" else 0
         return count * np.dtype(self.dtype).itemsize + scales
 
     def as_given(self, array: Any) -> np.ndarray:
@@ -97,7 +97,7 @@ class ArraySpec:
                 part: ((rows.stop - rows.start, columns), dtype)
                 for part, rows, columns in self._stored(name)
             }
-        scales = {_scale(name): (shape[:-1], np.dtype(np.float32))}
+        scales = {_scale(name): (self._scaled(shape), np.dtype(np.float32))}
         return found | (scales if self.dtype == "int8" else {})
 
     def features(self, name: str, bucket: Bucket) -> dict[str, tfds.features.Tensor]:
@@ -113,9 +113,10 @@ class ArraySpec:
         """
         scales = {}
         if self.dtype == "int8":
-            scale = np.max(np.abs(array), axis=-1, initial=0) / np.float32(127)
+            axes = tuple(range(array.ndim - 1)) if self._is_grid else -1
+            scale = np.max(np.abs(array), axis=axes, initial=0) / np.float32(127)
             scales[_scale(name)] = np.asarray(scale, np.float32)
-            array = np.rint(array / np.where(scale == 0, 1, scale)[..., None]).astype(np.int8)
+            array = np.rint(array / self._spread(np.where(scale == 0, 1, scale))).astype(np.int8)
         if not self.blocks:
             return scales | {name: array}
         left = np.array(array)
@@ -157,8 +158,22 @@ class ArraySpec:
         else:
             found = xp.asarray(stored[name], np.float32)
         if self.dtype == "int8":
-            found = found * stored[_scale(name)][..., None]
+            found = found * self._spread(stored[_scale(name)])
         return found
+
+    @property
+    def _is_grid(self) -> bool:
+        return any(isinstance(size, str) for size in self.shape)
+
+    def _scaled(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """What has scales of its own as int8: channels of a grid, tokens of a text."""
+        return shape[-1:] if self._is_grid else shape[:-1]
+
+    def _spread(self, scale: Any) -> Any:
+        """Scales `[..., *_scaled(shape)]` as factors of arrays `[..., *shape]`."""
+        if not self._is_grid:
+            return scale[..., None]
+        return scale[(..., *(None,) * (len(self.shape) - 1), slice(None))]
 
     def _stored(self, name: str) -> Iterator[tuple[str, slice, int]]:
         """Name, rows and number of columns of each block that holds something."""

@@ -84,6 +84,20 @@ def test_int8_is_within_half_a_level_of_each_token(seed, scales, blocks):
     assert not found[level[:, 0] == 0].any()
 
 
+@settings(max_examples=50, deadline=None)
+@given(
+    seed=st.integers(0, 2**31),
+    scales=st.lists(st.sampled_from([0.0, 1e-3, 1.0, 6e4]), min_size=3, max_size=3),
+)
+def test_int8_is_within_half_a_level_of_each_channel_of_a_latent(seed, scales):
+    array = np.random.default_rng(seed).standard_normal((4, 6, 3)).astype(np.float32)
+    array *= np.array(scales, np.float32)
+    found = there_and_back(ArraySpec(("H", "W", 3), "int8"), array)
+    level = np.abs(array).max(axis=(0, 1)) / 127
+    assert (np.abs(found - array) <= 0.501 * level).all()
+    assert not found[..., level == 0].any()
+
+
 def test_a_vector_of_the_whole_prompt_is_float16_where_tokens_are_int8():
     assert text_spec((8,), "int8").dtype == "float16"
     assert text_spec((5, 8), "int8").dtype == "int8"

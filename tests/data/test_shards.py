@@ -333,6 +333,19 @@ def test_a_set_says_what_it_was_made_of(tmp_path):
         read_identity(tmp_path / "new")
 
 
+def test_latents_of_int8_are_read_within_half_a_level_of_their_channel(tmp_path):
+    plan = layout({WIDE: 4})
+    write_all(tmp_path / "whole", plan)
+    plan.arrays["latents"] = ArraySpec(("H", "W", 1), "int8")
+    write_all(tmp_path / "int8", plan)
+    whole, small = (Shards(tmp_path / name).read(WIDE, np.arange(4)) for name in ("whole", "int8"))
+    level = np.abs(whole["latents"]).max(axis=(1, 2, 3), keepdims=True) / 127
+    error = np.abs(small["latents"] - whole["latents"])
+    assert (0 < error.max(axis=(1, 2, 3), keepdims=True)).all() and (error <= 0.501 * level).all()
+    stored = Shards(tmp_path / "int8").read_stored(WIDE, np.arange(4))["latents"]
+    np.testing.assert_array_equal(stored.widen(), small["latents"])
+
+
 def test_a_set_of_version_1_is_read_as_before(tmp_path, monkeypatch):
     plan = layout({SMALL: 7, WIDE: 4}, text_dtype="float16")
     write_all(tmp_path / "new", plan)
