@@ -43,6 +43,13 @@ _LORA = flags.DEFINE_multi_string(
     "PATH or PATH:SCALE of a LoRA that is added to the student; may be given several times.",
     flag_values=FLAGS,
 )
+_GUIDANCE = flags.DEFINE_float(
+    "guidance",
+    None,
+    "Guidance that the files have, of a student that was trained to be told; default: its "
+    "config's.",
+    flag_values=FLAGS,
+)
 _DTYPE = flags.DEFINE_enum(
     "dtype",
     "bfloat16",
@@ -80,6 +87,7 @@ def main() -> None:
             layout=_LAYOUT.value,
             dtype=_DTYPE.value,
             loras=_LORA.value,
+            guidance=_GUIDANCE.value,
             push_to=_PUSH.value,
         )
     print(f"{place}/README.md says how to call it")

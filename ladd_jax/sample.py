@@ -86,7 +86,11 @@ _SEED = flags.DEFINE_integer(
 _NUM = flags.DEFINE_integer("num", 4, "Pictures of each prompt.", flag_values=FLAGS)
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 1, "Pictures sampled at once.", flag_values=FLAGS)
 _GUIDANCE = flags.DEFINE_float(
-    "guidance", None, "Guidance of the data generator; default: its config's.", flag_values=FLAGS
+    "guidance",
+    None,
+    "Guidance of the data generator, or of a student that was trained to be told; default: its "
+    "config's.",
+    flag_values=FLAGS,
 )
 _SHIFT = flags.DEFINE_float(
     "shift",

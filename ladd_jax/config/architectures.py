@@ -33,9 +33,16 @@ def student_architecture(config: Config) -> Any:
         out_channels=config.model.channels,
         context_width=config.data.text_width,
         pooled_width=config.data.pooled_width,
+        guided=bool(config.synthesize.guidance_range),
         dtype=jnp.dtype(config.model.dtype),
         param_dtype=jnp.dtype(config.model.param_dtype),
     )
+
+
+def trained_generator_architecture(config: Config) -> Any:
+    """Architecture of the data generator as `pretrain` trains it: it is guided by two passes, and
+    never told by how much."""
+    return dataclasses.replace(student_architecture(config), guided=False)
 
 
 def generator_architecture(config: Config) -> Any:
@@ -46,7 +53,7 @@ def generator_architecture(config: Config) -> Any:
     """
     name = config.model.teacher_dtype
     dtype = jnp.dtype(jnp.bfloat16 if name == "int8" else name)
-    return dataclasses.replace(student_architecture(config), param_dtype=dtype)
+    return dataclasses.replace(trained_generator_architecture(config), param_dtype=dtype)
 
 
 def teacher_architecture(config: Config) -> Any:
@@ -69,6 +76,12 @@ def teacher_architecture(config: Config) -> Any:
     if not inner or any(PREDICTED_X0 in term.needs for term in terms_of(config.distil)):
         return teacher
     return dataclasses.replace(teacher, cut=max(hooked) + 1)
+
+
+def stage_architecture(config: Config, stage: str) -> Any:
+    """Architecture of what a training trains."""
+    one = trained_generator_architecture if stage == "pretrain" else student_architecture
+    return one(config)
 
 
 def begins_as_teacher(config: Config) -> bool:

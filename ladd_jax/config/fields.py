@@ -128,8 +128,8 @@ class Data:
     # none of them.
     held_out: float = 0.05
     records_per_shard: int = 512
-    # On disk: float32, float16, or int8, which has a scale for each token of a text and each channel
-    # of a latent, and keeps the vector that sums up a prompt in float16.
+    # On disk: float32, float16, or int8, which has a scale for each token of a text and for each
+    # channel of a latent, and keeps the vector that sums up a prompt in float16.
     text_dtype: str = "float32"
     latents_dtype: str = "float32"
     text_batch_size: int = 256
@@ -319,6 +319,9 @@ class Synthesize:
     records_per_shard: int = 1024
     steps: int = 25
     guidance: float = 5.0  # known: one constant scale; its value is not
+    # The least and the largest scale, between which each sample has one of its own. The student is
+    # given it then, and at `guidance` where nothing else is asked for. Empty: all have `guidance`.
+    guidance_range: tuple[float, ...] = ()
     # The first and the last t with guidance. A step outside takes one pass of the network, not two.
     guidance_interval: tuple[float, float] = ALWAYS
     shift: float = 3.0
@@ -341,6 +344,18 @@ class Synthesize:
                 f"guidance_interval is {times}: use the first and the last time with guidance, "
                 f"from 0 to 1, such as (0.2, 0.9), or (0.0, 1.0) for all"
             )
+        scales = self.guidance_range
+        numbers = all(isinstance(scale, int | float) for scale in scales)
+        if scales and (len(scales) != 2 or not numbers or not 0 <= scales[0] < scales[1] <= 100):
+            raise UserError(
+                f"guidance_range is {scales}: use the least and the largest scale, such as "
+                f"(1.0, 8.0), or none"
+            )
+        if scales and not scales[0] <= self.guidance <= scales[1]:
+            raise UserError(
+                f"synthesize.guidance is {self.guidance:g} and guidance_range {scales}: use a "
+                f"scale within it"
+            )
 
     @property
     def sampling(self) -> dict[str, Any]:
@@ -353,7 +368,8 @@ class Synthesize:
         """Its scale, and where it is used if that is not everywhere."""
         low, high = self.guidance_interval
         where = "" if (low, high) == ALWAYS else f" for t from {low:g} to {high:g}"
-        return f"guidance {self.guidance:g}{where}"
+        scale = "{:g} to {:g}".format(*self.guidance_range) if self.guidance_range else ""
+        return f"guidance {scale or format(self.guidance, 'g')}{where}"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -553,6 +569,17 @@ class Config:
             _one_of(name, "stages", *STAGES)
         _one_of(self.on_change, "on_change", "stop", "redo")
         check_distinct(self, "stages")
+        if self.synthesize.guidance_range and self.distil.data != "synthesized":
+            raise UserError(
+                f"synthesize.guidance_range is {self.synthesize.guidance_range} with "
+                f"distil.data={self.distil.data}, which no guidance made: leave one of both out"
+            )
+        if self.synthesize.guidance_range and self.distil.lora.rank:
+            raise UserError(
+                f"synthesize.guidance_range is {self.synthesize.guidance_range} and "
+                f"distil.lora.rank {self.distil.lora.rank}: the guidance that the student is given "
+                f"needs a layer that adapters of the data generator do not have, so use one of both"
+            )
         if self.loras and not self.weights:
             raise UserError(
                 f"loras is {', '.join(self.loras)} and weights is empty: name the weights that "

@@ -6,6 +6,7 @@ from typing import Any
 from ladd_jax.config.architectures import (
     begins_as_teacher,
     generator_architecture,
+    stage_architecture,
     student_architecture,
     teacher_architecture,
 )
@@ -28,8 +29,9 @@ def _settings(kind: type[Any], section: Any) -> dict[str, Any]:
 
 def flow_matching(config: Config, stage: Pretrain | Finetune) -> FlowMatching:
     """The data generator's training, or the student's before the heads judge it."""
+    name = "pretrain" if isinstance(stage, Pretrain) else "finetune"
     return FlowMatching(
-        model=family_of(config).backbone(student_architecture(config)),
+        model=family_of(config).backbone(stage_architecture(config, name)),
         optimizer=stage.optimizer,
         **_settings(FlowMatchingSettings, stage),
     )
@@ -60,9 +62,10 @@ def ladd(config: Config) -> LADD:
     backbone = family_of(config).backbone
     stage = config.distil
     teacher = backbone(teacher_architecture(config))
+    scales = config.synthesize.guidance_range
     heads = HeadConfig(
         features=teacher.width,
-        condition_width=teacher.summary_width,
+        condition_width=teacher.summary_width + bool(scales),
         dtype=student_architecture(config).dtype,
         **_settings(HeadSettings, config.heads),
     )
@@ -71,6 +74,7 @@ def ladd(config: Config) -> LADD:
         head=head(heads),
         heads=head_stack(heads, len(set(stage.hooked_blocks)) or teacher.blocks),
         hooked_blocks=stage.hooked_blocks,
+        guidance_range=scales,
     )
     return LADD(
         student=student(config),

@@ -46,7 +46,7 @@ def guided(
     model: Callable[..., jax.Array],
     cond: Cond,
     null: Cond,
-    scale: float,
+    scale: float | jax.Array,
     interval: tuple[float, float] = ALWAYS,
 ) -> Velocity:
     """Velocity with classifier-free guidance: v(null) + scale (v(cond) - v(null)).
@@ -55,7 +55,8 @@ def guided(
       model: `model(x, t, cond)`.
       cond: arrays `[B, ...]` of the prompts.
       null: arrays `[...]` of the empty prompt; what it does not name stays as in `cond`.
-      scale: 1 gives the unguided velocity, at the cost of one pass instead of two.
+      scale: 1 gives the unguided velocity, at the cost of one pass instead of two. Of each sample
+        where it is float32 `[B]`.
       interval: the first and the last t that are guided (Kynkäänniemi et al. 2024); at others the
         scale is 1. Where all t of a batch are outside, one pass is made.
     """
@@ -63,7 +64,7 @@ def guided(
     def unguided(x: jax.Array, t: jax.Array) -> jax.Array:
         return model(x, t, cond)
 
-    if scale == 1.0:
+    if not isinstance(scale, jax.Array) and scale == 1.0:
         return unguided
     both = {
         name: jnp.concatenate([array, jnp.broadcast_to(null.get(name, array), array.shape)])
@@ -73,6 +74,8 @@ def guided(
     def velocity(x: jax.Array, t: jax.Array, scale: float | jax.Array = scale) -> jax.Array:
         v = model(jnp.concatenate([x, x]), jnp.concatenate([t, t]), both)
         v_text, v_null = jnp.split(v, 2)
+        if isinstance(scale, jax.Array):
+            scale = expand(scale, x)
         return v_null + scale * (v_text - v_null)
 
     if interval == ALWAYS:
@@ -80,7 +83,7 @@ def guided(
 
     def within(x: jax.Array, t: jax.Array) -> jax.Array:
         inside = (interval[0] <= t) & (t <= interval[1])
-        scales = expand(jnp.where(inside, scale, 1.0), x)
+        scales = jnp.where(inside, scale, 1.0)
         # Both branches are compiled and one of them runs.
         return jax.lax.cond(jnp.any(inside), lambda: velocity(x, t, scales), lambda: unguided(x, t))
 

@@ -51,6 +51,7 @@ class Sampling:
       sigmas: noise levels from 1 to 0.
       guidance: scale of classifier-free guidance; 1 for none.
       guidance_interval: the first and the last t with guidance.
+      given_guidance: of a student that is given a guidance scale, this one; None for others.
 
     Raises:
       UserError: there is no such sampler.
@@ -60,6 +61,7 @@ class Sampling:
     sigmas: tuple[float, ...]
     guidance: float = 1.0
     guidance_interval: tuple[float, float] = ALWAYS
+    given_guidance: float | None = None
 
     def __post_init__(self) -> None:
         if self.sampler not in _SAMPLERS:
@@ -80,9 +82,17 @@ class Sampling:
         return cls(sampler, linear_sigmas(steps, shift), guidance, guidance_interval)
 
     @classmethod
-    def student(cls, steps: int, times: tuple[float, ...]) -> "Sampling":
-        """Consistency over the student's training times, unguided."""
-        return cls("consistency", student_sigmas(steps, times))
+    def student(
+        cls, steps: int, times: tuple[float, ...], guidance: float | None = None
+    ) -> "Sampling":
+        """Consistency over the student's training times, in one pass a step.
+
+        Args:
+          steps: number of steps.
+          times: the student's training times.
+          guidance: scale that a student is given which was trained to be given one.
+        """
+        return cls("consistency", student_sigmas(steps, times), given_guidance=guidance)
 
     @property
     def passes(self) -> int:
@@ -149,13 +159,15 @@ class Sampler:
         sigmas: jax.Array,
         shape: tuple[int, ...],
         sampler: str,
+        scales: jax.Array | None,
         guidance: float,
         guidance_interval: tuple[float, float],
     ) -> jax.Array:
         def model(*args: Any) -> jax.Array:
             return self._model(params, *args)
 
-        velocity = guided(model, cond, null, guidance, guidance_interval)
+        scale = guidance if scales is None else scales
+        velocity = guided(model, cond, null, scale, guidance_interval)
         noise = sample_noise(keys, 0, shape)
         return _run(sampler, velocity, noise, sigmas, keys)
 
@@ -167,6 +179,7 @@ class Sampler:
         shape: tuple[int, int, int],
         sampling: Sampling,
         progress: Callable[[int], Any] = lambda done: None,
+        scales: np.ndarray | None = None,
     ) -> np.ndarray:
         """Samples.
 
@@ -177,25 +190,29 @@ class Sampler:
           shape: (H, W, C) of a latent.
           sampling: sampler, levels and guidance.
           progress: told the number of samples done after each batch.
+          scales: float32 `[n]`, guidance of each sample, in the place of the sampling's.
 
         Returns:
           float32 `[n, H, W, C]`.
         """
+        if sampling.given_guidance is not None:
+            given = np.full((len(seeds), 1), sampling.given_guidance, np.float32)
+            cond = cond | {"guidance": given}
         sharding = batch_sharding(self._mesh)
         sigmas = lay(np.asarray(sampling.sigmas, np.float32), replicated(self._mesh))
         outputs = []
         for start in range(0, len(seeds), self._batch):
             count = len(seeds[start : start + self._batch])
-            padded = jax.tree.map(
+            keys, own, own_scales = jax.tree.map(
                 lambda array, start=start: lay(
                     np.resize(array[start : start + self._batch], (self._batch, *array.shape[1:])),
                     sharding,
                 ),
-                (seeds, cond),
+                (seeds, cond, scales),
             )
             with jax.set_mesh(self._mesh):
                 latents = self._program(
-                    params, self._null, *padded, sigmas,
+                    params, self._null, keys, own, sigmas, scales=own_scales,
                     shape=tuple(shape), sampler=sampling.sampler, guidance=sampling.guidance,
                     guidance_interval=tuple(sampling.guidance_interval),
                 )  # fmt: skip

@@ -89,8 +89,13 @@ class Model:
         Args:
           key: raw PRNG key of what is drawn.
           start: parameters of a whole network, in any dtype. What is trained of them is copied: a
-            step donates its state, and a shared buffer would take the other network with it.
+            step donates its state, and a shared buffer would take the other network with it. Layers
+            that this network has besides are drawn.
         """
+        new = self.shapes.keys() - start.keys()
+        if new:
+            drawn = self.init(key)
+            start = start | {name: drawn[name] for name in new}
         return jax.tree.map(
             lambda leaf, own: jnp.array(leaf, own.dtype, copy=True), start, self.shapes
         )

@@ -53,6 +53,7 @@ class Architecture(Protocol):
       patch: side of a patch in latent pixels.
       cut: 0, or the number of blocks that there are: what follows is left out.
       quantized: whether the kernels of the blocks are int8.
+      guided: whether it is given the guidance scale, `cond["guidance"] [B, 1]`.
       dtype: dtype of computation.
       param_dtype: dtype of parameters.
     """
@@ -77,6 +78,8 @@ class Architecture(Protocol):
     def cut(self) -> int: ...
     @property
     def quantized(self) -> bool: ...
+    @property
+    def guided(self) -> bool: ...
     @property
     def dtype(self) -> Dtype: ...
     @property
@@ -223,6 +226,8 @@ class Family:
       backbone: `backbone(architecture)`: the network as a function of its parameters.
       cut_params: `cut_params(params, shapes)` gives, of the parameters of a whole network, those
         of one that is cut, whose shapes are given.
+      fixed_guidance: `fixed_guidance(params, scale)`: parameters of a guided network as those of
+        one that is not, which does the same at one scale.
       forward_flops: `forward_flops(architecture, height, width, cond)`: multiplications and
         additions of one forward pass over one sample, for latents of these sides and the arrays of
         a condition, or their shapes and dtypes, with or without a batch.
@@ -263,6 +268,7 @@ class Family:
     weight_fields: tuple[str, ...]
     backbone: Callable[[Any], Backbone]
     cut_params: Callable[[Params, Params], Params]
+    fixed_guidance: Callable[[Params, float], Params]
     forward_flops: Callable[[Any, int, int, Mapping[str, Any]], int]
     encoder_flops: Callable[[int, int, int], tuple[int, int]]
     text_blocks: Callable[[int], Mapping[str, tuple[tuple[int, int], ...]]]

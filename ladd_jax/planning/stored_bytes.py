@@ -5,7 +5,7 @@ from typing import Any
 
 import jax
 
-from ladd_jax.config.architectures import student_architecture
+from ladd_jax.config.architectures import generator_architecture
 from ladd_jax.config.fields import Config
 from ladd_jax.data.array_specs import ArraySpec, text_spec
 from ladd_jax.data.buckets import Bucket
@@ -22,7 +22,7 @@ def text_bytes(config: Config, bucket: Bucket, *, released: bool) -> int:
     """
     family, length = family_of(config), config.data.text_length
     blocks = family.text_blocks(length) if released else {}
-    shapes = family.cond_shapes(student_architecture(config), bucket.height, bucket.width, length)
+    shapes = family.cond_shapes(generator_architecture(config), bucket.height, bucket.width, length)
     return sum(
         text_spec(shape, config.data.text_dtype, blocks.get(name, ())).bytes_in(bucket)
         for name, shape in shapes.items()

@@ -120,12 +120,13 @@ def evaluate(config: Config, workdir: Path) -> list[Row]:
     start = load_generator(config, workdir, mesh)
     name = "student" if stage.student == "params" else stage.student
     student = load_student_weights(config, workdir, mesh, name, step)
-    sampler = Sampler(
-        family_of(config).backbone(architectures.student_architecture(config)),
-        subject.null,
-        mesh,
-        stage.batch_size,
-    )
+    architecture = architectures.student_architecture(config)
+    backbone = family_of(config).backbone
+    sampler = Sampler(backbone(architecture), subject.null, mesh, stage.batch_size)
+    of_start = sampler
+    if architecture.guided:
+        unguided = dataclasses.replace(architecture, guided=False)
+        of_start = Sampler(backbone(unguided), subject.null, mesh, stage.batch_size)
     channels, show = config.model.channels, decoding(config)
     extractor = open_judge(config, workdir, mesh, show)
 
@@ -138,9 +139,11 @@ def evaluate(config: Config, workdir: Path) -> list[Row]:
     with tqdm(total=total, desc="evaluate", unit="img", disable=hidden) as bar:
 
         def sample(way: _Way) -> Samples:
-            params: Params = student if way.model == "student" else start
+            own: tuple[Sampler, Params] = (
+                (sampler, student) if way.model == "student" else (of_start, start)
+            )
             noise = config.seed + way.noise
-            return samples_of(subject, sampler, params, way.sampling, noise, channels, bar.update)
+            return samples_of(subject, *own, way.sampling, noise, channels, bar.update)
 
         directory = directory_of(workdir)
         mark = fingerprint(config, prompts, start, mesh)
@@ -236,12 +239,24 @@ def _ways(config: Config) -> list[_Way]:
         for scale in stage.guidances
         if scale != guidance
     ]
+
+    def few_steps(model: str, steps: int, scale: float | None, tried: bool = False) -> _Way:
+        # One program for all of them: compiling takes longer than steps that change nothing.
+        sampling = Sampling.student(steps, times, scale).padded(max(stage.student_steps) + 1)
+        return _Way(model, steps, 1.0 if scale is None else scale, sampling, 1, tried)
+
     # The untrained student is the data generator: distillation must improve on it.
-    for model in ("untrained", "student"):
-        for n in stage.student_steps:
-            # One program for all of them: compiling takes longer than steps that change nothing.
-            sampling = Sampling.student(n, times).padded(max(stage.student_steps) + 1)
-            ways.append(_Way(model, n, 1.0, sampling, 1))
+    ways += [few_steps("untrained", n, None) for n in stage.student_steps]
+    given = guidance if made.guidance_range else None
+    ways += [few_steps("student", n, given) for n in stage.student_steps]
+    if made.guidance_range:
+        low, high = made.guidance_range
+        ways += [
+            few_steps("student", n, scale, tried=True)
+            for scale in stage.guidances
+            if low <= scale <= high and scale != guidance
+            for n in stage.student_steps
+        ]
     return ways
 
 

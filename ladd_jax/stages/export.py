@@ -16,6 +16,7 @@ from ladd_jax.config.workdir import read
 from ladd_jax.data.buckets import nearest
 from ladd_jax.diffusion.samplers import student_sigmas
 from ladd_jax.errors import ExistsError, UserError
+from ladd_jax.models.base import Params
 from ladd_jax.models.card import named
 from ladd_jax.models.families import ADAPTERS, Export, family_of
 from ladd_jax.models.lora import Adapted
@@ -27,7 +28,7 @@ from ladd_jax.stages.load import (
     student_step,
     trained_buckets,
 )
-from ladd_jax.stages.trained import FACTS
+from ladd_jax.stages.trained import FACTS, given_guidance
 from ladd_jax.weights.lora import AddedLoRA
 from ladd_jax.weights.push import check_push, push
 from ladd_jax.weights.source import PIPELINE_INDEX
@@ -45,6 +46,7 @@ def export(
     layout: str = "diffusers",
     dtype: str = "bfloat16",
     loras: Sequence[str] = (),
+    guidance: float | None = None,
     push_to: str = "",
 ) -> None:
     """Writes a student of a run as files that other programs read, all of them or none.
@@ -57,13 +59,15 @@ def export(
       layout: one of the family's layouts; for SD3 `diffusers`, `single`, `both` or `lora`.
       dtype: dtype of the transformer's files; the other components are copied.
       loras: LoRA files that are added to the student, `PATH` or `PATH:SCALE` each.
+      guidance: of a student that is given the guidance scale, the one that the files have, since
+        other programs give it none; default: `synthesize.guidance`.
       push_to: owner/name of the hub, where the folder is uploaded; empty for nowhere.
 
     Raises:
       NotFoundError: there is no such run, checkpoint or pipeline.
       ExistsError: there is something at `out`.
-      UserError: the run is not one of released weights, the family has no such layout, a LoRA is
-        of another network, or the hub does not take it.
+      UserError: the run is not one of released weights, the family has no such layout, the student
+        no such guidance, a LoRA is of another network, or the hub does not take it.
     """
     config = read(workdir)
     if not config.weights:
@@ -77,7 +81,9 @@ def export(
         check_push(push_to)
     family = family_of(config)
     step = student_step(config, workdir, step)
-    exported = describe(config, out.absolute().name, workdir, model, step, layout, dtype, loras)
+    exported = describe(
+        config, out.absolute().name, workdir, model, step, layout, dtype, loras, guidance
+    )
     if push_to:
         exported = dataclasses.replace(exported, place=push_to)
     partial = out.absolute().with_name(f".{out.absolute().name}.{uuid.uuid4().hex}.partial")
@@ -113,6 +119,7 @@ def describe(
     layout: str,
     dtype: str,
     loras: Sequence[str] = (),
+    guidance: float | None = None,
 ) -> Export:
     """A student as its family exports it, not read yet.
 
@@ -125,10 +132,11 @@ def describe(
       layout: one of the family's layouts.
       dtype: dtype of the transformer's files.
       loras: LoRA files that are added to it, `PATH` or `PATH:SCALE` each.
+      guidance: the scale that its files have; default: `synthesize.guidance`.
 
     Raises:
-      UserError: the family has no such layout, the run no adapters that others can use, or a LoRA
-        is of another network.
+      UserError: the family has no such layout, the run no adapters that others can use, the student
+        no such guidance, or a LoRA is of another network.
     """
     layouts = family_of(config).layouts
     if layout not in layouts:
@@ -139,8 +147,15 @@ def describe(
     counts = [steps for steps in range(len(times), 0, -1) if len(times) % steps == 0]
     mesh = make_mesh({"fsdp": -1}, jax.local_devices())
     adapters = None
-    architecture = architectures.student_architecture(config)
-    added = open_loras(family_of(config), architecture, loras)
+    family, student = family_of(config), architectures.student_architecture(config)
+    scale = given_guidance(config.synthesize.guidance, config.synthesize.guidance_range, guidance)
+    architecture = dataclasses.replace(student, guided=False)
+    added = open_loras(family, architecture, loras)
+
+    def load() -> Params:
+        params = load_student_weights(config, workdir, mesh, model, step)
+        return added(params if scale is None else family.fixed_guidance(params, scale))
+
     if ADAPTERS in layouts[layout]:
         network = _adapted(config, loras)
         adapters = network, lambda: load_trained(config, workdir, mesh, network, model, step)
@@ -148,7 +163,7 @@ def describe(
         name=name,
         place=name,
         base=config.weights,
-        load=lambda: added(load_student_weights(config, workdir, mesh, model, step)),
+        load=load,
         adapters=adapters,
         architecture=architecture,
         dtype=dtype,
@@ -157,7 +172,8 @@ def describe(
         square=(square.height, square.width),
         text_length=config.data.text_length,
         sigmas={steps: student_sigmas(steps, times) for steps in counts},
-        made=_how_made(config, model, step, dtype, loras),
+        made=_how_made(config, model, step, dtype, loras)
+        | ({} if scale is None else {"guidance of these files": f"{scale:g}"}),
     )
 
 

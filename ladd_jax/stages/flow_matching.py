@@ -57,13 +57,10 @@ def _match(
 
     def init(key: jax.Array, params: Params | None = None) -> TrainState:
         params_key, state_key = jax.random.split(key)
-        if params is None:
-            params = objective.model.init(params_key)
-        # The data generator may be loaded in fewer bits than are trained.
-        params = jax.tree.map(
-            lambda leaf, own: leaf.astype(own.dtype), params, objective.model.shapes
+        model = objective.model
+        return objective.init(
+            state_key, model.init(params_key) if params is None else model.begin(params_key, params)
         )
-        return objective.init(state_key, params)
 
     key = jax.random.PRNGKey(config.seed)
     shapes = jax.eval_shape(init, key)

@@ -124,11 +124,12 @@ def sample(
     sampler = Sampler(network, null, mesh, batch_size)
     shape = (bucket.height, bucket.width, trained.architecture.out_channels)
     height, width = bucket.image_size(trained.reduction)
+    given = sampling.given_guidance
     facts = {
         "steps": str(sum(sigma > 0 for sigma in sampling.sigmas)),
         "sigmas": ", ".join(f"{sigma:.6g}" for sigma in sampling.sigmas),
         "sampler": sampling.sampler,
-        "guidance": f"{sampling.guidance:g}",
+        "guidance": f"{sampling.guidance if given is None else given:g}",
         **(
             {}
             if sampling.guidance_interval == ALWAYS

@@ -43,6 +43,15 @@ def noise_keys(config: Config, bucket: Bucket, places: np.ndarray) -> np.ndarray
     return seeds(config.seed, bucket.height, bucket.width, places)
 
 
+def guidance_scales(config: Config, bucket: Bucket, places: np.ndarray) -> np.ndarray:
+    """Guidance scales float32 `[n]` of records, by their places: evenly spread over the range."""
+    low, high = config.synthesize.guidance_range
+    keys = noise_keys(config, bucket, places)
+    # A stream of its own: the noise is drawn from the keys themselves.
+    shares = [np.random.default_rng([*map(int, key), 1]).random() for key in keys]
+    return np.asarray(low + (high - low) * np.array(shares), np.float32)
+
+
 def synthesize(config: Config, workdir: Path) -> None:
     """Writes the data generator's guided samples for the prompts of the encoded shards, in turn."""
     stage = config.synthesize
@@ -64,10 +73,13 @@ def synthesize(config: Config, workdir: Path) -> None:
         mesh,
         stage.batch_size,
     )
+    arrays = {LATENTS: ArraySpec(("H", "W", config.model.channels), config.data.latents_dtype)}
+    if stage.guidance_range:
+        arrays["guidance"] = ArraySpec((1,))
     layout = Layout(
         sizes={bucket: stage.samples or size for bucket, size in shards.sizes.items()},
         records_per_shard=stage.records_per_shard,
-        arrays={LATENTS: ArraySpec(("H", "W", config.model.channels), config.data.latents_dtype)},
+        arrays=arrays,
         text=Text(encoded(workdir).name, shards.sizes),
     )
     sampling = Sampling.generator(**stage.sampling)
@@ -78,6 +90,7 @@ def synthesize(config: Config, workdir: Path) -> None:
             bucket = shard.bucket
             places = np.arange(shard.start, shard.stop)
             text = shards.read(bucket, places % shards.sizes[bucket])
+            scales = guidance_scales(config, bucket, places) if stage.guidance_range else None
             latents = sampler(
                 params,
                 noise_keys(config, bucket, places),
@@ -85,13 +98,18 @@ def synthesize(config: Config, workdir: Path) -> None:
                 (bucket.height, bucket.width, config.model.channels),
                 sampling,
                 bar.update,
+                scales,
             )
             write_shard(
                 target,
                 layout,
                 shard,
                 (
-                    {LATENTS: latents[i], "cond": {}, "prompt": text["prompt"][i]}
+                    {
+                        LATENTS: latents[i],
+                        "cond": {} if scales is None else {"guidance": scales[i : i + 1]},
+                        "prompt": text["prompt"][i],
+                    }
                     for i in range(len(places))
                 ),
             )

@@ -11,7 +11,7 @@ import jax
 from clu import parameter_overview
 
 from ladd_jax.config import objectives
-from ladd_jax.config.architectures import student_architecture
+from ladd_jax.config.architectures import stage_architecture
 from ladd_jax.config.fields import Config
 from ladd_jax.config.workdir import folder
 from ladd_jax.data.pipeline import BatchPlan, NoiseKeys, loader, noise_keys_shape
@@ -71,7 +71,7 @@ def run_training(
         _LOG.info("%s: done at step %d", name, start)
         saved.close()
         return
-    _check_cond(config, shards)
+    _check_cond(config, name, shards)
     plan = BatchPlan(shards.sizes, batch_size, seed)
     if start is None:
         state = fresh()
@@ -150,13 +150,13 @@ def _records(plan: BatchPlan, error: DivergedError) -> str:
     return f"its records are {', '.join(keys)}{more}"
 
 
-def _check_cond(config: Config, shards: Shards) -> None:
+def _check_cond(config: Config, stage: str, shards: Shards) -> None:
     """Raises UserError where records do not have every array that the network is given, or one has
     another shape."""
     channels = config.model.channels
     for bucket in shards.buckets:
         wanted = family_of(config).cond_shapes(
-            student_architecture(config), bucket.height, bucket.width, config.data.text_length
+            stage_architecture(config, stage), bucket.height, bucket.width, config.data.text_length
         )
         for name in wanted.keys() - shards.cond_arrays.keys():
             raise UserError(

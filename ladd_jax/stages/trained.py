@@ -59,6 +59,8 @@ class TrainedModel:
       load: gives the parameters.
       step: step of the checkpoint that they are from, if they are from one.
       loras: LoRA files that are added to them, as the user named them.
+      guidance_range: of a student that is given the guidance scale, the least and the largest one
+        of its training; empty for others.
     """
 
     place: str
@@ -74,26 +76,55 @@ class TrainedModel:
     load: Callable[[], Params]
     step: int | None
     loras: tuple[str, ...] = ()
+    guidance_range: tuple[float, ...] = ()
 
     def sampling(self, steps: int | None, guidance: float | None, shift: float | None) -> Sampling:
         """How to sample it; what is None has its default.
 
         Raises:
-          UserError: a number of steps that the student was not trained for, or guidance or shift
-            of a student, which has none.
+          UserError: a number of steps or a guidance that the student was not trained for, or
+            guidance or shift of a student that has none.
         """
         if self.times:
-            for name, value in (("guidance", guidance), ("shift", shift)):
-                if value not in (None, 1.0):
-                    raise UserError(
-                        f"{name} is {value:g} and a student has none: leave it out, or sample the "
-                        f"generator"
-                    )
-            return Sampling.student(len(self.times) if steps is None else steps, self.times)
+            if shift not in (None, 1.0):
+                raise UserError(
+                    f"shift is {shift:g} and a student has none: leave it out, or sample the "
+                    f"generator"
+                )
+            scale = given_guidance(self.generator["guidance"], self.guidance_range, guidance)
+            steps = len(self.times) if steps is None else steps
+            return Sampling.student(steps, self.times, scale)
         given = dict(steps=steps, guidance=guidance, shift=shift)
         return Sampling.generator(
             **self.generator | {name: value for name, value in given.items() if value is not None}
         )
+
+
+def given_guidance(default: float, scales: tuple[float, ...], wanted: float | None) -> float | None:
+    """The guidance scale that a student is given; None where it was trained without.
+
+    Args:
+      default: the scale where nothing else is wanted.
+      scales: the least and the largest one of its training; empty where it had none.
+      wanted: what the user asks for.
+
+    Raises:
+      UserError: it was not trained for that.
+    """
+    if not scales:
+        if wanted not in (None, 1.0):
+            raise UserError(
+                f"guidance is {wanted:g} and a student has none: leave it out, or sample the "
+                f"generator"
+            )
+        return None
+    scale = default if wanted is None else wanted
+    if not scales[0] <= scale <= scales[1]:
+        raise UserError(
+            f"guidance is {scale:g} and the student was trained for {scales[0]:g} to "
+            f"{scales[1]:g}: use one of these"
+        )
+    return scale
 
 
 def open_trained(
@@ -181,6 +212,7 @@ def _run(
         encoder=lambda: text_encoder(config, mesh, batch_divisor(mesh)),
         load=load,
         step=found,
+        guidance_range=() if is_generator else tuple(config.synthesize.guidance_range),
     )
 
 

@@ -24,14 +24,15 @@ from ladd_jax.models.sd3.single_text import (
     single_text_widths,
 )
 from ladd_jax.models.sd3.text import CLIP_LENGTH, T5_LENGTH, SD3TextEncoder
-from ladd_jax.models.sd3.transformer import MMDiTConfig, cut_params, mmdit
+from ladd_jax.models.sd3.transformer import MMDiTConfig, cut_params, fixed_guidance, mmdit
 from ladd_jax.models.sd3.weights import open_mmdit
 from ladd_jax.paths import expand
 from ladd_jax.ranges import INT64, is_number
 from ladd_jax.weights.source import fetch_pipeline, find
 from ladd_jax.whole_files import read_json
 
-_HOW_TO_COMPUTE = ("remat", "unroll", "cut", "quantized", "dtype", "param_dtype")
+# What files of weights say nothing of: how to compute, and what only students of this library have.
+_NOT_IN_FILES = ("remat", "unroll", "cut", "quantized", "guided", "dtype", "param_dtype")
 
 
 def _flops(config: MMDiTConfig, height: int, width: int, cond: Mapping[str, Any]) -> int:
@@ -46,7 +47,11 @@ def _cond_shapes(
         "pooled": (config.pooled_width,),
     }
     joined = config.in_channels - config.out_channels
-    return shapes | ({"channels": (height, width, joined)} if joined else {})
+    if joined:
+        shapes["channels"] = (height, width, joined)
+    if config.guided:
+        shapes["guidance"] = (1,)
+    return shapes
 
 
 def _sides(config: MMDiTConfig) -> tuple[int, int]:
@@ -98,10 +103,11 @@ FAMILY = Family(
     name="sd3",
     architecture=MMDiTConfig,
     weight_fields=tuple(
-        field.name for field in dataclasses.fields(MMDiTConfig) if field.name not in _HOW_TO_COMPUTE
+        field.name for field in dataclasses.fields(MMDiTConfig) if field.name not in _NOT_IN_FILES
     ),
     backbone=mmdit,
     cut_params=cut_params,
+    fixed_guidance=fixed_guidance,
     forward_flops=_flops,
     encoder_flops=encoder_flops,
     text_blocks=text_blocks,

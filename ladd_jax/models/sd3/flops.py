@@ -31,6 +31,8 @@ def forward_flops(config: MMDiTConfig, height: int, width: int, text_length: int
     total = 2 * n * p * p * channels * d
     total += 2 * t * config.context_width * d
     total += 2 * (256 + config.pooled_width + 2 * d) * d
+    if config.guided:
+        total += 2 * (256 + d) * d
     if not config.cut:
         total += 2 * 2 * d * d
     for layer in range(config.blocks):

@@ -73,6 +73,8 @@ class MMDiTConfig:
       cut: 0, or the number of blocks that there are: what follows is left out. Such a network has
         no velocity, only the tokens that `tap` reads.
       quantized: the kernels of the blocks are int8, of `models.quantized`: for constant parameters.
+      guided: is given a guidance scale, `cond["guidance"]`, and makes in one pass what guidance by
+        that makes in two (Meng et al. 2023). A new embedding of it adds zeros.
       dtype: dtype of computation.
       param_dtype: dtype of parameters.
     """
@@ -95,6 +97,7 @@ class MMDiTConfig:
     unroll: int = 1
     cut: int = 0
     quantized: bool = False
+    guided: bool = False
     dtype: Dtype = jnp.float32
     param_dtype: Dtype = jnp.float32
 
@@ -256,6 +259,11 @@ class MMDiT(nnx.Module):
             runs.append((name, count))
             start += count
         self.runs = tuple(runs)
+        if config.guided:
+            self.guidance_up = Linear(256, d, ("embed", "mlp"), init=small, **options)
+            self.guidance_down = Linear(
+                d, d, ("mlp", "embed"), init=initializers.zeros, bias=False, **options
+            )
         if config.cut:
             return
         self.last_block = _Block(
@@ -275,8 +283,9 @@ class MMDiT(nnx.Module):
           x_t: noisy latents `[B, H, W, out_channels]`; H and W are multiples of the patch.
           t: float32 `[B]` in [0, 1], 1 being pure noise.
           cond: `context [B, T, context_width]`, text tokens; `pooled [B, pooled_width]`, text
-            vector; and, where the network reads more channels than it predicts, `channels
-            [B, H, W, in_channels - out_channels]`, which are joined to `x_t`.
+            vector; where the network reads more channels than it predicts, `channels
+            [B, H, W, in_channels - out_channels]`, which are joined to `x_t`; and, where it is
+            guided, `guidance [B, 1]`, a scale.
           tap: reads the image tokens `[B, N, D]` after each block.
 
         Returns:
@@ -423,7 +432,16 @@ class MMDiT(nnx.Module):
     def _condition(self, t: jax.Array, cond: Cond) -> tuple[jax.Array, jax.Array]:
         """Text tokens `[B, T, D]`, and what modulates every block `[B, D]`."""
         context = on_batch(self.context_embedding(cond["context"]))
-        return context, self.time_mlp(timestep_embedding(t)) + self.pooled_mlp(cond["pooled"])
+        c = self.time_mlp(timestep_embedding(t)) + self.pooled_mlp(cond["pooled"])
+        if self.config.guided:
+            c += self._guidance(cond["guidance"])
+        return context, c
+
+    def _guidance(self, scale: jax.Array) -> jax.Array:
+        """What a guidance scale `[B, 1]` adds to the modulation, `[B, D]`."""
+        # Scales of use, 1 to 10, lie where times do.
+        embedded = timestep_embedding(scale[:, 0] / 10)
+        return self.guidance_down(jax.nn.silu(self.guidance_up(embedded)))
 
     def _velocity(self, x: jax.Array, c: jax.Array, grid: tuple[int, int]) -> jax.Array:
         """Velocity from the last block's tokens, float32 `[B, H, W, out_channels]`."""
@@ -463,6 +481,26 @@ def mmdit(config: MMDiTConfig) -> Backbone:
         summary="pooled",
         summary_width=config.pooled_width,
     )
+
+
+def fixed_guidance(params: Any, scale: float) -> Any:
+    """A guided network's parameters as those of one that is not, and does the same at one scale.
+
+    Args:
+      params: parameters of a guided network; they stay as they are.
+      scale: the guidance scale.
+
+    Returns:
+      the parameters, the last bias of `time_mlp` with what the scale adds, added in float32.
+    """
+    rest = {name: leaf for name, leaf in params.items() if not name.startswith("guidance_")}
+    up, down = (params[f"guidance_{name}"] for name in ("up", "down"))
+    x = timestep_embedding(jnp.full(1, scale / 10))[0]
+    x = jax.nn.silu(x @ up["kernel"].astype(x.dtype) + up["bias"].astype(x.dtype))
+    last = dict(rest["time_mlp"]["down"])
+    bias = last["bias"].astype(x.dtype) + x @ down["kernel"].astype(x.dtype)
+    last["bias"] = bias.astype(last["bias"].dtype)
+    return rest | {"time_mlp": rest["time_mlp"] | {"down": last}}
 
 
 def cut_params(params: Any, shapes: Any) -> Any:

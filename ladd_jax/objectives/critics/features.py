@@ -28,12 +28,16 @@ class FeatureCritic:
       head: one head, `head(params, tokens, grid, t_hat, condition) -> logits [B, h, w]`.
       heads: their stack, one for each hooked block, under the name `heads`.
       hooked_blocks: blocks with a head; empty is all of them, as in the paper.
+      guidance_range: the least and the largest scale that samples were guided by. Heads are given
+        `cond["guidance"] [B, 1]` then, as a number from -1 to 1 after the summary. Empty: they are
+        not.
     """
 
     teacher: Backbone
     head: Model
     heads: Model
     hooked_blocks: tuple[int, ...] = ()
+    guidance_range: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         (count,) = {leaf.shape[0] for leaf in jax.tree.leaves(self.heads.shapes["heads"])}
@@ -114,7 +118,12 @@ class FeatureCritic:
         return OpenedFeatures(self, self._given(x_0, noise, cond), x_t_hat, v, tokens, back)
 
     def _given(self, x_0: jax.Array, noise: Noise, cond: Cond) -> "Given":
-        return Given(self.teacher.grid(x_0), noise.t_hat, self.teacher.summary(cond))
+        summary = self.teacher.summary(cond)
+        if self.guidance_range:
+            low, high = self.guidance_range
+            scale = (2 * cond["guidance"] - low - high) / (high - low)
+            summary = jnp.concatenate([summary, scale.astype(summary.dtype)], axis=-1)
+        return Given(self.teacher.grid(x_0), noise.t_hat, summary)
 
     def at_head(self, given: "Given") -> Callable[[Params], Head]:
         """From one head's parameters to that head as a function of its tokens."""
