@@ -1,5 +1,6 @@
 """Eight simulated devices and quick compilation for every test, set before JAX starts."""
 
+import gc
 import os
 import uuid
 
@@ -9,6 +10,10 @@ from quick_compilation import quick_flags
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {quick_flags(devices=8)}"
+
+# Tracing makes many objects, and libraries hold a million that never go: a tenth of the suite's time
+# went by looking through them.
+gc.set_threshold(100_000, 50, 100)
 
 # The first example of a property compiles, and a loaded machine is slow: no example has a deadline.
 settings.register_profile("no_deadline", deadline=None)

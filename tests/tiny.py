@@ -30,7 +30,8 @@ def random_params(model, seed=0, scale=0.3):
     def draw(shape):
         fan_in = shape[-2] if len(shape) > 1 else 1
         noise = scale * rng.standard_normal(shape) / fan_in**0.5
-        return jnp.asarray(noise + (0.05 if len(shape) == 1 else 0), jnp.float32)
+        # Of NumPy, here and below: JAX would compile each operation for each shape.
+        return jax.device_put(np.float32(noise + (0.05 if len(shape) == 1 else 0)))
 
     return jax.tree.map(lambda leaf: draw(leaf.shape), model.shapes)
 
@@ -104,9 +105,9 @@ def ladd_state(objective, seed=1):
 
 def max_difference(a, b):
     """Largest absolute difference of two trees over the largest absolute value."""
-    pairs = list(zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
-    difference = max(float(jnp.max(jnp.abs(x - y))) for x, y in pairs)
-    return difference / max(max(float(jnp.max(jnp.abs(y))) for _, y in pairs), 1e-30)
+    pairs = _pairs(a, b)
+    difference = max(np.max(np.abs(x - y)) for x, y in pairs)
+    return float(difference / max(max(np.max(np.abs(y)) for _, y in pairs), 1e-30))
 
 
 def gradient_difference(ours, theirs):
@@ -115,9 +116,13 @@ def gradient_difference(ours, theirs):
     Some gradients are zero but for rounding, as softmax does not see the bias of keys: a leaf's
     value counts as at least a thousandth of the tree's.
     """
-    pairs = list(zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True))
-    largest = max(float(jnp.max(jnp.abs(b))) for _, b in pairs)
-    return max(
-        float(jnp.max(jnp.abs(a - b))) / max(float(jnp.max(jnp.abs(b))), 1e-3 * largest)
-        for a, b in pairs
+    pairs = _pairs(ours, theirs)
+    largest = max(np.max(np.abs(b)) for _, b in pairs)
+    return float(
+        max(np.max(np.abs(a - b)) / max(np.max(np.abs(b)), 1e-3 * largest) for a, b in pairs)
     )
+
+
+def _pairs(a, b):
+    leaves = (map(np.asarray, jax.tree.leaves(tree)) for tree in (a, b))
+    return list(zip(*leaves, strict=True))

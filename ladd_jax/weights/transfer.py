@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
@@ -111,7 +110,9 @@ def load(
             return read_shards(pieces, boxes, lambda name: tensors[name].map(), shape.dtype)
 
         if sharding is None:
-            return jnp.asarray(shards([tuple((0, size) for size in shape.shape)])[0])
+            whole = shards([tuple((0, size) for size in shape.shape)])[0]
+            # `jnp.asarray` would compile a copy for each shape.
+            return jax.device_put(whole, may_alias=False)
         places = {
             device: bounds(index, shape.shape)
             for device, index in sharding.addressable_devices_indices_map(shape.shape).items()
