@@ -11,8 +11,8 @@ from quick_compilation import quick_flags
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {quick_flags(devices=8)}"
 
-# Tracing makes many objects, and libraries hold a million that never go: a tenth of the suite's time
-# went by looking through them.
+# Tracing makes many objects, and libraries hold a million that never go: looking through them took
+# a tenth of the suite's time.
 gc.set_threshold(100_000, 50, 100)
 
 # The first example of a property compiles, and a loaded machine is slow: no example has a deadline.

@@ -10,6 +10,7 @@ from typing import Any
 from PIL import Image
 
 from ladd_jax.errors import UserError
+from ladd_jax.evaluation.guidance import guidance_plot
 from ladd_jax.evaluation.metrics import METRICS
 from ladd_jax.evaluation.page import embedded, head, plotted
 from ladd_jax.evaluation.pictures import Grid, curves, png
@@ -187,6 +188,9 @@ def write_report(
             "pictures of the same prompts."
         )
     page.append("</p>")
+    told = guidance_plot(rows)
+    if told:
+        page += ["<h2>The student told the guidance</h2>", plotted(told, "metrics over guidance")]
     if grids:
         page.append("<h2>Samples of the same prompts</h2>")
         page.append(_samples(grids))

@@ -171,6 +171,9 @@ def evaluate(config: Config, workdir: Path) -> list[Row]:
         for way in ways:
             samples = sample(way) if way.model == "student" else of_generator(way, way.file)
             rows += _rows(way, look(samples, prompts), references, stage, config.seed)
+            # Enough to see what guidance does.
+            if way.tried and way.model == "student" and way.steps < max(stage.student_steps):
+                continue
             for bucket, latents in samples.items():
                 grids.append(_grid(way.title, bucket, latents, prompts[bucket], stage, show))
                 # The generator's samples of the data look like the teacher's of more steps.

@@ -1,11 +1,13 @@
 """The page opens offline and holds everything it was given."""
 
+import dataclasses
 import re
 from html.parser import HTMLParser
 
 import numpy as np
 import pytest
 
+from ladd_jax.evaluation.guidance import guidance_plot
 from ladd_jax.evaluation.pictures import Grid, png
 from ladd_jax.evaluation.report import write_report
 from ladd_jax.evaluation.rows import Row
@@ -41,6 +43,19 @@ def page(tmp_path_factory) -> str:
     grids = [grid("teacher 50"), grid("student 4")]
     write_report(path, ROWS, grids, HISTORIES, {"distil.steps": 600}, ["a < b"])
     return path.read_text(encoding="utf-8")
+
+
+def test_a_student_at_several_scales_is_drawn_over_guidance(tmp_path):
+    def at(model, guidance):
+        return dataclasses.replace(row(model, 4, 0.5, 0.9, 2.0), guidance=guidance, bucket="all")
+
+    for scales, drawn in (((4.0,), False), ((4.0, 1.0, 2.0), True)):
+        rows = [at(model, scale) for model in ("generator", "student") for scale in scales]
+        write_report(tmp_path / "report.html", rows, [], {})
+        text = (tmp_path / "report.html").read_text(encoding="utf-8")
+        assert ("metrics over guidance" in text) == drawn
+    # Where the student has one scale only the data generator was sampled at several.
+    assert guidance_plot([at("generator", 1.0), at("generator", 2.0), at("student", 1.0)]) is None
 
 
 class Tags(HTMLParser):

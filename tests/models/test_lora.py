@@ -82,9 +82,9 @@ def test_adapters_get_their_part_of_the_kernels_gradient():
 
     found = jax.jit(jax.grad(loss))(params)
     merged = network.merge(params, frozen[BASE], jnp.float32)
-    whole = jax.jit(
-        jax.grad(lambda params: jnp.sum(cotangent * network.base(params, *inputs())))
-    )(merged)
+    whole = jax.jit(jax.grad(lambda params: jnp.sum(cotangent * network.base(params, *inputs()))))(
+        merged
+    )
     # W + s A B: the gradient of A is s dW B^T, that of B is s A^T dW.
     checked = 0
     for path, layer in layers_of(whole):
