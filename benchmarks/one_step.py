@@ -7,6 +7,7 @@ samples of the generator, the floor, and the records that the student learns fro
 knew them by heart and nothing else would be as far as they are. `--json` adds the rows to a file.
 """
 
+import dataclasses
 import json
 import logging
 from collections.abc import Callable, Mapping
@@ -24,6 +25,7 @@ from ladd_jax.data.buckets import Bucket
 from ladd_jax.data.shards import Shards
 from ladd_jax.diffusion.flow import predict_x0
 from ladd_jax.evaluation.metrics import METRICS
+from ladd_jax.models.base import GUIDANCE
 from ladd_jax.models.families import family_of
 from ladd_jax.parallel.mesh import make_mesh
 from ladd_jax.stages.judging import Samples, look_at, open_judge, pictures_of
@@ -85,8 +87,14 @@ def measure(config: Config, workdir: Path) -> list[dict[str, Any]]:
     kept = directory_of(workdir)
     generator = read_samples(kept / f"generator_{config.synthesize.steps}.npz")
     reference = look_at(extractor, read_samples(kept / "reference.npz"), prompts)
-    network = family_of(config).backbone(architectures.student_architecture(config))
-    program = jax.jit(lambda params, x, t, cond: predict_x0(x, network(params, x, t, cond), t))
+
+    def program_of(architecture: Any) -> Callable[..., jax.Array]:
+        network = family_of(config).backbone(architecture)
+        return jax.jit(lambda params, x, t, cond: predict_x0(x, network(params, x, t, cond), t))
+
+    student = architectures.student_architecture(config)
+    # One that is told the guidance is told the run's own; the data generator is told nothing.
+    told = {GUIDANCE: config.synthesize.guidance} if student.guided else {}
 
     def judge(samples: Samples, texts: Mapping[Bucket, np.ndarray] = prompts) -> dict[str, float]:
         seen = look_at(extractor, samples, texts)
@@ -103,18 +111,28 @@ def measure(config: Config, workdir: Path) -> list[dict[str, Any]]:
         rows.append({"model": "records", **judge(*pictures_of(records, counts))})
     step = finished_student_step(config, workdir)
     models = {
-        "untrained": load_generator(config, workdir, mesh),
-        "student": load_student_weights(config, workdir, mesh, "ema", step),
+        "untrained": (
+            load_generator(config, workdir, mesh),
+            program_of(dataclasses.replace(student, guided=False)),
+        ),
+        "student": (
+            load_student_weights(config, workdir, mesh, "ema", step),
+            program_of(student),
+        ),
     }
-    for model, params in models.items():
+    for model, (params, program) in models.items():
 
-        def predict(samples: Samples, t: float, params: Any = params) -> Samples:
-            return {
-                bucket: np.asarray(
-                    program(params, x, np.full(len(x), t, np.float32), subjects[bucket].cond)
-                )
-                for bucket, x in samples.items()
-            }
+        def predict(
+            samples: Samples, t: float, params: Any = params, program: Any = program
+        ) -> Samples:
+            found = {}
+            for bucket, x in samples.items():
+                scales = {
+                    name: np.full((len(x), 1), scale, np.float32) for name, scale in told.items()
+                }
+                cond = subjects[bucket].cond | scales
+                found[bucket] = np.asarray(program(params, x, np.full(len(x), t, np.float32), cond))
+            return found
 
         rows += [{"model": model, **row} for row in rows_of(predict, judge, generator, times)]
     return rows

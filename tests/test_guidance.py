@@ -1,11 +1,16 @@
 """A student that is told a guidance scale, from samples that each have one of their own."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from pipelines import save_pipeline
+from test_sd3 import tiny
+from tiny import random_params
+from untrained_run import save_student
 
 from configs import digits
 from ladd_jax.config import architectures, objectives, typed
@@ -16,15 +21,20 @@ from ladd_jax.data.shards import Shards
 from ladd_jax.diffusion.samplers import euler, guided, linear_sigmas, sample_noise
 from ladd_jax.diffusion.sampling import Sampler, seeds
 from ladd_jax.errors import UserError
+from ladd_jax.models.lora import Adapted, LoRA
+from ladd_jax.models.sd3.lora_files import layout, save_lora
 from ladd_jax.models.sd3.transformer import fixed_guidance, mmdit
+from ladd_jax.objectives.critics.base import Noise
 from ladd_jax.parallel.mesh import make_mesh
 from ladd_jax.stages.distil import distil
 from ladd_jax.stages.encode import encode
 from ladd_jax.stages.evaluate import _ways
+from ladd_jax.stages.export import export
 from ladd_jax.stages.flow_matching import finetune, pretrain
 from ladd_jax.stages.load import load_finetuned, load_generator, synthesized
 from ladd_jax.stages.synthesize import guidance_scales, noise_keys, synthesize
 from ladd_jax.stages.trained import open_trained
+from ladd_jax.weights import load_mmdit
 
 BUCKET, RANGE = Bucket(8, 8), (1.0, 4.0)
 
@@ -146,19 +156,95 @@ def test_at_one_scale_it_is_a_network_that_nobody_tells(trained, records):
     np.testing.assert_allclose(alone, told, atol=1e-5)
 
 
+def test_an_export_has_the_scale_that_was_asked_for(tmp_path):
+    save_pipeline(tmp_path / "pipeline", qk_norm=True)
+    config = tiny(tmp_path / "pipeline", "")
+    config.synthesize.update(dict(guidance=2.0, guidance_range=(1.0, 4.0)))
+    ema = save_student(typed(config), tmp_path / "run").ema
+    export(tmp_path / "run", tmp_path / "turbo", dtype="float32", guidance=3.0)
+    read = load_mmdit(tmp_path / "turbo", jnp.float32).params
+    wanted = fixed_guidance(ema, 3.0)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), read, wanted)
+    mesh = make_mesh({}, jax.devices()[:1])
+    exported = open_trained(str(tmp_path / "turbo"), None, None, None, mesh)
+    assert exported.fixed_guidance == 3.0
+    assert exported.sampling(1, 3.0, None).given_guidance is None
+    with pytest.raises(UserError, match="guidance is 2 and the student was exported with 3"):
+        exported.sampling(1, 2.0, None)
+    with pytest.raises(UserError, match="guidance is 9 and the student was trained for 1 to 4"):
+        export(tmp_path / "run", tmp_path / "other", guidance=9.0)
+    # Nobody's LoRA knows the layers of the scale, which stay.
+    architecture = dataclasses.replace(exported.architecture, guided=False)
+    network = Adapted(mmdit(architecture), LoRA(rank=2, layers=("*/image/qkv",)))
+    adapters = random_params(network, seed=4)
+    save_lora(tmp_path / "style.safetensors", adapters, layout(architecture, network))
+    loras = [str(tmp_path / "style.safetensors")]
+    told = open_trained(str(tmp_path / "run"), None, None, None, mesh, loras).load()
+    np.testing.assert_array_equal(told["guidance_up"]["kernel"], ema["guidance_up"]["kernel"])
+    assert (
+        float(
+            jnp.abs(
+                told["blocks_0"]["image"]["qkv"]["kernel"]
+                - ema["blocks_0"]["image"]["qkv"]["kernel"]
+            ).max()
+        )
+        > 0
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"synthesize.guidance_range": (4.0, 1.0)}, "use two numbers from 0 to 100, the first"),
+        ({"synthesize.guidance_range": (1.0, 150.0)}, "use two numbers from 0 to 100, the first"),
+        ({"synthesize.guidance": 7.0}, "which is outside, 7: use a scale within it"),
+        ({"distil.lora.rank": 2}, "layers that adapters do not have"),
+        ({"distil.data": "encoded", "distil.distillation_weight": 1.0}, "which no guidance made"),
+    ],
+)
+def test_what_a_range_does_not_go_with_is_refused(changes, words):
+    config = digits.get_config()
+    config.synthesize.guidance_range = RANGE
+    config.update_from_flattened_dict(changes)
+    with pytest.raises(UserError, match=words) as refused:
+        typed(config)
+    assert len(str(refused.value).splitlines()) == 1
+
+
 def test_a_scale_that_it_was_not_trained_for_is_refused(trained):
     with pytest.raises(UserError, match="guidance is 7 and the student was trained for 1 to 4"):
         trained.sampling(1, 7.0, None)
 
 
-def test_heads_are_given_the_scale(config):
+def test_heads_are_told_the_scale(config, generator):
     critic = objectives.ladd(config).critic
-    assert critic.guidance_range == RANGE
-    cond = {"pooled": jnp.zeros((3, 256)), "guidance": jnp.asarray([[1.0], [2.5], [4.0]])}
-    noise = dataclasses.make_dataclass("Noise", ["t_hat"])(jnp.ones(3))
-    summary = critic._given(jnp.zeros((3, 8, 8, 1)), noise, cond).summary
-    assert summary.shape == (3, 257)
-    np.testing.assert_allclose(summary[:, -1], [-1, 0, 1])
+    heads = critic.heads.init(jax.random.PRNGKey(0))
+    noise = Noise(jnp.zeros((2, 8, 8, 1)), jnp.full(2, 0.3))
+
+    def logits(scales):
+        cond = {"context": jnp.ones((2, 17, 128)), "pooled": jnp.ones((2, 256))}
+        told = cond | {"guidance": jnp.asarray(scales)[:, None]}
+        opened = critic.open({"teacher": generator}, jnp.ones((2, 8, 8, 1)), noise, told)
+        one = jax.tree.map(lambda leaf: leaf[0], heads["heads"])
+        return critic.at_head(opened.given)(one)(opened.features[0])
+
+    a, b = logits([1.0, 4.0])
+    assert float(jnp.abs(a - b).max()) > 0.01 * float(jnp.abs(a).max())
+    np.testing.assert_allclose(logits([4.0, 1.0]), [b, a], rtol=1e-4)
+
+
+def test_a_pair_that_fits_but_for_its_scale_is_not_misaligned(config):
+    stage = dataclasses.replace(config.distil, misaligned_share=0.3)
+    objective = objectives.ladd(dataclasses.replace(config, distil=stage))
+    state = SimpleNamespace(key=jax.random.PRNGKey(0), step=0)
+    prompts = jnp.asarray([1.0, 1.0, 2.0])[:, None] * jnp.ones((3, 256))
+    scales = jnp.asarray([[1.0], [2.0], [3.0]])
+    batch = {"latents": jnp.ones((3, 8, 8, 1)), "cond": {"pooled": prompts, "guidance": scales}}
+    drawn, _ = objective.draw(state, {}, batch)
+    other, weights = drawn.misaligned
+    np.testing.assert_array_equal(other["guidance"], scales)
+    # The second has the prompt of the first.
+    np.testing.assert_allclose(weights, [1.5, 0, 1.5])
 
 
 def test_finetune_learns_the_scale_already(config, workdir):

@@ -348,13 +348,13 @@ class Synthesize:
         numbers = all(isinstance(scale, int | float) for scale in scales)
         if scales and (len(scales) != 2 or not numbers or not 0 <= scales[0] < scales[1] <= 100):
             raise UserError(
-                f"guidance_range is {scales}: use the least and the largest scale, such as "
-                f"(1.0, 8.0), or none"
+                f"guidance_range is {scales}: use two numbers from 0 to 100, the first below the "
+                f"second, such as (1.0, 8.0), or none"
             )
         if scales and not scales[0] <= self.guidance <= scales[1]:
             raise UserError(
-                f"synthesize.guidance is {self.guidance:g} and guidance_range {scales}: use a "
-                f"scale within it"
+                f"guidance_range is {scales} and synthesize.guidance, which is outside, "
+                f"{self.guidance:g}: use a scale within it"
             )
 
     @property
@@ -425,7 +425,8 @@ class Evaluate:
     resamples: int = 50  # for each interval, of the bootstrap
     student_steps: tuple[int, ...] = (1, 2, 4)
     teacher_steps: tuple[int, ...] = (50,)
-    # Further scales at which the data generator is sampled, to see which is best.
+    # Further scales at which the data generator is sampled, to see which is best, and with it a
+    # student that is told the scale.
     guidances: tuple[float, ...] = ()
     batch_size: int = 400
     shown_prompts: int = 10  # columns of the report's grids
@@ -571,14 +572,15 @@ class Config:
         check_distinct(self, "stages")
         if self.synthesize.guidance_range and self.distil.data != "synthesized":
             raise UserError(
-                f"synthesize.guidance_range is {self.synthesize.guidance_range} with "
-                f"distil.data={self.distil.data}, which no guidance made: leave one of both out"
+                f"distil has data={self.distil.data}, which no guidance made, and "
+                f"synthesize.guidance_range is {self.synthesize.guidance_range}: leave one of both "
+                f"out"
             )
         if self.synthesize.guidance_range and self.distil.lora.rank:
             raise UserError(
-                f"synthesize.guidance_range is {self.synthesize.guidance_range} and "
-                f"distil.lora.rank {self.distil.lora.rank}: the guidance that the student is given "
-                f"needs a layer that adapters of the data generator do not have, so use one of both"
+                f"distil has lora.rank={self.distil.lora.rank} and synthesize.guidance_range is "
+                f"{self.synthesize.guidance_range}: the guidance that a student is told needs "
+                f"layers that adapters do not have, so use one of both"
             )
         if self.loras and not self.weights:
             raise UserError(

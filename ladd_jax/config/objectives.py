@@ -12,9 +12,10 @@ from ladd_jax.config.architectures import (
 )
 from ladd_jax.config.fields import Config, Finetune, Pretrain
 from ladd_jax.data.buckets import Bucket
-from ladd_jax.models.base import Backbone
+from ladd_jax.models.base import GUIDANCE, Backbone
 from ladd_jax.models.families import family_of
 from ladd_jax.models.heads import HeadConfig, HeadSettings, head, head_stack
+from ladd_jax.models.layers import TIME_WIDTH
 from ladd_jax.models.lora import BASE, Adapted
 from ladd_jax.objectives.base import Objective
 from ladd_jax.objectives.critics.features import FeatureCritic
@@ -65,7 +66,7 @@ def ladd(config: Config) -> LADD:
     scales = config.synthesize.guidance_range
     heads = HeadConfig(
         features=teacher.width,
-        condition_width=teacher.summary_width + bool(scales),
+        condition_width=teacher.summary_width + (TIME_WIDTH if scales else 0),
         dtype=student_architecture(config).dtype,
         **_settings(HeadSettings, config.heads),
     )
@@ -95,7 +96,10 @@ def model_flops(config: Config, objective: Objective, bucket: Bucket, cond: Any)
       cond: arrays of a condition, or their shapes and dtypes, with or without a batch.
     """
     flops = family_of(config).forward_flops
-    architectures = (student_architecture(config), teacher_architecture(config))
+    student = student_architecture(config)
+    # The data generator is not told, and the data that it learns from say nothing.
+    student = dataclasses.replace(student, guided=student.guided and GUIDANCE in cond)
+    architectures = (student, teacher_architecture(config))
     return sum(
         units * flops(architecture, bucket.height, bucket.width, cond)
         for units, architecture in zip(objective.forward_units, architectures, strict=True)

@@ -21,7 +21,7 @@ from ladd_jax.diffusion.samplers import (
     student_sigmas,
 )
 from ladd_jax.errors import UserError
-from ladd_jax.models.base import Cond
+from ladd_jax.models.base import GUIDANCE, Cond
 from ladd_jax.parallel.compiler_options import forward_options
 from ladd_jax.parallel.mesh import batch_divisor, batch_sharding, lay, replicated
 
@@ -61,7 +61,8 @@ class Sampling:
     sigmas: tuple[float, ...]
     guidance: float = 1.0
     guidance_interval: tuple[float, float] = ALWAYS
-    given_guidance: float | None = None
+    # Not in its text, by which samples of a data generator, which has none, are found again.
+    given_guidance: float | None = dataclasses.field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         if self.sampler not in _SAMPLERS:
@@ -197,7 +198,7 @@ class Sampler:
         """
         if sampling.given_guidance is not None:
             given = np.full((len(seeds), 1), sampling.given_guidance, np.float32)
-            cond = cond | {"guidance": given}
+            cond = cond | {GUIDANCE: given}
         sharding = batch_sharding(self._mesh)
         sigmas = lay(np.asarray(sampling.sigmas, np.float32), replicated(self._mesh))
         outputs = []

@@ -32,7 +32,7 @@ class Row:
     Attributes:
       model: one of `MODELS`.
       steps: evaluations of the network in a sample; 0 for real pictures.
-      guidance: scale of classifier-free guidance; 1 for none.
+      guidance: scale of classifier-free guidance, or the one that a student is told; 1 for none.
       bucket: rows x columns, or `all`.
       values: by the names of `METRICS`.
       intervals: the ends of their 95% intervals: over the pictures of one run, or over the seeds
@@ -218,8 +218,8 @@ def guidance_note(rows: Sequence[Row]) -> list[str]:
     scales = sorted(row.guidance for row in tried)
     return [
         f"Of guidance {', '.join(f'{scale:g}' for scale in scales)}, the data generator's samples "
-        f"are closest to real pictures (FD real) at {best.guidance:g}; those that the student "
-        f"learns from have {tried[0].guidance:g}."
+        f"are closest to real pictures (FD real) at {best.guidance:g}; the run's own is "
+        f"{tried[0].guidance:g}."
     ]
 
 

@@ -16,9 +16,12 @@ Params = dict[str, Any]
 Cond = dict[str, jax.Array]
 """What a network is given besides x_t and t: arrays `[B, ...]` by name, such as the text.
 
-Only a family of networks and the sources of its data know the names. The arrays of the empty prompt
-(`null`) have no batch dimension.
+Only a family of networks and the sources of its data know the names, `GUIDANCE` excepted. The
+arrays of the empty prompt (`null`) have no batch dimension.
 """
+
+GUIDANCE = "guidance"
+"""Name in a cond of the guidance scale that a student is told, float32 `[B, 1]`."""
 
 Tap = Callable[[jax.Array, jax.Array], Any]
 """`tap(block int32 [], tokens [B, N, D]) -> tree`: reads the image tokens after a block."""
@@ -61,7 +64,10 @@ class Model:
 
     Where a part of it is trained, such as adapters, the parameters are that part, and `constants`
     has the network whose own are constant, by the name of their tree among the frozen ones.
+    `own_layers` names layers that a student has besides those of what it begins as.
     """
+
+    own_layers: tuple[str, ...] = ()
 
     def __init__(self, build: Callable[[nnx.Rngs], nnx.Module]):
         self.build = build
@@ -89,10 +95,10 @@ class Model:
         Args:
           key: raw PRNG key of what is drawn.
           start: parameters of a whole network, in any dtype. What is trained of them is copied: a
-            step donates its state, and a shared buffer would take the other network with it. Layers
-            that this network has besides are drawn.
+            step donates its state, and a shared buffer would take the other network with it. Those
+            of `own_layers` are drawn where it does not have them.
         """
-        new = self.shapes.keys() - start.keys()
+        new = [name for name in self.own_layers if name not in start]
         if new:
             drawn = self.init(key)
             start = start | {name: drawn[name] for name in new}
@@ -142,6 +148,7 @@ class Backbone(Model):
         patch: int,
         summary: str,
         summary_width: int,
+        own_layers: tuple[str, ...] = (),
     ):
         """Describes a network.
 
@@ -152,11 +159,14 @@ class Backbone(Model):
           patch: side of a patch.
           summary: name of the array `[B, summary_width]` in a cond that sums it up.
           summary_width: its length.
+          own_layers: layers that are drawn where what a student begins as does not have them; new,
+            they change nothing.
         """
         super().__init__(build)
         self.blocks, self.width, self.patch = blocks, width, patch
         self.summary_width = summary_width
         self.summary_name = summary
+        self.own_layers = own_layers
 
     def __call__(
         self, params: Params, x_t: jax.Array, t: jax.Array, cond: Cond, tap: Tap | None = None

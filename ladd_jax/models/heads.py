@@ -20,7 +20,7 @@ from jax.nn import initializers
 
 from ladd_jax.errors import UserError
 from ladd_jax.models.base import Model, param
-from ladd_jax.models.layers import MLP, Dtype, layer_norm, timestep_embedding
+from ladd_jax.models.layers import MLP, TIME_WIDTH, Dtype, layer_norm, timestep_embedding
 from ladd_jax.models.stack import stack
 from ladd_jax.parallel.mesh import constrain, gather
 from ladd_jax.ranges import COUNT, check_numbers
@@ -155,7 +155,7 @@ class Head(nnx.Module):
         self.residual = _ConvolutionBlock(c, config.kernel, config, rngs=rngs)
         self.exit = _Convolution(c, p, 1, config, rngs=rngs)
         self.condition = MLP(
-            256 + config.condition_width,
+            TIME_WIDTH + config.condition_width,
             c,
             p,
             jax.nn.silu,

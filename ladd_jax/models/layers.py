@@ -179,7 +179,13 @@ def _gelu_tanh_jvp(primals: tuple[Any], tangents: tuple[Any]) -> tuple[jax.Array
     return value, derivative * tangents[0]
 
 
-def timestep_embedding(t: jax.Array, width: int = 256, max_period: float = 10_000.0) -> jax.Array:
+TIME_WIDTH = 256
+"""Features of an embedded time."""
+
+
+def timestep_embedding(
+    t: jax.Array, width: int = TIME_WIDTH, max_period: float = 10_000.0
+) -> jax.Array:
     """Sinusoids `[cos, sin]` of `1000 t`.
 
     Args:

@@ -18,7 +18,7 @@ from ladd_jax.diffusion import times
 from ladd_jax.diffusion.flow import expand, interpolate, predict_x0
 from ladd_jax.diffusion.samplers import sample_noise
 from ladd_jax.errors import UserError
-from ladd_jax.models.base import Backbone, Cond, Model, Params
+from ladd_jax.models.base import GUIDANCE, Backbone, Cond, Model, Params
 from ladd_jax.objectives import update_orders
 from ladd_jax.objectives.accumulation import accumulate
 from ladd_jax.objectives.adversarial import (
@@ -372,7 +372,11 @@ class LADD(LADDSettings):
         student_key, *_, renoise_key = keys = jax.random.split(key, 1 + self.head_updates)
         misaligned = None
         if self.misaligned_share:
-            other = jax.tree.map(lambda array: jnp.roll(array, 1, 0), cond)
+            # The scale stays: no two are equal, and a prompt that fits is to count as one.
+            other = {
+                name: array if name == GUIDANCE else jnp.roll(array, 1, 0)
+                for name, array in cond.items()
+            }
             # Where both have the same condition the pair is aligned after all.
             differences = [
                 jnp.any(a != b, axis=tuple(range(1, a.ndim)))

@@ -30,7 +30,8 @@ def text_bytes(config: Config, bucket: Bucket, *, released: bool) -> int:
 
 
 def latent_bytes(config: Config, bucket: Bucket) -> int:
-    """Of the latents of a record: all that a record of `synthesize` has, but for its prompt."""
+    """Of the latents of a record: all that a record of `synthesize` has, but for its prompt and, at
+    most, the number of its guidance."""
     spec = ArraySpec(("H", "W", config.model.channels), config.data.latents_dtype)
     return spec.bytes_in(bucket)
 

@@ -171,7 +171,7 @@ def evaluate(config: Config, workdir: Path) -> list[Row]:
         for way in ways:
             samples = sample(way) if way.model == "student" else of_generator(way, way.file)
             rows += _rows(way, look(samples, prompts), references, stage, config.seed)
-            # Enough to see what guidance does.
+            # Of further scales the most steps show what guidance does.
             if way.tried and way.model == "student" and way.steps < max(stage.student_steps):
                 continue
             for bucket, latents in samples.items():
@@ -215,6 +215,13 @@ def notes_of(config: Config) -> list[str]:
     if config.distil.data == "encoded":
         matched = "real pictures: FD real is measured from those, and FD from the data generator's"
     notes = [f"The student is asked to match {matched}."]
+    scales = config.synthesize.guidance_range
+    if scales:
+        notes = [
+            f"The student was told which guidance its samples had, {scales[0]:g} to "
+            f"{scales[1]:g}. At any scale FD and all ratios are to the data generator's samples of "
+            f"{config.synthesize.guidance:g}."
+        ]
     if EXTRACTORS[extractor_for(config)].learns:
         notes.append(
             "The extractor was trained on the run's own pictures, so that the row of the data says "
@@ -244,7 +251,7 @@ def _ways(config: Config) -> list[_Way]:
     ]
 
     def few_steps(model: str, steps: int, scale: float | None, tried: bool = False) -> _Way:
-        # One program for all of them: compiling takes longer than steps that change nothing.
+        # One program for all numbers: compiling takes longer than steps that change nothing.
         sampling = Sampling.student(steps, times, scale).padded(max(stage.student_steps) + 1)
         return _Way(model, steps, 1.0 if scale is None else scale, sampling, 1, tried)
 

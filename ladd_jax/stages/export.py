@@ -79,10 +79,11 @@ def export(
         raise ExistsError(f"{out} exists: remove it, or choose another --out")
     if push_to:
         check_push(push_to)
-    family = family_of(config)
+    family, made = family_of(config), config.synthesize
+    scale = given_guidance(made.guidance, made.guidance_range, guidance)
     step = student_step(config, workdir, step)
     exported = describe(
-        config, out.absolute().name, workdir, model, step, layout, dtype, loras, guidance
+        config, out.absolute().name, workdir, model, step, layout, dtype, loras, scale
     )
     if push_to:
         exported = dataclasses.replace(exported, place=push_to)
@@ -101,6 +102,8 @@ def export(
                 "text_length": config.data.text_length,
                 "step": step,
             }
+            if scale is not None:
+                facts["guidance"] = scale
             (partial / FACTS).write_text(json.dumps(facts, indent=2, sort_keys=True) + "\n")
         publish(partial, out.absolute())
     finally:
@@ -132,11 +135,11 @@ def describe(
       layout: one of the family's layouts.
       dtype: dtype of the transformer's files.
       loras: LoRA files that are added to it, `PATH` or `PATH:SCALE` each.
-      guidance: the scale that its files have; default: `synthesize.guidance`.
+      guidance: of a student that is told the guidance, the scale that its files have.
 
     Raises:
-      UserError: the family has no such layout, the run no adapters that others can use, the student
-        no such guidance, or a LoRA is of another network.
+      UserError: the family has no such layout, the run no adapters that others can use, or a LoRA
+        is of another network.
     """
     layouts = family_of(config).layouts
     if layout not in layouts:
@@ -148,13 +151,12 @@ def describe(
     mesh = make_mesh({"fsdp": -1}, jax.local_devices())
     adapters = None
     family, student = family_of(config), architectures.student_architecture(config)
-    scale = given_guidance(config.synthesize.guidance, config.synthesize.guidance_range, guidance)
     architecture = dataclasses.replace(student, guided=False)
     added = open_loras(family, architecture, loras)
 
     def load() -> Params:
         params = load_student_weights(config, workdir, mesh, model, step)
-        return added(params if scale is None else family.fixed_guidance(params, scale))
+        return added(params if guidance is None else family.fixed_guidance(params, guidance))
 
     if ADAPTERS in layouts[layout]:
         network = _adapted(config, loras)
@@ -173,7 +175,7 @@ def describe(
         text_length=config.data.text_length,
         sigmas={steps: student_sigmas(steps, times) for steps in counts},
         made=_how_made(config, model, step, dtype, loras)
-        | ({} if scale is None else {"guidance of these files": f"{scale:g}"}),
+        | ({} if guidance is None else {"guidance of these files": f"{guidance:g}"}),
     )
 
 

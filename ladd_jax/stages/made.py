@@ -55,8 +55,8 @@ def open_places(config: Config, workdir: Path, data: str, origin: str) -> Places
     return found
 
 
-_OF_STUDENT = ("hooked_blocks", "lora")
-"""Fields of `distil` that decide what a student's checkpoint holds."""
+_OF_STUDENT = {"distil": ("hooked_blocks", "lora"), "synthesize": ("guidance_range",)}
+"""Fields of other sections that decide what a student's checkpoint holds, and what it means."""
 
 
 def _begun(config: Config, workdir: Path, found: Places, origin: Path) -> Places:
@@ -87,7 +87,10 @@ def _begun(config: Config, workdir: Path, found: Places, origin: Path) -> Places
         )
     old, new = (
         {name: values[name] for name in ("model", "teacher", "heads") if name in values}
-        | {"distil": {n: values["distil"][n] for n in _OF_STUDENT if n in values["distil"]}}
+        | {
+            section: {name: values[section][name] for name in names if name in values[section]}
+            for section, names in _OF_STUDENT.items()
+        }
         for values in (fields, to_dict(config))
     )
     other = config_difference(old, new)

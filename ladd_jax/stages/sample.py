@@ -125,6 +125,8 @@ def sample(
     shape = (bucket.height, bucket.width, trained.architecture.out_channels)
     height, width = bucket.image_size(trained.reduction)
     given = sampling.given_guidance
+    if given is None:
+        given = trained.fixed_guidance
     facts = {
         "steps": str(sum(sigma > 0 for sigma in sampling.sigmas)),
         "sigmas": ", ".join(f"{sigma:.6g}" for sigma in sampling.sigmas),

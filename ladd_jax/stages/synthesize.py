@@ -1,8 +1,9 @@
 """The stage `synthesize`: the data generator's samples as shards.
 
-Its records hold the latents, and their cond is read from the encoded shards, where it is already.
-A record depends on the seed and its place alone, and each shard appears whole: the stage can be
-stopped at any moment, and goes on where it was, on another number of hosts too.
+Its records hold the latents, and the guidance scale where each has one of its own; the rest of
+their cond is read from the encoded shards, where it is already. A record depends on the seed and
+its place alone, and each shard appears whole: the stage can be stopped at any moment, and goes on
+where it was, on another number of hosts too.
 """
 
 from pathlib import Path
@@ -26,6 +27,7 @@ from ladd_jax.data.shards import (
     write_shard,
 )
 from ladd_jax.diffusion.sampling import Sampler, Sampling, seeds
+from ladd_jax.models.base import GUIDANCE
 from ladd_jax.models.families import family_of
 from ladd_jax.parallel.mesh import process_mesh
 from ladd_jax.parallel.processes import as_process_0
@@ -75,7 +77,7 @@ def synthesize(config: Config, workdir: Path) -> None:
     )
     arrays = {LATENTS: ArraySpec(("H", "W", config.model.channels), config.data.latents_dtype)}
     if stage.guidance_range:
-        arrays["guidance"] = ArraySpec((1,))
+        arrays[GUIDANCE] = ArraySpec((1,))
     layout = Layout(
         sizes={bucket: stage.samples or size for bucket, size in shards.sizes.items()},
         records_per_shard=stage.records_per_shard,
@@ -107,7 +109,7 @@ def synthesize(config: Config, workdir: Path) -> None:
                 (
                     {
                         LATENTS: latents[i],
-                        "cond": {} if scales is None else {"guidance": scales[i : i + 1]},
+                        "cond": {} if scales is None else {GUIDANCE: scales[i : i + 1]},
                         "prompt": text["prompt"][i],
                     }
                     for i in range(len(places))

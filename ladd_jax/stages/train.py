@@ -17,6 +17,7 @@ from ladd_jax.config.workdir import folder
 from ladd_jax.data.pipeline import BatchPlan, NoiseKeys, loader, noise_keys_shape
 from ladd_jax.data.shards import LATENTS, Shards
 from ladd_jax.errors import UserError
+from ladd_jax.models.base import GUIDANCE
 from ladd_jax.models.families import family_of
 from ladd_jax.objectives.base import TrainState
 from ladd_jax.parallel.mesh import batch_rows
@@ -159,6 +160,12 @@ def _check_cond(config: Config, stage: str, shards: Shards) -> None:
             stage_architecture(config, stage), bucket.height, bucket.width, config.data.text_length
         )
         for name in wanted.keys() - shards.cond_arrays.keys():
+            if name == GUIDANCE:
+                raise UserError(
+                    f"{shards.directory} does not say which guidance its samples were made with, "
+                    f"and synthesize.guidance_range is {config.synthesize.guidance_range}: leave "
+                    f"it out, or remove them and make them anew"
+                )
             raise UserError(
                 f"{shards.directory} has no array {name!r}, which the network is given besides the "
                 f"latents: encode data that have it, or use a network that does not read it"

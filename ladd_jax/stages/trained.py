@@ -20,6 +20,7 @@ from ladd_jax.models.base import Params
 from ladd_jax.models.families import Family, TextEncoder, family_of, family_of_pipeline
 from ladd_jax.parallel.mesh import batch_divisor
 from ladd_jax.paths import expand
+from ladd_jax.ranges import NOT_NEGATIVE, is_number
 from ladd_jax.stages.encode import text_encoder
 from ladd_jax.stages.load import (
     load_generator,
@@ -61,6 +62,7 @@ class TrainedModel:
       loras: LoRA files that are added to them, as the user named them.
       guidance_range: of a student that is given the guidance scale, the least and the largest one
         of its training; empty for others.
+      fixed_guidance: the scale that such a student was exported with; None for others.
     """
 
     place: str
@@ -77,6 +79,7 @@ class TrainedModel:
     step: int | None
     loras: tuple[str, ...] = ()
     guidance_range: tuple[float, ...] = ()
+    fixed_guidance: float | None = None
 
     def sampling(self, steps: int | None, guidance: float | None, shift: float | None) -> Sampling:
         """How to sample it; what is None has its default.
@@ -91,7 +94,15 @@ class TrainedModel:
                     f"shift is {shift:g} and a student has none: leave it out, or sample the "
                     f"generator"
                 )
-            scale = given_guidance(self.generator["guidance"], self.guidance_range, guidance)
+            if self.fixed_guidance is not None and guidance not in (None, self.fixed_guidance):
+                raise UserError(
+                    f"guidance is {guidance:g} and the student was exported with "
+                    f"{self.fixed_guidance:g}: leave it out, or sample or export the run with "
+                    f"another"
+                )
+            scale = None
+            if self.fixed_guidance is None:
+                scale = given_guidance(self.generator["guidance"], self.guidance_range, guidance)
             steps = len(self.times) if steps is None else steps
             return Sampling.student(steps, self.times, scale)
         given = dict(steps=steps, guidance=guidance, shift=shift)
@@ -252,6 +263,7 @@ def _released(place: str, dtype: Any, mesh: Mesh) -> TrainedModel:
         ),
         load=lambda: weights.load(mesh),
         step=facts.get("step"),
+        fixed_guidance=facts.get("guidance"),
     )
 
 
@@ -276,6 +288,7 @@ _FACTS: dict[str, Callable[[Any], bool]] = {
     "buckets": _are_buckets,
     "text_length": lambda value: type(value) is int and 0 < value < 2**31,
     "step": lambda value: type(value) is int and value >= 0,
+    "guidance": lambda value: is_number(value, NOT_NEGATIVE),
 }
 """What an export says of a student, and what that may be."""
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ladd_jax.evaluation.guidance import guidance_plot
 from ladd_jax.evaluation.metrics import METRICS
 from ladd_jax.evaluation.page import head, plotted
 from ladd_jax.evaluation.pictures import COLORS, INK, as_png, dress, figure
@@ -245,6 +246,11 @@ def write_study_report(
     plot = _plot(means)
     if plot:
         page.append(plotted(plot, "metrics of each recipe"))
+    for recipe, rows in means.items():
+        told = guidance_plot(rows)
+        if told:
+            page.append(f"<h2>Told the guidance: {html.escape(recipe)}</h2>")
+            page.append(plotted(told, f"metrics over guidance of {recipe}"))
     page += ["<h2>What each sets</h2>", _settings(study), "<h2>Numbers</h2>"]
     metrics = dict.fromkeys(name for name, _ in _columns(means) if name != "fd")
     page += [_table([line[:-1] for line in _lines(means, (name,))]) for name in metrics]

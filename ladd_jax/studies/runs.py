@@ -15,7 +15,7 @@ from ladd_jax.cli.begin import begun
 from ladd_jax.cli.preflight import look
 from ladd_jax.config.architectures import read_architectures
 from ladd_jax.config.fields import Config, base_config, to_dict, typed
-from ladd_jax.config.identity import identity
+from ladd_jax.config.identity import absent, identity
 from ladd_jax.errors import Problems, UserError
 from ladd_jax.evaluation.rows import read_metrics
 from ladd_jax.stages.run import run_stages
@@ -99,12 +99,33 @@ def check_recipes(
 
 def digest_of(config: Config) -> str:
     """What a run's numbers depend on, as a row keeps it."""
-    fields = to_dict(config)
-    return _digest([identity(fields, "distil"), fields["evaluate"]])[:16]
+    return _digest(config, "distil", "evaluate")[:16]
 
 
-def _digest(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+def _digest(config: Config, result: str, *sections: str) -> str:
+    """Of the identity of a result, and of further sections.
+
+    Fields with the value that stands for none do not count: so rows and data of an older version
+    have the same one when there is a new field.
+    """
+    fields, default = to_dict(config), absent()
+    found = identity(fields, result)
+    kept = {
+        name: _unlike(value, default.get(name))
+        for name, value in (found["config"] | {name: fields[name] for name in sections}).items()
+    }
+    return hashlib.sha256(json.dumps([result, kept], sort_keys=True).encode()).hexdigest()
+
+
+def _unlike(value: Any, default: Any) -> Any:
+    """Of nested fields those that differ from their default."""
+    if not isinstance(value, dict) or not isinstance(default, dict):
+        return value
+    return {
+        name: _unlike(inner, default.get(name))
+        for name, inner in value.items()
+        if name not in default or inner != default[name]
+    }
 
 
 def check_rows(study: Study, config: ConfigDict, done: Iterable[Run], workdir: Path) -> None:
@@ -146,7 +167,7 @@ def run_recipe(
       UserError: it cannot be run on this machine, or in this workdir.
     """
     made = config_of(study, config, recipe, seed, workdir)
-    data = workdir / SHARED / _digest(identity(to_dict(made), "synthesized"))[:12]
+    data = workdir / SHARED / _digest(made, "synthesized")[:12]
     run = workdir / study.name / folder_name(recipe) / str(seed)
     first = dataclasses.replace(made, stages=tuple(n for n in made.stages if n in _OF_DATA))
     rest = dataclasses.replace(made, stages=tuple(n for n in made.stages if n not in _OF_DATA))

@@ -111,8 +111,8 @@ def load(
 
         if sharding is None:
             whole = shards([tuple((0, size) for size in shape.shape)])[0]
-            # `jnp.asarray` would compile a copy for each shape.
-            return jax.device_put(whole, may_alias=False)
+            # `jnp.asarray` would compile a copy for each shape. Nobody else holds the array.
+            return jax.device_put(whole)
         places = {
             device: bounds(index, shape.shape)
             for device, index in sharding.addressable_devices_indices_map(shape.shape).items()

@@ -89,7 +89,7 @@ def test_another_file_and_another_record_are_left_to_the_library(tmp_path):
 def test_a_batch_is_widened_on_the_devices_to_the_same_bits(tmp_path, dtype):
     blocks = ((2, 3), (3, 8))
     arrays = {
-        "latents": ArraySpec(("H", "W", 2)),
+        "latents": ArraySpec(("H", "W", 2), dtype),
         "context": ArraySpec((5, 8), dtype, blocks),
         "pooled": ArraySpec((4,), "float16" if dtype == "int8" else dtype),
     }

@@ -191,6 +191,16 @@ def test_times_of_one_batch_are_guided_each_by_itself():
     np.testing.assert_allclose(v, NOISE * scale, rtol=1e-5)
 
 
+def test_samples_of_one_batch_have_scales_of_their_own():
+    cond = {"context": jnp.ones((3, 2, 2)), "pooled": jnp.full((3, 1), 5.0)}
+    null = {"context": jnp.zeros((2, 2)), "pooled": jnp.asarray([2.0])}
+    scales, t = jnp.asarray([1.0, 4.0, 0.5]), jnp.asarray([0.5, 0.5, 0.9])
+    for interval, used in (((0.0, 1.0), [1.0, 4.0, 0.5]), ((0.2, 0.6), [1.0, 4.0, 1.0])):
+        v = guided(toy, cond, null, scales, interval)(NOISE, t)
+        expected = NOISE * (2 + 3 * np.asarray(used))[:, None, None, None]
+        np.testing.assert_allclose(v, expected, rtol=1e-5)
+
+
 def test_a_sample_depends_on_its_seed_and_prompt_and_not_on_its_batch():
     def model(params, x, t, cond):
         return params * x + cond["pooled"][:, :1, None, None]

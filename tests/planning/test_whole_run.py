@@ -61,6 +61,12 @@ def test_stages_cost_their_passes_at_the_assumed_share_of_the_peak(job):
         assert cost.seconds == pytest.approx(cost.model_flops / (0.5 * job.chip.bf16_flops))
 
 
+def test_samples_with_scales_of_their_own_take_two_passes_a_step(job):
+    other = changed(job, synthesize={"guidance": 1.0, "guidance_range": (1.0, 3.0)})
+    (_, one, _), (_, own, _) = (run_costs(j, [BUCKET], 64, 500, {}) for j in (job, other))
+    assert own.model_flops == one.model_flops
+
+
 def test_the_compiled_step_gives_the_hours_of_distil(job):
     *_, distil = run_costs(job, [BUCKET], 64, 500, {BUCKET.name: 1.5})
     assert distil.seconds == 15_000

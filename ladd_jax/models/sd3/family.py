@@ -8,6 +8,7 @@ from typing import Any
 from jax.sharding import Mesh
 
 from ladd_jax.errors import DamagedError
+from ladd_jax.models.base import GUIDANCE
 from ladd_jax.models.families import Family, Released
 from ladd_jax.models.layers import Dtype
 from ladd_jax.models.sd3.colors import preview
@@ -50,7 +51,7 @@ def _cond_shapes(
     if joined:
         shapes["channels"] = (height, width, joined)
     if config.guided:
-        shapes["guidance"] = (1,)
+        shapes[GUIDANCE] = (1,)
     return shapes
 
 

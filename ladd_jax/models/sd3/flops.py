@@ -1,5 +1,6 @@
 """Model FLOPs of the MMDiT: what its formula asks for, whatever program computes it."""
 
+from ladd_jax.models.layers import TIME_WIDTH
 from ladd_jax.models.sd3.transformer import MMDiTConfig
 
 
@@ -30,9 +31,9 @@ def forward_flops(config: MMDiTConfig, height: int, width: int, text_length: int
     channels = config.in_channels + (0 if config.cut else config.out_channels)
     total = 2 * n * p * p * channels * d
     total += 2 * t * config.context_width * d
-    total += 2 * (256 + config.pooled_width + 2 * d) * d
+    total += 2 * (TIME_WIDTH + config.pooled_width + 2 * d) * d
     if config.guided:
-        total += 2 * (256 + d) * d
+        total += 2 * (TIME_WIDTH + d) * d
     if not config.cut:
         total += 2 * 2 * d * d
     for layer in range(config.blocks):

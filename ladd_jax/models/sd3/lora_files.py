@@ -101,6 +101,8 @@ def open_lora(place: str, config: MMDiTConfig) -> OpenLoRA:
       UserError: what is there is no LoRA of this transformer.
     """
     file, found = read_lora_headers(place)
+    # Nobody else has the layers that a told student has besides.
+    config = dataclasses.replace(config, guided=False)
     whole = mmdit(dataclasses.replace(config, cut=0)).shapes
     shapes = mmdit(config).shapes if config.cut else whole
 

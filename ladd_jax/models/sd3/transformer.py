@@ -19,9 +19,10 @@ from jax.nn import initializers
 
 from ladd_jax.errors import UserError
 from ladd_jax.models.attention import attention, keep_attended
-from ladd_jax.models.base import Backbone, Cond, Tap
+from ladd_jax.models.base import GUIDANCE, Backbone, Cond, Tap
 from ladd_jax.models.layers import (
     MLP,
+    TIME_WIDTH,
     Dtype,
     Linear,
     RMSNorm,
@@ -42,6 +43,10 @@ REMAT_POLICIES = {
         jax.checkpoint_policies.dots_with_no_batch_dims_saveable, keep_attended
     ),
 }
+
+
+_GUIDANCE_LAYERS = ("guidance_up", "guidance_down")
+"""Attributes of a guided MMDiT that others do not have."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -240,7 +245,7 @@ class MMDiT(nnx.Module):
         self.patch_embedding = Linear(p * p * config.in_channels, d, (None, "embed"), **options)
         self.context_embedding = Linear(config.context_width, d, (None, "embed"), **options)
         small = initializers.normal(0.02)
-        self.time_mlp = MLP(256, d, d, jax.nn.silu, init=small, **options)
+        self.time_mlp = MLP(TIME_WIDTH, d, d, jax.nn.silu, init=small, **options)
         self.pooled_mlp = MLP(config.pooled_width, d, d, jax.nn.silu, init=small, **options)
 
         # The last block's context stream has other parameters, so it stands alone.
@@ -260,7 +265,7 @@ class MMDiT(nnx.Module):
             start += count
         self.runs = tuple(runs)
         if config.guided:
-            self.guidance_up = Linear(256, d, ("embed", "mlp"), init=small, **options)
+            self.guidance_up = Linear(TIME_WIDTH, d, ("embed", "mlp"), init=small, **options)
             self.guidance_down = Linear(
                 d, d, ("mlp", "embed"), init=initializers.zeros, bias=False, **options
             )
@@ -434,7 +439,7 @@ class MMDiT(nnx.Module):
         context = on_batch(self.context_embedding(cond["context"]))
         c = self.time_mlp(timestep_embedding(t)) + self.pooled_mlp(cond["pooled"])
         if self.config.guided:
-            c += self._guidance(cond["guidance"])
+            c += self._guidance(cond[GUIDANCE])
         return context, c
 
     def _guidance(self, scale: jax.Array) -> jax.Array:
@@ -480,6 +485,7 @@ def mmdit(config: MMDiTConfig) -> Backbone:
         patch=config.patch,
         summary="pooled",
         summary_width=config.pooled_width,
+        own_layers=_GUIDANCE_LAYERS if config.guided else (),
     )
 
 
@@ -493,8 +499,8 @@ def fixed_guidance(params: Any, scale: float) -> Any:
     Returns:
       the parameters, the last bias of `time_mlp` with what the scale adds, added in float32.
     """
-    rest = {name: leaf for name, leaf in params.items() if not name.startswith("guidance_")}
-    up, down = (params[f"guidance_{name}"] for name in ("up", "down"))
+    rest = {name: leaf for name, leaf in params.items() if name not in _GUIDANCE_LAYERS}
+    up, down = (params[name] for name in _GUIDANCE_LAYERS)
     x = timestep_embedding(jnp.full(1, scale / 10))[0]
     x = jax.nn.silu(x @ up["kernel"].astype(x.dtype) + up["bias"].astype(x.dtype))
     last = dict(rest["time_mlp"]["down"])

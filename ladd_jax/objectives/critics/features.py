@@ -12,8 +12,9 @@ import jax.numpy as jnp
 
 from ladd_jax.diffusion.flow import interpolate, predict_x0
 from ladd_jax.errors import UserError
-from ladd_jax.models.base import Backbone, Cond, Model, Params
+from ladd_jax.models.base import GUIDANCE, Backbone, Cond, Model, Params
 from ladd_jax.models.heads import one_head
+from ladd_jax.models.layers import timestep_embedding
 from ladd_jax.objectives.adversarial import Head, HeadLoss, Statistics, in_pairs, of_pairs
 from ladd_jax.objectives.critics.base import Noise, Opened
 
@@ -28,9 +29,9 @@ class FeatureCritic:
       head: one head, `head(params, tokens, grid, t_hat, condition) -> logits [B, h, w]`.
       heads: their stack, one for each hooked block, under the name `heads`.
       hooked_blocks: blocks with a head; empty is all of them, as in the paper.
-      guidance_range: the least and the largest scale that samples were guided by. Heads are given
-        `cond["guidance"] [B, 1]` then, as a number from -1 to 1 after the summary. Empty: they are
-        not.
+      guidance_range: the least and the largest scale that samples were guided by. Heads are told
+        `cond["guidance"] [B, 1]` then, as sinusoids after the summary, which one number beside a
+        long vector could not stand out from. Empty: they are not.
     """
 
     teacher: Backbone
@@ -121,8 +122,8 @@ class FeatureCritic:
         summary = self.teacher.summary(cond)
         if self.guidance_range:
             low, high = self.guidance_range
-            scale = (2 * cond["guidance"] - low - high) / (high - low)
-            summary = jnp.concatenate([summary, scale.astype(summary.dtype)], axis=-1)
+            told = timestep_embedding((cond[GUIDANCE][:, 0] - low) / (high - low))
+            summary = jnp.concatenate([summary, told.astype(summary.dtype)], axis=-1)
         return Given(self.teacher.grid(x_0), noise.t_hat, summary)
 
     def at_head(self, given: "Given") -> Callable[[Params], Head]:
