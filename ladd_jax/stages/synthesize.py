@@ -46,7 +46,7 @@ def noise_keys(config: Config, bucket: Bucket, places: np.ndarray) -> np.ndarray
 
 
 def guidance_scales(config: Config, bucket: Bucket, places: np.ndarray) -> np.ndarray:
-    """Guidance scales float32 `[n]` of records, by their places: evenly spread over the range."""
+    """Guidance scales float32 `[n]` of records, by their places: drawn evenly from the range."""
     low, high = config.synthesize.guidance_range
     keys = noise_keys(config, bucket, places)
     # A stream of its own: the noise is drawn from the keys themselves.
