@@ -128,7 +128,7 @@ def test_the_guidance_that_is_best_is_told_and_the_runs_own_is_what_others_are_c
     rows = in_order([STUDENT, *tried])
     assert ratio(rows, STUDENT, "fd", "generator") == pytest.approx(0.5)
     (note,) = guidance_note(rows)
-    assert "Of guidance 1, 2, 3," in note and "(FD real) at 2" in note and note.endswith("have 3.")
+    assert "Of guidance 1, 2, 3," in note and "(FD real) at 2" in note and note.endswith("is 3.")
 
 
 @pytest.mark.parametrize("to", ["data", "untrained"])
