@@ -51,7 +51,7 @@ class Sampler:
     def __init__(self, *_):
         pass
 
-    def __call__(self, params, seeds, cond, shape, sampling, update):
+    def __call__(self, params, seeds, cond, shape, sampling, update, scales):
         values = cond["pooled"][:, 1] / 1e4
         return np.broadcast_to(values[:, None, None, None], (len(values), *shape))
 

@@ -79,10 +79,10 @@ def test_a_set_of_an_older_version_is_read_and_its_shapes_are_checked(tmp_path, 
     assert "does not say what it was made of" in caplog.text
     words = r"has context of shape \(9, 128\) in bucket 8x8 .* \(17, 128\)"
     with pytest.raises(UserError, match=words):
-        _check_cond(config(), shards)
+        _check_cond(config(), "distil", shards)
     fitting = tmp_path / "fitting"
     write(synthesized(fitting), config(), "synthesized")
-    _check_cond(config(), shards_of(config(), fitting, "synthesized"))
+    _check_cond(config(), "distil", shards_of(config(), fitting, "synthesized"))
 
 
 def test_damaged_records_stop_or_are_skipped_as_the_config_says(tmp_path):

@@ -10,6 +10,7 @@ import ctypes
 import os
 import signal
 import sys
+import threading
 from collections.abc import Iterator
 from types import FrameType
 from typing import Any
@@ -24,6 +25,9 @@ EX_TEMPFAIL of sysexits.h."""
 _GOES_ON = "the same command goes on with what is on disk"
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+# After a signal whose error got lost, until it is raised once more.
+_AGAIN_SECONDS = 0.1
 
 
 class Stopped(BaseException):
@@ -45,17 +49,20 @@ class _Notice:
       signal: name of the signal, empty before one came.
       deferred: whether a step is to be ended first.
       service: handler of JAX's preemption service, which tells the other processes.
+      lost: whether Python dropped the error of the last signal, which came in a finalizer.
     """
 
     def __init__(self, service: Any = None) -> None:
         self.signal = ""
         self.deferred = False
         self.service = service
+        self.lost = False
+        self._again: threading.Timer | None = None
 
     def receive(self, number: int, frame: FrameType | None) -> None:
         """Handles a signal."""
-        again, name = bool(self.signal), signal.Signals(number).name
-        self.signal = name
+        again, name = bool(self.signal) and not self.lost, signal.Signals(number).name
+        self.signal, self.lost = name, False
         if self.deferred and not again:
             # Not by print, which a signal may have interrupted.
             message = f"\n{name}: training ends with a checkpoint after this step\n"
@@ -66,6 +73,19 @@ class _Notice:
         # A launcher may send SIGTERM again and again; a user who insists means now.
         if not again or number == signal.SIGINT:
             raise Stopped(f"stopped by {name}: {_GOES_ON}")
+
+    def repeat(self) -> None:
+        """Sends this process its signal once more, a little later."""
+        self.lost = True
+        number = signal.Signals[self.signal]
+        self._again = threading.Timer(_AGAIN_SECONDS, os.kill, (os.getpid(), number))
+        self._again.daemon = True
+        self._again.start()
+
+    def end(self) -> None:
+        """Sends nothing any more."""
+        if self._again:
+            self._again.cancel()
 
 
 _notice = _Notice()
@@ -86,9 +106,21 @@ def handled() -> Iterator[None]:
         service = get_handler(ctypes.c_int(signal.SIGTERM))
     _notice = _Notice(service)
     before = {number: signal.signal(number, _notice.receive) for number in _SIGNALS}
+    hook = sys.unraisablehook
+
+    def unraisable(found: Any) -> None:
+        # What a handler raises inside of a finalizer or of a callback of the collector goes here.
+        if isinstance(found.exc_value, Stopped):
+            _notice.repeat()
+        else:
+            hook(found)
+
+    sys.unraisablehook = unraisable
     try:
         yield
     finally:
+        sys.unraisablehook = hook
+        _notice.end()
         for number, previous in before.items():
             # None is a handler that Python did not set and cannot set again.
             signal.signal(number, signal.SIG_DFL if previous is None else previous)

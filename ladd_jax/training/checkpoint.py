@@ -435,7 +435,14 @@ def _is_damage(error: Exception) -> bool:
 @contextlib.contextmanager
 def _quiet_coroutines() -> Iterator[None]:
     """Drops what Python prints of Orbax's other reads when one of them fails."""
-    hook, sys.unraisablehook = sys.unraisablehook, lambda unraisable: None
+    hook = sys.unraisablehook
+
+    def quiet(unraisable: Any) -> None:
+        # A signal is to end the job all the same.
+        if isinstance(unraisable.exc_value, Stopped):
+            hook(unraisable)
+
+    sys.unraisablehook = quiet
     try:
         yield
     except BaseException:

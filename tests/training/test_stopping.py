@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 
 import jax.numpy as jnp
 import pytest
@@ -63,6 +64,18 @@ def test_a_user_who_insists_is_obeyed_at_once(tmp_path):
     with pytest.raises(Stopped, match="stopped by SIGINT"), stopping.handled():
         go(tmp_path, data=data, steps=9)
     assert steps_on_disk(tmp_path) == []
+
+
+def test_a_signal_that_comes_in_a_finalizer_stops_a_moment_later(capsys):
+    class Finalized:
+        def __del__(self):
+            # Python drops what this raises.
+            signal.raise_signal(signal.SIGTERM)
+
+    with pytest.raises(Stopped, match="stopped by SIGTERM"), stopping.handled():
+        Finalized()
+        time.sleep(10)
+    assert "Traceback" not in capsys.readouterr().err
 
 
 def test_outside_of_training_a_signal_stops_at_once():
