@@ -7,7 +7,6 @@ samples of the generator, the floor, and the records that the student learns fro
 knew them by heart and nothing else would be as far as they are. `--json` adds the rows to a file.
 """
 
-import dataclasses
 import json
 import logging
 from collections.abc import Callable, Mapping
@@ -84,6 +83,12 @@ def measure(config: Config, workdir: Path) -> list[dict[str, Any]]:
     extractor = open_judge(config, workdir, mesh)
     subjects = subject_of(config, workdir).buckets
     prompts = {bucket: found.prompts for bucket, found in subjects.items()}
+    scale = np.float32(config.synthesize.guidance)
+    # A network that is not told the guidance does not read it.
+    conds = {
+        bucket: found.cond | {GUIDANCE: np.full((len(found.prompts), 1), scale)}
+        for bucket, found in subjects.items()
+    }
     kept = directory_of(workdir)
     generator = read_samples(kept / f"generator_{config.synthesize.steps}.npz")
     reference = look_at(extractor, read_samples(kept / "reference.npz"), prompts)
@@ -91,10 +96,6 @@ def measure(config: Config, workdir: Path) -> list[dict[str, Any]]:
     def program_of(architecture: Any) -> Callable[..., jax.Array]:
         network = family_of(config).backbone(architecture)
         return jax.jit(lambda params, x, t, cond: predict_x0(x, network(params, x, t, cond), t))
-
-    student = architectures.student_architecture(config)
-    # One that is told the guidance is told the run's own; the data generator is told nothing.
-    told = {GUIDANCE: config.synthesize.guidance} if student.guided else {}
 
     def judge(samples: Samples, texts: Mapping[Bucket, np.ndarray] = prompts) -> dict[str, float]:
         seen = look_at(extractor, samples, texts)
@@ -113,11 +114,11 @@ def measure(config: Config, workdir: Path) -> list[dict[str, Any]]:
     models = {
         "untrained": (
             load_generator(config, workdir, mesh),
-            program_of(dataclasses.replace(student, guided=False)),
+            program_of(architectures.trained_generator_architecture(config)),
         ),
         "student": (
             load_student_weights(config, workdir, mesh, "ema", step),
-            program_of(student),
+            program_of(architectures.student_architecture(config)),
         ),
     }
     for model, (params, program) in models.items():
@@ -125,14 +126,12 @@ def measure(config: Config, workdir: Path) -> list[dict[str, Any]]:
         def predict(
             samples: Samples, t: float, params: Any = params, program: Any = program
         ) -> Samples:
-            found = {}
-            for bucket, x in samples.items():
-                scales = {
-                    name: np.full((len(x), 1), scale, np.float32) for name, scale in told.items()
-                }
-                cond = subjects[bucket].cond | scales
-                found[bucket] = np.asarray(program(params, x, np.full(len(x), t, np.float32), cond))
-            return found
+            return {
+                bucket: np.asarray(
+                    program(params, x, np.full(len(x), t, np.float32), conds[bucket])
+                )
+                for bucket, x in samples.items()
+            }
 
         rows += [{"model": model, **row} for row in rows_of(predict, judge, generator, times)]
     return rows

@@ -9,6 +9,7 @@ what depends on several sections or on the machine is checked in `cli/preflight.
 import dataclasses
 import json
 import re
+from collections.abc import Sequence
 from typing import Any, get_args, get_origin, get_type_hints
 
 from ml_collections import ConfigDict
@@ -56,6 +57,12 @@ _NETWORK_RANGES = {
     "position_base": POSITIVE,
     "position_start": FINITE,
 }
+
+
+def _are_ends(values: Sequence[Any], most: float) -> bool:
+    """Whether values are two numbers from 0 to `most`, the first below the second."""
+    numbers = all(isinstance(value, int | float) for value in values)
+    return len(values) == 2 and numbers and 0 <= values[0] < values[1] <= most
 
 
 def _one_of(value: str, what: str, *choices: str) -> None:
@@ -337,16 +344,13 @@ class Synthesize:
                 f"synthesize.samples is {self.samples}: use 0 for one of each encoded record, or "
                 f"more"
             )
-        times = self.guidance_interval
-        numbers = all(isinstance(time, int | float) for time in times)
-        if len(times) != 2 or not numbers or not 0 <= times[0] < times[1] <= 1:
+        if not _are_ends(self.guidance_interval, 1):
             raise UserError(
-                f"guidance_interval is {times}: use the first and the last time with guidance, "
-                f"from 0 to 1, such as (0.2, 0.9), or (0.0, 1.0) for all"
+                f"guidance_interval is {self.guidance_interval}: use the first and the last time "
+                f"with guidance, from 0 to 1, such as (0.2, 0.9), or (0.0, 1.0) for all"
             )
         scales = self.guidance_range
-        numbers = all(isinstance(scale, int | float) for scale in scales)
-        if scales and (len(scales) != 2 or not numbers or not 0 <= scales[0] < scales[1] <= 100):
+        if scales and not _are_ends(scales, 100):
             raise UserError(
                 f"guidance_range is {scales}: use two numbers from 0 to 100, the first below the "
                 f"second, such as (1.0, 8.0), or none"
@@ -368,8 +372,8 @@ class Synthesize:
         """Its scale, and where it is used if that is not everywhere."""
         low, high = self.guidance_interval
         where = "" if (low, high) == ALWAYS else f" for t from {low:g} to {high:g}"
-        scale = "{:g} to {:g}".format(*self.guidance_range) if self.guidance_range else ""
-        return f"guidance {scale or format(self.guidance, 'g')}{where}"
+        scales = self.guidance_range or (self.guidance,)
+        return f"guidance {' to '.join(f'{scale:g}' for scale in scales)}{where}"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ladd_jax.evaluation.metrics import METRICS
-from ladd_jax.evaluation.pictures import COLORS, INK, as_png, dress, figure
+from ladd_jax.evaluation.pictures import COLORS, INK, as_png, dress, figure, legend_below
 from ladd_jax.evaluation.rows import Row
 
 _SHOWN = ("alignment", "diversity", "deviation", "fd_real")
@@ -47,13 +47,5 @@ def guidance_plot(rows: Sequence[Row]) -> bytes | None:
             (labels[name],) = axes.plot(x, y, style, color=color, ms=3, lw=1.2)
         dress(axes, METRICS[metric].heading)
         axes.set_xlabel("guidance", fontsize=8, color=INK)
-    drawn.legend(
-        labels.values(),
-        labels.keys(),
-        loc="outside lower center",
-        ncols=len(labels),
-        fontsize=8,
-        frameon=False,
-        labelcolor=INK,
-    )
+    legend_below(drawn, labels)
     return as_png(drawn)

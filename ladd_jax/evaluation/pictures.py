@@ -213,6 +213,19 @@ def dress(axes: Any, title: str) -> None:
     axes.grid(alpha=0.18, color=INK)
 
 
+def legend_below(drawing: Any, lines: Mapping[str, Any]) -> None:
+    """One legend for all panels of a plot, in a row below them: a line for each name."""
+    drawing.legend(
+        lines.values(),
+        lines.keys(),
+        loc="outside lower center",
+        ncols=len(lines),
+        fontsize=8,
+        frameon=False,
+        labelcolor=INK,
+    )
+
+
 def as_png(drawing: Any) -> bytes:
     """A plot as a PNG, with twice the pixels that it is shown at."""
     buffer = io.BytesIO()

@@ -120,13 +120,15 @@ def evaluate(config: Config, workdir: Path) -> list[Row]:
     start = load_generator(config, workdir, mesh)
     name = "student" if stage.student == "params" else stage.student
     student = load_student_weights(config, workdir, mesh, name, step)
-    architecture = architectures.student_architecture(config)
-    backbone = family_of(config).backbone
-    sampler = Sampler(backbone(architecture), subject.null, mesh, stage.batch_size)
-    of_start = sampler
-    if architecture.guided:
-        unguided = dataclasses.replace(architecture, guided=False)
-        of_start = Sampler(backbone(unguided), subject.null, mesh, stage.batch_size)
+    trained = architectures.student_architecture(config)
+    untold = architectures.trained_generator_architecture(config)
+    # One where both are the same, so that they share programs.
+    samplers = {
+        architecture: Sampler(
+            family_of(config).backbone(architecture), subject.null, mesh, stage.batch_size
+        )
+        for architecture in dict.fromkeys((trained, untold))
+    }
     channels, show = config.model.channels, decoding(config)
     extractor = open_judge(config, workdir, mesh, show)
 
@@ -140,7 +142,9 @@ def evaluate(config: Config, workdir: Path) -> list[Row]:
 
         def sample(way: _Way) -> Samples:
             own: tuple[Sampler, Params] = (
-                (sampler, student) if way.model == "student" else (of_start, start)
+                (samplers[trained], student)
+                if way.model == "student"
+                else (samplers[untold], start)
             )
             noise = config.seed + way.noise
             return samples_of(subject, *own, way.sampling, noise, channels, bar.update)
@@ -214,14 +218,16 @@ def notes_of(config: Config) -> list[str]:
     matched = "the data generator's guided samples, from which FD is measured"
     if config.distil.data == "encoded":
         matched = "real pictures: FD real is measured from those, and FD from the data generator's"
-    notes = [f"The student is asked to match {matched}."]
     scales = config.synthesize.guidance_range
     if scales:
-        notes = [
+        first = (
             f"The student was told which guidance its samples had, {scales[0]:g} to "
             f"{scales[1]:g}. At any scale FD and all ratios are to the data generator's samples of "
             f"{config.synthesize.guidance:g}."
-        ]
+        )
+    else:
+        first = f"The student is asked to match {matched}."
+    notes = [first]
     if EXTRACTORS[extractor_for(config)].learns:
         notes.append(
             "The extractor was trained on the run's own pictures, so that the row of the data says "

@@ -150,8 +150,9 @@ def describe(
     counts = [steps for steps in range(len(times), 0, -1) if len(times) % steps == 0]
     mesh = make_mesh({"fsdp": -1}, jax.local_devices())
     adapters = None
-    family, student = family_of(config), architectures.student_architecture(config)
-    architecture = dataclasses.replace(student, guided=False)
+    family = family_of(config)
+    # That of a student whose scale is fixed is the data generator's.
+    architecture = architectures.trained_generator_architecture(config)
     added = open_loras(family, architecture, loras)
 
     def load() -> Params:

@@ -89,11 +89,7 @@ class TrainedModel:
             guidance or shift of a student that has none.
         """
         if self.times:
-            if shift not in (None, 1.0):
-                raise UserError(
-                    f"shift is {shift:g} and a student has none: leave it out, or sample the "
-                    f"generator"
-                )
+            _check_none("shift", shift)
             if self.fixed_guidance is not None and guidance not in (None, self.fixed_guidance):
                 raise UserError(
                     f"guidance is {guidance:g} and the student was exported with "
@@ -111,6 +107,14 @@ class TrainedModel:
         )
 
 
+def _check_none(name: str, value: float | None) -> None:
+    """Raises UserError where a value changes what a student does not have."""
+    if value not in (None, 1.0):
+        raise UserError(
+            f"{name} is {value:g} and a student has none: leave it out, or sample the generator"
+        )
+
+
 def given_guidance(default: float, scales: tuple[float, ...], wanted: float | None) -> float | None:
     """The guidance scale that a student is given; None where it was trained without.
 
@@ -123,11 +127,7 @@ def given_guidance(default: float, scales: tuple[float, ...], wanted: float | No
       UserError: it was not trained for that.
     """
     if not scales:
-        if wanted not in (None, 1.0):
-            raise UserError(
-                f"guidance is {wanted:g} and a student has none: leave it out, or sample the "
-                f"generator"
-            )
+        _check_none("guidance", wanted)
         return None
     scale = default if wanted is None else wanted
     if not scales[0] <= scale <= scales[1]:

@@ -9,7 +9,7 @@ from typing import Any
 from ladd_jax.evaluation.guidance import guidance_plot
 from ladd_jax.evaluation.metrics import METRICS
 from ladd_jax.evaluation.page import head, plotted
-from ladd_jax.evaluation.pictures import COLORS, INK, as_png, dress, figure
+from ladd_jax.evaluation.pictures import COLORS, INK, as_png, dress, figure, legend_below
 from ladd_jax.evaluation.rows import Row, acceptance, aggregate, aligned, find, ratio
 from ladd_jax.studies.rows import rows_of
 from ladd_jax.studies.table import Study
@@ -174,15 +174,7 @@ def _plot(means: Means) -> bytes | None:
         axes.locator_params(axis="x", nbins=4)
         dress(axes, _heading(metric))
     panels[0].invert_yaxis()
-    drawn.legend(
-        labels.values(),
-        labels.keys(),
-        loc="outside lower center",
-        ncols=len(steps),
-        fontsize=8,
-        frameon=False,
-        labelcolor=INK,
-    )
+    legend_below(drawn, labels)
     return as_png(drawn)
 
 

@@ -444,8 +444,7 @@ class MMDiT(nnx.Module):
 
     def _guidance(self, scale: jax.Array) -> jax.Array:
         """What a guidance scale `[B, 1]` adds to the modulation, `[B, D]`."""
-        # Scales of use, 1 to 10, lie where times do.
-        embedded = timestep_embedding(scale[:, 0] / 10)
+        embedded = _guidance_embedding(scale[:, 0])
         return self.guidance_down(jax.nn.silu(self.guidance_up(embedded)))
 
     def _velocity(self, x: jax.Array, c: jax.Array, grid: tuple[int, int]) -> jax.Array:
@@ -489,6 +488,11 @@ def mmdit(config: MMDiTConfig) -> Backbone:
     )
 
 
+def _guidance_embedding(scale: jax.Array) -> jax.Array:
+    """Sinusoids of guidance scales `[B]`: those of use, 1 to 10, lie where times do."""
+    return timestep_embedding(scale / 10)
+
+
 def fixed_guidance(params: Any, scale: float) -> Any:
     """A guided network's parameters as those of one that is not, and does the same at one scale.
 
@@ -501,7 +505,7 @@ def fixed_guidance(params: Any, scale: float) -> Any:
     """
     rest = {name: leaf for name, leaf in params.items() if name not in _GUIDANCE_LAYERS}
     up, down = (params[name] for name in _GUIDANCE_LAYERS)
-    x = timestep_embedding(jnp.full(1, scale / 10))[0]
+    x = _guidance_embedding(jnp.full(1, scale))[0]
     x = jax.nn.silu(x @ up["kernel"].astype(x.dtype) + up["bias"].astype(x.dtype))
     last = dict(rest["time_mlp"]["down"])
     bias = last["bias"].astype(x.dtype) + x @ down["kernel"].astype(x.dtype)
