@@ -11,11 +11,12 @@ from ladd_jax.cli.preflight import check
 from ladd_jax.config import architectures, objectives
 from ladd_jax.config.fields import typed
 from ladd_jax.data.buckets import Bucket
+from ladd_jax.diffusion.samplers import linear_sigmas
 from ladd_jax.errors import UserError
 from ladd_jax.models.sd3.flops import forward_flops
 
 # Fields of a stage, not of its objective.
-OF_THE_STAGE = {"data", "steps", "batch_size", "seed", "weights", "family"}
+OF_THE_STAGE = {"data", "steps", "batch_size", "seed", "weights", "family", "objective"}
 CHANGED = {
     "timesteps": (1.0, 0.5),
     "probabilities": (0.4, 0.6, 0.0, 0.0),
@@ -80,6 +81,11 @@ def test_a_field_reaches_the_objective(section, name):
         result, name = architectures.generator_architecture(typed(config)), "param_dtype"
     if name == "hooked_blocks":
         result = result.critic
+    if name == "consistency_steps":
+        # There is such a loss with a weight alone.
+        config.distil.consistency_weight = 1.0
+        assert len(built(section, config).consistency.levels) == value + 1
+        return
     attribute = {"channels": "out_channels"}.get(name, name)
     if name == "joined_channels":
         assert result.in_channels - result.out_channels == value
@@ -145,3 +151,50 @@ def test_the_heads_have_the_settings_of_their_section():
     shapes = objectives.ladd(typed(config)).critic.heads.shapes["heads"]
     assert shapes["residual"]["convolution"]["kernel"].shape == (4, 5, 5, 16, 16)
     assert shapes["exit"]["kernel"].shape == (4, 1, 1, 16, 8)
+
+
+def test_the_baseline_has_no_heads_and_follows_the_guided_data_generator():
+    config = digits.get_config()
+    config.distil.update(dict(objective="lcm", accumulation=2, consistency_steps=7))
+    config.synthesize.update(dict(guidance=2.5, shift=2.0))
+    config.model.teacher_dtype = "bfloat16"
+    objective = objectives.distillation(typed(config))
+    assert objective.heads is None and list(objective.networks) == ["teacher"]
+    held = objective.consistency
+    assert (held.guidance, held.levels, held.accumulation) == (2.5, linear_sigmas(7, 2.0), 2)
+    generator = architectures.generator_architecture(typed(config))
+    assert architectures.teacher_architecture(typed(config)) == generator
+    assert objective.optimizer == typed(config).distil.optimizer
+    assert objective.ema_decay == config.distil.ema_decay
+
+
+@pytest.mark.parametrize(
+    ("changes", "networks", "cut"),
+    [
+        ({}, ["teacher"], 0),
+        # One whole tree of parameters instead of a part of it and the whole.
+        ({"distil.hooked_blocks": (0, 1)}, ["teacher"], 0),
+        ({"teacher.depth": 2, "teacher.width": 32, "teacher.num_heads": 2},
+         ["teacher", "generator"], 0),
+        ({"teacher.depth": 3, "teacher.width": 32, "teacher.num_heads": 2,
+          "distil.hooked_blocks": (0,)}, ["teacher", "generator"], 1),
+        ({"teacher.weights": "elsewhere", "teacher.depth": 4, "teacher.width": 64,
+          "teacher.num_heads": 2}, ["teacher", "generator"], 0),
+    ],
+)  # fmt: skip
+def test_the_data_generator_is_the_teachers_tree_where_they_are_one(changes, networks, cut):
+    config = digits.get_config()
+    config.distil.consistency_weight = 1.0
+    config.update_from_flattened_dict(changes)
+    objective = objectives.distillation(typed(config))
+    assert list(objective.networks) == networks
+    assert objective.consistency.tree == networks[-1]
+    assert architectures.teacher_architecture(typed(config)).cut == cut
+
+
+def test_a_teacher_under_heads_that_are_not_there_is_refused():
+    config = digits.get_config()
+    config.distil.objective = "lcm"
+    config.teacher.update(dict(weights="elsewhere", depth=2, width=32, num_heads=2))
+    with pytest.raises(UserError, match="distil.objective is lcm, without heads, and the section"):
+        check(typed(config))

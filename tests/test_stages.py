@@ -30,6 +30,7 @@ from ladd_jax.stages.load import (
     load_teacher,
 )
 from ladd_jax.training.checkpoint import Checkpoints
+from ladd_jax.training.metrics import read_history
 from ladd_jax.weights import save_mmdit
 from ladd_jax.weights.files import StoredTensor
 
@@ -150,8 +151,8 @@ def test_a_run_begins_with_all_of_another_student_and_is_not_fine_tuned_before(
     settle(second, to_dict(config), Places(first, first, 2))
     begun = []
     monkeypatch.setattr(distilling, "run_training", lambda *_, fresh, **__: begun.append(fresh()))
-    for name in ("student_data", "load_teacher"):
-        monkeypatch.setattr(distilling, name, lambda *_: None)
+    monkeypatch.setattr(distilling, "student_data", lambda *_: None)
+    monkeypatch.setattr(distilling, "load_frozen", lambda *_: {"teacher": None})
     # There are no shards to read.
     finetune(config, second)
     distil(config, second)
@@ -185,6 +186,25 @@ def test_finetune_goes_on_from_the_data_generator_and_distil_from_what_it_makes(
     distil(typed(config), tmp_path)
     assert_same(begun[0].params, made)
     assert_same(load_teacher(typed(config), tmp_path, mesh), generator)
+
+
+def test_the_baseline_runs_through_the_same_stage(images, tmp_path):
+    config = settings(objective="lcm", steps=1)
+    config.distil.optimizer.update(dict(learning_rate=1e-2, warmup_steps=0))
+    (tmp_path / "encoded").symlink_to(images)
+    written = write_generator(typed(config), tmp_path)
+    distil(typed(config), tmp_path)
+    # More steps go on from the first, and samples are shown.
+    config.distil.steps = 2
+    distil(typed(config), tmp_path)
+    mesh = make_mesh({"data": 1}, jax.devices()[:1])
+    state = load_student(typed(config), tmp_path, mesh)
+    assert int(state.step) == 2 and state.heads == {}
+    assert tiny.max_difference(state.params, written) > 1e-3
+    first, second = read_history(tmp_path / "distil")
+    assert (first["step"], second["step"]) == (1, 2)
+    assert second["loss/consistency"] > 0 and "accuracy" not in second
+    assert second["preview/seed_spread/1"] > 0
 
 
 def step_flops(config):

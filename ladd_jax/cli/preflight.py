@@ -101,10 +101,10 @@ def look(
         "model data finetune weights",
         lambda: built.update(finetune=matching(config, config.finetune)),
     )
-    part(networks, lambda: built.update(distil=objectives.ladd(config)))
+    part(networks, lambda: built.update(distil=objectives.distillation(config)))
     part("data model stages weights", lambda: _check_data(config, trainings))
     part("data model teacher weights", lambda: _check_sides(config))
-    part("teacher stages", lambda: _check_teacher(config))
+    part("teacher stages distil", lambda: _check_teacher(config))
     part("stages synthesize finetune distil", lambda: _check_samples(config, trainings))
     if "evaluate" in config.stages:
         part("data evaluate", lambda: _check_subjects(config))
@@ -175,6 +175,11 @@ def _check_sides(config: Config) -> None:
 
 
 def _check_teacher(config: Config) -> None:
+    if config.distil.objective == "lcm" and (config.teacher.depth or config.teacher.weights):
+        raise UserError(
+            "distil.objective is lcm, without heads, and the section teacher names a network under "
+            "them: leave it empty"
+        )
     if config.teacher.depth and not config.teacher.weights and "distil" in config.stages:
         raise UserError(
             f"teacher.depth is {config.teacher.depth} and teacher.weights is empty: name the "

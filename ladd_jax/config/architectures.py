@@ -13,6 +13,9 @@ from ladd_jax.models.quantized import check_installed
 from ladd_jax.objectives.terms import terms_of
 from ladd_jax.objectives.terms.base import PREDICTED_X0
 
+GENERATOR = "generator"
+"""Name of the data generator's parameters among the frozen ones, where the teacher is another."""
+
 
 def _fields(section: Model | Teacher, kind: Any) -> dict[str, Any]:
     """The fields of a section that an architecture has under the same name, but dtypes."""
@@ -66,6 +69,9 @@ def teacher_architecture(config: Config) -> Any:
       UserError: what int8 needs is not installed.
     """
     teacher = generator_architecture(config)
+    if config.distil.objective == "lcm":
+        # There are no heads, and the teacher is whose paths the student follows.
+        return teacher
     if config.model.teacher_dtype == "int8":
         check_installed()
         teacher = dataclasses.replace(teacher, quantized=True)
@@ -74,6 +80,9 @@ def teacher_architecture(config: Config) -> Any:
     hooked = config.distil.hooked_blocks
     inner = bool(hooked) and all(0 <= block < teacher.depth - 1 for block in hooked)
     if not inner or any(PREDICTED_X0 in term.needs for term in terms_of(config.distil)):
+        return teacher
+    if config.distil.consistency_weight and teacher == generator_architecture(config):
+        # Whole, its tree is the data generator's, too.
         return teacher
     return dataclasses.replace(teacher, cut=max(hooked) + 1)
 
@@ -86,8 +95,14 @@ def stage_architecture(config: Config, stage: str) -> Any:
 
 def begins_as_teacher(config: Config) -> bool:
     """Whether the student begins as the teacher under the heads: one tree is both."""
+    return generator_tree(config) == "teacher" and not config.finetune.steps
+
+
+def generator_tree(config: Config) -> str:
+    """Name of the data generator's parameters among the frozen ones of `distil`: the teacher's,
+    where the teacher under the heads is the data generator in the same form."""
     same = teacher_architecture(config) == generator_architecture(config)
-    return same and not config.teacher.weights and not config.finetune.steps
+    return "teacher" if same and not config.teacher.weights else GENERATOR
 
 
 def read_architectures(config: ConfigDict) -> None:

@@ -385,11 +385,16 @@ class Distil(LADDSettings):
     data.
     """
 
+    # ladd, or lcm: the paper's baseline, consistency distillation along the data generator's guided
+    # paths, of which the fields of heads, re-noising and terms of the loss say nothing.
+    objective: str = "ladd"
     data: str = "synthesized"  # known; encoded: real images, with a distillation_weight
     steps: int = 10_000  # known
     batch_size: int = 256
     # Added to the run's: another training, with other heads and batches, on the same samples.
     seed: int = 0
+    # Steps that a path of the data generator is cut into, for lcm and the term of consistency.
+    consistency_steps: int = 50
     # Blocks of the teacher with a head; empty: all. Without a distillation_weight the teacher ends
     # with the last one.
     hooked_blocks: tuple[int, ...] = FeatureCritic.hooked_blocks
@@ -400,7 +405,8 @@ class Distil(LADDSettings):
 
     def __post_init__(self) -> None:
         _one_of(self.data, "distil.data", "synthesized", "encoded")
-        counts = dict.fromkeys(("steps", "batch_size"), COUNT)
+        _one_of(self.objective, "distil.objective", "ladd", "lcm")
+        counts = dict.fromkeys(("steps", "batch_size", "consistency_steps"), COUNT)
         check_numbers(self, counts | {"seed": SEED, "hooked_blocks": NOT_NEGATIVE})
         check_distinct(self, "hooked_blocks")
         if self.paired_weight and self.data != "synthesized":

@@ -69,14 +69,20 @@ def identity(
         # Then there is no training of a data generator.
         fields.pop("pretrain", None)
     if name in ("finetune", "distil"):
-        source = config.get("distil", {}).get("data")
-        if source == "encoded":
+        stage = config.get("distil", {})
+        source = stage.get("data")
+        if source == "encoded" and not (name == "distil" and _follows_paths(stage)):
             fields.pop("synthesize", None)
         fields.setdefault("distil", {"data": source})
     if name == "distil" and not config.get("finetune", {}).get("steps"):
         # As of a version that did not have the stage.
         fields["finetune"] = {"steps": 0}
     return {"set": name, "config": _without(fields, _IGNORED), "inputs": dict(inputs or {})}
+
+
+def _follows_paths(stage: Mapping[str, Any]) -> bool:
+    """Whether a distillation reads guidance and shift of the data generator, whatever its data."""
+    return stage.get("objective") == "lcm" or bool(stage.get("consistency_weight"))
 
 
 def difference(old: Mapping[str, Any], new: Mapping[str, Any], free: Sequence[str] = ()) -> str:

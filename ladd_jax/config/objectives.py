@@ -6,21 +6,25 @@ from typing import Any
 from ladd_jax.config.architectures import (
     begins_as_teacher,
     generator_architecture,
+    generator_tree,
     stage_architecture,
     student_architecture,
     teacher_architecture,
 )
 from ladd_jax.config.fields import Config, Finetune, Pretrain
 from ladd_jax.data.buckets import Bucket
+from ladd_jax.diffusion.samplers import linear_sigmas
 from ladd_jax.models.base import GUIDANCE, Backbone
 from ladd_jax.models.families import family_of
 from ladd_jax.models.heads import HeadConfig, HeadSettings, head, head_stack
 from ladd_jax.models.layers import TIME_WIDTH
 from ladd_jax.models.lora import BASE, Adapted
-from ladd_jax.objectives.base import Objective
+from ladd_jax.objectives.base import Distillation, Objective
+from ladd_jax.objectives.consistency import Consistency
 from ladd_jax.objectives.critics.features import FeatureCritic
 from ladd_jax.objectives.flow_matching import FlowMatching, FlowMatchingSettings
 from ladd_jax.objectives.ladd import LADD, LADDSettings
+from ladd_jax.objectives.lcm import LCM
 
 
 def _settings(kind: type[Any], section: Any) -> dict[str, Any]:
@@ -54,8 +58,39 @@ def student(config: Config) -> Backbone:
     return Adapted(base, lora, architecture.param_dtype, name)
 
 
+def distillation(config: Config) -> Distillation:
+    """What `distil` trains with: the objective that `distil.objective` names.
+
+    Raises:
+      UserError: see `ladd`.
+    """
+    return {"ladd": ladd, "lcm": lcm}[config.distil.objective](config)
+
+
+def lcm(config: Config) -> LCM:
+    """The baseline: consistency distillation, without heads.
+
+    Raises:
+      UserError: a network that cannot be, or adapters of layers that it does not have.
+    """
+    stage = config.distil
+    return LCM(_consistency(config), stage.optimizer, stage.ema_decay)
+
+
+def _consistency(config: Config) -> Consistency:
+    stage = config.synthesize
+    return Consistency(
+        student=student(config),
+        generator=family_of(config).backbone(generator_architecture(config)),
+        levels=linear_sigmas(config.distil.consistency_steps, stage.shift),
+        guidance=stage.guidance,
+        tree=generator_tree(config),
+        accumulation=config.distil.accumulation,
+    )
+
+
 def ladd(config: Config) -> LADD:
-    """The distillation.
+    """The paper's distillation.
 
     Raises:
       UserError: a network that cannot be, or heads on blocks that the teacher does not have.
@@ -82,6 +117,7 @@ def ladd(config: Config) -> LADD:
         critic=critic,
         optimizer=stage.optimizer,
         heads_optimizer=stage.heads_optimizer,
+        consistency=_consistency(config) if stage.consistency_weight else None,
         **_settings(LADDSettings, stage),
     )
 

@@ -7,9 +7,9 @@ An objective is an object with
     forward_units: what a step asks for, in forward passes of student and teacher
 
 `step` is pure and compiled by the caller, once for each bucket shape. `frozen` holds, by name, the
-trees that training reads and never changes (`teacher`, `base`, `null`): an argument, so that none
+trees that training reads and never changes (`teacher`, `generator`, `base`, `null`): an argument, so that none
 is baked into the program. `batch` holds `latents [B, H, W, C]` and `cond`, a dict of arrays `[B,
-...]`; for an objective with a `paired_weight` also `noise_keys`, uint32 `[B, 2]`, the raw PRNG keys
+...]`; for an objective that `reads_noise_keys` also `noise_keys`, uint32 `[B, 2]`, the raw PRNG keys
 of the noise that the data generator made the latents of.
 `metrics` is a flat dict of scalars and small vectors, all float32; `skipped` in it is 1 where a
 gradient was not finite and nothing was updated, else 0.
@@ -20,8 +20,11 @@ from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
+import optax
 
-from ladd_jax.models.base import Params
+from ladd_jax.models.base import Backbone, Model, Params
+from ladd_jax.training.ema import update_ema
+from ladd_jax.training.optimizers import Optimizer
 
 Batch = dict[str, Any]
 Metrics = dict[str, jax.Array]
@@ -49,6 +52,28 @@ class TrainState:
     heads: Params
     optimizer: Any
     heads_optimizer: Any
+
+
+def updated(
+    state: TrainState, optimizer: Optimizer, gradient: Params, ema_decay: float
+) -> TrainState:
+    """The state after an update of `params`, which its average follows.
+
+    Args:
+      state: state before the step.
+      optimizer: optimizer of `params`.
+      gradient: of the loss at `params`.
+      ema_decay: decay of the average.
+    """
+    updates, moments = optimizer.build().update(gradient, state.optimizer, state.params)
+    params = optax.apply_updates(state.params, updates)
+    return dataclasses.replace(
+        state,
+        step=state.step + 1,
+        params=params,
+        ema=update_ema(state.ema, params, ema_decay, state.step),
+        optimizer=moments,
+    )
 
 
 def unless_skipped(skipped: jax.Array, new: TrainState, old: TrainState) -> TrainState:
@@ -83,3 +108,38 @@ class Objective(Protocol):
     ) -> tuple[TrainState, Metrics]:
         """One update."""
         ...
+
+
+class Distillation(Objective, Protocol):
+    """The signature of a target that makes a student of few steps, for the stage `distil`.
+
+    Attributes:
+      student: predicts velocity; what is trained of it are its parameters.
+      optimizer: optimizer of the student.
+      heads: the critic's trainable part; None where there is none.
+      heads_optimizer: optimizer of the heads, where there are any.
+      accumulation: micro-batches that a batch is taken in.
+      networks: the networks whose parameters come in `frozen`, by name.
+      reads_noise_keys: whether a batch has `noise_keys`.
+    """
+
+    @property
+    def student(self) -> Backbone: ...
+
+    @property
+    def optimizer(self) -> Optimizer: ...
+
+    @property
+    def heads(self) -> Model | None: ...
+
+    @property
+    def heads_optimizer(self) -> Optimizer | None: ...
+
+    @property
+    def accumulation(self) -> int: ...
+
+    @property
+    def networks(self) -> dict[str, Model]: ...
+
+    @property
+    def reads_noise_keys(self) -> bool: ...

@@ -11,9 +11,8 @@ from ladd_jax.diffusion import times
 from ladd_jax.diffusion.flow import expand, interpolate, velocity
 from ladd_jax.models.base import Backbone, Params
 from ladd_jax.objectives.accumulation import accumulate
-from ladd_jax.objectives.base import Batch, Metrics, TrainState, unless_skipped
+from ladd_jax.objectives.base import Batch, Metrics, TrainState, unless_skipped, updated
 from ladd_jax.ranges import COUNT, DECAY, FINITE, POSITIVE, SHARE, check_numbers
-from ladd_jax.training.ema import update_ema
 from ladd_jax.training.optimizers import Optimizer
 
 
@@ -112,8 +111,6 @@ class FlowMatching(FlowMatchingSettings):
             return gradient, value, ()
 
         gradient, value, _ = accumulate(part, (x_t, t, cond, wanted), self.accumulation, self.model)
-        updates, optimizer = self.optimizer.build().update(gradient, state.optimizer, state.params)
-        params = optax.apply_updates(state.params, updates)
         norm = optax.tree.norm(gradient)
         skipped = ~jnp.isfinite(norm)
         metrics = {
@@ -122,11 +119,5 @@ class FlowMatching(FlowMatchingSettings):
             "skipped": skipped.astype(jnp.float32),
             "learning_rate": jnp.asarray(self.optimizer.schedule()(state.step)),
         }
-        new = dataclasses.replace(
-            state,
-            step=state.step + 1,
-            params=params,
-            ema=update_ema(state.ema, params, self.ema_decay, state.step),
-            optimizer=optimizer,
-        )
+        new = updated(state, self.optimizer, gradient, self.ema_decay)
         return unless_skipped(skipped, new, state), metrics

@@ -32,7 +32,8 @@ from ladd_jax.objectives.adversarial import (
     pair_loss,
     real_loss,
 )
-from ladd_jax.objectives.base import Batch, Metrics, TrainState, unless_skipped
+from ladd_jax.objectives.base import Batch, Metrics, TrainState, unless_skipped, updated
+from ladd_jax.objectives.consistency import Consistency
 from ladd_jax.objectives.critics.base import Critic, Noise, Opened
 from ladd_jax.objectives.discriminator_metrics import discriminator_metrics
 from ladd_jax.objectives.passes import Drawn, Heads, Passes, Verdict
@@ -48,7 +49,6 @@ from ladd_jax.ranges import (
     check_distinct,
     check_numbers,
 )
-from ladd_jax.training.ema import update_ema
 from ladd_jax.training.optimizers import Optimizer
 
 
@@ -87,6 +87,8 @@ class LADDSettings:
       moments_weight: weight of the distance of a sample's mean features to those of the real sample
         that it is judged beside (paper: 0).
       moments_t_hat: largest t_hat at which these are compared (SwD: 0.602).
+      consistency_weight: weight of the distance between predictions along a path of the data
+        generator (paper: 0).
       misaligned_share: share of the loss on fakes that goes to extra ones, real latents with
         the condition of another sample; 0 has none. It holds the student to its prompts.
       head_updates: updates of the heads for each of the student, each on fresh re-noising.
@@ -117,6 +119,7 @@ class LADDSettings:
     paired_share: float = 1.0
     moments_weight: float = 0.0
     moments_t_hat: float = 1.0
+    consistency_weight: float = 0.0
     misaligned_share: float = 0.0
     head_updates: int = 1
     accumulation: int = 1
@@ -189,6 +192,7 @@ class LADDSettings:
                 "paired_share": SHARE,
                 "moments_weight": NOT_NEGATIVE,
                 "moments_t_hat": SHARE,
+                "consistency_weight": NOT_NEGATIVE,
                 "ema_decay": DECAY,
             },
         )
@@ -205,6 +209,7 @@ class LADD(LADDSettings):
       heads_optimizer: optimizer of the heads; its schedule counts their updates, `head_updates` a
         step.
       terms: terms of the student's loss; None for those that the settings name.
+      consistency: the loss of `consistency_weight`, which has points of its own; None for none.
     """
 
     student: Backbone
@@ -212,6 +217,7 @@ class LADD(LADDSettings):
     optimizer: Optimizer
     heads_optimizer: Optimizer
     terms: tuple[Term, ...] | None = None
+    consistency: Consistency | None = None
 
     def step(
         self, state: TrainState, frozen: dict[str, Any], batch: Batch
@@ -242,19 +248,13 @@ class LADD(LADDSettings):
             (student_gradient,) = student_vjp(x0_bar)
             passes = Passes(student_gradient, losses, x0_hat, heads, verdict)
 
-        # 7. The student is updated.
-        updates, optimizer = self.optimizer.build().update(
-            passes.student_gradient, state.optimizer, state.params
-        )
-        params = optax.apply_updates(state.params, updates)
-        # 8. Its average follows.
-        ema = update_ema(state.ema, params, self.ema_decay, state.step)
+        if self.consistency is not None:
+            # 7. It is held to the data generator's paths, on points of their own.
+            passes = self._hold(self.consistency, passes, state, frozen, batch)
+
+        # 8. The student is updated, and its average follows.
         new = dataclasses.replace(
-            state,
-            step=state.step + 1,
-            params=params,
-            ema=ema,
-            optimizer=optimizer,
+            updated(state, self.optimizer, passes.student_gradient, self.ema_decay),
             heads=passes.heads.params,
             heads_optimizer=passes.heads.optimizer,
         )
@@ -326,7 +326,18 @@ class LADD(LADDSettings):
     @property
     def networks(self) -> dict[str, Model]:
         """The networks whose parameters come in `frozen`, by name."""
-        return self.critic.networks | self.student.constants
+        own = {} if self.consistency is None else self.consistency.networks
+        return self.critic.networks | own | self.student.constants
+
+    @property
+    def heads(self) -> Model:
+        """The critic's trainable part."""
+        return self.critic.heads
+
+    @property
+    def reads_noise_keys(self) -> bool:
+        """Whether a batch has the `noise_keys` of its records."""
+        return bool(self.paired_weight)
 
     @property
     def penalty(self) -> Penalty:
@@ -349,7 +360,9 @@ class LADD(LADDSettings):
         micro-batches take a second pass of both, forward on fakes, and on real samples where a term
         needs their features. A term that goes back from features to the prediction by itself is a
         backward pass of the teacher more. The heads, small next to a transformer, are left out.
-        Inputs of the student's own are a forward pass for each time but the last.
+        Inputs of the student's own are a forward pass for each time but the last; `consistency`
+        adds passes of its own, those of the data generator among the student's, whose architecture
+        it has.
         """
         misaligned = self.head_updates if self.misaligned_share else 0
         if isinstance(ADVERSARIAL_LOSSES[self.loss], RelativisticLoss):
@@ -361,7 +374,8 @@ class LADD(LADDSettings):
         teacher = 3 + 2 * (self.head_updates - 1) + misaligned + again + real + back
         # Gradients of the adapters of a constant network are small beside a pass.
         student = 2 if self.student.constants else 3
-        return student + again + own, teacher
+        held = 0 if self.consistency is None else self.consistency.forward_units
+        return student + again + own + held, teacher
 
     def draw(
         self, state: TrainState, frozen: dict[str, Any], batch: Batch
@@ -573,6 +587,24 @@ class LADD(LADDSettings):
             real=real,
         )
         return total(self.loss_terms, seen)
+
+    def _hold(
+        self,
+        consistency: Consistency,
+        passes: Passes,
+        state: TrainState,
+        frozen: dict[str, Any],
+        batch: Batch,
+    ) -> Passes:
+        """The passes with the gradient and the loss of consistency added."""
+        # The first number after those of the keys that `draw` splits it into.
+        key = jax.random.fold_in(jax.random.fold_in(state.key, state.step), 1 + self.head_updates)
+        held = consistency.hold(key, state, frozen, batch)
+        gradient = jax.tree.map(
+            lambda a, b: a + self.consistency_weight * b, passes.student_gradient, held.gradient
+        )
+        losses = passes.losses | {"loss/consistency": held.value}
+        return passes._replace(student_gradient=gradient, losses=losses)
 
     def _skipped(self, passes: Passes, metrics: Metrics) -> jax.Array:
         """Whether a gradient is not finite, bool []."""

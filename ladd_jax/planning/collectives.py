@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import jax
 
-from ladd_jax.objectives.ladd import LADD
+from ladd_jax.objectives.base import Distillation
 from ladd_jax.parallel.mesh import SLICES
 
 COLLECTIVES = (
@@ -100,10 +100,11 @@ def contents(
     return "parameters" if sizes & known and sizes <= known | {1} else "other"
 
 
-def parameter_shapes(objective: LADD) -> set[Shape]:
+def parameter_shapes(objective: Distillation) -> set[Shape]:
     """Shapes of all parameters, whole and of one layer, without dimensions of 1."""
     found = set()
-    for model in (objective.student, *objective.networks.values(), objective.critic.heads):
+    heads = () if objective.heads is None else (objective.heads,)
+    for model in (objective.student, *objective.networks.values(), *heads):
         leaves = zip(
             jax.tree.leaves(model.shapes),
             jax.tree.leaves(model.axes, is_leaf=lambda node: isinstance(node, tuple)),

@@ -9,9 +9,10 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from ladd_jax.objectives.ladd import LADD
+from ladd_jax.models.base import GUIDANCE
+from ladd_jax.objectives.base import Distillation
 from ladd_jax.parallel.chips import Chip
-from ladd_jax.parallel.mesh import network_axes, parameter_shardings
+from ladd_jax.parallel.mesh import network_axes, parameter_shardings, replicated
 from ladd_jax.planning.hlo_cost import Cost, program_cost
 from ladd_jax.planning.jaxpr_flops import kernel_flops
 from ladd_jax.training.program import batch_like, distillation_layout, step_program
@@ -60,7 +61,7 @@ class Compiled:
 
 
 def step_arguments(
-    objective: LADD, mesh: Mesh, batch: dict[str, Any]
+    objective: Distillation, mesh: Mesh, batch: dict[str, Any]
 ) -> tuple[Any, tuple[Any, Any, Any]]:
     """Shardings of the state; and state, frozen networks and batch as `jax.ShapeDtypeStruct`.
 
@@ -70,9 +71,14 @@ def step_arguments(
       batch: a global batch as `jax.ShapeDtypeStruct`.
     """
     shapes, shardings = distillation_layout(objective, mesh)
-    frozen = {
+    frozen: dict[str, Any] = {
         name: abstract_like(network.shapes, parameter_shardings(mesh, network.shapes, network.axes))
         for name, network in objective.networks.items()
+    }
+    frozen["null"] = {
+        name: jax.ShapeDtypeStruct(array.shape[1:], array.dtype, sharding=replicated(mesh))
+        for name, array in batch["cond"].items()
+        if name != GUIDANCE
     }
     return shardings, (
         abstract_like(shapes, shardings),
@@ -81,7 +87,7 @@ def step_arguments(
     )
 
 
-def compile_step(objective: LADD, mesh: Mesh, chip: Chip, batch: dict[str, Any]) -> Compiled:
+def compile_step(objective: Distillation, mesh: Mesh, chip: Chip, batch: dict[str, Any]) -> Compiled:
     """Compiles the step for a batch and reads its memory and cost; takes minutes for SD3.
 
     Args:

@@ -13,7 +13,7 @@ from ladd_jax.config.fields import Config
 from ladd_jax.data.buckets import Bucket
 from ladd_jax.data.pipeline import noise_keys_shape
 from ladd_jax.models.families import family_of
-from ladd_jax.objectives.ladd import LADD
+from ladd_jax.objectives.base import Distillation
 from ladd_jax.parallel.chips import Chip
 from ladd_jax.parallel.mesh import batch_divisor
 from ladd_jax.planning.compile import Compiled, compile_step
@@ -32,7 +32,7 @@ class Job:
     """
 
     config: Config
-    objective: LADD
+    objective: Distillation
     chip: Chip
     mesh: Mesh
     utilisation: float = 0.5
@@ -61,8 +61,9 @@ class Job:
             shapes,
             is_leaf=lambda node: isinstance(node, tuple),
         )
-        paired = {"noise_keys": noise_keys_shape(batch_size)} if config.distil.paired_weight else {}
-        return batch | paired
+        if self.objective.reads_noise_keys:
+            batch |= {"noise_keys": noise_keys_shape(batch_size)}
+        return batch
 
     def compiled(self, bucket: Bucket, batch_size: int) -> Compiled:
         """The step compiled for one bucket."""

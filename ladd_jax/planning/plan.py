@@ -88,7 +88,7 @@ def plan(config: Config, options: Options) -> None:
     mesh = make_mesh(sizes, target.devices)
     batch_size = options.batch or config.distil.batch_size
     check_batch_size(batch_size, mesh, config.distil.accumulation)
-    job = Job(config, objectives.ladd(config), target.chip, mesh, options.utilisation)
+    job = Job(config, objectives.distillation(config), target.chip, mesh, options.utilisation)
     print(headline(job, options.topology, sizes[SLICES], batch_size))
     compiled: dict[str, Any] = {"buckets": []}
     if options.compile:

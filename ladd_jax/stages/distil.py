@@ -15,16 +15,16 @@ from ladd_jax.objectives.base import TrainState
 from ladd_jax.parallel.mesh import make_mesh
 from ladd_jax.stages.going_back import go_back, lowered
 from ladd_jax.stages.load import (
-    load_base,
+    load_frozen,
     load_origin,
     load_start,
-    load_teacher,
     student_data,
 )
 from ladd_jax.stages.previews import Previews
 from ladd_jax.stages.synthesize import noise_keys
 from ladd_jax.stages.train import run_training
 from ladd_jax.training.collapse import CollapsedError
+from ladd_jax.training.diagnosis import Diagnosed
 from ladd_jax.training.loop import Training
 from ladd_jax.training.metrics import MetricWriter
 from ladd_jax.training.program import distillation_layout
@@ -45,9 +45,9 @@ def _distil(config: Config, workdir: Path) -> CollapsedError | None:
     """Trains to the end; returns a collapse after which the stage goes back."""
     stage = config.distil
     mesh = make_mesh(config.mesh.sizes)
-    objective = objectives.ladd(lowered(config, folder(workdir, "distil")))
+    objective = objectives.distillation(lowered(config, folder(workdir, "distil")))
     shards = student_data(config, workdir)
-    if stage.paired_weight and not read_identity(shards.directory):
+    if objective.reads_noise_keys and not read_identity(shards.directory):
         raise UserError(
             f"{shards.directory} does not say which seed its samples were made with, and "
             f"distil.paired_weight is {stage.paired_weight}: use 0, or make them anew"
@@ -56,13 +56,8 @@ def _distil(config: Config, workdir: Path) -> CollapsedError | None:
     seed = config.seed + stage.seed
     key = jax.random.fold_in(jax.random.PRNGKey(seed), 1)
     shapes, shardings = distillation_layout(objective, mesh)
-    teacher = load_teacher(config, workdir, mesh)
-    frozen = {"teacher": teacher}
+    frozen = load_frozen(config, workdir, mesh, objective.networks, shards)
     student = objective.student
-    for name in student.constants:
-        # The teacher's tree serves both where the student begins as the teacher.
-        if name not in frozen:
-            frozen[name] = load_base(config, workdir, mesh)
     begun = places(workdir)
 
     def fresh() -> TrainState:
@@ -72,7 +67,7 @@ def _distil(config: Config, workdir: Path) -> CollapsedError | None:
         if student.constants:
             (start,) = (frozen[name] for name in student.constants)
         elif begins_as_teacher(config):
-            start = teacher
+            start = frozen["teacher"]
         else:
             start = load_start(config, workdir, mesh)
         return create(objective.init, shardings, key, start)
@@ -93,7 +88,7 @@ def _distil(config: Config, workdir: Path) -> CollapsedError | None:
         mesh=mesh,
         steps=stage.steps,
         config=to_dict(config),
-        diagnosed=objective,
+        diagnosed=objective if isinstance(objective, Diagnosed) else None,
     )
     try:
         run_training(
@@ -106,7 +101,7 @@ def _distil(config: Config, workdir: Path) -> CollapsedError | None:
             shapes=shapes,
             fresh=fresh,
             preview=preview,
-            noise_keys=partial(noise_keys, config) if objective.paired_weight else None,
+            noise_keys=partial(noise_keys, config) if objective.reads_noise_keys else None,
         )
     except CollapsedError as error:
         if config.watch.collapse != "back":

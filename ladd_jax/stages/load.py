@@ -1,7 +1,7 @@
 """What the stages of a run have left in its workdir: shards, checkpoints, networks."""
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from logging import getLogger
 from pathlib import Path
@@ -20,10 +20,10 @@ from ladd_jax.data.shards import Shards, is_complete, read_identity
 from ladd_jax.errors import NotFoundError, UserError
 from ladd_jax.models.base import Backbone, Params
 from ladd_jax.models.families import Family, family_of
-from ladd_jax.models.lora import Adapted, add_adapters
+from ladd_jax.models.lora import BASE, Adapted, add_adapters
 from ladd_jax.models.quantized import quantize_params
 from ladd_jax.objectives.base import TrainState
-from ladd_jax.parallel.mesh import parameter_shardings
+from ladd_jax.parallel.mesh import lay, parameter_shardings, replicated
 from ladd_jax.stages.names import STUDENTS
 from ladd_jax.training.checkpoint import Checkpoints
 from ladd_jax.training.program import distillation_layout
@@ -306,6 +306,34 @@ def load_teacher(config: Config, workdir: Path, mesh: Mesh) -> Params:
     return quantize_params(family_of(config).backbone(architecture), params, mesh)
 
 
+def load_frozen(
+    config: Config, workdir: Path, mesh: Mesh, names: Iterable[str], shards: Shards
+) -> dict[str, Any]:
+    """The trees that a distillation reads and never changes, by name.
+
+    The teacher's tree is also the data generator's, and the student's base, where they are one.
+
+    Args:
+      config: the run's config.
+      workdir: the run's workdir.
+      mesh: mesh that they are put on.
+      names: of `Distillation.networks`.
+      shards: the data, which have the cond of the empty prompt, the tree `null`.
+
+    Raises:
+      NotFoundError: a stage before is not done, or weights are not there.
+      UserError: weights are damaged, or of another architecture than the config's.
+    """
+    load = {
+        "teacher": load_teacher,
+        architectures.GENERATOR: load_generator,
+        BASE: load_base,
+    }
+    frozen: dict[str, Any] = {name: load[name](config, workdir, mesh) for name in names}
+    whole = replicated(mesh)
+    return frozen | {"null": {name: lay(array, whole) for name, array in shards.null.items()}}
+
+
 def _read(config: Config, weights: str, architecture: Any, mesh: Mesh) -> Params:
     checkpoint = family_of(config).open_weights(weights, architecture.param_dtype)
     difference = architectures.architecture_difference(config, checkpoint.config, architecture)
@@ -349,7 +377,7 @@ def load_student(config: Config, workdir: Path, mesh: Mesh) -> TrainState:
     Raises:
       NotFoundError: `distil` is not done.
     """
-    abstract = abstract_like(*distillation_layout(objectives.ladd(config), mesh))
+    abstract = abstract_like(*distillation_layout(objectives.distillation(config), mesh))
     saved = _finished(config, workdir, "distil", config.distil.steps)
     state = saved.restore(abstract, config.distil.steps)
     saved.close()

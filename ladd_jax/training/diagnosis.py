@@ -5,7 +5,7 @@ B batch, K heads.
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -16,6 +16,7 @@ from ladd_jax.objectives.discriminator_metrics import BANDS
 from ladd_jax.parallel.mesh import replicated
 
 
+@runtime_checkable
 class Diagnosed(Protocol):
     """An objective that can tell what is not finite in a step, such as `LADD`."""
 

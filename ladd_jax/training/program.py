@@ -6,8 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from ladd_jax.objectives.base import Objective, TrainState
-from ladd_jax.objectives.ladd import LADD
+from ladd_jax.objectives.base import Distillation, Objective, TrainState
 from ladd_jax.parallel.compiler_options import compiler_options
 from ladd_jax.parallel.mesh import batch_sharding, replicated
 from ladd_jax.training.state import state_shardings
@@ -27,7 +26,7 @@ def step_program(objective: Objective, shardings: TrainState, mesh: Mesh) -> Any
     )
 
 
-def distillation_layout(objective: LADD, mesh: Mesh) -> tuple[TrainState, TrainState]:
+def distillation_layout(objective: Distillation, mesh: Mesh) -> tuple[TrainState, TrainState]:
     """Shapes and shardings of the state of `distil`."""
     key = jax.ShapeDtypeStruct((2,), jnp.uint32)
     shapes = jax.eval_shape(objective.init, key, objective.student.shapes)
@@ -36,8 +35,10 @@ def distillation_layout(objective: LADD, mesh: Mesh) -> tuple[TrainState, TrainS
         mesh,
         axes=objective.student.axes,
         optimizer=objective.optimizer.build(),
-        heads_axes=objective.critic.heads.axes,
-        heads_optimizer=objective.heads_optimizer.build(),
+        heads_axes=None if objective.heads is None else objective.heads.axes,
+        heads_optimizer=(
+            None if objective.heads_optimizer is None else objective.heads_optimizer.build()
+        ),
     )
     return shapes, shardings
 

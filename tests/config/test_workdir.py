@@ -32,6 +32,25 @@ def test_the_first_field_that_changes_the_result_is_named():
     assert "distil.steps was" in config_difference(fields(), fields(distil__steps=7))
 
 
+@pytest.mark.parametrize(
+    ("follows", "found"),
+    [
+        ({}, ""),
+        ({"distil__objective": "lcm"}, "synthesize.guidance was 5.0 and is 2.0"),
+        ({"distil__consistency_weight": 0.5}, "synthesize.guidance was 5.0 and is 2.0"),
+    ],
+    ids=["neither", "lcm", "consistency"],
+)
+def test_a_student_of_real_pictures_depends_on_the_guidance_of_paths_that_it_follows(
+    follows, found
+):
+    config = fields(distil__data="encoded", **follows)
+    guided = fields(distil__data="encoded", synthesize__guidance=2.0, **follows)
+    assert difference(identity(config, "distil"), identity(guided, "distil")) == found
+    # What is trained before it follows none.
+    assert not difference(identity(config, "finetune"), identity(guided, "finetune"))
+
+
 @pytest.mark.parametrize("change", [{"log__every": 7}, {"evaluate__samples": 9}])
 def test_fields_that_do_not_change_what_is_computed_may_differ(change):
     assert config_difference(fields(), fields(**change)) == ""

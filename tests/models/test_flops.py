@@ -7,9 +7,12 @@ import pytest
 import tiny
 
 from benchmarks.flops import matrix_flops
+from ladd_jax.diffusion.samplers import linear_sigmas
 from ladd_jax.models.sd3.flops import forward_flops
 from ladd_jax.models.sd3.transformer import mmdit
+from ladd_jax.objectives.consistency import Consistency
 from ladd_jax.objectives.flow_matching import FlowMatching
+from ladd_jax.objectives.lcm import LCM
 from ladd_jax.training.optimizers import Optimizer
 
 
@@ -105,14 +108,32 @@ def test_a_step_of_ladd_takes_its_forward_units(changes):
     assert counted == pytest.approx(expected, rel=0.05)
 
 
+def abstract_null(batch):
+    return {
+        name: jax.ShapeDtypeStruct(array.shape[1:], "float32")
+        for name, array in batch["cond"].items()
+    }
+
+
+@pytest.mark.parametrize(("guidance", "units"), [(3.0, 6), (1.0, 5)])
+def test_consistency_takes_its_forward_units_alone_and_beside_ladd(guidance, units):
+    held = Consistency(mmdit(WIDE), mmdit(WIDE), linear_sigmas(4), guidance)
+    ladd = tiny.ladd(WIDE, consistency=held, consistency_weight=1.0)
+    alone = LCM(held, Optimizer(1e-3))
+    assert (alone.forward_units, ladd.forward_units) == ((units, 0), (units + 3, 3))
+    batch = abstract_batch(WIDE, *SHAPE, size=SIZE)
+    frozen = {"teacher": mmdit(WIDE).shapes, "null": abstract_null(batch)}
+    for objective in (alone, ladd):
+        state = jax.eval_shape(objective.init, jax.random.PRNGKey(0), objective.student.shapes)
+        counted = matrix_flops(objective.step, state, frozen, batch)
+        expected = sum(objective.forward_units) * SIZE * forward_flops(WIDE, *SHAPE)
+        assert counted == pytest.approx(expected, rel=0.05)
+
+
 def test_a_step_of_flow_matching_takes_its_forward_units():
     objective = FlowMatching(mmdit(WIDE), Optimizer(1e-3))
     assert objective.forward_units == (3, 0)
     state = jax.eval_shape(objective.init, jax.random.PRNGKey(0), objective.model.shapes)
     batch = abstract_batch(WIDE, *SHAPE, size=SIZE)
-    null = {
-        name: jax.ShapeDtypeStruct(array.shape[1:], "float32")
-        for name, array in batch["cond"].items()
-    }
-    counted = matrix_flops(objective.step, state, {"null": null}, batch)
+    counted = matrix_flops(objective.step, state, {"null": abstract_null(batch)}, batch)
     assert counted == pytest.approx(3 * SIZE * forward_flops(WIDE, *SHAPE), rel=0.05)

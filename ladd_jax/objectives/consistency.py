@@ -1,0 +1,124 @@
+"""Consistency distillation: one prediction along each path of the guided data generator.
+
+Song et al. 2023, algorithm 2, in the form of Luo et al. 2023 (LCM) with the generator's guidance in
+the step, for rectified flow: of two neighbouring points of a path the student's prediction at the
+one with more noise follows that of its average at the other, which at t = 0 is the point itself.
+
+B batch, H W latent grid, C channels.
+"""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from ladd_jax.diffusion.flow import expand, interpolate, predict_x0
+from ladd_jax.diffusion.samplers import guided
+from ladd_jax.models.base import GUIDANCE, Backbone, Model, Params
+from ladd_jax.objectives.accumulation import accumulate
+from ladd_jax.objectives.base import Batch, TrainState
+
+_CORNER = 1e-3
+"""c of the pseudo-Huber distance sqrt(d^2 + c^2) - c, of each value (LCM's)."""
+
+
+class Held(NamedTuple):
+    """What holding a batch to its paths gives.
+
+    Attributes:
+      gradient: of the student's parameters.
+      value: the loss, float32 [].
+      x0_hat: the student's predictions `[B, H, W, C]`.
+    """
+
+    gradient: Params
+    value: jax.Array
+    x0_hat: jax.Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Consistency:
+    """Holds a student to one prediction along a path.
+
+    Attributes:
+      student: predicts velocity.
+      generator: the data generator, whose velocity the paths follow.
+      levels: the times of a path from 1 to 0.
+      guidance: the generator's, for samples whose cond does not name its own.
+      tree: name of the generator's parameters among the frozen ones.
+      accumulation: micro-batches that a batch is taken in.
+    """
+
+    student: Backbone
+    generator: Backbone
+    levels: tuple[float, ...]
+    guidance: float
+    tree: str = "teacher"
+    accumulation: int = 1
+
+    @property
+    def networks(self) -> dict[str, Model]:
+        """The networks whose parameters come in `frozen`, by name."""
+        return {self.tree: self.generator} | self.student.constants
+
+    @property
+    def forward_units(self) -> int:
+        """Forward passes over the batch that it amounts to.
+
+        The generator has the student's architecture: one pass of it, or two with guidance. The
+        student goes forward once for the point with less noise, and forward and backward for the
+        other (less the gradient of its parameters, where it is adapters of constant ones).
+        """
+        generator = 1 if self.guidance == 1 else 2
+        return generator + 1 + (2 if self.student.constants else 3)
+
+    def hold(
+        self, key: jax.Array, state: TrainState, frozen: dict[str, Any], batch: Batch
+    ) -> Held:
+        """The loss of `state.params` on a batch, and its gradient.
+
+        Args:
+          key: raw PRNG key of the points.
+          state: `ema` is what they follow.
+          frozen: the generator's tree, those of `student.constants`, and `null`, the cond of the
+            empty prompt.
+          batch: see `objectives.base`.
+        """
+        x_0, cond = batch["latents"], batch["cond"]
+        level_key, noise_key = jax.random.split(key)
+        levels = jnp.asarray(self.levels, jnp.float32)
+        place = jax.random.randint(level_key, x_0.shape[:1], 0, len(self.levels) - 1)
+        t, s = levels[place], levels[place + 1]
+        x_t = interpolate(x_0, jax.random.normal(noise_key, x_0.shape), t)
+
+        def predict(params: Params, x: jax.Array, t: jax.Array, cond: Any) -> jax.Array:
+            return predict_x0(x, self.student(self.student.complete(params, frozen), x, t, cond), t)
+
+        def part(samples: tuple[Any, ...]) -> tuple[Params, jax.Array, jax.Array]:
+            x_t, t, s, cond = samples
+            x_s = self.step_back(frozen, x_t, t, s, cond)
+            wanted = jax.lax.stop_gradient(predict(state.ema, x_s, s, cond))
+
+            def distance(params: Params) -> tuple[jax.Array, jax.Array]:
+                x0_hat = predict(params, x_t, t, cond)
+                huber = jnp.sqrt(jnp.square(x0_hat - wanted) + _CORNER**2) - _CORNER
+                return jnp.mean(huber), x0_hat
+
+            (value, x0_hat), gradient = jax.value_and_grad(distance, has_aux=True)(state.params)
+            return gradient, value, x0_hat
+
+        return Held(*accumulate(part, (x_t, t, s, cond), self.accumulation, self.student))
+
+    def step_back(
+        self, frozen: dict[str, Any], x_t: jax.Array, t: jax.Array, s: jax.Array, cond: Any
+    ) -> jax.Array:
+        """The point at s of the generator's path through x_t, by one step of Euler."""
+        given = {name: array for name, array in cond.items() if name != GUIDANCE}
+        scale = cond[GUIDANCE][:, 0] if GUIDANCE in cond else self.guidance
+
+        def generator(x: jax.Array, t: jax.Array, cond: Any) -> jax.Array:
+            return self.generator(frozen[self.tree], x, t, cond)
+
+        v = guided(generator, given, frozen["null"], scale)(x_t, t)
+        return x_t + expand(s - t, x_t) * v

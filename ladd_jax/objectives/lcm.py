@@ -1,0 +1,85 @@
+"""Latent Consistency Models (Luo et al. 2023), the baseline of the paper, for rectified flow.
+
+The student is sampled as one of LADD is: by the consistency sampler, unguided.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from ladd_jax.models.base import Backbone, Model, Params
+from ladd_jax.objectives.base import Batch, Metrics, TrainState, unless_skipped, updated
+from ladd_jax.objectives.consistency import Consistency
+from ladd_jax.training.optimizers import Optimizer
+
+
+@dataclasses.dataclass(frozen=True)
+class LCM:
+    """Consistency distillation alone, without a critic.
+
+    Attributes:
+      consistency: the loss.
+      optimizer: optimizer of the student.
+      ema_decay: decay of the student's moving average, which the student follows, too.
+    """
+
+    consistency: Consistency
+    optimizer: Optimizer
+    ema_decay: float = 0.999
+    heads: Model | None = None
+    heads_optimizer: Optimizer | None = None
+    reads_noise_keys: bool = False
+
+    @property
+    def student(self) -> Backbone:
+        """What is trained."""
+        return self.consistency.student
+
+    @property
+    def accumulation(self) -> int:
+        """Micro-batches of a batch."""
+        return self.consistency.accumulation
+
+    @property
+    def networks(self) -> dict[str, Model]:
+        """The networks whose parameters come in `frozen`, by name."""
+        return self.consistency.networks
+
+    @property
+    def forward_units(self) -> tuple[int, int]:
+        """(student, teacher): see `Consistency.forward_units`."""
+        return self.consistency.forward_units, 0
+
+    def init(self, key: jax.Array, params: Params) -> TrainState:
+        """State before the first step; arguments as of `LADD.init`."""
+        params = self.student.begin(jax.random.fold_in(key, 0), params)
+        return TrainState(
+            step=jnp.zeros((), jnp.int32),
+            key=key,
+            params=params,
+            ema=jax.tree.map(jnp.copy, params),
+            heads={},
+            optimizer=self.optimizer.build().init(params),
+            heads_optimizer=(),
+        )
+
+    def step(
+        self, state: TrainState, frozen: dict[str, Any], batch: Batch
+    ) -> tuple[TrainState, Metrics]:
+        """One update, or none where the gradient is not finite. `frozen`: see `Consistency.hold`."""
+        held = self.consistency.hold(
+            jax.random.fold_in(state.key, state.step), state, frozen, batch
+        )
+        norm = optax.tree.norm(held.gradient)
+        skipped = ~jnp.isfinite(norm)
+        metrics = {
+            "loss/consistency": held.value,
+            "gradient_norm/student": norm,
+            "x0_hat_std": jnp.std(held.x0_hat),
+            "skipped": skipped.astype(jnp.float32),
+        }
+        new = updated(state, self.optimizer, held.gradient, self.ema_decay)
+        return unless_skipped(skipped, new, state), metrics
