@@ -186,6 +186,28 @@ def test_the_card_says_how_the_student_was_made_and_what_it_cannot(run, turbo):
     assert "# x\n" in card
 
 
+def test_the_card_of_a_student_without_heads_tells_of_none(run):
+    config = tiny(run[0].parent / "pipeline", "")
+    config.weights, config.distil.objective = "someone/sd3", "lcm"
+    config.synthesize.update(dict(guidance=4.5, shift=3.0))
+
+    def card():
+        return model_card(describe(typed(config), "x", run[0], "ema", 2, "single", "bfloat16"), 8)
+
+    alone = card()
+    assert "Latent consistency distillation (LCM) of [someone/sd3]" in alone
+    assert "- distillation\n- lcm\n" in alone
+    assert (
+        "| consistency | alone, along the base model's paths of 50 steps, guidance 4.5, shift 3 |"
+        in alone
+    )
+    assert not re.search(r"discriminator|heads|R1|hinge|Adversarial", alone)
+    config.distil.update(dict(objective="ladd", consistency_weight=0.5, consistency_steps=20))
+    beside = card()
+    assert "| consistency | weight 0.5, along the base model's paths of 20 steps," in beside
+    assert "- distillation\n- ladd\n" in beside and "| learning rate of the heads |" in beside
+
+
 def test_a_number_of_steps_alone_gives_the_times_as_the_card_says(run):
     import torch
     from diffusers import FlowMatchLCMScheduler

@@ -138,6 +138,10 @@ def test_a_run_begins_from_the_newest_student_of_another_on_its_data(tmp_path):
     told = config(distil__steps=20, synthesize__guidance_range=(1.0, 6.0))
     with pytest.raises(UserError, match=r"other networks \(synthesize\.guidance_range was"):
         open_places(told, second, "", str(first))
+    with pytest.raises(
+        UserError, match=r"other networks \(distil\.objective was 'ladd' and is 'lcm'"
+    ):
+        open_places(config(distil__steps=20, distil__objective="lcm"), second, "", str(first))
     adapted = tmp_path / "adapted"
     save(adapted, "distil", 10, config(distil__steps=10, distil__lora__rank=4))
     with pytest.raises(UserError, match=r"student of other networks \(distil\.lora\.rank was"):

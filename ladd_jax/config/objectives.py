@@ -1,6 +1,7 @@
 """Objectives of a config: what trains the data generator, what distils it, and their FLOPs."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 from ladd_jax.config.architectures import (
@@ -64,7 +65,7 @@ def distillation(config: Config) -> Distillation:
     Raises:
       UserError: see `ladd`.
     """
-    return {"ladd": ladd, "lcm": lcm}[config.distil.objective](config)
+    return _DISTILLATIONS[config.distil.objective](config)
 
 
 def lcm(config: Config) -> LCM:
@@ -120,6 +121,9 @@ def ladd(config: Config) -> LADD:
         consistency=_consistency(config) if stage.consistency_weight else None,
         **_settings(LADDSettings, stage),
     )
+
+
+_DISTILLATIONS: dict[str, Callable[[Config], Distillation]] = {"ladd": ladd, "lcm": lcm}
 
 
 def model_flops(config: Config, objective: Objective, bucket: Bucket, cond: Any) -> int:

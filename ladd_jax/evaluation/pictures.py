@@ -106,6 +106,7 @@ _PANELS: dict[str, dict[str, tuple[str, ...]]] = {
         "mean logit": ("logit/real", "logit/fake"),
         "gradient norm": ("gradient_norm/student", "gradient_norm/heads"),
         "discriminator accuracy": ("accuracy",),
+        "consistency": ("loss/consistency",),
     },
 }
 

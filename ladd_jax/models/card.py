@@ -8,9 +8,15 @@ from ladd_jax.models.families import Export
 from ladd_jax.paths import expand
 from ladd_jax.weights.source import names_repository
 
+_METHODS = {
+    "ladd": "Latent Adversarial Diffusion Distillation",
+    "lcm": "Latent consistency distillation (LCM)",
+}
+"""By `distil.objective`."""
+
 LIMITS = """## Limits
 
-Known of students of LADD ([arXiv 2403.12015](https://arxiv.org/abs/2403.12015)): objects that
+Known of students of few steps ([arXiv 2403.12015](https://arxiv.org/abs/2403.12015)): objects that
 touch may merge, spatial relations may come out wrong, and what a prompt negates may be shown. They
 take neither guidance nor a negative prompt, and only the sigmas above: at others, such as those of
 a default schedule, they were not trained. Biases and limits of the base model are still there.
@@ -52,7 +58,7 @@ def header(export: Export, *tags: str) -> str:
         "- text-to-image",
         *(f"- {tag}" for tag in tags),
         "- distillation",
-        "- ladd",
+        f"- {export.objective}",
         "---\n",
         f"# {export.name}\n",
     ]
@@ -64,7 +70,7 @@ def summary(export: Export) -> str:
     counts = sorted(export.sigmas)
     shown = " or ".join(map(str, counts))
     return (
-        f"Latent Adversarial Diffusion Distillation of {named(export.base)}: pictures in "
+        f"{_METHODS[export.objective]} of {named(export.base)}: pictures in "
         f"{shown} unguided step{'s' * (counts != [1])}. The licence is that of the base model. "
         f"Made with ladd_jax {__version__}.\n"
     )

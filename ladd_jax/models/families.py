@@ -196,6 +196,7 @@ class Export:
       square: the one of `sizes` that is nearest to a square.
       text_length: T.
       sigmas: noise levels, the last being 0, by the number of steps, the most steps first.
+      objective: what it was distilled with, `distil.objective`.
       made: how it was made, name to value, for the model card.
     """
 
@@ -211,6 +212,7 @@ class Export:
     square: tuple[int, int]
     text_length: int
     sigmas: Mapping[int, Sequence[float]]
+    objective: str
     made: Mapping[str, object]
 
 

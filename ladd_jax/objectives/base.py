@@ -7,10 +7,10 @@ An objective is an object with
     forward_units: what a step asks for, in forward passes of student and teacher
 
 `step` is pure and compiled by the caller, once for each bucket shape. `frozen` holds, by name, the
-trees that training reads and never changes (`teacher`, `generator`, `base`, `null`): an argument, so that none
-is baked into the program. `batch` holds `latents [B, H, W, C]` and `cond`, a dict of arrays `[B,
-...]`; for an objective that `reads_noise_keys` also `noise_keys`, uint32 `[B, 2]`, the raw PRNG keys
-of the noise that the data generator made the latents of.
+trees that training reads and never changes (`teacher`, `generator`, `base`, `null`): an argument,
+so that none is baked into the program. `batch` holds `latents [B, H, W, C]` and `cond`, a dict of
+arrays `[B, ...]`; for an objective that `reads_noise_keys` also `noise_keys`, uint32 `[B, 2]`, the
+raw PRNG keys of the noise that the data generator made the latents of.
 `metrics` is a flat dict of scalars and small vectors, all float32; `skipped` in it is 1 where a
 gradient was not finite and nothing was updated, else 0.
 """

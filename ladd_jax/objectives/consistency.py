@@ -73,9 +73,7 @@ class Consistency:
         generator = 1 if self.guidance == 1 else 2
         return generator + 1 + (2 if self.student.constants else 3)
 
-    def hold(
-        self, key: jax.Array, state: TrainState, frozen: dict[str, Any], batch: Batch
-    ) -> Held:
+    def hold(self, key: jax.Array, state: TrainState, frozen: dict[str, Any], batch: Batch) -> Held:
         """The loss of `state.params` on a batch, and its gradient.
 
         Args:

@@ -69,7 +69,10 @@ class LCM:
     def step(
         self, state: TrainState, frozen: dict[str, Any], batch: Batch
     ) -> tuple[TrainState, Metrics]:
-        """One update, or none where the gradient is not finite. `frozen`: see `Consistency.hold`."""
+        """One update, or none where the gradient is not finite.
+
+        `frozen` is that of `Consistency.hold`.
+        """
         held = self.consistency.hold(
             jax.random.fold_in(state.key, state.step), state, frozen, batch
         )

@@ -87,7 +87,9 @@ def step_arguments(
     )
 
 
-def compile_step(objective: Distillation, mesh: Mesh, chip: Chip, batch: dict[str, Any]) -> Compiled:
+def compile_step(
+    objective: Distillation, mesh: Mesh, chip: Chip, batch: dict[str, Any]
+) -> Compiled:
     """Compiles the step for a batch and reads its memory and cost; takes minutes for SD3.
 
     Args:

@@ -11,7 +11,7 @@ from pathlib import Path
 import jax
 
 from ladd_jax.config import architectures, objectives
-from ladd_jax.config.fields import Config
+from ladd_jax.config.fields import Config, Distil
 from ladd_jax.config.workdir import read
 from ladd_jax.data.buckets import nearest
 from ladd_jax.diffusion.samplers import student_sigmas
@@ -175,6 +175,7 @@ def describe(
         square=(square.height, square.width),
         text_length=config.data.text_length,
         sigmas={steps: student_sigmas(steps, times) for steps in counts},
+        objective=config.distil.objective,
         made=_how_made(config, model, step, dtype, loras)
         | ({} if guidance is None else {"guidance of these files": f"{guidance:g}"}),
     )
@@ -224,21 +225,16 @@ def _how_made(
         "data": data,
         "batch": distil.batch_size,
         "times": _listed(distil.timesteps),
-        "their probabilities": _listed(distil.probabilities),
-        "in the first steps": f"{_listed(distil.warmup_probabilities)} ({distil.warmup_steps})",
-        "noise for the discriminator": f"logit-normal, mean {distil.renoise_mean:g}, deviation "
-        f"{distil.renoise_std:g}",
-        "loss": distil.loss,
-        "R1": f"{distil.r1_gamma:g} every {distil.r1_interval} steps",
-        "distillation loss": f"{distil.distillation_weight:g}",
-        "reconstruction": f"{distil.reconstruction_weight:g}"
-        + (f", gamma {distil.reconstruction_gamma:g}" if distil.reconstruction_gamma else ""),
-        "blocks with heads": _listed(distil.hooked_blocks) or "all",
-        "updates of the heads a step": distil.head_updates,
-        "learning rate": f"{distil.optimizer.learning_rate:g}, heads "
-        f"{distil.heads_optimizer.learning_rate:g}",
+        **(_of_heads(distil) if distil.objective == "ladd" else {}),
+        "learning rate": f"{distil.optimizer.learning_rate:g}",
         "seed": config.seed,
     }
+    if distil.objective == "lcm" or distil.consistency_weight:
+        weight = "alone" if distil.objective == "lcm" else f"weight {distil.consistency_weight:g}"
+        rows["consistency"] = (
+            f"{weight}, along the base model's paths of {distil.consistency_steps} steps, "
+            f"{generator.guidance_in_words}, shift {generator.shift:g}"
+        )
     if config.finetune.steps:
         first = config.finetune
         rows["fine-tuned first"] = (
@@ -256,9 +252,27 @@ def _how_made(
         if given:
             named_loras = [AddedLoRA.parse(text) for text in given]
             rows[name] = ", ".join(f"{named(x.place)} at {x.scale:g}" for x in named_loras)
-    if not distil.warmup_steps:
-        del rows["in the first steps"]
     return rows
+
+
+def _of_heads(distil: Distil) -> dict[str, object]:
+    """What the model card says of the adversarial training and its terms."""
+    rows: dict[str, object] = {"their probabilities": _listed(distil.probabilities)}
+    if distil.warmup_steps:
+        first = f"{_listed(distil.warmup_probabilities)} ({distil.warmup_steps})"
+        rows["in the first steps"] = first
+    gamma = f", gamma {distil.reconstruction_gamma:g}" if distil.reconstruction_gamma else ""
+    return rows | {
+        "noise for the discriminator": f"logit-normal, mean {distil.renoise_mean:g}, deviation "
+        f"{distil.renoise_std:g}",
+        "loss": distil.loss,
+        "R1": f"{distil.r1_gamma:g} every {distil.r1_interval} steps",
+        "distillation loss": f"{distil.distillation_weight:g}",
+        "reconstruction": f"{distil.reconstruction_weight:g}{gamma}",
+        "blocks with heads": _listed(distil.hooked_blocks) or "all",
+        "updates of the heads a step": distil.head_updates,
+        "learning rate of the heads": f"{distil.heads_optimizer.learning_rate:g}",
+    }
 
 
 def _listed(values: Sequence[float]) -> str:

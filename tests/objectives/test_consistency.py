@@ -69,7 +69,7 @@ def test_a_student_that_knows_where_guided_paths_end_has_no_loss():
     one = {"w": jnp.ones(())}
     held = target.hold(KEY, SimpleNamespace(params=one, ema=one), empty, tiny.batch())
     assert float(held.value) < 1e-6
-    # Of another scale it is wrong along each path, but for the last piece, by a share of its length.
+    # Of another scale it is wrong by a share of each piece, the last ones excepted.
     other = dataclasses.replace(target, guidance=2.0)
     held = other.hold(KEY, SimpleNamespace(params=one, ema=one), empty, tiny.batch())
     assert float(held.value) > 1e-3
@@ -85,12 +85,8 @@ def test_the_loss_is_that_of_neighbouring_points_and_the_average_at_the_second(t
     place = jax.random.randint(level_key, (tiny.B,), 0, 4)
     assert set(np.asarray(place)) == {0, 1, 2, 3}
     t, s = jnp.asarray(LEVELS)[place], jnp.asarray(LEVELS)[place + 1]
-    x_t = interpolate(
-        batch["latents"], jax.random.normal(noise_key, batch["latents"].shape), t
-    )
-    null = {
-        name: jnp.broadcast_to(array, (tiny.B, *array.shape)) for name, array in NULL.items()
-    }
+    x_t = interpolate(batch["latents"], jax.random.normal(noise_key, batch["latents"].shape), t)
+    null = {name: jnp.broadcast_to(array, (tiny.B, *array.shape)) for name, array in NULL.items()}
     network = tiny.network(tiny.mmdit_config())
 
     @jax.jit
