@@ -1,14 +1,17 @@
 """LADD on scenes: digits in colours at random places, where one prompt has many pictures.
 
 python -m ladd_jax.main --config=scenes --workdir=runs/scenes
+
+`--config=scenes:recipe=paper` leaves out what this project adds to the paper's distillation.
 """
 
 from ml_collections import ConfigDict
 
-from ladd_jax.config import base_config, small_recipe
+from ladd_jax.config import base_config, parse_arguments, small_recipe
 
 
-def get_config() -> ConfigDict:
+def get_config(arguments: str | None = None) -> ConfigDict:
+    given = parse_arguments(arguments, dict(recipe="robust"))
     config = base_config()
     config.data.update(
         dict(
@@ -58,7 +61,7 @@ def get_config() -> ConfigDict:
         )
     )
 
-    small_recipe(config, steps=1500)
+    small_recipe(config, steps=1500, recipe=given["recipe"])
 
     config.checkpoint.every = 1000
     config.log.update(dict(every=50, samples_every=1000))

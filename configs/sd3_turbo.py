@@ -12,6 +12,8 @@ Arguments after the colon, all optional:
     resolution  side in pixels of the square bucket, 1024
     steps       of distillation, 10000
     lora        rank of adapters to train in place of the whole student; 0 trains all of it
+    recipe      paper; robust adds what helped small networks: fine-tuning first, regression at
+                small t, less noise
 
 "known" is what the paper states, "ours" is this project's, and so is all that neither this file
 nor `ladd_jax/config/fields.py` marks as known.
@@ -21,7 +23,7 @@ import math
 
 from ml_collections import ConfigDict
 
-from ladd_jax.config import base_config, parse_arguments
+from ladd_jax.config import base_config, large_recipe, parse_arguments
 from ladd_jax.data.buckets import bucket_table
 from ladd_jax.data.prompt_sets import names_prompts
 from ladd_jax.errors import UserError
@@ -42,8 +44,11 @@ _PATCH, _REDUCTION = 2, 8
 def get_config(arguments: str | None = None) -> ConfigDict:
     given = parse_arguments(
         arguments,
-        dict(size="", weights="", teacher="", data="", resolution=1024, steps=10_000, lora=0),
-    )
+        dict(
+            size="", weights="", teacher="", data="", resolution=1024, steps=10_000, lora=0,
+            recipe="paper",
+        ),
+    )  # fmt: skip
     config = base_config()
     config.stages = ("encode", "synthesize", "finetune", "distil")
     config.model.position_base = 48.0
@@ -118,5 +123,6 @@ def get_config(arguments: str | None = None) -> ConfigDict:
         config.distil.warmup_steps = 0
     if config.data.source == "images":
         config.distil.distillation_weight = 2.5  # known: there is one; ADD's: its value
+    large_recipe(config, given["recipe"])
     config.checkpoint.every = math.ceil(given["steps"] / 10)  # ours
     return config

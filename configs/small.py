@@ -13,6 +13,7 @@ Arguments after the colon, all but the first optional:
     pretrain     steps of the data generator's training, 4000
     text         a folder of CLIP's or T5's text encoder, instead of a random one
     text_length  words of text that are read, 24, or tokens of that encoder
+    recipe       robust; paper leaves out what this project adds to the paper's distillation
 
 All buckets have about the pixels of the square, in aspects that suit the data. Larger pictures have
 larger patches, so that a step takes about the same time.
@@ -32,7 +33,7 @@ def get_config(arguments: str | None = None) -> ConfigDict:
         arguments,
         dict(
             data="", resolution=32, channels=0, guidance=3.0, autoencoder="", text="", steps=1000,
-            pretrain=4000, text_length=24,
+            pretrain=4000, text_length=24, recipe="robust",
         ),
     )  # fmt: skip
     resolution, autoencoder = given["resolution"], given["autoencoder"]
@@ -100,7 +101,7 @@ def get_config(arguments: str | None = None) -> ConfigDict:
         )
     )  # fmt: skip
 
-    small_recipe(config, steps=given["steps"])
+    small_recipe(config, steps=given["steps"], recipe=given["recipe"])
 
     config.evaluate.update(dict(batch_size=64, guidances=(1.0, 2.0, 3.0, 5.0)))
     config.checkpoint.every = 500

@@ -2,7 +2,15 @@
 
 from ladd_jax.config.arguments import parse_arguments
 from ladd_jax.config.fields import Config, base_config, typed
-from ladd_jax.config.recipes import small_recipe
+from ladd_jax.config.recipes import large_recipe, small_recipe
 from ladd_jax.errors import UserError
 
-__all__ = ["Config", "UserError", "base_config", "parse_arguments", "small_recipe", "typed"]
+__all__ = [
+    "Config",
+    "UserError",
+    "base_config",
+    "large_recipe",
+    "parse_arguments",
+    "small_recipe",
+    "typed",
+]

@@ -1,28 +1,72 @@
-"""What several configs set alike."""
+"""What several configs set alike: recipes of the distillation, by name.
+
+`paper` is LADD as the paper states it: no stage before it, noise of one mean at every t, and the
+adversarial loss alone. `robust` has what has helped since.
+"""
 
 from ml_collections import ConfigDict
+
+from ladd_jax.errors import UserError
+
+RECIPES = ("robust", "paper")
+"""Names of the recipes."""
 
 _BATCH_SIZE = 32
 
 
-def small_recipe(config: ConfigDict, steps: int) -> None:
+def check_recipe(recipe: str) -> None:
+    """Raises UserError where there is no such recipe."""
+    if recipe not in RECIPES:
+        raise UserError(f"recipe {recipe!r} is none of {', '.join(RECIPES)}: use one of them")
+
+
+def small_recipe(config: ConfigDict, steps: int, recipe: str = "robust") -> None:
     """How a small network is distilled on small pictures.
 
     What helps was found on the digits, one setting at a time: `benchmarks/studies/digits.json` and
-    `docs/tuning.md`. Times and their probabilities stay the paper's.
+    `docs/tuning.md`. Rates, averages and updates of the heads, of which the paper says nothing, are
+    the same in both recipes; times and their probabilities stay the paper's.
 
     Args:
       config: is changed; its data generator's training is set already.
       steps: of the distillation.
+      recipe: one of `RECIPES`.
+
+    Raises:
+      UserError: there is no such recipe.
     """
-
-    # Over an eighteenth of a training: a longer average has less noise and lags behind more.
-    def ema_decay(steps: int) -> float:
-        return 1 - 18 / max(steps, 36)
-
+    check_recipe(recipe)
+    distil = config.distil
+    distil.update(
+        dict(
+            steps=steps,
+            batch_size=_BATCH_SIZE,
+            warmup_steps=0,
+            r1_interval=16,
+            # The heads are the slower learners here, and an update of them alone costs no backward
+            # pass through a transformer.
+            head_updates=3,
+            ema_decay=_ema_decay(steps),
+        )
+    )
+    distil.optimizer.update(dict(learning_rate=8e-5, beta1=0.5))
+    distil.heads_optimizer.update(dict(learning_rate=3e-3, beta1=0.5))
+    if recipe == "paper":
+        return
+    distil.update(
+        dict(
+            # A small picture's pixel carries more than one of a large latent, so less noise hides
+            # as much; and what is at stake at small t is less.
+            renoise_mean=0.0,
+            renoise_slope=2.0,
+            # The heads see little of what a prediction from little noise does wrong: the data
+            # themselves hold the student where x_0 is nearly known.
+            reconstruction_weight=1.0,
+        )
+    )
     first = max(steps // 4, 1)
     config.finetune.update(
-        dict(steps=first, batch_size=2 * _BATCH_SIZE, ema_decay=ema_decay(first))
+        dict(steps=first, batch_size=2 * _BATCH_SIZE, ema_decay=_ema_decay(first))
     )
     config.finetune.optimizer.update(
         dict(
@@ -31,25 +75,46 @@ def small_recipe(config: ConfigDict, steps: int) -> None:
             decay_steps=first,
         )
     )
-    distil = config.distil
-    distil.update(
+
+
+def large_recipe(config: ConfigDict, recipe: str = "paper") -> None:
+    """What `robust` changes where the paper's own sizes are distilled.
+
+    It is what helped small networks on small pictures, with SANA-Sprint's noise in the place of
+    theirs. At these sizes nothing of it was tried here. Adapters are not fine-tuned first, which
+    would train the whole network that they are to spare.
+
+    Args:
+      config: is changed; the steps of its distillation and its rates are set already.
+      recipe: one of `RECIPES`.
+
+    Raises:
+      UserError: there is no such recipe.
+    """
+    check_recipe(recipe)
+    if recipe == "paper":
+        return
+    distil, steps = config.distil, max(config.distil.steps // 10, 1)
+    distil.update(dict(renoise_mean=0.09, reconstruction_weight=1.0, reconstruction_gamma=5.0))
+    if distil.lora.rank:
+        return
+    config.finetune.update(
         dict(
             steps=steps,
-            batch_size=_BATCH_SIZE,
-            warmup_steps=0,
-            # A small picture's pixel carries more than one of a large latent, so less noise hides
-            # as much; and what is at stake at small t is less.
-            renoise_mean=0.0,
-            renoise_slope=2.0,
-            # The heads see little of what a prediction from little noise does wrong: the data
-            # themselves hold the student where x_0 is nearly known.
-            reconstruction_weight=1.0,
-            r1_interval=16,
-            # The heads are the slower learners here, and an update of them alone costs no backward
-            # pass through a transformer.
-            head_updates=3,
-            ema_decay=ema_decay(steps),
+            batch_size=distil.batch_size,
+            shift=config.synthesize.shift,
+            ema_decay=_ema_decay(steps),
         )
     )
-    distil.optimizer.update(dict(learning_rate=8e-5, beta1=0.5))
-    distil.heads_optimizer.update(dict(learning_rate=3e-3, beta1=0.5))
+    config.finetune.optimizer.update(
+        dict(
+            learning_rate=distil.optimizer.learning_rate,
+            warmup_steps=steps // 10,
+            decay_steps=steps,
+        )
+    )
+
+
+def _ema_decay(steps: int) -> float:
+    # Over an eighteenth of a training: a longer average has less noise and lags behind more.
+    return 1 - 18 / max(steps, 36)
