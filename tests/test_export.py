@@ -202,6 +202,11 @@ def test_the_card_of_a_student_without_heads_tells_of_none(run):
         in alone
     )
     assert not re.search(r"discriminator|heads|R1|hinge|Adversarial", alone)
+    config.distil.update(dict(objective="dmd", head_updates=5))
+    matched = card()
+    assert "Distribution matching distillation (DMD) of" in matched and "\n- dmd\n" in matched
+    assert "| updates of the fake network a step | 5 |" in matched
+    assert not re.search(r"discriminator|heads|R1|hinge|Adversarial|consistency", matched)
     config.distil.update(dict(objective="ladd", consistency_weight=0.5, consistency_steps=20))
     beside = card()
     assert "| consistency | weight 0.5, along the base model's paths of 20 steps," in beside

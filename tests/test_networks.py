@@ -168,6 +168,19 @@ def test_the_baseline_has_no_heads_and_follows_the_guided_data_generator():
     assert objective.ema_decay == config.distil.ema_decay
 
 
+def test_distribution_matching_has_a_network_for_the_students_samples_that_is_told_as_it_is():
+    config = digits.get_config()
+    config.distil.update(dict(objective="dmd", head_updates=4, own_share=0.5, renoise_mean=0.3))
+    config.synthesize.guidance_range = (2.0, 6.0)
+    objective = objectives.distillation(typed(config))
+    assert list(objective.networks) == ["teacher"] and objective.heads is objective.fake
+    assert "guidance_up" in objective.fake.shapes and "guidance_up" in objective.student.shapes
+    assert "guidance_up" not in objective.generator.shapes
+    stage = typed(config).distil
+    for name in ("head_updates", "own_share", "renoise_mean", "timesteps", "heads_optimizer"):
+        assert getattr(objective, name) == getattr(stage, name)
+
+
 @pytest.mark.parametrize(
     ("changes", "networks", "cut"),
     [

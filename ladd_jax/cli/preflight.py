@@ -175,10 +175,11 @@ def _check_sides(config: Config) -> None:
 
 
 def _check_teacher(config: Config) -> None:
-    if config.distil.objective == "lcm" and (config.teacher.depth or config.teacher.weights):
+    objective = config.distil.objective
+    if objective != "ladd" and (config.teacher.depth or config.teacher.weights):
         raise UserError(
-            "distil.objective is lcm, without heads, and the section teacher names a network under "
-            "them: leave it empty"
+            f"distil.objective is {objective}, without heads, and the section teacher names a "
+            f"network under them: leave it empty"
         )
     if config.teacher.depth and not config.teacher.weights and "distil" in config.stages:
         raise UserError(

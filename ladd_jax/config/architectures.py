@@ -69,8 +69,8 @@ def teacher_architecture(config: Config) -> Any:
       UserError: what int8 needs is not installed.
     """
     teacher = generator_architecture(config)
-    if config.distil.objective == "lcm":
-        # There are no heads, and the teacher is whose paths the student follows.
+    if config.distil.objective != "ladd":
+        # There are no heads on it, and the student follows the data generator itself.
         return teacher
     if config.model.teacher_dtype == "int8":
         check_installed()

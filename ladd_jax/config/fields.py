@@ -385,8 +385,9 @@ class Distil(LADDSettings):
     data.
     """
 
-    # ladd, or lcm: the paper's baseline, consistency distillation along the data generator's guided
-    # paths, of which the fields of heads, re-noising and terms of the loss say nothing.
+    # ladd; lcm: the paper's baseline, consistency distillation along the data generator's guided
+    # paths; dmd: distribution matching against the guided data generator, by a network that learns
+    # the student's predictions and is trained by `head_updates` and `heads_optimizer`.
     objective: str = "ladd"
     data: str = "synthesized"  # known; encoded: real images, with a distillation_weight
     steps: int = 10_000  # known
@@ -405,7 +406,7 @@ class Distil(LADDSettings):
 
     def __post_init__(self) -> None:
         _one_of(self.data, "distil.data", "synthesized", "encoded")
-        _one_of(self.objective, "distil.objective", "ladd", "lcm")
+        _one_of(self.objective, "distil.objective", "ladd", "lcm", "dmd")
         counts = dict.fromkeys(("steps", "batch_size", "consistency_steps"), COUNT)
         check_numbers(self, counts | {"seed": SEED, "hooked_blocks": NOT_NEGATIVE})
         check_distinct(self, "hooked_blocks")

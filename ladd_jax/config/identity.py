@@ -71,7 +71,7 @@ def identity(
     if name in ("finetune", "distil"):
         stage = config.get("distil", {})
         source = stage.get("data")
-        if source == "encoded" and not (name == "distil" and _follows_paths(stage)):
+        if source == "encoded" and not (name == "distil" and _reads_guidance(stage)):
             fields.pop("synthesize", None)
         fields.setdefault("distil", {"data": source})
     if name == "distil" and not config.get("finetune", {}).get("steps"):
@@ -80,9 +80,9 @@ def identity(
     return {"set": name, "config": _without(fields, _IGNORED), "inputs": dict(inputs or {})}
 
 
-def _follows_paths(stage: Mapping[str, Any]) -> bool:
-    """Whether a distillation reads guidance and shift of the data generator, whatever its data."""
-    return stage.get("objective") == "lcm" or bool(stage.get("consistency_weight"))
+def _reads_guidance(stage: Mapping[str, Any]) -> bool:
+    """Whether a distillation itself guides the data generator, whatever its data are."""
+    return stage.get("objective", "ladd") != "ladd" or bool(stage.get("consistency_weight"))
 
 
 def difference(old: Mapping[str, Any], new: Mapping[str, Any], free: Sequence[str] = ()) -> str:

@@ -23,6 +23,7 @@ from ladd_jax.models.lora import BASE, Adapted
 from ladd_jax.objectives.base import Distillation, Objective
 from ladd_jax.objectives.consistency import Consistency
 from ladd_jax.objectives.critics.features import FeatureCritic
+from ladd_jax.objectives.dmd import DMD, DMDSettings
 from ladd_jax.objectives.flow_matching import FlowMatching, FlowMatchingSettings
 from ladd_jax.objectives.ladd import LADD, LADDSettings
 from ladd_jax.objectives.lcm import LCM
@@ -78,6 +79,24 @@ def lcm(config: Config) -> LCM:
     return LCM(_consistency(config), stage.optimizer, stage.ema_decay)
 
 
+def dmd(config: Config) -> DMD:
+    """Distribution matching, with a network that learns the student's predictions.
+
+    Raises:
+      UserError: a network that cannot be, or adapters of layers that it does not have.
+    """
+    backbone = family_of(config).backbone
+    return DMD(
+        student=student(config),
+        generator=backbone(generator_architecture(config)),
+        fake=backbone(student_architecture(config)),
+        guidance=config.synthesize.guidance,
+        optimizer=config.distil.optimizer,
+        heads_optimizer=config.distil.heads_optimizer,
+        **_settings(DMDSettings, config.distil),
+    )
+
+
 def _consistency(config: Config) -> Consistency:
     stage = config.synthesize
     return Consistency(
@@ -123,7 +142,11 @@ def ladd(config: Config) -> LADD:
     )
 
 
-_DISTILLATIONS: dict[str, Callable[[Config], Distillation]] = {"ladd": ladd, "lcm": lcm}
+_DISTILLATIONS: dict[str, Callable[[Config], Distillation]] = {
+    "ladd": ladd,
+    "lcm": lcm,
+    "dmd": dmd,
+}
 
 
 def model_flops(config: Config, objective: Objective, bucket: Bucket, cond: Any) -> int:

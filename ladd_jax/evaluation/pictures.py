@@ -102,7 +102,7 @@ _PANELS: dict[str, dict[str, tuple[str, ...]]] = {
     "pretrain": _REGRESSION,
     "finetune": _REGRESSION,
     "distil": {
-        "loss": ("loss/generator", "loss/discriminator"),
+        "loss": ("loss/generator", "loss/discriminator", "loss/dmd", "loss/fake"),
         "mean logit": ("logit/real", "logit/fake"),
         "gradient norm": ("gradient_norm/student", "gradient_norm/heads"),
         "discriminator accuracy": ("accuracy",),

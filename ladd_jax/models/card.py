@@ -11,6 +11,7 @@ from ladd_jax.weights.source import names_repository
 _METHODS = {
     "ladd": "Latent Adversarial Diffusion Distillation",
     "lcm": "Latent consistency distillation (LCM)",
+    "dmd": "Distribution matching distillation (DMD)",
 }
 """By `distil.objective`."""
 

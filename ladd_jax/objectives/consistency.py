@@ -14,10 +14,10 @@ import jax
 import jax.numpy as jnp
 
 from ladd_jax.diffusion.flow import expand, interpolate, predict_x0
-from ladd_jax.diffusion.samplers import guided
-from ladd_jax.models.base import GUIDANCE, Backbone, Model, Params
+from ladd_jax.models.base import Backbone, Model, Params
 from ladd_jax.objectives.accumulation import accumulate
 from ladd_jax.objectives.base import Batch, TrainState
+from ladd_jax.objectives.guided_generator import guided_generator
 
 _CORNER = 1e-3
 """c of the pseudo-Huber distance sqrt(d^2 + c^2) - c, of each value (LCM's)."""
@@ -112,11 +112,7 @@ class Consistency:
         self, frozen: dict[str, Any], x_t: jax.Array, t: jax.Array, s: jax.Array, cond: Any
     ) -> jax.Array:
         """The point at s of the generator's path through x_t, by one step of Euler."""
-        given = {name: array for name, array in cond.items() if name != GUIDANCE}
-        scale = cond[GUIDANCE][:, 0] if GUIDANCE in cond else self.guidance
-
-        def generator(x: jax.Array, t: jax.Array, cond: Any) -> jax.Array:
-            return self.generator(frozen[self.tree], x, t, cond)
-
-        v = guided(generator, given, frozen["null"], scale)(x_t, t)
-        return x_t + expand(s - t, x_t) * v
+        generator = guided_generator(
+            self.generator, frozen[self.tree], cond, frozen["null"], self.guidance
+        )
+        return x_t + expand(s - t, x_t) * generator(x_t, t)

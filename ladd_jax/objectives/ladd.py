@@ -14,13 +14,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ladd_jax.diffusion import times
-from ladd_jax.diffusion.flow import expand, interpolate, predict_x0
+from ladd_jax.diffusion.flow import expand, predict_x0
 from ladd_jax.diffusion.samplers import sample_noise
 from ladd_jax.errors import UserError
-from ladd_jax.models.base import GUIDANCE, Backbone, Cond, Model, Params
+from ladd_jax.models.base import GUIDANCE, Backbone, Model, Params
 from ladd_jax.objectives import update_orders
-from ladd_jax.objectives.accumulation import accumulate
 from ladd_jax.objectives.adversarial import (
     ADVERSARIAL_LOSSES,
     Head,
@@ -37,38 +35,23 @@ from ladd_jax.objectives.consistency import Consistency
 from ladd_jax.objectives.critics.base import Critic, Noise, Opened
 from ladd_jax.objectives.discriminator_metrics import discriminator_metrics
 from ladd_jax.objectives.passes import Drawn, Heads, Passes, Verdict
+from ladd_jax.objectives.student_inputs import StudentInputs
 from ladd_jax.objectives.terms import terms_of
 from ladd_jax.objectives.terms.base import FEATURE_GRADIENT, REAL_FEATURES, Seen, Term, total
 from ladd_jax.ranges import (
-    COUNT,
     DECAY,
-    FINITE,
     NOT_NEGATIVE,
     SHARE,
-    Range,
-    check_distinct,
     check_numbers,
 )
 from ladd_jax.training.optimizers import Optimizer
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class LADDSettings:
-    """How a student is distilled.
+class LADDSettings(StudentInputs):
+    """How a student is distilled, besides its inputs and their re-noising.
 
     Attributes:
-      timesteps: times at which the student is trained (paper: 1, 0.75, 0.5, 0.25).
-      probabilities: of those times.
-      warmup_probabilities: of those times in the first steps (paper, above 512^2: 0, 0, .5, .5).
-      warmup_steps: how many those are (paper, above 512^2: 500).
-      renoise_mean: m of t_hat = sigmoid(m + s u) (paper: 1).
-      renoise_std: s (paper: 1).
-      renoise_slope: how much m falls from t = 1 to t = 0: t_hat = sigmoid(m - slope (1 - t) + s u),
-        so that a prediction from little noise, whose errors are small, is not hidden under much
-        (paper: 0).
-      own_share: share of the inputs below t = 1 that the student is given from its own sampling,
-        which re-noises its predictions, instead of noised data (backward simulation, Yin et al.
-        2024, DMD2; paper: 0).
       same_renoise: real and fake share t_hat and noise. Open in the paper.
       loss: key of `ADVERSARIAL_LOSSES`. Open in the paper; ADD has hinge.
       r1_gamma: weight of the gradient penalty on each head's input at real samples (ADD: 1e-5), and
@@ -92,22 +75,12 @@ class LADDSettings:
       misaligned_share: share of the loss on fakes that goes to extra ones, real latents with
         the condition of another sample; 0 has none. It holds the student to its prompts.
       head_updates: updates of the heads for each of the student, each on fresh re-noising.
-      accumulation: micro-batches that a batch is taken in, to need less memory. What is drawn, and
-        which pairs are misaligned, is decided for the whole batch.
       accumulated_heads: the heads that the student's loss sees where there are several
         micro-batches: `updated` is the update of one, by a second pass over all of them; `before`
         is the heads from before the step, at the price of one pass.
       ema_decay: decay of the student's moving average.
     """
 
-    timesteps: tuple[float, ...] = (1.0, 0.75, 0.5, 0.25)
-    probabilities: tuple[float, ...] = (0.7, 0.1, 0.1, 0.1)
-    warmup_probabilities: tuple[float, ...] = (0.0, 0.0, 0.5, 0.5)
-    warmup_steps: int = 500
-    renoise_mean: float = 1.0
-    renoise_std: float = 1.0
-    renoise_slope: float = 0.0
-    own_share: float = 0.0
     same_renoise: bool = True
     loss: str = "hinge"
     r1_gamma: float = 1e-5
@@ -122,34 +95,17 @@ class LADDSettings:
     consistency_weight: float = 0.0
     misaligned_share: float = 0.0
     head_updates: int = 1
-    accumulation: int = 1
     accumulated_heads: str = "updated"
     ema_decay: float = 0.999
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.loss not in ADVERSARIAL_LOSSES:
             raise UserError(f"loss {self.loss!r} is none of {', '.join(ADVERSARIAL_LOSSES)}")
-        if not self.timesteps:
-            raise UserError("timesteps is empty: name one or more, such as 1.0")
-        check_numbers(self, {"timesteps": Range(above=0, most=1)})
-        check_distinct(self, "timesteps")
-        for name in ("probabilities", "warmup_probabilities"):
-            check_numbers(self, {name: SHARE})
-            values = getattr(self, name)
-            if len(values) != len(self.timesteps) or abs(sum(values) - 1) > 1e-6:
-                raise UserError(
-                    f"{name} {values} must be {len(self.timesteps)} numbers that sum to 1, "
-                    f"one for each of the timesteps {self.timesteps}"
-                )
         if not 0 <= self.misaligned_share < 1:
             raise UserError(
                 f"misaligned_share {self.misaligned_share} is not a share: use 0 for none, or a "
                 f"number below 1"
-            )
-        if not 0 <= self.own_share <= 1 or (self.own_share and len(self.timesteps) < 2):
-            raise UserError(
-                f"own_share is {self.own_share} with timesteps {self.timesteps}: use a share from "
-                f"0 to 1, and 0 where there is one time"
             )
         drawn = zip(self.timesteps, self.probabilities, strict=True)
         if self.paired_weight and not any(t == 1 and share for t, share in drawn):
@@ -172,7 +128,6 @@ class LADDSettings:
                 f"head_updates {self.head_updates} and r1_interval {self.r1_interval} "
                 f"must be at least 1"
             )
-        check_numbers(self, {"accumulation": COUNT})
         if self.accumulated_heads not in ("updated", "before"):
             raise UserError(
                 f"accumulated_heads {self.accumulated_heads!r} is none of updated, before"
@@ -180,10 +135,6 @@ class LADDSettings:
         check_numbers(
             self,
             {
-                "warmup_steps": NOT_NEGATIVE,
-                "renoise_mean": FINITE,
-                "renoise_std": NOT_NEGATIVE,
-                "renoise_slope": FINITE,
                 "r1_gamma": NOT_NEGATIVE,
                 "distillation_weight": NOT_NEGATIVE,
                 "reconstruction_weight": NOT_NEGATIVE,
@@ -404,7 +355,7 @@ class LADD(LADDSettings):
             # Numbers 0 and 1 are the keys that `student_input` splits it into.
             own_key = jax.random.fold_in(student_key, 2)
             whole = self.student.complete(state.params, frozen)
-            x_t, own = self.own_input(own_key, whole, x_t, t, cond)
+            x_t, own = self.own_input(own_key, self.student, whole, x_t, t, cond)
         paired = None
         if self.paired_weight:
             drawn = jax.random.uniform(jax.random.fold_in(student_key, 3), t.shape)
@@ -414,58 +365,12 @@ class LADD(LADDSettings):
         fake, real = self.renoise(renoise_key, x_0, t)
         return Drawn(x_0, cond, x_t, t, fake, real, misaligned, own, paired), keys[1:-1]
 
-    def student_input(
-        self, key: jax.Array, x_0: jax.Array, step: jax.Array
-    ) -> tuple[jax.Array, jax.Array]:
-        """x_t and t: pure noise only where t is 1."""
-        time_key, noise_key = jax.random.split(key)
-        probabilities = jnp.where(
-            step < self.warmup_steps,
-            jnp.asarray(self.warmup_probabilities),
-            jnp.asarray(self.probabilities),
-        )
-        t = times.discrete(time_key, x_0.shape[0], self.timesteps, probabilities)
-        return interpolate(x_0, jax.random.normal(noise_key, x_0.shape), t), t
-
-    def own_input(
-        self, key: jax.Array, params: Params, x_t: jax.Array, t: jax.Array, cond: Cond
-    ) -> tuple[jax.Array, jax.Array]:
-        """x_t with a share of the student's own inputs in it, and which those are, bool `[B]`.
-
-        They are what the consistency sampler over all of the times comes to, from noise.
-        """
-        noise_key, share_key = jax.random.split(key)
-        levels = sorted(self.timesteps, reverse=True)
-        shape = (len(x_t), len(levels), *x_t.shape[1:])
-
-        def chain(part: tuple[jax.Array, Cond]) -> tuple[Any, Any, jax.Array]:
-            noises, cond = part
-
-            def step(x: jax.Array, level: Any) -> tuple[jax.Array, jax.Array]:
-                now, after, eps = level
-                x0_hat = predict_x0(x, self.student(params, x, now, cond), now)
-                x = interpolate(x0_hat, eps, after)
-                return x, x
-
-            at = jnp.broadcast_to(jnp.asarray(levels)[:, None], (len(levels), len(noises)))
-            later = jnp.moveaxis(noises[:, 1:], 1, 0)
-            _, inputs = jax.lax.scan(step, noises[:, 0], (at[:-1], at[1:], later))
-            return (), (), jnp.moveaxis(inputs, 0, 1)
-
-        noises = jax.random.normal(noise_key, shape)
-        _, _, inputs = accumulate(chain, (noises, cond), self.accumulation, ())
-        own = (jax.random.uniform(share_key, t.shape) < self.own_share) & (t < levels[0])
-        for place, level in enumerate(levels[1:]):
-            x_t = jnp.where(expand(own & (t == level), x_t), inputs[:, place], x_t)
-        return jax.lax.stop_gradient(x_t), own
-
     def renoise(self, key: jax.Array, x_0: jax.Array, t: jax.Array) -> tuple[Noise, Noise]:
         """Noise and t_hat for fake samples, predicted from x_t, and for real ones."""
 
         def draw(key: jax.Array) -> Noise:
             time_key, noise_key = jax.random.split(key)
-            mean = self.renoise_mean - self.renoise_slope * (1 - t)
-            t_hat = times.logit_normal(time_key, x_0.shape[0], mean, self.renoise_std)
+            t_hat = self.renoise_times(time_key, t)
             return Noise(jax.random.normal(noise_key, x_0.shape), t_hat)
 
         fake_key, real_key = jax.random.split(key)

@@ -227,11 +227,13 @@ def notes_of(config: Config) -> list[str]:
         )
     else:
         first = f"The student is asked to match {matched}."
-    if config.distil.objective == "lcm":
-        first = (
-            "The student was distilled by consistency along the data generator's guided paths "
-            f"(LCM), without a discriminator. {first}"
-        )
+    how = {
+        "ladd": "",
+        "lcm": "by consistency along the data generator's guided paths (LCM)",
+        "dmd": "by matching distributions with the guided data generator (DMD)",
+    }[config.distil.objective]
+    if how:
+        first = f"The student was distilled {how}, without a discriminator. {first}"
     notes = [first]
     if EXTRACTORS[extractor_for(config)].learns:
         notes.append(

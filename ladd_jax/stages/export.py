@@ -5,7 +5,7 @@ import json
 import logging
 import shutil
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import jax
@@ -225,12 +225,13 @@ def _how_made(
         "data": data,
         "batch": distil.batch_size,
         "times": _listed(distil.timesteps),
-        **(_of_heads(distil) if distil.objective == "ladd" else {}),
+        **_OF_OBJECTIVES[distil.objective](distil),
         "learning rate": f"{distil.optimizer.learning_rate:g}",
         "seed": config.seed,
     }
-    if distil.objective == "lcm" or distil.consistency_weight:
-        weight = "alone" if distil.objective == "lcm" else f"weight {distil.consistency_weight:g}"
+    alone = distil.objective == "lcm"
+    if alone or (distil.objective == "ladd" and distil.consistency_weight):
+        weight = "alone" if alone else f"weight {distil.consistency_weight:g}"
         rows["consistency"] = (
             f"{weight}, along the base model's paths of {distil.consistency_steps} steps, "
             f"{generator.guidance_in_words}, shift {generator.shift:g}"
@@ -255,16 +256,30 @@ def _how_made(
     return rows
 
 
-def _of_heads(distil: Distil) -> dict[str, object]:
-    """What the model card says of the adversarial training and its terms."""
+def _of_inputs(distil: Distil) -> dict[str, object]:
     rows: dict[str, object] = {"their probabilities": _listed(distil.probabilities)}
     if distil.warmup_steps:
         first = f"{_listed(distil.warmup_probabilities)} ({distil.warmup_steps})"
         rows["in the first steps"] = first
+    return rows
+
+
+def _noise(distil: Distil) -> str:
+    return f"logit-normal, mean {distil.renoise_mean:g}, deviation {distil.renoise_std:g}"
+
+
+def _of_dmd(distil: Distil) -> dict[str, object]:
+    return _of_inputs(distil) | {
+        "noise of both scores": _noise(distil),
+        "updates of the fake network a step": distil.head_updates,
+        "learning rate of the fake network": f"{distil.heads_optimizer.learning_rate:g}",
+    }
+
+
+def _of_ladd(distil: Distil) -> dict[str, object]:
     gamma = f", gamma {distil.reconstruction_gamma:g}" if distil.reconstruction_gamma else ""
-    return rows | {
-        "noise for the discriminator": f"logit-normal, mean {distil.renoise_mean:g}, deviation "
-        f"{distil.renoise_std:g}",
+    return _of_inputs(distil) | {
+        "noise for the discriminator": _noise(distil),
         "loss": distil.loss,
         "R1": f"{distil.r1_gamma:g} every {distil.r1_interval} steps",
         "distillation loss": f"{distil.distillation_weight:g}",
@@ -273,6 +288,14 @@ def _of_heads(distil: Distil) -> dict[str, object]:
         "updates of the heads a step": distil.head_updates,
         "learning rate of the heads": f"{distil.heads_optimizer.learning_rate:g}",
     }
+
+
+_OF_OBJECTIVES: dict[str, Callable[[Distil], dict[str, object]]] = {
+    "ladd": _of_ladd,
+    "lcm": lambda distil: {},
+    "dmd": _of_dmd,
+}
+"""What the model card says of a training besides what all have, by `distil.objective`."""
 
 
 def _listed(values: Sequence[float]) -> str:

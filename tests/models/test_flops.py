@@ -11,6 +11,7 @@ from ladd_jax.diffusion.samplers import linear_sigmas
 from ladd_jax.models.sd3.flops import forward_flops
 from ladd_jax.models.sd3.transformer import mmdit
 from ladd_jax.objectives.consistency import Consistency
+from ladd_jax.objectives.dmd import DMD
 from ladd_jax.objectives.flow_matching import FlowMatching
 from ladd_jax.objectives.lcm import LCM
 from ladd_jax.training.optimizers import Optimizer
@@ -128,6 +129,23 @@ def test_consistency_takes_its_forward_units_alone_and_beside_ladd(guidance, uni
         counted = matrix_flops(objective.step, state, frozen, batch)
         expected = sum(objective.forward_units) * SIZE * forward_flops(WIDE, *SHAPE)
         assert counted == pytest.approx(expected, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("changes", "units"), [({}, 9), ({"guidance": 1.0, "head_updates": 2}, 11)], ids=str
+)
+def test_distribution_matching_takes_its_forward_units(changes, units):
+    fields = dict(
+        student=mmdit(WIDE), generator=mmdit(WIDE), fake=mmdit(WIDE), guidance=3.0,
+        optimizer=Optimizer(1e-3), heads_optimizer=Optimizer(1e-3),
+    )  # fmt: skip
+    objective = DMD(**(fields | changes))
+    assert objective.forward_units == (units, 0)
+    state = jax.eval_shape(objective.init, jax.random.PRNGKey(0), objective.student.shapes)
+    batch = abstract_batch(WIDE, *SHAPE, size=SIZE)
+    frozen = {"teacher": mmdit(WIDE).shapes, "null": abstract_null(batch)}
+    counted = matrix_flops(objective.step, state, frozen, batch)
+    assert counted == pytest.approx(units * SIZE * forward_flops(WIDE, *SHAPE), rel=0.05)
 
 
 def test_a_step_of_flow_matching_takes_its_forward_units():

@@ -33,7 +33,7 @@ def two_program_reference(objective, state, frozen, batch):
     own = jnp.zeros(t.shape, bool)
     if objective.own_share:
         own_key = jax.random.fold_in(student_key, 2)
-        x_t, own = objective.own_input(own_key, state.params, x_t, t, cond)
+        x_t, own = objective.own_input(own_key, objective.student, state.params, x_t, t, cond)
     grid = (x_0.shape[1] // 2, x_0.shape[2] // 2)
     pooled = cond["pooled"]
     misaligned = np.flatnonzero(np.any(np.asarray(jnp.roll(pooled, 1, 0) != pooled), axis=1))
@@ -348,7 +348,7 @@ def test_own_inputs_are_what_the_consistency_sampler_comes_to():
     t = jnp.asarray(np.resize([1.0, 0.75, 0.5, 0.25], len(x_0)), jnp.float32)
     x_t = interpolate(x_0, jax.random.normal(jax.random.PRNGKey(1), x_0.shape), t)
     key = jax.random.PRNGKey(0)
-    mixed, own = objective.own_input(key, state.params, x_t, t, cond)
+    mixed, own = objective.own_input(key, objective.student, state.params, x_t, t, cond)
     same = jnp.all(mixed == x_t, axis=(1, 2, 3))
     np.testing.assert_array_equal(same, ~own)
     assert own.any() and not own[t == 1].any()
@@ -364,7 +364,7 @@ def test_own_inputs_are_what_the_consistency_sampler_comes_to():
         np.testing.assert_allclose(mixed[chosen], x[chosen], atol=1e-4)
 
     halves = dataclasses.replace(objective, accumulation=2)
-    again, same_own = halves.own_input(key, state.params, x_t, t, cond)
+    again, same_own = halves.own_input(key, halves.student, state.params, x_t, t, cond)
     np.testing.assert_array_equal(own, same_own)
     np.testing.assert_allclose(again, mixed, atol=1e-4)
 

@@ -1,0 +1,230 @@
+"""Distribution Matching Distillation for rectified flow (Yin et al. 2024; DMD2 without its GAN).
+
+The student's prediction is re-noised, and two networks say what it came from: the guided data
+generator, and a network that learns the student's own predictions. The student moves by their
+difference, from where its samples are too many to where they are too few. That network has the
+place of the heads in the state; its updates follow the student's.
+
+B batch, H W latent grid, C channels.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from ladd_jax.diffusion.flow import expand, interpolate, predict_x0, velocity
+from ladd_jax.models.base import Backbone, Cond, Model, Params
+from ladd_jax.objectives.accumulation import accumulate
+from ladd_jax.objectives.base import Batch, Metrics, TrainState, unless_skipped, updated
+from ladd_jax.objectives.guided_generator import guided_generator
+from ladd_jax.objectives.passes import Heads
+from ladd_jax.objectives.student_inputs import StudentInputs
+from ladd_jax.ranges import COUNT, DECAY, check_numbers
+from ladd_jax.training.optimizers import Optimizer
+
+_LEAST_SCALE = 1e-6
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DMDSettings(StudentInputs):
+    """How a student is distilled, besides its inputs and their re-noising.
+
+    Attributes:
+      head_updates: updates of the network that learns the student's predictions, for each of the
+        student (DMD2: 5).
+      ema_decay: decay of the student's moving average.
+    """
+
+    head_updates: int = 1
+    ema_decay: float = 0.999
+
+    def __post_init__(self) -> None:
+        check_numbers(self, {"head_updates": COUNT, "ema_decay": DECAY})
+        super().__post_init__()
+
+
+@dataclasses.dataclass(frozen=True)
+class DMD(DMDSettings):
+    """Distribution matching.
+
+    Attributes:
+      student: predicts velocity.
+      generator: the data generator; its parameters are `frozen["teacher"]`.
+      fake: the network that learns the student's predictions, from the same start.
+      guidance: the generator's, for samples whose cond does not name its own.
+      optimizer: optimizer of the student.
+      heads_optimizer: optimizer of the fake network; its schedule counts its updates.
+    """
+
+    student: Backbone
+    generator: Backbone
+    fake: Backbone
+    guidance: float
+    optimizer: Optimizer
+    heads_optimizer: Optimizer
+
+    @property
+    def heads(self) -> Model:
+        """The fake network."""
+        return self.fake
+
+    @property
+    def reads_noise_keys(self) -> bool:
+        """No."""
+        return False
+
+    @property
+    def networks(self) -> dict[str, Model]:
+        """The networks whose parameters come in `frozen`, by name."""
+        return {"teacher": self.generator} | self.student.constants
+
+    @property
+    def forward_units(self) -> tuple[int, int]:
+        """(student, teacher): forward passes over the batch that a step's model FLOPs amount to.
+
+        All networks have the student's architecture. The student goes forward and backward, the
+        generator forward, twice with guidance, and the fake network forward for the student, and
+        forward and backward in each update of its own. Inputs of the student's own are a forward
+        pass for each time but the last.
+        """
+        student = 2 if self.student.constants else 3
+        generator = 1 if self.guidance == 1 else 2
+        own = (len(self.timesteps) - 1) if self.own_share else 0
+        return student + generator + 1 + 3 * self.head_updates + own, 0
+
+    def init(self, key: jax.Array, params: Params) -> TrainState:
+        """State before the first step; arguments as of `LADD.init`."""
+        student_key, fake_key = jax.random.split(key)
+        heads = self.fake.begin(fake_key, params)
+        params = self.student.begin(student_key, params)
+        return TrainState(
+            step=jnp.zeros((), jnp.int32),
+            key=key,
+            params=params,
+            ema=jax.tree.map(jnp.copy, params),
+            heads=heads,
+            optimizer=self.optimizer.build().init(params),
+            heads_optimizer=self.heads_optimizer.build().init(heads),
+        )
+
+    def step(
+        self, state: TrainState, frozen: dict[str, Any], batch: Batch
+    ) -> tuple[TrainState, Metrics]:
+        """Updates the student, then the fake network; neither where a gradient is not finite.
+
+        `frozen` has `null`, the cond of the empty prompt, beside the trees of `networks`.
+        """
+        x_0, cond = batch["latents"], batch["cond"]
+        keys = jax.random.split(jax.random.fold_in(state.key, state.step), 3 + self.head_updates)
+        input_key, own_key, score_key, *fake_keys = keys
+        x_t, t = self.student_input(input_key, x_0, state.step)
+        if self.own_share:
+            whole = self.student.complete(state.params, frozen)
+            x_t, _ = self.own_input(own_key, self.student, whole, x_t, t, cond)
+        eps, t_hat = self._renoise(score_key, x_0, t)
+
+        def part(samples: tuple[Any, ...]) -> tuple[Params, jax.Array, jax.Array]:
+            x_t, t, cond, eps, t_hat = samples
+
+            def predict(params: Params) -> jax.Array:
+                whole = self.student.complete(params, frozen)
+                return predict_x0(x_t, self.student(whole, x_t, t, cond), t)
+
+            x0_hat, student_vjp = jax.vjp(predict, state.params)
+            direction = self.direction(state.heads, frozen, x0_hat, eps, t_hat, cond)
+            # The gradient of half of the mean square of `direction`, were its target a constant.
+            (gradient,) = student_vjp(direction / direction.size)
+            return gradient, jnp.mean(jnp.square(direction)) / 2, x0_hat
+
+        gradient, value, x0_hat = accumulate(
+            part, (x_t, t, cond, eps, t_hat), self.accumulation, self.student
+        )
+        heads = Heads(state.heads, state.heads_optimizer)
+        heads, (losses, norms) = self._learn(heads, jnp.stack(fake_keys), x0_hat, t, cond)
+
+        norm, fake_norm = optax.tree.norm(gradient), jnp.max(norms)
+        skipped = ~(jnp.isfinite(norm) & jnp.isfinite(fake_norm))
+        metrics = {
+            "loss/dmd": value,
+            "loss/fake": jnp.mean(losses),
+            "gradient_norm/student": norm,
+            "gradient_norm/heads": fake_norm,
+            "x0_hat_std": jnp.std(x0_hat),
+            "skipped": skipped.astype(jnp.float32),
+        }
+        new = dataclasses.replace(
+            updated(state, self.optimizer, gradient, self.ema_decay),
+            heads=heads.params,
+            heads_optimizer=heads.optimizer,
+        )
+        return unless_skipped(skipped, new, state), metrics
+
+    def direction(
+        self,
+        fake: Params,
+        frozen: dict[str, Any],
+        x0_hat: jax.Array,
+        eps: jax.Array,
+        t_hat: jax.Array,
+        cond: Cond,
+    ) -> jax.Array:
+        """From what the generator makes of a re-noised prediction to what the fake network makes of
+        it, divided by the prediction's mean distance to the first (DMD, equation 8).
+
+        Args:
+          fake: parameters of the fake network.
+          frozen: see `step`.
+          x0_hat: the student's predictions `[B, H, W, C]`.
+          eps: what they are re-noised with `[B, H, W, C]`.
+          t_hat: how much, float32 `[B]`.
+          cond: their condition.
+
+        Returns:
+          `[B, H, W, C]`; predictions go against it.
+        """
+        generator = guided_generator(
+            self.generator, frozen["teacher"], cond, frozen["null"], self.guidance
+        )
+        x = interpolate(x0_hat, eps, t_hat)
+        real = predict_x0(x, generator(x, t_hat), t_hat)
+        of_fake = predict_x0(x, self.fake(fake, x, t_hat, cond), t_hat)
+        places = tuple(range(1, x.ndim))
+        distance = jnp.mean(jnp.abs(x0_hat - real), axis=places)
+        return (of_fake - real) / expand(jnp.maximum(distance, _LEAST_SCALE), x)
+
+    def _learn(
+        self, heads: Heads, keys: jax.Array, x0_hat: jax.Array, t: jax.Array, cond: Cond
+    ) -> tuple[Heads, tuple[jax.Array, jax.Array]]:
+        """The fake network after an update for each key `[n, 2]`, their losses and norms `[n]`."""
+
+        def update(heads: Heads, key: jax.Array) -> tuple[Heads, tuple[jax.Array, jax.Array]]:
+            eps, t_hat = self._renoise(key, x0_hat, t)
+            wanted = velocity(x0_hat, eps)
+
+            def part(samples: tuple[Any, ...]) -> tuple[Params, jax.Array, Any]:
+                *inputs, wanted = samples
+
+                def loss(params: Params) -> jax.Array:
+                    return jnp.mean(jnp.square(self.fake(params, *inputs) - wanted))
+
+                value, gradient = jax.value_and_grad(loss)(heads.params)
+                return gradient, value, ()
+
+            x = interpolate(x0_hat, eps, t_hat)
+            gradient, value, _ = accumulate(
+                part, (x, t_hat, cond, wanted), self.accumulation, self.fake
+            )
+            updates, optimizer = self.heads_optimizer.build().update(
+                gradient, heads.optimizer, heads.params
+            )
+            after = Heads(optax.apply_updates(heads.params, updates), optimizer)
+            return after, (value, optax.tree.norm(gradient))
+
+        return jax.lax.scan(update, heads, keys)
+
+    def _renoise(self, key: jax.Array, x_0: jax.Array, t: jax.Array) -> tuple[jax.Array, jax.Array]:
+        time_key, noise_key = jax.random.split(key)
+        return jax.random.normal(noise_key, x_0.shape), self.renoise_times(time_key, t)
