@@ -1,4 +1,4 @@
-"""`python -m benchmarks.levers [--rows=...]`: what each field that saves memory or work does.
+"""`python -m benchmarks.levers [--rows=...]`: what fields do to the memory and work of a step.
 
 Compiles the distillation step of SD3-Medium at 1024^2 for a slice of 16 v5p, 64 images, by
 `ladd_jax.plan`, once as `configs/sd3_turbo.py` has it and once for each change of it. A row says
@@ -52,6 +52,18 @@ ROWS: dict[str, tuple[str, str, dict[str, str]]] = {
     "heads on blocks 0 to 11": (
         AS_IS, MEDIUM, {"distil.hooked_blocks": f"({','.join(map(str, range(12)))})"},
     ),
+    "objective lcm": (AS_IS, MEDIUM, {"distil.objective": "lcm"}),
+    "objective dmd": (AS_IS, MEDIUM, {"distil.objective": "dmd"}),
+    "consistency_weight 1": (AS_IS, MEDIUM, {"distil.consistency_weight": "1.0"}),
+    "moments_weight 0.1": (AS_IS, MEDIUM, {"distil.moments_weight": "0.1"}),
+    "paired_weight 0.25": (AS_IS, MEDIUM, {"distil.paired_weight": "0.25"}),
+    "reconstruction_weight 1": (AS_IS, MEDIUM, {"distil.reconstruction_weight": "1.0"}),
+    "distillation_weight 2.5": (AS_IS, MEDIUM, {"distil.distillation_weight": "2.5"}),
+    "loss relativistic": (AS_IS, MEDIUM, {"distil.loss": "relativistic"}),
+    "misaligned_share 0.5": (AS_IS, MEDIUM, {"distil.misaligned_share": "0.5"}),
+    "own_share 0.5": (AS_IS, MEDIUM, {"distil.own_share": "0.5"}),
+    "head_updates 3": (AS_IS, MEDIUM, {"distil.head_updates": "3"}),
+    "guidance_range 2 to 8": (AS_IS, MEDIUM, {"synthesize.guidance_range": "(2.0,8.0)"}),
     AS_IS_LARGE: (AS_IS_LARGE, LARGE, {}),
     "size=large with teacher=medium": (AS_IS_LARGE, f"{LARGE},teacher=medium", {}),
 }  # fmt: skip
