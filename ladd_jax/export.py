@@ -2,8 +2,9 @@
 
 The config is the workdir's. `--layout=diffusers` writes a folder that
 `StableDiffusion3Pipeline.from_pretrained` loads, `single` the transformer as Stability AI's single
-files have it, `both` one folder with both, and `lora` the adapters of a student that has some
-(`distil.lora.rank`). A model card says how to call them.
+files have it, `both` one folder with both, and of a student that has adapters (`distil.lora.rank`)
+`lora` writes these alone, `kohya` the same with the names of Kohya's scripts. A model card says how
+to call them.
 
 Examples:
 
@@ -34,7 +35,7 @@ _STEP = flags.DEFINE_integer(
 _LAYOUT = flags.DEFINE_string(
     "layout",
     "diffusers",
-    "Kind of files; for SD3 diffusers, single, both or lora.",
+    "Kind of files; for SD3 diffusers, single, both, lora or kohya.",
     flag_values=FLAGS,
 )
 _LORA = flags.DEFINE_multi_string(

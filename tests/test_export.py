@@ -14,7 +14,7 @@ from absl.testing import flagsaver
 from huggingface_hub import errors
 from pipelines import save_pipeline
 from test_sd3 import tiny
-from tiny import random_params
+from tiny import max_difference, random_params
 from untrained_run import save_student
 
 from configs import digits
@@ -29,7 +29,7 @@ from ladd_jax.diffusion.sampling import Sampler, seeds
 from ladd_jax.errors import ExistsError, Problems, UserError
 from ladd_jax.models.lora import Adapted, LoRA, add_adapters
 from ladd_jax.models.sd3.card import model_card
-from ladd_jax.models.sd3.lora_files import layout, save_lora
+from ladd_jax.models.sd3.lora_files import layout, open_lora, save_lora
 from ladd_jax.models.sd3.pipeline import write_surroundings
 from ladd_jax.models.sd3.transformer import cut_params, mmdit
 from ladd_jax.parallel.mesh import make_mesh
@@ -361,6 +361,25 @@ def test_adapters_loaded_by_diffusers_are_the_student(adapted, tmp_path):
     same = {name for name, tensor in before.items() if bool((tensor == wanted[name]).all())}
     dense = {name for name, tensor in before.items() if tensor.ndim == 2}
     assert not same & dense
+
+
+def test_adapters_under_kohyas_names_are_the_student_too(adapted, tmp_path):
+    export(adapted, tmp_path / "mine", layout="kohya", dtype="bfloat16")
+    file = tmp_path / "mine" / "mine.safetensors"
+    assert {path.name for path in file.parent.iterdir()} == {"README.md", file.name}
+    card = (tmp_path / "mine" / "README.md").read_text()
+    assert "`mine.safetensors` holds adapters of" in card and "pip install peft" not in card
+    # What diffusers' form in the same dtype does.
+    export(adapted, tmp_path / "lora", layout="lora", dtype="bfloat16")
+    base = load_mmdit(read(adapted).weights, jnp.float32)
+    kohya, peft = (open_lora(str(place), base.config).load() for place in (file, tmp_path / "lora"))
+    start = base.params
+    found, wanted = (
+        add_adapters(jax.tree.map(jnp.array, start), [(adapters, 1.0)])
+        for adapters in (kohya, peft)
+    )
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), found, wanted)
+    assert max_difference(found, start) > 1e-3
 
 
 def test_adapters_called_as_their_card_says_give_the_latents_of_our_sampler(

@@ -232,19 +232,24 @@ def dtype_name(dtype: Any) -> str:
 
 
 def make_header(
-    shapes: Mapping[str, tuple[int, ...]], dtype: Any, metadata: Mapping[str, str]
+    shapes: Mapping[str, tuple[int, ...]],
+    dtype: Any,
+    metadata: Mapping[str, str],
+    numbers: Iterable[str] = (),
 ) -> bytes:
-    """What a file begins with; the tensors follow in the order of `shapes`, without gaps.
+    """What a file begins with; without gaps the `numbers` follow, single ones of float32, then the
+    tensors in the order of `shapes`.
 
     Raises:
       UserError: a dtype in which weights are not stored.
     """
     header: dict[str, Any] = {"__metadata__": dict(metadata)}
     end = 0
-    for name, shape in shapes.items():
-        start, end = end, end + math.prod(shape) * np.dtype(dtype).itemsize
+    single: dict[str, tuple[tuple[int, ...], Any]] = {name: ((), np.float32) for name in numbers}
+    for name, (shape, kind) in (single | {n: (s, dtype) for n, s in shapes.items()}).items():
+        start, end = end, end + math.prod(shape) * np.dtype(kind).itemsize
         header[name] = {
-            "dtype": dtype_name(dtype),
+            "dtype": dtype_name(kind),
             "shape": list(shape),
             "data_offsets": [start, end],
         }
@@ -259,6 +264,7 @@ def write_safetensors(
     dtype: Any,
     tensors: Iterable[np.ndarray],
     metadata: Mapping[str, str],
+    numbers: Mapping[str, float] | None = None,
 ) -> None:
     """Writes a file tensor by tensor, so that one of them is in memory.
 
@@ -268,12 +274,15 @@ def write_safetensors(
       dtype: dtype of all tensors.
       tensors: their values.
       metadata: kept in the header.
+      numbers: single numbers by name, of float32 whatever `dtype` is.
 
     Raises:
       UserError: a dtype in which weights are not stored.
     """
+    numbers = numbers or {}
     with path.open("wb") as stream:
-        stream.write(make_header(shapes, dtype, metadata))
+        stream.write(make_header(shapes, dtype, metadata, numbers))
+        stream.write(np.array(list(numbers.values()), "<f4").tobytes())
         for _, tensor in zip(shapes, tensors, strict=True):
             stream.write(np.ascontiguousarray(tensor).view(np.uint8).data)
         stream.flush()

@@ -14,13 +14,19 @@ import torch
 from diffusers import StableDiffusion3Pipeline
 from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
 from ladd_jax.errors import DamagedError, NotFoundError, UserError
 from ladd_jax.models.lora import Adapted, LoRA, add_adapters
 from ladd_jax.models.sd3 import diffusers_layout, stability_layout
 from ladd_jax.models.sd3.family import FAMILY
-from ladd_jax.models.sd3.lora_files import layout, open_lora, save_lora
+from ladd_jax.models.sd3.lora_files import (
+    fused,
+    kohya_layout,
+    layout,
+    open_lora,
+    save_lora,
+)
 from ladd_jax.models.sd3.transformer import cut_params, mmdit
 from ladd_jax.parallel.mesh import make_mesh, parameter_shardings
 from ladd_jax.stages.load import open_loras
@@ -159,6 +165,38 @@ def test_adapters_that_were_written_are_read_bit_for_bit(tmp_path):
     save_lora(tmp_path / "a.safetensors", params, layout(CONFIG, network))
     read = open_lora(str(tmp_path), CONFIG).load()
     jax.tree.map(np.testing.assert_array_equal, read, params)
+
+
+def test_adapters_under_kohyas_names_do_the_same(tmp_path):
+    network = Adapted(mmdit(CONFIG), LoRA(rank=3, layers=("*block*", "final*", "*_mlp*")))
+    params = tiny.random_params(network, seed=1)
+    file = tmp_path / "a.safetensors"
+    save_lora(file, fused(params), kohya_layout(CONFIG, network), kohya=True)
+    tensors = load_file(file)
+    assert all(name.startswith("lora_unet_") for name in tensors)
+    block = "lora_unet_joint_blocks_0_x_block"
+    width = CONFIG.width
+    # One product for queries, keys and values, of three times the rank.
+    down, up = (tensors[f"{block}_attn_qkv.lora_{end}.weight"] for end in ("down", "up"))
+    assert down.shape == (9, width) and up.shape == (3 * width, 9)
+    assert tensors[f"{block}_mlp_fc1.lora_down.weight"].shape == (3, width)
+    assert (tensors[f"{block}_attn_qkv.alpha"], tensors[f"{block}_mlp_fc1.alpha"]) == (9, 3)
+    for part in range(3):
+        rows = up[part * width : (part + 1) * width]
+        assert np.all(np.delete(rows, range(3 * part, 3 * part + 3), axis=1) == 0)
+    read = open_lora(str(file), CONFIG).load()
+    start = tiny.random_params(mmdit(CONFIG), seed=2)
+    found = add_adapters(on_devices(start), [(read, 1.0)])
+    expected = network.merge(params, start, jnp.float32)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), found, expected)
+    # Numbers are those of the adapters, bit for bit.
+    save_lora(tmp_path / "b.safetensors", params, layout(CONFIG, network))
+    peft = load_file(tmp_path / "b.safetensors")
+    for place, part in enumerate("qkv"):
+        of_part = f"transformer.transformer_blocks.0.attn.to_{part}"
+        rows, ranks = slice(place * width, (place + 1) * width), slice(3 * place, 3 * place + 3)
+        np.testing.assert_array_equal(down[ranks], peft[f"{of_part}.lora_A.weight"])
+        np.testing.assert_array_equal(up[rows, ranks], peft[f"{of_part}.lora_B.weight"])
 
 
 def test_of_a_network_that_is_cut_its_blocks_alone_are_adapted(tmp_path):

@@ -5,6 +5,9 @@ from ladd_jax.models.families import Export
 from ladd_jax.models.sd3.text import CLIP_LENGTH
 from ladd_jax.weights.source import LORA_WEIGHTS
 
+KOHYA = "kohya"
+"""Kind of files: adapters under the names of Kohya's scripts."""
+
 _COMFY_LEVELS = 1000
 """Levels of ComfyUI's table of sigmas, from which its scheduler `simple` picks."""
 
@@ -31,7 +34,8 @@ def model_card(export: Export, reduction: int) -> str:
     if "diffusers" in export.layouts:
         parts.append(_diffusers(export, reduction))
     if export.adapters is not None:
-        parts.append(_lora(export, reduction))
+        kohya = KOHYA in export.layouts
+        parts.append(_kohya(export) if kohya else _lora(export, reduction))
     if "single" in export.layouts:
         parts.append(_comfyui(export))
     sizes = (f"{reduction * width}x{reduction * height}" for height, width in export.sizes)
@@ -57,6 +61,14 @@ pipe = StableDiffusion3Pipeline.from_pretrained("{export.place}", dtype=torch.{e
 
 {_others(shown)}
 {_ALWAYS}{_by_number(shown[0])}"""
+
+
+def _kohya(export: Export) -> str:
+    return f"""## ComfyUI
+
+`{export.name}.safetensors` holds adapters of {card.named(export.base)} under the names of Kohya's
+sd-scripts, for these and for ComfyUI: put it into `models/loras` and load it with
+`LoraLoaderModelOnly` at strength 1, behind the base model. {_comfy_settings(export)}"""
 
 
 def _lora(export: Export, reduction: int) -> str:

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 
 from ladd_jax.errors import UserError
 from ladd_jax.models.families import ADAPTERS, Export
-from ladd_jax.models.sd3.card import model_card
+from ladd_jax.models.sd3.card import KOHYA, model_card
 from ladd_jax.models.sd3.encoder_weights import open_autoencoder
-from ladd_jax.models.sd3.lora_files import layout, save_lora
+from ladd_jax.models.sd3.lora_files import fused, kohya_layout, layout, save_lora
 from ladd_jax.models.sd3.pipeline import read_index, write_surroundings
 from ladd_jax.models.sd3.weights import save_mmdit
 from ladd_jax.paths import expand
@@ -24,9 +24,11 @@ LAYOUTS = {
     "single": ("single",),
     "both": ("diffusers", "single"),
     "lora": (ADAPTERS,),
+    "kohya": (ADAPTERS, KOHYA),
 }
 """`diffusers` is a pipeline's folder, `single` the transformer as Stability AI's single files,
-`lora` the adapters of a student that has some."""
+`lora` the adapters of a student that has some, `kohya` the same under the names of Kohya's
+scripts."""
 
 
 def write_export(folder: Path, export: Export) -> None:
@@ -37,10 +39,11 @@ def write_export(folder: Path, export: Export) -> None:
       UserError: the base is another pipeline, or a dtype that weights are not kept in.
     """
     reduction = open_autoencoder(export.base).config.reduction
-    if expand(export.base).is_file() and export.layouts != ("single",):
+    if expand(export.base).is_file() and not {"single", KOHYA} & set(export.layouts):
         raise UserError(
             f"the base {export.base} is a single file, and a pipeline's folder is made of "
-            f"another's, or adapters are loaded into one: use --layout=single"
+            f"another's, or adapters are loaded into one: use --layout=single, or kohya for "
+            f"adapters"
         )
     if "diffusers" in export.layouts:
         source = fetch_pipeline(export.base)
@@ -50,11 +53,13 @@ def write_export(folder: Path, export: Export) -> None:
     dtype = jnp.dtype(export.dtype)
     if export.adapters is not None:
         network, load = export.adapters
-        files = layout(export.architecture, network)
+        kohya = KOHYA in export.layouts
+        files = (kohya_layout if kohya else layout)(export.architecture, network)
         _LOG.info("export: reads the adapters")
-        params = load()
-        _LOG.info("export: writes %s, in %s", LORA_WEIGHTS, export.dtype)
-        save_lora(folder / LORA_WEIGHTS, network.scaled(params), files, dtype)
+        params = network.scaled(load())
+        file = folder / (f"{export.name}.safetensors" if kohya else LORA_WEIGHTS)
+        _LOG.info("export: writes %s, in %s", file.name, export.dtype)
+        save_lora(file, fused(params) if kohya else params, files, dtype, kohya=kohya)
     else:
         _write_whole(folder, export, dtype)
     (folder / "README.md").write_text(model_card(export, reduction))

@@ -1,4 +1,5 @@
-"""Adapters of SD3's transformer as files of others, written for diffusers and read from all."""
+"""Adapters of SD3's transformer as files of others: written for diffusers and under the names of
+Kohya's scripts, and read from all."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -20,6 +21,8 @@ from ladd_jax.weights.lora import Matrices, read_lora_headers
 from ladd_jax.weights.transfer import write_tensors
 
 _PREFIX = "transformer."
+_KOHYA_PREFIX, _KOHYA_DOWN = "lora_unet_", ".lora_down.weight"
+_KOHYA_ENDS = {"A.weight": _KOHYA_DOWN, "B.weight": ".lora_up.weight"}
 
 
 def layout(config: MMDiTConfig, network: Adapted) -> Params:
@@ -36,6 +39,35 @@ def layout(config: MMDiTConfig, network: Adapted) -> Params:
     return _layout(diffusers_layout.layout(config, base), base, network.shapes)
 
 
+def kohya_layout(config: MMDiTConfig, network: Adapted) -> Params:
+    """As `layout`, of `fused` adapters with the layers of Stability's files."""
+    base = network.base.shapes
+    return _layout(stability_layout.layout(config, base), base, network.shapes)
+
+
+def fused(params: Params) -> Params:
+    """Adapters that do the same with one A and one B for a layer of P parts.
+
+    A has the rows of all parts, so that the rank is P times as large; B is theirs along its
+    diagonal and zero elsewhere.
+    """
+    made: Params = {}
+    for name, inner in params.items():
+        if name != LOW_RANK:
+            made[name] = fused(inner)
+            continue
+        down, up = inner["down"], inner["up"]
+        *stacked, inputs, parts, rank = down.shape
+        if parts > 1:
+            own = jnp.eye(parts, dtype=up.dtype)
+            outputs = up.shape[len(stacked) + 2 :]
+            # [..., P, r, *O] -> [..., P, r, P, *O], each at its own place of the second P.
+            up = up.reshape(*stacked, parts, rank, 1, -1) * own[:, None, :, None]
+            up = up.reshape(*stacked, 1, parts * rank, parts, *outputs)
+        made[name] = {"down": down.reshape(*stacked, inputs, 1, parts * rank), "up": up}
+    return made
+
+
 def _layout(files: Params, base: Params, adapters: Params) -> Params:
     return {
         name: low_rank(files["kernel"], base["kernel"].shape)
@@ -45,23 +77,39 @@ def _layout(files: Params, base: Params, adapters: Params) -> Params:
     }
 
 
-def save_lora(path: Path, params: Params, files: Params, dtype: Any = jnp.float32) -> None:
-    """Writes adapters for `load_lora_weights` of diffusers.
+def save_lora(
+    path: Path, params: Params, files: Params, dtype: Any = jnp.float32, *, kohya: bool = False
+) -> None:
+    """Writes adapters for `load_lora_weights` of diffusers, or with the names of Kohya's scripts.
 
-    Files of this kind have no alpha, which is then the rank: see `Adapted.scaled`.
+    In Kohya's files alpha is the rank; in those of diffusers it is where there is none, as here.
+    See `Adapted.scaled`.
 
     Args:
       path: the file.
-      params: the adapters, which count once.
-      files: their `layout`.
+      params: the adapters, which count once; `fused` for Kohya's names.
+      files: their `layout`, or `kohya_layout`.
       dtype: dtype of the file.
+      kohya: whether names are Kohya's.
 
     Raises:
       UserError: a dtype that weights are not kept in.
     """
     dtype = weight_dtype(dtype)
-    names = {_PREFIX + name: shape for name, shape in tensor_shapes(files, params).items()}
-    write_safetensors(path, names, dtype, write_tensors(files, params, dtype), {"format": "pt"})
+    named = _kohya_name if kohya else _PREFIX.__add__
+    names = {named(name): shape for name, shape in tensor_shapes(files, params).items()}
+    alphas = {
+        f"{name.removesuffix(_KOHYA_DOWN)}.alpha": float(shape[0])
+        for name, shape in names.items()
+        if name.endswith(_KOHYA_DOWN)
+    }
+    tensors = write_tensors(files, params, dtype)
+    write_safetensors(path, names, dtype, tensors, {"format": "pt"}, alphas)
+
+
+def _kohya_name(name: str) -> str:
+    layer, _, end = name.rpartition(".lora_")
+    return f"{_KOHYA_PREFIX}{layer.replace('.', '_')}{_KOHYA_ENDS[end]}"
 
 
 @dataclasses.dataclass(frozen=True)
