@@ -16,7 +16,7 @@ from ladd_jax.errors import UserError
 from ladd_jax.models.sd3.flops import forward_flops
 
 # Fields of a stage, not of its objective.
-OF_THE_STAGE = {"data", "steps", "batch_size", "seed", "weights", "family", "objective"}
+OF_THE_STAGE = {"data", "steps", "batch_size", "seed", "weights", "family", "objective", "follows"}
 CHANGED = {
     "timesteps": (1.0, 0.5),
     "probabilities": (0.4, 0.6, 0.0, 0.0),
@@ -161,7 +161,8 @@ def test_the_baseline_has_no_heads_and_follows_the_guided_data_generator():
     objective = objectives.distillation(typed(config))
     assert objective.heads is None and list(objective.networks) == ["teacher"]
     held = objective.consistency
-    assert (held.guidance, held.levels, held.accumulation) == (2.5, linear_sigmas(7, 2.0), 2)
+    assert (held.levels, held.accumulation) == (linear_sigmas(7, 2.0), 2)
+    assert (held.followed.guidance, held.followed.tree) == (2.5, "teacher")
     generator = architectures.generator_architecture(typed(config))
     assert architectures.teacher_architecture(typed(config)) == generator
     assert objective.optimizer == typed(config).distil.optimizer
@@ -175,7 +176,7 @@ def test_distribution_matching_has_a_network_for_the_students_samples_that_is_to
     objective = objectives.distillation(typed(config))
     assert list(objective.networks) == ["teacher"] and objective.heads is objective.fake
     assert "guidance_up" in objective.fake.shapes and "guidance_up" in objective.student.shapes
-    assert "guidance_up" not in objective.generator.shapes
+    assert "guidance_up" not in objective.followed.network.shapes
     stage = typed(config).distil
     for name in ("head_updates", "own_share", "renoise_mean", "timesteps", "heads_optimizer"):
         assert getattr(objective, name) == getattr(stage, name)
@@ -201,7 +202,7 @@ def test_the_data_generator_is_the_teachers_tree_where_they_are_one(changes, net
     config.update_from_flattened_dict(changes)
     objective = objectives.distillation(typed(config))
     assert list(objective.networks) == networks
-    assert objective.consistency.tree == networks[-1]
+    assert objective.consistency.followed.tree == networks[-1]
     assert architectures.teacher_architecture(typed(config)).cut == cut
 
 
@@ -211,3 +212,25 @@ def test_a_teacher_under_heads_that_are_not_there_is_refused():
     config.teacher.update(dict(weights="elsewhere", depth=2, width=32, num_heads=2))
     with pytest.raises(UserError, match="distil.objective is lcm, without heads, and the section"):
         check(typed(config))
+
+
+@pytest.mark.parametrize("objective", ["lcm", "dmd", "ladd"])
+def test_what_finetune_has_made_may_be_followed_instead(objective):
+    config = digits.get_config()
+    config.distil.update(
+        dict(objective=objective, follows="finetuned", consistency_weight=1.0, hooked_blocks=(0,))
+    )
+    config.synthesize.guidance_range = (2.0, 6.0)
+    config.model.teacher_dtype = "bfloat16"
+    target = objectives.distillation(typed(config))
+    followed = (target.consistency if objective != "dmd" else target).followed
+    assert (followed.tree, followed.guidance, followed.passes) == ("base", None, 1)
+    assert "base" in target.networks and "guidance_up" in followed.network.shapes
+    assert all(leaf.dtype == jnp.bfloat16 for leaf in jax.tree.leaves(followed.network.shapes))
+    # The teacher under the heads may end early then.
+    assert architectures.teacher_architecture(typed(config)).cut == (objective == "ladd")
+    config.finetune.steps = 0
+    with pytest.raises(UserError, match="distil.follows is finetuned and finetune.steps is 0: use"):
+        typed(config)
+    config.distil.update(dict(objective="ladd", consistency_weight=0.0))
+    typed(config)

@@ -81,7 +81,8 @@ def teacher_architecture(config: Config) -> Any:
     inner = bool(hooked) and all(0 <= block < teacher.depth - 1 for block in hooked)
     if not inner or any(PREDICTED_X0 in term.needs for term in terms_of(config.distil)):
         return teacher
-    if config.distil.consistency_weight and teacher == generator_architecture(config):
+    follows = config.distil.consistency_weight and config.distil.follows == "generator"
+    if follows and teacher == generator_architecture(config):
         # Whole, its tree is the data generator's, too.
         return teacher
     return dataclasses.replace(teacher, cut=max(hooked) + 1)

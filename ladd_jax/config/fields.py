@@ -394,7 +394,10 @@ class Distil(LADDSettings):
     batch_size: int = 256
     # Added to the run's: another training, with other heads and batches, on the same samples.
     seed: int = 0
-    # Steps that a path of the data generator is cut into, for lcm and the term of consistency.
+    # Whose velocity lcm, dmd and the term of consistency follow: that of the guided generator, or,
+    # without guidance, of the network that `finetune` has taught the guided samples (finetuned).
+    follows: str = "generator"
+    # Steps that a path of it is cut into, for lcm and the term of consistency.
     consistency_steps: int = 50
     # Blocks of the teacher with a head; empty: all. Without a distillation_weight the teacher ends
     # with the last one.
@@ -404,9 +407,15 @@ class Distil(LADDSettings):
     optimizer: Optimizer = Optimizer(1e-5, beta1=0.0, clip_norm=1.0)
     heads_optimizer: Optimizer = Optimizer(1e-4, beta1=0.0, clip_norm=1.0)
 
+    @property
+    def asks_a_network(self) -> bool:
+        """Whether training follows the network that `follows` names."""
+        return self.objective != "ladd" or self.consistency_weight > 0
+
     def __post_init__(self) -> None:
         _one_of(self.data, "distil.data", "synthesized", "encoded")
         _one_of(self.objective, "distil.objective", "ladd", "lcm", "dmd")
+        _one_of(self.follows, "distil.follows", "generator", "finetuned")
         counts = dict.fromkeys(("steps", "batch_size", "consistency_steps"), COUNT)
         check_numbers(self, counts | {"seed": SEED, "hooked_blocks": NOT_NEGATIVE})
         check_distinct(self, "hooked_blocks")
@@ -581,6 +590,12 @@ class Config:
             _one_of(name, "stages", *STAGES)
         _one_of(self.on_change, "on_change", "stop", "redo")
         check_distinct(self, "stages")
+        distil = self.distil
+        if distil.follows == "finetuned" and distil.asks_a_network and not self.finetune.steps:
+            raise UserError(
+                f"distil.follows is {distil.follows} and finetune.steps is 0: use more steps, or "
+                f"follows=generator"
+            )
         if self.synthesize.guidance_range and self.distil.data != "synthesized":
             raise UserError(
                 f"distil has data={self.distil.data}, which no guidance made, and "

@@ -25,6 +25,7 @@ from ladd_jax.objectives.consistency import Consistency
 from ladd_jax.objectives.critics.features import FeatureCritic
 from ladd_jax.objectives.dmd import DMD, DMDSettings
 from ladd_jax.objectives.flow_matching import FlowMatching, FlowMatchingSettings
+from ladd_jax.objectives.followed import Followed
 from ladd_jax.objectives.ladd import LADD, LADDSettings
 from ladd_jax.objectives.lcm import LCM
 
@@ -85,12 +86,10 @@ def dmd(config: Config) -> DMD:
     Raises:
       UserError: a network that cannot be, or adapters of layers that it does not have.
     """
-    backbone = family_of(config).backbone
     return DMD(
         student=student(config),
-        generator=backbone(generator_architecture(config)),
-        fake=backbone(student_architecture(config)),
-        guidance=config.synthesize.guidance,
+        followed=_followed(config),
+        fake=family_of(config).backbone(student_architecture(config)),
         optimizer=config.distil.optimizer,
         heads_optimizer=config.distil.heads_optimizer,
         **_settings(DMDSettings, config.distil),
@@ -98,15 +97,22 @@ def dmd(config: Config) -> DMD:
 
 
 def _consistency(config: Config) -> Consistency:
-    stage = config.synthesize
+    stage = config.distil
     return Consistency(
         student=student(config),
-        generator=family_of(config).backbone(generator_architecture(config)),
-        levels=linear_sigmas(config.distil.consistency_steps, stage.shift),
-        guidance=stage.guidance,
-        tree=generator_tree(config),
-        accumulation=config.distil.accumulation,
+        followed=_followed(config),
+        levels=linear_sigmas(stage.consistency_steps, config.synthesize.shift),
+        accumulation=stage.accumulation,
     )
+
+
+def _followed(config: Config) -> Followed:
+    backbone, generator = family_of(config).backbone, generator_architecture(config)
+    if config.distil.follows == "generator":
+        return Followed(backbone(generator), generator_tree(config), config.synthesize.guidance)
+    # As a constant it has the dtype of other constant networks.
+    learned = dataclasses.replace(generator, guided=student_architecture(config).guided)
+    return Followed(backbone(learned), BASE)
 
 
 def ladd(config: Config) -> LADD:

@@ -1,7 +1,7 @@
 """Consistency distillation: one prediction along each path of the guided data generator.
 
-Song et al. 2023, algorithm 2, in the form of Luo et al. 2023 (LCM) with the generator's guidance in
-the step, for rectified flow: of two neighbouring points of a path the student's prediction at the
+Song et al. 2023, algorithm 2, in the form of Luo et al. 2023 (LCM) with guidance in the step of the
+path, for rectified flow: of two neighbouring points of a path the student's prediction at the
 one with more noise follows that of its average at the other, which at t = 0 is the point itself.
 
 B batch, H W latent grid, C channels.
@@ -17,7 +17,7 @@ from ladd_jax.diffusion.flow import expand, interpolate, predict_x0
 from ladd_jax.models.base import Backbone, Model, Params
 from ladd_jax.objectives.accumulation import accumulate
 from ladd_jax.objectives.base import Batch, TrainState
-from ladd_jax.objectives.guided_generator import guided_generator
+from ladd_jax.objectives.followed import Followed
 
 _CORNER = 1e-3
 """c of the pseudo-Huber distance sqrt(d^2 + c^2) - c, of each value (LCM's)."""
@@ -43,35 +43,30 @@ class Consistency:
 
     Attributes:
       student: predicts velocity.
-      generator: the data generator, whose velocity the paths follow.
+      followed: the network whose paths they are.
       levels: the times of a path from 1 to 0.
-      guidance: the generator's, for samples whose cond does not name its own.
-      tree: name of the generator's parameters among the frozen ones.
       accumulation: micro-batches that a batch is taken in.
     """
 
     student: Backbone
-    generator: Backbone
+    followed: Followed
     levels: tuple[float, ...]
-    guidance: float
-    tree: str = "teacher"
     accumulation: int = 1
 
     @property
     def networks(self) -> dict[str, Model]:
         """The networks whose parameters come in `frozen`, by name."""
-        return {self.tree: self.generator} | self.student.constants
+        return {self.followed.tree: self.followed.network} | self.student.constants
 
     @property
     def forward_units(self) -> int:
         """Forward passes over the batch that it amounts to.
 
-        The generator has the student's architecture: one pass of it, or two with guidance. The
+        What is followed has the student's architecture: one pass of it, or two with guidance. The
         student goes forward once for the point with less noise, and forward and backward for the
         other (less the gradient of its parameters, where it is adapters of constant ones).
         """
-        generator = 1 if self.guidance == 1 else 2
-        return generator + 1 + (2 if self.student.constants else 3)
+        return self.followed.passes + 1 + (2 if self.student.constants else 3)
 
     def hold(self, key: jax.Array, state: TrainState, frozen: dict[str, Any], batch: Batch) -> Held:
         """The loss of `state.params` on a batch, and its gradient.
@@ -79,8 +74,7 @@ class Consistency:
         Args:
           key: raw PRNG key of the points.
           state: `ema` is what they follow.
-          frozen: the generator's tree, those of `student.constants`, and `null`, the cond of the
-            empty prompt.
+          frozen: the trees of `networks`, and `null`, the cond of the empty prompt.
           batch: see `objectives.base`.
         """
         x_0, cond = batch["latents"], batch["cond"]
@@ -111,8 +105,5 @@ class Consistency:
     def step_back(
         self, frozen: dict[str, Any], x_t: jax.Array, t: jax.Array, s: jax.Array, cond: Any
     ) -> jax.Array:
-        """The point at s of the generator's path through x_t, by one step of Euler."""
-        generator = guided_generator(
-            self.generator, frozen[self.tree], cond, frozen["null"], self.guidance
-        )
-        return x_t + expand(s - t, x_t) * generator(x_t, t)
+        """The point at s of the path through x_t, by one step of Euler."""
+        return x_t + expand(s - t, x_t) * self.followed.velocity(frozen, cond)(x_t, t)

@@ -1,9 +1,9 @@
 """Distribution Matching Distillation for rectified flow (Yin et al. 2024; DMD2 without its GAN).
 
-The student's prediction is re-noised, and two networks say what it came from: the guided data
-generator, and a network that learns the student's own predictions. The student moves by their
-difference, from where its samples are too many to where they are too few. That network has the
-place of the heads in the state; its updates follow the student's.
+The student's prediction is re-noised, and two networks say what it came from: one that knows the
+data, such as the guided data generator, and one that learns the student's own predictions. The
+student moves by their difference, from where its samples are too many to where they are too few.
+The second network has the place of the heads in the state; its updates follow the student's.
 
 B batch, H W latent grid, C channels.
 """
@@ -19,7 +19,7 @@ from ladd_jax.diffusion.flow import expand, interpolate, predict_x0, velocity
 from ladd_jax.models.base import Backbone, Cond, Model, Params
 from ladd_jax.objectives.accumulation import accumulate
 from ladd_jax.objectives.base import Batch, Metrics, TrainState, unless_skipped, updated
-from ladd_jax.objectives.guided_generator import guided_generator
+from ladd_jax.objectives.followed import Followed
 from ladd_jax.objectives.passes import Heads
 from ladd_jax.objectives.student_inputs import StudentInputs
 from ladd_jax.ranges import COUNT, DECAY, check_numbers
@@ -52,17 +52,15 @@ class DMD(DMDSettings):
 
     Attributes:
       student: predicts velocity.
-      generator: the data generator; its parameters are `frozen["teacher"]`.
-      fake: the network that learns the student's predictions, from the same start.
-      guidance: the generator's, for samples whose cond does not name its own.
+      followed: the network that knows the data.
+      fake: the network that learns the student's predictions, from the student's start.
       optimizer: optimizer of the student.
       heads_optimizer: optimizer of the fake network; its schedule counts its updates.
     """
 
     student: Backbone
-    generator: Backbone
+    followed: Followed
     fake: Backbone
-    guidance: float
     optimizer: Optimizer
     heads_optimizer: Optimizer
 
@@ -79,21 +77,20 @@ class DMD(DMDSettings):
     @property
     def networks(self) -> dict[str, Model]:
         """The networks whose parameters come in `frozen`, by name."""
-        return {"teacher": self.generator} | self.student.constants
+        return {self.followed.tree: self.followed.network} | self.student.constants
 
     @property
     def forward_units(self) -> tuple[int, int]:
         """(student, teacher): forward passes over the batch that a step's model FLOPs amount to.
 
-        All networks have the student's architecture. The student goes forward and backward, the
-        generator forward, twice with guidance, and the fake network forward for the student, and
+        All networks have the student's architecture. The student goes forward and backward, what is
+        followed forward, twice with guidance, and the fake network forward for the student, and
         forward and backward in each update of its own. Inputs of the student's own are a forward
         pass for each time but the last.
         """
         student = 2 if self.student.constants else 3
-        generator = 1 if self.guidance == 1 else 2
         own = (len(self.timesteps) - 1) if self.own_share else 0
-        return student + generator + 1 + 3 * self.head_updates + own, 0
+        return student + self.followed.passes + 1 + 3 * self.head_updates + own, 0
 
     def init(self, key: jax.Array, params: Params) -> TrainState:
         """State before the first step; arguments as of `LADD.init`."""
@@ -171,8 +168,8 @@ class DMD(DMDSettings):
         t_hat: jax.Array,
         cond: Cond,
     ) -> jax.Array:
-        """From what the generator makes of a re-noised prediction to what the fake network makes of
-        it, divided by the prediction's mean distance to the first (DMD, equation 8).
+        """From x_0 as the followed network predicts it from a re-noised prediction to x_0 as the fake
+        network does, divided by the prediction's mean distance to the first (DMD, equation 8).
 
         Args:
           fake: parameters of the fake network.
@@ -185,11 +182,8 @@ class DMD(DMDSettings):
         Returns:
           `[B, H, W, C]`; predictions go against it.
         """
-        generator = guided_generator(
-            self.generator, frozen["teacher"], cond, frozen["null"], self.guidance
-        )
         x = interpolate(x0_hat, eps, t_hat)
-        real = predict_x0(x, generator(x, t_hat), t_hat)
+        real = predict_x0(x, self.followed.velocity(frozen, cond)(x, t_hat), t_hat)
         of_fake = predict_x0(x, self.fake(fake, x, t_hat, cond), t_hat)
         places = tuple(range(1, x.ndim))
         distance = jnp.mean(jnp.abs(x0_hat - real), axis=places)

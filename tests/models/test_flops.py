@@ -13,6 +13,7 @@ from ladd_jax.models.sd3.transformer import mmdit
 from ladd_jax.objectives.consistency import Consistency
 from ladd_jax.objectives.dmd import DMD
 from ladd_jax.objectives.flow_matching import FlowMatching
+from ladd_jax.objectives.followed import Followed
 from ladd_jax.objectives.lcm import LCM
 from ladd_jax.training.optimizers import Optimizer
 
@@ -118,7 +119,7 @@ def abstract_null(batch):
 
 @pytest.mark.parametrize(("guidance", "units"), [(3.0, 6), (1.0, 5)])
 def test_consistency_takes_its_forward_units_alone_and_beside_ladd(guidance, units):
-    held = Consistency(mmdit(WIDE), mmdit(WIDE), linear_sigmas(4), guidance)
+    held = Consistency(mmdit(WIDE), Followed(mmdit(WIDE), guidance=guidance), linear_sigmas(4))
     ladd = tiny.ladd(WIDE, consistency=held, consistency_weight=1.0)
     alone = LCM(held, Optimizer(1e-3))
     assert (alone.forward_units, ladd.forward_units) == ((units, 0), (units + 3, 3))
@@ -131,15 +132,12 @@ def test_consistency_takes_its_forward_units_alone_and_beside_ladd(guidance, uni
         assert counted == pytest.approx(expected, rel=0.05)
 
 
-@pytest.mark.parametrize(
-    ("changes", "units"), [({}, 9), ({"guidance": 1.0, "head_updates": 2}, 11)], ids=str
-)
-def test_distribution_matching_takes_its_forward_units(changes, units):
-    fields = dict(
-        student=mmdit(WIDE), generator=mmdit(WIDE), fake=mmdit(WIDE), guidance=3.0,
-        optimizer=Optimizer(1e-3), heads_optimizer=Optimizer(1e-3),
+@pytest.mark.parametrize(("guidance", "updates", "units"), [(3.0, 1, 9), (None, 2, 11)])
+def test_distribution_matching_takes_its_forward_units(guidance, updates, units):
+    objective = DMD(
+        student=mmdit(WIDE), followed=Followed(mmdit(WIDE), guidance=guidance), fake=mmdit(WIDE),
+        optimizer=Optimizer(1e-3), heads_optimizer=Optimizer(1e-3), head_updates=updates,
     )  # fmt: skip
-    objective = DMD(**(fields | changes))
     assert objective.forward_units == (units, 0)
     state = jax.eval_shape(objective.init, jax.random.PRNGKey(0), objective.student.shapes)
     batch = abstract_batch(WIDE, *SHAPE, size=SIZE)

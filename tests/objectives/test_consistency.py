@@ -14,6 +14,7 @@ from ladd_jax.diffusion.samplers import linear_sigmas
 from ladd_jax.models.lora import BASE, Adapted, LoRA
 from ladd_jax.objectives.base import updated
 from ladd_jax.objectives.consistency import Consistency
+from ladd_jax.objectives.followed import Followed
 from ladd_jax.objectives.lcm import LCM
 from ladd_jax.training.optimizers import Optimizer
 
@@ -24,7 +25,8 @@ KEY = jax.random.PRNGKey(0)
 
 def consistency(**changes):
     network = tiny.network(tiny.mmdit_config())
-    return dataclasses.replace(Consistency(network, network, LEVELS, 3.0), **changes)
+    fields = dict(student=network, followed=Followed(network, guidance=3.0), levels=LEVELS)
+    return Consistency(**(fields | changes))
 
 
 def objective(**changes):
@@ -64,13 +66,13 @@ def on_a_line(speed):
 
 
 def test_a_student_that_knows_where_guided_paths_end_has_no_loss():
-    target = consistency(student=on_a_line(3.0), generator=on_a_line(1.0), guidance=3.0)
+    target = consistency(student=on_a_line(3.0), followed=Followed(on_a_line(1.0), guidance=3.0))
     empty = {"null": jax.tree.map(jnp.zeros_like, NULL), "teacher": {"w": jnp.ones(())}}
     one = {"w": jnp.ones(())}
     held = target.hold(KEY, SimpleNamespace(params=one, ema=one), empty, tiny.batch())
     assert float(held.value) < 1e-6
     # Of another scale it is wrong by a share of each piece, the last ones excepted.
-    other = dataclasses.replace(target, guidance=2.0)
+    other = dataclasses.replace(target, followed=Followed(on_a_line(1.0), guidance=2.0))
     held = other.hold(KEY, SimpleNamespace(params=one, ema=one), empty, tiny.batch())
     assert float(held.value) > 1e-3
 
@@ -119,7 +121,7 @@ def test_micro_batches_are_held_as_the_whole_batch_is(trees):
 
 def test_samples_with_a_scale_of_their_own_follow_its_path():
     """The data generator is not told the scale, and each sample takes a step of its own."""
-    target = consistency(student=on_a_line(1.0), generator=on_a_line(1.0), guidance=9.0)
+    target = consistency(followed=Followed(on_a_line(1.0), guidance=9.0))
     batch = tiny.batch()
     scales = jnp.linspace(1.0, 4.0, tiny.B)[:, None]
     cond = batch["cond"] | {"guidance": scales}
@@ -129,6 +131,20 @@ def test_samples_with_a_scale_of_their_own_follow_its_path():
     text = jnp.mean(cond["context"], axis=(1, 2))
     wanted = x - 0.25 * (scales[:, 0] * text)[:, None, None, None]
     np.testing.assert_allclose(found, wanted, rtol=1e-5)
+
+
+def test_a_network_that_learned_guided_samples_is_told_their_scale_and_not_guided():
+    def told(params, x, t, cond):
+        return x * 0 + cond["guidance"][:, :, None, None]
+
+    followed = Followed(told)
+    batch = tiny.batch()
+    scales = jnp.linspace(1.0, 4.0, tiny.B)[:, None]
+    cond = batch["cond"] | {"guidance": scales}
+    t = jnp.full(tiny.B, 0.75)
+    v = followed.velocity({"null": NULL, "teacher": {}}, cond)(batch["latents"], t)
+    np.testing.assert_array_equal(v[:, 0, 0], jnp.broadcast_to(scales, (tiny.B, 2)))
+    assert (followed.passes, Followed(told, guidance=2.0).passes) == (1, 2)
 
 
 def test_the_loss_falls_and_the_average_follows(trees):
@@ -198,7 +214,8 @@ def test_beside_ladd_its_gradient_is_added_with_its_weight(trees, changes):
 def test_adapters_are_held_and_their_base_stays(trees):
     base = tiny.network(tiny.mmdit_config())
     adapted = Adapted(base, LoRA(rank=2), jnp.float32, BASE)
-    target = objective(student=adapted, tree="generator")
+    network = tiny.network(tiny.mmdit_config())
+    target = objective(student=adapted, followed=Followed(network, "generator", 3.0))
     assert list(target.networks) == ["generator", BASE]
     assert target.forward_units == (2 + 1 + 2, 0)
     state = target.init(jax.random.PRNGKey(0), trees[0])

@@ -13,6 +13,7 @@ from ladd_jax.diffusion.flow import interpolate, predict_x0
 from ladd_jax.models.lora import BASE, Adapted, LoRA
 from ladd_jax.objectives.base import updated
 from ladd_jax.objectives.dmd import DMD
+from ladd_jax.objectives.followed import Followed
 from ladd_jax.training.optimizers import Optimizer
 
 NULL = {"context": jnp.full((tiny.T, tiny.CONTEXT), 0.3), "pooled": jnp.full(tiny.POOLED, -0.2)}
@@ -21,7 +22,7 @@ NULL = {"context": jnp.full((tiny.T, tiny.CONTEXT), 0.3), "pooled": jnp.full(tin
 def objective(**changes):
     network = tiny.network(tiny.mmdit_config())
     fields = dict(
-        student=network, generator=network, fake=network, guidance=3.0, warmup_steps=0,
+        student=network, followed=Followed(network, guidance=3.0), fake=network, warmup_steps=0,
         # A large epsilon keeps Adam's update near the gradient.
         optimizer=Optimizer(0.1, epsilon=1.0), heads_optimizer=Optimizer(0.2, epsilon=1.0),
         ema_decay=0.5, renoise_mean=0.2, renoise_slope=0.5,
@@ -119,7 +120,7 @@ def test_a_step_is_that_of_the_formula_and_of_two_updates_of_the_fake_network(tr
 
 
 def test_a_student_whose_samples_are_the_generators_is_not_moved(trees):
-    target = objective(guidance=1.0)
+    target = objective(followed=Followed(tiny.network(tiny.mmdit_config())))
     state = state_of(target, [trees[0], trees[2], trees[2]])
     _, metrics = jax.jit(target.step)(state, frozen(trees), tiny.batch())
     # The fake network knows what the generator knows.
