@@ -168,8 +168,8 @@ class DMD(DMDSettings):
         t_hat: jax.Array,
         cond: Cond,
     ) -> jax.Array:
-        """From x_0 as the followed network predicts it from a re-noised prediction to x_0 as the fake
-        network does, divided by the prediction's mean distance to the first (DMD, equation 8).
+        """What moves a student, of a re-noised prediction: x_0 as the fake network sees it less x_0
+        as the followed one does, over the prediction's mean distance to that (DMD, equation 8).
 
         Args:
           fake: parameters of the fake network.
