@@ -76,6 +76,11 @@ def measure(
     config: Config, workdir: Path, bucket: Bucket, means: list[float], slope: float, steps: int
 ) -> list[dict[str, Any]]:
     """A row for each mean."""
+    if config.distil.objective != "ladd":
+        raise SystemExit(
+            f"error: {workdir} was distilled with {config.distil.objective}, without heads: name a "
+            f"run of ladd"
+        )
     mesh = make_mesh(config.mesh.sizes)
     shards = student_data(config, workdir)
     size = shards.sizes[bucket]

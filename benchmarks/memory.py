@@ -33,7 +33,7 @@ def main(_: list[str]) -> None:
     """Compiles and prints."""
     read_architectures(_CONFIG.value)
     config = typed(_CONFIG.value)
-    objective = objectives.ladd(config)
+    objective = objectives.distillation(config)
     frozen = {name: network.shapes for name, network in objective.networks.items()}
     state = jax.eval_shape(objective.init, jax.random.PRNGKey(0), objective.student.shapes)
     bucket = max(map(Bucket.parse, config.data.buckets), key=lambda b: b.height * b.width)
@@ -49,13 +49,17 @@ def main(_: list[str]) -> None:
             "pooled": array(data.pooled_width),
         },
     }
+    null = {
+        name: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype)
+        for name, leaf in batch["cond"].items()
+    }
     start = time.monotonic()
-    program = jax.jit(objective.step, donate_argnums=0).lower(state, frozen, batch)
+    program = jax.jit(objective.step, donate_argnums=0).lower(state, frozen | {"null": null}, batch)
     analysis = program.compile().memory_analysis()
     arguments, temporaries = analysis.argument_size_in_bytes, analysis.temp_size_in_bytes
     total = (arguments + temporaries) / 1e9
     parts = {
-        "student": state.params, "average": state.ema, "teacher": frozen,
+        "student": state.params, "average": state.ema, "constant networks": frozen,
         "optimizer": state.optimizer, "heads with optimizer": (state.heads, state.heads_optimizer),
         "batch": batch,
     }  # fmt: skip

@@ -12,7 +12,9 @@ from ladd_jax.data.buckets import Bucket
 from ladd_jax.data.shards import LATENTS, ArraySpec, Layout, Shards, finalize, write_shard
 from ladd_jax.diffusion.sampling import Sampling
 from ladd_jax.errors import NotFoundError, UserError
+from ladd_jax.evaluation.report import write_report
 from ladd_jax.evaluation.seen import Seen, in_shares_of
+from ladd_jax.methods import METHODS
 from ladd_jax.parallel.mesh import make_mesh
 from ladd_jax.stages import evaluate as stage
 from ladd_jax.stages import kept as keeping
@@ -231,3 +233,24 @@ def test_the_report_says_what_the_student_was_trained_on():
     assert "the encoded pictures" in facts_of(typed(config))["student"]
     notes = " ".join(notes_of(typed(config)))
     assert "real pictures" in notes and "says nothing of their alignment" in notes
+
+
+@pytest.mark.parametrize(
+    ("objective", "note"),
+    [
+        ("ladd", "is asked to match the data generator's guided samples"),
+        ("lcm", "follows the guided data generator, at points of its guided samples"),
+        ("dmd", "follows the guided data generator, at points of its guided samples"),
+    ],
+)
+def test_the_report_says_how_the_student_was_distilled(tmp_path, objective, note):
+    config = digits.get_config()
+    config.distil.objective = objective
+    assert facts_of(typed(config))["student"].startswith(f"900 steps of {objective.upper()} on ")
+    assert note in " ".join(notes_of(typed(config)))
+    write_report(tmp_path / "report.html", [], [], {}, method=METHODS[objective])
+    assert f"<h1>{METHODS[objective].title}</h1>" in (tmp_path / "report.html").read_text()
+    if objective != "ladd":
+        config.distil.update(dict(follows="finetuned", data="encoded"))
+        note = "follows what finetune has made of the data generator, at points of real pictures"
+        assert note in " ".join(notes_of(typed(config)))

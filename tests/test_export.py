@@ -195,21 +195,21 @@ def test_the_card_of_a_student_without_heads_tells_of_none(run):
         return model_card(describe(typed(config), "x", run[0], "ema", 2, "single", "bfloat16"), 8)
 
     alone = card()
-    assert "Latent consistency distillation (LCM) of [someone/sd3]" in alone
+    assert "Latent Consistency Distillation of [someone/sd3]" in alone
     assert "- distillation\n- lcm\n" in alone
-    assert (
-        "| consistency | alone, along the base model's paths of 50 steps, guidance 4.5, shift 3 |"
-        in alone
-    )
-    assert not re.search(r"discriminator|heads|R1|hinge|Adversarial", alone)
+    assert "| consistency | alone, along paths of 50 steps, shift 3 |" in alone
+    assert "| network that is followed | the base model, guidance 4.5 |" in alone
+    assert not re.search(r"discriminator|heads|R1|hinge|Adversarial|trained at", alone)
     config.distil.update(dict(objective="dmd", head_updates=5))
     matched = card()
-    assert "Distribution matching distillation (DMD) of" in matched and "\n- dmd\n" in matched
+    assert "Distribution Matching Distillation of" in matched and "\n- dmd\n" in matched
     assert "| updates of the fake network a step | 5 |" in matched
     assert not re.search(r"discriminator|heads|R1|hinge|Adversarial|consistency", matched)
     config.distil.update(dict(objective="ladd", consistency_weight=0.5, consistency_steps=20))
     beside = card()
-    assert "| consistency | weight 0.5, along the base model's paths of 20 steps," in beside
+    assert "| consistency | weight 0.5, along paths of 20 steps, shift 3 |" in beside
+    config.finetune.steps, config.distil.follows = 30, "finetuned"
+    assert "| network that is followed | what was fine-tuned, without guidance |" in card()
     assert "- distillation\n- ladd\n" in beside and "| learning rate of the heads |" in beside
 
 

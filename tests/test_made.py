@@ -142,6 +142,9 @@ def test_a_run_begins_from_the_newest_student_of_another_on_its_data(tmp_path):
         UserError, match=r"other networks \(distil\.objective was 'ladd' and is 'lcm'"
     ):
         open_places(config(distil__steps=20, distil__objective="lcm"), second, "", str(first))
+    taught = dict(distil__objective="lcm", distil__follows="finetuned", finetune__steps=3)
+    with pytest.raises(UserError, match="with distil.follows=finetuned: a run that begins"):
+        open_places(config(distil__steps=20, **taught), second, "", str(first))
     adapted = tmp_path / "adapted"
     save(adapted, "distil", 10, config(distil__steps=10, distil__lora__rank=4))
     with pytest.raises(UserError, match=r"student of other networks \(distil\.lora\.rank was"):

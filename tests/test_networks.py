@@ -186,6 +186,9 @@ def test_distribution_matching_has_a_network_for_the_students_samples_that_is_to
     ("changes", "networks", "cut"),
     [
         ({}, ["teacher"], 0),
+        # Adapters of the same network as is followed.
+        ({"teacher.depth": 2, "teacher.width": 32, "teacher.num_heads": 2, "finetune.steps": 0,
+          "distil.lora.rank": 2}, ["teacher", "generator"], 0),
         # One whole tree of parameters instead of a part of it and the whole.
         ({"distil.hooked_blocks": (0, 1)}, ["teacher"], 0),
         ({"teacher.depth": 2, "teacher.width": 32, "teacher.num_heads": 2},
@@ -211,15 +214,43 @@ def test_a_teacher_under_heads_that_are_not_there_is_refused():
     config.distil.objective = "lcm"
     config.teacher.update(dict(weights="elsewhere", depth=2, width=32, num_heads=2))
     with pytest.raises(UserError, match="distil.objective is lcm, without heads, and the section"):
-        check(typed(config))
+        typed(config)
+    config.teacher.update(dict(weights="", depth=0))
+    config.model.teacher_dtype = "int8"
+    with pytest.raises(UserError, match="lcm and model.teacher_dtype int8, which is for a teacher"):
+        typed(config)
+
+
+@pytest.mark.parametrize(
+    "name", ["consistency_weight", "paired_weight", "moments_weight", "misaligned_share"]
+)
+def test_what_would_do_nothing_without_heads_is_refused(name):
+    config = digits.get_config()
+    config.distil.update({"objective": "dmd", name: 0.25})
+    with pytest.raises(UserError, match=f"distil.{name} is 0.25 and distil.objective dmd, which"):
+        typed(config)
+
+
+def test_what_is_followed_is_guided_as_the_samples_are():
+    config = digits.get_config()
+    config.distil.objective = "dmd"
+    config.synthesize.update(dict(guidance=1.0, guidance_interval=(0.2, 0.9)))
+    plain = objectives.distillation(typed(config)).followed
+    assert (plain.guidance, plain.interval, plain.passes) == (1.0, (0.2, 0.9), 1)
+    config.synthesize.guidance_range = (1.0, 6.0)
+    told = objectives.distillation(typed(config)).followed
+    assert (told.guidance, told.passes) == ((1.0, 6.0), 2)
 
 
 @pytest.mark.parametrize("objective", ["lcm", "dmd", "ladd"])
 def test_what_finetune_has_made_may_be_followed_instead(objective):
     config = digits.get_config()
+    weight = float(objective == "ladd")
     config.distil.update(
-        dict(objective=objective, follows="finetuned", consistency_weight=1.0, hooked_blocks=(0,))
-    )
+        dict(
+            objective=objective, follows="finetuned", consistency_weight=weight, hooked_blocks=(0,)
+        )
+    )  # fmt: skip
     config.synthesize.guidance_range = (2.0, 6.0)
     config.model.teacher_dtype = "bfloat16"
     target = objectives.distillation(typed(config))

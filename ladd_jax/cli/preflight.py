@@ -104,7 +104,7 @@ def look(
     part(networks, lambda: built.update(distil=objectives.distillation(config)))
     part("data model stages weights", lambda: _check_data(config, trainings))
     part("data model teacher weights", lambda: _check_sides(config))
-    part("teacher stages distil", lambda: _check_teacher(config))
+    part("teacher stages", lambda: _check_teacher(config))
     part("stages synthesize finetune distil", lambda: _check_samples(config, trainings))
     if "evaluate" in config.stages:
         part("data evaluate", lambda: _check_subjects(config))
@@ -175,12 +175,6 @@ def _check_sides(config: Config) -> None:
 
 
 def _check_teacher(config: Config) -> None:
-    objective = config.distil.objective
-    if objective != "ladd" and (config.teacher.depth or config.teacher.weights):
-        raise UserError(
-            f"distil.objective is {objective}, without heads, and the section teacher names a "
-            f"network under them: leave it empty"
-        )
     if config.teacher.depth and not config.teacher.weights and "distil" in config.stages:
         raise UserError(
             f"teacher.depth is {config.teacher.depth} and teacher.weights is empty: name the "

@@ -8,7 +8,9 @@ from ml_collections import ConfigDict
 
 from ladd_jax.config.fields import Config, Model, Teacher
 from ladd_jax.errors import UserError
+from ladd_jax.methods import METHODS
 from ladd_jax.models.families import family_of, family_of_pipeline
+from ladd_jax.models.lora import BASE
 from ladd_jax.models.quantized import check_installed
 from ladd_jax.objectives.terms import terms_of
 from ladd_jax.objectives.terms.base import PREDICTED_X0
@@ -63,14 +65,15 @@ def teacher_architecture(config: Config) -> Any:
     """Architecture of the teacher under the heads, as `distil` holds and runs it.
 
     It is the data generator's, or that of the section `teacher`. It ends with the last hooked block
-    where only blocks are read, because no term of the student's loss needs the velocity.
+    where only blocks are read, because no term of the student's loss needs the velocity, nor a loss
+    that follows the same network.
 
     Raises:
       UserError: what int8 needs is not installed.
     """
     teacher = generator_architecture(config)
-    if config.distil.objective != "ladd":
-        # There are no heads on it, and the student follows the data generator itself.
+    if not METHODS[config.distil.objective].has_heads:
+        # Nothing stands on it, and it is followed as it is.
         return teacher
     if config.model.teacher_dtype == "int8":
         check_installed()
@@ -97,6 +100,16 @@ def stage_architecture(config: Config, stage: str) -> Any:
 def begins_as_teacher(config: Config) -> bool:
     """Whether the student begins as the teacher under the heads: one tree is both."""
     return generator_tree(config) == "teacher" and not config.finetune.steps
+
+
+def start_tree(config: Config) -> str:
+    """Name among the frozen trees of `distil` of what the student begins as, where it is among
+    them: the data generator's, unless `finetune` has made another of it."""
+    if begins_as_teacher(config):
+        return "teacher"
+    distil = config.distil
+    followed = distil.asks_a_network and distil.follows == "generator"
+    return GENERATOR if followed and not config.finetune.steps else BASE
 
 
 def generator_tree(config: Config) -> str:

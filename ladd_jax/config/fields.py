@@ -20,6 +20,7 @@ from ladd_jax.data.sources import SOURCES
 from ladd_jax.diffusion.samplers import ALWAYS
 from ladd_jax.diffusion.sampling import GENERATOR_SAMPLERS
 from ladd_jax.errors import Problems, UserError
+from ladd_jax.methods import METHODS
 from ladd_jax.models.families import family
 from ladd_jax.models.heads import HeadSettings
 from ladd_jax.models.lora import LoRA
@@ -376,6 +377,10 @@ class Synthesize:
         return f"guidance {' to '.join(f'{scale:g}' for scale in scales)}{where}"
 
 
+# Of LADD alone, and of no recipe: with another objective they would do nothing.
+_OF_HEADS = ("consistency_weight", "paired_weight", "moments_weight", "misaligned_share")
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Distil(LADDSettings):
     """The distillation. Times are in [0, 1], with 1 pure noise.
@@ -399,8 +404,8 @@ class Distil(LADDSettings):
     follows: str = "generator"
     # Steps that a path of it is cut into, for lcm and the term of consistency.
     consistency_steps: int = 50
-    # Blocks of the teacher with a head; empty: all. Without a distillation_weight the teacher ends
-    # with the last one.
+    # Blocks of the teacher with a head; empty: all. The teacher ends with the last one, unless more
+    # of it is needed (a distillation_weight, a consistency_weight along its own paths).
     hooked_blocks: tuple[int, ...] = FeatureCritic.hooked_blocks
     # With a rank above 0 adapters are trained, and what the student begins as stays constant.
     lora: LoRA = LoRA()
@@ -414,9 +419,17 @@ class Distil(LADDSettings):
 
     def __post_init__(self) -> None:
         _one_of(self.data, "distil.data", "synthesized", "encoded")
-        _one_of(self.objective, "distil.objective", "ladd", "lcm", "dmd")
+        _one_of(self.objective, "distil.objective", *METHODS)
+        if not METHODS[self.objective].has_heads:
+            for name in _OF_HEADS:
+                if value := getattr(self, name):
+                    raise UserError(
+                        f"distil.{name} is {value} and distil.objective {self.objective}, which "
+                        f"has no heads that it would stand beside: use 0"
+                    )
         _one_of(self.follows, "distil.follows", "generator", "finetuned")
-        counts = dict.fromkeys(("steps", "batch_size", "consistency_steps"), COUNT)
+        counts = dict.fromkeys(("steps", "batch_size"), COUNT)
+        check_numbers(self, {"consistency_steps": Range(least=2)})
         check_numbers(self, counts | {"seed": SEED, "hooked_blocks": NOT_NEGATIVE})
         check_distinct(self, "hooked_blocks")
         if self.paired_weight and self.data != "synthesized":
@@ -540,6 +553,21 @@ class Log:
         return range(*map(int, self.profile.split(":"))) if self.profile else range(0)
 
 
+def _without_heads(config: "Config") -> None:
+    """Raises UserError where a config names a network under heads that there are not."""
+    objective = config.distil.objective
+    if config.teacher.depth or config.teacher.weights:
+        raise UserError(
+            f"distil.objective is {objective}, without heads, and the section teacher names a "
+            f"network under them: leave it empty"
+        )
+    if config.model.teacher_dtype == "int8":
+        raise UserError(
+            f"distil.objective is {objective} and model.teacher_dtype int8, which is for a teacher "
+            f"under heads: use bfloat16"
+        )
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config:
     """A run."""
@@ -591,6 +619,8 @@ class Config:
         _one_of(self.on_change, "on_change", "stop", "redo")
         check_distinct(self, "stages")
         distil = self.distil
+        if not METHODS[distil.objective].has_heads:
+            _without_heads(self)
         if distil.follows == "finetuned" and distil.asks_a_network and not self.finetune.steps:
             raise UserError(
                 f"distil.follows is {distil.follows} and finetune.steps is 0: use more steps, or "

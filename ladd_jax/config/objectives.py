@@ -5,10 +5,10 @@ from collections.abc import Callable
 from typing import Any
 
 from ladd_jax.config.architectures import (
-    begins_as_teacher,
     generator_architecture,
     generator_tree,
     stage_architecture,
+    start_tree,
     student_architecture,
     teacher_architecture,
 )
@@ -20,7 +20,7 @@ from ladd_jax.models.families import family_of
 from ladd_jax.models.heads import HeadConfig, HeadSettings, head, head_stack
 from ladd_jax.models.layers import TIME_WIDTH
 from ladd_jax.models.lora import BASE, Adapted
-from ladd_jax.objectives.base import Distillation, Objective
+from ladd_jax.objectives.base import Objective, StudentObjective
 from ladd_jax.objectives.consistency import Consistency
 from ladd_jax.objectives.critics.features import FeatureCritic
 from ladd_jax.objectives.dmd import DMD, DMDSettings
@@ -57,11 +57,10 @@ def student(config: Config) -> Backbone:
         return backbone(architecture)
     # Constant, it has the dtype of other constant networks.
     base = backbone(generator_architecture(config))
-    name = "teacher" if begins_as_teacher(config) else BASE
-    return Adapted(base, lora, architecture.param_dtype, name)
+    return Adapted(base, lora, architecture.param_dtype, start_tree(config))
 
 
-def distillation(config: Config) -> Distillation:
+def distillation(config: Config) -> StudentObjective:
     """What `distil` trains with: the objective that `distil.objective` names.
 
     Raises:
@@ -109,7 +108,13 @@ def _consistency(config: Config) -> Consistency:
 def _followed(config: Config) -> Followed:
     backbone, generator = family_of(config).backbone, generator_architecture(config)
     if config.distil.follows == "generator":
-        return Followed(backbone(generator), generator_tree(config), config.synthesize.guidance)
+        stage = config.synthesize
+        return Followed(
+            backbone(generator),
+            generator_tree(config),
+            stage.guidance_range or stage.guidance,
+            stage.guidance_interval,
+        )
     # As a constant it has the dtype of other constant networks.
     learned = dataclasses.replace(generator, guided=student_architecture(config).guided)
     return Followed(backbone(learned), BASE)
@@ -148,7 +153,7 @@ def ladd(config: Config) -> LADD:
     )
 
 
-_DISTILLATIONS: dict[str, Callable[[Config], Distillation]] = {
+_DISTILLATIONS: dict[str, Callable[[Config], StudentObjective]] = {
     "ladd": ladd,
     "lcm": lcm,
     "dmd": dmd,

@@ -16,6 +16,7 @@ from ladd_jax.evaluation.page import embedded, head, plotted
 from ladd_jax.evaluation.pictures import Grid, curves, png
 from ladd_jax.evaluation.rows import BARS, Bar, Row, acceptance, cells, headings
 from ladd_jax.evaluation.strip import Preview
+from ladd_jax.methods import METHODS, Method
 from ladd_jax.whole_files import write_text_whole
 
 _STRIP_WIDTH = 260  # pixels
@@ -145,6 +146,7 @@ def write_report(
     settings: Mapping[str, Any] | None = None,
     notes: Sequence[str] = (),
     previews: Sequence[Preview] = (),
+    method: Method = METHODS["ladd"],
 ) -> None:
     """Writes one self-contained HTML file: limits, metrics, samples of the same prompts, curves.
 
@@ -156,13 +158,14 @@ def write_report(
       settings: names and values worth knowing about the run.
       notes: paragraphs below the introduction.
       previews: what the student made while it trained.
+      method: how it was distilled.
 
     Raises:
       UserError: the grids of one bucket show different prompts.
     """
     page = [
-        *head("LADD report"),
-        "<h1>Latent Adversarial Diffusion Distillation</h1>",
+        *head(f"{method.short} report"),
+        f"<h1>{method.title}</h1>",
         "<p>A student that makes a picture in 1 to 4 steps without guidance, beside the "
         "guided data generator that it was distilled from.</p>",
         *(f"<p>{html.escape(note)}</p>" for note in notes),

@@ -4,23 +4,18 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ladd_jax import __version__
+from ladd_jax.methods import METHODS
 from ladd_jax.models.families import Export
 from ladd_jax.paths import expand
 from ladd_jax.weights.source import names_repository
 
-_METHODS = {
-    "ladd": "Latent Adversarial Diffusion Distillation",
-    "lcm": "Latent consistency distillation (LCM)",
-    "dmd": "Distribution matching distillation (DMD)",
-}
-"""By `distil.objective`."""
-
 LIMITS = """## Limits
 
-Known of students of few steps ([arXiv 2403.12015](https://arxiv.org/abs/2403.12015)): objects that
-touch may merge, spatial relations may come out wrong, and what a prompt negates may be shown. They
-take neither guidance nor a negative prompt, and only the sigmas above: at others, such as those of
-a default schedule, they were not trained. Biases and limits of the base model are still there.
+Known of students of LADD ([arXiv 2403.12015](https://arxiv.org/abs/2403.12015)), and to be looked
+for in others of few steps: objects that touch may merge, spatial relations may come out wrong, and
+what a prompt negates may be shown. They take neither guidance nor a negative prompt, and the sigmas
+above alone; others, such as those of a default schedule, are not theirs. Biases and limits of the
+base model are still there.
 """
 """The card's end."""
 
@@ -71,7 +66,7 @@ def summary(export: Export) -> str:
     counts = sorted(export.sigmas)
     shown = " or ".join(map(str, counts))
     return (
-        f"{_METHODS[export.objective]} of {named(export.base)}: pictures in "
+        f"{METHODS[export.objective].title} of {named(export.base)}: pictures in "
         f"{shown} unguided step{'s' * (counts != [1])}. The licence is that of the base model. "
         f"Made with ladd_jax {__version__}.\n"
     )

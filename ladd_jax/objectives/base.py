@@ -40,7 +40,8 @@ class TrainState:
       key: raw PRNG key, never changed; each step folds its number in.
       params: what is trained: the network (the student), or adapters of it.
       ema: exponential moving average of `params`.
-      heads: the discriminator's parameters; empty where there is none.
+      heads: the discriminator's parameters, or what else is trained beside the student; empty where
+        there is none.
       optimizer: optimizer state of `params`.
       heads_optimizer: optimizer state of `heads`.
     """
@@ -110,13 +111,13 @@ class Objective(Protocol):
         ...
 
 
-class Distillation(Objective, Protocol):
+class StudentObjective(Objective, Protocol):
     """The signature of a target that makes a student of few steps, for the stage `distil`.
 
     Attributes:
       student: predicts velocity; what is trained of it are its parameters.
       optimizer: optimizer of the student.
-      heads: the critic's trainable part; None where there is none.
+      heads: what is trained beside the student, such as a critic's heads; None for nothing.
       heads_optimizer: optimizer of the heads, where there are any.
       accumulation: micro-batches that a batch is taken in.
       networks: the networks whose parameters come in `frozen`, by name.

@@ -94,12 +94,12 @@ class DMD(DMDSettings):
 
     def init(self, key: jax.Array, params: Params) -> TrainState:
         """State before the first step; arguments as of `LADD.init`."""
-        student_key, fake_key = jax.random.split(key)
+        student_key, fake_key, state_key = jax.random.split(key, 3)
         heads = self.fake.begin(fake_key, params)
         params = self.student.begin(student_key, params)
         return TrainState(
             step=jnp.zeros((), jnp.int32),
-            key=key,
+            key=state_key,
             params=params,
             ema=jax.tree.map(jnp.copy, params),
             heads=heads,

@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 
-from ladd_jax.diffusion.samplers import Velocity, guided
+from ladd_jax.diffusion.samplers import ALWAYS, Velocity, guided
 from ladd_jax.models.base import GUIDANCE, Backbone, Cond
 
 
@@ -17,18 +17,20 @@ class Followed:
     Attributes:
       network: predicts velocity.
       tree: name of its parameters among the frozen ones.
-      guidance: the scale that it is guided by, where a sample's cond does not name its own. None:
-        it has learned guided samples and is not guided again; it is told the scale as the student
-        is.
+      guidance: the scale that it is guided by, or the least and the largest of those that samples
+        have of their own, in their cond. None: it is not guided; where the student is told a
+        scale it is told the same.
+      interval: the first and the last t with guidance.
     """
 
     network: Backbone
     tree: str = "teacher"
-    guidance: float | None = None
+    guidance: float | tuple[float, ...] | None = None
+    interval: tuple[float, float] = ALWAYS
 
     @property
     def passes(self) -> int:
-        """Forward passes for one velocity."""
+        """Forward passes for one velocity, where it is guided."""
         return 1 if self.guidance in (None, 1) else 2
 
     def velocity(self, frozen: dict[str, Any], cond: Cond) -> Velocity:
@@ -44,7 +46,8 @@ class Followed:
 
         if self.guidance is None:
             return guided(model, cond, frozen["null"], 1.0)
-        # The data generator is never told a scale.
+        if not isinstance(self.guidance, tuple):
+            return guided(model, cond, frozen["null"], self.guidance, self.interval)
+        # A guided network is never told the scale.
         given = {name: array for name, array in cond.items() if name != GUIDANCE}
-        scale = cond[GUIDANCE][:, 0] if GUIDANCE in cond else self.guidance
-        return guided(model, given, frozen["null"], scale)
+        return guided(model, given, frozen["null"], cond[GUIDANCE][:, 0], self.interval)

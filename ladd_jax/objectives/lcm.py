@@ -29,9 +29,19 @@ class LCM:
     consistency: Consistency
     optimizer: Optimizer
     ema_decay: float = 0.999
-    heads: Model | None = None
-    heads_optimizer: Optimizer | None = None
-    reads_noise_keys: bool = False
+
+    @property
+    def heads(self) -> None:
+        """None."""
+
+    @property
+    def heads_optimizer(self) -> None:
+        """None."""
+
+    @property
+    def reads_noise_keys(self) -> bool:
+        """No."""
+        return False
 
     @property
     def student(self) -> Backbone:
@@ -55,10 +65,11 @@ class LCM:
 
     def init(self, key: jax.Array, params: Params) -> TrainState:
         """State before the first step; arguments as of `LADD.init`."""
-        params = self.student.begin(jax.random.fold_in(key, 0), params)
+        student_key, state_key = jax.random.split(key)
+        params = self.student.begin(student_key, params)
         return TrainState(
             step=jnp.zeros((), jnp.int32),
-            key=key,
+            key=state_key,
             params=params,
             ema=jax.tree.map(jnp.copy, params),
             heads={},

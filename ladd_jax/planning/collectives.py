@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import jax
 
-from ladd_jax.objectives.base import Distillation
+from ladd_jax.objectives.base import StudentObjective
 from ladd_jax.parallel.mesh import SLICES
 
 COLLECTIVES = (
@@ -100,7 +100,7 @@ def contents(
     return "parameters" if sizes & known and sizes <= known | {1} else "other"
 
 
-def parameter_shapes(objective: Distillation) -> set[Shape]:
+def parameter_shapes(objective: StudentObjective) -> set[Shape]:
     """Shapes of all parameters, whole and of one layer, without dimensions of 1."""
     found = set()
     heads = () if objective.heads is None else (objective.heads,)

@@ -10,7 +10,7 @@ import jax
 from jax.sharding import Mesh
 
 from ladd_jax.models.base import GUIDANCE
-from ladd_jax.objectives.base import Distillation
+from ladd_jax.objectives.base import StudentObjective
 from ladd_jax.parallel.chips import Chip
 from ladd_jax.parallel.mesh import network_axes, parameter_shardings, replicated
 from ladd_jax.planning.hlo_cost import Cost, program_cost
@@ -61,7 +61,7 @@ class Compiled:
 
 
 def step_arguments(
-    objective: Distillation, mesh: Mesh, batch: dict[str, Any]
+    objective: StudentObjective, mesh: Mesh, batch: dict[str, Any]
 ) -> tuple[Any, tuple[Any, Any, Any]]:
     """Shardings of the state; and state, frozen networks and batch as `jax.ShapeDtypeStruct`.
 
@@ -88,7 +88,7 @@ def step_arguments(
 
 
 def compile_step(
-    objective: Distillation, mesh: Mesh, chip: Chip, batch: dict[str, Any]
+    objective: StudentObjective, mesh: Mesh, chip: Chip, batch: dict[str, Any]
 ) -> Compiled:
     """Compiles the step for a batch and reads its memory and cost; takes minutes for SD3.
 

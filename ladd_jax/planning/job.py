@@ -13,7 +13,7 @@ from ladd_jax.config.fields import Config
 from ladd_jax.data.buckets import Bucket
 from ladd_jax.data.pipeline import noise_keys_shape
 from ladd_jax.models.families import family_of
-from ladd_jax.objectives.base import Distillation
+from ladd_jax.objectives.base import StudentObjective
 from ladd_jax.parallel.chips import Chip
 from ladd_jax.parallel.mesh import batch_divisor
 from ladd_jax.planning.compile import Compiled, compile_step
@@ -32,7 +32,7 @@ class Job:
     """
 
     config: Config
-    objective: Distillation
+    objective: StudentObjective
     chip: Chip
     mesh: Mesh
     utilisation: float = 0.5

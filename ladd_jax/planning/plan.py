@@ -102,6 +102,7 @@ def plan(config: Config, options: Options) -> None:
         "batch": batch_size,
         "utilisation": options.utilisation,
         **compiled,
+        "objective": config.distil.objective,
         "model": to_dict(config.model),
         "teacher": to_dict(config.teacher),
         "versions": {name: importlib.metadata.version(name) for name in ("jax", target.compiler)},

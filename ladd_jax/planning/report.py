@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ladd_jax.data.buckets import Bucket
+from ladd_jax.methods import METHODS
 from ladd_jax.models.base import parameter_count
 from ladd_jax.planning.job import Job
 
@@ -26,7 +27,7 @@ def headline(job: Job, topology: str, slices: int, batch_size: int) -> str:
     )
     return (
         f"{topology}{f' x {slices} slices' if slices > 1 else ''}: {job.chips} x {job.chip.name}, "
-        f"mesh {sizes}, batch {batch_size}, "
+        f"mesh {sizes}, batch {batch_size}, {METHODS[job.config.distil.objective].short}, "
         f"{parameter_count(job.objective.student) / 1e9:.2f} B parameters of the student{networks}"
     )
 

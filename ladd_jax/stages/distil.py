@@ -1,4 +1,4 @@
-"""The stage `distil`: LADD on the shards of a run."""
+"""The stage `distil`: LADD, or another method, on the shards of a run."""
 
 from functools import partial
 from pathlib import Path
@@ -6,11 +6,12 @@ from pathlib import Path
 import jax
 
 from ladd_jax.config import objectives
-from ladd_jax.config.architectures import begins_as_teacher
+from ladd_jax.config.architectures import start_tree
 from ladd_jax.config.fields import Config, to_dict
 from ladd_jax.config.workdir import folder, places
 from ladd_jax.data.shards import read_identity
 from ladd_jax.errors import UserError
+from ladd_jax.models.lora import BASE
 from ladd_jax.objectives.base import TrainState
 from ladd_jax.parallel.mesh import make_mesh
 from ladd_jax.stages.going_back import go_back, lowered
@@ -66,8 +67,8 @@ def _distil(config: Config, workdir: Path) -> CollapsedError | None:
         # A whole network that is held no longer than this, where it is not in `frozen`.
         if student.constants:
             (start,) = (frozen[name] for name in student.constants)
-        elif begins_as_teacher(config):
-            start = frozen["teacher"]
+        elif start_tree(config) != BASE:
+            start = frozen[start_tree(config)]
         else:
             start = load_start(config, workdir, mesh)
         return create(objective.init, shardings, key, start)

@@ -32,6 +32,7 @@ from ladd_jax.evaluation.rows import (
 )
 from ladd_jax.evaluation.seen import Seen, in_shares_of
 from ladd_jax.evaluation.strip import read_previews
+from ladd_jax.methods import METHODS
 from ladd_jax.models.base import Params
 from ladd_jax.models.families import family_of
 from ladd_jax.parallel.mesh import make_mesh
@@ -189,7 +190,8 @@ def evaluate(config: Config, workdir: Path) -> list[Row]:
     if not hidden:
         previews = read_previews(workdir / "distil" / "previews")
         facts, notes = facts_of(config), [*notes_of(config), *guidance_note(rows)]
-        write_report(report, rows, grids, histories, facts, notes, previews)
+        method = METHODS[config.distil.objective]
+        write_report(report, rows, grids, histories, facts, notes, previews, method)
         first = shown[0].bucket
         save_grid_png(workdir / "samples.png", [grid for grid in shown if grid.bucket == first])
         write_metrics(metrics, rows, evaluate=settings, step=step)
@@ -205,7 +207,8 @@ def facts_of(config: Config) -> dict[str, object]:
         data = f"{samples} samples of each bucket" if samples else "a sample of each record"
     made = config.weights or f"{config.pretrain.steps} steps of flow matching"
     return {
-        "student": f"{config.distil.steps} steps of LADD on {data}",
+        "student": f"{config.distil.steps} steps of {METHODS[config.distil.objective].short} on "
+        f"{data}",
         "data generator": f"{made}, {config.synthesize.guidance_in_words}",
         "network": f"{config.model.depth} blocks of width {config.model.width}",
         "extractor": extractor_for(config),
@@ -225,15 +228,14 @@ def notes_of(config: Config) -> list[str]:
             f"{scales[1]:g}. At any scale FD and all ratios are to the data generator's samples of "
             f"{config.synthesize.guidance:g}."
         )
+    elif not METHODS[config.distil.objective].has_heads:
+        points = "real pictures" if config.distil.data == "encoded" else "its guided samples"
+        first = (
+            f"The student follows {_followed(config)}, at points of {points}. FD is measured from "
+            f"the data generator's guided samples."
+        )
     else:
         first = f"The student is asked to match {matched}."
-    how = {
-        "ladd": "",
-        "lcm": "by consistency along the data generator's guided paths (LCM)",
-        "dmd": "by matching distributions with the guided data generator (DMD)",
-    }[config.distil.objective]
-    if how:
-        first = f"The student was distilled {how}, without a discriminator. {first}"
     notes = [first]
     if EXTRACTORS[extractor_for(config)].learns:
         notes.append(
@@ -243,6 +245,12 @@ def notes_of(config: Config) -> list[str]:
     if config.autoencoder:
         notes.append("All pictures are judged as the autoencoder decodes them from latents.")
     return notes
+
+
+def _followed(config: Config) -> str:
+    if config.distil.follows == "generator":
+        return "the guided data generator"
+    return "what finetune has made of the data generator"
 
 
 def _ways(config: Config) -> list[_Way]:

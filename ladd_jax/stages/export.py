@@ -230,11 +230,16 @@ def _how_made(
         "seed": config.seed,
     }
     alone = distil.objective == "lcm"
-    if alone or (distil.objective == "ladd" and distil.consistency_weight):
+    if alone or distil.consistency_weight:
         weight = "alone" if alone else f"weight {distil.consistency_weight:g}"
         rows["consistency"] = (
-            f"{weight}, along the base model's paths of {distil.consistency_steps} steps, "
-            f"{generator.guidance_in_words}, shift {generator.shift:g}"
+            f"{weight}, along paths of {distil.consistency_steps} steps, shift {generator.shift:g}"
+        )
+    if distil.asks_a_network:
+        rows["network that is followed"] = (
+            "what was fine-tuned, without guidance"
+            if distil.follows == "finetuned"
+            else f"the base model, {generator.guidance_in_words}"
         )
     if config.finetune.steps:
         first = config.finetune
@@ -261,11 +266,14 @@ def _of_inputs(distil: Distil) -> dict[str, object]:
     if distil.warmup_steps:
         first = f"{_listed(distil.warmup_probabilities)} ({distil.warmup_steps})"
         rows["in the first steps"] = first
+    if distil.own_share:
+        rows["share of inputs from its own sampling"] = f"{distil.own_share:g}"
     return rows
 
 
 def _noise(distil: Distil) -> str:
-    return f"logit-normal, mean {distil.renoise_mean:g}, deviation {distil.renoise_std:g}"
+    slope = f" that falls by {distil.renoise_slope:g} to t = 0" if distil.renoise_slope else ""
+    return f"logit-normal, mean {distil.renoise_mean:g}{slope}, deviation {distil.renoise_std:g}"
 
 
 def _of_dmd(distil: Distil) -> dict[str, object]:

@@ -9,6 +9,7 @@ import jax
 
 from ladd_jax.config.fields import Config, Optimizer
 from ladd_jax.errors import DamagedError
+from ladd_jax.methods import METHODS
 from ladd_jax.parallel.processes import barrier, gather
 from ladd_jax.training.checkpoint import steps_in
 from ladd_jax.training.collapse import CollapsedError
@@ -92,10 +93,10 @@ def go_back(config: Config, directory: Path, collapse: CollapsedError) -> None:
 
 def _rates(config: Config) -> str:
     distil = config.distil
-    return (
-        f"a learning rate of {distil.optimizer.learning_rate:g} and "
-        f"{distil.heads_optimizer.learning_rate:g} for the heads"
-    )
+    student = f"a learning rate of {distil.optimizer.learning_rate:g}"
+    if not METHODS[distil.objective].has_heads:
+        return student
+    return f"{student} and {distil.heads_optimizer.learning_rate:g} for the heads"
 
 
 def _read(directory: Path) -> dict[str, int]:

@@ -317,7 +317,7 @@ def load_frozen(
       config: the run's config.
       workdir: the run's workdir.
       mesh: mesh that they are put on.
-      names: of `Distillation.networks`.
+      names: of `StudentObjective.networks`.
       shards: the data, which have the cond of the empty prompt, the tree `null`.
 
     Raises:

@@ -85,6 +85,11 @@ def _begun(config: Config, workdir: Path, found: Places, origin: Path) -> Places
             f"--from={origin} with distil.lora.rank={config.distil.lora.rank}: adapters are of the "
             f"network that a run begins as; leave --from out, or use rank 0"
         )
+    if config.distil.asks_a_network and config.distil.follows == "finetuned":
+        raise UserError(
+            f"--from={origin} with distil.follows=finetuned: a run that begins with the student of "
+            f"another fine-tunes nothing; leave --from out, or use follows=generator"
+        )
     old, new = (
         {name: values[name] for name in ("model", "teacher", "heads") if name in values}
         | {

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from ladd_jax.objectives.base import Distillation, Objective, TrainState
+from ladd_jax.objectives.base import Objective, StudentObjective, TrainState
 from ladd_jax.parallel.compiler_options import compiler_options
 from ladd_jax.parallel.mesh import batch_sharding, replicated
 from ladd_jax.training.state import state_shardings
@@ -26,7 +26,7 @@ def step_program(objective: Objective, shardings: TrainState, mesh: Mesh) -> Any
     )
 
 
-def distillation_layout(objective: Distillation, mesh: Mesh) -> tuple[TrainState, TrainState]:
+def distillation_layout(objective: StudentObjective, mesh: Mesh) -> tuple[TrainState, TrainState]:
     """Shapes and shardings of the state of `distil`."""
     key = jax.ShapeDtypeStruct((2,), jnp.uint32)
     shapes = jax.eval_shape(objective.init, key, objective.student.shapes)

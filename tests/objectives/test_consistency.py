@@ -121,7 +121,7 @@ def test_micro_batches_are_held_as_the_whole_batch_is(trees):
 
 def test_samples_with_a_scale_of_their_own_follow_its_path():
     """The data generator is not told the scale, and each sample takes a step of its own."""
-    target = consistency(followed=Followed(on_a_line(1.0), guidance=9.0))
+    target = consistency(followed=Followed(on_a_line(1.0), guidance=(1.0, 4.0)))
     batch = tiny.batch()
     scales = jnp.linspace(1.0, 4.0, tiny.B)[:, None]
     cond = batch["cond"] | {"guidance": scales}
@@ -131,6 +131,17 @@ def test_samples_with_a_scale_of_their_own_follow_its_path():
     text = jnp.mean(cond["context"], axis=(1, 2))
     wanted = x - 0.25 * (scales[:, 0] * text)[:, None, None, None]
     np.testing.assert_allclose(found, wanted, rtol=1e-5)
+
+
+def test_outside_of_its_interval_what_is_followed_is_not_guided():
+    followed = Followed(on_a_line(1.0), guidance=3.0, interval=(0.5, 1.0))
+    trees = {"null": jax.tree.map(jnp.zeros_like, NULL), "teacher": {"w": jnp.ones(())}}
+    batch = tiny.batch()
+    t = jnp.where(jnp.arange(tiny.B) % 2 == 0, 0.75, 0.25)
+    v = followed.velocity(trees, batch["cond"])(batch["latents"], t)
+    text = jnp.mean(batch["cond"]["context"], axis=(1, 2))
+    wanted = jnp.where(t > 0.5, 3.0, 1.0) * text
+    np.testing.assert_allclose(v[:, 0, 0, 0], wanted, rtol=1e-5)
 
 
 def test_a_network_that_learned_guided_samples_is_told_their_scale_and_not_guided():

@@ -119,11 +119,10 @@ def test_a_step_is_that_of_the_formula_and_of_two_updates_of_the_fake_network(tr
     assert tiny.gradient_difference(moved(after.heads, trees[1]), moved(heads, trees[1])) < 1e-3
 
 
-def test_a_student_whose_samples_are_the_generators_is_not_moved(trees):
+def test_where_both_networks_say_the_same_nothing_moves_the_student(trees):
     target = objective(followed=Followed(tiny.network(tiny.mmdit_config())))
     state = state_of(target, [trees[0], trees[2], trees[2]])
     _, metrics = jax.jit(target.step)(state, frozen(trees), tiny.batch())
-    # The fake network knows what the generator knows.
     assert float(metrics["gradient_norm/student"]) < 1e-4
     assert float(metrics["gradient_norm/heads"]) > 1e-2
 

@@ -9,9 +9,14 @@ import jax.numpy as jnp
 import pytest
 import tiny
 
+from ladd_jax.diffusion.samplers import linear_sigmas
 from ladd_jax.models.lora import BASE, Adapted, LoRA
 from ladd_jax.models.sd3.transformer import mmdit
+from ladd_jax.objectives.consistency import Consistency
+from ladd_jax.objectives.dmd import DMD
 from ladd_jax.objectives.flow_matching import FlowMatching
+from ladd_jax.objectives.followed import Followed
+from ladd_jax.objectives.lcm import LCM
 from ladd_jax.parallel.mesh import batch_sharding, make_mesh, parameter_shardings, replicated
 from ladd_jax.training.optimizers import Optimizer
 from ladd_jax.training.program import distillation_layout, step_program
@@ -30,6 +35,8 @@ QUICK = {
     "ladd": ({"data": 2, "fsdp": 2, "tensor": 2},),
     "flow_matching": ({"data": 2, "fsdp": 2, "tensor": 2},),
     "lora": ({"fsdp": 2, "tensor": 2},),
+    "lcm": ({"fsdp": 2, "tensor": 2},),
+    "dmd": ({"fsdp": 2, "tensor": 2},),
 }
 
 # The large epsilon keeps Adam's update in proportion to the gradient, where a small one takes its
@@ -80,7 +87,45 @@ def lora(mesh):
     return target, shardings, state, frozen
 
 
-OBJECTIVES = {"ladd": ladd, "flow_matching": flow_matching, "lora": lora}
+def rival(make):
+    """The same of a target whose followed network lies on the mesh as other parameters do."""
+
+    def build(mesh):
+        target = make(mmdit(tiny.mmdit_config()))
+        _, shardings = distillation_layout(target, mesh)
+        student, followed = (tiny.random_params(target.student, seed) for seed in (3, 5))
+        state = create(target.init, shardings, jax.random.PRNGKey(0), student)
+        laid = parameter_shardings(mesh, target.student.shapes, target.student.axes)
+        null = {"context": jnp.zeros((tiny.T, tiny.CONTEXT)), "pooled": jnp.zeros(tiny.POOLED)}
+        frozen = {
+            "teacher": jax.device_put(followed, laid),
+            "null": jax.device_put(null, replicated(mesh)),
+        }
+        return target, shardings, state, frozen
+
+    return build
+
+
+@rival
+def lcm(network):
+    followed = Followed(network, guidance=3.0)
+    return LCM(Consistency(network, followed, linear_sigmas(4), accumulation=2), STUDENT, 0.9)
+
+
+@rival
+def dmd(network):
+    return DMD(
+        student=network, followed=Followed(network, guidance=3.0), fake=network,
+        optimizer=STUDENT, heads_optimizer=HEADS, warmup_steps=0, own_share=0.5, accumulation=2,
+        ema_decay=0.9,
+    )  # fmt: skip
+
+
+OBJECTIVES = {
+    "ladd": ladd, "flow_matching": flow_matching, "lora": lora, "lcm": lcm, "dmd": dmd,
+}  # fmt: skip
+# The others are tested on the meshes of `QUICK`.
+ON_ALL_MESHES = ("ladd", "flow_matching")
 
 
 def update(objective, sizes):
@@ -113,7 +158,7 @@ def on_one_device(objective):
             id=f"{objective}-{'x'.join(f'{axis}{size}' for axis, size in sizes.items())}",
         )
         for objective in OBJECTIVES
-        for sizes in (QUICK[objective] if objective == "lora" else MESHES)
+        for sizes in (MESHES if objective in ON_ALL_MESHES else QUICK[objective])
     ],
 )
 def test_an_update_is_that_of_one_device(objective, sizes):

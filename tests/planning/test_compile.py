@@ -4,7 +4,7 @@ import jax
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from configs import sd3_turbo
+from configs import digits, sd3_turbo
 from ladd_jax.config import objectives
 from ladd_jax.config.fields import typed
 from ladd_jax.data.buckets import Bucket
@@ -13,6 +13,7 @@ from ladd_jax.planning.compile import memory_refused, shard_bytes, step_argument
 from ladd_jax.planning.job import Job
 from ladd_jax.planning.report import headline
 from ladd_jax.planning.topology import parse_gpu
+from ladd_jax.training.program import step_program
 
 
 @pytest.mark.parametrize(
@@ -50,7 +51,7 @@ def job_on(topology, config):
     chip, chips = parse_gpu(topology)
     mesh = make_mesh({"fsdp": chips}, jax.devices()[:chips])
     config = typed(config)
-    return Job(config, objectives.ladd(config), chip, mesh)
+    return Job(config, objectives.distillation(config), chip, mesh)
 
 
 def given_bytes(job):
@@ -63,6 +64,25 @@ def test_a_step_is_given_student_average_moment_and_teacher():
     config = sd3_turbo.get_config("size=medium,resolution=256")
     # Student, average and second moment of float32, and a teacher of bfloat16: 2.03 B of each.
     assert given_bytes(job_on("gpu:80", config)) == pytest.approx(14 * 2.03e9, rel=0.01)
+
+
+@pytest.mark.parametrize("objective", ["lcm", "dmd"])
+def test_a_rival_is_planned_with_what_it_is_given(objective):
+    config = digits.get_config()
+    config.distil.update(dict(objective=objective, batch_size=8))
+    config.synthesize.guidance_range = (2.0, 6.0)
+    job = job_on("gpu:80x8", config)
+    shapes = job.batch_shapes(Bucket(8, 8), 8)
+    shardings, arguments = step_arguments(job.objective, job.mesh, shapes)
+    assert arguments[1]["null"].keys() == {"context", "pooled"}
+    with jax.set_mesh(job.mesh):
+        state, metrics = step_program(job.objective, shardings, job.mesh).eval_shape(*arguments)
+    assert jax.tree.map(lambda leaf: leaf.shape, state) == jax.tree.map(
+        lambda leaf: leaf.shape, arguments[0]
+    )
+    assert "skipped" in metrics
+    line = headline(job, "gpu:80x8", slices=1, batch_size=8)
+    assert f"batch 8, {objective.upper()}, " in line
 
 
 def test_a_smaller_teacher_is_planned_with_its_own_size():

@@ -15,7 +15,7 @@ _COMFY_TOKENS = 77
 """Tokens to which ComfyUI pads a prompt for the T5 of Stable Diffusion 3."""
 
 
-_ALWAYS = """Always pass `sigmas`, which are the times of the training, and `guidance_scale=1.0`:
+_ALWAYS = """Always pass `sigmas`, which are the times of the student, and `guidance_scale=1.0`:
 left out, they are 28 other ones and 7. The scheduler is `FlowMatchLCMScheduler` (diffusers 0.34 or
 newer), which draws fresh noise in every step from torch's global generator, so seed it with
 `torch.manual_seed`; `generator=` is for the first noise alone. Before `dtype=` diffusers called it
