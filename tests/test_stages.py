@@ -197,6 +197,10 @@ def test_a_rival_runs_through_the_same_stage(images, tmp_path, objective, loss):
     config.distil.optimizer.update(dict(learning_rate=1e-2, warmup_steps=0))
     (tmp_path / "encoded").symlink_to(images)
     written = write_generator(typed(config), tmp_path)
+    if objective == "dmd":
+        # It begins as what `finetune` has made, and follows that.
+        config.finetune.steps, config.distil.follows = 1, "finetuned"
+        written = write_generator(typed(config), tmp_path, "finetune", seed=7)
     distil(typed(config), tmp_path)
     # More steps go on from the first, and samples are shown.
     config.distil.steps = 2
@@ -204,7 +208,9 @@ def test_a_rival_runs_through_the_same_stage(images, tmp_path, objective, loss):
     mesh = make_mesh({"data": 1}, jax.devices()[:1])
     state = load_student(typed(config), tmp_path, mesh)
     assert int(state.step) == 2 and bool(state.heads) == (objective == "dmd")
-    assert tiny.max_difference(state.params, written) > 1e-3
+    # An update of Adam moves a parameter by no more than the rate.
+    moved = jax.tree.map(lambda a, b: float(np.max(np.abs(a - b))), state.params, written)
+    assert 1e-3 < max(jax.tree.leaves(moved)) < 2.2e-2
     first, second = read_history(tmp_path / "distil")
     assert (first["step"], second["step"]) == (1, 2)
     assert second[f"loss/{loss}"] > 0 and "accuracy" not in second
