@@ -197,12 +197,19 @@ DIGITS = "--config=configs/digits.py"
             "log.every is -1: use 1 or more",
         ),
         (["--config=configs/none.py", "--config=digits", "--config.seed=-1"], "seed is -1"),
-        (["--config=digits:size=3"], "this config takes no arguments"),
+        (["--config=digits:size=3"], "'size=3' after the config's colon is not name=value"),
     ],
     ids=lambda value: value[-1].split("=", 1)[0] if isinstance(value, list) else "",
 )  # fmt: skip
 def test_bad_input_is_one_sentence_and_exit_code_2(tmp_path, arguments, words):
     assert_refused(run(*arguments, f"--workdir={tmp_path / 'run'}", devices=4), words)
+
+
+def test_arguments_of_a_config_that_takes_none_are_refused(tmp_path):
+    own = tmp_path / "own.py"
+    own.write_text("from ladd_jax.config import base_config as get_config\n")
+    result = run(f"--config={own}:size=3", f"--workdir={tmp_path / 'run'}", devices=4)
+    assert_refused(result, "this config takes no arguments")
 
 
 def test_a_run_writes_nothing_into_a_bucket(bucket, tmp_path):
