@@ -400,7 +400,7 @@ class Distil(LADDSettings):
     # Added to the run's: another training, with other heads and batches, on the same samples.
     seed: int = 0
     # Whose velocity lcm, dmd and the term of consistency follow: that of the guided generator, or,
-    # without guidance, of the network that `finetune` has taught the guided samples (finetuned).
+    # without guidance, of the network that `finetune` has taught the student's data (finetuned).
     follows: str = "generator"
     # Steps that a path of it is cut into, for lcm and the term of consistency.
     consistency_steps: int = 50
