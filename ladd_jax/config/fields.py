@@ -415,7 +415,7 @@ class Distil(LADDSettings):
     @property
     def asks_a_network(self) -> bool:
         """Whether training follows the network that `follows` names."""
-        return self.objective != "ladd" or self.consistency_weight > 0
+        return not METHODS[self.objective].has_heads or self.consistency_weight > 0
 
     def __post_init__(self) -> None:
         _one_of(self.data, "distil.data", "synthesized", "encoded")

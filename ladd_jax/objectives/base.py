@@ -22,7 +22,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ladd_jax.models.base import Backbone, Model, Params
+from ladd_jax.diffusion.flow import predict_x0
+from ladd_jax.models.base import Backbone, Cond, Model, Params
 from ladd_jax.training.ema import update_ema
 from ladd_jax.training.optimizers import Optimizer
 
@@ -53,6 +54,56 @@ class TrainState:
     heads: Params
     optimizer: Any
     heads_optimizer: Any
+
+
+def first_state(
+    key: jax.Array,
+    params: Params,
+    optimizer: Optimizer,
+    heads: Params | None = None,
+    heads_optimizer: Optimizer | None = None,
+) -> TrainState:
+    """The state before the first step; the EMA is a copy, so that donation can not delete it.
+
+    Args:
+      key: raw PRNG key of the steps.
+      params: what is trained.
+      optimizer: optimizer of `params`.
+      heads: what is trained beside it, if anything.
+      heads_optimizer: optimizer of `heads`, where there are any.
+    """
+    heads = {} if heads is None else heads
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        key=key,
+        params=params,
+        ema=jax.tree.map(jnp.copy, params),
+        heads=heads,
+        optimizer=optimizer.build().init(params),
+        heads_optimizer=() if heads_optimizer is None else heads_optimizer.build().init(heads),
+    )
+
+
+def student_x0(
+    student: Backbone,
+    params: Params,
+    frozen: dict[str, Any],
+    x_t: jax.Array,
+    t: jax.Array,
+    cond: Cond,
+) -> jax.Array:
+    """A student's x_0 `[B, H, W, C]` from a point between the data and noise.
+
+    Args:
+      student: predicts velocity.
+      params: what is trained of it.
+      frozen: constant trees, those of `student.constants` among them.
+      x_t: the point `[B, H, W, C]`.
+      t: its time, float32 `[B]`.
+      cond: arrays `[B, ...]`.
+    """
+    whole = student.complete(params, frozen)
+    return predict_x0(x_t, student(whole, x_t, t, cond), t)
 
 
 def updated(

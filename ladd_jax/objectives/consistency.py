@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from ladd_jax.diffusion.flow import expand, interpolate, predict_x0
+from ladd_jax.diffusion.flow import expand, interpolate
 from ladd_jax.models.base import Backbone, Model, Params
 from ladd_jax.objectives.accumulation import accumulate
-from ladd_jax.objectives.base import Batch, TrainState
+from ladd_jax.objectives.base import Batch, TrainState, student_x0
 from ladd_jax.objectives.followed import Followed
 
 _CORNER = 1e-3
@@ -84,8 +84,8 @@ class Consistency:
         t, s = levels[place], levels[place + 1]
         x_t = interpolate(x_0, jax.random.normal(noise_key, x_0.shape), t)
 
-        def predict(params: Params, x: jax.Array, t: jax.Array, cond: Any) -> jax.Array:
-            return predict_x0(x, self.student(self.student.complete(params, frozen), x, t, cond), t)
+        def predict(params: Params, *point: Any) -> jax.Array:
+            return student_x0(self.student, params, frozen, *point)
 
         def part(samples: tuple[Any, ...]) -> tuple[Params, jax.Array, jax.Array]:
             x_t, t, s, cond = samples

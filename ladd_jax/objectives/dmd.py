@@ -18,7 +18,16 @@ import optax
 from ladd_jax.diffusion.flow import expand, interpolate, predict_x0, velocity
 from ladd_jax.models.base import Backbone, Cond, Model, Params
 from ladd_jax.objectives.accumulation import accumulate
-from ladd_jax.objectives.base import Batch, Metrics, TrainState, unless_skipped, updated
+from ladd_jax.objectives.base import (
+    Batch,
+    Metrics,
+    TrainState,
+    first_state,
+    student_x0,
+    unless_skipped,
+    updated,
+)
+from ladd_jax.objectives.flow_matching import match
 from ladd_jax.objectives.followed import Followed
 from ladd_jax.objectives.passes import Heads
 from ladd_jax.objectives.student_inputs import StudentInputs
@@ -89,7 +98,7 @@ class DMD(DMDSettings):
         pass for each time but the last.
         """
         student = 2 if self.student.constants else 3
-        own = (len(self.timesteps) - 1) if self.own_share else 0
+        own = self.own_passes
         return student + self.followed.passes + 1 + 3 * self.head_updates + own, 0
 
     def init(self, key: jax.Array, params: Params) -> TrainState:
@@ -97,15 +106,7 @@ class DMD(DMDSettings):
         student_key, fake_key, state_key = jax.random.split(key, 3)
         heads = self.fake.begin(fake_key, params)
         params = self.student.begin(student_key, params)
-        return TrainState(
-            step=jnp.zeros((), jnp.int32),
-            key=state_key,
-            params=params,
-            ema=jax.tree.map(jnp.copy, params),
-            heads=heads,
-            optimizer=self.optimizer.build().init(params),
-            heads_optimizer=self.heads_optimizer.build().init(heads),
-        )
+        return first_state(state_key, params, self.optimizer, heads, self.heads_optimizer)
 
     def step(
         self, state: TrainState, frozen: dict[str, Any], batch: Batch
@@ -127,8 +128,7 @@ class DMD(DMDSettings):
             x_t, t, cond, eps, t_hat = samples
 
             def predict(params: Params) -> jax.Array:
-                whole = self.student.complete(params, frozen)
-                return predict_x0(x_t, self.student(whole, x_t, t, cond), t)
+                return student_x0(self.student, params, frozen, x_t, t, cond)
 
             x0_hat, student_vjp = jax.vjp(predict, state.params)
             direction = self.direction(state.heads, frozen, x0_hat, eps, t_hat, cond)
@@ -196,25 +196,10 @@ class DMD(DMDSettings):
 
         def update(heads: Heads, key: jax.Array) -> tuple[Heads, tuple[jax.Array, jax.Array]]:
             eps, t_hat = self._renoise(key, x0_hat, t)
+            inputs = interpolate(x0_hat, eps, t_hat), t_hat, cond
             wanted = velocity(x0_hat, eps)
-
-            def part(samples: tuple[Any, ...]) -> tuple[Params, jax.Array, Any]:
-                *inputs, wanted = samples
-
-                def loss(params: Params) -> jax.Array:
-                    return jnp.mean(jnp.square(self.fake(params, *inputs) - wanted))
-
-                value, gradient = jax.value_and_grad(loss)(heads.params)
-                return gradient, value, ()
-
-            x = interpolate(x0_hat, eps, t_hat)
-            gradient, value, _ = accumulate(
-                part, (x, t_hat, cond, wanted), self.accumulation, self.fake
-            )
-            updates, optimizer = self.heads_optimizer.build().update(
-                gradient, heads.optimizer, heads.params
-            )
-            after = Heads(optax.apply_updates(heads.params, updates), optimizer)
+            gradient, value = match(self.fake, heads.params, inputs, wanted, self.accumulation)
+            after = heads.updated(self.heads_optimizer, gradient)
             return after, (value, optax.tree.norm(gradient))
 
         return jax.lax.scan(update, heads, keys)

@@ -11,7 +11,14 @@ from ladd_jax.diffusion import times
 from ladd_jax.diffusion.flow import expand, interpolate, velocity
 from ladd_jax.models.base import Backbone, Params
 from ladd_jax.objectives.accumulation import accumulate
-from ladd_jax.objectives.base import Batch, Metrics, TrainState, unless_skipped, updated
+from ladd_jax.objectives.base import (
+    Batch,
+    Metrics,
+    TrainState,
+    first_state,
+    unless_skipped,
+    updated,
+)
 from ladd_jax.ranges import COUNT, DECAY, FINITE, POSITIVE, SHARE, check_numbers
 from ladd_jax.training.optimizers import Optimizer
 
@@ -50,6 +57,32 @@ class FlowMatchingSettings:
         )
 
 
+def match(
+    model: Backbone, params: Params, inputs: tuple[Any, ...], wanted: jax.Array, accumulation: int
+) -> tuple[Params, jax.Array]:
+    """Gradient of the mean squared distance of a velocity to the wanted one, and that distance.
+
+    Args:
+      model: predicts velocity.
+      params: its parameters.
+      inputs: x_t, t and cond.
+      wanted: velocity `[B, H, W, C]`.
+      accumulation: micro-batches that they are taken in.
+    """
+
+    def part(samples: tuple[Any, ...]) -> tuple[Params, jax.Array, Any]:
+        *inputs, wanted = samples
+
+        def loss(params: Params) -> jax.Array:
+            return jnp.mean(jnp.square(model(params, *inputs) - wanted))
+
+        value, gradient = jax.value_and_grad(loss)(params)
+        return gradient, value, ()
+
+    gradient, value, _ = accumulate(part, (*inputs, wanted), accumulation, model)
+    return gradient, value
+
+
 @dataclasses.dataclass(frozen=True)
 class FlowMatching(FlowMatchingSettings):
     """Regression of the velocity.
@@ -68,16 +101,8 @@ class FlowMatching(FlowMatchingSettings):
         return 3, 0
 
     def init(self, key: jax.Array, params: Params) -> TrainState:
-        """State before the first step; the EMA is a copy, so that donation can not delete it."""
-        return TrainState(
-            step=jnp.zeros((), jnp.int32),
-            key=key,
-            params=params,
-            ema=jax.tree.map(jnp.copy, params),
-            heads={},
-            optimizer=self.optimizer.build().init(params),
-            heads_optimizer=(),
-        )
+        """State before the first step."""
+        return first_state(key, params, self.optimizer)
 
     def step(
         self, state: TrainState, frozen: dict[str, Any], batch: Batch
@@ -100,17 +125,7 @@ class FlowMatching(FlowMatchingSettings):
             for name, empty in null.items()
         }
         x_t, wanted = interpolate(x_0, eps, t), velocity(x_0, eps)
-
-        def part(samples: tuple[Any, ...]) -> tuple[Params, jax.Array, Any]:
-            *inputs, wanted = samples
-
-            def loss(params: Params) -> jax.Array:
-                return jnp.mean(jnp.square(self.model(params, *inputs) - wanted))
-
-            value, gradient = jax.value_and_grad(loss)(state.params)
-            return gradient, value, ()
-
-        gradient, value, _ = accumulate(part, (x_t, t, cond, wanted), self.accumulation, self.model)
+        gradient, value = match(self.model, state.params, (x_t, t, cond), wanted, self.accumulation)
         norm = optax.tree.norm(gradient)
         skipped = ~jnp.isfinite(norm)
         metrics = {

@@ -44,10 +44,9 @@ class Followed:
         def model(x: jax.Array, t: jax.Array, cond: Cond) -> jax.Array:
             return self.network(frozen[self.tree], x, t, cond)
 
-        if self.guidance is None:
-            return guided(model, cond, frozen["null"], 1.0)
         if not isinstance(self.guidance, tuple):
-            return guided(model, cond, frozen["null"], self.guidance, self.interval)
+            scale = 1.0 if self.guidance is None else self.guidance
+            return guided(model, cond, frozen["null"], scale, self.interval)
         # A guided network is never told the scale.
         given = {name: array for name, array in cond.items() if name != GUIDANCE}
         return guided(model, given, frozen["null"], cond[GUIDANCE][:, 0], self.interval)

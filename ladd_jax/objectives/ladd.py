@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ladd_jax.diffusion.flow import expand, predict_x0
+from ladd_jax.diffusion.flow import expand
 from ladd_jax.diffusion.samplers import sample_noise
 from ladd_jax.errors import UserError
 from ladd_jax.models.base import GUIDANCE, Backbone, Model, Params
@@ -30,7 +30,15 @@ from ladd_jax.objectives.adversarial import (
     pair_loss,
     real_loss,
 )
-from ladd_jax.objectives.base import Batch, Metrics, TrainState, unless_skipped, updated
+from ladd_jax.objectives.base import (
+    Batch,
+    Metrics,
+    TrainState,
+    first_state,
+    student_x0,
+    unless_skipped,
+    updated,
+)
 from ladd_jax.objectives.consistency import Consistency
 from ladd_jax.objectives.critics.base import Critic, Noise, Opened
 from ladd_jax.objectives.discriminator_metrics import discriminator_metrics
@@ -259,15 +267,7 @@ class LADD(LADDSettings):
         # Numbers 0 and 1 are the keys that it is split into.
         params = self.student.begin(jax.random.fold_in(key, 2), params)
         heads = self.critic.heads.init(heads_key)
-        return TrainState(
-            step=jnp.zeros((), jnp.int32),
-            key=state_key,
-            params=params,
-            ema=jax.tree.map(jnp.copy, params),
-            heads=heads,
-            optimizer=self.optimizer.build().init(params),
-            heads_optimizer=self.heads_optimizer.build().init(heads),
-        )
+        return first_state(state_key, params, self.optimizer, heads, self.heads_optimizer)
 
     @property
     def loss_terms(self) -> tuple[Term, ...]:
@@ -319,14 +319,13 @@ class LADD(LADDSettings):
         if isinstance(ADVERSARIAL_LOSSES[self.loss], RelativisticLoss):
             misaligned *= 2
         again = int(self.accumulation > 1 and self.accumulated_heads == "updated")
-        own = (len(self.timesteps) - 1) if self.own_share else 0
         real = again * (REAL_FEATURES in self.needs)
         back = sum(FEATURE_GRADIENT in term.needs for term in self.loss_terms)
         teacher = 3 + 2 * (self.head_updates - 1) + misaligned + again + real + back
         # Gradients of the adapters of a constant network are small beside a pass.
         student = 2 if self.student.constants else 3
         held = 0 if self.consistency is None else self.consistency.forward_units
-        return student + again + own + held, teacher
+        return student + again + self.own_passes + held, teacher
 
     def draw(
         self, state: TrainState, frozen: dict[str, Any], batch: Batch
@@ -379,9 +378,7 @@ class LADD(LADDSettings):
 
     def predict(self, params: Params, frozen: dict[str, Any], drawn: Drawn) -> jax.Array:
         """The student's x_0 from a point between the data and noise, `[B, H, W, C]`."""
-        whole = self.student.complete(params, frozen)
-        v = self.student(whole, drawn.x_t, drawn.t, drawn.cond)
-        return predict_x0(drawn.x_t, v, drawn.t)
+        return student_x0(self.student, params, frozen, drawn.x_t, drawn.t, drawn.cond)
 
     def open(
         self, frozen: dict[str, Any], drawn: Drawn, x0_hat: jax.Array
@@ -464,10 +461,7 @@ class LADD(LADDSettings):
 
     def apply(self, heads: Heads, gradient: Params) -> Heads:
         """The heads after an update."""
-        updates, optimizer = self.heads_optimizer.build().update(
-            gradient, heads.optimizer, heads.params
-        )
-        return Heads(optax.apply_updates(heads.params, updates), optimizer)
+        return heads.updated(self.heads_optimizer, gradient)
 
     def student_loss(
         self,

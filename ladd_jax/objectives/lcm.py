@@ -11,7 +11,14 @@ import jax.numpy as jnp
 import optax
 
 from ladd_jax.models.base import Backbone, Model, Params
-from ladd_jax.objectives.base import Batch, Metrics, TrainState, unless_skipped, updated
+from ladd_jax.objectives.base import (
+    Batch,
+    Metrics,
+    TrainState,
+    first_state,
+    unless_skipped,
+    updated,
+)
 from ladd_jax.objectives.consistency import Consistency
 from ladd_jax.training.optimizers import Optimizer
 
@@ -66,16 +73,7 @@ class LCM:
     def init(self, key: jax.Array, params: Params) -> TrainState:
         """State before the first step; arguments as of `LADD.init`."""
         student_key, state_key = jax.random.split(key)
-        params = self.student.begin(student_key, params)
-        return TrainState(
-            step=jnp.zeros((), jnp.int32),
-            key=state_key,
-            params=params,
-            ema=jax.tree.map(jnp.copy, params),
-            heads={},
-            optimizer=self.optimizer.build().init(params),
-            heads_optimizer=(),
-        )
+        return first_state(state_key, self.student.begin(student_key, params), self.optimizer)
 
     def step(
         self, state: TrainState, frozen: dict[str, Any], batch: Batch

@@ -6,11 +6,13 @@ B batch, H W latent grid, C channels, K heads.
 from typing import Any, NamedTuple
 
 import jax
+import optax
 
 from ladd_jax.models.base import Cond, Params
 from ladd_jax.objectives.adversarial import Statistics
 from ladd_jax.objectives.base import Metrics
 from ladd_jax.objectives.critics.base import Noise
+from ladd_jax.training.optimizers import Optimizer
 
 
 class Drawn(NamedTuple):
@@ -47,6 +49,11 @@ class Heads(NamedTuple):
 
     params: Params
     optimizer: Any
+
+    def updated(self, optimizer: Optimizer, gradient: Params) -> "Heads":
+        """The same after an update."""
+        updates, moments = optimizer.build().update(gradient, self.optimizer, self.params)
+        return Heads(optax.apply_updates(self.params, updates), moments)
 
 
 class Verdict(NamedTuple):

@@ -85,6 +85,11 @@ class StudentInputs:
             },
         )
 
+    @property
+    def own_passes(self) -> int:
+        """Forward passes of the student for `own_input`: one for each time but the last."""
+        return len(self.timesteps) - 1 if self.own_share else 0
+
     def student_input(
         self, key: jax.Array, x_0: jax.Array, step: jax.Array
     ) -> tuple[jax.Array, jax.Array]:

@@ -21,10 +21,9 @@ from ladd_jax.models.lora import Adapted, LoRA, add_adapters
 from ladd_jax.models.sd3 import diffusers_layout, stability_layout
 from ladd_jax.models.sd3.family import FAMILY
 from ladd_jax.models.sd3.lora_files import (
-    fused,
-    kohya_layout,
     layout,
     open_lora,
+    save_kohya_lora,
     save_lora,
 )
 from ladd_jax.models.sd3.transformer import cut_params, mmdit
@@ -171,7 +170,7 @@ def test_adapters_under_kohyas_names_do_the_same(tmp_path):
     network = Adapted(mmdit(CONFIG), LoRA(rank=3, layers=("*block*", "final*", "*_mlp*")))
     params = tiny.random_params(network, seed=1)
     file = tmp_path / "a.safetensors"
-    save_lora(file, fused(params), kohya_layout(CONFIG, network), kohya=True)
+    save_kohya_lora(file, params, CONFIG, network)
     tensors = load_file(file)
     assert all(name.startswith("lora_unet_") for name in tensors)
     block = "lora_unet_joint_blocks_0_x_block"

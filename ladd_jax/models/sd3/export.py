@@ -11,7 +11,7 @@ from ladd_jax.errors import UserError
 from ladd_jax.models.families import ADAPTERS, Export
 from ladd_jax.models.sd3.card import KOHYA, model_card
 from ladd_jax.models.sd3.encoder_weights import open_autoencoder
-from ladd_jax.models.sd3.lora_files import fused, kohya_layout, layout, save_lora
+from ladd_jax.models.sd3.lora_files import layout, save_kohya_lora, save_lora
 from ladd_jax.models.sd3.pipeline import read_index, write_surroundings
 from ladd_jax.models.sd3.weights import save_mmdit
 from ladd_jax.paths import expand
@@ -53,13 +53,17 @@ def write_export(folder: Path, export: Export) -> None:
     dtype = jnp.dtype(export.dtype)
     if export.adapters is not None:
         network, load = export.adapters
-        kohya = KOHYA in export.layouts
-        files = (kohya_layout if kohya else layout)(export.architecture, network)
+        # Adapters that others cannot have are refused before they are read.
+        files = layout(export.architecture, network)
         _LOG.info("export: reads the adapters")
         params = network.scaled(load())
+        kohya = KOHYA in export.layouts
         file = folder / (f"{export.name}.safetensors" if kohya else LORA_WEIGHTS)
         _LOG.info("export: writes %s, in %s", file.name, export.dtype)
-        save_lora(file, fused(params) if kohya else params, files, dtype, kohya=kohya)
+        if kohya:
+            save_kohya_lora(file, params, export.architecture, network, dtype)
+        else:
+            save_lora(file, params, files, dtype)
     else:
         _write_whole(folder, export, dtype)
     (folder / "README.md").write_text(model_card(export, reduction))

@@ -2,7 +2,7 @@
 Kohya's scripts, and read from all."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -39,13 +39,7 @@ def layout(config: MMDiTConfig, network: Adapted) -> Params:
     return _layout(diffusers_layout.layout(config, base), base, network.shapes)
 
 
-def kohya_layout(config: MMDiTConfig, network: Adapted) -> Params:
-    """As `layout`, of `fused` adapters with the layers of Stability's files."""
-    base = network.base.shapes
-    return _layout(stability_layout.layout(config, base), base, network.shapes)
-
-
-def fused(params: Params) -> Params:
+def _fused(params: Params) -> Params:
     """Adapters that do the same with one A and one B for a layer of P parts.
 
     A has the rows of all parts, so that the rank is P times as large; B is theirs along its
@@ -54,7 +48,7 @@ def fused(params: Params) -> Params:
     made: Params = {}
     for name, inner in params.items():
         if name != LOW_RANK:
-            made[name] = fused(inner)
+            made[name] = _fused(inner)
             continue
         down, up = inner["down"], inner["up"]
         *stacked, inputs, parts, rank = down.shape
@@ -77,26 +71,50 @@ def _layout(files: Params, base: Params, adapters: Params) -> Params:
     }
 
 
-def save_lora(
-    path: Path, params: Params, files: Params, dtype: Any = jnp.float32, *, kohya: bool = False
-) -> None:
-    """Writes adapters for `load_lora_weights` of diffusers, or with the names of Kohya's scripts.
+def save_lora(path: Path, params: Params, files: Params, dtype: Any = jnp.float32) -> None:
+    """Writes adapters for `load_lora_weights` of diffusers.
 
-    In Kohya's files alpha is the rank; in those of diffusers it is where there is none, as here.
-    See `Adapted.scaled`.
+    Files of this kind have no alpha, which is then the rank: see `Adapted.scaled`.
 
     Args:
       path: the file.
-      params: the adapters, which count once; `fused` for Kohya's names.
-      files: their `layout`, or `kohya_layout`.
+      params: the adapters, which count once.
+      files: their `layout`.
       dtype: dtype of the file.
-      kohya: whether names are Kohya's.
 
     Raises:
       UserError: a dtype that weights are not kept in.
     """
+    _save(path, params, files, dtype, _PREFIX.__add__)
+
+
+def save_kohya_lora(
+    path: Path, params: Params, config: MMDiTConfig, network: Adapted, dtype: Any = jnp.float32
+) -> None:
+    """Writes adapters under the names of Kohya's scripts, with the rank as alpha.
+
+    Layers are those of Stability's files, where one is several parts of ours.
+
+    Args:
+      path: the file.
+      params: the adapters, which count once.
+      config: architecture of the network that is adapted.
+      network: its adapters.
+      dtype: dtype of the file, alpha excepted.
+
+    Raises:
+      UserError: a dtype that weights are not kept in, or adapters of a layer that the files of
+        others do not have as a dense one.
+    """
+    base = network.base.shapes
+    files = _layout(stability_layout.layout(config, base), base, network.shapes)
+    _save(path, _fused(params), files, dtype, _kohya_name)
+
+
+def _save(
+    path: Path, params: Params, files: Params, dtype: Any, named: Callable[[str], str]
+) -> None:
     dtype = weight_dtype(dtype)
-    named = _kohya_name if kohya else _PREFIX.__add__
     names = {named(name): shape for name, shape in tensor_shapes(files, params).items()}
     alphas = {
         f"{name.removesuffix(_KOHYA_DOWN)}.alpha": float(shape[0])
