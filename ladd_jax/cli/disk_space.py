@@ -15,7 +15,12 @@ from ladd_jax.config.fields import Config
 from ladd_jax.config.workdir import DATA, check_directory
 from ladd_jax.data.buckets import Bucket
 from ladd_jax.errors import Problems, UserError
-from ladd_jax.planning.stored_bytes import checkpoint_bytes, latent_bytes, text_bytes
+from ladd_jax.planning.stored_bytes import (
+    checkpoint_bytes,
+    latent_bytes,
+    pictures_of_record,
+    text_bytes,
+)
 
 _SAVED = 0.75
 """Of the bytes of records and states what is left on disk, at least: states are compressed, and
@@ -108,11 +113,11 @@ def stage_bytes(
       Bytes by stage, of those that write much: records, and checkpoints with one in work.
     """
     found: dict[str, int] = {}
-    has_latents = config.data.source != "prompts"
+    pictures = pictures_of_record(config)
     if "encode" in config.stages:
         # All of the text is counted: encoders of one's own may fill what released ones leave zero.
         found["encode"] = sum(
-            n * (text_bytes(config, b, released=False) + has_latents * latent_bytes(config, b))
+            n * (text_bytes(config, b, released=False) + pictures * latent_bytes(config, b))
             for b, n in sizes.items()
         )
     if "synthesize" in config.stages:

@@ -75,7 +75,13 @@ def _count_pictures(config: Config, buckets: list[Bucket]) -> dict[Bucket, int]:
     if not data.path or data.stream or not _is_here(data.path):
         return {}
     found = open_images(
-        data.path, data.column, image_column=data.image_column, split=data.split, strict=False
+        data.path,
+        data.column,
+        image_column=data.image_column,
+        split=data.split,
+        strict=False,
+        other_column=data.other_column,
+        preference_column=data.preference_column,
     )
     count = min(len(found), data.limit or len(found))
     least, field = smallest_bucket(config)

@@ -15,7 +15,7 @@ from ladd_jax.cli.disk_space import check_space, check_writable
 from ladd_jax.cli.inputs import check_parts, count_records
 from ladd_jax.config import objectives
 from ladd_jax.config.architectures import student_architecture, teacher_architecture
-from ladd_jax.config.fields import Config, Distil, Finetune, Pretrain
+from ladd_jax.config.fields import Config, Distil, Finetune, Prefer, Pretrain
 from ladd_jax.config.workdir import data_directory
 from ladd_jax.data.buckets import Bucket, check_resolution, check_sides
 from ladd_jax.data.sources.fill_buckets import readers
@@ -29,7 +29,8 @@ from ladd_jax.paths import expand, near
 from ladd_jax.training.writers import check_writers
 from ladd_jax.weights.source import names_repository
 
-_Trainings = dict[str, Pretrain | Finetune | Distil]
+_Training = Pretrain | Prefer | Finetune | Distil
+_Trainings = dict[str, _Training]
 
 # Sources that need no released pipeline: their pictures are the latents.
 _CHANNELS = {"digits": 1, "scenes": 3}
@@ -79,13 +80,14 @@ def look(
 
     trainings: _Trainings = {
         "pretrain": config.pretrain,
+        "prefer": config.prefer,
         "finetune": config.finetune,
         "distil": config.distil,
     }
     trainings = {
         name: stage for name, stage in trainings.items() if name in config.stages and stage.steps
     }
-    networks = "model teacher data heads distil pretrain finetune weights"
+    networks = "model teacher data heads distil pretrain prefer finetune weights"
     part("mesh", lambda: _check_mesh(config))
     for name, stage in trainings.items():
         part(f"mesh stages {name}", functools.partial(_check_batch, config, stage))
@@ -97,6 +99,11 @@ def look(
         "model data pretrain weights",
         lambda: built.update(pretrain=matching(config, config.pretrain)),
     )
+    if config.prefer.steps:
+        part(
+            "model data prefer weights",
+            lambda: built.update(prefer=objectives.preference(config)),
+        )
     part(
         "model data finetune weights",
         lambda: built.update(finetune=matching(config, config.finetune)),
@@ -115,7 +122,7 @@ def look(
     )
     sizes: dict[Bucket, int] = {}
     part(
-        "data stages synthesize pretrain finetune distil seed",
+        "data stages synthesize pretrain prefer finetune distil seed",
         lambda: sizes.update(count_records(config, data)),
     )
     if workdir is not None:
@@ -143,7 +150,7 @@ def _check_mesh(config: Config) -> None:
     make_mesh(config.mesh.sizes)
 
 
-def _check_batch(config: Config, stage: Pretrain | Finetune | Distil) -> None:
+def _check_batch(config: Config, stage: _Training) -> None:
     try:
         mesh = make_mesh(config.mesh.sizes)
     except UserError:
@@ -200,6 +207,12 @@ def _check_samples(config: Config, trainings: _Trainings) -> None:
 
 def _check_data(config: Config, trainings: _Trainings) -> None:
     data = config.data
+    if "prefer" in trainings and not data.other_column:
+        raise UserError(
+            f"prefer.steps is {config.prefer.steps} and data.other_column is empty: name the "
+            f"column of the pictures that each was compared with, and data.preference_column, or "
+            f"use 0"
+        )
     if data.source in _CHANNELS:
         channels = _CHANNELS[data.source]
         if config.model.channels != channels:

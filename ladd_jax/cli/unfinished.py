@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 from ladd_jax.cli.ownership import READERS
+from ladd_jax.config.identity import RESULTS
 from ladd_jax.whole_files import REMOVED
 
 _LOG = logging.getLogger(__name__)
@@ -19,7 +20,7 @@ def remove_unfinished(workdir: Path) -> None:
     Only the owner of the workdir may do it, before anything writes there. Folders that another
     command may be writing to, such as those of pictures, are left alone.
     """
-    folders = ["encoded", "held_out", "synthesized", "pretrain", "finetune", "distil"]
+    folders = list(RESULTS)
     if not any((workdir / READERS).glob("*.json")):
         # Runs that read these data write there, too.
         folders.append("evaluation")

@@ -93,8 +93,8 @@ def teacher_architecture(config: Config) -> Any:
 
 def stage_architecture(config: Config, stage: str) -> Any:
     """Architecture of what a training trains."""
-    one = trained_generator_architecture if stage == "pretrain" else student_architecture
-    return one(config)
+    of_generator = stage in ("pretrain", "prefer")
+    return (trained_generator_architecture if of_generator else student_architecture)(config)
 
 
 def begins_as_teacher(config: Config) -> bool:

@@ -27,6 +27,7 @@ from ladd_jax.models.lora import LoRA
 from ladd_jax.models.random_text import TOKENIZERS
 from ladd_jax.names import nearest
 from ladd_jax.objectives.critics.features import FeatureCritic
+from ladd_jax.objectives.dpo import DPOSettings
 from ladd_jax.objectives.flow_matching import FlowMatchingSettings
 from ladd_jax.objectives.ladd import LADDSettings
 from ladd_jax.ranges import (
@@ -43,7 +44,7 @@ from ladd_jax.ranges import (
 from ladd_jax.training.optimizers import Optimizer
 from ladd_jax.training.writers import WRITERS
 
-STAGES = ("encode", "pretrain", "synthesize", "finetune", "distil", "evaluate")
+STAGES = ("encode", "pretrain", "prefer", "synthesize", "finetune", "distil", "evaluate")
 
 # The sections of networks have the fields of this family, with its defaults.
 _NETWORK: Any = family("sd3").architecture
@@ -107,6 +108,10 @@ class Data:
     path: str = ""
     column: str = ""  # of the prompts in their table; empty: the only one that it can be
     image_column: str = ""  # of the images in a table; empty: the only one that it can be
+    # Of a table: the picture that each was compared with (empty: records are no pairs), and how far
+    # the record's own was preferred, a number from 0 to 1 or a bool; at 0.5 neither was.
+    other_column: str = ""
+    preference_column: str = ""
     split: str = "train"  # of a table or a dataset of the hub
     subset: str = ""  # of a dataset of the hub: name of its configuration
     stream: bool = False  # of the hub: fetch no more than `limit` asks for
@@ -186,6 +191,17 @@ class Data:
             raise UserError(
                 f"data.max_unreadable is {self.max_unreadable}: use a share from 0 to 1 and a "
                 f"number of 0 or more, such as (0.01, 5)"
+            )
+        if bool(self.other_column) != bool(self.preference_column):
+            raise UserError(
+                f"data.other_column is {self.other_column!r} and data.preference_column is "
+                f"{self.preference_column!r}: name both, of pairs of pictures, or neither"
+            )
+        if self.other_column and self.source != "images":
+            raise UserError(
+                f"data.other_column is {self.other_column!r} and data.source is {self.source!r}: "
+                f"pairs are read by the source 'images' alone; set it, or leave data.other_column "
+                f"and data.preference_column empty"
             )
         if not self.buckets and not (self.source == "images" and self.resolution):
             raise UserError(
@@ -295,6 +311,33 @@ class Pretrain(FlowMatchingSettings):
 
     def __post_init__(self) -> None:
         check_numbers(self, dict.fromkeys(("steps", "batch_size"), COUNT))
+        super().__post_init__()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Prefer(DPOSettings):
+    """Diffusion-DPO: what people prefer, as a LoRA of the data generator (known: of rank 256, 3,000
+    steps, before the distillation and again after it; open: beta, batch and rate).
+    """
+
+    steps: int = 0
+    batch_size: int = 256  # pairs
+    lora: LoRA = LoRA(rank=256)
+    optimizer: Optimizer = Optimizer(1e-5, clip_norm=1.0)
+    # Where the LoRA is added: before the distillation to the data generator, from which samples,
+    # student and teacher are; after it to the student.
+    applied: tuple[str, ...] = ("before", "after")
+
+    def __post_init__(self) -> None:
+        check_numbers(self, {"steps": NOT_NEGATIVE, "batch_size": COUNT})
+        for name in self.applied:
+            _one_of(name, "prefer.applied", "before", "after")
+        check_distinct(self, "applied")
+        if self.steps and not self.lora.rank:
+            raise UserError(
+                f"prefer.lora.rank is 0 and prefer.steps {self.steps}: use a rank such as 256, or "
+                f"0 steps"
+            )
         super().__post_init__()
 
 
@@ -587,6 +630,7 @@ class Config:
     teacher: Teacher = Teacher()
     heads: Heads = Heads()
     pretrain: Pretrain = Pretrain()
+    prefer: Prefer = Prefer()
     synthesize: Synthesize = Synthesize()
     finetune: Finetune = Finetune()
     distil: Distil = Distil()

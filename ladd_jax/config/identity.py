@@ -28,17 +28,19 @@ _COMPARED = ("prompts",)
 SETS = ("encoded", "held_out", "synthesized")
 """Results that are sets of shards."""
 
-TRAININGS = ("pretrain", "finetune", "distil")
+TRAININGS = ("pretrain", "prefer", "finetune", "distil")
 """Results that are checkpoints."""
 
 _DATA = ("seed", "weights", "data")
 _NETWORK = (*_DATA, "loras", "model", "pretrain")
-_STUDENT = (*_NETWORK, "synthesize", "finetune")
+_GENERATOR = (*_NETWORK, "prefer")
+_STUDENT = (*_GENERATOR, "synthesize", "finetune")
 _SECTIONS = {
     "encoded": _DATA,
     "held_out": _DATA,
     "pretrain": _NETWORK,
-    "synthesized": (*_NETWORK, "synthesize"),
+    "prefer": _GENERATOR,
+    "synthesized": (*_GENERATOR, "synthesize"),
     "finetune": _STUDENT,
     "distil": (*_STUDENT, "teacher", "heads", "distil"),
 }
@@ -68,6 +70,12 @@ def identity(
     if fields.get("weights"):
         # Then there is no training of a data generator.
         fields.pop("pretrain", None)
+    if "prefer" in _SECTIONS[name] and not fields.get("prefer", {}).get("steps"):
+        # As of a version that did not have the stage.
+        fields["prefer"] = {"steps": 0}
+    if name == "prefer":
+        # Where it is added later does not change it.
+        fields["prefer"] = {n: value for n, value in fields["prefer"].items() if n != "applied"}
     if name in ("finetune", "distil"):
         stage = config.get("distil", {})
         source = stage.get("data")

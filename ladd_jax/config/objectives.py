@@ -24,6 +24,7 @@ from ladd_jax.objectives.base import Objective, StudentObjective
 from ladd_jax.objectives.consistency import Consistency
 from ladd_jax.objectives.critics.features import FeatureCritic
 from ladd_jax.objectives.dmd import DMD, DMDSettings
+from ladd_jax.objectives.dpo import DPO, DPOSettings
 from ladd_jax.objectives.flow_matching import FlowMatching, FlowMatchingSettings
 from ladd_jax.objectives.followed import Followed
 from ladd_jax.objectives.ladd import LADD, LADDSettings
@@ -42,6 +43,20 @@ def flow_matching(config: Config, stage: Pretrain | Finetune) -> FlowMatching:
         model=family_of(config).backbone(stage_architecture(config, name)),
         optimizer=stage.optimizer,
         **_settings(FlowMatchingSettings, stage),
+    )
+
+
+def preference(config: Config) -> DPO:
+    """What `prefer` trains: adapters of the data generator.
+
+    Raises:
+      UserError: a network that cannot be, or adapters of layers that it does not have.
+    """
+    stage, base = config.prefer, family_of(config).backbone(generator_architecture(config))
+    return DPO(
+        model=Adapted(base, stage.lora, student_architecture(config).param_dtype),
+        optimizer=stage.optimizer,
+        **_settings(DPOSettings, stage),
     )
 
 

@@ -18,7 +18,7 @@ from ladd_jax.whole_files import read_json, write_text_whole
 _FILE = "config.json"
 _PLACES = "places.json"
 
-DATA = ("encoded", "held_out", "pretrain", "synthesized")
+DATA = ("encoded", "held_out", "pretrain", "prefer", "synthesized")
 """Folders that runs may share: what `distil` reads and none of its fields changes."""
 
 

@@ -20,6 +20,8 @@ def open_images(
     column: str = "",
     *,
     image_column: str = "",
+    other_column: str = "",
+    preference_column: str = "",
     split: str = "train",
     subset: str = "",
     stream: Path | None = None,
@@ -36,6 +38,9 @@ def open_images(
         read. Tars and tables may be named by a pattern or a list, as `paths.matches` reads it.
       column: name of the field with the prompt.
       image_column: of tables, name of the column with the image.
+      other_column: of tables, name of the column with the image that it was compared with; empty:
+        records are no pairs.
+      preference_column: of tables of pairs, name of the column that says which was preferred.
       split: of tables, the split to read.
       subset: of the hub, name of the dataset's configuration.
       stream: of the hub, a file for the records of a dataset that is streamed.
@@ -44,14 +49,23 @@ def open_images(
 
     Raises:
       NotFoundError: there are none.
-      UserError: see `ImageFolder`, `ImageTars`, `CaptionedFolder` and `open_table`.
+      UserError: pairs are asked for of what is no table; and see `ImageFolder`, `ImageTars`,
+        `CaptionedFolder` and `open_table`.
     """
     folder = expand(path)
     if any((folder / name).is_file() for name in METADATA):
+        _refuse_pairs(folder, other_column)
         return ImageFolder(folder, column, strict=strict)
-    table = functools.partial(open_table, column=column, image=image_column, split=split)
+    table = functools.partial(
+        open_table,
+        column=column,
+        image=image_column,
+        other=other_column,
+        preference=preference_column,
+        split=split,
+    )
     if folder.is_dir():
-        return _of_folder(folder, column, table)
+        return _of_folder(folder, column, table, other_column)
     if not folder.exists() and names_dataset(path):
         try:
             return table(path, subset=subset, stream=stream, limit=limit)
@@ -68,6 +82,7 @@ def open_images(
             f"{path} names {others[0]} beside {found[0] if found[0] != others[0] else found[-1]}: "
             f"name one folder, or files of one kind, tars or tables"
         )
+    _refuse_pairs(path, other_column)
     return ImageTars(found, column)
 
 
@@ -76,13 +91,17 @@ def names_dataset(path: str | Path) -> bool:
     return bool(re.fullmatch(r"(?:[\w.-]+/)?[\w.-]+", str(path)))
 
 
-def _of_folder(folder: Path, column: str, table: Callable[[Path], Records]) -> Records:
+def _of_folder(
+    folder: Path, column: str, table: Callable[[Path], Records], other_column: str
+) -> Records:
     tars = list(folder.glob("*.tar"))
     if tars:
+        _refuse_pairs(folder, other_column)
         return ImageTars(tars, column)
     files = [file.relative_to(folder) for file in files_below(folder)]
     names = [file.as_posix() for file in files]
     if has_pairs(names):
+        _refuse_pairs(folder, other_column)
         return CaptionedFolder(folder, column)
     if any(file.suffix in _TABLES for file in files):
         return table(folder)
@@ -93,6 +112,16 @@ def _of_folder(folder: Path, column: str, table: Callable[[Path], Records]) -> R
             f"x.txt, or those of all into {METADATA[0]}"
         )
     raise _nothing(folder)
+
+
+def _refuse_pairs(path: str | Path, other_column: str) -> None:
+    """Of a path that holds no table."""
+    if other_column:
+        raise UserError(
+            f"{path} is no table and data.other_column is {other_column!r}: give pairs as .parquet "
+            f"or .arrow files, as what Dataset.save_to_disk wrote or as a dataset of the hub, or "
+            f"leave data.other_column and data.preference_column empty"
+        )
 
 
 def _nothing(path: str | Path) -> NotFoundError:

@@ -5,7 +5,9 @@ used. It keeps what it fetches and converts in its own cache (`HF_HOME`).
 """
 
 import contextlib
+import dataclasses
 import glob
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,17 +28,44 @@ if TYPE_CHECKING:
 _TEXT_OF_TARS = "txt"
 
 
+@dataclasses.dataclass(frozen=True)
+class _Columns:
+    """Names of the columns that are read; `other` and `preference` are empty without pairs."""
+
+    image: str
+    prompt: str
+    other: str
+    preference: str
+
+    @property
+    def images(self) -> list[str]:
+        return [name for name in (self.image, self.other) if name]
+
+    @property
+    def names(self) -> list[str]:
+        """All of them, each once."""
+        return list(dict.fromkeys(filter(None, dataclasses.astuple(self))))
+
+
 class ImageTable:
-    """Rows with an encoded image and a prompt.
+    """Rows with an encoded image and a prompt, or with a pair of images and a preference.
 
     `table[i]` reads one record. It raises UserError if the row has no image or no proper prompt,
-    and IndexError if there is no such record.
+    or of a pair no other image or no proper preference, and IndexError if there is no such record.
 
     Attributes:
       keys: numbers of the rows. Rows that are added at the end change none.
     """
 
-    def __init__(self, rows: "datasets.Dataset", where: str, column: str = "", image: str = ""):
+    def __init__(
+        self,
+        rows: "datasets.Dataset",
+        where: str,
+        column: str = "",
+        image: str = "",
+        other: str = "",
+        preference: str = "",
+    ):
         """Reads no row.
 
         Args:
@@ -44,23 +73,27 @@ class ImageTable:
           where: its name, with which messages of errors begin.
           column: name of the column of prompts. If empty, whichever of `prompt`, `text` and
             `caption` there is, or else `txt`. One of class labels gives the names of the classes.
-          image: name of the column of images. If empty, the only one that holds images.
+          image: name of the column of images. If empty, the only one that holds images, `other`
+            aside.
+          other: name of the column of images that these were compared with. If empty, records are
+            no pairs.
+          preference: name of the column that says of a pair how far its own image was preferred:
+            a number from 0 to 1 or a bool, above 0.5 where it was, below where the other was.
 
         Raises:
-          UserError: there is no such column, or several, or there are no rows.
+          UserError: there is no such column, or several, or there are no rows, or the columns of
+            both images are one.
         """
         import datasets
 
-        image, column = _columns(rows.features, where, column, image)
+        self._columns = _columns(rows.features, where, column, image, other, preference)
         if not len(rows):
             raise UserError(f"{where} holds no records: give data that have some")
-        feature = rows.features[column]
+        feature = rows.features[self._columns.prompt]
         self._names = feature.names if isinstance(feature, datasets.ClassLabel) else None
-        if isinstance(rows.features[image], datasets.Image):
-            rows = rows.cast_column(image, datasets.Image(decode=False))
-        self._rows = rows.select_columns([image, column]).with_format("arrow")
+        rows = _undecoded(rows.select_columns(self._columns.names), rows.features, self._columns)
+        self._rows = rows.with_format("arrow")
         self._where = where
-        self._image, self._column = image, column
         self.keys: Sequence[str] = [str(i) for i in range(len(rows))]
 
     def __len__(self) -> int:
@@ -69,11 +102,16 @@ class ImageTable:
     def __getitem__(self, index: int) -> Record:
         key = self.keys[index]
         where = f"{self._where}, row {key}"
-        row = self._row(index, where)
-        prompt = row[self._column]
+        columns, row = self._columns, self._row(index, where)
+        prompt = row[columns.prompt]
         if self._names is not None and prompt is not None and 0 <= prompt < len(self._names):
             prompt = self._names[prompt]
-        return Record(key, _image_bytes(row[self._image], where), check_prompt(prompt, where))
+        record = Record(key, _image_bytes(row[columns.image], where), check_prompt(prompt, where))
+        if not columns.other:
+            return record
+        other = _image_bytes(row[columns.other], f"{where}, column {columns.other!r}")
+        preference = _preference(row[columns.preference], where)
+        return dataclasses.replace(record, other=other, preference=preference)
 
     def _row(self, index: int, where: str) -> dict[str, Any]:
         import pyarrow
@@ -88,24 +126,43 @@ class ImageTable:
         return found
 
 
-def _columns(features: Mapping[str, Any], where: str, column: str, image: str) -> tuple[str, str]:
-    """Names of the columns of images and of prompts."""
+def _columns(
+    features: Mapping[str, Any], where: str, column: str, image: str, other: str, preference: str
+) -> _Columns:
+    """The columns that there are for those asked for, as `ImageTable` takes them."""
     names = list(features)
-    images = [name for name in names if _may_be_image(features[name])]
-    if image and image not in names:
-        raise UserError(f"{where} has no column {image!r}: its columns are {', '.join(names)}")
+    for name in ([image] if image else []) + ([other, preference] if other else []):
+        if name not in names:
+            raise UserError(f"{where} has no column {name!r}: its columns are {', '.join(names)}")
     if not image:
+        images = [name for name in names if _may_be_image(features[name]) and name != other]
         if len(images) != 1:
             has = " and ".join(images) or "no column"
+            beside = f" beside {other}" if other else ""
             raise UserError(
-                f"{where} has {has} of images: name one with data.image_column, of "
+                f"{where} has {has} of images{beside}: name one with data.image_column, of "
                 f"{', '.join(names) or 'none'}"
             )
         image = images[0]
-    texts = [name for name in names if name != image]
+    if image == other:
+        raise UserError(
+            f"{where} has one column {image!r} and a pair needs two: name another one with "
+            f"data.image_column or data.other_column, of {', '.join(names)}"
+        )
+    texts = [name for name in names if name not in (image, other)]
     if not column and _TEXT_OF_TARS in texts and not set(texts) & set(COLUMNS):
         column = _TEXT_OF_TARS
-    return image, choose_column(texts, column, where)
+    return _Columns(image, choose_column(texts, column, where), other, preference if other else "")
+
+
+def _undecoded(rows: Any, features: Mapping[str, Any], columns: _Columns) -> Any:
+    """Rows, of a table or a stream, whose images stay encoded."""
+    import datasets
+
+    for name in columns.images:
+        if isinstance(features[name], datasets.Image):
+            rows = rows.cast_column(name, datasets.Image(decode=False))
+    return rows
 
 
 def _may_be_image(feature: Any) -> bool:
@@ -136,11 +193,24 @@ def _image_bytes(value: Any, where: str) -> bytes:
     return value
 
 
+def _preference(value: Any, where: str) -> float:
+    """1, -1 or 0 for a share of those who preferred the record's own image."""
+    # A NaN is in no range.
+    if not isinstance(value, bool | int | float) or not 0 <= value <= 1:
+        told = json.dumps(value, default=repr)[:40]
+        raise UserError(
+            f"{where} holds {told} as its preference: write a number from 0 to 1, or a bool"
+        )
+    return float((value > 0.5) - (value < 0.5))
+
+
 def open_table(
     path: str | Path | Sequence[Path],
     *,
     column: str = "",
     image: str = "",
+    other: str = "",
+    preference: str = "",
     split: str = "train",
     subset: str = "",
     stream: str | Path | None = None,
@@ -153,6 +223,8 @@ def open_table(
         `Dataset.save_to_disk` wrote, or a dataset's name on the hub.
       column: see `ImageTable`.
       image: see `ImageTable`.
+      other: see `ImageTable`.
+      preference: see `ImageTable`.
       split: the split to read; the library's slices, such as `train[:1000]`, serve too.
       subset: name of the dataset's configuration, where it has several.
       stream: file for the records of a dataset that is streamed: nothing else of it is kept, and
@@ -171,6 +243,7 @@ def open_table(
         files = path
     named = str(files[0]) if len(files) == 1 else f"{files[0]} and {len(files) - 1} more"
     where = f"{named}, split {split}"
+    columns = dict(column=column, image=image, other=other, preference=preference)
     saved = [name for name in ("dataset_dict.json", "state.json") if Path(named, name).is_file()]
     if saved:
         with _one_sentence(named, where):
@@ -179,7 +252,7 @@ def open_table(
                 if split not in rows:
                     raise UserError(f"its splits are {', '.join(rows)}: set data.split")
                 rows = rows[split]
-            return ImageTable(rows, where, column, image)
+            return ImageTable(rows, where, **columns)
     name, options = _loading(files)
     options |= dict(split=split, name=subset or None)
     if stream is None:
@@ -191,14 +264,14 @@ def open_table(
             if jax.process_index() == 0 and not Path(stream).exists():
                 with _one_sentence(named, where):
                     found = datasets.load_dataset(name, streaming=True, **options)
-                    _keep(found, Path(stream), where, column, image, limit)
+                    _keep(found, Path(stream), where, limit, **columns)
         finally:
             # The workdir is on a disk that all processes share. Where process 0 fails the others
             # follow all the same, and find that there is no file.
             barrier("streamed")
         with _one_sentence(named, where):
             rows = datasets.Dataset.from_file(str(stream))
-    return ImageTable(rows, where, column, image)
+    return ImageTable(rows, where, **columns)
 
 
 @contextlib.contextmanager
@@ -231,8 +304,11 @@ def _loading(files: Sequence[str | Path]) -> tuple[str, dict[str, Any]]:
     return str(files[0]), {}
 
 
-def _keep(rows: Any, target: Path, where: str, column: str, image: str, limit: int) -> None:
-    """Writes the records of a stream as an Arrow file, whole or not at all."""
+def _keep(rows: Any, target: Path, where: str, limit: int, **asked: str) -> None:
+    """Writes the records of a stream as an Arrow file, whole or not at all.
+
+    `asked` are the columns, as `ImageTable` takes them.
+    """
     import datasets
     import pyarrow
     from datasets.arrow_writer import ArrowWriter
@@ -242,10 +318,8 @@ def _keep(rows: Any, target: Path, where: str, column: str, image: str, limit: i
         # Files that do not state their types: those of the first row.
         table = pyarrow.Table.from_pylist(list(rows.take(1)))
         features = datasets.Features.from_arrow_schema(table.schema)
-    names = _columns(features, where, column, image)
-    rows = rows.select_columns(list(names))
-    if isinstance(features[names[0]], datasets.Image):
-        rows = rows.cast_column(names[0], datasets.Image(decode=False))
+    columns = _columns(features, where, **asked)
+    rows = _undecoded(rows.select_columns(columns.names), features, columns)
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f".{target.name}.partial")
     with ArrowWriter(path=str(partial), features=rows.features) as writer:

@@ -19,12 +19,16 @@ class Record:
       data: the encoded image.
       prompt: text that says what it shows.
       held_out: whether it is for judges; None where the source does not say.
+      other: the encoded image that it was compared with; none where it was not.
+      preference: which of both was preferred: 1 for its own, -1 for the other, 0 for neither.
     """
 
     key: str
     data: bytes
     prompt: str
     held_out: bool | None = None
+    other: bytes = b""
+    preference: float = 0.0
 
 
 class Records(Protocol):

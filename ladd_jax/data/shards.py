@@ -8,11 +8,12 @@ H W latent grid, C channels.
 """
 
 import contextlib
+import copy
 import dataclasses
 import json
 import threading
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from logging import getLogger
 from pathlib import Path
 from typing import Any
@@ -506,6 +507,12 @@ class Shards:
     def buckets(self) -> tuple[Bucket, ...]:
         """In order of height, then width."""
         return tuple(sorted(self.sizes))
+
+    def without(self, names: Collection[str]) -> "Shards":
+        """The same records without some of their arrays, which are not read."""
+        found = copy.copy(self)
+        found.arrays = {name: spec for name, spec in self.arrays.items() if name not in names}
+        return found
 
     def batch_shapes(self, batch_size: int) -> dict[Bucket, dict[str, Any]]:
         """Batches of each bucket as `jax.ShapeDtypeStruct`, float32: `latents` and `cond`."""

@@ -100,6 +100,7 @@ _REGRESSION: dict[str, tuple[str, ...]] = {
 }
 _PANELS: dict[str, dict[str, tuple[str, ...]]] = {
     "pretrain": _REGRESSION,
+    "prefer": _REGRESSION | {"agreement with preferences": ("accuracy",)},
     "finetune": _REGRESSION,
     "distil": {
         "loss": ("loss/generator", "loss/discriminator", "loss/dmd", "loss/fake"),
@@ -115,9 +116,8 @@ def curves(stage: str, history: Sequence[Mapping[str, Any]]) -> bytes | None:
     """PNG with the curves of a stage on a transparent ground, or None if there is nothing to draw.
 
     Args:
-      stage: `pretrain`, `finetune` or `distil`; for any other, every metric with `loss` in its name
-        is drawn. Each metric `preview/METRIC/STEPS` has a panel, with a line for each number of
-        steps.
+      stage: a training of a run; for any other name, every metric with `loss` in its name is drawn.
+        Each metric `preview/METRIC/STEPS` has a panel, with a line for each number of steps.
       history: records with `step` and metrics: a float, or a list with one float for each head.
     """
     names = list(dict.fromkeys(name for record in history for name in record))

@@ -16,12 +16,20 @@ Params = dict[str, Any]
 Cond = dict[str, jax.Array]
 """What a network is given besides x_t and t: arrays `[B, ...]` by name, such as the text.
 
-Only a family of networks and the sources of its data know the names, `GUIDANCE` excepted. The
+Only a family of networks and the sources of its data know the names, those here excepted. The
 arrays of the empty prompt (`null`) have no batch dimension.
 """
 
 GUIDANCE = "guidance"
 """Name in a cond of the guidance scale that a student is told, float32 `[B, 1]`."""
+
+OTHER = "other"
+"""Name in a cond of the latents `[B, H, W, C]` that a record's own were compared with. No network
+is given it."""
+
+PREFERENCE = "preference"
+"""Name in a cond of which of both was preferred, float32 `[B, 1]`: 1 for the record's own, -1 for
+the other, 0 for neither. No network is given it."""
 
 Tap = Callable[[jax.Array, jax.Array], Any]
 """`tap(block int32 [], tokens [B, N, D]) -> tree`: reads the image tokens after a block."""

@@ -245,6 +245,9 @@ class Family:
         pipeline's folder, a file, or owner/name of the hub.
       open_lora: `open_lora(place, architecture)` finds and checks adapters in a file, a folder, or
         owner/name of the hub: raises UserError where they are not of this network.
+      save_lora: `save_lora(path, architecture, network, params)` writes adapters of a network of
+        this architecture as a file in float32 that `open_lora` and `diffusers` read, whole or not
+        at all.
       load_autoencoder: `load_autoencoder(place, dtype)` gives an `Autoencoder` and its parameters,
         on the first device.
       check_autoencoder: `check_autoencoder(place, channels)` raises UserError where that would not
@@ -278,6 +281,7 @@ class Family:
     sides: Callable[[Any], tuple[int, int | None]]
     open_weights: Callable[[str | Path, Dtype], OpenWeights]
     open_lora: Callable[[str, Any], OpenAdapters]
+    save_lora: Callable[[Path, Any, Adapted, Params], None]
     load_autoencoder: Callable[[str | Path, Dtype], tuple[Autoencoder, Params]]
     check_autoencoder: Callable[[str | Path, int], None]
     preview: Callable[[np.ndarray], np.ndarray]

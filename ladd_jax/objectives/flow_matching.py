@@ -9,7 +9,7 @@ import optax
 
 from ladd_jax.diffusion import times
 from ladd_jax.diffusion.flow import expand, interpolate, velocity
-from ladd_jax.models.base import Backbone, Params
+from ladd_jax.models.base import Backbone, Cond, Params
 from ladd_jax.objectives.accumulation import accumulate
 from ladd_jax.objectives.base import (
     Batch,
@@ -55,6 +55,37 @@ class FlowMatchingSettings:
                 "ema_decay": DECAY,
             },
         )
+
+
+def draw_points(
+    settings: FlowMatchingSettings, time_key: jax.Array, noise_key: jax.Array, x_0: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Times float32 `[B]` and noise `[B, H, W, C]` that a velocity is learned at.
+
+    Args:
+      settings: distribution of the times.
+      time_key: raw PRNG key of the times.
+      noise_key: raw PRNG key of the noise.
+      x_0: latents `[B, H, W, C]`.
+    """
+    t = times.logit_normal(time_key, x_0.shape[0], settings.time_mean, settings.time_std)
+    return times.shift(t, settings.shift), jax.random.normal(noise_key, x_0.shape)
+
+
+def drop_text(key: jax.Array, share: float, cond: Cond, null: Cond) -> Cond:
+    """The cond with the empty prompt in the place of some, for classifier-free guidance.
+
+    Args:
+      key: raw PRNG key.
+      share: probability of each.
+      cond: arrays `[B, ...]`.
+      null: arrays of the empty prompt, without the batch; what it does not have stays.
+    """
+    b = next(iter(cond.values())).shape[0]
+    drop = jax.random.bernoulli(key, share, (b,))
+    return cond | {
+        name: jnp.where(expand(drop, cond[name]), empty, cond[name]) for name, empty in null.items()
+    }
 
 
 def match(
@@ -112,18 +143,11 @@ class FlowMatching(FlowMatchingSettings):
         `frozen["null"]` is the cond of the empty prompt.
         """
         x_0, cond, null = batch["latents"], batch["cond"], frozen["null"]
-        b = x_0.shape[0]
         time_key, noise_key, drop_key = jax.random.split(
             jax.random.fold_in(state.key, state.step), 3
         )
-        t = times.logit_normal(time_key, b, self.time_mean, self.time_std)
-        t = times.shift(t, self.shift)
-        eps = jax.random.normal(noise_key, x_0.shape)
-        drop = jax.random.bernoulli(drop_key, self.text_dropout, (b,))
-        cond = cond | {
-            name: jnp.where(expand(drop, cond[name]), empty, cond[name])
-            for name, empty in null.items()
-        }
+        t, eps = draw_points(self, time_key, noise_key, x_0)
+        cond = drop_text(drop_key, self.text_dropout, cond, null)
         x_t, wanted = interpolate(x_0, eps, t), velocity(x_0, eps)
         gradient, value = match(self.model, state.params, (x_t, t, cond), wanted, self.accumulation)
         norm = optax.tree.norm(gradient)

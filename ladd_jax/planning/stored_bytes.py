@@ -36,6 +36,13 @@ def latent_bytes(config: Config, bucket: Bucket) -> int:
     return spec.bytes_in(bucket)
 
 
+def pictures_of_record(config: Config) -> int:
+    """How many pictures a record of `encode` has latents of: none of a prompt, two of a pair."""
+    if config.data.source == "prompts":
+        return 0
+    return 2 if config.data.other_column else 1
+
+
 def checkpoint_bytes(config: Config, state: Any) -> int:
     """Of a training's checkpoints, with the one that is being written.
 

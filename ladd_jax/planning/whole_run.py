@@ -20,8 +20,15 @@ from ladd_jax.data.buckets import Bucket
 from ladd_jax.diffusion.sampling import Sampling
 from ladd_jax.models.families import family_of
 from ladd_jax.objectives.base import Objective
+from ladd_jax.objectives.dpo import DPO
+from ladd_jax.objectives.flow_matching import FlowMatching
 from ladd_jax.planning.job import Job
-from ladd_jax.planning.stored_bytes import checkpoint_bytes, latent_bytes, text_bytes
+from ladd_jax.planning.stored_bytes import (
+    checkpoint_bytes,
+    latent_bytes,
+    pictures_of_record,
+    text_bytes,
+)
 from ladd_jax.training.program import distillation_layout
 
 SOME_RECORDS = 1000
@@ -91,6 +98,8 @@ def run_costs(
         costs.append(_encode(job, counts))
     if "pretrain" in config.stages and not config.weights:
         costs.append(_flow_matching(job, "pretrain", shares))
+    if "prefer" in config.stages and config.prefer.steps:
+        costs.append(_network(job, "prefer", objectives.preference(config), shares))
     if "synthesize" in config.stages:
         costs.append(_synthesize(job, counts))
     if "finetune" in config.stages and config.finetune.steps:
@@ -115,7 +124,7 @@ def _rate(job: Job) -> float:
 def _encode(job: Job, counts: Mapping[Bucket, float]) -> StageCost:
     config = job.config
     flops, size = 0.0, 0.0
-    pictures = config.data.source != "prompts"
+    pictures = pictures_of_record(config)
     released = _is_released(config) and not config.data.text
     for bucket, count in counts.items():
         if _is_released(config):
@@ -158,8 +167,15 @@ def _of_records(
 
 
 def _flow_matching(job: Job, name: str, shares: Mapping[Bucket, float]) -> StageCost:
+    objective = objectives.flow_matching(job.config, getattr(job.config, name))
+    return _network(job, name, objective, shares)
+
+
+def _network(
+    job: Job, name: str, objective: FlowMatching | DPO, shares: Mapping[Bucket, float]
+) -> StageCost:
+    """The training of one network."""
     config, stage = job.config, getattr(job.config, name)
-    objective = objectives.flow_matching(config, stage)
     flops = stage.steps * stage.batch_size * _flops_of_image(job, objective, shares)
     key = jax.ShapeDtypeStruct((2,), jnp.uint32)
     state = jax.eval_shape(objective.init, key, objective.model.shapes)

@@ -63,7 +63,8 @@ def inputs_of(config: Config, records: Contents | None) -> dict[str, dict[str, s
     if records is not None:
         real = {"encoded": summary(records, encoders)}
     # What the data generator is trained on goes into its samples.
-    generator = transformer if config.weights else real
+    before = transformer if config.weights else real
+    generator = before | real if config.prefer.steps else before
     if records is not None:
         made = in_turn(records, config.synthesize.samples)
         samples = {"synthesized": summary(made, encoders | generator)}
@@ -72,6 +73,7 @@ def inputs_of(config: Config, records: Contents | None) -> dict[str, dict[str, s
         "encoded": encoders,
         "held_out": encoders,
         "pretrain": real,
+        "prefer": transformer | real,
         "synthesized": encoders | generator,
         "finetune": student,
         "distil": student | teacher,

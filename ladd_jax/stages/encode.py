@@ -35,6 +35,7 @@ from ladd_jax.data.shards import (
 from ladd_jax.data.sources import Source, is_looked_at, open_source
 from ladd_jax.errors import NotFoundError, UserError
 from ladd_jax.models import random_text
+from ladd_jax.models.base import OTHER
 from ladd_jax.models.families import TextEncoder, family_of
 from ladd_jax.parallel.mesh import process_mesh
 from ladd_jax.parallel.processes import as_process_0
@@ -176,8 +177,8 @@ def _write(
         return
     data = config.data
     arrays = dict(source.arrays)
-    if LATENTS in arrays:
-        arrays[LATENTS] = dataclasses.replace(arrays[LATENTS], dtype=data.latents_dtype)
+    for name in arrays.keys() & {LATENTS, OTHER}:
+        arrays[name] = dataclasses.replace(arrays[name], dtype=data.latents_dtype)
     for name, array in null.items():
         arrays[name] = text_spec(array.shape, data.text_dtype, encoder.blocks.get(name, ()))
     layout = Layout(

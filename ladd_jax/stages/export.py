@@ -199,6 +199,11 @@ def _adapted(config: Config, loras: Sequence[str]) -> Adapted:
             f"the adapters are of a network that this run fine-tuned (finetune.steps is "
             f"{config.finetune.steps}), which nobody else has: use another --layout"
         )
+    if config.prefer.steps:
+        raise UserError(
+            f"the adapters are of a network that this run taught preferences (prefer.steps is "
+            f"{config.prefer.steps}), which nobody else has: use another --layout"
+        )
     if config.loras:
         raise UserError(
             f"the adapters are of the weights with {', '.join(config.loras)} added (loras), and "
@@ -246,6 +251,14 @@ def _how_made(
         rows["fine-tuned first"] = (
             f"{first.steps} steps of flow matching on the same data, batch {first.batch_size}, "
             f"learning rate {first.optimizer.learning_rate:g}"
+        )
+    if config.prefer.steps:
+        prefer = config.prefer
+        rows["preferences"] = (
+            f"{prefer.steps} steps of DPO on {prefer.batch_size} pairs, beta {prefer.beta:g}, "
+            f"learning rate {prefer.optimizer.learning_rate:g}, as a LoRA of rank "
+            f"{prefer.lora.rank} added {' and '.join(prefer.applied) or 'nowhere'} "
+            f"distillation"
         )
     if config.teacher.weights:
         rows["teacher under the heads"] = named(config.teacher.weights)

@@ -4,28 +4,21 @@
 is to learn, its guided samples, and makes what `distil` starts from.
 """
 
-from collections.abc import Callable
 from pathlib import Path
 
-import jax
-from jax.sharding import Mesh
-
 from ladd_jax.config import objectives
-from ladd_jax.config.fields import Config, to_dict
+from ladd_jax.config.fields import Config
 from ladd_jax.config.workdir import places
-from ladd_jax.data.shards import Shards
-from ladd_jax.models.base import Params
-from ladd_jax.objectives.base import TrainState
-from ladd_jax.parallel.mesh import lay, make_mesh, replicated
+from ladd_jax.parallel.mesh import make_mesh
 from ladd_jax.stages.load import load_generator, shards_of, student_data
-from ladd_jax.stages.train import run_training
-from ladd_jax.training.loop import Training
-from ladd_jax.training.state import create, state_shardings
+from ladd_jax.stages.train import train_network
 
 
 def pretrain(config: Config, workdir: Path) -> None:
     """Trains the data generator on the real shards; goes on where it stopped."""
-    _match("pretrain", config, workdir, shards_of(config, workdir, "encoded"))
+    shards = shards_of(config, workdir, "encoded")
+    objective = objectives.flow_matching(config, config.pretrain)
+    train_network("pretrain", config, workdir, shards, objective)
 
 
 def finetune(config: Config, workdir: Path) -> None:
@@ -34,59 +27,12 @@ def finetune(config: Config, workdir: Path) -> None:
     Does nothing with `finetune.steps` 0, and where `distil` begins with the student of another run.
     """
     if config.finetune.steps and places(workdir).origin is None:
-        shards = student_data(config, workdir)
-
-        def start(mesh: Mesh) -> Params:
-            return load_generator(config, workdir, mesh)
-
-        _match("finetune", config, workdir, shards, start)
-
-
-def _match(
-    name: str,
-    config: Config,
-    workdir: Path,
-    shards: Shards,
-    start: Callable[[Mesh], Params] | None = None,
-) -> None:
-    """Trains from what `start` loads, or from random parameters."""
-    stage = getattr(config, name)
-    mesh = make_mesh(config.mesh.sizes)
-    objective = objectives.flow_matching(config, stage)
-    optimizer = objective.optimizer.build()
-
-    def init(key: jax.Array, params: Params | None = None) -> TrainState:
-        params_key, state_key = jax.random.split(key)
-        model = objective.model
-        return objective.init(
-            state_key, model.init(params_key) if params is None else model.begin(params_key, params)
+        mesh = make_mesh(config.mesh.sizes)
+        train_network(
+            "finetune",
+            config,
+            workdir,
+            student_data(config, workdir),
+            objectives.flow_matching(config, config.finetune),
+            start=lambda: load_generator(config, workdir, mesh),
         )
-
-    key = jax.random.PRNGKey(config.seed)
-    shapes = jax.eval_shape(init, key)
-    shardings = state_shardings(shapes, mesh, axes=objective.model.axes, optimizer=optimizer)
-
-    def fresh() -> TrainState:
-        given = () if start is None else (start(mesh),)
-        return create(init, shardings, key, *given)
-
-    null = {name: lay(array, replicated(mesh)) for name, array in shards.null.items()}
-    training = Training(
-        name=name,
-        objective=objective,
-        shardings=shardings,
-        frozen={"null": null},
-        mesh=mesh,
-        steps=stage.steps,
-        config=to_dict(config),
-    )
-    run_training(
-        training,
-        config,
-        workdir,
-        shards,
-        stage.batch_size,
-        seed=config.seed,
-        shapes=shapes,
-        fresh=fresh,
-    )

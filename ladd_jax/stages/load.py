@@ -18,7 +18,7 @@ from ladd_jax.config.workdir import folder
 from ladd_jax.data.buckets import Bucket
 from ladd_jax.data.shards import Shards, is_complete, read_identity
 from ladd_jax.errors import NotFoundError, UserError
-from ladd_jax.models.base import Backbone, Params
+from ladd_jax.models.base import OTHER, PREFERENCE, Backbone, Params
 from ladd_jax.models.families import Family, family_of
 from ladd_jax.models.lora import BASE, Adapted, add_adapters
 from ladd_jax.models.quantized import quantize_params
@@ -30,6 +30,7 @@ from ladd_jax.training.program import distillation_layout
 from ladd_jax.training.state import abstract_like
 from ladd_jax.weights.fingerprint import TRANSFORMER, fingerprint, fingerprints
 from ladd_jax.weights.lora import AddedLoRA, lora_files
+from ladd_jax.weights.source import LORA_WEIGHTS
 
 _LOG = getLogger(__name__)
 
@@ -49,13 +50,14 @@ def synthesized(workdir: Path) -> Path:
     return folder(workdir, "synthesized")
 
 
-def shards_of(config: Config, workdir: Path, name: str) -> Shards:
+def shards_of(config: Config, workdir: Path, name: str, *, pairs: bool = False) -> Shards:
     """A set of shards of a run, which is the run's own or one made from the same fields.
 
     Args:
       config: the run's config.
       workdir: the run's workdir.
       name: `encoded`, `held_out` or `synthesized`.
+      pairs: whether records have what they were compared with, where the data have pairs.
 
     Raises:
       NotFoundError: it is not complete.
@@ -67,7 +69,7 @@ def shards_of(config: Config, workdir: Path, name: str) -> Shards:
     check_set(config, directory, name)
     if shards.text is not None:
         check_set(config, shards.text.directory, shards.text.directory.name)
-    return shards
+    return shards if pairs else shards.without((OTHER, PREFERENCE))
 
 
 def check_set(config: Config, directory: Path, name: str) -> None:
@@ -219,18 +221,33 @@ def _remedy(stage: str, others: str, step: int) -> str:
 
 
 def load_generator(config: Config, workdir: Path, mesh: Mesh) -> Params:
-    """The data generator, on a mesh: parameters of `weights`, or the average of `pretrain`.
+    """The data generator, on a mesh: parameters of `weights`, or the average of `pretrain`, with
+    what `prefer` has made of them.
 
     Raises:
-      NotFoundError: `pretrain` is not done, or the weights are not there.
+      NotFoundError: a stage before is not done, or the weights are not there.
       UserError: the weights are damaged, or of another architecture than the config's.
     """
     return _load_generator_as(config, workdir, mesh, architectures.generator_architecture(config))
 
 
+def load_generator_before(config: Config, workdir: Path, mesh: Mesh) -> Params:
+    """The data generator before `prefer`; see `load_generator`."""
+    return _load_before_as(
+        config, workdir, mesh, architectures.generator_architecture(config), config.loras
+    )
+
+
 def _load_generator_as(config: Config, workdir: Path, mesh: Mesh, architecture: Any) -> Params:
+    loras = (*config.loras, *_preference_loras(config, workdir, "before"))
+    return _load_before_as(config, workdir, mesh, architecture, loras)
+
+
+def _load_before_as(
+    config: Config, workdir: Path, mesh: Mesh, architecture: Any, loras: Sequence[str]
+) -> Params:
+    added = open_loras(family_of(config), architecture, loras)
     if config.weights:
-        added = open_loras(family_of(config), architecture, config.loras)
         return added(_read(config, config.weights, architecture, mesh))
     params = _matched("pretrain", config, workdir, mesh)
     if architecture.cut:
@@ -239,7 +256,41 @@ def _load_generator_as(config: Config, workdir: Path, mesh: Mesh, architecture: 
         layout = parameter_shardings(mesh, model.shapes, model.axes)
         keep = jax.jit(lambda tree: family.cut_params(tree, model.shapes), out_shardings=layout)
         params = keep(params)
-    return jax.tree.map(lambda leaf: leaf.astype(architecture.param_dtype), params)
+    return added(jax.tree.map(lambda leaf: leaf.astype(architecture.param_dtype), params))
+
+
+def preference_file(workdir: Path) -> Path:
+    """The LoRA that `prefer` writes."""
+    return folder(workdir, "prefer") / "lora" / LORA_WEIGHTS
+
+
+def _preference_loras(config: Config, workdir: Path, place: str) -> tuple[str, ...]:
+    """That LoRA, where `prefer.applied` has the place."""
+    if not config.prefer.steps or place not in config.prefer.applied:
+        return ()
+    _finished(config, workdir, "prefer", config.prefer.steps).close()
+    return (str(preference_file(workdir)),)
+
+
+def load_adapters(
+    config: Config, workdir: Path, network: Adapted, sharding: jax.sharding.Sharding
+) -> Params:
+    """The average of the adapters that `prefer` has trained.
+
+    Args:
+      config: the run's config.
+      workdir: the run's workdir.
+      network: the adapted network.
+      sharding: of each of them.
+
+    Raises:
+      NotFoundError: `prefer` is not done.
+    """
+    saved = _finished(config, workdir, "prefer", config.prefer.steps)
+    layout = jax.tree.map(lambda _: sharding, network.shapes)
+    found = saved.restore_tree("ema", abstract_like(network.shapes, layout), config.prefer.steps)
+    saved.close()
+    return found
 
 
 def _matched(stage: str, config: Config, workdir: Path, mesh: Mesh) -> Params:
@@ -417,7 +468,8 @@ def finished_student_step(config: Config, workdir: Path) -> int:
 def load_student_weights(
     config: Config, workdir: Path, mesh: Mesh, student: str, step: int
 ) -> Params:
-    """One of the students of `distil`, finished or not: a whole network, with its adapters added.
+    """One of the students of `distil`, finished or not: a whole network, with its adapters added,
+    and the LoRA of `prefer` where it is applied after the distillation.
 
     Args:
       config: the run's config.
@@ -430,14 +482,16 @@ def load_student_weights(
       NotFoundError: there is no such checkpoint.
       UserError: it does not fit the config.
     """
-    network = objectives.student(config)
+    network, architecture = objectives.student(config), architectures.student_architecture(config)
+    loras = _preference_loras(config, workdir, "after")
+    added = open_loras(family_of(config), architecture, loras)
     params = load_trained(config, workdir, mesh, network, student, step)
     if not isinstance(network, Adapted):
-        return params
-    dtype = architectures.student_architecture(config).param_dtype
+        return added(params)
     layout = parameter_shardings(mesh, network.base.shapes, network.base.axes)
-    merge = jax.jit(partial(network.merge, dtype=dtype), out_shardings=layout)
-    return merge(params, load_base(config, workdir, mesh))
+    merge = partial(network.merge, dtype=architecture.param_dtype)
+    whole = jax.jit(merge, out_shardings=layout)(params, load_base(config, workdir, mesh))
+    return added(whole)
 
 
 def load_trained(

@@ -206,7 +206,7 @@ def _look(config: Config, data: Path) -> Source | None:
 def _read(config: Config) -> set[str]:
     """The sets of shards that the stages of a config read."""
     stages, found = set(config.stages), set()
-    if stages & {"pretrain", "synthesize"}:
+    if stages & {"pretrain", "synthesize"} or ("prefer" in stages and config.prefer.steps):
         found.add("encoded")
     if "distil" in stages or ("finetune" in stages and config.finetune.steps):
         found.add(config.distil.data)

@@ -8,6 +8,7 @@ from ladd_jax.stages.distil import distil
 from ladd_jax.stages.encode import encode
 from ladd_jax.stages.evaluate import evaluate
 from ladd_jax.stages.flow_matching import finetune, pretrain
+from ladd_jax.stages.prefer import prefer
 from ladd_jax.stages.synthesize import synthesize
 
 _LOG = logging.getLogger(__name__)
@@ -23,6 +24,7 @@ def run_stages(config: Config, workdir: Path) -> None:
     stages = {
         "encode": encode,
         "pretrain": pretrain,
+        "prefer": prefer,
         "synthesize": synthesize,
         "finetune": finetune,
         "distil": distil,

@@ -12,22 +12,24 @@ from clu import parameter_overview
 
 from ladd_jax.config import objectives
 from ladd_jax.config.architectures import stage_architecture
-from ladd_jax.config.fields import Config
+from ladd_jax.config.fields import Config, to_dict
 from ladd_jax.config.workdir import folder
 from ladd_jax.data.pipeline import BatchPlan, NoiseKeys, loader, noise_keys_shape
 from ladd_jax.data.shards import LATENTS, Shards
 from ladd_jax.errors import UserError
-from ladd_jax.models.base import GUIDANCE
+from ladd_jax.models.base import GUIDANCE, Params
 from ladd_jax.models.families import family_of
 from ladd_jax.objectives.base import TrainState
-from ladd_jax.parallel.mesh import batch_rows
+from ladd_jax.objectives.dpo import DPO
+from ladd_jax.objectives.flow_matching import FlowMatching
+from ladd_jax.parallel.mesh import batch_rows, lay, make_mesh, replicated
 from ladd_jax.stages.changes import begin_training, inputs_in
 from ladd_jax.stages.load import checkpoints_of
 from ladd_jax.training.collapse import CollapsedError, CollapseWatch
 from ladd_jax.training.loop import Logging, Training, train
 from ladd_jax.training.metrics import DivergedError, MetricWriter, read_history
 from ladd_jax.training.profile import Profile
-from ladd_jax.training.state import abstract_like
+from ladd_jax.training.state import abstract_like, create, state_shardings
 
 _LOG = getLogger(__name__)
 
@@ -121,6 +123,64 @@ def run_training(
                 raise
             raise DivergedError(f"{error}; {_records(plan, error)}") from error
     saved.close()
+
+
+def train_network(
+    name: str,
+    config: Config,
+    workdir: Path,
+    shards: Shards,
+    objective: FlowMatching | DPO,
+    frozen: Mapping[str, Params] | None = None,
+    start: Callable[[], Params] | None = None,
+) -> None:
+    """Trains the one network of an objective, by `run_training`.
+
+    Args:
+      name: of the training.
+      config: the run's config.
+      workdir: the run's workdir.
+      shards: the data.
+      objective: what it learns.
+      frozen: constant trees besides `null`, the cond of the empty prompt.
+      start: gives the parameters of a whole network to begin with; default: random ones.
+    """
+    stage, model = getattr(config, name), objective.model
+    mesh = make_mesh(config.mesh.sizes)
+
+    def init(key: jax.Array, params: Params | None = None) -> TrainState:
+        params_key, state_key = jax.random.split(key)
+        begun = model.init(params_key) if params is None else model.begin(params_key, params)
+        return objective.init(state_key, begun)
+
+    key = jax.random.PRNGKey(config.seed)
+    shapes = jax.eval_shape(init, key)
+    optimizer = objective.optimizer.build()
+    shardings = state_shardings(shapes, mesh, axes=model.axes, optimizer=optimizer)
+
+    def fresh() -> TrainState:
+        return create(init, shardings, key, *(() if start is None else (start(),)))
+
+    null = {name: lay(array, replicated(mesh)) for name, array in shards.null.items()}
+    training = Training(
+        name=name,
+        objective=objective,
+        shardings=shardings,
+        frozen={"null": null, **(frozen or {})},
+        mesh=mesh,
+        steps=stage.steps,
+        config=to_dict(config),
+    )
+    run_training(
+        training,
+        config,
+        workdir,
+        shards,
+        stage.batch_size,
+        seed=config.seed,
+        shapes=shapes,
+        fresh=fresh,
+    )
 
 
 def _collapse_watch(

@@ -34,7 +34,7 @@ _PROGRAMS = "compilation_cache"
 RESERVED = (SHARED, _PROGRAMS)
 """Names that no study can have."""
 
-_OF_DATA = ("encode", "pretrain", "synthesize")
+_OF_DATA = ("encode", "pretrain", "prefer", "synthesize")
 """Stages whose results runs share."""
 
 

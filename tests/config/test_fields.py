@@ -135,6 +135,18 @@ def test_a_field_that_is_unknown_or_missing_is_named():
         (dict(data__buckets=("8 by 8",)), "8 by 8"),
         (dict(data__bucket_weights=(1.0, 2.0)), "give 3 numbers of 0 or more"),
         (dict(data__bucket_weights=(1.0, 2.0, -1.0)), "give 3 numbers of 0 or more"),
+        (
+            dict(data__source="images", data__other_column="b"),
+            "data.other_column is 'b' and data.preference_column is '': name both, .* or neither",
+        ),
+        (
+            dict(data__source="images", data__preference_column="c"),
+            "data.other_column is '' and data.preference_column is 'c': name both, .* or neither",
+        ),
+        (
+            dict(data__other_column="b", data__preference_column="c"),
+            "data.other_column is 'b' and data.source is 'digits': pairs are read by .* 'images'",
+        ),
         (dict(model__depth=0), "model.depth is 0: use 1 or more"),
         (dict(model__dtype="float17"), "model.dtype 'float17' is none of float32, bfloat16"),
         (
@@ -250,7 +262,7 @@ NUMBERS = dict(_numbers(Config()))
 # Of which every finite number is of use.
 SIGNED = {
     "model__position_start", "teacher__position_start", "distil__renoise_mean",
-    "distil__renoise_slope", "pretrain__time_mean", "finetune__time_mean",
+    "distil__renoise_slope", "pretrain__time_mean", "prefer__time_mean", "finetune__time_mean",
 }  # fmt: skip
 
 

@@ -15,6 +15,7 @@ from ladd_jax.data.image_folders import ImageFolder
 from ladd_jax.data.image_pairs import CaptionedFolder, ImageTars
 from ladd_jax.data.image_records import open_images
 from ladd_jax.data.image_tables import ImageTable, open_table
+from ladd_jax.data.images import decode_image
 
 EXPECTED = [("0", 10, "ten"), ("1", 20, "twenty"), ("2", 30, "thirty")]
 
@@ -94,6 +95,93 @@ def test_columns_are_named_where_there_are_several(tmp_path):
         open_images(tmp_path / "a.parquet", image_column="gone")
 
 
+def pairs(**columns):
+    other = [{"bytes": picture(v), "path": None} for v in (11, 21, 31)]
+    given = dict(other=other, label=[1.0, 0.25, 0.5])
+    return table(**given | columns).cast_column("other", datasets.Image())
+
+
+NAMED = dict(other_column="other", preference_column="label")
+
+
+def compared(source):
+    """(red value, that of the other image, preference) of all records."""
+    records = [source[i] for i in range(len(source))]
+    reds = ([int(decode_image(data)[0, 0, 0]) for data in (r.data, r.other)] for r in records)
+    return [(*red, record.preference) for red, record in zip(reds, records, strict=True)]
+
+
+def test_a_pair_has_both_images_and_which_was_preferred(tmp_path):
+    pairs().to_parquet(tmp_path / "a.parquet")
+    source = open_images(tmp_path / "a.parquet", **NAMED)
+    assert contents(source) == EXPECTED
+    assert compared(source) == [(10, 11, 1), (20, 21, -1), (30, 31, 0)]
+    pairs(label=[True, False, True]).save_to_disk(tmp_path / "saved")
+    source = open_images(tmp_path / "saved", **NAMED)
+    assert compared(source) == [(10, 11, 1), (20, 21, -1), (30, 31, 1)]
+    # The form of Pick-a-Pic v2.
+    jpg = dict(jpg_0=[picture(v) for v in (10, 20)], jpg_1=[picture(v) for v in (11, 21)])
+    rows = pyarrow.table(jpg | {"caption": ["a", "b"], "label_0": [0.0, 1.0], "label_1": [1.0, 0]})
+    pyarrow.parquet.write_table(rows, tmp_path / "b.parquet")
+    named = dict(other_column="jpg_1", preference_column="label_0")
+    assert compared(open_images(tmp_path / "b.parquet", **named)) == [(10, 11, -1), (20, 21, 1)]
+    swapped = dict(image_column="jpg_1", other_column="jpg_0", preference_column="label_1")
+    assert compared(open_images(tmp_path / "b.parquet", **swapped)) == [(11, 10, 1), (21, 20, -1)]
+
+
+def test_columns_of_pairs_that_are_missing_or_ambiguous_are_named(tmp_path):
+    pairs().to_parquet(tmp_path / "a.parquet")
+    for wrong in ("other_column", "preference_column"):
+        with pytest.raises(ValueError, match="no column 'gone': its columns are image, text, oth"):
+            open_images(tmp_path / "a.parquet", **NAMED | {wrong: "gone"})
+    with pytest.raises(ValueError, match="has image and other of images: name one with"):
+        open_images(tmp_path / "a.parquet")
+    with pytest.raises(ValueError, match="has one column 'other' and a pair needs two: name"):
+        open_images(tmp_path / "a.parquet", image_column="other", **NAMED)
+    images = [{"bytes": picture(1), "path": None}] * 3
+    pairs(mask=images).cast_column("mask", datasets.Image()).to_parquet(tmp_path / "b.parquet")
+    with pytest.raises(ValueError, match="has image and mask of images beside other: name one"):
+        open_images(tmp_path / "b.parquet", **NAMED)
+    table().to_parquet(tmp_path / "c.parquet")
+    with pytest.raises(ValueError, match="has no column of images beside image: name one"):
+        open_images(tmp_path / "c.parquet", other_column="image", preference_column="text")
+
+
+@pytest.mark.parametrize("label", [None, float("nan"), 1.5, -0.1, float("inf"), "0.5"])
+def test_a_preference_that_is_none_is_an_error_of_its_record_alone(tmp_path, label):
+    labels = ["a", label] if isinstance(label, str) else [1.0, label]
+    images = [picture(1), picture(2)]
+    rows = pyarrow.table(dict(image=images, other=images, text=["a", "b"], label=labels))
+    pyarrow.parquet.write_table(rows, tmp_path / "a.parquet")
+    source = open_images(tmp_path / "a.parquet", image_column="image", **NAMED)
+    with pytest.raises(ValueError, match="row 1 holds .* as its preference: write a number from 0"):
+        source[1]
+    if not isinstance(label, str):
+        assert source[0].preference == 1
+
+
+def test_a_pair_without_its_other_image_is_an_error_of_its_record_alone(tmp_path):
+    pairs(other=[{"bytes": picture(11), "path": None}, None, None]).to_parquet(tmp_path / "a")
+    (tmp_path / "a").rename(tmp_path / "a.parquet")
+    source = open_images(tmp_path / "a.parquet", **NAMED)
+    assert source[0].preference == 1
+    with pytest.raises(ValueError, match="row 1, column 'other' has no image"):
+        source[1]
+
+
+def test_pairs_are_of_tables_alone(tmp_path):
+    places = [folder(tmp_path / "a", [{"file_name": "a.png", "text": "one"}], {"a.png": b""})]
+    for name, files in (("b", ("a.png", "a.txt")), ("c", ())):
+        (tmp_path / name).mkdir()
+        for file in files:
+            (tmp_path / name / file).write_bytes(b"none")
+        places.append(tmp_path / name)
+    places.append(tar(tmp_path / "c/0.tar", [("a.png", picture(1)), ("a.txt", "one")]))
+    for place in places:
+        with pytest.raises(ValueError, match="is no table and data.other_column is 'other': give"):
+            open_images(place, **NAMED)
+
+
 def test_class_labels_are_their_names(tmp_path):
     rows = table(label=[1, 0, -1]).remove_columns("text")
     rows = rows.cast_column("label", datasets.ClassLabel(names=["cat", "dog"]))
@@ -152,6 +240,21 @@ def test_a_stream_keeps_the_records_that_are_asked_for_and_fetches_them_once(tmp
     assert contents(open_table("owner/name")) == EXPECTED
     with pytest.raises(ValueError, match=r"a\.parquet is here: streams come from the hub"):
         open_images(tmp_path / "a.parquet", stream=tmp_path / "other.arrow")
+
+
+def test_a_stream_of_pairs_keeps_both_images_and_their_preferences(tmp_path, monkeypatch):
+    pairs().to_parquet(tmp_path / "a.parquet")
+    load = datasets.load_dataset
+
+    def from_the_hub(path, name, split, streaming):
+        files = {"train": str(tmp_path / "a.parquet")}
+        return load("parquet", data_files=files, split="train", streaming=streaming)
+
+    monkeypatch.setattr(datasets, "load_dataset", from_the_hub)
+    for _ in range(2):
+        source = open_images("owner/name", stream=tmp_path / "kept.arrow", limit=2, **NAMED)
+        assert contents(source) == EXPECTED[:2]
+        assert compared(source) == [(10, 11, 1), (20, 21, -1)]
 
 
 def test_a_stray_table_does_not_hide_pictures_with_their_texts(tmp_path):

@@ -84,6 +84,7 @@ def readers(config: Any) -> list[str]:
     Those of the student read as many samples as `synthesize.samples` says, where it says a number.
     """
     found = [] if config.weights else ["pretrain"]
+    found += ["prefer"] * bool(config.prefer.steps)
     if config.distil.data == "encoded" or not config.synthesize.samples:
         found += ["finetune"] * bool(config.finetune.steps) + ["distil"]
     return found

@@ -1,7 +1,8 @@
 """Pictures with prompts, each as latents of the bucket that is nearest to its shape.
 
 Latents are those of the autoencoder of `data.autoencoder` or of `weights`, and without either the
-pixels themselves, grey or in colours as `model.channels` says.
+pixels themselves, grey or in colours as `model.channels` says. Of a pair the record's own picture
+decides the bucket and the side, training or judges; the other one is fitted into the same bucket.
 """
 
 import dataclasses
@@ -34,6 +35,7 @@ from ladd_jax.data.sources import Source
 from ladd_jax.data.sources.fill_buckets import fill_buckets, smallest_bucket
 from ladd_jax.data.sources.held_out import LEAST, draw, lowest_draws
 from ladd_jax.errors import UserError
+from ladd_jax.models.base import OTHER, PREFERENCE
 from ladd_jax.models.families import family_of
 from ladd_jax.parallel.mesh import batch_divisor, batch_sharding, process_mesh, replicated
 from ladd_jax.parallel.processes import as_process_0, check_same, gather
@@ -54,6 +56,15 @@ class _Seen:
     draw: float
     held_out: bool
     stated: bool  # that the source itself says what is held out
+    # Of a pair: the draw of the picture that it was compared with, and which was preferred.
+    other: float | None = None
+    preference: float = 0.0
+
+    @property
+    def mark(self) -> str:
+        """What went into the record besides its prompt: a draw follows from a picture's bytes."""
+        own = repr(self.draw)
+        return own if self.other is None else f"{own} {self.other!r} {self.preference:g}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,6 +100,8 @@ def open_source(config: Any, buckets: Sequence[Bucket], workdir: Path) -> Source
         data.path,
         data.column,
         image_column=data.image_column,
+        other_column=data.other_column,
+        preference_column=data.preference_column,
         split=data.split,
         subset=data.subset,
         stream=workdir / "streamed.arrow" if data.stream else None,
@@ -124,7 +137,8 @@ def open_source(config: Any, buckets: Sequence[Bucket], workdir: Path) -> Source
         _hold_out_enough(bucket, parts, smallest_bucket(config)[0], least)
     if jax.process_index() == 0:
         left_out.write()
-    source = functools.partial(_source, images, encoder, workdir / DECODE_ALL)
+    pairs = bool(data.other_column)
+    source = functools.partial(_source, images, encoder, workdir / DECODE_ALL, pairs)
     held_out = source(parts[True]) if parts[True] else None
     return dataclasses.replace(source(parts[False]), held_out=held_out)
 
@@ -178,9 +192,17 @@ def _look(images: Records, data: Any, workdir: Path, decode: bool) -> list[_Seen
             height, width = look_at_image(record.data, data.max_pixels, decode)
         except ValueError as error:
             return error
+        other = None
+        if data.other_column:
+            try:
+                look_at_image(record.other, data.max_pixels, decode)
+            except ValueError as error:
+                return UserError(f"the picture that it was compared with cannot be read: {error}")
+            other = draw(record.other)
         drawn, stated = draw(record.data), record.held_out is not None
         apart = bool(record.held_out) if stated else drawn < data.held_out
-        return _Seen(place, record.key, height, width, record.prompt, drawn, apart, stated)
+        own = (place, record.key, height, width, record.prompt, drawn, apart, stated)
+        return _Seen(*own, other, record.preference)
 
     own = range(index, count, jax.process_count())
     looked = map_ahead(look, ((i, _record(images, i)) for i in own))
@@ -227,38 +249,53 @@ def _record(images: Records, place: int) -> Record | ValueError:
 
 
 def _source(
-    images: Records, encoder: _Encoder, decode_all: Path, part: dict[Bucket, list[_Seen]]
+    images: Records,
+    encoder: _Encoder,
+    decode_all: Path,
+    pairs: bool,
+    part: dict[Bucket, list[_Seen]],
 ) -> Source:
     def read(bucket: Bucket, start: int, stop: int) -> dict[str, np.ndarray]:
         height, width = bucket.image_size(encoder.reduction)
-        found = ((record, images[record.place].data) for record in part[bucket][start:stop])
+        records = part[bucket][start:stop]
 
-        def pixels(item: tuple[_Seen, bytes]) -> np.ndarray:
-            record, data = item
+        def pixels(item: tuple[str, bytes, float | None]) -> np.ndarray:
+            name, data, drawn = item
             # Where processes see other files, each would write pictures of its own.
-            if draw(data) != record.draw:
+            if draw(data) != drawn:
                 raise UserError(
-                    f"picture {record.key} is another than it was when this job looked at all of "
-                    f"them, or than other processes see: let all see the same files, which stay"
+                    f"{name} is another than it was when this job looked at all of them, or "
+                    f"than other processes see: let all see the same files, which stay"
                 )
             try:
                 return fit(decode_image(data), height, width, encoder.image_channels)
             except UserError as error:
                 decode_all.touch()
-                raise UndecodableError(
-                    f"picture {record.key} cannot be decoded ({error})"
-                ) from error
+                raise UndecodableError(f"{name} cannot be decoded ({error})") from error
 
-        return {LATENTS: encoder.encode(np.stack(list(map_ahead(pixels, found))))}
+        def latents(items: Iterable[tuple[str, bytes, float | None]]) -> np.ndarray:
+            return encoder.encode(np.stack(list(map_ahead(pixels, items))))
+
+        own = ((f"picture {r.key}", images[r.place].data, r.draw) for r in records)
+        arrays = {LATENTS: latents(own)}
+        if pairs:
+            # The rows are read again, so that pixels of one side alone are in memory.
+            others = ((f"the other picture of {r.key}", images[r.place].other, r.other)
+                      for r in records)  # fmt: skip
+            arrays[OTHER] = latents(others)
+            arrays[PREFERENCE] = np.array([[r.preference] for r in records], np.float32)
+        return arrays
 
     def where(bucket: Bucket, index: int) -> tuple[int, str]:
         record = part[bucket][index]
         return record.place, f"picture {record.key}"
 
     prompts = {bucket: [record.prompt for record in records] for bucket, records in part.items()}
-    # The draw follows from a picture's bytes.
-    marks = {bucket: [repr(record.draw) for record in records] for bucket, records in part.items()}
-    arrays = {LATENTS: ArraySpec(("H", "W", encoder.latent_channels))}
+    marks = {bucket: [record.mark for record in records] for bucket, records in part.items()}
+    spec = ArraySpec(("H", "W", encoder.latent_channels))
+    arrays = {LATENTS: spec}
+    if pairs:
+        arrays |= {OTHER: spec, PREFERENCE: ArraySpec((1,))}
     return Source(prompts, arrays, read, marks, where)
 
 

@@ -8,15 +8,16 @@ from typing import Any
 from jax.sharding import Mesh
 
 from ladd_jax.errors import DamagedError
-from ladd_jax.models.base import GUIDANCE
+from ladd_jax.models.base import GUIDANCE, Params
 from ladd_jax.models.families import Family, Released
 from ladd_jax.models.layers import Dtype
+from ladd_jax.models.lora import Adapted
 from ladd_jax.models.sd3.colors import preview
 from ladd_jax.models.sd3.encoder_flops import encoder_flops, text_blocks
 from ladd_jax.models.sd3.encoder_weights import load_autoencoder, load_text_encoders
 from ladd_jax.models.sd3.export import LAYOUTS, write_export
 from ladd_jax.models.sd3.flops import forward_flops
-from ladd_jax.models.sd3.lora_files import open_lora
+from ladd_jax.models.sd3.lora_files import layout, open_lora, save_lora
 from ladd_jax.models.sd3.parts import check_autoencoder, check_text
 from ladd_jax.models.sd3.pipeline import SCHEDULER_CLASS
 from ladd_jax.models.sd3.single_text import (
@@ -30,7 +31,7 @@ from ladd_jax.models.sd3.weights import open_mmdit
 from ladd_jax.paths import expand
 from ladd_jax.ranges import INT64, is_number
 from ladd_jax.weights.source import fetch_pipeline, find
-from ladd_jax.whole_files import read_json
+from ladd_jax.whole_files import publish, read_json
 
 # What files of weights say nothing of: how to compute, and what only students of this library have.
 _NOT_IN_FILES = ("remat", "unroll", "cut", "quantized", "guided", "dtype", "param_dtype")
@@ -100,6 +101,13 @@ def _released(place: str) -> Released:
     )
 
 
+def _save_lora(path: Path, config: MMDiTConfig, network: Adapted, params: Params) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    save_lora(partial, network.scaled(params), layout(config, network))
+    publish(partial, path)
+
+
 FAMILY = Family(
     name="sd3",
     architecture=MMDiTConfig,
@@ -116,6 +124,7 @@ FAMILY = Family(
     sides=_sides,
     open_weights=open_mmdit,
     open_lora=open_lora,
+    save_lora=_save_lora,
     load_autoencoder=load_autoencoder,
     check_autoencoder=check_autoencoder,
     preview=preview,

@@ -1,0 +1,150 @@
+"""Diffusion-DPO for rectified flow (Wallace et al. 2023, equation 14): which of two pictures people
+prefer is learned by adapters of the data generator.
+
+    d(x_0) = |v_theta(x_t, t) - v|^2 - |v_ref(x_t, t) - v|^2
+    loss = -log sigmoid(-beta / 2 (d(preferred) - d(other)))
+
+v_ref is the network without the adapters, and both pictures have one t and one noise, as in the
+authors' program. Squares are means over a latent, so that beta does not depend on its size.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from ladd_jax.diffusion.flow import interpolate, velocity
+from ladd_jax.models.base import OTHER, PREFERENCE, Cond, Params
+from ladd_jax.models.lora import BASE, Adapted
+from ladd_jax.objectives.accumulation import accumulate
+from ladd_jax.objectives.base import (
+    Batch,
+    Metrics,
+    TrainState,
+    first_state,
+    unless_skipped,
+    updated,
+)
+from ladd_jax.objectives.flow_matching import FlowMatchingSettings, draw_points, drop_text
+from ladd_jax.ranges import POSITIVE, check_numbers
+from ladd_jax.training.optimizers import Optimizer
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DPOSettings(FlowMatchingSettings):
+    """How preferences are learned; times, empty prompts and the average are as of flow matching.
+
+    Attributes:
+      beta: how much a preference costs that the network does not have. The larger, the less the
+        network leaves the one that it began as.
+    """
+
+    beta: float = 2000.0
+
+    def __post_init__(self) -> None:
+        check_numbers(self, {"beta": POSITIVE})
+        super().__post_init__()
+
+
+@dataclasses.dataclass(frozen=True)
+class DPO(DPOSettings):
+    """Direct preference optimization.
+
+    A batch has, besides `latents`, in its cond `OTHER` and `PREFERENCE`. Pairs of which neither was
+    preferred add nothing to the loss.
+
+    Attributes:
+      model: predicts velocity; its adapters are trained, and the network without them is what the
+        preferences are measured from.
+      optimizer: optimizer of the adapters.
+    """
+
+    model: Adapted
+    optimizer: Optimizer
+
+    @property
+    def forward_units(self) -> tuple[int, int]:
+        """(student, teacher): forward and backward through the network for each of two pictures,
+        and forward through the one without adapters."""
+        return 8, 0
+
+    def init(self, key: jax.Array, params: Params) -> TrainState:
+        """State before the first step, from adapters."""
+        return first_state(key, params, self.optimizer)
+
+    def step(
+        self, state: TrainState, frozen: dict[str, Any], batch: Batch
+    ) -> tuple[TrainState, Metrics]:
+        """One update, or none where the gradient is not finite.
+
+        `frozen["null"]` is the cond of the empty prompt, `frozen["base"]` has the parameters of the
+        network without adapters.
+        """
+        given = dict(batch["cond"])
+        own, other, sign = batch["latents"], given.pop(OTHER), given.pop(PREFERENCE)[:, 0]
+        time_key, noise_key, drop_key = jax.random.split(
+            jax.random.fold_in(state.key, state.step), 3
+        )
+        t, eps = draw_points(self, time_key, noise_key, own)
+        cond = drop_text(drop_key, self.text_dropout, given, frozen["null"])
+
+        def part(samples: tuple[Any, ...]) -> tuple[Params, tuple[jax.Array, ...], Any]:
+            def loss(adapters: Params) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+                return self._loss(adapters, frozen, *samples)
+
+            gradient, metrics = jax.grad(loss, has_aux=True)(state.params)
+            return gradient, metrics, ()
+
+        samples = own, other, sign, eps, t, cond
+        gradient, (value, decided, agrees, margin), _ = accumulate(
+            part, samples, self.accumulation, self.model
+        )
+        norm = optax.tree.norm(gradient)
+        skipped = ~jnp.isfinite(norm)
+        # Of a batch of ties there is nothing to tell.
+        decided = jnp.maximum(decided, jnp.finfo(jnp.float32).tiny)
+        metrics = {
+            "loss": value,
+            "accuracy": agrees / decided,
+            "margin": margin / decided,
+            "gradient_norm": norm,
+            "skipped": skipped.astype(jnp.float32),
+            "learning_rate": jnp.asarray(self.optimizer.schedule()(state.step)),
+        }
+        new = updated(state, self.optimizer, gradient, self.ema_decay)
+        return unless_skipped(skipped, new, state), metrics
+
+    def _loss(
+        self,
+        adapters: Params,
+        frozen: dict[str, Any],
+        own: jax.Array,
+        other: jax.Array,
+        sign: jax.Array,
+        eps: jax.Array,
+        t: jax.Array,
+        cond: Cond,
+    ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+        """The loss, and means over the pairs: of it, of those with a preference, of those that the
+        network agrees with, and of the margin by which."""
+        whole = self.model.complete(adapters, frozen)
+
+        def distance(x_0: jax.Array) -> jax.Array:  # d, [B]
+            x_t, v = interpolate(x_0, eps, t), velocity(x_0, eps)
+            learned = self.model(whole, x_t, t, cond)
+            known = self.model.base(frozen[BASE], x_t, t, cond)
+            return _square(learned - v) - _square(known - v)
+
+        # Above 0 where the network has moved towards the preferred picture, or less away from it.
+        margin = -0.5 * self.beta * sign * (distance(own) - distance(other))
+        decided = jnp.abs(sign)
+        value = jnp.mean(decided * jax.nn.softplus(-margin))
+        agrees = jnp.mean(decided * (margin > 0))
+        return value, (value, jnp.mean(decided), agrees, jnp.mean(margin))
+
+
+def _square(difference: jax.Array) -> jax.Array:
+    """Mean over a latent of the squares, `[B]`."""
+    return jnp.mean(jnp.square(difference), axis=(1, 2, 3))

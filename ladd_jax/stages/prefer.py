@@ -1,0 +1,56 @@
+"""The stage `prefer`: what people prefer is learned as a LoRA of the data generator.
+
+The paper does so before it distils, and adds the same LoRA to the student once more. Both follow
+from `prefer.applied`; the file serves other runs, too, as one of their `loras`.
+"""
+
+from logging import getLogger
+from pathlib import Path
+
+import jax
+
+from ladd_jax.config import objectives
+from ladd_jax.config.architectures import generator_architecture
+from ladd_jax.config.fields import Config
+from ladd_jax.errors import UserError
+from ladd_jax.models.base import OTHER, PREFERENCE
+from ladd_jax.models.families import family_of
+from ladd_jax.models.lora import BASE
+from ladd_jax.parallel.mesh import make_mesh, replicated
+from ladd_jax.parallel.processes import as_process_0, barrier
+from ladd_jax.stages.load import load_adapters, load_generator_before, preference_file, shards_of
+from ladd_jax.stages.train import train_network
+
+_LOG = getLogger(__name__)
+
+
+def prefer(config: Config, workdir: Path) -> None:
+    """Trains the LoRA on the pairs among the real shards, and writes it; goes on where it stopped.
+
+    Does nothing with `prefer.steps` 0.
+
+    Raises:
+      UserError: the shards have no pairs.
+    """
+    if not config.prefer.steps:
+        return
+    shards = shards_of(config, workdir, "encoded", pairs=True)
+    if not {OTHER, PREFERENCE} <= shards.cond_arrays.keys():
+        raise UserError(
+            f"{shards.directory} has no pairs of pictures and prefer.steps is "
+            f"{config.prefer.steps}: name their columns by data.other_column and "
+            f"data.preference_column, and encode them, or use 0"
+        )
+    mesh = make_mesh(config.mesh.sizes)
+    objective = objectives.preference(config)
+    frozen = {BASE: load_generator_before(config, workdir, mesh)}
+    train_network("prefer", config, workdir, shards, objective, frozen)
+    del frozen
+    file = preference_file(workdir)
+    if as_process_0(file.is_file()):
+        return
+    adapters = load_adapters(config, workdir, objective.model, replicated(mesh))
+    if jax.process_index() == 0:
+        family_of(config).save_lora(file, generator_architecture(config), objective.model, adapters)
+        _LOG.info("prefer: the LoRA is %s", file)
+    barrier("preference's LoRA")
