@@ -8,7 +8,7 @@ import pytest
 from configs import digits
 from ladd_jax.config.fields import to_dict, typed
 from ladd_jax.config.identity import identity
-from ladd_jax.config.workdir import Places, settle
+from ladd_jax.config.workdir import Places, first_run, settle
 from ladd_jax.data.shards import write_identity
 from ladd_jax.errors import NotFoundError, UserError
 from ladd_jax.stages.made import check_made, open_places
@@ -119,6 +119,42 @@ def test_data_are_those_of_the_flag_of_the_workdir_or_its_own(tmp_path):
         open_places(config(), run, str(data), "")
 
 
+def test_a_run_that_follows_what_was_finetuned_begins_where_that_is_there(tmp_path):
+    first, second, third = (tmp_path / name for name in ("first", "second", "third"))
+    taught = dict(distil__objective="lcm", distil__follows="finetuned", finetune__steps=3)
+    short, long = config(distil__steps=10, **taught), config(distil__steps=20, **taught)
+    save(first, "distil", 10, short)
+    with pytest.raises(NotFoundError, match=r"what 'finetune' made .*first has nothing of it"):
+        open_places(long, second, "", str(first))
+    save(first, "finetune", 3, short)
+    found = open_places(long, second, str(tmp_path / "data"), str(first))
+    assert found == Places(tmp_path / "data", first, 10)
+    # And so does one that begins from the second, which fine-tuned nothing itself.
+    settle(second, to_dict(long), found)
+    save(second, "distil", 20, long)
+    assert open_places(config(distil__steps=30, **taught), third, "", str(second)).step == 20
+    assert first_run(third) == third and first_run(second) == first
+
+
+def test_adapters_begin_from_those_of_another_run_of_the_same_network(tmp_path):
+    first, second = tmp_path / "first", tmp_path / "second"
+    adapted = dict(distil__lora__rank=4, finetune__steps=0, distil__consistency_weight=0.0)
+    save(first, "distil", 10, config(distil__steps=10, **adapted))
+    more = config(distil__steps=20, **adapted)
+    assert open_places(more, second, "", str(first)) == Places(first, first, 10)
+    with pytest.raises(UserError, match=r"adapters are of the data generator .*leave --data out"):
+        open_places(more, second, str(tmp_path / "data"), str(first))
+    for change, words in (
+        (dict(pretrain__steps=7), r"pretrain\.steps was"),
+        (dict(finetune__steps=3), "what 'finetune' made"),
+        (dict(distil__lora__rank=2), r"distil\.lora\.rank was 4 and is 2"),
+    ):
+        with pytest.raises(UserError, match=words):
+            open_places(
+                config(**{"distil__steps": 20, **adapted, **change}), second, "", str(first)
+            )
+
+
 def test_a_run_begins_from_the_newest_student_of_another_on_its_data(tmp_path):
     first, second = tmp_path / "first", tmp_path / "second"
     with pytest.raises(NotFoundError, match="--from=.*first holds no student: name the --workdir"):
@@ -133,8 +169,6 @@ def test_a_run_begins_from_the_newest_student_of_another_on_its_data(tmp_path):
         open_places(config(distil__steps=10), second, "", str(first))
     with pytest.raises(UserError, match=r"student of other networks \(model\.width was"):
         open_places(config(distil__steps=20, model__width=48), second, "", str(first))
-    with pytest.raises(UserError, match="with distil.lora.rank=4: adapters are of the network"):
-        open_places(config(distil__steps=20, distil__lora__rank=4), second, "", str(first))
     told = config(distil__steps=20, synthesize__guidance_range=(1.0, 6.0))
     with pytest.raises(UserError, match=r"other networks \(synthesize\.guidance_range was"):
         open_places(told, second, "", str(first))
@@ -142,9 +176,6 @@ def test_a_run_begins_from_the_newest_student_of_another_on_its_data(tmp_path):
         UserError, match=r"other networks \(distil\.objective was 'ladd' and is 'lcm'"
     ):
         open_places(config(distil__steps=20, distil__objective="lcm"), second, "", str(first))
-    taught = dict(distil__objective="lcm", distil__follows="finetuned", finetune__steps=3)
-    with pytest.raises(UserError, match="with distil.follows=finetuned: a run that begins"):
-        open_places(config(distil__steps=20, **taught), second, "", str(first))
     adapted = tmp_path / "adapted"
     save(adapted, "distil", 10, config(distil__steps=10, distil__lora__rank=4))
     with pytest.raises(UserError, match=r"student of other networks \(distil\.lora\.rank was"):

@@ -79,6 +79,20 @@ def data_directory(workdir: Path) -> Path:
     return places(workdir).data
 
 
+def first_run(workdir: Path) -> Path:
+    """The run that others began from, one after the other, until this one; itself if from none.
+
+    Raises:
+      DamagedError: a file of places is damaged.
+    """
+    seen = {workdir}
+    while (origin := places(workdir).origin) is not None:
+        if origin in seen:
+            raise DamagedError(f"{workdir / _PLACES} leads back to {origin}: name it by --from")
+        seen.add(workdir := origin)
+    return workdir
+
+
 def data_named(workdir: Path, data: str, origin: str) -> Path:
     """Where the data of a run will be, by what its command names.
 

@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 from ladd_jax.config import architectures, objectives
 from ladd_jax.config.fields import Config, to_dict
 from ladd_jax.config.identity import difference, identity, own_fields
-from ladd_jax.config.workdir import folder
+from ladd_jax.config.workdir import first_run, folder
 from ladd_jax.data.buckets import Bucket
 from ladd_jax.data.shards import Shards, is_complete, read_identity
 from ladd_jax.errors import NotFoundError, UserError
@@ -307,10 +307,21 @@ def _matched(stage: str, config: Config, workdir: Path, mesh: Mesh) -> Params:
 def load_finetuned(config: Config, workdir: Path, mesh: Mesh) -> Params:
     """What `finetune` has made of the data generator, on a mesh.
 
+    A run that began from another is not fine-tuned itself: it has what the first of them made,
+    whatever that one's data are.
+
     Raises:
       NotFoundError: `finetune` is not done.
     """
-    return _matched("finetune", config, workdir, mesh)
+    first = first_run(workdir)
+    if first == workdir:
+        return _matched("finetune", config, workdir, mesh)
+    model = objectives.flow_matching(config, config.finetune).model
+    layout = parameter_shardings(mesh, model.shapes, model.axes)
+    saved = Checkpoints(first / "finetune" / "checkpoints")
+    params = saved.restore_tree("ema", abstract_like(model.shapes, layout), saved.find(None))
+    saved.close()
+    return params
 
 
 def load_start(config: Config, workdir: Path, mesh: Mesh) -> Params:

@@ -5,11 +5,21 @@ library of checkpoints, which makes the folders that it looks for.
 """
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from ladd_jax.config.fields import Config, to_dict
 from ladd_jax.config.identity import RESULTS, SETS, config_difference
-from ladd_jax.config.workdir import DATA, Places, check_directory, data_named, places
+from ladd_jax.config.workdir import (
+    DATA,
+    Places,
+    check_directory,
+    data_directory,
+    data_named,
+    first_run,
+    places,
+)
 from ladd_jax.data.buckets import Bucket
 from ladd_jax.data.contents import contents_of, in_turn, read_contents
 from ladd_jax.data.shards import check_complete, is_complete
@@ -17,7 +27,7 @@ from ladd_jax.data.sources import Source, is_looked_at, look
 from ladd_jax.errors import NotFoundError, UserError
 from ladd_jax.object_store import address_of
 from ladd_jax.stages.changes import SetPlan, inputs_of, set_change
-from ladd_jax.stages.load import checkpoint_difference
+from ladd_jax.stages.load import checkpoint_difference, weights_inputs
 from ladd_jax.training.checkpoint import newest_config
 
 # Which stage makes what others read.
@@ -80,21 +90,20 @@ def _begun(config: Config, workdir: Path, found: Places, origin: Path) -> Places
             f"--from={origin} has a student of {step} steps and distil.steps is "
             f"{config.distil.steps}: raise it above {step}, since steps count on"
         )
-    if config.distil.lora.rank:
-        raise UserError(
-            f"--from={origin} with distil.lora.rank={config.distil.lora.rank}: adapters are of the "
-            f"network that a run begins as; leave --from out, or use rank 0"
-        )
-    if config.distil.asks_a_network and config.distil.follows == "finetuned":
-        raise UserError(
-            f"--from={origin} with distil.follows=finetuned: a run that begins with the student of "
-            f"another fine-tunes nothing; leave --from out, or use follows=generator"
-        )
+    adapters = bool(config.distil.lora.rank)
+    follows = config.distil.asks_a_network and config.distil.follows == "finetuned"
+    sections: tuple[str, ...] = ("model", "teacher", "heads")
+    parts = _OF_STUDENT | ({"finetune": ("steps",)} if adapters else {})
+    if adapters or follows:
+        _check_start(config, found, origin, fields)
+    if adapters and not config.finetune.steps:
+        # They are of the data generator.
+        sections += ("weights", "loras", "pretrain", "prefer")
     old, new = (
-        {name: values[name] for name in ("model", "teacher", "heads") if name in values}
+        {name: values[name] for name in sections if name in values}
         | {
             section: {name: values[section][name] for name in names if name in values[section]}
-            for section, names in _OF_STUDENT.items()
+            for section, names in parts.items()
         }
         for values in (fields, to_dict(config))
     )
@@ -105,6 +114,37 @@ def _begun(config: Config, workdir: Path, found: Places, origin: Path) -> Places
             f"begin anew without --from"
         )
     return dataclasses.replace(found, origin=origin, step=step)
+
+
+def _check_start(config: Config, found: Places, origin: Path, fields: Mapping[str, Any]) -> None:
+    """Raises UserError where what the student of another run began as is not there any more.
+
+    Args:
+      config: the run's config.
+      found: its places.
+      origin: workdir of the other run.
+      fields: config of that run's student, with digests of what it was made of.
+    """
+    if config.finetune.steps:
+        first = first_run(origin)
+        if newest_config(first / "finetune" / "checkpoints") is None:
+            raise NotFoundError(
+                f"--from={origin} needs what 'finetune' made for its student, and {first} has "
+                f"nothing of it: put it back, or begin anew without --from"
+            )
+        return
+    known = fields.get("inputs", {})
+    for name, digest in weights_inputs(config).items():
+        if known.get(name, digest) != digest:
+            raise UserError(
+                f"--from={origin} has adapters of other files ({name} had other content): put them "
+                f"back, or begin anew without --from"
+            )
+    if not config.weights and found.data.resolve() != data_directory(origin).resolve():
+        raise UserError(
+            f"--from={origin} with --data={found.data}: its adapters are of the data generator "
+            f"that it began as; leave --data out"
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -162,7 +202,7 @@ def check_made(config: Config, workdir: Path, own: Places) -> Writes:
             )  # fmt: skip
             steps = getattr(config, name).steps
             writes = bool(reason)
-            done = not reason and newest is not None and newest[0] == steps
+            done = not reason and (0 if newest is None else newest[0]) == steps
         if reason and not (runs and redo):
             raise UserError(reason)
         makes = makes or (shared and runs and not done)
