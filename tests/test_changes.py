@@ -28,7 +28,7 @@ def config(path, **changes):
     made.data.update(dict(source="prompts", path=str(path), buckets=("8x8",), records_per_shard=4))
     made.synthesize.update(dict(samples=0, records_per_shard=4))
     made.distil.batch_size = 4
-    made.finetune.steps = 0
+    made.finetune.steps, made.distil.consistency_weight = 0, 0.0
     for name, value in changes.items():
         made.update_from_flattened_dict({name.replace("__", "."): value})
     return typed(made)

@@ -159,6 +159,7 @@ def test_a_run_begins_from_the_newest_student_of_another_on_its_data(tmp_path):
     first, second = tmp_path / "first", tmp_path / "second"
     with pytest.raises(NotFoundError, match="--from=.*first holds no student: name the --workdir"):
         open_places(config(), second, "", str(first))
+    save(first, "finetune", config().finetune.steps, config())
     save(first, "distil", 5, config(distil__steps=10))
     save(first, "distil", 10, config(distil__steps=10))
     more = config(distil__steps=20, distil__ema_decay=0.5)
@@ -177,6 +178,7 @@ def test_a_run_begins_from_the_newest_student_of_another_on_its_data(tmp_path):
     ):
         open_places(config(distil__steps=20, distil__objective="lcm"), second, "", str(first))
     adapted = tmp_path / "adapted"
+    save(adapted, "finetune", config().finetune.steps, config())
     save(adapted, "distil", 10, config(distil__steps=10, distil__lora__rank=4))
     with pytest.raises(UserError, match=r"student of other networks \(distil\.lora\.rank was"):
         open_places(more, tmp_path / "third", "", str(adapted))

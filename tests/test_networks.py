@@ -82,8 +82,6 @@ def test_a_field_reaches_the_objective(section, name):
     if name == "hooked_blocks":
         result = result.critic
     if name == "consistency_steps":
-        # There is such a loss with a weight alone.
-        config.distil.consistency_weight = 1.0
         assert len(built(section, config).consistency.levels) == value + 1
         return
     attribute = {"channels": "out_channels"}.get(name, name)
@@ -155,7 +153,9 @@ def test_the_heads_have_the_settings_of_their_section():
 
 def test_the_baseline_has_no_heads_and_follows_the_guided_data_generator():
     config = digits.get_config()
-    config.distil.update(dict(objective="lcm", accumulation=2, consistency_steps=7))
+    config.distil.update(
+        dict(objective="lcm", follows="generator", accumulation=2, consistency_steps=7)
+    )
     config.synthesize.update(dict(guidance=2.5, shift=2.0))
     config.model.teacher_dtype = "bfloat16"
     objective = objectives.distillation(typed(config))
@@ -171,7 +171,11 @@ def test_the_baseline_has_no_heads_and_follows_the_guided_data_generator():
 
 def test_distribution_matching_has_a_network_for_the_students_samples_that_is_told_as_it_is():
     config = digits.get_config()
-    config.distil.update(dict(objective="dmd", head_updates=4, own_share=0.5, renoise_mean=0.3))
+    config.distil.update(
+        dict(
+            objective="dmd", follows="generator", head_updates=4, own_share=0.5, renoise_mean=0.3
+        )
+    )  # fmt: skip
     config.synthesize.guidance_range = (2.0, 6.0)
     objective = objectives.distillation(typed(config))
     assert list(objective.networks) == ["teacher"] and objective.heads is objective.fake
@@ -201,7 +205,7 @@ def test_distribution_matching_has_a_network_for_the_students_samples_that_is_to
 )  # fmt: skip
 def test_the_data_generator_is_the_teachers_tree_where_they_are_one(changes, networks, cut):
     config = digits.get_config()
-    config.distil.consistency_weight = 1.0
+    config.distil.update(dict(consistency_weight=1.0, follows="generator"))
     config.update_from_flattened_dict(changes)
     objective = objectives.distillation(typed(config))
     assert list(objective.networks) == networks
@@ -221,9 +225,7 @@ def test_a_teacher_under_heads_that_are_not_there_is_refused():
         typed(config)
 
 
-@pytest.mark.parametrize(
-    "name", ["consistency_weight", "paired_weight", "moments_weight", "misaligned_share"]
-)
+@pytest.mark.parametrize("name", ["paired_weight", "moments_weight", "misaligned_share"])
 def test_what_would_do_nothing_without_heads_is_refused(name):
     config = digits.get_config()
     config.distil.update({"objective": "dmd", name: 0.25})
@@ -233,7 +235,7 @@ def test_what_would_do_nothing_without_heads_is_refused(name):
 
 def test_what_is_followed_is_guided_as_the_samples_are():
     config = digits.get_config()
-    config.distil.objective = "dmd"
+    config.distil.update(dict(objective="dmd", follows="generator"))
     config.synthesize.update(dict(guidance=1.0, guidance_interval=(0.2, 0.9)))
     plain = objectives.distillation(typed(config)).followed
     assert (plain.guidance, plain.interval, plain.passes) == (1.0, (0.2, 0.9), 1)

@@ -1,6 +1,9 @@
 """The stage `prefer`: preferences as a LoRA, and where it is added."""
 
+import dataclasses
 import io
+import subprocess
+import sys
 
 import datasets
 import jax
@@ -8,14 +11,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
+from pipelines import save_pipeline
 from test_stages import settings, write_generator
 from untrained_run import save_student
 
 from ladd_jax.cli import preflight
 from ladd_jax.config import objectives
 from ladd_jax.config.architectures import generator_architecture
-from ladd_jax.config.fields import to_dict, typed
+from ladd_jax.config.fields import Prefer, to_dict, typed
 from ladd_jax.config.identity import difference, identity
+from ladd_jax.config.workdir import read
 from ladd_jax.errors import NotFoundError, UserError
 from ladd_jax.models.families import family_of
 from ladd_jax.models.lora import add_adapters
@@ -33,10 +38,11 @@ from ladd_jax.stages.load import (
 )
 from ladd_jax.stages.prefer import prefer
 from ladd_jax.training.metrics import read_history
+from ladd_jax.weights import load_mmdit
 
 
-def picture(seed):
-    pixels = np.random.default_rng(seed).integers(0, 256, (8, 8), np.uint8)
+def picture(seed, side=8):
+    pixels = np.random.default_rng(seed).integers(0, 256, (side, side), np.uint8)
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "PNG")
     return buffer.getvalue()
@@ -179,3 +185,48 @@ def test_what_is_made_of_the_data_generator_depends_on_it(pairs):
         old = {section: fields for section, fields in off.items() if section != "prefer"}
         assert not difference(identity(old, name), identity(off, name))
     assert not difference(identity(off, "pretrain"), identity(on, "pretrain"))
+
+
+@pytest.mark.slow
+def test_a_released_pipeline_learns_preferences_as_a_lora_that_diffusers_loads(tmp_path):
+    """The workflow of the documentation, by its commands, on a small random pipeline."""
+    from diffusers import StableDiffusion3Pipeline
+
+    save_pipeline(tmp_path / "pipeline", t5=False)
+    rows = [
+        {"jpg_0": picture(i, 128), "jpg_1": picture(100 + i, 128), "label_0": i % 3 / 2,
+         "caption": f"seven cats {i}"}
+        for i in range(12)
+    ]  # fmt: skip
+    datasets.Dataset.from_list(rows).to_parquet(tmp_path / "pairs.parquet")
+    command = [
+        sys.executable, "-m", "ladd_jax.main", f"--workdir={tmp_path / 'run'}",
+        f"--config=sd3_turbo:size=tiny,weights={tmp_path / 'pipeline'},resolution=128",
+        f"--images={tmp_path / 'pairs.parquet'}", "--config.data.image_column=jpg_0",
+        "--config.data.other_column=jpg_1", "--config.data.preference_column=label_0",
+        "--config.data.buckets=('16x16',)", "--config.data.text_length=77",
+        "--config.prefer.steps=2", "--config.prefer.batch_size=8", "--config.prefer.lora.rank=3",
+        "--config.prefer.optimizer.learning_rate=.05", "--config.model.teacher_dtype=float32",
+        "--config.data.held_out=0", "--config.log.every=1", "--config.distil.batch_size=8",
+        "--config.stages=('encode','prefer')",
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert [record["step"] for record in read_history(tmp_path / "run" / "prefer")] == [1, 2]
+
+    folder = tmp_path / "run" / "prefer" / "lora"
+    config = dataclasses.replace(read(tmp_path / "run"), loras=(str(folder),))
+    plain = dataclasses.replace(config, loras=(), prefer=Prefer())
+    mesh = one_device()
+    before = load_generator(plain, tmp_path, mesh)
+    found = load_generator(dataclasses.replace(config, prefer=Prefer()), tmp_path, mesh)
+    assert not same(before, found)
+    pipe = StableDiffusion3Pipeline.from_pretrained(
+        tmp_path / "pipeline", text_encoder_3=None, tokenizer_3=None
+    )
+    pipe.load_lora_weights(folder)
+    pipe.fuse_lora(components=["transformer"])
+    pipe.unload_lora_weights()
+    pipe.transformer.save_pretrained(tmp_path / "fused" / "transformer")
+    fused = load_mmdit(tmp_path / "fused", jnp.float32).params
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), fused, found)

@@ -165,7 +165,7 @@ def test_previews_change_nothing_of_a_training(run, tmp_path, monkeypatch):
         for every in (0, 1):
             config = settings(every=1, samples_every=every)
             config.pretrain.steps = 1
-            config.finetune.steps = 0
+            config.finetune.steps, config.distil.consistency_weight = 0, 0.0
             config.distil.update(dict(data="encoded", steps=2, batch_size=8, head_updates=1))
             config.distil.r1_gamma = 0.0
             config.heads.update(dict(channels=8, groups=2, projection=8))

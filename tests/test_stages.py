@@ -43,6 +43,8 @@ def settings(**changes):
     config.heads.update(dict(channels=8, groups=2, projection=8))
     config.pretrain.update(dict(steps=1))
     config.finetune.steps = 0
+    # Of a stage that it does not have.
+    config.distil.update(dict(consistency_weight=0.0, follows="generator"))
     config.distil.update(dict(data="encoded", steps=2, batch_size=8, head_updates=1) | changes)
     config.log.update(dict(every=1, samples_every=2))
     return config

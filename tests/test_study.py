@@ -197,8 +197,8 @@ SMALL = {
     "data.records_per_shard": 32, "model.depth": 3, "model.width": 16, "heads.channels": 8,
     "heads.groups": 2, "heads.projection": 8, "pretrain.steps": 1, "pretrain.batch_size": 8,
     "synthesize.samples": 32, "synthesize.steps": 2, "finetune.steps": 0, "distil.batch_size": 8,
-    "distil.head_updates": 1, "evaluate.samples": 32, "evaluate.resamples": 0, "log.every": 1,
-    "log.samples_every": 0, "evaluate.student_steps": [1],
+    "distil.head_updates": 1, "distil.consistency_weight": 0.0, "evaluate.samples": 32,
+    "evaluate.resamples": 0, "log.every": 1, "log.samples_every": 0, "evaluate.student_steps": [1],
 }  # fmt: skip
 
 

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ladd_jax.models.base import OTHER, PREFERENCE
 from ladd_jax.models.heads import HeadConfig, head, head_stack
 from ladd_jax.models.sd3.transformer import MMDiTConfig, mmdit
 from ladd_jax.objectives.critics.features import FeatureCritic
@@ -46,6 +47,13 @@ def batch(seed=0, height=8, width=4, size=B):
 def noise_keys(seed=0, size=B):
     """What a batch has besides for pairs of noise and sample."""
     return {"noise_keys": np.random.default_rng(seed).integers(0, 2**32, (size, 2), np.uint32)}
+
+
+def compared(batch, signs=(1.0, -1.0) * (B // 2)):
+    """The batch with other latents beside its own, and which of both is preferred."""
+    other = jnp.asarray(np.random.default_rng(1).standard_normal(batch["latents"].shape), "float32")
+    sign = jnp.asarray(signs, jnp.float32)[:, None]
+    return batch | {"cond": batch["cond"] | {OTHER: other, PREFERENCE: sign}}
 
 
 def share_a_prompt(batch):

@@ -421,7 +421,7 @@ class Synthesize:
 
 
 # Of LADD alone, and of no recipe: with another objective they would do nothing.
-_OF_HEADS = ("consistency_weight", "paired_weight", "moments_weight", "misaligned_share")
+_OF_HEADS = ("paired_weight", "moments_weight", "misaligned_share")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -235,7 +235,7 @@ def _how_made(
         "seed": config.seed,
     }
     alone = distil.objective == "lcm"
-    if alone or distil.consistency_weight:
+    if alone or (distil.objective == "ladd" and distil.consistency_weight):
         weight = "alone" if alone else f"weight {distil.consistency_weight:g}"
         rows["consistency"] = (
             f"{weight}, along paths of {distil.consistency_steps} steps, shift {generator.shift:g}"

@@ -34,6 +34,9 @@ _PROGRAMS = "compilation_cache"
 RESERVED = (SHARED, _PROGRAMS)
 """Names that no study can have."""
 
+# Sections that the first rows did not know: with none of their fields set they do not count.
+_LATER = ("prefer",)
+
 _OF_DATA = ("encode", "pretrain", "prefer", "synthesize")
 """Stages whose results runs share."""
 
@@ -114,6 +117,8 @@ def _digest(config: Config, result: str, *sections: str) -> str:
         name: _unlike(value, default.get(name))
         for name, value in (found["config"] | {name: fields[name] for name in sections}).items()
     }
+    for name in _LATER:
+        kept = kept if kept.get(name) else {n: value for n, value in kept.items() if n != name}
     return hashlib.sha256(json.dumps([result, kept], sort_keys=True).encode()).hexdigest()
 
 

@@ -8,7 +8,10 @@ from ladd_jax.config.fields import Config, to_dict
 from ladd_jax.studies.table import read_study
 
 SMALL = (digits, scenes, small, pictures)
-ADDED = ("renoise_mean", "renoise_slope", "reconstruction_weight", "reconstruction_gamma")
+ADDED = (
+    "renoise_mean", "renoise_slope", "reconstruction_weight", "reconstruction_gamma",
+    "consistency_weight", "follows",
+)  # fmt: skip
 
 
 def changed(one, other):
@@ -35,6 +38,7 @@ def test_the_papers_recipe_has_nothing_that_the_paper_does_not(module):
     differ = changed(paper, default)
     assert {path for path in differ if not path.startswith("finetune.")} == {
         "distil.renoise_mean", "distil.renoise_slope", "distil.reconstruction_weight",
+        "distil.consistency_weight", "distil.consistency_steps", "distil.follows",
     }  # fmt: skip
 
 

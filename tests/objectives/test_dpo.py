@@ -29,12 +29,6 @@ def objective(**changes):
     return DPO(adapted(), **(fields | changes))
 
 
-def pairs(signs=(1.0, -1.0) * 4):
-    batch, other = tiny.batch(), tiny.batch(1)["latents"]
-    sign = jnp.asarray(signs, jnp.float32)[:, None]
-    return batch | {"cond": batch["cond"] | {OTHER: other, PREFERENCE: sign}}
-
-
 def begun(target, params=None):
     """(state, frozen), with adapters that change something unless they are given."""
     model = target.model
@@ -45,7 +39,7 @@ def begun(target, params=None):
 
 def test_the_loss_is_that_of_the_paper():
     target, signs = objective(), np.array([1, -1, 0, 1, -1, 1, 1, -1.0])
-    batch, (state, frozen) = pairs(signs), begun(objective())
+    batch, (state, frozen) = tiny.compared(tiny.batch(), signs), begun(objective())
     _, metrics = tiny.step(target)(state, frozen, batch)
 
     time_key, noise_key, _ = jax.random.split(jax.random.fold_in(state.key, 0), 3)
@@ -74,7 +68,7 @@ def test_the_loss_is_that_of_the_paper():
 def test_it_begins_with_no_preference():
     target = objective()
     state, frozen = begun(target, jax.jit(target.model.init)(jax.random.PRNGKey(0)))
-    _, metrics = tiny.step(target)(state, frozen, pairs())
+    _, metrics = tiny.step(target)(state, frozen, tiny.compared(tiny.batch()))
     assert float(metrics["loss"]) == pytest.approx(np.log(2), rel=1e-6)
     assert float(metrics["margin"]) == 0
 
@@ -83,12 +77,12 @@ def test_it_learns_which_of_two_is_preferred():
     target = objective()
     state, frozen = begun(target, jax.jit(target.model.init)(jax.random.PRNGKey(0)))
     for _ in range(40):
-        state, metrics = tiny.step(target)(state, frozen, pairs())
+        state, metrics = tiny.step(target)(state, frozen, tiny.compared(tiny.batch()))
     assert float(metrics["accuracy"]) == 1 and float(metrics["loss"]) < 0.9 * np.log(2)
 
 
 def test_which_of_both_is_the_records_own_makes_no_difference():
-    target, batch = objective(), pairs()
+    target, batch = objective(), tiny.compared(tiny.batch())
     cond = batch["cond"]
     swapped = {
         "latents": cond[OTHER],
@@ -103,7 +97,7 @@ def test_which_of_both_is_the_records_own_makes_no_difference():
 def test_pairs_without_a_preference_teach_nothing():
     target = objective()
     state, frozen = begun(target)
-    _, metrics = tiny.step(target)(state, frozen, pairs([0.0] * tiny.B))
+    _, metrics = tiny.step(target)(state, frozen, tiny.compared(tiny.batch(), [0.0] * tiny.B))
     assert float(metrics["gradient_norm"]) == 0 == float(metrics["accuracy"])
     assert np.isfinite(float(metrics["loss"]))
 
@@ -111,7 +105,9 @@ def test_pairs_without_a_preference_teach_nothing():
 def test_micro_batches_make_the_same_update():
     target, parts = objective(), objective(accumulation=2)
     state, frozen = begun(target)
-    one, two = (tiny.step(each)(state, frozen, pairs()) for each in (target, parts))
+    one, two = (
+        tiny.step(each)(state, frozen, tiny.compared(tiny.batch())) for each in (target, parts)
+    )
     # The moments of a first step are the gradient, which Adam's update has the sign of alone.
     assert tiny.gradient_difference(two[0].optimizer, one[0].optimizer) < 1e-5
     assert tiny.max_difference(two[1], one[1]) < 1e-5

@@ -14,6 +14,7 @@ from ladd_jax.models.lora import BASE, Adapted, LoRA
 from ladd_jax.models.sd3.transformer import mmdit
 from ladd_jax.objectives.consistency import Consistency
 from ladd_jax.objectives.dmd import DMD
+from ladd_jax.objectives.dpo import DPO
 from ladd_jax.objectives.flow_matching import FlowMatching
 from ladd_jax.objectives.followed import Followed
 from ladd_jax.objectives.lcm import LCM
@@ -37,6 +38,7 @@ QUICK = {
     "lora": ({"fsdp": 2, "tensor": 2},),
     "lcm": ({"fsdp": 2, "tensor": 2},),
     "dmd": ({"fsdp": 2, "tensor": 2},),
+    "dpo": ({"fsdp": 2, "tensor": 2},),
 }
 
 # The large epsilon keeps Adam's update in proportion to the gradient, where a small one takes its
@@ -121,8 +123,25 @@ def dmd(network):
     )  # fmt: skip
 
 
+def dpo(mesh):
+    """The same of adapters that learn preferences."""
+    base = mmdit(tiny.mmdit_config())
+    target = DPO(Adapted(base, LoRA(rank=4)), STUDENT, beta=5.0, accumulation=2, ema_decay=0.9)
+    params = tiny.random_params(target.model, 3)
+    shapes = jax.eval_shape(target.init, jax.random.PRNGKey(0), params)
+    shardings = state_shardings(shapes, mesh, axes=target.model.axes, optimizer=STUDENT.build())
+    state = create(target.init, shardings, jax.random.PRNGKey(0), params)
+    laid = parameter_shardings(mesh, base.shapes, base.axes)
+    null = {"context": jnp.zeros((tiny.T, tiny.CONTEXT)), "pooled": jnp.zeros(tiny.POOLED)}
+    frozen = {
+        BASE: jax.device_put(tiny.random_params(base, 5), laid),
+        "null": jax.device_put(null, replicated(mesh)),
+    }
+    return target, shardings, state, frozen
+
+
 OBJECTIVES = {
-    "ladd": ladd, "flow_matching": flow_matching, "lora": lora, "lcm": lcm, "dmd": dmd,
+    "ladd": ladd, "flow_matching": flow_matching, "lora": lora, "lcm": lcm, "dmd": dmd, "dpo": dpo,
 }  # fmt: skip
 # The others are tested on the meshes of `QUICK`.
 ON_ALL_MESHES = ("ladd", "flow_matching")
@@ -135,7 +154,9 @@ def update(objective, sizes):
     target, shardings, state, frozen = OBJECTIVES[objective](mesh)
     trees = ("params", "ema", "heads")
     before = jax.device_get({tree: getattr(state, tree) for tree in trees})
-    batch = jax.device_put(tiny.batch(height=4, width=4), batch_sharding(mesh))
+    batch = tiny.batch(height=4, width=4)
+    batch = tiny.compared(batch) if objective == "dpo" else batch
+    batch = jax.device_put(batch, batch_sharding(mesh))
     with jax.set_mesh(mesh):
         state, metrics = step_program(target, shardings, mesh)(state, frozen, batch)
     assert len(jax.tree.leaves(state.params)[0].sharding.device_set) == len(devices)
