@@ -71,15 +71,12 @@ def small_recipe(config: ConfigDict, steps: int, recipe: str = "robust") -> None
         )
     )
     first = max(3 * steps // 2, 1)
-    config.finetune.update(
-        dict(steps=first, batch_size=2 * _BATCH_SIZE, ema_decay=_ema_decay(first))
-    )
-    config.finetune.optimizer.update(
-        dict(
-            learning_rate=config.pretrain.optimizer.learning_rate / 3,
-            warmup_steps=min(20, first // 10),
-            decay_steps=first,
-        )
+    _finetune(
+        config,
+        first,
+        batch_size=2 * _BATCH_SIZE,
+        learning_rate=config.pretrain.optimizer.learning_rate / 3,
+        warmup_steps=min(20, first // 10),
     )
 
 
@@ -105,20 +102,23 @@ def large_recipe(config: ConfigDict, recipe: str = "paper") -> None:
     distil.update(dict(renoise_mean=0.09, reconstruction_weight=1.0, reconstruction_gamma=5.0))
     if distil.lora.rank:
         return
-    config.finetune.update(
-        dict(
-            steps=steps,
-            batch_size=distil.batch_size,
-            shift=config.synthesize.shift,
-            ema_decay=_ema_decay(steps),
-        )
+    config.finetune.shift = config.synthesize.shift
+    _finetune(
+        config,
+        steps,
+        batch_size=distil.batch_size,
+        learning_rate=distil.optimizer.learning_rate,
+        warmup_steps=steps // 10,
     )
+
+
+def _finetune(
+    config: ConfigDict, steps: int, *, batch_size: int, learning_rate: float, warmup_steps: int
+) -> None:
+    # Its rate falls to 0 at the end.
+    config.finetune.update(dict(steps=steps, batch_size=batch_size, ema_decay=_ema_decay(steps)))
     config.finetune.optimizer.update(
-        dict(
-            learning_rate=distil.optimizer.learning_rate,
-            warmup_steps=steps // 10,
-            decay_steps=steps,
-        )
+        dict(learning_rate=learning_rate, warmup_steps=warmup_steps, decay_steps=steps)
     )
 
 
