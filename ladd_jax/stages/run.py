@@ -31,6 +31,7 @@ def run_stages(config: Config, workdir: Path) -> None:
         "evaluate": evaluate,
     }
     for name in STAGES:
-        if name in config.stages:
+        # One of no steps does nothing.
+        if name in config.stages and getattr(getattr(config, name, None), "steps", 1):
             _LOG.info("stage %s", name)
             stages[name](config, workdir)
