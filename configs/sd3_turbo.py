@@ -50,7 +50,7 @@ def get_config(arguments: str | None = None) -> ConfigDict:
         ),
     )  # fmt: skip
     config = base_config()
-    config.stages = ("encode", "synthesize", "finetune", "distil")
+    config.stages = ("encode", "prefer", "synthesize", "finetune", "distil")
     config.model.position_base = 48.0
     config.data.update(dict(text_width=4096, pooled_width=2048))
     if given["size"] not in ("", "tiny", *SIZES):

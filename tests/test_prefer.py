@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import shutil
 import subprocess
 import sys
 
@@ -113,7 +114,10 @@ def test_the_lora_of_a_run_is_the_average_of_what_it_trained(taught):
     copied = jax.tree.map(jnp.copy, written)
     assert_same(add_adapters(copied, [(opened.load(), 1.0)]), found)
     first, second = read_history(workdir / "prefer")
-    assert first["loss"] == pytest.approx(2 / 3 * np.log(2), rel=0.5) and second["accuracy"] >= 0
+    # At first it has no preference, and each pair of which one is preferred costs the same.
+    decided = first["loss"] / np.log(2) * config.prefer.batch_size
+    assert decided == pytest.approx(round(decided), abs=1e-4) and 0 < decided < 8
+    assert (first["margin"], second["step"]) == (0, 2) and second["margin"] != 0
 
 
 @pytest.mark.parametrize("applied", [(), ("before",), ("after",), ("before", "after")])
@@ -155,6 +159,21 @@ def test_other_trainings_do_not_read_what_records_were_compared_with(pairs):
     assert shards.batch_shapes(4)[bucket]["cond"].keys() == found["cond"].keys()
 
 
+def test_more_steps_write_another_lora(taught, tmp_path):
+    workdir, config, _ = taught
+    shutil.copytree(workdir / "prefer", tmp_path / "prefer")
+    for name in ("encoded", "pretrain"):
+        (tmp_path / name).symlink_to(workdir / name)
+    before = preference_file(tmp_path).read_bytes()
+    config = typed(config)
+    prefer(config, tmp_path)
+    assert preference_file(tmp_path).read_bytes() == before
+    prefer(
+        dataclasses.replace(config, prefer=dataclasses.replace(config.prefer, steps=3)), tmp_path
+    )
+    assert preference_file(tmp_path).read_bytes() != before
+
+
 def test_without_steps_nothing_is_learned(pairs, tmp_path):
     prefer(typed(with_pairs(pairs / "pairs.parquet", steps=0)), tmp_path)
     assert not list(tmp_path.iterdir())
@@ -171,17 +190,33 @@ def test_data_without_pairs_are_refused(tmp_path):
         preflight.check(typed(config))
 
 
+def test_what_would_stop_it_late_is_told_before_it_starts(pairs):
+    config = with_pairs(pairs / "pairs.parquet")
+    config.stages = ("encode", "pretrain", "prefer")
+    preflight.check(typed(config))
+    config.prefer.lora.layers = ("*",)
+    with pytest.raises(UserError, match=r"prefer\.lora\.layers is \*, .*is no dense layer in the"):
+        preflight.check(typed(config))
+    config.prefer.lora.layers = ("*block*",)
+    config.stages = ("encode", "pretrain", "synthesize", "distil")
+    with pytest.raises(UserError, match="stage 'prefer' is not among stages, so that 'synthesize'"):
+        preflight.check(typed(config))
+
+
 def test_what_is_made_of_the_data_generator_depends_on_it(pairs):
     path = pairs / "pairs.parquet"
     off, other = (to_dict(typed(with_pairs(path, steps=0, beta=beta))) for beta in (5.0, 7.0))
     on, stronger = (to_dict(typed(with_pairs(path, beta=beta))) for beta in (5.0, 7.0))
-    # Added nowhere else it is the same LoRA.
-    elsewhere = to_dict(typed(with_pairs(path, beta=5.0, applied=())))
-    assert not difference(identity(on, "prefer"), identity(elsewhere, "prefer"))
+    # Added elsewhere it is the same LoRA, and after the distillation nothing else is of it.
+    after = to_dict(typed(with_pairs(path, beta=5.0, applied=("after",))))
+    before = to_dict(typed(with_pairs(path, beta=5.0, applied=("before",))))
+    assert not difference(identity(on, "prefer"), identity(after, "prefer"))
     for name in ("synthesized", "finetune", "distil"):
         assert not difference(identity(off, name), identity(other, name))
         assert "prefer." in difference(identity(off, name), identity(on, name))
         assert "prefer.beta" in difference(identity(on, name), identity(stronger, name))
+        assert not difference(identity(off, name), identity(after, name))
+        assert not difference(identity(on, name), identity(before, name))
         old = {section: fields for section, fields in off.items() if section != "prefer"}
         assert not difference(identity(old, name), identity(off, name))
     assert not difference(identity(off, "pretrain"), identity(on, "pretrain"))

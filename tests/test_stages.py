@@ -1,5 +1,8 @@
 """The networks that the training stages load and run."""
 
+import dataclasses
+import shutil
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,6 +20,7 @@ from ladd_jax.data.sources import Source
 from ladd_jax.errors import NotFoundError, UserError
 from ladd_jax.parallel.mesh import make_mesh
 from ladd_jax.stages import distil as distilling
+from ladd_jax.stages.changes import inputs_in
 from ladd_jax.stages.distil import distil
 from ladd_jax.stages.encode import encode
 from ladd_jax.stages.flow_matching import finetune
@@ -161,6 +165,28 @@ def test_a_run_begins_with_all_of_another_student_and_is_not_fine_tuned_before(
     assert int(begun[0].step) == 2
     for name in ("params", "ema", "heads"):
         assert_same(getattr(begun[0], name), getattr(state, name))
+
+
+def test_a_run_knows_what_the_first_one_fine_tuned_and_misses_it(tmp_path):
+    first, second = tmp_path / "first", tmp_path / "second"
+    config = settings(lora=dict(rank=2, layers=("*qkv",)))
+    config.finetune.steps = 1
+    config = typed(config)
+    written = write_generator(config, first, "finetune", seed=7)
+    settle(second, to_dict(config), Places(first, first, 2))
+    mesh = make_mesh({"data": 1}, jax.devices()[:1])
+    assert_same(load_finetuned(config, second, mesh), written)
+    known = inputs_in(config, second, "distil")
+    assert "finetune of the first run" in known
+    assert "finetune of the first run" not in inputs_in(config, first, "distil")
+    shutil.rmtree(first / "finetune")
+    other = dataclasses.replace(config, finetune=dataclasses.replace(config.finetune, shift=2.0))
+    write_generator(other, first, "finetune", seed=8)
+    assert inputs_in(config, second, "distil") != known
+    shutil.rmtree(first / "finetune")
+    with pytest.raises(NotFoundError, match="first has nothing of its stage 'finetune' any more"):
+        load_finetuned(config, second, mesh)
+    assert not (first / "finetune").exists()
 
 
 def test_finetune_goes_on_from_the_data_generator_and_distil_from_what_it_makes(

@@ -11,6 +11,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from ladd_jax.config.fields import STAGES
+
 _CONFIG = (
     "--config=digits",
     "--config.data.buckets=('8x8',)",
@@ -146,6 +148,5 @@ class Job:
 
 def place(told: str) -> str:
     """The stage that a job was in, by the last one that it named."""
-    names = ("encode", "pretrain", "synthesize", "finetune", "distil", "evaluate")
-    last, name = max((told.rfind(f"stage {name}"), name) for name in names)
+    last, name = max((told.rfind(f"stage {name}"), name) for name in STAGES)
     return name if last >= 0 else "start"

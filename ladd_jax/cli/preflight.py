@@ -14,7 +14,11 @@ from ladd_jax.cli.disk_errors import disk_error
 from ladd_jax.cli.disk_space import check_space, check_writable
 from ladd_jax.cli.inputs import check_parts, count_records
 from ladd_jax.config import objectives
-from ladd_jax.config.architectures import student_architecture, teacher_architecture
+from ladd_jax.config.architectures import (
+    generator_architecture,
+    student_architecture,
+    teacher_architecture,
+)
 from ladd_jax.config.fields import Config, Distil, Finetune, Prefer, Pretrain
 from ladd_jax.config.workdir import data_directory
 from ladd_jax.data.buckets import Bucket, check_resolution, check_sides
@@ -24,6 +28,7 @@ from ladd_jax.errors import NotFoundError, Problems, UserError
 from ladd_jax.evaluation.extractors import EXTRACTORS, extractor_for
 from ladd_jax.evaluation.metrics import METRICS
 from ladd_jax.models.families import family_of
+from ladd_jax.objectives.dpo import DPO
 from ladd_jax.parallel.mesh import check_batch_size, make_mesh
 from ladd_jax.paths import expand, near
 from ladd_jax.training.writers import check_writers
@@ -102,7 +107,7 @@ def look(
     if config.prefer.steps:
         part(
             "model data prefer weights",
-            lambda: built.update(prefer=objectives.preference(config)),
+            lambda: built.update(prefer=_preference(config)),
         )
     part(
         "model data finetune weights",
@@ -112,7 +117,7 @@ def look(
     part("data model stages weights", lambda: _check_data(config, trainings))
     part("data model teacher weights", lambda: _check_sides(config))
     part("teacher stages", lambda: _check_teacher(config))
-    part("stages synthesize finetune distil", lambda: _check_samples(config, trainings))
+    part("stages synthesize prefer finetune distil", lambda: _check_samples(config, trainings))
     if "evaluate" in config.stages:
         part("data evaluate", lambda: _check_subjects(config))
     if "evaluate" in config.stages or ("distil" in config.stages and config.log.samples_every):
@@ -144,6 +149,19 @@ def _disk_sentences() -> Iterator[None]:
         if not sentence:
             raise
         raise UserError(sentence) from error
+
+
+def _preference(config: Config) -> DPO:
+    """What `prefer` trains, which has to be what a LoRA file can hold."""
+    objective = objectives.preference(config)
+    try:
+        family_of(config).check_lora(generator_architecture(config), objective.model)
+    except UserError as error:
+        raise UserError(
+            f"prefer.lora.layers is {', '.join(config.prefer.lora.layers)}, and what it trains is "
+            f"written as a LoRA file ({error}): use *block*, or other names of dense layers"
+        ) from error
+    return objective
 
 
 def _check_mesh(config: Config) -> None:
@@ -195,6 +213,11 @@ def _check_samples(config: Config, trainings: _Trainings) -> None:
         raise UserError(
             f"finetune.steps is {config.finetune.steps} and the stage 'finetune' is not among "
             f"stages, so that 'distil' would not find what it starts from: name it, or use 0"
+        )
+    if config.prefer.before and {"encode", "synthesize"} <= stages and "prefer" not in stages:
+        raise UserError(
+            f"prefer.steps is {config.prefer.steps} and the stage 'prefer' is not among stages, so "
+            f"that 'synthesize' would not find its LoRA: name it, or use 0"
         )
     made = config.synthesize.samples if "synthesize" in config.stages else 0
     for name in ("finetune", "distil"):

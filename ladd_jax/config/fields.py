@@ -328,6 +328,21 @@ class Prefer(DPOSettings):
     # student and teacher are; after it to the student.
     applied: tuple[str, ...] = ("before", "after")
 
+    @property
+    def before(self) -> bool:
+        """Whether the data generator has the LoRA."""
+        return self.steps > 0 and "before" in self.applied
+
+    @property
+    def applied_in_words(self) -> str:
+        """Where the LoRA is added."""
+        return f"added {' and '.join(self.applied)} the distillation" if self.applied else "unused"
+
+    @property
+    def after(self) -> bool:
+        """Whether a student that is done is given the LoRA."""
+        return self.steps > 0 and "after" in self.applied
+
     def __post_init__(self) -> None:
         check_numbers(self, {"steps": NOT_NEGATIVE, "batch_size": COUNT})
         for name in self.applied:
@@ -454,6 +469,12 @@ class Distil(LADDSettings):
     lora: LoRA = LoRA()
     optimizer: Optimizer = Optimizer(1e-5, beta1=0.0, clip_norm=1.0)
     heads_optimizer: Optimizer = Optimizer(1e-4, beta1=0.0, clip_norm=1.0)
+
+    @property
+    def needs_start(self) -> bool:
+        """Whether training and what reads its adapters need what the student began as."""
+        followed = self.asks_a_network and self.follows == "finetuned"
+        return self.lora.rank > 0 or followed
 
     @property
     def asks_a_network(self) -> bool:

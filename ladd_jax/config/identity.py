@@ -70,12 +70,8 @@ def identity(
     if fields.get("weights"):
         # Then there is no training of a data generator.
         fields.pop("pretrain", None)
-    if "prefer" in _SECTIONS[name] and not fields.get("prefer", {}).get("steps"):
-        # As of a version that did not have the stage.
-        fields["prefer"] = {"steps": 0}
-    if name == "prefer":
-        # Where it is added later does not change it.
-        fields["prefer"] = {n: value for n, value in fields["prefer"].items() if n != "applied"}
+    if "prefer" in _SECTIONS[name]:
+        fields["prefer"] = _preference(fields.get("prefer", {}), name)
     if name in ("finetune", "distil"):
         stage = config.get("distil", {})
         source = stage.get("data")
@@ -86,6 +82,15 @@ def identity(
         # As of a version that did not have the stage.
         fields["finetune"] = {"steps": 0}
     return {"set": name, "config": _without(fields, _IGNORED), "inputs": dict(inputs or {})}
+
+
+def _preference(stage: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """What a result depends on of the section `prefer`."""
+    if name != "prefer" and not (stage.get("steps") and "before" in stage.get("applied", ())):
+        # As of a version that did not have the stage.
+        return {"steps": 0}
+    # Where the LoRA is added does not change it, and after the distillation it changes nothing.
+    return {field: value for field, value in stage.items() if field != "applied"}
 
 
 def _reads_guidance(stage: Mapping[str, Any]) -> bool:

@@ -245,6 +245,8 @@ class Family:
         pipeline's folder, a file, or owner/name of the hub.
       open_lora: `open_lora(place, architecture)` finds and checks adapters in a file, a folder, or
         owner/name of the hub: raises UserError where they are not of this network.
+      check_lora: `check_lora(architecture, network)` raises UserError where `save_lora` would: for
+        adapters of a layer that files of others do not have as a dense one.
       save_lora: `save_lora(path, architecture, network, params)` writes adapters of a network of
         this architecture as a file in float32 that `open_lora` and `diffusers` read, whole or not
         at all.
@@ -281,6 +283,7 @@ class Family:
     sides: Callable[[Any], tuple[int, int | None]]
     open_weights: Callable[[str | Path, Dtype], OpenWeights]
     open_lora: Callable[[str, Any], OpenAdapters]
+    check_lora: Callable[[Any, Adapted], None]
     save_lora: Callable[[Path, Any, Adapted, Params], None]
     load_autoencoder: Callable[[str | Path, Dtype], tuple[Autoencoder, Params]]
     check_autoencoder: Callable[[str | Path, int], None]

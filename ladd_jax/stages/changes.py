@@ -29,7 +29,12 @@ from ladd_jax.data.contents import (
 from ladd_jax.data.shards import read_identity, write_identity
 from ladd_jax.errors import UserError
 from ladd_jax.parallel.processes import barrier
-from ladd_jax.stages.load import checkpoint_difference, set_difference, weights_inputs
+from ladd_jax.stages.load import (
+    checkpoint_difference,
+    first_finetuned,
+    set_difference,
+    weights_inputs,
+)
 from ladd_jax.training.checkpoint import newest_config
 from ladd_jax.weights.fingerprint import ENCODERS, TRANSFORMER, fingerprints
 from ladd_jax.whole_files import remove_whole
@@ -64,7 +69,7 @@ def inputs_of(config: Config, records: Contents | None) -> dict[str, dict[str, s
         real = {"encoded": summary(records, encoders)}
     # What the data generator is trained on goes into its samples.
     before = transformer if config.weights else real
-    generator = before | real if config.prefer.steps else before
+    generator = before | real if config.prefer.before else before
     if records is not None:
         made = in_turn(records, config.synthesize.samples)
         samples = {"synthesized": summary(made, encoders | generator)}
@@ -81,8 +86,13 @@ def inputs_of(config: Config, records: Contents | None) -> dict[str, dict[str, s
 
 
 def inputs_in(config: Config, workdir: Path, name: str) -> dict[str, str]:
-    """`inputs_of` one result, by the records that the run's encoded shards have."""
-    return inputs_of(config, read_contents(folder(workdir, "encoded")))[name]
+    """`inputs_of` one result, by the records that the run's encoded shards have.
+
+    Raises:
+      NotFoundError: it needs what another run fine-tuned, which is gone.
+    """
+    found = inputs_of(config, read_contents(folder(workdir, "encoded")))[name]
+    return found | (first_finetuned(config, workdir) if name == "distil" else {})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -234,7 +244,7 @@ def begin_training(config: Config, workdir: Path, stage: str, inputs: Mapping[st
                 raise UserError(found)
             _tell(found)
             remove_whole(directory)
-            if stage == "distil":
+            if stage in ("prefer", "distil"):
                 # They are of the student that was there.
                 (workdir / "metrics.json").unlink(missing_ok=True)
     barrier(f"begun {stage}")

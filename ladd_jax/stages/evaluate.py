@@ -104,11 +104,13 @@ def evaluate(config: Config, workdir: Path) -> list[Row]:
     stage = config.evaluate
     metrics, report = workdir / "metrics.json", workdir / "report.html"
     settings = to_dict(config)["evaluate"]
+    added = to_dict(config.prefer) if config.prefer.after else {}
     if metrics.exists():
         rows, old = read_metrics(metrics)
         # Metrics of an older version lack new fields, whose defaults change nothing, and the step.
         before = old.get("evaluate", {})
         same = isinstance(before, dict) and to_dict(Config())["evaluate"] | before == settings
+        same = same and old.get("preferences", {}) == added
         if same and old.get("step", config.distil.steps) == config.distil.steps:
             _LOG.info("evaluate: done; remove %s to measure again", metrics)
             _show(rows, report)
@@ -194,7 +196,7 @@ def evaluate(config: Config, workdir: Path) -> list[Row]:
         write_report(report, rows, grids, histories, facts, notes, previews, method)
         first = shown[0].bucket
         save_grid_png(workdir / "samples.png", [grid for grid in shown if grid.bucket == first])
-        write_metrics(metrics, rows, evaluate=settings, step=step)
+        write_metrics(metrics, rows, evaluate=settings, step=step, preferences=added)
     _show(rows, report)
     return rows
 
@@ -206,6 +208,12 @@ def facts_of(config: Config) -> dict[str, object]:
     if config.distil.data == "synthesized":
         data = f"{samples} samples of each bucket" if samples else "a sample of each record"
     made = config.weights or f"{config.pretrain.steps} steps of flow matching"
+    facts: dict[str, object] = {}
+    if config.prefer.steps:
+        facts["preferences"] = (
+            f"{config.prefer.steps} steps of DPO, a LoRA of rank {config.prefer.lora.rank}, "
+            f"{config.prefer.applied_in_words}"
+        )
     return {
         "student": f"{config.distil.steps} steps of {METHODS[config.distil.objective].short} on "
         f"{data}",
@@ -213,7 +221,7 @@ def facts_of(config: Config) -> dict[str, object]:
         "network": f"{config.model.depth} blocks of width {config.model.width}",
         "extractor": extractor_for(config),
         "seed": config.seed,
-    }
+    } | facts
 
 
 def notes_of(config: Config) -> list[str]:
@@ -237,6 +245,11 @@ def notes_of(config: Config) -> list[str]:
     else:
         first = f"The student is asked to match {matched}."
     notes = [first]
+    if config.prefer.after:
+        notes.append(
+            "The student has the LoRA of preferences added, which moves it from the samples that "
+            "FD is measured from; previews show it without."
+        )
     if EXTRACTORS[extractor_for(config)].learns:
         notes.append(
             "The extractor was trained on the run's own pictures, so that the row of the data says "

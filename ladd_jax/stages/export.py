@@ -199,10 +199,16 @@ def _adapted(config: Config, loras: Sequence[str]) -> Adapted:
             f"the adapters are of a network that this run fine-tuned (finetune.steps is "
             f"{config.finetune.steps}), which nobody else has: use another --layout"
         )
-    if config.prefer.steps:
+    if config.prefer.before:
         raise UserError(
             f"the adapters are of a network that this run taught preferences (prefer.steps is "
             f"{config.prefer.steps}), which nobody else has: use another --layout"
+        )
+    if config.prefer.after:
+        raise UserError(
+            f"the student has the LoRA of preferences added (prefer.applied is "
+            f"{', '.join(config.prefer.applied)}), which its adapters alone lack: use another "
+            f"--layout"
         )
     if config.loras:
         raise UserError(
@@ -257,8 +263,7 @@ def _how_made(
         rows["preferences"] = (
             f"{prefer.steps} steps of DPO on {prefer.batch_size} pairs, beta {prefer.beta:g}, "
             f"learning rate {prefer.optimizer.learning_rate:g}, as a LoRA of rank "
-            f"{prefer.lora.rank} added {' and '.join(prefer.applied) or 'nowhere'} "
-            f"distillation"
+            f"{prefer.lora.rank}, {prefer.applied_in_words}"
         )
     if config.teacher.weights:
         rows["teacher under the heads"] = named(config.teacher.weights)

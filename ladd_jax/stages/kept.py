@@ -50,6 +50,8 @@ def fingerprint(
     The network is known by the sum of the absolute values of its parameters, to 6 digits.
     """
     parts = identity(to_dict(config), "pretrain")["config"]
+    if config.prefer.before:
+        parts["prefer"] = to_dict(config.prefer)
     texts = {bucket.name: list(map(str, found)) for bucket, found in prompts.items()}
     digest = hashlib.sha256(json.dumps(texts, sort_keys=True).encode())
     parts["prompts"] = digest.hexdigest()

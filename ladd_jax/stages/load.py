@@ -1,6 +1,8 @@
 """What the stages of a run have left in its workdir: shards, checkpoints, networks."""
 
 import dataclasses
+import hashlib
+import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from logging import getLogger
@@ -25,7 +27,7 @@ from ladd_jax.models.quantized import quantize_params
 from ladd_jax.objectives.base import TrainState
 from ladd_jax.parallel.mesh import lay, parameter_shardings, replicated
 from ladd_jax.stages.names import STUDENTS
-from ladd_jax.training.checkpoint import Checkpoints
+from ladd_jax.training.checkpoint import Checkpoints, newest_config
 from ladd_jax.training.program import distillation_layout
 from ladd_jax.training.state import abstract_like
 from ladd_jax.weights.fingerprint import TRANSFORMER, fingerprint, fingerprints
@@ -239,8 +241,8 @@ def load_generator_before(config: Config, workdir: Path, mesh: Mesh) -> Params:
 
 
 def _load_generator_as(config: Config, workdir: Path, mesh: Mesh, architecture: Any) -> Params:
-    loras = (*config.loras, *_preference_loras(config, workdir, "before"))
-    return _load_before_as(config, workdir, mesh, architecture, loras)
+    taught = _preference_loras(config, workdir) if config.prefer.before else ()
+    return _load_before_as(config, workdir, mesh, architecture, (*config.loras, *taught))
 
 
 def _load_before_as(
@@ -264,12 +266,16 @@ def preference_file(workdir: Path) -> Path:
     return folder(workdir, "prefer") / "lora" / LORA_WEIGHTS
 
 
-def _preference_loras(config: Config, workdir: Path, place: str) -> tuple[str, ...]:
-    """That LoRA, where `prefer.applied` has the place."""
-    if not config.prefer.steps or place not in config.prefer.applied:
-        return ()
+def _preference_loras(config: Config, workdir: Path) -> tuple[str, ...]:
+    """That LoRA, once the stage is done."""
     _finished(config, workdir, "prefer", config.prefer.steps).close()
-    return (str(preference_file(workdir)),)
+    file = preference_file(workdir)
+    if not file.is_file():
+        raise NotFoundError(
+            f"{file} is not there: run the stage 'prefer' again, which writes it from its "
+            f"checkpoint"
+        )
+    return (str(file),)
 
 
 def load_adapters(
@@ -313,15 +319,35 @@ def load_finetuned(config: Config, workdir: Path, mesh: Mesh) -> Params:
     Raises:
       NotFoundError: `finetune` is not done.
     """
-    first = first_run(workdir)
-    if first == workdir:
+    if not first_finetuned(config, workdir):
         return _matched("finetune", config, workdir, mesh)
+    first = first_run(workdir)
     model = objectives.flow_matching(config, config.finetune).model
     layout = parameter_shardings(mesh, model.shapes, model.axes)
     saved = Checkpoints(first / "finetune" / "checkpoints")
     params = saved.restore_tree("ema", abstract_like(model.shapes, layout), saved.find(None))
     saved.close()
     return params
+
+
+def first_finetuned(config: Config, workdir: Path) -> dict[str, str]:
+    """A digest of what the first run fine-tuned, by its name among inputs; empty where that run is
+    this one, or nothing of it is needed.
+
+    Raises:
+      NotFoundError: it is gone.
+    """
+    first = first_run(workdir)
+    if first == workdir or not config.finetune.steps or not config.distil.needs_start:
+        return {}
+    newest = newest_config(first / "finetune" / "checkpoints")
+    if newest is None:
+        raise NotFoundError(
+            f"{first} has nothing of its stage 'finetune' any more, which the student of {workdir} "
+            f"began as: put it back, or begin anew without --from"
+        )
+    digest = hashlib.sha256(json.dumps(newest, sort_keys=True).encode())
+    return {"finetune of the first run": digest.hexdigest()[:16]}
 
 
 def load_start(config: Config, workdir: Path, mesh: Mesh) -> Params:
@@ -494,7 +520,7 @@ def load_student_weights(
       UserError: it does not fit the config.
     """
     network, architecture = objectives.student(config), architectures.student_architecture(config)
-    loras = _preference_loras(config, workdir, "after")
+    loras = _preference_loras(config, workdir) if config.prefer.after else ()
     added = open_loras(family_of(config), architecture, loras)
     params = load_trained(config, workdir, mesh, network, student, step)
     if not isinstance(network, Adapted):
@@ -515,7 +541,7 @@ def load_trained(
     """
     layout = parameter_shardings(mesh, network.shapes, network.axes)
     saved = checkpoints_of(config, workdir, "distil")
-    base = weights_inputs(config)
+    base = weights_inputs(config) | first_finetuned(config, workdir)
     if network.constants and base:
         # A whole student does not depend on what has become of the weights that it began with.
         found = checkpoint_difference(

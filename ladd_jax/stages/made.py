@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ladd_jax.config.fields import Config, to_dict
-from ladd_jax.config.identity import RESULTS, SETS, config_difference
+from ladd_jax.config.identity import RESULTS, SETS, config_difference, identity
 from ladd_jax.config.workdir import (
     DATA,
     Places,
@@ -27,7 +27,7 @@ from ladd_jax.data.sources import Source, is_looked_at, look
 from ladd_jax.errors import NotFoundError, UserError
 from ladd_jax.object_store import address_of
 from ladd_jax.stages.changes import SetPlan, inputs_of, set_change
-from ladd_jax.stages.load import checkpoint_difference, weights_inputs
+from ladd_jax.stages.load import checkpoint_difference, preference_file, weights_inputs
 from ladd_jax.training.checkpoint import newest_config
 
 # Which stage makes what others read.
@@ -91,21 +91,23 @@ def _begun(config: Config, workdir: Path, found: Places, origin: Path) -> Places
             f"{config.distil.steps}: raise it above {step}, since steps count on"
         )
     adapters = bool(config.distil.lora.rank)
-    follows = config.distil.asks_a_network and config.distil.follows == "finetuned"
     sections: tuple[str, ...] = ("model", "teacher", "heads")
     parts = _OF_STUDENT | ({"finetune": ("steps",)} if adapters else {})
-    if adapters or follows:
+    if config.distil.needs_start:
         _check_start(config, found, origin, fields)
     if adapters and not config.finetune.steps:
         # They are of the data generator.
         sections += ("weights", "loras", "pretrain", "prefer")
     old, new = (
-        {name: values[name] for name in sections if name in values}
+        {name: made[name] for name in sections if name in made}
         | {
             section: {name: values[section][name] for name in names if name in values[section]}
             for section, names in parts.items()
         }
-        for values in (fields, to_dict(config))
+        for values, made in (
+            (values, values | identity(values, "synthesized")["config"])
+            for values in (fields, to_dict(config))
+        )
     )
     other = config_difference(old, new)
     if other:
@@ -140,7 +142,8 @@ def _check_start(config: Config, found: Places, origin: Path, fields: Mapping[st
                 f"--from={origin} has adapters of other files ({name} had other content): put them "
                 f"back, or begin anew without --from"
             )
-    if not config.weights and found.data.resolve() != data_directory(origin).resolve():
+    of_data = not config.weights or config.prefer.before
+    if of_data and found.data.resolve() != data_directory(origin).resolve():
         raise UserError(
             f"--from={origin} with --data={found.data}: its adapters are of the data generator "
             f"that it began as; leave --data out"
@@ -203,6 +206,8 @@ def check_made(config: Config, workdir: Path, own: Places) -> Writes:
             steps = getattr(config, name).steps
             writes = bool(reason)
             done = not reason and (0 if newest is None else newest[0]) == steps
+            if name == "prefer" and steps:
+                done = done and preference_file(own.data).is_file()
         if reason and not (runs and redo):
             raise UserError(reason)
         makes = makes or (shared and runs and not done)

@@ -6,6 +6,7 @@ from `prefer.applied`; the file serves other runs, too, as one of their `loras`.
 
 from logging import getLogger
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -42,14 +43,19 @@ def prefer(config: Config, workdir: Path) -> None:
             f"data.preference_column, and encode them, or use 0"
         )
     mesh = make_mesh(config.mesh.sizes)
-    objective = objectives.preference(config)
-    frozen = {BASE: load_generator_before(config, workdir, mesh)}
-    train_network("prefer", config, workdir, shards, objective, frozen)
-    del frozen
-    file = preference_file(workdir)
+    objective, file = objectives.preference(config), preference_file(workdir)
+
+    def constant() -> dict[str, Any]:
+        if jax.process_index() == 0:
+            # It is of fewer steps than there will be.
+            file.unlink(missing_ok=True)
+        return {BASE: load_generator_before(config, workdir, mesh)}
+
+    train_network("prefer", config, workdir, shards, objective, constant)
     if as_process_0(file.is_file()):
         return
     adapters = load_adapters(config, workdir, objective.model, replicated(mesh))
+    adapters = jax.device_get(adapters)
     if jax.process_index() == 0:
         family_of(config).save_lora(file, generator_architecture(config), objective.model, adapters)
         _LOG.info("prefer: the LoRA is %s", file)

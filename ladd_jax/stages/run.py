@@ -32,6 +32,7 @@ def run_stages(config: Config, workdir: Path) -> None:
     }
     for name in STAGES:
         # One of no steps does nothing.
-        if name in config.stages and getattr(getattr(config, name, None), "steps", 1):
+        steps = getattr(getattr(config, name, None), "steps", None)
+        if name in config.stages and steps != 0:
             _LOG.info("stage %s", name)
             stages[name](config, workdir)

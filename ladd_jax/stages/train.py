@@ -49,6 +49,7 @@ def run_training(
     fresh: Callable[[], TrainState],
     preview: Callable[[TrainState, int, MetricWriter], dict[str, float]] | None = None,
     noise_keys: NoiseKeys | None = None,
+    constant: Callable[[], dict[str, Any]] | None = None,
 ) -> None:
     """Trains from the newest checkpoint that is whole, or from the start; does nothing when done.
 
@@ -63,6 +64,7 @@ def run_training(
       fresh: makes the state before the first step.
       preview: shows samples of a state at a step, and returns metrics of them.
       noise_keys: of the records, where the objective wants them.
+      constant: gives further constant trees, which are not read where training is done.
     """
     name, mesh = training.name, training.mesh
     directory = folder(workdir, name)
@@ -75,6 +77,8 @@ def run_training(
         saved.close()
         return
     _check_cond(config, name, shards)
+    if constant is not None:
+        training = dataclasses.replace(training, frozen=training.frozen | constant())
     plan = BatchPlan(shards.sizes, batch_size, seed)
     if start is None:
         state = fresh()
@@ -131,7 +135,7 @@ def train_network(
     workdir: Path,
     shards: Shards,
     objective: FlowMatching | DPO,
-    frozen: Mapping[str, Params] | None = None,
+    constant: Callable[[], dict[str, Any]] | None = None,
     start: Callable[[], Params] | None = None,
 ) -> None:
     """Trains the one network of an objective, by `run_training`.
@@ -142,7 +146,7 @@ def train_network(
       workdir: the run's workdir.
       shards: the data.
       objective: what it learns.
-      frozen: constant trees besides `null`, the cond of the empty prompt.
+      constant: gives the constant trees besides `null`, the cond of the empty prompt.
       start: gives the parameters of a whole network to begin with; default: random ones.
     """
     stage, model = getattr(config, name), objective.model
@@ -166,7 +170,7 @@ def train_network(
         name=name,
         objective=objective,
         shardings=shardings,
-        frozen={"null": null, **(frozen or {})},
+        frozen={"null": null},
         mesh=mesh,
         steps=stage.steps,
         config=to_dict(config),
@@ -180,6 +184,7 @@ def train_network(
         seed=config.seed,
         shapes=shapes,
         fresh=fresh,
+        constant=constant,
     )
 
 

@@ -255,7 +255,7 @@ def low_rank(kernel: Leaf, shape: Shape) -> Tree:
         if len(piece.shape) != 2:
             raise UserError(
                 f"{piece.name} is no dense layer in the files of others, and has adapters here: "
-                f"use --layout=diffusers, or train without it in distil.lora.layers"
+                f"leave it out of lora.layers, or write the whole network (--layout=diffusers)"
             )
 
     def stem(piece: Piece) -> str:

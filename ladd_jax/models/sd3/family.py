@@ -1,6 +1,7 @@
 """Stable Diffusion 3 and 3.5 as a family: all that `models.families` asks for."""
 
 import dataclasses
+import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -102,10 +103,18 @@ def _released(place: str) -> Released:
 
 
 def _save_lora(path: Path, config: MMDiTConfig, network: Adapted, params: Params) -> None:
+    files = layout(config, network)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    save_lora(partial, network.scaled(params), layout(config, network))
-    publish(partial, path)
+    partial = path.with_name(f".{uuid.uuid4().hex}.partial")
+    try:
+        save_lora(partial, network.scaled(params), files)
+        publish(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _check_lora(config: MMDiTConfig, network: Adapted) -> None:
+    layout(config, network)
 
 
 FAMILY = Family(
@@ -124,6 +133,7 @@ FAMILY = Family(
     sides=_sides,
     open_weights=open_mmdit,
     open_lora=open_lora,
+    check_lora=_check_lora,
     save_lora=_save_lora,
     load_autoencoder=load_autoencoder,
     check_autoencoder=check_autoencoder,
