@@ -22,7 +22,7 @@ from benchmarks.gradients import recording, shaken
 from benchmarks.result_files import write_result
 from benchmarks.text_records import Form, random_records
 from ladd_jax.data.array_specs import ArraySpec, text_spec
-from ladd_jax.data.shards import write_shard
+from ladd_jax.data.shard_writing import write_shard
 from ladd_jax.models.heads import HeadConfig
 from ladd_jax.models.sd3.transformer import MMDiTConfig, mmdit
 

@@ -9,16 +9,8 @@ import numpy as np
 
 from ladd_jax.data.array_specs import ArraySpec, text_spec
 from ladd_jax.data.buckets import Bucket
-from ladd_jax.data.shards import (
-    LATENTS,
-    Layout,
-    Shard,
-    Text,
-    finalize,
-    is_complete,
-    missing_shards,
-    write_shard,
-)
+from ladd_jax.data.shard_sets import LATENTS, Layout, Shard, Text, is_complete
+from ladd_jax.data.shard_writing import finalize, missing_shards, write_shard
 
 BUCKET = Bucket(128, 128)
 CLIP_TOKENS, CLIP_WIDTH, WIDTH, POOLED, CHANNELS = 77, 2048, 4096, 2048, 16

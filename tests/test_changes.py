@@ -10,7 +10,8 @@ from configs import digits
 from ladd_jax.cli.inputs import count_records
 from ladd_jax.config.fields import to_dict, typed
 from ladd_jax.config.workdir import Places
-from ladd_jax.data.shards import Shards, is_complete
+from ladd_jax.data.shard_sets import is_complete
+from ladd_jax.data.shards import Shards
 from ladd_jax.data.sources import prompts as prompt_source
 from ladd_jax.errors import NotFoundError, UserError
 from ladd_jax.stages import encode as encoding

@@ -6,9 +6,12 @@ import numpy as np
 import pytest
 import tiny
 
+from ladd_jax.data.array_specs import ArraySpec
 from ladd_jax.data.buckets import Bucket
 from ladd_jax.data.pipeline import BatchPlan, loader, put, widened
-from ladd_jax.data.shards import ArraySpec, Layout, Shards, finalize, missing_shards, write_shard
+from ladd_jax.data.shard_sets import Layout
+from ladd_jax.data.shard_writing import finalize, missing_shards, write_shard
+from ladd_jax.data.shards import Shards
 from ladd_jax.diffusion.sampling import Sampler, Sampling, seeds
 from ladd_jax.models.sd3.transformer import mmdit
 from ladd_jax.objectives.flow_matching import FlowMatching

@@ -8,8 +8,11 @@ from configs import digits, sd3_turbo, small
 from ladd_jax.cli import preflight
 from ladd_jax.config.fields import to_dict, typed
 from ladd_jax.config.workdir import Places, settle
+from ladd_jax.data.array_specs import ArraySpec
 from ladd_jax.data.buckets import Bucket
-from ladd_jax.data.shards import LATENTS, ArraySpec, Layout, Shards, finalize, write_shard
+from ladd_jax.data.shard_sets import LATENTS, Layout
+from ladd_jax.data.shard_writing import finalize, write_shard
+from ladd_jax.data.shards import Shards
 from ladd_jax.diffusion.sampling import Sampling
 from ladd_jax.errors import NotFoundError, UserError
 from ladd_jax.evaluation.report import write_report

@@ -9,7 +9,7 @@ from configs import digits
 from ladd_jax.config.fields import to_dict, typed
 from ladd_jax.config.identity import identity
 from ladd_jax.config.workdir import Places, first_run, settle
-from ladd_jax.data.shards import write_identity
+from ladd_jax.data.shard_sets import write_identity
 from ladd_jax.errors import NotFoundError, UserError
 from ladd_jax.stages.made import check_made, open_places
 

@@ -11,9 +11,12 @@ import pytest
 from configs import small
 from ladd_jax.config.fields import typed
 from ladd_jax.config.workdir import Places, data_directory, folder, settle
+from ladd_jax.data.array_specs import ArraySpec
 from ladd_jax.data.buckets import Bucket
 from ladd_jax.data.prompt_sets import read_prompt_set
-from ladd_jax.data.shards import ArraySpec, Layout, Shards, finalize, write_shard
+from ladd_jax.data.shard_sets import Layout
+from ladd_jax.data.shard_writing import finalize, write_shard
+from ladd_jax.data.shards import Shards
 from ladd_jax.errors import ExistsError, NotFoundError, UserError
 from ladd_jax.object_store import address_of, fetch, find, place_of, uploading
 from ladd_jax.paths import expand, expand_local, matches

@@ -8,8 +8,10 @@ import pytest
 from configs import digits
 from ladd_jax.config.fields import to_dict, typed
 from ladd_jax.config.identity import config_difference, identity
+from ladd_jax.data.array_specs import ArraySpec
 from ladd_jax.data.buckets import Bucket
-from ladd_jax.data.shards import ArraySpec, Layout, finalize, write_identity, write_shard
+from ladd_jax.data.shard_sets import Layout, write_identity
+from ladd_jax.data.shard_writing import finalize, write_shard
 from ladd_jax.errors import DamagedError, UserError
 from ladd_jax.stages.load import encoded, shards_of, synthesized
 from ladd_jax.stages.train import _check_cond

@@ -14,8 +14,8 @@ from configs import digits
 from ladd_jax.config import architectures, objectives
 from ladd_jax.config.fields import to_dict, typed
 from ladd_jax.config.workdir import Places, settle
+from ladd_jax.data.array_specs import ArraySpec
 from ladd_jax.data.buckets import Bucket
-from ladd_jax.data.shards import ArraySpec
 from ladd_jax.data.sources import Source
 from ladd_jax.errors import NotFoundError, UserError
 from ladd_jax.parallel.mesh import make_mesh

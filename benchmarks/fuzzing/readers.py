@@ -178,7 +178,8 @@ def _index(folder: Path) -> Any:
 
 def _shards(folder: Path) -> dict[str, Any]:
     from ladd_jax.data.contents import read_contents
-    from ladd_jax.data.shards import Shards, read_identity
+    from ladd_jax.data.shard_sets import read_identity
+    from ladd_jax.data.shards import Shards
 
     found = {}
     for name in ("encoded", "synthesized"):

@@ -18,14 +18,8 @@ from ladd_jax.config.workdir import Places, settle
 from ladd_jax.data.array_specs import ArraySpec
 from ladd_jax.data.buckets import Bucket
 from ladd_jax.data.contents import write_contents
-from ladd_jax.data.shards import (
-    Layout,
-    Text,
-    finalize,
-    missing_shards,
-    write_identity,
-    write_shard,
-)
+from ladd_jax.data.shard_sets import Layout, Text, write_identity
+from ladd_jax.data.shard_writing import finalize, missing_shards, write_shard
 from ladd_jax.evaluation.rows import Row, write_metrics
 
 RECORDS = 4

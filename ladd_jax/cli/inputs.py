@@ -105,6 +105,6 @@ def _is_encoded(place: Path | None) -> bool:
     if place is None:
         return False
     # Shards are read by libraries that take seconds to import.
-    from ladd_jax.data.shards import is_complete
+    from ladd_jax.data.shard_sets import is_complete
 
     return is_complete(place / "encoded")

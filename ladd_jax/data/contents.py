@@ -18,7 +18,7 @@ import numpy as np
 
 from ladd_jax.data import archives
 from ladd_jax.data.buckets import Bucket
-from ladd_jax.data.shards import Layout, Shard, reopen, shard_files
+from ladd_jax.data.shard_sets import Layout, Shard, reopen, shard_files
 from ladd_jax.data.sources import Source
 from ladd_jax.errors import DamagedError
 from ladd_jax.whole_files import write_whole

@@ -1,19 +1,12 @@
-"""Latent shards: a tensorflow-datasets folder of ArrayRecord files, one split for each bucket.
-
-The names of all files follow from the layout alone, each file appears whole or not at all, and the
-metadata come last. So a writer can be stopped at any moment and started again, by another number
-of hosts too, and every record is written once.
+"""Reads latent shards, of which `shard_sets` says what they are.
 
 H W latent grid, C channels.
 """
 
-import contextlib
 import copy
 import dataclasses
-import json
 import threading
-import uuid
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from logging import getLogger
 from pathlib import Path
 from typing import Any
@@ -21,329 +14,25 @@ from typing import Any
 import jax
 import numpy as np
 import tensorflow_datasets as tfds
-from array_record.python.array_record_module import ArrayRecordWriter
-from tqdm import tqdm
 
 from ladd_jax.data import archives
 from ladd_jax.data.array_specs import ArraySpec
 from ladd_jax.data.buckets import Bucket
 from ladd_jax.data.buffers import Buffers
-from ladd_jax.data.direct import TEXTS, DirectFiles, indexed
-from ladd_jax.data.shard_files import check_values, count_records
-from ladd_jax.errors import DamagedError, NotFoundError, UserError, brief
-from ladd_jax.parallel.processes import barrier
-from ladd_jax.whole_files import publish, read_json, write_text_whole, write_whole
+from ladd_jax.data.direct import TEXTS, DirectFiles
+from ladd_jax.data.shard_sets import (
+    AGAIN,
+    ARRAYS,
+    LATENTS,
+    NULL,
+    TEXT,
+    check_complete,
+    version_folder,
+)
+from ladd_jax.errors import DamagedError, UserError, brief
+from ladd_jax.whole_files import read_json
 
 _LOG = getLogger(__name__)
-
-LATENTS = "latents"
-"""Name of the array that is noised; all other arrays of a record are its cond."""
-
-_NAME = "latents"
-_VERSION = "2.0.0"
-_VERSIONS = (_VERSION, "1.0.0")
-"""Those that are read; 1.0.0 has lists of numbers in the place of bytes."""
-
-_ARRAYS = "arrays.json"
-_NULL = "null_text.npz"
-_IDENTITY = "identity.json"
-_TEXT = "text.json"
-
-
-@dataclasses.dataclass(frozen=True)
-class Text:
-    """Where a set has its cond from: the record at a place that of the same place in another set.
-
-    Attributes:
-      set: name of the other set's folder, beside this one's.
-      sizes: its records of each bucket; places beyond them count again from the start. Records that
-        are added to it later change nothing.
-    """
-
-    set: str
-    sizes: Mapping[Bucket, int]
-
-
-@dataclasses.dataclass(frozen=True)
-class Layout:
-    """What a set of shards will hold, known before the first record.
-
-    Attributes:
-      sizes: records in each bucket.
-      records_per_shard: records in every file but the last of a bucket.
-      arrays: arrays of every record, by name. `latents` may be left out: prompts alone. All others
-        are the record's cond.
-      text: where the cond of all records is; None: in the arrays.
-
-    Raises:
-      UserError: an array has the name of a record's text, `key` or `prompt`.
-    """
-
-    sizes: Mapping[Bucket, int]
-    records_per_shard: int
-    arrays: Mapping[str, ArraySpec]
-    text: Text | None = None
-
-    def __post_init__(self) -> None:
-        for name in TEXTS:
-            if name in self.arrays:
-                raise UserError(
-                    f"an array of the records is named {name!r}, which is a text of every record: "
-                    f"use another name"
-                )
-
-    def shards(self) -> Iterator["Shard"]:
-        """All shards, in order."""
-        for bucket in sorted(self.sizes):
-            size = self.sizes[bucket]
-            count = -(-size // self.records_per_shard)
-            for index in range(count):
-                start = index * self.records_per_shard
-                yield Shard(bucket, index, count, start, min(start + self.records_per_shard, size))
-
-    def features(self, bucket: Bucket) -> tfds.features.FeaturesDict:
-        """The record of a bucket."""
-        arrays: dict[str, Any] = {}
-        for name, spec in self.arrays.items():
-            arrays |= spec.features(name, bucket)
-        texts = {name: tfds.features.Text() for name in TEXTS}
-        return tfds.features.FeaturesDict(arrays | texts)
-
-
-@dataclasses.dataclass(frozen=True)
-class Shard:
-    """One file: records `start` to `stop` of a bucket."""
-
-    bucket: Bucket
-    index: int
-    count: int
-    start: int
-    stop: int
-
-    def path(self, directory: str | Path) -> Path:
-        """Where the file lies."""
-        split = f"b{self.bucket.name}"
-        name = f"{_NAME}-{split}.array_record-{self.index:05d}-of-{self.count:05d}"
-        return _bucket_directory(directory, self.bucket) / name
-
-
-def _version(folder: Path) -> Path:
-    """The newest version of a bucket's files that is there, or where it would be."""
-    return next(
-        (folder / name for name in _VERSIONS if (folder / name).is_dir()), folder / _VERSION
-    )
-
-
-def _bucket_directory(directory: str | Path, bucket: Bucket) -> Path:
-    # Each bucket is a dataset of its own, since tfds has one record shape for all of its splits.
-    return Path(directory) / bucket.name / _VERSION
-
-
-def shard_files(directory: Path) -> list[tuple[Path, Bucket, int]]:
-    """The files of shards that are there, whole or not, each with its bucket and number."""
-    found = []
-    for file in sorted(directory.glob(f"*/{_VERSION}/{_NAME}-b*.array_record-*-of-*")):
-        name = file.parent.parent.name
-        index = file.name.partition(".array_record-")[2].partition("-of-")[0]
-        if Bucket.is_name(name) and index.isdecimal():
-            found.append((file, Bucket.parse(name), int(index)))
-    return found
-
-
-def missing_shards(
-    directory: str | Path, layout: Layout, process_index: int = 0, process_count: int = 1
-) -> list[Shard]:
-    """The shards still to be written by one of several processes: those that are damaged too.
-
-    Each has every `process_count`th shard of the whole set, so that two never write the same one
-    whatever they have found written already.
-    """
-    own = list(layout.shards())[process_index::process_count]
-    return [shard for shard in own if not _is_whole(directory, shard)]
-
-
-def _is_whole(directory: str | Path, shard: Shard) -> bool:
-    path = shard.path(directory)
-    return path.is_file() and count_records(path) == shard.stop - shard.start
-
-
-def write_shard(
-    directory: str | Path, layout: Layout, shard: Shard, records: Iterable[Mapping[str, Any]]
-) -> None:
-    """Writes one shard under its final name, or nothing.
-
-    Args:
-      directory: folder of the whole set.
-      layout: layout of the whole set.
-      shard: the shard to write.
-      records: `latents` (if any), `cond` (arrays by name, of which only those of the layout are
-        written) and `prompt` of records `start` to `stop`, in order.
-
-    Raises:
-      UserError: another number of records, or one of another shape; or a value that is not finite,
-        overflows the dtype that is stored or is absurd. The record is named.
-    """
-    path = shard.path(directory)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    features = layout.features(shard.bucket)
-    partial = path.with_name(f".{uuid.uuid4().hex}.partial")
-    count = 0
-    # A group of one record makes every record readable on its own. Compression would find little
-    # in numbers of networks, and reading would take ten times as long.
-    writer = ArrayRecordWriter(str(partial), "group_size:1,uncompressed")
-    try:
-        for record in records:
-            key = f"{shard.bucket.name}/{shard.start + count}"
-            given = dict(record["cond"])
-            if LATENTS in record:
-                given[LATENTS] = record[LATENTS]
-            # An overflow is found below, with the record's name.
-            with np.errstate(over="ignore"):
-                arrays = {name: spec.as_given(given[name]) for name, spec in layout.arrays.items()}
-            check_values(arrays, key, record["prompt"])
-            packed: dict[str, Any] = {"key": key, "prompt": record["prompt"]}
-            for name, spec in layout.arrays.items():
-                packed |= spec.pack(name, arrays[name])
-            writer.write(indexed(features.serialize_example(packed)))
-            count += 1
-        writer.close()
-        if count != shard.stop - shard.start:
-            raise UserError(
-                f"shard {path.name} was given {count} records and holds {shard.stop - shard.start}"
-            )
-        publish(partial, path)
-    # Its only type, of a disk that is full or read-only.
-    except RuntimeError as error:
-        raise UserError(
-            f"{path} cannot be written ({brief(error)}): free space there, or let it "
-            f"be written, and start the command again, which goes on from here"
-        ) from error
-    finally:
-        with contextlib.suppress(RuntimeError):
-            if writer.is_open():
-                writer.close()
-        partial.unlink(missing_ok=True)
-
-
-def finalize(directory: str | Path, layout: Layout, null: Mapping[str, np.ndarray]) -> None:
-    """Marks the set complete: writes the tfds metadata, the arrays' names and the empty prompt.
-
-    Args:
-      directory: folder of the set.
-      layout: layout of the set.
-      null: arrays of the empty prompt, for classifier-free guidance, without the records'
-        dimension. A name that is not there stays as in the record.
-
-    Raises:
-      NotFoundError: a shard is missing, or holds another number of records.
-      UserError: a value of `null` is not finite or absurd.
-    """
-    check_values({name: np.asarray(array) for name, array in null.items()}, _NULL, "")
-    missing = missing_shards(directory, layout)
-    if missing:
-        raise NotFoundError(
-            f"{len(missing)} shards are missing or damaged in {directory}, the first is "
-            f"{missing[0].path(directory).name}: write them before finalizing"
-        )
-    for bucket in layout.sizes:
-        folder = _bucket_directory(directory, bucket)
-        shards = [shard for shard in layout.shards() if shard.bucket == bucket]
-        split = tfds.core.SplitInfo(
-            name=f"b{bucket.name}",
-            shard_lengths=[shard.stop - shard.start for shard in shards],
-            num_bytes=sum(shard.path(directory).stat().st_size for shard in shards),
-            filename_template=tfds.core.ShardedFileTemplate(
-                dataset_name=_NAME,
-                data_dir=folder,
-                filetype_suffix="array_record",
-                template="{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}",
-            ),
-        )
-        tfds.folder_dataset.write_metadata(
-            data_dir=str(folder),
-            features=layout.features(bucket),
-            split_infos=[split],
-            version=_VERSION,
-            filename_template="{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}",
-            check_data=False,
-        )
-    arrays = {name: dataclasses.asdict(spec) for name, spec in layout.arrays.items()}
-    write_text_whole(Path(directory) / _ARRAYS, json.dumps(arrays))
-    if layout.text is not None:
-        sizes = {bucket.name: size for bucket, size in layout.text.sizes.items()}
-        named = {"set": layout.text.set, "sizes": sizes}
-        write_text_whole(Path(directory) / _TEXT, json.dumps(named))
-    # The last file to appear: where it is, the set is complete.
-    write_whole(Path(directory) / _NULL, lambda file: np.savez(file, allow_pickle=False, **null))
-
-
-def finalize_together(
-    directory: str | Path, layout: Layout, null: Mapping[str, np.ndarray]
-) -> None:
-    """`finalize` by the first process once all processes have come here; returns when it is done.
-
-    The arguments are those of `finalize`.
-    """
-    barrier(f"written {directory}")
-    if jax.process_index() == 0:
-        finalize(directory, layout, null)
-    barrier(f"finalized {directory}")
-
-
-def progress(name: str, layout: Layout, missing: Sequence[Shard]) -> tqdm:
-    """A bar over this process's records, with those that are written already as its start."""
-    share = list(layout.shards())[jax.process_index() :: jax.process_count()]
-    total = sum(shard.stop - shard.start for shard in share)
-    done = total - sum(shard.stop - shard.start for shard in missing)
-    hidden = jax.process_index() != 0
-    return tqdm(total=total, initial=done, desc=name, unit="img", disable=hidden)
-
-
-def reopen(directory: str | Path) -> None:
-    """Marks a set as not complete, so that it can be written on."""
-    (Path(directory) / _NULL).unlink(missing_ok=True)
-
-
-def is_complete(directory: str | Path) -> bool:
-    """Whether a set was finalized."""
-    return (Path(directory) / _NULL).exists()
-
-
-def check_complete(directory: str | Path) -> None:
-    """Raises NotFoundError where a set was not finalized."""
-    if not is_complete(directory):
-        raise NotFoundError(
-            f"no complete latent shards in {directory}: run the command that writes them, "
-            f"`python -m ladd_jax.encode` or, for the data generator's samples, "
-            f"`python -m ladd_jax.synthesize`, which goes on where it was stopped"
-        )
-
-
-def write_identity(directory: str | Path, identity: Mapping[str, Any]) -> None:
-    """Says what a set is made of, before the first of its shards is written.
-
-    Args:
-      directory: folder of the set; made if it is not there.
-      identity: for `read_identity`, as JSON.
-    """
-    Path(directory).mkdir(parents=True, exist_ok=True)
-    write_text_whole(Path(directory) / _IDENTITY, json.dumps(identity, indent=2) + "\n")
-
-
-def read_identity(directory: str | Path) -> dict[str, Any]:
-    """What a set was made of, as `write_identity` was told; empty for sets of older versions.
-
-    Raises:
-      DamagedError: the file that says it is damaged.
-    """
-    path = Path(directory) / _IDENTITY
-    return read_json(path, _AGAIN) if path.exists() else {}
-
-
-_AGAIN = (
-    "remove that directory and run the stage that writes it (encode or synthesize) again, or put a "
-    "copy of it there"
-)
 
 
 def _check_files(directory: Path, split: tfds.core.SplitInfo, files: Sequence[Path]) -> None:
@@ -351,12 +40,12 @@ def _check_files(directory: Path, split: tfds.core.SplitInfo, files: Sequence[Pa
     found = 0
     for path in files:
         if not path.exists():
-            raise DamagedError(f"{path.name} is missing in {directory}: {_AGAIN}")
+            raise DamagedError(f"{path.name} is missing in {directory}: {AGAIN}")
         found += path.stat().st_size
     if found != split.num_bytes:
         raise DamagedError(
             f"the files of {split.name} in {directory} hold {found} bytes and were written with "
-            f"{split.num_bytes}: {_AGAIN}"
+            f"{split.num_bytes}: {AGAIN}"
         )
 
 
@@ -416,7 +105,7 @@ class Shards:
             bucket = Bucket.parse(folder.name)
             split = f"b{bucket.name}"
             try:
-                builder = tfds.builder_from_directory(str(_version(folder)))
+                builder = tfds.builder_from_directory(str(version_folder(folder)))
                 info = builder.info.splits[split]
                 files = list(map(Path, info.filepaths))
             # It reads JSON without a word of what is wrong with it.
@@ -424,7 +113,7 @@ class Shards:
                 if isinstance(error, PermissionError):
                     raise
                 raise DamagedError(
-                    f"the metadata of {_version(folder)} are damaged or missing: {_AGAIN}"
+                    f"the metadata of {version_folder(folder)} are damaged or missing: {AGAIN}"
                 ) from error
             _check_files(directory, info, files)
             self._files[bucket] = list(map(str, info.filepaths)), np.cumsum(info.shard_lengths)
@@ -432,8 +121,8 @@ class Shards:
             builders[bucket] = builder
         self.sizes = {bucket: len(source) for bucket, source in self._sources.items()}
         if not self.sizes:
-            raise DamagedError(f"{directory} holds no bucket: {_AGAIN}")
-        self.arrays = _read_arrays(directory / _ARRAYS)
+            raise DamagedError(f"{directory} holds no bucket: {AGAIN}")
+        self.arrays = _read_arrays(directory / ARRAYS)
         for bucket, builder in builders.items():
             self._check_features(bucket, builder.info.features)
         self._own_parts = self._parts()
@@ -442,7 +131,7 @@ class Shards:
         if self.text is not None:
             self.arrays |= self.text.cond_arrays
         self._direct, self._buffers = DirectFiles(), Buffers()
-        self.null = _read_null(directory / _NULL, self.arrays)
+        self.null = _read_null(directory / NULL, self.arrays)
         total = sum(self.sizes.values())
         self._most_skipped = max(int(most_skipped[0] * total + 1e-9), most_skipped[1])
         self.skipped: dict[tuple[Bucket, int], str] = {}
@@ -459,17 +148,17 @@ class Shards:
         }
 
     def _open_text(self) -> "Shards | None":
-        named = self.directory / _TEXT
+        named = self.directory / TEXT
         if not named.exists():
             return None
-        found = read_json(named, _AGAIN)
+        found = read_json(named, AGAIN)
         name, sizes = found.get("set"), found.get("sizes")
         if not isinstance(name, str) or not isinstance(sizes, dict):
-            raise DamagedError(f"{named} is damaged (it names no set with its sizes): {_AGAIN}")
+            raise DamagedError(f"{named} is damaged (it names no set with its sizes): {AGAIN}")
         other = self.directory.parent / name
         # One that has its text elsewhere could lead back here.
-        if (other / _TEXT).exists():
-            raise DamagedError(f"{named} names {other}, which has no text of its own: {_AGAIN}")
+        if (other / TEXT).exists():
+            raise DamagedError(f"{named} names {other}, which has no text of its own: {AGAIN}")
         text = Shards(other)
         for bucket in self.sizes:
             size = sizes.get(bucket.name, 0)
@@ -489,8 +178,8 @@ class Shards:
                 given = (wanted.shape, wanted.np_dtype)
                 if part not in stored or (stored[part].shape, stored[part].np_dtype) != given:
                     raise DamagedError(
-                        f"{self.directory / _ARRAYS} has {part} of shape {wanted.shape} and the "
-                        f"records of bucket {bucket.name} do not: {_AGAIN}"
+                        f"{self.directory / ARRAYS} has {part} of shape {wanted.shape} and the "
+                        f"records of bucket {bucket.name} do not: {AGAIN}"
                     )
 
     @property
@@ -671,21 +360,21 @@ class Shards:
 def _read_arrays(path: Path) -> dict[str, ArraySpec]:
     """The arrays of the records by name."""
     try:
-        return {name: ArraySpec.from_dict(spec) for name, spec in read_json(path, _AGAIN).items()}
+        return {name: ArraySpec.from_dict(spec) for name, spec in read_json(path, AGAIN).items()}
     except DamagedError:
         raise
     except UserError as error:
-        raise DamagedError(f"{path} is damaged ({error}): {_AGAIN}") from error
+        raise DamagedError(f"{path} is damaged ({error}): {AGAIN}") from error
 
 
 def _read_null(path: Path, arrays: Mapping[str, ArraySpec]) -> dict[str, np.ndarray]:
     """The arrays of the empty prompt, which are of the records' shapes."""
-    found = archives.read(path, _AGAIN)
+    found = archives.read(path, AGAIN)
     for name, array in found.items():
         if name not in arrays or array.shape != arrays[name].shape or array.dtype.kind not in "fiu":
             wanted = f"of shape {arrays[name].shape}" if name in arrays else "without it"
             raise DamagedError(
                 f"{path} has {name} of shape {array.shape} and {array.dtype}, and the records are "
-                f"{wanted}: {_AGAIN}"
+                f"{wanted}: {AGAIN}"
             )
     return {name: array.astype(np.float32) for name, array in found.items()}

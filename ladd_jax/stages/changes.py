@@ -26,7 +26,7 @@ from ladd_jax.data.contents import (
     summary,
     write_contents,
 )
-from ladd_jax.data.shards import read_identity, write_identity
+from ladd_jax.data.shard_sets import read_identity, write_identity
 from ladd_jax.errors import UserError
 from ladd_jax.parallel.processes import barrier
 from ladd_jax.stages.load import (

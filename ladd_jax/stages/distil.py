@@ -9,7 +9,7 @@ from ladd_jax.config import objectives
 from ladd_jax.config.architectures import start_tree
 from ladd_jax.config.fields import Config, to_dict
 from ladd_jax.config.workdir import folder, places
-from ladd_jax.data.shards import read_identity
+from ladd_jax.data.shard_sets import read_identity
 from ladd_jax.errors import UserError
 from ladd_jax.models.lora import BASE
 from ladd_jax.objectives.base import TrainState

@@ -21,17 +21,9 @@ from ladd_jax.data.array_specs import text_spec
 from ladd_jax.data.buckets import Bucket
 from ladd_jax.data.contents import contents_of
 from ladd_jax.data.records import DECODE_ALL, UndecodableError
-from ladd_jax.data.shards import (
-    LATENTS,
-    Layout,
-    Shard,
-    Shards,
-    finalize_together,
-    is_complete,
-    missing_shards,
-    progress,
-    write_shard,
-)
+from ladd_jax.data.shard_sets import LATENTS, Layout, Shard, is_complete
+from ladd_jax.data.shard_writing import finalize_together, missing_shards, progress, write_shard
+from ladd_jax.data.shards import Shards
 from ladd_jax.data.sources import Source, is_looked_at, open_source
 from ladd_jax.errors import NotFoundError, UserError
 from ladd_jax.models import random_text

@@ -10,7 +10,8 @@ from jax.sharding import Mesh
 
 from ladd_jax.config.fields import Config
 from ladd_jax.data.buckets import Bucket
-from ladd_jax.data.shards import LATENTS, Shards
+from ladd_jax.data.shard_sets import LATENTS
+from ladd_jax.data.shards import Shards
 from ladd_jax.diffusion.sampling import Sampler, Sampling, seeds
 from ladd_jax.evaluation.extractors import EXTRACTORS, Given, extractor_for, open_extractor
 from ladd_jax.evaluation.extractors.base import Extractor

@@ -18,7 +18,8 @@ from ladd_jax.config.fields import Config, to_dict
 from ladd_jax.config.identity import difference, identity, own_fields
 from ladd_jax.config.workdir import first_run, folder
 from ladd_jax.data.buckets import Bucket
-from ladd_jax.data.shards import Shards, is_complete, read_identity
+from ladd_jax.data.shard_sets import is_complete, read_identity
+from ladd_jax.data.shards import Shards
 from ladd_jax.errors import NotFoundError, UserError
 from ladd_jax.models.base import OTHER, PREFERENCE, Backbone, Params
 from ladd_jax.models.families import Family, family_of

@@ -22,7 +22,7 @@ from ladd_jax.config.workdir import (
 )
 from ladd_jax.data.buckets import Bucket
 from ladd_jax.data.contents import contents_of, in_turn, read_contents
-from ladd_jax.data.shards import check_complete, is_complete
+from ladd_jax.data.shard_sets import check_complete, is_complete
 from ladd_jax.data.sources import Source, is_looked_at, look
 from ladd_jax.errors import NotFoundError, UserError
 from ladd_jax.object_store import address_of

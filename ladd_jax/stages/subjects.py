@@ -10,7 +10,8 @@ import numpy as np
 from ladd_jax.config.fields import Config
 from ladd_jax.data.buckets import Bucket
 from ladd_jax.data.prompt_sets import read_prompt_set
-from ladd_jax.data.shards import Shards, is_complete
+from ladd_jax.data.shard_sets import is_complete
+from ladd_jax.data.shards import Shards
 from ladd_jax.errors import NotFoundError, UserError
 from ladd_jax.stages.encode import report_cut, text_encoder
 from ladd_jax.stages.load import held_out, shards_of, trained_buckets

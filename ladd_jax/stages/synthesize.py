@@ -16,16 +16,8 @@ from ladd_jax.config.fields import Config
 from ladd_jax.data.array_specs import ArraySpec
 from ladd_jax.data.buckets import Bucket
 from ladd_jax.data.contents import in_turn, read_contents
-from ladd_jax.data.shards import (
-    LATENTS,
-    Layout,
-    Text,
-    finalize_together,
-    is_complete,
-    missing_shards,
-    progress,
-    write_shard,
-)
+from ladd_jax.data.shard_sets import LATENTS, Layout, Text, is_complete
+from ladd_jax.data.shard_writing import finalize_together, missing_shards, progress, write_shard
 from ladd_jax.diffusion.sampling import Sampler, Sampling, seeds
 from ladd_jax.models.base import GUIDANCE
 from ladd_jax.models.families import family_of

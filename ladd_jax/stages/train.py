@@ -15,7 +15,8 @@ from ladd_jax.config.architectures import stage_architecture
 from ladd_jax.config.fields import Config, to_dict
 from ladd_jax.config.workdir import folder
 from ladd_jax.data.pipeline import BatchPlan, NoiseKeys, loader, noise_keys_shape
-from ladd_jax.data.shards import LATENTS, Shards
+from ladd_jax.data.shard_sets import LATENTS
+from ladd_jax.data.shards import Shards
 from ladd_jax.errors import UserError
 from ladd_jax.models.base import GUIDANCE, Params
 from ladd_jax.models.families import family_of

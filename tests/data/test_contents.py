@@ -14,7 +14,7 @@ from ladd_jax.data.contents import (
     summary,
     write_contents,
 )
-from ladd_jax.data.shards import Layout, is_complete
+from ladd_jax.data.shard_sets import Layout, is_complete
 from ladd_jax.errors import DamagedError
 
 SQUARE, WIDE = Bucket(2, 2), Bucket(2, 4)

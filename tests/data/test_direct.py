@@ -13,7 +13,9 @@ from ladd_jax.data.buckets import Bucket
 from ladd_jax.data.buffers import Buffers
 from ladd_jax.data.direct import DirectFiles
 from ladd_jax.data.pipeline import BatchPlan, loader, put, widened
-from ladd_jax.data.shards import Layout, Shards, finalize, write_shard
+from ladd_jax.data.shard_sets import Layout
+from ladd_jax.data.shard_writing import finalize, write_shard
+from ladd_jax.data.shards import Shards
 from ladd_jax.parallel.mesh import make_mesh
 
 BUCKET = Bucket(4, 6)

@@ -9,19 +9,11 @@ import tensorflow_datasets as tfds
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from ladd_jax.data.array_specs import ArraySpec
 from ladd_jax.data.buckets import Bucket
-from ladd_jax.data.shards import (
-    ArraySpec,
-    Layout,
-    Shards,
-    Text,
-    finalize,
-    is_complete,
-    missing_shards,
-    read_identity,
-    write_identity,
-    write_shard,
-)
+from ladd_jax.data.shard_sets import Layout, Text, is_complete, read_identity, write_identity
+from ladd_jax.data.shard_writing import finalize, missing_shards, write_shard
+from ladd_jax.data.shards import Shards
 from ladd_jax.errors import DamagedError, NotFoundError, UserError
 
 SMALL, WIDE = Bucket(2, 2), Bucket(2, 4)
@@ -355,7 +347,7 @@ def test_a_set_of_version_1_is_read_as_before(tmp_path, monkeypatch):
 
     with monkeypatch.context() as older:
         older.setattr("ladd_jax.data.array_specs._tensor", numbers)
-        older.setattr("ladd_jax.data.shards._VERSION", "1.0.0")
+        older.setattr("ladd_jax.data.shard_sets.VERSION", "1.0.0")
         write_all(tmp_path / "old", plan)
     assert (tmp_path / "old" / "2x4" / "1.0.0").is_dir()
     old, new = (Shards(tmp_path / name).read(WIDE, np.arange(4)) for name in ("old", "new"))

@@ -11,16 +11,12 @@ import jax
 import numpy as np
 import tiny
 
+from ladd_jax.data.array_specs import ArraySpec
 from ladd_jax.data.buckets import Bucket
 from ladd_jax.data.pipeline import BatchPlan, loader
-from ladd_jax.data.shards import (
-    ArraySpec,
-    Layout,
-    Shards,
-    finalize,
-    missing_shards,
-    write_shard,
-)
+from ladd_jax.data.shard_sets import Layout
+from ladd_jax.data.shard_writing import finalize, missing_shards, write_shard
+from ladd_jax.data.shards import Shards
 from ladd_jax.parallel.mesh import batch_rows, make_mesh, replicated
 from ladd_jax.parallel.processes import together
 from ladd_jax.training.checkpoint import Checkpoints

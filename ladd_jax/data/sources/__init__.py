@@ -19,7 +19,7 @@ from ladd_jax.errors import UserError
 
 if TYPE_CHECKING:
     # The config names the sources; what writes shards takes a second to import.
-    from ladd_jax.data.shards import ArraySpec
+    from ladd_jax.data.array_specs import ArraySpec
 
 SOURCES = {
     "digits": "ladd_jax.data.sources.digits",

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
+from ladd_jax.data.array_specs import ArraySpec
 from ladd_jax.data.buckets import (
     Bucket,
     check_resolution,
@@ -30,7 +31,7 @@ from ladd_jax.data.image_records import open_images
 from ladd_jax.data.images import decode_image, fit, look_at_image
 from ladd_jax.data.map_ahead import map_ahead
 from ladd_jax.data.records import DECODE_ALL, Record, Records, UndecodableError, Unreadable
-from ladd_jax.data.shards import LATENTS, ArraySpec
+from ladd_jax.data.shard_sets import LATENTS
 from ladd_jax.data.sources import Source
 from ladd_jax.data.sources.fill_buckets import fill_buckets, smallest_bucket
 from ladd_jax.data.sources.held_out import LEAST, draw, lowest_draws

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from ladd_jax.data import digits, scenes
+from ladd_jax.data.array_specs import ArraySpec
 from ladd_jax.data.buckets import Bucket
-from ladd_jax.data.shards import LATENTS, ArraySpec
+from ladd_jax.data.shard_sets import LATENTS
 from ladd_jax.data.sources import Source
 
 # Far from the seeds of runs: no training has the prompts and places of judges in their order. The
