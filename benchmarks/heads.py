@@ -27,12 +27,10 @@ from ladd_jax.objectives import update_orders
 from ladd_jax.objectives.ladd import LADD
 from ladd_jax.objectives.passes import Heads
 from ladd_jax.parallel.mesh import make_mesh
-from ladd_jax.stages.load import (
-    finished_student_step,
-    load_student_weights,
-    load_teacher,
-    student_data,
-)
+from ladd_jax.stages.checkpoints import finished_student_step
+from ladd_jax.stages.load import load_teacher
+from ladd_jax.stages.sets import student_data
+from ladd_jax.stages.students import load_student_weights
 
 _WORKDIR = flags.DEFINE_string("workdir", "runs/digits", "Of a run that is finished.")
 _MEANS = flags.DEFINE_list("means", ["0", "-1", "-2"], "Values of distil.renoise_mean.")

@@ -27,14 +27,12 @@ from ladd_jax.evaluation.metrics import METRICS
 from ladd_jax.models.base import GUIDANCE
 from ladd_jax.models.families import family_of
 from ladd_jax.parallel.mesh import make_mesh
+from ladd_jax.stages.checkpoints import finished_student_step
 from ladd_jax.stages.judging import Samples, look_at, open_judge, pictures_of
 from ladd_jax.stages.kept import directory_of
-from ladd_jax.stages.load import (
-    finished_student_step,
-    load_generator,
-    load_student_weights,
-    synthesized,
-)
+from ladd_jax.stages.load import load_generator
+from ladd_jax.stages.sets import synthesized
+from ladd_jax.stages.students import load_student_weights
 from ladd_jax.stages.subjects import subject_of
 
 _WORKDIR = flags.DEFINE_string("workdir", "runs/digits", "Of a run that is finished.")

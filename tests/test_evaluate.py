@@ -24,7 +24,7 @@ from ladd_jax.stages import kept as keeping
 from ladd_jax.stages.evaluate import facts_of, notes_of
 from ladd_jax.stages.judging import look_at, pictures_of, training_pictures
 from ladd_jax.stages.kept import directory_of, fingerprint, kept
-from ladd_jax.stages.load import encoded, held_out, synthesized
+from ladd_jax.stages.sets import encoded, held_out, synthesized
 from ladd_jax.stages.subjects import choose, subject_of
 
 SQUARE, WIDE, TALL = Bucket(8, 8), Bucket(8, 16), Bucket(16, 8)

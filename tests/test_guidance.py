@@ -31,7 +31,8 @@ from ladd_jax.stages.encode import encode
 from ladd_jax.stages.evaluate import _ways
 from ladd_jax.stages.export import export
 from ladd_jax.stages.flow_matching import finetune, pretrain
-from ladd_jax.stages.load import load_finetuned, load_generator, synthesized
+from ladd_jax.stages.load import load_finetuned, load_generator
+from ladd_jax.stages.sets import synthesized
 from ladd_jax.stages.synthesize import guidance_scales, noise_keys, synthesize
 from ladd_jax.stages.trained import open_trained
 from ladd_jax.weights import load_mmdit

@@ -28,16 +28,15 @@ from ladd_jax.models.lora import add_adapters
 from ladd_jax.parallel.mesh import make_mesh, replicated
 from ladd_jax.stages.encode import encode
 from ladd_jax.stages.load import (
-    encoded,
     load_adapters,
     load_generator,
     load_generator_before,
-    load_student_weights,
     load_teacher,
     preference_file,
-    shards_of,
 )
 from ladd_jax.stages.prefer import prefer
+from ladd_jax.stages.sets import encoded, shards_of
+from ladd_jax.stages.students import load_student_weights
 from ladd_jax.training.metrics import read_history
 from ladd_jax.weights import load_mmdit
 

@@ -21,8 +21,9 @@ from ladd_jax.parallel.mesh import make_mesh
 from ladd_jax.stages import quick_metrics
 from ladd_jax.stages.distil import distil
 from ladd_jax.stages.encode import encode
-from ladd_jax.stages.load import encoded, load_student
 from ladd_jax.stages.previews import Previews, _spread
+from ladd_jax.stages.sets import encoded
+from ladd_jax.stages.students import load_student
 from ladd_jax.training.checkpoint import Checkpoints
 from ladd_jax.training.metrics import MetricWriter, read_history
 

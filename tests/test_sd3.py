@@ -32,15 +32,10 @@ from ladd_jax.parallel.mesh import make_mesh
 from ladd_jax.stages.distil import distil
 from ladd_jax.stages.encode import encode
 from ladd_jax.stages.evaluate import evaluate
-from ladd_jax.stages.load import (
-    encoded,
-    held_out,
-    load_generator,
-    load_student,
-    load_teacher,
-    synthesized,
-)
+from ladd_jax.stages.load import load_generator, load_teacher
 from ladd_jax.stages.previews import Previews, show_latents
+from ladd_jax.stages.sets import encoded, held_out, synthesized
+from ladd_jax.stages.students import load_student
 from ladd_jax.stages.synthesize import synthesize
 from ladd_jax.weights import load_autoencoder, load_mmdit
 

@@ -13,7 +13,7 @@ from ladd_jax.data.buckets import Bucket
 from ladd_jax.data.shard_sets import Layout, write_identity
 from ladd_jax.data.shard_writing import finalize, write_shard
 from ladd_jax.errors import DamagedError, UserError
-from ladd_jax.stages.load import encoded, shards_of, synthesized
+from ladd_jax.stages.sets import encoded, shards_of, synthesized
 from ladd_jax.stages.train import _check_cond
 
 BUCKET = Bucket(8, 8)

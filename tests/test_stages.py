@@ -21,18 +21,13 @@ from ladd_jax.errors import NotFoundError, UserError
 from ladd_jax.parallel.mesh import make_mesh
 from ladd_jax.stages import distil as distilling
 from ladd_jax.stages.changes import inputs_in
+from ladd_jax.stages.checkpoints import finished_student_step
 from ladd_jax.stages.distil import distil
 from ladd_jax.stages.encode import encode
 from ladd_jax.stages.flow_matching import finetune
-from ladd_jax.stages.load import (
-    encoded,
-    finished_student_step,
-    load_finetuned,
-    load_generator,
-    load_student,
-    load_student_weights,
-    load_teacher,
-)
+from ladd_jax.stages.load import load_finetuned, load_generator, load_teacher
+from ladd_jax.stages.sets import encoded
+from ladd_jax.stages.students import load_student, load_student_weights
 from ladd_jax.training.checkpoint import Checkpoints
 from ladd_jax.training.metrics import read_history
 from ladd_jax.weights import save_mmdit

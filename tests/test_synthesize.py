@@ -21,7 +21,8 @@ from ladd_jax.models.sd3.transformer import mmdit
 from ladd_jax.parallel.mesh import make_mesh
 from ladd_jax.stages.encode import encode
 from ladd_jax.stages.flow_matching import pretrain
-from ladd_jax.stages.load import load_generator, synthesized
+from ladd_jax.stages.load import load_generator
+from ladd_jax.stages.sets import synthesized
 from ladd_jax.stages.synthesize import noise_keys, synthesize
 
 

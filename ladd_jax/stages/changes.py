@@ -29,12 +29,9 @@ from ladd_jax.data.contents import (
 from ladd_jax.data.shard_sets import read_identity, write_identity
 from ladd_jax.errors import UserError
 from ladd_jax.parallel.processes import barrier
-from ladd_jax.stages.load import (
-    checkpoint_difference,
-    first_finetuned,
-    set_difference,
-    weights_inputs,
-)
+from ladd_jax.stages.checkpoints import checkpoint_difference
+from ladd_jax.stages.load import first_finetuned, weights_inputs
+from ladd_jax.stages.sets import set_difference
 from ladd_jax.training.checkpoint import newest_config
 from ladd_jax.weights.fingerprint import ENCODERS, TRANSFORMER, fingerprints
 from ladd_jax.whole_files import remove_whole

@@ -15,13 +15,10 @@ from ladd_jax.models.lora import BASE
 from ladd_jax.objectives.base import TrainState
 from ladd_jax.parallel.mesh import make_mesh
 from ladd_jax.stages.going_back import go_back, lowered
-from ladd_jax.stages.load import (
-    load_frozen,
-    load_origin,
-    load_start,
-    student_data,
-)
+from ladd_jax.stages.load import load_frozen, load_start
 from ladd_jax.stages.previews import Previews
+from ladd_jax.stages.sets import student_data
+from ladd_jax.stages.students import load_origin
 from ladd_jax.stages.synthesize import noise_keys
 from ladd_jax.stages.train import run_training
 from ladd_jax.training.collapse import CollapsedError

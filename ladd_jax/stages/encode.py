@@ -32,7 +32,7 @@ from ladd_jax.models.families import TextEncoder, family_of
 from ladd_jax.parallel.mesh import process_mesh
 from ladd_jax.parallel.processes import as_process_0
 from ladd_jax.stages.changes import SetPlan, begin_set, inputs_of, refuse, set_change
-from ladd_jax.stages.load import check_set, encoded, held_out
+from ladd_jax.stages.sets import check_set, encoded, held_out
 
 _LOG = logging.getLogger(__name__)
 

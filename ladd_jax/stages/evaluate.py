@@ -36,6 +36,7 @@ from ladd_jax.methods import METHODS
 from ladd_jax.models.base import Params
 from ladd_jax.models.families import family_of
 from ladd_jax.parallel.mesh import make_mesh
+from ladd_jax.stages.checkpoints import finished_student_step
 from ladd_jax.stages.judging import (
     Samples,
     Show,
@@ -46,12 +47,9 @@ from ladd_jax.stages.judging import (
     samples_of,
 )
 from ladd_jax.stages.kept import directory_of, fingerprint, kept
-from ladd_jax.stages.load import (
-    finished_student_step,
-    load_generator,
-    load_student_weights,
-    shards_of,
-)
+from ladd_jax.stages.load import load_generator
+from ladd_jax.stages.sets import shards_of
+from ladd_jax.stages.students import load_student_weights
 from ladd_jax.stages.subjects import subject_of
 from ladd_jax.training.metrics import read_history
 

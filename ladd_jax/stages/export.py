@@ -21,13 +21,10 @@ from ladd_jax.models.card import named
 from ladd_jax.models.families import ADAPTERS, Export, family_of
 from ladd_jax.models.lora import Adapted
 from ladd_jax.parallel.mesh import make_mesh
-from ladd_jax.stages.load import (
-    load_student_weights,
-    load_trained,
-    open_loras,
-    student_step,
-    trained_buckets,
-)
+from ladd_jax.stages.checkpoints import student_step
+from ladd_jax.stages.load import open_loras
+from ladd_jax.stages.sets import trained_buckets
+from ladd_jax.stages.students import load_student_weights, load_trained
 from ladd_jax.stages.trained import FACTS, given_guidance
 from ladd_jax.weights.lora import AddedLoRA
 from ladd_jax.weights.push import check_push, push

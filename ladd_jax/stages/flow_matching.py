@@ -10,7 +10,8 @@ from ladd_jax.config import objectives
 from ladd_jax.config.fields import Config
 from ladd_jax.config.workdir import places
 from ladd_jax.parallel.mesh import make_mesh
-from ladd_jax.stages.load import load_generator, shards_of, student_data
+from ladd_jax.stages.load import load_generator
+from ladd_jax.stages.sets import shards_of, student_data
 from ladd_jax.stages.train import train_network
 
 

@@ -19,7 +19,7 @@ from ladd_jax.evaluation.pictures import averaged_down
 from ladd_jax.evaluation.seen import Seen, grid_of_pixels
 from ladd_jax.models.base import Params
 from ladd_jax.models.families import family_of
-from ladd_jax.stages.load import shards_of
+from ladd_jax.stages.sets import shards_of
 from ladd_jax.stages.subjects import Subject, Subjects
 from ladd_jax.stages.trained import decoder_of
 

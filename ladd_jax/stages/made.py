@@ -27,7 +27,8 @@ from ladd_jax.data.sources import Source, is_looked_at, look
 from ladd_jax.errors import NotFoundError, UserError
 from ladd_jax.object_store import address_of
 from ladd_jax.stages.changes import SetPlan, inputs_of, set_change
-from ladd_jax.stages.load import checkpoint_difference, preference_file, weights_inputs
+from ladd_jax.stages.checkpoints import checkpoint_difference
+from ladd_jax.stages.load import preference_file, weights_inputs
 from ladd_jax.training.checkpoint import newest_config
 
 # Which stage makes what others read.

@@ -19,7 +19,8 @@ from ladd_jax.models.families import family_of
 from ladd_jax.models.lora import BASE
 from ladd_jax.parallel.mesh import make_mesh, replicated
 from ladd_jax.parallel.processes import as_process_0, barrier
-from ladd_jax.stages.load import load_adapters, load_generator_before, preference_file, shards_of
+from ladd_jax.stages.load import load_adapters, load_generator_before, preference_file
+from ladd_jax.stages.sets import shards_of
 from ladd_jax.stages.train import train_network
 
 _LOG = getLogger(__name__)

@@ -14,7 +14,7 @@ from ladd_jax.data.shard_sets import is_complete
 from ladd_jax.data.shards import Shards
 from ladd_jax.errors import NotFoundError, UserError
 from ladd_jax.stages.encode import report_cut, text_encoder
-from ladd_jax.stages.load import held_out, shards_of, trained_buckets
+from ladd_jax.stages.sets import held_out, shards_of, trained_buckets
 
 _LOG = logging.getLogger(__name__)
 

@@ -24,12 +24,8 @@ from ladd_jax.models.families import family_of
 from ladd_jax.parallel.mesh import process_mesh
 from ladd_jax.parallel.processes import as_process_0
 from ladd_jax.stages.changes import SetPlan, begin_set, inputs_of, refuse, set_change
-from ladd_jax.stages.load import (
-    encoded,
-    load_generator,
-    shards_of,
-    synthesized,
-)
+from ladd_jax.stages.load import load_generator
+from ladd_jax.stages.sets import encoded, shards_of, synthesized
 
 
 def noise_keys(config: Config, bucket: Bucket, places: np.ndarray) -> np.ndarray:

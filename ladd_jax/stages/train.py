@@ -25,7 +25,7 @@ from ladd_jax.objectives.dpo import DPO
 from ladd_jax.objectives.flow_matching import FlowMatching
 from ladd_jax.parallel.mesh import batch_rows, lay, make_mesh, replicated
 from ladd_jax.stages.changes import begin_training, inputs_in
-from ladd_jax.stages.load import checkpoints_of
+from ladd_jax.stages.checkpoints import checkpoints_of
 from ladd_jax.training.collapse import CollapsedError, CollapseWatch
 from ladd_jax.training.loop import Logging, Training, train
 from ladd_jax.training.metrics import DivergedError, MetricWriter, read_history

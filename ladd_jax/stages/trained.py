@@ -21,14 +21,11 @@ from ladd_jax.models.families import Family, TextEncoder, family_of, family_of_p
 from ladd_jax.parallel.mesh import batch_divisor
 from ladd_jax.paths import expand
 from ladd_jax.ranges import NOT_NEGATIVE, is_number
+from ladd_jax.stages.checkpoints import student_step
 from ladd_jax.stages.encode import text_encoder
-from ladd_jax.stages.load import (
-    load_generator,
-    load_student_weights,
-    open_loras,
-    student_step,
-    trained_buckets,
-)
+from ladd_jax.stages.load import load_generator, open_loras
+from ladd_jax.stages.sets import trained_buckets
+from ladd_jax.stages.students import load_student_weights
 from ladd_jax.weights.source import fetch_pipeline
 from ladd_jax.whole_files import read_json
 

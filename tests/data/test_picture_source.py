@@ -21,7 +21,7 @@ from ladd_jax.data.sources import images, open_source
 from ladd_jax.data.sources.held_out import LEAST
 from ladd_jax.errors import UserError
 from ladd_jax.stages.encode import _encode, encode
-from ladd_jax.stages.load import encoded, held_out, trained_buckets
+from ladd_jax.stages.sets import encoded, held_out, trained_buckets
 
 
 def write(root, pictures):

@@ -1,0 +1,129 @@
+"""The checkpoints of a run's trainings, and whether they are its own."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ladd_jax.config.fields import Config, to_dict
+from ladd_jax.config.identity import difference, identity, own_fields
+from ladd_jax.config.workdir import folder
+from ladd_jax.errors import NotFoundError, UserError
+from ladd_jax.training.checkpoint import Checkpoints
+
+
+def checkpoints_of(config: Config, workdir: Path, stage: str) -> Checkpoints:
+    """The checkpoints of a stage.
+
+    Raises:
+      DamagedError: there are some, and all are damaged.
+      UserError: there are some, made with another config.
+    """
+    return checkpoints_in(config, folder(workdir, stage), stage)
+
+
+def checkpoints_in(config: Config, directory: Path, stage: str) -> Checkpoints:
+    """As `checkpoints_of`, of the folder of the stage."""
+    saved = Checkpoints(
+        directory / "checkpoints",
+        every=config.checkpoint.every,
+        minutes=config.checkpoint.minutes,
+        keep=config.checkpoint.keep,
+    )
+    step = saved.latest()
+    if step is not None:
+        found = checkpoint_difference(config, saved.directory, stage, step, saved.config(step))
+        if found:
+            raise UserError(found)
+    return saved
+
+
+def checkpoint_difference(
+    config: Config,
+    directory: Path,
+    stage: str,
+    step: int,
+    saved: dict[str, Any],
+    inputs: Mapping[str, str] | None = None,
+) -> str:
+    """Why a training neither goes on from a checkpoint nor has ended there; empty if it does.
+
+    Args:
+      config: the run's config.
+      directory: folder of the checkpoints.
+      stage: the training.
+      step: the checkpoint's step.
+      saved: the checkpoint's config.
+      inputs: digests of what it reads; default: they are not looked at.
+
+    Returns:
+      a sentence that names the first difference and what the user can do.
+    """
+    steps = getattr(config, stage).steps
+    if step > steps:
+        return (
+            f"{directory} holds step {step} and {stage}.steps is {steps}: use {step} or more, or "
+            f"another --workdir"
+        )
+    old = identity(saved, stage, saved.get("inputs"))
+    new = identity(to_dict(config), stage, inputs)
+    free = own_fields(stage)
+    # What is done is not trained on with another rate.
+    found = difference(old, new, free if step < steps else free[:1])
+    if not found:
+        return ""
+    return (
+        f"{directory} holds a checkpoint of another config ({found}): "
+        f"{_remedy(stage, difference(old, new, free), step)}"
+    )
+
+
+def _remedy(stage: str, others: str, step: int) -> str:
+    """What the user can do; `others` is a difference with which no training goes on, or empty."""
+    ways = [] if others else [f"raise {stage}.steps above {step} to train on with it"]
+    if stage == "distil":
+        ways.append("begin another --workdir from its student by --from, or anew by --data")
+    else:
+        ways.append("use another --workdir")
+    return ", ".join([*ways, "set it back, or let --on_change=redo train anew"])
+
+
+def student_step(config: Config, workdir: Path, step: int | None = None) -> int:
+    """The step of a checkpoint of `distil`, finished or not; default: of the newest.
+
+    Raises:
+      NotFoundError: there is no such checkpoint.
+      UserError: it is of another config.
+    """
+    directory = folder(workdir, "distil") / "checkpoints"
+    # To look for checkpoints makes their directory.
+    saved = checkpoints_of(config, workdir, "distil") if directory.is_dir() else None
+    if saved is None or saved.latest() is None:
+        raise NotFoundError(
+            f"{workdir} holds no student yet: run the stage 'distil' with `python -m ladd_jax.main`"
+        )
+    found = saved.find(step)
+    saved.close()
+    return found
+
+
+def finished_student_step(config: Config, workdir: Path) -> int:
+    """The last step of `distil`.
+
+    Raises:
+      NotFoundError: `distil` is not done.
+      UserError: its checkpoints are of another config.
+    """
+    finished_checkpoints(config, workdir, "distil", config.distil.steps).close()
+    return config.distil.steps
+
+
+def finished_checkpoints(config: Config, workdir: Path, stage: str, steps: int) -> Checkpoints:
+    """The checkpoints of a stage that is done; raises NotFoundError where it is not."""
+    saved = checkpoints_of(config, workdir, stage)
+    if saved.latest() != steps:
+        found = "nothing" if saved.latest() is None else f"step {saved.latest()}"
+        raise NotFoundError(
+            f"{saved.directory} holds {found} of {steps} steps: run the stage {stage!r} first, "
+            f"with the same --config and --workdir"
+        )
+    return saved

@@ -1,0 +1,116 @@
+"""The students that `distil` has made, and what they are with."""
+
+from functools import partial
+from logging import getLogger
+from pathlib import Path
+
+import jax
+from jax.sharding import Mesh
+
+from ladd_jax.config import architectures, objectives
+from ladd_jax.config.fields import Config
+from ladd_jax.errors import UserError
+from ladd_jax.models.base import Backbone, Params
+from ladd_jax.models.families import family_of
+from ladd_jax.models.lora import Adapted
+from ladd_jax.objectives.base import TrainState
+from ladd_jax.parallel.mesh import parameter_shardings
+from ladd_jax.stages.checkpoints import checkpoint_difference, checkpoints_of, finished_checkpoints
+from ladd_jax.stages.load import (
+    first_finetuned,
+    load_base,
+    open_loras,
+    preference_loras,
+    weights_inputs,
+)
+from ladd_jax.stages.names import STUDENTS
+from ladd_jax.training.checkpoint import Checkpoints
+from ladd_jax.training.program import distillation_layout
+from ladd_jax.training.state import abstract_like
+
+_LOG = getLogger(__name__)
+
+
+def load_student(config: Config, workdir: Path, mesh: Mesh) -> TrainState:
+    """The last state of `distil`, on a mesh.
+
+    Raises:
+      NotFoundError: `distil` is not done.
+    """
+    abstract = abstract_like(*distillation_layout(objectives.distillation(config), mesh))
+    saved = finished_checkpoints(config, workdir, "distil", config.distil.steps)
+    state = saved.restore(abstract, config.distil.steps)
+    saved.close()
+    return state
+
+
+def load_student_weights(
+    config: Config, workdir: Path, mesh: Mesh, student: str, step: int
+) -> Params:
+    """One of the students of `distil`, finished or not: a whole network, with its adapters added,
+    and the LoRA of `prefer` where it is applied after the distillation.
+
+    Args:
+      config: the run's config.
+      workdir: the run's workdir.
+      mesh: mesh that the parameters are put on.
+      student: one of `STUDENTS`.
+      step: step of the checkpoint, from `student_step` or `finished_student_step`.
+
+    Raises:
+      NotFoundError: there is no such checkpoint.
+      UserError: it does not fit the config.
+    """
+    network, architecture = objectives.student(config), architectures.student_architecture(config)
+    loras = preference_loras(config, workdir) if config.prefer.after else ()
+    added = open_loras(family_of(config), architecture, loras)
+    params = load_trained(config, workdir, mesh, network, student, step)
+    if not isinstance(network, Adapted):
+        return added(params)
+    layout = parameter_shardings(mesh, network.base.shapes, network.base.axes)
+    merge = partial(network.merge, dtype=architecture.param_dtype)
+    whole = jax.jit(merge, out_shardings=layout)(params, load_base(config, workdir, mesh))
+    return added(whole)
+
+
+def load_trained(
+    config: Config, workdir: Path, mesh: Mesh, network: Backbone, student: str, step: int
+) -> Params:
+    """What was trained of a student of `distil`: its adapters, or all of it where it has none.
+
+    Arguments and errors are those of `load_student_weights`, and `network` is that of
+    `objectives.student`. Adapters of weights that are not here any more are refused.
+    """
+    layout = parameter_shardings(mesh, network.shapes, network.axes)
+    saved = checkpoints_of(config, workdir, "distil")
+    base = weights_inputs(config) | first_finetuned(config, workdir)
+    if network.constants and base:
+        # A whole student does not depend on what has become of the weights that it began with.
+        found = checkpoint_difference(
+            config, saved.directory, "distil", step, saved.config(step), base
+        )
+        if found:
+            saved.close()
+            raise UserError(found)
+    params = saved.restore_tree(STUDENTS[student], abstract_like(network.shapes, layout), step)
+    saved.close()
+    return params
+
+
+def load_origin(origin: Path, step: int | None, abstract: TrainState) -> TrainState:
+    """The student that a run begins with, its heads and optimizers too.
+
+    Args:
+      origin: workdir of the run that has it.
+      step: step of its checkpoint; default: the newest.
+      abstract: shapes, dtypes and shardings of the state.
+
+    Raises:
+      NotFoundError: its checkpoint is gone.
+      UserError: it is damaged, or of another form.
+    """
+    saved = Checkpoints(origin / "distil" / "checkpoints")
+    state = saved.restore(abstract, step)
+    saved.close()
+    _LOG.info("distil: begins with the student of %s at step %d", origin, int(state.step))
+    return state
