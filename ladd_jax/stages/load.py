@@ -101,9 +101,7 @@ def load_adapters(
     """
     saved = finished_checkpoints(config, workdir, "prefer", config.prefer.steps)
     layout = jax.tree.map(lambda _: sharding, network.shapes)
-    found = saved.restore_tree("ema", abstract_like(network.shapes, layout), config.prefer.steps)
-    saved.close()
-    return found
+    return _average(saved, network.shapes, layout, config.prefer.steps)
 
 
 def _matched(stage: str, config: Config, workdir: Path, mesh: Mesh) -> Params:
@@ -112,9 +110,14 @@ def _matched(stage: str, config: Config, workdir: Path, mesh: Mesh) -> Params:
     model = objectives.flow_matching(config, settings).model
     layout = parameter_shardings(mesh, model.shapes, model.axes)
     saved = finished_checkpoints(config, workdir, stage, settings.steps)
-    params = saved.restore_tree("ema", abstract_like(model.shapes, layout), settings.steps)
+    return _average(saved, model.shapes, layout, settings.steps)
+
+
+def _average(saved: Checkpoints, shapes: Params, layout: Params, step: int | None) -> Params:
+    """The average of what a training trains, laid as is said; default: of its newest checkpoint."""
+    average = saved.restore_tree("ema", abstract_like(shapes, layout), saved.find(step))
     saved.close()
-    return params
+    return average
 
 
 def load_finetuned(config: Config, workdir: Path, mesh: Mesh) -> Params:
@@ -132,9 +135,7 @@ def load_finetuned(config: Config, workdir: Path, mesh: Mesh) -> Params:
     model = objectives.flow_matching(config, config.finetune).model
     layout = parameter_shardings(mesh, model.shapes, model.axes)
     saved = Checkpoints(first / "finetune" / "checkpoints")
-    params = saved.restore_tree("ema", abstract_like(model.shapes, layout), saved.find(None))
-    saved.close()
-    return params
+    return _average(saved, model.shapes, layout, None)
 
 
 def first_finetuned(config: Config, workdir: Path) -> dict[str, str]:

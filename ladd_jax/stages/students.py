@@ -1,4 +1,4 @@
-"""The students that `distil` has made, and what they are with."""
+"""The students that `distil` has made, and the one that a run begins with."""
 
 from functools import partial
 from logging import getLogger
