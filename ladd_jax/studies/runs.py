@@ -102,7 +102,12 @@ def check_recipes(
 
 def digest_of(config: Config) -> str:
     """What a run's numbers depend on, as a row keeps it."""
-    return _digest(config, "distil", "evaluate")[:16]
+    found = _digest(config, "distil", "evaluate")
+    if config.prefer.after:
+        # No result of a stage depends on what is added to a student that is done.
+        added = json.dumps([found, to_dict(config.prefer)], sort_keys=True)
+        found = hashlib.sha256(added.encode()).hexdigest()
+    return found[:16]
 
 
 def _digest(config: Config, result: str, *sections: str) -> str:
