@@ -50,7 +50,7 @@ def get_config(arguments: str | None = None) -> ConfigDict:
     )
 
     # Ten minutes' worth on two cores, the whole run; more steps still make it better.
-    small_recipe(config, steps=600, recipe=given["recipe"])
+    small_recipe(config, steps=400, recipe=given["recipe"])
 
     config.evaluate.update(dict(batch_size=40))
     config.checkpoint.every = 400

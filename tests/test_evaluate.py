@@ -223,7 +223,7 @@ def test_other_guidances_are_sampled_after_the_runs_own():
 
 
 def test_a_run_without_a_student_is_told_before_anything_is_read(tmp_path):
-    with pytest.raises(NotFoundError, match="holds nothing of 600 steps: run the stage 'distil'"):
+    with pytest.raises(NotFoundError, match="holds nothing of 400 steps: run the stage 'distil'"):
         stage.evaluate(typed(digits.get_config()), tmp_path)
 
 
@@ -249,7 +249,7 @@ def test_the_report_says_what_the_student_was_trained_on():
 def test_the_report_says_how_the_student_was_distilled(tmp_path, objective, note):
     config = digits.get_config()
     config.distil.update(dict(objective=objective, follows="generator"))
-    assert facts_of(typed(config))["student"].startswith(f"600 steps of {objective.upper()} on ")
+    assert facts_of(typed(config))["student"].startswith(f"400 steps of {objective.upper()} on ")
     assert note in " ".join(notes_of(typed(config)))
     write_report(tmp_path / "report.html", [], [], {}, method=METHODS[objective])
     assert f"<h1>{METHODS[objective].title}</h1>" in (tmp_path / "report.html").read_text()
