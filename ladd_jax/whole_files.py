@@ -1,11 +1,12 @@
 """Files that appear whole or not at all, and JSON that is whole or a sentence."""
 
+import contextlib
 import errno
 import json
 import os
 import shutil
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -15,6 +16,23 @@ LFS_POINTER = b"version https://git-lfs"
 """How a file begins that git-lfs has not fetched yet."""
 
 
+@contextlib.contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """The place to write a file at, which has its final name once the block has ended, or is gone
+    where that raised.
+
+    Args:
+      path: the file's final name, in a folder that is there.
+    """
+    # Short, so that a long name of the user's is not too long with it.
+    partial = path.with_name(f".{uuid.uuid4().hex}.partial")
+    try:
+        yield partial
+        publish(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
 def write_whole(path: Path, write: Callable[[BinaryIO], Any]) -> None:
     """A file under its final name once all of it is on disk, by one of several writers or more.
 
@@ -22,14 +40,9 @@ def write_whole(path: Path, write: Callable[[BinaryIO], Any]) -> None:
       path: the file, in a folder that is there.
       write: writes its bytes.
     """
-    # Short, so that a long name of the user's is not too long with it.
-    partial = path.with_name(f".{uuid.uuid4().hex}.partial")
-    try:
-        with partial.open("wb") as file:
-            write(file)
-        publish(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    # The file is closed before it is published.
+    with whole(path) as partial, partial.open("wb") as file:
+        write(file)
 
 
 def write_text_whole(path: Path, text: str) -> None:

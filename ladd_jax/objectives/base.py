@@ -143,6 +143,21 @@ def unless_skipped(skipped: jax.Array, new: TrainState, old: TrainState) -> Trai
     return dataclasses.replace(kept, step=new.step)
 
 
+def updated_if_finite(
+    state: TrainState, optimizer: Optimizer, gradient: Params, ema_decay: float
+) -> tuple[TrainState, jax.Array, jax.Array]:
+    """The end of a step that trains `params` alone; arguments are those of `updated`.
+
+    Returns:
+      the state after it, the gradient's norm, and whether that is not finite, so that nothing was
+      updated.
+    """
+    norm = optax.tree.norm(gradient)
+    skipped = ~jnp.isfinite(norm)
+    new = updated(state, optimizer, gradient, ema_decay)
+    return unless_skipped(skipped, new, state), norm, skipped
+
+
 class Objective(Protocol):
     """The signature of a training target."""
 

@@ -13,7 +13,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from ladd_jax.diffusion.flow import interpolate, velocity
 from ladd_jax.models.base import OTHER, PREFERENCE, Cond, Params
@@ -24,8 +23,7 @@ from ladd_jax.objectives.base import (
     Metrics,
     TrainState,
     first_state,
-    unless_skipped,
-    updated,
+    updated_if_finite,
 )
 from ladd_jax.objectives.flow_matching import FlowMatchingSettings, draw_points, drop_text
 from ladd_jax.ranges import POSITIVE, check_numbers
@@ -101,8 +99,7 @@ class DPO(DPOSettings):
         gradient, (value, decided, agrees, margin), _ = accumulate(
             part, samples, self.accumulation, self.model
         )
-        norm = optax.tree.norm(gradient)
-        skipped = ~jnp.isfinite(norm)
+        new, norm, skipped = updated_if_finite(state, self.optimizer, gradient, self.ema_decay)
         # Of a batch of ties there is nothing to tell.
         decided = jnp.maximum(decided, jnp.finfo(jnp.float32).tiny)
         metrics = {
@@ -113,8 +110,7 @@ class DPO(DPOSettings):
             "skipped": skipped.astype(jnp.float32),
             "learning_rate": jnp.asarray(self.optimizer.schedule()(state.step)),
         }
-        new = updated(state, self.optimizer, gradient, self.ema_decay)
-        return unless_skipped(skipped, new, state), metrics
+        return new, metrics
 
     def _loss(
         self,

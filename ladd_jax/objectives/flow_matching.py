@@ -5,7 +5,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from ladd_jax.diffusion import times
 from ladd_jax.diffusion.flow import expand, interpolate, velocity
@@ -16,8 +15,7 @@ from ladd_jax.objectives.base import (
     Metrics,
     TrainState,
     first_state,
-    unless_skipped,
-    updated,
+    updated_if_finite,
 )
 from ladd_jax.ranges import COUNT, DECAY, FINITE, POSITIVE, SHARE, check_numbers
 from ladd_jax.training.optimizers import Optimizer
@@ -150,13 +148,11 @@ class FlowMatching(FlowMatchingSettings):
         cond = drop_text(drop_key, self.text_dropout, cond, null)
         x_t, wanted = interpolate(x_0, eps, t), velocity(x_0, eps)
         gradient, value = match(self.model, state.params, (x_t, t, cond), wanted, self.accumulation)
-        norm = optax.tree.norm(gradient)
-        skipped = ~jnp.isfinite(norm)
+        new, norm, skipped = updated_if_finite(state, self.optimizer, gradient, self.ema_decay)
         metrics = {
             "loss": value,
             "gradient_norm": norm,
             "skipped": skipped.astype(jnp.float32),
             "learning_rate": jnp.asarray(self.optimizer.schedule()(state.step)),
         }
-        new = updated(state, self.optimizer, gradient, self.ema_decay)
-        return unless_skipped(skipped, new, state), metrics
+        return new, metrics

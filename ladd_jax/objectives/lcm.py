@@ -8,7 +8,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from ladd_jax.models.base import Backbone, Model, Params
 from ladd_jax.objectives.base import (
@@ -16,8 +15,7 @@ from ladd_jax.objectives.base import (
     Metrics,
     TrainState,
     first_state,
-    unless_skipped,
-    updated,
+    updated_if_finite,
 )
 from ladd_jax.objectives.consistency import Consistency
 from ladd_jax.training.optimizers import Optimizer
@@ -85,13 +83,11 @@ class LCM:
         held = self.consistency.hold(
             jax.random.fold_in(state.key, state.step), state, frozen, batch
         )
-        norm = optax.tree.norm(held.gradient)
-        skipped = ~jnp.isfinite(norm)
+        new, norm, skipped = updated_if_finite(state, self.optimizer, held.gradient, self.ema_decay)
         metrics = {
             "loss/consistency": held.value,
             "gradient_norm/student": norm,
             "x0_hat_std": jnp.std(held.x0_hat),
             "skipped": skipped.astype(jnp.float32),
         }
-        new = updated(state, self.optimizer, held.gradient, self.ema_decay)
-        return unless_skipped(skipped, new, state), metrics
+        return new, metrics

@@ -122,8 +122,7 @@ def _digest(config: Config, result: str, *sections: str) -> str:
         name: _unlike(value, default.get(name))
         for name, value in (found["config"] | {name: fields[name] for name in sections}).items()
     }
-    for name in _LATER:
-        kept = kept if kept.get(name) else {n: value for n, value in kept.items() if n != name}
+    kept = {name: value for name, value in kept.items() if value or name not in _LATER}
     return hashlib.sha256(json.dumps([result, kept], sort_keys=True).encode()).hexdigest()
 
 

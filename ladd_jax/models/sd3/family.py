@@ -1,7 +1,6 @@
 """Stable Diffusion 3 and 3.5 as a family: all that `models.families` asks for."""
 
 import dataclasses
-import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -32,7 +31,7 @@ from ladd_jax.models.sd3.weights import open_mmdit
 from ladd_jax.paths import expand
 from ladd_jax.ranges import INT64, is_number
 from ladd_jax.weights.source import fetch_pipeline, find
-from ladd_jax.whole_files import publish, read_json
+from ladd_jax.whole_files import read_json, whole
 
 # What files of weights say nothing of: how to compute, and what only students of this library have.
 _NOT_IN_FILES = ("remat", "unroll", "cut", "quantized", "guided", "dtype", "param_dtype")
@@ -105,12 +104,8 @@ def _released(place: str) -> Released:
 def _save_lora(path: Path, config: MMDiTConfig, network: Adapted, params: Params) -> None:
     files = layout(config, network)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{uuid.uuid4().hex}.partial")
-    try:
+    with whole(path) as partial:
         save_lora(partial, network.scaled(params), files)
-        publish(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _check_lora(config: MMDiTConfig, network: Adapted) -> None:
