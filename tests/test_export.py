@@ -210,6 +210,13 @@ def test_the_card_of_a_student_without_heads_tells_of_none(run):
     assert "| consistency | weight 0.5, along paths of 20 steps, shift 3 |" in beside
     config.finetune.steps, config.distil.follows = 30, "finetuned"
     assert "| network that is followed | what was fine-tuned, without guidance |" in card()
+    config.distil.update(dict(r1_noise=0.1, student_interval=2, refreshed_heads=0.01))
+    config.distil.ramp.update(dict(steps=(0, 900), consistency=(1.0, 0.2)))
+    told = card()
+    assert "| R1 | 1e-05 every 1 steps, estimated with noise of 0.1 |" in told
+    assert "| steps between updates of the student | 2 |" in told
+    assert "| share of the heads made anew at a step | 0.01 |" in told
+    assert "| factor of the loss consistency | 1 up to step 0, 0.2 from step 900 |" in told
     assert "- distillation\n- ladd\n" in beside and "| learning rate of the heads |" in beside
 
 

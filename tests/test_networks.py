@@ -225,11 +225,28 @@ def test_a_teacher_under_heads_that_are_not_there_is_refused():
         typed(config)
 
 
-@pytest.mark.parametrize("name", ["paired_weight", "moments_weight", "misaligned_share"])
+@pytest.mark.parametrize(
+    "name",
+    ["paired_weight", "moments_weight", "misaligned_share", "refreshed_heads", "student_interval"],
+)
 def test_what_would_do_nothing_without_heads_is_refused(name):
     config = digits.get_config()
-    config.distil.update({"objective": "dmd", name: 0.25})
-    with pytest.raises(UserError, match=f"distil.{name} is 0.25 and distil.objective dmd, which"):
+    value = 2 if name == "student_interval" else 0.25
+    config.distil.update({"objective": "dmd", name: value})
+    words = f"distil.{name} is {value} and distil.objective dmd, which"
+    with pytest.raises(UserError, match=words):
+        typed(config)
+
+
+def test_a_loss_that_is_one_has_no_ramp():
+    config = digits.get_config()
+    config.distil.ramp.update(dict(steps=(0, 100), consistency=(1.0, 0.5)))
+    assert typed(config).distil.ramp.ramped == ("consistency",)
+    config.distil.objective = "lcm"
+    with pytest.raises(UserError, match="ramp has factors of consistency and distil.objective is"):
+        typed(config)
+    config.distil.ramp.steps = (100, 0)
+    with pytest.raises(UserError, match=r"distil\.ramp\.steps is \(100, 0\): use two steps"):
         typed(config)
 
 

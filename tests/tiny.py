@@ -64,6 +64,9 @@ def share_a_prompt(batch):
 
 network = functools.cache(mmdit)
 
+PROPORTIONAL = Optimizer(1.0, epsilon=1.0)
+"""Its first update is nearly the gradient, not its sign."""
+
 
 @functools.cache
 def feature_critic(config, head_config, hooked):

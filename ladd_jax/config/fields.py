@@ -29,7 +29,7 @@ from ladd_jax.names import nearest
 from ladd_jax.objectives.critics.features import FeatureCritic
 from ladd_jax.objectives.dpo import DPOSettings
 from ladd_jax.objectives.flow_matching import FlowMatchingSettings
-from ladd_jax.objectives.ladd import LADDSettings
+from ladd_jax.objectives.ladd_settings import LADDSettings
 from ladd_jax.ranges import (
     COUNT,
     FINITE,
@@ -435,8 +435,16 @@ class Synthesize:
         return f"guidance {' to '.join(f'{scale:g}' for scale in scales)}{where}"
 
 
-# Of LADD alone, and of no recipe: with another objective they would do nothing.
-_OF_HEADS = ("paired_weight", "moments_weight", "misaligned_share")
+# Of LADD alone, and of no recipe, with the values at which they do nothing, as they would with
+# another objective.
+_OF_HEADS = {
+    "paired_weight": 0,
+    "moments_weight": 0,
+    "misaligned_share": 0,
+    "r1_noise": 0,
+    "refreshed_heads": 0,
+    "student_interval": 1,
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -485,12 +493,17 @@ class Distil(LADDSettings):
         _one_of(self.data, "distil.data", "synthesized", "encoded")
         _one_of(self.objective, "distil.objective", *METHODS)
         if not METHODS[self.objective].has_heads:
-            for name in _OF_HEADS:
-                if value := getattr(self, name):
+            for name, none in _OF_HEADS.items():
+                if (value := getattr(self, name)) != none:
                     raise UserError(
                         f"distil.{name} is {value} and distil.objective {self.objective}, which "
-                        f"has no heads that it would stand beside: use 0"
+                        f"has no heads that it would stand beside: use {none}"
                     )
+            if self.ramp.ramped:
+                raise UserError(
+                    f"distil.ramp has factors of {', '.join(self.ramp.ramped)} and "
+                    f"distil.objective is {self.objective}, whose loss is one: leave them at 1"
+                )
         _one_of(self.follows, "distil.follows", "generator", "finetuned")
         counts = dict.fromkeys(("steps", "batch_size"), COUNT)
         check_numbers(self, {"consistency_steps": Range(least=2)})

@@ -27,7 +27,8 @@ from ladd_jax.objectives.dmd import DMD, DMDSettings
 from ladd_jax.objectives.dpo import DPO, DPOSettings
 from ladd_jax.objectives.flow_matching import FlowMatching, FlowMatchingSettings
 from ladd_jax.objectives.followed import Followed
-from ladd_jax.objectives.ladd import LADD, LADDSettings
+from ladd_jax.objectives.ladd import LADD
+from ladd_jax.objectives.ladd_settings import LADDSettings
 from ladd_jax.objectives.lcm import LCM
 
 
@@ -189,7 +190,9 @@ def model_flops(config: Config, objective: Objective, bucket: Bucket, cond: Any)
     # The data generator is not told, and the data that it learns from say nothing.
     student = dataclasses.replace(student, guided=student.guided and GUIDANCE in cond)
     architectures = (student, teacher_architecture(config))
-    return sum(
-        units * flops(architecture, bucket.height, bucket.width, cond)
-        for units, architecture in zip(objective.forward_units, architectures, strict=True)
+    return round(
+        sum(
+            units * flops(architecture, bucket.height, bucket.width, cond)
+            for units, architecture in zip(objective.forward_units, architectures, strict=True)
+        )
     )

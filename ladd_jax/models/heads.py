@@ -19,7 +19,7 @@ from flax import nnx
 from jax.nn import initializers
 
 from ladd_jax.errors import UserError
-from ladd_jax.models.base import Model, param
+from ladd_jax.models.base import Model, Params, param
 from ladd_jax.models.layers import MLP, TIME_WIDTH, Dtype, layer_norm, timestep_embedding
 from ladd_jax.models.stack import stack
 from ladd_jax.parallel.mesh import constrain, gather
@@ -208,3 +208,21 @@ def head_stack(config: HeadConfig, count: int) -> Model:
 def one_head(params: Any, slot: jax.Array | int) -> Any:
     """Parameters of one head of a stack."""
     return jax.tree.map(lambda leaf: leaf[slot], params["heads"])
+
+
+def refreshed(stacked: Model, params: Params, share: float, key: jax.Array) -> Params:
+    """Parameters of a stack, of whose heads each is made anew with a probability.
+
+    Args:
+      stacked: what `head_stack` made.
+      params: its parameters.
+      share: the probability.
+      key: raw PRNG key.
+    """
+    choice_key, heads_key = jax.random.split(key)
+    new = stacked.init(heads_key)
+    (count,) = {len(leaf) for leaf in jax.tree.leaves(params)}
+    is_new = jax.random.bernoulli(choice_key, share, (count,))
+    return jax.tree.map(
+        lambda a, b: jnp.where(is_new.reshape(-1, *(1,) * (a.ndim - 1)), a, b), new, params
+    )

@@ -162,7 +162,7 @@ class Objective(Protocol):
     """The signature of a training target."""
 
     @property
-    def forward_units(self) -> tuple[int, int]:
+    def forward_units(self) -> tuple[float, float]:
         """(student, teacher): forward passes over the batch that a step's model FLOPs amount to."""
         ...
 

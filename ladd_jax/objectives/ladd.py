@@ -16,11 +16,11 @@ import optax
 
 from ladd_jax.diffusion.flow import expand
 from ladd_jax.diffusion.samplers import sample_noise
-from ladd_jax.errors import UserError
 from ladd_jax.models.base import GUIDANCE, Backbone, Model, Params
 from ladd_jax.objectives import update_orders
 from ladd_jax.objectives.adversarial import (
     ADVERSARIAL_LOSSES,
+    Due,
     Head,
     Penalty,
     RelativisticLoss,
@@ -42,119 +42,11 @@ from ladd_jax.objectives.base import (
 from ladd_jax.objectives.consistency import Consistency
 from ladd_jax.objectives.critics.base import Critic, Noise, Opened
 from ladd_jax.objectives.discriminator_metrics import discriminator_metrics
+from ladd_jax.objectives.ladd_settings import LADDSettings
 from ladd_jax.objectives.passes import Drawn, Heads, Passes, Verdict
-from ladd_jax.objectives.student_inputs import StudentInputs
 from ladd_jax.objectives.terms import terms_of
 from ladd_jax.objectives.terms.base import FEATURE_GRADIENT, REAL_FEATURES, Seen, Term, total
-from ladd_jax.ranges import (
-    DECAY,
-    NOT_NEGATIVE,
-    SHARE,
-    check_numbers,
-)
 from ladd_jax.training.optimizers import Optimizer
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class LADDSettings(StudentInputs):
-    """How a student is distilled, besides its inputs and their re-noising.
-
-    Attributes:
-      same_renoise: real and fake share t_hat and noise. Open in the paper.
-      loss: key of `ADVERSARIAL_LOSSES`. Open in the paper; ADD has hinge.
-      r1_gamma: weight of the gradient penalty on each head's input at real samples (ADD: 1e-5), and
-        at fake ones where the loss is relativistic; 0 leaves it out.
-      r1_interval: steps between penalties, each multiplied by the interval.
-      distillation_weight: weight of the distance to the teacher's own x_0, for real data (ADD:
-        2.5). The paper drops it (0) for synthetic data.
-      reconstruction_weight: weight of the distance to the sample that the input was noised from
-        (paper: 0).
-      reconstruction_gamma: largest ((1 - t) / t)^2 that this distance is multiplied by; 0 has no
-        largest one.
-      paired_weight: weight of the distance, at t = 1, to the sample that the data generator made of
-        the same noise (paper: 0); the batch has `noise_keys` then.
-      paired_share: share of the inputs at t = 1 that are such noise, where the weight is not 0; the
-        others are noise that no sample was made of.
-      moments_weight: weight of the distance of a sample's mean features to those of the real sample
-        that it is judged beside (paper: 0).
-      moments_t_hat: largest t_hat at which these are compared (SwD: 0.602).
-      consistency_weight: weight of the distance between predictions along a path of the data
-        generator (paper: 0).
-      misaligned_share: share of the loss on fakes that goes to extra ones, real latents with
-        the condition of another sample; 0 has none. It holds the student to its prompts.
-      head_updates: updates of the heads for each of the student, each on fresh re-noising.
-      accumulated_heads: the heads that the student's loss sees where there are several
-        micro-batches: `updated` is the update of one, by a second pass over all of them; `before`
-        is the heads from before the step, at the price of one pass.
-      ema_decay: decay of the student's moving average.
-    """
-
-    same_renoise: bool = True
-    loss: str = "hinge"
-    r1_gamma: float = 1e-5
-    r1_interval: int = 1
-    distillation_weight: float = 0.0
-    reconstruction_weight: float = 0.0
-    reconstruction_gamma: float = 0.0
-    paired_weight: float = 0.0
-    paired_share: float = 1.0
-    moments_weight: float = 0.0
-    moments_t_hat: float = 1.0
-    consistency_weight: float = 0.0
-    misaligned_share: float = 0.0
-    head_updates: int = 1
-    accumulated_heads: str = "updated"
-    ema_decay: float = 0.999
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.loss not in ADVERSARIAL_LOSSES:
-            raise UserError(f"loss {self.loss!r} is none of {', '.join(ADVERSARIAL_LOSSES)}")
-        if not 0 <= self.misaligned_share < 1:
-            raise UserError(
-                f"misaligned_share {self.misaligned_share} is not a share: use 0 for none, or a "
-                f"number below 1"
-            )
-        drawn = zip(self.timesteps, self.probabilities, strict=True)
-        if self.paired_weight and not any(t == 1 and share for t, share in drawn):
-            raise UserError(
-                f"paired_weight is {self.paired_weight} and the timesteps {self.timesteps} are "
-                f"drawn without 1, at which alone there are pairs: use 0"
-            )
-        if self.paired_weight and not self.paired_share:
-            raise UserError(
-                f"paired_weight is {self.paired_weight} and paired_share 0: use a share above 0, "
-                f"or a weight of 0"
-            )
-        if self.moments_weight and not self.same_renoise:
-            raise UserError(
-                f"moments_weight is {self.moments_weight} with same_renoise=False, and features "
-                f"are compared under the same noise: use 0, or same_renoise=True"
-            )
-        if self.head_updates < 1 or self.r1_interval < 1:
-            raise UserError(
-                f"head_updates {self.head_updates} and r1_interval {self.r1_interval} "
-                f"must be at least 1"
-            )
-        if self.accumulated_heads not in ("updated", "before"):
-            raise UserError(
-                f"accumulated_heads {self.accumulated_heads!r} is none of updated, before"
-            )
-        check_numbers(
-            self,
-            {
-                "r1_gamma": NOT_NEGATIVE,
-                "distillation_weight": NOT_NEGATIVE,
-                "reconstruction_weight": NOT_NEGATIVE,
-                "reconstruction_gamma": NOT_NEGATIVE,
-                "paired_weight": NOT_NEGATIVE,
-                "paired_share": SHARE,
-                "moments_weight": NOT_NEGATIVE,
-                "moments_t_hat": SHARE,
-                "consistency_weight": NOT_NEGATIVE,
-                "ema_decay": DECAY,
-            },
-        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -187,6 +79,44 @@ class LADD(LADDSettings):
         """
         # 1. Noise the latents: x_t at one of the student's times t. Draw t_hat and its noise, too.
         drawn, head_keys = self.draw(state, frozen, batch)
+        # Of every step, but where the heads are ahead of the student.
+        is_due = (state.step + 1) % self.student_interval == 0
+        passes = update_orders.passes_if_due(
+            self,
+            lambda: self._passes(state, frozen, batch, drawn, head_keys),
+            is_due,
+            state,
+            frozen,
+            drawn,
+            head_keys,
+        )
+        # 8. The student is updated, and its average follows.
+        new = updated(state, self.optimizer, passes.student_gradient, self.ema_decay)
+        if self.student_interval > 1:
+            new = unless_skipped(~is_due, new, state)
+        heads = passes.heads.params
+        if self.refreshed_heads:
+            # The first number after that of consistency. What the optimizer keeps stays: how large
+            # gradients of a head are is nearly as before.
+            key = jax.random.fold_in(state.key, state.step)
+            key = jax.random.fold_in(key, 2 + self.head_updates)
+            heads = self.critic.refreshed(heads, self.refreshed_heads, key)
+        new = dataclasses.replace(new, heads=heads, heads_optimizer=passes.heads.optimizer)
+        # Both or neither: the student's gradient goes through the updated heads.
+        metrics = self._metrics(drawn, passes, is_due)
+        skipped = self._skipped(passes)
+        metrics["skipped"] = skipped.astype(jnp.float32)
+        return unless_skipped(skipped, new, state), metrics
+
+    def _passes(
+        self,
+        state: TrainState,
+        frozen: dict[str, Any],
+        batch: Batch,
+        drawn: Drawn,
+        head_keys: jax.Array,
+    ) -> Passes:
+        """The passes of a step that updates the heads and then the student."""
         if self.accumulation > 1:
             passes = update_orders.in_micro_batches(self, state, frozen, drawn, head_keys)
         else:
@@ -203,25 +133,13 @@ class LADD(LADDSettings):
             # 5. The heads are updated.
             heads = self.apply(heads, verdict.gradient)
             # 6. The student's loss: through the updated heads, back along the same features.
-            x0_bar, losses = self.student_loss(heads.params, drawn, x0_hat, fake, real)
+            x0_bar, losses = self.student_loss(heads.params, state.step, drawn, x0_hat, fake, real)
             (student_gradient,) = student_vjp(x0_bar)
             passes = Passes(student_gradient, losses, x0_hat, heads, verdict)
-
-        if self.consistency is not None:
-            # 7. It is held to the data generator's paths, on points of their own.
-            passes = self._hold(self.consistency, passes, state, frozen, batch)
-
-        # 8. The student is updated, and its average follows.
-        new = dataclasses.replace(
-            updated(state, self.optimizer, passes.student_gradient, self.ema_decay),
-            heads=passes.heads.params,
-            heads_optimizer=passes.heads.optimizer,
-        )
-        # Both or neither: the student's gradient goes through the updated heads.
-        metrics = self._metrics(drawn, passes)
-        skipped = self._skipped(passes, metrics)
-        metrics["skipped"] = skipped.astype(jnp.float32)
-        return unless_skipped(skipped, new, state), metrics
+        if self.consistency is None:
+            return passes
+        # 7. It is held to the data generator's paths, on points of their own.
+        return self._hold(self.consistency, passes, state, frozen, batch)
 
     def diagnose(
         self, state: TrainState, frozen: dict[str, Any], batch: Batch
@@ -293,7 +211,7 @@ class LADD(LADDSettings):
     @property
     def penalty(self) -> Penalty:
         """The penalty on the heads' inputs."""
-        return Penalty(self.r1_gamma, self.r1_interval)
+        return Penalty(self.r1_gamma, self.r1_interval, self.r1_noise)
 
     @property
     def needs(self) -> frozenset[str]:
@@ -301,8 +219,11 @@ class LADD(LADDSettings):
         return frozenset().union(*(term.needs for term in self.loss_terms))
 
     @property
-    def forward_units(self) -> tuple[int, int]:
+    def forward_units(self) -> tuple[float, float]:
         """(student, teacher): forward passes over the batch that a step's model FLOPs amount to.
+
+        With a `student_interval` they are the mean over steps with and without the student's
+        update; those without go forward alone.
 
         A backward pass is 2 of them, or 1 where the parameters are constants. The student goes
         forward and backward; the teacher forward and backward on fakes, forward on real ones; each
@@ -321,11 +242,14 @@ class LADD(LADDSettings):
         again = int(self.accumulation > 1 and self.accumulated_heads == "updated")
         real = again * (REAL_FEATURES in self.needs)
         back = sum(FEATURE_GRADIENT in term.needs for term in self.loss_terms)
-        teacher = 3 + 2 * (self.head_updates - 1) + misaligned + again + real + back
+        forward = 2 * self.head_updates + misaligned
+        teacher = forward + 1 + again + real + back
         # Gradients of the adapters of a constant network are small beside a pass.
         student = 2 if self.student.constants else 3
         held = 0 if self.consistency is None else self.consistency.forward_units
-        return student + again + self.own_passes + held, teacher
+        due = 1 / self.student_interval
+        student = due * (student + again + held - 1) + 1 + self.own_passes
+        return student, due * (teacher - forward) + forward
 
     def draw(
         self, state: TrainState, frozen: dict[str, Any], batch: Batch
@@ -361,8 +285,25 @@ class LADD(LADDSettings):
             paired = (t == 1) & (drawn < self.paired_share)
             noise = sample_noise(batch["noise_keys"], 0, x_0.shape[1:])
             x_t = jnp.where(expand(paired, x_t), noise, x_t)
-        fake, real = self.renoise(renoise_key, x_0, t)
-        return Drawn(x_0, cond, x_t, t, fake, real, misaligned, own, paired), keys[1:-1]
+        drawn = Drawn(
+            x_0, cond, x_t, t, misaligned, own, paired, *self._noises(renoise_key, x_0, t)
+        )
+        return drawn, keys[1:-1]
+
+    def renoised(self, drawn: Drawn, key: jax.Array) -> Drawn:
+        """The batch with other re-noising."""
+        fake, real, penalty_keys = self._noises(key, drawn.x_0, drawn.t)
+        return drawn._replace(fake_noise=fake, real_noise=real, penalty_keys=penalty_keys)
+
+    def _noises(
+        self, key: jax.Array, x_0: jax.Array, t: jax.Array
+    ) -> tuple[Noise, Noise, jax.Array | None]:
+        """`renoise`, and the keys of what the penalty draws."""
+        if not self.r1_noise:
+            return *self.renoise(key, x_0, t), None
+        # Numbers 0 and 1 are the keys that `renoise` splits it into.
+        keys = jax.random.split(jax.random.fold_in(key, 2), len(x_0))
+        return *self.renoise(key, x_0, t), keys
 
     def renoise(self, key: jax.Array, x_0: jax.Array, t: jax.Array) -> tuple[Noise, Noise]:
         """Noise and t_hat for fake samples, predicted from x_t, and for real ones."""
@@ -404,7 +345,7 @@ class LADD(LADDSettings):
         if isinstance(form, RelativisticLoss):
             return self._judge_pairs(form, heads, step, frozen, drawn, x0_hat, fake, real)
         on_fake = fake_loss(form)
-        on_real = real_loss(form, self.penalty, step)
+        on_real = real_loss(form, self.penalty, Due(step, drawn.penalty_keys))
         gradient, fakes = (
             critic.judge(heads, frozen, x0_hat, drawn.fake_noise, drawn.cond, on_fake)
             if fake is None
@@ -437,16 +378,17 @@ class LADD(LADDSettings):
     ) -> Verdict:
         """`judge` where a loss sees a fake sample beside its real one."""
         of_real = drawn.x_0, drawn.real_noise, drawn.cond
+        due = Due(step, in_pairs(drawn.penalty_keys, drawn.penalty_keys))
 
         def pass_by(of_fake: Any, weight: jax.Array | None = None) -> tuple[Params, Statistics]:
-            on_pairs = pair_loss(form, self.penalty, step, weight)
+            on_pairs = pair_loss(form, self.penalty, due, weight)
             x_0, noise, cond = in_pairs(of_fake, of_real)
             return self.critic.judge(heads, frozen, x_0, noise, cond, on_pairs)
 
         if fake is None or real is None:
             gradient, statistics = pass_by((x0_hat, drawn.fake_noise, drawn.cond))
         else:
-            on_pairs = pair_loss(form, self.penalty, step)
+            on_pairs = pair_loss(form, self.penalty, due)
             gradient, statistics = fake.beside(real).judge(heads, on_pairs)
         if drawn.misaligned is not None:
             other, weight = drawn.misaligned
@@ -466,6 +408,7 @@ class LADD(LADDSettings):
     def student_loss(
         self,
         heads: Params,
+        step: jax.Array,
         drawn: Drawn,
         x0_hat: jax.Array,
         fake: Opened,
@@ -485,7 +428,7 @@ class LADD(LADDSettings):
             fake=fake,
             real=real,
         )
-        return total(self.loss_terms, seen)
+        return total(self.loss_terms, seen, self.ramp, step)
 
     def _hold(
         self,
@@ -499,27 +442,29 @@ class LADD(LADDSettings):
         # The first number after those of the keys that `draw` splits it into.
         key = jax.random.fold_in(jax.random.fold_in(state.key, state.step), 1 + self.head_updates)
         held = consistency.hold(key, state, frozen, batch)
-        gradient = jax.tree.map(
-            lambda a, b: a + self.consistency_weight * b, passes.student_gradient, held.gradient
-        )
+        weight = self.ramp.weight("consistency", self.consistency_weight, state.step)
+        gradient = jax.tree.map(lambda a, b: a + weight * b, passes.student_gradient, held.gradient)
         losses = passes.losses | {"loss/consistency": held.value}
         return passes._replace(student_gradient=gradient, losses=losses)
 
-    def _skipped(self, passes: Passes, metrics: Metrics) -> jax.Array:
+    def _skipped(self, passes: Passes) -> jax.Array:
         """Whether a gradient is not finite, bool []."""
-        finite = jnp.isfinite(metrics["gradient_norm/student"])
-        finite &= jnp.isfinite(metrics["gradient_norm/heads"])
+        finite = jnp.isfinite(optax.tree.norm(passes.student_gradient))
+        finite &= jnp.isfinite(optax.tree.norm(passes.verdict.gradient))
         if self.head_updates > 1:
             # The norm is of one update's gradient; what another one spoilt is in the heads.
             finite &= jnp.isfinite(optax.tree.norm(passes.heads.params))
         return ~finite
 
-    def _metrics(self, drawn: Drawn, passes: Passes) -> Metrics:
+    def _metrics(self, drawn: Drawn, passes: Passes, is_due: jax.Array) -> Metrics:
         (fake, real), accuracy = passes.verdict.statistics, passes.verdict.accuracy
         t_fake, t_real = drawn.fake_noise.t_hat, drawn.real_noise.t_hat
         return passes.losses | {
             "loss/discriminator": jnp.mean(fake["loss"] + real["loss"]),
-            "gradient_norm/student": optax.tree.norm(passes.student_gradient),
+            # NaN is left out of the mean that is logged.
+            "gradient_norm/student": jnp.where(
+                is_due, optax.tree.norm(passes.student_gradient), jnp.nan
+            ),
             "gradient_norm/heads": optax.tree.norm(passes.verdict.gradient),
             "x0_hat_std": jnp.std(passes.x0_hat),
             **discriminator_metrics(fake, real, accuracy, t_fake, t_real),

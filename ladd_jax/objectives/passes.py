@@ -23,25 +23,28 @@ class Drawn(NamedTuple):
       cond: their condition, arrays `[B, ...]`.
       x_t: what the student is given `[B, H, W, C]`.
       t: the time of x_t, float32 `[B]`.
-      fake_noise: noise and t_hat for the student's samples.
-      real_noise: noise and t_hat for the data.
       misaligned: for pairs of latents and another sample's cond, where there are any: that cond,
         and the pair's weight `[B]`, whose mean over the batch is 1.
       own: where x_t is from the student's own sampling and not from x_0, bool `[B]`; None where
         none is.
       paired: where x_t is the noise that the data generator made x_0 of, bool `[B]`; None where
         none is.
+      fake_noise: noise and t_hat for the student's samples.
+      real_noise: noise and t_hat for the data.
+      penalty_keys: raw PRNG keys of what the penalty on the heads draws, `[B, 2]`; None where it
+        draws nothing.
     """
 
     x_0: jax.Array
     cond: Cond
     x_t: jax.Array
     t: jax.Array
-    fake_noise: Noise
-    real_noise: Noise
     misaligned: tuple[Cond, jax.Array] | None
     own: jax.Array | None
     paired: jax.Array | None
+    fake_noise: Noise
+    real_noise: Noise
+    penalty_keys: jax.Array | None
 
 
 class Heads(NamedTuple):

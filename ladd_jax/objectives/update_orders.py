@@ -5,9 +5,11 @@ heads only after all of them: either the student's loss sees them in a second pa
 heads from before the step.
 """
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import jax
+import jax.numpy as jnp
 
 from ladd_jax.models.base import Params
 from ladd_jax.objectives.accumulation import accumulate
@@ -44,12 +46,49 @@ def update_heads(
         return heads
 
     def update(heads: Heads, key: jax.Array) -> tuple[Heads, None]:
-        fake, real = ladd.renoise(key, drawn.x_0, drawn.t)
-        again = drawn._replace(fake_noise=fake, real_noise=real)
+        again = ladd.renoised(drawn, key)
         verdict = _judge(ladd, heads.params, state.step, frozen, again, x0_hat)
         return ladd.apply(heads, verdict.gradient), None
 
     return jax.lax.scan(update, heads, keys)[0]
+
+
+def passes_if_due(
+    ladd: "LADD",
+    passes: Callable[[], Passes],
+    is_due: jax.Array,
+    state: TrainState,
+    frozen: Frozen,
+    drawn: Drawn,
+    head_keys: jax.Array,
+) -> Passes:
+    """The passes of a step; where the student is not due, those of its heads alone.
+
+    These have no gradient of the student, and NaN for its losses, which is left out of the mean
+    that is logged.
+
+    Args:
+      ladd: the objective.
+      passes: makes those of both.
+      is_due: whether the student is updated, bool [].
+      state: state before the step.
+      frozen: the step's constant trees.
+      drawn: the batch.
+      head_keys: keys of the further updates of the heads.
+    """
+    if ladd.student_interval == 1:
+        return passes()
+
+    def alone() -> Passes:
+        x0_hat, heads, verdict = _of_heads(ladd, state, frozen, drawn, head_keys)
+        of_both = jax.eval_shape(passes)
+        gradient = jax.tree.map(
+            lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), of_both.student_gradient
+        )
+        losses = dict.fromkeys(of_both.losses, jnp.asarray(jnp.nan))
+        return Passes(gradient, losses, x0_hat, heads, verdict)
+
+    return jax.lax.cond(is_due, passes, alone)
 
 
 def in_micro_batches(
@@ -66,6 +105,25 @@ def _in_two_passes(
 ) -> Passes:
     """All micro-batches for the heads, then again for the student: the same update."""
 
+    x0_hat, heads, verdict = _of_heads(ladd, state, frozen, drawn, head_keys)
+
+    def generate(drawn: Drawn) -> tuple[Params, Metrics, Any]:
+        x0_hat, student_vjp = jax.vjp(
+            lambda params: ladd.predict(params, frozen, drawn), state.params
+        )
+        fake, real = ladd.open(frozen, drawn, x0_hat)
+        x0_bar, losses = ladd.student_loss(heads.params, state.step, drawn, x0_hat, fake, real)
+        return student_vjp(x0_bar)[0], losses, ()
+
+    gradient, losses, _ = accumulate(generate, drawn, ladd.accumulation, ladd.student)
+    return Passes(gradient, losses, x0_hat, heads, verdict)
+
+
+def _of_heads(
+    ladd: "LADD", state: TrainState, frozen: Frozen, drawn: Drawn, head_keys: jax.Array
+) -> tuple[jax.Array, Heads, Verdict]:
+    """Predictions, the heads after all their updates, and their verdict; forward passes alone."""
+
     def predict(drawn: Drawn) -> tuple[Any, Any, jax.Array]:
         return (), (), ladd.predict(state.params, frozen, drawn)
 
@@ -73,18 +131,7 @@ def _in_two_passes(
     heads = Heads(state.heads, state.heads_optimizer)
     heads = update_heads(ladd, heads, state, frozen, drawn, x0_hat, head_keys)
     verdict = _judge(ladd, heads.params, state.step, frozen, drawn, x0_hat)
-    heads = ladd.apply(heads, verdict.gradient)
-
-    def generate(drawn: Drawn) -> tuple[Params, Metrics, Any]:
-        x0_hat, student_vjp = jax.vjp(
-            lambda params: ladd.predict(params, frozen, drawn), state.params
-        )
-        fake, real = ladd.open(frozen, drawn, x0_hat)
-        x0_bar, losses = ladd.student_loss(heads.params, drawn, x0_hat, fake, real)
-        return student_vjp(x0_bar)[0], losses, ()
-
-    gradient, losses, _ = accumulate(generate, drawn, ladd.accumulation, ladd.student)
-    return Passes(gradient, losses, x0_hat, heads, verdict)
+    return x0_hat, ladd.apply(heads, verdict.gradient), verdict
 
 
 def _through_heads_before(
@@ -101,7 +148,7 @@ def _through_heads_before(
         )
         fake, real = ladd.open(frozen, drawn, x0_hat)
         verdict = ladd.judge(state.heads, state.step, frozen, drawn, x0_hat, fake, real)
-        x0_bar, losses = ladd.student_loss(state.heads, drawn, x0_hat, fake, real)
+        x0_bar, losses = ladd.student_loss(state.heads, state.step, drawn, x0_hat, fake, real)
         (gradient,) = student_vjp(x0_bar)
         return (
             (gradient, verdict.gradient), (losses, verdict.statistics), (x0_hat, verdict.accuracy)

@@ -3,8 +3,6 @@
 import dataclasses
 import json
 import logging
-import shutil
-import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -29,7 +27,7 @@ from ladd_jax.stages.trained import FACTS, given_guidance
 from ladd_jax.weights.lora import AddedLoRA
 from ladd_jax.weights.push import check_push, push
 from ladd_jax.weights.source import PIPELINE_INDEX
-from ladd_jax.whole_files import publish
+from ladd_jax.whole_files import whole
 
 _LOG = logging.getLogger(__name__)
 
@@ -84,12 +82,13 @@ def export(
     )
     if push_to:
         exported = dataclasses.replace(exported, place=push_to)
-    partial = out.absolute().with_name(f".{out.absolute().name}.{uuid.uuid4().hex}.partial")
-    try:
-        partial.mkdir(parents=True)
-    except OSError as error:
-        raise UserError(f"{out} cannot be made ({error.strerror}): name another --out") from error
-    try:
+    with whole(out.absolute()) as partial:
+        try:
+            partial.mkdir(parents=True)
+        except OSError as error:
+            raise UserError(
+                f"{out} cannot be made ({error.strerror}): name another --out"
+            ) from error
         family.write_export(partial, exported)
         if (partial / PIPELINE_INDEX).is_file():
             # A whole pipeline can be sampled again, which needs what its index does not say.
@@ -102,9 +101,6 @@ def export(
             if scale is not None:
                 facts["guidance"] = scale
             (partial / FACTS).write_text(json.dumps(facts, indent=2, sort_keys=True) + "\n")
-        publish(partial, out.absolute())
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     if push_to:
         _LOG.info("export: uploads to %s", push_to)
         _LOG.info("export: uploaded, %s", push(out, push_to))
@@ -301,16 +297,28 @@ def _of_dmd(distil: Distil) -> dict[str, object]:
 
 def _of_ladd(distil: Distil) -> dict[str, object]:
     gamma = f", gamma {distil.reconstruction_gamma:g}" if distil.reconstruction_gamma else ""
-    return _of_inputs(distil) | {
+    noise = f", estimated with noise of {distil.r1_noise:g}" if distil.r1_noise else ""
+    rows = _of_inputs(distil) | {
         "noise for the discriminator": _noise(distil),
         "loss": distil.loss,
-        "R1": f"{distil.r1_gamma:g} every {distil.r1_interval} steps",
+        "R1": f"{distil.r1_gamma:g} every {distil.r1_interval} steps{noise}",
         "distillation loss": f"{distil.distillation_weight:g}",
         "reconstruction": f"{distil.reconstruction_weight:g}{gamma}",
         "blocks with heads": _listed(distil.hooked_blocks) or "all",
         "updates of the heads a step": distil.head_updates,
         "learning rate of the heads": f"{distil.heads_optimizer.learning_rate:g}",
     }
+    if distil.student_interval > 1:
+        rows["steps between updates of the student"] = distil.student_interval
+    if distil.refreshed_heads:
+        rows["share of the heads made anew at a step"] = f"{distil.refreshed_heads:g}"
+    for name in distil.ramp.ramped:
+        first, last = getattr(distil.ramp, name)
+        begin, end = distil.ramp.steps
+        rows[f"factor of the loss {name}"] = (
+            f"{first:g} up to step {begin}, {last:g} from step {end}"
+        )
+    return rows
 
 
 _OF_OBJECTIVES: dict[str, Callable[[Distil], dict[str, object]]] = {

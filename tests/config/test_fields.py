@@ -15,7 +15,7 @@ from ladd_jax.errors import UserError
 from ladd_jax.models.families import family
 from ladd_jax.models.heads import HeadConfig
 from ladd_jax.objectives.flow_matching import FlowMatchingSettings
-from ladd_jax.objectives.ladd import LADDSettings
+from ladd_jax.objectives.ladd_settings import LADDSettings
 from ladd_jax.ranges import Range
 
 

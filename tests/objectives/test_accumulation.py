@@ -14,7 +14,6 @@ from ladd_jax.parallel.mesh import batch_sharding, make_mesh, parameter_sharding
 from ladd_jax.training.optimizers import Optimizer
 
 COLLECTIVES = ("all-gather", "all-to-all", "collective-permute", "all-reduce")
-PROPORTIONAL = Optimizer(1.0, epsilon=1.0)  # Its first update is nearly the gradient, not its sign.
 
 
 def test_every_sample_is_in_one_micro_batch():
@@ -104,11 +103,12 @@ def assert_metrics_agree(ours, theirs):
              "distillation_weight": 2.5},
         ),
         (2, {"head_updates": 3, "hooked_blocks": (1,), "r1_gamma": 1e-2, "misaligned_share": 0.3}),
+        (2, {"head_updates": 2, "r1_gamma": 1e-2, "r1_noise": 0.1, "loss": "relativistic"}),
     ],
-    ids=["plain", "misaligned pairs", "several updates"],
+    ids=["plain", "misaligned pairs", "several updates", "a penalty with noise"],
 )  # fmt: skip
 def test_updated_heads_make_the_update_and_the_metrics_of_one_batch(count, changes):
-    optimizers = {"optimizer": PROPORTIONAL, "heads_optimizer": PROPORTIONAL}
+    optimizers = {"optimizer": tiny.PROPORTIONAL, "heads_optimizer": tiny.PROPORTIONAL}
     whole, several = (tiny.ladd(accumulation=n, **optimizers, **changes) for n in (1, count))
     state, teacher = tiny.ladd_state(whole)
     batch = tiny.share_a_prompt(tiny.batch())
@@ -122,14 +122,14 @@ def test_updated_heads_make_the_update_and_the_metrics_of_one_batch(count, chang
 
 @pytest.mark.slow
 def test_heads_of_before_the_step_are_those_that_the_generator_sees():
-    optimizers = {"optimizer": PROPORTIONAL, "heads_optimizer": PROPORTIONAL}
+    optimizers = {"optimizer": tiny.PROPORTIONAL, "heads_optimizer": tiny.PROPORTIONAL}
     changes = {"misaligned_share": 0.3, "r1_gamma": 1e-2}
     objective = tiny.ladd(accumulation=2, accumulated_heads="before", **optimizers, **changes)
     state, teacher = tiny.ladd_state(objective)
     after, metrics = tiny.step(objective)(state, teacher, tiny.batch())
     # The update of the heads is that of one batch; the student's is what heads that stay give.
     whole, _ = tiny.step(tiny.ladd(**optimizers, **changes))(state, teacher, tiny.batch())
-    held = tiny.ladd(optimizer=PROPORTIONAL, heads_optimizer=Optimizer(0.0), **changes)
+    held = tiny.ladd(optimizer=tiny.PROPORTIONAL, heads_optimizer=Optimizer(0.0), **changes)
     still, wanted = tiny.step(held)(state, teacher, tiny.batch())
     assert_updates_agree(after.heads, whole.heads, state.heads)
     assert_updates_agree(after.params, still.params, state.params)
@@ -169,14 +169,14 @@ def test_flow_matching_in_micro_batches_makes_the_update_of_one():
     params = tiny.random_params(model)
     results = []
     for count in (1, 4):
-        objective = FlowMatching(model, PROPORTIONAL, accumulation=count)
+        objective = FlowMatching(model, tiny.PROPORTIONAL, accumulation=count)
         state = objective.init(jax.random.PRNGKey(0), params)
         results.append(tiny.step(objective)(state, {"null": null}, tiny.batch()))
     (one, metrics), (four, four_metrics) = results
     assert_updates_agree(four.params, one.params, params)
     assert_metrics_agree(four_metrics, metrics)
     with pytest.raises(ValueError, match="accumulation is 0"):
-        FlowMatching(model, PROPORTIONAL, accumulation=0)
+        FlowMatching(model, tiny.PROPORTIONAL, accumulation=0)
 
 
 @pytest.mark.slow

@@ -12,10 +12,13 @@ import tiny
 
 from benchmarks.flops import matrix_flops
 from ladd_jax.diffusion.flow import interpolate, predict_x0
-from ladd_jax.diffusion.samplers import sample_noise
+from ladd_jax.diffusion.samplers import linear_sigmas, sample_noise
 from ladd_jax.models.sd3.flops import forward_flops
 from ladd_jax.models.sd3.transformer import cut_params, mmdit
-from ladd_jax.objectives.adversarial import ADVERSARIAL_LOSSES, Penalty, real_loss
+from ladd_jax.objectives.adversarial import ADVERSARIAL_LOSSES, Due, Penalty, real_loss
+from ladd_jax.objectives.consistency import Consistency
+from ladd_jax.objectives.followed import Followed
+from ladd_jax.objectives.terms.ramp import Ramp
 from ladd_jax.training.optimizers import Optimizer
 
 
@@ -382,6 +385,8 @@ def test_own_inputs_are_what_the_consistency_sampler_comes_to():
         ({"paired_weight": 1.0, "paired_share": 0.0}, "use a share above 0"),
         ({"paired_share": 2.0}, "paired_share is 2.0"),
         ({"moments_weight": 1.0, "same_renoise": False}, "compared under the same noise"),
+        ({"r1_noise": 0.1}, "r1_gamma 0, so that there is no penalty"),
+        ({"ramp": Ramp(steps=(0, 9), moments=(0.0, 1.0))}, "moments_weight 0, which no factor"),
     ],
 )  # fmt: skip
 def test_settings_that_mean_nothing_are_refused(changes, words):
@@ -426,7 +431,7 @@ def test_the_loss_is_per_location():
     # Two locations with logits +3 and -3 have a mean of 0. The hinge of the mean would be 1 with a
     # gradient on both; per location it is (0 + 4) / 2 on real samples.
     logits = jnp.asarray([[[3.0, -3.0]]])
-    value, _ = real_loss(ADVERSARIAL_LOSSES["hinge"], Penalty(0.0), jnp.asarray(0))(
+    value, _ = real_loss(ADVERSARIAL_LOSSES["hinge"], Penalty(0.0), Due(jnp.asarray(0)))(
         lambda tokens: logits, jnp.zeros((1, 2, 4))
     )
     assert float(value) == pytest.approx(2.0)
@@ -489,6 +494,83 @@ def test_more_head_updates_take_fresh_noise_and_one_optimizer_step_each():
     assert np.isfinite(float(metrics["loss/discriminator"]))
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"head_updates": 2, "consistency_weight": 1.0},
+        pytest.param({"accumulation": 2, "r1_gamma": 1e-2}, marks=pytest.mark.slow),
+        pytest.param(
+            {"accumulation": 2, "accumulated_heads": "before", "loss": "relativistic"},
+            marks=pytest.mark.slow,
+        ),
+    ],
+    ids=str,
+)
+def test_a_student_with_an_interval_waits_for_it_while_its_heads_learn(changes):
+    if changes.get("consistency_weight"):
+        network = tiny.network(tiny.mmdit_config())
+        held = Consistency(network, Followed(network, guidance=2.0), linear_sigmas(4))
+        changes = changes | {"consistency": held}
+    # In proportion to a gradient, which two orders of the same sums agree on.
+    optimizers = {"optimizer": tiny.PROPORTIONAL, "heads_optimizer": tiny.PROPORTIONAL}
+    plain, waiting = (tiny.ladd(student_interval=n, **optimizers, **changes) for n in (1, 2))
+    state, frozen = tiny.ladd_state(plain)
+    frozen["null"] = jax.tree.map(lambda x: 0 * x[0], tiny.batch()["cond"])
+
+    alone, metrics = tiny.step(waiting)(state, frozen, tiny.batch())
+    both, known = tiny.step(plain)(state, frozen, tiny.batch())
+    for name in ("params", "ema", "optimizer"):
+        jax.tree.map(np.testing.assert_array_equal, getattr(alone, name), getattr(state, name))
+    assert int(alone.step) == 1 and not float(metrics["skipped"])
+    updates = [jax.tree.map(jnp.subtract, after.heads, state.heads) for after in (alone, both)]
+    # The heads of a step in micro-batches that sees those from before update in another order.
+    if "accumulated_heads" not in changes:
+        assert tiny.gradient_difference(*updates) < 1e-4
+    assert metrics.keys() == known.keys()
+    unknown = {name for name in metrics if np.isnan(metrics[name]).all()}
+    unknown -= {name for name in known if np.isnan(known[name]).all()}
+    assert unknown == {n for n in known if n.startswith("loss/")} - {"loss/discriminator"} | {
+        "gradient_norm/student"
+    }
+
+    after, metrics = tiny.step(waiting)(alone, frozen, tiny.batch())
+    wanted, known = tiny.step(plain)(alone, frozen, tiny.batch())
+    for name in ("params", "ema", "heads"):
+        updates = [
+            jax.tree.map(jnp.subtract, getattr(new, name), getattr(alone, name))
+            for new in (after, wanted)
+        ]
+        assert tiny.gradient_difference(*updates) < 1e-4
+        assert tiny.max_difference(updates[0], updates[1]) < 1e-4
+    assert np.isfinite(float(metrics["loss/generator"]))
+
+
+def test_refreshed_heads_are_new_ones_and_the_others_are_as_they_would_be():
+    plain, all_new, some = (tiny.ladd(refreshed_heads=share) for share in (0.0, 1.0, 0.5))
+    state, frozen = tiny.ladd_state(plain)
+    kept, _ = tiny.step(plain)(state, frozen, tiny.batch())
+    new, _ = tiny.step(all_new)(state, frozen, tiny.batch())
+    mixed, _ = tiny.step(some)(state, frozen, tiny.batch())
+    jax.tree.map(np.testing.assert_array_equal, new.params, kept.params)
+
+    def kernels(state):
+        return np.asarray(state.heads["heads"]["entry"]["convolution"]["kernel"])
+
+    for ours, theirs, fresh in zip(kernels(mixed), kernels(kept), kernels(new), strict=True):
+        assert (ours == theirs).all() or (ours == fresh).all()
+    assert not (kernels(new) == kernels(kept)).any()
+    # Those of the next step are others.
+    again, _ = tiny.step(all_new)(new, frozen, tiny.batch())
+    assert not (kernels(again) == kernels(new)).any()
+    shares, step = [], tiny.step(some)
+    for number in range(8):
+        at = dataclasses.replace(state, step=jnp.asarray(number, jnp.int32))
+        after, _ = step(at, frozen, tiny.batch())
+        plainly, _ = tiny.step(plain)(at, frozen, tiny.batch())
+        shares += [(a == b).all() for a, b in zip(kernels(after), kernels(plainly), strict=True)]
+    assert 2 <= sum(shares) <= 14
+
+
 @pytest.mark.slow
 def test_rematerialisation_changes_memory_and_not_the_update():
     results = []
@@ -518,7 +600,9 @@ def test_metrics_hold_each_head_and_each_band():
         ({"loss": "hing"}, "hinge, softplus, lsgan"),
         ({"probabilities": (0.5, 0.5)}, "4 numbers that sum to 1"),
         ({"hooked_blocks": (0, 3)}, "block 3 of a teacher of 2"),
-        ({"head_updates": 0}, "must be at least 1"),
+        ({"head_updates": 0}, "head_updates is 0: use 1 or more"),
+        ({"student_interval": 0}, "student_interval is 0: use 1 or more"),
+        ({"refreshed_heads": 1.5}, "refreshed_heads is 1.5"),
         ({"misaligned_share": 1.0}, "1.0 is not a share"),
         ({"accumulation": 0}, "accumulation is 0: use 1 or more"),
         ({"accumulated_heads": "after"}, "'after' is none of updated, before"),

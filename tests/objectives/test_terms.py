@@ -11,7 +11,7 @@ import tiny
 from ladd_jax.diffusion.flow import interpolate, predict_x0
 from ladd_jax.models.sd3.transformer import mmdit
 from ladd_jax.objectives.adversarial import ADVERSARIAL_LOSSES
-from ladd_jax.objectives.ladd import LADDSettings
+from ladd_jax.objectives.ladd_settings import LADDSettings
 from ladd_jax.objectives.terms import terms_of
 from ladd_jax.objectives.terms.adversarial import Adversarial
 from ladd_jax.objectives.terms.base import (
@@ -24,6 +24,7 @@ from ladd_jax.objectives.terms.base import (
 from ladd_jax.objectives.terms.distillation import Distillation
 from ladd_jax.objectives.terms.moments import Moments
 from ladd_jax.objectives.terms.paired import Paired
+from ladd_jax.objectives.terms.ramp import Ramp
 from ladd_jax.objectives.terms.reconstruction import Reconstruction
 from ladd_jax.training.optimizers import Optimizer
 
@@ -131,7 +132,7 @@ def compared():
             name: jax.value_and_grad(formula)(x0_hat)
             for name, formula in formulas(ladd, frozen, drawn, state.heads).items()
         }
-        return ours, theirs, total(ladd.loss_terms, seen)
+        return ours, theirs, total(ladd.loss_terms, seen, Ramp(), state.step)
 
     return run(state, frozen, tiny.batch() | tiny.noise_keys())
 
@@ -152,6 +153,41 @@ def test_the_students_loss_is_the_weighted_sum_and_its_metrics_are_without_weigh
     for name, term in TERMS.items():
         assert float(metrics[f"loss/{term.name}"]) == float(ours[name][0])
     assert len(metrics) == len(TERMS)
+
+
+def test_a_weight_goes_from_its_first_factor_to_its_last_between_two_steps(compared):
+    ramp = Ramp(steps=(100, 300), generator=(0.0, 1.0), paired=(1.0, 0.5))
+    for name, weight, wanted in (
+        ("generator", 1.0, {0: 0.0, 100: 0.0, 200: 0.5, 300: 1.0, 900: 1.0}),
+        ("paired", 4.0, {0: 4.0, 100: 4.0, 200: 3.0, 300: 2.0, 900: 2.0}),
+    ):
+        for step, value in wanted.items():
+            assert float(ramp.weight(name, weight, jnp.asarray(step))) == pytest.approx(value)
+    assert ramp.weight("moments", 0.3, jnp.asarray(0)) == 0.3
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"steps": (9, 3)}, "the first not after the second"),
+        ({"steps": (0, 9), "paired": (-1.0, 1.0)}, "use two numbers of 0 or more"),
+        ({"moments": (0.0, 1.0)}, "has no steps to change it in"),
+    ],
+)
+def test_a_ramp_that_means_nothing_is_refused(changes, words):
+    with pytest.raises(ValueError, match=words):
+        Ramp(**changes)
+
+
+def test_a_term_whose_factor_is_zero_moves_nothing_until_it_grows():
+    plain = objective(depth=1)
+    faded = dataclasses.replace(plain, ramp=Ramp(steps=(2, 4), generator=(0.0, 1.0)))
+    state, frozen = tiny.ladd_state(plain)
+    step, norms = tiny.step(faded), []
+    for number in range(4):
+        at = dataclasses.replace(state, step=jnp.asarray(number, jnp.int32))
+        norms.append(float(step(at, frozen, tiny.batch())[1]["gradient_norm/student"]))
+    assert norms[:3] == [0.0, 0.0, 0.0] and norms[3] > 0
 
 
 def test_settings_name_the_terms_and_these_what_they_need():

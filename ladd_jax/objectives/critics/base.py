@@ -105,3 +105,7 @@ class Critic(Protocol):
     def open(self, frozen: dict[str, Any], x_0: jax.Array, noise: Noise, cond: Cond) -> Opened:
         """The latents' features, kept once, and the way back to the latents."""
         ...
+
+    def refreshed(self, heads: Params, share: float, key: jax.Array) -> Params:
+        """The heads, of which each is made anew with a probability; `key` is a raw PRNG key."""
+        ...

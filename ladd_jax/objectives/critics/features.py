@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from ladd_jax.diffusion.flow import interpolate, predict_x0
 from ladd_jax.errors import UserError
 from ladd_jax.models.base import GUIDANCE, Backbone, Cond, Model, Params
-from ladd_jax.models.heads import one_head
+from ladd_jax.models.heads import one_head, refreshed
 from ladd_jax.models.layers import timestep_embedding
 from ladd_jax.objectives.adversarial import Head, HeadLoss, Statistics, in_pairs, of_pairs
 from ladd_jax.objectives.critics.base import Noise, Opened
@@ -117,6 +117,10 @@ class FeatureCritic:
             return x_0_bar
 
         return OpenedFeatures(self, self._given(x_0, noise, cond), x_t_hat, v, tokens, back)
+
+    def refreshed(self, heads: Params, share: float, key: jax.Array) -> Params:
+        """See `Critic.refreshed`."""
+        return refreshed(self.heads, heads, share, key)
 
     def _given(self, x_0: jax.Array, noise: Noise, cond: Cond) -> "Given":
         summary = self.teacher.summary(cond)

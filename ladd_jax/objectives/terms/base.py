@@ -6,6 +6,7 @@ import jax
 
 from ladd_jax.models.base import Cond, Params
 from ladd_jax.objectives.critics.base import Noise, Opened
+from ladd_jax.objectives.terms.ramp import Ramp
 
 PREDICTED_X0 = "predicted_x0"
 """`Seen.fake.predicted_x0()`: the frozen network is run to its end for it, and not cut."""
@@ -73,12 +74,22 @@ class Term(Protocol):
         ...
 
 
-def total(terms: tuple[Term, ...], seen: Seen) -> tuple[jax.Array, dict[str, Any]]:
-    """Gradient of the weighted sum of terms at `x0_hat`, and their metrics."""
+def total(
+    terms: tuple[Term, ...], seen: Seen, ramp: Ramp, step: jax.Array
+) -> tuple[jax.Array, dict[str, Any]]:
+    """Gradient of the weighted sum of terms at `x0_hat`, and their metrics.
+
+    Args:
+      terms: at least one.
+      seen: what the step has.
+      ramp: what the weights are multiplied by.
+      step: int32 [], updates done.
+    """
     metrics, gradient = {}, None
     for term in terms:
         metrics[f"loss/{term.name}"], own = term(seen)
-        own = own if term.weight == 1 else term.weight * own
+        weight = ramp.weight(term.name, term.weight, step)
+        own = own if isinstance(weight, float | int) and weight == 1 else weight * own
         gradient = own if gradient is None else gradient + own
     assert gradient is not None, "a student needs a loss"
     return gradient, metrics

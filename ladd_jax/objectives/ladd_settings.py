@@ -1,0 +1,133 @@
+"""What may be chosen of LADD's step."""
+
+import dataclasses
+
+from ladd_jax.errors import UserError
+from ladd_jax.objectives.adversarial import ADVERSARIAL_LOSSES
+from ladd_jax.objectives.student_inputs import StudentInputs
+from ladd_jax.objectives.terms.ramp import Ramp
+from ladd_jax.ranges import COUNT, DECAY, NOT_NEGATIVE, SHARE, check_numbers
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LADDSettings(StudentInputs):
+    """How a student is distilled, besides its inputs and their re-noising.
+
+    Attributes:
+      same_renoise: real and fake share t_hat and noise. Open in the paper.
+      loss: key of `ADVERSARIAL_LOSSES`. Open in the paper; ADD has hinge.
+      r1_gamma: weight of the gradient penalty on each head's input at real samples (ADD: 1e-5), and
+        at fake ones where the loss is relativistic; 0 leaves it out.
+      r1_interval: steps between penalties, each multiplied by the interval.
+      r1_noise: standard deviation of the noise, over the size of a head's input, from whose effect
+        on the logits the penalty is estimated (APT; FastGen: 0.1); 0 takes the gradient itself.
+      distillation_weight: weight of the distance to the teacher's own x_0, for real data (ADD:
+        2.5). The paper drops it (0) for synthetic data.
+      reconstruction_weight: weight of the distance to the sample that the input was noised from
+        (paper: 0).
+      reconstruction_gamma: largest ((1 - t) / t)^2 that this distance is multiplied by; 0 has no
+        largest one.
+      paired_weight: weight of the distance, at t = 1, to the sample that the data generator made of
+        the same noise (paper: 0); the batch has `noise_keys` then.
+      paired_share: share of the inputs at t = 1 that are such noise, where the weight is not 0; the
+        others are noise that no sample was made of.
+      moments_weight: weight of the distance of a sample's mean features to those of the real sample
+        that it is judged beside (paper: 0).
+      moments_t_hat: largest t_hat at which these are compared (SwD: 0.602).
+      consistency_weight: weight of the distance between predictions along a path of the data
+        generator (paper: 0).
+      misaligned_share: share of the loss on fakes that goes to extra ones, real latents with
+        the condition of another sample; 0 has none. It holds the student to its prompts.
+      ramp: how weights change while the student is trained (paper: they do not).
+      head_updates: updates of the heads a step, each on fresh re-noising.
+      student_interval: steps between updates of the student; in the others the heads alone are
+        updated.
+      refreshed_heads: share of the heads that is made anew at a step, in the mean (NitroFusion:
+        0.01), so that the student cannot learn what one set of heads does not see; 0 keeps all.
+      accumulated_heads: the heads that the student's loss sees where there are several
+        micro-batches: `updated` is the update of one, by a second pass over all of them; `before`
+        is the heads from before the step, at the price of one pass.
+      ema_decay: decay of the student's moving average.
+    """
+
+    same_renoise: bool = True
+    loss: str = "hinge"
+    r1_gamma: float = 1e-5
+    r1_interval: int = 1
+    r1_noise: float = 0.0
+    distillation_weight: float = 0.0
+    reconstruction_weight: float = 0.0
+    reconstruction_gamma: float = 0.0
+    paired_weight: float = 0.0
+    paired_share: float = 1.0
+    moments_weight: float = 0.0
+    moments_t_hat: float = 1.0
+    consistency_weight: float = 0.0
+    misaligned_share: float = 0.0
+    ramp: Ramp = Ramp()
+    head_updates: int = 1
+    student_interval: int = 1
+    refreshed_heads: float = 0.0
+    accumulated_heads: str = "updated"
+    ema_decay: float = 0.999
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.loss not in ADVERSARIAL_LOSSES:
+            raise UserError(f"loss {self.loss!r} is none of {', '.join(ADVERSARIAL_LOSSES)}")
+        if not 0 <= self.misaligned_share < 1:
+            raise UserError(
+                f"misaligned_share {self.misaligned_share} is not a share: use 0 for none, or a "
+                f"number below 1"
+            )
+        drawn = zip(self.timesteps, self.probabilities, strict=True)
+        if self.paired_weight and not any(t == 1 and share for t, share in drawn):
+            raise UserError(
+                f"paired_weight is {self.paired_weight} and the timesteps {self.timesteps} are "
+                f"drawn without 1, at which alone there are pairs: use 0"
+            )
+        if self.paired_weight and not self.paired_share:
+            raise UserError(
+                f"paired_weight is {self.paired_weight} and paired_share 0: use a share above 0, "
+                f"or a weight of 0"
+            )
+        if self.moments_weight and not self.same_renoise:
+            raise UserError(
+                f"moments_weight is {self.moments_weight} with same_renoise=False, and features "
+                f"are compared under the same noise: use 0, or same_renoise=True"
+            )
+        if self.r1_noise and not self.r1_gamma:
+            raise UserError(
+                f"r1_noise is {self.r1_noise} and r1_gamma 0, so that there is no penalty: use a "
+                f"noise of 0, or a gamma above 0"
+            )
+        for name in self.ramp.ramped:
+            if name != "generator" and not getattr(self, f"{name}_weight"):
+                raise UserError(
+                    f"ramp.{name} is {getattr(self.ramp, name)} and {name}_weight 0, which no "
+                    f"factor changes: use a weight above 0, or factors of 1"
+                )
+        if self.accumulated_heads not in ("updated", "before"):
+            raise UserError(
+                f"accumulated_heads {self.accumulated_heads!r} is none of updated, before"
+            )
+        check_numbers(
+            self,
+            {
+                "head_updates": COUNT,
+                "student_interval": COUNT,
+                "refreshed_heads": SHARE,
+                "r1_gamma": NOT_NEGATIVE,
+                "r1_interval": COUNT,
+                "r1_noise": NOT_NEGATIVE,
+                "distillation_weight": NOT_NEGATIVE,
+                "reconstruction_weight": NOT_NEGATIVE,
+                "reconstruction_gamma": NOT_NEGATIVE,
+                "paired_weight": NOT_NEGATIVE,
+                "paired_share": SHARE,
+                "moments_weight": NOT_NEGATIVE,
+                "moments_t_hat": SHARE,
+                "consistency_weight": NOT_NEGATIVE,
+                "ema_decay": DECAY,
+            },
+        )

@@ -1,0 +1,76 @@
+"""Weights that change while a student is trained."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from ladd_jax.errors import UserError
+from ladd_jax.ranges import NOT_NEGATIVE
+
+Factors = tuple[float, float]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Ramp:
+    """What the weight of each term is multiplied by: first, in the end, and in between linearly.
+
+    Names are those of the losses that are logged. A term that fades away costs as much as before.
+
+    Attributes:
+      steps: up to the first of these the first factor holds, from the second on the last one.
+      generator: factors of the adversarial loss, whose weight is 1.
+      distillation: factors of `distillation_weight`.
+      moments: factors of `moments_weight`.
+      paired: factors of `paired_weight`.
+      reconstruction: factors of `reconstruction_weight`.
+      consistency: factors of `consistency_weight`.
+    """
+
+    steps: tuple[int, int] = (0, 0)
+    generator: Factors = (1.0, 1.0)
+    distillation: Factors = (1.0, 1.0)
+    moments: Factors = (1.0, 1.0)
+    paired: Factors = (1.0, 1.0)
+    reconstruction: Factors = (1.0, 1.0)
+    consistency: Factors = (1.0, 1.0)
+
+    def __post_init__(self) -> None:
+        first, last = self.steps
+        if not 0 <= first <= last:
+            raise UserError(
+                f"steps is {self.steps}: use two steps from 0, the first not after the second"
+            )
+        for name in NAMES:
+            factors = getattr(self, name)
+            if not all(factor in NOT_NEGATIVE for factor in factors):
+                raise UserError(f"{name} is {factors}: use two numbers of 0 or more")
+            if factors != (1, 1) and not last:
+                raise UserError(
+                    f"{name} is {factors} and steps is {self.steps}, which has no steps to change "
+                    f"it in: use steps such as (0, 1000)"
+                )
+
+    @property
+    def ramped(self) -> tuple[str, ...]:
+        """Names of the terms whose weights are ever changed."""
+        return tuple(name for name in NAMES if getattr(self, name) != (1.0, 1.0))
+
+    def weight(self, name: str, weight: float, step: jax.Array) -> jax.Array | float:
+        """The weight of a term at a step, float32 []; the number itself where it never changes.
+
+        Args:
+          name: of the term; one that is no field here never changes.
+          weight: without the ramp.
+          step: int32 [], updates done.
+        """
+        if name not in self.ramped:
+            return weight
+        begin, end = self.steps
+        first, last = getattr(self, name)
+        share = jnp.clip((step - begin) / max(end - begin, 1), 0.0, 1.0)
+        return weight * (first + (last - first) * share)
+
+
+NAMES = tuple(field.name for field in dataclasses.fields(Ramp) if field.name != "steps")
+"""Terms whose weights may change."""
