@@ -18,11 +18,11 @@ LFS_POINTER = b"version https://git-lfs"
 
 @contextlib.contextmanager
 def whole(path: Path) -> Iterator[Path]:
-    """The place to write a file at, which has its final name once the block has ended, or is gone
-    where that raised.
+    """The place to write a file or a folder at, which has its final name once the block has ended,
+    or is gone where that raised.
 
     Args:
-      path: the file's final name, in a folder that is there.
+      path: its final name, in a folder that is there.
     """
     # Short, so that a long name of the user's is not too long with it.
     partial = path.with_name(f".{uuid.uuid4().hex}.partial")
@@ -30,7 +30,12 @@ def whole(path: Path) -> Iterator[Path]:
         yield partial
         publish(partial, path)
     finally:
-        partial.unlink(missing_ok=True)
+        if partial.is_dir():
+            shutil.rmtree(partial, ignore_errors=True)
+        else:
+            # What went wrong before is told, and not that there is nothing to remove.
+            with contextlib.suppress(OSError):
+                partial.unlink()
 
 
 def write_whole(path: Path, write: Callable[[BinaryIO], Any]) -> None:

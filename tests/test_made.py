@@ -124,7 +124,7 @@ def test_a_run_that_follows_what_was_finetuned_begins_where_that_is_there(tmp_pa
     taught = dict(distil__objective="lcm", distil__follows="finetuned", finetune__steps=3)
     short, long = config(distil__steps=10, **taught), config(distil__steps=20, **taught)
     save(first, "distil", 10, short)
-    with pytest.raises(NotFoundError, match=r"what 'finetune' made .*first has nothing of it"):
+    with pytest.raises(NotFoundError, match="first has nothing of its stage 'finetune', which"):
         open_places(long, second, "", str(first))
     save(first, "finetune", 3, short)
     found = open_places(long, second, str(tmp_path / "data"), str(first))
@@ -146,7 +146,7 @@ def test_adapters_begin_from_those_of_another_run_of_the_same_network(tmp_path):
         open_places(more, second, str(tmp_path / "data"), str(first))
     for change, words in (
         (dict(pretrain__steps=7), r"pretrain\.steps was"),
-        (dict(finetune__steps=3), "what 'finetune' made"),
+        (dict(finetune__steps=3), "nothing of its stage 'finetune'"),
         (dict(distil__lora__rank=2), r"distil\.lora\.rank was 4 and is 2"),
     ):
         with pytest.raises(UserError, match=words):

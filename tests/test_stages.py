@@ -179,7 +179,7 @@ def test_a_run_knows_what_the_first_one_fine_tuned_and_misses_it(tmp_path):
     write_generator(other, first, "finetune", seed=8)
     assert inputs_in(config, second, "distil") != known
     shutil.rmtree(first / "finetune")
-    with pytest.raises(NotFoundError, match="first has nothing of its stage 'finetune' any more"):
+    with pytest.raises(NotFoundError, match="first has nothing of its stage 'finetune', which"):
         load_finetuned(config, second, mesh)
     assert not (first / "finetune").exists()
 

@@ -5,7 +5,7 @@ import os
 import pytest
 
 from ladd_jax.errors import DamagedError
-from ladd_jax.whole_files import publish, read_json, write_text_whole, write_whole
+from ladd_jax.whole_files import publish, read_json, whole, write_text_whole, write_whole
 
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:" + "0" * 64 + "\nsize 886\n"
 
@@ -71,3 +71,13 @@ def test_a_writer_that_fails_leaves_what_was_there(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         write_whole(file, fail)
     assert file.read_text() == "old" and list(tmp_path.iterdir()) == [file]
+
+
+def test_a_folder_that_fails_half_way_is_gone(tmp_path):
+    for parent, error in ((tmp_path, KeyError), (tmp_path / "file", NotADirectoryError)):
+        (tmp_path / "file").write_text("")
+        with pytest.raises(error), whole(parent / "folder") as partial:
+            partial.mkdir()
+            (partial / "a").write_text("half")
+            raise KeyError
+        assert [path.name for path in tmp_path.iterdir()] == ["file"]

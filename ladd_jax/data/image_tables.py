@@ -19,7 +19,7 @@ from ladd_jax.data.records import Record
 from ladd_jax.errors import NotFoundError, UserError, brief
 from ladd_jax.parallel.processes import barrier, one_of_each_host_first
 from ladd_jax.paths import is_pattern, matches
-from ladd_jax.whole_files import publish
+from ladd_jax.whole_files import whole
 
 if TYPE_CHECKING:
     import datasets
@@ -321,12 +321,11 @@ def _keep(rows: Any, target: Path, where: str, limit: int, **asked: str) -> None
     columns = _columns(features, where, **asked)
     rows = _undecoded(rows.select_columns(columns.names), features, columns)
     target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{target.name}.partial")
-    with ArrowWriter(path=str(partial), features=rows.features) as writer:
-        for row in rows.take(limit) if limit else rows:
-            writer.write(row)
-        writer.finalize()
-    publish(partial, target)
+    with whole(target) as partial:
+        with ArrowWriter(path=str(partial), features=rows.features) as writer:
+            for row in rows.take(limit) if limit else rows:
+                writer.write(row)
+            writer.finalize()
 
 
 def table_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -7,7 +7,6 @@ moment and started again, by another number of hosts too, and every record is wr
 import contextlib
 import dataclasses
 import json
-import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -33,7 +32,7 @@ from ladd_jax.data.shard_sets import (
 )
 from ladd_jax.errors import NotFoundError, UserError, brief
 from ladd_jax.parallel.processes import barrier
-from ladd_jax.whole_files import publish, write_text_whole, write_whole
+from ladd_jax.whole_files import whole, write_text_whole, write_whole
 
 
 def missing_shards(
@@ -72,43 +71,47 @@ def write_shard(
     path = shard.path(directory)
     path.parent.mkdir(parents=True, exist_ok=True)
     features = layout.features(shard.bucket)
-    partial = path.with_name(f".{uuid.uuid4().hex}.partial")
     count = 0
-    # A group of one record makes every record readable on its own. Compression would find little
-    # in numbers of networks, and reading would take ten times as long.
-    writer = ArrayRecordWriter(str(partial), "group_size:1,uncompressed")
-    try:
-        for record in records:
-            key = f"{shard.bucket.name}/{shard.start + count}"
-            given = dict(record["cond"])
-            if LATENTS in record:
-                given[LATENTS] = record[LATENTS]
-            # An overflow is found below, with the record's name.
-            with np.errstate(over="ignore"):
-                arrays = {name: spec.as_given(given[name]) for name, spec in layout.arrays.items()}
-            check_values(arrays, key, record["prompt"])
-            packed: dict[str, Any] = {"key": key, "prompt": record["prompt"]}
-            for name, spec in layout.arrays.items():
-                packed |= spec.pack(name, arrays[name])
-            writer.write(indexed(features.serialize_example(packed)))
-            count += 1
-        writer.close()
+    with whole(path) as partial:
+        # A group of one record makes every record readable on its own. Compression would find
+        # little in numbers of networks, and reading would take ten times as long.
+        writer = ArrayRecordWriter(str(partial), "group_size:1,uncompressed")
+        try:
+            for record in records:
+                key = f"{shard.bucket.name}/{shard.start + count}"
+                packed = _packed(record, key, layout)
+                writer.write(indexed(features.serialize_example(packed)))
+                count += 1
+            writer.close()
+        # Its only type, of a disk that is full or read-only.
+        except RuntimeError as error:
+            raise UserError(
+                f"{path} cannot be written ({brief(error)}): free space there, or let it "
+                f"be written, and start the command again, which goes on from here"
+            ) from error
+        finally:
+            with contextlib.suppress(RuntimeError):
+                if writer.is_open():
+                    writer.close()
         if count != shard.stop - shard.start:
             raise UserError(
                 f"shard {path.name} was given {count} records and holds {shard.stop - shard.start}"
             )
-        publish(partial, path)
-    # Its only type, of a disk that is full or read-only.
-    except RuntimeError as error:
-        raise UserError(
-            f"{path} cannot be written ({brief(error)}): free space there, or let it "
-            f"be written, and start the command again, which goes on from here"
-        ) from error
-    finally:
-        with contextlib.suppress(RuntimeError):
-            if writer.is_open():
-                writer.close()
-        partial.unlink(missing_ok=True)
+
+
+def _packed(record: Mapping[str, Any], key: str, layout: Layout) -> dict[str, Any]:
+    """A record as the layout's features serialize it."""
+    given = dict(record["cond"])
+    if LATENTS in record:
+        given[LATENTS] = record[LATENTS]
+    # An overflow is found below, with the record's name.
+    with np.errstate(over="ignore"):
+        arrays = {name: spec.as_given(given[name]) for name, spec in layout.arrays.items()}
+    check_values(arrays, key, record["prompt"])
+    packed: dict[str, Any] = {"key": key, "prompt": record["prompt"]}
+    for name, spec in layout.arrays.items():
+        packed |= spec.pack(name, arrays[name])
+    return packed
 
 
 def finalize(directory: str | Path, layout: Layout, null: Mapping[str, np.ndarray]) -> None:

@@ -148,14 +148,28 @@ def first_finetuned(config: Config, workdir: Path) -> dict[str, str]:
     first = first_run(workdir)
     if first == workdir or not config.finetune.steps or not config.distil.needs_start:
         return {}
+    newest = finetuned_config(first, workdir)
+    digest = hashlib.sha256(json.dumps(newest, sort_keys=True).encode())
+    return {"finetune of the first run": digest.hexdigest()[:16]}
+
+
+def finetuned_config(first: Path, workdir: Path) -> tuple[int, dict[str, Any]]:
+    """Of what a run has fine-tuned the step and the config of the newest checkpoint.
+
+    Args:
+      first: the run's workdir.
+      workdir: that of the run whose student began as it.
+
+    Raises:
+      NotFoundError: it is gone.
+    """
     newest = newest_config(first / "finetune" / "checkpoints")
     if newest is None:
         raise NotFoundError(
-            f"{first} has nothing of its stage 'finetune' any more, which the student of {workdir} "
+            f"{first} has nothing of its stage 'finetune', which the student of {workdir} "
             f"began as: put it back, or begin anew without --from"
         )
-    digest = hashlib.sha256(json.dumps(newest, sort_keys=True).encode())
-    return {"finetune of the first run": digest.hexdigest()[:16]}
+    return newest
 
 
 def load_start(config: Config, workdir: Path, mesh: Mesh) -> Params:

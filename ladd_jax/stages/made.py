@@ -28,7 +28,7 @@ from ladd_jax.errors import NotFoundError, UserError
 from ladd_jax.object_store import address_of
 from ladd_jax.stages.changes import SetPlan, inputs_of, set_change
 from ladd_jax.stages.checkpoints import checkpoint_difference
-from ladd_jax.stages.load import preference_file, weights_inputs
+from ladd_jax.stages.load import finetuned_config, preference_file, weights_inputs
 from ladd_jax.training.checkpoint import newest_config
 
 # Which stage makes what others read.
@@ -129,12 +129,7 @@ def _check_start(config: Config, found: Places, origin: Path, fields: Mapping[st
       fields: config of that run's student, with digests of what it was made of.
     """
     if config.finetune.steps:
-        first = first_run(origin)
-        if newest_config(first / "finetune" / "checkpoints") is None:
-            raise NotFoundError(
-                f"--from={origin} needs what 'finetune' made for its student, and {first} has "
-                f"nothing of it: put it back, or begin anew without --from"
-            )
+        finetuned_config(first_run(origin), origin)
         return
     known = fields.get("inputs", {})
     for name, digest in weights_inputs(config).items():

@@ -4,8 +4,6 @@ import dataclasses
 import functools
 import json
 import math
-import shutil
-import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,7 +26,7 @@ from ladd_jax.weights.layout import only, tensor_shapes
 from ladd_jax.weights.prefixes import below, prefixes
 from ladd_jax.weights.source import WEIGHTS, find
 from ladd_jax.weights.transfer import load, write_tensors
-from ladd_jax.whole_files import publish
+from ladd_jax.whole_files import whole
 
 SHARD_BYTES = 5_000_000_000
 """Size above which weights are split over several files, as the hub likes them."""
@@ -214,8 +212,7 @@ def save_mmdit(
             _whole(leaf)
     else:
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
-        try:
+        with whole(path) as partial:
             if layout == "diffusers":
                 partial.mkdir()
                 _write_sharded(partial, shapes, dtype, tensors(), shard_bytes)
@@ -224,11 +221,6 @@ def save_mmdit(
                 names = {stability_layout.PREFIX + name: shape for name, shape in shapes.items()}
                 metadata = {"format": "pt", HEADS: str(config.num_heads)}
                 write_safetensors(partial, names, dtype, tensors(), metadata)
-            publish(partial, path)
-        finally:
-            if partial.is_dir():
-                shutil.rmtree(partial)
-            partial.unlink(missing_ok=True)
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(f"{path} is written")
 
