@@ -55,7 +55,7 @@ def built(section, config):
         "model": architectures.student_architecture,
         "pretrain": lambda config: objectives.flow_matching(config, config.pretrain),
         "finetune": lambda config: objectives.flow_matching(config, config.finetune),
-        "distil": objectives.ladd,
+        "distil": objectives.distillation,
     }
     return make[section](typed(config))
 
@@ -76,6 +76,8 @@ def test_a_field_reaches_the_objective(section, name):
     config[section][name] = value
     if name == "timesteps":
         config.distil.probabilities = config.distil.warmup_probabilities = (0.5, 0.5)
+    if name in ("halvings", "phase_steps"):
+        config.distil.update(dict(objective="progressive", steps=100_000))
     result = built(section, config)
     if name == "teacher_dtype":
         result, name = architectures.generator_architecture(typed(config)), "param_dtype"

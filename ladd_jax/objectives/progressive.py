@@ -45,7 +45,7 @@ def grid(timesteps: Sequence[float], pieces: int) -> np.ndarray:
     """
     ends = (*sorted(timesteps, reverse=True), 0.0)
     parts = [np.linspace(a, b, pieces, endpoint=False) for a, b in itertools.pairwise(ends)]
-    return np.float32([*np.concatenate(parts), 0.0])
+    return np.append(np.concatenate(parts), 0.0).astype(np.float32)
 
 
 def student_steps(timesteps: Sequence[float], halvings: int) -> tuple[int, ...]:
