@@ -9,7 +9,7 @@ import pytest
 import tiny
 
 from ladd_jax.diffusion.flow import interpolate, predict_x0
-from ladd_jax.diffusion.samplers import euler, student_sigmas
+from ladd_jax.diffusion.samplers import ALWAYS, euler, student_sigmas
 from ladd_jax.models.lora import BASE, Adapted, LoRA
 from ladd_jax.objectives.base import updated
 from ladd_jax.objectives.followed import Followed
@@ -244,14 +244,17 @@ def test_adapters_have_a_teacher_of_adapters(trees):
     }  # fmt: skip
 
 
-def test_a_student_that_is_told_the_guidance_learns_each_samples_own():
-    """Of the followed network, which is not told it."""
+@pytest.mark.parametrize("interval", [ALWAYS, (0.5, 1.0)], ids=str)
+def test_a_student_that_is_told_the_guidance_learns_each_samples_own(interval):
+    """Of the followed network, which is not told it, and where that is guided."""
 
     class Told(Line):
         def __call__(self, params, x, t, cond):
-            return params["w"] * cond["guidance"][:, :, None, None] + 0 * x
+            inside = (interval[0] <= t) & (t <= interval[1])
+            scale = jnp.where(inside, cond["guidance"][:, 0], 1.0)
+            return params["w"] * scale[:, None, None, None] + 0 * x
 
-    def half(params, x, t, cond):
+    def plain(params, x, t, cond):
         assert "guidance" not in cond
         text = jnp.mean(cond["context"], axis=(1, 2))
         return x * 0 + text[:, None, None, None]
@@ -261,8 +264,8 @@ def test_a_student_that_is_told_the_guidance_learns_each_samples_own():
     scales = jnp.linspace(1.0, 4.0, tiny.B)[:, None]
     batch["cond"] = ones | {"guidance": scales}
     target = Progressive(
-        student=Told(), followed=Followed(half, guidance=(1.0, 4.0)), optimizer=Optimizer(0.0),
-        timesteps=(1.0,), halvings=1, phase_steps=1,
+        student=Told(), followed=Followed(plain, "teacher", (1.0, 4.0), interval),
+        optimizer=Optimizer(0.0), timesteps=(1.0,), halvings=1, phase_steps=1,
     )  # fmt: skip
     constant = {"teacher": {}, "null": jax.tree.map(jnp.zeros_like, NULL)}
     state = target.init(jax.random.PRNGKey(0), {"w": jnp.ones(())})
