@@ -54,6 +54,7 @@ ROWS: dict[str, tuple[str, str, dict[str, str]]] = {
     ),
     "objective lcm": (AS_IS, MEDIUM, {"distil.objective": "lcm"}),
     "objective dmd": (AS_IS, MEDIUM, {"distil.objective": "dmd"}),
+    "objective progressive": (AS_IS, MEDIUM, {"distil.objective": "progressive"}),
     "consistency_weight 1": (AS_IS, MEDIUM, {"distil.consistency_weight": "1.0"}),
     "moments_weight 0.1": (AS_IS, MEDIUM, {"distil.moments_weight": "0.1"}),
     "paired_weight 0.25": (AS_IS, MEDIUM, {"distil.paired_weight": "0.25"}),

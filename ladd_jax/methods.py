@@ -12,15 +12,19 @@ class Method:
       short: its name as people write it.
       has_heads: whether heads on a frozen teacher judge the student, and so whether the fields of
         these, and the terms of LADD's loss, mean anything.
+      sampler: what its students are sampled by, `consistency` or `euler` of `diffusion.sampling`.
     """
 
     title: str
     short: str
     has_heads: bool = False
+    sampler: str = "consistency"
 
 
 METHODS = {
     "ladd": Method("Latent Adversarial Diffusion Distillation", "LADD", has_heads=True),
     "lcm": Method("Latent Consistency Distillation", "LCM"),
     "dmd": Method("Distribution Matching Distillation", "DMD"),
+    # Each step of its students ends where two of a teacher's steps of Euler do.
+    "progressive": Method("Progressive Distillation", "PD", sampler="euler"),
 }

@@ -239,17 +239,20 @@ def test_the_report_says_what_the_student_was_trained_on():
 
 
 @pytest.mark.parametrize(
-    ("objective", "note"),
+    ("objective", "changes", "note"),
     [
-        ("ladd", "is asked to match the data generator's guided samples"),
-        ("lcm", "follows the guided data generator, at points of its guided samples"),
-        ("dmd", "follows the guided data generator, at points of its guided samples"),
+        ("ladd", {}, "is asked to match the data generator's guided samples"),
+        ("lcm", {}, "follows the guided data generator, at points of its guided samples"),
+        ("dmd", {}, "follows the guided data generator, at points of its guided samples"),
+        ("progressive", {"phase_steps": 9}, "follows the guided data generator, at points of its"),
     ],
+    ids=["ladd", "lcm", "dmd", "progressive"],
 )
-def test_the_report_says_how_the_student_was_distilled(tmp_path, objective, note):
+def test_the_report_says_how_the_student_was_distilled(tmp_path, objective, changes, note):
     config = digits.get_config()
-    config.distil.update(dict(objective=objective, follows="generator"))
-    assert facts_of(typed(config))["student"].startswith(f"400 steps of {objective.upper()} on ")
+    config.distil.update({"objective": objective, "follows": "generator"} | changes)
+    short = METHODS[objective].short
+    assert facts_of(typed(config))["student"].startswith(f"400 steps of {short} on ")
     assert note in " ".join(notes_of(typed(config)))
     write_report(tmp_path / "report.html", [], [], {}, method=METHODS[objective])
     assert f"<h1>{METHODS[objective].title}</h1>" in (tmp_path / "report.html").read_text()
@@ -257,3 +260,18 @@ def test_the_report_says_how_the_student_was_distilled(tmp_path, objective, note
         config.distil.update(dict(follows="finetuned", data="encoded"))
         note = "follows what finetune has made of the data generator, at points of real pictures"
         assert note in " ".join(notes_of(typed(config)))
+
+
+@pytest.mark.parametrize(
+    ("changes", "sampler"),
+    [({}, "consistency"), ({"objective": "progressive", "phase_steps": 9}, "euler")],
+    ids=["ladd", "progressive"],
+)
+def test_students_are_judged_as_their_objective_samples_them(changes, sampler):
+    config = digits.get_config()
+    config.distil.update(changes)
+    ways = stage._ways(typed(config))
+    few = {(way.model, way.sampling.sampler) for way in ways if way.model != "generator"}
+    assert few == {("teacher", "dpmpp_2m"), ("untrained", sampler), ("student", sampler)}
+    levels = [way.sampling.sigmas for way in ways if way.model == "student"]
+    assert levels[1:] == [(1.0, 0.5, 0.0, 0.0, 0.0), (1.0, 0.75, 0.5, 0.25, 0.0)]

@@ -25,7 +25,7 @@ from ladd_jax.config.fields import to_dict, typed
 from ladd_jax.config.identity import difference, identity
 from ladd_jax.config.workdir import read, settle
 from ladd_jax.diffusion.samplers import sample_noise
-from ladd_jax.diffusion.sampling import Sampler, seeds
+from ladd_jax.diffusion.sampling import Sampler, Sampling, seeds
 from ladd_jax.errors import ExistsError, Problems, UserError
 from ladd_jax.models.lora import Adapted, LoRA, add_adapters
 from ladd_jax.models.sd3.card import model_card
@@ -126,8 +126,45 @@ def test_diffusers_called_as_the_card_says_gives_the_latents_of_our_sampler(
     assert np.max(np.abs(theirs - expected)) / np.max(np.abs(expected)) < 1e-3
 
 
+@pytest.fixture(scope="module")
+def progressive(run):
+    """A workdir of another objective, whose students are sampled by Euler."""
+    config = tiny(run[0].parent / "pipeline", "")
+    config.distil.update(dict(objective="progressive", halvings=1, phase_steps=1))
+    workdir = run[0].parent / "progressive"
+    save_student(typed(config), workdir)
+    return workdir
+
+
+def test_a_student_of_euler_is_exported_with_its_scheduler(progressive, tmp_path, monkeypatch):
+    from diffusers import FlowMatchEulerDiscreteScheduler
+
+    export(progressive, tmp_path / "halved", layout="both", dtype="float32")
+    card = (tmp_path / "halved" / "README.md").read_text()
+    assert "Progressive Distillation of" in card and "- distillation\n- progressive\n" in card
+    assert "| phases | the guided velocity, then 4 steps; all but the last of 1 updates |" in card
+    assert "In the sampler choose `euler` and cfg 1" in card and "`FlowMatchEulerD" in card
+    assert not re.search(r"LCM|lcm|fresh|discriminator|consistency|heads", card)
+    # What a new noise in each step would change is not there.
+    code = re.search(r"```python\n(.*?)```", card, re.DOTALL)[1]
+    theirs = called(code, {'"halved"': tmp_path / "halved"}, 0, monkeypatch)
+    mesh = make_mesh({}, jax.devices()[:1])
+    again = open_trained(str(tmp_path / "halved"), None, None, jnp.float32, mesh)
+    assert again.sampling(2, None, None) == Sampling("euler", (1.0, 0.5, 0.0))
+    expected = sampled(progressive, (4,))[4]
+    assert np.std(expected) > 0.1
+    assert np.max(np.abs(theirs - expected)) / np.max(np.abs(expected)) < 1e-3
+    terminal = float(re.search(r"shift_terminal=([\d.]+)", card)[1])
+    scheduler = FlowMatchEulerDiscreteScheduler(shift=1.0, shift_terminal=terminal)
+    scheduler.set_timesteps(4)
+    np.testing.assert_allclose(scheduler.sigmas.numpy(), (1, 0.75, 0.5, 0.25, 0), atol=1e-6)
+
+
 def called(code, folders, steps, monkeypatch):
-    """Latents of a card's code, from the noise of our sampler; folders in the place of names."""
+    """Latents of a card's code, from the noise of our sampler; folders in the place of names.
+
+    Fresh noise is drawn for as many steps.
+    """
     import torch
 
     places = {f"folder_{i}": str(folder) for i, folder in enumerate(folders.values())}
@@ -297,7 +334,7 @@ def test_components_in_half_precision_and_in_many_files_are_copied_so_that_they_
     assert list((tmp_path / "half" / "text_encoder_3").glob("*.fp16*"))
     (tmp_path / "half" / "LICENSE.md").write_text("of the base model")
     (tmp_path / "copy").mkdir()
-    write_surroundings(tmp_path / "half", tmp_path / "copy")
+    write_surroundings(tmp_path / "half", tmp_path / "copy", "consistency")
     assert (tmp_path / "copy" / "LICENSE.md").exists()
     copy = diffusers.StableDiffusion3Pipeline.from_pretrained(
         tmp_path / "copy", transformer=pipeline.transformer, torch_dtype=torch.float16

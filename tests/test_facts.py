@@ -20,7 +20,8 @@ def test_they_come_back_and_other_pipelines_have_none(tmp_path):
     "change",
     [
         {"times": 1.0}, {"times": [0.0]}, {"times": ["1"]}, {"buckets": "8x8"}, {"buckets": [8]},
-        {"buckets": ["8"]}, {"text_length": -1}, {"text_length": 85.5}, {"step": None},
+        {"buckets": ["8"]}, {"sampler": "heun"}, {"sampler": []}, {"text_length": -1},
+        {"text_length": 85.5}, {"step": None},
     ],
 )  # fmt: skip
 def test_damage_is_named(tmp_path, change):

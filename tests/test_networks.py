@@ -55,7 +55,7 @@ def built(section, config):
         "model": architectures.student_architecture,
         "pretrain": lambda config: objectives.flow_matching(config, config.pretrain),
         "finetune": lambda config: objectives.flow_matching(config, config.finetune),
-        "distil": objectives.ladd,
+        "distil": objectives.distillation,
     }
     return make[section](typed(config))
 
@@ -76,6 +76,8 @@ def test_a_field_reaches_the_objective(section, name):
     config[section][name] = value
     if name == "timesteps":
         config.distil.probabilities = config.distil.warmup_probabilities = (0.5, 0.5)
+    if name in ("halvings", "phase_steps"):
+        config.distil.update(dict(objective="progressive", steps=100_000))
     result = built(section, config)
     if name == "teacher_dtype":
         result, name = architectures.generator_architecture(typed(config)), "param_dtype"
@@ -259,6 +261,53 @@ def test_what_is_followed_is_guided_as_the_samples_are():
     config.synthesize.guidance_range = (1.0, 6.0)
     told = objectives.distillation(typed(config)).followed
     assert (told.guidance, told.passes) == ((1.0, 6.0), 2)
+
+
+def test_progressive_distillation_has_its_teacher_beside_the_student_and_told_as_it_is():
+    config = digits.get_config()
+    config.distil.update(
+        dict(objective="progressive", follows="generator", halvings=2, phase_steps=7)
+    )
+    config.synthesize.update(
+        dict(guidance_range=(2.0, 6.0), guidance_interval=(0.2, 0.9), shift=2.0)
+    )
+    objective = objectives.distillation(typed(config))
+    assert list(objective.networks) == ["teacher"] and objective.heads is objective.student
+    assert "guidance_up" in objective.heads.shapes
+    assert "guidance_up" not in objective.followed.network.shapes
+    followed = objective.followed
+    assert (followed.guidance, followed.interval) == ((2.0, 6.0), (0.2, 0.9))
+    assert objective.shift == 2.0
+    stage = typed(config).distil
+    for name in ("halvings", "phase_steps", "timesteps", "optimizer", "ema_decay", "accumulation"):
+        assert getattr(objective, name) == getattr(stage, name)
+    # What `finetune` has made is what it begins as, and is not learned again.
+    config.distil.follows = "finetuned"
+    objective = objectives.distillation(typed(config))
+    assert objective.followed is None and not objective.networks
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (dict(halvings=2), "halvings is 2 and distil.objective ladd, which has no phases: leave"),
+        (dict(objective="lcm", phase_steps=5), "phase_steps is 5 and distil.objective lcm, which"),
+        (dict(objective="progressive", halvings=0), "halvings is 0: use a number from 1 to 10"),
+        (dict(objective="progressive", phase_steps=0), "phase_steps is 0: use 1 or more"),
+        (dict(objective="progressive", phase_steps=1, own_share=0.5), "own_share is 0.5 and"),
+        (dict(objective="progressive", phase_steps=200, follows="finetuned"),
+         "steps is 400 and the last phase begins after 400"),
+        (dict(objective="progressive", phase_steps=134, follows="generator"),
+         r"steps is 400 and the last phase begins after 402 .halvings 3, phase_steps 134.: use m"),
+        (dict(objective="progressive", phase_steps=133, paired_weight=0.5), "paired_weight is 0.5"),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_phases_that_would_do_nothing_or_never_begin_are_refused(changes, words):
+    config = digits.get_config()
+    config.distil.update(changes)
+    with pytest.raises(UserError, match=words):
+        typed(config)
 
 
 @pytest.mark.parametrize("objective", ["lcm", "dmd", "ladd"])

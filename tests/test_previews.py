@@ -60,6 +60,17 @@ def run(tmp_path_factory):
     return workdir, random_params(_network(config))
 
 
+def test_a_student_is_shown_as_its_objective_samples_it(run):
+    config = settings(quick_samples=0)
+    config.distil.update(dict(objective="progressive", phase_steps=9))
+    config = typed(config)
+    shards, mesh = Shards(encoded(run[0])), make_mesh({"data": 1}, jax.devices()[:1])
+    shown = Previews(config, run[0], shards, _network(config), mesh)._samplings
+    assert {(n, way.sampler, way.sigmas) for n, way in shown.items()} == {
+        (1, "euler", (1.0, 0.0, 0.0)), (2, "euler", (1.0, 0.5, 0.0)),
+    }  # fmt: skip
+
+
 class Told(MetricWriter):
     """Keeps the pictures that it is given."""
 

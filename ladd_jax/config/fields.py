@@ -446,6 +446,9 @@ _OF_HEADS = {
     "student_interval": 1,
 }
 
+# Of `progressive` alone.
+_OF_PHASES = ("halvings", "phase_steps")
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Distil(LADDSettings):
@@ -458,18 +461,24 @@ class Distil(LADDSettings):
 
     # ladd; lcm: the paper's baseline, consistency distillation along the data generator's guided
     # paths; dmd: distribution matching against the guided data generator, by a network that learns
-    # the student's predictions and is trained by `head_updates` and `heads_optimizer`.
+    # the student's predictions and is trained by `head_updates` and `heads_optimizer`; progressive:
+    # the guided data generator's velocity in one pass, and then half the steps in each phase.
     objective: str = "ladd"
     data: str = "synthesized"  # known; encoded: real images, with a distillation_weight
     steps: int = 10_000  # known
     batch_size: int = 256
     # Added to the run's: another training, with other heads and batches, on the same samples.
     seed: int = 0
-    # Whose velocity lcm, dmd and the term of consistency follow: that of the guided generator, or,
-    # without guidance, of the network that `finetune` has taught the student's data (finetuned).
+    # Whose velocity lcm, dmd, progressive and the term of consistency follow: that of the guided
+    # generator, or, without guidance, of the network that `finetune` has taught the student's data
+    # (finetuned).
     follows: str = "generator"
     # Steps that a path of it is cut into, for lcm and the term of consistency.
     consistency_steps: int = 50
+    # Of progressive: how often the number of steps is halved, to one for each of `timesteps` in the
+    # end, and the steps of training in each phase but the last, which takes those that are left.
+    halvings: int = 3
+    phase_steps: int = 2000
     # Blocks of the teacher with a head; empty: all. The teacher ends with the last one, unless more
     # of it is needed (a distillation_weight, a consistency_weight along its own paths).
     hooked_blocks: tuple[int, ...] = FeatureCritic.hooked_blocks
@@ -505,16 +514,43 @@ class Distil(LADDSettings):
                     f"distil.objective is {self.objective}, whose loss is one: leave them at 1"
                 )
         _one_of(self.follows, "distil.follows", "generator", "finetuned")
-        counts = dict.fromkeys(("steps", "batch_size"), COUNT)
+        counts = dict.fromkeys(("steps", "batch_size", "phase_steps"), COUNT)
+        check_numbers(self, {"halvings": Range(least=1, most=10)})
         check_numbers(self, {"consistency_steps": Range(least=2)})
         check_numbers(self, counts | {"seed": SEED, "hooked_blocks": NOT_NEGATIVE})
         check_distinct(self, "hooked_blocks")
+        self._check_phases()
         if self.paired_weight and self.data != "synthesized":
             raise UserError(
                 f"distil.paired_weight is {self.paired_weight} with distil.data={self.data}, which "
                 f"no noise was made into: use 0, or distil.data=synthesized"
             )
         super().__post_init__()
+
+    def _check_phases(self) -> None:
+        """Raises UserError where phases would do nothing, or the last one never begins."""
+        if self.objective != "progressive":
+            for name in _OF_PHASES:
+                value, default = getattr(self, name), getattr(Distil, name)
+                if value != default:
+                    raise UserError(
+                        f"distil.{name} is {value} and distil.objective {self.objective}, which "
+                        f"has no phases: leave it at {default}, or use objective=progressive"
+                    )
+            return
+        if self.own_share:
+            raise UserError(
+                f"distil.own_share is {self.own_share} and distil.objective progressive, which "
+                f"begins each step at noised data: use 0"
+            )
+        # What `finetune` has made is not learned once more.
+        before = (self.halvings - (self.follows == "finetuned")) * self.phase_steps
+        if self.steps <= before:
+            raise UserError(
+                f"distil.steps is {self.steps} and the last phase begins after {before} "
+                f"(halvings {self.halvings}, phase_steps {self.phase_steps}): use more steps, or "
+                f"fewer of a phase"
+            )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

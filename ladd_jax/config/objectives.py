@@ -30,6 +30,7 @@ from ladd_jax.objectives.followed import Followed
 from ladd_jax.objectives.ladd import LADD
 from ladd_jax.objectives.ladd_settings import LADDSettings
 from ladd_jax.objectives.lcm import LCM
+from ladd_jax.objectives.progressive import Progressive
 
 
 def _settings(kind: type[Any], section: Any) -> dict[str, Any]:
@@ -111,6 +112,27 @@ def dmd(config: Config) -> DMD:
     )
 
 
+def progressive(config: Config) -> Progressive:
+    """Half the steps in each phase, after one that learns the guided velocity.
+
+    Raises:
+      UserError: a network that cannot be, or adapters of layers that it does not have.
+    """
+    stage = config.distil
+    return Progressive(
+        student=student(config),
+        # What `finetune` has made is what the student begins as.
+        followed=_followed(config) if stage.follows == "generator" else None,
+        optimizer=stage.optimizer,
+        timesteps=stage.timesteps,
+        halvings=stage.halvings,
+        phase_steps=stage.phase_steps,
+        shift=config.synthesize.shift,
+        accumulation=stage.accumulation,
+        ema_decay=stage.ema_decay,
+    )
+
+
 def _consistency(config: Config) -> Consistency:
     stage = config.distil
     return Consistency(
@@ -173,6 +195,7 @@ _DISTILLATIONS: dict[str, Callable[[Config], StudentObjective]] = {
     "ladd": ladd,
     "lcm": lcm,
     "dmd": dmd,
+    "progressive": progressive,
 }
 
 

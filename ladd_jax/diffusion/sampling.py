@@ -47,7 +47,7 @@ class Sampling:
     """How to sample.
 
     Attributes:
-      sampler: `euler` or `dpmpp_2m` (data generator) or `consistency` (student).
+      sampler: `euler` or `dpmpp_2m` (data generator), `consistency` or `euler` (student).
       sigmas: noise levels from 1 to 0.
       guidance: scale of classifier-free guidance; 1 for none.
       guidance_interval: the first and the last t with guidance.
@@ -84,16 +84,21 @@ class Sampling:
 
     @classmethod
     def student(
-        cls, steps: int, times: tuple[float, ...], guidance: float | None = None
+        cls,
+        steps: int,
+        times: tuple[float, ...],
+        guidance: float | None = None,
+        sampler: str = "consistency",
     ) -> "Sampling":
-        """Consistency over the student's training times, in one pass a step.
+        """Over the student's training times, in one pass a step.
 
         Args:
           steps: number of steps.
           times: the student's training times.
           guidance: scale that a student is given which was trained to be given one.
+          sampler: that of the student's `Method`.
         """
-        return cls("consistency", student_sigmas(steps, times), given_guidance=guidance)
+        return cls(sampler, student_sigmas(steps, times), given_guidance=guidance)
 
     @property
     def passes(self) -> int:

@@ -103,11 +103,18 @@ _PANELS: dict[str, dict[str, tuple[str, ...]]] = {
     "prefer": _REGRESSION | {"agreement with preferences": ("accuracy",)},
     "finetune": _REGRESSION,
     "distil": {
-        "loss": ("loss/generator", "loss/discriminator", "loss/dmd", "loss/fake"),
+        "loss": (
+            "loss/generator",
+            "loss/discriminator",
+            "loss/dmd",
+            "loss/fake",
+            "loss/progressive",
+        ),
         "mean logit": ("logit/real", "logit/fake"),
         "gradient norm": ("gradient_norm/student", "gradient_norm/heads"),
         "discriminator accuracy": ("accuracy",),
         "consistency": ("loss/consistency",),
+        "phase": ("phase",),
     },
 }
 

@@ -41,10 +41,10 @@ class TrainState:
       key: raw PRNG key, never changed; each step folds its number in.
       params: what is trained: the network (the student), or adapters of it.
       ema: exponential moving average of `params`.
-      heads: the discriminator's parameters, or what else is trained beside the student; empty where
-        there is none.
+      heads: the discriminator's parameters, or what else changes beside the student, such as a
+        teacher that it is the next of; empty where there is none.
       optimizer: optimizer state of `params`.
-      heads_optimizer: optimizer state of `heads`.
+      heads_optimizer: optimizer state of `heads`; empty where no gradient moves them.
     """
 
     step: jax.Array
@@ -69,8 +69,8 @@ def first_state(
       key: raw PRNG key of the steps.
       params: what is trained.
       optimizer: optimizer of `params`.
-      heads: what is trained beside it, if anything.
-      heads_optimizer: optimizer of `heads`, where there are any.
+      heads: what changes beside it, if anything.
+      heads_optimizer: optimizer of `heads`, where a gradient moves them.
     """
     heads = {} if heads is None else heads
     return TrainState(
@@ -107,7 +107,11 @@ def student_x0(
 
 
 def updated(
-    state: TrainState, optimizer: Optimizer, gradient: Params, ema_decay: float
+    state: TrainState,
+    optimizer: Optimizer,
+    gradient: Params,
+    ema_decay: float,
+    since: jax.Array | int = 0,
 ) -> TrainState:
     """The state after an update of `params`, which its average follows.
 
@@ -116,6 +120,7 @@ def updated(
       optimizer: optimizer of `params`.
       gradient: of the loss at `params`.
       ema_decay: decay of the average.
+      since: step that the average began at.
     """
     updates, moments = optimizer.build().update(gradient, state.optimizer, state.params)
     params = optax.apply_updates(state.params, updates)
@@ -123,7 +128,7 @@ def updated(
         state,
         step=state.step + 1,
         params=params,
-        ema=update_ema(state.ema, params, ema_decay, state.step),
+        ema=update_ema(state.ema, params, ema_decay, state.step - since),
         optimizer=moments,
     )
 
@@ -144,7 +149,11 @@ def unless_skipped(skipped: jax.Array, new: TrainState, old: TrainState) -> Trai
 
 
 def updated_if_finite(
-    state: TrainState, optimizer: Optimizer, gradient: Params, ema_decay: float
+    state: TrainState,
+    optimizer: Optimizer,
+    gradient: Params,
+    ema_decay: float,
+    since: jax.Array | int = 0,
 ) -> tuple[TrainState, jax.Array, jax.Array]:
     """The end of a step that trains `params` alone; arguments are those of `updated`.
 
@@ -154,7 +163,7 @@ def updated_if_finite(
     """
     norm = optax.tree.norm(gradient)
     skipped = ~jnp.isfinite(norm)
-    new = updated(state, optimizer, gradient, ema_decay)
+    new = updated(state, optimizer, gradient, ema_decay, since)
     return unless_skipped(skipped, new, state), norm, skipped
 
 
@@ -183,8 +192,8 @@ class StudentObjective(Objective, Protocol):
     Attributes:
       student: predicts velocity; what is trained of it are its parameters.
       optimizer: optimizer of the student.
-      heads: what is trained beside the student, such as a critic's heads; None for nothing.
-      heads_optimizer: optimizer of the heads, where there are any.
+      heads: what changes beside the student, such as a critic's heads; None for nothing.
+      heads_optimizer: optimizer of the heads, where a gradient moves them.
       accumulation: micro-batches that a batch is taken in.
       networks: the networks whose parameters come in `frozen`, by name.
       reads_noise_keys: whether a batch has `noise_keys`.

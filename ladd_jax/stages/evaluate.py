@@ -268,6 +268,7 @@ def _ways(config: Config) -> list[_Way]:
     """The data generator as for the student's data first, then all others."""
     stage, times = config.evaluate, tuple(config.distil.timesteps)
     made, guidance = config.synthesize, config.synthesize.guidance
+    sampler = METHODS[config.distil.objective].sampler
 
     def guided(model: str, steps: int, scale: float, tried: bool = False) -> _Way:
         sampling = Sampling.generator(**made.sampling | {"steps": steps, "guidance": scale})
@@ -284,7 +285,8 @@ def _ways(config: Config) -> list[_Way]:
 
     def few_steps(model: str, steps: int, scale: float | None, tried: bool = False) -> _Way:
         # One program for all numbers: compiling takes longer than steps that change nothing.
-        sampling = Sampling.student(steps, times, scale).padded(max(stage.student_steps) + 1)
+        sampling = Sampling.student(steps, times, scale, sampler)
+        sampling = sampling.padded(max(stage.student_steps) + 1)
         return _Way(model, steps, 1.0 if scale is None else scale, sampling, 1, tried)
 
     # The untrained student is the data generator: distillation must improve on it.

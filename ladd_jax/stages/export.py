@@ -14,10 +14,12 @@ from ladd_jax.config.workdir import read
 from ladd_jax.data.buckets import nearest
 from ladd_jax.diffusion.samplers import student_sigmas
 from ladd_jax.errors import ExistsError, UserError
+from ladd_jax.methods import METHODS
 from ladd_jax.models.base import Params
 from ladd_jax.models.card import named
 from ladd_jax.models.families import ADAPTERS, Export, family_of
 from ladd_jax.models.lora import Adapted
+from ladd_jax.objectives.progressive import student_steps
 from ladd_jax.parallel.mesh import make_mesh
 from ladd_jax.stages.checkpoints import student_step
 from ladd_jax.stages.load import open_loras
@@ -94,6 +96,7 @@ def export(
             # A whole pipeline can be sampled again, which needs what its index does not say.
             facts = {
                 "times": list(config.distil.timesteps),
+                "sampler": METHODS[config.distil.objective].sampler,
                 "buckets": [bucket.name for bucket in trained_buckets(config, workdir)],
                 "text_length": config.data.text_length,
                 "step": step,
@@ -295,6 +298,12 @@ def _of_dmd(distil: Distil) -> dict[str, object]:
     }
 
 
+def _of_progressive(distil: Distil) -> dict[str, object]:
+    counts = ", ".join(map(str, student_steps(distil.timesteps, distil.halvings)))
+    guided = "the guided velocity, then " * (distil.follows == "generator")
+    return {"phases": f"{guided}{counts} steps; all but the last of {distil.phase_steps} updates"}
+
+
 def _of_ladd(distil: Distil) -> dict[str, object]:
     gamma = f", gamma {distil.reconstruction_gamma:g}" if distil.reconstruction_gamma else ""
     noise = f", estimated with noise of {distil.r1_noise:g}" if distil.r1_noise else ""
@@ -325,6 +334,7 @@ _OF_OBJECTIVES: dict[str, Callable[[Distil], dict[str, object]]] = {
     "ladd": _of_ladd,
     "lcm": lambda distil: {},
     "dmd": _of_dmd,
+    "progressive": _of_progressive,
 }
 """What the model card says of a training besides what all have, by `distil.objective`."""
 

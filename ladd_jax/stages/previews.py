@@ -16,6 +16,7 @@ from ladd_jax.data.shards import Shards
 from ladd_jax.diffusion.sampling import Sampler, Sampling, seeds
 from ladd_jax.evaluation.pictures import sheet
 from ladd_jax.evaluation.strip import save_preview
+from ladd_jax.methods import METHODS
 from ladd_jax.models.base import Backbone, Params
 from ladd_jax.models.families import family_of
 from ladd_jax.stages.judging import Show, decoding, subjects_of
@@ -61,10 +62,11 @@ class Previews:
             for bucket in self._shape
         }
         self._sampler = Sampler(network, shards.null, mesh, _PROMPTS * _SEEDS)
-        steps = config.evaluate.student_steps
+        steps, times = config.evaluate.student_steps, config.distil.timesteps
+        sampler = METHODS[config.distil.objective].sampler
         # One program of a bucket for all of them: compiling takes longer than steps without change.
         self._samplings = {
-            n: Sampling.student(n, config.distil.timesteps).padded(max(steps) + 1) for n in steps
+            n: Sampling.student(n, times, sampler=sampler).padded(max(steps) + 1) for n in steps
         }
         self._seed = config.seed
         self._show = show_latents(config, config.log.decode)

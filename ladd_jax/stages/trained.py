@@ -16,6 +16,7 @@ from ladd_jax.config.workdir import read
 from ladd_jax.data.buckets import Bucket, bucket_table
 from ladd_jax.diffusion.sampling import Sampling
 from ladd_jax.errors import DamagedError, UserError
+from ladd_jax.methods import METHODS
 from ladd_jax.models.base import Params
 from ladd_jax.models.families import Family, TextEncoder, family_of, family_of_pipeline
 from ladd_jax.parallel.mesh import batch_divisor
@@ -49,6 +50,7 @@ class TrainedModel:
       family: the network's family.
       architecture: the network's architecture, with its dtypes.
       times: times that it was trained at; empty for a data generator, which any time serves.
+      sampler: what a student is sampled by.
       generator: how a data generator is sampled by default, as `Synthesize.sampling` gives it.
       buckets: shapes of its training.
       reduction: pixels on a side of a latent pixel.
@@ -67,6 +69,7 @@ class TrainedModel:
     family: Family
     architecture: Any
     times: tuple[float, ...]
+    sampler: str
     generator: dict[str, Any]
     buckets: tuple[Bucket, ...]
     reduction: int
@@ -97,7 +100,7 @@ class TrainedModel:
             if self.fixed_guidance is None:
                 scale = given_guidance(self.generator["guidance"], self.guidance_range, guidance)
             steps = len(self.times) if steps is None else steps
-            return Sampling.student(steps, self.times, scale)
+            return Sampling.student(steps, self.times, scale, self.sampler)
         given = dict(steps=steps, guidance=guidance, shift=shift)
         return Sampling.generator(
             **self.generator | {name: value for name, value in given.items() if value is not None}
@@ -213,6 +216,7 @@ def _run(
         family=family_of(config),
         architecture=_computing(architecture, dtype),
         times=() if is_generator else tuple(config.distil.timesteps),
+        sampler=METHODS[config.distil.objective].sampler,
         generator=config.synthesize.sampling,
         buckets=trained_buckets(config, workdir),
         reduction=reduction,
@@ -245,6 +249,8 @@ def _released(place: str, dtype: Any, mesh: Mesh) -> TrainedModel:
         family=kind,
         architecture=weights.config,
         times=tuple(facts.get("times", ())),
+        # Older exports, which do not say it, are of students of this one.
+        sampler=facts.get("sampler", "consistency"),
         generator=defaults,
         buckets=tuple(map(Bucket.parse, facts.get("buckets", ())))
         or _table(kind.sides(weights.config)[0], released.side, reduction),
@@ -282,6 +288,7 @@ def _are_buckets(value: Any) -> bool:
 
 _FACTS: dict[str, Callable[[Any], bool]] = {
     "times": _are_times,
+    "sampler": lambda value: value in [method.sampler for method in METHODS.values()],
     "buckets": _are_buckets,
     "text_length": lambda value: type(value) is int and 0 < value < 2**31,
     "step": lambda value: type(value) is int and value >= 0,

@@ -30,7 +30,7 @@ def state_shardings(
       axes: logical axes of `params` and `ema`.
       optimizer: optimizer of `params`.
       heads_axes: logical axes of `heads`, where there are any.
-      heads_optimizer: optimizer of `heads`, where there are any.
+      heads_optimizer: optimizer of `heads`, where a gradient moves them.
     """
     whole: Any = replicated(mesh)
 
@@ -46,8 +46,9 @@ def state_shardings(
     params = parameter_shardings(mesh, abstract.params, axes)
     heads: Any = {}
     heads_moments: Any = ()
-    if heads_optimizer is not None:
+    if heads_axes is not None:
         heads = parameter_shardings(mesh, abstract.heads, heads_axes)
+    if heads_optimizer is not None:
         heads_moments = like(heads_optimizer, abstract.heads_optimizer, heads)
     return TrainState(
         step=whole,

@@ -229,7 +229,8 @@ def test_a_padded_way_of_sampling_gives_the_same_samples_with_the_program_of_a_l
     cond = {"context": np.ones((3, 2, 2), "f4"), "pooled": np.ones((3, 1), "f4")}
     args = (seeds(3, np.arange(3)), cond, (4, 4, 1))
     params = jnp.asarray(0.3)
-    for way in (Sampling.student(1, TIMES), Sampling.generator(2, 1.0, 1.0)):
+    by_euler = Sampling.student(1, TIMES, sampler="euler")
+    for way in (Sampling.student(1, TIMES), by_euler, Sampling.generator(2, 1.0, 1.0)):
         padded = way.padded(5)
         assert len(padded.sigmas) == 5
         np.testing.assert_allclose(
@@ -238,8 +239,8 @@ def test_a_padded_way_of_sampling_gives_the_same_samples_with_the_program_of_a_l
     four = Sampling.student(4, TIMES)
     assert four.padded(5) == four
     sampler(params, *args, four)
-    # Of student and data generator, each with its own and the padded number of levels.
-    assert sampler.program_count == 4
+    # By consistency with 2 and 5 levels, by Euler with 2, 3 and 5.
+    assert sampler.program_count == 5
 
 
 def test_a_sampler_that_there_is_not_is_named_with_those_there_are():

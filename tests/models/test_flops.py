@@ -15,6 +15,7 @@ from ladd_jax.objectives.dmd import DMD
 from ladd_jax.objectives.flow_matching import FlowMatching
 from ladd_jax.objectives.followed import Followed
 from ladd_jax.objectives.lcm import LCM
+from ladd_jax.objectives.progressive import Progressive
 from ladd_jax.training.optimizers import Optimizer
 
 
@@ -144,6 +145,20 @@ def test_distribution_matching_takes_its_forward_units(guidance, updates, units)
     frozen = {"teacher": mmdit(WIDE).shapes, "null": abstract_null(batch)}
     counted = matrix_flops(objective.step, state, frozen, batch)
     assert counted == pytest.approx(units * SIZE * forward_flops(WIDE, *SHAPE), rel=0.05)
+
+
+@pytest.mark.parametrize("guidance", [3.0, 1.0])
+def test_a_step_that_halves_takes_its_forward_units(guidance):
+    objective = Progressive(
+        student=mmdit(WIDE), followed=Followed(mmdit(WIDE), guidance=guidance),
+        optimizer=Optimizer(1e-3), timesteps=(1.0, 0.5), halvings=2, phase_steps=1,
+    )  # fmt: skip
+    assert objective.forward_units == (5, 0)
+    state = jax.eval_shape(objective.init, jax.random.PRNGKey(0), objective.student.shapes)
+    batch = abstract_batch(WIDE, *SHAPE, size=SIZE)
+    frozen = {"teacher": mmdit(WIDE).shapes, "null": abstract_null(batch)}
+    counted = matrix_flops(objective.step, state, frozen, batch)
+    assert counted == pytest.approx(5 * SIZE * forward_flops(WIDE, *SHAPE), rel=0.05)
 
 
 def test_a_step_of_flow_matching_takes_its_forward_units():

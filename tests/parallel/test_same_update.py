@@ -18,6 +18,7 @@ from ladd_jax.objectives.dpo import DPO
 from ladd_jax.objectives.flow_matching import FlowMatching
 from ladd_jax.objectives.followed import Followed
 from ladd_jax.objectives.lcm import LCM
+from ladd_jax.objectives.progressive import Progressive
 from ladd_jax.parallel.mesh import batch_sharding, make_mesh, parameter_shardings, replicated
 from ladd_jax.training.optimizers import Optimizer
 from ladd_jax.training.program import distillation_layout, step_program
@@ -38,6 +39,7 @@ QUICK = {
     "lora": ({"fsdp": 2, "tensor": 2},),
     "lcm": ({"fsdp": 2, "tensor": 2},),
     "dmd": ({"fsdp": 2, "tensor": 2},),
+    "progressive": ({"fsdp": 2, "tensor": 2},),
     "dpo": ({"fsdp": 2, "tensor": 2},),
 }
 
@@ -123,6 +125,22 @@ def dmd(network):
     )  # fmt: skip
 
 
+@rival
+def phases(network):
+    return Progressive(
+        student=network, followed=Followed(network, guidance=3.0), optimizer=STUDENT,
+        timesteps=(1.0, 0.5), halvings=1, phase_steps=1, accumulation=2, ema_decay=0.9,
+    )  # fmt: skip
+
+
+def progressive(mesh):
+    """The same where its first halving begins, with another average than the student is."""
+    target, shardings, state, frozen = phases(mesh)
+    average = jax.device_put(tiny.random_params(target.student, 7), shardings.ema)
+    step = jax.device_put(jnp.ones((), jnp.int32), shardings.step)
+    return target, shardings, dataclasses.replace(state, step=step, ema=average), frozen
+
+
 def dpo(mesh):
     """The same of adapters that learn preferences."""
     base = mmdit(tiny.mmdit_config())
@@ -141,7 +159,8 @@ def dpo(mesh):
 
 
 OBJECTIVES = {
-    "ladd": ladd, "flow_matching": flow_matching, "lora": lora, "lcm": lcm, "dmd": dmd, "dpo": dpo,
+    "ladd": ladd, "flow_matching": flow_matching, "lora": lora, "lcm": lcm, "dmd": dmd,
+    "progressive": progressive, "dpo": dpo,
 }  # fmt: skip
 # The others are tested on the meshes of `QUICK`.
 ON_ALL_MESHES = ("ladd", "flow_matching")

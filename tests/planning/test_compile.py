@@ -8,6 +8,7 @@ from configs import digits, sd3_turbo
 from ladd_jax.config import objectives
 from ladd_jax.config.fields import typed
 from ladd_jax.data.buckets import Bucket
+from ladd_jax.methods import METHODS
 from ladd_jax.parallel.mesh import make_mesh
 from ladd_jax.planning.compile import memory_refused, shard_bytes, step_arguments
 from ladd_jax.planning.job import Job
@@ -66,10 +67,12 @@ def test_a_step_is_given_student_average_moment_and_teacher():
     assert given_bytes(job_on("gpu:80", config)) == pytest.approx(14 * 2.03e9, rel=0.01)
 
 
-@pytest.mark.parametrize("objective", ["lcm", "dmd"])
+@pytest.mark.parametrize("objective", ["lcm", "dmd", "progressive"])
 def test_a_rival_is_planned_with_what_it_is_given(objective):
     config = digits.get_config()
     config.distil.update(dict(objective=objective, batch_size=8))
+    if objective == "progressive":
+        config.distil.phase_steps = 100
     config.synthesize.guidance_range = (2.0, 6.0)
     job = job_on("gpu:80x8", config)
     shapes = job.batch_shapes(Bucket(8, 8), 8)
@@ -82,7 +85,7 @@ def test_a_rival_is_planned_with_what_it_is_given(objective):
     )
     assert "skipped" in metrics
     line = headline(job, "gpu:80x8", slices=1, batch_size=8)
-    assert f"batch 8, {objective.upper()}, " in line
+    assert f"batch 8, {METHODS[objective].short}, " in line
 
 
 def test_a_smaller_teacher_is_planned_with_its_own_size():

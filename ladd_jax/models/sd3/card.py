@@ -1,7 +1,9 @@
 """The model card of an exported student of SD3: how to call it in diffusers and in ComfyUI."""
 
+from ladd_jax.methods import METHODS
 from ladd_jax.models import card
 from ladd_jax.models.families import Export
+from ladd_jax.models.sd3.pipeline import SCHEDULERS
 from ladd_jax.models.sd3.text import CLIP_LENGTH
 from ladd_jax.weights.source import LORA_WEIGHTS
 
@@ -16,11 +18,21 @@ _COMFY_TOKENS = 77
 
 
 _ALWAYS = """Always pass `sigmas`, which are the times of the student, and `guidance_scale=1.0`:
-left out, they are 28 other ones and 7. The scheduler is `FlowMatchLCMScheduler` (diffusers 0.34 or
-newer), which draws fresh noise in every step from torch's global generator, so seed it with
-`torch.manual_seed`; `generator=` is for the first noise alone. Before `dtype=` diffusers called it
-`torch_dtype=`.
+left out, they are 28 other ones and 7. The scheduler is {scheduler} Before `dtype=`
+diffusers called it `torch_dtype=`.
 """
+
+_SCHEDULER = {
+    "consistency": """`FlowMatchLCMScheduler` (diffusers 0.34 or newer), which draws fresh noise in
+every step from torch's global generator, so seed it with `torch.manual_seed`; `generator=` is for
+the first noise alone.""",
+    "euler": """`FlowMatchEulerDiscreteScheduler` with a shift of 1, which draws nothing: the first
+noise alone decides.""",
+}
+"""What there is to know of it, by the student's sampler."""
+
+_COMFY_SAMPLERS = {"consistency": "lcm", "euler": "euler"}
+"""ComfyUI's names of samplers."""
 
 
 def model_card(export: Export, reduction: int) -> str:
@@ -60,7 +72,7 @@ pipe = StableDiffusion3Pipeline.from_pretrained("{export.place}", dtype=torch.{e
 ```
 
 {_others(shown)}
-{_ALWAYS}{_by_number(shown[0])}"""
+{_always(export)}{_by_number(shown[0])}"""
 
 
 def _kohya(export: Export) -> str:
@@ -72,7 +84,7 @@ sd-scripts, for these and for ComfyUI: put it into `models/loras` and load it wi
 
 
 def _lora(export: Export, reduction: int) -> str:
-    base = card.address(export.base)
+    base, scheduler = card.address(export.base), SCHEDULERS[_sampler(export)]
     return f"""## diffusers
 
 These are adapters of {card.named(export.base)}: they are loaded on top of it, which needs
@@ -80,20 +92,28 @@ These are adapters of {card.named(export.base)}: they are loaded on top of it, w
 
 ```python
 import torch
-from diffusers import FlowMatchLCMScheduler, StableDiffusion3Pipeline
+from diffusers import {scheduler}, StableDiffusion3Pipeline
 
 pipe = StableDiffusion3Pipeline.from_pretrained("{base}", dtype=torch.{export.dtype})
 pipe.load_lora_weights("{export.place}")
-pipe.scheduler = FlowMatchLCMScheduler(shift=1.0)
+pipe.scheduler = {scheduler}(shift=1.0)
 {_call(export, reduction)}
 ```
 
 {_others(_shown(export))}
-{_ALWAYS}
+{_always(export)}
 ## ComfyUI
 
 Put `{LORA_WEIGHTS}` into `models/loras` and load it with `LoraLoaderModelOnly` at strength 1,
 behind the base model. {_comfy_settings(export)}"""
+
+
+def _sampler(export: Export) -> str:
+    return METHODS[export.objective].sampler
+
+
+def _always(export: Export) -> str:
+    return _ALWAYS.format(scheduler=_SCHEDULER[_sampler(export)])
 
 
 def _shown(export: Export) -> list[list[float]]:
@@ -162,7 +182,8 @@ def _comfy_settings(export: Export) -> str:
         lines.append(f"- steps {steps}, {how}: sigmas {', '.join(f'{s:g}' for s in sigmas)}")
     listed = "\n".join(lines)
     tokens = export.text_length - CLIP_LENGTH
-    return f"""In the sampler choose `lcm` and cfg 1, behind `ModelSamplingSD3` with shift 1:
+    sampler = _COMFY_SAMPLERS[_sampler(export)]
+    return f"""In the sampler choose `{sampler}` and cfg 1, behind `ModelSamplingSD3` with shift 1:
 
 {listed}
 

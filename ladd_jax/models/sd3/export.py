@@ -8,6 +8,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from ladd_jax.errors import UserError
+from ladd_jax.methods import METHODS
 from ladd_jax.models.families import ADAPTERS, Export
 from ladd_jax.models.sd3.card import KOHYA, model_card
 from ladd_jax.models.sd3.encoder_weights import open_autoencoder
@@ -49,7 +50,7 @@ def write_export(folder: Path, export: Export) -> None:
         source = fetch_pipeline(export.base)
         read_index(source)
         _LOG.info("export: copies all but the transformer from %s", export.base)
-        write_surroundings(source, folder)
+        write_surroundings(source, folder, METHODS[export.objective].sampler)
     dtype = jnp.dtype(export.dtype)
     if export.adapters is not None:
         network, load = export.adapters

@@ -19,7 +19,7 @@ from ladd_jax.models.sd3.export import LAYOUTS, write_export
 from ladd_jax.models.sd3.flops import forward_flops
 from ladd_jax.models.sd3.lora_files import layout, open_lora, save_lora
 from ladd_jax.models.sd3.parts import check_autoencoder, check_text
-from ladd_jax.models.sd3.pipeline import SCHEDULER_CLASS
+from ladd_jax.models.sd3.pipeline import SCHEDULERS
 from ladd_jax.models.sd3.single_text import (
     is_single_text,
     load_single_text,
@@ -97,7 +97,8 @@ def _released(place: str) -> Released:
         shift=shift,
         side=128 if side is None else int(side),
         text_length=CLIP_LENGTH + T5_LENGTH,
-        student=schedule.get("_class_name") == SCHEDULER_CLASS,
+        # That of Euler is the base models', too.
+        student=schedule.get("_class_name") == SCHEDULERS["consistency"],
     )
 
 

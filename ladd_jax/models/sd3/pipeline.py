@@ -12,7 +12,8 @@ from ladd_jax.weights.source import PIPELINE_INDEX, weight_files
 from ladd_jax.whole_files import read_json
 
 PIPELINE_CLASS = "StableDiffusion3Pipeline"
-SCHEDULER_CLASS = "FlowMatchLCMScheduler"
+SCHEDULERS = {"consistency": "FlowMatchLCMScheduler", "euler": "FlowMatchEulerDiscreteScheduler"}
+"""Of diffusers, by the sampler of `diffusion.samplers` that each one is."""
 
 _REPLACED = ("transformer", "scheduler")
 _WEIGHTS = re.compile(r"\.(safetensors|bin|msgpack|h5|pt|index(\.\w+)?\.json)$")
@@ -20,18 +21,19 @@ _MARKED = re.compile(r"(\w+)(?:\.\w+)?(-\d+-of-\d+)?(?:\.\w+)?\.safetensors")
 """Name of a file of weights, in which a variant stands before or behind its number."""
 
 
-def write_surroundings(source: Path, target: Path) -> None:
+def write_surroundings(source: Path, target: Path, sampler: str) -> None:
     """Writes all of a pipeline but its transformer.
 
-    The scheduler predicts x_0, adds noise up to the next of the sigmas that a call names, and so
-    on: the consistency sampler of `diffusion.samplers`. Its own schedule of n steps, evenly spaced,
-    goes down to 0.001 whatever the shift. A `shift_terminal` would end it at the last of evenly
-    spaced times, and would stretch the sigmas that a call names for fewer steps as well, so a
-    caller that can give no sigmas sets it, as the card says.
+    The scheduler goes from each of the sigmas that a call names to the next, as the student's
+    sampler does. Its own schedule of n steps, evenly spaced, goes down to 0.001 whatever the shift.
+    A `shift_terminal` would end it at the last of evenly spaced times, and would stretch the sigmas
+    that a call names for fewer steps as well, so a caller that can give no sigmas sets it, as the
+    card says.
 
     Args:
       source: the folder of the pipeline that the transformer comes from.
       target: an existing folder, where each component gets a folder of its own.
+      sampler: the student's, one of `SCHEDULERS`.
 
     Raises:
       NotFoundError: a component that the source's index names is not there.
@@ -49,12 +51,13 @@ def write_surroundings(source: Path, target: Path) -> None:
         _copy(source / name, target / name)
     for file in source.glob("LICENSE*"):
         shutil.copyfile(file, target / file.name)
-    scheduler = {"_class_name": SCHEDULER_CLASS, "num_train_timesteps": 1000, "shift": 1.0}
+    name = SCHEDULERS[sampler]
+    scheduler = {"_class_name": name, "num_train_timesteps": 1000, "shift": 1.0}
     (target / "scheduler").mkdir()
     write_json(target / "scheduler" / "scheduler_config.json", scheduler)
     classes = {
         "transformer": ["diffusers", "SD3Transformer2DModel"],
-        "scheduler": ["diffusers", SCHEDULER_CLASS],
+        "scheduler": ["diffusers", name],
     }
     write_json(target / PIPELINE_INDEX, index | classes)
 
