@@ -122,6 +122,9 @@ def write_page(
       the data: `id`, a digest of all the rest; `samples`; `contenders`, each with `title`, `model`,
       `steps`, `teacher` and `pictures`; `stops` of the slider; and `models`, each with the place
       of its contender at each stop.
+
+    Raises:
+      UserError: two contenders would have one title.
     """
     owners: dict[tuple[Any, ...], list[str]] = {}
     for name, own in models.items():
@@ -144,6 +147,13 @@ def write_page(
             }
         at = [_nearest(own, stop) for stop in steps or [0]]
         shown.append({"name": name, "shown": [places[_key(name, each)] for each in at]})
+    titles = [contender["title"] for contender in contenders]
+    for title in titles:
+        if titles.count(title) > 1:
+            raise UserError(
+                f"two of what is compared would be called {title!r}: name a model otherwise, as in "
+                f"--compare=NAME=PATH"
+            )
     data: dict[str, Any] = {
         "samples": [sample._asdict() for sample in samples],
         "contenders": contenders,
