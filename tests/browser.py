@@ -99,7 +99,7 @@ class Browser:
     def wait(self, script, seconds=20):
         """Until an expression is true."""
         end = time.monotonic() + seconds
-        while not self.run(script):
+        while not self.run(f"Boolean({script})"):
             assert time.monotonic() < end, f"never true: {script}"
             time.sleep(0.02)
 

@@ -96,7 +96,9 @@ def test_pictures_that_tell_their_steps_and_seeds_are_found_by_them(tmp_path):
     command(compare=made, page=tmp_path / "page", seed=7, num=2)
     data = json.loads((tmp_path / "page" / "arena.json").read_text(encoding="utf-8"))
     assert [c["title"] for c in data["contenders"]] == ["made, 1 step", "made, 4 steps"]
-    with pytest.raises(UserError, match="has no picture in 1 step of 'a red cat' with seed 9, only"):
+    with pytest.raises(
+        UserError, match="has no picture in 1 step of 'a red cat' with seed 9, only"
+    ):
         command(compare=made, page=tmp_path / "other", seed=9)
     few = folder(tmp_path / "few", PROMPTS[:1])
     with pytest.raises(UserError, match="few has no picture of 'a red cat' with seed 1, only of"):

@@ -34,7 +34,10 @@ def picture(number, size=(8, 6)):
     return np.random.default_rng(number).integers(0, 255, (*size, 3), np.uint8)
 
 
-def write(folder, samples=tuple(Sample(text, 3) for text in TEXTS), names=NAMES, steps=(1, 4)):
+SAMPLES = tuple(Sample(text, 3) for text in TEXTS)
+
+
+def write(folder, samples=SAMPLES, names=NAMES, steps=(1, 4)):
     """A page whose models have one teacher."""
     with new_page(folder) as partial:
         album = Album(partial)

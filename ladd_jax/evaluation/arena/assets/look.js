@@ -21,7 +21,7 @@ function card(sample) {
   if (severalSeeds) title.append(make("small", {}, `seed ${seed}`));
   const cells = page.models.map((_, model) => {
     const { button, image } = pictureButton(() => zoomInto(sample, model));
-    const caption = make("figcaption", { dir: "auto" });
+    const caption = make("figcaption");
     look.cells.push({ sample, model, image, caption });
     return make("figure", {}, button, caption);
   });
@@ -39,7 +39,7 @@ function showStop(stop) {
     const { title, model: name, steps } = page.contenders[contender];
     setPicture(image, contender, sample);
     image.alt = `${title}: ${page.samples[sample].prompt}`;
-    caption.replaceChildren(make("b", {}, name), steps === null ? "" : many(steps, "step"));
+    caption.replaceChildren(make("b", { dir: "auto" }, name), steps === null ? "" : many(steps, "step"));
   }
 }
 
