@@ -114,13 +114,13 @@ def test_a_person_looks_votes_reloads_and_hands_in_a_file(browser, tmp_path):
     browser.wait("!at('part_vote').hidden")
     vote(browser, lambda left: "ArrowLeft" if left == 1 else "ArrowRight")
     browser.wait("!at('done').hidden")
+    browser.run("document.querySelector('#done .download').click()")
+    file = downloaded(tmp_path / "downloads")
     browser.run("location.hash = 'results'")
     browser.wait("document.querySelector('#table td')")
     titles = [f"{name}, 4 steps" for name in NAMES]
     wanted = [titles[0], "3", "0", "0", "100.0%", titles[1], "0", "0", "3", "0.0%"]
     assert texts(browser, "#table td") == wanted
-    browser.run("document.querySelector('#part_results .download').click()")
-    file = downloaded(tmp_path / "downloads")
     assert file.name.startswith(f"votes_{data['id']}_")
     scores = Scores(read_votes([file], tmp_path / "page"), 100)
     ((better, worse, rate),) = scores.pairs

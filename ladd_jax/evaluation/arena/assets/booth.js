@@ -31,6 +31,9 @@ function showPair() {
   at("booth").hidden = !booth.current;
   at("done").hidden = Boolean(booth.current);
   at("undo").disabled = at("undo_last").hidden = !state.votes.length;
+  for (const button of document.querySelectorAll(".download")) {
+    button.disabled = !state.votes.length;
+  }
   for (const choice of CHOICES) at(choice).classList.remove("chosen");
   if (!booth.current) return;
   const { sample } = booth.current;

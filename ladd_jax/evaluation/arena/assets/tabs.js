@@ -35,7 +35,6 @@ function showResults() {
     ? `${many(count, "vote")}. A tie is half a win.`
     : `${many(count, "vote")}. Names are hidden while you vote.`;
   at("reveal").hidden = revealed;
-  for (const button of document.querySelectorAll(".download")) button.disabled = !count;
   at("table").replaceChildren(...(revealed && count ? [tallyTable()] : []));
 }
 
