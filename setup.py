@@ -19,7 +19,11 @@ setup(
     # In a checkout the configs stand at the top; a wheel carries them, for --config=NAME.
     packages=[*find_packages(include=["ladd_jax", "ladd_jax.*"]), "ladd_jax.configs"],
     package_dir={"ladd_jax": "ladd_jax", "ladd_jax.configs": "configs"},
-    package_data={"ladd_jax": ["py.typed"], "ladd_jax.studies": ["*.json"]},
+    package_data={
+        "ladd_jax": ["py.typed"],
+        "ladd_jax.evaluation.arena": ["assets/*"],
+        "ladd_jax.studies": ["*.json"],
+    },
     python_requires=">=3.11",
     install_requires=[
         "absl-py>=2.1",

@@ -3,12 +3,19 @@
 Or, of any pictures, `python -m ladd_jax.evaluate --samples=DIR --extractor=NAME:PATH`, with
 `--reference=DIR` for distances to others and `--prompts=FILE` for pictures that do not tell theirs.
 
+Or, for people to judge, `python -m ladd_jax.evaluate --compare=A,B --page=DIR`: a page with the
+same prompts and seeds of runs, exports or folders of pictures side by side, on which people vote
+without knowing which is which. `python -m ladd_jax.evaluate --votes=FILE,FILE` scores their votes.
+
 Examples:
 
     python -m ladd_jax.evaluate --config=digits --workdir=runs/digits
     python -m ladd_jax.evaluate --samples=pictures --reference=photos \
         --extractor=inception:pt_inception-2015-12-05-6726825d.pth
     python -m ladd_jax.evaluate --samples=pictures --extractor=clip:openai/clip-vit-large-patch14
+    python -m ladd_jax.evaluate --compare=runs/a,runs/b --prompts=prompts.txt --page=arena
+    python -m ladd_jax.evaluate --compare ladd=runs/a turbo=sd3-turbo photos --page=arena
+    python -m ladd_jax.evaluate --votes votes_*.json --page=arena --out=elo.json
 """
 
 from __future__ import annotations
@@ -22,6 +29,7 @@ from absl import flags
 
 from ladd_jax.cli.flags import COLUMN, PROMPTS
 from ladd_jax.cli.run import run, run_without_config
+from ladd_jax.errors import UserError
 from ladd_jax.paths import COPY_LATER, expand, expand_local
 
 if TYPE_CHECKING:
@@ -48,7 +56,59 @@ _RESAMPLES = flags.DEFINE_integer(
     lower_bound=0,
     flag_values=FLAGS,
 )
-_OUT = flags.DEFINE_string("out", None, "JSON file of the rows.", flag_values=FLAGS)
+_OUT = flags.DEFINE_string("out", None, "JSON file of the rows, or the scores.", flag_values=FLAGS)
+_COMPARE = flags.DEFINE_multi_string(
+    "compare",
+    [],
+    "PATH or NAME=PATH of what is shown side by side: a run's workdir, an exported or released "
+    "pipeline, or a folder of pictures; several with commas or spaces between, or given again.",
+    flag_values=FLAGS,
+)
+_PAGE = flags.DEFINE_string(
+    "page", "", "The folder of the page, which is made; of --votes, theirs.", flag_values=FLAGS
+)
+_VOTES = flags.DEFINE_multi_string(
+    "votes",
+    [],
+    "Files of votes on one page; several with commas or spaces between, or given again.",
+    flag_values=FLAGS,
+)
+_STEPS = flags.DEFINE_list(
+    "steps",
+    [],
+    "Numbers of a student's steps that are shown; default: those of 1, 2 and 4 that it has.",
+    flag_values=FLAGS,
+)
+_TEACHER_STEPS = flags.DEFINE_integer(
+    "teacher_steps",
+    50,
+    "Steps of data generators that are shown; 0 leaves the teachers of runs out.",
+    flag_values=FLAGS,
+)
+_SEED = flags.DEFINE_integer(
+    "seed", 0, "Seed of the first picture of each prompt that is shown.", flag_values=FLAGS
+)
+_NUM = flags.DEFINE_integer("num", 1, "Pictures of each prompt that are shown.", flag_values=FLAGS)
+_ASPECT = flags.DEFINE_string(
+    "aspect",
+    "1:1",
+    "Of what is shown: W:H takes the nearest bucket of the training; WxH are pixels.",
+    flag_values=FLAGS,
+)
+_BATCH_SIZE = flags.DEFINE_integer(
+    "batch_size", 1, "Pictures sampled at once, to be shown.", flag_values=FLAGS
+)
+
+_OF_COMMAND = {
+    "compare": (
+        "compare", "page", "steps", "teacher_steps", "seed", "num", "aspect", "batch_size",
+    ),
+    "votes": ("votes", "page", "resamples", "out"),
+    "samples": ("samples", "reference", "extractor", "metrics", "resamples", "out"),
+}  # fmt: skip
+"""The commands that need no config, by the flag that names each, with their flags."""
+
+_ELO_RESAMPLES = 1000
 
 
 def folders() -> None:
@@ -89,15 +149,128 @@ def main(config: Config, workdir: Path) -> None:
     evaluate(config, workdir)
 
 
-def on_folders(arguments: Sequence[str]) -> bool:
-    """Whether flags of the command on folders are among the arguments."""
-    given = [argument for argument in arguments if argument.startswith("-")]
-    return any(argument.lstrip("-").partition("=")[0] in FLAGS for argument in given)
+def side_by_side() -> None:
+    """The command that shows models side by side."""
+    from ladd_jax.data.prompt_sets import read_prompt_set
+    from ladd_jax.evaluation.arena.entries import read_entries
+    from ladd_jax.evaluation.arena.page import check_free
+    from ladd_jax.ranges import COUNT, NOT_NEGATIVE, SEED
 
+    entries = read_entries(_COMPARE.value)
+    steps = _whole_numbers(_STEPS.value)
+    for name, value, allowed in (
+        *(("steps", number, COUNT) for number in steps),
+        ("teacher_steps", _TEACHER_STEPS.value, NOT_NEGATIVE),
+        ("seed", _SEED.value, SEED),
+        ("num", _NUM.value, COUNT),
+        ("batch_size", _BATCH_SIZE.value, COUNT),
+    ):
+        if value not in allowed:
+            raise UserError(f"--{name} is {value}: use {allowed}")
+    page = expand_local(_PAGE.value, "page", COPY_LATER)
+    check_free(page)
+    prompts = read_prompt_set(PROMPTS.value, COLUMN.value) if PROMPTS.value else None
+
+    import jax
+
+    from ladd_jax.parallel.mesh import make_mesh
+    from ladd_jax.stages.arena import Asked, compare
+
+    asked = Asked(
+        prompts,
+        steps,
+        _TEACHER_STEPS.value,
+        _SEED.value,
+        _NUM.value,
+        _ASPECT.value,
+        _BATCH_SIZE.value,
+    )
+    found = compare(entries, page, asked, make_mesh({"fsdp": -1}, jax.local_devices()))
+    count = len(found["samples"])
+    print(f"{count} picture{'s' * (count != 1)} of each model, page: {page / 'index.html'}")
+
+
+def score_votes() -> None:
+    """The command that scores votes."""
+    from ladd_jax.evaluation.arena.scores import Scores
+    from ladd_jax.evaluation.arena.votes import read_votes
+    from ladd_jax.paths import matches
+
+    out = expand_local(_OUT.value, "out", COPY_LATER) if _OUT.value else None
+    files = list(dict.fromkeys(file for value in _VOTES.value for file in matches(value)))
+    ballot = read_votes(files, expand(_PAGE.value) if _PAGE.value else None)
+    scores = Scores(ballot, _RESAMPLES.value or _ELO_RESAMPLES)
+    print(scores)
+    if out is not None:
+        scores.write(out)
+
+
+def _whole_numbers(values: Sequence[str]) -> tuple[int, ...]:
+    try:
+        return tuple(dict.fromkeys(int(value) for value in values))
+    except ValueError as error:
+        raise UserError(
+            f"--steps={','.join(values)} is no list of whole numbers: write them as in 1,2,4"
+        ) from error
+
+
+def command_of(arguments: Sequence[str]) -> str:
+    """Which of the commands without config is meant; empty for that on a run."""
+    given = _given(arguments)
+    for command in ("compare", "votes"):
+        if command in given:
+            return command
+    return "samples" if any(name in FLAGS for name in given) else ""
+
+
+def complete(arguments: Sequence[str]) -> list[str]:
+    """The command line with each of several values behind its flag.
+
+    Raises:
+      UserError: a flag is of another of the commands.
+    """
+    command = command_of(arguments[1:])
+    for name in _given(arguments[1:]):
+        if name in FLAGS and name not in _OF_COMMAND[command]:
+            theirs = [f"--{other}" for other, own in _OF_COMMAND.items() if name in own]
+            raise UserError(
+                f"--{name} is a flag of {' and '.join(theirs)} and not of --{command}: leave it out"
+            )
+    return _spread(arguments)
+
+
+def _given(arguments: Sequence[str]) -> list[str]:
+    words = [argument for argument in arguments if argument.startswith("-")]
+    return [word.lstrip("-").partition("=")[0] for word in words]
+
+
+def _spread(arguments: Sequence[str]) -> list[str]:
+    """Words that follow `--compare` or `--votes`, as a shell makes them of a pattern, behind it."""
+    found: list[str] = []
+    flag = ""
+    for word in arguments:
+        if word.startswith("-"):
+            name = word.lstrip("-").partition("=")[0]
+            flag = name if name in ("compare", "votes") else ""
+        elif flag:
+            if found[-1] == f"--{flag}":
+                found.pop()
+            word = f"--{flag}={word}"
+        found.append(word)
+    return found
+
+
+_BODIES = {
+    "compare": (side_by_side, {"compare": "A,B", "page": "DIR"}),
+    "votes": (score_votes, {"votes": "FILE"}),
+    "samples": (folders, {"samples": "DIR", "extractor": "NAME:PATH"}),
+}
 
 if __name__ == "__main__":
-    if on_folders(sys.argv[1:]):
-        needed = {"samples": "DIR", "extractor": "NAME:PATH"}
-        run_without_config(folders, FLAGS, "prompts", "column", needed=needed)
+    asked_for = command_of(sys.argv[1:])
+    if asked_for:
+        body, needed = _BODIES[asked_for]
+        shared = () if asked_for == "votes" else ("prompts", "column")
+        run_without_config(body, FLAGS, *shared, needed=needed, complete=complete)
     else:
         run(main, FLAGS, stage="evaluate")

@@ -100,6 +100,9 @@ def test_help_lists_the_flags_that_a_command_reads_with_examples(module, own, ot
         ("export", "--largest", "--largest is a flag of plan and not of this command"),
         ("plan", "--nolargest --config=digits", "--config=NAME and --topology=SLICE are needed"),
         ("sample", "--prompt --x --out x", "--checkpoint=DIR and --out=DIR are needed"),
+        ("evaluate", "--compare a b", "--compare=A,B and --page=DIR are needed"),
+        ("evaluate", "--compare=a --reference=b", "a flag of --samples and not of --compare"),
+        ("evaluate", "--votes=a.json --prompts=b", "--prompts is a flag of"),
     ],
 )  # fmt: skip
 def test_a_mistake_in_the_flags_is_told_before_what_is_large_is_imported(module, arguments, words):
@@ -547,11 +550,12 @@ def test_the_whole_job_runs_on_a_mesh_and_a_second_run_does_nothing_again(tmp_pa
         assert new["values"] == pytest.approx(old["values"], rel=1e-3, abs=1e-6)
 
 
-def test_training_imports_no_torch_no_tensorflow_no_transformers():
+def test_training_imports_no_other_framework_and_no_page_for_people():
     code = (
         "import sys, ladd_jax.main, ladd_jax.cli.preflight, ladd_jax.training.loop\n"
         "import ladd_jax.stages.flow_matching, ladd_jax.stages.synthesize, ladd_jax.stages.distil\n"
         "found = {'torch', 'tensorflow', 'transformers'} & set(sys.modules)\n"
+        "found |= {name for name in sys.modules if 'arena' in name}\n"
         "assert not found, found"
     )
     result = subprocess.run(

@@ -138,16 +138,16 @@ def test_other_folders_and_extractors_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "folders"),
+    ("arguments", "command"),
     [
-        ("--config=digits --workdir out", False),
-        ("--config=digits --workdir=samples", False),
-        ("--samples=a --extractor=clip:b", True),
-        ("--samples a", True),
+        ("--config=digits --workdir out", ""),
+        ("--config=digits --workdir=samples", ""),
+        ("--samples=a --extractor=clip:b", "samples"),
+        ("--samples a", "samples"),
     ],
 )
-def test_flags_alone_say_that_folders_are_judged(arguments, folders):
-    assert evaluate.on_folders(arguments.split()) == folders
+def test_flags_alone_say_that_folders_are_judged(arguments, command):
+    assert evaluate.command_of(arguments.split()) == command
 
 
 def test_the_command_prints_a_row_and_writes_it(tmp_path, monkeypatch, capsys):

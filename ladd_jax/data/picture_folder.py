@@ -133,15 +133,20 @@ def _own_prompts(path: Path, files: Sequence[Path]) -> list[str] | None:
 
 def _written(file: Path) -> str | None:
     """The prompt in a PNG's metadata."""
-    prompt = _text(file, "prompt")
+    prompt = png_text(file, "prompt")
     return None if prompt is None else check_prompt(prompt, str(file))
 
 
 def _is_sheet(file: Path) -> bool:
-    return file.name.startswith(_SHEET) and _text(file, _SHEET_TEXT) is not None
+    return file.name.startswith(_SHEET) and png_text(file, _SHEET_TEXT) is not None
 
 
-def _text(file: Path, name: str) -> str | None:
+def png_text(file: Path, name: str) -> str | None:
+    """An entry of a PNG's metadata; None where there is none, or the file is no PNG.
+
+    Raises:
+      UserError: it is no picture.
+    """
     if file.suffix.lower() != ".png":
         return None
     with _opened(file) as image:

@@ -4,32 +4,26 @@ A picture depends on its prompt and its seed alone: number i of seed S is number
 however many are made, and but for rounding whatever the batch size is.
 """
 
-import dataclasses
 import hashlib
 import json
-import logging
 import math
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import jax.numpy as jnp
-import numpy as np
 from jax.sharding import Mesh
 from tqdm import tqdm
 
 from ladd_jax import __version__
 from ladd_jax.data.buckets import Bucket, nearest
 from ladd_jax.diffusion.samplers import ALWAYS
-from ladd_jax.diffusion.sampling import Sampler, Sampling, seeds
+from ladd_jax.diffusion.sampling import Sampling
 from ladd_jax.errors import UserError
 from ladd_jax.evaluation.pictures import png, sheet
-from ladd_jax.parallel.mesh import batch_divisor
-from ladd_jax.stages.encode import report_cut
+from ladd_jax.stages.prompted import Picture, Prompted
 from ladd_jax.stages.trained import TrainedModel
 from ladd_jax.whole_files import write_whole
-
-_LOG = logging.getLogger(__name__)
 
 _SHOWN_PROMPTS = 16
 """Rows of a sheet."""
@@ -69,14 +63,6 @@ def choose_bucket(aspect: str, trained: TrainedModel) -> Bucket:
     return Bucket(height // trained.reduction, width // trained.reduction)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Picture:
-    """One to make: a prompt by its place, and a seed."""
-
-    prompt: int
-    seed: int
-
-
 def sample(
     trained: TrainedModel,
     prompts: Sequence[str],
@@ -111,18 +97,7 @@ def sample(
     Raises:
       UserError: a prompt that does not fit the text encoder.
     """
-    # The encoders are gone before the transformer is read: not all accelerators hold both.
-    _LOG.info("sample: reads the text encoder, and %d prompts", len(prompts))
-    encoder = trained.encoder()
-    cond = encoder.encode(prompts)
-    null = {name: array[0] for name, array in encoder.encode([""]).items()}
-    report_cut(encoder)
-    del encoder
-    _LOG.info("sample: reads the network")
-    params = trained.load()
-    network = trained.family.backbone(trained.architecture)
-    sampler = Sampler(network, null, mesh, batch_size)
-    shape = (bucket.height, bucket.width, trained.architecture.out_channels)
+    prompted = Prompted(trained, prompts, mesh, batch_size)
     height, width = bucket.image_size(trained.reduction)
     given = sampling.given_guidance
     if given is None:
@@ -145,31 +120,23 @@ def sample(
         "dtype": jnp.dtype(trained.architecture.dtype).name,
         "software": f"ladd_jax {__version__}",
     }
-    jobs = [_Picture(i, seed + j) for i in range(len(prompts)) for j in range(count)]
-    chunk = -(-batch_size // batch_divisor(mesh)) * batch_divisor(mesh)
+    jobs = [Picture(i, seed + j) for i in range(len(prompts)) for j in range(count)]
     columns = count if len(prompts) > 1 else math.ceil(math.sqrt(count))
     side = min(max(_SHEET_WIDTH // columns, 64), 512)
     files, pictures = [], []
     _make_folder(out)
     with tqdm(total=len(jobs), desc="sample", unit="img") as bar:
-        for start in range(0, len(jobs), chunk):
-            part = jobs[start : start + chunk]
-            rows = [job.prompt for job in part]
-            keys = seeds(0, np.array([job.seed for job in part]))
-            own = {name: array[rows] for name, array in cond.items()}
-            latents = sampler(params, keys, own, shape, sampling)
-            for job, latent in zip(part, latents, strict=True):
-                text = {"prompt": prompts[job.prompt], "seed": str(job.seed), **facts}
-                picture = trained.decode(latent)
-                name = (
-                    Path(f"{_stem(text, trained.place)}.png")
-                    if place is None
-                    else place(job.prompt, job.seed - seed)
-                )
-                files.append(_write(out / name, png(picture, 1, text)))
-                if job.prompt < _SHOWN_PROMPTS:
-                    pictures.append(sheet([picture], 1, side))
-                bar.update()
+        for job, picture in prompted.pictures(sampling, bucket, jobs):
+            text = {"prompt": prompts[job.prompt], "seed": str(job.seed), **facts}
+            name = (
+                Path(f"{_stem(text, trained.place)}.png")
+                if place is None
+                else place(job.prompt, job.seed - seed)
+            )
+            files.append(_write(out / name, png(picture, 1, text)))
+            if job.prompt < _SHOWN_PROMPTS:
+                pictures.append(sheet([picture], 1, side))
+            bar.update()
     if len(files) > 1:
         shown = json.dumps(list(prompts[:_SHOWN_PROMPTS]), ensure_ascii=False)
         text = {"prompts": shown, "seed": str(seed), "num": str(count), **facts}

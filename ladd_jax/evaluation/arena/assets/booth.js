@@ -1,0 +1,141 @@
+// Voting: two pictures without names, a choice, the next two.
+const booth = { sets: sets(), pairs: [], done: new Set(), skipped: new Set(), current: null };
+
+const SHOWN_CHOICE = 160; // Milliseconds.
+
+function currentSet() {
+  const found = booth.sets.find((set) => set.title === state.set);
+  const students = booth.sets.filter((set) => !set.teacher && set.steps !== undefined);
+  return found ?? students.at(-1) ?? booth.sets[0];
+}
+
+function nextPair() {
+  const left = booth.pairs.filter((pair) => !booth.done.has(pair.key));
+  return left.find((pair) => !booth.skipped.has(pair.key)) ?? left[0] ?? null;
+}
+
+function showBooth() {
+  const set = currentSet();
+  at("set").value = set.title;
+  booth.pairs = pairsOf(set.contenders);
+  booth.done = new Set(state.votes.map((vote) => keyOf(vote.sample, vote.left, vote.right)));
+  showPair();
+}
+
+function showPair() {
+  const count = booth.pairs.filter((pair) => booth.done.has(pair.key)).length;
+  at("progress").max = Math.max(1, booth.pairs.length);
+  at("progress").value = count;
+  at("count").textContent = `${count} of ${booth.pairs.length}`;
+  booth.current = nextPair();
+  at("booth").hidden = !booth.current;
+  at("done").hidden = Boolean(booth.current);
+  at("undo").disabled = at("undo_last").hidden = !state.votes.length;
+  for (const button of document.querySelectorAll(".download")) {
+    button.disabled = !state.votes.length;
+  }
+  for (const choice of CHOICES) at(choice).classList.remove("chosen");
+  if (!booth.current) return;
+  const { sample } = booth.current;
+  at("prompt").textContent = page.samples[sample].prompt;
+  const images = ["left", "right"].map((side, i) => {
+    const { button, image } = pictureButton(() => zoomPair(i));
+    image.loading = "eager";
+    image.alt = `the picture on the ${side}`;
+    setPicture(image, booth.current[side], sample);
+    return { button, image };
+  });
+  at("pair").replaceChildren(...images.map(({ button }) => button));
+  waitFor(booth.current, images.map(({ image }) => image));
+}
+
+// Nobody votes on what is not there yet.
+async function waitFor(pair, images) {
+  allowChoices(false);
+  at("missing").hidden = true;
+  const loaded = await Promise.allSettled(images.map((image) => image.decode()));
+  if (booth.current !== pair) return;
+  const complete = loaded.every(({ status }) => status === "fulfilled");
+  at("missing").hidden = complete;
+  allowChoices(complete);
+  const following = booth.pairs.filter(({ key }) => key !== pair.key && !booth.done.has(key))[0];
+  for (const side of following ? ["left", "right"] : []) {
+    setPicture(new Image(), following[side], following.sample);
+  }
+}
+
+function allowChoices(allowed) {
+  for (const choice of CHOICES) at(choice).disabled = !allowed;
+}
+
+function choose(choice) {
+  if (at(choice).disabled || !booth.current) return;
+  const { key, sample, left, right } = booth.current;
+  state.votes.push({ sample, left, right, choice, time: new Date().toISOString() });
+  booth.done.add(key);
+  keepState();
+  allowChoices(false);
+  at(choice).classList.add("chosen");
+  setTimeout(showPair, SHOWN_CHOICE);
+}
+
+function undo() {
+  if (!state.votes.length) return;
+  const { sample, left, right } = state.votes.pop();
+  booth.done.delete(keyOf(sample, left, right));
+  keepState();
+  showPair();
+}
+
+function skip() {
+  if (!booth.current) return;
+  booth.skipped.add(booth.current.key);
+  // Where all that are left were skipped, they come again.
+  if (booth.pairs.every(({ key }) => booth.done.has(key) || booth.skipped.has(key))) {
+    const last = booth.current.key;
+    booth.skipped = new Set([last]);
+  }
+  showPair();
+}
+
+function zoomPair(place) {
+  const { sample, left, right } = booth.current;
+  const pictures = [
+    { contender: left, sample, title: "Left" },
+    { contender: right, sample, title: "Right" },
+  ];
+  openZoom(pictures, place);
+}
+
+const KEYS = {
+  ArrowLeft: () => choose("left"),
+  ArrowRight: () => choose("right"),
+  ArrowDown: () => choose("tie"),
+  u: undo,
+  s: skip,
+  z: () => zoomPair(0),
+};
+
+addEventListener("keydown", (event) => {
+  const typing = ["INPUT", "SELECT"].includes(event.target.tagName);
+  if (at("part_vote").hidden || typing || event.ctrlKey || event.metaKey || event.altKey) return;
+  const act = KEYS[event.key.length === 1 ? event.key.toLowerCase() : event.key];
+  // A key that is held down is no second vote.
+  if (!act || event.repeat || (at("booth").hidden && act !== undo)) return;
+  event.preventDefault();
+  act();
+});
+
+for (const choice of CHOICES) at(choice).addEventListener("click", () => choose(choice));
+at("undo").addEventListener("click", undo);
+at("undo_last").addEventListener("click", undo);
+at("skip").addEventListener("click", skip);
+at("closer").addEventListener("click", () => zoomPair(0));
+at("set").append(...booth.sets.map(({ title }) => make("option", { value: title }, title)));
+at("set").addEventListener("change", (event) => {
+  state.set = event.target.value;
+  keepState();
+  // Arrows are votes again, and choose no other set.
+  event.target.blur();
+  showBooth();
+});

@@ -1,0 +1,33 @@
+"use strict";
+
+const page = JSON.parse(document.getElementById("arena").textContent);
+
+const at = (id) => document.getElementById(id);
+
+const many = (count, what) => `${count} ${what}${count === 1 ? "" : "s"}`;
+
+// Texts of prompts and names are never read as HTML.
+function make(tag, properties = {}, ...children) {
+  const element = Object.assign(document.createElement(tag), properties);
+  element.append(...children);
+  return element;
+}
+
+const SMALL = 160; // Pixels: below this, smoothing would hide what the picture is.
+
+function setPicture(image, contender, sample) {
+  const [file, width, height] = page.contenders[contender].pictures[sample];
+  image.width = width;
+  image.height = height;
+  image.className = Math.max(width, height) <= SMALL ? "small" : "";
+  image.style.setProperty("--aspect", width / height);
+  image.src = `pictures/${file}`;
+}
+
+function pictureButton(open) {
+  // An image that loads lazily has to be told so before it has a source.
+  const image = make("img", { loading: "lazy", decoding: "async", alt: "" });
+  const button = make("button", { type: "button", className: "picture" }, image);
+  button.addEventListener("click", open);
+  return { button, image };
+}

@@ -1,0 +1,241 @@
+"""The folder of models side by side: `index.html`, which opens offline, its pictures, and
+`arena.json`, what it shows as data.
+
+A contender is a model in a number of steps: what people vote on. A model has one contender for each
+stop of the slider over numbers of steps, and a teacher may be a contender of several models.
+"""
+
+import contextlib
+import hashlib
+import html
+import json
+import shutil
+import uuid
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from ladd_jax.errors import DamagedError, ExistsError, NotFoundError, UserError
+from ladd_jax.evaluation.page import head
+from ladd_jax.whole_files import publish, read_json
+
+PICTURES, DATA = "pictures", "arena.json"
+
+_ASSETS = Path(__file__).with_name("assets")
+
+# What comes later uses what came before.
+_SCRIPTS = ("data.js", "zoom.js", "look.js", "votes.js", "booth.js", "tabs.js")
+
+
+class Sample(NamedTuple):
+    """What a picture is of."""
+
+    prompt: str
+    seed: int
+
+
+class Shown(NamedTuple):
+    """A picture on the page: its file in the folder of pictures, and its sides in pixels."""
+
+    file: str
+    width: int
+    height: int
+
+
+class Contender(NamedTuple):
+    """A model in a number of steps.
+
+    Attributes:
+      steps: the number; None where nobody knows it, as of a folder of pictures.
+      teacher: whether it is the teacher of the model that is compared, and not this one itself.
+      pictures: one for each sample of the page.
+    """
+
+    steps: int | None
+    teacher: bool
+    pictures: list[Shown]
+
+
+class Album:
+    """The pictures of a page, each a file whose name tells nothing but its content."""
+
+    def __init__(self, folder: Path):
+        """Makes the folder of pictures inside of the page's."""
+        self._folder = folder / PICTURES
+        self._folder.mkdir()
+
+    def add(self, pixels: np.ndarray) -> Shown:
+        """Keeps a picture, uint8 `[H, W, 1 or 3]`, as a PNG; equal ones share a file."""
+        height, width = pixels.shape[:2]
+        digest = hashlib.sha256(f"{pixels.shape}".encode() + pixels.tobytes()).hexdigest()[:16]
+        file = self._folder / f"{digest}.png"
+        if not file.exists():
+            # Not optimized: of large pictures that takes longer than to sample them.
+            Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).save(file)
+        return Shown(file.name, width, height)
+
+
+def check_free(folder: Path) -> None:
+    """Raises ExistsError where a page cannot be written: at a file, or a folder with something."""
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise ExistsError(f"{folder} exists and is not empty: remove it, or choose another --page")
+
+
+@contextlib.contextmanager
+def new_page(folder: Path) -> Iterator[Path]:
+    """A folder to write into, which has its final name once the block has ended without an error.
+
+    Raises:
+      ExistsError: there is something at its final name already.
+      UserError: no folder can be made there.
+    """
+    check_free(folder)
+    folder = folder.absolute()
+    partial = folder.with_name(f".{uuid.uuid4().hex}.partial")
+    try:
+        partial.mkdir(parents=True)
+    except OSError as error:
+        raise UserError(f"{folder} cannot be made ({error.strerror}): name another --page") from (
+            error
+        )
+    try:
+        yield partial
+        publish(partial, folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def write_page(
+    folder: Path, samples: Sequence[Sample], models: dict[str, Sequence[Contender]]
+) -> dict[str, Any]:
+    """Writes the page and its data beside its pictures.
+
+    Args:
+      folder: where an `Album` has kept the pictures.
+      samples: what is shown, in this order.
+      models: the contenders of each model, by its name.
+
+    Returns:
+      the data: `id`, a digest of all the rest; `samples`; `contenders`, each with `title`, `model`,
+      `steps`, `teacher` and `pictures`; `stops` of the slider; and `models`, each with the place
+      of its contender at each stop.
+
+    Raises:
+      UserError: two contenders would have one title.
+    """
+    owners: dict[tuple[Any, ...], list[str]] = {}
+    for name, own in models.items():
+        for contender in own:
+            owners.setdefault(_key(name, contender), []).append(name)
+    places = {key: place for place, key in enumerate(owners)}
+    contenders: list[dict[str, Any]] = [{} for _ in owners]
+    steps = sorted({c.steps for own in models.values() for c in own if c.steps is not None})
+    shown = []
+    for name, own in models.items():
+        for contender in own:
+            key = _key(name, contender)
+            model = f"teacher of {_listed(owners[key])}" if contender.teacher else name
+            contenders[places[key]] = {
+                "title": titled(model, contender.steps),
+                "model": model,
+                "steps": contender.steps,
+                "teacher": contender.teacher,
+                "pictures": contender.pictures,
+            }
+        at = [_nearest(own, stop) for stop in steps or [0]]
+        shown.append({"name": name, "shown": [places[_key(name, each)] for each in at]})
+    titles = [contender["title"] for contender in contenders]
+    for title in titles:
+        if titles.count(title) > 1:
+            raise UserError(
+                f"two of what is compared would be called {title!r}: name a model otherwise, as in "
+                f"--compare=NAME=PATH"
+            )
+    data: dict[str, Any] = {
+        "samples": [sample._asdict() for sample in samples],
+        "contenders": contenders,
+        "stops": [_stop(stop, models) for stop in steps],
+        "models": shown,
+    }
+    text = json.dumps(data, sort_keys=True)
+    data = {"id": hashlib.sha256(text.encode()).hexdigest()[:16]} | data
+    (folder / DATA).write_text(json.dumps(data, ensure_ascii=False, indent=1) + "\n", "utf-8")
+    title = f"{_listed(list(models))}, side by side"
+    (folder / "index.html").write_text(_html(title, data), "utf-8")
+    return data
+
+
+def read_page(folder: Path) -> dict[str, Any]:
+    """What `write_page` returned.
+
+    Raises:
+      NotFoundError: there is no page.
+      DamagedError: its data are damaged.
+    """
+    file = folder / DATA
+    if not file.is_file():
+        raise NotFoundError(f"{folder} has no {DATA}: name a folder that --compare wrote")
+    data = read_json(file, "write the page again")
+    contenders = data.get("contenders")
+    if (
+        not isinstance(data.get("id"), str)
+        or not isinstance(contenders, list)
+        or not all(isinstance(c, dict) and isinstance(c.get("title"), str) for c in contenders)
+    ):
+        raise DamagedError(f"{file} is damaged (it has no id or no contenders): write it again")
+    return data
+
+
+def titled(model: str, steps: int | None) -> str:
+    """A contender's name, which stands in votes too."""
+    return model if steps is None else f"{model}, {_in_words(steps)}"
+
+
+def _html(title: str, data: dict[str, Any]) -> str:
+    scripts = "\n".join((_ASSETS / name).read_text("utf-8") for name in _SCRIPTS)
+    return "\n".join(
+        [
+            *head(title),
+            f"<style>{(_ASSETS / 'page.css').read_text('utf-8')}</style>",
+            (_ASSETS / "body.html").read_text("utf-8").replace("TITLE", html.escape(title)),
+            f"<script type=application/json id=arena>{_inside_script(data)}</script>",
+            f"<script>\n{scripts}</script>",
+            "",
+        ]
+    )
+
+
+def _inside_script(data: dict[str, Any]) -> str:
+    """JSON that no text of a prompt or a name can end, or turn into a comment of HTML."""
+    text = json.dumps(data, ensure_ascii=False, separators=(",", ":"))
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def _key(name: str, contender: Contender) -> tuple[Any, ...]:
+    """The same for teachers whose pictures are the same."""
+    owner = None if contender.teacher else name
+    return (owner, contender.steps, contender.teacher, *contender.pictures)
+
+
+def _nearest(own: Sequence[Contender], stop: int) -> Contender:
+    """What a model shows at a stop: as many steps, or the next fewer, or else its fewest."""
+    ordered = sorted(own, key=lambda contender: contender.steps or 0)
+    return [*ordered[:1], *(c for c in ordered if (c.steps or 0) <= stop)][-1]
+
+
+def _stop(steps: int, models: dict[str, Sequence[Contender]]) -> dict[str, Any]:
+    found = [c.teacher for own in models.values() for c in own if c.steps == steps]
+    teacher = all(found)
+    words = _in_words(steps)
+    return {"steps": steps, "title": f"teacher, {words}" if teacher else words, "teacher": teacher}
+
+
+def _in_words(steps: int) -> str:
+    return f"{steps} step{'s' * (steps != 1)}"
+
+
+def _listed(names: Sequence[str]) -> str:
+    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))

@@ -1,0 +1,89 @@
+"""A trained model that has read its prompts: pictures of them by any seeds and in any steps.
+
+A picture depends on its prompt and its seed alone, and but for rounding not on the batch size; two
+models whose latents have the same shape begin from the same noise.
+"""
+
+import logging
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jax.sharding import Mesh
+
+from ladd_jax.data.buckets import Bucket
+from ladd_jax.diffusion.sampling import Sampler, Sampling, seeds
+from ladd_jax.parallel.mesh import batch_divisor
+from ladd_jax.stages.encode import report_cut
+from ladd_jax.stages.trained import TrainedModel
+
+_LOG = logging.getLogger(__name__)
+
+
+class Picture(NamedTuple):
+    """One to make.
+
+    Attributes:
+      prompt: its prompt's place.
+      seed: of its noise.
+    """
+
+    prompt: int
+    seed: int
+
+
+class Prompted:
+    """A network in memory, and its prompts as it reads them.
+
+    Attributes:
+      params: parameters of the network.
+    """
+
+    def __init__(self, trained: TrainedModel, prompts: Sequence[str], mesh: Mesh, batch_size: int):
+        """Reads the prompts, and then the network.
+
+        Args:
+          trained: the model that is sampled.
+          prompts: prompts, none of them empty.
+          mesh: the mesh that `trained` was opened for.
+          batch_size: pictures at once; raised to a multiple of what the mesh needs.
+
+        Raises:
+          UserError: a prompt does not fit the text encoder.
+        """
+        # The encoders are gone before the transformer is read: not all accelerators hold both.
+        _LOG.info("sample: reads the text encoder, and %d prompts", len(prompts))
+        encoder = trained.encoder()
+        self._cond = encoder.encode(prompts)
+        null = {name: array[0] for name, array in encoder.encode([""]).items()}
+        report_cut(encoder)
+        del encoder
+        _LOG.info("sample: reads the network")
+        self._trained = trained
+        self.params = trained.load()
+        network = trained.family.backbone(trained.architecture)
+        self._sampler = Sampler(network, null, mesh, batch_size)
+        self._chunk = -(-batch_size // batch_divisor(mesh)) * batch_divisor(mesh)
+
+    def pictures(
+        self, sampling: Sampling, bucket: Bucket, jobs: Sequence[Picture]
+    ) -> Iterator[tuple[Picture, np.ndarray]]:
+        """Makes pictures, a batch after the other.
+
+        Args:
+          sampling: steps, guidance and schedule.
+          bucket: shape of the latents.
+          jobs: what to make.
+
+        Yields:
+          each of them, in their order, with `[H, W, 1 or 3]` in [-1, 1].
+        """
+        shape = (bucket.height, bucket.width, self._trained.architecture.out_channels)
+        for start in range(0, len(jobs), self._chunk):
+            part = jobs[start : start + self._chunk]
+            rows = [job.prompt for job in part]
+            keys = seeds(0, np.array([job.seed for job in part]))
+            own = {name: array[rows] for name, array in self._cond.items()}
+            latents = self._sampler(self.params, keys, own, shape, sampling)
+            for job, latent in zip(part, latents, strict=True):
+                yield job, self._trained.decode(latent)

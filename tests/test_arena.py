@@ -1,0 +1,166 @@
+"""Models side by side, from the command line to the page and to the scores."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from absl import flags
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+from pipelines import save_pipeline
+from test_sd3 import tiny
+from untrained_run import save_student
+
+from ladd_jax import evaluate
+from ladd_jax.config.fields import typed
+from ladd_jax.errors import NotFoundError, UserError
+from ladd_jax.stages.export import export
+
+PROMPTS = ("a red cat", "</script> قطة 🦊")
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    """A run of a tiny released pipeline, its export, and another run of the same pipeline."""
+    directory = tmp_path_factory.mktemp("models")
+    save_pipeline(directory / "pipeline", qk_norm=True)
+    config = typed(tiny(directory / "pipeline", ""))
+    save_student(config, directory / "run")
+    export(directory / "run", directory / "export", dtype="float32")
+    shutil.copytree(directory / "run", directory / "other")
+    (directory / "prompts.txt").write_text("\n".join(PROMPTS) + "\n", encoding="utf-8")
+    return directory
+
+
+def command(*arguments, **named):
+    """A command without config, in this process."""
+    flags.FLAGS.mark_as_parsed()
+    for name in evaluate.FLAGS:
+        evaluate.FLAGS[name].unparse()
+    given = [f"--{name}={value}" for name, value in named.items() if name != "prompts"]
+    given = evaluate.complete(["evaluate", *arguments, *given])
+    evaluate.FLAGS(given)
+    flags.FLAGS["prompts"].value = named.get("prompts")
+    evaluate._BODIES[evaluate.command_of(given[1:])][0]()
+
+
+def pictures(page, title):
+    data = json.loads((page / "arena.json").read_text(encoding="utf-8"))
+    (found,) = (each for each in data["contenders"] if each["title"] == title)
+    return [file for file, *_ in found["pictures"]]
+
+
+def folder(path, prompts, **text):
+    path.mkdir(exist_ok=True)
+    for i, prompt in enumerate(prompts):
+        information = PngInfo()
+        for name, value in (text | {"prompt": prompt}).items():
+            information.add_text(name, str(value))
+        pixels = np.random.default_rng(i).integers(0, 255, (16, 12, 3), np.uint8)
+        name = f"{len(list(path.iterdir()))}.png"
+        Image.fromarray(pixels).save(path / name, pnginfo=information)
+    return path
+
+
+def test_runs_exports_and_folders_share_prompts_and_seeds(models, tmp_path, capsys):
+    photos = folder(tmp_path / "photos", [p for p in PROMPTS for _ in range(2)])
+    page = tmp_path / "page"
+    command(
+        "--compare", str(models / "run"), f"also={models / 'other'}", str(models / "export"),
+        f"--compare={photos}", prompts=models / "prompts.txt", page=page, num=2, seed=5,
+        teacher_steps=3, batch_size=3,
+    )  # fmt: skip
+    assert "4 pictures of each model" in capsys.readouterr().out
+    data = json.loads((page / "arena.json").read_text(encoding="utf-8"))
+    assert data["samples"] == [{"prompt": p, "seed": s} for p in PROMPTS for s in (5, 6)]
+    assert [model["name"] for model in data["models"]] == ["run", "also", "export", "photos"]
+    titles = [contender["title"] for contender in data["contenders"]]
+    steps = ["1 step", "2 steps", "4 steps"]
+    assert titles == [
+        *(f"run, {each}" for each in steps), "teacher of run and also, 3 steps",
+        *(f"also, {each}" for each in steps), *(f"export, {each}" for each in steps), "photos",
+    ]  # fmt: skip
+    # The same weights, prompts and seeds are the same pictures, and other steps or seeds others.
+    for each in steps:
+        assert pictures(page, f"run, {each}") == pictures(page, f"also, {each}")
+    shown = sum((pictures(page, title) for title in titles if title.startswith("run, ")), [])
+    assert len(set(shown)) == len(shown) == 12
+
+
+def test_pictures_that_tell_their_steps_and_seeds_are_found_by_them(tmp_path):
+    made = tmp_path / "made"
+    for steps in (1, 4):
+        for seed in (8, 7):
+            folder(made, PROMPTS, steps=steps, seed=seed)
+    command(compare=made, page=tmp_path / "page", seed=7, num=2)
+    data = json.loads((tmp_path / "page" / "arena.json").read_text(encoding="utf-8"))
+    assert [c["title"] for c in data["contenders"]] == ["made, 1 step", "made, 4 steps"]
+    with pytest.raises(
+        UserError, match="has no picture in 1 step of 'a red cat' with seed 9, only"
+    ):
+        command(compare=made, page=tmp_path / "other", seed=9)
+    few = folder(tmp_path / "few", PROMPTS[:1])
+    with pytest.raises(UserError, match="few has no picture of 'a red cat' with seed 1, only of"):
+        command(compare=f"{few},{made}", page=tmp_path / "other", num=2)
+    other = folder(tmp_path / "strange", ["a dog"])
+    with pytest.raises(UserError, match="no prompt in common"):
+        command(compare=f"{few},{other}", page=tmp_path / "other")
+    Image.new("RGB", (4, 4)).save(other / "bare.png")
+    with pytest.raises(UserError, match="strange do not tell their prompts: give --prompts=FILE"):
+        command(compare=other, page=tmp_path / "other")
+    assert not (tmp_path / "other").exists()
+
+
+def test_what_cannot_be_compared_is_told_and_nothing_is_written(models, tmp_path):
+    page, run = tmp_path / "page", models / "run"
+    named = {"compare": run, "page": page, "prompts": models / "prompts.txt"}
+    for changes, words in (
+        ({"steps": "1,x"}, "--steps=1,x is no list of whole numbers: write them as in 1,2,4"),
+        ({"steps": 3}, "3 steps do not divide the 4 training times of the student: use one of"),
+        ({"num": 0}, "--num is 0: use 1 or more"),
+        ({"page": "gs://bucket/page"}, "--page=gs://bucket/page cannot be an address"),
+        ({"page": models}, "exists and is not empty"),
+        ({"prompts": None}, "there are no prompts: give --prompts=FILE"),
+        ({"reference": "x"}, "--reference is a flag of --samples and not of --compare: leave it"),
+        ({"compare": f"{run},{run}"}, "names two models 'run'"),
+    ):
+        with pytest.raises(UserError, match=words):
+            command(**named | changes)
+    with pytest.raises(NotFoundError):
+        command(**named | {"compare": tmp_path / "absent"})
+    assert not list(tmp_path.iterdir())
+
+
+def test_words_behind_the_flags_of_several_values_are_values():
+    def given(text):
+        return evaluate.complete(["evaluate", *text.split()])[1:]
+
+    wanted = ["--votes=a.json", "--votes=b.json", "--out=x"]
+    for text in ("--votes a.json b.json --out=x", "--votes=a.json b.json --out=x"):
+        assert given(text) == wanted
+    assert given("--compare a,b --page p") == ["--compare=a,b", "--page", "p"]
+    assert given("--page=p --compare") == ["--page=p", "--compare"]
+    assert evaluate.command_of(["--compare=a", "--page=b"]) == "compare"
+    with pytest.raises(UserError, match="--metrics is a flag of --samples and not of --votes"):
+        given("--votes=a --metrics=fd")
+
+
+def test_votes_are_scored_into_a_table_and_json(tmp_path, capsys):
+    folder(tmp_path / "a", PROMPTS)
+    folder(tmp_path / "b", PROMPTS[::-1])
+    page = tmp_path / "page"
+    command(compare=f"{tmp_path / 'a'},{tmp_path / 'b'}", page=page)
+    data = json.loads((page / "arena.json").read_text(encoding="utf-8"))
+    vote = {"seed": 0, "left": "a", "right": "b", "choice": "left", "time": "2026-01-01"}
+    votes = {"format": "ladd_jax votes", "page": data["id"], "models": ["a", "b"]}
+    for voter in ("v", "w"):
+        votes |= {"voter": voter, "votes": [vote | {"prompt": prompt} for prompt in PROMPTS]}
+        (tmp_path / f"{voter}.json").write_text(json.dumps(votes))
+    command(votes=f"{tmp_path}/v.json,{tmp_path}/w.json", page=page, out=tmp_path / "elo.json")
+    out = capsys.readouterr().out
+    assert "4 votes of 2 voters" in out and "100.0%" in out
+    scores = json.loads((tmp_path / "elo.json").read_text())
+    assert [row["model"] for row in scores["models"]] == ["a", "b"]
+    command(votes=f"{tmp_path}/?.json")
+    assert "4 votes of 2 voters" in capsys.readouterr().out

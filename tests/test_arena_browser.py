@@ -1,0 +1,152 @@
+"""The page in a real browser, opened from the disk: look, vote, reload, download, score."""
+
+import json
+import time
+
+import numpy as np
+import pytest
+from browser import PROGRAM, Browser
+
+from ladd_jax.evaluation.arena.page import Album, Contender, Sample, new_page, write_page
+from ladd_jax.evaluation.arena.scores import Scores
+from ladd_jax.evaluation.arena.votes import read_votes
+
+pytestmark = pytest.mark.skipif(not PROGRAM, reason="no Chromium or Chrome is installed")
+
+PROMPTS = ("</script><b>cat</b>", 'قطة "حمراء"', "赤い猫 👩‍🚀 & more")
+NAMES = ("<i>A</i>", "ب 🦊")
+
+
+def write(folder, shade=0):
+    """Pictures of one colour each; the first model's are dark and the second's bright."""
+    with new_page(folder) as partial:
+        album = Album(partial)
+
+        def contender(level, steps, teacher=False):
+            levels = [level + shade + 2 * i for i in range(len(PROMPTS))]
+            shown = [album.add(np.full((64, 64, 3), value, np.uint8)) for value in levels]
+            return Contender(steps, teacher, shown)
+
+        models = {
+            name: [contender(100 * i + steps, steps) for steps in (1, 4)]
+            + [contender(60, 50, True)]
+            for i, name in enumerate(NAMES)
+        }
+        return write_page(partial, [Sample(prompt, 0) for prompt in PROMPTS], models)
+
+
+@pytest.fixture
+def browser(tmp_path):
+    (tmp_path / "downloads").mkdir()
+    found = Browser(tmp_path / "profile", tmp_path / "downloads")
+    yield found
+    found.close()
+
+
+def downloaded(folder):
+    end = time.monotonic() + 20
+    while time.monotonic() < end:
+        files = [file for file in folder.iterdir() if file.suffix == ".json"]
+        if files:
+            return files[0]
+        time.sleep(0.05)
+    raise AssertionError("nothing was downloaded")
+
+
+def texts(browser, selector):
+    return browser.run(f"[...document.querySelectorAll('{selector}')].map(e => e.textContent)")
+
+
+def vote(browser, press):
+    """A vote on the pair that is shown, by `press(left is the first model)`."""
+    browser.wait("!at('left').disabled")
+    left = browser.run("booth.current.left")
+    count = browser.run("state.votes.length")
+    browser.press(press(left))
+    # The choice is seen for a moment before the next pair comes.
+    browser.wait(f"state.votes.length === {count + 1} && !document.querySelector('.chosen')")
+
+
+def test_a_person_looks_votes_reloads_and_hands_in_a_file(browser, tmp_path):
+    data = write(tmp_path / "page")
+    url = (tmp_path / "page" / "index.html").as_uri()
+    browser.open(url)
+    assert texts(browser, "h3") == list(PROMPTS)
+    assert texts(browser, ".card:first-child b") == list(NAMES)
+    assert texts(browser, "#stops button") == ["1", "4", "teacher 50"]
+    source = "document.querySelector('.card img').getAttribute('src')"
+    shown = set()
+    for stop in range(3):
+        browser.run(f"at('stops').children[{stop}].click()")
+        shown.add(browser.run(source))
+    assert len(shown) == 3
+    browser.run("at('find').value = 'حمراء'; at('find').dispatchEvent(new Event('input'))")
+    assert texts(browser, ".card:not([hidden]) h3") == [PROMPTS[1]]
+    browser.run("document.querySelector('.card:not([hidden]) .picture').click()")
+    browser.wait("at('zoom').open")
+    first = browser.run("at('stage').firstChild.getAttribute('src')")
+    browser.press("ArrowRight")
+    # Both models have the same teacher.
+    assert browser.run("at('stage').firstChild.getAttribute('src')") == first
+    browser.press("z")
+    assert not browser.run("at('zoom').open")
+
+    browser.open(f"{url}#vote")
+    assert browser.run("at('set').value") == "4 steps"
+    # Nothing that is seen, or said to who does not see, tells a model.
+    hidden = browser.run("at('part_vote').innerText + at('pair').innerHTML")
+    assert not any(name in hidden for name in (*NAMES, "teacher of"))
+    vote(browser, lambda left: "ArrowLeft" if left == 1 else "ArrowRight")
+    vote(browser, lambda left: "ArrowDown")
+    browser.wait("!at('left').disabled")
+    pair = browser.run("booth.current.key")
+    browser.open(f"{url}#vote")
+    browser.wait("!at('left').disabled")
+    assert browser.run("state.votes.length") == 2 and browser.run("booth.current.key") == pair
+    browser.press("u")
+    browser.wait("state.votes.length === 1")
+    vote(browser, lambda left: "ArrowLeft" if left == 1 else "ArrowRight")
+    assert browser.run("at('count').textContent") == "2 of 3"
+    browser.run("location.hash = 'results'")
+    browser.wait("!at('part_results').hidden")
+    assert not texts(browser, "#table td") and "hidden" in texts(browser, "#tally")[0]
+    browser.run("location.hash = 'vote'")
+    browser.wait("!at('part_vote').hidden")
+    vote(browser, lambda left: "ArrowLeft" if left == 1 else "ArrowRight")
+    browser.wait("!at('done').hidden")
+    browser.run("document.querySelector('#done .download').click()")
+    file = downloaded(tmp_path / "downloads")
+    browser.run("location.hash = 'results'")
+    browser.wait("document.querySelector('#table td')")
+    titles = [f"{name}, 4 steps" for name in NAMES]
+    wanted = [titles[0], "3", "0", "0", "100.0%", titles[1], "0", "0", "3", "0.0%"]
+    assert texts(browser, "#table td") == wanted
+    assert file.name.startswith(f"votes_{data['id']}_")
+    scores = Scores(read_votes([file], tmp_path / "page"), 100)
+    ((better, worse, rate),) = scores.pairs
+    assert [better, worse] == titles and (rate.wins, rate.ties, rate.losses) == (3, 0, 0)
+    found = json.loads(file.read_text(encoding="utf-8"))["votes"]
+    assert sorted(vote["prompt"] for vote in found) == sorted(PROMPTS)
+    assert not browser.problems and browser.requests
+    assert all(url.startswith(("file:", "blob:", "about:")) for url in browser.requests)
+
+
+def test_pages_of_other_content_have_votes_of_their_own(browser, tmp_path):
+    for shade in (0, 1):
+        write(tmp_path / f"page{shade}", shade)
+    urls = [(tmp_path / f"page{shade}" / "index.html").as_uri() for shade in (0, 1)]
+    browser.open(f"{urls[0]}#vote")
+    vote(browser, lambda left: "ArrowLeft")
+    browser.open(f"{urls[1]}#vote")
+    assert browser.run("state.votes.length") == 0
+    browser.run("localStorage.setItem(STORE, '{damaged')")
+    browser.open(f"{urls[1]}#vote")
+    vote(browser, lambda left: "ArrowLeft")
+    browser.open(f"{urls[0]}#vote")
+    assert browser.run("state.votes.length") == 1
+    # Without its picture a pair gets no vote.
+    for picture in (tmp_path / "page1" / "pictures").iterdir():
+        picture.unlink()
+    browser.open(f"{urls[1]}#vote")
+    browser.wait("!at('missing').hidden")
+    assert browser.run("at('left').disabled")
