@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from ladd_jax.errors import DamagedError
+from ladd_jax.errors import DamagedError, UserError
 
 LFS_POINTER = b"version https://git-lfs"
 """How a file begins that git-lfs has not fetched yet."""
@@ -36,6 +36,28 @@ def whole(path: Path) -> Iterator[Path]:
             # What went wrong before is told, and not that there is nothing to remove.
             with contextlib.suppress(OSError):
                 partial.unlink()
+
+
+@contextlib.contextmanager
+def whole_folder(path: Path, flag: str) -> Iterator[Path]:
+    """A folder to write into, which has its final name once the block has ended, or is gone where
+    that raised.
+
+    Args:
+      path: its final name.
+      flag: name of the flag that says so.
+
+    Raises:
+      UserError: no folder can be made there.
+    """
+    with whole(path.absolute()) as partial:
+        try:
+            partial.mkdir(parents=True)
+        except OSError as error:
+            raise UserError(
+                f"{path} cannot be made ({error.strerror}): name another --{flag}"
+            ) from error
+        yield partial
 
 
 def write_whole(path: Path, write: Callable[[BinaryIO], Any]) -> None:

@@ -29,7 +29,7 @@ from ladd_jax.stages.trained import FACTS, given_guidance
 from ladd_jax.weights.lora import AddedLoRA
 from ladd_jax.weights.push import check_push, push
 from ladd_jax.weights.source import PIPELINE_INDEX
-from ladd_jax.whole_files import whole
+from ladd_jax.whole_files import whole_folder
 
 _LOG = logging.getLogger(__name__)
 
@@ -84,13 +84,7 @@ def export(
     )
     if push_to:
         exported = dataclasses.replace(exported, place=push_to)
-    with whole(out.absolute()) as partial:
-        try:
-            partial.mkdir(parents=True)
-        except OSError as error:
-            raise UserError(
-                f"{out} cannot be made ({error.strerror}): name another --out"
-            ) from error
+    with whole_folder(out, "out") as partial:
         family.write_export(partial, exported)
         if (partial / PIPELINE_INDEX).is_file():
             # A whole pipeline can be sampled again, which needs what its index does not say.

@@ -9,8 +9,6 @@ import contextlib
 import hashlib
 import html
 import json
-import shutil
-import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,7 +18,7 @@ from PIL import Image
 
 from ladd_jax.errors import DamagedError, ExistsError, NotFoundError, UserError
 from ladd_jax.evaluation.page import head
-from ladd_jax.whole_files import publish, read_json
+from ladd_jax.whole_files import read_json, whole_folder
 
 PICTURES, DATA = "pictures", "arena.json"
 
@@ -93,19 +91,8 @@ def new_page(folder: Path) -> Iterator[Path]:
       UserError: no folder can be made there.
     """
     check_free(folder)
-    folder = folder.absolute()
-    partial = folder.with_name(f".{uuid.uuid4().hex}.partial")
-    try:
-        partial.mkdir(parents=True)
-    except OSError as error:
-        raise UserError(f"{folder} cannot be made ({error.strerror}): name another --page") from (
-            error
-        )
-    try:
+    with whole_folder(folder, "page") as partial:
         yield partial
-        publish(partial, folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def write_page(
