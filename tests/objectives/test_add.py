@@ -298,6 +298,26 @@ def test_micro_batches_make_the_update_of_the_whole_batch(changes):
     assert tiny.gradient_difference(updates[1], updates[0]) < 1e-3
 
 
+@pytest.mark.parametrize("swiglu", [False, True])
+def test_in_half_precision_a_step_keeps_its_states_dtypes(swiglu):
+    half = dict(dtype=jnp.bfloat16)
+    frozen_half = half | dict(param_dtype=jnp.bfloat16)
+    heads = dataclasses.replace(HEADS, **half)
+    student = tiny.network(tiny.mmdit_config(depth=1, **half))
+    seen = dataclasses.replace(
+        critic(),
+        dino=Dinov2(dataclasses.replace(DINO, use_swiglu_ffn=swiglu, **frozen_half)),
+        head=head(heads), heads=head_stack(heads, len(HOOKED)),
+        decoder=decoder_of(dataclasses.replace(VAE, **frozen_half)), teacher=student,
+    )  # fmt: skip
+    objective = add(critic=seen, student=student, distillation_weight=2.5)
+    state = jax.eval_shape(objective.init, jax.random.PRNGKey(0), student.shapes)
+    frozen = {name: part.shapes for name, part in seen.networks.items()}
+    after, metrics = jax.eval_shape(objective.step, state, frozen, batch_of())
+    assert after == state
+    assert {leaf.dtype for leaf in jax.tree.leaves(metrics)} == {jnp.dtype("float32")}
+
+
 # Wide enough for heads and the conversion of patches to be small beside the networks.
 WIDE = dataclasses.replace(DINO, hidden_size=256, image_size=64, num_hidden_layers=3)
 DEEP = dataclasses.replace(VAE, block_out_channels=(16, 32), norm_num_groups=4)
