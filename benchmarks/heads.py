@@ -76,8 +76,8 @@ def measure(
     """A row for each mean."""
     if config.distil.objective != "ladd":
         raise SystemExit(
-            f"error: {workdir} was distilled with {config.distil.objective}, without heads: name a "
-            f"run of ladd"
+            f"error: {workdir} was distilled with {config.distil.objective}, without heads on the "
+            f"teacher: name a run of ladd"
         )
     mesh = make_mesh(config.mesh.sizes)
     shards = student_data(config, workdir)

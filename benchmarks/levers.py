@@ -52,6 +52,10 @@ ROWS: dict[str, tuple[str, str, dict[str, str]]] = {
     "heads on blocks 0 to 11": (
         AS_IS, MEDIUM, {"distil.hooked_blocks": f"({','.join(map(str, range(12)))})"},
     ),
+    "objective add": (AS_IS, MEDIUM, {"distil.objective": "add"}),
+    "objective add, distillation_weight 2.5": (
+        AS_IS, MEDIUM, {"distil.objective": "add", "distil.distillation_weight": "2.5"},
+    ),
     "objective lcm": (AS_IS, MEDIUM, {"distil.objective": "lcm"}),
     "objective dmd": (AS_IS, MEDIUM, {"distil.objective": "dmd"}),
     "objective progressive": (AS_IS, MEDIUM, {"distil.objective": "progressive"}),

@@ -10,19 +10,22 @@ class Method:
     Attributes:
       title: its name in full.
       short: its name as people write it.
-      has_heads: whether heads on a frozen teacher judge the student, and so whether the fields of
-        these, and the terms of LADD's loss, mean anything.
+      has_heads: whether heads judge the student, and so whether the fields of these, and the terms
+        of LADD's loss, mean anything.
+      in_pixels: whether they look at pictures, through another network than the teacher.
       sampler: what its students are sampled by, `consistency` or `euler` of `diffusion.sampling`.
     """
 
     title: str
     short: str
     has_heads: bool = False
+    in_pixels: bool = False
     sampler: str = "consistency"
 
 
 METHODS = {
     "ladd": Method("Latent Adversarial Diffusion Distillation", "LADD", has_heads=True),
+    "add": Method("Adversarial Diffusion Distillation", "ADD", has_heads=True, in_pixels=True),
     "lcm": Method("Latent Consistency Distillation", "LCM"),
     "dmd": Method("Distribution Matching Distillation", "DMD"),
     # Each step of its students ends where two of a teacher's steps of Euler do.

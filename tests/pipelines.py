@@ -148,3 +148,27 @@ def save_pipeline(
     pipeline.set_progress_bar_config(disable=True)
     pipeline.save_pretrained(Path(directory))
     return pipeline
+
+
+def save_dinov2(directory, *, seed=0, **changes):
+    """Saves a random tiny DINOv2, with registers where `num_register_tokens` says so; returns it.
+
+    Args:
+      directory: where to save; made if it is not there.
+      seed: of the parameters.
+      **changes: fields of its config.
+    """
+    import torch
+    import transformers
+
+    fields = dict(
+        hidden_size=16, num_hidden_layers=3, num_attention_heads=2, mlp_ratio=2, image_size=20,
+        patch_size=4,
+    )  # fmt: skip
+    kind = transformers.Dinov2Model
+    if "num_register_tokens" in changes:
+        kind = transformers.Dinov2WithRegistersModel
+    torch.manual_seed(seed)
+    model = randomize(kind(kind.config_class(**fields | changes)))
+    model.save_pretrained(Path(directory))
+    return model

@@ -245,6 +245,17 @@ def test_the_card_of_a_student_without_heads_tells_of_none(run):
     config.distil.update(dict(objective="ladd", consistency_weight=0.5, consistency_steps=20))
     beside = card()
     assert "| consistency | weight 0.5, along paths of 20 steps, shift 3 |" in beside
+    config.dino.update(dict(weights="facebook/dinov2-small", blocks=(5, 2)))
+    config.distil.update(dict(objective="add", distillation_weight=2.5))
+    in_pixels = card()
+    assert "Adversarial Diffusion Distillation of" in in_pixels and "\n- add\n" in in_pixels
+    assert re.search(
+        r"\| network under the heads \| \[facebook/dinov2-small\]\S+, blocks 2, 5, pictures of 224",
+        in_pixels,
+    )
+    assert "| noise for the teacher | logit-normal" in in_pixels
+    assert not re.search(r"noise for the discriminator|blocks with heads", in_pixels)
+    config.distil.objective = "ladd"
     config.finetune.steps, config.distil.follows = 30, "finetuned"
     assert "| network that is followed | what was fine-tuned, without guidance |" in card()
     config.distil.update(dict(r1_noise=0.1, student_interval=2, refreshed_heads=0.01))

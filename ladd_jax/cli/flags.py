@@ -262,12 +262,15 @@ def check_overrides(config: ConfigDict) -> None:
     """Raises UserError where weights say something else than a `--config.FIELD` of theirs."""
     for path, given in config_flags.get_override_values(flags.FLAGS["config"]).items():
         section, _, name = path.rpartition(".")
-        if section in ("model", "teacher") or path in ("data.text_width", "data.pooled_width"):
+        widths = ("data.text_width", "data.pooled_width")
+        if section in ("model", "teacher", "dino") or path in widths:
             found = config[section][name]
             # A depth of 0 asks for the weights' own.
             if found != given and not (name == "depth" and given == 0):
                 own = config.data.text if section == "data" else config.weights
-                weights = config.teacher.weights if section == "teacher" else own or config.weights
+                if section in ("teacher", "dino"):
+                    own = config[section].weights
+                weights = own or config.weights
                 raise UserError(
                     f"--config.{path} is {given} and the weights {weights} have {found}: leave it "
                     f"out"

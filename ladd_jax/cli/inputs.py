@@ -10,6 +10,7 @@ from ladd_jax.data.prompt_sets import read_prompt_set
 from ladd_jax.data.sources import look
 from ladd_jax.data.sources.fill_buckets import smallest_bucket
 from ladd_jax.errors import Problems, UserError
+from ladd_jax.methods import METHODS
 from ladd_jax.models.families import family_of
 from ladd_jax.paths import matches
 from ladd_jax.stages.load import open_loras
@@ -33,7 +34,8 @@ def check_parts(config: Config, problems: Problems, place: Path | None = None) -
         with problems.found():
             family.check_text(text, student_architecture(config), data.text_length, data.tokenizers)
     shows = "distil" in config.stages and bool(config.log.samples_every) and config.log.decode
-    if config.autoencoder and ((encodes and data.source == "images") or judges or shows):
+    sees = "distil" in config.stages and METHODS[config.distil.objective].in_pixels
+    if config.autoencoder and ((encodes and data.source == "images") or judges or shows or sees):
         with problems.found():
             family.check_autoencoder(config.autoencoder, config.model.channels)
     if judges and config.evaluate.prompts:

@@ -16,6 +16,7 @@ from ladd_jax.cli.inputs import check_parts, count_records
 from ladd_jax.config import objectives
 from ladd_jax.config.architectures import (
     generator_architecture,
+    open_dino,
     student_architecture,
     teacher_architecture,
 )
@@ -27,6 +28,7 @@ from ladd_jax.diffusion.samplers import student_sigmas
 from ladd_jax.errors import NotFoundError, Problems, UserError
 from ladd_jax.evaluation.extractors import EXTRACTORS, extractor_for
 from ladd_jax.evaluation.metrics import METRICS
+from ladd_jax.methods import METHODS
 from ladd_jax.models.families import family_of
 from ladd_jax.objectives.dpo import DPO
 from ladd_jax.parallel.mesh import check_batch_size, make_mesh
@@ -92,7 +94,7 @@ def look(
     trainings = {
         name: stage for name, stage in trainings.items() if name in config.stages and stage.steps
     }
-    networks = "model teacher data heads distil pretrain prefer finetune weights"
+    networks = "model teacher data heads dino distil pretrain prefer finetune weights"
     part("mesh", lambda: _check_mesh(config))
     for name, stage in trainings.items():
         part(f"mesh stages {name}", functools.partial(_check_batch, config, stage))
@@ -117,6 +119,7 @@ def look(
     part("data model stages weights", lambda: _check_data(config, trainings))
     part("data model teacher weights", lambda: _check_sides(config))
     part("teacher stages", lambda: _check_teacher(config))
+    part("dino distil stages", lambda: _check_dino(config))
     part("stages synthesize prefer finetune distil", lambda: _check_samples(config, trainings))
     if "evaluate" in config.stages:
         part("data evaluate", lambda: _check_subjects(config))
@@ -205,6 +208,18 @@ def _check_teacher(config: Config) -> None:
             f"teacher.depth is {config.teacher.depth} and teacher.weights is empty: name the "
             f"weights of that network; without them it can be planned only"
         )
+
+
+def _check_dino(config: Config) -> None:
+    distil, dino = config.distil, config.dino
+    if not METHODS[distil.objective].in_pixels or "distil" not in config.stages:
+        return
+    if not dino.weights:
+        raise UserError(
+            f"distil.objective is {distil.objective} and dino.weights is empty: name a DINOv2, "
+            f"such as facebook/dinov2-small; without one it can be planned only"
+        )
+    open_dino(config)
 
 
 def _check_samples(config: Config, trainings: _Trainings) -> None:

@@ -9,11 +9,13 @@ from ml_collections import ConfigDict
 from ladd_jax.config.fields import Config, Model, Teacher
 from ladd_jax.errors import UserError
 from ladd_jax.methods import METHODS
+from ladd_jax.models.dinov2 import Dinov2Config
 from ladd_jax.models.families import family_of, family_of_pipeline
 from ladd_jax.models.lora import BASE
 from ladd_jax.models.quantized import check_installed
 from ladd_jax.objectives.terms import terms_of
 from ladd_jax.objectives.terms.base import PREDICTED_X0
+from ladd_jax.weights.dinov2 import OpenDinov2, open_dinov2
 
 GENERATOR = "generator"
 """Name of the data generator's parameters among the frozen ones, where the teacher is another."""
@@ -82,7 +84,7 @@ def teacher_architecture(config: Config) -> Any:
         teacher = dataclasses.replace(teacher, **_fields(config.teacher, type(teacher)))
     hooked = config.distil.hooked_blocks
     inner = bool(hooked) and all(0 <= block < teacher.depth - 1 for block in hooked)
-    if not inner or any(PREDICTED_X0 in term.needs for term in terms_of(config.distil)):
+    if not inner or asks_teacher(config):
         return teacher
     follows = config.distil.consistency_weight and config.distil.follows == "generator"
     if follows and teacher == generator_architecture(config):
@@ -91,10 +93,33 @@ def teacher_architecture(config: Config) -> Any:
     return dataclasses.replace(teacher, cut=max(hooked) + 1)
 
 
+def dino_architecture(config: Config) -> Dinov2Config:
+    """Architecture of the DINOv2 under the heads, up to the last block with one."""
+    dino = config.dino
+    return Dinov2Config(
+        hidden_size=dino.width,
+        num_hidden_layers=max(dino.blocks) + 1,
+        num_attention_heads=dino.num_heads,
+        mlp_ratio=dino.mlp_ratio,
+        use_swiglu_ffn=dino.swiglu,
+        image_size=dino.position_table * dino.patch,
+        patch_size=dino.patch,
+        num_register_tokens=dino.registers,
+        dtype=student_architecture(config).dtype,
+        # Frozen, as the teacher.
+        param_dtype=generator_architecture(config).param_dtype,
+    )
+
+
 def stage_architecture(config: Config, stage: str) -> Any:
     """Architecture of what a training trains."""
     of_generator = stage in ("pretrain", "prefer")
     return (trained_generator_architecture if of_generator else student_architecture)(config)
+
+
+def asks_teacher(config: Config) -> bool:
+    """Whether a term of the student's loss asks for the teacher's own x_0."""
+    return any(PREDICTED_X0 in term.needs for term in terms_of(config.distil))
 
 
 def begins_as_teacher(config: Config) -> bool:
@@ -114,19 +139,22 @@ def start_tree(config: Config) -> str:
 
 def generator_tree(config: Config) -> str:
     """Name of the data generator's parameters among the frozen ones of `distil`: the teacher's,
-    where the teacher under the heads is the data generator in the same form."""
+    where the teacher is the data generator in the same form, and is among them."""
+    if METHODS[config.distil.objective].in_pixels and not asks_teacher(config):
+        return GENERATOR
     same = teacher_architecture(config) == generator_architecture(config)
     return "teacher" if same and not config.teacher.weights else GENERATOR
 
 
 def read_architectures(config: ConfigDict) -> None:
-    """Fills in what the files of `weights`, `teacher.weights` and `data.text` say of themselves.
+    """Fills in what the files of `weights`, `teacher.weights`, `data.text` and `dino.weights` say
+    of themselves.
 
     Fetches weights that are named by their place on the hub.
 
     Args:
       config: a run's config, changed here: the architecture in `model` and the widths of text in
-        `data`, and the section `teacher` where its depth is 0.
+        `data`, the section `teacher` where its depth is 0, and that of `dino` where it is used.
 
     Raises:
       NotFoundError: there are no such weights, or no such encoder as `data.text`.
@@ -158,6 +186,41 @@ def read_architectures(config: ConfigDict) -> None:
         found = family_of(config).open_weights(config.teacher.weights, jnp.bfloat16).config
         _check_teacher(config, found)
         _fill(config.teacher, config, found)
+    if config.dino.weights and METHODS[config.distil.objective].in_pixels:
+        config.dino.update(dino_sizes(open_dinov2(config.dino.weights).config))
+
+
+def open_dino(config: Config) -> OpenDinov2:
+    """The files of the DINOv2 under the heads, checked and not read yet.
+
+    Raises:
+      NotFoundError: they are not there.
+      UserError: they are damaged, or of another architecture than the config's.
+    """
+    weights = config.dino.weights
+    opened = open_dinov2(weights)
+    for name, have in dino_sizes(opened.config).items():
+        want = getattr(config.dino, name)
+        if have != want:
+            raise UserError(
+                f"the weights {weights} of DINOv2 do not fit the config: {name} is {have} in the "
+                f"weights and {want} in the config; put back those of this run"
+            )
+    return opened
+
+
+def dino_sizes(found: Dinov2Config) -> dict[str, Any]:
+    """The fields of the section `dino` that its weights decide."""
+    return {
+        "depth": found.num_hidden_layers,
+        "width": found.hidden_size,
+        "num_heads": found.num_attention_heads,
+        "mlp_ratio": found.mlp_ratio,
+        "swiglu": found.use_swiglu_ffn,
+        "patch": found.patch_size,
+        "position_table": found.table,
+        "registers": found.num_register_tokens,
+    }
 
 
 def _fill(section: ConfigDict, config: ConfigDict, found: Any) -> None:

@@ -21,6 +21,7 @@ from ladd_jax.diffusion.samplers import ALWAYS
 from ladd_jax.diffusion.sampling import GENERATOR_SAMPLERS
 from ladd_jax.errors import Problems, UserError
 from ladd_jax.methods import METHODS
+from ladd_jax.models.dinov2 import Dinov2Config
 from ladd_jax.models.families import family
 from ladd_jax.models.heads import HeadSettings
 from ladd_jax.models.lora import LoRA
@@ -297,6 +298,43 @@ class Teacher:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Dino:
+    """The DINOv2 under the heads of `distil.objective=add`; without it nothing here matters.
+
+    `weights` names it: a folder in transformers' layout, or owner/name of the hub, such as
+    facebook/dinov2-small, which is ADD's. Its files say the sizes; without weights those are of
+    that one, for commands that plan.
+    """
+
+    weights: str = ""
+    blocks: tuple[int, ...] = (2, 5, 8, 11)  # with a head; StyleGAN-T's, of 12
+    # Pixels of a picture's shorter side as it is shown to it, a multiple of its patch.
+    resolution: int = 224
+    depth: int = Dinov2Config.num_hidden_layers
+    width: int = Dinov2Config.hidden_size
+    num_heads: int = Dinov2Config.num_attention_heads
+    mlp_ratio: int = Dinov2Config.mlp_ratio
+    swiglu: bool = Dinov2Config.use_swiglu_ffn
+    patch: int = Dinov2Config.patch_size
+    position_table: int = Dinov2Config().table  # patches on a side
+    registers: int = Dinov2Config.num_register_tokens
+
+    def __post_init__(self) -> None:
+        counts = ("resolution", "depth", "width", "num_heads", "mlp_ratio", "patch",
+                  "position_table")  # fmt: skip
+        check_numbers(self, dict.fromkeys(counts, COUNT))
+        check_numbers(self, dict.fromkeys(("blocks", "registers"), NOT_NEGATIVE))
+        check_distinct(self, "blocks")
+        if self.width % self.num_heads:
+            raise UserError(
+                f"dino.width {self.width} is not divisible by dino.num_heads {self.num_heads}: use "
+                f"those of one network"
+            )
+        if not self.blocks:
+            raise UserError("dino.blocks is (): name one or more, such as (2, 5, 8, 11)")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Heads(HeadSettings):
     """The discriminator's heads."""
 
@@ -459,7 +497,8 @@ class Distil(LADDSettings):
     data.
     """
 
-    # ladd; lcm: the paper's baseline, consistency distillation along the data generator's guided
+    # ladd; add: its forerunner, whose heads stand on DINOv2 and look at pictures (section `dino`);
+    # lcm: the paper's baseline, consistency distillation along the data generator's guided
     # paths; dmd: distribution matching against the guided data generator, by a network that learns
     # the student's predictions and is trained by `head_updates` and `heads_optimizer`; progressive:
     # the guided data generator's velocity in one pass, and then half the steps in each phase.
@@ -681,6 +720,36 @@ def _without_heads(config: "Config") -> None:
         )
 
 
+def _in_pixels(config: "Config") -> None:
+    """Raises UserError where a config has what a critic in pixels does not read, or its own fields
+    do not fit each other."""
+    distil, dino = config.distil, config.dino
+    objective = distil.objective
+    if distil.hooked_blocks:
+        raise UserError(
+            f"distil.hooked_blocks is {distil.hooked_blocks} and distil.objective {objective}, "
+            f"whose heads stand on DINOv2: use () and dino.blocks"
+        )
+    if not distil.distillation_weight:
+        if config.teacher.depth or config.teacher.weights:
+            raise UserError(
+                f"distil.objective is {objective} with distillation_weight 0, and the section "
+                f"teacher names a network that nothing asks: leave it empty, or use a weight such "
+                f"as 2.5"
+            )
+        if config.model.teacher_dtype == "int8":
+            raise UserError(
+                f"distil.objective is {objective} with distillation_weight 0 and "
+                f"model.teacher_dtype int8, which is for a teacher that is asked: use bfloat16"
+            )
+    deepest = max(dino.blocks)
+    if deepest >= dino.depth:
+        raise UserError(
+            f"dino.blocks names block {deepest} of a DINOv2 of {dino.depth}: use blocks 0 to "
+            f"{dino.depth - 1}"
+        )
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config:
     """A run."""
@@ -699,6 +768,7 @@ class Config:
     model: Model = Model()
     teacher: Teacher = Teacher()
     heads: Heads = Heads()
+    dino: Dino = Dino()
     pretrain: Pretrain = Pretrain()
     prefer: Prefer = Prefer()
     synthesize: Synthesize = Synthesize()
@@ -735,6 +805,8 @@ class Config:
         distil = self.distil
         if not METHODS[distil.objective].has_heads:
             _without_heads(self)
+        if METHODS[distil.objective].in_pixels:
+            _in_pixels(self)
         if distil.follows == "finetuned" and distil.asks_a_network and not self.finetune.steps:
             raise UserError(
                 f"distil.follows is {distil.follows} and finetune.steps is 0: use more steps, or "

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ladd_jax.config.fields import Config, to_dict
+from ladd_jax.methods import METHODS, Method
 
 # Sections that do not change what a run computes: they may differ when it is resumed.
 FREE_FIELDS = (
@@ -42,7 +43,7 @@ _SECTIONS = {
     "prefer": _GENERATOR,
     "synthesized": (*_GENERATOR, "synthesize"),
     "finetune": _STUDENT,
-    "distil": (*_STUDENT, "teacher", "heads", "distil"),
+    "distil": (*_STUDENT, "teacher", "heads", "dino", "distil"),
 }
 
 RESULTS = tuple(_SECTIONS)
@@ -70,6 +71,8 @@ def identity(
     if fields.get("weights"):
         # Then there is no training of a data generator.
         fields.pop("pretrain", None)
+    if not _in_pixels(config.get("distil", {})):
+        fields.pop("dino", None)
     if "prefer" in _SECTIONS[name]:
         fields["prefer"] = _preference(fields.get("prefer", {}), name)
     if name in ("finetune", "distil"):
@@ -93,9 +96,22 @@ def _preference(stage: Mapping[str, Any], name: str) -> dict[str, Any]:
     return {field: value for field, value in stage.items() if field != "applied"}
 
 
+def _method(stage: Mapping[str, Any]) -> Method | None:
+    """The method of a distillation, which a version of this package may not know."""
+    return METHODS.get(stage.get("objective", "ladd"))
+
+
+def _in_pixels(stage: Mapping[str, Any]) -> bool:
+    """Whether the heads of a distillation stand on DINOv2."""
+    method = _method(stage)
+    return method is not None and method.in_pixels
+
+
 def _reads_guidance(stage: Mapping[str, Any]) -> bool:
     """Whether a distillation itself guides the data generator, whatever its data are."""
-    return stage.get("objective", "ladd") != "ladd" or bool(stage.get("consistency_weight"))
+    method = _method(stage)
+    without = method is None or not method.has_heads
+    return without or bool(stage.get("consistency_weight"))
 
 
 def difference(old: Mapping[str, Any], new: Mapping[str, Any], free: Sequence[str] = ()) -> str:

@@ -5,6 +5,8 @@ from collections.abc import Callable
 from typing import Any
 
 from ladd_jax.config.architectures import (
+    asks_teacher,
+    dino_architecture,
     generator_architecture,
     generator_tree,
     stage_architecture,
@@ -16,13 +18,16 @@ from ladd_jax.config.fields import Config, Finetune, Pretrain
 from ladd_jax.data.buckets import Bucket
 from ladd_jax.diffusion.samplers import linear_sigmas
 from ladd_jax.models.base import GUIDANCE, Backbone
+from ladd_jax.models.dinov2 import Dinov2
 from ladd_jax.models.families import family_of
 from ladd_jax.models.heads import HeadConfig, HeadSettings, head, head_stack
 from ladd_jax.models.layers import TIME_WIDTH
 from ladd_jax.models.lora import BASE, Adapted
+from ladd_jax.objectives.add import ADD
 from ladd_jax.objectives.base import Objective, StudentObjective
 from ladd_jax.objectives.consistency import Consistency
 from ladd_jax.objectives.critics.features import FeatureCritic
+from ladd_jax.objectives.critics.pixels import PixelCritic
 from ladd_jax.objectives.dmd import DMD, DMDSettings
 from ladd_jax.objectives.dpo import DPO, DPOSettings
 from ladd_jax.objectives.flow_matching import FlowMatching, FlowMatchingSettings
@@ -164,35 +169,78 @@ def ladd(config: Config) -> LADD:
     Raises:
       UserError: a network that cannot be, or heads on blocks that the teacher does not have.
     """
-    backbone = family_of(config).backbone
     stage = config.distil
-    teacher = backbone(teacher_architecture(config))
-    scales = config.synthesize.guidance_range
-    heads = HeadConfig(
-        features=teacher.width,
-        condition_width=teacher.summary_width + (TIME_WIDTH if scales else 0),
-        dtype=student_architecture(config).dtype,
-        **_settings(HeadSettings, config.heads),
-    )
+    teacher = family_of(config).backbone(teacher_architecture(config))
+    heads = _heads(config, teacher.width, teacher.summary_width)
     critic = FeatureCritic(
         teacher=teacher,
         head=head(heads),
         heads=head_stack(heads, len(set(stage.hooked_blocks)) or teacher.blocks),
         hooked_blocks=stage.hooked_blocks,
-        guidance_range=scales,
+        guidance_range=config.synthesize.guidance_range,
     )
-    return LADD(
-        student=student(config),
-        critic=critic,
-        optimizer=stage.optimizer,
-        heads_optimizer=stage.heads_optimizer,
-        consistency=_consistency(config) if stage.consistency_weight else None,
+    return LADD(critic=critic, **_adversarial(config))
+
+
+def add(config: Config) -> ADD:
+    """The paper's forerunner, with a critic in pixels.
+
+    Where no autoencoder is named, latents of 1 or 3 channels are pictures, and others are those of
+    the released pipelines.
+
+    Raises:
+      UserError: a network that cannot be, an autoencoder of no use, or a resolution that is not one
+        of DINOv2's.
+      NotFoundError: the autoencoder is not there.
+    """
+    family, dino = family_of(config), dino_architecture(config)
+    blocks, place = config.dino.blocks, config.autoencoder
+    decoder = None
+    if place or config.model.channels not in (1, 3):
+        decoder = family.picture_decoder(place, dino.dtype, dino.param_dtype)
+    # All of them are given the same cond.
+    teacher = family.backbone(teacher_architecture(config))
+    heads = _heads(config, dino.hidden_size, teacher.summary_width, told_noise=False)
+    critic = PixelCritic(
+        dino=Dinov2(dino),
+        head=head(heads),
+        heads=head_stack(heads, len(blocks)),
+        hooked_blocks=blocks,
+        resolution=config.dino.resolution,
+        summary=teacher.summary_name,
+        guidance_range=config.synthesize.guidance_range,
+        decoder=decoder,
+        teacher=teacher if asks_teacher(config) else None,
+    )
+    return ADD(critic=critic, **_adversarial(config))
+
+
+def _heads(config: Config, features: int, summary: int, *, told_noise: bool = True) -> HeadConfig:
+    """A head on tokens of a width, with a vector of a length that sums up the cond."""
+    return HeadConfig(
+        features=features,
+        condition_width=summary + (TIME_WIDTH if config.synthesize.guidance_range else 0),
+        told_noise=told_noise,
+        dtype=student_architecture(config).dtype,
+        **_settings(HeadSettings, config.heads),
+    )
+
+
+def _adversarial(config: Config) -> dict[str, Any]:
+    """The fields of LADD but its critic."""
+    stage = config.distil
+    return {
+        "student": student(config),
+        "optimizer": stage.optimizer,
+        "heads_optimizer": stage.heads_optimizer,
+        "consistency": _consistency(config) if stage.consistency_weight else None,
         **_settings(LADDSettings, stage),
-    )
+    }
 
 
 _DISTILLATIONS: dict[str, Callable[[Config], StudentObjective]] = {
     "ladd": ladd,
+    "add": add,
     "lcm": lcm,
     "dmd": dmd,
     "progressive": progressive,
@@ -213,9 +261,11 @@ def model_flops(config: Config, objective: Objective, bucket: Bucket, cond: Any)
     # The data generator is not told, and the data that it learns from say nothing.
     student = dataclasses.replace(student, guided=student.guided and GUIDANCE in cond)
     architectures = (student, teacher_architecture(config))
-    return round(
-        sum(
-            units * flops(architecture, bucket.height, bucket.width, cond)
-            for units, architecture in zip(objective.forward_units, architectures, strict=True)
-        )
+    total = sum(
+        units * flops(architecture, bucket.height, bucket.width, cond)
+        for units, architecture in zip(objective.forward_units, architectures, strict=True)
     )
+    if isinstance(objective, ADD):
+        passes = objective.critic.flops(bucket.height, bucket.width)
+        total += sum(units * passes[name] for name, units in objective.critic_units.items())
+    return round(total)

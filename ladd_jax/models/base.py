@@ -206,6 +206,29 @@ class Backbone(Model):
         return cond[self.summary_name]
 
 
+class PictureDecoder(Model):
+    """A network that makes pictures of latents, for training to go back through.
+
+    `decoder(params, latents [B, H, W, C])` gives float32 `[B, H r, W r, 1 or 3]` in [-1, 1], but
+    for overshoot.
+
+    Attributes:
+      reduction: r, pixels on a side of a latent pixel.
+      flops: `flops(height, width)`: multiplications and additions for one sample of latents of
+        these sides.
+    """
+
+    def __init__(
+        self,
+        build: Callable[[nnx.Rngs], nnx.Module],
+        *,
+        reduction: int,
+        flops: Callable[[int, int], int],
+    ):
+        super().__init__(build)
+        self.reduction, self.flops = reduction, flops
+
+
 def parameter_count(model: Model) -> int:
     """Number of scalars in the parameters."""
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(model.shapes))

@@ -12,7 +12,7 @@ from flax import nnx
 from jax.nn import initializers
 
 from ladd_jax.models.base import Model, param
-from ladd_jax.models.layers import MLP, Dtype, Linear
+from ladd_jax.models.layers import MLP, Dtype, LayerNorm, Linear
 from ladd_jax.parallel.mesh import constrain, gather
 
 
@@ -70,20 +70,16 @@ class CLIPTextConfig(CLIPTowerConfig):
     token_initializer: Any = None
 
 
-class CLIPNorm(nnx.Module):
-    """LayerNorm with scale and bias, computed in float32."""
+class CLIPNorm(LayerNorm):
+    """LayerNorm of a tower's width and epsilon."""
 
     def __init__(self, config: CLIPTowerConfig, *, rngs: nnx.Rngs):
-        width, dtype = (config.hidden_size,), config.param_dtype
-        self.scale = param(rngs, width, initializers.ones, (None,), dtype)
-        self.bias = param(rngs, width, initializers.zeros, (None,), dtype)
-        self.epsilon = config.layer_norm_eps
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        y = x.astype(jnp.float32)
-        y -= jnp.mean(y, axis=-1, keepdims=True)
-        y *= jax.lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + self.epsilon)
-        return (y * self.scale[...] + self.bias[...]).astype(x.dtype)
+        super().__init__(
+            config.hidden_size,
+            rngs=rngs,
+            param_dtype=config.param_dtype,
+            epsilon=config.layer_norm_eps,
+        )
 
 
 class CLIPBlock(nnx.Module):

@@ -18,7 +18,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from ladd_jax.errors import UserError
-from ladd_jax.models.base import Backbone, Params
+from ladd_jax.models.base import Backbone, Params, PictureDecoder
 from ladd_jax.models.layers import Dtype
 from ladd_jax.models.lora import Adapted
 from ladd_jax.weights.source import pipeline_class
@@ -254,6 +254,9 @@ class Family:
         on the first device.
       check_autoencoder: `check_autoencoder(place, channels)` raises UserError where that would not
         load, or makes latents of other channels; it reads no weights.
+      picture_decoder: `picture_decoder(place, dtype, param_dtype)` gives the decoder alone, for
+        gradients, and reads no weights; an empty place is that of released pipelines.
+      load_decoder: `load_decoder(place, decoder, mesh)` gives its parameters on a mesh.
       preview: `preview(latents)`: latents `[..., H, W, C]` as pictures `[..., H, W, 1 or 3]` in
         [-1, 1], at once, without the autoencoder and about right.
       load_text_encoder: `load_text_encoder(place, dtype, mesh, length, batch, tokenizers)`, of
@@ -287,6 +290,8 @@ class Family:
     save_lora: Callable[[Path, Any, Adapted, Params], None]
     load_autoencoder: Callable[[str | Path, Dtype], tuple[Autoencoder, Params]]
     check_autoencoder: Callable[[str | Path, int], None]
+    picture_decoder: Callable[[str | Path, Dtype, Dtype], PictureDecoder]
+    load_decoder: Callable[[str | Path, PictureDecoder, Mesh], Params]
     preview: Callable[[np.ndarray], np.ndarray]
     load_text_encoder: Callable[[str | Path, Dtype, Mesh, int, int, str], TextEncoder]
     check_text: Callable[[str | Path, Any, int, str], None]

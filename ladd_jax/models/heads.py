@@ -63,12 +63,14 @@ class HeadConfig(HeadSettings):
     Attributes:
       features: D, width of the tokens read.
       condition_width: length of the vector that heads are conditioned on besides t_hat.
+      told_noise: whether they are told t_hat; not where nothing is noised.
       dtype: dtype of computation.
       param_dtype: dtype of parameters.
     """
 
     features: int
     condition_width: int
+    told_noise: bool = True
     dtype: Dtype = jnp.float32
     param_dtype: Dtype = jnp.float32
 
@@ -155,7 +157,7 @@ class Head(nnx.Module):
         self.residual = _ConvolutionBlock(c, config.kernel, config, rngs=rngs)
         self.exit = _Convolution(c, p, 1, config, rngs=rngs)
         self.condition = MLP(
-            TIME_WIDTH + config.condition_width,
+            (TIME_WIDTH if config.told_noise else 0) + config.condition_width,
             c,
             p,
             jax.nn.silu,
@@ -165,14 +167,19 @@ class Head(nnx.Module):
         )
 
     def __call__(
-        self, tokens: jax.Array, grid: tuple[int, int], t_hat: jax.Array, condition: jax.Array
+        self,
+        tokens: jax.Array,
+        grid: tuple[int, int],
+        t_hat: jax.Array | None,
+        condition: jax.Array,
     ) -> jax.Array:
         """Judges tokens.
 
         Args:
           tokens: `[B, N, D]`, the image tokens after a block.
           grid: (h, w) with hw = N.
-          t_hat: float32 `[B]`, noise level of the latents that the transformer saw.
+          t_hat: float32 `[B]`, noise level of the latents that the transformer saw; None for heads
+            that are not told it.
           condition: `[B, condition_width]`, such as the pooled text.
 
         Returns:
@@ -183,9 +190,8 @@ class Head(nnx.Module):
         x = self.entry(x.reshape(x.shape[0], *grid, x.shape[-1]))
         # A Python number, unlike NumPy's, leaves the dtype of computation as it is.
         x = (self.residual(x) + x) / math.sqrt(2.0)
-        c = self.condition(
-            jnp.concatenate([timestep_embedding(t_hat), condition.astype(jnp.float32)], axis=-1)
-        )
+        told = [] if t_hat is None else [timestep_embedding(t_hat)]
+        c = self.condition(jnp.concatenate([*told, condition.astype(jnp.float32)], axis=-1))
         logits = jnp.einsum("bhwp,bp->bhw", self.exit(x), c) / math.sqrt(self.config.projection)
         return logits.astype(jnp.float32)
 

@@ -93,6 +93,19 @@ class RMSNorm(nnx.Module):
         return (y * self.scale[...].astype(jnp.float32)).astype(x.dtype)
 
 
+class LayerNorm(nnx.Module):
+    """LayerNorm over the last axis with scale and bias, computed in float32."""
+
+    def __init__(self, width: int, *, rngs: nnx.Rngs, param_dtype: Dtype, epsilon: float = 1e-6):
+        self.scale = param(rngs, (width,), initializers.ones, (None,), param_dtype)
+        self.bias = param(rngs, (width,), initializers.zeros, (None,), param_dtype)
+        self.epsilon = epsilon
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        y = layer_norm(x.astype(jnp.float32), self.epsilon)
+        return (y * self.scale[...] + self.bias[...]).astype(x.dtype)
+
+
 def layer_norm(x: jax.Array, epsilon: float = 1e-6) -> jax.Array:
     """LayerNorm over the last axis without affine parameters, computed in float32."""
     y = x.astype(jnp.float32)

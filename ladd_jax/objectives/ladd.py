@@ -236,20 +236,27 @@ class LADD(LADDSettings):
         adds passes of its own, those of the data generator among the student's, whose architecture
         it has.
         """
-        misaligned = self.head_updates if self.misaligned_share else 0
-        if isinstance(ADVERSARIAL_LOSSES[self.loss], RelativisticLoss):
-            misaligned *= 2
-        again = int(self.accumulation > 1 and self.accumulated_heads == "updated")
-        real = again * (REAL_FEATURES in self.needs)
-        back = sum(FEATURE_GRADIENT in term.needs for term in self.loss_terms)
-        forward = 2 * self.head_updates + misaligned
-        teacher = forward + 1 + again + real + back
         # Gradients of the adapters of a constant network are small beside a pass.
         student = 2 if self.student.constants else 3
         held = 0 if self.consistency is None else self.consistency.forward_units
-        due = 1 / self.student_interval
-        student = due * (student + again + held - 1) + 1 + self.own_passes
-        return student, due * (teacher - forward) + forward
+        student = 1 + (student + self._again + held - 1) / self.student_interval
+        return student + self.own_passes, self.critic_passes
+
+    @property
+    def critic_passes(self) -> float:
+        """Forward passes of what the heads stand on, as `forward_units` counts them."""
+        misaligned = self.head_updates if self.misaligned_share else 0
+        if isinstance(ADVERSARIAL_LOSSES[self.loss], RelativisticLoss):
+            misaligned *= 2
+        real = self._again * (REAL_FEATURES in self.needs)
+        back = sum(FEATURE_GRADIENT in term.needs for term in self.loss_terms)
+        of_student = 1 + self._again + real + back
+        return 2 * self.head_updates + misaligned + of_student / self.student_interval
+
+    @property
+    def _again(self) -> int:
+        """Second passes for heads that are updated by several micro-batches."""
+        return int(self.accumulation > 1 and self.accumulated_heads == "updated")
 
     def draw(
         self, state: TrainState, frozen: dict[str, Any], batch: Batch

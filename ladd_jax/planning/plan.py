@@ -23,6 +23,7 @@ from ladd_jax.config import objectives
 from ladd_jax.config.fields import Config, to_dict
 from ladd_jax.data.buckets import Bucket
 from ladd_jax.errors import UserError
+from ladd_jax.methods import METHODS
 from ladd_jax.names import nearest
 from ladd_jax.parallel.mesh import SLICES, check_batch_size, make_mesh
 from ladd_jax.planning.compile import Compiled
@@ -105,6 +106,7 @@ def plan(config: Config, options: Options) -> None:
         "objective": config.distil.objective,
         "model": to_dict(config.model),
         "teacher": to_dict(config.teacher),
+        **({"dino": to_dict(config.dino)} if METHODS[config.distil.objective].in_pixels else {}),
         "versions": {name: importlib.metadata.version(name) for name in ("jax", target.compiler)},
     }
     result["run"] = whole_run(job, buckets, batch_size, records, result["buckets"])

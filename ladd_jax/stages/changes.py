@@ -28,6 +28,7 @@ from ladd_jax.data.contents import (
 )
 from ladd_jax.data.shard_sets import read_identity, write_identity
 from ladd_jax.errors import UserError
+from ladd_jax.methods import METHODS
 from ladd_jax.parallel.processes import barrier
 from ladd_jax.stages.checkpoints import checkpoint_difference
 from ladd_jax.stages.load import first_finetuned, weights_inputs
@@ -60,7 +61,9 @@ def inputs_of(config: Config, records: Contents | None) -> dict[str, dict[str, s
         | fingerprints("data.autoencoder", data.autoencoder, ("vae",))
     )
     transformer = weights_inputs(config)
-    teacher = fingerprints("teacher.weights", config.teacher.weights, TRANSFORMER)
+    asked = fingerprints("teacher.weights", config.teacher.weights, TRANSFORMER)
+    if METHODS[config.distil.objective].in_pixels:
+        asked |= fingerprints("dino.weights", config.dino.weights, ())
     real, samples = {}, {}
     if records is not None:
         real = {"encoded": summary(records, encoders)}
@@ -78,7 +81,7 @@ def inputs_of(config: Config, records: Contents | None) -> dict[str, dict[str, s
         "prefer": transformer | real,
         "synthesized": encoders | generator,
         "finetune": student,
-        "distil": student | teacher,
+        "distil": student | asked,
     }
 
 

@@ -231,7 +231,7 @@ def _how_made(
         "seed": config.seed,
     }
     alone = distil.objective == "lcm"
-    if alone or (distil.objective == "ladd" and distil.consistency_weight):
+    if alone or (METHODS[distil.objective].has_heads and distil.consistency_weight):
         weight = "alone" if alone else f"weight {distil.consistency_weight:g}"
         rows["consistency"] = (
             f"{weight}, along paths of {distil.consistency_steps} steps, shift {generator.shift:g}"
@@ -255,8 +255,14 @@ def _how_made(
             f"learning rate {prefer.optimizer.learning_rate:g}, as a LoRA of rank "
             f"{prefer.lora.rank}, {prefer.applied_in_words}"
         )
+    in_pixels = METHODS[distil.objective].in_pixels
+    if in_pixels:
+        rows["network under the heads"] = (
+            f"{named(config.dino.weights)}, blocks {_listed(sorted(config.dino.blocks))}, pictures "
+            f"of {config.dino.resolution} pixels"
+        )
     if config.teacher.weights:
-        rows["teacher under the heads"] = named(config.teacher.weights)
+        rows["teacher" if in_pixels else "teacher under the heads"] = named(config.teacher.weights)
     if distil.lora.rank:
         rows["adapters"] = (
             f"rank {distil.lora.rank}, scale {distil.lora.scale:g}, of the layers "
@@ -299,15 +305,26 @@ def _of_progressive(distil: Distil) -> dict[str, object]:
 
 
 def _of_ladd(distil: Distil) -> dict[str, object]:
+    return _of_inputs(distil) | {
+        "noise for the discriminator": _noise(distil),
+        "blocks with heads": _listed(distil.hooked_blocks) or "all",
+        **_of_heads(distil),
+    }
+
+
+def _of_add(distil: Distil) -> dict[str, object]:
+    noise = {"noise for the teacher": _noise(distil)} if distil.distillation_weight else {}
+    return _of_inputs(distil) | noise | _of_heads(distil)
+
+
+def _of_heads(distil: Distil) -> dict[str, object]:
     gamma = f", gamma {distil.reconstruction_gamma:g}" if distil.reconstruction_gamma else ""
     noise = f", estimated with noise of {distil.r1_noise:g}" if distil.r1_noise else ""
-    rows = _of_inputs(distil) | {
-        "noise for the discriminator": _noise(distil),
+    rows: dict[str, object] = {
         "loss": distil.loss,
         "R1": f"{distil.r1_gamma:g} every {distil.r1_interval} steps{noise}",
         "distillation loss": f"{distil.distillation_weight:g}",
         "reconstruction": f"{distil.reconstruction_weight:g}{gamma}",
-        "blocks with heads": _listed(distil.hooked_blocks) or "all",
         "updates of the heads a step": distil.head_updates,
         "learning rate of the heads": f"{distil.heads_optimizer.learning_rate:g}",
     }
@@ -326,6 +343,7 @@ def _of_ladd(distil: Distil) -> dict[str, object]:
 
 _OF_OBJECTIVES: dict[str, Callable[[Distil], dict[str, object]]] = {
     "ladd": _of_ladd,
+    "add": _of_add,
     "lcm": lambda distil: {},
     "dmd": _of_dmd,
     "progressive": _of_progressive,

@@ -17,9 +17,11 @@ from ladd_jax.config.workdir import first_run, folder
 from ladd_jax.data.shards import Shards
 from ladd_jax.errors import NotFoundError, UserError
 from ladd_jax.models.base import Params
+from ladd_jax.models.dinov2 import Dinov2
 from ladd_jax.models.families import Family, family_of
 from ladd_jax.models.lora import BASE, Adapted, add_adapters
 from ladd_jax.models.quantized import quantize_params
+from ladd_jax.objectives.critics.pixels import DECODER, DINO
 from ladd_jax.parallel.mesh import lay, parameter_shardings, replicated
 from ladd_jax.stages.checkpoints import finished_checkpoints
 from ladd_jax.training.checkpoint import Checkpoints, newest_config
@@ -216,6 +218,29 @@ def load_teacher(config: Config, workdir: Path, mesh: Mesh) -> Params:
     return quantize_params(family_of(config).backbone(architecture), params, mesh)
 
 
+def load_dino(config: Config, workdir: Path, mesh: Mesh) -> Params:
+    """The DINOv2 under the heads, up to the last block with one.
+
+    Raises:
+      NotFoundError: the weights are not there.
+      UserError: they are damaged, or of another architecture than the config's.
+    """
+    network = Dinov2(architectures.dino_architecture(config))
+    return architectures.open_dino(config).load(network, mesh)
+
+
+def load_decoder(config: Config, workdir: Path, mesh: Mesh) -> Params:
+    """The decoder of the run's autoencoder.
+
+    Raises:
+      NotFoundError: there is none.
+      UserError: it is damaged.
+    """
+    family, dino = family_of(config), architectures.dino_architecture(config)
+    decoder = family.picture_decoder(config.autoencoder, dino.dtype, dino.param_dtype)
+    return family.load_decoder(config.autoencoder, decoder, mesh)
+
+
 def load_frozen(
     config: Config, workdir: Path, mesh: Mesh, names: Iterable[str], shards: Shards
 ) -> dict[str, Any]:
@@ -238,6 +263,8 @@ def load_frozen(
         "teacher": load_teacher,
         architectures.GENERATOR: load_generator,
         BASE: load_base,
+        DINO: load_dino,
+        DECODER: load_decoder,
     }
     frozen: dict[str, Any] = {name: load[name](config, workdir, mesh) for name in names}
     whole = replicated(mesh)

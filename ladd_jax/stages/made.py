@@ -25,6 +25,7 @@ from ladd_jax.data.contents import contents_of, in_turn, read_contents
 from ladd_jax.data.shard_sets import check_complete, is_complete
 from ladd_jax.data.sources import Source, is_looked_at, look
 from ladd_jax.errors import NotFoundError, UserError
+from ladd_jax.methods import METHODS
 from ladd_jax.object_store import address_of
 from ladd_jax.stages.changes import SetPlan, inputs_of, set_change
 from ladd_jax.stages.checkpoints import checkpoint_difference
@@ -93,6 +94,8 @@ def _begun(config: Config, workdir: Path, found: Places, origin: Path) -> Places
         )
     adapters = bool(config.distil.lora.rank)
     sections: tuple[str, ...] = ("model", "teacher", "heads")
+    if METHODS[config.distil.objective].in_pixels:
+        sections += ("dino",)
     parts = _OF_STUDENT | ({"finetune": ("steps",)} if adapters else {})
     if config.distil.needs_start:
         _check_start(config, found, origin, fields)

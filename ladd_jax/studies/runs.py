@@ -65,7 +65,7 @@ def config_of(study: Study, config: ConfigDict, recipe: str, seed: int, workdir:
     read_architectures(made)
     for path, value in study.recipes[recipe].items():
         section, _, name = path.rpartition(".")
-        if section in ("model", "teacher") and path != "model.depth":
+        if section in ("model", "teacher", "dino") and path != "model.depth":
             found = made[section].get(name, as_field(value))
             if found != as_field(value):
                 raise UserError(f"{path} is {value} and the weights have {found}: leave it out")

@@ -6,6 +6,7 @@ import pytest
 
 from ladd_jax.models.clip import CLIPTextConfig, clip_text
 from ladd_jax.models.sd3.autoencoder import Autoencoder, AutoencoderConfig
+from ladd_jax.models.sd3.decoder import decoder_of
 from ladd_jax.models.sd3.encoder_flops import (
     autoencoder_flops,
     clip_flops,
@@ -51,6 +52,18 @@ def test_of_the_autoencoder(attends):
     # The compiler counts no products with the zeros around a picture.
     counted = compiler_flops(model, model.shapes, images)
     assert autoencoder_flops(config, 256, 384) == pytest.approx(counted, rel=0.04)
+
+
+@pytest.mark.parametrize("attends", [True, False])
+def test_of_the_decoder(attends):
+    config = AutoencoderConfig(
+        block_out_channels=(64, 96, 128), layers_per_block=1, norm_num_groups=8, latent_channels=4,
+        mid_block_add_attention=attends,
+    )  # fmt: skip
+    model = decoder_of(config)
+    latents = jax.ShapeDtypeStruct((1, 32, 48, 4), jnp.float32)
+    counted = compiler_flops(model, model.shapes, latents)
+    assert model.flops(32, 48) == pytest.approx(counted, rel=0.04)
 
 
 def test_of_sd3_t5_is_most_of_a_prompt_and_a_picture_is_more():

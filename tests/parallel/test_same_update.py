@@ -10,9 +10,13 @@ import pytest
 import tiny
 
 from ladd_jax.diffusion.samplers import linear_sigmas
+from ladd_jax.models.dinov2 import Dinov2, Dinov2Config
+from ladd_jax.models.heads import HeadConfig, head, head_stack
 from ladd_jax.models.lora import BASE, Adapted, LoRA
 from ladd_jax.models.sd3.transformer import mmdit
+from ladd_jax.objectives.add import ADD
 from ladd_jax.objectives.consistency import Consistency
+from ladd_jax.objectives.critics.pixels import PixelCritic
 from ladd_jax.objectives.dmd import DMD
 from ladd_jax.objectives.dpo import DPO
 from ladd_jax.objectives.flow_matching import FlowMatching
@@ -41,6 +45,7 @@ QUICK = {
     "dmd": ({"fsdp": 2, "tensor": 2},),
     "progressive": ({"fsdp": 2, "tensor": 2},),
     "dpo": ({"fsdp": 2, "tensor": 2},),
+    "add": ({"data": 2, "fsdp": 2, "tensor": 2},),
 }
 
 # The large epsilon keeps Adam's update in proportion to the gradient, where a small one takes its
@@ -141,6 +146,35 @@ def progressive(mesh):
     return target, shardings, dataclasses.replace(state, step=step, ema=average), frozen
 
 
+def add(mesh):
+    """The same of a critic in pixels, on grey latents that are pictures."""
+    network = mmdit(tiny.mmdit_config(depth=1, in_channels=1, out_channels=1))
+    heads = HeadConfig(16, tiny.POOLED, told_noise=False, channels=16, groups=4)
+    critic = PixelCritic(
+        dino=Dinov2(
+            Dinov2Config(
+                hidden_size=16, num_hidden_layers=2, num_attention_heads=2, image_size=16,
+                patch_size=4, num_register_tokens=1,
+            )
+        ),
+        head=head(heads), heads=head_stack(heads, 1), hooked_blocks=(1,), resolution=8,
+        summary="pooled", teacher=network,
+    )  # fmt: skip
+    target = ADD(
+        student=network, critic=critic, optimizer=STUDENT, heads_optimizer=HEADS, warmup_steps=0,
+        distillation_weight=2.5, ema_decay=0.9,
+    )  # fmt: skip
+    _, shardings = distillation_layout(target, mesh)
+    state = create(target.init, shardings, jax.random.PRNGKey(0), tiny.random_params(network, 3))
+    frozen = {
+        name: jax.device_put(
+            tiny.random_params(part, seed), parameter_shardings(mesh, part.shapes, part.axes)
+        )
+        for seed, (name, part) in enumerate(target.networks.items(), 5)
+    }
+    return target, shardings, state, frozen
+
+
 def dpo(mesh):
     """The same of adapters that learn preferences."""
     base = mmdit(tiny.mmdit_config())
@@ -160,7 +194,7 @@ def dpo(mesh):
 
 OBJECTIVES = {
     "ladd": ladd, "flow_matching": flow_matching, "lora": lora, "lcm": lcm, "dmd": dmd,
-    "progressive": progressive, "dpo": dpo,
+    "progressive": progressive, "dpo": dpo, "add": add,
 }  # fmt: skip
 # The others are tested on the meshes of `QUICK`.
 ON_ALL_MESHES = ("ladd", "flow_matching")
@@ -175,6 +209,8 @@ def update(objective, sizes):
     before = jax.device_get({tree: getattr(state, tree) for tree in trees})
     batch = tiny.batch(height=4, width=4)
     batch = tiny.compared(batch) if objective == "dpo" else batch
+    if objective == "add":
+        batch = batch | {"latents": batch["latents"][..., :1]}
     batch = jax.device_put(batch, batch_sharding(mesh))
     with jax.set_mesh(mesh):
         state, metrics = step_program(target, shardings, mesh)(state, frozen, batch)

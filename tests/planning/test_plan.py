@@ -12,6 +12,8 @@ import pytest
 from configs import sd3_turbo
 from ladd_jax.config.fields import typed
 from ladd_jax.errors import UserError
+from ladd_jax.models.sd3.autoencoder import AutoencoderConfig
+from ladd_jax.models.sd3.encoder_flops import decoder_flops
 from ladd_jax.planning.plan import Options, chosen_buckets, largest_batch, parse_mesh, plan
 from ladd_jax.planning.topology import cuda_plugin
 
@@ -150,6 +152,18 @@ def test_the_step_is_compiled_for_a_slice_that_is_not_here(tmp_path):
     assert any(item["of"] == "parameters" for item in gathered)
     assert all(item["axes"] == ["fsdp"] for item in bucket["collectives"])
     assert set(bucket["roofline_s"]) == {"compute", "hbm", "network"}
+
+
+def test_a_critic_in_pixels_is_planned_without_weights(tmp_path):
+    pytest.importorskip("libtpu")
+    arguments = ("--config.model.depth=1", "--config.distil.objective=add", "--nocompile")
+    result, plan = planned(tmp_path, *arguments, *NARROW)
+    assert "ADD, " in result.stdout and "0.02 B of the dino, 0.05 B of the decoder" in result.stdout
+    assert (plan["objective"], plan["dino"]["depth"]) == ("add", 12)
+    (cost,) = [stage for stage in plan["run"]["stages"] if stage["stage"] == "distil"]
+    # The decoder, which goes forward and backward on fakes and forward on real samples.
+    decoded = plan["batch"] * 10_000 * 3 * decoder_flops(AutoencoderConfig(), 32, 32)
+    assert 1 < cost["model_flops"] / decoded < 1.2
 
 
 @pytest.mark.slow

@@ -34,6 +34,7 @@ class AutoencoderConfig:
       mid_block_add_attention: attention over all places of the latent grid.
       scaling_factor: latents are `(z - shift_factor) * scaling_factor`.
       shift_factor: see above.
+      remat: whether a gradient computes residual blocks again, of which it keeps the input.
       dtype: dtype of computation.
       param_dtype: dtype of parameters.
     """
@@ -47,6 +48,7 @@ class AutoencoderConfig:
     mid_block_add_attention: bool = True
     scaling_factor: float = 1.5305
     shift_factor: float = 0.0609
+    remat: bool = False
     dtype: Dtype = jnp.float32
     param_dtype: Dtype = jnp.float32
 
@@ -121,8 +123,12 @@ class _ResidualBlock(nnx.Module):
         self.shortcut = (
             None if inputs == outputs else _Convolution(inputs, outputs, 1, config, rngs=rngs)
         )
+        self.remat = config.remat
 
     def __call__(self, x: jax.Array) -> jax.Array:
+        return jax.checkpoint(lambda x: self._run(x))(x) if self.remat else self._run(x)
+
+    def _run(self, x: jax.Array) -> jax.Array:
         y = self.convolution1(jax.nn.silu(self.norm1(x)))
         y = self.convolution2(jax.nn.silu(self.norm2(y)))
         return y + (x if self.shortcut is None else self.shortcut(x))

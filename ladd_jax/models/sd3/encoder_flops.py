@@ -69,21 +69,49 @@ def autoencoder_flops(config: AutoencoderConfig, height: int, width: int) -> int
       width: its columns.
     """
     widths, places = config.block_out_channels, height * width
-
-    def residual(inputs: int, outputs: int) -> int:
-        shortcut = 0 if inputs == outputs else 2 * inputs * outputs
-        return 18 * outputs * (inputs + outputs) + shortcut
-
     total = places * 18 * config.in_channels * widths[0]
     for level, outputs in enumerate(widths):
         inputs = widths[max(level - 1, 0)]
-        total += places * residual(inputs, outputs)
-        total += places * (config.layers_per_block - 1) * residual(outputs, outputs)
+        total += places * _level_flops(inputs, outputs, config.layers_per_block)
         if level < len(widths) - 1:
             places //= 4
             total += places * 18 * outputs * outputs
-    last = widths[-1]
-    total += places * 2 * residual(last, last)
+    total += _middle_flops(config, places)
+    return total + places * 18 * widths[-1] * 2 * config.latent_channels
+
+
+def decoder_flops(config: AutoencoderConfig, height: int, width: int) -> int:
+    """Of the autoencoder's decoder over one picture, counted alike.
+
+    Args:
+      config: the autoencoder.
+      height: rows of the latents.
+      width: their columns.
+    """
+    widths, places = config.block_out_channels[::-1], height * width
+    total = places * 18 * config.latent_channels * widths[0] + _middle_flops(config, places)
+    for level, outputs in enumerate(widths):
+        inputs = widths[max(level - 1, 0)]
+        total += places * _level_flops(inputs, outputs, config.layers_per_block + 1)
+        if level < len(widths) - 1:
+            places *= 4
+            total += places * 18 * outputs * outputs
+    return total + places * 18 * widths[-1] * config.out_channels
+
+
+def _level_flops(inputs: int, outputs: int, layers: int) -> int:
+    """A place of the residual blocks of a level."""
+    return _residual_flops(inputs, outputs) + (layers - 1) * _residual_flops(outputs, outputs)
+
+
+def _residual_flops(inputs: int, outputs: int) -> int:
+    shortcut = 0 if inputs == outputs else 2 * inputs * outputs
+    return 18 * outputs * (inputs + outputs) + shortcut
+
+
+def _middle_flops(config: AutoencoderConfig, places: int) -> int:
+    last = config.block_out_channels[-1]
+    total = places * 2 * _residual_flops(last, last)
     if config.mid_block_add_attention:
         total += places * (8 * last * last + 4 * places * last)
-    return total + places * 18 * last * 2 * config.latent_channels
+    return total

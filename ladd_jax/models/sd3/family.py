@@ -13,6 +13,7 @@ from ladd_jax.models.families import Family, Released
 from ladd_jax.models.layers import Dtype
 from ladd_jax.models.lora import Adapted
 from ladd_jax.models.sd3.colors import preview
+from ladd_jax.models.sd3.decoder import load_decoder, picture_decoder
 from ladd_jax.models.sd3.encoder_flops import encoder_flops, text_blocks
 from ladd_jax.models.sd3.encoder_weights import load_autoencoder, load_text_encoders
 from ladd_jax.models.sd3.export import LAYOUTS, write_export
@@ -133,6 +134,8 @@ FAMILY = Family(
     save_lora=_save_lora,
     load_autoencoder=load_autoencoder,
     check_autoencoder=check_autoencoder,
+    picture_decoder=picture_decoder,
+    load_decoder=load_decoder,
     preview=preview,
     load_text_encoder=_text_encoder,
     check_text=check_text,

@@ -1,0 +1,73 @@
+"""Adversarial Diffusion Distillation (Sauer et al. 2023, arXiv 2311.17042), for rectified flow.
+
+LADD came of it, and the step is LADD's. What differs: the critic looks at decoded pictures through
+DINOv2, and nothing is noised before it; the distance to the teacher's own x_0 is one of pictures.
+The student is sampled as one of LADD is.
+"""
+
+import dataclasses
+
+from ladd_jax.objectives.base import Metrics
+from ladd_jax.objectives.critics.pixels import DECODER, DINO, PixelCritic
+from ladd_jax.objectives.ladd import LADD
+from ladd_jax.objectives.passes import Drawn, Passes
+from ladd_jax.objectives.terms import terms_of
+from ladd_jax.objectives.terms.base import PREDICTED_X0, Term
+from ladd_jax.objectives.terms.distillation import Distillation
+from ladd_jax.objectives.terms.pixel_distillation import PixelDistillation
+
+
+@dataclasses.dataclass(frozen=True)
+class ADD(LADD):
+    """LADD with a critic in pixels.
+
+    `renoise_*` say what the teacher of the distillation term sees, and further updates of the heads
+    are on the same samples, since these are not noised anew.
+
+    Attributes:
+      critic: heads on DINOv2.
+    """
+
+    critic: PixelCritic
+
+    @property
+    def loss_terms(self) -> tuple[Term, ...]:
+        """See `LADD.loss_terms`; the distillation is one of pictures."""
+        if self.terms is not None:
+            return self.terms
+        return tuple(
+            PixelDistillation(term.weight) if isinstance(term, Distillation) else term
+            for term in terms_of(self)
+        )
+
+    @property
+    def forward_units(self) -> tuple[float, float]:
+        """(student, teacher): see `LADD.forward_units`; `critic_units` are beside them.
+
+        The teacher goes forward once, where a term asks for its x_0.
+        """
+        student, _ = super().forward_units
+        return student, self._predictions
+
+    @property
+    def critic_units(self) -> dict[str, float]:
+        """Forward passes of DINOv2 and of the decoder that a step's model FLOPs amount to, by name.
+
+        Both go as often as LADD's teacher does: forward and backward on fakes, forward on real
+        samples. The distillation takes the decoder forward once more, for the teacher's x_0, and
+        backward. What a gradient computes again does not count.
+        """
+        units: dict[str, float] = {DINO: self.critic_passes}
+        if self.critic.decoder is not None:
+            units[DECODER] = self.critic_passes + 2 * self._predictions
+        return units
+
+    @property
+    def _predictions(self) -> float:
+        """Predictions of x_0 that the student's loss asks the teacher for, a step in the mean."""
+        return (PREDICTED_X0 in self.needs) / self.student_interval
+
+    def _metrics(self, drawn: Drawn, passes: Passes) -> Metrics:
+        found = super()._metrics(drawn, passes)
+        # The heads see no noise, so that their accuracy in its bands says nothing.
+        return {name: value for name, value in found.items() if "/t_hat_" not in name}
