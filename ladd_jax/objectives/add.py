@@ -7,6 +7,8 @@ The student is sampled as one of LADD is.
 
 import dataclasses
 
+import jax
+
 from ladd_jax.objectives.base import Metrics
 from ladd_jax.objectives.critics.pixels import DECODER, DINO, PixelCritic
 from ladd_jax.objectives.ladd import LADD
@@ -67,7 +69,7 @@ class ADD(LADD):
         """Predictions of x_0 that the student's loss asks the teacher for, a step in the mean."""
         return (PREDICTED_X0 in self.needs) / self.student_interval
 
-    def _metrics(self, drawn: Drawn, passes: Passes) -> Metrics:
-        found = super()._metrics(drawn, passes)
+    def _metrics(self, drawn: Drawn, passes: Passes, is_due: jax.Array) -> Metrics:
+        found = super()._metrics(drawn, passes, is_due)
         # The heads see no noise, so that their accuracy in its bands says nothing.
         return {name: value for name, value in found.items() if "/t_hat_" not in name}

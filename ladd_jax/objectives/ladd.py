@@ -237,10 +237,10 @@ class LADD(LADDSettings):
         it has.
         """
         # Gradients of the adapters of a constant network are small beside a pass.
-        student = 2 if self.student.constants else 3
+        backward = 1 if self.student.constants else 2
         held = 0 if self.consistency is None else self.consistency.forward_units
-        student = 1 + (student + self._again + held - 1) / self.student_interval
-        return student + self.own_passes, self.critic_passes
+        of_student = (backward + self._again + held) / self.student_interval
+        return 1 + of_student + self.own_passes, self.critic_passes
 
     @property
     def critic_passes(self) -> float:
