@@ -292,10 +292,8 @@ class LADD(LADDSettings):
             paired = (t == 1) & (drawn < self.paired_share)
             noise = sample_noise(batch["noise_keys"], 0, x_0.shape[1:])
             x_t = jnp.where(expand(paired, x_t), noise, x_t)
-        drawn = Drawn(
-            x_0, cond, x_t, t, misaligned, own, paired, *self._noises(renoise_key, x_0, t)
-        )
-        return drawn, keys[1:-1]
+        noises = self._noises(renoise_key, x_0, t)
+        return Drawn(x_0, cond, x_t, t, misaligned, own, paired, *noises), keys[1:-1]
 
     def renoised(self, drawn: Drawn, key: jax.Array) -> Drawn:
         """The batch with other re-noising."""
