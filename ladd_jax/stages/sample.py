@@ -5,6 +5,7 @@ however many are made, and but for rounding whatever the batch size is.
 """
 
 import dataclasses
+import functools
 import hashlib
 import json
 import logging
@@ -26,6 +27,7 @@ from ladd_jax.errors import UserError
 from ladd_jax.evaluation.pictures import png, sheet
 from ladd_jax.parallel.mesh import batch_divisor
 from ladd_jax.stages.encode import report_cut
+from ladd_jax.stages.starts import name_of, read_start
 from ladd_jax.stages.trained import TrainedModel
 from ladd_jax.whole_files import write_whole
 
@@ -89,6 +91,7 @@ def sample(
     batch_size: int,
     mesh: Mesh,
     place: Callable[[int, int], Path] | None = None,
+    images: Sequence[Path] = (),
 ) -> list[Path]:
     """Writes pictures, each whole, and a sheet of the first prompts' where there are several.
 
@@ -104,12 +107,14 @@ def sample(
       mesh: the mesh that `trained` was opened for.
       place: `place(prompt, number)`: a picture's file below `out`; by default its name tells what
         it is, and no other picture's is the same.
+      images: files of pictures that samples start from, one for each prompt, which `sampling` has
+        to be made for by a strength; none: they start from noise alone.
 
     Returns:
       their files, prompt by prompt, then the sheet's.
 
     Raises:
-      UserError: a prompt that does not fit the text encoder.
+      UserError: a prompt that does not fit the text encoder, or a file that is no picture.
     """
     # The encoders are gone before the transformer is read: not all accelerators hold both.
     _LOG.info("sample: reads the text encoder, and %d prompts", len(prompts))
@@ -145,6 +150,7 @@ def sample(
         "dtype": jnp.dtype(trained.architecture.dtype).name,
         "software": f"ladd_jax {__version__}",
     }
+    starts = _Starts(trained, bucket, images)
     jobs = [_Picture(i, seed + j) for i in range(len(prompts)) for j in range(count)]
     chunk = -(-batch_size // batch_divisor(mesh)) * batch_divisor(mesh)
     columns = count if len(prompts) > 1 else math.ceil(math.sqrt(count))
@@ -157,10 +163,13 @@ def sample(
             rows = [job.prompt for job in part]
             keys = seeds(0, np.array([job.seed for job in part]))
             own = {name: array[rows] for name, array in cond.items()}
-            latents = sampler(params, keys, own, shape, sampling)
+            x_0 = np.stack([starts.latent(row) for row in rows]) if images else None
+            latents = sampler(params, keys, own, shape, sampling, x_0=x_0)
             for job, latent in zip(part, latents, strict=True):
                 text = {"prompt": prompts[job.prompt], "seed": str(job.seed), **facts}
-                picture = trained.decode(latent)
+                if images:
+                    text["image"] = starts.name(job.prompt)
+                picture = trained.pictures.decode(latent)
                 name = (
                     Path(f"{_stem(text, trained.place)}.png")
                     if place is None
@@ -177,6 +186,28 @@ def sample(
         name = Path(f"grid_{_digest([file.name for file in files])}.png")
         files.append(_write(out / name, whole))
     return files
+
+
+class _Starts:
+    """Latents that samples start from, of which the last one that was asked for is kept."""
+
+    def __init__(self, trained: TrainedModel, bucket: Bucket, images: Sequence[Path]):
+        self._images = images
+
+        @functools.lru_cache(maxsize=1)
+        def latent(file: Path) -> np.ndarray:
+            return trained.pictures.encode(read_start(file), bucket)
+
+        self._latent = latent
+        self._name = functools.lru_cache(maxsize=1)(name_of)
+
+    def latent(self, prompt: int) -> np.ndarray:
+        """Of the picture of a prompt, `[h, w, C]`."""
+        return self._latent(self._images[prompt])
+
+    def name(self, prompt: int) -> str:
+        """What the metadata say of it."""
+        return self._name(self._images[prompt])
 
 
 def _stem(text: dict[str, str], place: str) -> str:
