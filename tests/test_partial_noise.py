@@ -1,5 +1,7 @@
 """Samples that start from a picture with noise (SDEdit)."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,11 +16,12 @@ from untrained_run import save_student
 
 from ladd_jax.config.fields import typed
 from ladd_jax.data.buckets import Bucket
-from ladd_jax.data.images import decode_image, fit
+from ladd_jax.data.images import decode_image, fit, to_bytes
 from ladd_jax.diffusion.flow import interpolate, predict_x0
 from ladd_jax.diffusion.samplers import sample_noise
 from ladd_jax.diffusion.sampling import GENERATOR_SAMPLERS, Sampler, Sampling, seeds
 from ladd_jax.parallel.mesh import make_mesh
+from ladd_jax.stages.export import export
 from ladd_jax.stages.starts import find_starts, pair
 from ladd_jax.stages.trained import open_trained
 
@@ -200,3 +203,70 @@ def test_what_cannot_be_started_from_is_said_and_nothing_is_written(
         command(tmp_path / "out", checkpoint=digits_run, **prompt, **given)
     assert not (tmp_path / "out").exists()
     flags.FLAGS.mark_as_parsed()
+
+
+@pytest.mark.parametrize(
+    ("given", "strength", "sigmas"),
+    [
+        ([0.5, 0.25], 1.0, [0.5, 0.25]),
+        ([0.75], 1.0, [0.75]),
+        ([1.0, 0.75, 0.5, 0.25], 0.5, [0.5, 0.25]),
+    ],
+)
+def test_diffusers_called_as_the_card_says_starts_from_a_picture_as_we_do(
+    sd3_run, picture, tmp_path, monkeypatch, given, strength, sigmas
+):
+    import torch
+
+    export(sd3_run, tmp_path / "turbo", dtype="float32")
+    card = (tmp_path / "turbo" / "README.md").read_text()
+    first, second = re.findall(r"```python\n(.*?)```", card, re.DOTALL)[::2]
+    assert "StableDiffusion3Img2ImgPipeline" in second
+    assert "sigmas=[0.5, 0.25]," in second and "with `strength=0.5` is the same" in card
+    mesh = make_mesh({}, jax.devices()[:1])
+    trained = open_trained(str(sd3_run), None, None, None, mesh)
+    bucket = next(bucket for bucket in trained.buckets if bucket.height == bucket.width)
+    cut = fit(decode_image(picture.read_bytes()), *bucket.image_size(trained.reduction))
+    Image.fromarray(to_bytes(cut)).save(tmp_path / "cut.png")
+
+    text = trained.encoder().encode(["a red cat", ""])
+    cond, null = ({name: array[i] for name, array in text.items()} for i in ([0], 1))
+    network = trained.family.backbone(trained.architecture)
+    shape = (bucket.height, bucket.width, 16)
+    start = trained.pictures.encode(decode_image((tmp_path / "cut.png").read_bytes()), bucket)
+    key = seeds(0, 5)
+    way = Sampling("consistency", (*sigmas, 0.0))
+    expected = Sampler(network, null, mesh, 1)(
+        trained.load(), key, cond, shape, way, x_0=start[None]
+    )[0]
+
+    def drawn(first):
+        numbers = iter(range(first, 5))
+        return lambda shape, **_: torch.from_numpy(
+            np.array(sample_noise(key, next(numbers), (bucket.height, bucket.width, 16)))
+            .transpose(0, 3, 1, 2)
+            .copy()
+        ).reshape(shape)
+
+    for old, new in (
+        ('"turbo"', f'"{tmp_path / "turbo"}"'), ('"cuda"', '"cpu"'),
+        ('"start.png"', f'"{tmp_path / "cut.png"}"'),
+        ('    "a red cat",\n    image', '    "a red cat", output_type="latent",\n    image'),
+        ("sigmas=[0.5, 0.25]", f"sigmas={given}"), ("strength=1.0", f"strength={strength}"),
+    ):  # fmt: skip
+        assert old in first + second
+        first, second = (code.replace(old, new) for code in (first, second))
+    names = {}
+    exec(first.partition("image = pipe")[0], names)
+    place = "diffusers.pipelines.stable_diffusion_3.pipeline_stable_diffusion_3_img2img"
+    monkeypatch.setattr(f"{place}.randn_tensor", drawn(0))
+    scheduler = "diffusers.schedulers.scheduling_flow_match_lcm.randn_tensor"
+    monkeypatch.setattr(scheduler, drawn(1))
+    # Theirs draws from the autoencoder's distribution; ours takes its middle.
+    middle = "diffusers.models.autoencoders.vae.randn_tensor"
+    monkeypatch.setattr(middle, lambda shape, **_: torch.zeros(shape))
+    exec(second, names)
+    theirs = names["image"].numpy().transpose(1, 2, 0)
+    assert np.std(expected) > 0.1
+    difference = np.max(np.abs(theirs - expected)) / np.max(np.abs(expected))
+    assert difference < 1e-5
