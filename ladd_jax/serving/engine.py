@@ -14,7 +14,7 @@ from ladd_jax.errors import UserError
 
 _LOG = logging.getLogger(__name__)
 
-Make = Callable[[Hashable, Sequence[Any]], Sequence[Any]]
+Make = Callable[[Any, Sequence[Any]], Sequence[Any]]
 """Of rows of one kind what is made of each; a `UserError` in the place of what cannot be made."""
 
 

@@ -6,15 +6,17 @@ n pictures, h w latent grid, C channels.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 from jax.sharding import Mesh
 
 from ladd_jax.data.buckets import Bucket
-from ladd_jax.data.images import to_bytes
+from ladd_jax.data.images import decode_image, to_bytes
 from ladd_jax.data.prompts import check_prompt
 from ladd_jax.diffusion.sampling import Sampler, Sampling, seeds
 from ladd_jax.errors import UserError
@@ -28,6 +30,11 @@ _LOG = logging.getLogger(__name__)
 _KEPT_PROMPTS = 256
 """Prompts whose text stays encoded: a picture in one step and one in four have the same."""
 
+_KEPT_PICTURES = 16
+
+Text = dict[str, np.ndarray]
+"""Arrays of one prompt by name."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Kind:
@@ -36,10 +43,12 @@ class Kind:
     Attributes:
       bucket: shape of the latents.
       sigmas: noise levels.
+      starts: whether there may be a latent under the noise of the first level.
     """
 
     bucket: Bucket
     sigmas: tuple[float, ...]
+    starts: bool
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -70,7 +79,7 @@ class Wish:
       seed: seed of the first picture; the next has the next number.
       count: how many pictures.
       guidance: the scale that the student is told; None for its default.
-      picture: uint8 `[H, W, 3]` to start from; None for noise alone.
+      picture: a file with a picture to start from; None for noise alone.
       strength: share of noise that the picture gets.
     """
 
@@ -80,7 +89,7 @@ class Wish:
     seed: int = 0
     count: int = 1
     guidance: float | None = None
-    picture: np.ndarray | None = None
+    picture: Path | None = None
     strength: float = 1.0
 
 
@@ -113,23 +122,31 @@ class Student:
         self._params = trained.load()
         network = trained.family.backbone(trained.architecture)
         self._samplers = {size: Sampler(network, null, mesh, size) for size in self.sizes}
-        self._texts: OrderedDict[str, dict[str, np.ndarray] | UserError] = OrderedDict()
+        self._start = functools.lru_cache(_KEPT_PICTURES)(self._encoded_picture)
+        self._texts: OrderedDict[str, Text | UserError] = OrderedDict()
 
     @property
-    def steps(self) -> tuple[int, int]:
-        """The fewest steps, and the most."""
-        return 1, len(self.trained.times)
+    def steps(self) -> int:
+        """The most steps."""
+        return len(self.trained.times)
 
     @property
     def programs(self) -> list[tuple[Kind, int]]:
         """Kinds and sizes of batches: of every bucket each number of steps that there is."""
         times = sorted(self.trained.times, reverse=True)
         return [
-            (Kind(bucket, (*times[:count], 0.0)), size)
+            (Kind(bucket, (*times[:count], 0.0), starts), size)
             for bucket in self.trained.buckets
             for count in range(1, len(times) + 1)
+            for starts in sorted({self._starts, True})
             for size in self.sizes
         ]
+
+    @property
+    def _starts(self) -> bool:
+        """Whether a sample without a picture can be one with any: at t = 1 nothing is left of it,
+        and one program serves both."""
+        return max(self.trained.times) == 1
 
     def warm_up(self, told: Callable[[int, int], None]) -> None:
         """Compiles all programs, by using each.
@@ -151,8 +168,8 @@ class Student:
         """What a wish is for the engine.
 
         Raises:
-          UserError: the prompt is empty or too long, or seed, guidance or strength are none that
-            there are.
+          UserError: the prompt is empty or too long, the file is no picture, or there is no such
+            seed, guidance or strength.
         """
         prompt = check_prompt(wish.prompt, "the page")
         if wish.seed not in SEED:
@@ -161,9 +178,9 @@ class Student:
         way: Sampling = self.trained.sampling(wish.steps, wish.guidance, None, strength)
         start = None
         if wish.picture is not None:
-            start = self.trained.pictures.encode(wish.picture, wish.bucket)
+            start = self._start(wish.picture, wish.bucket)
         rows = [Row(prompt, wish.seed + i, way.given_guidance, start) for i in range(wish.count)]
-        return Kind(wish.bucket, way.sigmas), rows
+        return Kind(wish.bucket, way.sigmas, self._starts or start is not None), rows
 
     def __call__(self, kind: Kind, rows: Sequence[Row]) -> list[np.ndarray | UserError]:
         """Pictures uint8 `[H, W, 1 or 3]` of as many rows as one of `sizes`."""
@@ -179,8 +196,9 @@ class Student:
         channels = self.trained.architecture.out_channels
         shape = (kind.bucket.height, kind.bucket.width, channels)
         nothing = np.zeros(shape, np.float32)
-        # One program serves both: all of the noise leaves nothing of x_0.
-        x_0 = np.stack([nothing if row.start is None else row.start for row in rows])
+        x_0 = None
+        if kind.starts:
+            x_0 = np.stack([nothing if row.start is None else row.start for row in rows])
         keys = seeds(0, np.array([row.seed for row in rows]))
         latents = self._samplers[len(rows)](
             self._params, keys, cond, shape, Sampling("consistency", kind.sigmas), x_0=x_0
@@ -191,7 +209,10 @@ class Student:
             for text, latent in zip(texts, latents, strict=True)
         ]
 
-    def _encode(self, prompts: Sequence[str]) -> list[dict[str, np.ndarray] | UserError]:
+    def _encoded_picture(self, file: Path, bucket: Bucket) -> np.ndarray:
+        return self.trained.pictures.encode(decode_image(file.read_bytes()), bucket)
+
+    def _encode(self, prompts: Sequence[str]) -> list[Text | UserError]:
         new = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._texts]
         if new:
             self._texts.update(zip(new, self._encoded(new), strict=True))
@@ -203,13 +224,13 @@ class Student:
             self._texts.popitem(last=False)
         return found
 
-    def _encoded(self, prompts: Sequence[str]) -> list[dict[str, np.ndarray] | UserError]:
+    def _encoded(self, prompts: Sequence[str]) -> list[Text | UserError]:
         before = dict(self._encoder.truncated)
         arrays = self._encoder.encode(prompts)
         texts = [{name: array[i] for name, array in arrays.items()} for i in range(len(prompts))]
         # Of several encoders one may read more than the others: then nothing is lost.
         cut = [name for name, count in self._encoder.truncated.items() if count > before[name]]
-        if len(cut) < len(before):
+        if not cut or len(cut) < len(before):
             return list(texts)
         if len(prompts) == 1:
             return [
