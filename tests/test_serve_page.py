@@ -18,7 +18,7 @@ from sampled import save_digits
 from benchmarks.browser import Browser, find_browser
 
 ROOT = Path(__file__).parent.parent
-PATIENCE = 240
+PATIENCE = 60
 
 pytestmark = [
     pytest.mark.slow,
@@ -58,7 +58,7 @@ def served(tmp_path_factory):
         )
     address, states, start = f"http://127.0.0.1:{port}", [], time.monotonic()
     while not states or states[-1][0] != 200:
-        assert process.poll() is None and time.monotonic() < start + PATIENCE, log.read_text()
+        assert process.poll() is None and time.monotonic() < start + 240, log.read_text()
         if found := state(address):
             states.append(found)
         time.sleep(0.1)

@@ -113,9 +113,10 @@ class Page:
         """
         self._student, self._engine, self._ready = student, engine, ready
         self._sessions: dict[str, _Session] = {}
-        self._buckets = {self._label(bucket): bucket for bucket in student.trained.buckets}
+        self._buckets = {self.label(bucket): bucket for bucket in student.trained.buckets}
 
-    def _label(self, bucket: Bucket) -> str:
+    def label(self, bucket: Bucket) -> str:
+        """The name of a shape on the page."""
         height, width = bucket.image_size(self._student.trained.reduction)
         common = math.gcd(height, width)
         ratio = f"{width // common}:{height // common}"
