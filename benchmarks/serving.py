@@ -170,6 +170,8 @@ def main(_: list[str]) -> None:
             "load_average": {"before": round(before, 1), "after": round(os.getloadavg()[0], 1)},
         },
         "warm_up_seconds": round(warm, 1),
+        # Then most of that is reading programs.
+        "programs_were_kept": bool(jax.config.jax_compilation_cache_dir),
         "milliseconds_on_the_page": milliseconds,
         "engine_without_page": load,
     }  # fmt: skip

@@ -211,6 +211,8 @@ def test_what_cannot_be_started_from_is_said_and_nothing_is_written(
         ([0.5, 0.25], 1.0, [0.5, 0.25]),
         ([0.75], 1.0, [0.75]),
         ([1.0, 0.75, 0.5, 0.25], 0.5, [0.5, 0.25]),
+        # By their number, with the scheduler's end as the card has it.
+        (None, 0.5, [0.5, 0.25]),
     ],
 )
 def test_diffusers_called_as_the_card_says_starts_from_a_picture_as_we_do(
@@ -220,7 +222,7 @@ def test_diffusers_called_as_the_card_says_starts_from_a_picture_as_we_do(
 
     export(sd3_run, tmp_path / "turbo", dtype="float32")
     card = (tmp_path / "turbo" / "README.md").read_text()
-    first, second = re.findall(r"```python\n(.*?)```", card, re.DOTALL)[::2]
+    first, ending, second = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
     assert "StableDiffusion3Img2ImgPipeline" in second
     assert "sigmas=[0.5, 0.25]," in second and "with `strength=0.5` is the same" in card
     mesh = make_mesh({}, jax.devices()[:1])
@@ -252,12 +254,15 @@ def test_diffusers_called_as_the_card_says_starts_from_a_picture_as_we_do(
         ('"turbo"', f'"{tmp_path / "turbo"}"'), ('"cuda"', '"cpu"'),
         ('"start.png"', f'"{tmp_path / "cut.png"}"'),
         ('    "a red cat",\n    image', '    "a red cat", output_type="latent",\n    image'),
-        ("sigmas=[0.5, 0.25]", f"sigmas={given}"), ("strength=1.0", f"strength={strength}"),
+        ("sigmas=[0.5, 0.25]", f"sigmas={given}" if given else "num_inference_steps=4"),
+        ("strength=1.0", f"strength={strength}"),
     ):  # fmt: skip
         assert old in first + second
         first, second = (code.replace(old, new) for code in (first, second))
     names = {}
     exec(first.partition("image = pipe")[0], names)
+    if not given:
+        exec(ending, names)
     place = "diffusers.pipelines.stable_diffusion_3.pipeline_stable_diffusion_3_img2img"
     monkeypatch.setattr(f"{place}.randn_tensor", drawn(0))
     scheduler = "diffusers.schedulers.scheduling_flow_match_lcm.randn_tensor"

@@ -34,6 +34,9 @@ _ONE_ROW = 4
 _PIXELATED = 256
 """Pixels below which pictures are shown with their pixels as squares."""
 
+_LARGEST_FILE = "64mb"
+"""Of a picture that is uploaded."""
+
 # The browser asks no other host for anything, whatever gradio's files name.
 _POLICY = (
     "default-src 'self' data: blob: 'unsafe-inline' 'unsafe-eval'; connect-src 'self' ws: wss:"
@@ -184,6 +187,7 @@ class Page:
             return gradio.skip(), str(error)
         if session.whole == wish or not wish.prompt.strip():
             return gradio.skip(), gradio.skip()
+        session.whole = None
         return await self._make(name, wish)
 
     async def _paused(self, request: gradio.Request, *values: Any) -> tuple[Any, Any]:
@@ -245,7 +249,15 @@ class Page:
             blocks.load(self._state, None, [status, timer], **_QUIET)
             timer.tick(self._state, None, [status, timer], **_QUIET)
             shown = [gallery, status]
-            prompt.input(self._first, fields.inputs, shown, trigger_mode="always_last", **_QUIET)
+            # Past gradio's own queue: one answer of the server in the place of two.
+            prompt.input(
+                self._first,
+                fields.inputs,
+                shown,
+                trigger_mode="always_last",
+                queue=False,
+                **_QUIET,
+            )
             prompt.input(self._paused, fields.inputs, shown, trigger_mode="multiple", **_QUIET)
             gradio.on(
                 [prompt.submit, *fields.changes],
@@ -354,6 +366,7 @@ class Page:
             path="",
             footer_links=[],
             ssr_mode=False,
+            max_file_size=_LARGEST_FILE,
             mcp_server=False,
             enable_monitoring=False,
             css=_CSS + squares,

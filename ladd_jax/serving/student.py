@@ -68,7 +68,7 @@ class Row:
     start: np.ndarray | None = None
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True)
 class Wish:
     """What a user asks for, as it was given.
 
