@@ -64,6 +64,8 @@ setup(
         "wandb": ["wandb>=0.19"],
         # The client alone. `constraints.txt` holds a newer importlib_metadata than it takes.
         "mlflow": ["mlflow-skinny>=3.0"],
+        # It takes no Pillow 13 yet, for which `constraints.txt` holds an older one.
+        "serve": ["gradio>=6.0,<7"],
         "docs": ["mkdocs>=1.6", "mkdocs-material>=9.6", "mkdocstrings[python]>=1.0"],
         "test": [
             "diffusers>=0.36",

@@ -14,6 +14,8 @@ Examples:
     python -m ladd_jax.sample --checkpoint=sd3-turbo --prompt="a red cat" --seed=7 --out=pictures
     python -m ladd_jax.sample --checkpoint=sd3-turbo --lora=style.safetensors:0.8 \
         --prompt="a red cat" --out=pictures
+    python -m ladd_jax.sample --checkpoint=runs/sd3_turbo --image=sketch.png --strength=0.75 \
+        --prompt="a red cat" --out=pictures
 """
 
 import logging
@@ -24,11 +26,13 @@ from ladd_jax.cli.flags import COLUMN, PROMPTS
 from ladd_jax.cli.run import run_without_config
 from ladd_jax.errors import UserError
 from ladd_jax.paths import COPY_LATER, expand, expand_local
-from ladd_jax.ranges import COUNT, NOT_NEGATIVE, POSITIVE
+from ladd_jax.ranges import COUNT, NOT_NEGATIVE, POSITIVE, STRENGTH
 from ladd_jax.stages.names import MODELS
 
 # As of a command this module's name is another.
 _LOG = logging.getLogger("ladd_jax.sample")
+
+_USUAL_STRENGTH = 0.5
 
 FLAGS = flags.FlagValues()
 _CHECKPOINT = flags.DEFINE_string(
@@ -69,6 +73,20 @@ _GENEVAL = flags.DEFINE_string(
     "geneval",
     None,
     "GenEval's evaluation_metadata.jsonl: its prompts, in the folders that its scorer reads.",
+    flag_values=FLAGS,
+)
+_IMAGE = flags.DEFINE_string(
+    "image",
+    None,
+    "Pictures to start from in the place of noise alone: one, a folder, a pattern or a list of "
+    "them; one for each prompt, or one for all, or one prompt for all.",
+    flag_values=FLAGS,
+)
+_STRENGTH = flags.DEFINE_float(
+    "strength",
+    None,
+    "Share of noise that such a picture starts with, up to 1, which leaves nothing of it; a "
+    f"student starts at its next time below. Default: {_USUAL_STRENGTH}.",
     flag_values=FLAGS,
 )
 _STEPS = flags.DEFINE_integer(
@@ -121,6 +139,7 @@ def main() -> None:
     from ladd_jax.evaluation.geneval import picture_file, read_geneval, write_records
     from ladd_jax.parallel.mesh import make_mesh
     from ladd_jax.stages.sample import choose_bucket, sample
+    from ladd_jax.stages.starts import find_starts, pair
     from ladd_jax.stages.trained import is_run, open_trained
 
     prompts = [check_prompt(prompt, "--prompt") for prompt in _PROMPT.value]
@@ -130,6 +149,8 @@ def main() -> None:
     if _GENEVAL.value:
         if prompts:
             raise UserError("--geneval has its own prompts: leave --prompt and --prompts out")
+        if _IMAGE.value:
+            raise UserError("--geneval judges pictures of prompts alone: leave --image out")
         records = read_geneval(expand(_GENEVAL.value))
         prompts = [record["prompt"] for record in records]
     if not prompts:
@@ -141,9 +162,14 @@ def main() -> None:
         ("steps", _STEPS.value, COUNT),
         ("guidance", _GUIDANCE.value, NOT_NEGATIVE),
         ("shift", _SHIFT.value, POSITIVE),
+        ("strength", _STRENGTH.value, STRENGTH),
     ):
         if value is not None and value not in allowed:
             raise UserError(f"{name} is {value}: use {allowed}")
+    if _STRENGTH.value is not None and not _IMAGE.value:
+        raise UserError(f"--strength={_STRENGTH.value:g} is of a picture: name it by --image=FILE")
+    images = find_starts(_IMAGE.value) if _IMAGE.value else []
+    strength = (_STRENGTH.value or _USUAL_STRENGTH) if images else None
     out = expand_local(_OUT.value, "out", COPY_LATER)
     if out.exists() and not out.is_dir():
         raise UserError(f"--out={out} is a file: name a folder")
@@ -157,13 +183,20 @@ def main() -> None:
     _LOG.info("sample: %s of %s%s, into %s", trained.model, _CHECKPOINT.value, at, out)
     if records:
         write_records(out, records)
+    elif images:
+        prompts, images = pair(prompts, images)
     else:
         # The same prompt twice would be the same pictures.
         prompts = list(dict.fromkeys(prompts))
+    sampling = trained.sampling(_STEPS.value, _GUIDANCE.value, _SHIFT.value, strength)
+    if images and trained.times:
+        _LOG.info(
+            "sample: strength %g, from the student's time %g on", strength, sampling.sigmas[0]
+        )
     files = sample(
         trained,
         prompts,
-        trained.sampling(_STEPS.value, _GUIDANCE.value, _SHIFT.value),
+        sampling,
         choose_bucket(_ASPECT.value, trained),
         out,
         seed=_SEED.value,
@@ -171,6 +204,7 @@ def main() -> None:
         batch_size=_BATCH_SIZE.value,
         mesh=mesh,
         place=picture_file if records else None,
+        images=images,
     )
     print(f"{len(files)} files in {out}, the last is {files[-1]}")
 

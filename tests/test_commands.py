@@ -72,7 +72,7 @@ def assert_refused(result, words):
     [("plan", "--topology", "--workdir"), ("export", "--layout", "--config"),
      ("main", "--workdir", "--topology"), ("evaluate", "--samples", "--topology"),
      ("sample", "--prompt", "--workdir"), ("encode", "--config", "--checkpoint"),
-     ("synthesize", "--config", "--checkpoint")],
+     ("synthesize", "--config", "--checkpoint"), ("serve", "--port", "--workdir")],
 )  # fmt: skip
 def test_help_lists_the_flags_that_a_command_reads_with_examples(module, own, other):
     command = [sys.executable, "-m", f"ladd_jax.{module}", "--help"]
@@ -99,6 +99,8 @@ def test_help_lists_the_flags_that_a_command_reads_with_examples(module, own, ot
         ("plan", "--workdir=x", "a flag of main, encode, synthesize, evaluate, export and study"),
         ("export", "--largest", "--largest is a flag of plan and not of this command"),
         ("plan", "--nolargest --config=digits", "--config=NAME and --topology=SLICE are needed"),
+        ("serve", "--port=1", "--checkpoint=DIR is needed"),
+        ("serve", "--prompt=x", "--prompt is a flag of sample and not of this command"),
         ("sample", "--prompt --x --out x", "--checkpoint=DIR and --out=DIR are needed"),
         ("evaluate", "--compare a b", "--compare=A,B and --page=DIR are needed"),
         ("evaluate", "--compare=a --reference=b", "a flag of --samples and not of --compare"),

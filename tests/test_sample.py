@@ -11,11 +11,10 @@ from absl import flags
 from PIL import Image
 from pipelines import save_pipeline
 from runs import keeping_programs
+from sampled import command, draw, pixels, save_digits
 from test_sd3 import tiny
 from untrained_run import save_student
 
-from configs import digits
-from ladd_jax import sample
 from ladd_jax.config.fields import typed
 from ladd_jax.stages.export import export
 
@@ -32,13 +31,7 @@ def run(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def digits_run(tmp_path_factory):
-    config = digits.get_config()
-    config.compilation_cache = "compilation_cache"
-    config.model.update(dict(depth=1, width=16, unroll=1))
-    config.heads.update(dict(channels=8))
-    directory = tmp_path_factory.mktemp("digits")
-    save_student(typed(config), directory)
-    return directory
+    return save_digits(tmp_path_factory.mktemp("digits"))
 
 
 @pytest.fixture(autouse=True)
@@ -46,35 +39,6 @@ def programs_are_kept_for_one_test(tmp_path_factory):
     """A command keeps programs with those of the run; other tests of this process do not."""
     with keeping_programs(tmp_path_factory.mktemp("kept")):
         yield
-
-
-def command(out, *arguments, **named):
-    """The command in this process."""
-    flags.FLAGS.mark_as_parsed()
-    sample.FLAGS.unparse_flags()
-    for name in sample.FLAGS:
-        sample.FLAGS[name].unparse()
-    given = [f"--{name}={value}" for name, value in (named | {"out": out}).items()]
-    sample.FLAGS(["sample", *given, *arguments])
-    sample.main()
-
-
-def draw(out, *arguments, **named):
-    """The pictures that the command makes by (prompt, seed), and its sheet or None."""
-    command(out, *arguments, **named)
-    pictures, sheet = {}, None
-    for file in Path(out).iterdir():
-        with Image.open(file) as image:
-            image.load()
-        if file.name.startswith("grid"):
-            sheet = image
-        else:
-            pictures[image.text["prompt"], int(image.text["seed"])] = image
-    return pictures, sheet
-
-
-def pixels(image):
-    return np.asarray(image, np.int32)
 
 
 def test_a_picture_depends_on_its_prompt_and_seed_and_not_on_how_many_are_made(

@@ -110,6 +110,7 @@ READ = {
     **dict.fromkeys(("main", "encode", "synthesize", "evaluate"), SHARED),
     "plan": ("config", "weights", "prompts", "images", "column"),
     "sample": ("prompts", "column"),
+    "serve": (),
     "export": ("workdir",),
     "study": ("config", "workdir"),
 }
@@ -154,7 +155,7 @@ def require(needed: Mapping[str, str]) -> None:
     """Fails where a flag is not given: `needed` has what stands after its `=`."""
     if not all(flags.FLAGS[name].value for name in needed):
         words = [f"--{name}={value}" for name, value in needed.items()]
-        fail(f"{_listed(words)} are needed: --help shows examples")
+        fail(f"{_listed(words)} {'are' if len(words) > 1 else 'is'} needed: --help shows examples")
 
 
 def _name(argument: str) -> str:

@@ -5,9 +5,11 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from ladd_jax.diffusion.flow import interpolate
 from ladd_jax.diffusion.samplers import (
     ALWAYS,
     Levels,
@@ -48,7 +50,7 @@ class Sampling:
 
     Attributes:
       sampler: `euler` or `dpmpp_2m` (data generator), `consistency` or `euler` (student).
-      sigmas: noise levels from 1 to 0.
+      sigmas: noise levels from 1, or from where a picture with noise is, to 0.
       guidance: scale of classifier-free guidance; 1 for none.
       guidance_interval: the first and the last t with guidance.
       given_guidance: of a student that is given a guidance scale, this one; None for others.
@@ -109,6 +111,13 @@ class Sampling:
         guided = (low <= levels) & (levels <= high) & (self.guidance != 1)
         return len(levels) + int(guided.sum())
 
+    def starting(self, t: float) -> "Sampling":
+        """The same from t on, for samples that start from x_0 with that much noise.
+
+        This is SDEdit (Meng et al. 2021). At t = 1 nothing is left of x_0, and all levels are.
+        """
+        return dataclasses.replace(self, sigmas=(t, *(s for s in self.sigmas if s < t)))
+
     def padded(self, levels: int) -> "Sampling":
         """The same with more levels of 0 at its end, where a step changes nothing.
 
@@ -166,6 +175,7 @@ class Sampler:
         shape: tuple[int, ...],
         sampler: str,
         scales: jax.Array | None,
+        x_0: jax.Array | None,
         guidance: float,
         guidance_interval: tuple[float, float],
     ) -> jax.Array:
@@ -174,8 +184,10 @@ class Sampler:
 
         scale = guidance if scales is None else scales
         velocity = guided(model, cond, null, scale, guidance_interval)
-        noise = sample_noise(keys, 0, shape)
-        return _run(sampler, velocity, noise, sigmas, keys)
+        x = sample_noise(keys, 0, shape)
+        if x_0 is not None:
+            x = interpolate(x_0, x, jnp.full(x.shape[:1], sigmas[0]))
+        return _run(sampler, velocity, x, sigmas, keys)
 
     def __call__(
         self,
@@ -186,6 +198,7 @@ class Sampler:
         sampling: Sampling,
         progress: Callable[[int], Any] = lambda done: None,
         scales: np.ndarray | None = None,
+        x_0: np.ndarray | None = None,
     ) -> np.ndarray:
         """Samples.
 
@@ -197,6 +210,8 @@ class Sampler:
           sampling: sampler, levels and guidance.
           progress: told the number of samples done after each batch.
           scales: float32 `[n]`, guidance of each sample, in the place of the sampling's.
+          x_0: float32 `[n, H, W, C]`, latents from which the samples start, noised to the first
+            level; default: they start from noise alone.
 
         Returns:
           float32 `[n, H, W, C]`.
@@ -209,16 +224,16 @@ class Sampler:
         outputs = []
         for start in range(0, len(seeds), self._batch):
             count = len(seeds[start : start + self._batch])
-            keys, own, own_scales = jax.tree.map(
+            keys, own, own_scales, own_x_0 = jax.tree.map(
                 lambda array, start=start: lay(
                     np.resize(array[start : start + self._batch], (self._batch, *array.shape[1:])),
                     sharding,
                 ),
-                (seeds, cond, scales),
+                (seeds, cond, scales, x_0),
             )
             with jax.set_mesh(self._mesh):
                 latents = self._program(
-                    params, self._null, keys, own, sigmas, scales=own_scales,
+                    params, self._null, keys, own, sigmas, scales=own_scales, x_0=own_x_0,
                     shape=tuple(shape), sampler=sampling.sampler, guidance=sampling.guidance,
                     guidance_interval=tuple(sampling.guidance_interval),
                 )  # fmt: skip

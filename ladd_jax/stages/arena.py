@@ -160,7 +160,7 @@ def _networks(place: str, asked: Asked, mesh: Mesh) -> list[_Network]:
     if workdir is not None and asked.teacher_steps:
         teacher = open_trained(place, "generator", None, None, mesh)
         # One copy of the autoencoder is enough.
-        teacher = dataclasses.replace(teacher, decode=trained.decode)
+        teacher = dataclasses.replace(teacher, pictures=trained.pictures)
         ways = [_guided(teacher, asked.teacher_steps)]
         found.append(_Network(teacher, bucket, ways, True, workdir))
     return found

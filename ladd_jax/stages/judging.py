@@ -19,9 +19,9 @@ from ladd_jax.evaluation.pictures import averaged_down
 from ladd_jax.evaluation.seen import Seen, grid_of_pixels
 from ladd_jax.models.base import Params
 from ladd_jax.models.families import family_of
+from ladd_jax.stages.latents import of_autoencoder
 from ladd_jax.stages.sets import shards_of
 from ladd_jax.stages.subjects import Subject, Subjects
-from ladd_jax.stages.trained import decoder_of
 
 Samples = dict[Bucket, np.ndarray]
 """Latents float32 `[n, H, W, C]` of each bucket."""
@@ -50,7 +50,7 @@ def decoding(config: Config) -> Show | None:
     """
     if not config.autoencoder:
         return None
-    _, decode = decoder_of(family_of(config), config.autoencoder)
+    decode = of_autoencoder(family_of(config), config.autoencoder).decode
     return lambda latents: np.stack([decode(latent) for latent in latents])
 
 

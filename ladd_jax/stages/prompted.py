@@ -5,7 +5,7 @@ models whose latents have the same shape begin from the same noise.
 """
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -66,7 +66,11 @@ class Prompted:
         self._chunk = -(-batch_size // batch_divisor(mesh)) * batch_divisor(mesh)
 
     def pictures(
-        self, sampling: Sampling, bucket: Bucket, jobs: Sequence[Picture]
+        self,
+        sampling: Sampling,
+        bucket: Bucket,
+        jobs: Sequence[Picture],
+        start: Callable[[int], np.ndarray] | None = None,
     ) -> Iterator[tuple[Picture, np.ndarray]]:
         """Makes pictures, a batch after the other.
 
@@ -74,16 +78,19 @@ class Prompted:
           sampling: steps, guidance and schedule.
           bucket: shape of the latents.
           jobs: what to make.
+          start: latents `[h, w, C]` that samples of a prompt start from, by the prompt's place,
+            where `sampling` is made for them; None: they start from noise alone.
 
         Yields:
           each of them, in their order, with `[H, W, 1 or 3]` in [-1, 1].
         """
         shape = (bucket.height, bucket.width, self._trained.architecture.out_channels)
-        for start in range(0, len(jobs), self._chunk):
-            part = jobs[start : start + self._chunk]
+        for first in range(0, len(jobs), self._chunk):
+            part = jobs[first : first + self._chunk]
             rows = [job.prompt for job in part]
             keys = seeds(0, np.array([job.seed for job in part]))
             own = {name: array[rows] for name, array in self._cond.items()}
-            latents = self._sampler(self.params, keys, own, shape, sampling)
+            x_0 = None if start is None else np.stack([start(row) for row in rows])
+            latents = self._sampler(self.params, keys, own, shape, sampling, x_0=x_0)
             for job, latent in zip(part, latents, strict=True):
-                yield job, self._trained.decode(latent)
+                yield job, self._trained.pictures.decode(latent)

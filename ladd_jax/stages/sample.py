@@ -4,6 +4,7 @@ A picture depends on its prompt and its seed alone: number i of seed S is number
 however many are made, and but for rounding whatever the batch size is.
 """
 
+import functools
 import hashlib
 import json
 import math
@@ -12,6 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
 from tqdm import tqdm
 
@@ -22,6 +24,7 @@ from ladd_jax.diffusion.sampling import Sampling
 from ladd_jax.errors import UserError
 from ladd_jax.evaluation.pictures import png, sheet
 from ladd_jax.stages.prompted import Picture, Prompted
+from ladd_jax.stages.starts import name_of, read_start
 from ladd_jax.stages.trained import TrainedModel
 from ladd_jax.whole_files import write_whole
 
@@ -75,6 +78,7 @@ def sample(
     batch_size: int,
     mesh: Mesh,
     place: Callable[[int, int], Path] | None = None,
+    images: Sequence[Path] = (),
 ) -> list[Path]:
     """Writes pictures, each whole, and a sheet of the first prompts' where there are several.
 
@@ -90,12 +94,14 @@ def sample(
       mesh: the mesh that `trained` was opened for.
       place: `place(prompt, number)`: a picture's file below `out`; by default its name tells what
         it is, and no other picture's is the same.
+      images: files of pictures that samples start from, one for each prompt, which `sampling` has
+        to be made for by a strength; none: they start from noise alone.
 
     Returns:
       their files, prompt by prompt, then the sheet's.
 
     Raises:
-      UserError: a prompt that does not fit the text encoder.
+      UserError: a prompt that does not fit the text encoder, or a file that is no picture.
     """
     prompted = Prompted(trained, prompts, mesh, batch_size)
     height, width = bucket.image_size(trained.reduction)
@@ -120,14 +126,18 @@ def sample(
         "dtype": jnp.dtype(trained.architecture.dtype).name,
         "software": f"ladd_jax {__version__}",
     }
+    starts = _Starts(trained, bucket, images)
     jobs = [Picture(i, seed + j) for i in range(len(prompts)) for j in range(count)]
     columns = count if len(prompts) > 1 else math.ceil(math.sqrt(count))
     side = min(max(_SHEET_WIDTH // columns, 64), 512)
     files, pictures = [], []
     _make_folder(out)
     with tqdm(total=len(jobs), desc="sample", unit="img") as bar:
-        for job, picture in prompted.pictures(sampling, bucket, jobs):
+        start = starts.latent if images else None
+        for job, picture in prompted.pictures(sampling, bucket, jobs, start):
             text = {"prompt": prompts[job.prompt], "seed": str(job.seed), **facts}
+            if images:
+                text["image"] = starts.name(job.prompt)
             name = (
                 Path(f"{_stem(text, trained.place)}.png")
                 if place is None
@@ -144,6 +154,28 @@ def sample(
         name = Path(f"grid_{_digest([file.name for file in files])}.png")
         files.append(_write(out / name, whole))
     return files
+
+
+class _Starts:
+    """Latents that samples start from, of which the last one that was asked for is kept."""
+
+    def __init__(self, trained: TrainedModel, bucket: Bucket, images: Sequence[Path]):
+        self._images = images
+
+        @functools.lru_cache(maxsize=1)
+        def latent(file: Path) -> np.ndarray:
+            return trained.pictures.encode(read_start(file), bucket)
+
+        self._latent = latent
+        self._name = functools.lru_cache(maxsize=1)(name_of)
+
+    def latent(self, prompt: int) -> np.ndarray:
+        """Of the picture of a prompt, `[h, w, C]`."""
+        return self._latent(self._images[prompt])
+
+    def name(self, prompt: int) -> str:
+        """What the metadata say of it."""
+        return self._name(self._images[prompt])
 
 
 def _stem(text: dict[str, str], place: str) -> str:

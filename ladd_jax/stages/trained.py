@@ -5,9 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.sharding import Mesh
 
 from ladd_jax.config.architectures import generator_architecture, student_architecture
@@ -21,9 +19,10 @@ from ladd_jax.models.base import Params
 from ladd_jax.models.families import Family, TextEncoder, family_of, family_of_pipeline
 from ladd_jax.parallel.mesh import batch_divisor
 from ladd_jax.paths import expand
-from ladd_jax.ranges import NOT_NEGATIVE, is_number
+from ladd_jax.ranges import NOT_NEGATIVE, STRENGTH, is_number
 from ladd_jax.stages.checkpoints import student_step
 from ladd_jax.stages.encode import text_encoder
+from ladd_jax.stages.latents import Pictures, of_autoencoder, pictures_of_run
 from ladd_jax.stages.load import load_generator, open_loras
 from ladd_jax.stages.sets import trained_buckets
 from ladd_jax.stages.students import load_student_weights
@@ -32,12 +31,6 @@ from ladd_jax.whole_files import read_json
 
 FACTS = "ladd_jax.json"
 """What an export says of itself beyond the files of diffusers: how to sample it, its buckets."""
-
-_PIXELS = 8
-"""On a side of a latent pixel where latents are the picture."""
-
-Decoder = Callable[[np.ndarray], np.ndarray]
-"""From one latent `[h, w, C]` to its picture `[H, W, 1 or 3]` in [-1, 1]."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,8 +46,7 @@ class TrainedModel:
       sampler: what a student is sampled by.
       generator: how a data generator is sampled by default, as `Synthesize.sampling` gives it.
       buckets: shapes of its training.
-      reduction: pixels on a side of a latent pixel.
-      decode: latents to pictures.
+      pictures: what its latents are in pictures.
       encoder: makes the text encoder.
       load: gives the parameters.
       step: step of the checkpoint that they are from, if they are from one.
@@ -72,8 +64,7 @@ class TrainedModel:
     sampler: str
     generator: dict[str, Any]
     buckets: tuple[Bucket, ...]
-    reduction: int
-    decode: Decoder
+    pictures: Pictures
     encoder: Callable[[], TextEncoder]
     load: Callable[[], Params]
     step: int | None
@@ -81,13 +72,56 @@ class TrainedModel:
     guidance_range: tuple[float, ...] = ()
     fixed_guidance: float | None = None
 
-    def sampling(self, steps: int | None, guidance: float | None, shift: float | None) -> Sampling:
+    @property
+    def reduction(self) -> int:
+        """Pixels on a side of a latent pixel."""
+        return self.pictures.reduction
+
+    def start(self, strength: float) -> float:
+        """The t at which a picture with noise takes the place of noise alone.
+
+        That is the strength itself, but of a student the largest of its times that is not above:
+        it knows no others, and never gets more noise than was asked for.
+
+        Raises:
+          UserError: the strength is not above 0 and at most 1, or below all times of the student.
+        """
+        if strength not in STRENGTH:
+            raise UserError(f"strength is {strength:g}: use {STRENGTH}")
+        if not self.times:
+            return strength
+        if strength < min(self.times):
+            raise UserError(
+                f"strength is {strength:g} and the student's least time is {min(self.times):g}, "
+                f"so that no step is left: use {min(self.times):g} or more"
+            )
+        return max(time for time in self.times if time <= strength)
+
+    def sampling(
+        self,
+        steps: int | None,
+        guidance: float | None,
+        shift: float | None,
+        strength: float | None = None,
+    ) -> Sampling:
         """How to sample it; what is None has its default.
+
+        Args:
+          steps: steps of the whole schedule, of which those from the strength on are made.
+          guidance: guidance.
+          shift: shift of a data generator's schedule.
+          strength: where samples start from a picture with noise, the share of the noise.
 
         Raises:
           UserError: a number of steps or a guidance that the student was not trained for, or
-            guidance or shift of a student that has none.
+            guidance or shift of a student that has none, or see `start`.
         """
+        whole = self._whole_sampling(steps, guidance, shift)
+        return whole if strength is None else whole.starting(self.start(strength))
+
+    def _whole_sampling(
+        self, steps: int | None, guidance: float | None, shift: float | None
+    ) -> Sampling:
         if self.times:
             _check_none("shift", shift)
             if self.fixed_guidance is not None and guidance not in (None, self.fixed_guidance):
@@ -208,8 +242,6 @@ def _run(
             return load_generator(config, workdir, mesh)
         return load_student_weights(config, workdir, mesh, model, found)
 
-    place = config.autoencoder
-    reduction, decode = decoder_of(family_of(config), place) if place else (_PIXELS, _enlarge)
     return TrainedModel(
         place=str(workdir),
         model=model,
@@ -219,8 +251,7 @@ def _run(
         sampler=METHODS[config.distil.objective].sampler,
         generator=config.synthesize.sampling,
         buckets=trained_buckets(config, workdir),
-        reduction=reduction,
-        decode=decode,
+        pictures=pictures_of_run(config, family_of(config)),
         encoder=lambda: text_encoder(config, mesh, batch_divisor(mesh)),
         load=load,
         step=found,
@@ -238,7 +269,7 @@ def _released(place: str, dtype: Any, mesh: Mesh) -> TrainedModel:
             f"{place} is a student by its scheduler and has no {FACTS}, which says its times: "
             f"copy that file from the folder that ladd_jax.export wrote, or sample that one"
         )
-    reduction, decode = decoder_of(kind, place)
+    pictures = of_autoencoder(kind, place)
     # As the scheduler that comes with it samples.
     defaults = Synthesize(sampler="euler", steps=50).sampling
     if released.shift is not None:
@@ -253,9 +284,8 @@ def _released(place: str, dtype: Any, mesh: Mesh) -> TrainedModel:
         sampler=facts.get("sampler", "consistency"),
         generator=defaults,
         buckets=tuple(map(Bucket.parse, facts.get("buckets", ())))
-        or _table(kind.sides(weights.config)[0], released.side, reduction),
-        reduction=reduction,
-        decode=decode,
+        or _table(kind.sides(weights.config)[0], released.side, pictures.reduction),
+        pictures=pictures,
         encoder=lambda: kind.load_text_encoder(
             place,
             dtype,
@@ -320,18 +350,3 @@ def _table(step: int, side: int, reduction: int) -> tuple[Bucket, ...]:
     pixels = side * reduction
     smallest = step * reduction
     return tuple(bucket_table(pixels**2, smallest if pixels < 512 else 64, reduction=reduction))
-
-
-def decoder_of(kind: Family, weights: str) -> tuple[int, Decoder]:
-    """Pixels on a side of a latent pixel, and what decodes: the autoencoder of a pipeline."""
-    autoencoder, params = kind.load_autoencoder(weights, jnp.float32)
-    program = jax.jit(autoencoder.decode)
-
-    def decode(latents: np.ndarray) -> np.ndarray:
-        return np.asarray(program(params, latents[None])[0])
-
-    return autoencoder.reduction, decode
-
-
-def _enlarge(latents: np.ndarray) -> np.ndarray:
-    return latents.repeat(_PIXELS, axis=0).repeat(_PIXELS, axis=1)

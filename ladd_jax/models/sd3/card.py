@@ -72,7 +72,7 @@ pipe = StableDiffusion3Pipeline.from_pretrained("{export.place}", dtype=torch.{e
 ```
 
 {_others(shown)}
-{_always(export)}{_by_number(shown[0])}"""
+{_always(export)}{_by_number(shown[0])}{_from_a_picture(export, reduction)}"""
 
 
 def _kohya(export: Export) -> str:
@@ -101,7 +101,7 @@ pipe.scheduler = {scheduler}(shift=1.0)
 ```
 
 {_others(_shown(export))}
-{_always(export)}
+{_always(export)}{_from_a_picture(export, reduction)}
 ## ComfyUI
 
 Put `{LORA_WEIGHTS}` into `models/loras` and load it with `LoraLoaderModelOnly` at strength 1,
@@ -153,6 +153,40 @@ at {count} steps, and wrong ones at any other number:
 ```python
 pipe.scheduler = pipe.scheduler.from_config(pipe.scheduler.config, shift_terminal={sigmas[-1]:g})
 ```
+"""
+
+
+def _from_a_picture(export: Export, reduction: int) -> str:
+    """How a sample starts from a picture with noise; empty where no time is left for it."""
+    sigmas = _shown(export)[0]
+    rest = sigmas[len(sigmas) // 2 :]
+    if len(sigmas) < 2:
+        return ""
+    height, width = (reduction * side for side in export.square)
+    return f"""
+To start from a picture with noise (SDEdit), pass the sigmas from one of the student's times on. The
+first is the share of noise that the picture gets, and `strength` stays 1.0, since it is the share
+of these sigmas that is used:
+
+```python
+from diffusers import StableDiffusion3Img2ImgPipeline
+from diffusers.utils import load_image
+
+pipe = StableDiffusion3Img2ImgPipeline.from_pipe(pipe)
+image = pipe(
+    "a red cat",
+    image=load_image("start.png"),
+    strength=1.0,
+    sigmas={rest},
+    guidance_scale=1.0,
+    height={height},
+    width={width},
+    max_sequence_length={export.text_length - CLIP_LENGTH},
+).images[0]
+```
+
+`sigmas={sigmas}` with `strength={len(rest) / len(sigmas):g}` is the same. The picture is resized to
+`height` and `width` whatever its aspect, so crop it before.
 """
 
 

@@ -1,0 +1,172 @@
+"""A headless Chromium, driven by its DevTools protocol through a pipe."""
+
+import base64
+import json
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+_NAMES = ("chromium", "chromium-browser", "google-chrome")
+
+_OPTIONS = (
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-dev-shm-usage",
+    "--disable-extensions",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--no-first-run",
+    "--remote-debugging-pipe",
+)
+
+
+def find_browser() -> str | None:
+    """The program, if there is one."""
+    return next((path for name in _NAMES if (path := shutil.which(name))), None)
+
+
+class Browser:
+    """One page of it.
+
+    Attributes:
+      events: what it has told so far, besides answers.
+    """
+
+    def __init__(self, width: int = 1280, height: int = 720, patience: float = 60):
+        """Starts it.
+
+        Args:
+          width: of the page, in pixels.
+          height: of the page.
+          patience: seconds to wait for an answer, or for what is expected.
+
+        Raises:
+          RuntimeError: there is none.
+        """
+        program = find_browser()
+        if program is None:
+            raise RuntimeError("there is no Chromium: apt-get install chromium")
+        self._patience, self._last, self.events = patience, 0, list[dict[str, Any]]()
+        self._folder = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
+        reads, self._to = os.pipe()
+        self._from, writes = os.pipe()
+        self._pending = b""
+        self._process = subprocess.Popen(
+            ["bash", "-c", f'exec "$@" 3<&{reads} 4>&{writes}', "bash", program, *_OPTIONS,
+             f"--user-data-dir={self._folder.name}", f"--window-size={width},{height}"],
+            pass_fds=(reads, writes), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        os.close(reads)
+        os.close(writes)
+        self._session: str | None = None
+        target = self.call("Target.createTarget", url="about:blank")["targetId"]
+        attached = self.call("Target.attachToTarget", targetId=target, flatten=True)
+        self._session = attached["sessionId"]
+        for domain in ("Page", "Runtime", "Network"):
+            self.call(f"{domain}.enable")
+        self.call(
+            "Emulation.setDeviceMetricsOverride",
+            width=width, height=height, deviceScaleFactor=1, mobile=False,
+        )  # fmt: skip
+
+    def __enter__(self) -> "Browser":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.terminate()
+        self._process.wait()
+        os.close(self._to)
+        os.close(self._from)
+        self._folder.cleanup()
+
+    def call(self, method: str, **params: Any) -> Any:
+        """A method of the protocol, and its result.
+
+        Raises:
+          RuntimeError: it failed.
+        """
+        self._last += 1
+        message = {"id": self._last, "method": method, "params": params}
+        if self._session is not None:
+            message["sessionId"] = self._session
+        os.write(self._to, json.dumps(message).encode() + b"\0")
+        while True:
+            answer = self._read()
+            if answer.get("id") != self._last:
+                self.events.append(answer)
+            elif "error" in answer:
+                raise RuntimeError(f"{method}: {answer['error']['message']}")
+            else:
+                return answer["result"]
+
+    def _read(self) -> dict[str, Any]:
+        while b"\0" not in self._pending:
+            part = os.read(self._from, 1 << 20)
+            if not part:
+                raise RuntimeError("the browser has ended")
+            self._pending += part
+        message, _, self._pending = self._pending.partition(b"\0")
+        return json.loads(message)
+
+    def open(self, address: str) -> None:
+        """Goes to an address."""
+        self.call("Page.navigate", url=address)
+
+    def value(self, expression: str) -> Any:
+        """Value of an expression in the page; a promise is waited for."""
+        found = self.call(
+            "Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True
+        )
+        if "exceptionDetails" in found:
+            raise RuntimeError(f"{expression}: {found['exceptionDetails']}")
+        return found["result"].get("value")
+
+    def wait(self, expression: str) -> Any:
+        """Waits until an expression is true, and returns its value.
+
+        Raises:
+          RuntimeError: it was not in time.
+        """
+        stop = time.monotonic() + self._patience
+        while not (found := self.value(expression)):
+            if time.monotonic() > stop:
+                raise RuntimeError(f"after {self._patience:g} s it is not so that {expression}")
+            time.sleep(0.05)
+        return found
+
+    def type(self, text: str) -> None:
+        """Types into what has the focus."""
+        for letter in text:
+            self.press(letter)
+
+    def press(self, key: str, code: int = 0) -> None:
+        """Presses a key: a letter, or a name such as Enter with its code."""
+        named = {"key": key, "windowsVirtualKeyCode": code or ord(key.upper())}
+        written = {"text": key if not code else "\r"}
+        self.call("Input.dispatchKeyEvent", type="keyDown", **named, **written)
+        self.call("Input.dispatchKeyEvent", type="keyUp", **named)
+
+    def upload(self, selector: str, file: Path) -> None:
+        """Gives a file to an input."""
+        root = self.call("DOM.getDocument")["root"]["nodeId"]
+        node = self.call("DOM.querySelector", nodeId=root, selector=selector)["nodeId"]
+        self.call("DOM.setFileInputFiles", files=[str(file)], nodeId=node)
+
+    def screenshot(self, file: Path) -> None:
+        """Writes the page as a PNG."""
+        file.write_bytes(base64.b64decode(self.call("Page.captureScreenshot")["data"]))
+
+    @property
+    def addresses(self) -> list[str]:
+        """All that the page has asked for so far."""
+        self.value("0")
+        return [
+            event["params"]["request"]["url"]
+            for event in self.events
+            if event.get("method") == "Network.requestWillBeSent"
+        ]

@@ -1,0 +1,165 @@
+"""`python -m ladd_jax.serve --checkpoint=DIR`: a page that shows pictures while a prompt is typed.
+
+Each key shows what the student makes in one step; a pause or Enter shows it in all of its steps.
+`--checkpoint` is the workdir of a run or an exported student, as of `ladd_jax.sample`. Everything
+is compiled before the page says that it is ready, and so does `/ready`. Needs gradio:
+`pip install "ladd_jax[serve]"`.
+
+Examples:
+
+    python -m ladd_jax.serve --checkpoint=runs/digits
+    python -m ladd_jax.serve --checkpoint=sd3-turbo --aspects=1:1,16:9 --batch_size=8 --port=8080
+    python -m ladd_jax.serve --checkpoint=runs/sd3_turbo --host=0.0.0.0
+"""
+
+import dataclasses
+import importlib.util
+import logging
+import socket
+import threading
+
+from absl import flags
+
+from ladd_jax.cli.run import run_without_config
+from ladd_jax.errors import UserError
+from ladd_jax.paths import expand
+from ladd_jax.ranges import COUNT, Range
+
+# As of a command this module's name is another.
+_LOG = logging.getLogger("ladd_jax.serve")
+
+_PORT_RANGE = Range(least=1, most=65535)
+
+FLAGS = flags.FlagValues()
+_CHECKPOINT = flags.DEFINE_string(
+    "checkpoint",
+    "",
+    "A run's workdir, an exported student's folder, or owner/name of the hub.",
+    flag_values=FLAGS,
+)
+_STEP = flags.DEFINE_integer(
+    "step", None, "Step of the run's checkpoint; default: the newest.", flag_values=FLAGS
+)
+_LORA = flags.DEFINE_multi_string(
+    "lora",
+    [],
+    "PATH or PATH:SCALE of a LoRA that is added to the student; may be given several times.",
+    flag_values=FLAGS,
+)
+_ASPECTS = flags.DEFINE_list(
+    "aspects",
+    [],
+    "W:H or WxH of the shapes to offer; default: all of the training.",
+    flag_values=FLAGS,
+)
+_BATCH_SIZE = flags.DEFINE_integer(
+    "batch_size",
+    4,
+    "Pictures made at once at most, of one request or of several.",
+    flag_values=FLAGS,
+)
+_QUEUE = flags.DEFINE_integer(
+    "queue", 32, "Requests that may wait; others are refused.", flag_values=FLAGS
+)
+_DTYPE = flags.DEFINE_enum(
+    "dtype",
+    None,
+    ("float32", "bfloat16"),
+    "Dtype of computation; default: the config's.",
+    flag_values=FLAGS,
+)
+_HOST = flags.DEFINE_string(
+    "host", "127.0.0.1", "Address to serve at; 0.0.0.0 for other machines.", flag_values=FLAGS
+)
+_PORT = flags.DEFINE_integer("port", 7860, "Port to serve at.", flag_values=FLAGS)
+
+
+def main() -> None:
+    """The command."""
+    for name, value, allowed in (
+        ("batch_size", _BATCH_SIZE.value, COUNT),
+        ("queue", _QUEUE.value, COUNT),
+        ("port", _PORT.value, _PORT_RANGE),
+    ):
+        if value not in allowed:
+            raise UserError(f"{name} is {value}: use {allowed}")
+    if importlib.util.find_spec("gradio") is None:
+        raise UserError('gradio is not installed: pip install "ladd_jax[serve]"')
+    # Taken before minutes are spent on reading and compiling.
+    with _bound(_HOST.value, _PORT.value) as listening:
+        _serve(listening)
+
+
+def _serve(listening: socket.socket) -> None:
+    # What is heavy is imported once the flags are read: a mistake in them is told at once.
+    import jax
+    import jax.numpy as jnp
+
+    from ladd_jax.cli.compilation_cache import keep_programs
+    from ladd_jax.config.workdir import read
+    from ladd_jax.parallel.mesh import make_mesh
+    from ladd_jax.serving.engine import Engine
+    from ladd_jax.serving.student import Student
+    from ladd_jax.stages.sample import choose_bucket
+    from ladd_jax.stages.trained import is_run, open_trained
+
+    workdir = expand(_CHECKPOINT.value)
+    if is_run(workdir):
+        keep_programs(read(workdir).compilation_cache, workdir)
+    mesh = make_mesh({"fsdp": -1}, jax.local_devices())
+    dtype = None if _DTYPE.value is None else jnp.dtype(_DTYPE.value)
+    trained = open_trained(_CHECKPOINT.value, None, _STEP.value, dtype, mesh, _LORA.value)
+    if _ASPECTS.value:
+        buckets = dict.fromkeys(choose_bucket(aspect, trained) for aspect in _ASPECTS.value)
+        trained = dataclasses.replace(trained, buckets=tuple(buckets))
+    student = Student(trained, mesh, _BATCH_SIZE.value)
+
+    import uvicorn
+
+    from ladd_jax.serving.page import Page, Ready
+
+    engine, ready = Engine(student, student.sizes, _QUEUE.value), Ready()
+    page = Page(student, engine, ready)
+    config = uvicorn.Config(page.app(), log_level="warning")
+    server = uvicorn.Server(config)
+    address = "http://{}:{}".format(*listening.getsockname()[:2])
+    failed: list[BaseException] = []
+
+    def warm_up() -> None:
+        _LOG.info("serve: compiles %d programs; %s shows how many", len(student.programs), address)
+        try:
+            student.warm_up(ready.told)
+            _LOG.info("serve: ready at %s", address)
+        # Of a thread of its own nobody would be told.
+        except BaseException as error:
+            failed.append(error)
+            server.should_exit = True
+
+    threading.Thread(target=warm_up, daemon=True).start()
+    server.run([listening])
+    engine.close()
+    if failed:
+        raise failed[0]
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    """A socket that listens at an address.
+
+    Raises:
+      UserError: there is no such address, or its port is taken.
+    """
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        listening = socket.socket(family, socket.SOCK_STREAM)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind((host, port))
+        listening.listen(128)
+    except OSError as error:
+        raise UserError(
+            f"{host}:{port} cannot be served at ({error.strerror}): name another --port or --host"
+        ) from error
+    return listening
+
+
+if __name__ == "__main__":
+    run_without_config(main, FLAGS, needed={"checkpoint": "DIR"})

@@ -1,0 +1,1 @@
+"""A page that shows what a student makes while its prompt is typed."""

@@ -1,0 +1,402 @@
+"""The page, by gradio: a picture in one step while a prompt is typed, in all steps after it."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import html
+import math
+import os
+import threading
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+from ladd_jax.data.buckets import Bucket
+from ladd_jax.errors import UserError
+from ladd_jax.serving.engine import Engine, SupersededError
+from ladd_jax.serving.student import Student, Wish
+
+# Read as gradio is imported: it tells its makers nothing, and asks for no newer version.
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+
+import fastapi
+import gradio
+from PIL import Image
+
+_PAUSE = 0.6
+"""Seconds without a key after which typing has paused."""
+
+_ONE_ROW = 4
+"""Tall pictures that stand beside each other."""
+
+_PIXELATED = 256
+"""Pixels below which pictures are shown with their pixels as squares."""
+
+_LARGEST_FILE = "64mb"
+"""Of a picture that is uploaded."""
+
+# The browser asks no other host for anything, whatever gradio's files name.
+_POLICY = (
+    "default-src 'self' data: blob: 'unsafe-inline' 'unsafe-eval'; connect-src 'self' ws: wss:"
+)
+
+_FONTS = ["system-ui", "sans-serif"]
+
+# The pictures share what room there is, each whole, whatever their number and aspect.
+_CSS = """
+footer { display: none !important }
+#title p { color: var(--body-text-color-subdued) }
+#pictures .grid-wrap { overflow: hidden }
+#pictures .grid-container { height: 100%; grid-auto-rows: 1fr }
+#pictures .gallery-item { min-width: 0; min-height: 0 }
+#pictures .thumbnail-item {
+  aspect-ratio: auto; width: 100%; height: 100%; border: none; box-shadow: none; background: none;
+}
+#pictures .thumbnail-item img { width: 100%; height: 100%; object-fit: contain }
+#status { min-height: 1.6em }
+"""
+
+_SQUARES = "#pictures img { image-rendering: pixelated }"
+
+
+@dataclasses.dataclass
+class _Session:
+    """What a browser's tab has asked for.
+
+    Attributes:
+      turn: counts what it asked for.
+      whole: the last wish that was made, or is being made, in all steps.
+    """
+
+    turn: int = 0
+    whole: Wish | None = None
+
+
+class Ready:
+    """Whether all programs are compiled, and how many are."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._done, self._count = 0, 1
+
+    def told(self, done: int, count: int) -> None:
+        """Notes how many of how many programs are compiled."""
+        with self._lock:
+            self._done, self._count = done, count
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """As `/ready` tells it."""
+        with self._lock:
+            ready = self._done == self._count
+            return {"ready": ready, "compiled": self._done, "programs": self._count}
+
+    def check(self) -> None:
+        """Raises UserError until all programs are compiled."""
+        state = self.state
+        if not state["ready"]:
+            raise UserError(
+                f"{state['compiled']} of {state['programs']} programs are compiled: wait until "
+                f"all are"
+            )
+
+
+class Page:
+    """The page of one student."""
+
+    def __init__(self, student: Student, engine: Engine, ready: Ready):
+        """Prepares it.
+
+        Args:
+          student: the student.
+          engine: makes its pictures.
+          ready: whether it is compiled.
+        """
+        self._student, self._engine, self._ready = student, engine, ready
+        self._sessions: dict[str, _Session] = {}
+        self._buckets = {self.label(bucket): bucket for bucket in student.trained.buckets}
+
+    def label(self, bucket: Bucket) -> str:
+        """The name of a shape on the page."""
+        height, width = bucket.image_size(self._student.trained.reduction)
+        common = math.gcd(height, width)
+        ratio = f"{width // common}:{height // common}"
+        return f"{ratio} ({width}x{height})" if len(ratio) < 6 else f"{width}x{height}"
+
+    def _wish(
+        self,
+        prompt: str,
+        aspect: str,
+        count: int,
+        seed: int | None,
+        picture: str | None,
+        strength: float,
+        guidance: float | None = None,
+    ) -> Wish:
+        """What the page's fields say, in their order."""
+        if seed is None:
+            raise UserError("there is no seed: use a number from 0 on")
+        return Wish(
+            prompt=prompt,
+            bucket=self._buckets[aspect],
+            steps=1,
+            seed=seed,
+            count=int(count),
+            guidance=guidance,
+            picture=None if picture is None else Path(picture),
+            strength=strength,
+        )
+
+    def _session(self, request: gradio.Request) -> tuple[str, _Session]:
+        name = str(request.session_hash)
+        return name, self._sessions.setdefault(name, _Session())
+
+    async def _make(self, name: str, wish: Wish) -> tuple[Any, Any]:
+        """Pictures, and a line about them; or what is wrong."""
+        start = time.perf_counter()
+        try:
+            self._ready.check()
+            kind, rows = await asyncio.to_thread(self._student.rows_of, wish)
+            made = await asyncio.wrap_future(self._engine.submit(name, kind, rows))
+        except SupersededError:
+            return gradio.skip(), gradio.skip()
+        except UserError as error:
+            return gradio.skip(), html.escape(f"⚠ {error}", quote=False)
+        taken = time.perf_counter() - start
+        pictures = [Image.fromarray(p[..., 0] if p.shape[-1] == 1 else p) for p in made]
+        steps = len(kind.sigmas) - 1
+        seeds = f"seed {wish.seed}"
+        if wish.count > 1:
+            seeds = f"seeds {wish.seed} to {wish.seed + wish.count - 1}"
+        told = f"{steps} step{'s' * (steps > 1)} in {1000 * taken:.0f} ms, {seeds}"
+        if wish.picture is not None:
+            told += f", from t = {kind.sigmas[0]:g}"
+        columns = math.ceil(math.sqrt(wish.count))
+        if kind.bucket.height > kind.bucket.width and wish.count <= _ONE_ROW:
+            columns = wish.count
+        return gradio.Gallery(value=pictures, columns=columns), told
+
+    async def _first(self, request: gradio.Request, *values: Any) -> tuple[Any, Any]:
+        """In one step, unless all steps were asked for in the meantime."""
+        name, session = self._session(request)
+        try:
+            wish = self._wish(*values)
+        except UserError as error:
+            return gradio.skip(), str(error)
+        if session.whole == wish or not wish.prompt.strip():
+            return gradio.skip(), gradio.skip()
+        session.whole = None
+        return await self._make(name, wish)
+
+    async def _paused(self, request: gradio.Request, *values: Any) -> tuple[Any, Any]:
+        """In all steps, once nothing was typed for a while."""
+        name, session = self._session(request)
+        session.turn += 1
+        turn = session.turn
+        await asyncio.sleep(_PAUSE)
+        if session.turn != turn:
+            return gradio.skip(), gradio.skip()
+        return await self._all(name, session, *values)
+
+    async def _all(self, name: str, session: _Session, *values: Any) -> tuple[Any, Any]:
+        try:
+            wish = self._wish(*values)
+        except UserError as error:
+            return gradio.skip(), str(error)
+        if not wish.prompt.strip():
+            return gradio.skip(), gradio.skip()
+        session.whole = wish
+        return await self._make(name, dataclasses.replace(wish, steps=self._student.steps))
+
+    async def _changed(
+        self, request: gradio.Request, *values: Any
+    ) -> AsyncIterator[tuple[Any, Any]]:
+        """In one step and then in all, as after a key and a pause."""
+        name, session = self._session(request)
+        session.turn += 1
+        turn = session.turn
+        yield await self._first(request, *values)
+        if session.turn == turn:
+            yield await self._all(name, session, *values)
+
+    def _left(self, request: gradio.Request) -> None:
+        name = str(request.session_hash)
+        self._sessions.pop(name, None)
+        self._engine.drop(name)
+
+    def _state(self) -> tuple[Any, Any]:
+        """The line below the prompt until all is compiled, and whether to ask again."""
+        state = self._ready.state
+        if state["ready"]:
+            return "Ready: type a prompt.", gradio.Timer(active=False)
+        told = f"Compiling: {state['compiled']} of {state['programs']} programs are ready."
+        return told, gradio.Timer(active=True)
+
+    def blocks(self) -> gradio.Blocks:
+        """The page."""
+        trained = self._student.trained
+        with gradio.Blocks(
+            title=f"{Path(trained.place).name} · ladd_jax",
+            analytics_enabled=False,
+            # Pictures that were shown are files: an hour later they are gone.
+            delete_cache=(600, 3600),
+        ) as blocks:
+            fields = self._fields()
+            prompt, status, gallery = fields.prompt, fields.status, fields.gallery
+            timer = gradio.Timer(1.0, active=False)
+            blocks.load(self._state, None, [status, timer], **_QUIET)
+            timer.tick(self._state, None, [status, timer], **_QUIET)
+            shown = [gallery, status]
+            # Past gradio's own queue: one answer of the server in the place of two.
+            prompt.input(
+                self._first,
+                fields.inputs,
+                shown,
+                trigger_mode="always_last",
+                queue=False,
+                **_QUIET,
+            )
+            prompt.input(self._paused, fields.inputs, shown, trigger_mode="multiple", **_QUIET)
+            gradio.on(
+                [prompt.submit, *fields.changes],
+                self._changed,
+                fields.inputs,
+                shown,
+                trigger_mode="always_last",
+                **_QUIET,
+            )
+            blocks.unload(self._left)
+        return blocks
+
+    def _fields(self) -> _Fields:
+        trained = self._student.trained
+        steps = self._student.steps
+        gradio.Markdown(
+            f"## {Path(trained.place).name}\n"
+            f"One step while you type, {steps} after a pause or Enter.",
+            elem_id="title",
+        )
+        with gradio.Row():
+            with gradio.Column(scale=2, min_width=320):
+                prompt = gradio.Textbox(
+                    label="Prompt",
+                    placeholder="What to show",
+                    autofocus=True,
+                    lines=1,
+                    max_lines=4,
+                    elem_id="prompt",
+                )
+                aspect = gradio.Radio(
+                    list(self._buckets), value=self._square(), label="Aspect", elem_id="aspect"
+                )
+                with gradio.Row():
+                    count = gradio.Slider(
+                        1, self._engine.largest, 1, step=1, label="Pictures", elem_id="count"
+                    )
+                    seed = gradio.Number(0, label="Seed", precision=0, elem_id="seed")
+                guidance = None
+                if trained.guidance_range:
+                    low, high = trained.guidance_range
+                    usual = trained.sampling(None, None, None).given_guidance
+                    guidance = gradio.Slider(low, high, usual, label="Guidance", elem_id="guidance")
+                with gradio.Accordion("Start from a picture", open=False):
+                    picture = gradio.Image(
+                        label="Picture",
+                        sources=["upload", "clipboard"],
+                        height=180,
+                        elem_id="picture",
+                    )
+                    # The file as it came, so that what is wrong with it is told as everywhere else.
+                    # A subclass would do, but gradio writes a file beside each one's module.
+                    picture.preprocess = lambda payload: payload.path if payload else None
+                    times = sorted(trained.times)
+                    strength = gradio.Slider(
+                        times[0],
+                        1.0,
+                        times[len(times) // 2 - 1] if steps > 1 else 1.0,
+                        step=0.01,
+                        label="Noise: less keeps more of the picture",
+                        elem_id="strength",
+                    )
+            with gradio.Column(scale=3, min_width=320):
+                gallery = gradio.Gallery(
+                    show_label=False,
+                    format="png",
+                    columns=1,
+                    height=500,
+                    object_fit="contain",
+                    buttons=["download", "fullscreen"],
+                    elem_id="pictures",
+                    interactive=False,
+                )
+                status = gradio.Markdown(elem_id="status")
+        inputs = [prompt, aspect, count, seed, picture, strength]
+        changes = [aspect.change, count.change, seed.change, picture.change, strength.release]
+        if guidance is not None:
+            inputs.append(guidance)
+            changes.append(guidance.release)
+        return _Fields(prompt, status, gallery, inputs, changes)
+
+    def _square(self) -> str:
+        """The aspect nearest to a square."""
+        return min(self._buckets, key=lambda name: _skew(self._buckets[name]))
+
+    def app(self) -> fastapi.FastAPI:
+        """The server's application: the page, and `/ready`."""
+        app = fastapi.FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+
+        @app.get("/ready")
+        def ready() -> Any:
+            state = self._ready.state
+            return fastapi.responses.JSONResponse(state, 200 if state["ready"] else 503)
+
+        @app.middleware("http")
+        async def alone(request: fastapi.Request, call_next: Any) -> Any:
+            response = await call_next(request)
+            response.headers["Content-Security-Policy"] = _POLICY
+            return response
+
+        sizes = [b.image_size(self._student.trained.reduction) for b in self._buckets.values()]
+        squares = _SQUARES if max(map(max, sizes)) < _PIXELATED else ""
+        return gradio.mount_gradio_app(
+            app,
+            self.blocks(),
+            path="",
+            footer_links=[],
+            ssr_mode=False,
+            max_file_size=_LARGEST_FILE,
+            mcp_server=False,
+            enable_monitoring=False,
+            css=_CSS + squares,
+            theme=gradio.themes.Default(
+                primary_hue="blue",
+                neutral_hue="slate",
+                font=_FONTS,
+                font_mono=["ui-monospace", "monospace"],
+            ),
+        )
+
+
+_QUIET: dict[str, Any] = {
+    "show_progress": "hidden",
+    "concurrency_limit": None,
+    "api_visibility": "private",
+}
+"""Of events that come with every key: nothing flickers, and none waits for another."""
+
+
+@dataclasses.dataclass
+class _Fields:
+    """Components of the page that events are about."""
+
+    prompt: gradio.Textbox
+    status: gradio.Markdown
+    gallery: gradio.Gallery
+    inputs: list[Any]
+    changes: list[Any]
+
+
+def _skew(bucket: Bucket) -> float:
+    return abs(math.log(bucket.height / bucket.width))

@@ -1,0 +1,100 @@
+"""Pictures to latents and back: by an autoencoder, or as they are where latents are the picture.
+
+h w latent grid, C channels, H W picture.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ladd_jax.data.buckets import Bucket
+from ladd_jax.data.images import fit
+from ladd_jax.errors import UserError
+from ladd_jax.models.families import Family
+
+_PIXELS = 8
+"""On a side of a latent pixel where latents are the picture."""
+
+Decoder = Callable[[np.ndarray], np.ndarray]
+"""From one latent `[h, w, C]` to its picture `[H, W, 1 or 3]` in [-1, 1]."""
+
+Encoder = Callable[[np.ndarray, Bucket], np.ndarray]
+"""From a picture uint8 `[H, W, 3]` of any size to the latent `[h, w, C]` of a bucket."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Pictures:
+    """What latents are in pictures.
+
+    Attributes:
+      reduction: pixels on a side of a latent pixel.
+      decode: latents to pictures.
+      encode: pictures to latents; what does not fit the bucket's aspect is cropped.
+    """
+
+    reduction: int
+    decode: Decoder
+    encode: Encoder
+
+
+def of_autoencoder(kind: Family, weights: str) -> Pictures:
+    """Latents of the autoencoder of a pipeline.
+
+    Args:
+      kind: its family.
+      weights: the pipeline's place.
+
+    Raises:
+      NotFoundError: it is not there.
+      UserError: it is damaged.
+    """
+    autoencoder, params = kind.load_autoencoder(weights, jnp.float32)
+    decoded, encoded = jax.jit(autoencoder.decode), jax.jit(autoencoder.encode)
+
+    def decode(latents: np.ndarray) -> np.ndarray:
+        return np.asarray(decoded(params, latents[None])[0])
+
+    def encode(picture: np.ndarray, bucket: Bucket) -> np.ndarray:
+        pixels = fit(picture, *bucket.image_size(autoencoder.reduction))
+        return np.asarray(encoded(params, pixels[None])[0])
+
+    return Pictures(autoencoder.reduction, decode, encode)
+
+
+def of_pixels(channels: int) -> Pictures:
+    """Latents that are the picture, which is shown enlarged.
+
+    Args:
+      channels: C, 1 for grey or 3 for colours.
+    """
+
+    def decode(latents: np.ndarray) -> np.ndarray:
+        return latents.repeat(_PIXELS, axis=0).repeat(_PIXELS, axis=1)
+
+    def encode(picture: np.ndarray, bucket: Bucket) -> np.ndarray:
+        if channels not in (1, 3):
+            raise UserError(
+                f"the latents have {channels} channels and a picture 1 or 3: leave the picture out"
+            )
+        return fit(picture, *bucket.image_size(1), channels)
+
+    return Pictures(_PIXELS, decode, encode)
+
+
+def pictures_of_run(config: Any, kind: Family) -> Pictures:
+    """Latents of a run.
+
+    Args:
+      config: its config.
+      kind: the family of its networks.
+
+    Raises:
+      NotFoundError: its autoencoder is not there.
+      UserError: its autoencoder is damaged.
+    """
+    place = config.autoencoder
+    return of_autoencoder(kind, place) if place else of_pixels(config.model.channels)

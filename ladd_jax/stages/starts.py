@@ -1,0 +1,75 @@
+"""Pictures that samples start from: which they are, and with which prompts they go."""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+
+from ladd_jax.data.images import decode_image, look_at_image
+from ladd_jax.data.picture_folder import PictureFolder
+from ladd_jax.errors import NotFoundError, UserError
+from ladd_jax.paths import matches
+
+Read = TypeVar("Read")
+
+
+def find_starts(path: str) -> list[Path]:
+    """The files of pictures that a path names, each looked at.
+
+    Args:
+      path: a picture, a folder of them, a pattern, or several of these with commas between them.
+
+    Raises:
+      NotFoundError: there is none.
+      UserError: a file is no picture, is damaged, or is too large to decode.
+    """
+    files: list[Path] = []
+    for place in matches(path):
+        files += PictureFolder(place).files if place.is_dir() else [place]
+    for file in files:
+        _told(file, look_at_image)
+    return files
+
+
+def pair(prompts: Sequence[str], files: Sequence[Path]) -> tuple[list[str], list[Path]]:
+    """Prompts and their pictures: one prompt serves all pictures, and one picture all prompts.
+
+    Returns:
+      Both of one length, without a pair that is there before.
+
+    Raises:
+      UserError: there are several of both, and not equally many.
+    """
+    if len(prompts) != len(files) and 1 not in (len(prompts), len(files)):
+        raise UserError(
+            f"{len(files)} pictures for {len(prompts)} prompts: give one of either, or equally many"
+        )
+    count = max(len(prompts), len(files))
+    pairs = dict.fromkeys((prompts[i % len(prompts)], files[i % len(files)]) for i in range(count))
+    return [prompt for prompt, _ in pairs], [file for _, file in pairs]
+
+
+def read_start(file: Path) -> np.ndarray:
+    """The picture of a file, uint8 `[H, W, 3]`.
+
+    Raises:
+      NotFoundError: the file is gone.
+      UserError: it is no picture, or damaged.
+    """
+    return _told(file, decode_image)
+
+
+def name_of(file: Path) -> str:
+    """What tells a picture from all others: its name, and a digest of its bytes."""
+    return f"{file.name} {hashlib.sha256(file.read_bytes()).hexdigest()[:10]}"
+
+
+def _told(file: Path, read: Callable[[bytes], Read]) -> Read:
+    try:
+        return read(file.read_bytes())
+    except OSError as error:
+        raise NotFoundError(f"{file} cannot be read ({error.strerror}): check the path") from error
+    except UserError as error:
+        raise UserError(f"{file}: {error}") from error

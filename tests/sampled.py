@@ -1,0 +1,52 @@
+"""A run of digits that nobody trained, and what the command `sample` makes of any run."""
+
+from pathlib import Path
+
+import numpy as np
+from absl import flags
+from PIL import Image
+from untrained_run import save_student
+
+from configs import digits
+from ladd_jax import sample
+from ladd_jax.config.fields import typed
+
+
+def save_digits(directory):
+    """Writes a run of the digits, small and with random parameters; returns its folder."""
+    config = digits.get_config()
+    config.compilation_cache = "compilation_cache"
+    config.model.update(dict(depth=1, width=16, unroll=1))
+    config.heads.update(dict(channels=8))
+    save_student(typed(config), directory)
+    return directory
+
+
+def command(out, *arguments, **named):
+    """The command in this process."""
+    flags.FLAGS.mark_as_parsed()
+    sample.FLAGS.unparse_flags()
+    for name in sample.FLAGS:
+        sample.FLAGS[name].unparse()
+    given = [f"--{name}={value}" for name, value in (named | {"out": out}).items()]
+    sample.FLAGS(["sample", *given, *arguments])
+    sample.main()
+
+
+def draw(out, *arguments, **named):
+    """The pictures that the command makes by (prompt, seed), and its sheet or None."""
+    command(out, *arguments, **named)
+    pictures, sheet = {}, None
+    for file in Path(out).iterdir():
+        with Image.open(file) as image:
+            image.load()
+        if file.name.startswith("grid"):
+            sheet = image
+        else:
+            pictures[image.text["prompt"], int(image.text["seed"])] = image
+    return pictures, sheet
+
+
+def pixels(image):
+    """Bytes of a picture, of a type in which differences have a sign."""
+    return np.asarray(image, np.int32)
