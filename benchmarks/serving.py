@@ -28,7 +28,8 @@ from benchmarks.result_files import write_result
 from ladd_jax.models.base import parameter_count
 from ladd_jax.parallel.mesh import make_mesh
 from ladd_jax.serving.engine import Engine
-from ladd_jax.serving.page import Page, Ready
+from ladd_jax.serving.page import Page
+from ladd_jax.serving.ready import Ready
 from ladd_jax.serving.student import Student, Wish
 from ladd_jax.stages.sample import choose_bucket
 from ladd_jax.stages.trained import open_trained

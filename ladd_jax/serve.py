@@ -116,7 +116,8 @@ def _serve(listening: socket.socket) -> None:
 
     import uvicorn
 
-    from ladd_jax.serving.page import Page, Ready
+    from ladd_jax.serving.page import Page
+    from ladd_jax.serving.ready import Ready
 
     engine, ready = Engine(student, student.sizes, _QUEUE.value), Ready()
     page = Page(student, engine, ready)

@@ -12,9 +12,10 @@ from ladd_jax import sample
 from ladd_jax.config.fields import typed
 
 
-def save_digits(directory):
+def save_digits(directory, **synthesize):
     """Writes a run of the digits, small and with random parameters; returns its folder."""
     config = digits.get_config()
+    config.synthesize.update(synthesize)
     config.compilation_cache = "compilation_cache"
     config.model.update(dict(depth=1, width=16, unroll=1))
     config.heads.update(dict(channels=8))

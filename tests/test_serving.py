@@ -109,6 +109,21 @@ def test_what_cannot_be_made_is_said(student, tmp_path, wish, words):
         made(student, **wish)
 
 
+def test_rows_of_one_batch_may_have_guidance_of_their_own(tmp_path):
+    mesh = make_mesh({}, jax.devices()[:1])
+    save_digits(tmp_path, guidance=3.0, guidance_range=(1.0, 6.0))
+    told = Student(open_trained(str(tmp_path), None, None, None, mesh), mesh, 2)
+    bucket = told.trained.buckets[0]
+    wishes = [Wish("seven", bucket, 1, guidance=scale) for scale in (None, 5.0)]
+    (kind, usual), (_, high) = map(told.rows_of, wishes)
+    assert (usual[0].guidance, high[0].guidance) == (3.0, 5.0)
+    both = told(kind, [*usual, *high])
+    assert np.any(both[0] != both[1])
+    np.testing.assert_array_equal(told(kind, high * 2)[0], both[1])
+    with pytest.raises(UserError, match="guidance is 7 and the student was trained for 1 to 6"):
+        told.rows_of(Wish("seven", bucket, 1, guidance=7.0))
+
+
 def test_a_data_generator_is_not_served(student):
     trained = dataclasses.replace(student.trained, times=())
     with pytest.raises(UserError, match="is a data generator, which needs many steps: serve a st"):

@@ -6,24 +6,21 @@ import asyncio
 import dataclasses
 import html
 import math
-import os
-import threading
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-from ladd_jax.data.buckets import Bucket
-from ladd_jax.errors import UserError
-from ladd_jax.serving.engine import Engine, SupersededError
-from ladd_jax.serving.student import Student, Wish
-
-# Read as gradio is imported: it tells its makers nothing, and asks for no newer version.
-os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-
 import fastapi
 import gradio
 from PIL import Image
+
+from ladd_jax.data.buckets import Bucket
+from ladd_jax.errors import UserError
+from ladd_jax.serving.engine import Engine, SupersededError
+from ladd_jax.serving.fields import fields_of
+from ladd_jax.serving.ready import Ready
+from ladd_jax.serving.student import Student, Wish
 
 _PAUSE = 0.6
 """Seconds without a key after which typing has paused."""
@@ -72,35 +69,6 @@ class _Session:
 
     turn: int = 0
     whole: Wish | None = None
-
-
-class Ready:
-    """Whether all programs are compiled, and how many are."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._done, self._count = 0, 1
-
-    def told(self, done: int, count: int) -> None:
-        """Notes how many of how many programs are compiled."""
-        with self._lock:
-            self._done, self._count = done, count
-
-    @property
-    def state(self) -> dict[str, Any]:
-        """As `/ready` tells it."""
-        with self._lock:
-            ready = self._done == self._count
-            return {"ready": ready, "compiled": self._done, "programs": self._count}
-
-    def check(self) -> None:
-        """Raises UserError until all programs are compiled."""
-        state = self.state
-        if not state["ready"]:
-            raise UserError(
-                f"{state['compiled']} of {state['programs']} programs are compiled: wait until "
-                f"all are"
-            )
 
 
 class Page:
@@ -243,7 +211,7 @@ class Page:
             # Pictures that were shown are files: an hour later they are gone.
             delete_cache=(600, 3600),
         ) as blocks:
-            fields = self._fields()
+            fields = fields_of(trained, self._buckets, self._engine.largest)
             prompt, status, gallery = fields.prompt, fields.status, fields.gallery
             timer = gradio.Timer(1.0, active=False)
             blocks.load(self._state, None, [status, timer], **_QUIET)
@@ -269,79 +237,6 @@ class Page:
             )
             blocks.unload(self._left)
         return blocks
-
-    def _fields(self) -> _Fields:
-        trained = self._student.trained
-        steps = self._student.steps
-        gradio.Markdown(
-            f"## {Path(trained.place).name}\n"
-            f"One step while you type, {steps} after a pause or Enter.",
-            elem_id="title",
-        )
-        with gradio.Row():
-            with gradio.Column(scale=2, min_width=320):
-                prompt = gradio.Textbox(
-                    label="Prompt",
-                    placeholder="What to show",
-                    autofocus=True,
-                    lines=1,
-                    max_lines=4,
-                    elem_id="prompt",
-                )
-                aspect = gradio.Radio(
-                    list(self._buckets), value=self._square(), label="Aspect", elem_id="aspect"
-                )
-                with gradio.Row():
-                    count = gradio.Slider(
-                        1, self._engine.largest, 1, step=1, label="Pictures", elem_id="count"
-                    )
-                    seed = gradio.Number(0, label="Seed", precision=0, elem_id="seed")
-                guidance = None
-                if trained.guidance_range:
-                    low, high = trained.guidance_range
-                    usual = trained.sampling(None, None, None).given_guidance
-                    guidance = gradio.Slider(low, high, usual, label="Guidance", elem_id="guidance")
-                with gradio.Accordion("Start from a picture", open=False):
-                    picture = gradio.Image(
-                        label="Picture",
-                        sources=["upload", "clipboard"],
-                        height=180,
-                        elem_id="picture",
-                    )
-                    # The file as it came, so that what is wrong with it is told as everywhere else.
-                    # A subclass would do, but gradio writes a file beside each one's module.
-                    picture.preprocess = lambda payload: payload.path if payload else None
-                    times = sorted(trained.times)
-                    strength = gradio.Slider(
-                        times[0],
-                        1.0,
-                        times[len(times) // 2 - 1] if steps > 1 else 1.0,
-                        step=0.01,
-                        label="Noise: less keeps more of the picture",
-                        elem_id="strength",
-                    )
-            with gradio.Column(scale=3, min_width=320):
-                gallery = gradio.Gallery(
-                    show_label=False,
-                    format="png",
-                    columns=1,
-                    height=500,
-                    object_fit="contain",
-                    buttons=["download", "fullscreen"],
-                    elem_id="pictures",
-                    interactive=False,
-                )
-                status = gradio.Markdown(elem_id="status")
-        inputs = [prompt, aspect, count, seed, picture, strength]
-        changes = [aspect.change, count.change, seed.change, picture.change, strength.release]
-        if guidance is not None:
-            inputs.append(guidance)
-            changes.append(guidance.release)
-        return _Fields(prompt, status, gallery, inputs, changes)
-
-    def _square(self) -> str:
-        """The aspect nearest to a square."""
-        return min(self._buckets, key=lambda name: _skew(self._buckets[name]))
 
     def app(self) -> fastapi.FastAPI:
         """The server's application: the page, and `/ready`."""
@@ -385,18 +280,3 @@ _QUIET: dict[str, Any] = {
     "api_visibility": "private",
 }
 """Of events that come with every key: nothing flickers, and none waits for another."""
-
-
-@dataclasses.dataclass
-class _Fields:
-    """Components of the page that events are about."""
-
-    prompt: gradio.Textbox
-    status: gradio.Markdown
-    gallery: gradio.Gallery
-    inputs: list[Any]
-    changes: list[Any]
-
-
-def _skew(bucket: Bucket) -> float:
-    return abs(math.log(bucket.height / bucket.width))
