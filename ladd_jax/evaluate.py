@@ -30,6 +30,7 @@ from absl import flags
 from ladd_jax.cli.flags import COLUMN, PROMPTS
 from ladd_jax.cli.run import run, run_without_config
 from ladd_jax.errors import UserError
+from ladd_jax.names import counted, listed
 from ladd_jax.paths import COPY_LATER, expand, expand_local
 
 if TYPE_CHECKING:
@@ -176,6 +177,8 @@ def side_by_side() -> None:
     from ladd_jax.parallel.mesh import make_mesh
     from ladd_jax.stages.arena import Asked, compare
 
+    if jax.process_index():
+        return
     asked = Asked(
         prompts,
         steps,
@@ -186,8 +189,8 @@ def side_by_side() -> None:
         _BATCH_SIZE.value,
     )
     found = compare(entries, page, asked, make_mesh({"fsdp": -1}, jax.local_devices()))
-    count = len(found["samples"])
-    print(f"{count} picture{'s' * (count != 1)} of each model, page: {page / 'index.html'}")
+    count = counted(len(found["samples"]), "picture")
+    print(f"{count} of each model, page: {page / 'index.html'}")
 
 
 def score_votes() -> None:
@@ -229,13 +232,14 @@ def complete(arguments: Sequence[str]) -> list[str]:
     Raises:
       UserError: a flag is of another of the commands.
     """
+    given = _given(arguments[1:])
     command = command_of(arguments[1:])
-    for name in _given(arguments[1:]):
+    for name in given:
         if name in FLAGS and name not in _OF_COMMAND[command]:
-            theirs = [f"--{other}" for other, own in _OF_COMMAND.items() if name in own]
-            raise UserError(
-                f"--{name} is a flag of {' and '.join(theirs)} and not of --{command}: leave it out"
-            )
+            theirs = listed([f"--{other}" for other, own in _OF_COMMAND.items() if name in own])
+            if command not in given:
+                raise UserError(f"--{name} is a flag of {theirs}: give that, too, or leave it out")
+            raise UserError(f"--{name} is a flag of {theirs} and not of --{command}: leave it out")
     return _spread(arguments)
 
 

@@ -100,6 +100,11 @@ def test_pictures_that_tell_their_steps_and_seeds_are_found_by_them(tmp_path):
         UserError, match="has no picture in 1 step of 'a red cat' with seed 9, only"
     ):
         command(compare=made, page=tmp_path / "other", seed=9)
+    twice = folder(tmp_path / "twice", PROMPTS[:1], steps=4, seed=7)
+    (file,) = twice.glob("*.png")
+    shutil.copy(file, twice / "again.png")
+    with pytest.raises(UserError, match="are of one prompt and seed in 4 steps: leave one of both"):
+        command(compare=twice, page=tmp_path / "other", seed=7)
     few = folder(tmp_path / "few", PROMPTS[:1])
     with pytest.raises(UserError, match="few has no picture of 'a red cat' with seed 1, only of"):
         command(compare=f"{few},{made}", page=tmp_path / "other", num=2)
@@ -144,6 +149,8 @@ def test_words_behind_the_flags_of_several_values_are_values():
     assert evaluate.command_of(["--compare=a", "--page=b"]) == "compare"
     with pytest.raises(UserError, match="--metrics is a flag of --samples and not of --votes"):
         given("--votes=a --metrics=fd")
+    with pytest.raises(UserError, match="--page is a flag of --compare and --votes: give that"):
+        given("--page=p")
 
 
 def test_votes_are_scored_into_a_table_and_json(tmp_path, capsys):

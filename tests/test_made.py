@@ -189,3 +189,25 @@ def test_a_run_begins_from_the_newest_student_of_another_on_its_data(tmp_path):
     assert open_places(more, second, "", str(first)) == found == open_places(more, second, "", "")
     with pytest.raises(UserError, match="first has a student already, which did not begin with"):
         open_places(config(distil__steps=30), first, "", str(second))
+
+
+def test_a_progressive_student_goes_on_by_other_phases_only_where_one_begins(tmp_path):
+    first, second = tmp_path / "first", tmp_path / "second"
+    phases = dict(
+        distil__objective="progressive", distil__follows="generator", finetune__steps=0,
+        distil__phase_steps=20, distil__consistency_weight=0.0,
+    )  # fmt: skip
+    save(first, "distil", 100, config(distil__steps=100, **phases))
+
+    def begun(**changes):
+        return open_places(config(distil__steps=200, **phases | changes), second, "", str(first))
+
+    assert begun().step == 100
+    one = dict(
+        distil__timesteps=(1.0,), distil__probabilities=(1.0,), distil__warmup_probabilities=(1.0,)
+    )
+    with pytest.raises(UserError, match="a student of 100 steps, at which no phase begins"):
+        begun(**one)
+    with pytest.raises(UserError, match=r"phase_steps=30 and halvings=5, and distil\.timesteps"):
+        begun(**one, distil__halvings=5, distil__phase_steps=30)
+    assert begun(**one, distil__halvings=5, distil__phase_steps=25).step == 100

@@ -247,6 +247,20 @@ def test_a_rival_runs_through_the_same_stage(images, tmp_path, objective, loss, 
     assert history[-1]["preview/seed_spread/1"] > 0
 
 
+def test_a_student_that_waits_for_its_heads_is_trained_to_the_end(images, tmp_path):
+    config = settings(student_interval=2, refreshed_heads=0.5, r1_gamma=1e-2, r1_noise=0.1)
+    config.distil.ramp.update(dict(steps=(0, 2), generator=(0.5, 1.0)))
+    config.log.samples_every = 0
+    (tmp_path / "encoded").symlink_to(images)
+    write_generator(typed(config), tmp_path)
+    distil(typed(config), tmp_path)
+    first, second = read_history(tmp_path / "distil")
+    # In the first step the heads are updated alone.
+    assert "loss/generator" not in first and first["loss/discriminator"] > 0
+    assert np.isfinite(second["loss/generator"]) and second["gradient_norm/student"] > 0
+    assert first["skipped"] == second["skipped"] == 0
+
+
 def step_flops(config):
     cond = {"context": jax.ShapeDtypeStruct((config.data.text_length, 1), jnp.float32)}
     return objectives.model_flops(config, objectives.ladd(config), Bucket(8, 8), cond)

@@ -19,7 +19,7 @@ from ml_collections import ConfigDict, config_flags
 
 import ladd_jax
 from ladd_jax.errors import UserError, UserErrors
-from ladd_jax.names import nearest
+from ladd_jax.names import listed, nearest
 from ladd_jax.paths import expand
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -155,7 +155,7 @@ def require(needed: Mapping[str, str]) -> None:
     """Fails where a flag is not given: `needed` has what stands after its `=`."""
     if not all(flags.FLAGS[name].value for name in needed):
         words = [f"--{name}={value}" for name, value in needed.items()]
-        fail(f"{_listed(words)} {'are' if len(words) > 1 else 'is'} needed: --help shows examples")
+        fail(f"{listed(words)} {'are' if len(words) > 1 else 'is'} needed: --help shows examples")
 
 
 def _name(argument: str) -> str:
@@ -204,7 +204,7 @@ def _is_switch(name: str, read: Sequence[str]) -> bool:
         fail(f"--{name} is a flag of other commands: here a run is named by --{place}=DIR")
     theirs = [command for command in READ if name in _own(command)]
     if theirs:
-        fail(f"--{name} is a flag of {_listed(theirs)} and not of this command: leave it out")
+        fail(f"--{name} is a flag of {listed(theirs)} and not of this command: leave it out")
     fail(f"there is no flag --{name}{nearest(name, [*read, 'help'])}")
 
 
@@ -216,10 +216,6 @@ def _own(command: str) -> list[str]:
     """Names of the flags of a command; its module is imported for it, and nothing large."""
     module = importlib.import_module(f"ladd_jax.{command}")
     return [*READ[command], *getattr(module, "FLAGS", ())]
-
-
-def _listed(names: Sequence[str]) -> str:
-    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
 
 
 def _valid_fields(arguments: Sequence[str]) -> list[str]:

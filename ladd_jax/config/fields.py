@@ -299,7 +299,7 @@ class Teacher:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Dino:
-    """The DINOv2 under the heads of `distil.objective=add`; without it nothing here matters.
+    """The DINOv2 under the heads of `distil.objective=add`; other objectives ignore this section.
 
     `weights` names it: a folder in transformers' layout, or owner/name of the hub, such as
     facebook/dinov2-small, which is ADD's. Its files say the sizes; without weights those are of
@@ -559,12 +559,28 @@ class Distil(LADDSettings):
         check_numbers(self, counts | {"seed": SEED, "hooked_blocks": NOT_NEGATIVE})
         check_distinct(self, "hooked_blocks")
         self._check_phases()
+        if self.student_interval > self.steps:
+            raise UserError(
+                f"distil.student_interval is {self.student_interval} and distil.steps is "
+                f"{self.steps}, in which the student is never updated: use {self.steps} or less"
+            )
+        if self.ramp.ramped and self.ramp.steps[0] >= self.steps:
+            raise UserError(
+                f"distil.ramp.steps is {self.ramp.steps} and begins after the last of "
+                f"{self.steps} distil.steps: let it begin before"
+            )
         if self.paired_weight and self.data != "synthesized":
             raise UserError(
                 f"distil.paired_weight is {self.paired_weight} with distil.data={self.data}, which "
                 f"no noise was made into: use 0, or distil.data=synthesized"
             )
         super().__post_init__()
+
+    @property
+    def last_phase(self) -> int:
+        """Step at which the last phase of a progressive distillation begins."""
+        # What `finetune` has made is not learned once more.
+        return (self.halvings - (self.follows == "finetuned")) * self.phase_steps
 
     def _check_phases(self) -> None:
         """Raises UserError where phases would do nothing, or the last one never begins."""
@@ -582,11 +598,9 @@ class Distil(LADDSettings):
                 f"distil.own_share is {self.own_share} and distil.objective progressive, which "
                 f"begins each step at noised data: use 0"
             )
-        # What `finetune` has made is not learned once more.
-        before = (self.halvings - (self.follows == "finetuned")) * self.phase_steps
-        if self.steps <= before:
+        if self.steps <= self.last_phase:
             raise UserError(
-                f"distil.steps is {self.steps} and the last phase begins after {before} "
+                f"distil.steps is {self.steps} and the last phase begins after {self.last_phase} "
                 f"(halvings {self.halvings}, phase_steps {self.phase_steps}): use more steps, or "
                 f"fewer of a phase"
             )

@@ -17,6 +17,7 @@ from ladd_jax.config.architectures import (
 from ladd_jax.config.fields import Config, Finetune, Pretrain
 from ladd_jax.data.buckets import Bucket
 from ladd_jax.diffusion.samplers import linear_sigmas
+from ladd_jax.errors import UserError
 from ladd_jax.models.base import GUIDANCE, Backbone
 from ladd_jax.models.dinov2 import Dinov2
 from ladd_jax.models.families import family_of
@@ -198,6 +199,11 @@ def add(config: Config) -> ADD:
     decoder = None
     if place or config.model.channels not in (1, 3):
         decoder = family.picture_decoder(place, dino.dtype, dino.param_dtype)
+        if decoder.channels != config.model.channels:
+            raise UserError(
+                f"model.channels is {config.model.channels} and the decoder's latents have "
+                f"{decoder.channels}: name the autoencoder of these latents by data.autoencoder"
+            )
     # All of them are given the same cond.
     teacher = family.backbone(teacher_architecture(config))
     heads = _heads(config, dino.hidden_size, teacher.summary_width, told_noise=False)

@@ -321,6 +321,9 @@ def _keep(rows: Any, target: Path, where: str, limit: int, **asked: str) -> None
     columns = _columns(features, where, **asked)
     rows = _undecoded(rows.select_columns(columns.names), features, columns)
     target.parent.mkdir(parents=True, exist_ok=True)
+    # What a writer that was killed has left may be as large as the table.
+    for left in target.parent.glob(".*.partial"):
+        left.unlink(missing_ok=True)
     with whole(target) as partial:
         with ArrowWriter(path=str(partial), features=rows.features) as writer:
             for row in rows.take(limit) if limit else rows:

@@ -7,6 +7,7 @@ from typing import Any
 from ladd_jax.evaluation.metrics import METRICS
 from ladd_jax.evaluation.pictures import COLORS, INK, as_png, dress, figure, legend_below
 from ladd_jax.evaluation.rows import Row
+from ladd_jax.names import counted
 
 _SHOWN = ("alignment", "diversity", "deviation", "fd_real")
 
@@ -23,7 +24,7 @@ def guidance_plot(rows: Sequence[Row]) -> bytes | None:
     lines: dict[str, list[Row]] = {}
     for row in rows:
         if row.bucket == "all" and row.model in ("generator", "student"):
-            one = f"{row.model}, {row.steps} step{'s' * (row.steps > 1)}"
+            one = f"{row.model}, {counted(row.steps, 'step')}"
             lines.setdefault(one, []).append(row)
     lines = {
         name: sorted(line, key=lambda row: row.guidance)

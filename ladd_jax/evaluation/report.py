@@ -17,6 +17,7 @@ from ladd_jax.evaluation.pictures import Grid, curves, png
 from ladd_jax.evaluation.rows import BARS, Bar, Row, acceptance, cells, headings
 from ladd_jax.evaluation.strip import Preview
 from ladd_jax.methods import METHODS, Method
+from ladd_jax.names import counted
 from ladd_jax.whole_files import write_text_whole
 
 _STRIP_WIDTH = 260  # pixels
@@ -51,9 +52,8 @@ _TO = {
 
 
 def _to(bar: Bar) -> str:
-    return _TO[bar.to] + (
-        f" at {bar.to_steps} step{'s' * (bar.to_steps > 1)}" if bar.to_steps else ""
-    )
+    at = f" at {counted(bar.to_steps, 'step')}" if bar.to_steps else ""
+    return _TO[bar.to] + at
 
 
 def _bar(bar: Bar, value: float) -> str:
@@ -76,7 +76,7 @@ def _bars(rows: Sequence[Row]) -> str:
     bars = [bar for bar in BARS if any(bar == found for _, found in reached)]
     parts = ["<div class=scroll><table><tr><th class=name>bucket</th>"]
     for bar in bars:
-        steps = f"{bar.steps} step{'s' * (bar.steps > 1)}"
+        steps = counted(bar.steps, "step")
         limit = f"<span class=limit>{html.escape(_to(bar))}: {bar.limits}</span>"
         parts.append(f"<th>{METRICS[bar.metric].heading}, {steps}{limit}</th>")
     parts.append("</tr>")
@@ -124,7 +124,7 @@ def _strip(previews: Sequence[Preview]) -> str:
         parts.append(f"<h3>{html.escape(bucket)}</h3><div class=scroll><table class=samples><tr>")
         parts += ["<th></th>", *(f"<th>step {step}</th>" for step in columns), "</tr>"]
         for steps in sorted({steps for steps, _ in inside}):
-            title = f"{steps} step{'s' * (steps > 1)}"
+            title = counted(steps, "step")
             parts.append(f"<tr><td class=name>{title}</td>")
             for step in columns:
                 data = inside.get((steps, step))

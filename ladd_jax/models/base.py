@@ -213,6 +213,7 @@ class PictureDecoder(Model):
     for overshoot.
 
     Attributes:
+      channels: C, of the latents.
       reduction: r, pixels on a side of a latent pixel.
       flops: `flops(height, width)`: multiplications and additions for one sample of latents of
         these sides.
@@ -222,11 +223,12 @@ class PictureDecoder(Model):
         self,
         build: Callable[[nnx.Rngs], nnx.Module],
         *,
+        channels: int,
         reduction: int,
         flops: Callable[[int, int], int],
     ):
         super().__init__(build)
-        self.reduction, self.flops = reduction, flops
+        self.channels, self.reduction, self.flops = channels, reduction, flops
 
 
 def parameter_count(model: Model) -> int:

@@ -55,7 +55,7 @@ def bicubic(x: jax.Array, height: int, width: int, *, antialias: bool) -> jax.Ar
     for axis, size in ((1, height), (2, width)):
         if x.shape[axis] != size:
             matrix = jnp.asarray(bicubic_matrix(x.shape[axis], size, antialias=antialias))
-            # In bfloat16, which accelerators would take, a picture is less than its bytes.
+            # Accelerators multiply in bfloat16 by default, which is coarser than a picture's bytes.
             resized = jnp.tensordot(x, matrix, ((axis,), (1,)), precision="highest")
             x = jnp.moveaxis(resized, -1, axis)
     return x

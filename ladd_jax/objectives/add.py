@@ -16,6 +16,7 @@ from ladd_jax.objectives.passes import Drawn, Passes
 from ladd_jax.objectives.terms import terms_of
 from ladd_jax.objectives.terms.base import PREDICTED_X0, Term
 from ladd_jax.objectives.terms.distillation import Distillation
+from ladd_jax.objectives.terms.moments import Moments
 from ladd_jax.objectives.terms.pixel_distillation import PixelDistillation
 
 
@@ -34,13 +35,11 @@ class ADD(LADD):
 
     @property
     def loss_terms(self) -> tuple[Term, ...]:
-        """See `LADD.loss_terms`; the distillation is one of pictures."""
+        """See `LADD.loss_terms`; the distillation is one of pictures, and moments are of features
+        without noise."""
         if self.terms is not None:
             return self.terms
-        return tuple(
-            PixelDistillation(term.weight) if isinstance(term, Distillation) else term
-            for term in terms_of(self)
-        )
+        return tuple(map(_in_pixels, terms_of(self)))
 
     @property
     def forward_units(self) -> tuple[float, float]:
@@ -73,3 +72,10 @@ class ADD(LADD):
         found = super()._metrics(drawn, passes, is_due)
         # The heads see no noise, so that their accuracy in its bands says nothing.
         return {name: value for name, value in found.items() if "/t_hat_" not in name}
+
+
+def _in_pixels(term: Term) -> Term:
+    if isinstance(term, Distillation):
+        return PixelDistillation(term.weight)
+    # t_hat is what the teacher of the distillation sees.
+    return dataclasses.replace(term, t_hat=1.0) if isinstance(term, Moments) else term

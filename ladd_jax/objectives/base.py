@@ -12,7 +12,8 @@ so that none is baked into the program. `batch` holds `latents [B, H, W, C]` and
 arrays `[B, ...]`; for an objective that `reads_noise_keys` also `noise_keys`, uint32 `[B, 2]`, the
 raw PRNG keys of the noise that the data generator made the latents of.
 `metrics` is a flat dict of scalars and small vectors, all float32; `skipped` in it is 1 where a
-gradient was not finite and nothing was updated, else 0.
+gradient was not finite and nothing was updated, else 0. Where `student_updated` is in it, it is 0
+in a step that leaves the student alone; losses and gradient norm of the student are NaN then.
 """
 
 import dataclasses

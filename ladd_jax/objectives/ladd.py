@@ -79,16 +79,13 @@ class LADD(LADDSettings):
         """
         # 1. Noise the latents: x_t at one of the student's times t. Draw t_hat and its noise, too.
         drawn, head_keys = self.draw(state, frozen, batch)
-        # Of every step, but where the heads are ahead of the student.
+        # With an interval of the student, most steps update the heads alone.
         is_due = (state.step + 1) % self.student_interval == 0
         passes = update_orders.passes_if_due(
-            self,
-            lambda: self._passes(state, frozen, batch, drawn, head_keys),
+            self.student_interval,
             is_due,
-            state,
-            frozen,
-            drawn,
-            head_keys,
+            lambda: self._passes(state, frozen, batch, drawn, head_keys),
+            lambda: update_orders.of_heads(self, state, frozen, drawn, head_keys),
         )
         # 8. The student is updated, and its average follows.
         new = updated(state, self.optimizer, passes.student_gradient, self.ema_decay)
@@ -96,8 +93,8 @@ class LADD(LADDSettings):
             new = unless_skipped(~is_due, new, state)
         heads = passes.heads.params
         if self.refreshed_heads:
-            # The first number after that of consistency. What the optimizer keeps stays: how large
-            # gradients of a head are is nearly as before.
+            # The first number after that of consistency. The optimizer keeps what it knows of the
+            # size of a head's gradients: those of the new head are about as large.
             key = jax.random.fold_in(state.key, state.step)
             key = jax.random.fold_in(key, 2 + self.head_updates)
             heads = self.critic.refreshed(heads, self.refreshed_heads, key)
@@ -106,6 +103,8 @@ class LADD(LADDSettings):
         metrics = self._metrics(drawn, passes, is_due)
         skipped = self._skipped(passes)
         metrics["skipped"] = skipped.astype(jnp.float32)
+        if self.student_interval > 1:
+            metrics["student_updated"] = is_due.astype(jnp.float32)
         return unless_skipped(skipped, new, state), metrics
 
     def _passes(
@@ -466,7 +465,6 @@ class LADD(LADDSettings):
         t_fake, t_real = drawn.fake_noise.t_hat, drawn.real_noise.t_hat
         return passes.losses | {
             "loss/discriminator": jnp.mean(fake["loss"] + real["loss"]),
-            # NaN is left out of the mean that is logged.
             "gradient_norm/student": jnp.where(
                 is_due, optax.tree.norm(passes.student_gradient), jnp.nan
             ),

@@ -41,7 +41,7 @@ class LADDSettings(StudentInputs):
       ramp: how weights change while the student is trained (paper: they do not).
       head_updates: updates of the heads a step, each on fresh re-noising.
       student_interval: steps between updates of the student; in the others the heads alone are
-        updated.
+        updated. Warm-up and decay of its optimizer count its updates.
       refreshed_heads: share of the heads that is made anew at a step, in the mean (NitroFusion:
         0.01), so that the student cannot learn what one set of heads does not see; 0 keeps all.
       accumulated_heads: the heads that the student's loss sees where there are several

@@ -54,38 +54,33 @@ def update_heads(
 
 
 def passes_if_due(
-    ladd: "LADD",
-    passes: Callable[[], Passes],
+    interval: int,
     is_due: jax.Array,
-    state: TrainState,
-    frozen: Frozen,
-    drawn: Drawn,
-    head_keys: jax.Array,
+    passes: Callable[[], Passes],
+    of_heads: Callable[[], tuple[jax.Array, Heads, Verdict]],
 ) -> Passes:
     """The passes of a step; where the student is not due, those of its heads alone.
 
-    These have no gradient of the student, and NaN for its losses, which is left out of the mean
-    that is logged.
+    These have no gradient of the student, and NaN for its losses.
 
     Args:
-      ladd: the objective.
+      interval: steps between updates of the student.
+      is_due: whether it is updated, bool [].
       passes: makes those of both.
-      is_due: whether the student is updated, bool [].
-      state: state before the step.
-      frozen: the step's constant trees.
-      drawn: the batch.
-      head_keys: keys of the further updates of the heads.
+      of_heads: makes those of the heads.
     """
-    if ladd.student_interval == 1:
+    if interval == 1:
         return passes()
 
     def alone() -> Passes:
-        x0_hat, heads, verdict = _of_heads(ladd, state, frozen, drawn, head_keys)
+        x0_hat, heads, verdict = of_heads()
         of_both = jax.eval_shape(passes)
         gradient = jax.tree.map(
             lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), of_both.student_gradient
         )
-        losses = dict.fromkeys(of_both.losses, jnp.asarray(jnp.nan))
+        losses = {
+            name: jnp.full(leaf.shape, jnp.nan, leaf.dtype) for name, leaf in of_both.losses.items()
+        }
         return Passes(gradient, losses, x0_hat, heads, verdict)
 
     return jax.lax.cond(is_due, passes, alone)
@@ -104,8 +99,7 @@ def _in_two_passes(
     ladd: "LADD", state: TrainState, frozen: Frozen, drawn: Drawn, head_keys: jax.Array
 ) -> Passes:
     """All micro-batches for the heads, then again for the student: the same update."""
-
-    x0_hat, heads, verdict = _of_heads(ladd, state, frozen, drawn, head_keys)
+    x0_hat, heads, verdict = of_heads(ladd, state, frozen, drawn, head_keys)
 
     def generate(drawn: Drawn) -> tuple[Params, Metrics, Any]:
         x0_hat, student_vjp = jax.vjp(
@@ -119,7 +113,7 @@ def _in_two_passes(
     return Passes(gradient, losses, x0_hat, heads, verdict)
 
 
-def _of_heads(
+def of_heads(
     ladd: "LADD", state: TrainState, frozen: Frozen, drawn: Drawn, head_keys: jax.Array
 ) -> tuple[jax.Array, Heads, Verdict]:
     """Predictions, the heads after all their updates, and their verdict; forward passes alone."""

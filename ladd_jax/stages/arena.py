@@ -32,7 +32,7 @@ from ladd_jax.weights.source import PIPELINE_INDEX
 _LOG = logging.getLogger(__name__)
 
 STUDENT_STEPS, TEACHER_STEPS = (1, 2, 4), 50
-"""Numbers of steps of which those are shown that a model has."""
+"""Numbers of steps of which those are shown that a model has, a student's own beside them."""
 
 # Prompts of held-out records, at most, which a person looks through at a sitting; and the records
 # among which they are looked for.
@@ -149,11 +149,14 @@ def _networks(place: str, asked: Asked, mesh: Mesh) -> list[_Network]:
     workdir = expand(place) if is_run(expand(place)) else None
     bucket = choose_bucket(asked.aspect, trained)
     if trained.times:
-        steps = asked.steps or [n for n in STUDENT_STEPS if len(trained.times) % n == 0]
+        most = len(trained.times)
+        # What Euler samples was trained for one number of steps alone.
+        usual = () if trained.sampler == "euler" else STUDENT_STEPS
+        steps = asked.steps or sorted({most, *(n for n in usual if most % n == 0)})
         ways = [(n, trained.sampling(n, None, None)) for n in steps]
         # One program for all numbers: a step to a level of 0 from there changes nothing.
-        most = max(len(sampling.sigmas) for _, sampling in ways)
-        ways = [(n, sampling.padded(most)) for n, sampling in ways]
+        length = max(len(sampling.sigmas) for _, sampling in ways)
+        ways = [(n, sampling.padded(length)) for n, sampling in ways]
     else:
         ways = [_guided(trained, asked.teacher_steps or TEACHER_STEPS)]
     found = [_Network(trained, bucket, ways, False, workdir)]

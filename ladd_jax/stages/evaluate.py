@@ -35,6 +35,7 @@ from ladd_jax.evaluation.strip import read_previews
 from ladd_jax.methods import METHODS
 from ladd_jax.models.base import Params
 from ladd_jax.models.families import family_of
+from ladd_jax.names import counted
 from ladd_jax.parallel.mesh import make_mesh
 from ladd_jax.stages.checkpoints import finished_student_step
 from ladd_jax.stages.judging import (
@@ -83,7 +84,7 @@ class _Way(NamedTuple):
     @property
     def title(self) -> str:
         """Above its samples."""
-        title = f"{self.model}, {self.steps} step{'s' * (self.steps > 1)}"
+        title = f"{self.model}, {counted(self.steps, 'step')}"
         return f"{title}, guidance {self.guidance:g}" if self.tried else title
 
     @property

@@ -92,6 +92,7 @@ def _begun(config: Config, workdir: Path, found: Places, origin: Path) -> Places
             f"--from={origin} has a student of {step} steps and distil.steps is "
             f"{config.distil.steps}: raise it above {step}, since steps count on"
         )
+    _check_phase(config, origin, step, fields)
     adapters = bool(config.distil.lora.rank)
     sections: tuple[str, ...] = ("model", "teacher", "heads")
     if METHODS[config.distil.objective].in_pixels:
@@ -120,6 +121,24 @@ def _begun(config: Config, workdir: Path, found: Places, origin: Path) -> Places
             f"begin anew without --from"
         )
     return dataclasses.replace(found, origin=origin, step=step)
+
+
+def _check_phase(config: Config, origin: Path, step: int, fields: Mapping[str, Any]) -> None:
+    """Raises UserError where a progressive student goes on by other phases than its own, and none
+    of them begins: its teacher would be one of other steps."""
+    stage, known = config.distil, fields.get("distil", {})
+    if stage.objective != "progressive":
+        return
+    asked = to_dict(stage)
+    names = ("timesteps", "halvings", "phase_steps", "follows")
+    changed = [name for name in names if known.get(name, asked[name]) != asked[name]]
+    if changed and (step % stage.phase_steps or step > stage.last_phase):
+        raise UserError(
+            f"--from={origin} has a student of {step} steps, at which no phase begins with "
+            f"distil.phase_steps={stage.phase_steps} and halvings={stage.halvings}, and "
+            f"distil.{changed[0]} was another: use a phase_steps that divides {step}, and more "
+            f"halvings than are done by then"
+        )
 
 
 def _check_start(config: Config, found: Places, origin: Path, fields: Mapping[str, Any]) -> None:

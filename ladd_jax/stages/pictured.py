@@ -9,6 +9,7 @@ from ladd_jax.data.images import decode_image
 from ladd_jax.data.picture_folder import PictureFolder, png_text
 from ladd_jax.errors import UserError
 from ladd_jax.evaluation.arena.page import Sample
+from ladd_jax.names import counted
 
 
 class Pictured:
@@ -63,15 +64,26 @@ class Pictured:
           UserError: there is none.
         """
         files = self._files[steps].get(sample.prompt, [])
-        known = {self._seeds[file]: file for file in files}
-        if None in known:
+        known: dict[int | None, Path] = {}
+        if all(self._seeds[file] is None for file in files):
             known = dict(enumerate(files, first_seed))
+        for file in files if not known else ():
+            seed = self._seeds[file]
+            if seed is None:
+                raise UserError(
+                    f"{file} tells no seed, and others of its prompt do: leave one kind out"
+                )
+            if seed in known:
+                raise UserError(
+                    f"{file} and {known[seed].name} are of one prompt and seed{_in(steps)}: leave "
+                    f"one of both out"
+                )
+            known[seed] = file
         if sample.seed not in known:
-            of = "" if steps is None else f" in {steps} step{'s' * (steps != 1)}"
             seeds = ", ".join(str(seed) for seed in known)
             has = f"only of seed {seeds}" if files else "none at all"
             raise UserError(
-                f"{self._path} has no picture{of} of {sample.prompt[:60]!r} with seed "
+                f"{self._path} has no picture{_in(steps)} of {sample.prompt[:60]!r} with seed "
                 f"{sample.seed}, {has}: add it, or choose others by --prompts, --seed and --num"
             )
         return known[sample.seed]
@@ -92,3 +104,7 @@ def read_pixels(file: Path) -> np.ndarray:
 def _number(file: Path, name: str) -> int | None:
     text = png_text(file, name)
     return int(text) if text is not None and text.isascii() and text.isdigit() else None
+
+
+def _in(steps: int | None) -> str:
+    return "" if steps is None else f" in {counted(steps, 'step')}"

@@ -11,6 +11,7 @@ from ladd_jax.evaluation.metrics import METRICS
 from ladd_jax.evaluation.page import head, plotted
 from ladd_jax.evaluation.pictures import COLORS, INK, as_png, dress, figure, legend_below
 from ladd_jax.evaluation.rows import Row, acceptance, aggregate, aligned, find, ratio
+from ladd_jax.names import counted
 from ladd_jax.studies.rows import rows_of
 from ladd_jax.studies.table import Study
 from ladd_jax.whole_files import write_text_whole
@@ -91,7 +92,7 @@ def _heading(metric: str) -> str:
 
 
 def _with_steps(metric: str, steps: int) -> str:
-    return f"{_heading(metric)}, {steps} step{'s' * (steps > 1)}"
+    return f"{_heading(metric)}, {counted(steps, 'step')}"
 
 
 def _lines(means: Means, metrics: Sequence[str]) -> list[list[str]]:
@@ -166,7 +167,7 @@ def _plot(means: Means) -> bytes | None:
                 if found is None:
                     continue
                 (x, ends), place = found, y + 0.18 * (i - (len(steps) - 1) / 2)
-                color, label = COLORS[i % len(COLORS)], f"{count} step{'s' * (count > 1)}"
+                color, label = COLORS[i % len(COLORS)], counted(count, "step")
                 if ends:
                     axes.plot(ends, [place, place], color=color, lw=1.2)
                 (labels[label],) = axes.plot([x], [place], "o", color=color, ms=4)

@@ -91,18 +91,24 @@ class MetricWriter:
         pending, self._pending = jax.device_get(self._pending), []
         record: dict[str, Any] = {"step": step}
         skipped = np.array([bool(metrics.get("skipped", 0)) for metrics in pending])
+        waited = np.array([_waited(metrics) for metrics in pending])
         self._check_skips(step, pending, skipped, last)
         for name in pending[0]:
             values = np.stack([metrics[name] for metrics in pending])
             # A band of t_hat that no sample fell into is NaN in that step and has no mean.
             finite = np.isfinite(values)
-            bad = values[~skipped][~finite[~skipped]]
-            if name.startswith(("loss", "gradient_norm")) and bad.size:
+            if name.startswith(("loss", "gradient_norm")):
+                bad = values[~finite & ~skipped & ~(waited & np.isnan(values))]
+            else:
+                bad = values[:0]
+            if bad.size:
                 raise DivergedError(
                     f"{name} became {bad[0]} in the {len(pending)} steps before step {step}: lower "
                     f"the learning rate, clip the gradient, or look at the logits in TensorBoard "
                     f"under {self._directory}"
                 )
+            if name == "student_updated":
+                continue
             if name == "skipped":
                 record[name] = int(skipped.sum())
             elif finite.any():
@@ -154,11 +160,27 @@ class MetricWriter:
             writer.close()
 
 
+def _waited(metrics: Mapping[str, Any]) -> bool:
+    """Whether a step left the student as it is: what it did not compute is NaN in it."""
+    return not metrics.get("student_updated", 1)
+
+
+_OF_EVERY_STEP = ("loss/discriminator", "gradient_norm/heads")
+"""Losses and norms that a step has whether or not it updates the student."""
+
+
 def _not_finite(metrics: Mapping[str, Any]) -> dict[str, float]:
     """The numbers of one step that are not finite, by name; those of heads by their place.
 
-    A band of t_hat without a sample is no number either, and not told.
+    A band of t_hat without a sample is no number either, and not told; nor is what the step did not
+    compute.
     """
+    if _waited(metrics):
+        metrics = {
+            name: value
+            for name, value in metrics.items()
+            if not name.startswith(("loss", "gradient_norm")) or name in _OF_EVERY_STEP
+        }
     return {
         name: value
         for name, value in _scalars(

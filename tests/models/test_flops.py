@@ -111,6 +111,11 @@ def test_a_step_of_ladd_takes_its_forward_units(changes):
     assert counted == pytest.approx(expected, rel=0.05)
 
 
+def test_a_student_that_waits_takes_its_passes_in_its_own_steps_alone():
+    units = tiny.ladd(WIDE, student_interval=4, head_updates=2).forward_units
+    assert units == (1 + 2 / 4, 4 + 1 / 4)
+
+
 def abstract_null(batch):
     return {
         name: jax.ShapeDtypeStruct(array.shape[1:], "float32")

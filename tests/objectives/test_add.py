@@ -357,3 +357,20 @@ def test_a_step_takes_its_units_of_each_network(changes, dino, decoder, teacher)
     again += passes["dino"] * ("moments_weight" in changes)
     again += passes["decoder"] * ("moments_weight" in changes)
     assert counted == pytest.approx(2 * (wanted + again), rel=0.12)
+
+
+def test_a_student_that_waits_asks_for_its_passes_in_its_own_steps_alone():
+    objective = add(distillation_weight=2.5, student_interval=2)
+    assert objective.critic_units == {"dino": 2 + 1 / 2, "decoder": 2 + 1 / 2 + 2 / 2}
+    assert objective.forward_units == (1 + 2 / 2, 1 / 2)
+    state = jax.eval_shape(objective.init, jax.random.PRNGKey(0), objective.student.shapes)
+    frozen = {name: part.shapes for name, part in objective.networks.items()}
+    batch = jax.eval_shape(batch_of)
+    after, metrics = jax.eval_shape(objective.step, state, frozen, batch)
+    assert jax.tree.structure(after) == jax.tree.structure(state)
+    assert "student_updated" in metrics and not any("/t_hat_" in name for name in metrics)
+
+
+def test_moments_of_features_without_noise_are_of_all_samples():
+    terms = {term.name: term for term in add(moments_weight=0.1, moments_t_hat=0.6).loss_terms}
+    assert terms["moments"].t_hat == 1.0

@@ -46,6 +46,7 @@ QUICK = {
     "progressive": ({"fsdp": 2, "tensor": 2},),
     "dpo": ({"fsdp": 2, "tensor": 2},),
     "add": ({"data": 2, "fsdp": 2, "tensor": 2},),
+    "waiting": ({"fsdp": 2, "tensor": 2},),
 }
 
 # The large epsilon keeps Adam's update in proportion to the gradient, where a small one takes its
@@ -61,6 +62,20 @@ def ladd(mesh):
     _, shardings = distillation_layout(target, mesh)
     student, teacher = (tiny.random_params(target.student, seed) for seed in (3, 5))
     state = create(target.init, shardings, jax.random.PRNGKey(0), student)
+    return target, shardings, state, jax.device_put({"teacher": teacher}, replicated(mesh))
+
+
+def waiting(mesh):
+    """The same of a student that was waited for, under heads of which some are made anew."""
+    target = tiny.ladd(
+        optimizer=STUDENT, heads_optimizer=HEADS, ema_decay=0.9, student_interval=2,
+        refreshed_heads=0.5, r1_gamma=1e-2, r1_noise=0.1,
+    )  # fmt: skip
+    _, shardings = distillation_layout(target, mesh)
+    student, teacher = (tiny.random_params(target.student, seed) for seed in (3, 5))
+    state = create(target.init, shardings, jax.random.PRNGKey(0), student)
+    step = jax.device_put(jnp.ones((), jnp.int32), shardings.step)
+    state = dataclasses.replace(state, step=step)
     return target, shardings, state, jax.device_put({"teacher": teacher}, replicated(mesh))
 
 
@@ -194,7 +209,7 @@ def dpo(mesh):
 
 OBJECTIVES = {
     "ladd": ladd, "flow_matching": flow_matching, "lora": lora, "lcm": lcm, "dmd": dmd,
-    "progressive": progressive, "dpo": dpo, "add": add,
+    "progressive": progressive, "dpo": dpo, "add": add, "waiting": waiting,
 }  # fmt: skip
 # The others are tested on the meshes of `QUICK`.
 ON_ALL_MESHES = ("ladd", "flow_matching")

@@ -1,5 +1,6 @@
 """What is saved while steps are skipped, whose parameters may be spoilt."""
 
+import json
 import os
 import signal
 
@@ -84,3 +85,34 @@ def test_a_job_that_is_stopped_at_a_skipped_step_goes_on_from_an_earlier_one(
             writer=MetricWriter(tmp_path, max_skips=10),
         )
     assert steps_of(tmp_path) == ([2] if skipped == (3,) else [])
+
+
+class Waiting(Counting):
+    """Its student is updated in every other step; what the others do not compute is NaN."""
+
+    def __init__(self, loss=1.0):
+        self.loss = loss
+
+    def more(self, state):
+        updated = (state.step + 1) % 2 == 0
+        return {
+            "skipped": jnp.float32(0),
+            "student_updated": updated.astype(jnp.float32),
+            "gradient_norm/student": jnp.where(updated, self.loss, jnp.nan),
+            "loss/generator": jnp.where(updated, self.loss, jnp.nan),
+        }
+
+
+def test_what_a_step_does_not_compute_is_no_divergence_and_not_in_the_mean(tmp_path):
+    go(tmp_path, Waiting(3.0), saving=dict(every=6, keep=1), every=3, writer=MetricWriter(tmp_path))
+    records = list(map(json.loads, (tmp_path / "history.jsonl").read_text().splitlines()))
+    assert [record["loss/generator"] for record in records] == [3.0, 3.0]
+    assert not any("student_updated" in record for record in records)
+    with pytest.raises(DivergedError, match="gradient_norm/student became nan"):
+        go(
+            tmp_path / "other",
+            Waiting(jnp.nan),
+            saving=dict(every=6, keep=1),
+            every=3,
+            writer=MetricWriter(tmp_path / "other"),
+        )

@@ -18,6 +18,7 @@ from PIL import Image
 
 from ladd_jax.errors import DamagedError, ExistsError, NotFoundError, UserError
 from ladd_jax.evaluation.page import head
+from ladd_jax.names import counted, listed
 from ladd_jax.whole_files import read_json, whole_folder
 
 PICTURES, DATA = "pictures", "arena.json"
@@ -124,7 +125,7 @@ def write_page(
     for name, own in models.items():
         for contender in own:
             key = _key(name, contender)
-            model = f"teacher of {_listed(owners[key])}" if contender.teacher else name
+            model = f"teacher of {listed(owners[key])}" if contender.teacher else name
             contenders[places[key]] = {
                 "title": titled(model, contender.steps),
                 "model": model,
@@ -150,7 +151,7 @@ def write_page(
     text = json.dumps(data, sort_keys=True)
     data = {"id": hashlib.sha256(text.encode()).hexdigest()[:16]} | data
     (folder / DATA).write_text(json.dumps(data, ensure_ascii=False, indent=1) + "\n", "utf-8")
-    title = f"{_listed(list(models))}, side by side"
+    title = f"{listed(list(models))}, side by side"
     (folder / "index.html").write_text(_html(title, data), "utf-8")
     return data
 
@@ -178,7 +179,7 @@ def read_page(folder: Path) -> dict[str, Any]:
 
 def titled(model: str, steps: int | None) -> str:
     """A contender's name, which stands in votes too."""
-    return model if steps is None else f"{model}, {_in_words(steps)}"
+    return model if steps is None else f"{model}, {counted(steps, 'step')}"
 
 
 def _html(title: str, data: dict[str, Any]) -> str:
@@ -208,21 +209,14 @@ def _key(name: str, contender: Contender) -> tuple[Any, ...]:
 
 
 def _nearest(own: Sequence[Contender], stop: int) -> Contender:
-    """What a model shows at a stop: as many steps, or the next fewer, or else its fewest."""
-    ordered = sorted(own, key=lambda contender: contender.steps or 0)
+    """What a model shows at a stop: as many steps, or the next fewer, or else its fewest; itself
+    rather than its teacher in as many."""
+    ordered = sorted(own, key=lambda contender: (contender.steps or 0, not contender.teacher))
     return [*ordered[:1], *(c for c in ordered if (c.steps or 0) <= stop)][-1]
 
 
 def _stop(steps: int, models: dict[str, Sequence[Contender]]) -> dict[str, Any]:
     found = [c.teacher for own in models.values() for c in own if c.steps == steps]
     teacher = all(found)
-    words = _in_words(steps)
+    words = counted(steps, "step")
     return {"steps": steps, "title": f"teacher, {words}" if teacher else words, "teacher": teacher}
-
-
-def _in_words(steps: int) -> str:
-    return f"{steps} step{'s' * (steps != 1)}"
-
-
-def _listed(names: Sequence[str]) -> str:
-    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))

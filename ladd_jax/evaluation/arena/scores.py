@@ -7,6 +7,7 @@ from typing import Any
 from ladd_jax.evaluation.arena.elo import Rating, WinRate, ratings, win_rates
 from ladd_jax.evaluation.arena.votes import Ballot
 from ladd_jax.evaluation.rows import aligned
+from ladd_jax.names import counted
 from ladd_jax.whole_files import write_text_whole
 
 
@@ -52,9 +53,9 @@ class Scores:
     def __str__(self) -> str:
         """Two tables, and how many votes they are of."""
         ballot = self._ballot
-        told = f"{_many(len(ballot.games), 'vote')} of {_many(ballot.voters, 'voter')}"
+        told = f"{counted(len(ballot.games), 'vote')} of {counted(ballot.voters, 'voter')}"
         if ballot.repeated:
-            told += f"; {_many(ballot.repeated, 'older vote')} on the same pictures left out"
+            told += f"; {counted(ballot.repeated, 'older vote')} on the same pictures left out"
         models = [["model", "won", "tied", "lost", "Elo", "95% interval"]]
         for name, rating, counts in self.models:
             numbers = (f"{rating.elo:.1f}", f"{rating.low:.1f} to {rating.high:.1f}")
@@ -96,10 +97,6 @@ class Scores:
             ],
         }
         write_text_whole(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
-
-
-def _many(count: int, what: str) -> str:
-    return f"{count} {what}{'s' * (count != 1)}"
 
 
 def _turned(rate: WinRate) -> WinRate:

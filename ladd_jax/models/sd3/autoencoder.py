@@ -34,7 +34,8 @@ class AutoencoderConfig:
       mid_block_add_attention: attention over all places of the latent grid.
       scaling_factor: latents are `(z - shift_factor) * scaling_factor`.
       shift_factor: see above.
-      remat: whether a gradient computes residual blocks again, of which it keeps the input.
+      remat: whether a gradient computes residual blocks, attention and the end of the decoder
+        again, of which it keeps the inputs.
       dtype: dtype of computation.
       param_dtype: dtype of parameters.
     """
@@ -146,8 +147,12 @@ class _Attention(nnx.Module):
         self.norm = _GroupNorm(channels, config, rngs=rngs)
         self.qkv = Linear(channels, (3, 1, channels), ("embed", None, None, None), **options)
         self.out = Linear(channels, channels, ("embed", None), **options)
+        self.remat = config.remat
 
     def __call__(self, x: jax.Array) -> jax.Array:
+        return jax.checkpoint(lambda x: self._run(x))(x) if self.remat else self._run(x)
+
+    def _run(self, x: jax.Array) -> jax.Array:
         b, h, w, c = x.shape
         q, k, v = jnp.moveaxis(self.qkv(self.norm(x).reshape(b, h * w, c)), 2, 0)
         return x + self.out(attention(q, k, v).reshape(b, h * w, c)).reshape(x.shape)
@@ -256,11 +261,15 @@ class Decoder(nnx.Module):
         )
         self.norm_out = _GroupNorm(widths[-1], config, rngs=rngs)
         self.convolution_out = _Convolution(widths[-1], config.out_channels, 3, config, rngs=rngs)
+        self.remat = config.remat
 
     def __call__(self, latents: jax.Array) -> jax.Array:
         x = self.middle(self.convolution_in(latents))
         for level in self.levels:
             x = level(x)
+        return jax.checkpoint(lambda x: self._end(x))(x) if self.remat else self._end(x)
+
+    def _end(self, x: jax.Array) -> jax.Array:
         return self.convolution_out(jax.nn.silu(self.norm_out(x))).astype(jnp.float32)
 
 

@@ -5,6 +5,7 @@ from ladd_jax.models import card
 from ladd_jax.models.families import Export
 from ladd_jax.models.sd3.pipeline import SCHEDULERS
 from ladd_jax.models.sd3.text import CLIP_LENGTH
+from ladd_jax.names import counted
 from ladd_jax.weights.source import LORA_WEIGHTS
 
 KOHYA = "kohya"
@@ -122,7 +123,7 @@ def _shown(export: Export) -> list[list[float]]:
 
 
 def _others(shown: list[list[float]]) -> str:
-    return "".join(f"- {_steps(len(sigmas))}: `sigmas={sigmas}`\n" for sigmas in shown[1:])
+    return "".join(f"- {counted(len(sigmas), 'step')}: `sigmas={sigmas}`\n" for sigmas in shown[1:])
 
 
 def _call(export: Export, reduction: int) -> str:
@@ -188,10 +189,6 @@ image = pipe(
 `sigmas={sigmas}` with `strength={len(rest) / len(sigmas):g}` is the same. The picture is resized to
 `height` and `width` whatever its aspect, so crop it before.
 """
-
-
-def _steps(count: int) -> str:
-    return f"{count} step{'s' * (count > 1)}"
 
 
 def _simple(steps: int) -> list[float]:

@@ -47,8 +47,8 @@ def picture_decoder(place: str | Path, dtype: Dtype, param_dtype: Dtype) -> Pict
 def decoder_of(config: AutoencoderConfig) -> PictureDecoder:
     """The decoder of an architecture.
 
-    A gradient computes its residual blocks again: what they keep of a picture of one megapixel
-    would be gigabytes.
+    A gradient computes its parts again: what they keep of a picture of one megapixel would be
+    gigabytes.
     """
     config = dataclasses.replace(config, remat=True)
 
@@ -56,7 +56,10 @@ def decoder_of(config: AutoencoderConfig) -> PictureDecoder:
         return decoder_flops(config, height, width)
 
     return PictureDecoder(
-        lambda rngs: _OfLatents(config, rngs=rngs), reduction=config.reduction, flops=flops
+        lambda rngs: _OfLatents(config, rngs=rngs),
+        channels=config.latent_channels,
+        reduction=config.reduction,
+        flops=flops,
     )
 
 

@@ -18,7 +18,7 @@ class Ramp:
     Names are those of the losses that are logged. A term that fades away costs as much as before.
 
     Attributes:
-      steps: up to the first of these the first factor holds, from the second on the last one.
+      steps: until the first of these the first factor holds, from the second on the last one.
       generator: factors of the adversarial loss, whose weight is 1.
       distillation: factors of `distillation_weight`.
       moments: factors of `moments_weight`.
@@ -40,6 +40,11 @@ class Ramp:
         if not 0 <= first <= last:
             raise UserError(
                 f"steps is {self.steps}: use two steps from 0, the first not after the second"
+            )
+        if last and not self.ramped:
+            raise UserError(
+                f"steps is {self.steps} and all factors are 1, so that no weight changes: give "
+                f"those of a loss, or leave the steps at (0, 0)"
             )
         for name in NAMES:
             factors = getattr(self, name)
@@ -69,7 +74,7 @@ class Ramp:
         begin, end = self.steps
         first, last = getattr(self, name)
         share = jnp.clip((step - begin) / max(end - begin, 1), 0.0, 1.0)
-        return weight * (first + (last - first) * share)
+        return weight * (first + (last - first) * jnp.where(step >= end, 1.0, share))
 
 
 NAMES = tuple(field.name for field in dataclasses.fields(Ramp) if field.name != "steps")

@@ -129,6 +129,19 @@ def test_a_model_shows_the_nearest_of_its_steps_at_each_stop(tmp_path):
     assert data["contenders"][3]["title"] == "photos"
 
 
+def test_a_student_in_as_many_steps_as_its_teacher_is_what_its_model_shows(tmp_path):
+    with new_page(tmp_path / "page") as partial:
+        album = Album(partial)
+        shown = [album.add(picture(i)) for i in range(3)]
+        models = {
+            name: [Contender(4, False, shown[i : i + 1]), Contender(4, True, shown[2:])]
+            for i, name in enumerate("ab")
+        }
+        data = write_page(partial, [Sample("x", 0)], models)
+    titles = [data["contenders"][model["shown"][0]]["title"] for model in data["models"]]
+    assert titles == ["a, 4 steps", "b, 4 steps"]
+
+
 def test_no_two_contenders_have_one_title(tmp_path):
     with pytest.raises(UserError, match="two of what is compared would be called 'a, 4 steps'"):
         write(tmp_path / "page", names=("a", "teacher of b", "a, 4 steps"), steps=(4, None))

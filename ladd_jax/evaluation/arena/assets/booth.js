@@ -79,9 +79,14 @@ function choose(choice) {
   setTimeout(showPair, SHOWN_CHOICE);
 }
 
+// The last vote on pairs that are asked for now: another one would vanish unseen.
 function undo() {
-  if (!state.votes.length) return;
-  const { sample, left, right } = state.votes.pop();
+  const asked = new Set(booth.pairs.map(({ key }) => key));
+  const last = state.votes.findLastIndex((vote) =>
+    asked.has(keyOf(vote.sample, vote.left, vote.right)),
+  );
+  if (last < 0) return;
+  const [{ sample, left, right }] = state.votes.splice(last, 1);
   booth.done.delete(keyOf(sample, left, right));
   keepState();
   showPair();

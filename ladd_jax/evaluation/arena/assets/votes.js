@@ -50,9 +50,9 @@ function keepState() {
 
 // Which contenders may meet: those of one number of steps, or all.
 function sets() {
-  const found = page.stops.map((stop, i) => {
-    const own = new Set(page.models.map((model) => model.shown[i]));
-    const contenders = [...own].filter((place) =>
+  const found = page.stops.map((stop) => {
+    const own = page.contenders.map((_, place) => place);
+    const contenders = own.filter((place) =>
       [stop.steps, null].includes(page.contenders[place].steps),
     );
     return { ...stop, contenders };
