@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-_NAMES = ("chromium", "chromium-browser", "google-chrome")
+_NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 
 _OPTIONS = (
     "--headless=new",
@@ -23,6 +23,9 @@ _OPTIONS = (
     "--no-first-run",
     "--remote-debugging-pipe",
 )
+
+_TEXTS = {"Enter": "\r"}
+"""What keys that have a name write."""
 
 
 def find_browser() -> str | None:
@@ -37,13 +40,22 @@ class Browser:
       events: what it has told so far, besides answers.
     """
 
-    def __init__(self, width: int = 1280, height: int = 720, patience: float = 60):
+    def __init__(
+        self,
+        width: int = 1280,
+        height: int = 720,
+        patience: float = 60,
+        downloads: Path | None = None,
+        offline: bool = False,
+    ):
         """Starts it.
 
         Args:
           width: of the page, in pixels.
           height: of the page.
-          patience: seconds to wait for an answer, or for what is expected.
+          patience: seconds to wait for what is expected.
+          downloads: folder of what is downloaded; None refuses it.
+          offline: whether no name of the network has an address.
 
         Raises:
           RuntimeError: there is none.
@@ -58,7 +70,8 @@ class Browser:
         self._pending = b""
         self._process = subprocess.Popen(
             ["bash", "-c", f'exec "$@" 3<&{reads} 4>&{writes}', "bash", program, *_OPTIONS,
-             f"--user-data-dir={self._folder.name}", f"--window-size={width},{height}"],
+             f"--user-data-dir={self._folder.name}", f"--window-size={width},{height}",
+             *(["--host-resolver-rules=MAP * ~NOTFOUND"] if offline else [])],
             pass_fds=(reads, writes), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
         os.close(reads)
@@ -67,8 +80,10 @@ class Browser:
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
         attached = self.call("Target.attachToTarget", targetId=target, flatten=True)
         self._session = attached["sessionId"]
-        for domain in ("Page", "Runtime", "Network"):
+        for domain in ("Page", "Runtime", "Network", "Log"):
             self.call(f"{domain}.enable")
+        if downloads is not None:
+            self.call("Browser.setDownloadBehavior", behavior="allow", downloadPath=str(downloads))
         self.call(
             "Emulation.setDeviceMetricsOverride",
             width=width, height=height, deviceScaleFactor=1, mobile=False,
@@ -114,8 +129,10 @@ class Browser:
         return json.loads(message)
 
     def open(self, address: str) -> None:
-        """Goes to an address."""
+        """Goes to an address, anew where the page is there already."""
+        self.call("Page.navigate", url="about:blank")
         self.call("Page.navigate", url=address)
+        self.wait("document.readyState === 'complete' && location.protocol !== 'about:'")
 
     def value(self, expression: str) -> Any:
         """Value of an expression in the page; a promise is waited for."""
@@ -144,11 +161,13 @@ class Browser:
         for letter in text:
             self.press(letter)
 
-    def press(self, key: str, code: int = 0) -> None:
-        """Presses a key: a letter, or a name such as Enter with its code."""
-        named = {"key": key, "windowsVirtualKeyCode": code or ord(key.upper())}
-        written = {"text": key if not code else "\r"}
-        self.call("Input.dispatchKeyEvent", type="keyDown", **named, **written)
+    def press(self, key: str) -> None:
+        """Presses a key: a letter, or a name such as Enter or ArrowLeft."""
+        text = key if len(key) == 1 else _TEXTS.get(key, "")
+        named: dict[str, Any] = {"key": key}
+        if text:
+            named["windowsVirtualKeyCode"] = ord(text.upper())
+        self.call("Input.dispatchKeyEvent", type="keyDown", text=text, **named)
         self.call("Input.dispatchKeyEvent", type="keyUp", **named)
 
     def upload(self, selector: str, file: Path) -> None:
@@ -164,9 +183,13 @@ class Browser:
     @property
     def addresses(self) -> list[str]:
         """All that the page has asked for so far."""
+        return [told["request"]["url"] for told in self._told("Network.requestWillBeSent")]
+
+    @property
+    def problems(self) -> list[Any]:
+        """Errors and warnings of the page so far."""
+        return self._told("Runtime.exceptionThrown", "Log.entryAdded")
+
+    def _told(self, *methods: str) -> list[Any]:
         self.value("0")
-        return [
-            event["params"]["request"]["url"]
-            for event in self.events
-            if event.get("method") == "Network.requestWillBeSent"
-        ]
+        return [event["params"] for event in self.events if event.get("method") in methods]

@@ -90,7 +90,7 @@ def typed(address: str, label: str, steps: int) -> dict[str, dict[str, float]]:
                     keys.append(page.value("window.first"))
                     told = page.value("document.querySelector('#status').innerText")
                     engine.append(float(told.partition(" in ")[2].partition(" ms")[0]))
-                page.press("Enter", 13)
+                page.press("Enter")
                 enters.append(page.value("window.whole"))
                 # So that the next prompt's first key finds nothing in work.
                 time.sleep(1.0)

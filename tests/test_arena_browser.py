@@ -5,13 +5,13 @@ import time
 
 import numpy as np
 import pytest
-from browser import PROGRAM, Browser
 
+from benchmarks.browser import Browser, find_browser
 from ladd_jax.evaluation.arena.page import Album, Contender, Sample, new_page, write_page
 from ladd_jax.evaluation.arena.scores import Scores
 from ladd_jax.evaluation.arena.votes import read_votes
 
-pytestmark = pytest.mark.skipif(not PROGRAM, reason="no Chromium or Chrome is installed")
+pytestmark = pytest.mark.skipif(find_browser() is None, reason="no Chromium or Chrome is installed")
 
 PROMPTS = ("</script><b>cat</b>", 'قطة "حمراء"', "赤い猫 👩‍🚀 & more")
 NAMES = ("<i>A</i>", "ب 🦊")
@@ -38,9 +38,8 @@ def write(folder, shade=0):
 @pytest.fixture
 def browser(tmp_path):
     (tmp_path / "downloads").mkdir()
-    found = Browser(tmp_path / "profile", tmp_path / "downloads")
-    yield found
-    found.close()
+    with Browser(downloads=tmp_path / "downloads", offline=True) as found:
+        yield found
 
 
 def downloaded(folder):
@@ -54,14 +53,14 @@ def downloaded(folder):
 
 
 def texts(browser, selector):
-    return browser.run(f"[...document.querySelectorAll('{selector}')].map(e => e.textContent)")
+    return browser.value(f"[...document.querySelectorAll('{selector}')].map(e => e.textContent)")
 
 
 def vote(browser, press):
     """A vote on the pair that is shown, by `press(left is the first model)`."""
     browser.wait("!at('left').disabled")
-    left = browser.run("booth.current.left")
-    count = browser.run("state.votes.length")
+    left = browser.value("booth.current.left")
+    count = browser.value("state.votes.length")
     browser.press(press(left))
     # The choice is seen for a moment before the next pair comes.
     browser.wait(f"state.votes.length === {count + 1} && !document.querySelector('.chosen')")
@@ -77,47 +76,47 @@ def test_a_person_looks_votes_reloads_and_hands_in_a_file(browser, tmp_path):
     source = "document.querySelector('.card img').getAttribute('src')"
     shown = set()
     for stop in range(3):
-        browser.run(f"at('stops').children[{stop}].click()")
-        shown.add(browser.run(source))
+        browser.value(f"at('stops').children[{stop}].click()")
+        shown.add(browser.value(source))
     assert len(shown) == 3
-    browser.run("at('find').value = 'حمراء'; at('find').dispatchEvent(new Event('input'))")
+    browser.value("at('find').value = 'حمراء'; at('find').dispatchEvent(new Event('input'))")
     assert texts(browser, ".card:not([hidden]) h3") == [PROMPTS[1]]
-    browser.run("document.querySelector('.card:not([hidden]) .picture').click()")
+    browser.value("document.querySelector('.card:not([hidden]) .picture').click()")
     browser.wait("at('zoom').open")
-    first = browser.run("at('stage').firstChild.getAttribute('src')")
+    first = browser.value("at('stage').firstChild.getAttribute('src')")
     browser.press("ArrowRight")
     # Both models have the same teacher.
-    assert browser.run("at('stage').firstChild.getAttribute('src')") == first
+    assert browser.value("at('stage').firstChild.getAttribute('src')") == first
     browser.press("z")
-    assert not browser.run("at('zoom').open")
+    assert not browser.value("at('zoom').open")
 
     browser.open(f"{url}#vote")
-    assert browser.run("at('set').value") == "4 steps"
+    assert browser.value("at('set').value") == "4 steps"
     # Nothing that is seen, or said to who does not see, tells a model.
-    hidden = browser.run("at('part_vote').innerText + at('pair').innerHTML")
+    hidden = browser.value("at('part_vote').innerText + at('pair').innerHTML")
     assert not any(name in hidden for name in (*NAMES, "teacher of"))
     vote(browser, lambda left: "ArrowLeft" if left == 1 else "ArrowRight")
     vote(browser, lambda left: "ArrowDown")
     browser.wait("!at('left').disabled")
-    pair = browser.run("booth.current.key")
+    pair = browser.value("booth.current.key")
     browser.open(f"{url}#vote")
     browser.wait("!at('left').disabled")
-    assert browser.run("state.votes.length") == 2 and browser.run("booth.current.key") == pair
+    assert browser.value("state.votes.length") == 2 and browser.value("booth.current.key") == pair
     browser.press("u")
     browser.wait("state.votes.length === 1")
     vote(browser, lambda left: "ArrowLeft" if left == 1 else "ArrowRight")
-    assert browser.run("at('count').textContent") == "2 of 3"
-    browser.run("location.hash = 'results'")
+    assert browser.value("at('count').textContent") == "2 of 3"
+    browser.value("location.hash = 'results'")
     browser.wait("!at('part_results').hidden")
     assert not texts(browser, "#table td") and "hidden" in texts(browser, "#tally")[0]
-    browser.run("location.hash = 'vote'")
+    browser.value("location.hash = 'vote'")
     browser.wait("!at('part_vote').hidden")
     vote(browser, lambda left: "ArrowLeft" if left == 1 else "ArrowRight")
     browser.wait("!at('done').hidden")
-    browser.run("document.querySelector('#done .download').click()")
+    browser.value("document.querySelector('#done .download').click()")
     file = downloaded(tmp_path / "downloads")
-    browser.run("location.hash = 'results'")
-    browser.wait("document.querySelector('#table td')")
+    browser.value("location.hash = 'results'")
+    browser.wait("!!document.querySelector('#table td')")
     titles = [f"{name}, 4 steps" for name in NAMES]
     wanted = [titles[0], "3", "0", "0", "100.0%", titles[1], "0", "0", "3", "0.0%"]
     assert texts(browser, "#table td") == wanted
@@ -127,8 +126,8 @@ def test_a_person_looks_votes_reloads_and_hands_in_a_file(browser, tmp_path):
     assert [better, worse] == titles and (rate.wins, rate.ties, rate.losses) == (3, 0, 0)
     found = json.loads(file.read_text(encoding="utf-8"))["votes"]
     assert sorted(vote["prompt"] for vote in found) == sorted(PROMPTS)
-    assert not browser.problems and browser.requests
-    assert all(url.startswith(("file:", "blob:", "about:")) for url in browser.requests)
+    assert not browser.problems and browser.addresses
+    assert all(url.startswith(("file:", "blob:", "about:")) for url in browser.addresses)
 
 
 def test_pages_of_other_content_have_votes_of_their_own(browser, tmp_path):
@@ -138,15 +137,15 @@ def test_pages_of_other_content_have_votes_of_their_own(browser, tmp_path):
     browser.open(f"{urls[0]}#vote")
     vote(browser, lambda left: "ArrowLeft")
     browser.open(f"{urls[1]}#vote")
-    assert browser.run("state.votes.length") == 0
-    browser.run("localStorage.setItem(STORE, '{damaged')")
+    assert browser.value("state.votes.length") == 0
+    browser.value("localStorage.setItem(STORE, '{damaged')")
     browser.open(f"{urls[1]}#vote")
     vote(browser, lambda left: "ArrowLeft")
     browser.open(f"{urls[0]}#vote")
-    assert browser.run("state.votes.length") == 1
+    assert browser.value("state.votes.length") == 1
     # Without its picture a pair gets no vote.
     for picture in (tmp_path / "page1" / "pictures").iterdir():
         picture.unlink()
     browser.open(f"{urls[1]}#vote")
     browser.wait("!at('missing').hidden")
-    assert browser.run("at('left').disabled")
+    assert browser.value("at('left').disabled")

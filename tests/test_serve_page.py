@@ -96,7 +96,7 @@ def test_one_step_is_shown_while_typing_and_all_after_a_pause(page, served):
     whole = sources(page)
     assert len(first) == len(whole) == 1 and first != whole
     page.type("en")
-    page.press("Enter", 13)
+    page.press("Enter")
     page.wait(f"JSON.stringify({json.dumps(whole)}) != JSON.stringify([...document"
               f".querySelectorAll('#pictures img')].map(i => i.src)) && {STATUS}"
               ".includes('4 steps in')")  # fmt: skip
