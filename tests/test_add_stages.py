@@ -49,6 +49,7 @@ def add(dino, **changes):
     return config
 
 
+@pytest.mark.slow
 def test_it_runs_through_the_stage_on_the_files_of_a_dinov2(dino, tmp_path):
     config = add(dino)
     config.distil.optimizer.update(dict(learning_rate=1e-2, warmup_steps=0))

@@ -142,6 +142,7 @@ def test_slices_of_two_processes_each_train_as_one_process_does(shards, one, tmp
     assert len(list(tmp_path.glob("events.out.*"))) == 1
 
 
+@pytest.mark.slow
 def test_only_data_goes_from_slice_to_slice(tmp_path):
     script = tmp_path / "slices.py"
     script.write_text(
