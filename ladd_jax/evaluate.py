@@ -27,11 +27,12 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
-from ladd_jax.cli.flags import COLUMN, PROMPTS
+from ladd_jax.cli.flags import COLUMN, PROMPTS, check_ranges
 from ladd_jax.cli.run import run, run_without_config
 from ladd_jax.errors import UserError
 from ladd_jax.names import counted, listed
 from ladd_jax.paths import COPY_LATER, expand, expand_local
+from ladd_jax.ranges import COUNT, NOT_NEGATIVE, SEED
 
 if TYPE_CHECKING:
     from ladd_jax.config.fields import Config
@@ -155,19 +156,13 @@ def side_by_side() -> None:
     from ladd_jax.data.prompt_sets import read_prompt_set
     from ladd_jax.evaluation.arena.entries import read_entries
     from ladd_jax.evaluation.arena.page import check_free
-    from ladd_jax.ranges import COUNT, NOT_NEGATIVE, SEED
 
     entries = read_entries(_COMPARE.value)
     steps = _whole_numbers(_STEPS.value)
-    for name, value, allowed in (
-        *(("steps", number, COUNT) for number in steps),
-        ("teacher_steps", _TEACHER_STEPS.value, NOT_NEGATIVE),
-        ("seed", _SEED.value, SEED),
-        ("num", _NUM.value, COUNT),
-        ("batch_size", _BATCH_SIZE.value, COUNT),
-    ):
-        if value not in allowed:
-            raise UserError(f"--{name} is {value}: use {allowed}")
+    ranges = {
+        "teacher_steps": NOT_NEGATIVE, "seed": SEED, "num": COUNT, "batch_size": COUNT,
+    }  # fmt: skip
+    check_ranges(FLAGS, ranges)
     page = expand_local(_PAGE.value, "page", COPY_LATER)
     check_free(page)
     prompts = read_prompt_set(PROMPTS.value, COLUMN.value) if PROMPTS.value else None
@@ -210,11 +205,15 @@ def score_votes() -> None:
 
 def _whole_numbers(values: Sequence[str]) -> tuple[int, ...]:
     try:
-        return tuple(dict.fromkeys(int(value) for value in values))
+        numbers = tuple(dict.fromkeys(int(value) for value in values))
     except ValueError as error:
         raise UserError(
             f"--steps={','.join(values)} is no list of whole numbers: write them as in 1,2,4"
         ) from error
+    for number in numbers:
+        if number not in COUNT:
+            raise UserError(f"--steps is {number}: use {COUNT}")
+    return numbers
 
 
 def command_of(arguments: Sequence[str]) -> str:

@@ -22,7 +22,7 @@ import logging
 
 from absl import flags
 
-from ladd_jax.cli.flags import COLUMN, PROMPTS
+from ladd_jax.cli.flags import COLUMN, PROMPTS, check_ranges
 from ladd_jax.cli.run import run_without_config
 from ladd_jax.errors import UserError
 from ladd_jax.paths import COPY_LATER, expand, expand_local
@@ -155,17 +155,18 @@ def main() -> None:
         prompts = [record["prompt"] for record in records]
     if not prompts:
         raise UserError('there is no prompt: give --prompt="..." or --prompts=FILE')
-    for name, value, allowed in (
-        ("num", _NUM.value, COUNT),
-        ("batch_size", _BATCH_SIZE.value, COUNT),
-        ("seed", _SEED.value, NOT_NEGATIVE),
-        ("steps", _STEPS.value, COUNT),
-        ("guidance", _GUIDANCE.value, NOT_NEGATIVE),
-        ("shift", _SHIFT.value, POSITIVE),
-        ("strength", _STRENGTH.value, STRENGTH),
-    ):
-        if value is not None and value not in allowed:
-            raise UserError(f"{name} is {value}: use {allowed}")
+    check_ranges(
+        FLAGS,
+        {
+            "num": COUNT,
+            "batch_size": COUNT,
+            "seed": NOT_NEGATIVE,
+            "steps": COUNT,
+            "guidance": NOT_NEGATIVE,
+            "shift": POSITIVE,
+            "strength": STRENGTH,
+        },
+    )
     if _STRENGTH.value is not None and not _IMAGE.value:
         raise UserError(f"--strength={_STRENGTH.value:g} is of a picture: name it by --image=FILE")
     images = find_starts(_IMAGE.value) if _IMAGE.value else []

@@ -20,6 +20,7 @@ import threading
 
 from absl import flags
 
+from ladd_jax.cli.flags import check_ranges
 from ladd_jax.cli.run import run_without_config
 from ladd_jax.errors import UserError
 from ladd_jax.paths import expand
@@ -76,13 +77,7 @@ _PORT = flags.DEFINE_integer("port", 7860, "Port to serve at.", flag_values=FLAG
 
 def main() -> None:
     """The command."""
-    for name, value, allowed in (
-        ("batch_size", _BATCH_SIZE.value, COUNT),
-        ("queue", _QUEUE.value, COUNT),
-        ("port", _PORT.value, _PORT_RANGE),
-    ):
-        if value not in allowed:
-            raise UserError(f"{name} is {value}: use {allowed}")
+    check_ranges(FLAGS, {"batch_size": COUNT, "queue": COUNT, "port": _PORT_RANGE})
     if importlib.util.find_spec("gradio") is None:
         raise UserError('gradio is not installed: pip install "ladd_jax[serve]"')
     # Taken before minutes are spent on reading and compiling.

@@ -21,6 +21,7 @@ import ladd_jax
 from ladd_jax.errors import UserError, UserErrors
 from ladd_jax.names import listed, nearest
 from ladd_jax.paths import expand
+from ladd_jax.ranges import Range
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config",
@@ -253,6 +254,19 @@ def config() -> ConfigDict:
     if COLUMN.value:
         config.data.column = COLUMN.value
     return config
+
+
+def check_ranges(given: flags.FlagValues, ranges: Mapping[str, Range]) -> None:
+    """Raises UserError where a flag's number is outside of its range; one without a value is not.
+
+    Args:
+      given: the flags of a command.
+      ranges: a range by the name of the flag.
+    """
+    for name, allowed in ranges.items():
+        value = given[name].value
+        if value is not None and value not in allowed:
+            raise UserError(f"--{name} is {value}: use {allowed}")
 
 
 def check_overrides(config: ConfigDict) -> None:

@@ -22,10 +22,11 @@ from ladd_jax.evaluation.arena.page import Album, Contender, Sample, Shown, new_
 from ladd_jax.paths import expand
 from ladd_jax.stages.judging import subjects_of
 from ladd_jax.stages.kept import fingerprint
-from ladd_jax.stages.pictured import Pictured, read_pixels
+from ladd_jax.stages.pictured import Pictured
 from ladd_jax.stages.prompted import Picture, Prompted
 from ladd_jax.stages.sample import choose_bucket
 from ladd_jax.stages.sets import held_out, shards_of
+from ladd_jax.stages.starts import read_start
 from ladd_jax.stages.trained import TrainedModel, is_run, open_trained
 from ladd_jax.weights.source import PIPELINE_INDEX
 
@@ -131,7 +132,7 @@ def compare(entries: Sequence[Entry], page: Path, asked: Asked, mesh: Mesh) -> d
             _LOG.info("compare: %s", name)
             if isinstance(own, Pictured):
                 models[name] = [
-                    Contender(steps, False, [add(read_pixels(file)) for file in chosen])
+                    Contender(steps, False, [add(read_start(file)) for file in chosen])
                     for steps, chosen in files[name].items()
                 ]
             else:

@@ -2,10 +2,6 @@
 
 from pathlib import Path
 
-import numpy as np
-from PIL import Image
-
-from ladd_jax.data.images import decode_image
 from ladd_jax.data.picture_folder import PictureFolder, png_text
 from ladd_jax.errors import UserError
 from ladd_jax.evaluation.arena.page import Sample
@@ -87,18 +83,6 @@ class Pictured:
                 f"{sample.seed}, {has}: add it, or choose others by --prompts, --seed and --num"
             )
         return known[sample.seed]
-
-
-def read_pixels(file: Path) -> np.ndarray:
-    """A picture, uint8 `[H, W, 3]`.
-
-    Raises:
-      UserError: it cannot be read.
-    """
-    try:
-        return decode_image(file.read_bytes())
-    except (UserError, OSError, Image.DecompressionBombError) as error:
-        raise UserError(f"{file}: {error}") from error
 
 
 def _number(file: Path, name: str) -> int | None:
