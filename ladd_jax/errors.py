@@ -24,6 +24,10 @@ class DamagedError(UserError):
     """A file is there and not whole: cut, empty, changed, or other than its name says."""
 
 
+class NotFiniteError(UserError):
+    """What a network makes, or a metric of it, is not a finite number."""
+
+
 def brief(error: BaseException) -> str:
     """The first line of an error, or its kind where it says nothing."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -6,12 +6,13 @@ import json
 import math
 import os
 from collections.abc import Callable, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ladd_jax.errors import DamagedError, UserError
+from ladd_jax.errors import DamagedError, NotFiniteError, UserError
 from ladd_jax.evaluation.metrics import METRICS
 from ladd_jax.ranges import is_number
 from ladd_jax.whole_files import read_json, write_text_whole
@@ -137,6 +138,17 @@ def mean_and_interval(values: Sequence[float]) -> tuple[float, tuple[float, floa
     return mean, (mean - width, mean + width)
 
 
+def check_finite(rows: Sequence[Row]) -> None:
+    """Raises NotFiniteError where a number is not finite, which JSON cannot hold."""
+    broken = [
+        f"{row.model} {row.steps} {row.bucket}"
+        for row in rows
+        if not np.all(np.isfinite([*row.values.values(), *chain(*row.intervals.values())]))
+    ]
+    if broken:
+        raise NotFiniteError(f"metrics are not finite ({', '.join(broken)}): look at the samples")
+
+
 def write_metrics(path: str | os.PathLike[str], rows: Sequence[Row], **extra: Any) -> None:
     """Writes `{"rows": [...], ...}` as JSON, whole or not at all.
 
@@ -146,19 +158,11 @@ def write_metrics(path: str | os.PathLike[str], rows: Sequence[Row], **extra: An
       **extra: further fields of the file.
 
     Raises:
-      UserError: a number is not finite, which JSON cannot hold.
+      NotFiniteError: see `check_finite`.
     """
+    check_finite(rows)
     data = {"rows": [dataclasses.asdict(row) for row in rows], **extra}
-    try:
-        text = json.dumps(data, indent=2, allow_nan=False) + "\n"
-    except ValueError as error:
-        broken = ", ".join(
-            f"{row.model} {row.steps} {row.bucket}"
-            for row in rows
-            if not np.all(np.isfinite(list(row.values.values())))
-        )
-        raise UserError(f"metrics are not finite ({broken}): look at the samples") from error
-    write_text_whole(Path(path), text)
+    write_text_whole(Path(path), json.dumps(data, indent=2, allow_nan=False) + "\n")
 
 
 def read_metrics(path: Path) -> tuple[list[Row], dict[str, Any]]:

@@ -24,6 +24,7 @@ from ladd_jax.evaluation.pictures import Grid, averaged_down, save_grid_png
 from ladd_jax.evaluation.report import write_report
 from ladd_jax.evaluation.rows import (
     Row,
+    check_finite,
     format_table,
     guidance_note,
     in_order,
@@ -99,6 +100,9 @@ def evaluate(config: Config, workdir: Path) -> list[Row]:
     last, `metrics.json`; measures nothing again where that is done with the same settings.
 
     Latents of an autoencoder are judged as the pictures that it makes of them, real ones too.
+
+    Raises:
+      NotFiniteError: samples or a metric are not finite; there is no `metrics.json`.
     """
     stage = config.evaluate
     metrics, report = workdir / "metrics.json", workdir / "report.html"
@@ -195,6 +199,9 @@ def evaluate(config: Config, workdir: Path) -> list[Row]:
         write_report(report, rows, grids, histories, facts, notes, previews, method)
         first = shown[0].bucket
         save_grid_png(workdir / "samples.png", [grid for grid in shown if grid.bucket == first])
+    # By all processes: one that went on would wait for the others.
+    check_finite(rows)
+    if not hidden:
         write_metrics(metrics, rows, evaluate=settings, step=step, preferences=added)
     _show(rows, report)
     return rows

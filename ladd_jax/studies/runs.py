@@ -16,7 +16,7 @@ from ladd_jax.cli.preflight import look
 from ladd_jax.config.architectures import read_architectures
 from ladd_jax.config.fields import Config, base_config, to_dict, typed
 from ladd_jax.config.identity import absent, identity
-from ladd_jax.errors import Problems, UserError
+from ladd_jax.errors import NotFiniteError, Problems, UserError
 from ladd_jax.evaluation.rows import read_metrics
 from ladd_jax.stages.run import run_stages
 from ladd_jax.studies.rows import Run
@@ -193,7 +193,7 @@ def run_recipe(
                 run_stages(first, data)
         with begun(rest, run, data=str(data)):
             run_stages(rest, run)
-    except (DivergedError, CollapsedError) as error:
+    except (DivergedError, CollapsedError, NotFiniteError) as error:
         _LOG.warning("study: %s of seed %d has failed: %s", recipe, seed, error)
         return row | {"failed": str(error)}
     if jax.process_index():

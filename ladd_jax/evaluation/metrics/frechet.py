@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ladd_jax.errors import UserError
+from ladd_jax.errors import NotFiniteError, UserError
 from ladd_jax.evaluation.seen import Seen, joint
 
 
@@ -61,7 +61,7 @@ def _fit(x: np.ndarray) -> _Gaussian:
         raise UserError(f"a set of {len(x)} samples: a covariance needs 2 or more")
     broken = np.count_nonzero(~np.isfinite(x).all(axis=1))
     if broken:
-        raise UserError(f"{broken} of {len(x)} samples have features that are not finite")
+        raise NotFiniteError(f"{broken} of {len(x)} samples have features that are not finite")
     mean = x.mean(0)
     return _Gaussian(mean, _factor(x - mean) / np.sqrt(len(x) - 1))
 
