@@ -40,7 +40,7 @@ _Training = Pretrain | Prefer | Finetune | Distil
 _Trainings = dict[str, _Training]
 
 # Sources that need no released pipeline: their pictures are the latents.
-_CHANNELS = {"digits": 1, "scenes": 3}
+_CHANNELS = {"digits": 1, "scene_edits": 3, "scenes": 3}
 
 
 def check(config: Config, workdir: Path | None = None) -> None:

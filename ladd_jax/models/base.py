@@ -23,6 +23,10 @@ arrays of the empty prompt (`null`) have no batch dimension.
 GUIDANCE = "guidance"
 """Name in a cond of the guidance scale that a student is told, float32 `[B, 1]`."""
 
+CHANNELS = "channels"
+"""Name in a cond of what is joined to the latents by channels, `[B, H, W, n]`: of an edit the
+latents of the picture that is edited. Its null, for guidance, is zeros."""
+
 OTHER = "other"
 """Name in a cond of the latents `[B, H, W, C]` that a record's own were compared with. No network
 is given it."""
