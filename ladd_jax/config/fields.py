@@ -68,6 +68,10 @@ def _are_ends(values: Sequence[Any], most: float) -> bool:
     return len(values) == 2 and numbers and 0 <= values[0] < values[1] <= most
 
 
+def _scales_in_words(scales: Sequence[float]) -> str:
+    return " to ".join(f"{scale:g}" for scale in scales)
+
+
 def _one_of(value: str, what: str, *choices: str) -> None:
     if value not in choices:
         raise UserError(f"{what} {value!r} is none of {', '.join(choices)}: use one of them")
@@ -426,6 +430,10 @@ class Synthesize:
     # The least and the largest scale, between which each sample has one of its own. The student is
     # given it then, and at `guidance` where nothing else is asked for. Empty: all have `guidance`.
     guidance_range: tuple[float, ...] = ()
+    # Scale of guidance on the picture that is edited; 1 for none. Another takes a third pass.
+    image_guidance: float = 1.0
+    # As `guidance_range`, beside which it stands: a student is given both scales then.
+    image_guidance_range: tuple[float, ...] = ()
     # The first and the last t with guidance. A step outside takes one pass of the network, not two.
     guidance_interval: tuple[float, float] = ALWAYS
     shift: float = 3.0
@@ -435,7 +443,8 @@ class Synthesize:
     def __post_init__(self) -> None:
         _one_of(self.sampler, "synthesize.sampler", *GENERATOR_SAMPLERS)
         counts = dict.fromkeys(("batch_size", "records_per_shard", "steps"), COUNT)
-        check_numbers(self, counts | {"guidance": NOT_NEGATIVE, "shift": POSITIVE})
+        check_numbers(self, counts | {"shift": POSITIVE})
+        check_numbers(self, dict.fromkeys(("guidance", "image_guidance"), NOT_NEGATIVE))
         if self.samples < 0:
             raise UserError(
                 f"synthesize.samples is {self.samples}: use 0 for one of each encoded record, or "
@@ -446,22 +455,36 @@ class Synthesize:
                 f"guidance_interval is {self.guidance_interval}: use the first and the last time "
                 f"with guidance, from 0 to 1, such as (0.2, 0.9), or (0.0, 1.0) for all"
             )
-        scales = self.guidance_range
-        if scales and not _are_ends(scales, 100):
+        for name in ("guidance", "image_guidance"):
+            scales, scale = getattr(self, f"{name}_range"), getattr(self, name)
+            if scales and not _are_ends(scales, 100):
+                raise UserError(
+                    f"{name}_range is {scales}: use two numbers from 0 to 100, the first below the "
+                    f"second, such as (1.0, 8.0), or none"
+                )
+            if scales and not scales[0] <= scale <= scales[1]:
+                raise UserError(
+                    f"{name}_range is {scales} and synthesize.{name}, which is outside, "
+                    f"{scale:g}: use a scale within it"
+                )
+        if self.image_guidance_range and not self.guidance_range:
             raise UserError(
-                f"guidance_range is {scales}: use two numbers from 0 to 100, the first below the "
-                f"second, such as (1.0, 8.0), or none"
+                f"image_guidance_range is {self.image_guidance_range} and "
+                f"synthesize.guidance_range is empty: name both, or that of the text alone"
             )
-        if scales and not scales[0] <= self.guidance <= scales[1]:
-            raise UserError(
-                f"guidance_range is {scales} and synthesize.guidance, which is outside, "
-                f"{self.guidance:g}: use a scale within it"
-            )
+
+    @property
+    def ranges(self) -> tuple[tuple[float, ...], ...]:
+        """Of each scale that a student is given the least and the largest: none, that on the text,
+        or with it that on the image."""
+        return tuple(filter(None, (self.guidance_range, self.image_guidance_range)))
 
     @property
     def sampling(self) -> dict[str, Any]:
         """How the data generator is sampled: arguments of `Sampling.generator`."""
-        names = ("steps", "guidance", "guidance_interval", "shift", "sampler")
+        names = (
+            "steps", "guidance", "guidance_interval", "shift", "sampler", "image_guidance",
+        )  # fmt: skip
         return {name: getattr(self, name) for name in names}
 
     @property
@@ -469,8 +492,12 @@ class Synthesize:
         """Its scale, and where it is used if that is not everywhere."""
         low, high = self.guidance_interval
         where = "" if (low, high) == ALWAYS else f" for t from {low:g} to {high:g}"
-        scales = self.guidance_range or (self.guidance,)
-        return f"guidance {' to '.join(f'{scale:g}' for scale in scales)}{where}"
+        text = _scales_in_words(self.guidance_range or (self.guidance,))
+        image = ""
+        if self.image_guidance_range or self.image_guidance != 1:
+            scales = self.image_guidance_range or (self.image_guidance,)
+            image = f" on the text and {_scales_in_words(scales)} on the image"
+        return f"guidance {text}{image}{where}"
 
 
 # Of LADD alone, and of no recipe, with the values at which they do nothing, as they would with

@@ -164,9 +164,7 @@ def compose(
     return after, before, [instruction(edit) for _, edit in drawn]
 
 
-def draw_edits(
-    digits: Digits, bucket: Bucket, count: int, seed: int
-) -> list[tuple[Picture, Edit]]:
+def draw_edits(digits: Digits, bucket: Bucket, count: int, seed: int) -> list[tuple[Picture, Edit]]:
     """Random sources and edits of them that can be made.
 
     Raises:
@@ -217,7 +215,7 @@ def _draw_picture(
 def _draw_edit(
     rng: np.random.Generator, bucket: Bucket, picture: Picture, kind: str
 ) -> Edit | None:
-    """An edit of a kind that can be made of the picture; None where there is none of those drawn."""
+    """An edit of a kind that can be made of the picture, or None where there is none."""
     meant = picture.scans[rng.integers(len(picture.scans))]
     others = [scan for scan in picture.scans if scan is not meant]
     names = (Item(meant.digit, meant.colour), Item(None, meant.colour), Item(meant.digit, None))

@@ -145,9 +145,10 @@ def _is_released(config: Config) -> bool:
 
 def _synthesize(job: Job, counts: Mapping[Bucket, float]) -> StageCost:
     config, stage = job.config, job.config.synthesize
-    # Of scales that samples have of their own all but one take two passes.
-    scale = stage.guidance_range[1] if stage.guidance_range else stage.guidance
-    passes = Sampling.generator(**stage.sampling | {"guidance": scale}).passes
+    # Of scales that samples have of their own all but one take a further pass each.
+    names = ("guidance", "image_guidance")
+    largest = {name: most for name, (_, most) in zip(names, stage.ranges, strict=False)}
+    passes = Sampling.generator(**stage.sampling | largest).passes
     architecture, forward = generator_architecture(config), family_of(config).forward_flops
     flops, size, made = 0.0, 0.0, {}
     for bucket, count in counts.items():
