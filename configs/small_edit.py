@@ -28,10 +28,11 @@ def get_config(arguments: str | None = None) -> ConfigDict:
     )
     config = base_config()
     # The student learns from the edits themselves, and no sample of the data generator is kept.
-    config.stages = ("encode", "pretrain", "finetune", "distil", "evaluate")
+    config.stages = ("encode", "pretrain", "distil", "evaluate")
     config.data.update(
         dict(
             source="scene_edits",
+            joined="edit",
             buckets=("24x24",),
             examples=8192,
             # "move the yellow three to the right" has 7, and an end token.
@@ -50,7 +51,6 @@ def get_config(arguments: str | None = None) -> ConfigDict:
             width=96,
             num_heads=3,
             channels=3,
-            joined_channels=3,
             patch=4,
             qk_norm=True,
             position_table=6,
@@ -94,9 +94,15 @@ def get_config(arguments: str | None = None) -> ConfigDict:
     )
 
     small_recipe(config, steps=given["steps"], recipe=given["recipe"])
-    config.distil.data = "encoded"
-    # The paper distils from real pictures with such a loss; its weight is ADD's.
-    config.distil.distillation_weight = 2.5
+    config.distil.update(
+        dict(
+            data="encoded",
+            distillation_weight=2.5,  # known: there is one with real pictures; ADD's: its value
+        )
+    )
+    # The data generator has learned these data already, and is what is followed.
+    config.finetune.steps = 0
+    config.distil.follows = "generator"
 
     config.evaluate.update(dict(samples=256, per_prompt=1, batch_size=64))
     config.checkpoint.every = 500

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from ladd_jax.config.architectures import generator_architecture, student_architecture
+from ladd_jax.config.architectures import student_architecture, weights_architecture
 from ladd_jax.config.fields import Config
 from ladd_jax.data.buckets import Bucket
 from ladd_jax.data.image_records import names_dataset, open_images
@@ -26,7 +26,7 @@ def check_parts(config: Config, problems: Problems, place: Path | None = None) -
     """
     data, family = config.data, family_of(config)
     with problems.found():
-        open_loras(family, generator_architecture(config), config.loras)
+        open_loras(family, weights_architecture(config), config.loras)
     encodes = "encode" in config.stages and not _is_encoded(place)
     judges = "evaluate" in config.stages
     text = data.text or config.weights

@@ -16,6 +16,8 @@ from ml_collections import ConfigDict
 
 from ladd_jax.data.buckets import Bucket
 from ladd_jax.data.images import MAX_PIXELS
+from ladd_jax.data.joined import JOINED, joined_channels
+from ladd_jax.data.masks import KINDS
 from ladd_jax.data.sources import SOURCES
 from ladd_jax.diffusion.samplers import ALWAYS
 from ladd_jax.diffusion.sampling import GENERATOR_SAMPLERS
@@ -131,6 +133,12 @@ class Data:
     # Of images: DIR/vae of a pipeline makes the latents. Empty: the one of `weights`, and without
     # weights the pixels are the latents.
     autoencoder: str = ""
+    # What is joined to the channels of x_t: nothing, a mask and the latents of the masked picture
+    # (inpaint), of which the rest is to be filled, or the latents of the picture that the record's
+    # own is an edit of (edit).
+    joined: str = ""
+    # Of masks: how often strokes, boxes and frames around what is known are drawn.
+    mask_shares: tuple[float, float, float] = (0.4, 0.3, 0.3)
     # Rows x columns. Empty: a few for the aspects of the images, of about resolution^2 pixels.
     buckets: tuple[str, ...] = ("8x8", "8x16", "16x8")
     resolution: int = 0  # pixels
@@ -166,6 +174,11 @@ class Data:
 
     def __post_init__(self) -> None:
         _one_of(self.source, "data.source", *SOURCES)
+        if self.joined not in JOINED:
+            raise UserError(
+                f"data.joined {self.joined!r} is none of {', '.join(filter(None, JOINED))}: use "
+                f"one, or leave it empty"
+            )
         _one_of(self.small_buckets, "data.small_buckets", "merge", "drop")
         _one_of(self.text_tokens, "data.text_tokens", *TOKENIZERS)
         _one_of(self.text_dtype, "data.text_dtype", "float32", "float16", "int8")
@@ -208,6 +221,16 @@ class Data:
                 f"pairs are read by the source 'images' alone; set it, or leave data.other_column "
                 f"and data.preference_column empty"
             )
+        if not (all(share in NOT_NEGATIVE for share in self.mask_shares) and any(self.mask_shares)):
+            raise UserError(
+                f"data.mask_shares is {self.mask_shares}: use three numbers of 0 or more, not all "
+                f"0, of {', '.join(KINDS)}"
+            )
+        if self.joined and (self.other_column or self.source == "prompts"):
+            other = "the source 'prompts', which has no pictures"
+            if self.other_column:
+                other = f"data.other_column {self.other_column!r}, of pairs"
+            raise UserError(f"data.joined is {self.joined!r} beside {other}: leave one of both out")
         if not self.buckets and not (self.source == "images" and self.resolution):
             raise UserError(
                 "data.buckets is empty: name one or more, such as 8x8, or, for images, set "
@@ -238,7 +261,8 @@ class Model:
     width: int = 1536
     num_heads: int = 24
     channels: int = _NETWORK.out_channels
-    joined_channels: int = 0  # joined to the latents' from a condition that the data must have
+    # Joined to the latents' from a condition that the data must have; 0: those of `data.joined`.
+    joined_channels: int = 0
     patch: int = _NETWORK.patch
     mlp_ratio: int = _NETWORK.mlp_ratio
     qk_norm: bool = _NETWORK.qk_norm
@@ -345,7 +369,8 @@ class Heads(HeadSettings):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Pretrain(FlowMatchingSettings):
-    """The training of a data generator where there are no weights."""
+    """The training of a data generator: from nothing where there are no weights, and from weights
+    that do not read the channels of `data.joined`."""
 
     steps: int = 10_000
     batch_size: int = 256
@@ -864,6 +889,12 @@ class Config:
                 f"distil has lora.rank={self.distil.lora.rank} and synthesize.guidance_range is "
                 f"{self.synthesize.guidance_range}: the guidance that a student is told needs "
                 f"layers that adapters do not have, so use one of both"
+            )
+        wanted = JOINED[self.data.joined](self.model.channels)
+        if self.data.joined and joined_channels(self) != wanted:
+            raise UserError(
+                f"model.joined_channels is {self.model.joined_channels} and data.joined "
+                f"{self.data.joined!r}, which joins {wanted}: use weights that read as many, or 0"
             )
         if self.loras and not self.weights:
             raise UserError(

@@ -24,8 +24,8 @@ GUIDANCE = "guidance"
 """Name in a cond of the guidance scale that a student is told, float32 `[B, 1]`."""
 
 CHANNELS = "channels"
-"""Name in a cond of what is joined to the latents by channels, `[B, H, W, n]`: of an edit the
-latents of the picture that is edited. Its null, for guidance, is zeros."""
+"""Name in a cond of what the data join to the channels of x_t, `[B, H, W, J]`. Without it, for
+guidance on a picture, it is zeros."""
 
 OTHER = "other"
 """Name in a cond of the latents `[B, H, W, C]` that a record's own were compared with. No network

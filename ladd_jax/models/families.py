@@ -228,6 +228,8 @@ class Family:
       backbone: `backbone(architecture)`: the network as a function of its parameters.
       cut_params: `cut_params(params, shapes)` gives, of the parameters of a whole network, those
         of one that is cut, whose shapes are given.
+      widened: `widened(params, architecture)`: parameters of a network as those of one that reads
+        the channels of this architecture, which are more, and does the same whatever they are.
       fixed_guidance: `fixed_guidance(params, scale)`: parameters of a guided network as those of
         one that is not, which does the same at one scale.
       forward_flops: `forward_flops(architecture, height, width, cond)`: multiplications and
@@ -278,6 +280,7 @@ class Family:
     weight_fields: tuple[str, ...]
     backbone: Callable[[Any], Backbone]
     cut_params: Callable[[Params, Params], Params]
+    widened: Callable[[Params, Any], Params]
     fixed_guidance: Callable[[Params, float], Params]
     forward_flops: Callable[[Any, int, int, Mapping[str, Any]], int]
     encoder_flops: Callable[[int, int, int], tuple[int, int]]

@@ -17,6 +17,7 @@ from ladd_jax.config.architectures import generator_architecture
 from ladd_jax.config.fields import Config
 from ladd_jax.data import sources
 from ladd_jax.data.buckets import Bucket
+from ladd_jax.data.joined import pretrains
 from ladd_jax.diffusion.sampling import Sampling
 from ladd_jax.models.families import family_of
 from ladd_jax.objectives.base import Objective
@@ -96,7 +97,7 @@ def run_costs(
     costs = []
     if "encode" in config.stages:
         costs.append(_encode(job, counts))
-    if "pretrain" in config.stages and not config.weights:
+    if "pretrain" in config.stages and pretrains(config):
         costs.append(_flow_matching(job, "pretrain", shares))
     if "prefer" in config.stages and config.prefer.steps:
         costs.append(_network(job, "prefer", objectives.preference(config), shares))

@@ -16,6 +16,7 @@ from ladd_jax.config.fields import Config, Evaluate, to_dict
 from ladd_jax.config.identity import TRAININGS
 from ladd_jax.config.workdir import folder
 from ladd_jax.data.buckets import Bucket
+from ladd_jax.data.joined import pretrains
 from ladd_jax.diffusion.sampling import Sampler, Sampling
 from ladd_jax.evaluation.extractors import EXTRACTORS, extractor_for
 from ladd_jax.evaluation.intervals import measure_with_intervals
@@ -206,7 +207,10 @@ def facts_of(config: Config) -> dict[str, object]:
     data = "the encoded pictures"
     if config.distil.data == "synthesized":
         data = f"{samples} samples of each bucket" if samples else "a sample of each record"
-    made = config.weights or f"{config.pretrain.steps} steps of flow matching"
+    made = config.weights
+    if pretrains(config):
+        trained = f"{config.pretrain.steps} steps of flow matching"
+        made = f"{made}, {trained}" if made else trained
     facts: dict[str, object] = {}
     if config.prefer.steps:
         facts["preferences"] = (

@@ -12,6 +12,7 @@ from ladd_jax.config import architectures, objectives
 from ladd_jax.config.fields import Config, Distil
 from ladd_jax.config.workdir import read
 from ladd_jax.data.buckets import nearest
+from ladd_jax.data.joined import pretrains
 from ladd_jax.diffusion.samplers import student_sigmas
 from ladd_jax.errors import ExistsError, UserError
 from ladd_jax.methods import METHODS
@@ -189,6 +190,11 @@ def _adapted(config: Config, loras: Sequence[str]) -> Adapted:
             f"the adapters are of a network that this run fine-tuned (finetune.steps is "
             f"{config.finetune.steps}), which nobody else has: use another --layout"
         )
+    if pretrains(config):
+        raise UserError(
+            f"the adapters are of a network that this run trained to read channels of its data "
+            f"(data.joined is {config.data.joined!r}), which nobody else has: use another --layout"
+        )
     if config.prefer.before:
         raise UserError(
             f"the adapters are of a network that this run taught preferences (prefer.steps is "
@@ -241,6 +247,12 @@ def _how_made(
             "what was fine-tuned, without guidance"
             if distil.follows == "finetuned"
             else f"the base model, {generator.guidance_in_words}"
+        )
+    if pretrains(config):
+        first = config.pretrain
+        rows["base fine-tuned first"] = (
+            f"{first.steps} steps of flow matching on encoded images and the channels that they "
+            f"join, batch {first.batch_size}, learning rate {first.optimizer.learning_rate:g}"
         )
     if config.finetune.steps:
         first = config.finetune

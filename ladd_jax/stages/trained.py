@@ -12,6 +12,7 @@ from ladd_jax.config.architectures import generator_architecture, student_archit
 from ladd_jax.config.fields import Synthesize
 from ladd_jax.config.workdir import read
 from ladd_jax.data.buckets import Bucket, bucket_table
+from ladd_jax.data.joined import pretrains
 from ladd_jax.diffusion.sampling import Sampling
 from ladd_jax.errors import DamagedError, UserError
 from ladd_jax.methods import METHODS
@@ -233,7 +234,7 @@ def _run(
         raise UserError(f"step is {step} and a data generator has one state only: leave it out")
 
     if is_generator:
-        found = None if config.weights else config.pretrain.steps
+        found = config.pretrain.steps if pretrains(config) else None
     else:
         found = student_step(config, workdir, step)
 

@@ -35,8 +35,14 @@ from ladd_jax.data.shard_sets import LATENTS
 from ladd_jax.data.sources import Source
 from ladd_jax.data.sources.fill_buckets import fill_buckets, smallest_bucket
 from ladd_jax.data.sources.held_out import LEAST, draw, lowest_draws
+from ladd_jax.data.sources.inpainting import (
+    channels_spec,
+    inpainting_channels,
+    masked,
+    record_masks,
+)
 from ladd_jax.errors import UserError
-from ladd_jax.models.base import OTHER, PREFERENCE
+from ladd_jax.models.base import CHANNELS, OTHER, PREFERENCE
 from ladd_jax.models.families import family_of
 from ladd_jax.parallel.mesh import batch_divisor, batch_sharding, process_mesh, replicated
 from ladd_jax.parallel.processes import as_process_0, check_same, gather
@@ -138,8 +144,7 @@ def open_source(config: Any, buckets: Sequence[Bucket], workdir: Path) -> Source
         _hold_out_enough(bucket, parts, smallest_bucket(config)[0], least)
     if jax.process_index() == 0:
         left_out.write()
-    pairs = bool(data.other_column)
-    source = functools.partial(_source, images, encoder, workdir / DECODE_ALL, pairs)
+    source = functools.partial(_source, config, images, encoder, workdir / DECODE_ALL)
     held_out = source(parts[True]) if parts[True] else None
     return dataclasses.replace(source(parts[False]), held_out=held_out)
 
@@ -250,12 +255,14 @@ def _record(images: Records, place: int) -> Record | ValueError:
 
 
 def _source(
+    config: Any,
     images: Records,
     encoder: _Encoder,
     decode_all: Path,
-    pairs: bool,
     part: dict[Bucket, list[_Seen]],
 ) -> Source:
+    pairs, fills = bool(config.data.other_column), config.data.joined == "inpaint"
+
     def read(bucket: Bucket, start: int, stop: int) -> dict[str, np.ndarray]:
         height, width = bucket.image_size(encoder.reduction)
         records = part[bucket][start:stop]
@@ -274,16 +281,21 @@ def _source(
                 decode_all.touch()
                 raise UndecodableError(f"{name} cannot be decoded ({error})") from error
 
-        def latents(items: Iterable[tuple[str, bytes, float | None]]) -> np.ndarray:
-            return encoder.encode(np.stack(list(map_ahead(pixels, items))))
+        def fitted(items: Iterable[tuple[str, bytes, float | None]]) -> np.ndarray:
+            return np.stack(list(map_ahead(pixels, items)))
 
-        own = ((f"picture {r.key}", images[r.place].data, r.draw) for r in records)
-        arrays = {LATENTS: latents(own)}
+        own = fitted((f"picture {r.key}", images[r.place].data, r.draw) for r in records)
+        arrays = {LATENTS: encoder.encode(own)}
+        if fills:
+            keys = [record.key for record in records]
+            masks = record_masks(config, keys, height, width, encoder.reduction)
+            held = encoder.encode(masked(own, masks))
+            arrays[CHANNELS] = inpainting_channels(masks, held, encoder.reduction)
         if pairs:
             # The rows are read again, so that pixels of one side alone are in memory.
             others = ((f"the other picture of {r.key}", images[r.place].other, r.other)
                       for r in records)  # fmt: skip
-            arrays[OTHER] = latents(others)
+            arrays[OTHER] = encoder.encode(fitted(others))
             arrays[PREFERENCE] = np.array([[r.preference] for r in records], np.float32)
         return arrays
 
@@ -295,6 +307,8 @@ def _source(
     marks = {bucket: [record.mark for record in records] for bucket, records in part.items()}
     spec = ArraySpec(("H", "W", encoder.latent_channels))
     arrays = {LATENTS: spec}
+    if fills:
+        arrays[CHANNELS] = channels_spec(encoder.latent_channels)
     if pairs:
         arrays |= {OTHER: spec, PREFERENCE: ArraySpec((1,))}
     return Source(prompts, arrays, read, marks, where)

@@ -8,7 +8,7 @@ from typing import Any
 from jax.sharding import Mesh
 
 from ladd_jax.errors import DamagedError
-from ladd_jax.models.base import GUIDANCE, Params
+from ladd_jax.models.base import CHANNELS, GUIDANCE, Params
 from ladd_jax.models.families import Family, Released
 from ladd_jax.models.layers import Dtype
 from ladd_jax.models.lora import Adapted
@@ -27,7 +27,13 @@ from ladd_jax.models.sd3.single_text import (
     single_text_widths,
 )
 from ladd_jax.models.sd3.text import CLIP_LENGTH, T5_LENGTH, SD3TextEncoder
-from ladd_jax.models.sd3.transformer import MMDiTConfig, cut_params, fixed_guidance, mmdit
+from ladd_jax.models.sd3.transformer import (
+    MMDiTConfig,
+    cut_params,
+    fixed_guidance,
+    mmdit,
+    widened,
+)
 from ladd_jax.models.sd3.weights import open_mmdit
 from ladd_jax.paths import expand
 from ladd_jax.ranges import INT64, is_number
@@ -51,7 +57,7 @@ def _cond_shapes(
     }
     joined = config.in_channels - config.out_channels
     if joined:
-        shapes["channels"] = (height, width, joined)
+        shapes[CHANNELS] = (height, width, joined)
     if config.guided:
         shapes[GUIDANCE] = (1,)
     return shapes
@@ -122,6 +128,7 @@ FAMILY = Family(
     ),
     backbone=mmdit,
     cut_params=cut_params,
+    widened=widened,
     fixed_guidance=fixed_guidance,
     forward_flops=_flops,
     encoder_flops=encoder_flops,

@@ -19,7 +19,7 @@ from jax.nn import initializers
 
 from ladd_jax.errors import UserError
 from ladd_jax.models.attention import attention, keep_attended
-from ladd_jax.models.base import GUIDANCE, Backbone, Cond, Tap
+from ladd_jax.models.base import CHANNELS, GUIDANCE, Backbone, Cond, Tap
 from ladd_jax.models.layers import (
     MLP,
     TIME_WIDTH,
@@ -425,7 +425,7 @@ class MMDiT(nnx.Module):
         """Image tokens `[B, N, D]`, with their positions."""
         p = self.config.patch
         if self.config.in_channels > self.config.out_channels:
-            x_t = jnp.concatenate([x_t, cond["channels"].astype(x_t.dtype)], axis=-1)
+            x_t = jnp.concatenate([x_t, cond[CHANNELS].astype(x_t.dtype)], axis=-1)
         b, *_, channels = x_t.shape
         rows, columns = self._grid(x_t)
         x = x_t.astype(self.config.dtype).reshape(b, rows, p, columns, p, channels)
@@ -511,6 +511,22 @@ def fixed_guidance(params: Any, scale: float) -> Any:
     bias = last["bias"].astype(x.dtype) + x @ down["kernel"].astype(x.dtype)
     last["bias"] = bias.astype(last["bias"].dtype)
     return rest | {"time_mlp": rest["time_mlp"] | {"down": last}}
+
+
+def widened(params: Any, config: MMDiTConfig) -> Any:
+    """A network's parameters as those of one that reads more channels, and does the same.
+
+    The new channels follow those that it reads, and whatever they are, zeros come of them.
+
+    Args:
+      params: parameters of a whole network that reads `config.in_channels` or fewer.
+      config: architecture of the one that reads them all.
+    """
+    kernel = params["patch_embedding"]["kernel"]
+    by_pixel = kernel.reshape(config.patch**2, -1, config.width)
+    new = config.in_channels - by_pixel.shape[1]
+    wide = jnp.pad(by_pixel, ((0, 0), (0, new), (0, 0))).reshape(-1, config.width)
+    return params | {"patch_embedding": params["patch_embedding"] | {"kernel": wide}}
 
 
 def cut_params(params: Any, shapes: Any) -> Any:
