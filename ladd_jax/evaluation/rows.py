@@ -290,6 +290,9 @@ BARS = (
     Bar("alignment", 4, "teacher", low=-0.01, difference=True),
     Bar("diversity", 4, "generator", low=0.9, high=1.1),
     Bar("deviation", 4, "generator", low=0.97, high=1.03),
+    # Of edits.
+    Bar("edit_error", 1, "teacher", high=1.3),
+    Bar("edit_error", 4, "teacher", high=1.1),
 )
 """The limits for a distilled student, in every bucket."""
 

@@ -43,6 +43,7 @@ from ladd_jax.stages.judging import (
     Samples,
     Show,
     decoding,
+    edits_of,
     look_at,
     open_judge,
     pictures_of,
@@ -135,8 +136,12 @@ def evaluate(config: Config, workdir: Path) -> list[Row]:
     channels, show = config.model.channels, decoding(config)
     extractor = open_judge(config, workdir, mesh, show)
 
-    def look(samples: Samples, texts: Mapping[Bucket, np.ndarray]) -> _Looked:
-        return dict(zip(samples, look_at(extractor, samples, texts, show), strict=True))
+    edits = edits_of(config, {b: own[1:] for b, own in subject.buckets.items()})
+
+    def look(samples: Samples, texts: Mapping[Bucket, np.ndarray], made: bool = True) -> _Looked:
+        # Real pictures are other edits than those of the subjects.
+        seen = look_at(extractor, samples, texts, show, edits if made else None)
+        return dict(zip(samples, seen, strict=True))
 
     ways = _ways(config)
     total = (len(ways) + 1) * sum(map(len, prompts.values()))
@@ -157,6 +162,8 @@ def evaluate(config: Config, workdir: Path) -> list[Row]:
 
         def of_generator(way: _Way, name: str) -> Samples:
             own = f"{mark} {way.sampling} noise {config.seed + way.noise}"
+            if (scale := way.sampling.image_guidance) != 1:
+                own += f" image guidance {scale:g}"
             return kept(directory / f"{name}.npz", own, functools.partial(sample, way))
 
         reference = of_generator(ways[0]._replace(noise=2), "reference")
@@ -164,9 +171,10 @@ def evaluate(config: Config, workdir: Path) -> list[Row]:
         rows = []
         if subject.real is not None:
             most = dict.fromkeys(prompts, _REAL * stage.samples)
-            references["real"] = look(*pictures_of(subject.real, most, config.seed))
+            references["real"] = look(*pictures_of(subject.real, most, config.seed), made=False)
             counts = {bucket: len(texts) for bucket, texts in prompts.items()}
-            data = look(*pictures_of(shards_of(config, workdir, "encoded"), counts))
+            encoded = shards_of(config, workdir, "encoded")
+            data = look(*pictures_of(encoded, counts), made=False)
             # One picture has no distribution.
             data = {bucket: part for bucket, part in data.items() if len(part.prompts) > 1}
             if EXTRACTORS[extractor_for(config)].learns:

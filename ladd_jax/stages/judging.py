@@ -3,7 +3,7 @@
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jax.sharding import Mesh
@@ -14,10 +14,11 @@ from ladd_jax.data.shard_sets import LATENTS
 from ladd_jax.data.shards import Shards
 from ladd_jax.diffusion.sampling import Sampler, Sampling, seeds
 from ladd_jax.evaluation.extractors import EXTRACTORS, Given, extractor_for, open_extractor
-from ladd_jax.evaluation.extractors.base import Extractor
+from ladd_jax.evaluation.extractors.base import EditExtractor, Extractor
+from ladd_jax.evaluation.metrics.edits import errors as edit_errors
 from ladd_jax.evaluation.pictures import averaged_down
 from ladd_jax.evaluation.seen import Seen, grid_of_pixels
-from ladd_jax.models.base import Params
+from ladd_jax.models.base import CHANNELS, Params
 from ladd_jax.models.families import family_of
 from ladd_jax.stages.latents import of_autoencoder
 from ladd_jax.stages.sets import shards_of
@@ -25,6 +26,32 @@ from ladd_jax.stages.subjects import Subject, Subjects
 
 Samples = dict[Bucket, np.ndarray]
 """Latents float32 `[n, H, W, C]` of each bucket."""
+
+
+class Edits(NamedTuple):
+    """What edited pictures are held against.
+
+    Attributes:
+      sources: latents `[n, H, W, C]` of the pictures that were edited.
+      truths: latents of the true edited ones.
+    """
+
+    sources: np.ndarray
+    truths: np.ndarray
+
+
+def edits_of(
+    config: Config, records: Mapping[Bucket, tuple[Mapping[str, np.ndarray], np.ndarray | None]]
+) -> dict[Bucket, Edits] | None:
+    """Those of records, of which the cond and the latents are given; None where the data are no
+    edits."""
+    if config.data.joined != "edit":
+        return None
+    return {
+        bucket: Edits(cond[CHANNELS], latents)
+        for bucket, (cond, latents) in records.items()
+        if latents is not None
+    }
 
 
 Show = Callable[[np.ndarray], np.ndarray]
@@ -100,28 +127,54 @@ def look_at(
     samples: Samples,
     prompts: Mapping[Bucket, np.ndarray],
     show: Show | None = None,
+    edits: Mapping[Bucket, Edits] | None = None,
 ) -> list[Seen]:
     """What an extractor makes of samples, one `Seen` for each bucket.
 
     Latents that are no pictures are decoded by `show`, a few at a time; a grid of their pixels
     stands for each, since whole ones would fill the memory.
+
+    Args:
+      extractor: looks at the pictures.
+      samples: latents.
+      prompts: of each of them.
+      show: decodes them; None where they are pictures.
+      edits: where they are edits, what each was made of and should be.
     """
     seen = []
     for bucket, latents in samples.items():
-        texts = prompts[bucket]
-        if show is None:
-            images, (features, alignment) = latents, extractor.look(latents, list(texts))
-        else:
-            parts = []
-            for start in range(0, len(latents), _BATCH):
-                pictures = show(latents[start : start + _BATCH])
-                found = extractor.look(pictures, list(texts[start : start + _BATCH]))
-                parts.append((grid_of_pixels(pictures), *found))
-            pixels, vectors, scores = zip(*parts, strict=True)
-            images, features = np.concatenate(pixels), np.concatenate(vectors)
-            alignment = None if scores[0] is None else np.concatenate(scores)
-        seen.append(Seen(images, texts, features, alignment, np.arange(len(images))))
+        texts, beside = prompts[bucket], None if edits is None else edits[bucket]
+        parts = []
+        size = len(latents) if show is None else _BATCH
+        for start in range(0, len(latents), size):
+            part = slice(start, start + size)
+            pictures = _shown(latents[part], show)
+            own = None if beside is None else Edits(*(_shown(a[part], show) for a in beside))
+            found, errors = _look(extractor, pictures, list(texts[part]), own)
+            parts.append((pictures if show is None else grid_of_pixels(pictures), *found, errors))
+        pixels, vectors, scores, distances = zip(*parts, strict=True)
+        alignment = None if scores[0] is None else np.concatenate(scores)
+        together = {name: np.concatenate([d[name] for d in distances]) for name in distances[0]}
+        images, features = np.concatenate(pixels), np.concatenate(vectors)
+        number = np.arange(len(images))
+        seen.append(Seen(images, texts, features, alignment, number, together))
     return seen
+
+
+def _shown(latents: np.ndarray, show: Show | None) -> np.ndarray:
+    return latents if show is None else show(latents)
+
+
+def _look(
+    extractor: Extractor, pictures: np.ndarray, texts: Sequence[str], edits: Edits | None
+) -> tuple[tuple[np.ndarray, np.ndarray | None], dict[str, np.ndarray]]:
+    """What an extractor makes of pictures, and of edits their errors, too."""
+    if edits is None:
+        return extractor.look(pictures, texts), {}
+    errors = edit_errors(pictures, edits.sources, edits.truths)
+    if isinstance(extractor, EditExtractor):
+        return extractor.look_at_edits(pictures, texts, edits.sources), errors
+    return extractor.look(pictures, texts), errors
 
 
 def samples_of(
@@ -145,7 +198,7 @@ def samples_of(
       progress: told the number of samples done after each batch.
     """
     samples = {}
-    for bucket, (prompts, cond) in subject.buckets.items():
+    for bucket, (prompts, cond, _) in subject.buckets.items():
         noise = seeds(seed, bucket.height, bucket.width, np.arange(len(prompts)))
         shape = bucket.height, bucket.width, channels
         samples[bucket] = sampler(params, noise, cond, shape, sampling, progress)

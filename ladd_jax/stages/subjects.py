@@ -3,14 +3,14 @@
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ladd_jax.config.fields import Config
 from ladd_jax.data.buckets import Bucket
 from ladd_jax.data.prompt_sets import read_prompt_set
-from ladd_jax.data.shard_sets import is_complete
+from ladd_jax.data.shard_sets import LATENTS, is_complete
 from ladd_jax.data.shards import Shards
 from ladd_jax.errors import NotFoundError, UserError
 from ladd_jax.stages.encode import report_cut, text_encoder
@@ -31,10 +31,12 @@ class Subjects(NamedTuple):
     Attributes:
       prompts: str `[n]`, several samples of each prompt one after the other.
       cond: arrays `[n, ...]` by name.
+      truths: latents `[n, H, W, C]` of the records that have these; None of prompts alone.
     """
 
     prompts: np.ndarray
     cond: dict[str, np.ndarray]
+    truths: np.ndarray | None = None
 
 
 class Subject(NamedTuple):
@@ -79,9 +81,8 @@ def subject_of(config: Config, workdir: Path) -> Subject:
         for start in range(0, size, _PART):
             texts += held.read(bucket, np.arange(start, min(start + _PART, size)))["prompt"]
 
-        def read(places: np.ndarray, bucket: Bucket = bucket) -> dict[str, np.ndarray]:
-            cond: dict[str, np.ndarray] = held.read(bucket, places)["cond"]
-            return cond
+        def read(places: np.ndarray, bucket: Bucket = bucket) -> dict[str, Any]:
+            return held.read(bucket, places)
 
         found[bucket] = _drawn(config, bucket, texts, read)
     if not found:
@@ -106,7 +107,10 @@ def _written(config: Config, workdir: Path) -> Subject:
     found = {}
     for bucket in trained_buckets(config, workdir):
         found[bucket] = _drawn(
-            config, bucket, texts, lambda places: encoder.encode([texts[place] for place in places])
+            config,
+            bucket,
+            texts,
+            lambda places: {"cond": encoder.encode([texts[place] for place in places])},
         )
     report_cut(encoder)
     return Subject(found, null, None)
@@ -116,14 +120,17 @@ def _drawn(
     config: Config,
     bucket: Bucket,
     texts: Sequence[str],
-    read: Callable[[np.ndarray], dict[str, np.ndarray]],
+    read: Callable[[np.ndarray], dict[str, Any]],
 ) -> Subjects:
-    """The subjects of a bucket; `read` gives the condition of some places of the texts."""
+    """The subjects of a bucket; `read` gives the condition of some places of the texts, and latents
+    if there are any."""
     stage, rng = config.evaluate, np.random.default_rng((config.seed, bucket.height, bucket.width))
     places = choose(texts, stage.samples, stage.per_prompt, rng)
     different, index = np.unique(places, return_inverse=True)
-    cond = {name: array[index] for name, array in read(different).items()}
-    return Subjects(np.array(texts)[places], cond)
+    records = read(different)
+    cond = {name: array[index] for name, array in records["cond"].items()}
+    truths = records[LATENTS][index] if LATENTS in records else None
+    return Subjects(np.array(texts)[places], cond, truths)
 
 
 def choose(

@@ -7,6 +7,7 @@ from ladd_jax.evaluation.metrics import (
     alignment,
     contrast,
     diversity,
+    edits,
     frechet,
     kernel,
     precision_recall,
@@ -57,6 +58,22 @@ METRICS = {
         alignment.measure,
         "how well pictures fit their prompts: the share that shows what they say, or a CLIP's "
         "score",
+        reference="",
+        ratios={"/ teacher": "teacher"},
+    ),
+    edits.EDIT_ERROR: Metric(
+        "edit error",
+        edits.mean_of(edits.EDIT_ERROR),
+        "of edits, the root mean square distance of a picture to the true edited one, of values in "
+        "[-1, 1]",
+        reference="",
+        ratios={"/ teacher": "teacher"},
+    ),
+    edits.KEPT_ERROR: Metric(
+        "kept error",
+        edits.mean_of(edits.KEPT_ERROR),
+        "of edits, the root mean square distance of a picture to the one that was edited, where "
+        "the true edit has left that as it was",
         reference="",
         ratios={"/ teacher": "teacher"},
     ),
