@@ -2,42 +2,58 @@
 
     python -m ladd_jax.main --config=small_edit --workdir=runs/edit
 
-Without data the pictures are scenes of digits, 24 x 24, with three kinds of instructions: "make the
-red seven blue", "move the blue three to the left", "remove the green digit". Arguments after the
-colon, all optional:
+Arguments after the colon, all optional:
 
-    steps           of distillation, 240
-    pretrain        steps of the data generator's training, 1500
+    data            edits: tables with the columns of InstructPix2Pix or MagicBrush, or a folder
+                    that names a source in its metadata; without data they are of scenes of digits,
+                    24 x 24: "make the red seven blue", "move the blue three to the left", "remove
+                    the green digit"
+    resolution      of data, side in pixels of the square bucket, 24, up to 64
     guidance        of the data generator on the instruction, 1.5
     image_guidance  of the data generator on the picture that is edited, 1.2
+    steps           of distillation, 240
+    pretrain        steps of the data generator's training, 1500
+    text_length     words of an instruction that are read, 8
+    knobs           1: the student is told both scales, from 1 to 3 and from 1 to 2, and learns
+                    samples of the data generator at them; 0, the default: it learns the edits
     recipe          robust; paper leaves out what this project adds to the paper's distillation
-
-The student is distilled on the edits themselves, with the teacher's own predictions beside them, as
-the paper distils from real pictures.
 """
 
 from ml_collections import ConfigDict
 
 from ladd_jax.config import base_config, parse_arguments, small_recipe
+from ladd_jax.errors import UserError
+
+_LARGEST = 64
 
 
 def get_config(arguments: str | None = None) -> ConfigDict:
     given = parse_arguments(
         arguments,
-        dict(steps=240, pretrain=1500, guidance=1.5, image_guidance=1.2, recipe="robust"),
-    )
+        dict(
+            data="", resolution=24, guidance=1.5, image_guidance=1.2, steps=240, pretrain=1500,
+            text_length=8, knobs=0, recipe="robust",
+        ),
+    )  # fmt: skip
+    side = given["resolution"]
+    if not 8 <= side <= _LARGEST:
+        raise UserError(
+            f"resolution {side} is not from 8 to {_LARGEST}, since pixels are the latents: use one "
+            f"of these"
+        )
     config = base_config()
-    # The student learns from the edits themselves, and no sample of the data generator is kept.
-    config.stages = ("encode", "pretrain", "distil", "evaluate")
     config.data.update(
         dict(
-            source="scene_edits",
+            source="images" if given["data"] else "scene_edits",
+            path=given["data"],
             joined="edit",
-            buckets=("24x24",),
+            buckets=() if given["data"] else ("24x24",),
+            resolution=side,
+            max_buckets=3,
             examples=8192,
             # "move the yellow three to the right" has 7, and an end token.
             text_tokens="words",
-            text_length=8,
+            text_length=given["text_length"],
             text_width=128,
             text_layers=2,
             text_heads=4,
@@ -45,16 +61,18 @@ def get_config(arguments: str | None = None) -> ConfigDict:
             text_dtype="float16",
         )
     )
+    patch = 2 if side < 24 else 4
     config.model.update(
         dict(
             depth=4,
             width=96,
             num_heads=3,
             channels=3,
-            patch=4,
+            patch=patch,
             qk_norm=True,
-            position_table=6,
-            position_base=6,
+            # In patches; wide buckets are longer than the square.
+            position_table=2 * -(-side // patch) if given["data"] else side // patch,
+            position_base=-(-side // patch),
             remat="none",
             dtype="float32",
         )
@@ -82,7 +100,7 @@ def get_config(arguments: str | None = None) -> ConfigDict:
 
     config.synthesize.update(
         dict(
-            samples=1024,
+            samples=2048,
             batch_size=64,
             records_per_shard=256,
             steps=16,
@@ -94,15 +112,20 @@ def get_config(arguments: str | None = None) -> ConfigDict:
     )
 
     small_recipe(config, steps=given["steps"], recipe=given["recipe"])
-    config.distil.update(
-        dict(
-            data="encoded",
-            distillation_weight=2.5,  # known: there is one with real pictures; ADD's: its value
+    if given["knobs"]:
+        config.synthesize.update(dict(guidance_range=(1.0, 3.0), image_guidance_range=(1.0, 2.0)))
+    else:
+        # The student learns from the edits themselves, and no sample is kept.
+        config.stages = ("encode", "pretrain", "distil", "evaluate")
+        config.distil.update(
+            dict(
+                data="encoded",
+                distillation_weight=2.5,  # known: there is one with real pictures; ADD's: its value
+            )
         )
-    )
-    # The data generator has learned these data already, and is what is followed.
-    config.finetune.steps = 0
-    config.distil.follows = "generator"
+        # The data generator has learned these data already, and is what is followed.
+        config.finetune.steps = 0
+        config.distil.follows = "generator"
 
     config.evaluate.update(
         dict(

@@ -110,6 +110,13 @@ _GUIDANCE = flags.DEFINE_float(
     "config's.",
     flag_values=FLAGS,
 )
+_IMAGE_GUIDANCE = flags.DEFINE_float(
+    "image_guidance",
+    None,
+    "Guidance on the picture that is edited, of the data generator or of a student that was "
+    "trained to be told; default: its config's.",
+    flag_values=FLAGS,
+)
 _SHIFT = flags.DEFINE_float(
     "shift",
     None,
@@ -163,6 +170,7 @@ def main() -> None:
             "seed": NOT_NEGATIVE,
             "steps": COUNT,
             "guidance": NOT_NEGATIVE,
+            "image_guidance": NOT_NEGATIVE,
             "shift": POSITIVE,
             "strength": STRENGTH,
         },
@@ -189,7 +197,9 @@ def main() -> None:
     else:
         # The same prompt twice would be the same pictures.
         prompts = list(dict.fromkeys(prompts))
-    sampling = trained.sampling(_STEPS.value, _GUIDANCE.value, _SHIFT.value, strength)
+    sampling = trained.sampling(
+        _STEPS.value, _GUIDANCE.value, _SHIFT.value, strength, _IMAGE_GUIDANCE.value
+    )
     if images and trained.times:
         _LOG.info(
             "sample: strength %g, from the student's time %g on", strength, sampling.sigmas[0]

@@ -42,6 +42,7 @@ def student_architecture(config: Config) -> Any:
         context_width=config.data.text_width,
         pooled_width=config.data.pooled_width,
         guided=bool(config.synthesize.guidance_range),
+        image_guided=bool(config.synthesize.image_guidance_range),
         dtype=jnp.dtype(config.model.dtype),
         param_dtype=jnp.dtype(config.model.param_dtype),
     )
@@ -50,7 +51,7 @@ def student_architecture(config: Config) -> Any:
 def trained_generator_architecture(config: Config) -> Any:
     """Architecture of the data generator as `pretrain` trains it: it is guided by two passes, and
     never told by how much."""
-    return dataclasses.replace(student_architecture(config), guided=False)
+    return dataclasses.replace(student_architecture(config), guided=False, image_guided=False)
 
 
 def generator_architecture(config: Config) -> Any:

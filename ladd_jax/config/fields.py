@@ -909,6 +909,19 @@ class Config:
                 f"model.joined_channels is {self.model.joined_channels} and data.joined "
                 f"{self.data.joined!r}, which joins {wanted}: use weights that read as many, or 0"
             )
+        if not joined_channels(self):
+            for path, value in {
+                "synthesize.image_guidance": self.synthesize.image_guidance != 1,
+                "synthesize.image_guidance_range": bool(self.synthesize.image_guidance_range),
+                "pretrain.image_dropout": self.pretrain.image_dropout > 0,
+                "finetune.image_dropout": self.finetune.image_dropout > 0,
+                "prefer.image_dropout": self.prefer.image_dropout > 0,
+            }.items():
+                if value:
+                    raise UserError(
+                        f"{path} is set and the network is given no picture: set data.joined, or "
+                        f"leave it at its default"
+                    )
         if self.loras and not self.weights:
             raise UserError(
                 f"loras is {', '.join(self.loras)} and weights is empty: name the weights that "

@@ -54,6 +54,7 @@ class Architecture(Protocol):
       cut: 0, or the number of blocks that there are: what follows is left out.
       quantized: whether the kernels of the blocks are int8.
       guided: whether it is given the guidance scale, `cond["guidance"] [B, 1]`.
+      image_guided: whether it is given that on the image beside it, `[B, 2]`.
       dtype: dtype of computation.
       param_dtype: dtype of parameters.
     """
@@ -80,6 +81,9 @@ class Architecture(Protocol):
     def quantized(self) -> bool: ...
     @property
     def guided(self) -> bool: ...
+
+    @property
+    def image_guided(self) -> bool: ...
     @property
     def dtype(self) -> Dtype: ...
     @property
@@ -230,7 +234,7 @@ class Family:
         of one that is cut, whose shapes are given.
       widened: `widened(params, architecture)`: parameters of a network as those of one that reads
         the channels of this architecture, which are more, and does the same whatever they are.
-      fixed_guidance: `fixed_guidance(params, scale)`: parameters of a guided network as those of
+      fixed_guidance: `fixed_guidance(params, *scales)`: parameters of a guided network as those of
         one that is not, which does the same at one scale.
       forward_flops: `forward_flops(architecture, height, width, cond)`: multiplications and
         additions of one forward pass over one sample, for latents of these sides and the arrays of
@@ -281,7 +285,7 @@ class Family:
     backbone: Callable[[Any], Backbone]
     cut_params: Callable[[Params, Params], Params]
     widened: Callable[[Params, Any], Params]
-    fixed_guidance: Callable[[Params, float], Params]
+    fixed_guidance: Callable[..., Params]
     forward_flops: Callable[[Any, int, int, Mapping[str, Any]], int]
     encoder_flops: Callable[[int, int, int], tuple[int, int]]
     text_blocks: Callable[[int], Mapping[str, tuple[tuple[int, int], ...]]]

@@ -64,7 +64,7 @@ class Row:
 
     prompt: str
     seed: int
-    guidance: float | None = None
+    guidance: float | tuple[float, float] | None = None
     start: np.ndarray | None = None
 
 
@@ -192,7 +192,8 @@ class Student:
         fitting = [some if isinstance(text, UserError) else text for text in texts]
         cond = {name: np.stack([text[name] for text in fitting]) for name in some}
         if rows[0].guidance is not None:
-            cond[GUIDANCE] = np.array([[row.guidance] for row in rows], np.float32)
+            told = [np.atleast_1d(row.guidance) for row in rows]
+            cond[GUIDANCE] = np.array(told, np.float32)
         channels = self.trained.architecture.out_channels
         shape = (kind.bucket.height, kind.bucket.width, channels)
         nothing = np.zeros(shape, np.float32)

@@ -298,7 +298,9 @@ def _ways(config: Config) -> list[_Way]:
 
     def few_steps(model: str, steps: int, scale: float | None, tried: bool = False) -> _Way:
         # One program for all numbers: compiling takes longer than steps that change nothing.
-        sampling = Sampling.student(steps, times, scale, sampler)
+        both = scale is not None and made.image_guidance_range
+        told = (scale, made.image_guidance) if both else scale
+        sampling = Sampling.student(steps, times, told, sampler)
         sampling = sampling.padded(max(stage.student_steps) + 1)
         return _Way(model, steps, 1.0 if scale is None else scale, sampling, 1, tried)
 

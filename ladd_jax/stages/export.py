@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import jax
+import numpy as np
 
 from ladd_jax.config import architectures, objectives
 from ladd_jax.config.fields import Config, Distil
@@ -26,7 +27,7 @@ from ladd_jax.stages.checkpoints import student_step
 from ladd_jax.stages.load import open_loras
 from ladd_jax.stages.sets import trained_buckets
 from ladd_jax.stages.students import load_student_weights, load_trained
-from ladd_jax.stages.trained import FACTS, given_guidance
+from ladd_jax.stages.trained import FACTS, given_scales
 from ladd_jax.weights.lora import AddedLoRA
 from ladd_jax.weights.push import check_push, push
 from ladd_jax.weights.source import PIPELINE_INDEX
@@ -45,6 +46,7 @@ def export(
     dtype: str = "bfloat16",
     loras: Sequence[str] = (),
     guidance: float | None = None,
+    image_guidance: float | None = None,
     push_to: str = "",
 ) -> None:
     """Writes a student of a run as files that other programs read, all of them or none.
@@ -59,6 +61,7 @@ def export(
       loras: LoRA files that are added to the student, `PATH` or `PATH:SCALE` each.
       guidance: of a student that is given the guidance scale, the one that the files have, since
         other programs give it none; default: `synthesize.guidance`.
+      image_guidance: the same of the scale on the image, of a student that is given both.
       push_to: owner/name of the hub, where the folder is uploaded; empty for nowhere.
 
     Raises:
@@ -78,10 +81,15 @@ def export(
     if push_to:
         check_push(push_to)
     family, made = family_of(config), config.synthesize
-    scale = given_guidance(made.guidance, made.guidance_range, guidance)
+    scale = given_scales(
+        made.sampling,
+        (made.guidance_range, made.image_guidance_range),
+        (guidance, image_guidance),
+    )
+    scales = () if scale is None else tuple(np.atleast_1d(scale).tolist())
     step = student_step(config, workdir, step)
     exported = describe(
-        config, out.absolute().name, workdir, model, step, layout, dtype, loras, scale
+        config, out.absolute().name, workdir, model, step, layout, dtype, loras, scales
     )
     if push_to:
         exported = dataclasses.replace(exported, place=push_to)
@@ -96,8 +104,7 @@ def export(
                 "text_length": config.data.text_length,
                 "step": step,
             }
-            if scale is not None:
-                facts["guidance"] = scale
+            facts |= dict(zip(("guidance", "image_guidance"), scales, strict=False))
             (partial / FACTS).write_text(json.dumps(facts, indent=2, sort_keys=True) + "\n")
     if push_to:
         _LOG.info("export: uploads to %s", push_to)
@@ -113,7 +120,7 @@ def describe(
     layout: str,
     dtype: str,
     loras: Sequence[str] = (),
-    guidance: float | None = None,
+    guidance: Sequence[float] = (),
 ) -> Export:
     """A student as its family exports it, not read yet.
 
@@ -126,7 +133,8 @@ def describe(
       layout: one of the family's layouts.
       dtype: dtype of the transformer's files.
       loras: LoRA files that are added to it, `PATH` or `PATH:SCALE` each.
-      guidance: of a student that is told the guidance, the scale that its files have.
+      guidance: of a student that is told the guidance, the scale that its files have, and that on
+        the image if it is told both.
 
     Raises:
       UserError: the family has no such layout, the run no adapters that others can use, or a LoRA
@@ -148,7 +156,7 @@ def describe(
 
     def load() -> Params:
         params = load_student_weights(config, workdir, mesh, model, step)
-        return added(params if guidance is None else family.fixed_guidance(params, guidance))
+        return added(family.fixed_guidance(params, *guidance) if guidance else params)
 
     if ADAPTERS in layouts[layout]:
         network = _adapted(config, loras)
@@ -168,7 +176,13 @@ def describe(
         sigmas={steps: student_sigmas(steps, times) for steps in counts},
         objective=config.distil.objective,
         made=_how_made(config, model, step, dtype, loras)
-        | ({} if guidance is None else {"guidance of these files": f"{guidance:g}"}),
+        | dict(
+            zip(
+                ("guidance of these files", "guidance on the image"),
+                (f"{scale:g}" for scale in guidance),
+                strict=False,
+            )
+        ),
     )
 
 

@@ -68,7 +68,10 @@ def open_places(config: Config, workdir: Path, data: str, origin: str) -> Places
     return found
 
 
-_OF_STUDENT = {"distil": ("objective", "hooked_blocks", "lora"), "synthesize": ("guidance_range",)}
+_OF_STUDENT = {
+    "distil": ("objective", "hooked_blocks", "lora"),
+    "synthesize": ("guidance_range", "image_guidance_range"),
+}
 """Fields of other sections that decide what a student's checkpoint holds, and what it means."""
 
 

@@ -108,11 +108,15 @@ def sample(
     given = sampling.given_guidance
     if given is None:
         given = trained.fixed_guidance
+    scales = (sampling.guidance, sampling.image_guidance)
+    if given is not None:
+        scales = (*np.atleast_1d(given).tolist(), 1.0)[:2]
     facts = {
         "steps": str(sum(sigma > 0 for sigma in sampling.sigmas)),
         "sigmas": ", ".join(f"{sigma:.6g}" for sigma in sampling.sigmas),
         "sampler": sampling.sampler,
-        "guidance": f"{sampling.guidance if given is None else given:g}",
+        "guidance": f"{scales[0]:g}",
+        **({} if scales[1] == 1 else {"image_guidance": f"{scales[1]:g}"}),
         **(
             {}
             if sampling.guidance_interval == ALWAYS

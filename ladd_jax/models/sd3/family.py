@@ -41,7 +41,9 @@ from ladd_jax.weights.source import fetch_pipeline, find
 from ladd_jax.whole_files import read_json, whole
 
 # What files of weights say nothing of: how to compute, and what only students of this library have.
-_NOT_IN_FILES = ("remat", "unroll", "cut", "quantized", "guided", "dtype", "param_dtype")
+_NOT_IN_FILES = (
+    "remat", "unroll", "cut", "quantized", "guided", "image_guided", "dtype", "param_dtype",
+)  # fmt: skip
 
 
 def _flops(config: MMDiTConfig, height: int, width: int, cond: Mapping[str, Any]) -> int:
@@ -59,7 +61,7 @@ def _cond_shapes(
     if joined:
         shapes[CHANNELS] = (height, width, joined)
     if config.guided:
-        shapes[GUIDANCE] = (1,)
+        shapes[GUIDANCE] = (1 + config.image_guided,)
     return shapes
 
 
