@@ -16,6 +16,8 @@ Examples:
         --prompt="a red cat" --out=pictures
     python -m ladd_jax.sample --checkpoint=runs/sd3_turbo --image=sketch.png --strength=0.75 \
         --prompt="a red cat" --out=pictures
+    python -m ladd_jax.sample --checkpoint=runs/sd3_inpaint --image=room.png --mask=sofa.png \
+        --prompt="a red cat on a chair" --out=pictures
 """
 
 import logging
@@ -78,8 +80,16 @@ _GENEVAL = flags.DEFINE_string(
 _IMAGE = flags.DEFINE_string(
     "image",
     None,
-    "Pictures to start from in the place of noise alone: one, a folder, a pattern or a list of "
-    "them; one for each prompt, or one for all, or one prompt for all.",
+    "Pictures to start from in the place of noise alone, or, of a network that is given pictures, "
+    "these: one, a folder, a pattern or a list of them; one for each prompt, or one for all, or "
+    "one prompt for all.",
+    flag_values=FLAGS,
+)
+_MASK = flags.DEFINE_string(
+    "mask",
+    None,
+    "Of a network that fills holes, what of such a picture is to be filled, white in a picture of "
+    "its size; all else stays as it is. One for all pictures, or one for each.",
     flag_values=FLAGS,
 )
 _STRENGTH = flags.DEFINE_float(
@@ -138,6 +148,7 @@ def main() -> None:
     from ladd_jax.data.prompts import check_prompt
     from ladd_jax.evaluation.geneval import picture_file, read_geneval, write_records
     from ladd_jax.parallel.mesh import make_mesh
+    from ladd_jax.stages.given import GivenFiles, check_given
     from ladd_jax.stages.sample import choose_bucket, sample
     from ladd_jax.stages.starts import find_starts, pair
     from ladd_jax.stages.trained import is_run, open_trained
@@ -169,8 +180,10 @@ def main() -> None:
     )
     if _STRENGTH.value is not None and not _IMAGE.value:
         raise UserError(f"--strength={_STRENGTH.value:g} is of a picture: name it by --image=FILE")
+    if _MASK.value and not _IMAGE.value:
+        raise UserError(f"--mask={_MASK.value} is of a picture: name it by --image=FILE")
     images = find_starts(_IMAGE.value) if _IMAGE.value else []
-    strength = (_STRENGTH.value or _USUAL_STRENGTH) if images else None
+    masks = find_starts(_MASK.value) if _MASK.value else []
     out = expand_local(_OUT.value, "out", COPY_LATER)
     if out.exists() and not out.is_dir():
         raise UserError(f"--out={out} is a file: name a folder")
@@ -180,17 +193,24 @@ def main() -> None:
     mesh = make_mesh({"fsdp": -1}, jax.local_devices())
     dtype = None if _DTYPE.value is None else jnp.dtype(_DTYPE.value)
     trained = open_trained(_CHECKPOINT.value, _MODEL.value, _STEP.value, dtype, mesh, _LORA.value)
+    check_given(trained, len(images), len(masks), _STRENGTH.value)
+    files_given = [
+        GivenFiles(image, masks[i % len(masks)] if masks else None)
+        for i, image in enumerate(images)
+    ]
+    starts = bool(images) and not trained.joined
+    strength = (_STRENGTH.value or _USUAL_STRENGTH) if starts else None
     at = "" if trained.step is None else f" of step {trained.step}"
     _LOG.info("sample: %s of %s%s, into %s", trained.model, _CHECKPOINT.value, at, out)
     if records:
         write_records(out, records)
     elif images:
-        prompts, images = pair(prompts, images)
+        prompts, files_given = pair(prompts, files_given)
     else:
         # The same prompt twice would be the same pictures.
         prompts = list(dict.fromkeys(prompts))
     sampling = trained.sampling(_STEPS.value, _GUIDANCE.value, _SHIFT.value, strength)
-    if images and trained.times:
+    if starts and trained.times:
         _LOG.info(
             "sample: strength %g, from the student's time %g on", strength, sampling.sigmas[0]
         )
@@ -205,7 +225,7 @@ def main() -> None:
         batch_size=_BATCH_SIZE.value,
         mesh=mesh,
         place=picture_file if records else None,
-        images=images,
+        images=files_given,
     )
     print(f"{len(files)} files in {out}, the last is {files[-1]}")
 

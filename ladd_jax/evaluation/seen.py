@@ -4,7 +4,7 @@ n pictures, P parts of a picture, F features of a part.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -26,6 +26,9 @@ class Seen:
       features: float64 `[n, P, F]`; most extractors see a picture as one part.
       alignment: how well each picture fits its prompt, float64 `[n]`; None where nothing tells.
       identity: int `[n]`, the same for copies of one picture.
+      filled: of pictures that were completed what they are off, by name, float64 `[n]`: mean
+        squares in the hole (`masked`) and around it before known pixels were put back (`known`),
+        and the `distance` of their features to those of the pictures themselves; None of others.
     """
 
     images: np.ndarray | None
@@ -33,6 +36,7 @@ class Seen:
     features: np.ndarray
     alignment: np.ndarray | None
     identity: np.ndarray
+    filled: Mapping[str, np.ndarray] | None = None
 
     def __post_init__(self) -> None:
         count = len(self.prompts if self.images is None else self.images)
@@ -48,12 +52,16 @@ class Seen:
         Without `pixels` there are no images, of which large ones take long to copy.
         """
         alignment = None if self.alignment is None else self.alignment[index]
+        filled = None
+        if self.filled is not None:
+            filled = {name: values[index] for name, values in self.filled.items()}
         return Seen(
             self.images[index] if pixels and self.images is not None else None,
             self.prompts[index],
             self.features[index],
             alignment,
             self.identity[index],
+            filled,
         )
 
 

@@ -19,6 +19,7 @@ from ladd_jax.evaluation.pictures import averaged_down
 from ladd_jax.evaluation.seen import Seen, grid_of_pixels
 from ladd_jax.models.base import Params
 from ladd_jax.models.families import family_of
+from ladd_jax.stages.holes import Holes, completed, errors
 from ladd_jax.stages.latents import of_autoencoder
 from ladd_jax.stages.sets import shards_of
 from ladd_jax.stages.subjects import Subject, Subjects
@@ -100,28 +101,48 @@ def look_at(
     samples: Samples,
     prompts: Mapping[Bucket, np.ndarray],
     show: Show | None = None,
+    holes: Mapping[Bucket, Holes] | None = None,
 ) -> list[Seen]:
     """What an extractor makes of samples, one `Seen` for each bucket.
 
     Latents that are no pictures are decoded by `show`, a few at a time; a grid of their pixels
-    stands for each, since whole ones would fill the memory.
+    stands for each, since whole ones would fill the memory. Samples that fill `holes` are looked at
+    as the pictures that they complete.
     """
     seen = []
     for bucket, latents in samples.items():
-        texts = prompts[bucket]
-        if show is None:
-            images, (features, alignment) = latents, extractor.look(latents, list(texts))
-        else:
-            parts = []
-            for start in range(0, len(latents), _BATCH):
-                pictures = show(latents[start : start + _BATCH])
-                found = extractor.look(pictures, list(texts[start : start + _BATCH]))
-                parts.append((grid_of_pixels(pictures), *found))
-            pixels, vectors, scores = zip(*parts, strict=True)
-            images, features = np.concatenate(pixels), np.concatenate(vectors)
-            alignment = None if scores[0] is None else np.concatenate(scores)
-        seen.append(Seen(images, texts, features, alignment, np.arange(len(images))))
+        texts, own = prompts[bucket], (holes or {}).get(bucket)
+        size = len(latents) if show is None else _BATCH
+        parts = []
+        for start in range(0, len(latents), size):
+            part = slice(start, start + size)
+            pictures, words = _shown(latents[part], show), list(texts[part])
+            off = {}
+            if own is not None:
+                wholes = _shown(own.latents[part], show)
+                off = errors(pictures, wholes, own.masks[part])
+                pictures = completed(pictures, wholes, own.masks[part])
+            features, alignment = extractor.look(pictures, words)
+            if own is not None:
+                moved = features - extractor.look(wholes, words)[0]
+                off["distance"] = np.sqrt(np.sum(np.square(moved), axis=(1, 2)))
+            images = pictures if show is None else grid_of_pixels(pictures)
+            parts.append((images, features, alignment, off))
+        images, features = (np.concatenate([part[i] for part in parts]) for i in (0, 1))
+        alignment = None if parts[0][2] is None else np.concatenate([part[2] for part in parts])
+        filled = None
+        if own is not None:
+            filled = {
+                name: np.concatenate([part[3][name] for part in parts]) for name in parts[0][3]
+            }
+        identity = np.arange(len(images))
+        seen.append(Seen(images, texts, features, alignment, identity, filled))
     return seen
+
+
+def _shown(latents: np.ndarray, show: Show | None) -> np.ndarray:
+    """Pictures of latents, which are some themselves where nothing shows them."""
+    return latents if show is None else show(latents)
 
 
 def samples_of(

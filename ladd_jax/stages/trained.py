@@ -12,7 +12,7 @@ from ladd_jax.config.architectures import generator_architecture, student_archit
 from ladd_jax.config.fields import Synthesize
 from ladd_jax.config.workdir import read
 from ladd_jax.data.buckets import Bucket, bucket_table
-from ladd_jax.data.joined import pretrains
+from ladd_jax.data.joined import joined_kind, pretrains
 from ladd_jax.diffusion.sampling import Sampling
 from ladd_jax.errors import DamagedError, UserError
 from ladd_jax.methods import METHODS
@@ -55,6 +55,8 @@ class TrainedModel:
       guidance_range: of a student that is given the guidance scale, the least and the largest one
         of its training; empty for others.
       fixed_guidance: the scale that such a student was exported with; None for others.
+      joined: what is joined to x_t, as `data.joined` names it; empty for networks that read text
+        alone.
     """
 
     place: str
@@ -72,6 +74,7 @@ class TrainedModel:
     loras: tuple[str, ...] = ()
     guidance_range: tuple[float, ...] = ()
     fixed_guidance: float | None = None
+    joined: str = ""
 
     @property
     def reduction(self) -> int:
@@ -139,6 +142,20 @@ class TrainedModel:
         given = dict(steps=steps, guidance=guidance, shift=shift)
         return Sampling.generator(
             **self.generator | {name: value for name, value in given.items() if value is not None}
+        )
+
+
+def check_text_alone(trained: TrainedModel, command: str) -> None:
+    """Raises UserError where a network is given more than prompts, of which a command knows none.
+
+    Args:
+      trained: the model.
+      command: the command's name.
+    """
+    if trained.joined:
+        raise UserError(
+            f"{trained.place} is given pictures besides prompts, and {command} gives none: use "
+            f"ladd_jax.sample"
         )
 
 
@@ -257,6 +274,7 @@ def _run(
         load=load,
         step=found,
         guidance_range=() if is_generator else tuple(config.synthesize.guidance_range),
+        joined=config.data.joined,
     )
 
 
@@ -298,6 +316,7 @@ def _released(place: str, dtype: Any, mesh: Mesh) -> TrainedModel:
         load=lambda: weights.load(mesh),
         step=facts.get("step"),
         fixed_guidance=facts.get("guidance"),
+        joined=joined_kind(weights.config.in_channels, weights.config.out_channels),
     )
 
 
