@@ -7,7 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
+from PIL import Image
 from pipelines import save_pipeline
+from sampled import draw, save_digits
+from untrained_run import save_student
 
 from configs import digits, sd3_turbo
 from ladd_jax.cli.preflight import check
@@ -18,8 +21,11 @@ from ladd_jax.config.identity import identity
 from ladd_jax.data.buckets import Bucket
 from ladd_jax.data.sources import open_source
 from ladd_jax.errors import UserError
+from ladd_jax.evaluation.metrics import METRICS
 from ladd_jax.models.sd3.transformer import mmdit, widened
 from ladd_jax.parallel.mesh import make_mesh
+from ladd_jax.stages.holes import Holes, completed, errors
+from ladd_jax.stages.judging import look_at
 from ladd_jax.stages.load import load_widened
 from ladd_jax.weights import load_mmdit
 
@@ -119,3 +125,113 @@ def test_every_record_has_a_mask_and_its_picture_without_what_is_to_be_filled(so
                                       arrays["channels"][2])  # fmt: skip
     masks = [part.read(bucket, 3, 9)["channels"][..., 0] for part in (opened, opened.held_out)]
     assert (masks[0] != masks[1]).any()
+
+
+@pytest.fixture(scope="module")
+def filling_run(tmp_path_factory):
+    """An untrained run that fills holes of digits."""
+    workdir = tmp_path_factory.mktemp("filling")
+    config = digits.get_config()
+    config.data.update(dict(joined="inpaint", buckets=("8x8",)))
+    config.model.update(dict(depth=1, width=16, unroll=1))
+    config.heads.update(dict(channels=8))
+    save_student(typed(config), workdir)
+    return workdir
+
+
+@pytest.fixture
+def files(tmp_path):
+    """A picture, a mask whose right half is white, and one that is black."""
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8)
+    mask = np.zeros((8, 8), np.uint8)
+    mask[:, 4:] = 255
+    found = {"picture": pixels, "mask": mask, "black": 0 * mask, "small": mask[:4]}
+    for name, array in found.items():
+        Image.fromarray(array).save(tmp_path / f"{name}.png")
+    return {name: tmp_path / f"{name}.png" for name in found}
+
+
+def test_pixels_that_are_known_come_back_as_they_were(filling_run, files, tmp_path):
+    pictures, _ = draw(
+        tmp_path / "out", "--prompt=three", checkpoint=filling_run, image=files["picture"],
+        mask=files["mask"], num=2, steps=1,
+    )  # fmt: skip
+    grey = Image.open(files["picture"]).convert("L")
+    shown = np.asarray(grey).repeat(8, axis=0).repeat(8, axis=1)
+    one, other = (np.asarray(pictures["three", seed].convert("L")) for seed in (0, 1))
+    np.testing.assert_array_equal(one[:, :32], shown[:, :32])
+    np.testing.assert_array_equal(other[:, :32], shown[:, :32])
+    assert (one[:, 32:] != other[:, 32:]).mean() > 0.5
+    assert pictures["three", 0].text["mask"].startswith("mask.png ")
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({}, "is given a picture: name one by --image=FILE"),
+        ({"image": "picture"}, "fills what a mask says: name one by --mask=FILE, white where"),
+        ({"mask": "mask"}, "is of a picture: name it by --image=FILE"),
+        ({"image": "picture", "mask": "black"}, "has nothing white in the part that is filled"),
+        ({"image": "picture", "mask": "small"}, "has 8x4 pixels and its picture .* 8x8: make it"),
+        ({"image": "picture", "mask": "mask", "strength": 0.5}, "leave --strength out"),
+    ],
+    ids=str,
+)
+def test_what_a_network_that_fills_holes_lacks_is_told(filling_run, files, tmp_path, given, words):
+    given = {name: files.get(value, value) for name, value in given.items()}
+    with pytest.raises(UserError, match=words):
+        draw(tmp_path / "out", "--prompt=three", checkpoint=filling_run, num=1, steps=1, **given)
+
+
+def test_a_mask_is_refused_by_a_network_that_fills_none(files, tmp_path):
+    run = save_digits(tmp_path / "run")
+    with pytest.raises(UserError, match="--mask is for a network that fills holes, and .* is none"):
+        draw(tmp_path / "out", "--prompt=three", checkpoint=run, image=files["picture"],
+             mask=files["mask"])  # fmt: skip
+
+
+def test_what_is_completed_is_judged_in_its_hole_and_around_it():
+    rng = np.random.default_rng(0)
+    wholes, samples = rng.standard_normal((2, 3, 8, 8, 1))
+    masks = np.zeros((3, 4, 4), bool)
+    masks[:, 1:3, :2] = True
+    inside = np.zeros((3, 8, 8, 1), bool)
+    inside[:, 2:6, :4] = True
+    filled = completed(samples, wholes, masks)
+    np.testing.assert_array_equal(filled[inside], samples[inside])
+    np.testing.assert_array_equal(filled[~inside], wholes[~inside])
+    off = errors(samples, wholes, masks)
+    np.testing.assert_allclose(off["masked"].mean(), np.square(samples - wholes)[inside].mean())
+    np.testing.assert_allclose(off["known"].mean(), np.square(samples - wholes)[~inside].mean())
+    assert not errors(filled, wholes, masks)["known"].any()
+
+
+FILLED = ("masked_distance", "masked_error", "known_error")
+
+
+class Mean:
+    """Looks at the mean of a picture."""
+
+    def look(self, images, prompts):
+        return images.mean(axis=(1, 2))[:, None].astype(np.float64), None
+
+
+@pytest.mark.parametrize("show", [None, lambda latents: latents.repeat(2, 1).repeat(2, 2)])
+def test_metrics_of_holes_are_those_of_completed_pictures(show):
+    rng, bucket = np.random.default_rng(0), Bucket(4, 4)
+    wholes, samples = rng.standard_normal((2, 20, 4, 4, 1)).astype(np.float32)
+    masks = np.zeros((20, 4, 4), bool)
+    masks[:, :2] = True
+    holes = {bucket: Holes(masks, wholes)}
+    prompts = {bucket: np.array(["a"] * 20)}
+    found = look_at(Mean(), {bucket: samples}, prompts, show, holes)
+    off = samples[:, :2] - wholes[:, :2]
+    values = {name: METRICS[name].measure(found, found) for name in FILLED}
+    assert values["masked_error"] == pytest.approx(np.sqrt(np.mean(off**2)), rel=1e-6)
+    assert values["known_error"] == pytest.approx(
+        np.sqrt(np.mean((samples - wholes)[:, 2:] ** 2)), rel=1e-6
+    )
+    distances = np.abs(off.sum(axis=(1, 2, 3)) / 16)
+    assert values["masked_distance"] == pytest.approx(distances.mean(), rel=1e-5)
+    assert METRICS["masked_error"].measure(look_at(Mean(), {bucket: samples}, prompts), []) is None
+    assert len(found[0].take(np.arange(5)).filled["masked"]) == 5

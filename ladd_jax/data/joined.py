@@ -26,6 +26,21 @@ def joined_channels(config: Any) -> int:
     return config.model.joined_channels or JOINED[config.data.joined](config.model.channels)
 
 
+def joined_kind(in_channels: int, out_channels: int) -> str:
+    """The kind of channels that a network reads besides those of x_t, by their number.
+
+    Args:
+      in_channels: channels that it reads.
+      out_channels: C.
+
+    Returns:
+      a value of `data.joined`; empty where it reads none, or as many as no kind has.
+    """
+    joined = in_channels - out_channels
+    found = (kind for kind, count in JOINED.items() if kind and count(out_channels) == joined)
+    return next(found, "")
+
+
 def pretrains(config: Any) -> bool:
     """Whether the stage `pretrain` makes the data generator, whichever stages are run now.
 

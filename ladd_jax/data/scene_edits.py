@@ -202,7 +202,8 @@ def _draw_picture(
     scans: list[Placed] = []
     while len(scans) < wanted:
         digit = int(rng.integers(len(WORDS)))
-        place = tuple(PITCH * int(rng.integers(side)) for side in _places(bucket))
+        row, column = (PITCH * int(rng.integers(side)) for side in _places(bucket))
+        place = row, column
         if _is_free(place, scans):
             colour = list(COLOURS)[rng.integers(len(COLOURS))]
             scans.append(Placed(digit, colour, int(rng.choice(by_label[digit])), place))

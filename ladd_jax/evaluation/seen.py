@@ -26,8 +26,10 @@ class Seen:
       features: float64 `[n, P, F]`; most extractors see a picture as one part.
       alignment: how well each picture fits its prompt, float64 `[n]`; None where nothing tells.
       identity: int `[n]`, the same for copies of one picture.
-      errors: of edits, distances of each picture to what it should be, float64 `[n]`, by the names
-        of their metrics; empty for others.
+      errors: of edits and of pictures that were completed what each is off, float64 `[n]`, by name:
+        for edits see `metrics.edits.errors`; else mean squares in the hole (`masked`) and around it
+        before known pixels were put back (`known`), and the `distance` of features to those of the
+        pictures themselves. Empty for others.
     """
 
     images: np.ndarray | None

@@ -39,6 +39,7 @@ from ladd_jax.models.families import family_of
 from ladd_jax.names import counted
 from ladd_jax.parallel.mesh import make_mesh
 from ladd_jax.stages.checkpoints import finished_student_step
+from ladd_jax.stages.holes import completed_latents, holes_of
 from ladd_jax.stages.judging import (
     Samples,
     Show,
@@ -136,12 +137,15 @@ def evaluate(config: Config, workdir: Path) -> list[Row]:
     channels, show = config.model.channels, decoding(config)
     extractor = open_judge(config, workdir, mesh, show)
 
-    edits = edits_of(config, {b: own[1:] for b, own in subject.buckets.items()})
+    holes = holes_of(config, subject)
+    edits = edits_of(config, {b: (own.cond, own.latents) for b, own in subject.buckets.items()})
 
-    def look(samples: Samples, texts: Mapping[Bucket, np.ndarray], made: bool = True) -> _Looked:
-        # Real pictures are other edits than those of the subjects.
-        seen = look_at(extractor, samples, texts, show, edits if made else None)
-        return dict(zip(samples, seen, strict=True))
+    def look(samples: Samples, texts: Mapping[Bucket, np.ndarray]) -> _Looked:
+        return dict(zip(samples, look_at(extractor, samples, texts, show), strict=True))
+
+    def judge(samples: Samples) -> _Looked:
+        looked = look_at(extractor, samples, prompts, show, holes, edits)
+        return dict(zip(samples, looked, strict=True))
 
     ways = _ways(config)
     total = (len(ways) + 1) * sum(map(len, prompts.values()))
@@ -167,14 +171,13 @@ def evaluate(config: Config, workdir: Path) -> list[Row]:
             return kept(directory / f"{name}.npz", own, functools.partial(sample, way))
 
         reference = of_generator(ways[0]._replace(noise=2), "reference")
-        references = {"generator": look(reference, prompts)}
+        references = {"generator": judge(reference)}
         rows = []
         if subject.real is not None:
             most = dict.fromkeys(prompts, _REAL * stage.samples)
-            references["real"] = look(*pictures_of(subject.real, most, config.seed), made=False)
+            references["real"] = look(*pictures_of(subject.real, most, config.seed))
             counts = {bucket: len(texts) for bucket, texts in prompts.items()}
-            encoded = shards_of(config, workdir, "encoded")
-            data = look(*pictures_of(encoded, counts), made=False)
+            data = look(*pictures_of(shards_of(config, workdir, "encoded"), counts))
             # One picture has no distribution.
             data = {bucket: part for bucket, part in data.items() if len(part.prompts) > 1}
             if EXTRACTORS[extractor_for(config)].learns:
@@ -185,11 +188,11 @@ def evaluate(config: Config, workdir: Path) -> list[Row]:
         shown: list[Grid] = []
         for way in ways:
             samples = sample(way) if way.model == "student" else of_generator(way, way.file)
-            rows += _rows(way, look(samples, prompts), references, stage, config.seed)
+            rows += _rows(way, judge(samples), references, stage, config.seed)
             # Of further scales the most steps show what guidance does.
             if way.tried and way.model == "student" and way.steps < max(stage.student_steps):
                 continue
-            for bucket, latents in samples.items():
+            for bucket, latents in completed_latents(samples, holes).items():
                 grids.append(_grid(way.title, bucket, latents, prompts[bucket], stage, show))
                 # The generator's samples of the data look like the teacher's of more steps.
                 if way.model != "generator":
@@ -265,6 +268,11 @@ def notes_of(config: Config) -> list[str]:
         notes.append(
             "The extractor was trained on the run's own pictures, so that the row of the data says "
             "nothing of their alignment."
+        )
+    if config.data.joined == "inpaint":
+        notes.append(
+            "Samples are judged as completed pictures, with the known pixels put back, beside the "
+            "held-out pictures that they complete."
         )
     if config.autoencoder:
         notes.append("All pictures are judged as the autoencoder decodes them from latents.")

@@ -20,6 +20,7 @@ from ladd_jax.evaluation.pictures import averaged_down
 from ladd_jax.evaluation.seen import Seen, grid_of_pixels
 from ladd_jax.models.base import CHANNELS, Params
 from ladd_jax.models.families import family_of
+from ladd_jax.stages.holes import Holes, completed, errors
 from ladd_jax.stages.latents import of_autoencoder
 from ladd_jax.stages.sets import shards_of
 from ladd_jax.stages.subjects import Subject, Subjects
@@ -127,54 +128,53 @@ def look_at(
     samples: Samples,
     prompts: Mapping[Bucket, np.ndarray],
     show: Show | None = None,
+    holes: Mapping[Bucket, Holes] | None = None,
     edits: Mapping[Bucket, Edits] | None = None,
 ) -> list[Seen]:
     """What an extractor makes of samples, one `Seen` for each bucket.
 
     Latents that are no pictures are decoded by `show`, a few at a time; a grid of their pixels
-    stands for each, since whole ones would fill the memory.
-
-    Args:
-      extractor: looks at the pictures.
-      samples: latents.
-      prompts: of each of them.
-      show: decodes them; None where they are pictures.
-      edits: where they are edits, what each was made of and should be.
+    stands for each, since whole ones would fill the memory. Samples that fill `holes` are looked at
+    as the pictures that they complete, and those that are `edits` beside what they were made of.
     """
     seen = []
     for bucket, latents in samples.items():
-        texts, beside = prompts[bucket], None if edits is None else edits[bucket]
-        parts = []
+        texts, own = prompts[bucket], (holes or {}).get(bucket)
+        edit = (edits or {}).get(bucket)
         size = len(latents) if show is None else _BATCH
+        parts = []
         for start in range(0, len(latents), size):
             part = slice(start, start + size)
-            pictures = _shown(latents[part], show)
-            own = None if beside is None else Edits(*(_shown(a[part], show) for a in beside))
-            found, errors = _look(extractor, pictures, list(texts[part]), own)
-            parts.append((pictures if show is None else grid_of_pixels(pictures), *found, errors))
-        pixels, vectors, scores, distances = zip(*parts, strict=True)
-        alignment = None if scores[0] is None else np.concatenate(scores)
-        together = {name: np.concatenate([d[name] for d in distances]) for name in distances[0]}
-        images, features = np.concatenate(pixels), np.concatenate(vectors)
-        number = np.arange(len(images))
-        seen.append(Seen(images, texts, features, alignment, number, together))
+            pictures, words = _shown(latents[part], show), list(texts[part])
+            off: dict[str, np.ndarray] = {}
+            sources = None
+            if own is not None:
+                wholes = _shown(own.latents[part], show)
+                off = errors(pictures, wholes, own.masks[part])
+                pictures = completed(pictures, wholes, own.masks[part])
+            if edit is not None:
+                sources, truths = (_shown(each[part], show) for each in edit)
+                off = edit_errors(pictures, sources, truths)
+            if sources is not None and isinstance(extractor, EditExtractor):
+                features, alignment = extractor.look_at_edits(pictures, words, sources)
+            else:
+                features, alignment = extractor.look(pictures, words)
+            if own is not None:
+                moved = features - extractor.look(wholes, words)[0]
+                off["distance"] = np.sqrt(np.sum(np.square(moved), axis=(1, 2)))
+            images = pictures if show is None else grid_of_pixels(pictures)
+            parts.append((images, features, alignment, off))
+        images, features = (np.concatenate([part[i] for part in parts]) for i in (0, 1))
+        alignment = None if parts[0][2] is None else np.concatenate([part[2] for part in parts])
+        together = {name: np.concatenate([part[3][name] for part in parts]) for name in parts[0][3]}
+        identity = np.arange(len(images))
+        seen.append(Seen(images, texts, features, alignment, identity, together))
     return seen
 
 
 def _shown(latents: np.ndarray, show: Show | None) -> np.ndarray:
+    """Pictures of latents, which are some themselves where nothing shows them."""
     return latents if show is None else show(latents)
-
-
-def _look(
-    extractor: Extractor, pictures: np.ndarray, texts: Sequence[str], edits: Edits | None
-) -> tuple[tuple[np.ndarray, np.ndarray | None], dict[str, np.ndarray]]:
-    """What an extractor makes of pictures, and of edits their errors, too."""
-    if edits is None:
-        return extractor.look(pictures, texts), {}
-    errors = edit_errors(pictures, edits.sources, edits.truths)
-    if isinstance(extractor, EditExtractor):
-        return extractor.look_at_edits(pictures, texts, edits.sources), errors
-    return extractor.look(pictures, texts), errors
 
 
 def samples_of(

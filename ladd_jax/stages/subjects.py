@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -31,12 +31,13 @@ class Subjects(NamedTuple):
     Attributes:
       prompts: str `[n]`, several samples of each prompt one after the other.
       cond: arrays `[n, ...]` by name.
-      truths: latents `[n, H, W, C]` of the records that have these; None of prompts alone.
+      latents: of the records that they are from, `[n, H, W, C]`, where samples are to be compared
+        with these; else None.
     """
 
     prompts: np.ndarray
     cond: dict[str, np.ndarray]
-    truths: np.ndarray | None = None
+    latents: np.ndarray | None = None
 
 
 class Subject(NamedTuple):
@@ -81,8 +82,10 @@ def subject_of(config: Config, workdir: Path) -> Subject:
         for start in range(0, size, _PART):
             texts += held.read(bucket, np.arange(start, min(start + _PART, size)))["prompt"]
 
-        def read(places: np.ndarray, bucket: Bucket = bucket) -> dict[str, Any]:
-            return held.read(bucket, places)
+        def read(places: np.ndarray, bucket: Bucket = bucket) -> Subjects:
+            records = held.read(bucket, places)
+            latents = records[LATENTS] if config.data.joined else None
+            return Subjects(np.array(records["prompt"]), records["cond"], latents)
 
         found[bucket] = _drawn(config, bucket, texts, read)
     if not found:
@@ -106,12 +109,12 @@ def _written(config: Config, workdir: Path) -> Subject:
         )
     found = {}
     for bucket in trained_buckets(config, workdir):
-        found[bucket] = _drawn(
-            config,
-            bucket,
-            texts,
-            lambda places: {"cond": encoder.encode([texts[place] for place in places])},
-        )
+
+        def read(places: np.ndarray) -> Subjects:
+            chosen = [texts[place] for place in places]
+            return Subjects(np.array(chosen), encoder.encode(chosen))
+
+        found[bucket] = _drawn(config, bucket, texts, read)
     report_cut(encoder)
     return Subject(found, null, None)
 
@@ -120,17 +123,16 @@ def _drawn(
     config: Config,
     bucket: Bucket,
     texts: Sequence[str],
-    read: Callable[[np.ndarray], dict[str, Any]],
+    read: Callable[[np.ndarray], Subjects],
 ) -> Subjects:
-    """The subjects of a bucket; `read` gives the condition of some places of the texts, and latents
-    if there are any."""
+    """The subjects of a bucket; `read` gives those of some places of the texts."""
     stage, rng = config.evaluate, np.random.default_rng((config.seed, bucket.height, bucket.width))
     places = choose(texts, stage.samples, stage.per_prompt, rng)
     different, index = np.unique(places, return_inverse=True)
-    records = read(different)
-    cond = {name: array[index] for name, array in records["cond"].items()}
-    truths = records[LATENTS][index] if LATENTS in records else None
-    return Subjects(np.array(texts)[places], cond, truths)
+    found = read(different)
+    cond = {name: array[index] for name, array in found.cond.items()}
+    latents = None if found.latents is None else found.latents[index]
+    return Subjects(np.array(texts)[places], cond, latents)
 
 
 def choose(

@@ -13,7 +13,7 @@ from ladd_jax.config.architectures import generator_architecture, student_archit
 from ladd_jax.config.fields import Synthesize
 from ladd_jax.config.workdir import read
 from ladd_jax.data.buckets import Bucket, bucket_table
-from ladd_jax.data.joined import pretrains
+from ladd_jax.data.joined import joined_kind, pretrains
 from ladd_jax.diffusion.sampling import Sampling
 from ladd_jax.errors import DamagedError, UserError
 from ladd_jax.methods import METHODS
@@ -57,6 +57,8 @@ class TrainedModel:
         of its training; empty for others.
       image_guidance_range: the same of the scale on the image, of a student that is given both.
       fixed_guidance: the scale that such a student was exported with, or both; None for others.
+      joined: what is joined to x_t, as `data.joined` names it; empty for networks that read text
+        alone.
     """
 
     place: str
@@ -75,6 +77,7 @@ class TrainedModel:
     guidance_range: tuple[float, ...] = ()
     image_guidance_range: tuple[float, ...] = ()
     fixed_guidance: float | tuple[float, float] | None = None
+    joined: str = ""
 
     @property
     def reduction(self) -> int:
@@ -122,18 +125,13 @@ class TrainedModel:
           UserError: a number of steps or a guidance that the student was not trained for, or
             guidance or shift of a student that has none, or see `start`.
         """
-        if image_guidance not in (None, 1.0) and not self.joined_channels:
+        if image_guidance not in (None, 1.0) and not self.joined:
             raise UserError(
                 f"image_guidance is {image_guidance:g} and the network is given no picture: leave "
                 f"it out"
             )
         whole = self._whole_sampling(steps, guidance, shift, image_guidance)
         return whole if strength is None else whole.starting(self.start(strength))
-
-    @property
-    def joined_channels(self) -> int:
-        """Channels that the network reads besides those of x_t."""
-        return int(self.architecture.in_channels - self.architecture.out_channels)
 
     def _whole_sampling(
         self,
@@ -160,6 +158,20 @@ class TrainedModel:
         given = dict(steps=steps, guidance=guidance, shift=shift, image_guidance=image_guidance)
         return Sampling.generator(
             **self.generator | {name: value for name, value in given.items() if value is not None}
+        )
+
+
+def check_text_alone(trained: TrainedModel, command: str) -> None:
+    """Raises UserError where a network is given more than prompts, of which a command knows none.
+
+    Args:
+      trained: the model.
+      command: the command's name.
+    """
+    if trained.joined:
+        raise UserError(
+            f"{trained.place} is given pictures besides prompts, and {command} gives none: use "
+            f"ladd_jax.sample"
         )
 
 
@@ -315,6 +327,7 @@ def _run(
         step=found,
         guidance_range=() if is_generator else tuple(config.synthesize.guidance_range),
         image_guidance_range=() if is_generator else tuple(config.synthesize.image_guidance_range),
+        joined=config.data.joined,
     )
 
 
@@ -356,6 +369,7 @@ def _released(place: str, dtype: Any, mesh: Mesh) -> TrainedModel:
         load=lambda: weights.load(mesh),
         step=facts.get("step"),
         fixed_guidance=_fixed(facts),
+        joined=joined_kind(weights.config.in_channels, weights.config.out_channels),
     )
 
 

@@ -8,6 +8,7 @@ from ladd_jax.evaluation.metrics import (
     contrast,
     diversity,
     edits,
+    filled,
     frechet,
     kernel,
     precision_recall,
@@ -98,6 +99,28 @@ METRICS = {
         f"share of values outside of the range that holds {1 - contrast.LEFT_OUT:.0%} of the "
         f"generator's values",
         pixels=True,
+    ),
+    "masked_distance": Metric(
+        "distance",
+        filled.masked_distance,
+        "mean distance of the features of a completed picture to those of the picture itself, from "
+        "which it differs in the hole alone",
+        reference="",
+        ratios={"/ teacher": "teacher"},
+    ),
+    "masked_error": Metric(
+        "error in the hole",
+        filled.masked_error,
+        "root mean square of what a completed picture is off in the hole",
+        reference="",
+        ratios={"/ teacher": "teacher"},
+    ),
+    "known_error": Metric(
+        "known error",
+        filled.known_error,
+        "root mean square of what a sample is off around the hole, before the known pixels are put "
+        "back, which leaves none of it",
+        reference="",
     ),
 }
 """By the name that `metrics.json` has."""
