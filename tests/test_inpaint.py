@@ -12,7 +12,7 @@ from pipelines import save_pipeline
 from sampled import draw, save_digits
 from untrained_run import save_student
 
-from configs import digits, sd3_turbo
+from configs import digits, sd3_inpaint, sd3_turbo
 from ladd_jax.cli.preflight import check
 from ladd_jax.config import architectures
 from ladd_jax.config.architectures import read_architectures
@@ -20,13 +20,21 @@ from ladd_jax.config.fields import to_dict, typed
 from ladd_jax.config.identity import identity
 from ladd_jax.data.buckets import Bucket
 from ladd_jax.data.sources import open_source
+from ladd_jax.diffusion.samplers import sample_noise
+from ladd_jax.diffusion.sampling import Sampler, seeds
 from ladd_jax.errors import UserError
 from ladd_jax.evaluation.metrics import METRICS
 from ladd_jax.models.sd3.transformer import mmdit, widened
 from ladd_jax.parallel.mesh import make_mesh
+from ladd_jax.stages.distil import distil
+from ladd_jax.stages.encode import encode
+from ladd_jax.stages.export import export
+from ladd_jax.stages.flow_matching import pretrain
+from ladd_jax.stages.given import GivenFiles, open_given
 from ladd_jax.stages.holes import Holes, completed, errors
 from ladd_jax.stages.judging import look_at
-from ladd_jax.stages.load import load_widened
+from ladd_jax.stages.load import load_generator, load_widened
+from ladd_jax.stages.trained import check_text_alone, open_trained
 from ladd_jax.weights import load_mmdit
 
 
@@ -235,3 +243,144 @@ def test_metrics_of_holes_are_those_of_completed_pictures(show):
     assert values["masked_distance"] == pytest.approx(distances.mean(), rel=1e-5)
     assert METRICS["masked_error"].measure(look_at(Mean(), {bucket: samples}, prompts), []) is None
     assert len(found[0].take(np.arange(5)).filled["masked"]) == 5
+
+
+LENGTH = 8
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """(folder of the export, workdir) of an untrained student with the channels of SD3."""
+    directory = tmp_path_factory.mktemp("sd3")
+    save_pipeline(directory / "pipeline", qk_norm=True)
+    config = sd3_inpaint.get_config(f"size=tiny,weights={directory / 'pipeline'},resolution=128")
+    read_architectures(config)
+    config.data.update(dict(buckets=("8x8",), text_length=77 + LENGTH))
+    config.model.update(dict(dtype="float32", remat="none"))
+    config.heads.update(dict(channels=8, groups=2, projection=8))
+    save_student(typed(config), directory / "run")
+    export(directory / "run", directory / "filler", dtype="float32")
+    return directory / "filler", directory / "run"
+
+
+def test_diffusers_own_pipeline_loads_an_export_and_fills_the_same_hole(
+    exported, tmp_path, monkeypatch
+):
+    import torch
+    from diffusers import DiffusionPipeline, StableDiffusion3InpaintPipeline
+    from diffusers.pipelines.stable_diffusion_3 import pipeline_stable_diffusion_3_inpaint as module
+
+    out, workdir = exported
+    card = (out / "README.md").read_text()
+    assert "pipe = StableDiffusion3InpaintPipeline.from_pretrained" in card
+    assert "strength=1.0," in card and "Img2Img" not in card and "ComfyUI" not in card
+    pipe = DiffusionPipeline.from_pretrained(out, dtype=torch.float32)
+    assert type(pipe) is StableDiffusion3InpaintPipeline
+    assert pipe.transformer.config.in_channels == 33
+    pipe.set_progress_bar_config(disable=True)
+
+    mesh, bucket = make_mesh({}, jax.devices()[:1]), Bucket(8, 8)
+    trained = open_trained(str(workdir), None, None, None, mesh)
+    reduction = trained.reduction
+    side = 8 * reduction
+    picture = np.random.default_rng(0).integers(0, 256, (side, side, 3), np.uint8)
+    white = np.zeros((side, side), np.uint8)
+    white[reduction : 4 * reduction, : 5 * reduction] = 255
+    images = {"picture": Image.fromarray(picture), "mask": Image.fromarray(white)}
+    for name, image in images.items():
+        image.save(tmp_path / f"{name}.png")
+    files = GivenFiles(tmp_path / "picture.png", tmp_path / "mask.png")
+    given = open_given(trained, bucket, [files])
+    text = trained.encoder().encode(["a red cat", ""])
+    cond, null = ({name: array[i] for name, array in text.items()} for i in ([0], 1))
+    cond["channels"] = given.channels(0)[None]
+    sampler = Sampler(trained.family.backbone(trained.architecture), null, mesh, 1)
+    key, sampling = seeds(0, 5), trained.sampling(4, None, None)
+    ours = sampler(trained.load(), key, cond, (8, 8, 16), sampling)[0]
+
+    noise = [
+        torch.from_numpy(np.array(sample_noise(key, i, (8, 8, 16))).transpose(0, 3, 1, 2).copy())
+        for i in range(5)
+    ]
+    fresh = iter(noise[1:])
+    monkeypatch.setattr(
+        "diffusers.schedulers.scheduling_flow_match_lcm.randn_tensor",
+        lambda shape, **_: next(fresh).reshape(shape),
+    )
+    # Without what the autoencoder draws.
+    monkeypatch.setattr(module, "retrieve_latents", lambda output, **_: output.latent_dist.mode())
+    theirs = pipe(
+        "a red cat", image=images["picture"], mask_image=images["mask"], strength=1.0,
+        sigmas=[float(sigma) for sigma in sampling.sigmas[:-1]], guidance_scale=1.0,
+        height=side, width=side, max_sequence_length=LENGTH, latents=noise[0],
+        output_type="latent",
+    ).images[0].numpy().transpose(1, 2, 0)  # fmt: skip
+    assert np.std(ours) > 0.1
+    assert np.max(np.abs(theirs - ours)) / np.max(np.abs(ours)) < 1e-3
+
+
+def test_an_export_knows_what_it_is_given_and_other_layouts_are_refused(exported, tmp_path):
+    out, workdir = exported
+    again = open_trained(str(out), None, None, jnp.float32, make_mesh({}, jax.devices()[:1]))
+    assert again.joined == "inpaint" and again.times == (1.0, 0.75, 0.5, 0.25)
+    with pytest.raises(UserError, match="data.joined is 'inpaint'.*use --layout=diffusers"):
+        export(workdir, tmp_path / "out", layout="single")
+    with pytest.raises(UserError, match="given pictures besides prompts, and a gives none: use"):
+        check_text_alone(again, "a")
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory):
+    """A folder of pictures of noise and their prompts."""
+    folder = tmp_path_factory.mktemp("photographs")
+    rng = np.random.default_rng(0)
+    for i in range(24):
+        pixels = rng.integers(0, 256, (40, 40, 3), np.uint8)
+        Image.fromarray(pixels).resize((16, 16)).save(folder / f"{i}.png")
+        (folder / f"{i}.txt").write_text("a red cat")
+    return folder
+
+
+def small_sd3(pipeline, photographs, *arguments):
+    """`sd3_inpaint` of a small pipeline, whose latents are of 8 x 8."""
+    given = (f"size=tiny,weights={pipeline},data={photographs},resolution=128", *arguments)
+    config = sd3_inpaint.get_config(",".join(given))
+    config.data.update(
+        dict(buckets=("8x8",), text_length=77 + LENGTH, text_batch_size=8, held_out=0.1)
+    )
+    config.model.update(dict(dtype="float32", remat="none"))
+    config.heads.update(dict(channels=8, groups=2, projection=8))
+    config.mesh.update(dict(data=-1, fsdp=1))
+    config.pretrain.batch_size = config.distil.batch_size = 8
+    config.log.update(dict(every=1, samples_every=0))
+    read_architectures(config)
+    return config
+
+
+def test_a_picture_is_encoded_with_its_mask_and_what_is_left_of_it(pipeline, photographs, tmp_path):
+    config = typed(small_sd3(pipeline, photographs))
+    source = open_source(config, [Bucket(8, 8)], tmp_path)
+    arrays = source.read(Bucket(8, 8), 0, 4)
+    assert arrays["channels"].shape == (4, 8, 8, 5) and arrays["latents"].shape == (4, 8, 8, 4)
+    mask, held = arrays["channels"][..., :1], arrays["channels"][..., 1:]
+    assert set(np.unique(mask)) == {0, 1}
+    # A latent sees its neighbours, too, but most of it is of its own pixels.
+    off = np.abs(held - arrays["latents"])
+    assert off[mask[..., 0] > 0].mean() > 3 * off[mask[..., 0] == 0].mean()
+
+
+@pytest.mark.slow
+def test_the_stages_run_from_weights_to_a_student(pipeline, photographs, tmp_path):
+    config = small_sd3(pipeline, photographs, "steps=2", "pretrain=2")
+    config.pretrain.optimizer.learning_rate = 1e-2
+    config = typed(config)
+    check(dataclasses.replace(config, stages=("encode", "pretrain", "distil")))
+    encode(config, tmp_path)
+    pretrain(config, tmp_path)
+    mesh = make_mesh(config.mesh.sizes)
+    kernel = load_generator(config, tmp_path, mesh)["patch_embedding"]["kernel"]
+    begun = load_widened(config, mesh)["patch_embedding"]["kernel"]
+    by_channel = np.abs(np.asarray(kernel - begun)).reshape(4, 9, -1).max(axis=(0, 2))
+    assert (by_channel > 1e-6).all()
+    distil(config, tmp_path)
+    assert open_trained(str(tmp_path), None, None, None, mesh).joined == "inpaint"

@@ -26,7 +26,7 @@ from ladd_jax.weights.source import pipeline_class
 _FAMILIES = {"sd3": "ladd_jax.models.sd3.family"}
 """Modules, imported when they are asked for."""
 
-_PIPELINES = {"StableDiffusion3Pipeline": "sd3"}
+_PIPELINES = {"StableDiffusion3Pipeline": "sd3", "StableDiffusion3InpaintPipeline": "sd3"}
 """Classes of released pipelines in diffusers."""
 
 ADAPTERS = "lora"
@@ -202,6 +202,7 @@ class Export:
       sigmas: noise levels, the last being 0, by the number of steps, the most steps first.
       objective: what it was distilled with, `distil.objective`.
       made: how it was made, name to value, for the model card.
+      joined: what is joined to x_t, `data.joined`.
     """
 
     name: str
@@ -218,6 +219,7 @@ class Export:
     sigmas: Mapping[int, Sequence[float]]
     objective: str
     made: Mapping[str, object]
+    joined: str = ""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -175,6 +175,7 @@ def describe(
         text_length=config.data.text_length,
         sigmas={steps: student_sigmas(steps, times) for steps in counts},
         objective=config.distil.objective,
+        joined=config.data.joined,
         made=_how_made(config, model, step, dtype, loras)
         | dict(
             zip(
