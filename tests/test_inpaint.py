@@ -242,7 +242,7 @@ def test_metrics_of_holes_are_those_of_completed_pictures(show):
     distances = np.abs(off.sum(axis=(1, 2, 3)) / 16)
     assert values["masked_distance"] == pytest.approx(distances.mean(), rel=1e-5)
     assert METRICS["masked_error"].measure(look_at(Mean(), {bucket: samples}, prompts), []) is None
-    assert len(found[0].take(np.arange(5)).filled["masked"]) == 5
+    assert len(found[0].take(np.arange(5)).errors["masked"]) == 5
 
 
 LENGTH = 8

@@ -26,7 +26,11 @@ from ladd_jax.weights.source import pipeline_class
 _FAMILIES = {"sd3": "ladd_jax.models.sd3.family"}
 """Modules, imported when they are asked for."""
 
-_PIPELINES = {"StableDiffusion3Pipeline": "sd3", "StableDiffusion3InpaintPipeline": "sd3"}
+_PIPELINES = {
+    "StableDiffusion3Pipeline": "sd3",
+    "StableDiffusion3InpaintPipeline": "sd3",
+    "StableDiffusion3InstructPix2PixPipeline": "sd3",
+}
 """Classes of released pipelines in diffusers."""
 
 ADAPTERS = "lora"

@@ -3,13 +3,16 @@
 from ladd_jax.methods import METHODS
 from ladd_jax.models import card
 from ladd_jax.models.families import Export
-from ladd_jax.models.sd3.pipeline import CLASSES, SCHEDULERS
+from ladd_jax.models.sd3.pipeline import CLASSES, EDITING, SCHEDULERS
 from ladd_jax.models.sd3.text import CLIP_LENGTH
 from ladd_jax.names import counted
 from ladd_jax.weights.source import LORA_WEIGHTS
 
 KOHYA = "kohya"
 """Kind of files: adapters under the names of Kohya's scripts."""
+
+_CODE_WIDTH = 100
+"""Columns of a line of code on a card."""
 
 _COMFY_LEVELS = 1000
 """Levels of ComfyUI's table of sigmas, from which its scheduler `simple` picks."""
@@ -63,13 +66,22 @@ def model_card(export: Export, reduction: int) -> str:
 def _diffusers(export: Export, reduction: int) -> str:
     shown, kind = _shown(export), CLASSES[export.joined]
     loads = "\nfrom diffusers.utils import load_image" if export.joined else ""
+    custom = ""
+    if export.joined == "edit":
+        kind, custom = "DiffusionPipeline", f', custom_pipeline="{EDITING}"'
+    made = f'pipe = {kind}.from_pretrained("{export.place}", dtype=torch.{export.dtype}{custom})'
+    if len(made) > _CODE_WIDTH:
+        arguments = [f'"{export.place}"', f"dtype=torch.{export.dtype}{custom}"]
+        made = "\n".join(
+            [f"pipe = {kind}.from_pretrained(", *(f"    {a}," for a in arguments), ")"]
+        )
     return f"""## diffusers
 
 ```python
 import torch
 from diffusers import {kind}{loads}
 
-pipe = {kind}.from_pretrained("{export.place}", dtype=torch.{export.dtype})
+{made}
 {_call(export, reduction)}
 ```
 
@@ -135,10 +147,16 @@ def _call(export: Export, reduction: int) -> str:
     image=load_image("picture.png"),
     mask_image=load_image("mask.png"),
     strength=1.0,"""
+    prompt = "a red cat"
+    if export.joined == "edit":
+        prompt = "make the cat red"
+        pictures = """
+    image=load_image("picture.png"),
+    image_guidance_scale=1.0,"""
     return f"""pipe = pipe.to("cuda")
 torch.manual_seed(0)
 image = pipe(
-    "a red cat",{pictures}
+    "{prompt}",{pictures}
     sigmas={_shown(export)[0]},
     guidance_scale=1.0,
     height={height},
@@ -165,7 +183,8 @@ pipe.scheduler = pipe.scheduler.from_config(pipe.scheduler.config, shift_termina
 
 
 def _with_pictures(export: Export, reduction: int) -> str:
-    return (_filling if export.joined == "inpaint" else _from_a_picture)(export, reduction)
+    kinds = {"inpaint": _filling, "edit": _editing}
+    return kinds.get(export.joined, _from_a_picture)(export, reduction)
 
 
 def _from_a_picture(export: Export, reduction: int) -> str:
@@ -217,6 +236,19 @@ from PIL import Image
 picture, mask = (load_image(name).resize(image.size) for name in ("picture.png", "mask.png"))
 image = Image.composite(image, picture, mask.convert("L").point(lambda x: 255 * (x > 127)))
 ```
+"""
+
+
+def _editing(export: Export, reduction: int) -> str:
+    """What there is to know of the picture that is edited."""
+    channels = export.architecture.out_channels
+    return f"""
+The prompt says what is to be done to the picture. `diffusers` itself has no pipeline for this: the
+class is that of its community's pipeline `{EDITING}`, whose code is fetched from its repository
+when it is loaded. The transformer reads {2 * channels} channels, first the {channels} of the noisy
+latent, then those of the picture's latent, the middle of its distribution, scaled and shifted as
+the autoencoder says. The picture is taken at the size that it has, so crop and resize it before to
+`height` and `width`, which are multiples of {2 * reduction}.
 """
 
 

@@ -12,8 +12,16 @@ from ladd_jax.weights.source import PIPELINE_INDEX, weight_files
 from ladd_jax.whole_files import read_json
 
 PIPELINE_CLASS = "StableDiffusion3Pipeline"
-CLASSES = {"": PIPELINE_CLASS, "inpaint": "StableDiffusion3InpaintPipeline"}
+CLASSES = {
+    "": PIPELINE_CLASS,
+    "inpaint": "StableDiffusion3InpaintPipeline",
+    # Not in the library, but among the pipelines of its community, under `EDITING`.
+    "edit": "StableDiffusion3InstructPix2PixPipeline",
+}
 """Of diffusers, by what is joined to x_t: they have the same components."""
+
+EDITING = "pipeline_stable_diffusion_3_instruct_pix2pix"
+"""Name of the community's pipeline, `custom_pipeline` of `DiffusionPipeline.from_pretrained`."""
 
 SCHEDULERS = {"consistency": "FlowMatchLCMScheduler", "euler": "FlowMatchEulerDiscreteScheduler"}
 """Of diffusers, by the sampler of `diffusion.samplers` that each one is."""
