@@ -48,7 +48,7 @@ def get_config(arguments: str | None = None) -> ConfigDict:
             path=given["data"],
             joined="edit",
             buckets=() if given["data"] else ("24x24",),
-            resolution=side,
+            resolution=side if given["data"] else 0,
             max_buckets=3,
             examples=8192,
             # "move the yellow three to the right" has 7, and an end token.
