@@ -104,7 +104,10 @@ def test_whether_weights_are_fine_tuned_follows_from_the_data_and_not_from_the_s
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"data.joined": "outpaint"}, "data.joined 'outpaint' is none of inpaint, edit: use one, or"),
+        (
+            {"data.joined": "outpaint"},
+            "data.joined 'outpaint' is none of inpaint, edit: use one, or",
+        ),
         ({"data.joined": "inpaint", "model.joined_channels": 3}, "joined_channels is 3 and data"),
         ({"data.joined": "inpaint", "data.source": "prompts"}, "the source 'prompts', which has"),
         ({"data.mask_shares": (0.0, 0.0, 0.0)}, "use three numbers of 0 or more, not all 0"),

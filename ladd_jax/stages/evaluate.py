@@ -274,6 +274,11 @@ def notes_of(config: Config) -> list[str]:
             "Samples are judged as completed pictures, with the known pixels put back, beside the "
             "held-out pictures that they complete."
         )
+    if config.data.joined == "edit":
+        notes.append(
+            "Samples are edits of held-out pictures, which are judged beside these and the true "
+            "edits; real pictures of the training split have no source here, and no alignment."
+        )
     if config.autoencoder:
         notes.append("All pictures are judged as the autoencoder decodes them from latents.")
     return notes

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from ladd_jax.diffusion.flow import expand
@@ -294,6 +294,20 @@ def test_with_both_scales_at_1_the_velocity_is_the_unguided_one_in_one_pass(edit
         if image_scale == 1:
             np.testing.assert_array_equal(v, given_a_picture(x, t, cond))
     assert batches == [3, 9]
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.floats(0, 15), st.integers(0, 99))
+def test_an_image_scale_of_1_is_the_usual_guidance_and_two_of_1_are_none(scale, seed):
+    x = jax.random.normal(jax.random.PRNGKey(seed), (3, 4, 4, 2))
+    cond = {"shift": x[:, 0, 0, 0], "channels": jnp.cos(2 * x)}
+    t, null, ones = jnp.asarray([0.2, 0.5, 0.9]), {"shift": jnp.asarray(0.1)}, jnp.ones(3)
+    usual = guided(given_a_picture, cond, null, scale)(x, t)
+    # As scales of samples they are not known to be 1, and all three passes are made.
+    both = guided(given_a_picture, cond, null, scale * ones, image_scale=ones)(x, t)
+    np.testing.assert_allclose(both, usual, atol=1e-4)
+    neither = guided(given_a_picture, cond, null, ones, image_scale=ones)(x, t)
+    np.testing.assert_allclose(neither, given_a_picture(x, t, cond), atol=1e-5)
 
 
 def test_samples_may_have_both_scales_of_their_own_inside_of_an_interval(edits):
