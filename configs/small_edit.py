@@ -48,8 +48,6 @@ def get_config(arguments: str | None = None) -> ConfigDict:
             path=given["data"],
             joined="edit",
             buckets=() if given["data"] else ("24x24",),
-            resolution=side if given["data"] else 0,
-            max_buckets=3,
             examples=8192,
             # "move the yellow three to the right" has 7, and an end token.
             text_tokens="words",
@@ -61,6 +59,8 @@ def get_config(arguments: str | None = None) -> ConfigDict:
             text_dtype="float16",
         )
     )
+    if given["data"]:
+        config.data.update(dict(resolution=side, max_buckets=3))
     patch = 2 if side < 24 else 4
     config.model.update(
         dict(
