@@ -23,6 +23,8 @@ Examples:
 """
 
 import logging
+from collections.abc import Callable
+from pathlib import Path
 
 from absl import flags
 
@@ -231,7 +233,7 @@ def main() -> None:
     strength = (_STRENGTH.value or _USUAL_STRENGTH) if starts else None
     at = "" if trained.step is None else f" of step {trained.step}"
     _LOG.info("sample: %s of %s%s, into %s", trained.model, _CHECKPOINT.value, at, out)
-    place = None
+    place: Callable[[int, int], Path] | None = None
     if records:
         write_records(out, records)
         place = picture_file

@@ -35,6 +35,17 @@ GENERATOR_SAMPLERS = tuple(_ODE)
 _SAMPLERS = (*GENERATOR_SAMPLERS, "consistency")
 
 
+GivenGuidance = float | tuple[float, float] | None
+"""Guidance that a student is given: a scale, one on the text and one on the image, or none."""
+
+
+def scales_of(given: GivenGuidance) -> tuple[float, ...]:
+    """Its scales: none, that on the text, or with it that on the image."""
+    if given is None:
+        return ()
+    return given if isinstance(given, tuple) else (given,)
+
+
 def _run(
     sampler: str, velocity: Velocity, noise: jax.Array, sigmas: Levels, keys: jax.Array
 ) -> jax.Array:
@@ -66,7 +77,7 @@ class Sampling:
     guidance: float = 1.0
     guidance_interval: tuple[float, float] = ALWAYS
     # Not in its text, by which samples of a data generator, which has none, are found again.
-    given_guidance: float | tuple[float, float] | None = dataclasses.field(default=None, repr=False)
+    given_guidance: GivenGuidance = dataclasses.field(default=None, repr=False)
     image_guidance: float = dataclasses.field(default=1.0, repr=False)
 
     def __post_init__(self) -> None:
@@ -94,7 +105,7 @@ class Sampling:
         cls,
         steps: int,
         times: tuple[float, ...],
-        guidance: float | tuple[float, float] | None = None,
+        guidance: GivenGuidance = None,
         sampler: str = "consistency",
     ) -> "Sampling":
         """Over the student's training times, in one pass a step.
@@ -227,9 +238,9 @@ class Sampler:
         Returns:
           float32 `[n, H, W, C]`.
         """
-        if sampling.given_guidance is not None:
-            given = np.atleast_1d(np.asarray(sampling.given_guidance, np.float32))
-            cond = cond | {GUIDANCE: np.tile(given, (len(seeds), 1))}
+        if given := scales_of(sampling.given_guidance):
+            told = np.tile(np.asarray(given, np.float32), (len(seeds), 1))
+            cond = cond | {GUIDANCE: told}
         sharding = batch_sharding(self._mesh)
         sigmas = lay(np.asarray(sampling.sigmas, np.float32), replicated(self._mesh))
         outputs = []

@@ -17,7 +17,7 @@ from ladd_jax.config.identity import TRAININGS
 from ladd_jax.config.workdir import folder
 from ladd_jax.data.buckets import Bucket
 from ladd_jax.data.joined import pretrains
-from ladd_jax.diffusion.sampling import Sampler, Sampling
+from ladd_jax.diffusion.sampling import GivenGuidance, Sampler, Sampling
 from ladd_jax.evaluation.extractors import EXTRACTORS, extractor_for
 from ladd_jax.evaluation.intervals import measure_with_intervals
 from ladd_jax.evaluation.metrics import METRICS
@@ -311,8 +311,9 @@ def _ways(config: Config) -> list[_Way]:
 
     def few_steps(model: str, steps: int, scale: float | None, tried: bool = False) -> _Way:
         # One program for all numbers: compiling takes longer than steps that change nothing.
-        both = scale is not None and made.image_guidance_range
-        told = (scale, made.image_guidance) if both else scale
+        told: GivenGuidance = scale
+        if scale is not None and made.image_guidance_range:
+            told = scale, made.image_guidance
         sampling = Sampling.student(steps, times, told, sampler)
         sampling = sampling.padded(max(stage.student_steps) + 1)
         return _Way(model, steps, 1.0 if scale is None else scale, sampling, 1, tried)

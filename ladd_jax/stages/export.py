@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import jax
-import numpy as np
 
 from ladd_jax.config import architectures, objectives
 from ladd_jax.config.fields import Config, Distil
@@ -15,6 +14,7 @@ from ladd_jax.config.workdir import read
 from ladd_jax.data.buckets import nearest
 from ladd_jax.data.joined import pretrains
 from ladd_jax.diffusion.samplers import student_sigmas
+from ladd_jax.diffusion.sampling import scales_of
 from ladd_jax.errors import ExistsError, UserError
 from ladd_jax.methods import METHODS
 from ladd_jax.models.base import Params
@@ -81,12 +81,8 @@ def export(
     if push_to:
         check_push(push_to)
     family, made = family_of(config), config.synthesize
-    scale = given_scales(
-        made.sampling,
-        (made.guidance_range, made.image_guidance_range),
-        (guidance, image_guidance),
-    )
-    scales = () if scale is None else tuple(np.atleast_1d(scale).tolist())
+    ranges = (made.guidance_range, made.image_guidance_range)
+    scales = scales_of(given_scales(made.sampling, ranges, (guidance, image_guidance)))
     step = student_step(config, workdir, step)
     exported = describe(
         config, out.absolute().name, workdir, model, step, layout, dtype, loras, scales
@@ -264,10 +260,10 @@ def _how_made(
             else f"the base model, {generator.guidance_in_words}"
         )
     if pretrains(config):
-        first = config.pretrain
+        before = config.pretrain
         rows["base fine-tuned first"] = (
-            f"{first.steps} steps of flow matching on encoded images and the channels that they "
-            f"join, batch {first.batch_size}, learning rate {first.optimizer.learning_rate:g}"
+            f"{before.steps} steps of flow matching on encoded images and the channels that they "
+            f"join, batch {before.batch_size}, learning rate {before.optimizer.learning_rate:g}"
         )
     if config.finetune.steps:
         first = config.finetune

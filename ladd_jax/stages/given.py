@@ -148,7 +148,8 @@ class Filled:
                 f"{width}x{height}: make it of the picture's size"
             )
         pixels = self._pictures.fit(image, self._bucket)
-        mask = fit(white, *pixels.shape[:2], 1)[..., 0] > 0
+        height, width = pixels.shape[:2]
+        mask = fit(white, height, width, 1)[..., 0] > 0
         if not mask.any():
             raise UserError(
                 f"the mask {files.mask} has nothing white in the part that is filled: paint white "

@@ -20,7 +20,7 @@ from tqdm import tqdm
 from ladd_jax import __version__
 from ladd_jax.data.buckets import Bucket, nearest
 from ladd_jax.diffusion.samplers import ALWAYS
-from ladd_jax.diffusion.sampling import Sampling
+from ladd_jax.diffusion.sampling import Sampling, scales_of
 from ladd_jax.errors import UserError
 from ladd_jax.evaluation.pictures import png, sheet
 from ladd_jax.stages.given import GivenFiles, open_given
@@ -110,9 +110,9 @@ def sample(
     given = sampling.given_guidance
     if given is None:
         given = trained.fixed_guidance
-    scales = (sampling.guidance, sampling.image_guidance)
+    scales: tuple[float, ...] = (sampling.guidance, sampling.image_guidance)
     if given is not None:
-        scales = (*np.atleast_1d(given).tolist(), 1.0)[:2]
+        scales = (*scales_of(given), 1.0)[:2]
     facts = {
         "steps": str(sum(sigma > 0 for sigma in sampling.sigmas)),
         "sigmas": ", ".join(f"{sigma:.6g}" for sigma in sampling.sigmas),

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
-import numpy as np
 from jax.sharding import Mesh
 
 from ladd_jax.config.architectures import generator_architecture, student_architecture
@@ -14,7 +13,7 @@ from ladd_jax.config.fields import Synthesize
 from ladd_jax.config.workdir import read
 from ladd_jax.data.buckets import Bucket, bucket_table
 from ladd_jax.data.joined import joined_kind, pretrains
-from ladd_jax.diffusion.sampling import Sampling
+from ladd_jax.diffusion.sampling import GivenGuidance, Sampling, scales_of
 from ladd_jax.errors import DamagedError, UserError
 from ladd_jax.methods import METHODS
 from ladd_jax.models.base import Params
@@ -76,7 +75,7 @@ class TrainedModel:
     loras: tuple[str, ...] = ()
     guidance_range: tuple[float, ...] = ()
     image_guidance_range: tuple[float, ...] = ()
-    fixed_guidance: float | tuple[float, float] | None = None
+    fixed_guidance: GivenGuidance = None
     joined: str = ""
 
     @property
@@ -150,9 +149,9 @@ class TrainedModel:
                     (guidance, image_guidance),
                 )
             else:
-                fixed = np.atleast_1d(self.fixed_guidance).tolist()
+                fixed = (*scales_of(self.fixed_guidance), 1.0)
                 _check_fixed("guidance", guidance, fixed[0])
-                _check_fixed("image_guidance", image_guidance, (*fixed, 1.0)[1])
+                _check_fixed("image_guidance", image_guidance, fixed[1])
             steps = len(self.times) if steps is None else steps
             return Sampling.student(steps, self.times, scale, self.sampler)
         given = dict(steps=steps, guidance=guidance, shift=shift, image_guidance=image_guidance)
@@ -196,7 +195,7 @@ def given_scales(
     defaults: Mapping[str, Any],
     ranges: tuple[tuple[float, ...], tuple[float, ...]],
     wanted: tuple[float | None, float | None],
-) -> float | tuple[float, float] | None:
+) -> GivenGuidance:
     """The scales that a student is given, on the text or on text and image; None where it was
     trained without.
 
@@ -377,7 +376,7 @@ def _computing(architecture: Any, dtype: Any | None) -> Any:
     return architecture if dtype is None else dataclasses.replace(architecture, dtype=dtype)
 
 
-def _fixed(facts: Mapping[str, Any]) -> float | tuple[float, float] | None:
+def _fixed(facts: Mapping[str, Any]) -> GivenGuidance:
     """The scales that an export says it has."""
     scale: float | None = facts.get("guidance")
     if scale is None or "image_guidance" not in facts:
