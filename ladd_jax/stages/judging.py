@@ -166,7 +166,7 @@ def samples_of(
       progress: told the number of samples done after each batch.
     """
     samples = {}
-    for bucket, (prompts, cond) in subject.buckets.items():
+    for bucket, (prompts, cond, _) in subject.buckets.items():
         noise = seeds(seed, bucket.height, bucket.width, np.arange(len(prompts)))
         shape = bucket.height, bucket.width, channels
         samples[bucket] = sampler(params, noise, cond, shape, sampling, progress)
