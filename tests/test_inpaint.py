@@ -12,14 +12,17 @@ from pipelines import save_pipeline
 from sampled import draw, save_digits
 from untrained_run import save_student
 
-from configs import digits, sd3_inpaint, sd3_turbo
+from configs import digits, sd3_inpaint, sd3_turbo, small_inpaint
 from ladd_jax.cli.preflight import check
 from ladd_jax.config import architectures
 from ladd_jax.config.architectures import read_architectures
 from ladd_jax.config.fields import to_dict, typed
 from ladd_jax.config.identity import identity
 from ladd_jax.data.buckets import Bucket
+from ladd_jax.data.images import decode_image, fit
+from ladd_jax.data.masks import reduced
 from ladd_jax.data.sources import open_source
+from ladd_jax.data.sources.inpainting import record_masks
 from ladd_jax.diffusion.samplers import sample_noise
 from ladd_jax.diffusion.sampling import Sampler, seeds
 from ladd_jax.errors import UserError
@@ -35,7 +38,7 @@ from ladd_jax.stages.holes import Holes, completed, errors
 from ladd_jax.stages.judging import look_at
 from ladd_jax.stages.load import load_generator, load_widened
 from ladd_jax.stages.trained import check_text_alone, open_trained
-from ladd_jax.weights import load_mmdit
+from ladd_jax.weights import load_autoencoder, load_mmdit
 
 
 @pytest.fixture(scope="module")
@@ -361,15 +364,21 @@ def small_sd3(pipeline, photographs, *arguments):
 
 
 def test_a_picture_is_encoded_with_its_mask_and_what_is_left_of_it(pipeline, photographs, tmp_path):
-    config = typed(small_sd3(pipeline, photographs))
-    source = open_source(config, [Bucket(8, 8)], tmp_path)
-    arrays = source.read(Bucket(8, 8), 0, 4)
+    config, bucket = typed(small_sd3(pipeline, photographs)), Bucket(8, 8)
+    source = open_source(config, [bucket], tmp_path)
+    arrays = source.read(bucket, 0, 4)
     assert arrays["channels"].shape == (4, 8, 8, 5) and arrays["latents"].shape == (4, 8, 8, 4)
-    mask, held = arrays["channels"][..., :1], arrays["channels"][..., 1:]
-    assert set(np.unique(mask)) == {0, 1}
-    # A latent sees its neighbours, too, but most of it is of its own pixels.
-    off = np.abs(held - arrays["latents"])
-    assert off[mask[..., 0] > 0].mean() > 3 * off[mask[..., 0] == 0].mean()
+    keys = [source.where(bucket, i)[1].removeprefix("picture ") for i in range(4)]
+    autoencoder, params = load_autoencoder(pipeline, jnp.float32)
+    reduction = autoencoder.reduction
+    side = 8 * reduction
+    masks = record_masks(config, keys, side, side, reduction)
+    files = [photographs / f"{key}.png" for key in keys]
+    pixels = np.stack([fit(decode_image(file.read_bytes()), side, side) for file in files])
+    held = jax.jit(autoencoder.encode)(params, np.where(masks[..., None], 0, pixels))
+    np.testing.assert_allclose(arrays["channels"][..., 1:], held, atol=1e-5)
+    small = [reduced(mask, reduction) for mask in masks]
+    np.testing.assert_array_equal(arrays["channels"][..., 0], small)
 
 
 @pytest.mark.slow
@@ -387,3 +396,22 @@ def test_the_stages_run_from_weights_to_a_student(pipeline, photographs, tmp_pat
     assert (by_channel > 1e-6).all()
     distil(config, tmp_path)
     assert open_trained(str(tmp_path), None, None, None, mesh).joined == "inpaint"
+
+
+@pytest.mark.parametrize("recipe", ["paper", "robust"])
+@pytest.mark.parametrize("module", [small_inpaint, sd3_inpaint], ids=lambda m: m.__name__)
+def test_holes_are_filled_from_real_pictures_with_the_distillation_loss(module, recipe):
+    config = typed(module.get_config(f"recipe={recipe}"))
+    assert "synthesize" not in config.stages and "pretrain" in config.stages
+    assert (config.distil.data, config.distil.distillation_weight) == ("encoded", 2.5)
+    assert config.finetune.steps == 0 and config.distil.follows == "generator"
+    network = architectures.student_architecture(config)
+    assert network.in_channels == 2 * network.out_channels + 1
+    assert architectures.teacher_architecture(config).in_channels == network.in_channels
+
+
+def test_small_inpaint_takes_pictures_and_refuses_sides_that_are_no_pixels():
+    config = typed(small_inpaint.get_config("data=somewhere,resolution=32"))
+    assert (config.data.source, config.data.path) == ("images", "somewhere")
+    with pytest.raises(UserError, match="resolution 512 is not from 8 to 64"):
+        small_inpaint.get_config("resolution=512")
