@@ -2,7 +2,17 @@
 
 import pytest
 
-from configs import digits, pictures, scenes, sd3_inpaint, sd3_turbo, small, small_inpaint
+from configs import (
+    digits,
+    pictures,
+    scenes,
+    sd3_edit,
+    sd3_inpaint,
+    sd3_turbo,
+    small,
+    small_edit,
+    small_inpaint,
+)
 from ladd_jax.config import typed
 from ladd_jax.config.fields import Config, to_dict
 from ladd_jax.studies.table import read_study
@@ -56,7 +66,9 @@ def test_sd3_is_the_papers_unless_asked_for_another_recipe():
 
 
 @pytest.mark.parametrize(
-    "module", [*SMALL, small_inpaint, sd3_turbo, sd3_inpaint], ids=lambda module: module.__name__
+    "module",
+    [*SMALL, small_inpaint, small_edit, sd3_turbo, sd3_inpaint, sd3_edit],
+    ids=lambda module: module.__name__,
 )
 def test_a_recipe_that_is_not_there_is_refused(module):
     with pytest.raises(ValueError, match="recipe 'best' is none of robust, paper: use one of them"):
