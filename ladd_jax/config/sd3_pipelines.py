@@ -3,13 +3,15 @@
 "ours" marks what neither the paper nor the released pipelines state.
 """
 
+from typing import Any
+
 from ml_collections import ConfigDict
 
 from ladd_jax.data.buckets import bucket_table
 from ladd_jax.errors import UserError
 
 # Esser et al. 2024 and the released configs: fields of the model by size.
-SIZES = {
+SIZES: dict[str, dict[str, Any]] = {
     "medium": dict(depth=24, width=1536, num_heads=24, **{"position_start": -16.0}),
     "medium3.5": dict(
         depth=24, width=1536, num_heads=24, qk_norm=True, dual_attention=tuple(range(13)),
