@@ -24,21 +24,8 @@ import math
 from ml_collections import ConfigDict
 
 from ladd_jax.config import base_config, large_recipe, parse_arguments
-from ladd_jax.data.buckets import bucket_table
+from ladd_jax.config.sd3_pipelines import SIZES, use_pipeline, use_resolution
 from ladd_jax.data.prompt_sets import names_prompts
-from ladd_jax.errors import UserError
-
-# Esser et al. 2024 and the released configs: fields of the model by size.
-SIZES = {
-    "medium": dict(depth=24, width=1536, num_heads=24, **{"position_start": -16.0}),
-    "medium3.5": dict(
-        depth=24, width=1536, num_heads=24, qk_norm=True, dual_attention=tuple(range(13)),
-        position_table=384, position_base=96.0, position_start=-40.0,
-    ),
-    "large": dict(depth=38, width=2432, num_heads=38, qk_norm=True, position_start=-16.0),
-}  # fmt: skip
-
-_PATCH, _REDUCTION = 2, 8
 
 
 def get_config(arguments: str | None = None) -> ConfigDict:
@@ -51,19 +38,7 @@ def get_config(arguments: str | None = None) -> ConfigDict:
     )  # fmt: skip
     config = base_config()
     config.stages = ("encode", "prefer", "synthesize", "finetune", "distil")
-    config.model.position_base = 48.0
-    config.data.update(dict(text_width=4096, pooled_width=2048))
-    if given["size"] not in ("", "tiny", *SIZES):
-        raise UserError(f"size {given['size']!r} is none of tiny, {', '.join(SIZES)}")
-    if given["size"] == "tiny" and not given["weights"]:
-        raise UserError("size=tiny is what its weights are: give weights=DIR too")
-    if given["weights"]:
-        config.weights = given["weights"]
-        # With weights a depth of 0 takes theirs, and another one must be theirs.
-        config.model.depth = SIZES[given["size"]]["depth"] if given["size"] in SIZES else 0
-    else:
-        config.model.update(SIZES[given["size"] or "medium"])
-
+    use_pipeline(config, given["size"], given["weights"])
     config.teacher.position_base = 48.0
     if given["teacher"] in SIZES:
         config.teacher.update(SIZES[given["teacher"]])
@@ -71,27 +46,15 @@ def get_config(arguments: str | None = None) -> ConfigDict:
         config.teacher.weights = given["teacher"]
 
     side = given["resolution"]
-    step = _PATCH * _REDUCTION if side < 512 else 64  # known above: multiples of 64
-    if side < 2 * step or side % step:
-        raise UserError(f"resolution {side} is not a multiple of {step}: use 1024, 512 or 256")
+    use_resolution(config, side)
     is_images = given["data"] and not names_prompts(given["data"])
     config.data.update(
         dict(
             source="images" if is_images else "prompts",
             path=given["data"],
             held_out=0.0,  # no stage here reads held-out pictures
-            buckets=tuple(bucket.name for bucket in bucket_table(side * side, step)),  # ours
-            records_per_shard=256,  # ours
-            text_length=77 + 256,  # SD3's: CLIP's tokens, then T5's
-            text_dtype="float16",  # ours
-            text_batch_size=32,  # ours
         )
     )
-    # Ours: sharded parameters and batch over all devices.
-    config.mesh.update(dict(data=1, fsdp=-1))
-    config.model.teacher_dtype = "bfloat16"  # ours
-    # Ours: attention is a third of all operations, so what it gave is kept and not computed again.
-    config.model.remat = "attention"
 
     config.synthesize.update(
         dict(

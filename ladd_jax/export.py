@@ -51,6 +51,13 @@ _GUIDANCE = flags.DEFINE_float(
     "config's.",
     flag_values=FLAGS,
 )
+_IMAGE_GUIDANCE = flags.DEFINE_float(
+    "image_guidance",
+    None,
+    "The same of the guidance on the picture that is edited, of a student that was trained to be "
+    "told both.",
+    flag_values=FLAGS,
+)
 _DTYPE = flags.DEFINE_enum(
     "dtype",
     "bfloat16",
@@ -89,6 +96,7 @@ def main() -> None:
             dtype=_DTYPE.value,
             loras=_LORA.value,
             guidance=_GUIDANCE.value,
+            image_guidance=_IMAGE_GUIDANCE.value,
             push_to=_PUSH.value,
         )
     print(f"{place}/README.md says how to call it")

@@ -16,9 +16,15 @@ Examples:
         --prompt="a red cat" --out=pictures
     python -m ladd_jax.sample --checkpoint=runs/sd3_turbo --image=sketch.png --strength=0.75 \
         --prompt="a red cat" --out=pictures
+    python -m ladd_jax.sample --checkpoint=runs/sd3_edit --image=room.png \
+        --prompt="make the sofa blue" --out=pictures
+    python -m ladd_jax.sample --checkpoint=runs/sd3_inpaint --image=room.png --mask=sofa.png \
+        --prompt="a red cat on a chair" --out=pictures
 """
 
 import logging
+from collections.abc import Callable
+from pathlib import Path
 
 from absl import flags
 
@@ -75,11 +81,26 @@ _GENEVAL = flags.DEFINE_string(
     "GenEval's evaluation_metadata.jsonl: its prompts, in the folders that its scorer reads.",
     flag_values=FLAGS,
 )
+_PIEBENCH = flags.DEFINE_string(
+    "piebench",
+    None,
+    "PIE-Bench's mapping_file.json: its pictures and instructions, of a network that edits, in the "
+    "folder that its scorer reads.",
+    flag_values=FLAGS,
+)
 _IMAGE = flags.DEFINE_string(
     "image",
     None,
-    "Pictures to start from in the place of noise alone: one, a folder, a pattern or a list of "
-    "them; one for each prompt, or one for all, or one prompt for all.",
+    "Pictures to start from in the place of noise alone, or, of a network that is given pictures, "
+    "these: one, a folder, a pattern or a list of them; one for each prompt, or one for all, or "
+    "one prompt for all.",
+    flag_values=FLAGS,
+)
+_MASK = flags.DEFINE_string(
+    "mask",
+    None,
+    "Of a network that fills holes, what of such a picture is to be filled, white in a picture of "
+    "its size; all else stays as it is. One for all pictures, or one for each.",
     flag_values=FLAGS,
 )
 _STRENGTH = flags.DEFINE_float(
@@ -110,6 +131,13 @@ _GUIDANCE = flags.DEFINE_float(
     "config's.",
     flag_values=FLAGS,
 )
+_IMAGE_GUIDANCE = flags.DEFINE_float(
+    "image_guidance",
+    None,
+    "Guidance on the picture that is edited, of the data generator or of a student that was "
+    "trained to be told; default: its config's.",
+    flag_values=FLAGS,
+)
 _SHIFT = flags.DEFINE_float(
     "shift",
     None,
@@ -137,7 +165,9 @@ def main() -> None:
     from ladd_jax.data.prompt_sets import read_prompt_set
     from ladd_jax.data.prompts import check_prompt
     from ladd_jax.evaluation.geneval import picture_file, read_geneval, write_records
+    from ladd_jax.evaluation.piebench import make_places, read_piebench
     from ladd_jax.parallel.mesh import make_mesh
+    from ladd_jax.stages.given import GivenFiles, check_edits, check_given
     from ladd_jax.stages.sample import choose_bucket, sample
     from ladd_jax.stages.starts import find_starts, pair
     from ladd_jax.stages.trained import is_run, open_trained
@@ -153,6 +183,15 @@ def main() -> None:
             raise UserError("--geneval judges pictures of prompts alone: leave --image out")
         records = read_geneval(expand(_GENEVAL.value))
         prompts = [record["prompt"] for record in records]
+    tasks = []
+    if _PIEBENCH.value:
+        if prompts or _IMAGE.value:
+            raise UserError(
+                "--piebench has its own instructions and pictures: leave --prompt, --prompts, "
+                "--geneval and --image out"
+            )
+        tasks = read_piebench(expand(_PIEBENCH.value))
+        prompts = [task.instruction for task in tasks]
     if not prompts:
         raise UserError('there is no prompt: give --prompt="..." or --prompts=FILE')
     check_ranges(
@@ -163,14 +202,19 @@ def main() -> None:
             "seed": NOT_NEGATIVE,
             "steps": COUNT,
             "guidance": NOT_NEGATIVE,
+            "image_guidance": NOT_NEGATIVE,
             "shift": POSITIVE,
             "strength": STRENGTH,
         },
     )
     if _STRENGTH.value is not None and not _IMAGE.value:
         raise UserError(f"--strength={_STRENGTH.value:g} is of a picture: name it by --image=FILE")
-    images = find_starts(_IMAGE.value) if _IMAGE.value else []
-    strength = (_STRENGTH.value or _USUAL_STRENGTH) if images else None
+    if _MASK.value and not _IMAGE.value:
+        raise UserError(f"--mask={_MASK.value} is of a picture: name it by --image=FILE")
+    if tasks and _NUM.present and _NUM.value != 1:
+        raise UserError(f"--num={_NUM.value} and --piebench has one edit of each picture: use 1")
+    images = find_starts(_IMAGE.value) if _IMAGE.value else [task.image for task in tasks]
+    masks = find_starts(_MASK.value) if _MASK.value else []
     out = expand_local(_OUT.value, "out", COPY_LATER)
     if out.exists() and not out.is_dir():
         raise UserError(f"--out={out} is a file: name a folder")
@@ -180,17 +224,31 @@ def main() -> None:
     mesh = make_mesh({"fsdp": -1}, jax.local_devices())
     dtype = None if _DTYPE.value is None else jnp.dtype(_DTYPE.value)
     trained = open_trained(_CHECKPOINT.value, _MODEL.value, _STEP.value, dtype, mesh, _LORA.value)
+    check_given(trained, len(images), len(masks), _STRENGTH.value)
+    files_given = [
+        GivenFiles(image, masks[i % len(masks)] if masks else None)
+        for i, image in enumerate(images)
+    ]
+    starts = bool(images) and not trained.joined
+    strength = (_STRENGTH.value or _USUAL_STRENGTH) if starts else None
     at = "" if trained.step is None else f" of step {trained.step}"
     _LOG.info("sample: %s of %s%s, into %s", trained.model, _CHECKPOINT.value, at, out)
+    place: Callable[[int, int], Path] | None = None
     if records:
         write_records(out, records)
+        place = picture_file
+    elif tasks:
+        check_edits(trained, "--piebench")
+        place = make_places(out, tasks)
     elif images:
-        prompts, images = pair(prompts, images)
+        prompts, files_given = pair(prompts, files_given)
     else:
         # The same prompt twice would be the same pictures.
         prompts = list(dict.fromkeys(prompts))
-    sampling = trained.sampling(_STEPS.value, _GUIDANCE.value, _SHIFT.value, strength)
-    if images and trained.times:
+    sampling = trained.sampling(
+        _STEPS.value, _GUIDANCE.value, _SHIFT.value, strength, _IMAGE_GUIDANCE.value
+    )
+    if starts and trained.times:
         _LOG.info(
             "sample: strength %g, from the student's time %g on", strength, sampling.sigmas[0]
         )
@@ -201,11 +259,11 @@ def main() -> None:
         choose_bucket(_ASPECT.value, trained),
         out,
         seed=_SEED.value,
-        count=_NUM.value,
+        count=1 if tasks else _NUM.value,
         batch_size=_BATCH_SIZE.value,
         mesh=mesh,
-        place=picture_file if records else None,
-        images=images,
+        place=place,
+        images=files_given,
     )
     print(f"{len(files)} files in {out}, the last is {files[-1]}")
 

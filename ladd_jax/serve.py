@@ -96,7 +96,7 @@ def _serve(listening: socket.socket) -> None:
     from ladd_jax.serving.engine import Engine
     from ladd_jax.serving.student import Student
     from ladd_jax.stages.sample import choose_bucket
-    from ladd_jax.stages.trained import is_run, open_trained
+    from ladd_jax.stages.trained import check_text_alone, is_run, open_trained
 
     workdir = expand(_CHECKPOINT.value)
     if is_run(workdir):
@@ -104,6 +104,7 @@ def _serve(listening: socket.socket) -> None:
     mesh = make_mesh({"fsdp": -1}, jax.local_devices())
     dtype = None if _DTYPE.value is None else jnp.dtype(_DTYPE.value)
     trained = open_trained(_CHECKPOINT.value, None, _STEP.value, dtype, mesh, _LORA.value)
+    check_text_alone(trained, "ladd_jax.serve")
     if _ASPECTS.value:
         buckets = dict.fromkeys(choose_bucket(aspect, trained) for aspect in _ASPECTS.value)
         trained = dataclasses.replace(trained, buckets=tuple(buckets))

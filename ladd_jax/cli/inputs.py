@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from ladd_jax.config.architectures import generator_architecture, student_architecture
+from ladd_jax.config.architectures import student_architecture, weights_architecture
 from ladd_jax.config.fields import Config
 from ladd_jax.data.buckets import Bucket
 from ladd_jax.data.image_records import names_dataset, open_images
@@ -26,7 +26,7 @@ def check_parts(config: Config, problems: Problems, place: Path | None = None) -
     """
     data, family = config.data, family_of(config)
     with problems.found():
-        open_loras(family, generator_architecture(config), config.loras)
+        open_loras(family, weights_architecture(config), config.loras)
     encodes = "encode" in config.stages and not _is_encoded(place)
     judges = "evaluate" in config.stages
     text = data.text or config.weights
@@ -82,8 +82,9 @@ def _count_pictures(config: Config, buckets: list[Bucket]) -> dict[Bucket, int]:
         image_column=data.image_column,
         split=data.split,
         strict=False,
-        other_column=data.other_column,
+        other_column=data.other_column or data.source_column,
         preference_column=data.preference_column,
+        edits=data.joined == "edit",
     )
     count = min(len(found), data.limit or len(found))
     least, field = smallest_bucket(config)

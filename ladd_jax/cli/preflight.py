@@ -23,6 +23,7 @@ from ladd_jax.config.architectures import (
 from ladd_jax.config.fields import Config, Distil, Finetune, Prefer, Pretrain
 from ladd_jax.config.workdir import data_directory
 from ladd_jax.data.buckets import Bucket, check_resolution, check_sides
+from ladd_jax.data.joined import pretrains
 from ladd_jax.data.sources.fill_buckets import readers
 from ladd_jax.diffusion.samplers import student_sigmas
 from ladd_jax.errors import NotFoundError, Problems, UserError
@@ -40,7 +41,7 @@ _Training = Pretrain | Prefer | Finetune | Distil
 _Trainings = dict[str, _Training]
 
 # Sources that need no released pipeline: their pictures are the latents.
-_CHANNELS = {"digits": 1, "scenes": 3}
+_CHANNELS = {"digits": 1, "scene_edits": 3, "scenes": 3}
 
 
 def check(config: Config, workdir: Path | None = None) -> None:
@@ -278,7 +279,7 @@ def _check_data(config: Config, trainings: _Trainings) -> None:
             )
         if not data.autoencoder and not data.buckets:
             check_resolution(data.resolution, config.model.patch)
-    elif "pretrain" in config.stages:
+    elif "pretrain" in config.stages and not pretrains(config):
         raise UserError(
             "the stage 'pretrain' makes a data generator and weights are one: leave it out"
         )

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from ladd_jax.config.fields import Config, Model, Teacher
+from ladd_jax.data.joined import joined_channels
 from ladd_jax.errors import UserError
 from ladd_jax.methods import METHODS
 from ladd_jax.models.dinov2 import Dinov2Config
@@ -36,11 +37,12 @@ def student_architecture(config: Config) -> Any:
     kind = family_of(config).architecture
     return kind(
         **_fields(config.model, kind),
-        in_channels=config.model.channels + config.model.joined_channels,
+        in_channels=config.model.channels + joined_channels(config),
         out_channels=config.model.channels,
         context_width=config.data.text_width,
         pooled_width=config.data.pooled_width,
         guided=bool(config.synthesize.guidance_range),
+        image_guided=bool(config.synthesize.image_guidance_range),
         dtype=jnp.dtype(config.model.dtype),
         param_dtype=jnp.dtype(config.model.param_dtype),
     )
@@ -49,7 +51,7 @@ def student_architecture(config: Config) -> Any:
 def trained_generator_architecture(config: Config) -> Any:
     """Architecture of the data generator as `pretrain` trains it: it is guided by two passes, and
     never told by how much."""
-    return dataclasses.replace(student_architecture(config), guided=False)
+    return dataclasses.replace(student_architecture(config), guided=False, image_guided=False)
 
 
 def generator_architecture(config: Config) -> Any:
@@ -61,6 +63,13 @@ def generator_architecture(config: Config) -> Any:
     name = config.model.teacher_dtype
     dtype = jnp.dtype(jnp.bfloat16 if name == "int8" else name)
     return dataclasses.replace(trained_generator_architecture(config), param_dtype=dtype)
+
+
+def weights_architecture(config: Config) -> Any:
+    """Architecture of the network of `weights`, which may read fewer channels than the data
+    generator that `pretrain` makes of it."""
+    own = config.model.channels + config.model.joined_channels
+    return dataclasses.replace(trained_generator_architecture(config), in_channels=own)
 
 
 def teacher_architecture(config: Config) -> Any:
@@ -234,7 +243,7 @@ def _check_teacher(config: ConfigDict, found: Any) -> None:
         (
             "channels of latents",
             found.in_channels,
-            config.model.channels + config.model.joined_channels,
+            config.model.channels + joined_channels(config),
         ),
         ("channels of velocities", found.out_channels, config.model.channels),
         ("features of text tokens", found.context_width, config.data.text_width),

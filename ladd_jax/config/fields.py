@@ -16,6 +16,8 @@ from ml_collections import ConfigDict
 
 from ladd_jax.data.buckets import Bucket
 from ladd_jax.data.images import MAX_PIXELS
+from ladd_jax.data.joined import JOINED, joined_channels
+from ladd_jax.data.masks import KINDS
 from ladd_jax.data.sources import SOURCES
 from ladd_jax.diffusion.samplers import ALWAYS
 from ladd_jax.diffusion.sampling import GENERATOR_SAMPLERS
@@ -68,6 +70,10 @@ def _are_ends(values: Sequence[Any], most: float) -> bool:
     return len(values) == 2 and numbers and 0 <= values[0] < values[1] <= most
 
 
+def _scales_in_words(scales: Sequence[float]) -> str:
+    return " to ".join(f"{scale:g}" for scale in scales)
+
+
 def _one_of(value: str, what: str, *choices: str) -> None:
     if value not in choices:
         raise UserError(f"{what} {value!r} is none of {', '.join(choices)}: use one of them")
@@ -113,6 +119,9 @@ class Data:
     # the record's own was preferred, a number from 0 to 1 or a bool; at 0.5 neither was.
     other_column: str = ""
     preference_column: str = ""
+    # With joined=edit: the picture that each is an edit of, in a table or in metadata. Empty: it
+    # has one of the usual names.
+    source_column: str = ""
     split: str = "train"  # of a table or a dataset of the hub
     subset: str = ""  # of a dataset of the hub: name of its configuration
     stream: bool = False  # of the hub: fetch no more than `limit` asks for
@@ -127,6 +136,12 @@ class Data:
     # Of images: DIR/vae of a pipeline makes the latents. Empty: the one of `weights`, and without
     # weights the pixels are the latents.
     autoencoder: str = ""
+    # What is joined to the channels of x_t: nothing, a mask and the latents of the masked picture
+    # (inpaint), of which the rest is to be filled, or the latents of the picture that the record's
+    # own is an edit of (edit).
+    joined: str = ""
+    # Of masks: how often strokes, boxes and frames around what is known are drawn.
+    mask_shares: tuple[float, float, float] = (0.4, 0.3, 0.3)
     # Rows x columns. Empty: a few for the aspects of the images, of about resolution^2 pixels.
     buckets: tuple[str, ...] = ("8x8", "8x16", "16x8")
     resolution: int = 0  # pixels
@@ -162,6 +177,11 @@ class Data:
 
     def __post_init__(self) -> None:
         _one_of(self.source, "data.source", *SOURCES)
+        if self.joined not in JOINED:
+            raise UserError(
+                f"data.joined {self.joined!r} is none of {', '.join(filter(None, JOINED))}: use "
+                f"one, or leave it empty"
+            )
         _one_of(self.small_buckets, "data.small_buckets", "merge", "drop")
         _one_of(self.text_tokens, "data.text_tokens", *TOKENIZERS)
         _one_of(self.text_dtype, "data.text_dtype", "float32", "float16", "int8")
@@ -204,6 +224,26 @@ class Data:
                 f"pairs are read by the source 'images' alone; set it, or leave data.other_column "
                 f"and data.preference_column empty"
             )
+        if not (all(share in NOT_NEGATIVE for share in self.mask_shares) and any(self.mask_shares)):
+            raise UserError(
+                f"data.mask_shares is {self.mask_shares}: use three numbers of 0 or more, not all "
+                f"0, of {', '.join(KINDS)}"
+            )
+        if self.joined and (self.other_column or self.source == "prompts"):
+            other = "the source 'prompts', which has no pictures"
+            if self.other_column:
+                other = f"data.other_column {self.other_column!r}, of pairs"
+            raise UserError(f"data.joined is {self.joined!r} beside {other}: leave one of both out")
+        if (self.source == "scene_edits") != (self.joined == "edit") and self.source != "images":
+            raise UserError(
+                f"data.joined is {self.joined!r} and data.source is {self.source!r}: edits are of "
+                f"the sources 'images' and 'scene_edits', the second of which has no other records"
+            )
+        if self.source_column and self.joined != "edit":
+            raise UserError(
+                f"data.source_column is {self.source_column!r} and data.joined is "
+                f"{self.joined!r}: set that to edit, or leave data.source_column empty"
+            )
         if not self.buckets and not (self.source == "images" and self.resolution):
             raise UserError(
                 "data.buckets is empty: name one or more, such as 8x8, or, for images, set "
@@ -234,7 +274,8 @@ class Model:
     width: int = 1536
     num_heads: int = 24
     channels: int = _NETWORK.out_channels
-    joined_channels: int = 0  # joined to the latents' from a condition that the data must have
+    # Joined to the latents' from a condition that the data must have; 0: those of `data.joined`.
+    joined_channels: int = 0
     patch: int = _NETWORK.patch
     mlp_ratio: int = _NETWORK.mlp_ratio
     qk_norm: bool = _NETWORK.qk_norm
@@ -341,7 +382,8 @@ class Heads(HeadSettings):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Pretrain(FlowMatchingSettings):
-    """The training of a data generator where there are no weights."""
+    """The training of a data generator: from nothing where there are no weights, and from weights
+    that do not read the channels of `data.joined`."""
 
     steps: int = 10_000
     batch_size: int = 256
@@ -426,6 +468,10 @@ class Synthesize:
     # The least and the largest scale, between which each sample has one of its own. The student is
     # given it then, and at `guidance` where nothing else is asked for. Empty: all have `guidance`.
     guidance_range: tuple[float, ...] = ()
+    # Scale of guidance on the picture that is edited; 1 for none. Another takes a third pass.
+    image_guidance: float = 1.0
+    # As `guidance_range`, beside which it stands: a student is given both scales then.
+    image_guidance_range: tuple[float, ...] = ()
     # The first and the last t with guidance. A step outside takes one pass of the network, not two.
     guidance_interval: tuple[float, float] = ALWAYS
     shift: float = 3.0
@@ -435,7 +481,8 @@ class Synthesize:
     def __post_init__(self) -> None:
         _one_of(self.sampler, "synthesize.sampler", *GENERATOR_SAMPLERS)
         counts = dict.fromkeys(("batch_size", "records_per_shard", "steps"), COUNT)
-        check_numbers(self, counts | {"guidance": NOT_NEGATIVE, "shift": POSITIVE})
+        check_numbers(self, counts | {"shift": POSITIVE})
+        check_numbers(self, dict.fromkeys(("guidance", "image_guidance"), NOT_NEGATIVE))
         if self.samples < 0:
             raise UserError(
                 f"synthesize.samples is {self.samples}: use 0 for one of each encoded record, or "
@@ -446,22 +493,36 @@ class Synthesize:
                 f"guidance_interval is {self.guidance_interval}: use the first and the last time "
                 f"with guidance, from 0 to 1, such as (0.2, 0.9), or (0.0, 1.0) for all"
             )
-        scales = self.guidance_range
-        if scales and not _are_ends(scales, 100):
+        for name in ("guidance", "image_guidance"):
+            scales, scale = getattr(self, f"{name}_range"), getattr(self, name)
+            if scales and not _are_ends(scales, 100):
+                raise UserError(
+                    f"{name}_range is {scales}: use two numbers from 0 to 100, the first below the "
+                    f"second, such as (1.0, 8.0), or none"
+                )
+            if scales and not scales[0] <= scale <= scales[1]:
+                raise UserError(
+                    f"{name}_range is {scales} and synthesize.{name}, which is outside, "
+                    f"{scale:g}: use a scale within it"
+                )
+        if self.image_guidance_range and not self.guidance_range:
             raise UserError(
-                f"guidance_range is {scales}: use two numbers from 0 to 100, the first below the "
-                f"second, such as (1.0, 8.0), or none"
+                f"image_guidance_range is {self.image_guidance_range} and "
+                f"synthesize.guidance_range is empty: name both, or that of the text alone"
             )
-        if scales and not scales[0] <= self.guidance <= scales[1]:
-            raise UserError(
-                f"guidance_range is {scales} and synthesize.guidance, which is outside, "
-                f"{self.guidance:g}: use a scale within it"
-            )
+
+    @property
+    def ranges(self) -> tuple[tuple[float, ...], ...]:
+        """Of each scale that a student is given the least and the largest: none, that on the text,
+        or with it that on the image."""
+        return tuple(filter(None, (self.guidance_range, self.image_guidance_range)))
 
     @property
     def sampling(self) -> dict[str, Any]:
         """How the data generator is sampled: arguments of `Sampling.generator`."""
-        names = ("steps", "guidance", "guidance_interval", "shift", "sampler")
+        names = (
+            "steps", "guidance", "guidance_interval", "shift", "sampler", "image_guidance",
+        )  # fmt: skip
         return {name: getattr(self, name) for name in names}
 
     @property
@@ -469,8 +530,12 @@ class Synthesize:
         """Its scale, and where it is used if that is not everywhere."""
         low, high = self.guidance_interval
         where = "" if (low, high) == ALWAYS else f" for t from {low:g} to {high:g}"
-        scales = self.guidance_range or (self.guidance,)
-        return f"guidance {' to '.join(f'{scale:g}' for scale in scales)}{where}"
+        text = _scales_in_words(self.guidance_range or (self.guidance,))
+        image = ""
+        if self.image_guidance_range or self.image_guidance != 1:
+            scales = self.image_guidance_range or (self.image_guidance,)
+            image = f" on the text and {_scales_in_words(scales)} on the image"
+        return f"guidance {text}{image}{where}"
 
 
 # Of LADD alone, and of no recipe, with the values at which they do nothing, as they would with
@@ -838,6 +903,25 @@ class Config:
                 f"{self.synthesize.guidance_range}: the guidance that a student is told needs "
                 f"layers that adapters do not have, so use one of both"
             )
+        wanted = JOINED[self.data.joined](self.model.channels)
+        if self.data.joined and joined_channels(self) != wanted:
+            raise UserError(
+                f"model.joined_channels is {self.model.joined_channels} and data.joined "
+                f"{self.data.joined!r}, which joins {wanted}: use weights that read as many, or 0"
+            )
+        if not joined_channels(self):
+            for path, value in {
+                "synthesize.image_guidance": self.synthesize.image_guidance != 1,
+                "synthesize.image_guidance_range": bool(self.synthesize.image_guidance_range),
+                "pretrain.image_dropout": self.pretrain.image_dropout > 0,
+                "finetune.image_dropout": self.finetune.image_dropout > 0,
+                "prefer.image_dropout": self.prefer.image_dropout > 0,
+            }.items():
+                if value:
+                    raise UserError(
+                        f"{path} is set and the network is given no picture: set data.joined, or "
+                        f"leave it at its default"
+                    )
         if self.loras and not self.weights:
             raise UserError(
                 f"loras is {', '.join(self.loras)} and weights is empty: name the weights that "

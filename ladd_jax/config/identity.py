@@ -68,8 +68,7 @@ def identity(
       inputs: digests of what else it is made of, by what they are of; default: none is known.
     """
     fields = {section: config[section] for section in _SECTIONS[name] if section in config}
-    if fields.get("weights"):
-        # Then there is no training of a data generator.
+    if not _pretrains(config):
         fields.pop("pretrain", None)
     if not _in_pixels(config.get("distil", {})):
         fields.pop("dino", None)
@@ -85,6 +84,13 @@ def identity(
         # As of a version that did not have the stage.
         fields["finetune"] = {"steps": 0}
     return {"set": name, "config": _without(fields, _IGNORED), "inputs": dict(inputs or {})}
+
+
+def _pretrains(config: Mapping[str, Any]) -> bool:
+    """`pretrains` of `data.joined`, of a config of which an older version may not know all."""
+    joined = config.get("data", {}).get("joined")
+    own = config.get("model", {}).get("joined_channels")
+    return not config.get("weights") or bool(joined and not own)
 
 
 def _preference(stage: Mapping[str, Any], name: str) -> dict[str, Any]:

@@ -158,9 +158,11 @@ def _followed(config: Config) -> Followed:
             generator_tree(config),
             stage.guidance_range or stage.guidance,
             stage.guidance_interval,
+            stage.image_guidance_range or stage.image_guidance,
         )
     # As a constant it has the dtype of other constant networks.
-    learned = dataclasses.replace(generator, guided=student_architecture(config).guided)
+    told = student_architecture(config)
+    learned = dataclasses.replace(generator, guided=told.guided, image_guided=told.image_guided)
     return Followed(backbone(learned), BASE)
 
 
@@ -178,7 +180,7 @@ def ladd(config: Config) -> LADD:
         head=head(heads),
         heads=head_stack(heads, len(set(stage.hooked_blocks)) or teacher.blocks),
         hooked_blocks=stage.hooked_blocks,
-        guidance_range=config.synthesize.guidance_range,
+        guidance_ranges=config.synthesize.ranges,
     )
     return LADD(critic=critic, **_adversarial(config))
 
@@ -214,7 +216,7 @@ def add(config: Config) -> ADD:
         hooked_blocks=blocks,
         resolution=config.dino.resolution,
         summary=teacher.summary_name,
-        guidance_range=config.synthesize.guidance_range,
+        guidance_ranges=config.synthesize.ranges,
         decoder=decoder,
         teacher=teacher if asks_teacher(config) else None,
     )
@@ -225,7 +227,7 @@ def _heads(config: Config, features: int, summary: int, *, told_noise: bool = Tr
     """A head on tokens of a width, with a vector of a length that sums up the cond."""
     return HeadConfig(
         features=features,
-        condition_width=summary + (TIME_WIDTH if config.synthesize.guidance_range else 0),
+        condition_width=summary + TIME_WIDTH * len(config.synthesize.ranges),
         told_noise=told_noise,
         dtype=student_architecture(config).dtype,
         **_settings(HeadSettings, config.heads),
@@ -265,7 +267,8 @@ def model_flops(config: Config, objective: Objective, bucket: Bucket, cond: Any)
     flops = family_of(config).forward_flops
     student = student_architecture(config)
     # The data generator is not told, and the data that it learns from say nothing.
-    student = dataclasses.replace(student, guided=student.guided and GUIDANCE in cond)
+    if GUIDANCE not in cond:
+        student = dataclasses.replace(student, guided=False, image_guided=False)
     architectures = (student, teacher_architecture(config))
     total = sum(
         units * flops(architecture, bucket.height, bucket.width, cond)

@@ -8,13 +8,24 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from ladd_jax.data.edit_columns import INSTRUCTIONS, SOURCES, choose
 from ladd_jax.data.image_tables import table_rows
-from ladd_jax.data.prompts import check_prompt, choose_column, objects_or_faults, table_objects
+from ladd_jax.data.prompts import (
+    COLUMNS,
+    check_prompt,
+    choose_column,
+    objects_or_faults,
+    table_objects,
+)
 from ladd_jax.data.records import Record, read_inside
 from ladd_jax.errors import NotFoundError, UserError
 
 METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 """Names that the file of metadata may have."""
+
+_FILE = "file_name"
+
+_SOURCES = tuple(name for usual in ("source", *SOURCES) for name in (f"{usual}_{_FILE}", usual))
 
 HELD_OUT = "held_out"
 """Field that says which records are for judges, in place of a draw."""
@@ -33,7 +44,15 @@ class ImageFolder:
       keys: file names of all records.
     """
 
-    def __init__(self, directory: str | Path, column: str = "", *, strict: bool = True):
+    def __init__(
+        self,
+        directory: str | Path,
+        column: str = "",
+        *,
+        strict: bool = True,
+        source: str = "",
+        edits: bool = False,
+    ):
         """Reads the metadata, but no image.
 
         Args:
@@ -44,6 +63,11 @@ class ImageFolder:
             `caption` there is.
           strict: whether a row that is damaged, has no such field or names a file outside the
             folder is an error here; else it is one of its record alone, which comes last.
+          source: of edits, name of the field with the file of the picture that was edited. If
+            empty, whichever of `source_file_name` and the names of `edit_columns`, with
+            `_file_name` after them or without it, there is.
+          edits: whether images are edits of others. The prompt may then have the names of
+            `edit_columns`, too.
 
         Raises:
           NotFoundError: there is no file of metadata.
@@ -58,10 +82,15 @@ class ImageFolder:
             try:
                 if isinstance(record, UserError):
                     raise record
-                name = self._name(record, where)
+                name = self._name(record, where, _FILE)
                 # What the first record settles holds for all.
-                column = choose_column(record, column, where)
-                entries.append((name, where, record[column], _held_out(record, where)))
+                usual = (*COLUMNS, *INSTRUCTIONS) if edits else COLUMNS
+                column = choose_column(record, column, where, usual)
+                other = ""
+                if edits:
+                    source = choose(list(record), source, _SOURCES, "data.source_column", where)
+                    other = self._name(record, where, source)
+                entries.append((name, where, record[column], _held_out(record, where), other))
             except UserError as error:
                 if strict:
                     raise
@@ -73,11 +102,11 @@ class ImageFolder:
         self._rest = [rest for _, *rest in entries]
         self._faults = [error for _, error in faults]
 
-    def _name(self, record: dict[str, Any], where: str) -> str:
-        """The file of a row."""
-        name = record.get("file_name")
+    def _name(self, record: dict[str, Any], where: str, field: str) -> str:
+        """The file of a row, by the field that names it."""
+        name = record.get(field)
         if not isinstance(name, str) or not name:
-            raise UserError(f"{where} has no file_name: name the image there")
+            raise UserError(f"{where} has no {field}: name the image there")
         path = PurePosixPath(name)
         if path.is_absolute() or ".." in path.parts:
             raise UserError(
@@ -92,16 +121,19 @@ class ImageFolder:
     def __getitem__(self, index: int) -> Record:
         if index >= len(self._rest):
             raise self._faults[index - len(self._rest)]
-        name, (where, value, held_out) = self.keys[index], self._rest[index]
+        name, (where, value, held_out, other) = self.keys[index], self._rest[index]
         prompt = check_prompt(value, where)
+        source = self._read(other) if other else b""
+        return Record(name, self._read(name), prompt, held_out, source)
+
+    def _read(self, name: str) -> bytes:
         try:
-            data = read_inside(self._directory, name)
+            return read_inside(self._directory, name)
         # A loop of links has an error of its own.
         except (OSError, ValueError, RuntimeError) as error:
             reason = getattr(error, "strerror", None) or error
             named = self._metadata.name
             raise UserError(f"{name}, named in {named}, cannot be read: {reason}") from error
-        return Record(name, data, prompt, held_out)
 
 
 def _held_out(record: dict[str, Any], where: str) -> bool | None:

@@ -22,6 +22,7 @@ def open_images(
     image_column: str = "",
     other_column: str = "",
     preference_column: str = "",
+    edits: bool = False,
     split: str = "train",
     subset: str = "",
     stream: Path | None = None,
@@ -41,6 +42,8 @@ def open_images(
       other_column: of tables, name of the column with the image that it was compared with; empty:
         records are no pairs.
       preference_column: of tables of pairs, name of the column that says which was preferred.
+      edits: whether images are edits of others, which `other_column` names, of a table or of a
+        directory with metadata; empty: found by the usual names.
       split: of tables, the split to read.
       subset: of the hub, name of the dataset's configuration.
       stream: of the hub, a file for the records of a dataset that is streamed.
@@ -49,11 +52,13 @@ def open_images(
 
     Raises:
       NotFoundError: there are none.
-      UserError: pairs are asked for of what is no table; and see `ImageFolder`, `ImageTars`,
+      UserError: pairs or edits are asked for of what has none; and see `ImageFolder`, `ImageTars`,
         `CaptionedFolder` and `open_table`.
     """
     folder = expand(path)
     if any((folder / name).is_file() for name in METADATA):
+        if edits:
+            return ImageFolder(folder, column, strict=strict, source=other_column, edits=True)
         _refuse_pairs(folder, other_column)
         return ImageFolder(folder, column, strict=strict)
     table = functools.partial(
@@ -62,10 +67,11 @@ def open_images(
         image=image_column,
         other=other_column,
         preference=preference_column,
+        edits=edits,
         split=split,
     )
     if folder.is_dir():
-        return _of_folder(folder, column, table, other_column)
+        return _of_folder(folder, column, table, other_column, edits)
     if not folder.exists() and names_dataset(path):
         try:
             return table(path, subset=subset, stream=stream, limit=limit)
@@ -82,7 +88,7 @@ def open_images(
             f"{path} names {others[0]} beside {found[0] if found[0] != others[0] else found[-1]}: "
             f"name one folder, or files of one kind, tars or tables"
         )
-    _refuse_pairs(path, other_column)
+    _refuse_pairs(path, other_column, edits)
     return ImageTars(found, column)
 
 
@@ -92,16 +98,16 @@ def names_dataset(path: str | Path) -> bool:
 
 
 def _of_folder(
-    folder: Path, column: str, table: Callable[[Path], Records], other_column: str
+    folder: Path, column: str, table: Callable[[Path], Records], other_column: str, edits: bool
 ) -> Records:
     tars = list(folder.glob("*.tar"))
     if tars:
-        _refuse_pairs(folder, other_column)
+        _refuse_pairs(folder, other_column, edits)
         return ImageTars(tars, column)
     files = [file.relative_to(folder) for file in files_below(folder)]
     names = [file.as_posix() for file in files]
     if has_pairs(names):
-        _refuse_pairs(folder, other_column)
+        _refuse_pairs(folder, other_column, edits)
         return CaptionedFolder(folder, column)
     if any(file.suffix in _TABLES for file in files):
         return table(folder)
@@ -114,8 +120,13 @@ def _of_folder(
     raise _nothing(folder)
 
 
-def _refuse_pairs(path: str | Path, other_column: str) -> None:
+def _refuse_pairs(path: str | Path, other_column: str, edits: bool = False) -> None:
     """Of a path that holds no table."""
+    if edits:
+        raise UserError(
+            f"{path} is neither a table nor a folder with {METADATA[0]}, and data.joined is edit: "
+            f"give edits as one of these, or as a dataset of the hub, or leave data.joined empty"
+        )
     if other_column:
         raise UserError(
             f"{path} is no table and data.other_column is {other_column!r}: give pairs as .parquet "

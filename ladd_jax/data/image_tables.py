@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 
+from ladd_jax.data.edit_columns import EDITED, INSTRUCTIONS, SOURCES, choose
 from ladd_jax.data.prompts import COLUMNS, check_prompt, choose_column
 from ladd_jax.data.records import Record
 from ladd_jax.errors import NotFoundError, UserError, brief
@@ -30,7 +31,8 @@ _TEXT_OF_TARS = "txt"
 
 @dataclasses.dataclass(frozen=True)
 class _Columns:
-    """Names of the columns that are read; `other` and `preference` are empty without pairs."""
+    """Names of the columns that are read; `other` and `preference` are empty without pairs, and of
+    edits `preference` is."""
 
     image: str
     prompt: str
@@ -48,7 +50,8 @@ class _Columns:
 
 
 class ImageTable:
-    """Rows with an encoded image and a prompt, or with a pair of images and a preference.
+    """Rows with an encoded image and a prompt, with a pair of images and a preference, or with an
+    edited image, the image that was edited and an instruction.
 
     `table[i]` reads one record. It raises UserError if the row has no image or no proper prompt,
     or of a pair no other image or no proper preference, and IndexError if there is no such record.
@@ -65,6 +68,7 @@ class ImageTable:
         image: str = "",
         other: str = "",
         preference: str = "",
+        edits: bool = False,
     ):
         """Reads no row.
 
@@ -79,6 +83,8 @@ class ImageTable:
             no pairs.
           preference: name of the column that says of a pair how far its own image was preferred:
             a number from 0 to 1 or a bool, above 0.5 where it was, below where the other was.
+          edits: whether images are edits of others, whose column `other` is. What is not named is
+            found by the names of `edit_columns`, as far as they are there.
 
         Raises:
           UserError: there is no such column, or several, or there are no rows, or the columns of
@@ -86,7 +92,7 @@ class ImageTable:
         """
         import datasets
 
-        self._columns = _columns(rows.features, where, column, image, other, preference)
+        self._columns = _columns(rows.features, where, column, image, other, preference, edits)
         if not len(rows):
             raise UserError(f"{where} holds no records: give data that have some")
         feature = rows.features[self._columns.prompt]
@@ -110,6 +116,8 @@ class ImageTable:
         if not columns.other:
             return record
         other = _image_bytes(row[columns.other], f"{where}, column {columns.other!r}")
+        if not columns.preference:
+            return dataclasses.replace(record, other=other)
         preference = _preference(row[columns.preference], where)
         return dataclasses.replace(record, other=other, preference=preference)
 
@@ -127,11 +135,21 @@ class ImageTable:
 
 
 def _columns(
-    features: Mapping[str, Any], where: str, column: str, image: str, other: str, preference: str
+    features: Mapping[str, Any],
+    where: str,
+    column: str,
+    image: str,
+    other: str,
+    preference: str,
+    edits: bool,
 ) -> _Columns:
     """The columns that there are for those asked for, as `ImageTable` takes them."""
     names = list(features)
-    for name in ([image] if image else []) + ([other, preference] if other else []):
+    if edits:
+        other = choose(names, other, SOURCES, "data.source_column", where)
+        image = image or next((name for name in EDITED if name in names), "")
+        column = column or next((name for name in INSTRUCTIONS if name in names), "")
+    for name in filter(None, (image, other, preference)):
         if name not in names:
             raise UserError(f"{where} has no column {name!r}: its columns are {', '.join(names)}")
     if not image:
@@ -147,7 +165,8 @@ def _columns(
     if image == other:
         raise UserError(
             f"{where} has one column {image!r} and a pair needs two: name another one with "
-            f"data.image_column or data.other_column, of {', '.join(names)}"
+            f"data.image_column or {'data.source_column' if edits else 'data.other_column'}, of "
+            f"{', '.join(names)}"
         )
     texts = [name for name in names if name not in (image, other)]
     if not column and _TEXT_OF_TARS in texts and not set(texts) & set(COLUMNS):
@@ -211,6 +230,7 @@ def open_table(
     image: str = "",
     other: str = "",
     preference: str = "",
+    edits: bool = False,
     split: str = "train",
     subset: str = "",
     stream: str | Path | None = None,
@@ -225,6 +245,7 @@ def open_table(
       image: see `ImageTable`.
       other: see `ImageTable`.
       preference: see `ImageTable`.
+      edits: see `ImageTable`.
       split: the split to read; the library's slices, such as `train[:1000]`, serve too.
       subset: name of the dataset's configuration, where it has several.
       stream: file for the records of a dataset that is streamed: nothing else of it is kept, and
@@ -243,7 +264,7 @@ def open_table(
         files = path
     named = str(files[0]) if len(files) == 1 else f"{files[0]} and {len(files) - 1} more"
     where = f"{named}, split {split}"
-    columns = dict(column=column, image=image, other=other, preference=preference)
+    columns: Any = dict(column=column, image=image, other=other, preference=preference, edits=edits)
     saved = [name for name in ("dataset_dict.json", "state.json") if Path(named, name).is_file()]
     if saved:
         with _one_sentence(named, where):
@@ -304,7 +325,7 @@ def _loading(files: Sequence[str | Path]) -> tuple[str, dict[str, Any]]:
     return str(files[0]), {}
 
 
-def _keep(rows: Any, target: Path, where: str, limit: int, **asked: str) -> None:
+def _keep(rows: Any, target: Path, where: str, limit: int, **asked: Any) -> None:
     """Writes the records of a stream as an Arrow file, whole or not at all.
 
     `asked` are the columns, as `ImageTable` takes them.

@@ -4,7 +4,7 @@ import codecs
 import csv
 import difflib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -107,24 +107,27 @@ def check_prompt(value: object, where: str) -> str:
     return prompt
 
 
-def choose_column(names: Iterable[str], column: str, where: str) -> str:
+def choose_column(
+    names: Iterable[str], column: str, where: str, usual: Sequence[str] = COLUMNS
+) -> str:
     """The column with the prompts.
 
     Args:
       names: names of the columns that there are.
-      column: the one asked for, or empty for whichever of `COLUMNS` there is.
+      column: the one asked for, or empty for whichever of the usual ones there is.
       where: the place, with which the message of an error begins.
+      usual: the usual ones.
 
     Raises:
       UserError: the column is missing or there twice, or none was named and none or several of
-        `COLUMNS` are there.
+        the usual ones are there.
     """
     names = list(names)
     listed = ", ".join(names) or "none"
     if not column:
-        found = [name for name in COLUMNS if name in names]
+        found = [name for name in usual if name in names]
         if len(found) != 1:
-            has = " and ".join(found) or f"none of {', '.join(COLUMNS)}"
+            has = " and ".join(found) or f"none of {', '.join(usual)}"
             raise UserError(f"{where} has {has}: name the column of the prompts, of {listed}")
         column = found[0]
     if names.count(column) != 1:

@@ -19,7 +19,8 @@ class Record:
       data: the encoded image.
       prompt: text that says what it shows.
       held_out: whether it is for judges; None where the source does not say.
-      other: the encoded image that it was compared with; none where it was not.
+      other: the encoded image that it was compared with, or that it is an edit of; none where
+        there is none.
       preference: which of both was preferred: 1 for its own, -1 for the other, 0 for neither.
     """
 

@@ -86,19 +86,27 @@ class Wanted:
 
 def prompt(wanted: Wanted) -> str:
     """The words for it; `parse` reads them."""
-    first, *others = (_phrase(item) for item in wanted.items)
+    first, *others = (_with_article(item) for item in wanted.items)
     if wanted.relation:
         return f"{first} {wanted.relation} {others[0]}"
     return ", ".join([first, *others[:-1]]) + "".join(f" and {last}" for last in others[-1:])
 
 
-def _phrase(item: Item) -> str:
+def phrase(item: Item) -> str:
+    """The words for a scan, without an article: `red seven`, `red digit`, `seven`."""
     noun = "digit" if item.digit is None else WORDS[item.digit]
-    words = f"{item.colour} {noun}" if item.colour else noun
+    return f"{item.colour} {noun}" if item.colour else noun
+
+
+def _with_article(item: Item) -> str:
+    words = phrase(item)
     return f"{'an' if words == 'eight' else 'a'} {words}"
 
 
-_ITEM = f"an? (?:({'|'.join(COLOURS)}) )?({'|'.join(WORDS)}|digit)"
+ITEM = f"(?:({'|'.join(COLOURS)}) )?({'|'.join(WORDS)}|digit)"
+"""What reads a phrase: its groups are the colour, if there is one, and the noun."""
+
+_ITEM = f"an? {ITEM}"
 _PROMPT = re.compile(f"{_ITEM}(?: ({'|'.join(RELATIONS)}) {_ITEM}|, {_ITEM} and {_ITEM})?")
 
 
@@ -116,12 +124,13 @@ def parse(text: str) -> Wanted:
         )
     colour, noun, relation, *others = match.groups()
     pairs = [(colour, noun), *zip(others[::2], others[1::2], strict=True)]
-    items = [
-        Item(None if noun == "digit" else WORDS.index(noun), colour)
-        for colour, noun in pairs
-        if noun
-    ]
+    items = [item_of(colour, noun) for colour, noun in pairs if noun]
     return Wanted(tuple(items), relation)
+
+
+def item_of(colour: str | None, noun: str) -> Item:
+    """The scan that the groups of `ITEM` name."""
+    return Item(None if noun == "digit" else WORDS.index(noun), colour)
 
 
 def compose(digits: Digits, bucket: Bucket, count: int, seed: int) -> tuple[np.ndarray, list[str]]:
@@ -145,7 +154,7 @@ def draw_wanted(bucket: Bucket, count: int, seed: int) -> list[Wanted]:
     Raises:
       UserError: the bucket is not 24x24, 16x32 or 32x16.
     """
-    _check(bucket)
+    check_bucket(bucket)
     rng = np.random.default_rng((seed, bucket.height, bucket.width))
     relations = [name for name, axis in RELATIONS.items() if _fits(bucket, axis)]
     names = list(COLOURS)
@@ -170,7 +179,7 @@ def draw(digits: Digits, bucket: Bucket, wanted: Sequence[Wanted], seed: int) ->
     Raises:
       UserError: the bucket is not 24x24, 16x32 or 32x16, or has no room for a relation.
     """
-    _check(bucket)
+    check_bucket(bucket)
     rng = np.random.default_rng((seed, bucket.height, bucket.width, 1))
     by_label = [np.flatnonzero(digits.labels == digit) for digit in range(len(WORDS))]
     palette = {name: np.array(colour) for name, colour in COLOURS.items()}
@@ -181,10 +190,25 @@ def draw(digits: Digits, bucket: Bucket, wanted: Sequence[Wanted], seed: int) ->
         for (row, column), item in zip(_places(rng, bucket, each), each.items, strict=True):
             digit = rng.integers(len(WORDS)) if item.digit is None else item.digit
             colour = palette[item.colour or names[rng.integers(len(names))]]
-            scan = digits.images[rng.choice(by_label[digit])]
-            ink = (scan.astype(np.float64) + 1) / 2  # [8, 8, 1]
-            image[row : row + SIDE, column : column + SIDE] += ink * (colour - shade)
+            paint(image, digits.images[rng.choice(by_label[digit])], (row, column), colour, shade)
     return (2 * images - 1).astype(np.float32)
+
+
+def paint(
+    image: np.ndarray, scan: np.ndarray, place: Sequence[int], colour: np.ndarray, shade: float
+) -> None:
+    """Adds a scan to an image in place.
+
+    Args:
+      image: float64 `[H, W, 3]` in [0, 1], of the background's shade where the scan goes.
+      scan: `[8, 8, 1]` in [-1, 1].
+      place: row and column of the scan's upper left corner.
+      colour: float64 `[3]` of full ink.
+      shade: grey of the background.
+    """
+    row, column = place
+    ink = (scan.astype(np.float64) + 1) / 2  # [8, 8, 1]
+    image[row : row + SIDE, column : column + SIDE] += ink * (colour - shade)
 
 
 def _places(rng: np.random.Generator, bucket: Bucket, wanted: Wanted) -> np.ndarray:
@@ -220,6 +244,7 @@ def _fits(bucket: Bucket, axis: int) -> bool:
     return (bucket.height, bucket.width)[axis] >= 2 * SIDE + GAP
 
 
-def _check(bucket: Bucket) -> None:
+def check_bucket(bucket: Bucket) -> None:
+    """Raises UserError where a bucket is none of `BUCKETS`."""
     if bucket not in BUCKETS:
         raise UserError(f"scenes come in buckets 24x24, 16x32 and 32x16, not {bucket.name}")

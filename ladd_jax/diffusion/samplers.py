@@ -12,7 +12,7 @@ import numpy as np
 from ladd_jax.diffusion.flow import expand, interpolate, predict_x0
 from ladd_jax.diffusion.times import shift
 from ladd_jax.errors import UserError
-from ladd_jax.models.base import Cond
+from ladd_jax.models.base import CHANNELS, Cond
 
 Velocity = Callable[[jax.Array, jax.Array], jax.Array]
 Levels = Sequence[float] | jax.Array
@@ -48,8 +48,16 @@ def guided(
     null: Cond,
     scale: float | jax.Array,
     interval: tuple[float, float] = ALWAYS,
+    image_scale: float | jax.Array = 1.0,
 ) -> Velocity:
     """Velocity with classifier-free guidance: v(null) + scale (v(cond) - v(null)).
+
+    With an image scale s_I, of a network that is also given a picture I by channels, it is guidance
+    on both (Brooks et al. 2023, equation 3), for a text T and the scale s_T:
+
+        v(0, 0) + s_I (v(0, I) - v(0, 0)) + s_T (v(T, I) - v(0, I))
+
+    At s_I = 1 that is the guidance on the text alone.
 
     Args:
       model: `model(x, t, cond)`.
@@ -57,37 +65,61 @@ def guided(
       null: arrays `[...]` of the empty prompt; what it does not name stays as in `cond`.
       scale: 1 gives the unguided velocity, at the cost of one pass instead of two. Of each sample
         where it is float32 `[B]`.
-      interval: the first and the last t that are guided (Kynkäänniemi et al. 2024); at others the
-        scale is 1. Where all t of a batch are outside, one pass is made.
+      interval: the first and the last t that are guided (Kynkäänniemi et al. 2024); at others both
+        scales are 1. Where all t of a batch are outside, one pass is made.
+      image_scale: s_I; another than 1 costs a further pass. Of each sample where it is float32
+        `[B]`.
     """
 
     def unguided(x: jax.Array, t: jax.Array) -> jax.Array:
         return model(x, t, cond)
 
-    if not isinstance(scale, jax.Array) and scale == 1.0:
+    on_image = _guides(image_scale)
+    if not on_image and not _guides(scale):
         return unguided
-    both = {
-        name: jnp.concatenate([array, jnp.broadcast_to(null.get(name, array), array.shape)])
-        for name, array in cond.items()
+    without_text = {
+        name: jnp.broadcast_to(null.get(name, array), array.shape) for name, array in cond.items()
     }
+    conds = [cond, without_text]
+    if on_image:
+        conds.append(without_text | {CHANNELS: jnp.zeros_like(cond[CHANNELS])})
+    passes = len(conds)
+    joined = {name: jnp.concatenate([each[name] for each in conds]) for name in cond}
 
-    def velocity(x: jax.Array, t: jax.Array, scale: float | jax.Array = scale) -> jax.Array:
-        v = model(jnp.concatenate([x, x]), jnp.concatenate([t, t]), both)
-        v_text, v_null = jnp.split(v, 2)
-        if isinstance(scale, jax.Array):
-            scale = expand(scale, x)
-        return v_null + scale * (v_text - v_null)
+    def velocity(
+        x: jax.Array,
+        t: jax.Array,
+        scale: float | jax.Array = scale,
+        image_scale: float | jax.Array = image_scale,
+    ) -> jax.Array:
+        v = model(jnp.concatenate([x] * passes), jnp.concatenate([t] * passes), joined)
+        v_cond, v_null, *v_neither = jnp.split(v, passes)
+        v_guided = v_null + _like(scale, x) * (v_cond - v_null)
+        for v_0 in v_neither:
+            v_guided += (_like(image_scale, x) - 1) * (v_null - v_0)
+        return v_guided
 
     if interval == ALWAYS:
         return velocity
 
     def within(x: jax.Array, t: jax.Array) -> jax.Array:
         inside = (interval[0] <= t) & (t <= interval[1])
-        scales = jnp.where(inside, scale, 1.0)
+        scales = tuple(jnp.where(inside, each, 1.0) for each in (scale, image_scale))
         # Both branches are compiled and one of them runs.
-        return jax.lax.cond(jnp.any(inside), lambda: velocity(x, t, scales), lambda: unguided(x, t))
+        return jax.lax.cond(
+            jnp.any(inside), lambda: velocity(x, t, *scales), lambda: unguided(x, t)
+        )
 
     return within
+
+
+def _guides(scale: float | jax.Array) -> bool:
+    return isinstance(scale, jax.Array) or scale != 1.0
+
+
+def _like(scale: float | jax.Array, x: jax.Array) -> float | jax.Array:
+    """A scale that multiplies `x [B, H, W, C]`."""
+    return expand(scale, x) if isinstance(scale, jax.Array) else scale
 
 
 def euler(velocity: Velocity, noise: jax.Array, sigmas: Levels) -> jax.Array:

@@ -35,6 +35,17 @@ GENERATOR_SAMPLERS = tuple(_ODE)
 _SAMPLERS = (*GENERATOR_SAMPLERS, "consistency")
 
 
+GivenGuidance = float | tuple[float, float] | None
+"""Guidance that a student is given: a scale, one on the text and one on the image, or none."""
+
+
+def scales_of(given: GivenGuidance) -> tuple[float, ...]:
+    """Its scales: none, that on the text, or with it that on the image."""
+    if given is None:
+        return ()
+    return given if isinstance(given, tuple) else (given,)
+
+
 def _run(
     sampler: str, velocity: Velocity, noise: jax.Array, sigmas: Levels, keys: jax.Array
 ) -> jax.Array:
@@ -53,7 +64,9 @@ class Sampling:
       sigmas: noise levels from 1, or from where a picture with noise is, to 0.
       guidance: scale of classifier-free guidance; 1 for none.
       guidance_interval: the first and the last t with guidance.
-      given_guidance: of a student that is given a guidance scale, this one; None for others.
+      given_guidance: of a student that is given a guidance scale, this one, or those on text and
+        image; None for others.
+      image_guidance: scale of the guidance on a picture that is joined by channels; 1 for none.
 
     Raises:
       UserError: there is no such sampler.
@@ -64,7 +77,8 @@ class Sampling:
     guidance: float = 1.0
     guidance_interval: tuple[float, float] = ALWAYS
     # Not in its text, by which samples of a data generator, which has none, are found again.
-    given_guidance: float | None = dataclasses.field(default=None, repr=False)
+    given_guidance: GivenGuidance = dataclasses.field(default=None, repr=False)
+    image_guidance: float = dataclasses.field(default=1.0, repr=False)
 
     def __post_init__(self) -> None:
         if self.sampler not in _SAMPLERS:
@@ -80,16 +94,18 @@ class Sampling:
         shift: float,
         sampler: str = "euler",
         guidance_interval: tuple[float, float] = ALWAYS,
+        image_guidance: float = 1.0,
     ) -> "Sampling":
         """Over evenly spaced, shifted levels, with guidance."""
-        return cls(sampler, linear_sigmas(steps, shift), guidance, guidance_interval)
+        levels = linear_sigmas(steps, shift)
+        return cls(sampler, levels, guidance, guidance_interval, image_guidance=image_guidance)
 
     @classmethod
     def student(
         cls,
         steps: int,
         times: tuple[float, ...],
-        guidance: float | None = None,
+        guidance: GivenGuidance = None,
         sampler: str = "consistency",
     ) -> "Sampling":
         """Over the student's training times, in one pass a step.
@@ -97,19 +113,21 @@ class Sampling:
         Args:
           steps: number of steps.
           times: the student's training times.
-          guidance: scale that a student is given which was trained to be given one.
+          guidance: scale that a student is given which was trained to be given one, or both of
+            one that was trained to be given two.
           sampler: that of the student's `Method`.
         """
         return cls(sampler, student_sigmas(steps, times), given_guidance=guidance)
 
     @property
     def passes(self) -> int:
-        """Forward passes of the network for one sample: two at each guided level."""
+        """Forward passes of the network for one sample: two at each guided level, three where the
+        guidance is on the image, too."""
         # As the program compares them.
         levels = np.asarray(self.sigmas[:-1], np.float32)
         low, high = np.asarray(self.guidance_interval, np.float32)
-        guided = (low <= levels) & (levels <= high) & (self.guidance != 1)
-        return len(levels) + int(guided.sum())
+        further = 2 if self.image_guidance != 1 else int(self.guidance != 1)
+        return len(levels) + further * int(np.sum((low <= levels) & (levels <= high)))
 
     def starting(self, t: float) -> "Sampling":
         """The same from t on, for samples that start from x_0 with that much noise.
@@ -155,7 +173,7 @@ class Sampler:
         # Each process returns all samples, those of other processes' devices too.
         self._program: Any = jax.jit(
             self._sample,
-            static_argnames=("shape", "sampler", "guidance", "guidance_interval"),
+            static_argnames=("shape", "sampler", "guidance", "guidance_interval", "image_guidance"),
             out_shardings=whole,
             compiler_options=forward_options(mesh.devices.flat[0].device_kind),
         )
@@ -178,12 +196,15 @@ class Sampler:
         x_0: jax.Array | None,
         guidance: float,
         guidance_interval: tuple[float, float],
+        image_guidance: float,
     ) -> jax.Array:
         def model(*args: Any) -> jax.Array:
             return self._model(params, *args)
 
-        scale = guidance if scales is None else scales
-        velocity = guided(model, cond, null, scale, guidance_interval)
+        own: tuple[float | jax.Array, float | jax.Array] = (guidance, image_guidance)
+        if scales is not None:
+            own = (scales[:, 0], scales[:, 1] if scales.shape[1] > 1 else image_guidance)
+        velocity = guided(model, cond, null, own[0], guidance_interval, own[1])
         x = sample_noise(keys, 0, shape)
         if x_0 is not None:
             x = interpolate(x_0, x, jnp.full(x.shape[:1], sigmas[0]))
@@ -209,16 +230,17 @@ class Sampler:
           shape: (H, W, C) of a latent.
           sampling: sampler, levels and guidance.
           progress: told the number of samples done after each batch.
-          scales: float32 `[n]`, guidance of each sample, in the place of the sampling's.
+          scales: float32 `[n, 1]`, guidance of each sample, in the place of the sampling's, or
+            `[n, 2]`, that on the text and that on the image.
           x_0: float32 `[n, H, W, C]`, latents from which the samples start, noised to the first
             level; default: they start from noise alone.
 
         Returns:
           float32 `[n, H, W, C]`.
         """
-        if sampling.given_guidance is not None:
-            given = np.full((len(seeds), 1), sampling.given_guidance, np.float32)
-            cond = cond | {GUIDANCE: given}
+        if given := scales_of(sampling.given_guidance):
+            told = np.tile(np.asarray(given, np.float32), (len(seeds), 1))
+            cond = cond | {GUIDANCE: told}
         sharding = batch_sharding(self._mesh)
         sigmas = lay(np.asarray(sampling.sigmas, np.float32), replicated(self._mesh))
         outputs = []
@@ -236,6 +258,7 @@ class Sampler:
                     params, self._null, keys, own, sigmas, scales=own_scales, x_0=own_x_0,
                     shape=tuple(shape), sampler=sampling.sampler, guidance=sampling.guidance,
                     guidance_interval=tuple(sampling.guidance_interval),
+                    image_guidance=sampling.image_guidance,
                 )  # fmt: skip
             outputs.append(np.asarray(latents)[:count])
             progress(count)

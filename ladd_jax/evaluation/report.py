@@ -14,7 +14,7 @@ from ladd_jax.evaluation.guidance import guidance_plot
 from ladd_jax.evaluation.metrics import METRICS
 from ladd_jax.evaluation.page import embedded, head, plotted
 from ladd_jax.evaluation.pictures import Grid, curves, png
-from ladd_jax.evaluation.rows import BARS, Bar, Row, acceptance, cells, headings
+from ladd_jax.evaluation.rows import Bar, Row, acceptance, bars_of, cells, headings
 from ladd_jax.evaluation.strip import Preview
 from ladd_jax.methods import METHODS, Method
 from ladd_jax.names import counted
@@ -73,7 +73,7 @@ def _bar(bar: Bar, value: float) -> str:
 
 def _bars(rows: Sequence[Row]) -> str:
     reached = {(bucket, bar): value for bucket, bar, value in acceptance(rows)}
-    bars = [bar for bar in BARS if any(bar == found for _, found in reached)]
+    bars = [bar for bar in bars_of(rows) if any(bar == found for _, found in reached)]
     parts = ["<div class=scroll><table><tr><th class=name>bucket</th>"]
     for bar in bars:
         steps = counted(bar.steps, "step")

@@ -279,7 +279,7 @@ class Bar:
         if self.low is None:
             return f"at most {self.high:g}{unit}"
         if self.high is None:
-            return f"at least {self.low:g}{unit}"
+            return f"at least {self.low:.3g}{unit}"
         return f"{self.low:g} to {self.high:g}{unit}"
 
 
@@ -297,10 +297,40 @@ BARS = (
 )
 """The limits for a distilled student, in every bucket."""
 
+FILLING_BARS = tuple(
+    bar
+    for steps, most in ((4, 1.1), (1, 1.3))
+    for bar in (
+        Bar("masked_error", steps, "teacher", high=most),
+        Bar("masked_distance", steps, "teacher", high=most),
+        Bar("alignment", steps, "teacher", low=1 / most),
+    )
+)
+"""Those for one that fills holes, of which the untrained one fills many, too."""
 
-def acceptance(rows: Sequence[Row], bars: Sequence[Bar] = BARS) -> list[tuple[str, Bar, float]]:
+
+EDITING_BARS = tuple(
+    bar
+    for steps, most in ((4, 1.1), (1, 1.3))
+    for bar in (
+        Bar("edit_error", steps, "teacher", high=most),
+        Bar("alignment", steps, "teacher", low=1 / most),
+    )
+)
+"""Those for one that edits, of whose pictures most is as it was whatever it does."""
+
+
+def bars_of(rows: Sequence[Row]) -> Sequence[Bar]:
+    """The limits for what the rows are of."""
+    found = {name for row in rows for name in row.values}
+    if "masked_error" in found:
+        return FILLING_BARS
+    return EDITING_BARS if "edit_error" in found else BARS
+
+
+def acceptance(rows: Sequence[Row]) -> list[tuple[str, Bar, float]]:
     """Bucket, bar and the value reached, for every bar that the rows have numbers for."""
-    reached = []
+    reached, bars = [], bars_of(rows)
     for bucket in dict.fromkeys(row.bucket for row in rows):
         for bar in bars:
             row = find(rows, "student", bucket, bar.steps)

@@ -77,12 +77,17 @@ class Reader:
                 f"{len(images)} pictures and {len(prompts)} prompts: give one for each picture"
             )
         wanted = [parse(prompt) for prompt in prompts]
-        scenes = find(images)
-        digits = iter(self.judge.labels(_inks(scenes)))
-        read = [[(next(digits), scan) for scan in scene.scans] for scene in scenes]
+        read = [found for found, _ in self.read(images)]
         rows = [_compare(found, each) for found, each in zip(read, wanted, strict=True)]
         values = np.array(rows, bool).reshape(-1, len(MEASURES))
         return dict(zip(MEASURES, values.T, strict=True))
+
+    def read(self, images: np.ndarray) -> list[tuple[list[tuple[int, Scan]], np.ndarray]]:
+        """What each of the pictures `[n, H, W, 3]` shows: its scans, each with the digit that it is
+        taken for, and the colour of its background `[3]` in [0, 1]."""
+        scenes = find(images)
+        digits = iter(self.judge.labels(_inks(scenes)))
+        return [([(next(digits), s) for s in scene.scans], scene.ground) for scene in scenes]
 
     def features(self, images: np.ndarray) -> np.ndarray:
         """Features for a distance between sets of pictures, of one width for every bucket.

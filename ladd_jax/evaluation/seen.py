@@ -4,7 +4,7 @@ n pictures, P parts of a picture, F features of a part.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -26,6 +26,10 @@ class Seen:
       features: float64 `[n, P, F]`; most extractors see a picture as one part.
       alignment: how well each picture fits its prompt, float64 `[n]`; None where nothing tells.
       identity: int `[n]`, the same for copies of one picture.
+      errors: of edits and of pictures that were completed what each is off, float64 `[n]`, by name:
+        for edits see `metrics.edits.errors`; else mean squares in the hole (`masked`) and around it
+        before known pixels were put back (`known`), and the `distance` of features to those of the
+        pictures themselves. Empty for others.
     """
 
     images: np.ndarray | None
@@ -33,6 +37,7 @@ class Seen:
     features: np.ndarray
     alignment: np.ndarray | None
     identity: np.ndarray
+    errors: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         count = len(self.prompts if self.images is None else self.images)
@@ -54,6 +59,7 @@ class Seen:
             self.features[index],
             alignment,
             self.identity[index],
+            {name: values[index] for name, values in self.errors.items()},
         )
 
 

@@ -21,7 +21,12 @@ arrays of the empty prompt (`null`) have no batch dimension.
 """
 
 GUIDANCE = "guidance"
-"""Name in a cond of the guidance scale that a student is told, float32 `[B, 1]`."""
+"""Name in a cond of the guidance scale that a student is told, float32 `[B, 1]`, or of two, on the
+text and on the image, `[B, 2]`."""
+
+CHANNELS = "channels"
+"""Name in a cond of what the data join to the channels of x_t, `[B, H, W, J]`. Without it, for
+guidance on a picture, it is zeros."""
 
 OTHER = "other"
 """Name in a cond of the latents `[B, H, W, C]` that a record's own were compared with. No network

@@ -43,15 +43,16 @@ def header(export: Export, *tags: str) -> str:
     if export.adapters is not None:
         tags += ("lora",)
         base += ["base_model_relation: adapter"] * bool(base)
+    task = "image-to-image" if export.joined else "text-to-image"
     lines = [
         "---",
         "library_name: diffusers",
-        "pipeline_tag: text-to-image",
+        f"pipeline_tag: {task}",
         "license: other",
         "license_name: that-of-the-base-model",
         *base,
         "tags:",
-        "- text-to-image",
+        f"- {task}",
         *(f"- {tag}" for tag in tags),
         "- distillation",
         f"- {export.objective}",

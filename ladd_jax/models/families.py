@@ -26,7 +26,11 @@ from ladd_jax.weights.source import pipeline_class
 _FAMILIES = {"sd3": "ladd_jax.models.sd3.family"}
 """Modules, imported when they are asked for."""
 
-_PIPELINES = {"StableDiffusion3Pipeline": "sd3"}
+_PIPELINES = {
+    "StableDiffusion3Pipeline": "sd3",
+    "StableDiffusion3InpaintPipeline": "sd3",
+    "StableDiffusion3InstructPix2PixPipeline": "sd3",
+}
 """Classes of released pipelines in diffusers."""
 
 ADAPTERS = "lora"
@@ -54,6 +58,7 @@ class Architecture(Protocol):
       cut: 0, or the number of blocks that there are: what follows is left out.
       quantized: whether the kernels of the blocks are int8.
       guided: whether it is given the guidance scale, `cond["guidance"] [B, 1]`.
+      image_guided: whether it is given that on the image beside it, `[B, 2]`.
       dtype: dtype of computation.
       param_dtype: dtype of parameters.
     """
@@ -80,6 +85,9 @@ class Architecture(Protocol):
     def quantized(self) -> bool: ...
     @property
     def guided(self) -> bool: ...
+
+    @property
+    def image_guided(self) -> bool: ...
     @property
     def dtype(self) -> Dtype: ...
     @property
@@ -198,6 +206,7 @@ class Export:
       sigmas: noise levels, the last being 0, by the number of steps, the most steps first.
       objective: what it was distilled with, `distil.objective`.
       made: how it was made, name to value, for the model card.
+      joined: what is joined to x_t, `data.joined`.
     """
 
     name: str
@@ -214,6 +223,7 @@ class Export:
     sigmas: Mapping[int, Sequence[float]]
     objective: str
     made: Mapping[str, object]
+    joined: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -228,7 +238,9 @@ class Family:
       backbone: `backbone(architecture)`: the network as a function of its parameters.
       cut_params: `cut_params(params, shapes)` gives, of the parameters of a whole network, those
         of one that is cut, whose shapes are given.
-      fixed_guidance: `fixed_guidance(params, scale)`: parameters of a guided network as those of
+      widened: `widened(params, architecture)`: parameters of a network as those of one that reads
+        the channels of this architecture, which are more, and does the same whatever they are.
+      fixed_guidance: `fixed_guidance(params, *scales)`: parameters of a guided network as those of
         one that is not, which does the same at one scale.
       forward_flops: `forward_flops(architecture, height, width, cond)`: multiplications and
         additions of one forward pass over one sample, for latents of these sides and the arrays of
@@ -278,7 +290,8 @@ class Family:
     weight_fields: tuple[str, ...]
     backbone: Callable[[Any], Backbone]
     cut_params: Callable[[Params, Params], Params]
-    fixed_guidance: Callable[[Params, float], Params]
+    widened: Callable[[Params, Any], Params]
+    fixed_guidance: Callable[..., Params]
     forward_flops: Callable[[Any, int, int, Mapping[str, Any]], int]
     encoder_flops: Callable[[int, int, int], tuple[int, int]]
     text_blocks: Callable[[int], Mapping[str, tuple[tuple[int, int], ...]]]

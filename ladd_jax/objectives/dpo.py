@@ -25,7 +25,11 @@ from ladd_jax.objectives.base import (
     first_state,
     updated_if_finite,
 )
-from ladd_jax.objectives.flow_matching import FlowMatchingSettings, draw_points, drop_text
+from ladd_jax.objectives.flow_matching import (
+    FlowMatchingSettings,
+    draw_points,
+    drop_conditions,
+)
 from ladd_jax.ranges import POSITIVE, check_numbers
 from ladd_jax.training.optimizers import Optimizer
 
@@ -86,7 +90,9 @@ class DPO(DPOSettings):
             jax.random.fold_in(state.key, state.step), 3
         )
         t, eps = draw_points(self, time_key, noise_key, own)
-        cond = drop_text(drop_key, self.text_dropout, given, frozen["null"])
+        cond = drop_conditions(
+            drop_key, self.text_dropout, given, frozen["null"], self.image_dropout
+        )
 
         def part(samples: tuple[Any, ...]) -> tuple[Params, tuple[jax.Array, ...], Any]:
             def loss(adapters: Params) -> tuple[jax.Array, tuple[jax.Array, ...]]:

@@ -21,17 +21,22 @@ class Followed:
         have of their own, in their cond. None: it is not guided; where the student is told a
         scale it is told the same.
       interval: the first and the last t with guidance.
+      image_guidance: the same as `guidance` on the picture that is joined by channels; 1 for none.
+        Samples that have a scale of their own have one on the text, too.
     """
 
     network: Backbone
     tree: str = "teacher"
     guidance: float | tuple[float, ...] | None = None
     interval: tuple[float, float] = ALWAYS
+    image_guidance: float | tuple[float, ...] = 1.0
 
     @property
     def passes(self) -> int:
         """Forward passes for one velocity, where it is guided."""
-        return 1 if self.guidance in (None, 1) else 2
+        if self.guidance is None:
+            return 1
+        return 3 if self.image_guidance != 1 else 1 + (self.guidance != 1)
 
     def velocity(self, frozen: dict[str, Any], cond: Cond) -> Velocity:
         """Its velocity for samples of a condition.
@@ -44,9 +49,12 @@ class Followed:
         def model(x: jax.Array, t: jax.Array, cond: Cond) -> jax.Array:
             return self.network(frozen[self.tree], x, t, cond)
 
-        if not isinstance(self.guidance, tuple):
-            scale = 1.0 if self.guidance is None else self.guidance
-            return guided(model, cond, frozen["null"], scale, self.interval)
+        if self.guidance is None:
+            return guided(model, cond, frozen["null"], 1.0)
         # A guided network is never told the scale.
         given = {name: array for name, array in cond.items() if name != GUIDANCE}
-        return guided(model, given, frozen["null"], cond[GUIDANCE][:, 0], self.interval)
+        scales = [
+            cond[GUIDANCE][:, number] if isinstance(scale, tuple) else scale
+            for number, scale in enumerate((self.guidance, self.image_guidance))
+        ]
+        return guided(model, given, frozen["null"], scales[0], self.interval, scales[1])

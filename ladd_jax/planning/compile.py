@@ -9,7 +9,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from ladd_jax.models.base import GUIDANCE
+from ladd_jax.models.base import CHANNELS, GUIDANCE
 from ladd_jax.objectives.base import StudentObjective
 from ladd_jax.parallel.chips import Chip
 from ladd_jax.parallel.mesh import network_axes, parameter_shardings, replicated
@@ -78,7 +78,7 @@ def step_arguments(
     frozen["null"] = {
         name: jax.ShapeDtypeStruct(array.shape[1:], array.dtype, sharding=replicated(mesh))
         for name, array in batch["cond"].items()
-        if name != GUIDANCE
+        if name not in (CHANNELS, GUIDANCE)
     }
     return shardings, (
         abstract_like(shapes, shardings),

@@ -9,6 +9,7 @@ from ladd_jax.config.architectures import generator_architecture
 from ladd_jax.config.fields import Config
 from ladd_jax.data.array_specs import ArraySpec, text_spec
 from ladd_jax.data.buckets import Bucket
+from ladd_jax.models.base import CHANNELS
 from ladd_jax.models.families import family_of
 
 
@@ -26,6 +27,7 @@ def text_bytes(config: Config, bucket: Bucket, *, released: bool) -> int:
     return sum(
         text_spec(shape, config.data.text_dtype, blocks.get(name, ())).bytes_in(bucket)
         for name, shape in shapes.items()
+        if name != CHANNELS
     )
 
 
@@ -37,10 +39,11 @@ def latent_bytes(config: Config, bucket: Bucket) -> int:
 
 
 def pictures_of_record(config: Config) -> int:
-    """How many pictures a record of `encode` has latents of: none of a prompt, two of a pair."""
+    """How many pictures a record of `encode` has latents of: none of a prompt, two of a pair, or of
+    one with another that is joined to x_t."""
     if config.data.source == "prompts":
         return 0
-    return 2 if config.data.other_column else 1
+    return 2 if config.data.other_column or config.data.joined else 1
 
 
 def checkpoint_bytes(config: Config, state: Any) -> int:

@@ -17,6 +17,7 @@ from ladd_jax.config.architectures import generator_architecture
 from ladd_jax.config.fields import Config
 from ladd_jax.data import sources
 from ladd_jax.data.buckets import Bucket
+from ladd_jax.data.joined import pretrains
 from ladd_jax.diffusion.sampling import Sampling
 from ladd_jax.models.families import family_of
 from ladd_jax.objectives.base import Objective
@@ -96,7 +97,7 @@ def run_costs(
     costs = []
     if "encode" in config.stages:
         costs.append(_encode(job, counts))
-    if "pretrain" in config.stages and not config.weights:
+    if "pretrain" in config.stages and pretrains(config):
         costs.append(_flow_matching(job, "pretrain", shares))
     if "prefer" in config.stages and config.prefer.steps:
         costs.append(_network(job, "prefer", objectives.preference(config), shares))
@@ -145,9 +146,10 @@ def _is_released(config: Config) -> bool:
 
 def _synthesize(job: Job, counts: Mapping[Bucket, float]) -> StageCost:
     config, stage = job.config, job.config.synthesize
-    # Of scales that samples have of their own all but one take two passes.
-    scale = stage.guidance_range[1] if stage.guidance_range else stage.guidance
-    passes = Sampling.generator(**stage.sampling | {"guidance": scale}).passes
+    # Of scales that samples have of their own all but one take a further pass each.
+    names = ("guidance", "image_guidance")
+    largest = {name: most for name, (_, most) in zip(names, stage.ranges, strict=False)}
+    passes = Sampling.generator(**stage.sampling | largest).passes
     architecture, forward = generator_architecture(config), family_of(config).forward_flops
     flops, size, made = 0.0, 0.0, {}
     for bucket, count in counts.items():

@@ -27,7 +27,7 @@ from ladd_jax.stages.prompted import Picture, Prompted
 from ladd_jax.stages.sample import choose_bucket
 from ladd_jax.stages.sets import held_out, shards_of
 from ladd_jax.stages.starts import read_start
-from ladd_jax.stages.trained import TrainedModel, is_run, open_trained
+from ladd_jax.stages.trained import TrainedModel, check_text_alone, is_run, open_trained
 from ladd_jax.weights.source import PIPELINE_INDEX
 
 _LOG = logging.getLogger(__name__)
@@ -147,6 +147,7 @@ def compare(entries: Sequence[Entry], page: Path, asked: Asked, mesh: Mesh) -> d
 def _networks(place: str, asked: Asked, mesh: Mesh) -> list[_Network]:
     """The student or other network that a path names, and the teacher of a run's."""
     trained = open_trained(place, None, None, None, mesh)
+    check_text_alone(trained, "ladd_jax.evaluate --compare")
     workdir = expand(place) if is_run(expand(place)) else None
     bucket = choose_bucket(asked.aspect, trained)
     if trained.times:

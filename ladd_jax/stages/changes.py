@@ -26,6 +26,7 @@ from ladd_jax.data.contents import (
     summary,
     write_contents,
 )
+from ladd_jax.data.joined import pretrains
 from ladd_jax.data.shard_sets import read_identity, write_identity
 from ladd_jax.errors import UserError
 from ladd_jax.methods import METHODS
@@ -68,7 +69,7 @@ def inputs_of(config: Config, records: Contents | None) -> dict[str, dict[str, s
     if records is not None:
         real = {"encoded": summary(records, encoders)}
     # What the data generator is trained on goes into its samples.
-    before = transformer if config.weights else real
+    before = transformer | (real if pretrains(config) else {})
     generator = before | real if config.prefer.before else before
     if records is not None:
         made = in_turn(records, config.synthesize.samples)
@@ -77,7 +78,7 @@ def inputs_of(config: Config, records: Contents | None) -> dict[str, dict[str, s
     return {
         "encoded": encoders,
         "held_out": encoders,
-        "pretrain": real,
+        "pretrain": before,
         "prefer": transformer | real,
         "synthesized": encoders | generator,
         "finetune": student,

@@ -27,7 +27,7 @@ from ladd_jax.data.shards import Shards
 from ladd_jax.data.sources import Source, is_looked_at, open_source
 from ladd_jax.errors import NotFoundError, UserError
 from ladd_jax.models import random_text
-from ladd_jax.models.base import OTHER
+from ladd_jax.models.base import CHANNELS, OTHER
 from ladd_jax.models.families import TextEncoder, family_of
 from ladd_jax.parallel.mesh import process_mesh
 from ladd_jax.parallel.processes import as_process_0
@@ -171,6 +171,9 @@ def _write(
     arrays = dict(source.arrays)
     for name in arrays.keys() & {LATENTS, OTHER}:
         arrays[name] = dataclasses.replace(arrays[name], dtype=data.latents_dtype)
+    if CHANNELS in arrays and data.latents_dtype != "float32":
+        # A mask is 0 or 1, which a scale of int8 would not leave exact.
+        arrays[CHANNELS] = dataclasses.replace(arrays[CHANNELS], dtype="float16")
     for name, array in null.items():
         arrays[name] = text_spec(array.shape, data.text_dtype, encoder.blocks.get(name, ()))
     layout = Layout(

@@ -16,7 +16,8 @@ from ladd_jax.config.fields import Config, Evaluate, to_dict
 from ladd_jax.config.identity import TRAININGS
 from ladd_jax.config.workdir import folder
 from ladd_jax.data.buckets import Bucket
-from ladd_jax.diffusion.sampling import Sampler, Sampling
+from ladd_jax.data.joined import pretrains
+from ladd_jax.diffusion.sampling import GivenGuidance, Sampler, Sampling
 from ladd_jax.evaluation.extractors import EXTRACTORS, extractor_for
 from ladd_jax.evaluation.intervals import measure_with_intervals
 from ladd_jax.evaluation.metrics import METRICS
@@ -39,10 +40,12 @@ from ladd_jax.models.families import family_of
 from ladd_jax.names import counted
 from ladd_jax.parallel.mesh import make_mesh
 from ladd_jax.stages.checkpoints import finished_student_step
+from ladd_jax.stages.holes import completed_latents, holes_of
 from ladd_jax.stages.judging import (
     Samples,
     Show,
     decoding,
+    edits_of,
     look_at,
     open_judge,
     pictures_of,
@@ -138,8 +141,15 @@ def evaluate(config: Config, workdir: Path) -> list[Row]:
     channels, show = config.model.channels, decoding(config)
     extractor = open_judge(config, workdir, mesh, show)
 
+    holes = holes_of(config, subject)
+    edits = edits_of(config, {b: (own.cond, own.latents) for b, own in subject.buckets.items()})
+
     def look(samples: Samples, texts: Mapping[Bucket, np.ndarray]) -> _Looked:
         return dict(zip(samples, look_at(extractor, samples, texts, show), strict=True))
+
+    def judge(samples: Samples) -> _Looked:
+        looked = look_at(extractor, samples, prompts, show, holes, edits)
+        return dict(zip(samples, looked, strict=True))
 
     ways = _ways(config)
     total = (len(ways) + 1) * sum(map(len, prompts.values()))
@@ -160,10 +170,12 @@ def evaluate(config: Config, workdir: Path) -> list[Row]:
 
         def of_generator(way: _Way, name: str) -> Samples:
             own = f"{mark} {way.sampling} noise {config.seed + way.noise}"
+            if (scale := way.sampling.image_guidance) != 1:
+                own += f" image guidance {scale:g}"
             return kept(directory / f"{name}.npz", own, functools.partial(sample, way))
 
         reference = of_generator(ways[0]._replace(noise=2), "reference")
-        references = {"generator": look(reference, prompts)}
+        references = {"generator": judge(reference)}
         rows = []
         if subject.real is not None:
             most = dict.fromkeys(prompts, _REAL * stage.samples)
@@ -180,11 +192,11 @@ def evaluate(config: Config, workdir: Path) -> list[Row]:
         shown: list[Grid] = []
         for way in ways:
             samples = sample(way) if way.model == "student" else of_generator(way, way.file)
-            rows += _rows(way, look(samples, prompts), references, stage, config.seed)
+            rows += _rows(way, judge(samples), references, stage, config.seed)
             # Of further scales the most steps show what guidance does.
             if way.tried and way.model == "student" and way.steps < max(stage.student_steps):
                 continue
-            for bucket, latents in samples.items():
+            for bucket, latents in completed_latents(samples, holes).items():
                 grids.append(_grid(way.title, bucket, latents, prompts[bucket], stage, show))
                 # The generator's samples of the data look like the teacher's of more steps.
                 if way.model != "generator":
@@ -213,7 +225,10 @@ def facts_of(config: Config) -> dict[str, object]:
     data = "the encoded pictures"
     if config.distil.data == "synthesized":
         data = f"{samples} samples of each bucket" if samples else "a sample of each record"
-    made = config.weights or f"{config.pretrain.steps} steps of flow matching"
+    made = config.weights
+    if pretrains(config):
+        trained = f"{config.pretrain.steps} steps of flow matching"
+        made = f"{made}, {trained}" if made else trained
     facts: dict[str, object] = {}
     if config.prefer.steps:
         facts["preferences"] = (
@@ -261,6 +276,16 @@ def notes_of(config: Config) -> list[str]:
             "The extractor was trained on the run's own pictures, so that the row of the data says "
             "nothing of their alignment."
         )
+    if config.data.joined == "inpaint":
+        notes.append(
+            "Samples are judged as completed pictures, with the known pixels put back, beside the "
+            "held-out pictures that they complete."
+        )
+    if config.data.joined == "edit":
+        notes.append(
+            "Samples are edits of held-out pictures, which are judged beside these and the true "
+            "edits; real pictures of the training split have no source here, and no alignment."
+        )
     if config.autoencoder:
         notes.append("All pictures are judged as the autoencoder decodes them from latents.")
     return notes
@@ -293,7 +318,10 @@ def _ways(config: Config) -> list[_Way]:
 
     def few_steps(model: str, steps: int, scale: float | None, tried: bool = False) -> _Way:
         # One program for all numbers: compiling takes longer than steps that change nothing.
-        sampling = Sampling.student(steps, times, scale, sampler)
+        told: GivenGuidance = scale
+        if scale is not None and made.image_guidance_range:
+            told = scale, made.image_guidance
+        sampling = Sampling.student(steps, times, told, sampler)
         sampling = sampling.padded(max(stage.student_steps) + 1)
         return _Way(model, steps, 1.0 if scale is None else scale, sampling, 1, tried)
 

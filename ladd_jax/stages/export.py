@@ -12,7 +12,9 @@ from ladd_jax.config import architectures, objectives
 from ladd_jax.config.fields import Config, Distil
 from ladd_jax.config.workdir import read
 from ladd_jax.data.buckets import nearest
+from ladd_jax.data.joined import pretrains
 from ladd_jax.diffusion.samplers import student_sigmas
+from ladd_jax.diffusion.sampling import scales_of
 from ladd_jax.errors import ExistsError, UserError
 from ladd_jax.methods import METHODS
 from ladd_jax.models.base import Params
@@ -25,7 +27,7 @@ from ladd_jax.stages.checkpoints import student_step
 from ladd_jax.stages.load import open_loras
 from ladd_jax.stages.sets import trained_buckets
 from ladd_jax.stages.students import load_student_weights, load_trained
-from ladd_jax.stages.trained import FACTS, given_guidance
+from ladd_jax.stages.trained import FACTS, given_scales
 from ladd_jax.weights.lora import AddedLoRA
 from ladd_jax.weights.push import check_push, push
 from ladd_jax.weights.source import PIPELINE_INDEX
@@ -44,6 +46,7 @@ def export(
     dtype: str = "bfloat16",
     loras: Sequence[str] = (),
     guidance: float | None = None,
+    image_guidance: float | None = None,
     push_to: str = "",
 ) -> None:
     """Writes a student of a run as files that other programs read, all of them or none.
@@ -58,6 +61,7 @@ def export(
       loras: LoRA files that are added to the student, `PATH` or `PATH:SCALE` each.
       guidance: of a student that is given the guidance scale, the one that the files have, since
         other programs give it none; default: `synthesize.guidance`.
+      image_guidance: the same of the scale on the image, of a student that is given both.
       push_to: owner/name of the hub, where the folder is uploaded; empty for nowhere.
 
     Raises:
@@ -77,10 +81,11 @@ def export(
     if push_to:
         check_push(push_to)
     family, made = family_of(config), config.synthesize
-    scale = given_guidance(made.guidance, made.guidance_range, guidance)
+    ranges = (made.guidance_range, made.image_guidance_range)
+    scales = scales_of(given_scales(made.sampling, ranges, (guidance, image_guidance)))
     step = student_step(config, workdir, step)
     exported = describe(
-        config, out.absolute().name, workdir, model, step, layout, dtype, loras, scale
+        config, out.absolute().name, workdir, model, step, layout, dtype, loras, scales
     )
     if push_to:
         exported = dataclasses.replace(exported, place=push_to)
@@ -95,8 +100,7 @@ def export(
                 "text_length": config.data.text_length,
                 "step": step,
             }
-            if scale is not None:
-                facts["guidance"] = scale
+            facts |= dict(zip(("guidance", "image_guidance"), scales, strict=False))
             (partial / FACTS).write_text(json.dumps(facts, indent=2, sort_keys=True) + "\n")
     if push_to:
         _LOG.info("export: uploads to %s", push_to)
@@ -112,7 +116,7 @@ def describe(
     layout: str,
     dtype: str,
     loras: Sequence[str] = (),
-    guidance: float | None = None,
+    guidance: Sequence[float] = (),
 ) -> Export:
     """A student as its family exports it, not read yet.
 
@@ -125,7 +129,8 @@ def describe(
       layout: one of the family's layouts.
       dtype: dtype of the transformer's files.
       loras: LoRA files that are added to it, `PATH` or `PATH:SCALE` each.
-      guidance: of a student that is told the guidance, the scale that its files have.
+      guidance: of a student that is told the guidance, the scale that its files have, and that on
+        the image if it is told both.
 
     Raises:
       UserError: the family has no such layout, the run no adapters that others can use, or a LoRA
@@ -147,7 +152,7 @@ def describe(
 
     def load() -> Params:
         params = load_student_weights(config, workdir, mesh, model, step)
-        return added(params if guidance is None else family.fixed_guidance(params, guidance))
+        return added(family.fixed_guidance(params, *guidance) if guidance else params)
 
     if ADAPTERS in layouts[layout]:
         network = _adapted(config, loras)
@@ -166,8 +171,15 @@ def describe(
         text_length=config.data.text_length,
         sigmas={steps: student_sigmas(steps, times) for steps in counts},
         objective=config.distil.objective,
+        joined=config.data.joined,
         made=_how_made(config, model, step, dtype, loras)
-        | ({} if guidance is None else {"guidance of these files": f"{guidance:g}"}),
+        | dict(
+            zip(
+                ("guidance of these files", "guidance on the image"),
+                (f"{scale:g}" for scale in guidance),
+                strict=False,
+            )
+        ),
     )
 
 
@@ -188,6 +200,11 @@ def _adapted(config: Config, loras: Sequence[str]) -> Adapted:
         raise UserError(
             f"the adapters are of a network that this run fine-tuned (finetune.steps is "
             f"{config.finetune.steps}), which nobody else has: use another --layout"
+        )
+    if pretrains(config):
+        raise UserError(
+            f"the adapters are of a network that this run trained to read channels of its data "
+            f"(data.joined is {config.data.joined!r}), which nobody else has: use another --layout"
         )
     if config.prefer.before:
         raise UserError(
@@ -241,6 +258,12 @@ def _how_made(
             "what was fine-tuned, without guidance"
             if distil.follows == "finetuned"
             else f"the base model, {generator.guidance_in_words}"
+        )
+    if pretrains(config):
+        before = config.pretrain
+        rows["base fine-tuned first"] = (
+            f"{before.steps} steps of flow matching on encoded images and the channels that they "
+            f"join, batch {before.batch_size}, learning rate {before.optimizer.learning_rate:g}"
         )
     if config.finetune.steps:
         first = config.finetune

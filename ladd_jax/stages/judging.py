@@ -3,7 +3,7 @@
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jax.sharding import Mesh
@@ -14,17 +14,45 @@ from ladd_jax.data.shard_sets import LATENTS
 from ladd_jax.data.shards import Shards
 from ladd_jax.diffusion.sampling import Sampler, Sampling, seeds
 from ladd_jax.evaluation.extractors import EXTRACTORS, Given, extractor_for, open_extractor
-from ladd_jax.evaluation.extractors.base import Extractor
+from ladd_jax.evaluation.extractors.base import EditExtractor, Extractor
+from ladd_jax.evaluation.metrics.edits import errors as edit_errors
 from ladd_jax.evaluation.pictures import averaged_down
 from ladd_jax.evaluation.seen import Seen, grid_of_pixels
-from ladd_jax.models.base import Params
+from ladd_jax.models.base import CHANNELS, Params
 from ladd_jax.models.families import family_of
+from ladd_jax.stages.holes import Holes, completed, errors
 from ladd_jax.stages.latents import of_autoencoder
 from ladd_jax.stages.sets import shards_of
 from ladd_jax.stages.subjects import Subject, Subjects
 
 Samples = dict[Bucket, np.ndarray]
 """Latents float32 `[n, H, W, C]` of each bucket."""
+
+
+class Edits(NamedTuple):
+    """What edited pictures are held against.
+
+    Attributes:
+      sources: latents `[n, H, W, C]` of the pictures that were edited.
+      truths: latents of the true edited ones.
+    """
+
+    sources: np.ndarray
+    truths: np.ndarray
+
+
+def edits_of(
+    config: Config, records: Mapping[Bucket, tuple[Mapping[str, np.ndarray], np.ndarray | None]]
+) -> dict[Bucket, Edits] | None:
+    """Those of records, of which the cond and the latents are given; None where the data are no
+    edits."""
+    if config.data.joined != "edit":
+        return None
+    return {
+        bucket: Edits(cond[CHANNELS], latents)
+        for bucket, (cond, latents) in records.items()
+        if latents is not None
+    }
 
 
 Show = Callable[[np.ndarray], np.ndarray]
@@ -100,28 +128,53 @@ def look_at(
     samples: Samples,
     prompts: Mapping[Bucket, np.ndarray],
     show: Show | None = None,
+    holes: Mapping[Bucket, Holes] | None = None,
+    edits: Mapping[Bucket, Edits] | None = None,
 ) -> list[Seen]:
     """What an extractor makes of samples, one `Seen` for each bucket.
 
     Latents that are no pictures are decoded by `show`, a few at a time; a grid of their pixels
-    stands for each, since whole ones would fill the memory.
+    stands for each, since whole ones would fill the memory. Samples that fill `holes` are looked at
+    as the pictures that they complete, and those that are `edits` beside what they were made of.
     """
     seen = []
     for bucket, latents in samples.items():
-        texts = prompts[bucket]
-        if show is None:
-            images, (features, alignment) = latents, extractor.look(latents, list(texts))
-        else:
-            parts = []
-            for start in range(0, len(latents), _BATCH):
-                pictures = show(latents[start : start + _BATCH])
-                found = extractor.look(pictures, list(texts[start : start + _BATCH]))
-                parts.append((grid_of_pixels(pictures), *found))
-            pixels, vectors, scores = zip(*parts, strict=True)
-            images, features = np.concatenate(pixels), np.concatenate(vectors)
-            alignment = None if scores[0] is None else np.concatenate(scores)
-        seen.append(Seen(images, texts, features, alignment, np.arange(len(images))))
+        texts, own = prompts[bucket], (holes or {}).get(bucket)
+        edit = (edits or {}).get(bucket)
+        size = len(latents) if show is None else _BATCH
+        parts = []
+        for start in range(0, len(latents), size):
+            part = slice(start, start + size)
+            pictures, words = _shown(latents[part], show), list(texts[part])
+            off: dict[str, np.ndarray] = {}
+            sources = None
+            if own is not None:
+                wholes = _shown(own.latents[part], show)
+                off = errors(pictures, wholes, own.masks[part])
+                pictures = completed(pictures, wholes, own.masks[part])
+            if edit is not None:
+                sources, truths = (_shown(each[part], show) for each in edit)
+                off = edit_errors(pictures, sources, truths)
+            if sources is not None and isinstance(extractor, EditExtractor):
+                features, alignment = extractor.look_at_edits(pictures, words, sources)
+            else:
+                features, alignment = extractor.look(pictures, words)
+            if own is not None:
+                moved = features - extractor.look(wholes, words)[0]
+                off["distance"] = np.sqrt(np.sum(np.square(moved), axis=(1, 2)))
+            images = pictures if show is None else grid_of_pixels(pictures)
+            parts.append((images, features, alignment, off))
+        images, features = (np.concatenate([part[i] for part in parts]) for i in (0, 1))
+        alignment = None if parts[0][2] is None else np.concatenate([part[2] for part in parts])
+        together = {name: np.concatenate([part[3][name] for part in parts]) for name in parts[0][3]}
+        identity = np.arange(len(images))
+        seen.append(Seen(images, texts, features, alignment, identity, together))
     return seen
+
+
+def _shown(latents: np.ndarray, show: Show | None) -> np.ndarray:
+    """Pictures of latents, which are some themselves where nothing shows them."""
+    return latents if show is None else show(latents)
 
 
 def samples_of(
@@ -145,7 +198,7 @@ def samples_of(
       progress: told the number of samples done after each batch.
     """
     samples = {}
-    for bucket, (prompts, cond) in subject.buckets.items():
+    for bucket, (prompts, cond, _) in subject.buckets.items():
         noise = seeds(seed, bucket.height, bucket.width, np.arange(len(prompts)))
         shape = bucket.height, bucket.width, channels
         samples[bucket] = sampler(params, noise, cond, shape, sampling, progress)

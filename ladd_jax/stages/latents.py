@@ -22,8 +22,12 @@ _PIXELS = 8
 Decoder = Callable[[np.ndarray], np.ndarray]
 """From one latent `[h, w, C]` to its picture `[H, W, 1 or 3]` in [-1, 1]."""
 
-Encoder = Callable[[np.ndarray, Bucket], np.ndarray]
-"""From a picture uint8 `[H, W, 3]` of any size to the latent `[h, w, C]` of a bucket."""
+Fit = Callable[[np.ndarray, Bucket], np.ndarray]
+"""From a picture uint8 `[H, W, 3]` of any size to the pixels of a bucket, `[H', W', 1 or 3]` in
+[-1, 1]; what does not fit the bucket's aspect is cropped."""
+
+Encoder = Callable[[np.ndarray], np.ndarray]
+"""From the pixels of a bucket to their latent `[h, w, C]`."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,12 +37,21 @@ class Pictures:
     Attributes:
       reduction: pixels on a side of a latent pixel.
       decode: latents to pictures.
-      encode: pictures to latents; what does not fit the bucket's aspect is cropped.
+      fit: pictures to the pixels of a bucket.
+      latents_of: pixels of a bucket to latents.
+      pixels: of these, pixels on a side of a latent pixel: fewer than `reduction` where pictures
+        are shown enlarged.
     """
 
     reduction: int
     decode: Decoder
-    encode: Encoder
+    fit: Fit
+    latents_of: Encoder
+    pixels: int
+
+    def encode(self, picture: np.ndarray, bucket: Bucket) -> np.ndarray:
+        """A picture uint8 `[H, W, 3]` of any size to the latent `[h, w, C]` of a bucket."""
+        return self.latents_of(self.fit(picture, bucket))
 
 
 def of_autoencoder(kind: Family, weights: str) -> Pictures:
@@ -58,11 +71,13 @@ def of_autoencoder(kind: Family, weights: str) -> Pictures:
     def decode(latents: np.ndarray) -> np.ndarray:
         return np.asarray(decoded(params, latents[None])[0])
 
-    def encode(picture: np.ndarray, bucket: Bucket) -> np.ndarray:
-        pixels = fit(picture, *bucket.image_size(autoencoder.reduction))
+    def fitted(picture: np.ndarray, bucket: Bucket) -> np.ndarray:
+        return fit(picture, *bucket.image_size(autoencoder.reduction))
+
+    def encode(pixels: np.ndarray) -> np.ndarray:
         return np.asarray(encoded(params, pixels[None])[0])
 
-    return Pictures(autoencoder.reduction, decode, encode)
+    return Pictures(autoencoder.reduction, decode, fitted, encode, autoencoder.reduction)
 
 
 def of_pixels(channels: int) -> Pictures:
@@ -75,14 +90,14 @@ def of_pixels(channels: int) -> Pictures:
     def decode(latents: np.ndarray) -> np.ndarray:
         return latents.repeat(_PIXELS, axis=0).repeat(_PIXELS, axis=1)
 
-    def encode(picture: np.ndarray, bucket: Bucket) -> np.ndarray:
+    def fitted(picture: np.ndarray, bucket: Bucket) -> np.ndarray:
         if channels not in (1, 3):
             raise UserError(
                 f"the latents have {channels} channels and a picture 1 or 3: leave the picture out"
             )
         return fit(picture, *bucket.image_size(1), channels)
 
-    return Pictures(_PIXELS, decode, encode)
+    return Pictures(_PIXELS, decode, fitted, lambda pixels: pixels, 1)
 
 
 def pictures_of_run(config: Any, kind: Family) -> Pictures:

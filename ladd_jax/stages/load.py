@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 from ladd_jax.config import architectures, objectives
 from ladd_jax.config.fields import Config
 from ladd_jax.config.workdir import first_run, folder
+from ladd_jax.data.joined import pretrains
 from ladd_jax.data.shards import Shards
 from ladd_jax.errors import NotFoundError, UserError
 from ladd_jax.models.base import Params
@@ -32,8 +33,8 @@ from ladd_jax.weights.source import LORA_WEIGHTS
 
 
 def load_generator(config: Config, workdir: Path, mesh: Mesh) -> Params:
-    """The data generator, on a mesh: parameters of `weights`, or the average of `pretrain`, with
-    what `prefer` has made of them.
+    """The data generator, on a mesh: parameters of `weights`, or the average of `pretrain` where
+    that makes it, with what `prefer` has made of them.
 
     Raises:
       NotFoundError: a stage before is not done, or the weights are not there.
@@ -44,22 +45,22 @@ def load_generator(config: Config, workdir: Path, mesh: Mesh) -> Params:
 
 def load_generator_before(config: Config, workdir: Path, mesh: Mesh) -> Params:
     """The data generator before `prefer`; see `load_generator`."""
-    return _load_before_as(
-        config, workdir, mesh, architectures.generator_architecture(config), config.loras
-    )
+    return _load_before_as(config, workdir, mesh, architectures.generator_architecture(config))
 
 
 def _load_generator_as(config: Config, workdir: Path, mesh: Mesh, architecture: Any) -> Params:
     taught = preference_loras(config, workdir) if config.prefer.before else ()
-    return _load_before_as(config, workdir, mesh, architecture, (*config.loras, *taught))
+    return _load_before_as(config, workdir, mesh, architecture, taught)
 
 
 def _load_before_as(
-    config: Config, workdir: Path, mesh: Mesh, architecture: Any, loras: Sequence[str]
+    config: Config, workdir: Path, mesh: Mesh, architecture: Any, taught: Sequence[str] = ()
 ) -> Params:
-    added = open_loras(family_of(config), architecture, loras)
-    if config.weights:
+    if not pretrains(config):
+        added = open_loras(family_of(config), architecture, (*config.loras, *taught))
         return added(_read(config, config.weights, architecture, mesh))
+    # What `pretrain` began with has the others.
+    added = open_loras(family_of(config), architecture, taught)
     params = _matched("pretrain", config, workdir, mesh)
     if architecture.cut:
         family = family_of(config)
@@ -68,6 +69,25 @@ def _load_before_as(
         keep = jax.jit(lambda tree: family.cut_params(tree, model.shapes), out_shardings=layout)
         params = keep(params)
     return added(jax.tree.map(lambda leaf: leaf.astype(architecture.param_dtype), params))
+
+
+def load_widened(config: Config, mesh: Mesh) -> Params:
+    """The network of `weights`, on a mesh, that reads the channels that the data join, too.
+
+    It does what it did before, whatever they are: `pretrain` begins with it.
+
+    Raises:
+      NotFoundError: the weights are not there.
+      UserError: they are damaged, or of another architecture than the config's.
+    """
+    family, own = family_of(config), architectures.weights_architecture(config)
+    added = open_loras(family, own, config.loras)
+    params = added(_read(config, config.weights, own, mesh))
+    architecture = architectures.trained_generator_architecture(config)
+    model = family.backbone(architecture)
+    layout = parameter_shardings(mesh, model.shapes, model.axes)
+    widen = jax.jit(lambda tree: family.widened(tree, architecture), out_shardings=layout)
+    return widen(params)
 
 
 def preference_file(workdir: Path) -> Path:

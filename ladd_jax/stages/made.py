@@ -22,6 +22,7 @@ from ladd_jax.config.workdir import (
 )
 from ladd_jax.data.buckets import Bucket
 from ladd_jax.data.contents import contents_of, in_turn, read_contents
+from ladd_jax.data.joined import pretrains
 from ladd_jax.data.shard_sets import check_complete, is_complete
 from ladd_jax.data.sources import Source, is_looked_at, look
 from ladd_jax.errors import NotFoundError, UserError
@@ -67,7 +68,10 @@ def open_places(config: Config, workdir: Path, data: str, origin: str) -> Places
     return found
 
 
-_OF_STUDENT = {"distil": ("objective", "hooked_blocks", "lora"), "synthesize": ("guidance_range",)}
+_OF_STUDENT = {
+    "distil": ("objective", "hooked_blocks", "lora"),
+    "synthesize": ("guidance_range", "image_guidance_range"),
+}
 """Fields of other sections that decide what a student's checkpoint holds, and what it means."""
 
 
@@ -160,7 +164,7 @@ def _check_start(config: Config, found: Places, origin: Path, fields: Mapping[st
                 f"--from={origin} has adapters of other files ({name} had other content): put them "
                 f"back, or begin anew without --from"
             )
-    of_data = not config.weights or config.prefer.before
+    of_data = pretrains(config) or config.prefer.before
     if of_data and found.data.resolve() != data_directory(origin).resolve():
         raise UserError(
             f"--from={origin} with --data={found.data}: its adapters are of the data generator "

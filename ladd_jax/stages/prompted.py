@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 
 from ladd_jax.data.buckets import Bucket
 from ladd_jax.diffusion.sampling import Sampler, Sampling, seeds
+from ladd_jax.models.base import CHANNELS
 from ladd_jax.parallel.mesh import batch_divisor
 from ladd_jax.stages.encode import report_cut
 from ladd_jax.stages.trained import TrainedModel
@@ -71,6 +72,7 @@ class Prompted:
         bucket: Bucket,
         jobs: Sequence[Picture],
         start: Callable[[int], np.ndarray] | None = None,
+        joined: Callable[[int], np.ndarray] | None = None,
     ) -> Iterator[tuple[Picture, np.ndarray]]:
         """Makes pictures, a batch after the other.
 
@@ -80,6 +82,7 @@ class Prompted:
           jobs: what to make.
           start: latents `[h, w, C]` that samples of a prompt start from, by the prompt's place,
             where `sampling` is made for them; None: they start from noise alone.
+          joined: what is joined to x_t, `[h, w, J]`, likewise; None: nothing is.
 
         Yields:
           each of them, in their order, with `[H, W, 1 or 3]` in [-1, 1].
@@ -90,6 +93,8 @@ class Prompted:
             rows = [job.prompt for job in part]
             keys = seeds(0, np.array([job.seed for job in part]))
             own = {name: array[rows] for name, array in self._cond.items()}
+            if joined is not None:
+                own[CHANNELS] = np.stack([joined(row) for row in rows])
             x_0 = None if start is None else np.stack([start(row) for row in rows])
             latents = self._sampler(self.params, keys, own, shape, sampling, x_0=x_0)
             for job, latent in zip(part, latents, strict=True):

@@ -16,11 +16,11 @@ from ladd_jax.errors import UserError
 from ladd_jax.evaluation.extractors.base import Extractor
 from ladd_jax.evaluation.metrics import METRICS
 from ladd_jax.evaluation.seen import Seen
-from ladd_jax.stages.judging import Show, look_at, open_judge
+from ladd_jax.stages.judging import Edits, Show, edits_of, look_at, open_judge
 
 _LOG = getLogger(__name__)
 
-_METRICS = ("fd", "alignment", "deviation", "outside")
+_METRICS = ("fd", "alignment", "edit_error", "deviation", "outside")
 
 Sample = Callable[[Bucket, dict[str, np.ndarray]], np.ndarray]
 """`sample(bucket, cond) -> latents` with one sample for each row of the condition."""
@@ -60,6 +60,12 @@ class QuickMetrics:
         }
         self._prompts = {
             bucket: np.array(records["prompt"]) for bucket, records in self._records.items()
+        }
+        beside = edits_of(
+            config, {b: (own["cond"], own[LATENTS]) for b, own in self._records.items()}
+        )
+        self._edits = beside and {
+            bucket: Edits(show(own.sources), show(own.truths)) for bucket, own in beside.items()
         }
         self._judge: tuple[Extractor, list[Seen]] | None = None
         self._given_up = False
@@ -107,4 +113,4 @@ class QuickMetrics:
 
     def _look(self, extractor: Extractor, latents: Mapping[Bucket, Any]) -> list[Seen]:
         pictures = {bucket: self._show(part) for bucket, part in latents.items()}
-        return look_at(extractor, pictures, self._prompts)
+        return look_at(extractor, pictures, self._prompts, edits=self._edits)

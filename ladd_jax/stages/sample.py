@@ -20,9 +20,10 @@ from tqdm import tqdm
 from ladd_jax import __version__
 from ladd_jax.data.buckets import Bucket, nearest
 from ladd_jax.diffusion.samplers import ALWAYS
-from ladd_jax.diffusion.sampling import Sampling
+from ladd_jax.diffusion.sampling import Sampling, scales_of
 from ladd_jax.errors import UserError
 from ladd_jax.evaluation.pictures import png, sheet
+from ladd_jax.stages.given import GivenFiles, open_given
 from ladd_jax.stages.prompted import Picture, Prompted
 from ladd_jax.stages.starts import name_of, read_start
 from ladd_jax.stages.trained import TrainedModel
@@ -78,7 +79,7 @@ def sample(
     batch_size: int,
     mesh: Mesh,
     place: Callable[[int, int], Path] | None = None,
-    images: Sequence[Path] = (),
+    images: Sequence[GivenFiles] = (),
 ) -> list[Path]:
     """Writes pictures, each whole, and a sheet of the first prompts' where there are several.
 
@@ -94,8 +95,9 @@ def sample(
       mesh: the mesh that `trained` was opened for.
       place: `place(prompt, number)`: a picture's file below `out`; by default its name tells what
         it is, and no other picture's is the same.
-      images: files of pictures that samples start from, one for each prompt, which `sampling` has
-        to be made for by a strength; none: they start from noise alone.
+      images: files of pictures, one for each prompt: those that the network is given, or else that
+        samples start from, which `sampling` has to be made for by a strength; none: they start from
+        noise alone.
 
     Returns:
       their files, prompt by prompt, then the sheet's.
@@ -108,11 +110,15 @@ def sample(
     given = sampling.given_guidance
     if given is None:
         given = trained.fixed_guidance
+    scales: tuple[float, ...] = (sampling.guidance, sampling.image_guidance)
+    if given is not None:
+        scales = (*scales_of(given), 1.0)[:2]
     facts = {
         "steps": str(sum(sigma > 0 for sigma in sampling.sigmas)),
         "sigmas": ", ".join(f"{sigma:.6g}" for sigma in sampling.sigmas),
         "sampler": sampling.sampler,
-        "guidance": f"{sampling.guidance if given is None else given:g}",
+        "guidance": f"{scales[0]:g}",
+        **({} if scales[1] == 1 else {"image_guidance": f"{scales[1]:g}"}),
         **(
             {}
             if sampling.guidance_interval == ALWAYS
@@ -126,17 +132,22 @@ def sample(
         "dtype": jnp.dtype(trained.architecture.dtype).name,
         "software": f"ladd_jax {__version__}",
     }
-    starts = _Starts(trained, bucket, images)
+    given_files = open_given(trained, bucket, images)
+    starts = _Starts(trained, bucket, [files.image for files in images])
     jobs = [Picture(i, seed + j) for i in range(len(prompts)) for j in range(count)]
     columns = count if len(prompts) > 1 else math.ceil(math.sqrt(count))
     side = min(max(_SHEET_WIDTH // columns, 64), 512)
     files, pictures = [], []
     _make_folder(out)
     with tqdm(total=len(jobs), desc="sample", unit="img") as bar:
-        start = starts.latent if images else None
-        for job, picture in prompted.pictures(sampling, bucket, jobs, start):
+        start = starts.latent if images and given_files is None else None
+        joined = None if given_files is None else given_files.channels
+        for job, picture in prompted.pictures(sampling, bucket, jobs, start, joined):
             text = {"prompt": prompts[job.prompt], "seed": str(job.seed), **facts}
-            if images:
+            if given_files is not None:
+                text |= given_files.facts(job.prompt)
+                picture = given_files.finished(job.prompt, picture)
+            elif images:
                 text["image"] = starts.name(job.prompt)
             name = (
                 Path(f"{_stem(text, trained.place)}.png")

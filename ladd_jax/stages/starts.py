@@ -33,7 +33,7 @@ def find_starts(path: str) -> list[Path]:
     return files
 
 
-def pair(prompts: Sequence[str], files: Sequence[Path]) -> tuple[list[str], list[Path]]:
+def pair(prompts: Sequence[str], files: Sequence[Read]) -> tuple[list[str], list[Read]]:
     """Prompts and their pictures: one prompt serves all pictures, and one picture all prompts.
 
     Returns:

@@ -10,7 +10,7 @@ import numpy as np
 from ladd_jax.config.fields import Config
 from ladd_jax.data.buckets import Bucket
 from ladd_jax.data.prompt_sets import read_prompt_set
-from ladd_jax.data.shard_sets import is_complete
+from ladd_jax.data.shard_sets import LATENTS, is_complete
 from ladd_jax.data.shards import Shards
 from ladd_jax.errors import NotFoundError, UserError
 from ladd_jax.stages.encode import report_cut, text_encoder
@@ -31,10 +31,13 @@ class Subjects(NamedTuple):
     Attributes:
       prompts: str `[n]`, several samples of each prompt one after the other.
       cond: arrays `[n, ...]` by name.
+      latents: of the records that they are from, `[n, H, W, C]`, where samples are to be compared
+        with these; else None.
     """
 
     prompts: np.ndarray
     cond: dict[str, np.ndarray]
+    latents: np.ndarray | None = None
 
 
 class Subject(NamedTuple):
@@ -79,9 +82,10 @@ def subject_of(config: Config, workdir: Path) -> Subject:
         for start in range(0, size, _PART):
             texts += held.read(bucket, np.arange(start, min(start + _PART, size)))["prompt"]
 
-        def read(places: np.ndarray, bucket: Bucket = bucket) -> dict[str, np.ndarray]:
-            cond: dict[str, np.ndarray] = held.read(bucket, places)["cond"]
-            return cond
+        def read(places: np.ndarray, bucket: Bucket = bucket) -> Subjects:
+            records = held.read(bucket, places)
+            latents = records[LATENTS] if config.data.joined else None
+            return Subjects(np.array(records["prompt"]), records["cond"], latents)
 
         found[bucket] = _drawn(config, bucket, texts, read)
     if not found:
@@ -105,9 +109,12 @@ def _written(config: Config, workdir: Path) -> Subject:
         )
     found = {}
     for bucket in trained_buckets(config, workdir):
-        found[bucket] = _drawn(
-            config, bucket, texts, lambda places: encoder.encode([texts[place] for place in places])
-        )
+
+        def read(places: np.ndarray) -> Subjects:
+            chosen = [texts[place] for place in places]
+            return Subjects(np.array(chosen), encoder.encode(chosen))
+
+        found[bucket] = _drawn(config, bucket, texts, read)
     report_cut(encoder)
     return Subject(found, null, None)
 
@@ -116,14 +123,16 @@ def _drawn(
     config: Config,
     bucket: Bucket,
     texts: Sequence[str],
-    read: Callable[[np.ndarray], dict[str, np.ndarray]],
+    read: Callable[[np.ndarray], Subjects],
 ) -> Subjects:
-    """The subjects of a bucket; `read` gives the condition of some places of the texts."""
+    """The subjects of a bucket; `read` gives those of some places of the texts."""
     stage, rng = config.evaluate, np.random.default_rng((config.seed, bucket.height, bucket.width))
     places = choose(texts, stage.samples, stage.per_prompt, rng)
     different, index = np.unique(places, return_inverse=True)
-    cond = {name: array[index] for name, array in read(different).items()}
-    return Subjects(np.array(texts)[places], cond)
+    found = read(different)
+    cond = {name: array[index] for name, array in found.cond.items()}
+    latents = None if found.latents is None else found.latents[index]
+    return Subjects(np.array(texts)[places], cond, latents)
 
 
 def choose(

@@ -34,11 +34,12 @@ def noise_keys(config: Config, bucket: Bucket, places: np.ndarray) -> np.ndarray
 
 
 def guidance_scales(config: Config, bucket: Bucket, places: np.ndarray) -> np.ndarray:
-    """Guidance scales float32 `[n]` of records, by their places: drawn evenly from the range."""
-    low, high = config.synthesize.guidance_range
+    """Guidance scales float32 `[n, 1]` of records, by their places, or `[n, 2]` with those on the
+    image: drawn evenly from the ranges."""
+    low, high = np.transpose(config.synthesize.ranges)
     keys = noise_keys(config, bucket, places)
     # A stream of its own: the noise is drawn from the keys themselves.
-    shares = [np.random.default_rng([*map(int, key), 1]).random() for key in keys]
+    shares = [np.random.default_rng([*map(int, key), 1]).random(len(low)) for key in keys]
     return np.asarray(low + (high - low) * np.array(shares), np.float32)
 
 
@@ -65,7 +66,7 @@ def synthesize(config: Config, workdir: Path) -> None:
     )
     arrays = {LATENTS: ArraySpec(("H", "W", config.model.channels), config.data.latents_dtype)}
     if stage.guidance_range:
-        arrays[GUIDANCE] = ArraySpec((1,))
+        arrays[GUIDANCE] = ArraySpec((len(stage.ranges),))
     layout = Layout(
         sizes={bucket: stage.samples or size for bucket, size in shards.sizes.items()},
         records_per_shard=stage.records_per_shard,
@@ -97,7 +98,7 @@ def synthesize(config: Config, workdir: Path) -> None:
                 (
                     {
                         LATENTS: latents[i],
-                        "cond": {} if scales is None else {GUIDANCE: scales[i : i + 1]},
+                        "cond": {} if scales is None else {GUIDANCE: scales[i]},
                         "prompt": text["prompt"][i],
                     }
                     for i in range(len(places))

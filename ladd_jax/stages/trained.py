@@ -1,7 +1,7 @@
 """Trained networks that can be sampled: those of a run, and those of released pipelines."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,8 @@ from ladd_jax.config.architectures import generator_architecture, student_archit
 from ladd_jax.config.fields import Synthesize
 from ladd_jax.config.workdir import read
 from ladd_jax.data.buckets import Bucket, bucket_table
-from ladd_jax.diffusion.sampling import Sampling
+from ladd_jax.data.joined import joined_kind, pretrains
+from ladd_jax.diffusion.sampling import GivenGuidance, Sampling, scales_of
 from ladd_jax.errors import DamagedError, UserError
 from ladd_jax.methods import METHODS
 from ladd_jax.models.base import Params
@@ -53,7 +54,10 @@ class TrainedModel:
       loras: LoRA files that are added to them, as the user named them.
       guidance_range: of a student that is given the guidance scale, the least and the largest one
         of its training; empty for others.
-      fixed_guidance: the scale that such a student was exported with; None for others.
+      image_guidance_range: the same of the scale on the image, of a student that is given both.
+      fixed_guidance: the scale that such a student was exported with, or both; None for others.
+      joined: what is joined to x_t, as `data.joined` names it; empty for networks that read text
+        alone.
     """
 
     place: str
@@ -70,7 +74,9 @@ class TrainedModel:
     step: int | None
     loras: tuple[str, ...] = ()
     guidance_range: tuple[float, ...] = ()
-    fixed_guidance: float | None = None
+    image_guidance_range: tuple[float, ...] = ()
+    fixed_guidance: GivenGuidance = None
+    joined: str = ""
 
     @property
     def reduction(self) -> int:
@@ -103,6 +109,7 @@ class TrainedModel:
         guidance: float | None,
         shift: float | None,
         strength: float | None = None,
+        image_guidance: float | None = None,
     ) -> Sampling:
         """How to sample it; what is None has its default.
 
@@ -111,33 +118,59 @@ class TrainedModel:
           guidance: guidance.
           shift: shift of a data generator's schedule.
           strength: where samples start from a picture with noise, the share of the noise.
+          image_guidance: guidance on the picture that is joined by channels.
 
         Raises:
           UserError: a number of steps or a guidance that the student was not trained for, or
             guidance or shift of a student that has none, or see `start`.
         """
-        whole = self._whole_sampling(steps, guidance, shift)
+        if image_guidance not in (None, 1.0) and not self.joined:
+            raise UserError(
+                f"image_guidance is {image_guidance:g} and the network is given no picture: leave "
+                f"it out"
+            )
+        whole = self._whole_sampling(steps, guidance, shift, image_guidance)
         return whole if strength is None else whole.starting(self.start(strength))
 
     def _whole_sampling(
-        self, steps: int | None, guidance: float | None, shift: float | None
+        self,
+        steps: int | None,
+        guidance: float | None,
+        shift: float | None,
+        image_guidance: float | None,
     ) -> Sampling:
         if self.times:
             _check_none("shift", shift)
-            if self.fixed_guidance is not None and guidance not in (None, self.fixed_guidance):
-                raise UserError(
-                    f"guidance is {guidance:g} and the student was exported with "
-                    f"{self.fixed_guidance:g}: leave it out, or sample or export the run with "
-                    f"another"
-                )
             scale = None
             if self.fixed_guidance is None:
-                scale = given_guidance(self.generator["guidance"], self.guidance_range, guidance)
+                scale = given_scales(
+                    self.generator,
+                    (self.guidance_range, self.image_guidance_range),
+                    (guidance, image_guidance),
+                )
+            else:
+                fixed = (*scales_of(self.fixed_guidance), 1.0)
+                _check_fixed("guidance", guidance, fixed[0])
+                _check_fixed("image_guidance", image_guidance, fixed[1])
             steps = len(self.times) if steps is None else steps
             return Sampling.student(steps, self.times, scale, self.sampler)
-        given = dict(steps=steps, guidance=guidance, shift=shift)
+        given = dict(steps=steps, guidance=guidance, shift=shift, image_guidance=image_guidance)
         return Sampling.generator(
             **self.generator | {name: value for name, value in given.items() if value is not None}
+        )
+
+
+def check_text_alone(trained: TrainedModel, command: str) -> None:
+    """Raises UserError where a network is given more than prompts, of which a command knows none.
+
+    Args:
+      trained: the model.
+      command: the command's name.
+    """
+    if trained.joined:
+        raise UserError(
+            f"{trained.place} is given pictures besides prompts, and {command} gives none: use "
+            f"ladd_jax.sample"
         )
 
 
@@ -149,24 +182,60 @@ def _check_none(name: str, value: float | None) -> None:
         )
 
 
-def given_guidance(default: float, scales: tuple[float, ...], wanted: float | None) -> float | None:
+def _check_fixed(name: str, value: float | None, fixed: float) -> None:
+    """Raises UserError where a scale is asked for that is not the one of an export."""
+    if value not in (None, fixed):
+        raise UserError(
+            f"{name} is {value:g} and the student was exported with {fixed:g}: leave it out, or "
+            f"sample or export the run with another"
+        )
+
+
+def given_scales(
+    defaults: Mapping[str, Any],
+    ranges: tuple[tuple[float, ...], tuple[float, ...]],
+    wanted: tuple[float | None, float | None],
+) -> GivenGuidance:
+    """The scales that a student is given, on the text or on text and image; None where it was
+    trained without.
+
+    Args:
+      defaults: `guidance` and `image_guidance` where nothing else is wanted.
+      ranges: the least and the largest of both of its training; empty for those it is not given.
+      wanted: what the user asks for.
+
+    Raises:
+      UserError: it was not trained for that.
+    """
+    names = ("guidance", "image_guidance")
+    text, image = (
+        given_guidance(defaults.get(name, 1.0), scales, scale, name)
+        for name, scales, scale in zip(names, ranges, wanted, strict=True)
+    )
+    return text if text is None or image is None else (text, image)
+
+
+def given_guidance(
+    default: float, scales: tuple[float, ...], wanted: float | None, name: str = "guidance"
+) -> float | None:
     """The guidance scale that a student is given; None where it was trained without.
 
     Args:
       default: the scale where nothing else is wanted.
       scales: the least and the largest one of its training; empty where it had none.
       wanted: what the user asks for.
+      name: what errors call it.
 
     Raises:
       UserError: it was not trained for that.
     """
     if not scales:
-        _check_none("guidance", wanted)
+        _check_none(name, wanted)
         return None
     scale = default if wanted is None else wanted
     if not scales[0] <= scale <= scales[1]:
         raise UserError(
-            f"guidance is {scale:g} and the student was trained for {scales[0]:g} to "
+            f"{name} is {scale:g} and the student was trained for {scales[0]:g} to "
             f"{scales[1]:g}: use one of these"
         )
     return scale
@@ -233,7 +302,7 @@ def _run(
         raise UserError(f"step is {step} and a data generator has one state only: leave it out")
 
     if is_generator:
-        found = None if config.weights else config.pretrain.steps
+        found = config.pretrain.steps if pretrains(config) else None
     else:
         found = student_step(config, workdir, step)
 
@@ -256,6 +325,8 @@ def _run(
         load=load,
         step=found,
         guidance_range=() if is_generator else tuple(config.synthesize.guidance_range),
+        image_guidance_range=() if is_generator else tuple(config.synthesize.image_guidance_range),
+        joined=config.data.joined,
     )
 
 
@@ -296,12 +367,21 @@ def _released(place: str, dtype: Any, mesh: Mesh) -> TrainedModel:
         ),
         load=lambda: weights.load(mesh),
         step=facts.get("step"),
-        fixed_guidance=facts.get("guidance"),
+        fixed_guidance=_fixed(facts),
+        joined=joined_kind(weights.config.in_channels, weights.config.out_channels),
     )
 
 
 def _computing(architecture: Any, dtype: Any | None) -> Any:
     return architecture if dtype is None else dataclasses.replace(architecture, dtype=dtype)
+
+
+def _fixed(facts: Mapping[str, Any]) -> GivenGuidance:
+    """The scales that an export says it has."""
+    scale: float | None = facts.get("guidance")
+    if scale is None or "image_guidance" not in facts:
+        return scale
+    return scale, facts["image_guidance"]
 
 
 def _are_times(value: Any) -> bool:
@@ -323,6 +403,7 @@ _FACTS: dict[str, Callable[[Any], bool]] = {
     "text_length": lambda value: type(value) is int and 0 < value < 2**31,
     "step": lambda value: type(value) is int and value >= 0,
     "guidance": lambda value: is_number(value, NOT_NEGATIVE),
+    "image_guidance": lambda value: is_number(value, NOT_NEGATIVE),
 }
 """What an export says of a student, and what that may be."""
 

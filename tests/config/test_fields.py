@@ -127,7 +127,7 @@ def test_a_field_that_is_unknown_or_missing_is_named():
         (dict(stages=("distill",)), "stages 'distill' is none of encode, pretrain"),
         (
             dict(data__source="cifar"),
-            "data.source 'cifar' is none of digits, images, prompts, scenes: use one",
+            "data.source 'cifar' is none of digits, images, prompts, scene_edits, scenes: use one",
         ),
         (dict(data__text_dtype="half"), "data.text_dtype 'half' is none of float32, float16"),
         (dict(data__examples=0), "data.examples is 0: use 1 or more"),

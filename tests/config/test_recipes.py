@@ -2,7 +2,17 @@
 
 import pytest
 
-from configs import digits, pictures, scenes, sd3_turbo, small
+from configs import (
+    digits,
+    pictures,
+    scenes,
+    sd3_edit,
+    sd3_inpaint,
+    sd3_turbo,
+    small,
+    small_edit,
+    small_inpaint,
+)
 from ladd_jax.config import typed
 from ladd_jax.config.fields import Config, to_dict
 from ladd_jax.studies.table import read_study
@@ -55,7 +65,11 @@ def test_sd3_is_the_papers_unless_asked_for_another_recipe():
     assert sd3_turbo.get_config("recipe=robust,lora=8").finetune.steps == 0
 
 
-@pytest.mark.parametrize("module", [*SMALL, sd3_turbo], ids=lambda module: module.__name__)
+@pytest.mark.parametrize(
+    "module",
+    [*SMALL, small_inpaint, small_edit, sd3_turbo, sd3_inpaint, sd3_edit],
+    ids=lambda module: module.__name__,
+)
 def test_a_recipe_that_is_not_there_is_refused(module):
     with pytest.raises(ValueError, match="recipe 'best' is none of robust, paper: use one of them"):
         module.get_config("recipe=best")

@@ -61,7 +61,9 @@ def test_a_source_that_there_is_not_is_named_with_those_there_are(tmp_path):
     config = base_config()
     with config.unlocked():
         config.data.source = "audio"
-    with pytest.raises(UserError, match="'audio' is none of digits, images, prompts, scenes"):
+    with pytest.raises(
+        UserError, match="'audio' is none of digits, images, prompts, scene_edits, scenes"
+    ):
         open_source(config, BUCKETS, tmp_path)
 
 

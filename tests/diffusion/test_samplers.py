@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from ladd_jax.diffusion.flow import expand
@@ -253,3 +253,79 @@ def test_a_sampler_that_there_is_not_is_named_with_those_there_are():
 def test_seeds_differ_in_every_index():
     rows = np.concatenate([seeds(0, 8, np.arange(50)), seeds(0, 9, np.arange(50)), seeds(1, 8, 0)])
     assert len(np.unique(rows, axis=0)) == 101
+
+
+def given_a_picture(x, t, cond):
+    """Another velocity with each of text and picture, nowhere linear in them."""
+    text, picture = expand(cond["shift"], x), cond["channels"]
+    return jnp.sin(x + text) * (1 + picture**2) + text * picture - expand(t, x)
+
+
+@pytest.fixture
+def edits():
+    """(x, t, cond, null) of samples with a text and a picture."""
+    x = jax.random.normal(jax.random.PRNGKey(3), (3, 4, 4, 2))
+    cond = {"shift": jnp.asarray([0.3, -0.7, 1.1]), "channels": jnp.cos(2 * x)}
+    return x, jnp.asarray([0.2, 0.5, 0.9]), cond, {"shift": jnp.asarray(0.1)}
+
+
+@pytest.mark.parametrize("scale", [1.0, 2.5, 7.5])
+@pytest.mark.parametrize("image_scale", [1.0, 1.5, 0.0])
+def test_guidance_on_text_and_image_is_the_formula_of_the_paper(edits, scale, image_scale):
+    x, t, cond, null = edits
+    text = cond | {"shift": jnp.full(3, 0.1)}
+    v_cond, v_image = given_a_picture(x, t, cond), given_a_picture(x, t, text)
+    v_none = given_a_picture(x, t, text | {"channels": 0 * x})
+    expected = v_none + image_scale * (v_image - v_none) + scale * (v_cond - v_image)
+    v = guided(given_a_picture, cond, null, scale, image_scale=image_scale)(x, t)
+    np.testing.assert_allclose(v, expected, atol=1e-5)
+
+
+def test_with_both_scales_at_1_the_velocity_is_the_unguided_one_in_one_pass(edits):
+    x, t, cond, null = edits
+    batches = []
+
+    def counted(x, t, cond):
+        batches.append(len(x))
+        return given_a_picture(x, t, cond)
+
+    for image_scale in (1.0, 1.5):
+        v = guided(counted, cond, null, 1.0, image_scale=image_scale)(x, t)
+        if image_scale == 1:
+            np.testing.assert_array_equal(v, given_a_picture(x, t, cond))
+    assert batches == [3, 9]
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.floats(0, 15), st.integers(0, 99))
+def test_an_image_scale_of_1_is_the_usual_guidance_and_two_of_1_are_none(scale, seed):
+    x = jax.random.normal(jax.random.PRNGKey(seed), (3, 4, 4, 2))
+    cond = {"shift": x[:, 0, 0, 0], "channels": jnp.cos(2 * x)}
+    t, null, ones = jnp.asarray([0.2, 0.5, 0.9]), {"shift": jnp.asarray(0.1)}, jnp.ones(3)
+    usual = guided(given_a_picture, cond, null, scale)(x, t)
+    # As scales of samples they are not known to be 1, and all three passes are made.
+    both = guided(given_a_picture, cond, null, scale * ones, image_scale=ones)(x, t)
+    np.testing.assert_allclose(both, usual, atol=1e-4)
+    neither = guided(given_a_picture, cond, null, ones, image_scale=ones)(x, t)
+    np.testing.assert_allclose(neither, given_a_picture(x, t, cond), atol=1e-5)
+
+
+def test_samples_may_have_both_scales_of_their_own_inside_of_an_interval(edits):
+    x, t, cond, null = edits
+    scales, image_scales = jnp.asarray([2.0, 5.0, 3.0]), jnp.asarray([1.5, 1.2, 1.0])
+    v = guided(given_a_picture, cond, null, scales, (0.3, 1.0), image_scales)(x, t)
+    unguided = given_a_picture(x, t, cond)
+    np.testing.assert_allclose(v[0], unguided[0], atol=1e-5)
+    for i in (1, 2):
+        own = guided(
+            given_a_picture, cond, null, float(scales[i]), image_scale=float(image_scales[i])
+        )
+        np.testing.assert_allclose(v[i], own(x, t)[i], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("guidance", "image_guidance", "passes"), [(1.0, 1.0, 10), (3.0, 1.0, 20), (1.0, 1.5, 30)]
+)
+def test_guidance_on_the_image_takes_a_third_pass(guidance, image_guidance, passes):
+    sampling = Sampling.generator(10, guidance, 1.0, image_guidance=image_guidance)
+    assert sampling.passes == passes

@@ -25,6 +25,7 @@ SOURCES = {
     "digits": "ladd_jax.data.sources.digits",
     "images": "ladd_jax.data.sources.images",
     "prompts": "ladd_jax.data.sources.prompts",
+    "scene_edits": "ladd_jax.data.sources.scene_edits",
     "scenes": "ladd_jax.data.sources.scenes",
 }
 """Modules of the sources, by the names that `data.source` has."""

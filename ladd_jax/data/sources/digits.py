@@ -10,6 +10,7 @@ from ladd_jax.data.array_specs import ArraySpec
 from ladd_jax.data.buckets import Bucket
 from ladd_jax.data.shard_sets import LATENTS
 from ladd_jax.data.sources import Source
+from ladd_jax.data.sources.inpainting import with_holes
 
 
 def open_source(config: Any, buckets: Sequence[Bucket], workdir: Path) -> Source:
@@ -23,7 +24,8 @@ def open_source(config: Any, buckets: Sequence[Bucket], workdir: Path) -> Source
     # Which scans are of the test split follows from the seed, and how they are paired does not.
     held_out = _pictures(test, buckets, data.held_out_examples, seed=0, repeats=False)
     source = _pictures(train, buckets, data.examples, config.seed)
-    return dataclasses.replace(source, held_out=held_out)
+    held_out = with_holes(config, held_out, "held out")
+    return dataclasses.replace(with_holes(config, source, "training"), held_out=held_out)
 
 
 def count(config: Any) -> int:

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 
 from ladd_jax.data.buckets import Bucket, settle_small
+from ladd_jax.data.joined import pretrains
 from ladd_jax.errors import UserError
 
 _LOG = getLogger(__name__)
@@ -83,7 +84,7 @@ def readers(config: Any) -> list[str]:
 
     Those of the student read as many samples as `synthesize.samples` says, where it says a number.
     """
-    found = [] if config.weights else ["pretrain"]
+    found = ["pretrain"] * pretrains(config)
     found += ["prefer"] * bool(config.prefer.steps)
     if config.distil.data == "encoded" or not config.synthesize.samples:
         found += ["finetune"] * bool(config.finetune.steps) + ["distil"]

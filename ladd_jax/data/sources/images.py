@@ -3,6 +3,7 @@
 Latents are those of the autoencoder of `data.autoencoder` or of `weights`, and without either the
 pixels themselves, grey or in colours as `model.channels` says. Of a pair the record's own picture
 decides the bucket and the side, training or judges; the other one is fitted into the same bucket.
+Of an edit the picture that was edited decides the side, so that all edits of one are on one.
 """
 
 import dataclasses
@@ -35,8 +36,14 @@ from ladd_jax.data.shard_sets import LATENTS
 from ladd_jax.data.sources import Source
 from ladd_jax.data.sources.fill_buckets import fill_buckets, smallest_bucket
 from ladd_jax.data.sources.held_out import LEAST, draw, lowest_draws
+from ladd_jax.data.sources.inpainting import (
+    channels_spec,
+    inpainting_channels,
+    masked,
+    record_masks,
+)
 from ladd_jax.errors import UserError
-from ladd_jax.models.base import OTHER, PREFERENCE
+from ladd_jax.models.base import CHANNELS, OTHER, PREFERENCE
 from ladd_jax.models.families import family_of
 from ladd_jax.parallel.mesh import batch_divisor, batch_sharding, process_mesh, replicated
 from ladd_jax.parallel.processes import as_process_0, check_same, gather
@@ -57,7 +64,10 @@ class _Seen:
     draw: float
     held_out: bool
     stated: bool  # that the source itself says what is held out
-    # Of a pair: the draw of the picture that it was compared with, and which was preferred.
+    # By which it is held out: its own draw, or that of the picture that it is an edit of.
+    side: float
+    # Of a pair: the draw of the picture that it was compared with, and which was preferred; of an
+    # edit that of the picture that was edited.
     other: float | None = None
     preference: float = 0.0
 
@@ -101,8 +111,9 @@ def open_source(config: Any, buckets: Sequence[Bucket], workdir: Path) -> Source
         data.path,
         data.column,
         image_column=data.image_column,
-        other_column=data.other_column,
+        other_column=data.other_column or data.source_column,
         preference_column=data.preference_column,
+        edits=data.joined == "edit",
         split=data.split,
         subset=data.subset,
         stream=workdir / "streamed.arrow" if data.stream else None,
@@ -138,8 +149,7 @@ def open_source(config: Any, buckets: Sequence[Bucket], workdir: Path) -> Source
         _hold_out_enough(bucket, parts, smallest_bucket(config)[0], least)
     if jax.process_index() == 0:
         left_out.write()
-    pairs = bool(data.other_column)
-    source = functools.partial(_source, images, encoder, workdir / DECODE_ALL, pairs)
+    source = functools.partial(_source, config, images, encoder, workdir / DECODE_ALL)
     held_out = source(parts[True]) if parts[True] else None
     return dataclasses.replace(source(parts[False]), held_out=held_out)
 
@@ -150,10 +160,10 @@ def _hold_out_enough(
     """Moves records of a bucket from training to judges until these have the least number."""
     training, held_out = parts[False][bucket], parts[True].setdefault(bucket, [])
     missing = least - len(held_out)
-    draws = [record.draw for record in training if not record.stated]
+    draws = [record.side for record in training if not record.stated]
     moved = lowest_draws(draws, missing, len(training) - batch)
-    parts[False][bucket] = [r for r in training if r.stated or r.draw not in moved]
-    more = [r for r in training if not r.stated and r.draw in moved]
+    parts[False][bucket] = [r for r in training if r.stated or r.side not in moved]
+    more = [r for r in training if not r.stated and r.side in moved]
     if len(more) < missing:
         raise UserError(
             f"bucket {bucket.name} has {len(training)} records for training and {len(held_out)} "
@@ -194,15 +204,24 @@ def _look(images: Records, data: Any, workdir: Path, decode: bool) -> list[_Seen
         except ValueError as error:
             return error
         other = None
-        if data.other_column:
+        edits = data.joined == "edit"
+        if data.other_column or edits:
             try:
-                look_at_image(record.other, data.max_pixels, decode)
+                sides = look_at_image(record.other, data.max_pixels, decode)
             except ValueError as error:
-                return UserError(f"the picture that it was compared with cannot be read: {error}")
+                what = "that was edited" if edits else "that it was compared with"
+                return UserError(f"the picture {what} cannot be read: {error}")
+            if edits and not _have_one_aspect(sides, (height, width)):
+                return UserError(
+                    f"the picture that was edited has {sides[1]}x{sides[0]} pixels and the edited "
+                    f"one {width}x{height}, of another aspect, so that places do not agree: give "
+                    f"both the same"
+                )
             other = draw(record.other)
         drawn, stated = draw(record.data), record.held_out is not None
-        apart = bool(record.held_out) if stated else drawn < data.held_out
-        own = (place, record.key, height, width, record.prompt, drawn, apart, stated)
+        side = other if edits and other is not None else drawn
+        apart = bool(record.held_out) if stated else side < data.held_out
+        own = (place, record.key, height, width, record.prompt, drawn, apart, stated, side)
         return _Seen(*own, other, record.preference)
 
     own = range(index, count, jax.process_count())
@@ -241,6 +260,12 @@ def _look(images: Records, data: Any, workdir: Path, decode: bool) -> list[_Seen
     return _by_chance(seen)
 
 
+def _have_one_aspect(sides: tuple[int, int], others: tuple[int, int]) -> bool:
+    """Whether two pictures have the same aspect, but for sides that are rounded to whole pixels."""
+    (a, b), (c, d) = sides, others
+    return abs(a * d - b * c) <= max(a, b, c, d)
+
+
 def _record(images: Records, place: int) -> Record | ValueError:
     """A record, or what is wrong with it."""
     try:
@@ -250,12 +275,14 @@ def _record(images: Records, place: int) -> Record | ValueError:
 
 
 def _source(
+    config: Any,
     images: Records,
     encoder: _Encoder,
     decode_all: Path,
-    pairs: bool,
     part: dict[Bucket, list[_Seen]],
 ) -> Source:
+    pairs, joined = bool(config.data.other_column), config.data.joined
+
     def read(bucket: Bucket, start: int, stop: int) -> dict[str, np.ndarray]:
         height, width = bucket.image_size(encoder.reduction)
         records = part[bucket][start:stop]
@@ -274,16 +301,23 @@ def _source(
                 decode_all.touch()
                 raise UndecodableError(f"{name} cannot be decoded ({error})") from error
 
-        def latents(items: Iterable[tuple[str, bytes, float | None]]) -> np.ndarray:
-            return encoder.encode(np.stack(list(map_ahead(pixels, items))))
+        def fitted(items: Iterable[tuple[str, bytes, float | None]]) -> np.ndarray:
+            return np.stack(list(map_ahead(pixels, items)))
 
-        own = ((f"picture {r.key}", images[r.place].data, r.draw) for r in records)
-        arrays = {LATENTS: latents(own)}
+        own = fitted((f"picture {r.key}", images[r.place].data, r.draw) for r in records)
+        arrays = {LATENTS: encoder.encode(own)}
+        if joined == "inpaint":
+            keys = [record.key for record in records]
+            masks = record_masks(config, keys, height, width, encoder.reduction)
+            held = encoder.encode(masked(own, masks))
+            arrays[CHANNELS] = inpainting_channels(masks, held, encoder.reduction)
+        # The rows are read again, so that pixels of one side alone are in memory.
+        others = ((f"the other picture of {r.key}", images[r.place].other, r.other)
+                  for r in records)  # fmt: skip
+        if joined == "edit":
+            arrays[CHANNELS] = encoder.encode(fitted(others))
         if pairs:
-            # The rows are read again, so that pixels of one side alone are in memory.
-            others = ((f"the other picture of {r.key}", images[r.place].other, r.other)
-                      for r in records)  # fmt: skip
-            arrays[OTHER] = latents(others)
+            arrays[OTHER] = encoder.encode(fitted(others))
             arrays[PREFERENCE] = np.array([[r.preference] for r in records], np.float32)
         return arrays
 
@@ -295,6 +329,10 @@ def _source(
     marks = {bucket: [record.mark for record in records] for bucket, records in part.items()}
     spec = ArraySpec(("H", "W", encoder.latent_channels))
     arrays = {LATENTS: spec}
+    if joined == "inpaint":
+        arrays[CHANNELS] = channels_spec(encoder.latent_channels)
+    if joined == "edit":
+        arrays[CHANNELS] = spec
     if pairs:
         arrays |= {OTHER: spec, PREFERENCE: ArraySpec((1,))}
     return Source(prompts, arrays, read, marks, where)

@@ -39,6 +39,7 @@ EXTRACTORS = {
     "digits": Kind("ladd_jax.evaluation.extractors.digits", source="digits"),
     "own": Kind("ladd_jax.evaluation.extractors.own", learns=True),
     "scenes": Kind("ladd_jax.evaluation.extractors.scenes", source="scenes"),
+    "scene_edits": Kind("ladd_jax.evaluation.extractors.scene_edits", source="scene_edits"),
     "inception": Kind("ladd_jax.evaluation.extractors.inception", weights=True),
     "clip": Kind("ladd_jax.evaluation.extractors.clip", weights=True),
     "pickscore": Kind("ladd_jax.evaluation.extractors.pickscore", weights=True),

@@ -7,6 +7,8 @@ from ladd_jax.evaluation.metrics import (
     alignment,
     contrast,
     diversity,
+    edits,
+    filled,
     frechet,
     kernel,
     precision_recall,
@@ -60,6 +62,22 @@ METRICS = {
         reference="",
         ratios={"/ teacher": "teacher"},
     ),
+    edits.EDIT_ERROR: Metric(
+        "edit error",
+        edits.mean_of(edits.EDIT_ERROR),
+        "of edits, the root mean square distance of a picture to the true edited one, of values in "
+        "[-1, 1]",
+        reference="",
+        ratios={"/ teacher": "teacher"},
+    ),
+    edits.KEPT_ERROR: Metric(
+        "kept error",
+        edits.mean_of(edits.KEPT_ERROR),
+        "of edits, the root mean square distance of a picture to the one that was edited, where "
+        "the true edit has left that as it was",
+        reference="",
+        ratios={"/ teacher": "teacher"},
+    ),
     "diversity": Metric(
         "diversity",
         diversity.measure,
@@ -81,6 +99,28 @@ METRICS = {
         f"share of values outside of the range that holds {1 - contrast.LEFT_OUT:.0%} of the "
         f"generator's values",
         pixels=True,
+    ),
+    "masked_distance": Metric(
+        "distance",
+        filled.masked_distance,
+        "mean distance of the features of a completed picture to those of the picture itself, from "
+        "which it differs in the hole alone",
+        reference="",
+        ratios={"/ teacher": "teacher"},
+    ),
+    "masked_error": Metric(
+        "error in the hole",
+        filled.masked_error,
+        "root mean square of what a completed picture is off in the hole",
+        reference="",
+        ratios={"/ teacher": "teacher"},
+    ),
+    "known_error": Metric(
+        "known error",
+        filled.known_error,
+        "root mean square of what a sample is off around the hole, before the known pixels are put "
+        "back, which leaves none of it",
+        reference="",
     ),
 }
 """By the name that `metrics.json` has."""

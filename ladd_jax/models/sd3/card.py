@@ -3,13 +3,16 @@
 from ladd_jax.methods import METHODS
 from ladd_jax.models import card
 from ladd_jax.models.families import Export
-from ladd_jax.models.sd3.pipeline import SCHEDULERS
+from ladd_jax.models.sd3.pipeline import CLASSES, EDITING, SCHEDULERS
 from ladd_jax.models.sd3.text import CLIP_LENGTH
 from ladd_jax.names import counted
 from ladd_jax.weights.source import LORA_WEIGHTS
 
 KOHYA = "kohya"
 """Kind of files: adapters under the names of Kohya's scripts."""
+
+_CODE_WIDTH = 100
+"""Columns of a line of code on a card."""
 
 _COMFY_LEVELS = 1000
 """Levels of ComfyUI's table of sigmas, from which its scheduler `simple` picks."""
@@ -61,19 +64,29 @@ def model_card(export: Export, reduction: int) -> str:
 
 
 def _diffusers(export: Export, reduction: int) -> str:
-    shown = _shown(export)
+    shown, kind = _shown(export), CLASSES[export.joined]
+    loads = "\nfrom diffusers.utils import load_image" if export.joined else ""
+    custom = ""
+    if export.joined == "edit":
+        kind, custom = "DiffusionPipeline", f', custom_pipeline="{EDITING}"'
+    made = f'pipe = {kind}.from_pretrained("{export.place}", dtype=torch.{export.dtype}{custom})'
+    if len(made) > _CODE_WIDTH:
+        arguments = [f'"{export.place}"', f"dtype=torch.{export.dtype}{custom}"]
+        made = "\n".join(
+            [f"pipe = {kind}.from_pretrained(", *(f"    {a}," for a in arguments), ")"]
+        )
     return f"""## diffusers
 
 ```python
 import torch
-from diffusers import StableDiffusion3Pipeline
+from diffusers import {kind}{loads}
 
-pipe = StableDiffusion3Pipeline.from_pretrained("{export.place}", dtype=torch.{export.dtype})
+{made}
 {_call(export, reduction)}
 ```
 
 {_others(shown)}
-{_always(export)}{_by_number(shown[0])}{_from_a_picture(export, reduction)}"""
+{_always(export)}{_by_number(shown[0])}{_with_pictures(export, reduction)}"""
 
 
 def _kohya(export: Export) -> str:
@@ -128,10 +141,22 @@ def _others(shown: list[list[float]]) -> str:
 
 def _call(export: Export, reduction: int) -> str:
     height, width = (reduction * side for side in export.square)
+    pictures = ""
+    if export.joined == "inpaint":
+        pictures = """
+    image=load_image("picture.png"),
+    mask_image=load_image("mask.png"),
+    strength=1.0,"""
+    prompt = "a red cat"
+    if export.joined == "edit":
+        prompt = "make the cat red"
+        pictures = """
+    image=load_image("picture.png"),
+    image_guidance_scale=1.0,"""
     return f"""pipe = pipe.to("cuda")
 torch.manual_seed(0)
 image = pipe(
-    "a red cat",
+    "{prompt}",{pictures}
     sigmas={_shown(export)[0]},
     guidance_scale=1.0,
     height={height},
@@ -157,11 +182,16 @@ pipe.scheduler = pipe.scheduler.from_config(pipe.scheduler.config, shift_termina
 """
 
 
+def _with_pictures(export: Export, reduction: int) -> str:
+    kinds = {"inpaint": _filling, "edit": _editing}
+    return kinds.get(export.joined, _from_a_picture)(export, reduction)
+
+
 def _from_a_picture(export: Export, reduction: int) -> str:
     """How a sample starts from a picture with noise; empty where no time is left for it."""
     sigmas = _shown(export)[0]
     rest = sigmas[len(sigmas) // 2 :]
-    if len(sigmas) < 2:
+    if len(sigmas) < 2 or export.joined:
         return ""
     height, width = (reduction * side for side in export.square)
     return f"""
@@ -188,6 +218,37 @@ image = pipe(
 
 `sigmas={sigmas}` with `strength={len(rest) / len(sigmas):g}` is the same. The picture is resized to
 `height` and `width` whatever its aspect, so crop it before.
+"""
+
+
+def _filling(export: Export, reduction: int) -> str:
+    """What there is to know of masks."""
+    return f"""
+White in the mask is filled. `strength` stays 1.0: the student is given the masked picture, and
+starts from noise alone. Picture and mask are resized to `height` and `width` whatever their aspect,
+so crop both before. The pipeline shrinks the mask to the grid of latents by the first of
+{reduction} pixels, and in training any of them counted: paint in blocks of {reduction} pixels, or a
+little wide. What is known changes a little on its way through the autoencoder, so put it back:
+
+```python
+from PIL import Image
+
+picture, mask = (load_image(name).resize(image.size) for name in ("picture.png", "mask.png"))
+image = Image.composite(image, picture, mask.convert("L").point(lambda x: 255 * (x > 127)))
+```
+"""
+
+
+def _editing(export: Export, reduction: int) -> str:
+    """What there is to know of the picture that is edited."""
+    channels = export.architecture.out_channels
+    return f"""
+The prompt says what is to be done to the picture. `diffusers` itself has no pipeline for this: the
+class is that of its community's pipeline `{EDITING}`, whose code is fetched from its repository
+when it is loaded. The transformer reads {2 * channels} channels, first the {channels} of the noisy
+latent, then those of the picture's latent, the middle of its distribution, scaled and shifted as
+the autoencoder says. The picture is taken at the size that it has, so crop and resize it before to
+`height` and `width`, which are multiples of {2 * reduction}.
 """
 
 

@@ -39,6 +39,11 @@ def write_export(folder: Path, export: Export) -> None:
       NotFoundError: the base pipeline, or a component that it names, is not there.
       UserError: the base is another pipeline, or a dtype that weights are not kept in.
     """
+    if export.joined and set(export.layouts) != {"diffusers"}:
+        raise UserError(
+            f"the student is given pictures (data.joined is {export.joined!r}), which programs "
+            f"that read the other layouts do not give: use --layout=diffusers"
+        )
     reduction = open_autoencoder(export.base).config.reduction
     if expand(export.base).is_file() and not {"single", KOHYA} & set(export.layouts):
         raise UserError(
@@ -50,7 +55,7 @@ def write_export(folder: Path, export: Export) -> None:
         source = fetch_pipeline(export.base)
         read_index(source)
         _LOG.info("export: copies all but the transformer from %s", export.base)
-        write_surroundings(source, folder, METHODS[export.objective].sampler)
+        write_surroundings(source, folder, METHODS[export.objective].sampler, export.joined)
     dtype = jnp.dtype(export.dtype)
     if export.adapters is not None:
         network, load = export.adapters

@@ -8,7 +8,7 @@ from typing import Any
 from jax.sharding import Mesh
 
 from ladd_jax.errors import DamagedError
-from ladd_jax.models.base import GUIDANCE, Params
+from ladd_jax.models.base import CHANNELS, GUIDANCE, Params
 from ladd_jax.models.families import Family, Released
 from ladd_jax.models.layers import Dtype
 from ladd_jax.models.lora import Adapted
@@ -27,7 +27,13 @@ from ladd_jax.models.sd3.single_text import (
     single_text_widths,
 )
 from ladd_jax.models.sd3.text import CLIP_LENGTH, T5_LENGTH, SD3TextEncoder
-from ladd_jax.models.sd3.transformer import MMDiTConfig, cut_params, fixed_guidance, mmdit
+from ladd_jax.models.sd3.transformer import (
+    MMDiTConfig,
+    cut_params,
+    fixed_guidance,
+    mmdit,
+    widened,
+)
 from ladd_jax.models.sd3.weights import open_mmdit
 from ladd_jax.paths import expand
 from ladd_jax.ranges import INT64, is_number
@@ -35,7 +41,9 @@ from ladd_jax.weights.source import fetch_pipeline, find
 from ladd_jax.whole_files import read_json, whole
 
 # What files of weights say nothing of: how to compute, and what only students of this library have.
-_NOT_IN_FILES = ("remat", "unroll", "cut", "quantized", "guided", "dtype", "param_dtype")
+_NOT_IN_FILES = (
+    "remat", "unroll", "cut", "quantized", "guided", "image_guided", "dtype", "param_dtype",
+)  # fmt: skip
 
 
 def _flops(config: MMDiTConfig, height: int, width: int, cond: Mapping[str, Any]) -> int:
@@ -51,9 +59,9 @@ def _cond_shapes(
     }
     joined = config.in_channels - config.out_channels
     if joined:
-        shapes["channels"] = (height, width, joined)
+        shapes[CHANNELS] = (height, width, joined)
     if config.guided:
-        shapes[GUIDANCE] = (1,)
+        shapes[GUIDANCE] = (1 + config.image_guided,)
     return shapes
 
 
@@ -122,6 +130,7 @@ FAMILY = Family(
     ),
     backbone=mmdit,
     cut_params=cut_params,
+    widened=widened,
     fixed_guidance=fixed_guidance,
     forward_flops=_flops,
     encoder_flops=encoder_flops,

@@ -32,8 +32,8 @@ def forward_flops(config: MMDiTConfig, height: int, width: int, text_length: int
     total = 2 * n * p * p * channels * d
     total += 2 * t * config.context_width * d
     total += 2 * (TIME_WIDTH + config.pooled_width + 2 * d) * d
-    if config.guided:
-        total += 2 * (TIME_WIDTH + d) * d
+    scales = config.guided * (1 + config.image_guided)
+    total += scales * 2 * (TIME_WIDTH + d) * d
     if not config.cut:
         total += 2 * 2 * d * d
     for layer in range(config.blocks):

@@ -168,7 +168,7 @@ def open_lora(place: str, config: MMDiTConfig) -> OpenLoRA:
     """
     file, found = read_lora_headers(place)
     # Nobody else has the layers that a told student has besides.
-    config = dataclasses.replace(config, guided=False)
+    config = dataclasses.replace(config, guided=False, image_guided=False)
     whole = mmdit(dataclasses.replace(config, cut=0)).shapes
     shapes = mmdit(config).shapes if config.cut else whole
 

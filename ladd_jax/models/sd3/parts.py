@@ -11,7 +11,7 @@ from ladd_jax.models.sd3.encoder_weights import (
     open_autoencoder,
     open_text_encoders,
 )
-from ladd_jax.models.sd3.pipeline import PIPELINE_CLASS
+from ladd_jax.models.sd3.pipeline import CLASSES, PIPELINE_CLASS
 from ladd_jax.models.sd3.single_text import is_single_text, open_single_text
 from ladd_jax.models.sd3.text import CLIP_LENGTH
 from ladd_jax.models.sd3.transformer import MMDiTConfig
@@ -117,7 +117,7 @@ def check_index(folder: Path) -> None:
     problems = Problems()
     with problems.found():
         kind = index.get("_class_name", PIPELINE_CLASS)
-        if kind != PIPELINE_CLASS:
+        if kind not in CLASSES.values():
             raise UserError(f"{file} is of a {kind}: use a {PIPELINE_CLASS}")
     for name, classes in _CLASSES.items():
         with problems.found():

@@ -12,6 +12,17 @@ from ladd_jax.weights.source import PIPELINE_INDEX, weight_files
 from ladd_jax.whole_files import read_json
 
 PIPELINE_CLASS = "StableDiffusion3Pipeline"
+CLASSES = {
+    "": PIPELINE_CLASS,
+    "inpaint": "StableDiffusion3InpaintPipeline",
+    # Not in the library, but among the pipelines of its community, under `EDITING`.
+    "edit": "StableDiffusion3InstructPix2PixPipeline",
+}
+"""Of diffusers, by what is joined to x_t: they have the same components."""
+
+EDITING = "pipeline_stable_diffusion_3_instruct_pix2pix"
+"""Name of the community's pipeline, `custom_pipeline` of `DiffusionPipeline.from_pretrained`."""
+
 SCHEDULERS = {"consistency": "FlowMatchLCMScheduler", "euler": "FlowMatchEulerDiscreteScheduler"}
 """Of diffusers, by the sampler of `diffusion.samplers` that each one is."""
 
@@ -21,7 +32,7 @@ _MARKED = re.compile(r"(\w+)(?:\.\w+)?(-\d+-of-\d+)?(?:\.\w+)?\.safetensors")
 """Name of a file of weights, in which a variant stands before or behind its number."""
 
 
-def write_surroundings(source: Path, target: Path, sampler: str) -> None:
+def write_surroundings(source: Path, target: Path, sampler: str, joined: str = "") -> None:
     """Writes all of a pipeline but its transformer.
 
     The scheduler goes from each of the sigmas that a call names to the next, as the student's
@@ -34,6 +45,7 @@ def write_surroundings(source: Path, target: Path, sampler: str) -> None:
       source: the folder of the pipeline that the transformer comes from.
       target: an existing folder, where each component gets a folder of its own.
       sampler: the student's, one of `SCHEDULERS`.
+      joined: what is joined to x_t, one of `CLASSES`.
 
     Raises:
       NotFoundError: a component that the source's index names is not there.
@@ -55,7 +67,8 @@ def write_surroundings(source: Path, target: Path, sampler: str) -> None:
     scheduler = {"_class_name": name, "num_train_timesteps": 1000, "shift": 1.0}
     (target / "scheduler").mkdir()
     write_json(target / "scheduler" / "scheduler_config.json", scheduler)
-    classes = {
+    classes: dict[str, Any] = {
+        "_class_name": CLASSES[joined],
         "transformer": ["diffusers", "SD3Transformer2DModel"],
         "scheduler": ["diffusers", name],
     }
@@ -76,7 +89,7 @@ def read_index(source: Path) -> dict[str, Any]:
             f"it"
         )
     index = read_json(file)
-    if index.get("_class_name") != PIPELINE_CLASS:
+    if index.get("_class_name") not in CLASSES.values():
         raise UserError(f"{file} is of a {index.get('_class_name')}: use a {PIPELINE_CLASS}")
     # Where its author had it.
     index.pop("_name_or_path", None)

@@ -19,7 +19,7 @@ from jax.nn import initializers
 
 from ladd_jax.errors import UserError
 from ladd_jax.models.attention import attention, keep_attended
-from ladd_jax.models.base import GUIDANCE, Backbone, Cond, Tap
+from ladd_jax.models.base import CHANNELS, GUIDANCE, Backbone, Cond, Tap
 from ladd_jax.models.layers import (
     MLP,
     TIME_WIDTH,
@@ -47,6 +47,9 @@ REMAT_POLICIES = {
 
 _GUIDANCE_LAYERS = ("guidance_up", "guidance_down")
 """Attributes of a guided MMDiT that others do not have."""
+
+_IMAGE_GUIDANCE_LAYERS = ("image_guidance_up", "image_guidance_down")
+"""The same, of one that is given a scale on the image, too."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,6 +83,8 @@ class MMDiTConfig:
       quantized: the kernels of the blocks are int8, of `models.quantized`: for constant parameters.
       guided: is given a guidance scale, `cond["guidance"]`, and makes in one pass what guidance by
         that makes in two (Meng et al. 2023). A new embedding of it adds zeros.
+      image_guided: is given a second scale beside it, of guidance on the picture that is joined by
+        channels, in an embedding of its own.
       dtype: dtype of computation.
       param_dtype: dtype of parameters.
     """
@@ -103,6 +108,7 @@ class MMDiTConfig:
     cut: int = 0
     quantized: bool = False
     guided: bool = False
+    image_guided: bool = False
     dtype: Dtype = jnp.float32
     param_dtype: Dtype = jnp.float32
 
@@ -264,11 +270,11 @@ class MMDiT(nnx.Module):
             runs.append((name, count))
             start += count
         self.runs = tuple(runs)
-        if config.guided:
-            self.guidance_up = Linear(TIME_WIDTH, d, ("embed", "mlp"), init=small, **options)
-            self.guidance_down = Linear(
-                d, d, ("mlp", "embed"), init=initializers.zeros, bias=False, **options
-            )
+        for up, down in _guidance_layers(config):
+            setattr(self, up, Linear(TIME_WIDTH, d, ("embed", "mlp"), init=small, **options))
+            zeros = initializers.zeros
+            last = Linear(d, d, ("mlp", "embed"), init=zeros, bias=False, **options)
+            setattr(self, down, last)
         if config.cut:
             return
         self.last_block = _Block(
@@ -290,7 +296,7 @@ class MMDiT(nnx.Module):
           cond: `context [B, T, context_width]`, text tokens; `pooled [B, pooled_width]`, text
             vector; where the network reads more channels than it predicts, `channels
             [B, H, W, in_channels - out_channels]`, which are joined to `x_t`; and, where it is
-            guided, `guidance [B, 1]`, a scale.
+            guided, `guidance [B, 1]`, a scale, or `[B, 2]` with that on the image.
           tap: reads the image tokens `[B, N, D]` after each block.
 
         Returns:
@@ -425,7 +431,7 @@ class MMDiT(nnx.Module):
         """Image tokens `[B, N, D]`, with their positions."""
         p = self.config.patch
         if self.config.in_channels > self.config.out_channels:
-            x_t = jnp.concatenate([x_t, cond["channels"].astype(x_t.dtype)], axis=-1)
+            x_t = jnp.concatenate([x_t, cond[CHANNELS].astype(x_t.dtype)], axis=-1)
         b, *_, channels = x_t.shape
         rows, columns = self._grid(x_t)
         x = x_t.astype(self.config.dtype).reshape(b, rows, p, columns, p, channels)
@@ -438,14 +444,11 @@ class MMDiT(nnx.Module):
         """Text tokens `[B, T, D]`, and what modulates every block `[B, D]`."""
         context = on_batch(self.context_embedding(cond["context"]))
         c = self.time_mlp(timestep_embedding(t)) + self.pooled_mlp(cond["pooled"])
-        if self.config.guided:
-            c += self._guidance(cond[GUIDANCE])
+        for number, (up, down) in enumerate(_guidance_layers(self.config)):
+            # What a guidance scale adds to the modulation.
+            embedded = _guidance_embedding(cond[GUIDANCE][:, number])
+            c += getattr(self, down)(jax.nn.silu(getattr(self, up)(embedded)))
         return context, c
-
-    def _guidance(self, scale: jax.Array) -> jax.Array:
-        """What a guidance scale `[B, 1]` adds to the modulation, `[B, D]`."""
-        embedded = _guidance_embedding(scale[:, 0])
-        return self.guidance_down(jax.nn.silu(self.guidance_up(embedded)))
 
     def _velocity(self, x: jax.Array, c: jax.Array, grid: tuple[int, int]) -> jax.Array:
         """Velocity from the last block's tokens, float32 `[B, H, W, out_channels]`."""
@@ -484,8 +487,14 @@ def mmdit(config: MMDiTConfig) -> Backbone:
         patch=config.patch,
         summary="pooled",
         summary_width=config.pooled_width,
-        own_layers=_GUIDANCE_LAYERS if config.guided else (),
+        own_layers=tuple(name for layers in _guidance_layers(config) for name in layers),
     )
+
+
+def _guidance_layers(config: MMDiTConfig) -> tuple[tuple[str, ...], ...]:
+    """Of each guidance scale that a network is given the names of its two layers."""
+    of_image = (_IMAGE_GUIDANCE_LAYERS,) * config.image_guided
+    return (_GUIDANCE_LAYERS, *of_image) if config.guided else ()
 
 
 def _guidance_embedding(scale: jax.Array) -> jax.Array:
@@ -493,24 +502,44 @@ def _guidance_embedding(scale: jax.Array) -> jax.Array:
     return timestep_embedding(scale / 10)
 
 
-def fixed_guidance(params: Any, scale: float) -> Any:
+def fixed_guidance(params: Any, *scales: float) -> Any:
     """A guided network's parameters as those of one that is not, and does the same at one scale.
 
     Args:
       params: parameters of a guided network; they stay as they are.
-      scale: the guidance scale.
+      scales: the guidance scale, and that on the image of a network that is given both.
 
     Returns:
-      the parameters, the last bias of `time_mlp` with what the scale adds, added in float32.
+      the parameters, the last bias of `time_mlp` with what the scales add, added in float32.
     """
-    rest = {name: leaf for name, leaf in params.items() if name not in _GUIDANCE_LAYERS}
-    up, down = (params[name] for name in _GUIDANCE_LAYERS)
-    x = _guidance_embedding(jnp.full(1, scale))[0]
-    x = jax.nn.silu(x @ up["kernel"].astype(x.dtype) + up["bias"].astype(x.dtype))
-    last = dict(rest["time_mlp"]["down"])
-    bias = last["bias"].astype(x.dtype) + x @ down["kernel"].astype(x.dtype)
+    last = dict(params["time_mlp"]["down"])
+    bias = last["bias"].astype(jnp.float32)
+    layers = (_GUIDANCE_LAYERS, _IMAGE_GUIDANCE_LAYERS)[: len(scales)]
+    for (up_name, down_name), scale in zip(layers, scales, strict=True):
+        up, down = params[up_name], params[down_name]
+        x = _guidance_embedding(jnp.full(1, scale))[0]
+        x = jax.nn.silu(x @ up["kernel"].astype(x.dtype) + up["bias"].astype(x.dtype))
+        bias += x @ down["kernel"].astype(x.dtype)
     last["bias"] = bias.astype(last["bias"].dtype)
+    gone = {name for names in layers for name in names}
+    rest = {name: leaf for name, leaf in params.items() if name not in gone}
     return rest | {"time_mlp": rest["time_mlp"] | {"down": last}}
+
+
+def widened(params: Any, config: MMDiTConfig) -> Any:
+    """A network's parameters as those of one that reads more channels, and does the same.
+
+    The new channels follow those that it reads, and whatever they are, zeros come of them.
+
+    Args:
+      params: parameters of a whole network that reads `config.in_channels` or fewer.
+      config: architecture of the one that reads them all.
+    """
+    kernel = params["patch_embedding"]["kernel"]
+    by_pixel = kernel.reshape(config.patch**2, -1, config.width)
+    new = config.in_channels - by_pixel.shape[1]
+    wide = jnp.pad(by_pixel, ((0, 0), (0, new), (0, 0))).reshape(-1, config.width)
+    return params | {"patch_embedding": params["patch_embedding"] | {"kernel": wide}}
 
 
 def cut_params(params: Any, shapes: Any) -> Any:

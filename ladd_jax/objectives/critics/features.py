@@ -34,15 +34,15 @@ class FeatureCritic:
       head: one head, `head(params, tokens, grid, t_hat, condition) -> logits [B, h, w]`.
       heads: their stack, one for each hooked block, under the name `heads`.
       hooked_blocks: blocks with a head; empty is all of them, as in the paper.
-      guidance_range: the least and the largest scale that samples were guided by, where heads are
-        told it, see `tokens.told`.
+      guidance_ranges: the least and the largest of each scale that samples were guided by, where
+        heads are told it, see `tokens.told`.
     """
 
     teacher: Backbone
     head: Model
     heads: Model
     hooked_blocks: tuple[int, ...] = ()
-    guidance_range: tuple[float, ...] = ()
+    guidance_ranges: tuple[tuple[float, ...], ...] = ()
 
     def __post_init__(self) -> None:
         blocks = self.teacher.blocks
@@ -103,7 +103,7 @@ class FeatureCritic:
         return refreshed(self.heads, heads, share, key)
 
     def _given(self, x_0: jax.Array, noise: Noise, cond: Cond) -> Given:
-        summary = told(self.teacher.summary(cond), cond, self.guidance_range)
+        summary = told(self.teacher.summary(cond), cond, self.guidance_ranges)
         return Given(self.teacher.grid(x_0), noise.t_hat, summary)
 
     def at_head(self, given: Given) -> Callable[[Params], Head]:

@@ -54,7 +54,7 @@ class PixelCritic:
       hooked_blocks: blocks with a head.
       resolution: pixels of a picture's shorter side as DINOv2 sees it, a multiple of its patch.
       summary: name in a cond of the vector that sums it up.
-      guidance_range: see `FeatureCritic`.
+      guidance_ranges: see `FeatureCritic`.
       decoder: makes pictures of latents; its parameters are `frozen["decoder"]`. None where latents
         are pictures.
       teacher: predicts x_0 of re-noised latents, for terms that ask for it; its parameters are
@@ -67,7 +67,7 @@ class PixelCritic:
     hooked_blocks: tuple[int, ...]
     resolution: int
     summary: str
-    guidance_range: tuple[float, ...] = ()
+    guidance_ranges: tuple[tuple[float, ...], ...] = ()
     decoder: PictureDecoder | None = None
     teacher: Backbone | None = None
 
@@ -201,7 +201,7 @@ class PixelCritic:
     def _given(self, pixels: jax.Array, cond: Cond) -> Given:
         patch = self.dino.config.patch_size
         grid = pixels.shape[1] // patch, pixels.shape[2] // patch
-        return Given(grid, None, told(cond[self.summary], cond, self.guidance_range))
+        return Given(grid, None, told(cond[self.summary], cond, self.guidance_ranges))
 
     def at_head(self, given: Given) -> Callable[[Params], Head]:
         """See `OnTokens.at_head`."""

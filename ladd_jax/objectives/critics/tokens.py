@@ -64,20 +64,21 @@ def check_hooked(
             )
 
 
-def told(summary: jax.Array, cond: Cond, guidance_range: Sequence[float]) -> jax.Array:
+def told(summary: jax.Array, cond: Cond, guidance_ranges: Sequence[Sequence[float]]) -> jax.Array:
     """The vector that heads are conditioned on, `[B, E]`.
 
     Args:
       summary: the vector that sums up the cond.
-      cond: has the guidance `[B, 1]`, where heads are told it.
-      guidance_range: the least and the largest scale. It stands as sinusoids after the summary,
-        which one number beside a long vector could not stand out from. Empty: they are not told.
+      cond: has the guidance `[B, n]`, where heads are told it.
+      guidance_ranges: the least and the largest of each of n scales. They stand as sinusoids after
+        the summary, which one number beside a long vector could not stand out from. Empty: heads
+        are not told.
     """
-    if not guidance_range:
-        return summary
-    low, high = guidance_range
-    scale = timestep_embedding((cond[GUIDANCE][:, 0] - low) / (high - low))
-    return jnp.concatenate([summary, scale.astype(summary.dtype)], axis=-1)
+    parts = [summary]
+    for number, (low, high) in enumerate(guidance_ranges):
+        scale = timestep_embedding((cond[GUIDANCE][:, number] - low) / (high - low))
+        parts.append(scale.astype(summary.dtype))
+    return jnp.concatenate(parts, axis=-1)
 
 
 def judging_tap(

@@ -1,0 +1,53 @@
+"""What a run's data join to the channels of x_t, and what follows from it.
+
+A kind is a value of `data.joined` and an entry of `JOINED`; a source gives the array `CHANNELS` of
+each record. C channels of a latent.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+JOINED: dict[str, Callable[[int], int]] = {
+    "": lambda channels: 0,
+    # A mask, which is 1 where the picture is to be filled, then latents of the masked picture.
+    "inpaint": lambda channels: 1 + channels,
+    # Latents of the picture that is edited.
+    "edit": lambda channels: channels,
+}
+"""Number of joined channels by C, by the kind."""
+
+
+def joined_channels(config: Any) -> int:
+    """Channels that the networks of a run read besides those of x_t.
+
+    Args:
+      config: the run's config.
+    """
+    return config.model.joined_channels or JOINED[config.data.joined](config.model.channels)
+
+
+def joined_kind(in_channels: int, out_channels: int) -> str:
+    """The kind of channels that a network reads besides those of x_t, by their number.
+
+    Args:
+      in_channels: channels that it reads.
+      out_channels: C.
+
+    Returns:
+      a value of `data.joined`; empty where it reads none, or as many as no kind has.
+    """
+    joined = in_channels - out_channels
+    found = (kind for kind, count in JOINED.items() if kind and count(out_channels) == joined)
+    return next(found, "")
+
+
+def pretrains(config: Any) -> bool:
+    """Whether the stage `pretrain` makes the data generator, whichever stages are run now.
+
+    So it does where there are no weights, and where the data join channels that the weights do not
+    read: it begins with the weights then.
+
+    Args:
+      config: the run's config, whose `model.joined_channels` are those of its weights.
+    """
+    return not config.weights or bool(config.data.joined and not config.model.joined_channels)

@@ -1,0 +1,74 @@
+"""Pictures of a source with a hole in each, as networks that fill holes are given them.
+
+h w latent grid, C channels of a latent, H W picture, r pixels on a side of a latent pixel.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from ladd_jax.data.array_specs import ArraySpec
+from ladd_jax.data.buckets import Bucket
+from ladd_jax.data.masks import draw_mask, reduced
+from ladd_jax.data.shard_sets import LATENTS
+from ladd_jax.data.sources import Source
+from ladd_jax.models.base import CHANNELS
+
+
+def masked(pixels: np.ndarray, masks: np.ndarray) -> np.ndarray:
+    """Pictures `[n, H, W, C]` in [-1, 1] whose holes, bool `[n, H, W]`, are of a middle grey."""
+    return np.where(masks[..., None], np.float32(0), pixels)
+
+
+def inpainting_channels(masks: np.ndarray, latents: np.ndarray, reduction: int) -> np.ndarray:
+    """What is joined to x_t, in the order of diffusers: the mask, then the masked picture.
+
+    Args:
+      masks: bool `[n, H, W]`, true where pictures are to be filled.
+      latents: of the masked pictures, `[n, h, w, C]`.
+      reduction: r.
+
+    Returns:
+      float32 `[n, h, w, 1 + C]`.
+    """
+    small = np.stack([reduced(mask, reduction) for mask in masks])
+    return np.concatenate([small[..., None], latents], axis=-1, dtype=np.float32)
+
+
+def record_masks(
+    config: Any, keys: Sequence[str], height: int, width: int, reduction: int
+) -> np.ndarray:
+    """The masks of records, bool `[n, H, W]`, each by its key."""
+    shares = config.data.mask_shares
+    return np.stack([draw_mask(config.seed, key, height, width, reduction, shares) for key in keys])
+
+
+def channels_spec(channels: int) -> ArraySpec:
+    """The array of records whose latents have this number of channels."""
+    return ArraySpec(("H", "W", 1 + channels))
+
+
+def with_holes(config: Any, source: Source, part: str) -> Source:
+    """A source whose latents are pictures, with what is joined to x_t where a run fills holes.
+
+    Args:
+      config: the run's config.
+      source: the source.
+      part: tells its records from those of the same number that are held out.
+    """
+    if config.data.joined != "inpaint":
+        return source
+    channels = source.arrays[LATENTS].shape[-1]
+    read: Callable[[Bucket, int, int], dict[str, np.ndarray]] = source.read
+
+    def read_with_holes(bucket: Bucket, start: int, stop: int) -> dict[str, np.ndarray]:
+        arrays = read(bucket, start, stop)
+        keys = [f"{part} {bucket.name}/{index}" for index in range(start, stop)]
+        masks = record_masks(config, keys, bucket.height, bucket.width, 1)
+        held = masked(arrays[LATENTS], masks)
+        return arrays | {CHANNELS: inpainting_channels(masks, held, 1)}
+
+    arrays = {**source.arrays, CHANNELS: channels_spec(int(channels))}
+    return dataclasses.replace(source, arrays=arrays, read=read_with_holes)

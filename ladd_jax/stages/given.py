@@ -1,0 +1,185 @@
+"""Pictures that a network is given beside its prompt, joined to x_t: what becomes of them.
+
+h w latent grid, H W picture, C channels, J joined channels.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+from ladd_jax.data.buckets import Bucket
+from ladd_jax.data.images import fit
+from ladd_jax.data.masks import enlarged
+from ladd_jax.data.sources.inpainting import inpainting_channels, masked
+from ladd_jax.errors import UserError
+from ladd_jax.stages.starts import name_of, read_start
+from ladd_jax.stages.trained import TrainedModel
+
+
+class GivenFiles(NamedTuple):
+    """The files that belong to one prompt.
+
+    Attributes:
+      image: a picture.
+      mask: what of it is to be filled, white; None where the network fills none.
+    """
+
+    image: Path
+    mask: Path | None = None
+
+
+class Given(Protocol):
+    """The pictures of all prompts, each found by its prompt's place."""
+
+    def channels(self, prompt: int) -> np.ndarray:
+        """What is joined to x_t, float32 `[h, w, J]`."""
+        ...
+
+    def finished(self, prompt: int, picture: np.ndarray) -> np.ndarray:
+        """The picture `[H, W, C]` that a sample becomes."""
+        ...
+
+    def facts(self, prompt: int) -> dict[str, str]:
+        """What the metadata of a picture say of it."""
+        ...
+
+
+def open_given(trained: TrainedModel, bucket: Bucket, files: Sequence[GivenFiles]) -> Given | None:
+    """What a network reads besides prompts; None where that is nothing.
+
+    Args:
+      trained: the model that is sampled.
+      bucket: shape of the latents.
+      files: one for each prompt.
+    """
+    kinds: dict[str, Callable[[TrainedModel, Bucket, Sequence[GivenFiles]], Given]] = {
+        "inpaint": Filled,
+        "edit": Edited,
+    }
+    kind = kinds.get(trained.joined)
+    return None if kind is None else kind(trained, bucket, files)
+
+
+def check_given(trained: TrainedModel, images: int, masks: int, strength: float | None) -> None:
+    """Checks that a network is given the pictures that it reads, and no others.
+
+    Args:
+      trained: the model that is sampled.
+      images: number of pictures.
+      masks: number of masks.
+      strength: share of the noise that samples start with; None where none is asked for.
+
+    Raises:
+      UserError: it is not; the sentence names the flags.
+    """
+    if masks and trained.joined != "inpaint":
+        raise UserError(
+            f"--mask is for a network that fills holes, and {trained.place} is none: leave it out"
+        )
+    if not trained.joined:
+        return
+    if not images:
+        raise UserError(f"{trained.place} is given a picture: name one by --image=FILE")
+    if strength is not None:
+        raise UserError(
+            f"--strength={strength:g} is of a picture that samples start from, and "
+            f"{trained.place} is given one beside its noise: leave --strength out"
+        )
+    if trained.joined == "inpaint" and not masks:
+        raise UserError(
+            f"{trained.place} fills what a mask says: name one by --mask=FILE, white where "
+            f"the picture is to be filled"
+        )
+    if masks not in (0, 1, images):
+        raise UserError(
+            f"{masks} masks for {images} pictures: give one for all, or one for each of them"
+        )
+
+
+def check_edits(trained: TrainedModel, flag: str) -> None:
+    """Raises UserError where a flag is for a network that edits, and this is none."""
+    if trained.joined != "edit":
+        raise UserError(
+            f"{flag} is for a network that edits pictures, and {trained.place} is none: leave it "
+            f"out"
+        )
+
+
+class Filled:
+    """Pictures with holes, of which all around the holes stays as it was.
+
+    A picture is fitted into the bucket as those of training are: its largest centred part of the
+    bucket's aspect. The last one that was asked for is kept.
+    """
+
+    def __init__(self, trained: TrainedModel, bucket: Bucket, files: Sequence[GivenFiles]):
+        self._pictures, self._bucket, self._files = trained.pictures, bucket, files
+        self._read = functools.lru_cache(maxsize=1)(self._read_files)
+
+    def channels(self, prompt: int) -> np.ndarray:
+        """See `Given`."""
+        pixels, mask = self._read(self._files[prompt])
+        latents = self._pictures.latents_of(masked(pixels[None], mask[None])[0])
+        return inpainting_channels(mask[None], latents[None], self._pictures.pixels)[0]
+
+    def finished(self, prompt: int, picture: np.ndarray) -> np.ndarray:
+        """See `Given`; known pixels have the bits that they had."""
+        pixels, mask = self._read(self._files[prompt])
+        factor = self._pictures.reduction // self._pictures.pixels
+        return np.where(enlarged(mask, factor)[..., None], picture, enlarged(pixels, factor))
+
+    def facts(self, prompt: int) -> dict[str, str]:
+        """See `Given`."""
+        files = self._files[prompt]
+        found = {"image": name_of(files.image)}
+        return found if files.mask is None else found | {"mask": name_of(files.mask)}
+
+    def _read_files(self, files: GivenFiles) -> tuple[np.ndarray, np.ndarray]:
+        """Pixels float32 `[H, W, C]` and the mask, bool `[H, W]`."""
+        assert files.mask is not None
+        image, white = read_start(files.image), read_start(files.mask)
+        if image.shape != white.shape:
+            (rows, columns), (height, width) = white.shape[:2], image.shape[:2]
+            raise UserError(
+                f"the mask {files.mask} has {columns}x{rows} pixels and its picture {files.image} "
+                f"{width}x{height}: make it of the picture's size"
+            )
+        pixels = self._pictures.fit(image, self._bucket)
+        height, width = pixels.shape[:2]
+        mask = fit(white, height, width, 1)[..., 0] > 0
+        if not mask.any():
+            raise UserError(
+                f"the mask {files.mask} has nothing white in the part that is filled: paint white "
+                f"what is to be filled"
+            )
+        return pixels, mask
+
+
+class Edited:
+    """Pictures that are edited, each fitted into the bucket as those of training are. The last one
+    that was asked for is kept."""
+
+    def __init__(self, trained: TrainedModel, bucket: Bucket, files: Sequence[GivenFiles]):
+        self._files = files
+
+        @functools.lru_cache(maxsize=1)
+        def latent(file: Path) -> np.ndarray:
+            return trained.pictures.encode(read_start(file), bucket)
+
+        self._latent = latent
+
+    def channels(self, prompt: int) -> np.ndarray:
+        """See `Given`."""
+        return self._latent(self._files[prompt].image)
+
+    def finished(self, prompt: int, picture: np.ndarray) -> np.ndarray:
+        """See `Given`: the sample itself."""
+        del prompt
+        return picture
+
+    def facts(self, prompt: int) -> dict[str, str]:
+        """See `Given`."""
+        return {"image": name_of(self._files[prompt].image)}
