@@ -143,9 +143,7 @@ def evaluate(config: Config, workdir: Path) -> list[Row]:
     holes = holes_of(config, subject)
     edits = edits_of(config, {b: (own.cond, own.latents) for b, own in subject.buckets.items()})
     originals = Originals()
-    # What limits are for is measured, asked for or not.
-    measured = dict.fromkeys((*stage.metrics, *OWN_METRICS.get(config.data.joined, ())))
-    stage = dataclasses.replace(stage, metrics=tuple(measured))
+    stage = measured_of(config)
 
     def look(samples: Samples, texts: Mapping[Bucket, np.ndarray]) -> _Looked:
         return dict(zip(samples, look_at(extractor, samples, texts, show), strict=True))
@@ -218,6 +216,13 @@ def evaluate(config: Config, workdir: Path) -> list[Row]:
         write_metrics(metrics, rows, evaluate=settings, step=step, preferences=added)
     _show(rows, report)
     return rows
+
+
+def measured_of(config: Config) -> Evaluate:
+    """What is measured: besides what is asked for always that which a run's limits are for."""
+    stage = config.evaluate
+    metrics = dict.fromkeys((*stage.metrics, *OWN_METRICS.get(config.data.joined, ())))
+    return dataclasses.replace(stage, metrics=tuple(metrics))
 
 
 def facts_of(config: Config) -> dict[str, object]:
