@@ -169,8 +169,8 @@ def main() -> None:
     from ladd_jax.parallel.mesh import make_mesh
     from ladd_jax.stages.given import GivenFiles, check_edits, check_given
     from ladd_jax.stages.sample import choose_bucket, sample
-    from ladd_jax.stages.starts import find_starts, pair
-    from ladd_jax.stages.trained import is_run, open_trained
+    from ladd_jax.stages.starts import find_starts, look_at_start, pair
+    from ladd_jax.stages.trained import check_text_alone, is_run, open_trained
 
     prompts = [check_prompt(prompt, "--prompt") for prompt in _PROMPT.value]
     if PROMPTS.value:
@@ -214,6 +214,8 @@ def main() -> None:
     if tasks and _NUM.present and _NUM.value != 1:
         raise UserError(f"--num={_NUM.value} and --piebench has one edit of each picture: use 1")
     images = find_starts(_IMAGE.value) if _IMAGE.value else [task.image for task in tasks]
+    for task in tasks:
+        look_at_start(task.image)
     masks = find_starts(_MASK.value) if _MASK.value else []
     out = expand_local(_OUT.value, "out", COPY_LATER)
     if out.exists() and not out.is_dir():
@@ -224,6 +226,10 @@ def main() -> None:
     mesh = make_mesh({"fsdp": -1}, jax.local_devices())
     dtype = None if _DTYPE.value is None else jnp.dtype(_DTYPE.value)
     trained = open_trained(_CHECKPOINT.value, _MODEL.value, _STEP.value, dtype, mesh, _LORA.value)
+    if records:
+        check_text_alone(trained, "--geneval", "leave --geneval out")
+    if tasks:
+        check_edits(trained, "--piebench")
     check_given(trained, len(images), len(masks), _STRENGTH.value)
     files_given = [
         GivenFiles(image, masks[i % len(masks)] if masks else None)
@@ -238,7 +244,6 @@ def main() -> None:
         write_records(out, records)
         place = picture_file
     elif tasks:
-        check_edits(trained, "--piebench")
         place = make_places(out, tasks)
     elif images:
         prompts, files_given = pair(prompts, files_given)

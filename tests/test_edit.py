@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +13,7 @@ from pipelines import save_pipeline
 from sampled import command, draw, save_digits
 from untrained_run import save_student
 
-from configs import sd3_edit, small_edit
+from configs import digits, sd3_edit, small_edit, small_inpaint
 from ladd_jax.cli.preflight import check
 from ladd_jax.config.architectures import read_architectures
 from ladd_jax.config.fields import typed
@@ -21,13 +22,14 @@ from ladd_jax.diffusion.samplers import sample_noise
 from ladd_jax.diffusion.sampling import Sampler, seeds
 from ladd_jax.errors import UserError
 from ladd_jax.evaluation.metrics import METRICS
-from ladd_jax.evaluation.rows import EDITING_BARS, Row, bars_of
+from ladd_jax.evaluation.rows import BARS, EDITING_BARS, FILLING_BARS, Row, aggregate, bars_of
 from ladd_jax.models.base import CHANNELS
 from ladd_jax.objectives.flow_matching import drop_conditions
 from ladd_jax.parallel.mesh import make_mesh
+from ladd_jax.stages import quick_metrics
 from ladd_jax.stages.distil import distil
 from ladd_jax.stages.encode import encode
-from ladd_jax.stages.evaluate import evaluate
+from ladd_jax.stages.evaluate import evaluate, measured_of, notes_of
 from ladd_jax.stages.export import export
 from ladd_jax.stages.flow_matching import pretrain
 from ladd_jax.stages.given import GivenFiles, open_given
@@ -79,9 +81,74 @@ def test_edits_are_judged_beside_their_sources_and_the_true_pictures(show):
     assert alone.alignment is None and METRICS["edit_error"].measure([alone], []) is None
 
 
-def test_rows_of_edits_have_limits_of_their_own():
-    row = Row("student", 4, 1.0, "all", {"edit_error": 0.1, "alignment": 0.9})
-    assert bars_of([row]) == EDITING_BARS
+class Blind:
+    """Looks at pictures and their texts, and at no source; counts the pictures."""
+
+    looked = 0
+
+    def look(self, images, prompts):
+        Blind.looked += len(images)
+        return images.mean(axis=(1, 2))[:, None].astype(np.float64), np.ones(len(images))
+
+
+def test_who_sees_no_source_says_nothing_of_how_well_edits_fit_their_instructions():
+    rng, bucket = np.random.default_rng(0), Bucket(4, 4)
+    sources, truths, samples = rng.uniform(-1, 1, (3, 4, 4, 4, 1)).astype(np.float32)
+    prompts = {bucket: np.array(["a"] * 4)}
+    edits = {bucket: Edits(sources, truths)}
+    [found] = look_at(Blind(), {bucket: samples}, prompts, edits=edits)
+    assert found.alignment is None and "edit_error" in found.errors
+    [alone] = look_at(Blind(), {bucket: samples}, prompts)
+    assert alone.alignment is not None
+
+
+@pytest.mark.parametrize("data", ["encoded", "synthesized"])
+def test_previews_are_held_against_true_edits_and_no_samples(data, monkeypatch):
+    config = small()
+    config.log.quick_samples = 4
+    config.distil.data = data
+    config, bucket = typed(config), Bucket(4, 4)
+    rng = np.random.default_rng(0)
+    records = {
+        "prompt": ["a"] * 4, "cond": {CHANNELS: rng.standard_normal((4, 4, 4, 3))},
+        "latents": rng.standard_normal((4, 4, 4, 3)),
+    }  # fmt: skip
+    shards = SimpleNamespace(sizes={bucket: 4}, read=lambda *_: records)
+    monkeypatch.setattr(quick_metrics, "open_judge", lambda *_: Blind())
+    shown = []
+
+    def show(latents):
+        shown.append(latents)
+        return latents
+
+    metrics = quick_metrics.QuickMetrics(config, None, shards, [bucket], None, show)
+    assert not shown
+    found = metrics({1: lambda bucket, cond: rng.standard_normal((4, 4, 4, 3))})
+    assert ("preview/edit_error/1" in found) == (data == "encoded")
+    assert "preview/fd/1" in found and "preview/alignment/1" not in found
+
+
+def test_the_report_names_both_scales_that_a_student_was_told():
+    config = small_edit.get_config("knobs=1,guidance=2,image_guidance=1.5")
+    notes = " ".join(notes_of(typed(config)))
+    low, high = config.synthesize.image_guidance_range
+    assert f"and which image guidance, {low:g} to {high:g}. " in notes
+    assert "samples of guidance 2 and image guidance 1.5." in notes
+
+
+@pytest.mark.parametrize(
+    ("config", "bars"),
+    [(small_edit, EDITING_BARS), (small_inpaint, FILLING_BARS), (digits, BARS)],
+    ids=["edit", "inpaint", "text"],
+)
+def test_rows_of_a_run_have_limits_of_their_own_whatever_is_asked_for(config, bars):
+    config = config.get_config()
+    config.evaluate.metrics = ("fd", "alignment")
+    measured = measured_of(typed(config)).metrics
+    assert measured[:2] == ("fd", "alignment")
+    values = dict.fromkeys(measured, 0.9)
+    runs = [[Row("student", 4, 1.0, "all", values), Row("data", 0, 1.0, "all", {"fd": 0.1})]] * 2
+    assert bars_of(runs[0]) == bars_of(aggregate(runs)) == bars
 
 
 def small(**data):
@@ -154,6 +221,20 @@ def test_edits_of_the_benchmark_are_where_its_scorer_looks(run, picture, tmp_pat
             assert image.format == "PNG" and image.text["image"].startswith(name.split("/")[1])
 
 
+def test_a_picture_of_the_benchmark_that_is_damaged_is_told_before_any_is_edited(
+    run, picture, tmp_path
+):
+    folder = tmp_path / "annotation_images"
+    folder.mkdir()
+    (folder / "a.png").write_bytes(picture.read_bytes())
+    (folder / "b.png").write_bytes(picture.read_bytes()[:200])
+    tasks = {name: dict(image_path=f"{name}.png", editing_instruction="remove it") for name in "ab"}
+    (tmp_path / "m.json").write_text(json.dumps(tasks))
+    with pytest.raises(UserError, match=r"b\.png"):
+        command(tmp_path / "out", checkpoint=run, piebench=tmp_path / "m.json", steps=1)
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_network_that_edits_nothing_is_refused_for_the_benchmark(picture, tmp_path):
     checkpoint = save_digits(tmp_path / "run")
     (tmp_path / "annotation_images").mkdir()
@@ -168,7 +249,10 @@ def test_a_network_that_edits_nothing_is_refused_for_the_benchmark(picture, tmp_
 @pytest.mark.slow
 def test_a_small_run_is_judged_by_its_edits(tmp_path):
     config = small()
-    config.evaluate.update(dict(samples=4, batch_size=4, resamples=2, teacher_steps=(2,)))
+    metrics = ("kept_error", "alignment", "fd")
+    config.evaluate.update(
+        dict(samples=4, batch_size=4, resamples=2, teacher_steps=(2,), metrics=metrics)
+    )
     config = typed(config)
     check(config)
     for stage in (encode, pretrain, distil):

@@ -1,6 +1,8 @@
 """Filling holes: from pictures with masks to a base that reads them and does what it did before."""
 
 import dataclasses
+import json
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +11,7 @@ import pytest
 import tiny
 from PIL import Image
 from pipelines import save_pipeline
-from sampled import draw, save_digits
+from sampled import command, draw, save_digits
 from untrained_run import save_student
 
 from configs import digits, sd3_inpaint, sd3_turbo, small_inpaint
@@ -31,11 +33,13 @@ from ladd_jax.models.sd3.transformer import mmdit, widened
 from ladd_jax.parallel.mesh import make_mesh
 from ladd_jax.stages.distil import distil
 from ladd_jax.stages.encode import encode
+from ladd_jax.stages.evaluate import _grid
 from ladd_jax.stages.export import export
 from ladd_jax.stages.flow_matching import pretrain
 from ladd_jax.stages.given import GivenFiles, open_given
 from ladd_jax.stages.holes import Holes, completed, errors
-from ladd_jax.stages.judging import look_at
+from ladd_jax.stages.judging import Originals, look_at
+from ladd_jax.stages.latents import of_pixels
 from ladd_jax.stages.load import load_generator, load_widened
 from ladd_jax.stages.trained import check_text_alone, open_trained
 from ladd_jax.weights import load_autoencoder, load_mmdit
@@ -197,6 +201,48 @@ def test_what_a_network_that_fills_holes_lacks_is_told(filling_run, files, tmp_p
         draw(tmp_path / "out", "--prompt=three", checkpoint=filling_run, num=1, steps=1, **given)
 
 
+def test_a_network_that_fills_holes_is_refused_for_benchmarks_of_others(
+    filling_run, files, tmp_path
+):
+    (tmp_path / "annotation_images").mkdir()
+    Image.open(files["picture"]).save(tmp_path / "annotation_images" / "a.png")
+    pie, geneval = tmp_path / "m.json", tmp_path / "m.jsonl"
+    pie.write_text(json.dumps({"0": dict(image_path="a.png", editing_instruction="remove it")}))
+    geneval.write_text(json.dumps({"tag": "single_object", "prompt": "two"}))
+    with pytest.raises(UserError, match="--piebench is for a network that edits .* leave it out"):
+        command(tmp_path / "out", checkpoint=filling_run, piebench=pie)
+    with pytest.raises(UserError, match="and --geneval gives none: leave --geneval out"):
+        command(tmp_path / "out", checkpoint=filling_run, geneval=geneval)
+
+
+def test_all_masks_are_looked_at_before_the_network_is_read(
+    filling_run, files, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("ladd_jax.stages.sample.Prompted", None)
+    other = tmp_path / "other.png"
+    other.write_bytes(files["picture"].read_bytes())
+    for wrong, words in (("small", "has 8x4 pixels"), ("black", "has nothing white")):
+        with pytest.raises(UserError, match=words):
+            draw(
+                tmp_path / "out", "--prompt=one", "--prompt=two", checkpoint=filling_run,
+                image=f"{files['picture']},{other}",
+                mask=f"{files['mask']},{files[wrong]}",
+            )  # fmt: skip
+
+
+@pytest.mark.parametrize("joined", ["", "edit", "inpaint"])
+def test_a_picture_is_encoded_once_for_all_its_seeds(files, joined):
+    encoded, pixels = [], of_pixels(1)
+    pictures = dataclasses.replace(
+        pixels, latents_of=lambda each: encoded.append(1) or pixels.latents_of(each)
+    )
+    trained = SimpleNamespace(joined=joined, pictures=pictures)
+    given = open_given(trained, Bucket(8, 8), [GivenFiles(files["picture"], files["mask"])])
+    one, other = (given.channels(0) for _ in range(2))
+    np.testing.assert_array_equal(one, other)
+    assert len(encoded) == 1 and one.shape == (8, 8, 2 if joined == "inpaint" else 1)
+
+
 def test_a_mask_is_refused_by_a_network_that_fills_none(files, tmp_path):
     run = save_digits(tmp_path / "run")
     with pytest.raises(UserError, match="--mask is for a network that fills holes, and .* is none"):
@@ -249,6 +295,53 @@ def test_metrics_of_holes_are_those_of_completed_pictures(show):
     assert values["masked_distance"] == pytest.approx(distances.mean(), rel=1e-5)
     assert METRICS["masked_error"].measure(look_at(Mean(), {bucket: samples}, prompts), []) is None
     assert len(found[0].take(np.arange(5)).errors["masked"]) == 5
+
+
+def test_whole_pictures_are_decoded_and_looked_at_once_for_all_samples():
+    rng, bucket = np.random.default_rng(0), Bucket(4, 4)
+    wholes, *samples = rng.standard_normal((3, 20, 4, 4, 1)).astype(np.float32)
+    masks = np.zeros((20, 4, 4), bool)
+    masks[:, :2] = True
+    shown, looked, prompts = [], [], {bucket: np.array(["a"] * 20)}
+
+    def show(latents):
+        shown.append(len(latents))
+        return latents.repeat(2, 1).repeat(2, 2)
+
+    class Counting(Mean):
+        def look(self, images, prompts):
+            looked.append(len(images))
+            return super().look(images, prompts)
+
+    originals, holes = Originals(), {bucket: Holes(masks, wholes)}
+    found = [
+        look_at(Counting(), {bucket: each}, prompts, show, holes, originals=originals)[0]
+        for each in samples
+    ]
+    # Two sets of samples, and the whole pictures once.
+    assert sum(shown) == sum(looked) == 3 * 20
+    for each, seen in zip(samples, found, strict=True):
+        [alone] = look_at(Mean(), {bucket: each}, prompts, show, holes)
+        for name, values in alone.errors.items():
+            np.testing.assert_array_equal(seen.errors[name], values)
+
+
+def test_pictures_of_the_report_are_completed_in_pixels():
+    rng, bucket = np.random.default_rng(0), Bucket(4, 4)
+    wholes, samples = rng.standard_normal((2, 4, 4, 4, 1)).astype(np.float32)
+    masks = np.zeros((4, 4, 4), bool)
+    masks[:, :2] = True
+    prompts, stage = np.array(["a", "a", "b", "b"]), typed(small_inpaint.get_config()).evaluate
+
+    def show(latents):
+        # As of a decoder, each pixel depends on all of the latent.
+        return (latents + latents.mean((1, 2), keepdims=True)).repeat(2, 1).repeat(2, 2)
+
+    grid = _grid("x", bucket, samples, prompts, stage, show, Holes(masks, wholes), Originals())
+    assert grid.images.shape == (2, 2, 8, 8, 1) and list(grid.prompts) == ["a", "b"]
+    images = grid.images.reshape(4, 8, 8, 1)
+    np.testing.assert_array_equal(images[:, 4:], show(wholes)[:, 4:])
+    np.testing.assert_array_equal(images[:, :4], show(samples)[:, :4])
 
 
 LENGTH = 8

@@ -319,13 +319,16 @@ EDITING_BARS = tuple(
 )
 """Those for one that edits, of whose pictures most is as it was whatever it does."""
 
+OWN_METRICS = {"inpaint": ("masked_error", "masked_distance"), "edit": ("edit_error",)}
+"""By `data.joined` the metrics that runs of a kind always measure, and no others have: the first
+tells which limits their rows have."""
+
 
 def bars_of(rows: Sequence[Row]) -> Sequence[Bar]:
     """The limits for what the rows are of."""
     found = {name for row in rows for name in row.values}
-    if "masked_error" in found:
-        return FILLING_BARS
-    return EDITING_BARS if "edit_error" in found else BARS
+    bars = {"inpaint": FILLING_BARS, "edit": EDITING_BARS}
+    return next((bars[kind] for kind, own in OWN_METRICS.items() if own[0] in found), BARS)
 
 
 def acceptance(rows: Sequence[Row]) -> list[tuple[str, Bar, float]]:

@@ -17,13 +17,14 @@ from ladd_jax.config.identity import TRAININGS
 from ladd_jax.config.workdir import folder
 from ladd_jax.data.buckets import Bucket
 from ladd_jax.data.joined import pretrains
-from ladd_jax.diffusion.sampling import GivenGuidance, Sampler, Sampling
+from ladd_jax.diffusion.sampling import Sampler, Sampling
 from ladd_jax.evaluation.extractors import EXTRACTORS, extractor_for
 from ladd_jax.evaluation.intervals import measure_with_intervals
 from ladd_jax.evaluation.metrics import METRICS
 from ladd_jax.evaluation.pictures import Grid, averaged_down, save_grid_png
 from ladd_jax.evaluation.report import write_report
 from ladd_jax.evaluation.rows import (
+    OWN_METRICS,
     Row,
     check_finite,
     format_table,
@@ -40,8 +41,9 @@ from ladd_jax.models.families import family_of
 from ladd_jax.names import counted
 from ladd_jax.parallel.mesh import make_mesh
 from ladd_jax.stages.checkpoints import finished_student_step
-from ladd_jax.stages.holes import completed_latents, holes_of
+from ladd_jax.stages.holes import Holes, completed, holes_of
 from ladd_jax.stages.judging import (
+    Originals,
     Samples,
     Show,
     decoding,
@@ -56,6 +58,7 @@ from ladd_jax.stages.load import load_generator
 from ladd_jax.stages.sets import shards_of
 from ladd_jax.stages.students import load_student_weights
 from ladd_jax.stages.subjects import subject_of
+from ladd_jax.stages.trained import given_scales
 from ladd_jax.training.metrics import read_history
 
 _LOG = logging.getLogger(__name__)
@@ -143,12 +146,14 @@ def evaluate(config: Config, workdir: Path) -> list[Row]:
 
     holes = holes_of(config, subject)
     edits = edits_of(config, {b: (own.cond, own.latents) for b, own in subject.buckets.items()})
+    originals = Originals()
+    stage = measured_of(config)
 
     def look(samples: Samples, texts: Mapping[Bucket, np.ndarray]) -> _Looked:
         return dict(zip(samples, look_at(extractor, samples, texts, show), strict=True))
 
     def judge(samples: Samples) -> _Looked:
-        looked = look_at(extractor, samples, prompts, show, holes, edits)
+        looked = look_at(extractor, samples, prompts, show, holes, edits, originals)
         return dict(zip(samples, looked, strict=True))
 
     ways = _ways(config)
@@ -184,7 +189,7 @@ def evaluate(config: Config, workdir: Path) -> list[Row]:
             data = look(*pictures_of(shards_of(config, workdir, "encoded"), counts))
             # One picture has no distribution.
             data = {bucket: part for bucket, part in data.items() if len(part.prompts) > 1}
-            if EXTRACTORS[extractor_for(config)].learns:
+            if EXTRACTORS[extractor_for(config)].learns or edits is not None:
                 data = {b: dataclasses.replace(part, alignment=None) for b, part in data.items()}
             way = _Way("data", 0, 1.0, ways[0].sampling, 0)
             rows += _rows(way, data, references, stage, config.seed)
@@ -196,8 +201,9 @@ def evaluate(config: Config, workdir: Path) -> list[Row]:
             # Of further scales the most steps show what guidance does.
             if way.tried and way.model == "student" and way.steps < max(stage.student_steps):
                 continue
-            for bucket, latents in completed_latents(samples, holes).items():
-                grids.append(_grid(way.title, bucket, latents, prompts[bucket], stage, show))
+            for bucket, latents in samples.items():
+                texts, hole = prompts[bucket], holes.get(bucket)
+                grids.append(_grid(way.title, bucket, latents, texts, stage, show, hole, originals))
                 # The generator's samples of the data look like the teacher's of more steps.
                 if way.model != "generator":
                     shown.append(grids[-1])
@@ -217,6 +223,13 @@ def evaluate(config: Config, workdir: Path) -> list[Row]:
         write_metrics(metrics, rows, evaluate=settings, step=step, preferences=added)
     _show(rows, report)
     return rows
+
+
+def measured_of(config: Config) -> Evaluate:
+    """What is measured: besides what is asked for always that which a run's limits are for."""
+    stage = config.evaluate
+    metrics = dict.fromkeys((*stage.metrics, *OWN_METRICS.get(config.data.joined, ())))
+    return dataclasses.replace(stage, metrics=tuple(metrics))
 
 
 def facts_of(config: Config) -> dict[str, object]:
@@ -250,12 +263,16 @@ def notes_of(config: Config) -> list[str]:
     matched = "the data generator's guided samples, from which FD is measured"
     if config.distil.data == "encoded":
         matched = "real pictures: FD real is measured from those, and FD from the data generator's"
-    scales = config.synthesize.guidance_range
-    if scales:
+    made = config.synthesize
+    if made.guidance_range:
+        told = "guidance its samples had, {:g} to {:g}".format(*made.guidance_range)
+        beside = f"{made.guidance:g}"
+        if made.image_guidance_range:
+            told += ", and which image guidance, {:g} to {:g}".format(*made.image_guidance_range)
+            beside += f" and image guidance {made.image_guidance:g}"
         first = (
-            f"The student was told which guidance its samples had, {scales[0]:g} to "
-            f"{scales[1]:g}. At any scale FD and all ratios are to the data generator's samples of "
-            f"{config.synthesize.guidance:g}."
+            f"The student was told which {told}. At any scale FD and all ratios are to the data "
+            f"generator's samples of guidance {beside}."
         )
     elif not METHODS[config.distil.objective].has_heads:
         points = "real pictures" if config.distil.data == "encoded" else "its guided samples"
@@ -318,9 +335,8 @@ def _ways(config: Config) -> list[_Way]:
 
     def few_steps(model: str, steps: int, scale: float | None, tried: bool = False) -> _Way:
         # One program for all numbers: compiling takes longer than steps that change nothing.
-        told: GivenGuidance = scale
-        if scale is not None and made.image_guidance_range:
-            told = scale, made.image_guidance
+        ranges = made.guidance_range, made.image_guidance_range
+        told = None if scale is None else given_scales(made.sampling, ranges, (scale, None))
         sampling = Sampling.student(steps, times, told, sampler)
         sampling = sampling.padded(max(stage.student_steps) + 1)
         return _Way(model, steps, 1.0 if scale is None else scale, sampling, 1, tried)
@@ -387,13 +403,20 @@ def _grid(
     prompts: np.ndarray,
     stage: Evaluate,
     show: Show | None,
+    hole: Holes | None,
+    originals: Originals,
 ) -> Grid:
-    """The first samples of evenly spread prompts."""
+    """The first samples of evenly spread prompts, those that fill holes as completed pictures."""
     names = list(dict.fromkeys(prompts.tolist()))
     count = min(stage.shown_prompts, len(names))
     shown = [names[i * len(names) // count] for i in range(count)]
     least = min(_SHOWN_SAMPLES, *(int(np.sum(prompts == name)) for name in shown))
-    columns = [latents[prompts == name][:least] for name in shown]
+    places = np.concatenate([np.flatnonzero(prompts == name)[:least] for name in shown])
+    pictures = latents[places] if show is None else show(latents[places])
+    if hole is not None:
+        wholes = originals.pictures((bucket, "shown"), hole.latents[places], show)
+        pictures = completed(pictures, wholes, hole.masks[places])
     if show is not None:
-        columns = [averaged_down(show(column), _SHOWN_SIDE) for column in columns]
-    return Grid(title, bucket.name, np.stack(columns), shown)
+        pictures = averaged_down(pictures, _SHOWN_SIDE)
+    images = pictures.reshape(count, least, *pictures.shape[1:])
+    return Grid(title, bucket.name, images, shown)

@@ -1,4 +1,4 @@
-"""Pictures that a network is given beside its prompt, joined to x_t: what becomes of them.
+"""Pictures that go with prompts, joined to x_t or to start from: what becomes of them.
 
 h w latent grid, H W picture, C channels, J joined channels.
 """
@@ -15,7 +15,7 @@ from ladd_jax.data.images import fit
 from ladd_jax.data.masks import enlarged
 from ladd_jax.data.sources.inpainting import inpainting_channels, masked
 from ladd_jax.errors import UserError
-from ladd_jax.stages.starts import name_of, read_start
+from ladd_jax.stages.starts import look_at_start, name_of, read_start
 from ladd_jax.stages.trained import TrainedModel
 
 
@@ -35,7 +35,7 @@ class Given(Protocol):
     """The pictures of all prompts, each found by its prompt's place."""
 
     def channels(self, prompt: int) -> np.ndarray:
-        """What is joined to x_t, float32 `[h, w, J]`."""
+        """What is joined to x_t, float32 `[h, w, J]`, or what samples start from."""
         ...
 
     def finished(self, prompt: int, picture: np.ndarray) -> np.ndarray:
@@ -48,19 +48,21 @@ class Given(Protocol):
 
 
 def open_given(trained: TrainedModel, bucket: Bucket, files: Sequence[GivenFiles]) -> Given | None:
-    """What a network reads besides prompts; None where that is nothing.
+    """The pictures that a network reads besides prompts, or that its samples start from.
 
     Args:
       trained: the model that is sampled.
       bucket: shape of the latents.
-      files: one for each prompt.
+      files: one for each prompt; none: there is nothing besides prompts.
+
+    Raises:
+      UserError: a mask is not of its picture's size, or has nothing white.
     """
-    kinds: dict[str, Callable[[TrainedModel, Bucket, Sequence[GivenFiles]], Given]] = {
-        "inpaint": Filled,
-        "edit": Edited,
-    }
-    kind = kinds.get(trained.joined)
-    return None if kind is None else kind(trained, bucket, files)
+    if not files:
+        return None
+    kind: Callable[[TrainedModel, Bucket, Sequence[GivenFiles]], Given]
+    kind = Filled if trained.joined == "inpaint" else Whole
+    return kind(trained, bucket, files)
 
 
 def check_given(trained: TrainedModel, images: int, masks: int, strength: float | None) -> None:
@@ -108,72 +110,18 @@ def check_edits(trained: TrainedModel, flag: str) -> None:
         )
 
 
-class Filled:
-    """Pictures with holes, of which all around the holes stays as it was.
-
-    A picture is fitted into the bucket as those of training are: its largest centred part of the
-    bucket's aspect. The last one that was asked for is kept.
-    """
+class Whole:
+    """Pictures that are edited, or that samples start from, each fitted into the bucket as those of
+    training are. The last one that was asked for is kept."""
 
     def __init__(self, trained: TrainedModel, bucket: Bucket, files: Sequence[GivenFiles]):
         self._pictures, self._bucket, self._files = trained.pictures, bucket, files
-        self._read = functools.lru_cache(maxsize=1)(self._read_files)
+        self._encoded = functools.lru_cache(maxsize=1)(self._encode)
+        self._facts = functools.lru_cache(maxsize=1)(_facts)
 
     def channels(self, prompt: int) -> np.ndarray:
         """See `Given`."""
-        pixels, mask = self._read(self._files[prompt])
-        latents = self._pictures.latents_of(masked(pixels[None], mask[None])[0])
-        return inpainting_channels(mask[None], latents[None], self._pictures.pixels)[0]
-
-    def finished(self, prompt: int, picture: np.ndarray) -> np.ndarray:
-        """See `Given`; known pixels have the bits that they had."""
-        pixels, mask = self._read(self._files[prompt])
-        factor = self._pictures.reduction // self._pictures.pixels
-        return np.where(enlarged(mask, factor)[..., None], picture, enlarged(pixels, factor))
-
-    def facts(self, prompt: int) -> dict[str, str]:
-        """See `Given`."""
-        files = self._files[prompt]
-        found = {"image": name_of(files.image)}
-        return found if files.mask is None else found | {"mask": name_of(files.mask)}
-
-    def _read_files(self, files: GivenFiles) -> tuple[np.ndarray, np.ndarray]:
-        """Pixels float32 `[H, W, C]` and the mask, bool `[H, W]`."""
-        assert files.mask is not None
-        image, white = read_start(files.image), read_start(files.mask)
-        if image.shape != white.shape:
-            (rows, columns), (height, width) = white.shape[:2], image.shape[:2]
-            raise UserError(
-                f"the mask {files.mask} has {columns}x{rows} pixels and its picture {files.image} "
-                f"{width}x{height}: make it of the picture's size"
-            )
-        pixels = self._pictures.fit(image, self._bucket)
-        height, width = pixels.shape[:2]
-        mask = fit(white, height, width, 1)[..., 0] > 0
-        if not mask.any():
-            raise UserError(
-                f"the mask {files.mask} has nothing white in the part that is filled: paint white "
-                f"what is to be filled"
-            )
-        return pixels, mask
-
-
-class Edited:
-    """Pictures that are edited, each fitted into the bucket as those of training are. The last one
-    that was asked for is kept."""
-
-    def __init__(self, trained: TrainedModel, bucket: Bucket, files: Sequence[GivenFiles]):
-        self._files = files
-
-        @functools.lru_cache(maxsize=1)
-        def latent(file: Path) -> np.ndarray:
-            return trained.pictures.encode(read_start(file), bucket)
-
-        self._latent = latent
-
-    def channels(self, prompt: int) -> np.ndarray:
-        """See `Given`."""
-        return self._latent(self._files[prompt].image)
+        return self._encoded(self._files[prompt])
 
     def finished(self, prompt: int, picture: np.ndarray) -> np.ndarray:
         """See `Given`: the sample itself."""
@@ -182,4 +130,63 @@ class Edited:
 
     def facts(self, prompt: int) -> dict[str, str]:
         """See `Given`."""
-        return {"image": name_of(self._files[prompt].image)}
+        return self._facts(self._files[prompt])
+
+    def _encode(self, files: GivenFiles) -> np.ndarray:
+        return self._pictures.encode(read_start(files.image), self._bucket)
+
+
+class Filled(Whole):
+    """Pictures with holes, of which all around the holes stays as it was.
+
+    All masks are looked at before any of them is used: a mistake in the last one is told at once.
+    """
+
+    def __init__(self, trained: TrainedModel, bucket: Bucket, files: Sequence[GivenFiles]):
+        super().__init__(trained, bucket, files)
+        self._read = functools.lru_cache(maxsize=1)(self._read_files)
+        for pair in dict.fromkeys(files):
+            _check_sizes(pair)
+        for file in dict.fromkeys(pair.mask for pair in files):
+            if file is not None and not self._mask(file).any():
+                raise UserError(
+                    f"the mask {file} has nothing white in the part that is filled: paint white "
+                    f"what is to be filled"
+                )
+
+    def finished(self, prompt: int, picture: np.ndarray) -> np.ndarray:
+        """See `Given`; known pixels have the bits that they had."""
+        pixels, mask = self._read(self._files[prompt])
+        factor = self._pictures.reduction // self._pictures.pixels
+        return np.where(enlarged(mask, factor)[..., None], picture, enlarged(pixels, factor))
+
+    def _encode(self, files: GivenFiles) -> np.ndarray:
+        pixels, mask = self._read(files)
+        latents = self._pictures.latents_of(masked(pixels[None], mask[None])[0])
+        return inpainting_channels(mask[None], latents[None], self._pictures.pixels)[0]
+
+    def _read_files(self, files: GivenFiles) -> tuple[np.ndarray, np.ndarray]:
+        """Pixels float32 `[H, W, C]` and the mask, bool `[H, W]`."""
+        assert files.mask is not None
+        return self._pictures.fit(read_start(files.image), self._bucket), self._mask(files.mask)
+
+    def _mask(self, file: Path) -> np.ndarray:
+        """A mask, bool `[H, W]`, fitted as its picture is."""
+        height, width = self._bucket.image_size(self._pictures.pixels)
+        return fit(read_start(file), height, width, 1)[..., 0] > 0
+
+
+def _check_sizes(files: GivenFiles) -> None:
+    """Raises UserError where a mask has not the size of its picture."""
+    assert files.mask is not None
+    (height, width), (rows, columns) = look_at_start(files.image), look_at_start(files.mask)
+    if (rows, columns) != (height, width):
+        raise UserError(
+            f"the mask {files.mask} has {columns}x{rows} pixels and its picture {files.image} "
+            f"{width}x{height}: make it of the picture's size"
+        )
+
+
+def _facts(files: GivenFiles) -> dict[str, str]:
+    found = {"image": name_of(files.image)}
+    return found if files.mask is None else found | {"mask": name_of(files.mask)}

@@ -3,7 +3,6 @@
 n pictures, h w latent grid, H W picture, C channels.
 """
 
-from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -64,15 +63,3 @@ def errors(samples: np.ndarray, wholes: np.ndarray, masks: np.ndarray) -> dict[s
 def _enlarged(masks: np.ndarray, pictures: np.ndarray) -> np.ndarray:
     factor = pictures.shape[1] // masks.shape[1]
     return np.stack([enlarged(mask, factor) for mask in masks])
-
-
-def completed_latents(
-    samples: Mapping[Bucket, np.ndarray], holes: Mapping[Bucket, Holes]
-) -> dict[Bucket, np.ndarray]:
-    """Latents of samples with those of the pictures where these are known."""
-    return {
-        bucket: completed(latents, holes[bucket].latents, holes[bucket].masks)
-        if bucket in holes
-        else latents
-        for bucket, latents in samples.items()
-    }

@@ -1,7 +1,7 @@
 """How a run's pictures are judged: which are looked at, and by which extractor."""
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -65,6 +65,10 @@ _BATCH = 16
 _SIDE, _LEARNT = 64, 2048
 
 
+# Bytes of decoded originals that stay in memory, of all buckets together; others are decoded again.
+_ORIGINALS = 2**32
+
+
 # The one of this process: the previews of a training and the evaluation after it look alike, and to
 # train an extractor takes longer than to look.
 _OPENED: dict[tuple[Any, ...], Extractor] = {}
@@ -123,6 +127,40 @@ class _Small:
         return self._extractor.look(averaged_down(images, _SIDE), prompts)
 
 
+class Originals:
+    """Pictures that several sets of samples are held against: each is looked at once, and decoded
+    once as far as they fit into memory."""
+
+    def __init__(self) -> None:
+        self._pictures: dict[Hashable, np.ndarray] = {}
+        self._features: dict[Hashable, np.ndarray] = {}
+        self._left = _ORIGINALS
+
+    def pictures(self, place: Hashable, latents: np.ndarray, show: Show | None) -> np.ndarray:
+        """Pictures of latents.
+
+        Args:
+          place: what tells these latents from all others.
+          latents: the latents.
+          show: pictures of latents that are none.
+        """
+        if show is None:
+            return latents
+        if place in self._pictures:
+            return self._pictures[place]
+        pictures = show(latents)
+        if pictures.nbytes <= self._left:
+            self._left -= pictures.nbytes
+            self._pictures[place] = pictures
+        return pictures
+
+    def features(self, place: Hashable, look: Callable[[], tuple[np.ndarray, Any]]) -> np.ndarray:
+        """The features of what `look` looks at, which is called once for each place."""
+        if place not in self._features:
+            self._features[place] = look()[0]
+        return self._features[place]
+
+
 def look_at(
     extractor: Extractor,
     samples: Samples,
@@ -130,14 +168,18 @@ def look_at(
     show: Show | None = None,
     holes: Mapping[Bucket, Holes] | None = None,
     edits: Mapping[Bucket, Edits] | None = None,
+    originals: Originals | None = None,
 ) -> list[Seen]:
     """What an extractor makes of samples, one `Seen` for each bucket.
 
     Latents that are no pictures are decoded by `show`, a few at a time; a grid of their pixels
     stands for each, since whole ones would fill the memory. Samples that fill `holes` are looked at
-    as the pictures that they complete, and those that are `edits` beside what they were made of.
+    as the pictures that they complete, and those that are `edits` beside what they were made of:
+    an extractor that does not see that tells nothing of how well these fit their instructions.
+    Calls with the same extractor, holes and edits may share `originals`.
     """
     seen = []
+    kept = Originals() if originals is None else originals
     for bucket, latents in samples.items():
         texts, own = prompts[bucket], (holes or {}).get(bucket)
         edit = (edits or {}).get(bucket)
@@ -147,20 +189,25 @@ def look_at(
             part = slice(start, start + size)
             pictures, words = _shown(latents[part], show), list(texts[part])
             off: dict[str, np.ndarray] = {}
-            sources = None
             if own is not None:
-                wholes = _shown(own.latents[part], show)
+                wholes = kept.pictures((bucket, start, "whole"), own.latents[part], show)
                 off = errors(pictures, wholes, own.masks[part])
                 pictures = completed(pictures, wholes, own.masks[part])
-            if edit is not None:
-                sources, truths = (_shown(each[part], show) for each in edit)
-                off = edit_errors(pictures, sources, truths)
-            if sources is not None and isinstance(extractor, EditExtractor):
-                features, alignment = extractor.look_at_edits(pictures, words, sources)
-            else:
+            if edit is None:
                 features, alignment = extractor.look(pictures, words)
+            else:
+                sources, truths = (
+                    kept.pictures((bucket, start, name), each[part], show)
+                    for name, each in edit._asdict().items()
+                )
+                off = edit_errors(pictures, sources, truths)
+                if isinstance(extractor, EditExtractor):
+                    features, alignment = extractor.look_at_edits(pictures, words, sources)
+                else:
+                    features, alignment = extractor.look(pictures, words)[0], None
             if own is not None:
-                moved = features - extractor.look(wholes, words)[0]
+                look = functools.partial(extractor.look, wholes, words)
+                moved = features - kept.features((bucket, start), look)
                 off["distance"] = np.sqrt(np.sum(np.square(moved), axis=(1, 2)))
             images = pictures if show is None else grid_of_pixels(pictures)
             parts.append((images, features, alignment, off))

@@ -15,12 +15,13 @@ from ladd_jax.data.shards import Shards
 from ladd_jax.errors import UserError
 from ladd_jax.evaluation.extractors.base import Extractor
 from ladd_jax.evaluation.metrics import METRICS
+from ladd_jax.evaluation.metrics.edits import EDIT_ERROR
 from ladd_jax.evaluation.seen import Seen
 from ladd_jax.stages.judging import Edits, Show, edits_of, look_at, open_judge
 
 _LOG = getLogger(__name__)
 
-_METRICS = ("fd", "alignment", "edit_error", "deviation", "outside")
+_METRICS = ("fd", "alignment", EDIT_ERROR, "deviation", "outside")
 
 Sample = Callable[[Bucket, dict[str, np.ndarray]], np.ndarray]
 """`sample(bucket, cond) -> latents` with one sample for each row of the condition."""
@@ -30,7 +31,8 @@ class QuickMetrics:
     """Compares a student's samples with the records that have the same prompts.
 
     The records are those that training reads, which with synthesized data are the data generator's
-    samples. The stage `evaluate` compares with held-out samples instead, and with more.
+    samples: none of these is a true edit, and there is no `edit_error` to them. The stage
+    `evaluate` compares with held-out samples instead, and with more.
     """
 
     def __init__(
@@ -61,12 +63,10 @@ class QuickMetrics:
         self._prompts = {
             bucket: np.array(records["prompt"]) for bucket, records in self._records.items()
         }
-        beside = edits_of(
-            config, {b: (own["cond"], own[LATENTS]) for b, own in self._records.items()}
-        )
-        self._edits = beside and {
-            bucket: Edits(show(own.sources), show(own.truths)) for bucket, own in beside.items()
-        }
+        self._metrics = [
+            name for name in _METRICS if name != EDIT_ERROR or config.distil.data == "encoded"
+        ]
+        self._edits: dict[Bucket, Edits] | None = None
         self._judge: tuple[Extractor, list[Seen]] | None = None
         self._given_up = False
 
@@ -92,7 +92,7 @@ class QuickMetrics:
             if not all(np.isfinite(latents).all() for latents in samples.values()):
                 return {}
             seen = self._look(extractor, samples)
-            for name in _METRICS:
+            for name in self._metrics:
                 value = METRICS[name].measure(seen, reference)
                 if value is not None:
                     values[f"preview/{name}/{steps}"] = float(value)
@@ -109,6 +109,13 @@ class QuickMetrics:
             self._given_up = True
             return
         data = {bucket: records[LATENTS] for bucket, records in self._records.items()}
+        beside = edits_of(
+            self._config, {b: (own["cond"], data[b]) for b, own in self._records.items()}
+        )
+        self._edits = beside and {
+            bucket: Edits(self._show(own.sources), self._show(own.truths))
+            for bucket, own in beside.items()
+        }
         self._judge = extractor, self._look(extractor, data)
 
     def _look(self, extractor: Extractor, latents: Mapping[Bucket, Any]) -> list[Seen]:

@@ -4,7 +4,6 @@ A picture depends on its prompt and its seed alone: number i of seed S is number
 however many are made, and but for rounding whatever the batch size is.
 """
 
-import functools
 import hashlib
 import json
 import math
@@ -13,7 +12,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import jax.numpy as jnp
-import numpy as np
 from jax.sharding import Mesh
 from tqdm import tqdm
 
@@ -25,7 +23,6 @@ from ladd_jax.errors import UserError
 from ladd_jax.evaluation.pictures import png, sheet
 from ladd_jax.stages.given import GivenFiles, open_given
 from ladd_jax.stages.prompted import Picture, Prompted
-from ladd_jax.stages.starts import name_of, read_start
 from ladd_jax.stages.trained import TrainedModel
 from ladd_jax.whole_files import write_whole
 
@@ -103,8 +100,11 @@ def sample(
       their files, prompt by prompt, then the sheet's.
 
     Raises:
-      UserError: a prompt that does not fit the text encoder, or a file that is no picture.
+      UserError: a prompt that does not fit the text encoder, a file that is no picture, or a mask
+        that does not fit its picture.
     """
+    # Before the network is read: a mistake in a file is told at once.
+    given_files = open_given(trained, bucket, images)
     prompted = Prompted(trained, prompts, mesh, batch_size)
     height, width = bucket.image_size(trained.reduction)
     given = sampling.given_guidance
@@ -132,23 +132,19 @@ def sample(
         "dtype": jnp.dtype(trained.architecture.dtype).name,
         "software": f"ladd_jax {__version__}",
     }
-    given_files = open_given(trained, bucket, images)
-    starts = _Starts(trained, bucket, [files.image for files in images])
     jobs = [Picture(i, seed + j) for i in range(len(prompts)) for j in range(count)]
     columns = count if len(prompts) > 1 else math.ceil(math.sqrt(count))
     side = min(max(_SHEET_WIDTH // columns, 64), 512)
     files, pictures = [], []
     _make_folder(out)
     with tqdm(total=len(jobs), desc="sample", unit="img") as bar:
-        start = starts.latent if images and given_files is None else None
-        joined = None if given_files is None else given_files.channels
+        latents = None if given_files is None else given_files.channels
+        start, joined = (None, latents) if trained.joined else (latents, None)
         for job, picture in prompted.pictures(sampling, bucket, jobs, start, joined):
             text = {"prompt": prompts[job.prompt], "seed": str(job.seed), **facts}
             if given_files is not None:
                 text |= given_files.facts(job.prompt)
                 picture = given_files.finished(job.prompt, picture)
-            elif images:
-                text["image"] = starts.name(job.prompt)
             name = (
                 Path(f"{_stem(text, trained.place)}.png")
                 if place is None
@@ -165,28 +161,6 @@ def sample(
         name = Path(f"grid_{_digest([file.name for file in files])}.png")
         files.append(_write(out / name, whole))
     return files
-
-
-class _Starts:
-    """Latents that samples start from, of which the last one that was asked for is kept."""
-
-    def __init__(self, trained: TrainedModel, bucket: Bucket, images: Sequence[Path]):
-        self._images = images
-
-        @functools.lru_cache(maxsize=1)
-        def latent(file: Path) -> np.ndarray:
-            return trained.pictures.encode(read_start(file), bucket)
-
-        self._latent = latent
-        self._name = functools.lru_cache(maxsize=1)(name_of)
-
-    def latent(self, prompt: int) -> np.ndarray:
-        """Of the picture of a prompt, `[h, w, C]`."""
-        return self._latent(self._images[prompt])
-
-    def name(self, prompt: int) -> str:
-        """What the metadata say of it."""
-        return self._name(self._images[prompt])
 
 
 def _stem(text: dict[str, str], place: str) -> str:

@@ -29,7 +29,7 @@ def find_starts(path: str) -> list[Path]:
     for place in matches(path):
         files += PictureFolder(place).files if place.is_dir() else [place]
     for file in files:
-        _told(file, look_at_image)
+        look_at_start(file)
     return files
 
 
@@ -49,6 +49,16 @@ def pair(prompts: Sequence[str], files: Sequence[Read]) -> tuple[list[str], list
     count = max(len(prompts), len(files))
     pairs = dict.fromkeys((prompts[i % len(prompts)], files[i % len(files)]) for i in range(count))
     return [prompt for prompt, _ in pairs], [file for _, file in pairs]
+
+
+def look_at_start(file: Path) -> tuple[int, int]:
+    """Upright height and width of the picture of a file, which `read_start` will read.
+
+    Raises:
+      NotFoundError: the file is gone.
+      UserError: it is no picture, is damaged, or is too large to decode.
+    """
+    return _told(file, look_at_image)
 
 
 def read_start(file: Path) -> np.ndarray:

@@ -160,17 +160,19 @@ class TrainedModel:
         )
 
 
-def check_text_alone(trained: TrainedModel, command: str) -> None:
+def check_text_alone(
+    trained: TrainedModel, command: str, remedy: str = "use ladd_jax.sample"
+) -> None:
     """Raises UserError where a network is given more than prompts, of which a command knows none.
 
     Args:
       trained: the model.
-      command: the command's name.
+      command: the command's name, or a flag's.
+      remedy: what to do instead.
     """
     if trained.joined:
         raise UserError(
-            f"{trained.place} is given pictures besides prompts, and {command} gives none: use "
-            f"ladd_jax.sample"
+            f"{trained.place} is given pictures besides prompts, and {command} gives none: {remedy}"
         )
 
 
