@@ -250,10 +250,10 @@ def _how_made(
             else f"the base model, {generator.guidance_in_words}"
         )
     if pretrains(config):
-        first = config.pretrain
+        begun = config.pretrain
         rows["base fine-tuned first"] = (
-            f"{first.steps} steps of flow matching on encoded images and the channels that they "
-            f"join, batch {first.batch_size}, learning rate {first.optimizer.learning_rate:g}"
+            f"{begun.steps} steps of flow matching on encoded images and the channels that they "
+            f"join, batch {begun.batch_size}, learning rate {begun.optimizer.learning_rate:g}"
         )
     if config.finetune.steps:
         first = config.finetune
