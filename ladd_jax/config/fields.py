@@ -1033,7 +1033,10 @@ def _like(default: Any, value: Any, path: str, refused: dict[str, list[UserError
             section = path.partition(".")[0] or (name if name in fields else "")
             sentences = refused.setdefault(section, [])
             # What follows from a default in the place of a value is not the user's mistake.
-            if path or not _names_one(told, _at_default(fields, value)):
+            lost = (
+                _at_default({path: fields}, {path: value}) if path else _at_default(fields, value)
+            )
+            if not _names_one(told, lost):
                 sentences.append(told)
             # The others are looked at with this one at its default.
             if name not in fields or fields[name] == getattr(default, name):
@@ -1046,9 +1049,10 @@ def _at_default(sections: dict[str, Any], given: dict[str, Any]) -> list[str]:
     return [
         f"{section}.{name}"
         for section, found in sections.items()
-        if dataclasses.is_dataclass(found)
+        if isinstance(found, dict) or dataclasses.is_dataclass(found)
         for name, value in given[section].items()
-        if not isinstance(value, dict) and getattr(found, name) != value
+        if not isinstance(value, dict)
+        and (found[name] if isinstance(found, dict) else getattr(found, name)) != value
     ]
 
 
