@@ -39,7 +39,6 @@ def get_config(arguments: str | None = None) -> ConfigDict:
     config = base_config()
     config.stages = ("encode", "prefer", "synthesize", "finetune", "distil")
     use_pipeline(config, given["size"], given["weights"])
-    config.teacher.position_base = 48.0
     if given["teacher"] in SIZES:
         config.teacher.update(SIZES[given["teacher"]])
     else:

@@ -177,6 +177,10 @@ def test_the_student_is_judged_at_its_scales(config):
         ({"synthesize.image_guidance_range": (2.0, 1.0)}, "use two numbers from 0 to 100"),
         ({"synthesize.image_guidance": 7.0}, "which is outside, 7: use a scale within it"),
         ({"synthesize.guidance_range": ()}, "name both, or that of the text alone"),
+        ({"pretrain.image_dropout": 0.0}, r"image_dropout is 0 and synthesize.image_guidance is"),
+        ({"pretrain.text_dropout": 0.0}, "text_dropout is 0 and .* by samples without text: use"),
+        ({"data.joined": "inpaint", "data.source": "scenes"}, "zeros say that nothing is to be"),
+        ({"data.joined": "edti"}, r"^data.joined 'edti' is none of [^\n]*leave it empty$"),
     ],
 )
 def test_scales_that_cannot_be_are_refused(changes, message):
@@ -184,6 +188,14 @@ def test_scales_that_cannot_be_are_refused(changes, message):
     config.update_from_flattened_dict(changes)
     with pytest.raises(UserError, match=message):
         typed(config)
+
+
+def test_without_guidance_on_the_image_nothing_is_dropped_for_it():
+    config = small_edit.get_config()
+    config.update_from_flattened_dict(
+        {"synthesize.image_guidance": 1.0, "pretrain.image_dropout": 0.0}
+    )
+    assert typed(config).pretrain.image_dropout == 0
 
 
 def test_guidance_on_the_image_of_a_network_without_one_is_refused():

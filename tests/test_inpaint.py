@@ -187,6 +187,15 @@ def test_prompts_alone_are_refused_as_subjects_before_anything_is_made(field):
         preflight._check_subjects(typed(config))
 
 
+def test_weights_that_fill_holes_are_refused_without_masks(tmp_path):
+    transformer = save_pipeline(tmp_path / "sd3", latent_channels=4, qk_norm=True).transformer
+    sizes = dict(transformer.config) | {"in_channels": 9, "out_channels": 4}
+    type(transformer).from_config(sizes).save_pretrained(tmp_path / "sd3" / "transformer")
+    assert typed(of_weights(tmp_path / "sd3")).model.joined_channels == 5
+    with pytest.raises(UserError, match="a mask and a masked picture: set data.joined=inpaint, "):
+        typed(of_weights(tmp_path / "sd3", joined=""))
+
+
 @pytest.mark.parametrize("source", ["digits", "scenes"])
 def test_every_record_has_a_mask_and_its_picture_without_what_is_to_be_filled(source, tmp_path):
     config = digits.get_config()

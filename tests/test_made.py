@@ -191,6 +191,21 @@ def test_a_run_begins_from_the_newest_student_of_another_on_its_data(tmp_path):
         open_places(config(distil__steps=30), first, "", str(second))
 
 
+def test_a_student_that_is_given_no_picture_begins_none_that_is(tmp_path):
+    first, second = tmp_path / "first", tmp_path / "second"
+    old = config(distil__steps=10)
+    save(first, "finetune", old.finetune.steps, old)
+    save(first, "distil", 10, old)
+    [file] = first.glob("distil/checkpoints/10/config/metadata")
+    fields = json.loads(file.read_text())
+    # As a version wrote it that joined nothing.
+    del fields["data"]["joined"]
+    file.write_text(json.dumps(fields))
+    assert open_places(config(distil__steps=20), second, "", str(first)).step == 10
+    with pytest.raises(UserError, match=r"other networks \(data\.joined was '' and is 'inpaint'"):
+        open_places(config(distil__steps=20, data__joined="inpaint"), second, "", str(first))
+
+
 def test_a_progressive_student_goes_on_by_other_phases_only_where_one_begins(tmp_path):
     first, second = tmp_path / "first", tmp_path / "second"
     phases = dict(

@@ -139,16 +139,14 @@ def _config(problems: Problems) -> tuple[Config, set[str]]:
         flags.check_overrides(config)
         refused.clear()
     found, errors = partly_typed(config)
-    if "" in errors:
-        # Then there is no config to look at further.
-        for error in errors[""]:
-            problems.add(error)
-        problems.tell()
     for section, sentences in errors.items():
         # Without the weights' sizes their sections say nothing.
         if section not in refused:
             for error in sentences:
                 problems.add(error)
+    if "" in errors:
+        # Then there is no config to look at further.
+        problems.tell()
     return found, refused | set(errors)
 
 

@@ -16,7 +16,13 @@ from ml_collections import ConfigDict
 
 from ladd_jax.data.buckets import Bucket
 from ladd_jax.data.images import MAX_PIXELS
-from ladd_jax.data.joined import JOINED, joined_channels
+from ladd_jax.data.joined import (
+    JOINED,
+    JOINED_IN_WORDS,
+    joined_channels,
+    joined_kind,
+    pretrains,
+)
 from ladd_jax.data.masks import KINDS
 from ladd_jax.data.sources import SOURCES
 from ladd_jax.diffusion.samplers import ALWAYS
@@ -109,7 +115,7 @@ class Mesh:
 class Data:
     """Raw data, and how they are encoded. Lengths are in latent pixels."""
 
-    source: str = "digits"  # digits, scenes, images, prompts
+    source: str = "digits"  # digits, scenes, scene_edits, images, prompts
     # Of the prompts (txt, tsv, csv, jsonl) or the images: a folder, tars, tables, or a dataset's
     # name on the hub.
     path: str = ""
@@ -150,7 +156,7 @@ class Data:
     # the nearest aspect, drop leaves them out.
     small_buckets: str = "merge"
     bucket_weights: tuple[float, ...] = ()  # share of the prompts for each; empty: all the same
-    examples: int = 1437  # of digits or scenes, for each bucket
+    examples: int = 1437  # of digits, scenes or edits of scenes, for each bucket
     # Of them for judges, of the test split, for each bucket; of single digits no more than it has.
     held_out_examples: int = 600
     # Share of the pictures for judges, by their bytes, and 16 of a bucket at least; training reads
@@ -829,6 +835,42 @@ def _in_pixels(config: "Config") -> None:
         )
 
 
+def _check_pictures(config: "Config") -> None:
+    """Raises UserError where guidance on a picture has none, or is on a lack of it, or of the text,
+    that the data generator never learned."""
+    joined, stage = config.data.joined, config.synthesize
+    guiding = {
+        "synthesize.image_guidance": stage.image_guidance != 1,
+        "synthesize.image_guidance_range": bool(stage.image_guidance_range),
+    }
+    dropping = {
+        "pretrain.image_dropout": config.pretrain.image_dropout > 0,
+        "finetune.image_dropout": config.finetune.image_dropout > 0,
+    }
+    for path, given in (guiding | dropping).items():
+        if given and not joined_channels(config):
+            raise UserError(
+                f"{path} is set and the network is given no picture: set data.joined=edit, or "
+                f"leave it at its default"
+            )
+        if given and joined == "inpaint":
+            raise UserError(
+                f"{path} is set and data.joined is {joined!r}, where zeros say that nothing is to "
+                f"be filled, and not that there is no picture: leave it at its default"
+            )
+    if not any(guiding.values()) or not pretrains(config):
+        return
+    guided = next(path for path, given in guiding.items() if given)
+    for name in ("image_dropout", "text_dropout"):
+        if not getattr(config.pretrain, name):
+            missing = name.removesuffix("_dropout")
+            raise UserError(
+                f"pretrain.{name} is 0 and {guided} is set, which guides by samples without "
+                f"{missing}: use a share such as 0.1, so that `pretrain` learns them, or leave "
+                f"{guided} at its default"
+            )
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config:
     """A run."""
@@ -903,25 +945,20 @@ class Config:
                 f"{self.synthesize.guidance_range}: the guidance that a student is told needs "
                 f"layers that adapters do not have, so use one of both"
             )
+        own = self.model.channels + self.model.joined_channels
+        kind = joined_kind(own, self.model.channels)
+        if self.weights and kind and not self.data.joined:
+            raise UserError(
+                f"weights is {self.weights}, which read {JOINED_IN_WORDS[kind]}: set "
+                f"data.joined={kind}, with data of pictures, or use weights that read text alone"
+            )
         wanted = JOINED[self.data.joined](self.model.channels)
         if self.data.joined and joined_channels(self) != wanted:
             raise UserError(
                 f"model.joined_channels is {self.model.joined_channels} and data.joined "
                 f"{self.data.joined!r}, which joins {wanted}: use weights that read as many, or 0"
             )
-        if not joined_channels(self):
-            for path, value in {
-                "synthesize.image_guidance": self.synthesize.image_guidance != 1,
-                "synthesize.image_guidance_range": bool(self.synthesize.image_guidance_range),
-                "pretrain.image_dropout": self.pretrain.image_dropout > 0,
-                "finetune.image_dropout": self.finetune.image_dropout > 0,
-                "prefer.image_dropout": self.prefer.image_dropout > 0,
-            }.items():
-                if value:
-                    raise UserError(
-                        f"{path} is set and the network is given no picture: set data.joined, or "
-                        f"leave it at its default"
-                    )
+        _check_pictures(self)
         if self.loras and not self.weights:
             raise UserError(
                 f"loras is {', '.join(self.loras)} and weights is empty: name the weights that "
@@ -955,7 +992,8 @@ def partly_typed(config: ConfigDict) -> tuple[Config, dict[str, list[UserError]]
     Returns:
       The config, in which what was refused is at its default; and what was said, by the name of the
       section, or of a field that is in none; an empty name where no field is to blame, and then
-      the config is the default one.
+      the config is the default one. Nothing is said under it where the sections do not fit each
+      other only because of what was refused.
 
     Raises:
       UserError: a field is unknown, is missing or has another type than its default.
@@ -993,11 +1031,34 @@ def _like(default: Any, value: Any, path: str, refused: dict[str, list[UserError
             told = UserError(f"{prefix}{error}") if first in fields else error
             told.__cause__ = error
             section = path.partition(".")[0] or (name if name in fields else "")
-            refused.setdefault(section, []).append(told)
+            sentences = refused.setdefault(section, [])
+            # What follows from a default in the place of a value is not the user's mistake.
+            lost = (
+                _at_default({path: fields}, {path: value}) if path else _at_default(fields, value)
+            )
+            if not _names_one(told, lost):
+                sentences.append(told)
             # The others are looked at with this one at its default.
             if name not in fields or fields[name] == getattr(default, name):
                 return default
             fields[name] = getattr(default, name)
+
+
+def _at_default(sections: dict[str, Any], given: dict[str, Any]) -> list[str]:
+    """Fields of sections, `section.field`, whose values were refused and are at their defaults."""
+    return [
+        f"{section}.{name}"
+        for section, found in sections.items()
+        if isinstance(found, dict) or dataclasses.is_dataclass(found)
+        for name, value in given[section].items()
+        if not isinstance(value, dict)
+        and (found[name] if isinstance(found, dict) else getattr(found, name)) != value
+    ]
+
+
+def _names_one(error: UserError, fields: Sequence[str]) -> bool:
+    """Whether an error names one of the fields."""
+    return any(re.search(rf"\b{re.escape(field)}\b", str(error)) for field in fields)
 
 
 def _is_of(kind: Any, value: Any) -> bool:

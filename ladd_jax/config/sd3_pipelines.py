@@ -35,7 +35,7 @@ def use_pipeline(config: ConfigDict, size: str, weights: str) -> None:
     Raises:
       UserError: there is no such size, or a tiny one has no weights.
     """
-    config.model.position_base = 48.0
+    config.model.position_base = config.teacher.position_base = 48.0
     config.data.update(dict(text_width=4096, pooled_width=2048))
     if size not in ("", "tiny", *SIZES):
         raise UserError(f"size {size!r} is none of tiny, {', '.join(SIZES)}")

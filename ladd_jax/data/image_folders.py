@@ -25,7 +25,7 @@ METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 
 _FILE = "file_name"
 
-_SOURCES = tuple(name for usual in ("source", *SOURCES) for name in (f"{usual}_{_FILE}", usual))
+_SOURCE_FILES = tuple(f"{name}_{_FILE}" for name in ("source", *SOURCES))
 
 HELD_OUT = "held_out"
 """Field that says which records are for judges, in place of a draw."""
@@ -64,10 +64,10 @@ class ImageFolder:
           strict: whether a row that is damaged, has no such field or names a file outside the
             folder is an error here; else it is one of its record alone, which comes last.
           source: of edits, name of the field with the file of the picture that was edited. If
-            empty, whichever of `source_file_name` and the names of `edit_columns`, with
-            `_file_name` after them or without it, there is.
-          edits: whether images are edits of others. The prompt may then have the names of
-            `edit_columns`, too.
+            empty, the first there is of `source_file_name` and the names of `edit_columns` with
+            `_file_name` after them, or else whichever of these names there is.
+          edits: whether images are edits of others. The prompt is then what has one of the names
+            of `edit_columns`, if anything has.
 
         Raises:
           NotFoundError: there is no file of metadata.
@@ -84,11 +84,15 @@ class ImageFolder:
                     raise record
                 name = self._name(record, where, _FILE)
                 # What the first record settles holds for all.
+                if edits:
+                    column = column or next((n for n in INSTRUCTIONS if n in record), "")
+                    source = source or next((n for n in _SOURCE_FILES if n in record), "")
                 usual = (*COLUMNS, *INSTRUCTIONS) if edits else COLUMNS
                 column = choose_column(record, column, where, usual)
                 other = ""
                 if edits:
-                    source = choose(list(record), source, _SOURCES, "data.source_column", where)
+                    usual = (_SOURCE_FILES[0], *SOURCES)
+                    source = choose(list(record), source, usual, "data.source_column", where)
                     other = self._name(record, where, source)
                 entries.append((name, where, record[column], _held_out(record, where), other))
             except UserError as error:

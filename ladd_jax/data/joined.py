@@ -16,6 +16,12 @@ JOINED: dict[str, Callable[[int], int]] = {
 }
 """Number of joined channels by C, by the kind."""
 
+JOINED_IN_WORDS = {
+    "inpaint": "a mask and a masked picture",
+    "edit": "the picture that is edited",
+}
+"""What a network is given, by the kind."""
+
 
 def joined_channels(config: Any) -> int:
     """Channels that the networks of a run read besides those of x_t.

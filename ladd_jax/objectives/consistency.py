@@ -62,9 +62,10 @@ class Consistency:
     def forward_units(self) -> int:
         """Forward passes over the batch that it amounts to.
 
-        What is followed has the student's architecture: one pass of it, or two with guidance. The
-        student goes forward once for the point with less noise, and forward and backward for the
-        other (less the gradient of its parameters, where it is adapters of constant ones).
+        What is followed has the student's architecture: one pass of it, two with guidance, or three
+        with guidance on a picture, too. The student goes forward once for the point with less
+        noise, and forward and backward for the other (less the gradient of its parameters, where it
+        is adapters of constant ones).
         """
         return self.followed.passes + 1 + (2 if self.student.constants else 3)
 

@@ -93,9 +93,9 @@ class DMD(DMDSettings):
         """(student, teacher): forward passes over the batch that a step's model FLOPs amount to.
 
         All networks have the student's architecture. The student goes forward and backward, what is
-        followed forward, twice with guidance, and the fake network forward for the student, and
-        forward and backward in each update of its own. Inputs of the student's own are a forward
-        pass for each time but the last.
+        followed forward, twice with guidance and three times with guidance on a picture, too, and
+        the fake network forward for the student, and forward and backward in each update of its
+        own. Inputs of the student's own are a forward pass for each time but the last.
         """
         student = 2 if self.student.constants else 3
         own = self.own_passes

@@ -26,7 +26,7 @@ from ladd_jax.objectives.base import (
     updated_if_finite,
 )
 from ladd_jax.objectives.flow_matching import (
-    FlowMatchingSettings,
+    VelocitySettings,
     draw_points,
     drop_conditions,
 )
@@ -35,7 +35,7 @@ from ladd_jax.training.optimizers import Optimizer
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class DPOSettings(FlowMatchingSettings):
+class DPOSettings(VelocitySettings):
     """How preferences are learned; times, empty prompts and the average are as of flow matching.
 
     Attributes:
@@ -90,9 +90,7 @@ class DPO(DPOSettings):
             jax.random.fold_in(state.key, state.step), 3
         )
         t, eps = draw_points(self, time_key, noise_key, own)
-        cond = drop_conditions(
-            drop_key, self.text_dropout, given, frozen["null"], self.image_dropout
-        )
+        cond = drop_conditions(drop_key, self.text_dropout, given, frozen["null"])
 
         def part(samples: tuple[Any, ...]) -> tuple[Params, tuple[jax.Array, ...], Any]:
             def loss(adapters: Params) -> tuple[jax.Array, tuple[jax.Array, ...]]:

@@ -22,18 +22,14 @@ from ladd_jax.training.optimizers import Optimizer
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class FlowMatchingSettings:
-    """How a network learns the velocity.
+class VelocitySettings:
+    """Where a network's velocity is looked at, and how it is averaged.
 
     Attributes:
       time_mean: mean of the logit-normal distribution of t.
       time_std: its standard deviation.
       shift: moves t towards noise; 1 leaves it.
       text_dropout: share of samples trained on the empty prompt, for classifier-free guidance.
-      image_dropout: share of those trained without the picture that is joined by channels, for
-        guidance on it; half of `text_dropout` lose both, as far as there are as many. Shares of
-        0.1 each are those of InstructPix2Pix (Brooks et al. 2023): 5% lose the text alone, 5% the
-        picture alone and 5% both.
       accumulation: micro-batches that a batch is taken in, to need less memory.
       ema_decay: decay of the moving average.
     """
@@ -42,7 +38,6 @@ class FlowMatchingSettings:
     time_std: float = 1.0
     shift: float = 1.0
     text_dropout: float = 0.1
-    image_dropout: float = 0.0
     accumulation: int = 1
     ema_decay: float = 0.999
 
@@ -54,15 +49,32 @@ class FlowMatchingSettings:
                 "time_std": POSITIVE,
                 "shift": POSITIVE,
                 "text_dropout": SHARE,
-                "image_dropout": SHARE,
                 "accumulation": COUNT,
                 "ema_decay": DECAY,
             },
         )
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FlowMatchingSettings(VelocitySettings):
+    """How a network learns the velocity.
+
+    Attributes:
+      image_dropout: share of samples trained without the picture that is joined by channels, for
+        guidance on it; half of `text_dropout` lose both, as far as there are as many. Shares of
+        0.1 each are those of InstructPix2Pix (Brooks et al. 2023): 5% lose the text alone, 5% the
+        picture alone and 5% both.
+    """
+
+    image_dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_numbers(self, {"image_dropout": SHARE})
+        super().__post_init__()
+
+
 def draw_points(
-    settings: FlowMatchingSettings, time_key: jax.Array, noise_key: jax.Array, x_0: jax.Array
+    settings: VelocitySettings, time_key: jax.Array, noise_key: jax.Array, x_0: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     """Times float32 `[B]` and noise `[B, H, W, C]` that a velocity is learned at.
 

@@ -126,10 +126,12 @@ class Progressive:
     def forward_units(self) -> tuple[int, int]:
         """(student, teacher): forward passes over the batch that a step's model FLOPs amount to.
 
-        The student goes forward and backward, and its teacher makes two passes, as what is followed
-        does with guidance in the first phase; without guidance that phase has one less.
+        The student goes forward and backward, and its teacher makes two passes. In the first phase
+        what is followed makes as many with guidance, and three with guidance on a picture, too;
+        what counts is the phase with more of them.
         """
-        return (2 if self.student.constants else 3) + 2, 0
+        asked = 2 if self.followed is None else max(2, self.followed.passes)
+        return (2 if self.student.constants else 3) + asked, 0
 
     def init(self, key: jax.Array, params: Params) -> TrainState:
         """State before the first step; arguments as of `LADD.init`."""

@@ -152,10 +152,10 @@ def _is_released(config: Config) -> bool:
 
 def _synthesize(job: Job, counts: Mapping[Bucket, float]) -> StageCost:
     config, stage = job.config, job.config.synthesize
-    # Of scales that samples have of their own all but one take a further pass each.
+    # Scales that samples have of their own take a further pass each, be they 1 or not.
     names = ("guidance", "image_guidance")
-    largest = {name: most for name, (_, most) in zip(names, stage.ranges, strict=False)}
-    passes = Sampling.generator(**stage.sampling | largest).passes
+    guiding = dict.fromkeys(names[: len(stage.ranges)], 2.0)
+    passes = Sampling.generator(**stage.sampling | guiding).passes
     architecture, forward = generator_architecture(config), family_of(config).forward_flops
     flops, size, made = 0.0, 0.0, {}
     for bucket, count in counts.items():

@@ -9,7 +9,6 @@ from typing import Any
 import gradio
 
 from ladd_jax.data.buckets import Bucket
-from ladd_jax.diffusion.sampling import scales_of
 from ladd_jax.stages.trained import TrainedModel
 
 
@@ -56,7 +55,7 @@ def fields_of(trained: TrainedModel, buckets: Mapping[str, Bucket], most: int) -
             guidance = None
             if trained.guidance_range:
                 low, high = trained.guidance_range
-                usual = scales_of(trained.sampling(None, None, None).given_guidance)[0]
+                usual = trained.sampling(None, None, None).given_guidance
                 guidance = gradio.Slider(low, high, usual, label="Guidance", elem_id="guidance")
             with gradio.Accordion("Start from a picture", open=False):
                 picture = gradio.Image(

@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 from ladd_jax.data.buckets import Bucket
 from ladd_jax.data.images import decode_image, to_bytes
 from ladd_jax.data.prompts import check_prompt
-from ladd_jax.diffusion.sampling import GivenGuidance, Sampler, Sampling, scales_of, seeds
+from ladd_jax.diffusion.sampling import GivenGuidance, Sampler, Sampling, seeds
 from ladd_jax.errors import UserError
 from ladd_jax.models.base import GUIDANCE
 from ladd_jax.parallel.mesh import batch_divisor
@@ -192,8 +192,7 @@ class Student:
         fitting = [some if isinstance(text, UserError) else text for text in texts]
         cond = {name: np.stack([text[name] for text in fitting]) for name in some}
         if rows[0].guidance is not None:
-            told = [scales_of(row.guidance) for row in rows]
-            cond[GUIDANCE] = np.array(told, np.float32)
+            cond[GUIDANCE] = np.array([[row.guidance] for row in rows], np.float32)
         channels = self.trained.architecture.out_channels
         shape = (kind.bucket.height, kind.bucket.width, channels)
         nothing = np.zeros(shape, np.float32)

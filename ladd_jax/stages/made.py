@@ -69,6 +69,7 @@ def open_places(config: Config, workdir: Path, data: str, origin: str) -> Places
 
 
 _OF_STUDENT = {
+    "data": ("joined",),
     "distil": ("objective", "hooked_blocks", "lora"),
     "synthesize": ("guidance_range", "image_guidance_range"),
 }

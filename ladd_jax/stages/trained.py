@@ -124,10 +124,10 @@ class TrainedModel:
           UserError: a number of steps or a guidance that the student was not trained for, or
             guidance or shift of a student that has none, or see `start`.
         """
-        if image_guidance not in (None, 1.0) and not self.joined:
+        if image_guidance not in (None, 1.0) and self.joined != "edit":
+            does = "fills what a mask says" if self.joined else "is given no picture"
             raise UserError(
-                f"image_guidance is {image_guidance:g} and the network is given no picture: leave "
-                f"it out"
+                f"image_guidance is {image_guidance:g} and the network {does}: leave it out"
             )
         whole = self._whole_sampling(steps, guidance, shift, image_guidance)
         return whole if strength is None else whole.starting(self.start(strength))

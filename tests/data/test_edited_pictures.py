@@ -84,6 +84,23 @@ def test_columns_of_any_name_are_named_and_those_of_captions_are_no_instructions
     assert open_images(path, edits=True)[0].prompt == "make it number 0"
 
 
+def test_a_source_is_a_file_name_and_an_instruction_goes_before_a_caption(tmp_path):
+    picture(10).save(tmp_path / "before.png")
+    picture(200).save(tmp_path / "after.png")
+    line = {"file_name": "after.png", "source_file_name": "before.png", "source": "unsplash",
+            "source_image": "a2", "text": "a room", "instruction": "make it green"}  # fmt: skip
+    (tmp_path / "metadata.jsonl").write_text(json.dumps(line))
+    record = open_images(tmp_path, edits=True)[0]
+    assert (record.prompt, record.other) == (
+        "make it green", (tmp_path / "before.png").read_bytes()
+    )  # fmt: skip
+    assert open_images(tmp_path, edits=True, column="text")[0].prompt == "a room"
+    del line["source_file_name"], line["source_image"]
+    (tmp_path / "metadata.jsonl").write_text(json.dumps(line))
+    with pytest.raises(UserError, match="has no column source_file_name or original_image"):
+        open_images(tmp_path, edits=True)
+
+
 @pytest.mark.parametrize("field", ["source_file_name", "original_image_file_name", "source_img"])
 def test_a_folder_names_the_source_in_its_metadata(tmp_path, field):
     picture(10).save(tmp_path / "before.png")

@@ -1,5 +1,6 @@
 """The formula of the model's FLOPs counts what the network does."""
 
+import dataclasses
 import functools
 
 import jax
@@ -152,18 +153,21 @@ def test_distribution_matching_takes_its_forward_units(guidance, updates, units)
     assert counted == pytest.approx(units * SIZE * forward_flops(WIDE, *SHAPE), rel=0.05)
 
 
+@pytest.mark.parametrize(("image_guidance", "units"), [(1.0, 5), (1.5, 6)])
 @pytest.mark.parametrize("guidance", [3.0, 1.0])
-def test_a_step_that_halves_takes_its_forward_units(guidance):
+def test_a_step_that_halves_takes_its_forward_units(guidance, image_guidance, units):
+    wide = dataclasses.replace(WIDE, in_channels=WIDE.out_channels + 1)
+    followed = Followed(mmdit(wide), guidance=guidance, image_guidance=image_guidance)
     objective = Progressive(
-        student=mmdit(WIDE), followed=Followed(mmdit(WIDE), guidance=guidance),
+        student=mmdit(wide), followed=followed,
         optimizer=Optimizer(1e-3), timesteps=(1.0, 0.5), halvings=2, phase_steps=1,
     )  # fmt: skip
-    assert objective.forward_units == (5, 0)
+    assert objective.forward_units == (units, 0)
     state = jax.eval_shape(objective.init, jax.random.PRNGKey(0), objective.student.shapes)
-    batch = abstract_batch(WIDE, *SHAPE, size=SIZE)
-    frozen = {"teacher": mmdit(WIDE).shapes, "null": abstract_null(batch)}
+    batch = abstract_batch(wide, *SHAPE, size=SIZE)
+    frozen = {"teacher": mmdit(wide).shapes, "null": abstract_null(batch)}
     counted = matrix_flops(objective.step, state, frozen, batch)
-    assert counted == pytest.approx(5 * SIZE * forward_flops(WIDE, *SHAPE), rel=0.05)
+    assert counted == pytest.approx(units * SIZE * forward_flops(wide, *SHAPE), rel=0.05)
 
 
 def test_a_step_of_flow_matching_takes_its_forward_units():

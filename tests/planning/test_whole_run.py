@@ -117,10 +117,19 @@ def test_channels_of_a_source_of_ones_own_count_too():
     assert pictures_of_record(config) == 1
 
 
-def test_samples_with_scales_of_their_own_take_two_passes_a_step(job):
-    other = changed(job, synthesize={"guidance": 1.0, "guidance_range": (1.0, 3.0)})
-    (_, one, _), (_, own, _) = (run_costs(j, [BUCKET], 64, 500, {}) for j in (job, other))
-    assert own.model_flops == one.model_flops
+@pytest.mark.parametrize("scales", [(1.0, 3.0), (0.5, 1.0)])
+def test_samples_with_scales_of_their_own_take_a_further_pass_a_step_for_each(job, scales):
+    text = {"guidance": 1.0, "guidance_range": scales}
+    both = text | {"image_guidance_range": scales}
+    joined = changed(job, data={"source": "scene_edits", "joined": "edit"},
+                     pretrain={"image_dropout": 0.1})  # fmt: skip
+    one, own, two, three = (
+        run_costs(j, [BUCKET], 64, 500, {})[1].model_flops
+        for j in (job, changed(job, synthesize=text), changed(joined, synthesize=text),
+                  changed(joined, synthesize=both))
+    )  # fmt: skip
+    # Of ten levels seven are guided.
+    assert own == one and three == pytest.approx(24 / 17 * two)
 
 
 def test_the_compiled_step_gives_the_hours_of_distil(job):

@@ -1,5 +1,7 @@
 """The model card of an exported student of SD3: how to call it in diffusers and in ComfyUI."""
 
+from pathlib import PurePosixPath
+
 from ladd_jax.methods import METHODS
 from ladd_jax.models import card
 from ladd_jax.models.families import Export
@@ -39,6 +41,18 @@ _COMFY_SAMPLERS = {"consistency": "lcm", "euler": "euler"}
 """ComfyUI's names of samplers."""
 
 
+_COMMUNITY = f"""
+# Beside this script, from diffusers' repository: {EDITING}
+name = "{PurePosixPath(EDITING).stem}"
+spec = importlib.util.spec_from_file_location(
+    f"diffusers.pipelines.stable_diffusion_3.{{name}}", f"{{name}}.py"
+)
+community = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(community)
+"""
+"""How the community's pipeline is loaded."""
+
+
 def model_card(export: Export, reduction: int) -> str:
     """Markdown with the header that the Hugging Face hub reads.
 
@@ -66,21 +80,20 @@ def model_card(export: Export, reduction: int) -> str:
 def _diffusers(export: Export, reduction: int) -> str:
     shown, kind = _shown(export), CLASSES[export.joined]
     loads = "\nfrom diffusers.utils import load_image" if export.joined else ""
-    custom = ""
+    imports = f"import torch\nfrom diffusers import {kind}{loads}\n"
     if export.joined == "edit":
-        kind, custom = "DiffusionPipeline", f', custom_pipeline="{EDITING}"'
-    made = f'pipe = {kind}.from_pretrained("{export.place}", dtype=torch.{export.dtype}{custom})'
+        kind = f"community.{kind}"
+        imports = f"import importlib.util\n\nimport torch{loads}\n{_COMMUNITY}"
+    made = f'pipe = {kind}.from_pretrained("{export.place}", dtype=torch.{export.dtype})'
     if len(made) > _CODE_WIDTH:
-        arguments = [f'"{export.place}"', f"dtype=torch.{export.dtype}{custom}"]
+        arguments = [f'"{export.place}"', f"dtype=torch.{export.dtype}"]
         made = "\n".join(
             [f"pipe = {kind}.from_pretrained(", *(f"    {a}," for a in arguments), ")"]
         )
     return f"""## diffusers
 
 ```python
-import torch
-from diffusers import {kind}{loads}
-
+{imports}
 {made}
 {_call(export, reduction)}
 ```
@@ -244,11 +257,14 @@ def _editing(export: Export, reduction: int) -> str:
     channels = export.architecture.out_channels
     return f"""
 The prompt says what is to be done to the picture. `diffusers` itself has no pipeline for this: the
-class is that of its community's pipeline `{EDITING}`, whose code is fetched from its repository
-when it is loaded. The transformer reads {2 * channels} channels, first the {channels} of the noisy
-latent, then those of the picture's latent, the middle of its distribution, scaled and shifted as
-the autoencoder says. The picture is taken at the size that it has, so crop and resize it before to
-`height` and `width`, which are multiples of {2 * reduction}.
+class is that of a pipeline of its community, in the file
+[`{EDITING}`](https://github.com/huggingface/diffusers/blob/main/{EDITING}) of its repository, which
+you put beside your script. The file imports as a part of the library, and is loaded as one; as
+`custom_pipeline` diffusers 0.42 does not find what it imports. The transformer reads {2 * channels}
+channels, first the {channels} of the noisy latent, then those of the picture's latent, the middle
+of its distribution, scaled and shifted as the autoencoder says. The picture is taken at the size
+that it has, so crop and resize it before to `height` and `width`, which are multiples of
+{2 * reduction}.
 """
 
 

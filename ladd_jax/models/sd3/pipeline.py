@@ -15,13 +15,14 @@ PIPELINE_CLASS = "StableDiffusion3Pipeline"
 CLASSES = {
     "": PIPELINE_CLASS,
     "inpaint": "StableDiffusion3InpaintPipeline",
-    # Not in the library, but among the pipelines of its community, under `EDITING`.
+    # Not in the library, but in the file `EDITING` of its repository.
     "edit": "StableDiffusion3InstructPix2PixPipeline",
 }
 """Of diffusers, by what is joined to x_t: they have the same components."""
 
-EDITING = "pipeline_stable_diffusion_3_instruct_pix2pix"
-"""Name of the community's pipeline, `custom_pipeline` of `DiffusionPipeline.from_pretrained`."""
+EDITING = "examples/community/pipeline_stable_diffusion_3_instruct_pix2pix.py"
+"""The community's pipeline in diffusers' repository. Its imports are those of a module of
+`diffusers.pipelines.stable_diffusion_3`, so that it does not load as a `custom_pipeline`."""
 
 SCHEDULERS = {"consistency": "FlowMatchLCMScheduler", "euler": "FlowMatchEulerDiscreteScheduler"}
 """Of diffusers, by the sampler of `diffusion.samplers` that each one is."""
