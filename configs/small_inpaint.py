@@ -25,13 +25,14 @@ from ladd_jax.config import base_config, parse_arguments, small_recipe
 from ladd_jax.errors import UserError
 
 _LARGEST = 64
+_SCENE = 24
 
 
 def get_config(arguments: str | None = None) -> ConfigDict:
     given = parse_arguments(
         arguments,
         dict(
-            data="", resolution=24, channels=3, guidance=1.5, steps=300, pretrain=800,
+            data="", resolution=_SCENE, channels=3, guidance=1.5, steps=300, pretrain=800,
             text_length=12, recipe="robust",
         ),
     )  # fmt: skip
@@ -41,6 +42,11 @@ def get_config(arguments: str | None = None) -> ConfigDict:
             f"resolution {side} is not from 8 to {_LARGEST}, since pixels are the latents: use one "
             f"of these"
         )
+    if not given["data"] and side != _SCENE:
+        raise UserError(
+            f"resolution is {side} and data is empty: scenes have {_SCENE} x {_SCENE} pixels; name "
+            f"your pictures by data=PATH, or leave resolution out"
+        )
     config = base_config()
     config.stages = ("encode", "pretrain", "distil", "evaluate")
     config.data.update(
@@ -48,7 +54,7 @@ def get_config(arguments: str | None = None) -> ConfigDict:
             source="images" if given["data"] else "scenes",
             path=given["data"],
             joined="inpaint",
-            buckets=() if given["data"] else ("24x24",),
+            buckets=() if given["data"] else (f"{_SCENE}x{_SCENE}",),
             resolution=side,
             max_buckets=3,
             examples=2048,

@@ -48,13 +48,13 @@ def test_many_prompts_are_drawn_by_record_and_equal_ones_stand_together():
     assert sorted(set(places)) != list(range(100))
 
 
-def write(directory, sizes, latents=True):
+def write(directory, sizes, latents=True, prompt=""):
     arrays = {"pooled": ArraySpec((2,))} | ({LATENTS: ArraySpec(("H", "W", 1))} if latents else {})
     layout = Layout(sizes, 1000, arrays)
     for shard in layout.shards():
         records = []
         for i in range(shard.stop):
-            record = {"prompt": f"p{i}", "cond": {"pooled": np.full(2, i)}}
+            record = {"prompt": prompt or f"p{i}", "cond": {"pooled": np.full(2, i)}}
             if latents:
                 record[LATENTS] = np.full((shard.bucket.height, shard.bucket.width, 1), i / 100)
             records.append(record)
@@ -80,6 +80,19 @@ def test_a_bucket_with_too_few_held_out_records_is_left_out_and_named(tmp_path, 
     write(held_out(tmp_path / "other"), {WIDE: 1})
     with pytest.raises(UserError, match="no bucket has 2 held-out records: raise data.held_out"):
         subject_of(typed(config), tmp_path / "other")
+
+
+def test_of_pictures_that_are_completed_each_record_is_another_whatever_its_prompt(tmp_path):
+    config = digits.get_config()
+    config.data.joined = "inpaint"
+    config.evaluate.update(dict(samples=16, per_prompt=4))
+    write(held_out(tmp_path), {SQUARE: 20, WIDE: 12}, prompt="a red cat")
+    found = subject_of(typed(config), tmp_path).buckets
+    for bucket, count in ((SQUARE, 16), (WIDE, 12)):
+        subjects = found[bucket]
+        assert subjects.prompts.tolist() == ["a red cat"] * count
+        np.testing.assert_array_equal(subjects.cond["pooled"][:, 0], np.arange(count))
+        np.testing.assert_allclose(subjects.latents[:, 0, 0, 0], np.arange(count) / 100, atol=1e-6)
 
 
 def seen(count):
@@ -153,6 +166,13 @@ def test_samples_are_kept_for_the_same_settings_prompts_and_network(tmp_path):
         )
     ]  # fmt: skip
     assert len(set(marks)) == 3 and fingerprint(config, prompts, params, mesh) == marks[0]
+    # Prompts tell all of what is not joined to x_t.
+    channels = np.zeros((2, 8, 8, 2), np.float32)
+    joined = [
+        fingerprint(config, prompts, params, mesh, {SQUARE: {"pooled": channels} | cond})
+        for cond in ({}, {"channels": channels}, {"channels": channels + 1})
+    ]
+    assert joined[0] == marks[0] and len({*marks, *joined}) == 5
 
     made = []
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import diffusers_mmdit as reference
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,9 +11,10 @@ import tiny
 from PIL import Image
 from pipelines import save_pipeline
 from sampled import draw, save_digits
-from untrained_run import save_student
+from untrained_run import save_generator, save_student
 
 from configs import digits, sd3_inpaint, sd3_turbo, small_inpaint
+from ladd_jax.cli import preflight
 from ladd_jax.cli.preflight import check
 from ladd_jax.config import architectures
 from ladd_jax.config.architectures import read_architectures
@@ -27,8 +29,10 @@ from ladd_jax.diffusion.samplers import sample_noise
 from ladd_jax.diffusion.sampling import Sampler, seeds
 from ladd_jax.errors import UserError
 from ladd_jax.evaluation.metrics import METRICS
+from ladd_jax.evaluation.rows import read_metrics
 from ladd_jax.models.sd3.transformer import mmdit, widened
 from ladd_jax.parallel.mesh import make_mesh
+from ladd_jax.stages import evaluate as stage
 from ladd_jax.stages.distil import distil
 from ladd_jax.stages.encode import encode
 from ladd_jax.stages.export import export
@@ -39,6 +43,8 @@ from ladd_jax.stages.judging import look_at
 from ladd_jax.stages.load import load_generator, load_widened
 from ladd_jax.stages.trained import check_text_alone, open_trained
 from ladd_jax.weights import load_autoencoder, load_mmdit
+
+FILLED = ("masked_distance", "masked_error", "known_error")
 
 
 @pytest.fixture(scope="module")
@@ -123,6 +129,60 @@ def test_what_cannot_be_filled_is_refused(changes, words):
         typed(config)
 
 
+def test_a_kind_that_there_is_not_is_told_by_its_field_where_weights_are_read_first(pipeline):
+    config = of_weights(pipeline, "inpainting", **{"teacher.weights": str(pipeline)})
+    with pytest.raises(UserError, match="data.joined 'inpainting' is none of inpaint"):
+        typed(config)
+
+
+@pytest.mark.parametrize("other", ["text", "mask"])
+def test_a_teacher_that_is_given_something_else_is_told_with_what_is_joined(
+    pipeline, tmp_path, other
+):
+    teacher, joined = pipeline, "inpaint"
+    words = "data.joined is 'inpaint', .* 5 channels .* reads 0: use a teacher that was trained for"
+    if other == "mask":
+        teacher, joined = tmp_path / "filler", ""
+        fields = dict(in_channels=9, out_channels=4, context_width=32, pooled_width=20)
+        teacher = reference.save(reference.transformer(**fields), teacher)
+        words = "data.joined is '', .* 0 channels .* reads 5: .* or leave teacher.weights out"
+    with pytest.raises(UserError, match=words):
+        of_weights(pipeline, joined, **{"teacher.weights": str(teacher)})
+
+
+def test_a_base_that_is_not_made_is_told_before_data_are_encoded(pipeline, photographs, tmp_path):
+    config = small_sd3(pipeline, photographs)
+    words = "which the weights .* do not read, and the stage 'pretrain', .* 'distil' would not find"
+    config.stages = ("encode", "distil")
+    with pytest.raises(UserError, match=words):
+        check(typed(config), tmp_path)
+    config.stages = ("encode", "evaluate")
+    with pytest.raises(UserError, match=words.replace("distil", "evaluate")):
+        preflight._check_base(typed(config), tmp_path)
+    for stages in (("encode",), ("distil",), ("encode", "pretrain", "distil")):
+        config.stages = stages
+        preflight._check_base(typed(config), tmp_path)
+    # It was made before.
+    config.stages = ("encode", "distil")
+    (tmp_path / "pretrain" / "checkpoints" / "10000").mkdir(parents=True)
+    preflight._check_base(typed(config), tmp_path)
+    config.pretrain.steps = 20_000
+    with pytest.raises(UserError, match=words):
+        preflight._check_base(typed(config), tmp_path)
+
+
+@pytest.mark.parametrize("field", ["data.joined", "model.joined_channels"])
+def test_prompts_alone_are_refused_as_subjects_before_anything_is_made(field):
+    config = digits.get_config()
+    config.evaluate.update(dict(prompts="prompts.txt", extractor="own"))
+    preflight._check_subjects(typed(config))
+    value = "inpaint" if field == "data.joined" else 3
+    config.update_from_flattened_dict({field: value})
+    words = f"evaluate.prompts is .* and {field} is {value!r}: prompts have no pictures"
+    with pytest.raises(UserError, match=words):
+        preflight._check_subjects(typed(config))
+
+
 @pytest.mark.parametrize("source", ["digits", "scenes"])
 def test_every_record_has_a_mask_and_its_picture_without_what_is_to_be_filled(source, tmp_path):
     config = digits.get_config()
@@ -151,6 +211,40 @@ def filling_run(tmp_path_factory):
     config.heads.update(dict(channels=8))
     save_student(typed(config), workdir)
     return workdir
+
+
+class Mean:
+    """Looks at the mean of a picture."""
+
+    def look(self, images, prompts):
+        return images.mean(axis=(1, 2))[:, None].astype(np.float64), None
+
+
+def test_a_run_is_judged_by_the_holes_that_it_fills(tmp_path, monkeypatch):
+    config = digits.get_config()
+    config.data.update(dict(joined="inpaint", buckets=("8x8",), examples=40, held_out_examples=20))
+    config.model.update(dict(depth=1, width=16, unroll=1))
+    config.heads.update(dict(channels=8))
+    config.pretrain.steps, config.distil.steps, config.finetune.steps = 2, 2, 0
+    config.distil.update(dict(data="encoded", follows="generator"))
+    config.evaluate.update(
+        dict(metrics=("fd_real", *FILLED), samples=12, batch_size=12, resamples=2,
+             student_steps=(1,), teacher_steps=(2,))
+    )  # fmt: skip
+    config.synthesize.steps = 2
+    config = typed(config)
+    encode(config, tmp_path)
+    save_student(config, tmp_path)
+    save_generator(config, tmp_path)
+    # The own extractor of digits would be trained first.
+    monkeypatch.setattr(stage, "open_judge", lambda *given: Mean())
+    stage.evaluate(config, tmp_path)
+    rows, _ = read_metrics(tmp_path / "metrics.json")
+    made = {row.model: row.values for row in rows if row.bucket == "all"}
+    assert set(made) == {"data", "generator", "teacher", "untrained", "student"}
+    assert not made.pop("data").keys() & set(FILLED)
+    for values in made.values():
+        assert all(0 < values[name] < 10 for name in FILLED) and values["fd_real"] > 0
 
 
 @pytest.fixture
@@ -218,16 +312,6 @@ def test_what_is_completed_is_judged_in_its_hole_and_around_it():
     np.testing.assert_allclose(off["masked"].mean(), np.square(samples - wholes)[inside].mean())
     np.testing.assert_allclose(off["known"].mean(), np.square(samples - wholes)[~inside].mean())
     assert not errors(filled, wholes, masks)["known"].any()
-
-
-FILLED = ("masked_distance", "masked_error", "known_error")
-
-
-class Mean:
-    """Looks at the mean of a picture."""
-
-    def look(self, images, prompts):
-        return images.mean(axis=(1, 2))[:, None].astype(np.float64), None
 
 
 @pytest.mark.parametrize("show", [None, lambda latents: latents.repeat(2, 1).repeat(2, 2)])
@@ -410,8 +494,11 @@ def test_holes_are_filled_from_real_pictures_with_the_distillation_loss(module, 
     assert architectures.teacher_architecture(config).in_channels == network.in_channels
 
 
-def test_small_inpaint_takes_pictures_and_refuses_sides_that_are_no_pixels():
+def test_small_inpaint_takes_pictures_and_refuses_sides_that_it_has_not():
     config = typed(small_inpaint.get_config("data=somewhere,resolution=32"))
     assert (config.data.source, config.data.path) == ("images", "somewhere")
     with pytest.raises(UserError, match="resolution 512 is not from 8 to 64"):
         small_inpaint.get_config("resolution=512")
+    with pytest.raises(UserError, match="resolution is 16 and data is empty: scenes have 24 x 24"):
+        small_inpaint.get_config("resolution=16")
+    assert small_inpaint.get_config("resolution=24").data.buckets == ("24x24",)

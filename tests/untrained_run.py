@@ -1,4 +1,4 @@
-"""Workdirs with a student that nobody trained, for what reads the result of a run."""
+"""Workdirs with networks that nobody trained, for what reads the result of a run."""
 
 import dataclasses
 
@@ -34,3 +34,14 @@ def save_student(config, workdir, step=2, inputs=None):
     saved.save(step, state, to_dict(config) | ({"inputs": inputs} if inputs else {}))
     saved.close()
     return state
+
+
+def save_generator(config, workdir):
+    """Writes a checkpoint of `pretrain` after its last step, of random parameters."""
+    objective = objectives.flow_matching(config, config.pretrain)
+    params = random_params(objective.model, seed=3)
+    state = jax.jit(objective.init)(jax.random.PRNGKey(0), params)
+    state = dataclasses.replace(state, step=jnp.asarray(config.pretrain.steps, jnp.int32))
+    saved = Checkpoints(workdir / "pretrain" / "checkpoints")
+    saved.save(config.pretrain.steps, state, to_dict(config))
+    saved.close()

@@ -18,8 +18,7 @@ from ladd_jax.errors import Problems, UserError
 from ladd_jax.planning.stored_bytes import (
     checkpoint_bytes,
     latent_bytes,
-    pictures_of_record,
-    text_bytes,
+    record_bytes,
 )
 
 _SAVED = 0.75
@@ -113,13 +112,9 @@ def stage_bytes(
       Bytes by stage, of those that write much: records, and checkpoints with one in work.
     """
     found: dict[str, int] = {}
-    pictures = pictures_of_record(config)
     if "encode" in config.stages:
         # All of the text is counted: encoders of one's own may fill what released ones leave zero.
-        found["encode"] = sum(
-            n * (text_bytes(config, b, released=False) + pictures * latent_bytes(config, b))
-            for b, n in sizes.items()
-        )
+        found["encode"] = sum(n * record_bytes(config, b, released=False) for b, n in sizes.items())
     if "synthesize" in config.stages:
         samples = config.synthesize.samples
         named = [Bucket.parse(name) for name in config.data.buckets]

@@ -23,7 +23,7 @@ from ladd_jax.config.architectures import (
 from ladd_jax.config.fields import Config, Distil, Finetune, Prefer, Pretrain
 from ladd_jax.config.workdir import data_directory
 from ladd_jax.data.buckets import Bucket, check_resolution, check_sides
-from ladd_jax.data.joined import pretrains
+from ladd_jax.data.joined import joined_channels, pretrains
 from ladd_jax.data.sources.fill_buckets import readers
 from ladd_jax.diffusion.samplers import student_sigmas
 from ladd_jax.errors import NotFoundError, Problems, UserError
@@ -34,11 +34,15 @@ from ladd_jax.models.families import family_of
 from ladd_jax.objectives.dpo import DPO
 from ladd_jax.parallel.mesh import check_batch_size, make_mesh
 from ladd_jax.paths import expand, near
+from ladd_jax.training.checkpoint import steps_in
 from ladd_jax.training.writers import check_writers
 from ladd_jax.weights.source import names_repository
 
 _Training = Pretrain | Prefer | Finetune | Distil
 _Trainings = dict[str, _Training]
+
+# Stages that read the data generator.
+_OF_GENERATOR = ("prefer", "synthesize", "finetune", "distil", "evaluate")
 
 # Sources that need no released pipeline: their pictures are the latents.
 _CHANNELS = {"digits": 1, "scene_edits": 3, "scenes": 3}
@@ -122,8 +126,9 @@ def look(
     part("teacher stages", lambda: _check_teacher(config))
     part("dino distil stages", lambda: _check_dino(config))
     part("stages synthesize prefer finetune distil", lambda: _check_samples(config, trainings))
+    part("data model weights stages pretrain", lambda: _check_base(config, data))
     if "evaluate" in config.stages:
-        part("data evaluate", lambda: _check_subjects(config))
+        part("data evaluate model", lambda: _check_subjects(config))
     if "evaluate" in config.stages or ("distil" in config.stages and config.log.samples_every):
         part("data evaluate distil", lambda: _check_judges(config))
     part(
@@ -244,6 +249,25 @@ def _check_samples(config: Config, trainings: _Trainings) -> None:
             )
 
 
+def _check_base(config: Config, place: Path | None) -> None:
+    """Whether stages find what `pretrain` makes of the weights, before their data are encoded."""
+    stages = set(config.stages)
+    reading = [name for name in _OF_GENERATOR if name in stages]
+    if not (config.weights and pretrains(config) and reading and "encode" in stages):
+        return
+    if "pretrain" in stages or (place and _is_pretrained(config, place)):
+        return
+    raise UserError(
+        f"data.joined is {config.data.joined!r}, which the weights {config.weights} do not read, "
+        f"and the stage 'pretrain', which makes a data generator of them that does, is not among "
+        f"stages, so that {reading[0]!r} would not find it: name it"
+    )
+
+
+def _is_pretrained(config: Config, place: Path) -> bool:
+    return config.pretrain.steps in steps_in(place / "pretrain" / "checkpoints")
+
+
 def _check_data(config: Config, trainings: _Trainings) -> None:
     data = config.data
     if "prefer" in trainings and not data.other_column:
@@ -299,6 +323,15 @@ def _check_subjects(config: Config) -> None:
     """What the stage 'evaluate' makes pictures of, and whether there are real ones beside."""
     data, stage = config.data, config.evaluate
     if stage.prompts:
+        if joined := joined_channels(config):
+            field = f"data.joined is {data.joined!r}"
+            if not data.joined:
+                field = f"model.joined_channels is {joined}"
+            raise UserError(
+                f"evaluate.prompts is {stage.prompts} and {field}: prompts have no pictures that "
+                f"are joined to x_t; leave evaluate.prompts empty, so that held-out records are "
+                f"judged"
+            )
         if not stage.extractor:
             raise UserError(
                 "evaluate.extractor is empty and with evaluate.prompts no real picture is looked "

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from ladd_jax.config.fields import Config, Model, Teacher
-from ladd_jax.data.joined import joined_channels
+from ladd_jax.data.joined import JOINED, joined_channels
 from ladd_jax.errors import UserError
 from ladd_jax.methods import METHODS
 from ladd_jax.models.dinov2 import Dinov2Config
@@ -240,12 +240,7 @@ def _fill(section: ConfigDict, config: ConfigDict, found: Any) -> None:
 
 def _check_teacher(config: ConfigDict, found: Any) -> None:
     common = (
-        (
-            "channels of latents",
-            found.in_channels,
-            config.model.channels + joined_channels(config),
-        ),
-        ("channels of velocities", found.out_channels, config.model.channels),
+        ("channels of latents", found.out_channels, config.model.channels),
         ("features of text tokens", found.context_width, config.data.text_width),
         ("features of the text vector", found.pooled_width, config.data.pooled_width),
     )
@@ -255,6 +250,19 @@ def _check_teacher(config: ConfigDict, found: Any) -> None:
                 f"the teacher {config.teacher.weights} has {have} {name} and the student {want}: "
                 f"use a teacher of the same autoencoder and text encoders"
             )
+    if config.data.joined not in JOINED:
+        # The section `data` refuses it, which is looked at later.
+        return
+    have, want = found.in_channels - found.out_channels, joined_channels(config)
+    if have != want:
+        named = f"data.joined is {config.data.joined!r}"
+        if config.model.joined_channels and not config.data.joined:
+            named = f"model.joined_channels is {config.model.joined_channels}"
+        raise UserError(
+            f"{named}, so that networks read {want} channels besides those of x_t, and the teacher "
+            f"{config.teacher.weights} reads {have}: use a teacher that was trained for these, or "
+            f"leave teacher.weights out, so that the data generator is the teacher"
+        )
 
 
 def architecture_difference(config: Config, found: Any, wanted: Any) -> str:

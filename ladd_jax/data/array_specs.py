@@ -196,6 +196,17 @@ def text_spec(shape: tuple[int, ...], dtype: str, blocks: Blocks = ()) -> ArrayS
     return ArraySpec(shape, "float16" if dtype == "int8" and len(shape) == 1 else dtype, blocks)
 
 
+def joined_spec(spec: ArraySpec, latents_dtype: str) -> ArraySpec:
+    """How an array that is joined to the channels of x_t is stored.
+
+    Args:
+      spec: the array, as its source makes it.
+      latents_dtype: that of latents on disk, which may be among its channels. A mask, which is 0 or
+        1, would not be exact with a scale of int8: it is float16 then.
+    """
+    return spec if latents_dtype == "float32" else dataclasses.replace(spec, dtype="float16")
+
+
 def _are_sizes(found: Any, names: tuple[str, ...] = ()) -> bool:
     return isinstance(found, list) and all(
         n in names if isinstance(n, str) else type(n) is int and 0 <= n < 2**31 for n in found

@@ -7,14 +7,14 @@ import jax
 
 from ladd_jax.config.architectures import generator_architecture
 from ladd_jax.config.fields import Config
-from ladd_jax.data.array_specs import ArraySpec, text_spec
+from ladd_jax.data.array_specs import ArraySpec, joined_spec, text_spec
 from ladd_jax.data.buckets import Bucket
 from ladd_jax.models.base import CHANNELS
 from ladd_jax.models.families import family_of
 
 
-def text_bytes(config: Config, bucket: Bucket, *, released: bool) -> int:
-    """Of what a prompt is encoded as, in a record of `encode`.
+def record_bytes(config: Config, bucket: Bucket, *, released: bool) -> int:
+    """Of a record of `encode`: text, latents, and what is joined to x_t.
 
     Args:
       config: the run's config.
@@ -24,11 +24,14 @@ def text_bytes(config: Config, bucket: Bucket, *, released: bool) -> int:
     family, length = family_of(config), config.data.text_length
     blocks = family.text_blocks(length) if released else {}
     shapes = family.cond_shapes(generator_architecture(config), bucket.height, bucket.width, length)
-    return sum(
-        text_spec(shape, config.data.text_dtype, blocks.get(name, ())).bytes_in(bucket)
+    specs = [
+        joined_spec(ArraySpec(shape), config.data.latents_dtype)
+        if name == CHANNELS
+        else text_spec(shape, config.data.text_dtype, blocks.get(name, ()))
         for name, shape in shapes.items()
-        if name != CHANNELS
-    )
+    ]
+    latents = _latents_of_record(config) * latent_bytes(config, bucket)
+    return latents + sum(spec.bytes_in(bucket) for spec in specs)
 
 
 def latent_bytes(config: Config, bucket: Bucket) -> int:
@@ -39,11 +42,16 @@ def latent_bytes(config: Config, bucket: Bucket) -> int:
 
 
 def pictures_of_record(config: Config) -> int:
-    """How many pictures a record of `encode` has latents of: none of a prompt, two of a pair, or of
-    one with another that is joined to x_t."""
+    """How many pictures `encode` makes latents of for a record, those of `data.joined` with it."""
+    return _latents_of_record(config) + bool(config.data.joined)
+
+
+def _latents_of_record(config: Config) -> int:
+    """How many arrays of latents a record has, what is joined to x_t aside: none of a prompt, two
+    of a pair."""
     if config.data.source == "prompts":
         return 0
-    return 2 if config.data.other_column or config.data.joined else 1
+    return 2 if config.data.other_column else 1
 
 
 def checkpoint_bytes(config: Config, state: Any) -> int:

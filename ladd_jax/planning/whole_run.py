@@ -28,7 +28,7 @@ from ladd_jax.planning.stored_bytes import (
     checkpoint_bytes,
     latent_bytes,
     pictures_of_record,
-    text_bytes,
+    record_bytes,
 )
 from ladd_jax.training.program import distillation_layout
 
@@ -133,15 +133,21 @@ def _encode(job: Job, counts: Mapping[Bucket, float]) -> StageCost:
                 bucket.height, bucket.width, config.data.text_length
             )
             flops += count * (text + picture * pictures)
-        size += count * (
-            text_bytes(config, bucket, released=released) + pictures * latent_bytes(config, bucket)
-        )
+        size += count * record_bytes(config, bucket, released=released)
     return _of_records(job, "encode", counts, flops, size)
 
 
 def _is_released(config: Config) -> bool:
-    """Whether encoders are those of released pipelines; what others take is nothing beside."""
-    return bool(config.weights) or "pretrain" not in config.stages
+    """Whether encoders are those of released pipelines; what others take is nothing beside.
+
+    So they are where nothing is trained from the start. Where `pretrain` is among the stages, it
+    begins with a released base if latents of pictures are neither pixels nor of an autoencoder that
+    is named: such a run is planned before its weights are there, and refused without them.
+    """
+    if config.weights or "pretrain" not in config.stages:
+        return True
+    data, are_pixels = config.data, config.model.channels in (1, 3)
+    return data.source == "images" and not data.autoencoder and not are_pixels
 
 
 def _synthesize(job: Job, counts: Mapping[Bucket, float]) -> StageCost:

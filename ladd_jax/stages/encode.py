@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 
 from ladd_jax.config.fields import Config
 from ladd_jax.config.workdir import data_directory
-from ladd_jax.data.array_specs import text_spec
+from ladd_jax.data.array_specs import joined_spec, text_spec
 from ladd_jax.data.buckets import Bucket
 from ladd_jax.data.contents import contents_of
 from ladd_jax.data.records import DECODE_ALL, UndecodableError
@@ -171,9 +171,8 @@ def _write(
     arrays = dict(source.arrays)
     for name in arrays.keys() & {LATENTS, OTHER}:
         arrays[name] = dataclasses.replace(arrays[name], dtype=data.latents_dtype)
-    if CHANNELS in arrays and data.latents_dtype != "float32":
-        # A mask is 0 or 1, which a scale of int8 would not leave exact.
-        arrays[CHANNELS] = dataclasses.replace(arrays[CHANNELS], dtype="float16")
+    if CHANNELS in arrays:
+        arrays[CHANNELS] = joined_spec(arrays[CHANNELS], data.latents_dtype)
     for name, array in null.items():
         arrays[name] = text_spec(array.shape, data.text_dtype, encoder.blocks.get(name, ()))
     layout = Layout(

@@ -162,7 +162,8 @@ def evaluate(config: Config, workdir: Path) -> list[Row]:
             return samples_of(subject, *own, way.sampling, noise, channels, bar.update)
 
         directory = directory_of(workdir)
-        mark = fingerprint(config, prompts, start, mesh)
+        cond = {bucket: subjects.cond for bucket, subjects in subject.buckets.items()}
+        mark = fingerprint(config, prompts, start, mesh, cond)
 
         def of_generator(way: _Way, name: str) -> Samples:
             own = f"{mark} {way.sampling} noise {config.seed + way.noise}"

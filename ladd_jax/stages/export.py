@@ -260,10 +260,10 @@ def _how_made(
             else f"the base model, {generator.guidance_in_words}"
         )
     if pretrains(config):
-        before = config.pretrain
+        begun = config.pretrain
         rows["base fine-tuned first"] = (
-            f"{before.steps} steps of flow matching on encoded images and the channels that they "
-            f"join, batch {before.batch_size}, learning rate {before.optimizer.learning_rate:g}"
+            f"{begun.steps} steps of flow matching on encoded images and the channels that they "
+            f"join, batch {begun.batch_size}, learning rate {begun.optimizer.learning_rate:g}"
         )
     if config.finetune.steps:
         first = config.finetune

@@ -19,7 +19,7 @@ from ladd_jax.config.workdir import data_directory
 from ladd_jax.data import archives
 from ladd_jax.data.buckets import Bucket
 from ladd_jax.errors import DamagedError, UserError
-from ladd_jax.models.base import Params
+from ladd_jax.models.base import CHANNELS, Params
 from ladd_jax.object_store import address_of
 from ladd_jax.parallel.mesh import replicated
 from ladd_jax.parallel.processes import as_process_0
@@ -42,12 +42,24 @@ def directory_of(workdir: Path) -> Path:
 
 
 def fingerprint(
-    config: Config, prompts: Mapping[Bucket, np.ndarray], params: Params, mesh: Mesh
+    config: Config,
+    prompts: Mapping[Bucket, np.ndarray],
+    params: Params,
+    mesh: Mesh,
+    cond: Mapping[Bucket, Mapping[str, np.ndarray]] | None = None,
 ) -> str:
-    """What the data generator's samples depend on, but for how it is sampled: settings, prompts and
-    the network.
+    """What the data generator's samples depend on, but for how it is sampled: settings, prompts,
+    what is joined to x_t, and the network.
 
     The network is known by the sum of the absolute values of its parameters, to 6 digits.
+
+    Args:
+      config: the run's config.
+      prompts: of the samples of each bucket.
+      params: the network's parameters.
+      mesh: where they are.
+      cond: arrays by name that the samples have, of which those of `CHANNELS` count, which no
+        prompt tells; default: there are none.
     """
     parts = identity(to_dict(config), "pretrain")["config"]
     if config.prefer.before:
@@ -55,8 +67,18 @@ def fingerprint(
     texts = {bucket.name: list(map(str, found)) for bucket, found in prompts.items()}
     digest = hashlib.sha256(json.dumps(texts, sort_keys=True).encode())
     parts["prompts"] = digest.hexdigest()
+    if joined := {b.name: own[CHANNELS] for b, own in (cond or {}).items() if CHANNELS in own}:
+        parts["joined"] = _digest(joined)
     parts["parameters"] = f"{_size(params, mesh):.6g}"
     return json.dumps(parts, sort_keys=True)
+
+
+def _digest(arrays: Mapping[str, np.ndarray]) -> str:
+    digest = hashlib.sha256()
+    for name, array in sorted(arrays.items()):
+        digest.update(f"{name} {array.shape} {array.dtype} ".encode())
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
 
 
 def _size(params: Params, mesh: Mesh) -> float:

@@ -125,9 +125,16 @@ def _drawn(
     texts: Sequence[str],
     read: Callable[[np.ndarray], Subjects],
 ) -> Subjects:
-    """The subjects of a bucket; `read` gives those of some places of the texts."""
+    """The subjects of a bucket; `read` gives those of some places of the texts.
+
+    Where a sample is made of a record's picture, too, every record is another subject, whatever its
+    prompt: the first ones have one sample each.
+    """
     stage, rng = config.evaluate, np.random.default_rng((config.seed, bucket.height, bucket.width))
-    places = choose(texts, stage.samples, stage.per_prompt, rng)
+    if config.data.joined:
+        places = np.arange(min(len(texts), stage.samples))
+    else:
+        places = choose(texts, stage.samples, stage.per_prompt, rng)
     different, index = np.unique(places, return_inverse=True)
     found = read(different)
     cond = {name: array[index] for name, array in found.cond.items()}

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ladd_jax.data.masks import KINDS, draw_mask, enlarged, reduced
+from ladd_jax.data.masks import KINDS, LEAST, MOST, draw_mask, enlarged, reduced
 
 SIDES = st.integers(2, 12)
 SHARES = st.tuples(*[st.floats(0, 1)] * 3).filter(any)
@@ -20,7 +20,7 @@ def test_a_mask_is_neither_empty_nor_full_and_follows_from_its_seed_and_key(
     mask = draw_mask(seed, key, height, width, reduction, shares)
     assert mask.shape == (height, width) and mask.dtype == bool
     small = reduced(mask, reduction)
-    assert small.any() and not small.all()
+    assert small.any() and not small.all() and LEAST <= small.mean() <= MOST
     np.testing.assert_array_equal(mask, draw_mask(seed, key, height, width, reduction, shares))
     # What is known to latents has no pixel that is to be filled.
     assert not (mask & ~enlarged(small, reduction)).any()

@@ -5,17 +5,22 @@ import dataclasses
 import jax
 import pytest
 
-from configs import digits, sd3_turbo
+from configs import digits, sd3_inpaint, sd3_turbo, small_inpaint
 from ladd_jax.config import objectives
 from ladd_jax.config.fields import typed
 from ladd_jax.data.buckets import Bucket
+from ladd_jax.data.shards import Shards
 from ladd_jax.errors import NotFoundError
 from ladd_jax.models.families import family
 from ladd_jax.parallel.chips import chip_named
 from ladd_jax.parallel.mesh import make_mesh
+from ladd_jax.planning import whole_run as whole_run_module
 from ladd_jax.planning.job import Job
 from ladd_jax.planning.plan import whole_run
+from ladd_jax.planning.stored_bytes import pictures_of_record, record_bytes
 from ladd_jax.planning.whole_run import known_records, run_costs
+from ladd_jax.stages.encode import encode
+from ladd_jax.stages.sets import encoded
 
 BUCKET = Bucket(32, 32)
 
@@ -59,6 +64,57 @@ def test_stages_cost_their_passes_at_the_assumed_share_of_the_peak(job):
     )
     for cost in (encode, synthesize, distil):
         assert cost.seconds == pytest.approx(cost.model_flops / (0.5 * job.chip.bf16_flops))
+
+
+def planned(config, count=500):
+    """The cost of `encode` of so many records of a config."""
+    config = typed(config)
+    mesh = make_mesh({"data": 1}, jax.devices()[:1])
+    # No training is planned.
+    job = Job(config, None, chip_named("v5e"), mesh, 0.5)
+    return whole_run_module._encode(job, {BUCKET: count})
+
+
+def test_a_released_base_that_is_fine_tuned_first_has_released_encoders():
+    configs = [
+        sd3_turbo.get_config("size=medium,resolution=256,data=pictures"),
+        sd3_inpaint.get_config("size=medium,resolution=256"),
+        small_inpaint.get_config(),
+        small_inpaint.get_config("data=pictures"),
+    ]
+    for config in configs[:2]:
+        config.model.update(dict(depth=2, width=128, num_heads=2))
+        config.heads.channels = 16
+    turbo, filling, *small = map(planned, configs)
+    text, picture = family("sd3").encoder_flops(32, 32, 333)
+    assert turbo.model_flops == 500 * (text + picture)
+    assert filling.model_flops == 500 * (text + 2 * picture)
+    assert [cost.model_flops for cost in small] == [0, 0]
+    # A mask and the masked picture besides, and no more of the text.
+    assert filling.bytes - turbo.bytes == 500 * 32 * 32 * 17 * 4
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "int8"])
+def test_what_is_joined_counts_with_the_bytes_that_encode_writes(dtype, tmp_path):
+    config = digits.get_config()
+    config.data.update(
+        dict(joined="inpaint", latents_dtype=dtype, buckets=("8x8",), examples=4,
+             held_out_examples=2)
+    )  # fmt: skip
+    config, bucket = typed(config), Bucket(8, 8)
+    encode(config, tmp_path)
+    specs = Shards(encoded(tmp_path)).arrays
+    written = sum(spec.bytes_in(bucket) for spec in specs.values())
+    assert record_bytes(config, bucket, released=False) == written
+
+
+def test_channels_of_a_source_of_ones_own_count_too():
+    config = digits.get_config()
+    plain = record_bytes(typed(config), BUCKET, released=False)
+    config.model.joined_channels = 3
+    config = typed(config)
+    assert record_bytes(config, BUCKET, released=False) == plain + 32 * 32 * 3 * 4
+    assert pictures_of_record(config) == 1
 
 
 def test_samples_with_scales_of_their_own_take_two_passes_a_step(job):
