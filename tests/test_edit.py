@@ -1,7 +1,6 @@
 """A network that edits: what it is given, how its edits are judged, and who else reads it."""
 
 import ast
-import dataclasses
 import json
 import re
 from types import SimpleNamespace
@@ -18,7 +17,8 @@ from untrained_run import save_student
 from configs import digits, sd3_edit, small_edit, small_inpaint
 from ladd_jax.cli.preflight import check
 from ladd_jax.config.architectures import read_architectures
-from ladd_jax.config.fields import typed
+from ladd_jax.config.fields import to_dict, typed
+from ladd_jax.config.workdir import settle
 from ladd_jax.data.buckets import Bucket
 from ladd_jax.diffusion.samplers import sample_noise
 from ladd_jax.diffusion.sampling import Sampler, seeds
@@ -414,10 +414,12 @@ def test_the_stages_run_from_weights_and_edits_to_a_student(tmp_path, knobs):
     config.log.update(dict(every=1, samples_every=0))
     read_architectures(config)
     config = typed(config)
-    check(dataclasses.replace(config))
+    check(config)
+    settle(tmp_path / "run", to_dict(config))
     for stage in (encode, pretrain, *((synthesize,) if knobs else ()), distil):
         stage(config, tmp_path / "run")
-    trained = open_trained(str(tmp_path / "run"), None, None, None, make_mesh({}, jax.devices()))
+    mesh = make_mesh({}, jax.devices()[:1])
+    trained = open_trained(str(tmp_path / "run"), None, None, None, mesh)
     assert trained.joined == "edit"
     assert trained.sampling(1, None, None).given_guidance == ((7.0, 1.5) if knobs else None)
     export(tmp_path / "run", tmp_path / "editor", dtype="float32")

@@ -1001,17 +1001,22 @@ def partly_typed(config: ConfigDict) -> tuple[Config, dict[str, list[UserError]]
     values = config.to_dict()
     compare(base_config().to_dict(), values, "")
     refused: dict[str, list[UserError]] = {}
-    return _like(Config(), values, "", refused), refused
+    return _like(Config(), values, "", refused, []), refused
 
 
-def _like(default: Any, value: Any, path: str, refused: dict[str, list[UserError]]) -> Any:
-    """A value of the default's own type; `path` names it in errors, and is empty for the config."""
+def _like(
+    default: Any, value: Any, path: str, refused: dict[str, list[UserError]], lost: list[str]
+) -> Any:
+    """A value of the default's own type; `path` names it in errors, and is empty for the config.
+
+    What was said is added to `refused`, and to `lost` the fields whose values are gone for it.
+    """
     if not dataclasses.is_dataclass(default):
         return float(value) if isinstance(default, float) else value
     kind: Any = type(default)
     prefix = f"{path}." if path else ""
     fields = {
-        name: _like(getattr(default, name), field, f"{prefix}{name}", refused)
+        name: _like(getattr(default, name), field, f"{prefix}{name}", refused, lost)
         for name, field in value.items()
     }
     for name, hint in get_type_hints(kind).items():
@@ -1021,6 +1026,7 @@ def _like(default: Any, value: Any, path: str, refused: dict[str, list[UserError
             wrong = UserError(f"{whole} is {fields[name]!r}: use {words}")
             refused.setdefault(path.partition(".")[0] or name, []).append(wrong)
             fields[name] = getattr(default, name)
+            lost.append(whole)
     while True:
         try:
             return kind(**fields)
@@ -1033,27 +1039,14 @@ def _like(default: Any, value: Any, path: str, refused: dict[str, list[UserError
             section = path.partition(".")[0] or (name if name in fields else "")
             sentences = refused.setdefault(section, [])
             # What follows from a default in the place of a value is not the user's mistake.
-            lost = (
-                _at_default({path: fields}, {path: value}) if path else _at_default(fields, value)
-            )
             if not _names_one(told, lost):
                 sentences.append(told)
             # The others are looked at with this one at its default.
             if name not in fields or fields[name] == getattr(default, name):
+                lost += [f"{prefix}{each}" for each in fields] if path else []
                 return default
             fields[name] = getattr(default, name)
-
-
-def _at_default(sections: dict[str, Any], given: dict[str, Any]) -> list[str]:
-    """Fields of sections, `section.field`, whose values were refused and are at their defaults."""
-    return [
-        f"{section}.{name}"
-        for section, found in sections.items()
-        if isinstance(found, dict) or dataclasses.is_dataclass(found)
-        for name, value in given[section].items()
-        if not isinstance(value, dict)
-        and (found[name] if isinstance(found, dict) else getattr(found, name)) != value
-    ]
+            lost.append(f"{prefix}{name}")
 
 
 def _names_one(error: UserError, fields: Sequence[str]) -> bool:
