@@ -24,6 +24,7 @@ core does some 0.05 in a second. A run that is stopped, or killed, goes on from 
 from ml_collections import ConfigDict
 
 from ladd_jax.config import base_config, parse_arguments, small_recipe
+from ladd_jax.config.small_networks import pretrain, use_words
 from ladd_jax.errors import UserError
 
 _SHAPES = ((4, 4), (3, 5), (5, 3))  # of the buckets, in quarters of the resolution
@@ -55,16 +56,10 @@ def get_config(arguments: str | None = None) -> ConfigDict:
             path=given["data"],
             # The shapes of the pictures, so that at 64 each is taken as it is.
             buckets=tuple(f"{h * quarter}x{w * quarter}" for h, w in _SHAPES),
-            # The longest name, its maker and an end token: 15, were all its words of two letters.
-            text_tokens="words",
-            text_length=16,
-            text_width=128,
-            text_layers=2,
-            text_heads=4,
-            pooled_width=256,
-            text_dtype="float16",
         )
     )
+    # The longest name, its maker and an end token: 15, were all its words of two letters.
+    use_words(config, 16)
     config.model.update(
         dict(
             depth=depth,
@@ -83,15 +78,10 @@ def get_config(arguments: str | None = None) -> ConfigDict:
     )
     config.heads.update(dict(channels=64))
 
-    config.pretrain.update(dict(steps=given["pretrain"], batch_size=64, ema_decay=0.998))
-    config.pretrain.optimizer.update(
-        dict(
-            learning_rate=5e-4,
-            weight_decay=0.01,
-            warmup_steps=min(500, given["pretrain"] // 10),
-            decay_steps=given["pretrain"],
-        )
-    )
+    pretrain(
+        config, given["pretrain"], batch_size=64, ema_decay=0.998, warmup_steps=500,
+        learning_rate=5e-4,
+    )  # fmt: skip
 
     config.synthesize.update(
         dict(

@@ -8,6 +8,7 @@ python -m ladd_jax.main --config=scenes --workdir=runs/scenes
 from ml_collections import ConfigDict
 
 from ladd_jax.config import base_config, parse_arguments, small_recipe
+from ladd_jax.config.small_networks import pretrain, use_network, use_words
 
 
 def get_config(arguments: str | None = None) -> ConfigDict:
@@ -18,36 +19,14 @@ def get_config(arguments: str | None = None) -> ConfigDict:
             source="scenes",
             buckets=("24x24", "16x32", "32x16"),
             examples=4096,
-            # "a yellow three, a yellow seven and a yellow eight" has 11, and an end token.
-            text_tokens="words",
-            text_length=12,
-            text_width=128,
-            text_layers=2,
-            text_heads=4,
-            pooled_width=256,
-            text_dtype="float16",
         )
     )
-    config.model.update(
-        dict(
-            depth=4,
-            width=96,
-            num_heads=3,
-            channels=3,
-            patch=4,
-            qk_norm=True,
-            position_table=8,
-            position_base=8,
-            remat="none",
-            dtype="float32",
-        )
-    )
-    config.heads.update(dict(channels=32))
+    # "a yellow three, a yellow seven and a yellow eight" has 11, and an end token.
+    use_words(config, 12)
+    # Of the longest side, that of the wide bucket and of the tall one.
+    use_network(config, 32, 4, 3, longest=32)
 
-    config.pretrain.update(dict(steps=3000, batch_size=64, ema_decay=0.995))
-    config.pretrain.optimizer.update(
-        dict(learning_rate=2e-3, weight_decay=0.01, warmup_steps=100, decay_steps=3000)
-    )
+    pretrain(config, 3000, batch_size=64, ema_decay=0.995, warmup_steps=100)
 
     config.synthesize.update(
         dict(

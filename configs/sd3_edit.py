@@ -26,8 +26,8 @@ import math
 
 from ml_collections import ConfigDict
 
-from ladd_jax.config import base_config, large_recipe, parse_arguments
-from ladd_jax.config.sd3_pipelines import use_pipeline, use_resolution
+from ladd_jax.config import base_config, large_recipe, learn_real_pictures, parse_arguments
+from ladd_jax.config.sd3_pipelines import tune_base, use_pipeline, use_resolution
 
 
 def get_config(arguments: str | None = None) -> ConfigDict:
@@ -43,21 +43,9 @@ def get_config(arguments: str | None = None) -> ConfigDict:
     use_resolution(config, given["resolution"])
     config.data.update(dict(source="images", path=given["data"], joined="edit"))
 
-    config.pretrain.update(
-        dict(
-            steps=given["pretrain"],  # ours
-            batch_size=256,  # ours
-            ema_decay=0.999,  # ours
-            shift=3.0,  # SD3's
-            # InstructPix2Pix's: 5% of the samples lose the text, 5% the picture, 5% both.
-            text_dropout=0.1,
-            image_dropout=0.1,
-        )
-    )
-    # Ours: a tenth of it warms up, while zeros become a reader of the picture.
-    config.pretrain.optimizer.update(
-        dict(learning_rate=3e-5, warmup_steps=math.ceil(given["pretrain"] / 10))
-    )
+    tune_base(config, given["pretrain"])
+    # InstructPix2Pix's: 5% of the samples lose the text, 5% the picture, 5% both.
+    config.pretrain.update(dict(text_dropout=0.1, image_dropout=0.1))
     config.synthesize.update(
         dict(
             samples=0,  # ours: one for each edit
@@ -84,12 +72,7 @@ def get_config(arguments: str | None = None) -> ConfigDict:
     else:
         # Known: the data are real, so that no samples are made.
         config.stages = ("encode", "pretrain", "distil")
-        config.distil.update(
-            dict(
-                data="encoded",  # known
-                distillation_weight=2.5,  # known: there is one; ADD's: its value
-            )
-        )
+        learn_real_pictures(config)
     if given["resolution"] <= 512:  # known: the warm-up is for more than 512 x 512
         config.distil.warmup_steps = 0
 

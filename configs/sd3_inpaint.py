@@ -23,8 +23,8 @@ import math
 
 from ml_collections import ConfigDict
 
-from ladd_jax.config import base_config, large_recipe, parse_arguments
-from ladd_jax.config.sd3_pipelines import use_pipeline, use_resolution
+from ladd_jax.config import base_config, large_recipe, learn_real_pictures, parse_arguments
+from ladd_jax.config.sd3_pipelines import tune_base, use_pipeline, use_resolution
 
 
 def get_config(arguments: str | None = None) -> ConfigDict:
@@ -42,18 +42,7 @@ def get_config(arguments: str | None = None) -> ConfigDict:
     use_resolution(config, given["resolution"])
     config.data.update(dict(source="images", path=given["data"], joined="inpaint"))
 
-    config.pretrain.update(
-        dict(
-            steps=given["pretrain"],  # ours
-            batch_size=256,  # ours
-            ema_decay=0.999,  # ours
-            shift=3.0,  # SD3's
-        )
-    )
-    # Ours: a tenth of it warms up, while zeros become a reader of the mask.
-    config.pretrain.optimizer.update(
-        dict(learning_rate=3e-5, warmup_steps=math.ceil(given["pretrain"] / 10))
-    )
+    tune_base(config, given["pretrain"])
     # Of the data generator where it is sampled: for `evaluate`, and for `sample`.
     config.synthesize.update(dict(steps=25, guidance=5.0, shift=3.0))  # ours; SD3's shift
 
@@ -68,8 +57,6 @@ def get_config(arguments: str | None = None) -> ConfigDict:
 
     config.distil.update(
         dict(
-            data="encoded",  # known
-            distillation_weight=2.5,  # known: there is one; ADD's: its value
             steps=given["steps"],  # known: 10,000
             batch_size=256,  # ours
         )
@@ -77,7 +64,6 @@ def get_config(arguments: str | None = None) -> ConfigDict:
     if given["resolution"] <= 512:  # known: the warm-up is for more than 512 x 512
         config.distil.warmup_steps = 0
     large_recipe(config, given["recipe"])
-    # The base has learned these pictures already.
-    config.finetune.steps = 0
+    learn_real_pictures(config)
     config.checkpoint.every = math.ceil(given["steps"] / 10)  # ours
     return config

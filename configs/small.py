@@ -23,9 +23,8 @@ of latents above 32.
 from ml_collections import ConfigDict
 
 from ladd_jax.config import base_config, parse_arguments, small_recipe
-from ladd_jax.errors import UserError
+from ladd_jax.config.small_networks import check_side, pretrain, use_network, use_words
 
-_LARGEST = 64
 _SD3_CHANNELS = 16
 
 
@@ -38,11 +37,8 @@ def get_config(arguments: str | None = None) -> ConfigDict:
         ),
     )  # fmt: skip
     resolution, autoencoder = given["resolution"], given["autoencoder"]
-    if not autoencoder and not 8 <= resolution <= _LARGEST:
-        raise UserError(
-            f"resolution {resolution} is not from 8 to {_LARGEST}, where pixels are the latents: "
-            f"use one of these, or give autoencoder=DIR"
-        )
+    if not autoencoder:
+        check_side(resolution, "use one of these, or give autoencoder=DIR")
     # Latents of an autoencoder have an eighth of the pixels' side.
     side = resolution // 8 if autoencoder else resolution
     # A square of 32 pixels takes a quarter of the time so. Of latents, with their many channels, a
@@ -58,44 +54,14 @@ def get_config(arguments: str | None = None) -> ConfigDict:
             buckets=(),
             resolution=resolution,
             max_buckets=3,
-            # As wide as keeps a few words apart in the pooled vector of a random encoder.
             text=given["text"],
-            text_tokens="words",
-            text_length=given["text_length"],
-            text_width=128,
-            text_layers=2,
-            text_heads=4,
-            pooled_width=256,
-            # The random encoder's text would otherwise be larger than the pictures.
-            text_dtype="float16",
         )
     )
-    config.model.update(
-        dict(
-            depth=4,
-            width=96,
-            num_heads=3,
-            channels=given["channels"] or (_SD3_CHANNELS if autoencoder else 3),
-            patch=patch,
-            qk_norm=True,
-            # In patches; wide buckets are longer than the square.
-            position_table=2 * -(-side // patch),
-            position_base=-(-side // patch),
-            remat="none",
-            dtype="float32",
-        )
-    )
-    config.heads.update(dict(channels=32))
+    use_words(config, given["text_length"])
+    channels = given["channels"] or (_SD3_CHANNELS if autoencoder else 3)
+    use_network(config, side, patch, channels)
 
-    config.pretrain.update(dict(steps=given["pretrain"], batch_size=32, ema_decay=0.998))
-    config.pretrain.optimizer.update(
-        dict(
-            learning_rate=2e-3,
-            weight_decay=0.01,
-            warmup_steps=min(200, given["pretrain"] // 10),
-            decay_steps=given["pretrain"],
-        )
-    )
+    pretrain(config, given["pretrain"], batch_size=32, ema_decay=0.998, warmup_steps=200)
 
     config.synthesize.update(
         dict(

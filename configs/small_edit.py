@@ -21,10 +21,8 @@ Arguments after the colon, all optional:
 
 from ml_collections import ConfigDict
 
-from ladd_jax.config import base_config, parse_arguments, small_recipe
-from ladd_jax.errors import UserError
-
-_LARGEST = 64
+from ladd_jax.config import base_config, learn_real_pictures, parse_arguments, small_recipe
+from ladd_jax.config.small_networks import check_side, pretrain, use_network, use_words
 
 
 def get_config(arguments: str | None = None) -> ConfigDict:
@@ -36,11 +34,7 @@ def get_config(arguments: str | None = None) -> ConfigDict:
         ),
     )  # fmt: skip
     side = given["resolution"]
-    if not 8 <= side <= _LARGEST:
-        raise UserError(
-            f"resolution {side} is not from 8 to {_LARGEST}, since pixels are the latents: use one "
-            f"of these"
-        )
+    check_side(side)
     config = base_config()
     config.data.update(
         dict(
@@ -49,54 +43,17 @@ def get_config(arguments: str | None = None) -> ConfigDict:
             joined="edit",
             buckets=() if given["data"] else ("24x24",),
             examples=8192,
-            # "move the yellow three to the right" has 7, and an end token.
-            text_tokens="words",
-            text_length=given["text_length"],
-            text_width=128,
-            text_layers=2,
-            text_heads=4,
-            pooled_width=256,
-            text_dtype="float16",
         )
     )
     if given["data"]:
         config.data.update(dict(resolution=side, max_buckets=3))
-    patch = 2 if side < 24 else 4
-    config.model.update(
-        dict(
-            depth=4,
-            width=96,
-            num_heads=3,
-            channels=3,
-            patch=patch,
-            qk_norm=True,
-            # In patches; wide buckets are longer than the square.
-            position_table=2 * -(-side // patch) if given["data"] else side // patch,
-            position_base=-(-side // patch),
-            remat="none",
-            dtype="float32",
-        )
-    )
-    config.heads.update(dict(channels=32))
+    # "move the yellow three to the right" has 7, and an end token.
+    use_words(config, given["text_length"])
+    use_network(config, side, 2 if side < 24 else 4, 3, longest=None if given["data"] else side)
 
-    config.pretrain.update(
-        dict(
-            steps=given["pretrain"],
-            batch_size=32,
-            ema_decay=0.995,
-            # InstructPix2Pix's: 5% of the samples lose the text, 5% the picture, 5% both.
-            text_dropout=0.1,
-            image_dropout=0.1,
-        )
-    )
-    config.pretrain.optimizer.update(
-        dict(
-            learning_rate=2e-3,
-            weight_decay=0.01,
-            warmup_steps=min(100, given["pretrain"] // 10),
-            decay_steps=given["pretrain"],
-        )
-    )
+    pretrain(config, given["pretrain"], batch_size=32, ema_decay=0.995, warmup_steps=100)
+    # InstructPix2Pix's: 5% of the samples lose the text, 5% the picture, 5% both.
+    config.pretrain.update(dict(text_dropout=0.1, image_dropout=0.1))
 
     config.synthesize.update(
         dict(
@@ -117,15 +74,7 @@ def get_config(arguments: str | None = None) -> ConfigDict:
     else:
         # The student learns from the edits themselves, and no sample is kept.
         config.stages = ("encode", "pretrain", "distil", "evaluate")
-        config.distil.update(
-            dict(
-                data="encoded",
-                distillation_weight=2.5,  # known: there is one with real pictures; ADD's: its value
-            )
-        )
-        # The data generator has learned these data already, and is what is followed.
-        config.finetune.steps = 0
-        config.distil.follows = "generator"
+        learn_real_pictures(config)
 
     config.evaluate.update(
         dict(

@@ -21,10 +21,10 @@ colon, all optional:
 
 from ml_collections import ConfigDict
 
-from ladd_jax.config import base_config, parse_arguments, small_recipe
+from ladd_jax.config import base_config, learn_real_pictures, parse_arguments, small_recipe
+from ladd_jax.config.small_networks import check_side, pretrain, use_network, use_words
 from ladd_jax.errors import UserError
 
-_LARGEST = 64
 _SCENE = 24
 
 
@@ -37,11 +37,7 @@ def get_config(arguments: str | None = None) -> ConfigDict:
         ),
     )  # fmt: skip
     side = given["resolution"]
-    if not 8 <= side <= _LARGEST:
-        raise UserError(
-            f"resolution {side} is not from 8 to {_LARGEST}, since pixels are the latents: use one "
-            f"of these"
-        )
+    check_side(side)
     if not given["data"] and side != _SCENE:
         raise UserError(
             f"resolution is {side} and data is empty: scenes have {_SCENE} x {_SCENE} pixels; name "
@@ -58,55 +54,17 @@ def get_config(arguments: str | None = None) -> ConfigDict:
             resolution=side,
             max_buckets=3,
             examples=2048,
-            text_tokens="words",
-            text_length=given["text_length"],
-            text_width=128,
-            text_layers=2,
-            text_heads=4,
-            pooled_width=256,
-            text_dtype="float16",
         )
     )
-    patch = 2 if side < 24 else 4
-    config.model.update(
-        dict(
-            depth=4,
-            width=96,
-            num_heads=3,
-            channels=given["channels"],
-            patch=patch,
-            qk_norm=True,
-            # In patches; wide buckets are longer than the square.
-            position_table=2 * -(-side // patch),
-            position_base=-(-side // patch),
-            remat="none",
-            dtype="float32",
-        )
-    )
-    config.heads.update(dict(channels=32))
+    use_words(config, given["text_length"])
+    use_network(config, side, 2 if side < _SCENE else 4, given["channels"])
 
-    config.pretrain.update(dict(steps=given["pretrain"], batch_size=32, ema_decay=0.99))
-    config.pretrain.optimizer.update(
-        dict(
-            learning_rate=2e-3,
-            weight_decay=0.01,
-            warmup_steps=min(100, given["pretrain"] // 10),
-            decay_steps=given["pretrain"],
-        )
-    )
+    pretrain(config, given["pretrain"], batch_size=32, ema_decay=0.99, warmup_steps=100)
 
     config.synthesize.update(dict(guidance=given["guidance"], shift=1.0))
 
     small_recipe(config, steps=given["steps"], recipe=given["recipe"])
-    config.distil.update(
-        dict(
-            data="encoded",  # known: of inpainting the data are real
-            distillation_weight=2.5,  # known: there is one; ADD's: its value
-        )
-    )
-    # The data generator has learned these data already, and is what is followed.
-    config.finetune.steps = 0
-    config.distil.follows = "generator"
+    learn_real_pictures(config)
 
     config.evaluate.update(
         dict(

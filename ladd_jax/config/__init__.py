@@ -2,7 +2,7 @@
 
 from ladd_jax.config.arguments import parse_arguments
 from ladd_jax.config.fields import Config, base_config, typed
-from ladd_jax.config.recipes import large_recipe, small_recipe
+from ladd_jax.config.recipes import large_recipe, learn_real_pictures, small_recipe
 from ladd_jax.errors import UserError
 
 __all__ = [
@@ -10,6 +10,7 @@ __all__ = [
     "UserError",
     "base_config",
     "large_recipe",
+    "learn_real_pictures",
     "parse_arguments",
     "small_recipe",
     "typed",

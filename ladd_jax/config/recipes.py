@@ -112,6 +112,23 @@ def large_recipe(config: ConfigDict, recipe: str = "paper") -> None:
     )
 
 
+def learn_real_pictures(config: ConfigDict) -> None:
+    """A student learns from the encoded pictures themselves, as the paper's do that edit and fill.
+
+    Args:
+      config: is changed; its recipe is set already. Its data generator has learned these pictures,
+        and is what is followed.
+    """
+    config.distil.update(
+        dict(
+            data="encoded",  # known
+            distillation_weight=2.5,  # known: there is one; ADD's: its value
+            follows="generator",
+        )
+    )
+    config.finetune.steps = 0
+
+
 def _finetune(
     config: ConfigDict, steps: int, *, batch_size: int, learning_rate: float, warmup_steps: int
 ) -> None:

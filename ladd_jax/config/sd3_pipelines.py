@@ -3,6 +3,7 @@
 "ours" marks what neither the paper nor the released pipelines state.
 """
 
+import math
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -76,3 +77,22 @@ def use_resolution(config: ConfigDict, side: int) -> None:
     config.model.teacher_dtype = "bfloat16"  # ours
     # Ours: attention is a third of all operations, so what it gave is kept and not computed again.
     config.model.remat = "attention"
+
+
+def tune_base(config: ConfigDict, steps: int) -> None:
+    """Sets the fine-tuning of a released base, while zeros become a reader of what is joined.
+
+    Args:
+      config: is changed.
+      steps: of it, of which a tenth warms up.
+    """
+    config.pretrain.update(
+        dict(
+            steps=steps,  # ours
+            batch_size=256,  # ours
+            ema_decay=0.999,  # ours
+            shift=3.0,  # SD3's
+        )
+    )
+    # Ours.
+    config.pretrain.optimizer.update(dict(learning_rate=3e-5, warmup_steps=math.ceil(steps / 10)))
