@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from pipelines import save_pipeline
 from sampled import command, draw, save_digits
-from untrained_run import save_student
+from untrained_run import export_sd3, save_student
 
 from configs import digits, sd3_edit, small_edit, small_inpaint
 from ladd_jax.cli.preflight import check
@@ -270,16 +270,7 @@ def test_a_small_run_is_judged_by_its_edits(tmp_path):
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
     """(folder of the export, workdir) of an untrained student with the channels of SD3."""
-    directory = tmp_path_factory.mktemp("sd3")
-    save_pipeline(directory / "pipeline", qk_norm=True)
-    config = sd3_edit.get_config(f"size=tiny,weights={directory / 'pipeline'},resolution=128")
-    read_architectures(config)
-    config.data.update(dict(buckets=("8x8",), text_length=77 + LENGTH))
-    config.model.update(dict(dtype="float32", remat="none"))
-    config.heads.update(dict(channels=8, groups=2, projection=8))
-    save_student(typed(config), directory / "run")
-    export(directory / "run", directory / "editor", dtype="float32")
-    return directory / "editor", directory / "run"
+    return export_sd3(sd3_edit.get_config, tmp_path_factory.mktemp("sd3"), LENGTH)
 
 
 def test_an_export_names_the_pipeline_of_the_community_and_how_it_is_called(exported):

@@ -13,7 +13,7 @@ import tiny
 from PIL import Image
 from pipelines import save_pipeline
 from sampled import command, draw, save_digits
-from untrained_run import save_generator, save_student
+from untrained_run import export_sd3, save_generator, save_student
 
 from configs import digits, sd3_inpaint, sd3_turbo, small_inpaint
 from ladd_jax.cli import preflight
@@ -443,16 +443,7 @@ LENGTH = 8
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
     """(folder of the export, workdir) of an untrained student with the channels of SD3."""
-    directory = tmp_path_factory.mktemp("sd3")
-    save_pipeline(directory / "pipeline", qk_norm=True)
-    config = sd3_inpaint.get_config(f"size=tiny,weights={directory / 'pipeline'},resolution=128")
-    read_architectures(config)
-    config.data.update(dict(buckets=("8x8",), text_length=77 + LENGTH))
-    config.model.update(dict(dtype="float32", remat="none"))
-    config.heads.update(dict(channels=8, groups=2, projection=8))
-    save_student(typed(config), directory / "run")
-    export(directory / "run", directory / "filler", dtype="float32")
-    return directory / "filler", directory / "run"
+    return export_sd3(sd3_inpaint.get_config, tmp_path_factory.mktemp("sd3"), LENGTH)
 
 
 def test_diffusers_own_pipeline_loads_an_export_and_fills_the_same_hole(
