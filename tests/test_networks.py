@@ -76,6 +76,8 @@ def test_a_field_reaches_the_objective(section, name):
     config[section][name] = value
     if name == "timesteps":
         config.distil.probabilities = config.distil.warmup_probabilities = (0.5, 0.5)
+    if name == "image_dropout":
+        config.data.update(dict(source="scene_edits", joined="edit"))
     if name in ("halvings", "phase_steps"):
         config.distil.update(dict(objective="progressive", steps=100_000))
     result = built(section, config)

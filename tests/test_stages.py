@@ -217,7 +217,12 @@ def test_finetune_goes_on_from_the_data_generator_and_distil_from_what_it_makes(
         ("lcm", "consistency", {}),
         pytest.param("dmd", "dmd", {}, marks=pytest.mark.slow),
         # Guidance, and then a phase that goes on.
-        ("progressive", "progressive", {"halvings": 1, "phase_steps": 1, "steps": 2}),
+        pytest.param(
+            "progressive",
+            "progressive",
+            {"halvings": 1, "phase_steps": 1, "steps": 2},
+            marks=pytest.mark.slow,
+        ),
     ],
     ids=["lcm", "dmd", "progressive"],
 )
@@ -247,6 +252,7 @@ def test_a_rival_runs_through_the_same_stage(images, tmp_path, objective, loss, 
     assert history[-1]["preview/seed_spread/1"] > 0
 
 
+@pytest.mark.slow
 def test_a_student_that_waits_for_its_heads_is_trained_to_the_end(images, tmp_path):
     config = settings(student_interval=2, refreshed_heads=0.5, r1_gamma=1e-2, r1_noise=0.1)
     config.distil.ramp.update(dict(steps=(0, 2), generator=(0.5, 1.0)))

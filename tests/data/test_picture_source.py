@@ -320,7 +320,7 @@ def test_pixels_are_latents_for_small_pictures_only(arguments, message):
     "section, values, message",
     [
         ("model", dict(channels=4), "channels is 4: .* latents are pixels, of 1 channel, grey, or"),
-        ("data", dict(resolution=5), "data.resolution is 5 .*: use 4 or 6"),
+        ("data", dict(resolution=5), "data.resolution is 5 .*: use 4 or 8"),
     ],
 )
 def test_what_pixels_cannot_be_is_refused_before_the_data_are_read(section, values, message):

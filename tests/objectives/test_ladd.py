@@ -503,7 +503,7 @@ def test_more_head_updates_take_fresh_noise_and_one_optimizer_step_each():
 @pytest.mark.parametrize(
     "changes",
     [
-        {"head_updates": 2, "consistency_weight": 1.0},
+        pytest.param({"head_updates": 2, "consistency_weight": 1.0}, marks=pytest.mark.slow),
         pytest.param({"accumulation": 2, "r1_gamma": 1e-2}, marks=pytest.mark.slow),
         pytest.param(
             {"accumulation": 2, "accumulated_heads": "before", "loss": "relativistic"},

@@ -214,6 +214,9 @@ OBJECTIVES = {
 # The others are tested on the meshes of `QUICK`.
 ON_ALL_MESHES = ("ladd", "flow_matching")
 
+# Of these a mesh is looked at in a quick test.
+IN_QUICK_TESTS = ("ladd", "flow_matching", "lora")
+
 
 def update(objective, sizes):
     """What one step adds to each parameter, and the metrics, on a mesh of these sizes."""
@@ -245,7 +248,9 @@ def on_one_device(objective):
         pytest.param(
             objective,
             sizes,
-            marks=() if sizes in QUICK[objective] else pytest.mark.slow,
+            marks=()
+            if objective in IN_QUICK_TESTS and sizes in QUICK[objective]
+            else pytest.mark.slow,
             id=f"{objective}-{'x'.join(f'{axis}{size}' for axis, size in sizes.items())}",
         )
         for objective in OBJECTIVES
