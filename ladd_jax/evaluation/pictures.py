@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import os
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -188,7 +189,14 @@ def save_grid_png(path: str | os.PathLike[str], grids: Sequence[Grid]) -> None:
     gap = 0.35 * grids[0].images.shape[2]
     height, width = sum(map(len, bands)) + gap * (len(bands) - 1), bands[0].shape[1]
     inch = min(6.4 / width, 0.06)
-    left, top, edge = 0.075 * max(len(grid.title) for grid in grids) + 0.2, 0.55, 0.1
+    column = grids[0].images.shape[3] + 1
+    # A letter takes a fifteenth of an inch, a line a seventh.
+    texts = [
+        textwrap.fill(prompt, max(int(15 * column * inch), 1), break_long_words=False)
+        for prompt in grids[0].prompts
+    ]
+    top = max(text.count("\n") + 1 for text in texts) / 7 + 0.25
+    left, edge = 0.075 * max(len(grid.title) for grid in grids) + 0.2, 0.1
     size = (left + width * inch + edge, top + height * inch + edge)
     drawing = figure(figsize=size, facecolor="white")
     axes = drawing.add_axes((left / size[0], edge / size[1], width * inch / size[0],
@@ -204,9 +212,8 @@ def save_grid_png(path: str | os.PathLike[str], grids: Sequence[Grid]) -> None:
         start = end + gap
     # An image sets the limits to its own extent.
     axes.set(xlim=(0, width), ylim=(height, 0))
-    column = grids[0].images.shape[3] + 1
-    for i, prompt in enumerate(grids[0].prompts):
-        place, text = (column * (i + 0.5) - 0.5, -0.08 / inch), prompt.replace(" ", "\n")
+    for i, text in enumerate(texts):
+        place = (column * (i + 0.5) - 0.5, -0.08 / inch)
         axes.annotate(text, place, ha="center", va="bottom", fontsize=8, annotation_clip=False)
     drawing.savefig(path, dpi=120)
 

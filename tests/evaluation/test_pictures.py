@@ -37,6 +37,15 @@ def test_a_picture_shows_black_samples_black_and_white_ones_white(tmp_path):
     assert dark[0] > 1.8 * dark[1] > 0.2 and dark[2] < 0.05
 
 
+def test_long_prompts_are_wrapped_above_their_columns_and_not_cut(tmp_path):
+    prompts = ["a yellow three, a yellow seven and a yellow eight", "seven"]
+    grid = Grid("a", "8x8", np.full((2, 1, 8, 8, 1), 1.0), prompts)
+    save_grid_png(tmp_path / "a.png", [grid])
+    shown = np.asarray(Image.open(tmp_path / "a.png").convert("L"))
+    rows = np.flatnonzero((shown < 128).any(axis=1))
+    assert rows[0] > 3 and len(rows) > 60
+
+
 def test_a_picture_of_different_prompts_is_refused(tmp_path):
     images = np.zeros((1, 2, 8, 8, 1))
     with pytest.raises(ValueError, match="2 sets of prompts"):
