@@ -22,6 +22,7 @@ from ladd_jax.config import architectures
 from ladd_jax.config.architectures import read_architectures
 from ladd_jax.config.fields import to_dict, typed
 from ladd_jax.config.identity import identity
+from ladd_jax.config.workdir import settle
 from ladd_jax.data.buckets import Bucket
 from ladd_jax.data.images import decode_image, fit
 from ladd_jax.data.masks import reduced
@@ -564,6 +565,7 @@ def test_the_stages_run_from_weights_to_a_student(pipeline, photographs, tmp_pat
     config.pretrain.optimizer.learning_rate = 1e-2
     config = typed(config)
     check(dataclasses.replace(config, stages=("encode", "pretrain", "distil")))
+    settle(tmp_path, to_dict(config))
     encode(config, tmp_path)
     pretrain(config, tmp_path)
     mesh = make_mesh(config.mesh.sizes)
