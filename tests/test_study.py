@@ -212,12 +212,10 @@ def study_command(tmp_path, *arguments, processes=1):
 
 
 @pytest.mark.slow
-def test_a_study_shares_data_survives_runs_that_fail_and_repeats_nothing(tmp_path):
+def test_a_study_shares_data_survives_a_run_that_diverges_and_repeats_nothing(tmp_path):
     recipes = {
         "one": {"distil.steps": 1},
         "rate": {"distil.steps": 1, "distil.optimizer.learning_rate": 1e39},
-        # The network is finite and its samples are not.
-        "samples": {"distil.steps": 1, "distil.optimizer.learning_rate": 1e25},
     }
     file = table(tmp_path, {"config": "digits", "data": SMALL, "recipes": recipes})
     # One after the other, by two processes together.
@@ -225,10 +223,9 @@ def test_a_study_shares_data_survives_runs_that_fail_and_repeats_nothing(tmp_pat
     assert first.returncode == 0, first.stderr
     rows = read_rows(tmp_path / "studies" / "mine" / "rows.json")
     assert [(run["recipe"], "rows" in run) for run in rows] == [
-        ("one", True), ("rate", False), ("samples", False)
+        ("one", True), ("rate", False)
     ]  # fmt: skip
     assert "rate of seed 0 has failed: " in first.stdout
-    assert re.search("samples of seed 0 has failed: .* features that are not fin", first.stdout)
     (shared,) = (tmp_path / "studies" / "shared").iterdir()
     assert (shared / "synthesized").is_dir() and (shared / "evaluation").is_dir()
     again = study_command(tmp_path, f"--study={file}")
