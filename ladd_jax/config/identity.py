@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ladd_jax.config.fields import Config, to_dict
+from ladd_jax.data.joined import makes_generator
 from ladd_jax.methods import METHODS, Method
 
 # Sections that do not change what a run computes: they may differ when it is resumed.
@@ -88,9 +89,9 @@ def identity(
 
 def _pretrains(config: Mapping[str, Any]) -> bool:
     """`pretrains` of `data.joined`, of a config of which an older version may not know all."""
-    joined = config.get("data", {}).get("joined")
-    own = config.get("model", {}).get("joined_channels")
-    return not config.get("weights") or bool(joined and not own)
+    joined = config.get("data", {}).get("joined", "")
+    own = config.get("model", {}).get("joined_channels", 0)
+    return makes_generator(config.get("weights", ""), joined, own)
 
 
 def _preference(stage: Mapping[str, Any], name: str) -> dict[str, Any]:

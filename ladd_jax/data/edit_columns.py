@@ -4,7 +4,7 @@ Those of InstructPix2Pix (Brooks et al. 2023), in its full and its small release
 (Zhang et al. 2023).
 """
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 
 from ladd_jax.errors import UserError
 
@@ -16,6 +16,11 @@ INSTRUCTIONS = ("edit_prompt", "instruction")
 
 EDITED = ("edited_image", "target_img", "target_image")
 """Of what comes of it."""
+
+
+def first(names: Container[str], usual: Sequence[str]) -> str:
+    """The first of the usual names that there is; empty where there is none."""
+    return next((name for name in usual if name in names), "")
 
 
 def choose(names: Sequence[str], asked: str, usual: Sequence[str], field: str, where: str) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from ladd_jax.data.edit_columns import INSTRUCTIONS, SOURCES, choose
+from ladd_jax.data.edit_columns import INSTRUCTIONS, SOURCES, choose, first
 from ladd_jax.data.image_tables import table_rows
 from ladd_jax.data.prompts import (
     COLUMNS,
@@ -85,8 +85,8 @@ class ImageFolder:
                 name = self._name(record, where, _FILE)
                 # What the first record settles holds for all.
                 if edits:
-                    column = column or next((n for n in INSTRUCTIONS if n in record), "")
-                    source = source or next((n for n in _SOURCE_FILES if n in record), "")
+                    column = column or first(record, INSTRUCTIONS)
+                    source = source or first(record, _SOURCE_FILES)
                 usual = (*COLUMNS, *INSTRUCTIONS) if edits else COLUMNS
                 column = choose_column(record, column, where, usual)
                 other = ""

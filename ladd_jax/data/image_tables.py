@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 
-from ladd_jax.data.edit_columns import EDITED, INSTRUCTIONS, SOURCES, choose
+from ladd_jax.data.edit_columns import EDITED, INSTRUCTIONS, SOURCES, choose, first
 from ladd_jax.data.prompts import COLUMNS, check_prompt, choose_column
 from ladd_jax.data.records import Record
 from ladd_jax.errors import NotFoundError, UserError, brief
@@ -147,8 +147,8 @@ def _columns(
     names = list(features)
     if edits:
         other = choose(names, other, SOURCES, "data.source_column", where)
-        image = image or next((name for name in EDITED if name in names), "")
-        column = column or next((name for name in INSTRUCTIONS if name in names), "")
+        image = image or first(names, EDITED)
+        column = column or first(names, INSTRUCTIONS)
     for name in filter(None, (image, other, preference)):
         if name not in names:
             raise UserError(f"{where} has no column {name!r}: its columns are {', '.join(names)}")

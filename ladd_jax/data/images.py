@@ -233,6 +233,12 @@ def fit(image: np.ndarray, height: int, width: int, channels: int = 3) -> np.nda
     return np.asarray(resized, np.float32).reshape(height, width, channels) / 127.5 - 1
 
 
+def enlarged(image: np.ndarray, factor: int) -> np.ndarray:
+    """An image or a mask whose pixels each become `factor` by `factor` of them; rows and columns
+    are its first axes."""
+    return image.repeat(factor, axis=0).repeat(factor, axis=1)
+
+
 def to_bytes(pixels: np.ndarray) -> np.ndarray:
     """Pixels as image files hold them, uint8, of floats in [-1, 1] of any shape.
 

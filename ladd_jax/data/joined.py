@@ -56,4 +56,10 @@ def pretrains(config: Any) -> bool:
     Args:
       config: the run's config, whose `model.joined_channels` are those of its weights.
     """
-    return not config.weights or bool(config.data.joined and not config.model.joined_channels)
+    return makes_generator(config.weights, config.data.joined, config.model.joined_channels)
+
+
+def makes_generator(weights: str, joined: str, own: int) -> bool:
+    """`pretrains` of the fields that decide it: `weights`, `data.joined` and
+    `model.joined_channels`."""
+    return not weights or bool(joined and not own)

@@ -12,6 +12,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from PIL import Image, ImageDraw
 
+from ladd_jax.data.images import enlarged
+
 KINDS = ("strokes", "boxes", "outpainting")
 """Kinds of masks, in the order of `data.mask_shares`."""
 
@@ -64,11 +66,6 @@ def reduced(mask: np.ndarray, reduction: int) -> np.ndarray:
     height, width = mask.shape
     blocks = mask.reshape(height // reduction, reduction, width // reduction, reduction)
     return np.asarray(blocks.any(axis=(1, 3)))
-
-
-def enlarged(mask: np.ndarray, factor: int) -> np.ndarray:
-    """A mask whose pixels each become `factor` by `factor` of them; the grid's axes come first."""
-    return mask.repeat(factor, axis=0).repeat(factor, axis=1)
 
 
 def _strokes(rng: np.random.Generator, height: int, width: int) -> np.ndarray:

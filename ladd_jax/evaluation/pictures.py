@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from ladd_jax.data.images import to_bytes
+from ladd_jax.data.images import enlarged, to_bytes
 from ladd_jax.errors import UserError
 from ladd_jax.evaluation.metrics import METRICS
 
@@ -85,7 +85,7 @@ def png(image: np.ndarray, scale: int, text: Mapping[str, str] | None = None) ->
 
     `text` becomes the file's metadata.
     """
-    pixels = to_bytes(image).repeat(scale, axis=0).repeat(scale, axis=1)
+    pixels = enlarged(to_bytes(image), scale)
     buffer = io.BytesIO()
     picture = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
     information = PngInfo()

@@ -297,26 +297,23 @@ BARS = (
 )
 """The limits for a distilled student, in every bucket."""
 
-FILLING_BARS = tuple(
-    bar
-    for steps, most in ((4, 1.1), (1, 1.3))
-    for bar in (
-        Bar("masked_error", steps, "teacher", high=most),
-        Bar("masked_distance", steps, "teacher", high=most),
-        Bar("alignment", steps, "teacher", low=1 / most),
+
+def _beside_teacher(*errors: str) -> tuple[Bar, ...]:
+    """Limits of errors and of alignment beside the teacher's at the most steps."""
+    return tuple(
+        bar
+        for steps, most in ((4, 1.1), (1, 1.3))
+        for bar in (
+            *(Bar(error, steps, "teacher", high=most) for error in errors),
+            Bar("alignment", steps, "teacher", low=1 / most),
+        )
     )
-)
+
+
+FILLING_BARS = _beside_teacher("masked_error", "masked_distance")
 """Those for one that fills holes, of which the untrained one fills many, too."""
 
-
-EDITING_BARS = tuple(
-    bar
-    for steps, most in ((4, 1.1), (1, 1.3))
-    for bar in (
-        Bar("edit_error", steps, "teacher", high=most),
-        Bar("alignment", steps, "teacher", low=1 / most),
-    )
-)
+EDITING_BARS = _beside_teacher("edit_error")
 """Those for one that edits, of whose pictures most is as it was whatever it does."""
 
 OWN_METRICS = {"inpaint": ("masked_error", "masked_distance"), "edit": ("edit_error",)}

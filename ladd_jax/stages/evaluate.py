@@ -46,6 +46,7 @@ from ladd_jax.stages.judging import (
     Originals,
     Samples,
     Show,
+    as_pictures,
     decoding,
     edits_of,
     look_at,
@@ -413,7 +414,7 @@ def _grid(
     shown = [names[i * len(names) // count] for i in range(count)]
     least = min(_SHOWN_SAMPLES, *(int(np.sum(prompts == name)) for name in shown))
     places = np.concatenate([np.flatnonzero(prompts == name)[:least] for name in shown])
-    pictures = latents[places] if show is None else show(latents[places])
+    pictures = as_pictures(latents[places], show)
     if hole is not None:
         wholes = originals.pictures((bucket, "shown"), hole.latents[places], show)
         pictures = completed(pictures, wholes, hole.masks[places])

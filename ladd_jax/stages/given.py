@@ -11,8 +11,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from ladd_jax.data.buckets import Bucket
-from ladd_jax.data.images import fit
-from ladd_jax.data.masks import enlarged
+from ladd_jax.data.images import enlarged, fit
 from ladd_jax.data.sources.inpainting import inpainting_channels, masked
 from ladd_jax.errors import UserError
 from ladd_jax.stages.starts import look_at_start, name_of, read_start

@@ -9,7 +9,7 @@ import numpy as np
 
 from ladd_jax.config.fields import Config
 from ladd_jax.data.buckets import Bucket
-from ladd_jax.data.masks import enlarged
+from ladd_jax.data.images import enlarged
 from ladd_jax.models.base import CHANNELS
 from ladd_jax.stages.subjects import Subject
 

@@ -144,12 +144,10 @@ class Originals:
           latents: the latents.
           show: pictures of latents that are none.
         """
-        if show is None:
-            return latents
         if place in self._pictures:
             return self._pictures[place]
-        pictures = show(latents)
-        if pictures.nbytes <= self._left:
+        pictures = as_pictures(latents, show)
+        if show is not None and pictures.nbytes <= self._left:
             self._left -= pictures.nbytes
             self._pictures[place] = pictures
         return pictures
@@ -187,7 +185,7 @@ def look_at(
         parts = []
         for start in range(0, len(latents), size):
             part = slice(start, start + size)
-            pictures, words = _shown(latents[part], show), list(texts[part])
+            pictures, words = as_pictures(latents[part], show), list(texts[part])
             off: dict[str, np.ndarray] = {}
             if own is not None:
                 wholes = kept.pictures((bucket, start, "whole"), own.latents[part], show)
@@ -219,7 +217,7 @@ def look_at(
     return seen
 
 
-def _shown(latents: np.ndarray, show: Show | None) -> np.ndarray:
+def as_pictures(latents: np.ndarray, show: Show | None) -> np.ndarray:
     """Pictures of latents, which are some themselves where nothing shows them."""
     return latents if show is None else show(latents)
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ladd_jax.data.buckets import Bucket
-from ladd_jax.data.images import fit
+from ladd_jax.data.images import enlarged, fit
 from ladd_jax.errors import UserError
 from ladd_jax.models.families import Family
 
@@ -88,7 +88,7 @@ def of_pixels(channels: int) -> Pictures:
     """
 
     def decode(latents: np.ndarray) -> np.ndarray:
-        return latents.repeat(_PIXELS, axis=0).repeat(_PIXELS, axis=1)
+        return enlarged(latents, _PIXELS)
 
     def fitted(picture: np.ndarray, bucket: Bucket) -> np.ndarray:
         if channels not in (1, 3):

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ladd_jax.data.masks import KINDS, LEAST, MOST, draw_mask, enlarged, reduced
+from ladd_jax.data.images import enlarged
+from ladd_jax.data.masks import KINDS, LEAST, MOST, draw_mask, reduced
 
 SIDES = st.integers(2, 12)
 SHARES = st.tuples(*[st.floats(0, 1)] * 3).filter(any)

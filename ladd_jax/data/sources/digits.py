@@ -1,6 +1,5 @@
 """Scans of handwritten digits and prompts that name them; latents are the pictures themselves."""
 
-import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -24,8 +23,7 @@ def open_source(config: Any, buckets: Sequence[Bucket], workdir: Path) -> Source
     # Which scans are of the test split follows from the seed, and how they are paired does not.
     held_out = _pictures(test, buckets, data.held_out_examples, seed=0, repeats=False)
     source = _pictures(train, buckets, data.examples, config.seed)
-    held_out = with_holes(config, held_out, "held out")
-    return dataclasses.replace(with_holes(config, source, "training"), held_out=held_out)
+    return with_holes(config, source, held_out)
 
 
 def count(config: Any) -> int:

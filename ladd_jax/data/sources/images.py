@@ -30,6 +30,7 @@ from ladd_jax.data.buckets import (
 )
 from ladd_jax.data.image_records import open_images
 from ladd_jax.data.images import decode_image, fit, look_at_image
+from ladd_jax.data.joined import JOINED
 from ladd_jax.data.map_ahead import map_ahead
 from ladd_jax.data.records import DECODE_ALL, Record, Records, UndecodableError, Unreadable
 from ladd_jax.data.shard_sets import LATENTS
@@ -37,7 +38,6 @@ from ladd_jax.data.sources import Source
 from ladd_jax.data.sources.fill_buckets import fill_buckets, smallest_bucket
 from ladd_jax.data.sources.held_out import LEAST, draw, lowest_draws
 from ladd_jax.data.sources.inpainting import (
-    channels_spec,
     inpainting_channels,
     masked,
     record_masks,
@@ -329,10 +329,8 @@ def _source(
     marks = {bucket: [record.mark for record in records] for bucket, records in part.items()}
     spec = ArraySpec(("H", "W", encoder.latent_channels))
     arrays = {LATENTS: spec}
-    if joined == "inpaint":
-        arrays[CHANNELS] = channels_spec(encoder.latent_channels)
-    if joined == "edit":
-        arrays[CHANNELS] = spec
+    if joined:
+        arrays[CHANNELS] = ArraySpec(("H", "W", JOINED[joined](encoder.latent_channels)))
     if pairs:
         arrays |= {OTHER: spec, PREFERENCE: ArraySpec((1,))}
     return Source(prompts, arrays, read, marks, where)

@@ -11,6 +11,7 @@ import numpy as np
 
 from ladd_jax.data.array_specs import ArraySpec
 from ladd_jax.data.buckets import Bucket
+from ladd_jax.data.joined import JOINED
 from ladd_jax.data.masks import draw_mask, reduced
 from ladd_jax.data.shard_sets import LATENTS
 from ladd_jax.data.sources import Source
@@ -45,22 +46,29 @@ def record_masks(
     return np.stack([draw_mask(config.seed, key, height, width, reduction, shares) for key in keys])
 
 
-def channels_spec(channels: int) -> ArraySpec:
-    """The array of records whose latents have this number of channels."""
-    return ArraySpec(("H", "W", 1 + channels))
+def with_holes(config: Any, source: Source, held_out: Source) -> Source:
+    """Two sources whose latents are pictures as one, with what is joined to x_t where a run fills
+    holes.
+
+    Args:
+      config: the run's config.
+      source: records for training.
+      held_out: those for judges.
+    """
+    if config.data.joined == "inpaint":
+        source, held_out = _holed(config, source, "training"), _holed(config, held_out, "held out")
+    return dataclasses.replace(source, held_out=held_out)
 
 
-def with_holes(config: Any, source: Source, part: str) -> Source:
-    """A source whose latents are pictures, with what is joined to x_t where a run fills holes.
+def _holed(config: Any, source: Source, part: str) -> Source:
+    """A source with a hole in each picture.
 
     Args:
       config: the run's config.
       source: the source.
       part: tells its records from those of the same number that are held out.
     """
-    if config.data.joined != "inpaint":
-        return source
-    channels = source.arrays[LATENTS].shape[-1]
+    joined = JOINED[config.data.joined](int(source.arrays[LATENTS].shape[-1]))
     read: Callable[[Bucket, int, int], dict[str, np.ndarray]] = source.read
 
     def read_with_holes(bucket: Bucket, start: int, stop: int) -> dict[str, np.ndarray]:
@@ -70,5 +78,5 @@ def with_holes(config: Any, source: Source, part: str) -> Source:
         held = masked(arrays[LATENTS], masks)
         return arrays | {CHANNELS: inpainting_channels(masks, held, 1)}
 
-    arrays = {**source.arrays, CHANNELS: channels_spec(int(channels))}
+    arrays = {**source.arrays, CHANNELS: ArraySpec(("H", "W", joined))}
     return dataclasses.replace(source, arrays=arrays, read=read_with_holes)

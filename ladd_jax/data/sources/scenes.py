@@ -1,7 +1,6 @@
 """Scenes of coloured digits and prompts that describe them; latents are the pictures themselves."""
 
-import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +22,29 @@ def open_source(config: Any, buckets: Sequence[Bucket], workdir: Path) -> Source
     `data.held_out_examples` of each, of the test scans, are held out.
     """
     del workdir
-    data, (train, test) = config.data, digits.load(config.seed)
-    held_out = _pictures(test, buckets, data.held_out_examples, _HELD_OUT_SEED)
-    source = _pictures(train, buckets, data.examples, config.seed)
-    held_out = with_holes(config, held_out, "held out")
-    return dataclasses.replace(with_holes(config, source, "training"), held_out=held_out)
+    return with_holes(config, *both_sides(config, buckets, _pictures))
 
 
 def count(config: Any) -> int:
     """`data.examples` of each bucket; see `data.sources`."""
     return int(config.data.examples * len(config.data.buckets))
+
+
+def both_sides(
+    config: Any,
+    buckets: Sequence[Bucket],
+    make: Callable[[digits.Digits, Sequence[Bucket], int, int], Source],
+) -> tuple[Source, Source]:
+    """The records for training and those for judges, as `make` makes them.
+
+    Args:
+      config: the run's config.
+      buckets: shapes of the latents.
+      make: `make(scans, buckets, count, seed)`: so many records of each bucket.
+    """
+    data, (train, test) = config.data, digits.load(config.seed)
+    held_out = make(test, buckets, data.held_out_examples, _HELD_OUT_SEED)
+    return make(train, buckets, data.examples, config.seed), held_out
 
 
 def _pictures(scans: digits.Digits, buckets: Sequence[Bucket], count: int, seed: int) -> Source:
