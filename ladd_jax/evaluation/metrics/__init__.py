@@ -8,12 +8,12 @@ from ladd_jax.evaluation.metrics import (
     contrast,
     diversity,
     edits,
-    filled,
     frechet,
     kernel,
     precision_recall,
 )
 from ladd_jax.evaluation.metrics.base import Metric
+from ladd_jax.evaluation.metrics.per_picture import mean_of, root_mean_of
 
 METRICS = {
     "fd": Metric(
@@ -64,7 +64,7 @@ METRICS = {
     ),
     edits.EDIT_ERROR: Metric(
         "edit error",
-        edits.mean_of(edits.EDIT_ERROR),
+        mean_of(edits.EDIT_ERROR),
         "of edits, the root mean square distance of a picture to the true edited one, of values in "
         "[-1, 1]",
         reference="",
@@ -72,7 +72,7 @@ METRICS = {
     ),
     edits.KEPT_ERROR: Metric(
         "kept error",
-        edits.mean_of(edits.KEPT_ERROR),
+        mean_of(edits.KEPT_ERROR),
         "of edits, the root mean square distance of a picture to the one that was edited, where "
         "the true edit has left that as it was",
         reference="",
@@ -102,7 +102,7 @@ METRICS = {
     ),
     "masked_distance": Metric(
         "distance",
-        filled.masked_distance,
+        mean_of("distance"),
         "mean distance of the features of a completed picture to those of the picture itself, from "
         "which it differs in the hole alone",
         reference="",
@@ -110,14 +110,14 @@ METRICS = {
     ),
     "masked_error": Metric(
         "error in the hole",
-        filled.masked_error,
+        root_mean_of("masked"),
         "root mean square of what a completed picture is off in the hole",
         reference="",
         ratios={"/ teacher": "teacher"},
     ),
     "known_error": Metric(
         "known error",
-        filled.known_error,
+        root_mean_of("known"),
         "root mean square of what a sample is off around the hole, before the known pixels are put "
         "back, which leaves none of it",
         reference="",

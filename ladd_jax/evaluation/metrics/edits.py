@@ -3,12 +3,7 @@
 n pictures, H W rows and columns.
 """
 
-from collections.abc import Sequence
-
 import numpy as np
-
-from ladd_jax.evaluation.metrics.base import Measure
-from ladd_jax.evaluation.seen import Seen
 
 EDIT_ERROR, KEPT_ERROR = "edit_error", "kept_error"
 
@@ -41,14 +36,3 @@ def errors(images: np.ndarray, sources: np.ndarray, truths: np.ndarray) -> dict[
             / np.maximum(kept.sum(axis=(1, 2, 3)) * images.shape[-1], 1)
         ),
     }
-
-
-def mean_of(name: str) -> Measure:
-    """The mean over buckets of an error's mean; None where pictures are no edits."""
-
-    def measure(samples: Sequence[Seen], reference: Sequence[Seen]) -> float | None:
-        del reference
-        values = [np.mean(part.errors[name]) for part in samples if name in part.errors]
-        return float(np.mean(values)) if values else None
-
-    return measure

@@ -51,5 +51,8 @@ def test_the_metric_is_a_mean_over_pictures_and_there_is_none_without_edits(edit
     assert METRICS["edit_error"].measure([seen], []) == pytest.approx(np.mean(own["edit_error"]))
     second = seen.take(np.array([1, 1]))
     assert METRICS["edit_error"].measure([second], []) == pytest.approx(own["edit_error"][1])
+    # A bucket with fewer pictures counts for less.
+    both = METRICS["edit_error"].measure([seen, seen.take(np.array([1]))], [])
+    assert both == pytest.approx(np.mean([*own["edit_error"], own["edit_error"][1]]))
     plain = Seen(sources, prompts, features, None, np.arange(2))
     assert METRICS["edit_error"].measure([plain], []) is None
