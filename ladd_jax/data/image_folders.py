@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from ladd_jax.data.edit_columns import INSTRUCTIONS, SOURCES, choose, first
+from ladd_jax.data.edit_columns import INSTRUCTIONS, SOURCE_COLUMN, SOURCES, first
 from ladd_jax.data.image_tables import table_rows
 from ladd_jax.data.prompts import (
     COLUMNS,
@@ -92,7 +92,7 @@ class ImageFolder:
                 other = ""
                 if edits:
                     usual = (_SOURCE_FILES[0], *SOURCES)
-                    source = choose(list(record), source, usual, "data.source_column", where)
+                    source = choose_column(record, source, where, usual, SOURCE_COLUMN)
                     other = self._name(record, where, source)
                 entries.append((name, where, record[column], _held_out(record, where), other))
             except UserError as error:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 
-from ladd_jax.data.edit_columns import EDITED, INSTRUCTIONS, SOURCES, choose, first
+from ladd_jax.data.edit_columns import EDITED, INSTRUCTIONS, SOURCE_COLUMN, SOURCES, first
 from ladd_jax.data.prompts import COLUMNS, check_prompt, choose_column
 from ladd_jax.data.records import Record
 from ladd_jax.errors import NotFoundError, UserError, brief
@@ -146,7 +146,7 @@ def _columns(
     """The columns that there are for those asked for, as `ImageTable` takes them."""
     names = list(features)
     if edits:
-        other = choose(names, other, SOURCES, "data.source_column", where)
+        other = choose_column(names, other, where, SOURCES, SOURCE_COLUMN)
         image = image or first(names, EDITED)
         column = column or first(names, INSTRUCTIONS)
     for name in filter(None, (image, other, preference)):

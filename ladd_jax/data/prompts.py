@@ -108,15 +108,20 @@ def check_prompt(value: object, where: str) -> str:
 
 
 def choose_column(
-    names: Iterable[str], column: str, where: str, usual: Sequence[str] = COLUMNS
+    names: Iterable[str],
+    column: str,
+    where: str,
+    usual: Sequence[str] = COLUMNS,
+    wanted: str = "the column of the prompts",
 ) -> str:
-    """The column with the prompts.
+    """The column with the prompts, or with something else.
 
     Args:
       names: names of the columns that there are.
       column: the one asked for, or empty for whichever of the usual ones there is.
       where: the place, with which the message of an error begins.
       usual: the usual ones.
+      wanted: what an error asks the user to name.
 
     Raises:
       UserError: the column is missing or there twice, or none was named and none or several of
@@ -128,7 +133,7 @@ def choose_column(
         found = [name for name in usual if name in names]
         if len(found) != 1:
             has = " and ".join(found) or f"none of {', '.join(usual)}"
-            raise UserError(f"{where} has {has}: name the column of the prompts, of {listed}")
+            raise UserError(f"{where} has {has}: name {wanted}, of {listed}")
         column = found[0]
     if names.count(column) != 1:
         if column in names:

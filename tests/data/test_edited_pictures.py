@@ -74,7 +74,7 @@ def test_columns_of_any_name_are_named_and_those_of_captions_are_no_instructions
     path = table(tmp_path / "a.parquet", names, [(picture(10), picture(200))])
     named = dict(column="todo", image_column="after", other_column="before")
     assert open_images(path, edits=True, **named)[0].prompt == "make it number 0"
-    with pytest.raises(UserError, match="has no column original_image or .* data.source_column"):
+    with pytest.raises(UserError, match="has none of original_image, .*name in data.source_column"):
         open_images(path, edits=True)
     # Beside an instruction InstructPix2Pix has the captions of both pictures.
     path = table(
@@ -97,7 +97,7 @@ def test_a_source_is_a_file_name_and_an_instruction_goes_before_a_caption(tmp_pa
     assert open_images(tmp_path, edits=True, column="text")[0].prompt == "a room"
     del line["source_file_name"], line["source_image"]
     (tmp_path / "metadata.jsonl").write_text(json.dumps(line))
-    with pytest.raises(UserError, match="has no column source_file_name or original_image"):
+    with pytest.raises(UserError, match="has none of source_file_name, original_image"):
         open_images(tmp_path, edits=True)
 
 
