@@ -1,8 +1,10 @@
-"""Eight simulated devices and quick compilation for every test, set before JAX starts."""
+"""Eight simulated devices and little compilation for every test, set before JAX starts."""
 
 import gc
 import os
+import shutil
 import uuid
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
@@ -11,6 +13,13 @@ from quick_compilation import quick_flags
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {quick_flags(devices=8)}"
 
+# A program is compiled once for all tests, their processes and the next run of them.
+PROGRAMS = Path(__file__).parents[1] / ".pytest_cache" / "programs"
+os.environ["JAX_COMPILATION_CACHE_DIR"] = str(PROGRAMS)
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+_MOST_BYTES = 10**9
+
 # Tracing makes many objects, and libraries hold a million that never go: looking through them took
 # a tenth of the suite's time.
 gc.set_threshold(100_000, 50, 100)
@@ -18,6 +27,13 @@ gc.set_threshold(100_000, 50, 100)
 # The first example of a property compiles, and a loaded machine is slow: no example has a deadline.
 settings.register_profile("no_deadline", deadline=None)
 settings.load_profile("no_deadline")
+
+
+def pytest_configure(config):
+    """Forgets all programs when they are many: those of the code of long ago are never asked for."""
+    is_worker = hasattr(config, "workerinput")
+    if not is_worker and sum(file.stat().st_size for file in PROGRAMS.glob("*")) > _MOST_BYTES:
+        shutil.rmtree(PROGRAMS)
 
 
 def pytest_collection_modifyitems(items):
