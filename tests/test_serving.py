@@ -1,5 +1,6 @@
 """What is served of a student: `ladd_jax.serving.student` and the command."""
 
+import copy
 import dataclasses
 import io
 
@@ -299,6 +300,16 @@ def test_a_picture_is_read_once_for_all_that_is_asked_of_it(filling, picture, mo
         for steps in (1, 2):
             made(filling, picture=picture, painting=painting, steps=steps)
         assert len(read) == count
+
+
+def test_a_student_that_euler_samples_is_served_by_it(filling, picture):
+    other = copy.copy(filling)
+    other.trained = dataclasses.replace(filling.trained, sampler="euler")
+    wish = dict(picture=picture, painting=painted((20, 5, 30, 17)))
+    # Both samplers are the same in one step.
+    for steps, same in ((1, True), (2, False)):
+        one, two = (pixels(made(each, steps=steps, **wish)[0]) for each in (filling, other))
+        assert (np.max(np.abs(one - two)) <= 1) == same
 
 
 def test_a_data_generator_is_not_served(student):

@@ -240,7 +240,7 @@ class Student:
             x_0 = np.stack([nothing if row.start is None else row.start for row in rows])
         keys = seeds(0, np.array([row.seed for row in rows]))
         latents = self._samplers[len(rows)](
-            self._params, keys, cond, shape, Sampling("consistency", kind.sigmas), x_0=x_0
+            self._params, keys, cond, shape, Sampling(self.trained.sampler, kind.sigmas), x_0=x_0
         )
         decode = self.trained.pictures.decode
         return [
