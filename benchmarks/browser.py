@@ -170,6 +170,21 @@ class Browser:
         self.call("Input.dispatchKeyEvent", type="keyDown", text=text, **named)
         self.call("Input.dispatchKeyEvent", type="keyUp", **named)
 
+    def drag(self, *points: tuple[float, float]) -> None:
+        """Moves the mouse along points of the page with its left button down."""
+
+        def move(kind: str, point: tuple[float, float], buttons: int) -> None:
+            self.call(
+                "Input.dispatchMouseEvent",
+                type=kind, x=point[0], y=point[1], button="left", buttons=buttons, clickCount=1,
+            )  # fmt: skip
+
+        move("mouseMoved", points[0], 0)
+        move("mousePressed", points[0], 1)
+        for point in points[1:]:
+            move("mouseMoved", point, 1)
+        move("mouseReleased", points[-1], 0)
+
     def upload(self, selector: str, file: Path) -> None:
         """Gives a file to an input."""
         root = self.call("DOM.getDocument")["root"]["nodeId"]

@@ -1,6 +1,8 @@
 """`python -m ladd_jax.serve --checkpoint=DIR`: a page that shows pictures while a prompt is typed.
 
-Each key shows what the student makes in one step; a pause or Enter shows it in all of its steps.
+Each key shows what the student makes in one step; a pause or Enter shows it in all of its steps. A
+student that edits is given a picture on the page, and one that fills holes a picture and what is
+painted over it.
 `--checkpoint` is the workdir of a run or an exported student, as of `ladd_jax.sample`. Everything
 is compiled before the page says that it is ready, and so does `/ready`. Needs gradio:
 `pip install "ladd_jax[serve]"`.
@@ -10,6 +12,7 @@ Examples:
     python -m ladd_jax.serve --checkpoint=runs/digits
     python -m ladd_jax.serve --checkpoint=sd3-turbo --aspects=1:1,16:9 --batch_size=8 --port=8080
     python -m ladd_jax.serve --checkpoint=runs/sd3_turbo --host=0.0.0.0
+    python -m ladd_jax.serve --checkpoint=runs/sd3_inpaint --aspects=1:1
 """
 
 import dataclasses
@@ -96,7 +99,7 @@ def _serve(listening: socket.socket) -> None:
     from ladd_jax.serving.engine import Engine
     from ladd_jax.serving.student import Student
     from ladd_jax.stages.sample import choose_bucket
-    from ladd_jax.stages.trained import check_text_alone, is_run, open_trained
+    from ladd_jax.stages.trained import is_run, open_trained
 
     workdir = expand(_CHECKPOINT.value)
     if is_run(workdir):
@@ -104,7 +107,6 @@ def _serve(listening: socket.socket) -> None:
     mesh = make_mesh({"fsdp": -1}, jax.local_devices())
     dtype = None if _DTYPE.value is None else jnp.dtype(_DTYPE.value)
     trained = open_trained(_CHECKPOINT.value, None, _STEP.value, dtype, mesh, _LORA.value)
-    check_text_alone(trained, "ladd_jax.serve")
     if _ASPECTS.value:
         buckets = dict.fromkeys(choose_bucket(aspect, trained) for aspect in _ASPECTS.value)
         trained = dataclasses.replace(trained, buckets=tuple(buckets))

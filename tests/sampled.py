@@ -1,4 +1,4 @@
-"""A run of digits that nobody trained, and what the command `sample` makes of any run."""
+"""Runs that nobody trained, and what the command `sample` makes of any run."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ from absl import flags
 from PIL import Image
 from untrained_run import save_student
 
-from configs import digits
+from configs import digits, small_edit
 from ladd_jax import sample
 from ladd_jax.config.fields import typed
 
@@ -18,6 +18,25 @@ def save_digits(directory, **synthesize):
     config.synthesize.update(synthesize)
     config.compilation_cache = "compilation_cache"
     config.model.update(dict(depth=1, width=16, unroll=1))
+    config.heads.update(dict(channels=8))
+    save_student(typed(config), directory)
+    return directory
+
+
+def save_filling(directory):
+    """The same of a run that fills holes of digits."""
+    config = digits.get_config()
+    config.data.update(dict(joined="inpaint", buckets=("8x8",)))
+    config.model.update(dict(depth=1, width=16, unroll=1))
+    config.heads.update(dict(channels=8))
+    save_student(typed(config), directory)
+    return directory
+
+
+def save_editing(directory, arguments=""):
+    """The same of a run that edits scenes, of these arguments of `small_edit`."""
+    config = small_edit.get_config(arguments)
+    config.model.update(dict(depth=1, width=16, num_heads=1, patch=8, position_table=3))
     config.heads.update(dict(channels=8))
     save_student(typed(config), directory)
     return directory

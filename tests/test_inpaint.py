@@ -12,7 +12,7 @@ import pytest
 import tiny
 from PIL import Image
 from pipelines import save_pipeline
-from sampled import command, draw, save_digits
+from sampled import command, draw, save_digits, save_filling
 from untrained_run import export_sd3, save_generator, save_student
 
 from configs import digits, sd3_inpaint, sd3_turbo, small_inpaint
@@ -218,13 +218,7 @@ def test_every_record_has_a_mask_and_its_picture_without_what_is_to_be_filled(so
 @pytest.fixture(scope="module")
 def filling_run(tmp_path_factory):
     """An untrained run that fills holes of digits."""
-    workdir = tmp_path_factory.mktemp("filling")
-    config = digits.get_config()
-    config.data.update(dict(joined="inpaint", buckets=("8x8",)))
-    config.model.update(dict(depth=1, width=16, unroll=1))
-    config.heads.update(dict(channels=8))
-    save_student(typed(config), workdir)
-    return workdir
+    return save_filling(tmp_path_factory.mktemp("filling"))
 
 
 class Mean:

@@ -1,6 +1,8 @@
 """What is served of a student: `ladd_jax.serving.student` and the command."""
 
+import copy
 import dataclasses
+import io
 
 import jax
 import numpy as np
@@ -8,11 +10,12 @@ import pytest
 from absl import flags
 from PIL import Image
 from runs import keeping_programs
-from sampled import draw, pixels, save_digits
+from sampled import draw, pixels, save_digits, save_editing, save_filling
 
 from ladd_jax import serve
 from ladd_jax.errors import UserError
 from ladd_jax.parallel.mesh import make_mesh
+from ladd_jax.serving.engine import Engine
 from ladd_jax.serving.student import Kind, Row, Student, Wish
 from ladd_jax.stages.trained import open_trained
 
@@ -122,6 +125,191 @@ def test_rows_of_one_batch_may_have_guidance_of_their_own(tmp_path):
     np.testing.assert_array_equal(told(kind, high * 2)[0], both[1])
     with pytest.raises(UserError, match="guidance is 7 and the student was trained for 1 to 6"):
         told.rows_of(Wish("seven", bucket, 1, guidance=7.0))
+
+
+def opened(directory, size):
+    """A student of a run in one step and in two, and all programs compiled."""
+    mesh = make_mesh({}, jax.devices()[:1])
+    trained = open_trained(str(directory), None, None, None, mesh)
+    found = Student(dataclasses.replace(trained, times=(1.0, 0.5)), mesh, size)
+    told = []
+    found.warm_up(lambda *counts: told.append(counts))
+    # One bucket and two numbers of steps; none starts from a picture.
+    count = 2 * len(found.sizes)
+    assert told == [(i, count) for i in range(count + 1)]
+    assert not any(kind.starts for kind, _ in found.programs)
+    return found
+
+
+@pytest.fixture(scope="module")
+def filling_run(tmp_path_factory):
+    return save_filling(tmp_path_factory.mktemp("filling"))
+
+
+@pytest.fixture(scope="module")
+def filling(filling_run):
+    return opened(filling_run, 2)
+
+
+@pytest.fixture(scope="module")
+def editing_run(tmp_path_factory):
+    return save_editing(tmp_path_factory.mktemp("editing"), "knobs=1")
+
+
+@pytest.fixture(scope="module")
+def editing(editing_run):
+    return opened(editing_run, 1)
+
+
+@pytest.fixture
+def picture(tmp_path):
+    """A picture that has another aspect than any bucket, and colours."""
+    colours = np.random.default_rng(0).integers(0, 256, (30, 48, 3), np.uint8)
+    Image.fromarray(colours).save(tmp_path / "picture.png")
+    return tmp_path / "picture.png"
+
+
+def painted(*boxes):
+    """Boxes (left, top, right, bottom) that are painted over that picture, encoded."""
+    painting, stream = Image.new("RGBA", (48, 30)), io.BytesIO()
+    for box in boxes:
+        painting.paste((40, 90, 250, 150), box)
+    painting.save(stream, "png")
+    return stream.getvalue()
+
+
+def test_a_hole_is_filled_as_by_sample_and_known_pixels_have_their_bits(
+    filling, filling_run, picture, tmp_path
+):
+    box = (20, 5, 30, 17)
+    mask = Image.new("L", (48, 30))
+    mask.paste(255, box)
+    mask.save(tmp_path / "mask.png")
+    before = compiled(filling)
+    found = made(filling, picture=picture, painting=painted(box), steps=2, seed=3, count=2)
+    expected, _ = draw(
+        tmp_path / "out", "--prompt=seven", checkpoint=filling_run, image=picture,
+        mask=tmp_path / "mask.png", steps=2, seed=3, num=2,
+    )  # fmt: skip
+    # All in which the pictures of two seeds differ is in the hole.
+    hole = found[0][..., 0] != found[1][..., 0]
+    assert 0.05 < hole.mean() < 0.4
+    for i, one in enumerate(found):
+        difference = pixels(one[..., 0]) - pixels(expected["seven", 3 + i])
+        assert np.max(np.abs(difference)) <= 1 and not difference[~hole].any()
+    assert compiled(filling) == before
+
+
+def test_a_picture_is_edited_as_by_sample_at_both_scales(editing, editing_run, picture, tmp_path):
+    before = compiled(editing)
+    scales = dict(guidance=2.5, image_guidance=1.2)
+    wish = dict(prompt="remove the seven", picture=picture, steps=2)
+    [found] = made(editing, **wish, **scales)
+    expected, _ = draw(
+        tmp_path / "out", "--prompt=remove the seven", checkpoint=editing_run, image=picture,
+        steps=2, num=1, **scales,
+    )  # fmt: skip
+    difference = pixels(found) - pixels(expected["remove the seven", 0])
+    assert np.max(np.abs(difference)) <= 1
+    for name, value in scales.items():
+        [other] = made(editing, **wish, **scales | {name: value - 0.1})
+        assert np.any(found != other)
+    assert compiled(editing) == before
+
+
+def test_holes_of_several_sessions_are_filled_in_one_batch(filling, picture, tmp_path):
+    Image.new("RGB", (8, 8), "white").save(tmp_path / "other.png")
+    bucket = filling.trained.buckets[0]
+    wishes = [
+        Wish("seven", bucket, 1, picture=picture, painting=painted((20, 5, 30, 17))),
+        Wish("two", bucket, 1, seed=1, picture=tmp_path / "other.png",
+             painting=painted((0, 0, 48, 12))),
+    ]  # fmt: skip
+    alone = [filling(kind, rows)[0] for kind, rows in map(filling.rows_of, wishes)]
+    sizes = []
+
+    def make(kind, rows):
+        sizes.append(len({id(row) for row in rows}))
+        return filling(kind, rows)
+
+    engine = Engine(make, filling.sizes, 4)
+    try:
+        # What is asked for in the middle of a batch waits, and goes together.
+        futures = [engine.submit("first", *filling.rows_of(wishes[0]))]
+        futures += [engine.submit(str(i), *filling.rows_of(wish)) for i, wish in enumerate(wishes)]
+        together = [future.result(60)[0] for future in futures][1:]
+    finally:
+        engine.close()
+    assert sum(sizes) == 3
+    for one, other in zip(alone, together, strict=True):
+        assert np.max(np.abs(pixels(one) - pixels(other))) <= 1
+
+
+NOTHING = "nothing is painted in the part that is filled: paint over what is to be filled"
+
+
+@pytest.mark.parametrize(
+    ("wish", "words"),
+    [
+        ({}, "there is no picture: choose the one that is to be filled"),
+        ({"painting": painted((0, 0, 9, 9))}, "there is no picture: choose the one that is to be"),
+        ({"picture": "picture.png"}, NOTHING),
+        ({"picture": "picture.png", "painting": painted()}, NOTHING),
+        # The bucket is square: this is cut off.
+        ({"picture": "picture.png", "painting": painted((0, 0, 6, 30))}, NOTHING),
+        ({"picture": "picture.png", "painting": b"paint"}, "the bytes are not a JPEG, PNG"),
+        ({"picture": "text", "painting": painted()}, "the bytes are not a JPEG, PNG"),
+        ({"picture": "gone.png"}, r"the picture gone.png cannot be read \(No such .*: choose it"),
+        ({"picture": "picture.png", "image_guidance": 2.0}, "the network fills what a mask says"),
+    ],
+)
+def test_what_a_student_that_fills_holes_lacks_is_said(filling, picture, wish, words):
+    (picture.parent / "text").write_text("no picture")
+    if "picture" in wish:
+        wish = wish | {"picture": picture.parent / wish["picture"]}
+    with pytest.raises(UserError, match=words):
+        made(filling, steps=2, **wish)
+
+
+@pytest.mark.parametrize(
+    ("wish", "words"),
+    [
+        ({}, "there is no picture: choose the one that is to be edited"),
+        ({"picture": __file__}, "the bytes are not a JPEG, PNG"),
+        ({"picture": "picture", "image_guidance": 9.0}, "image_guidance is 9 and the student was"),
+        ({"picture": "picture", "guidance": 0.5}, "guidance is 0.5 and the student was trained"),
+    ],
+)
+def test_what_a_student_that_edits_lacks_is_said(editing, picture, tmp_path, wish, words):
+    (tmp_path / "text").write_text("no picture")
+    if "picture" in wish:
+        found = picture if wish["picture"] == "picture" else tmp_path / "text"
+        wish = wish | {"picture": found}
+    with pytest.raises(UserError, match=words):
+        made(editing, steps=2, **wish)
+
+
+def test_a_picture_is_read_once_for_all_that_is_asked_of_it(filling, picture, monkeypatch):
+    read = []
+    monkeypatch.setattr(
+        "ladd_jax.serving.student.read_picture",
+        lambda file: read.append(file) or np.asarray(Image.open(file)),
+    )
+    one, other = painted((20, 5, 30, 16)), painted((12, 5, 30, 16))
+    for painting, count in ((one, 1), (one, 1), (other, 2), (one, 2)):
+        for steps in (1, 2):
+            made(filling, picture=picture, painting=painting, steps=steps)
+        assert len(read) == count
+
+
+def test_a_student_that_euler_samples_is_served_by_it(filling, picture):
+    other = copy.copy(filling)
+    other.trained = dataclasses.replace(filling.trained, sampler="euler")
+    wish = dict(picture=picture, painting=painted((20, 5, 30, 17)))
+    # Both samplers are the same in one step.
+    for steps, same in ((1, True), (2, False)):
+        one, two = (pixels(made(each, steps=steps, **wish)[0]) for each in (filling, other))
+        assert (np.max(np.abs(one - two)) <= 1) == same
 
 
 def test_a_data_generator_is_not_served(student):

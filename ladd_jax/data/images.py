@@ -141,6 +141,29 @@ def _decode(data: bytes, max_pixels: int) -> np.ndarray:
     return np.array(image)
 
 
+def decode_opacity(data: bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+    """How opaque each pixel of an encoded image is, as it lies in the file.
+
+    Args:
+      data: bytes of a file as `decode_image` reads them.
+      max_pixels: largest number of pixels to decode.
+
+    Returns:
+      uint8 `[H, W]`: 0 is transparent, 255 is opaque, as all of an image without transparency is.
+
+    Raises:
+      UserError: as `decode_image`.
+    """
+    image = _open(data, max_pixels)
+    try:
+        return np.array(image.convert("RGBA").getchannel("A"))
+    # As in `_decode`.
+    except MemoryError:
+        raise
+    except Exception as error:
+        raise UserError(f"the image is damaged or cut: {error}") from error
+
+
 def _forgiving_texts(read: Callable[[bytes], Read], data: bytes) -> Read:
     """What `read` makes of an image, or of a PNG without its texts and profile if it fails on it.
 

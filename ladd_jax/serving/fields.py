@@ -1,6 +1,7 @@
 """The components of the page, as they stand beside each other."""
 
 import dataclasses
+import functools
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,18 +10,74 @@ from typing import Any
 import gradio
 
 from ladd_jax.data.buckets import Bucket
+from ladd_jax.diffusion.sampling import scales_of
 from ladd_jax.stages.trained import TrainedModel
+
+_KEPT_PAINTINGS = 32
+"""Paintings that were sent and not asked for yet."""
+
+_PAINT = ("#3b82f6", 0.6)
+"""Colour of the brush, through which the picture is seen."""
+
+_BRUSH = 48
+"""Diameter of the brush in pixels of the canvas."""
 
 
 @dataclasses.dataclass
 class Fields:
-    """Components of the page that events are about."""
+    """Components of the page that events are about.
+
+    Attributes:
+      prompt: where the prompt is typed.
+      status: a line about the pictures.
+      gallery: shows the pictures.
+      inputs: what a wish is made of, by names of `Wish`; what cannot be chosen is not there.
+      changes: events after which pictures are made at once.
+      editor: where holes are painted; None for a student that fills none.
+    """
 
     prompt: gradio.Textbox
     status: gradio.Markdown
     gallery: gradio.Gallery
-    inputs: list[Any]
+    inputs: dict[str, Any]
     changes: list[Any]
+    editor: gradio.ImageMask | None
+
+
+@dataclasses.dataclass(frozen=True)
+class _Words:
+    """How the page speaks of what a student does.
+
+    Attributes:
+      prompt: what a prompt is called.
+      example: what a prompt says.
+      ready: what to do first.
+    """
+
+    prompt: str
+    example: str
+    ready: str
+
+
+_WORDS = {
+    "": _Words("Prompt", "What to show", "type a prompt"),
+    "inpaint": _Words(
+        "Prompt",
+        "What the whole picture shows",
+        "choose a picture, paint over what is to be filled, and type a prompt",
+    ),
+    "edit": _Words(
+        "Instruction",
+        "What to change",
+        "choose a picture and type how to edit it",
+    ),
+}
+"""By what is joined to x_t."""
+
+
+def ready_words(trained: TrainedModel) -> str:
+    """What the page says once it is ready."""
+    return f"Ready: {_WORDS[trained.joined].ready}."
 
 
 def fields_of(trained: TrainedModel, buckets: Mapping[str, Bucket], most: int) -> Fields:
@@ -31,51 +88,56 @@ def fields_of(trained: TrainedModel, buckets: Mapping[str, Bucket], most: int) -
       buckets: the shapes to offer, by their names.
       most: pictures at once.
     """
-    steps = len(trained.times)
-    gradio.Markdown(
-        f"## {Path(trained.place).name}\nOne step while you type, {steps} after a pause or Enter.",
-        elem_id="title",
-    )
+    steps, words = len(trained.times), _WORDS[trained.joined]
+    does = "type or paint" if trained.joined == "inpaint" else "type"
+    told = f"One step while you {does}, {steps} after a pause or Enter."
+    gradio.Markdown(f"## {Path(trained.place).name}\n{told}", elem_id="title")
+    inputs: dict[str, Any] = {}
+    editor, changes = None, []
     with gradio.Row():
         with gradio.Column(scale=2, min_width=320):
             prompt = gradio.Textbox(
-                label="Prompt",
-                placeholder="What to show",
+                label=words.prompt,
+                placeholder=words.example,
                 autofocus=True,
                 lines=1,
                 max_lines=4,
                 elem_id="prompt",
             )
-            aspect = gradio.Radio(
+            inputs["prompt"] = prompt
+            if trained.joined:
+                inputs["picture"] = _picture()
+            if trained.joined == "inpaint":
+                editor = _editor()
+            elif trained.joined:
+                changes.append(inputs["picture"].change)
+            inputs["aspect"] = gradio.Radio(
                 list(buckets), value=_squarest(buckets), label="Aspect", elem_id="aspect"
             )
             with gradio.Row():
-                count = gradio.Slider(1, most, 1, step=1, label="Pictures", elem_id="count")
-                seed = gradio.Number(0, label="Seed", precision=0, elem_id="seed")
-            guidance = None
-            if trained.guidance_range:
-                low, high = trained.guidance_range
-                usual = trained.sampling(None, None, None).given_guidance
-                guidance = gradio.Slider(low, high, usual, label="Guidance", elem_id="guidance")
-            with gradio.Accordion("Start from a picture", open=False):
-                picture = gradio.Image(
-                    label="Picture",
-                    sources=["upload", "clipboard"],
-                    height=180,
-                    elem_id="picture",
-                )
-                # The file as it came, so that what is wrong with it is told as everywhere else.
-                # A subclass would do, but gradio writes a file beside each one's module.
-                picture.preprocess = lambda payload: payload.path if payload else None
-                times = sorted(trained.times)
-                strength = gradio.Slider(
-                    times[0],
-                    1.0,
-                    times[len(times) // 2 - 1] if steps > 1 else 1.0,
-                    step=0.01,
-                    label="Noise: less keeps more of the picture",
-                    elem_id="strength",
-                )
+                if most > 1:
+                    inputs["count"] = gradio.Slider(
+                        1, most, 1, step=1, label="Pictures", elem_id="count"
+                    )
+                inputs["seed"] = gradio.Number(0, label="Seed", precision=0, elem_id="seed")
+            changes += [
+                inputs[name].change for name in ("aspect", "count", "seed") if name in inputs
+            ]
+            usual = scales_of(trained.sampling(None, None, None).given_guidance)
+            scales = {
+                "guidance": ("Guidance", trained.guidance_range),
+                "image_guidance": ("Guidance on the picture", trained.image_guidance_range),
+            }
+            knobs = [(name, label, ends) for name, (label, ends) in scales.items() if ends]
+            for (name, label, (low, high)), value in zip(knobs, usual, strict=True):
+                inputs[name] = gradio.Slider(low, high, value, label=label, elem_id=name)
+                changes.append(inputs[name].release)
+            # At t = 1 nothing is left of a picture to start from.
+            if not trained.joined and min(trained.times) < 1:
+                with gradio.Accordion("Start from a picture", open=False):
+                    inputs["picture"] = _picture()
+                    inputs["strength"] = _strength(trained)
+                changes += [inputs["picture"].change, inputs["strength"].release]
         with gradio.Column(scale=3, min_width=320):
             gallery = gradio.Gallery(
                 show_label=False,
@@ -88,12 +150,63 @@ def fields_of(trained: TrainedModel, buckets: Mapping[str, Bucket], most: int) -
                 interactive=False,
             )
             status = gradio.Markdown(elem_id="status")
-    inputs = [prompt, aspect, count, seed, picture, strength]
-    changes = [aspect.change, count.change, seed.change, picture.change, strength.release]
-    if guidance is not None:
-        inputs.append(guidance)
-        changes.append(guidance.release)
-    return Fields(prompt, status, gallery, inputs, changes)
+    return Fields(prompt, status, gallery, inputs, changes, editor)
+
+
+def _picture() -> gradio.Image:
+    """Where a picture is chosen."""
+    picture = gradio.Image(
+        label="Picture", sources=["upload", "clipboard"], height=180, elem_id="picture"
+    )
+    # The file as it came, so that what is wrong with it is told as everywhere else.
+    # A subclass would do, but gradio writes a file beside each one's module.
+    picture.preprocess = lambda payload: payload.path if payload else None
+    return picture
+
+
+def _strength(trained: TrainedModel) -> gradio.Slider:
+    times = sorted(trained.times)
+    return gradio.Slider(
+        times[0],
+        1.0,
+        times[max(len(times) // 2 - 1, 0)],
+        step=0.01,
+        label="Noise: less keeps more of the picture",
+        elem_id="strength",
+    )
+
+
+def _editor() -> gradio.ImageMask:
+    """Where the hole of the picture is painted; what it gives is the painting, encoded, alone."""
+    editor = gradio.ImageMask(
+        label="Paint over what is to be filled",
+        sources=(),
+        transforms=(),
+        brush=gradio.Brush(default_size=_BRUSH, colors=[_PAINT], color_mode="fixed"),
+        eraser=gradio.Eraser(default_size=_BRUSH),
+        format="png",
+        height=420,
+        buttons=[],
+        elem_id="painting",
+    )
+    editor.preprocess = functools.partial(_painting_of, editor)
+    return editor
+
+
+def _painting_of(editor: gradio.ImageMask, payload: Any) -> bytes | None:
+    """The bytes of the layer that is painted on; None where there is none."""
+    if payload is None:
+        return None
+    sent = editor.blob_storage
+    if payload.id is None:
+        layers = [Path(layer.path).read_bytes() for layer in payload.layers]
+    else:
+        found = sent.pop(payload.id, None)
+        layers = [bytes(layer) for layer in found.layers if layer] if found else []
+    # Of strokes that were followed by others before anyone asked nobody will.
+    while len(sent) > _KEPT_PAINTINGS:
+        sent.pop(next(iter(sent)))
+    return layers[0] if layers else None
 
 
 def _squarest(buckets: Mapping[str, Bucket]) -> str:

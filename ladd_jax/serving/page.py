@@ -7,7 +7,7 @@ import dataclasses
 import html
 import math
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,10 @@ from PIL import Image
 from ladd_jax.data.buckets import Bucket
 from ladd_jax.errors import UserError
 from ladd_jax.serving.engine import Engine, SupersededError
-from ladd_jax.serving.fields import fields_of
+from ladd_jax.serving.fields import fields_of, ready_words
+from ladd_jax.serving.painting import canvas_of
 from ladd_jax.serving.ready import Ready
-from ladd_jax.serving.student import Student, Wish
+from ladd_jax.serving.student import Student, Wish, read_picture
 
 _PAUSE = 0.6
 """Seconds without a key after which typing has paused."""
@@ -36,7 +37,8 @@ _LARGEST_FILE = "64mb"
 
 # The browser asks no other host for anything, whatever gradio's files name.
 _POLICY = (
-    "default-src 'self' data: blob: 'unsafe-inline' 'unsafe-eval'; connect-src 'self' ws: wss:"
+    "default-src 'self' data: blob: 'unsafe-inline' 'unsafe-eval'; "
+    "connect-src 'self' data: blob: ws: wss:"
 )
 
 _FONTS = ["system-ui", "sans-serif"]
@@ -65,10 +67,16 @@ class _Session:
     Attributes:
       turn: counts what it asked for.
       whole: the last wish that was made, or is being made, in all steps.
+      painted: the file of a picture, and what was last painted over it.
     """
 
     turn: int = 0
     whole: Wish | None = None
+    painted: tuple[str | None, bytes | None] = (None, None)
+
+    def painting(self, picture: str | None) -> bytes | None:
+        """What is painted over a picture; nothing of what was over another one."""
+        return self.painted[1] if self.painted[0] == picture else None
 
 
 class Page:
@@ -84,6 +92,7 @@ class Page:
         """
         self._student, self._engine, self._ready = student, engine, ready
         self._sessions: dict[str, _Session] = {}
+        self._names: tuple[str, ...] = ()
         self._buckets = {self.label(bucket): bucket for bucket in student.trained.buckets}
 
     def label(self, bucket: Bucket) -> str:
@@ -93,28 +102,23 @@ class Page:
         ratio = f"{width // common}:{height // common}"
         return f"{ratio} ({width}x{height})" if len(ratio) < 6 else f"{width}x{height}"
 
-    def _wish(
-        self,
-        prompt: str,
-        aspect: str,
-        count: int,
-        seed: int | None,
-        picture: str | None,
-        strength: float,
-        guidance: float | None = None,
-    ) -> Wish:
+    def _wish(self, session: _Session, values: Sequence[Any]) -> Wish:
         """What the page's fields say, in their order."""
-        if seed is None:
+        given = dict(zip(self._names, values, strict=True))
+        if given["seed"] is None:
             raise UserError("there is no seed: use a number from 0 on")
+        picture = given.get("picture")
         return Wish(
-            prompt=prompt,
-            bucket=self._buckets[aspect],
+            prompt=given["prompt"],
+            bucket=self._buckets[given["aspect"]],
             steps=1,
-            seed=seed,
-            count=int(count),
-            guidance=guidance,
+            seed=given["seed"],
+            count=int(given.get("count", 1)),
+            guidance=given.get("guidance"),
+            image_guidance=given.get("image_guidance"),
             picture=None if picture is None else Path(picture),
-            strength=strength,
+            painting=session.painting(picture),
+            strength=given.get("strength", 1.0),
         )
 
     def _session(self, request: gradio.Request) -> tuple[str, _Session]:
@@ -131,7 +135,7 @@ class Page:
         except SupersededError:
             return gradio.skip(), gradio.skip()
         except UserError as error:
-            return gradio.skip(), html.escape(f"⚠ {error}", quote=False)
+            return gradio.skip(), _warning(error)
         taken = time.perf_counter() - start
         pictures = [Image.fromarray(p[..., 0] if p.shape[-1] == 1 else p) for p in made]
         steps = len(kind.sigmas) - 1
@@ -139,7 +143,7 @@ class Page:
         if wish.count > 1:
             seeds = f"seeds {wish.seed} to {wish.seed + wish.count - 1}"
         told = f"{steps} step{'s' * (steps > 1)} in {1000 * taken:.0f} ms, {seeds}"
-        if wish.picture is not None:
+        if rows[0].start is not None:
             told += f", from t = {kind.sigmas[0]:g}"
         columns = math.ceil(math.sqrt(wish.count))
         if kind.bucket.height > kind.bucket.width and wish.count <= _ONE_ROW:
@@ -150,9 +154,9 @@ class Page:
         """In one step, unless all steps were asked for in the meantime."""
         name, session = self._session(request)
         try:
-            wish = self._wish(*values)
+            wish = self._wish(session, values)
         except UserError as error:
-            return gradio.skip(), str(error)
+            return gradio.skip(), _warning(error)
         if session.whole == wish or not wish.prompt.strip():
             return gradio.skip(), gradio.skip()
         session.whole = None
@@ -170,9 +174,9 @@ class Page:
 
     async def _all(self, name: str, session: _Session, *values: Any) -> tuple[Any, Any]:
         try:
-            wish = self._wish(*values)
+            wish = self._wish(session, values)
         except UserError as error:
-            return gradio.skip(), str(error)
+            return gradio.skip(), _warning(error)
         if not wish.prompt.strip():
             return gradio.skip(), gradio.skip()
         session.whole = wish
@@ -189,6 +193,26 @@ class Page:
         if session.turn == turn:
             yield await self._all(name, session, *values)
 
+    async def _painted(
+        self, request: gradio.Request, painting: bytes | None, *values: Any
+    ) -> AsyncIterator[tuple[Any, Any]]:
+        """As `_changed`, after a stroke; what is painted is kept for what is asked for next, so
+        that it is not sent with each key."""
+        _, session = self._session(request)
+        session.painted = (values[self._names.index("picture")], painting)
+        async for shown in self._changed(request, *values):
+            yield shown
+
+    def _canvas(self, picture: str | None) -> tuple[Any, Any]:
+        """What is painted on, for another picture, and a line about it."""
+        if picture is None:
+            return None, ready_words(self._student.trained)
+        try:
+            shown = canvas_of(read_picture(Path(picture)))
+        except UserError as error:
+            return None, _warning(error)
+        return shown, "Paint over what is to be filled."
+
     def _left(self, request: gradio.Request) -> None:
         name = str(request.session_hash)
         self._sessions.pop(name, None)
@@ -198,7 +222,7 @@ class Page:
         """The line below the prompt until all is compiled, and whether to ask again."""
         state = self._ready.state
         if state["ready"]:
-            return "Ready: type a prompt.", gradio.Timer(active=False)
+            return ready_words(self._student.trained), gradio.Timer(active=False)
         told = f"Compiling: {state['compiled']} of {state['programs']} programs are ready."
         return told, gradio.Timer(active=True)
 
@@ -213,6 +237,7 @@ class Page:
         ) as blocks:
             fields = fields_of(trained, self._buckets, self._engine.largest)
             prompt, status, gallery = fields.prompt, fields.status, fields.gallery
+            self._names, inputs = tuple(fields.inputs), list(fields.inputs.values())
             timer = gradio.Timer(1.0, active=False)
             blocks.load(self._state, None, [status, timer], **_QUIET)
             timer.tick(self._state, None, [status, timer], **_QUIET)
@@ -220,21 +245,38 @@ class Page:
             # Past gradio's own queue: one answer of the server in the place of two.
             prompt.input(
                 self._first,
-                fields.inputs,
+                inputs,
                 shown,
                 trigger_mode="always_last",
                 queue=False,
                 **_QUIET,
             )
-            prompt.input(self._paused, fields.inputs, shown, trigger_mode="multiple", **_QUIET)
+            prompt.input(self._paused, inputs, shown, trigger_mode="multiple", **_QUIET)
             gradio.on(
                 [prompt.submit, *fields.changes],
                 self._changed,
-                fields.inputs,
+                inputs,
                 shown,
                 trigger_mode="always_last",
                 **_QUIET,
             )
+            if fields.editor is not None:
+                picture, editor = fields.inputs["picture"], fields.editor
+                # Clearing takes the picture away, too.
+                gradio.on(
+                    [picture.change, editor.clear],
+                    self._canvas,
+                    picture,
+                    [editor, status],
+                    **_QUIET,
+                )
+                editor.change(
+                    self._painted,
+                    [editor, *inputs],
+                    shown,
+                    trigger_mode="always_last",
+                    **_QUIET,
+                )
             blocks.unload(self._left)
         return blocks
 
@@ -272,6 +314,11 @@ class Page:
                 font_mono=["ui-monospace", "monospace"],
             ),
         )
+
+
+def _warning(error: UserError) -> str:
+    """What is wrong, as the page shows it."""
+    return html.escape(f"⚠ {error}", quote=False)
 
 
 _QUIET: dict[str, Any] = {

@@ -1,6 +1,6 @@
 """A student with a program for every bucket and number of steps, compiled before it is asked.
 
-n pictures, h w latent grid, C channels.
+n pictures, h w latent grid, C channels, J joined channels.
 """
 
 from __future__ import annotations
@@ -18,11 +18,13 @@ from jax.sharding import Mesh
 from ladd_jax.data.buckets import Bucket
 from ladd_jax.data.images import decode_image, to_bytes
 from ladd_jax.data.prompts import check_prompt
-from ladd_jax.diffusion.sampling import GivenGuidance, Sampler, Sampling, seeds
+from ladd_jax.diffusion.sampling import GivenGuidance, Sampler, Sampling, scales_of, seeds
 from ladd_jax.errors import UserError
-from ladd_jax.models.base import GUIDANCE
+from ladd_jax.models.base import CHANNELS, GUIDANCE
 from ladd_jax.parallel.mesh import batch_divisor
 from ladd_jax.ranges import SEED
+from ladd_jax.serving.painting import painted_mask
+from ladd_jax.stages.given import Holed, fit_mask
 from ladd_jax.stages.trained import TrainedModel
 
 _LOG = logging.getLogger(__name__)
@@ -31,6 +33,12 @@ _KEPT_PROMPTS = 256
 """Prompts whose text stays encoded: a picture in one step and one in four have the same."""
 
 _KEPT_PICTURES = 16
+
+_NO_PICTURE = {
+    "inpaint": "there is no picture: choose the one that is to be filled",
+    "edit": "there is no picture: choose the one that is to be edited",
+}
+"""What is said to who gives none, by what is joined to x_t."""
 
 Text = dict[str, np.ndarray]
 """Arrays of one prompt by name."""
@@ -58,14 +66,22 @@ class Row:
     Attributes:
       prompt: what it shows.
       seed: its seed.
-      guidance: the scale that the student is told; None for a student that is told none.
+      guidance: the scale that the student is told, or both; None for a student that is told none.
       start: the latent `[h, w, C]` that it starts from; None for noise alone.
+      joined: what is joined to x_t, `[h, w, J]`; None for a student that reads text alone.
+      hole: the picture whose hole is filled; None for a student that fills none.
     """
 
     prompt: str
     seed: int
     guidance: GivenGuidance = None
     start: np.ndarray | None = None
+    joined: np.ndarray | None = None
+    hole: Holed | None = None
+
+    def finished(self, picture: np.ndarray) -> np.ndarray:
+        """The picture `[H, W, C]` that a sample becomes."""
+        return picture if self.hole is None else self.hole.finished(picture)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,8 +95,12 @@ class Wish:
       seed: seed of the first picture; the next has the next number.
       count: how many pictures.
       guidance: the scale that the student is told; None for its default.
-      picture: a file with a picture to start from; None for noise alone.
-      strength: share of noise that the picture gets.
+      image_guidance: the same of the scale on the picture that is edited.
+      picture: a file with a picture: the one that the student fills or edits, or else that it
+        starts from; None for noise alone.
+      painting: what is painted over the picture, an encoded image of its aspect, transparent where
+        the picture stays as it is; None where nothing is.
+      strength: share of noise that a picture to start from gets.
     """
 
     prompt: str
@@ -89,7 +109,9 @@ class Wish:
     seed: int = 0
     count: int = 1
     guidance: float | None = None
+    image_guidance: float | None = None
     picture: Path | None = None
+    painting: bytes | None = None
     strength: float = 1.0
 
 
@@ -122,7 +144,7 @@ class Student:
         self._params = trained.load()
         network = trained.family.backbone(trained.architecture)
         self._samplers = {size: Sampler(network, null, mesh, size) for size in self.sizes}
-        self._start = functools.lru_cache(_KEPT_PICTURES)(self._encoded_picture)
+        self._read = functools.lru_cache(_KEPT_PICTURES)(self._read_picture)
         self._texts: OrderedDict[str, Text | UserError] = OrderedDict()
 
     @property
@@ -138,15 +160,15 @@ class Student:
             (Kind(bucket, (*times[:count], 0.0), starts), size)
             for bucket in self.trained.buckets
             for count in range(1, len(times) + 1)
-            for starts in sorted({self._starts, True})
+            for starts in ([False] if self.trained.joined else sorted({self._starts, True}))
             for size in self.sizes
         ]
 
     @property
     def _starts(self) -> bool:
         """Whether a sample without a picture can be one with any: at t = 1 nothing is left of it,
-        and one program serves both."""
-        return max(self.trained.times) == 1
+        and one program serves both. None starts from a picture that is joined to x_t."""
+        return not self.trained.joined and max(self.trained.times) == 1
 
     def warm_up(self, told: Callable[[int, int], None]) -> None:
         """Compiles all programs, by using each.
@@ -154,11 +176,16 @@ class Student:
         Args:
           told: is told how many are done, of how many.
         """
-        programs = self.programs
+        programs, network = self.programs, self.trained.architecture
         for done, (kind, size) in enumerate(programs):
             told(done, len(programs))
             guidance = self.trained.sampling(None, None, None).given_guidance
-            self(kind, [Row("", 0, guidance)] * size)
+            joined = None
+            if self.trained.joined:
+                channels = network.in_channels - network.out_channels
+                shape = (kind.bucket.height, kind.bucket.width, channels)
+                joined = np.zeros(shape, np.float32)
+            self(kind, [Row("", 0, guidance, joined=joined)] * size)
         for bucket in self.trained.buckets:
             height, width = bucket.image_size(self.trained.reduction)
             self.trained.pictures.encode(np.zeros((height, width, 3), np.uint8), bucket)
@@ -168,18 +195,27 @@ class Student:
         """What a wish is for the engine.
 
         Raises:
-          UserError: the prompt is empty or too long, the file is no picture, or there is no such
-            seed, guidance or strength.
+          UserError: the prompt is empty or too long, the file is no picture, there is no such
+            seed, guidance or strength, or the student is not given what it fills or edits.
         """
         prompt = check_prompt(wish.prompt, "the page")
         if wish.seed not in SEED:
             raise UserError(f"seed is {wish.seed}: use {SEED}")
-        strength = None if wish.picture is None else wish.strength
-        way: Sampling = self.trained.sampling(wish.steps, wish.guidance, None, strength)
-        start = None
+        joins = self.trained.joined
+        strength = None if joins or wish.picture is None else wish.strength
+        way: Sampling = self.trained.sampling(
+            wish.steps, wish.guidance, None, strength, wish.image_guidance
+        )
+        latents, hole = None, None
         if wish.picture is not None:
-            start = self._start(wish.picture, wish.bucket)
-        rows = [Row(prompt, wish.seed + i, way.given_guidance, start) for i in range(wish.count)]
+            latents, hole = self._read(wish.picture, wish.painting, wish.bucket)
+        elif joins:
+            raise UserError(_NO_PICTURE[joins])
+        start, joined = (None, latents) if joins else (latents, None)
+        rows = [
+            Row(prompt, wish.seed + i, way.given_guidance, start, joined, hole)
+            for i in range(wish.count)
+        ]
         return Kind(wish.bucket, way.sigmas, self._starts or start is not None), rows
 
     def __call__(self, kind: Kind, rows: Sequence[Row]) -> list[np.ndarray | UserError]:
@@ -192,7 +228,10 @@ class Student:
         fitting = [some if isinstance(text, UserError) else text for text in texts]
         cond = {name: np.stack([text[name] for text in fitting]) for name in some}
         if rows[0].guidance is not None:
-            cond[GUIDANCE] = np.array([[row.guidance] for row in rows], np.float32)
+            cond[GUIDANCE] = np.array([scales_of(row.guidance) for row in rows], np.float32)
+        joined = [row.joined for row in rows if row.joined is not None]
+        if joined:
+            cond[CHANNELS] = np.stack(joined)
         channels = self.trained.architecture.out_channels
         shape = (kind.bucket.height, kind.bucket.width, channels)
         nothing = np.zeros(shape, np.float32)
@@ -201,16 +240,30 @@ class Student:
             x_0 = np.stack([nothing if row.start is None else row.start for row in rows])
         keys = seeds(0, np.array([row.seed for row in rows]))
         latents = self._samplers[len(rows)](
-            self._params, keys, cond, shape, Sampling("consistency", kind.sigmas), x_0=x_0
+            self._params, keys, cond, shape, Sampling(self.trained.sampler, kind.sigmas), x_0=x_0
         )
         decode = self.trained.pictures.decode
         return [
-            text if isinstance(text, UserError) else to_bytes(decode(latent))
-            for text, latent in zip(texts, latents, strict=True)
+            text if isinstance(text, UserError) else to_bytes(row.finished(decode(latent)))
+            for row, text, latent in zip(rows, texts, latents, strict=True)
         ]
 
-    def _encoded_picture(self, file: Path, bucket: Bucket) -> np.ndarray:
-        return self.trained.pictures.encode(decode_image(file.read_bytes()), bucket)
+    def _read_picture(
+        self, file: Path, painting: bytes | None, bucket: Bucket
+    ) -> tuple[np.ndarray, Holed | None]:
+        """What the student is given of a picture, `[h, w, C or J]`, and the hole in it."""
+        picture, pictures = read_picture(file), self.trained.pictures
+        if self.trained.joined != "inpaint":
+            return pictures.encode(picture, bucket), None
+        mask = None
+        if painting is not None:
+            mask = fit_mask(pictures, painted_mask(painting, *picture.shape[:2]), bucket)
+        if mask is None or not mask.any():
+            raise UserError(
+                "nothing is painted in the part that is filled: paint over what is to be filled"
+            )
+        hole = Holed(pictures, pictures.fit(picture, bucket), mask)
+        return hole.channels(), hole
 
     def _encode(self, prompts: Sequence[str]) -> list[Text | UserError]:
         new = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._texts]
@@ -240,3 +293,17 @@ class Student:
                 )
             ]
         return [text for prompt in prompts for text in self._encoded([prompt])]
+
+
+def read_picture(file: Path) -> np.ndarray:
+    """The picture that a user has chosen, uint8 `[H, W, 3]`.
+
+    Raises:
+      UserError: it is no picture, damaged, too large to decode, or no longer there.
+    """
+    try:
+        return decode_image(file.read_bytes())
+    except OSError as error:
+        raise UserError(
+            f"the picture {file.name} cannot be read ({error.strerror}): choose it again"
+        ) from error

@@ -3,6 +3,7 @@
 h w latent grid, H W picture, C channels, J joined channels.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from ladd_jax.data.buckets import Bucket
 from ladd_jax.data.images import enlarged, fit
 from ladd_jax.data.sources.inpainting import inpainting_channels, masked
 from ladd_jax.errors import UserError
+from ladd_jax.stages.latents import Pictures
 from ladd_jax.stages.starts import look_at_start, name_of, read_start
 from ladd_jax.stages.trained import TrainedModel
 
@@ -109,6 +111,47 @@ def check_edits(trained: TrainedModel, flag: str) -> None:
         )
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Holed:
+    """A picture with a hole, in a bucket.
+
+    Attributes:
+      pictures: what its latents are in pictures.
+      pixels: float32 `[H, W, C]` in [-1, 1].
+      mask: bool `[H, W]`, true where the picture is to be filled.
+    """
+
+    pictures: Pictures
+    pixels: np.ndarray
+    mask: np.ndarray
+
+    def channels(self) -> np.ndarray:
+        """What is joined to x_t, float32 `[h, w, 1 + C]`."""
+        latents = self.pictures.latents_of(masked(self.pixels[None], self.mask[None])[0])
+        return inpainting_channels(self.mask[None], latents[None], self.pictures.pixels)[0]
+
+    def finished(self, picture: np.ndarray) -> np.ndarray:
+        """The picture that a sample `[H, W, C]` becomes; known pixels have the bits they had."""
+        factor = self.pictures.reduction // self.pictures.pixels
+        known = enlarged(self.pixels, factor)
+        return np.where(enlarged(self.mask, factor)[..., None], picture, known)
+
+
+def fit_mask(pictures: Pictures, mask: np.ndarray, bucket: Bucket) -> np.ndarray:
+    """A mask, fitted as its picture is.
+
+    Args:
+      pictures: what latents are in pictures.
+      mask: uint8 `[H, W, 3]` of any size, white where the picture is to be filled.
+      bucket: shape of the latents.
+
+    Returns:
+      bool `[H, W]` of the bucket.
+    """
+    height, width = bucket.image_size(pictures.pixels)
+    return fit(mask, height, width, 1)[..., 0] > 0
+
+
 class Whole:
     """Pictures that are edited, or that samples start from, each fitted into the bucket as those of
     training are. The last one that was asked for is kept."""
@@ -155,24 +198,18 @@ class Filled(Whole):
 
     def finished(self, prompt: int, picture: np.ndarray) -> np.ndarray:
         """See `Given`; known pixels have the bits that they had."""
-        pixels, mask = self._read(self._files[prompt])
-        factor = self._pictures.reduction // self._pictures.pixels
-        return np.where(enlarged(mask, factor)[..., None], picture, enlarged(pixels, factor))
+        return self._read(self._files[prompt]).finished(picture)
 
     def _encode(self, files: GivenFiles) -> np.ndarray:
-        pixels, mask = self._read(files)
-        latents = self._pictures.latents_of(masked(pixels[None], mask[None])[0])
-        return inpainting_channels(mask[None], latents[None], self._pictures.pixels)[0]
+        return self._read(files).channels()
 
-    def _read_files(self, files: GivenFiles) -> tuple[np.ndarray, np.ndarray]:
-        """Pixels float32 `[H, W, C]` and the mask, bool `[H, W]`."""
+    def _read_files(self, files: GivenFiles) -> Holed:
         assert files.mask is not None
-        return self._pictures.fit(read_start(files.image), self._bucket), self._mask(files.mask)
+        pixels = self._pictures.fit(read_start(files.image), self._bucket)
+        return Holed(self._pictures, pixels, self._mask(files.mask))
 
     def _mask(self, file: Path) -> np.ndarray:
-        """A mask, bool `[H, W]`, fitted as its picture is."""
-        height, width = self._bucket.image_size(self._pictures.pixels)
-        return fit(read_start(file), height, width, 1)[..., 0] > 0
+        return fit_mask(self._pictures, read_start(file), self._bucket)
 
 
 def _check_sizes(files: GivenFiles) -> None:

@@ -12,7 +12,14 @@ from hypothesis import strategies as st
 from PIL import Image
 from sklearn.datasets import load_sample_image
 
-from ladd_jax.data.images import MAX_PIXELS, decode_image, fit, image_size, look_at_image
+from ladd_jax.data.images import (
+    MAX_PIXELS,
+    decode_image,
+    decode_opacity,
+    fit,
+    image_size,
+    look_at_image,
+)
 
 FINE = {"quality": 100, "subsampling": 0}
 """JPEG with hardly a loss, in colours either."""
@@ -348,3 +355,19 @@ def test_texts_and_profiles_of_any_size_cost_no_picture(kind, first):
     np.testing.assert_array_equal(decode_image(data), np.asarray(photograph()))
     with pytest.raises(ValueError, match="damaged or cut|not a JPEG"):
         decode_image(data[: len(data) // 2])
+
+
+def test_opacity_is_that_of_the_file_and_whole_where_it_has_none():
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 7, 4), np.uint8)
+    for image, expected in (
+        (Image.fromarray(pixels), pixels[..., 3]),
+        (Image.fromarray(pixels[..., :3].copy()), np.full((5, 7), 255)),
+        (Image.fromarray(pixels[..., 0].copy()), np.full((5, 7), 255)),
+    ):
+        stream = io.BytesIO()
+        image.save(stream, "png")
+        found = decode_opacity(stream.getvalue())
+        assert found.dtype == np.uint8
+        np.testing.assert_array_equal(found, expected)
+    with pytest.raises(ValueError, match="7 x 5 pixels and the limit is 34"):
+        decode_opacity(stream.getvalue(), max_pixels=34)
