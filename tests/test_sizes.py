@@ -16,6 +16,7 @@ from ladd_jax.config.identity import difference, identity
 from ladd_jax.config.pretraining import further_trainings
 from ladd_jax.config.workdir import Places, folder, settle
 from ladd_jax.data.buckets import Bucket
+from ladd_jax.data.shard_sets import write_identity
 from ladd_jax.errors import NotFoundError, UserError
 from ladd_jax.models.families import family
 from ladd_jax.parallel.chips import chip_named
@@ -24,6 +25,7 @@ from ladd_jax.planning.job import Job
 from ladd_jax.planning.whole_run import run_costs
 from ladd_jax.stages.load import load_generator, load_teacher
 from ladd_jax.stages.made import check_made, open_places
+from ladd_jax.studies.encoded import share_encoded
 from ladd_jax.studies.runs import config_of, run_recipe
 from ladd_jax.studies.table import Study, read_study
 from ladd_jax.training.checkpoint import newest_config
@@ -230,6 +232,23 @@ def test_the_study_changes_one_size_at_a_time_by_half_and_twice(name, tmp_path):
         "teacher 2": (4, 2, 4), "teacher 8": (4, 8, 4), "generator 2": (4, 4, 2),
         "generator 8": (4, 4, 8),
     }  # fmt: skip
+
+
+def test_what_is_encoded_once_serves_every_data_generator(tmp_path):
+    first, second, third = (tmp_path / name for name in ("first", "second", "third"))
+    for name in ("encoded", "held_out"):
+        write_identity(first / name, identity(to_dict(config()), name))
+        (first / name / "null_text.npz").touch()
+    share_encoded(config(model__depth=8), second)
+    for name in ("encoded", "held_out"):
+        files = [directory / name / "null_text.npz" for directory in (first, second)]
+        assert files[0].samefile(files[1])
+    # Of other data nothing is taken, and what is there stays.
+    share_encoded(config(data__examples=100), third)
+    assert not third.exists()
+    (third / "encoded").mkdir(parents=True)
+    share_encoded(config(), third)
+    assert not list((third / "encoded").iterdir()) and not (third / "held_out").exists()
 
 
 TINY = {

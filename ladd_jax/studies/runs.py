@@ -20,6 +20,7 @@ from ladd_jax.config.pretraining import further_trainings
 from ladd_jax.errors import NotFiniteError, Problems, UserError
 from ladd_jax.evaluation.rows import read_metrics
 from ladd_jax.stages.run import run_stages
+from ladd_jax.studies.encoded import share_encoded
 from ladd_jax.studies.rows import Run
 from ladd_jax.studies.table import Study, as_field, folder_name
 from ladd_jax.training.collapse import CollapsedError
@@ -200,6 +201,8 @@ def run_recipe(
     _LOG.info("study: %s of seed %d, in %s", recipe, seed, run)
     try:
         if first.stages:
+            if jax.process_index() == 0:
+                share_encoded(first, data)
             with begun(first, data):
                 run_stages(first, data)
         with begun(rest, run, data=str(data)):
