@@ -30,7 +30,7 @@ from ladd_jax.parallel.mesh import make_mesh
 from ladd_jax.stages.checkpoints import finished_student_step
 from ladd_jax.stages.judging import Samples, look_at, open_judge, pictures_of
 from ladd_jax.stages.kept import directory_of
-from ladd_jax.stages.load import load_generator
+from ladd_jax.stages.load import load_unfinetuned
 from ladd_jax.stages.sets import synthesized
 from ladd_jax.stages.students import load_student_weights
 from ladd_jax.stages.subjects import subject_of
@@ -111,8 +111,8 @@ def measure(config: Config, workdir: Path) -> list[dict[str, Any]]:
     step = finished_student_step(config, workdir)
     models = {
         "untrained": (
-            load_generator(config, workdir, mesh),
-            program_of(architectures.trained_generator_architecture(config)),
+            load_unfinetuned(config, workdir, mesh),
+            program_of(architectures.trained_start_architecture(config)),
         ),
         "student": (
             load_student_weights(config, workdir, mesh, "ema", step),

@@ -12,6 +12,7 @@ import numpy as np
 
 from ladd_jax.cli.disk_errors import disk_error
 from ladd_jax.config.fields import Config
+from ladd_jax.config.pretraining import settings_of, stage_of
 from ladd_jax.config.workdir import DATA, check_directory
 from ladd_jax.data.buckets import Bucket
 from ladd_jax.errors import Problems, UserError
@@ -122,7 +123,7 @@ def stage_bytes(
         found["synthesize"] = sum(n * latent_bytes(config, b) for b, n in made.items())
     key = jax.ShapeDtypeStruct((2,), np.uint32)
     for name, objective in built.items():
-        if name in config.stages and getattr(config, name).steps:
+        if stage_of(name) in config.stages and settings_of(config, name).steps:
             trained = objective.student if name == "distil" else objective.model
             state = jax.eval_shape(objective.init, key, trained.shapes)
             found[name] = checkpoint_bytes(config, state)

@@ -270,14 +270,18 @@ def check_ranges(given: flags.FlagValues, ranges: Mapping[str, Range]) -> None:
 
 
 def check_overrides(config: ConfigDict) -> None:
-    """Raises UserError where weights say something else than a `--config.FIELD` of theirs."""
+    """Raises UserError where weights, or `model` of a network that is like it, say something else
+    than a `--config.FIELD` of theirs."""
+    from ladd_jax.config.architectures import check_like_model
+
     for path, given in config_flags.get_override_values(flags.FLAGS["config"]).items():
         section, _, name = path.rpartition(".")
         widths = ("data.text_width", "data.pooled_width")
-        if section in ("model", "teacher", "dino") or path in widths:
+        if section in ("model", "student", "teacher", "dino") or path in widths:
             found = config[section][name]
-            # A depth of 0 asks for the weights' own.
-            if found != given and not (name == "depth" and given == 0):
+            # 0 asks for the weights' own depth, and for the width and the heads of `model`.
+            if found != given and not (name in ("depth", "width", "num_heads") and given == 0):
+                check_like_model(config, path, given)
                 own = config.data.text if section == "data" else config.weights
                 if section in ("teacher", "dino"):
                     own = config[section].weights

@@ -21,7 +21,8 @@ from ladd_jax.config.architectures import (
     teacher_architecture,
 )
 from ladd_jax.config.fields import Config, Distil, Finetune, Prefer, Pretrain
-from ladd_jax.config.workdir import data_directory
+from ladd_jax.config.pretraining import NETWORKS, further_trainings
+from ladd_jax.config.workdir import data_directory, folder
 from ladd_jax.data.buckets import Bucket, check_resolution, check_sides
 from ladd_jax.data.joined import joined_channels, pretrains
 from ladd_jax.data.sources.fill_buckets import readers
@@ -43,6 +44,9 @@ _Trainings = dict[str, _Training]
 
 # Stages that read the data generator.
 _OF_GENERATOR = ("prefer", "synthesize", "finetune", "distil", "evaluate")
+
+# Stages that read what the student starts from.
+_OF_START = ("finetune", "distil", "evaluate")
 
 # Sources that need no released pipeline: their pictures are the latents.
 _CHANNELS = {"digits": 1, "scene_edits": 3, "scenes": 3}
@@ -99,7 +103,7 @@ def look(
     trainings = {
         name: stage for name, stage in trainings.items() if name in config.stages and stage.steps
     }
-    networks = "model teacher data heads dino distil pretrain prefer finetune weights"
+    networks = "model student teacher data heads dino distil pretrain prefer finetune weights"
     part("mesh", lambda: _check_mesh(config))
     for name, stage in trainings.items():
         part(f"mesh stages {name}", functools.partial(_check_batch, config, stage))
@@ -111,19 +115,24 @@ def look(
         "model data pretrain weights",
         lambda: built.update(pretrain=matching(config, config.pretrain)),
     )
+    for name in further_trainings(config):
+        part(
+            f"model {NETWORKS[name]} data pretrain weights",
+            functools.partial(_build_further, config, name, built),
+        )
     if config.prefer.steps:
         part(
             "model data prefer weights",
             lambda: built.update(prefer=_preference(config)),
         )
     part(
-        "model data finetune weights",
+        "model student data finetune weights",
         lambda: built.update(finetune=matching(config, config.finetune)),
     )
     part(networks, lambda: built.update(distil=objectives.distillation(config)))
     part("data model stages weights", lambda: _check_data(config, trainings))
-    part("data model teacher weights", lambda: _check_sides(config))
-    part("teacher stages", lambda: _check_teacher(config))
+    part("data model student teacher weights", lambda: _check_sides(config))
+    part("student teacher stages weights", lambda: _check_further(config, workdir))
     part("dino distil stages", lambda: _check_dino(config))
     part("stages synthesize prefer finetune distil", lambda: _check_samples(config, trainings))
     part("data model weights stages pretrain", lambda: _check_base(config, data))
@@ -200,7 +209,9 @@ def _check_log(config: Config, trainings: _Trainings) -> None:
 
 def _check_sides(config: Config) -> None:
     sides = family_of(config).sides
-    networks = {"model": student_architecture(config)}
+    networks = {"model": generator_architecture(config)}
+    if config.student.depth:
+        networks["student"] = student_architecture(config)
     if config.teacher.depth:
         networks["teacher"] = teacher_architecture(config)
     check_sides(
@@ -208,12 +219,40 @@ def _check_sides(config: Config) -> None:
     )
 
 
-def _check_teacher(config: Config) -> None:
-    if config.teacher.depth and not config.teacher.weights and "distil" in config.stages:
+def _build_further(config: Config, name: str, built: dict[str, Any]) -> None:
+    built[name] = objectives.flow_matching(config, config.pretrain, name)
+
+
+def _check_further(config: Config, workdir: Path | None) -> None:
+    """Whether stages find the networks that have a size of their own, before data are encoded."""
+    stages, teacher = set(config.stages), config.teacher
+    if "distil" in stages and config.weights and teacher.depth and not teacher.weights:
         raise UserError(
-            f"teacher.depth is {config.teacher.depth} and teacher.weights is empty: name the "
-            f"weights of that network; without them it can be planned only"
+            f"teacher.depth is {teacher.depth} and teacher.weights is empty beside the weights "
+            f"{config.weights}: name the weights of that network; without them it can be planned "
+            f"only"
         )
+    reading = {
+        "pretrain_teacher": [name for name in ("distil",) if name in stages],
+        "pretrain_student": [name for name in _OF_START if name in stages],
+    }
+    for name in further_trainings(config):
+        made = workdir is not None and _is_made(workdir, name)
+        if "encode" not in stages or "pretrain" in stages or made or not reading[name]:
+            continue
+        section = NETWORKS[name]
+        remedy = f"name it, or {section}.weights" if section == "teacher" else "name it"
+        raise UserError(
+            f"{section}.depth is {getattr(config, section).depth}"
+            f"{' and teacher.weights is empty' * (section == 'teacher')}, and the stage "
+            f"'pretrain', which trains that network, is not among stages, so that "
+            f"{reading[name][0]!r} would not find it: {remedy}"
+        )
+
+
+def _is_made(workdir: Path, training: str) -> bool:
+    """Whether a run has something of a training; whether it is done is seen where it is read."""
+    return bool(steps_in(folder(workdir, training) / "checkpoints"))
 
 
 def _check_dino(config: Config) -> None:

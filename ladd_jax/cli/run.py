@@ -132,7 +132,7 @@ def _config(problems: Problems) -> tuple[Config, set[str]]:
     refused: set[str] = set()
     with problems.found():
         # What is of no use is known to be so until the end of this block.
-        refused.update(("weights", "model", "teacher", "dino"))
+        refused.update(("weights", "model", "student", "teacher", "dino"))
         # Weights that are named by their place on the hub are fetched once for a host.
         with processes.one_of_each_host_first("weights"):
             read_architectures(config)

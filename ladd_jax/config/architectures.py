@@ -6,7 +6,8 @@ from typing import Any
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from ladd_jax.config.fields import Config, Model, Teacher
+from ladd_jax.config.fields import Config, Model, OtherNetwork
+from ladd_jax.config.pretraining import NETWORKS
 from ladd_jax.data.joined import JOINED, joined_channels
 from ladd_jax.errors import UserError
 from ladd_jax.methods import METHODS
@@ -22,7 +23,7 @@ GENERATOR = "generator"
 """Name of the data generator's parameters among the frozen ones, where the teacher is another."""
 
 
-def _fields(section: Model | Teacher, kind: Any) -> dict[str, Any]:
+def _fields(section: Model | OtherNetwork, kind: Any) -> dict[str, Any]:
     """The fields of a section that an architecture has under the same name, but dtypes."""
     common = {field.name for field in dataclasses.fields(kind)}
     return {
@@ -32,8 +33,9 @@ def _fields(section: Model | Teacher, kind: Any) -> dict[str, Any]:
     }
 
 
-def student_architecture(config: Config) -> Any:
-    """Architecture of the student: an instance of its family's `architecture`."""
+def trained_generator_architecture(config: Config) -> Any:
+    """Architecture of the data generator as `pretrain` trains it: it is guided by two passes, and
+    never told by how much. An instance of its family's `architecture`."""
     kind = family_of(config).architecture
     return kind(
         **_fields(config.model, kind),
@@ -41,28 +43,52 @@ def student_architecture(config: Config) -> Any:
         out_channels=config.model.channels,
         context_width=config.data.text_width,
         pooled_width=config.data.pooled_width,
-        guided=bool(config.synthesize.guidance_range),
-        image_guided=bool(config.synthesize.image_guidance_range),
         dtype=jnp.dtype(config.model.dtype),
         param_dtype=jnp.dtype(config.model.param_dtype),
     )
 
 
-def trained_generator_architecture(config: Config) -> Any:
-    """Architecture of the data generator as `pretrain` trains it: it is guided by two passes, and
-    never told by how much."""
-    return dataclasses.replace(student_architecture(config), guided=False, image_guided=False)
+def trained_start_architecture(config: Config) -> Any:
+    """Architecture of what the student starts from, as `pretrain` trains it: the data generator's,
+    or that of the section `student`."""
+    return _sized(trained_generator_architecture(config), config.student)
+
+
+def student_architecture(config: Config) -> Any:
+    """Architecture of the student, which may be told the guidance."""
+    return dataclasses.replace(
+        trained_start_architecture(config),
+        guided=bool(config.synthesize.guidance_range),
+        image_guided=bool(config.synthesize.image_guidance_range),
+    )
 
 
 def generator_architecture(config: Config) -> Any:
-    """Architecture of the data generator, which is what the student starts from.
+    """Architecture of the data generator where it is frozen; see `_frozen`."""
+    return _frozen(trained_generator_architecture(config), config)
 
-    Frozen, its parameters may have a dtype of their own. Those of int8 are under the heads alone,
-    and bfloat16 elsewhere.
+
+def start_architecture(config: Config) -> Any:
+    """Architecture of what the student starts from where that is frozen, as adapters and what
+    follows it have it; see `_frozen`."""
+    return _frozen(trained_start_architecture(config), config)
+
+
+def _frozen(architecture: Any, config: Config) -> Any:
+    """Of a frozen network, whose parameters may have a dtype of their own.
+
+    Those of int8 are under the heads alone, and bfloat16 elsewhere.
     """
     name = config.model.teacher_dtype
     dtype = jnp.dtype(jnp.bfloat16 if name == "int8" else name)
-    return dataclasses.replace(trained_generator_architecture(config), param_dtype=dtype)
+    return dataclasses.replace(architecture, param_dtype=dtype)
+
+
+def _sized(architecture: Any, section: OtherNetwork) -> Any:
+    """An architecture with the fields of a section that describes another one, where it does."""
+    if not section.depth:
+        return architecture
+    return dataclasses.replace(architecture, **_fields(section, type(architecture)))
 
 
 def weights_architecture(config: Config) -> Any:
@@ -89,8 +115,7 @@ def teacher_architecture(config: Config) -> Any:
     if config.model.teacher_dtype == "int8":
         check_installed()
         teacher = dataclasses.replace(teacher, quantized=True)
-    if config.teacher.depth:
-        teacher = dataclasses.replace(teacher, **_fields(config.teacher, type(teacher)))
+    teacher = _sized(teacher, config.teacher)
     hooked = config.distil.hooked_blocks
     inner = bool(hooked) and all(0 <= block < teacher.depth - 1 for block in hooked)
     if not inner or asks_teacher(config):
@@ -121,7 +146,10 @@ def dino_architecture(config: Config) -> Dinov2Config:
 
 
 def stage_architecture(config: Config, stage: str) -> Any:
-    """Architecture of what a training trains."""
+    """Architecture of what a training trains, by the training's name."""
+    if stage in NETWORKS:
+        section = getattr(config, NETWORKS[stage])
+        return _sized(trained_generator_architecture(config), section)
     of_generator = stage in ("pretrain", "prefer")
     return (trained_generator_architecture if of_generator else student_architecture)(config)
 
@@ -133,17 +161,20 @@ def asks_teacher(config: Config) -> bool:
 
 def begins_as_teacher(config: Config) -> bool:
     """Whether the student begins as the teacher under the heads: one tree is both."""
-    return generator_tree(config) == "teacher" and not config.finetune.steps
+    own = config.finetune.steps or config.student.depth
+    return generator_tree(config) == "teacher" and not own
 
 
 def start_tree(config: Config) -> str:
     """Name among the frozen trees of `distil` of what the student begins as, where it is among
-    them: the data generator's, unless `finetune` has made another of it."""
+    them: the data generator's, unless `finetune` has made another of it, or the student has a start
+    of its own."""
     if begins_as_teacher(config):
         return "teacher"
     distil = config.distil
     followed = distil.asks_a_network and distil.follows == "generator"
-    return GENERATOR if followed and not config.finetune.steps else BASE
+    own = config.finetune.steps or config.student.depth
+    return GENERATOR if followed and not own else BASE
 
 
 def generator_tree(config: Config) -> str:
@@ -151,24 +182,27 @@ def generator_tree(config: Config) -> str:
     where the teacher is the data generator in the same form, and is among them."""
     if METHODS[config.distil.objective].in_pixels and not asks_teacher(config):
         return GENERATOR
+    # A teacher with a depth of its own has other parameters, even of the same architecture.
+    own = config.teacher.weights or config.teacher.depth
     same = teacher_architecture(config) == generator_architecture(config)
-    return "teacher" if same and not config.teacher.weights else GENERATOR
+    return "teacher" if same and not own else GENERATOR
 
 
 def read_architectures(config: ConfigDict) -> None:
     """Fills in what the files of `weights`, `teacher.weights`, `data.text` and `dino.weights` say
-    of themselves.
+    of themselves, and what networks of other sizes have of `model`.
 
     Fetches weights that are named by their place on the hub.
 
     Args:
       config: a run's config, changed here: the architecture in `model` and the widths of text in
-        `data`, the section `teacher` where its depth is 0, and that of `dino` where it is used.
+        `data`, the section `teacher` where its depth is 0, and that of `dino` where it is used;
+        and `student` and `teacher` where they have a depth, no weights, and `num_heads` 0.
 
     Raises:
       NotFoundError: there are no such weights, or no such encoder as `data.text`.
-      UserError: they are of no use, `model.depth` is neither 0 nor theirs, or the teacher is of
-        other latents or of another text.
+      UserError: they are of no use, `model.depth` is neither 0 nor theirs, the teacher is of other
+        latents or of another text, or a width is no multiple of that of the model's heads.
     """
     if config.weights:
         config.model.family = family_of_pipeline(config.weights).name
@@ -197,6 +231,47 @@ def read_architectures(config: ConfigDict) -> None:
         _fill(config.teacher, config, found)
     if config.dino.weights and METHODS[config.distil.objective].in_pixels:
         config.dino.update(dino_sizes(open_dinov2(config.dino.weights).config))
+    for name in NETWORKS.values():
+        section = config[name]
+        if section.depth > 0 and not section.num_heads and not section.get("weights"):
+            _complete(config.model, section, name)
+
+
+def _complete(model: ConfigDict, section: ConfigDict, name: str) -> None:
+    """Fills in a section that has a depth, and perhaps a width: all else is as in `model`."""
+    if model.num_heads < 1 or model.width % model.num_heads:
+        # Refused where the section `model` is looked at.
+        return
+    of_head, width = model.width // model.num_heads, section.width or model.width
+    if width % of_head:
+        raise UserError(
+            f"{name}.width is {width} and {name}.num_heads 0, for heads of width {of_head} as the "
+            f"model has them: use a multiple of {of_head}, or give {name}.num_heads and the other "
+            f"fields of that network"
+        )
+    section.update(
+        {field: model[field] for field in section if field in model and field != "depth"}
+    )
+    section.update(dict(width=width, num_heads=width // of_head))
+    section.dual_attention = tuple(b for b in model.dual_attention if b < section.depth)
+
+
+def check_like_model(config: ConfigDict, path: str, given: object) -> None:
+    """Raises UserError where a field of a network without weights was given as another than it is
+    now: it was taken from `model`.
+
+    Args:
+      config: a config that `read_architectures` has completed.
+      path: path of the field.
+      given: what it was.
+    """
+    section, _, name = path.rpartition(".")
+    if section in NETWORKS.values() and not config[section].get("weights"):
+        raise UserError(
+            f"{path} is {given} and {section}.num_heads 0, so that it is that of `model`, "
+            f"{config[section][name]}: leave it out, or give {section}.num_heads and the other "
+            f"fields of that network"
+        )
 
 
 def open_dino(config: Config) -> OpenDinov2:

@@ -269,8 +269,8 @@ class Data:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Model:
-    """The student and the data generator, which is also the teacher under the heads unless
-    `teacher` is another (known: the paper's default).
+    """The data generator, which the student starts from unless `student` is another network, and
+    which is the teacher under the heads unless `teacher` is (known: the paper's default).
 
     A depth of 0 is for a network with `weights`: commands read the architecture from their files.
     """
@@ -306,16 +306,14 @@ class Model:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Teacher:
-    """Another teacher under the heads than the data generator (known: its size matters less than
-    the student's).
+class OtherNetwork:
+    """A network of another architecture than that of `model`, whose fields these are; a depth of 0
+    is for none.
 
-    `weights` names its pipeline, the other fields are those of `model` for its network. A depth of
-    0 is, with weights, for commands that read the architecture from their files; without weights
-    the data generator is the teacher.
+    With `num_heads` 0 commands take all fields but the depth and, where it is not 0, the width from
+    `model`, and heads as wide as there.
     """
 
-    weights: str = ""
     depth: int = 0
     width: int = 0
     num_heads: int = 0
@@ -328,20 +326,56 @@ class Teacher:
     position_start: float = _NETWORK.position_start
 
     def __post_init__(self) -> None:
+        section = type(self).__name__.lower()
+        check_numbers(self, {"depth": NOT_NEGATIVE})
+        for name in _SIZES:
+            if self.depth and getattr(self, name) < 1:
+                raise UserError(
+                    f"{section}.{name} is {getattr(self, name)} and {section}.depth is "
+                    f"{self.depth}: use 1 or more, or a depth of 0 for the data generator's network"
+                )
+        if self.depth:
+            check_numbers(self, _NETWORK_RANGES)
+        if self.depth and self.width % self.num_heads:
+            raise UserError(
+                f"{section}.width {self.width} is not divisible by {section}.num_heads "
+                f"{self.num_heads}: use those of one network"
+            )
+
+    @property
+    def in_words(self) -> str:
+        """Its size."""
+        return f"{self.depth} blocks of width {self.width}"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Student(OtherNetwork):
+    """A student of another size than the data generator (known: its size matters most).
+
+    It starts from a network of its own, which `pretrain` trains from nothing as it does the data
+    generator. With a depth of 0 the student starts from the data generator.
+    """
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Teacher(OtherNetwork):
+    """Another teacher under the heads than the data generator (known: its size matters less than
+    the student's).
+
+    `weights` names its pipeline; a depth of 0 is, with weights, for commands that read the
+    architecture from their files. Without weights `pretrain` trains it from nothing, as it does the
+    data generator, and with a depth of 0 the data generator is the teacher.
+    """
+
+    weights: str = ""
+
+    def __post_init__(self) -> None:
         if self.weights and not self.depth:
             raise UserError(
                 f"teacher.weights is {self.weights} and teacher.depth is 0: set the sizes of that "
                 f"network, as read_architectures does"
             )
-        check_numbers(self, {"depth": NOT_NEGATIVE})
-        for name in _SIZES:
-            if self.depth and getattr(self, name) < 1:
-                raise UserError(
-                    f"teacher.{name} is {getattr(self, name)} and teacher.depth is {self.depth}: "
-                    f"use 1 or more, or a depth of 0 for the network that the student starts from"
-                )
-        if self.depth:
-            check_numbers(self, _NETWORK_RANGES)
+        super().__post_init__()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -389,7 +423,8 @@ class Heads(HeadSettings):
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Pretrain(FlowMatchingSettings):
     """The training of a data generator: from nothing where there are no weights, and from weights
-    that do not read the channels of `data.joined`."""
+    that do not read the channels of `data.joined`. A teacher and a student of other sizes are
+    trained so, too, each by itself."""
 
     steps: int = 10_000
     batch_size: int = 256
@@ -835,6 +870,23 @@ def _in_pixels(config: "Config") -> None:
         )
 
 
+def _check_student(config: "Config") -> None:
+    """Raises UserError where a student of another size has nothing that it could start from, or is
+    to be given what fits the data generator alone."""
+    depth = config.student.depth
+    if config.weights:
+        raise UserError(
+            f"student.depth is {depth} and weights is {config.weights}, of which such a student "
+            f"would have nothing: use student.depth 0, so that it starts from them, or no weights"
+        )
+    if config.prefer.after:
+        raise UserError(
+            f"student.depth is {depth} and prefer.applied is {', '.join(config.prefer.applied)}: "
+            f"its LoRA is of the data generator, and a student of another size cannot be given it; "
+            f"use ('before',), or prefer.steps 0"
+        )
+
+
 def _check_pictures(config: "Config") -> None:
     """Raises UserError where guidance on a picture has none, or is on a lack of it, or of the text,
     that the data generator never learned."""
@@ -880,13 +932,14 @@ class Config:
     mesh: Mesh = Mesh()
     # A released pipeline, whose transformer is the data generator, which the student starts from,
     # and the teacher, unless `teacher` names another: a folder, or owner/name of the hub. Empty:
-    # `pretrain` makes the data generator.
+    # `pretrain` makes the data generator, and what `student` and `teacher` describe.
     weights: str = ""
     # LoRA files that are added to `weights` before all else: PATH, or PATH:SCALE with what its
     # change is multiplied by. A path is a file, its folder, or owner/name of the hub.
     loras: tuple[str, ...] = ()
     data: Data = Data()
     model: Model = Model()
+    student: Student = Student()
     teacher: Teacher = Teacher()
     heads: Heads = Heads()
     dino: Dino = Dino()
@@ -959,6 +1012,8 @@ class Config:
                 f"{self.data.joined!r}, which joins {wanted}: use weights that read as many, or 0"
             )
         _check_pictures(self)
+        if self.student.depth:
+            _check_student(self)
         if self.loras and not self.weights:
             raise UserError(
                 f"loras is {', '.join(self.loras)} and weights is empty: name the weights that "

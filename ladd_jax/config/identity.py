@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ladd_jax.config.fields import Config, to_dict
+from ladd_jax.config.pretraining import NETWORKS, stage_of
 from ladd_jax.data.joined import makes_generator
 from ladd_jax.methods import METHODS, Method
 
@@ -30,17 +31,18 @@ _COMPARED = ("prompts",)
 SETS = ("encoded", "held_out", "synthesized")
 """Results that are sets of shards."""
 
-TRAININGS = ("pretrain", "prefer", "finetune", "distil")
+TRAININGS = ("pretrain", *NETWORKS, "prefer", "finetune", "distil")
 """Results that are checkpoints."""
 
 _DATA = ("seed", "weights", "data")
 _NETWORK = (*_DATA, "loras", "model", "pretrain")
 _GENERATOR = (*_NETWORK, "prefer")
-_STUDENT = (*_GENERATOR, "synthesize", "finetune")
+_STUDENT = (*_GENERATOR, "student", "synthesize", "finetune")
 _SECTIONS = {
     "encoded": _DATA,
     "held_out": _DATA,
     "pretrain": _NETWORK,
+    **{name: (*_DATA, "model", "pretrain", section) for name, section in NETWORKS.items()},
     "prefer": _GENERATOR,
     "synthesized": (*_GENERATOR, "synthesize"),
     "finetune": _STUDENT,
@@ -49,6 +51,9 @@ _SECTIONS = {
 
 RESULTS = tuple(_SECTIONS)
 """Folders of all results, in the order in which they are made."""
+
+# What networks of other sizes have of `model`.
+_COMMON = ("family", "channels", "joined_channels", "dtype", "param_dtype")
 
 # Fields that sets of shards did not name in older versions.
 _NAMED_LATER = (
@@ -71,6 +76,12 @@ def identity(
     fields = {section: config[section] for section in _SECTIONS[name] if section in config}
     if not _pretrains(config):
         fields.pop("pretrain", None)
+    if name in NETWORKS:
+        own = fields.get("model", {})
+        fields["model"] = {field: own[field] for field in _COMMON if field in own}
+    if not config.get("student", {}).get("depth"):
+        # As of a version that did not have the section.
+        fields.pop("student", None)
     if not _in_pixels(config.get("distil", {})):
         fields.pop("dino", None)
     if "prefer" in _SECTIONS[name]:
@@ -144,7 +155,10 @@ def difference(old: Mapping[str, Any], new: Mapping[str, Any], free: Sequence[st
     defaults = _named(absent(), new["config"])
     if new["config"].get("data", {}).get("source") in _COMPARED:
         free = (*free, "data.path")
-    words = _first_difference(filled(found, defaults), new["config"], "", (*_IGNORED, *free))
+    wanted = new["config"]
+    if isinstance(found, dict) and "student" in found and "student" not in wanted:
+        wanted = {**wanted, "student": absent()["student"]}
+    words = _first_difference(filled(found, defaults), wanted, "", (*_IGNORED, *free))
     if words:
         return words
     known = old.get("inputs", {})
@@ -171,12 +185,13 @@ def own_fields(training: str) -> tuple[str, ...]:
     Rates and clipping are what one lowers when it diverges; more steps train on.
     """
     optimizers = ("optimizer", "heads_optimizer") if training == "distil" else ("optimizer",)
+    section = stage_of(training)
     rates = (
-        f"{training}.{optimizer}.{field}"
+        f"{section}.{optimizer}.{field}"
         for optimizer in optimizers
         for field in ("learning_rate", "clip_norm")
     )
-    return (f"{training}.steps", *rates)
+    return (f"{section}.steps", *rates)
 
 
 def filled(old: Any, defaults: Any) -> Any:

@@ -10,6 +10,7 @@ from ladd_jax.config.architectures import (
     generator_architecture,
     generator_tree,
     stage_architecture,
+    start_architecture,
     start_tree,
     student_architecture,
     teacher_architecture,
@@ -44,9 +45,15 @@ def _settings(kind: type[Any], section: Any) -> dict[str, Any]:
     return {field.name: getattr(section, field.name) for field in dataclasses.fields(kind)}
 
 
-def flow_matching(config: Config, stage: Pretrain | Finetune) -> FlowMatching:
-    """The data generator's training, or the student's before the heads judge it."""
-    name = "pretrain" if isinstance(stage, Pretrain) else "finetune"
+def flow_matching(config: Config, stage: Pretrain | Finetune, training: str = "") -> FlowMatching:
+    """The data generator's training, or the student's before the heads judge it.
+
+    Args:
+      config: the run's config.
+      stage: its section with the settings.
+      training: name of the training, where it is of a network of another size.
+    """
+    name = training or ("pretrain" if isinstance(stage, Pretrain) else "finetune")
     return FlowMatching(
         model=family_of(config).backbone(stage_architecture(config, name)),
         optimizer=stage.optimizer,
@@ -79,7 +86,7 @@ def student(config: Config) -> Backbone:
     if not lora.rank:
         return backbone(architecture)
     # Constant, it has the dtype of other constant networks.
-    base = backbone(generator_architecture(config))
+    base = backbone(start_architecture(config))
     return Adapted(base, lora, architecture.param_dtype, start_tree(config))
 
 
@@ -161,8 +168,8 @@ def _followed(config: Config) -> Followed:
             stage.image_guidance_range or stage.image_guidance,
         )
     # As a constant it has the dtype of other constant networks.
-    told = student_architecture(config)
-    learned = dataclasses.replace(generator, guided=told.guided, image_guided=told.image_guided)
+    told, start = student_architecture(config), start_architecture(config)
+    learned = dataclasses.replace(start, guided=told.guided, image_guided=told.image_guided)
     return Followed(backbone(learned), BASE)
 
 
@@ -255,7 +262,9 @@ _DISTILLATIONS: dict[str, Callable[[Config], StudentObjective]] = {
 }
 
 
-def model_flops(config: Config, objective: Objective, bucket: Bucket, cond: Any) -> int:
+def model_flops(
+    config: Config, objective: Objective, bucket: Bucket, cond: Any, training: str = "distil"
+) -> int:
     """Model FLOPs that one step of an objective spends on each image of a bucket.
 
     Args:
@@ -263,9 +272,10 @@ def model_flops(config: Config, objective: Objective, bucket: Bucket, cond: Any)
       objective: one of its objectives.
       bucket: shape of the latents.
       cond: arrays of a condition, or their shapes and dtypes, with or without a batch.
+      training: name of the objective's training.
     """
     flops = family_of(config).forward_flops
-    student = student_architecture(config)
+    student = stage_architecture(config, training)
     # The data generator is not told, and the data that it learns from say nothing.
     if GUIDANCE not in cond:
         student = dataclasses.replace(student, guided=False, image_guided=False)
@@ -274,6 +284,17 @@ def model_flops(config: Config, objective: Objective, bucket: Bucket, cond: Any)
         units * flops(architecture, bucket.height, bucket.width, cond)
         for units, architecture in zip(objective.forward_units, architectures, strict=True)
     )
+    # Of the student's passes those of the data generator, where it is another network.
+    if (
+        isinstance(objective, LADD | LCM | DMD | Progressive)
+        and config.student.depth
+        and config.distil.follows == "generator"
+    ):
+        followed = generator_architecture(config)
+        total += objective.followed_units * (
+            flops(followed, bucket.height, bucket.width, cond)
+            - flops(student, bucket.height, bucket.width, cond)
+        )
     if isinstance(objective, ADD):
         passes = objective.critic.flops(bucket.height, bucket.width)
         total += sum(units * passes[name] for name, units in objective.critic_units.items())

@@ -11,6 +11,7 @@ from typing import Any
 
 from ladd_jax.config.fields import Config, base_config, compare, typed
 from ladd_jax.config.identity import FREE_FIELDS, FREE_PATHS, absent, config_difference, filled
+from ladd_jax.config.pretraining import NETWORKS
 from ladd_jax.errors import DamagedError, NotFoundError, UserError
 from ladd_jax.object_store import address_of, fetch, is_address, place_of
 from ladd_jax.whole_files import read_json, write_text_whole
@@ -109,7 +110,13 @@ def data_named(workdir: Path, data: str, origin: str) -> Path:
 
 
 def folder(workdir: Path, name: str) -> Path:
-    """The folder of a stage or a set of shards: in the run's data or in its workdir."""
+    """The folder of a stage or a set of shards: in the run's data or in its workdir.
+
+    Networks of other sizes are where the first run trained them, of runs that began from one
+    another.
+    """
+    if name in NETWORKS:
+        return first_run(workdir) / name
     return (data_directory(workdir) if name in DATA else workdir) / name
 
 

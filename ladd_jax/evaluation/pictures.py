@@ -101,6 +101,8 @@ _REGRESSION: dict[str, tuple[str, ...]] = {
 }
 _PANELS: dict[str, dict[str, tuple[str, ...]]] = {
     "pretrain": _REGRESSION,
+    "pretrain_teacher": _REGRESSION,
+    "pretrain_student": _REGRESSION,
     "prefer": _REGRESSION | {"agreement with preferences": ("accuracy",)},
     "finetune": _REGRESSION,
     "distil": {

@@ -21,8 +21,9 @@ MODELS = ("data", "generator", "teacher", "untrained", "student", "samples")
 """In the order of tables.
 
 `data`: real pictures of the training split; `generator`: the data generator, sampled as for the
-student's data; `teacher`: the same network over more steps; `untrained`: the same network, sampled
-as the student is; `samples`: a folder of pictures.
+student's data; `teacher`: the same network over more steps; `untrained`: what the student starts
+from, the same network or one of another size, sampled as the student is; `samples`: a folder of
+pictures.
 """
 
 

@@ -101,6 +101,11 @@ class DMD(DMDSettings):
         own = self.own_passes
         return student + self.followed.passes + 1 + 3 * self.head_updates + own, 0
 
+    @property
+    def followed_units(self) -> int:
+        """Of the student's `forward_units` those of the network that is followed."""
+        return self.followed.passes
+
     def init(self, key: jax.Array, params: Params) -> TrainState:
         """State before the first step; arguments as of `LADD.init`."""
         student_key, fake_key, state_key = jax.random.split(key, 3)

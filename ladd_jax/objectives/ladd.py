@@ -242,6 +242,12 @@ class LADD(LADDSettings):
         return 1 + of_student + self.own_passes, self.critic_passes
 
     @property
+    def followed_units(self) -> float:
+        """Of the student's `forward_units` those of the network that is followed."""
+        held = 0 if self.consistency is None else self.consistency.followed.passes
+        return held / self.student_interval
+
+    @property
     def critic_passes(self) -> float:
         """Forward passes of what the heads stand on, as `forward_units` counts them."""
         misaligned = self.head_updates if self.misaligned_share else 0

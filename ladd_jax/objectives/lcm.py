@@ -68,6 +68,11 @@ class LCM:
         """(student, teacher): see `Consistency.forward_units`."""
         return self.consistency.forward_units, 0
 
+    @property
+    def followed_units(self) -> int:
+        """Of the student's `forward_units` those of the network that is followed."""
+        return self.consistency.followed.passes
+
     def init(self, key: jax.Array, params: Params) -> TrainState:
         """State before the first step; arguments as of `LADD.init`."""
         student_key, state_key = jax.random.split(key)

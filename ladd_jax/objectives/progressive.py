@@ -133,6 +133,13 @@ class Progressive:
         asked = 2 if self.followed is None else max(2, self.followed.passes)
         return (2 if self.student.constants else 3) + asked, 0
 
+    @property
+    def followed_units(self) -> int:
+        """Of the student's `forward_units` those of the network that is followed, where the first
+        phase is the one that counts."""
+        passes = 0 if self.followed is None else self.followed.passes
+        return passes if passes > 1 else 0
+
     def init(self, key: jax.Array, params: Params) -> TrainState:
         """State before the first step; arguments as of `LADD.init`."""
         student_key, state_key = jax.random.split(key)

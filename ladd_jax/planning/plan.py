@@ -105,6 +105,7 @@ def plan(config: Config, options: Options) -> None:
         **compiled,
         "objective": config.distil.objective,
         "model": to_dict(config.model),
+        **({"student": to_dict(config.student)} if config.student.depth else {}),
         "teacher": to_dict(config.teacher),
         **({"dino": to_dict(config.dino)} if METHODS[config.distil.objective].in_pixels else {}),
         "versions": {name: importlib.metadata.version(name) for name in ("jax", target.compiler)},

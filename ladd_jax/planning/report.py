@@ -83,12 +83,14 @@ def print_run(job: Job, run: Mapping[str, Any]) -> None:
     print(
         f"\nthe whole run on {job.chips} chips, at {share} of their peak where nothing was compiled"
     )
-    print(f"  {'':<24} {'hours':>9} {'chip-hours':>11} {'GB on disk':>11}")
     rows = [*run["stages"], *([{"stage": "all"} | run["all"]] if "all" in run else [])]
+    width = max(10, *(len(row["stage"]) for row in rows))
+    print(f"  {'':<{width + 14}} {'hours':>9} {'chip-hours':>11} {'GB on disk':>11}")
     for row in rows:
         amount = next((f"{row[unit]} {unit}" for unit in ("records", "steps") if unit in row), "")
         print(
-            f"  {row['stage']:<10} {amount:>13} {row['hours']:>9.3g} {row['chip_hours']:>11.3g} "
+            f"  {row['stage']:<{width}} {amount:>13} {row['hours']:>9.3g} "
+            f"{row['chip_hours']:>11.3g} "
             f"{row['bytes'] / _GB:>11.4g}"
         )
     if run["records"] is None and "all" not in run:

@@ -15,6 +15,7 @@ import numpy as np
 from ladd_jax.config import objectives
 from ladd_jax.config.architectures import generator_architecture
 from ladd_jax.config.fields import Config
+from ladd_jax.config.pretraining import further_trainings, settings_of
 from ladd_jax.data import sources
 from ladd_jax.data.buckets import Bucket
 from ladd_jax.data.joined import pretrains
@@ -99,6 +100,8 @@ def run_costs(
         costs.append(_encode(job, counts))
     if "pretrain" in config.stages and pretrains(config):
         costs.append(_flow_matching(job, "pretrain", shares))
+    if "pretrain" in config.stages:
+        costs += [_flow_matching(job, name, shares) for name in further_trainings(config)]
     if "prefer" in config.stages and config.prefer.steps:
         costs.append(_network(job, "prefer", objectives.preference(config), shares))
     if "synthesize" in config.stages:
@@ -175,7 +178,7 @@ def _of_records(
 
 
 def _flow_matching(job: Job, name: str, shares: Mapping[Bucket, float]) -> StageCost:
-    objective = objectives.flow_matching(job.config, getattr(job.config, name))
+    objective = objectives.flow_matching(job.config, settings_of(job.config, name), name)
     return _network(job, name, objective, shares)
 
 
@@ -183,8 +186,8 @@ def _network(
     job: Job, name: str, objective: FlowMatching | DPO, shares: Mapping[Bucket, float]
 ) -> StageCost:
     """The training of one network."""
-    config, stage = job.config, getattr(job.config, name)
-    flops = stage.steps * stage.batch_size * _flops_of_image(job, objective, shares)
+    config, stage = job.config, settings_of(job.config, name)
+    flops = stage.steps * stage.batch_size * _flops_of_image(job, name, objective, shares)
     key = jax.ShapeDtypeStruct((2,), jnp.uint32)
     state = jax.eval_shape(objective.init, key, objective.model.shapes)
     size = checkpoint_bytes(config, state)
@@ -197,7 +200,7 @@ def _distil(
     stage = job.config.distil
     flops, seconds = 0.0, 0.0
     for bucket, share in shares.items():
-        step = batch_size * _flops_of_image(job, job.objective, {bucket: 1.0})
+        step = batch_size * _flops_of_image(job, "distil", job.objective, {bucket: 1.0})
         flops += share * step
         seconds += share * steps.get(bucket.name, step / _rate(job))
     state, _ = distillation_layout(job.objective, job.mesh)
@@ -207,9 +210,11 @@ def _distil(
     )
 
 
-def _flops_of_image(job: Job, objective: Objective, shares: Mapping[Bucket, float]) -> float:
+def _flops_of_image(
+    job: Job, training: str, objective: Objective, shares: Mapping[Bucket, float]
+) -> float:
+    conds = {bucket: job.batch_shapes(bucket, 1)["cond"] for bucket in shares}
     return sum(
-        share
-        * objectives.model_flops(job.config, objective, bucket, job.batch_shapes(bucket, 1)["cond"])
+        share * objectives.model_flops(job.config, objective, bucket, conds[bucket], training)
         for bucket, share in shares.items()
     )

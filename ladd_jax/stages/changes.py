@@ -13,6 +13,7 @@ import jax
 
 from ladd_jax.config.fields import Config, to_dict
 from ladd_jax.config.identity import identity
+from ladd_jax.config.pretraining import NETWORKS
 from ladd_jax.config.workdir import folder
 from ladd_jax.data.buckets import Bucket
 from ladd_jax.data.contents import (
@@ -32,7 +33,7 @@ from ladd_jax.errors import UserError
 from ladd_jax.methods import METHODS
 from ladd_jax.parallel.processes import barrier
 from ladd_jax.stages.checkpoints import checkpoint_difference
-from ladd_jax.stages.load import first_finetuned, weights_inputs
+from ladd_jax.stages.load import first_inputs, weights_inputs
 from ladd_jax.stages.sets import set_difference
 from ladd_jax.training.checkpoint import newest_config
 from ladd_jax.weights.fingerprint import ENCODERS, TRANSFORMER, fingerprints
@@ -79,6 +80,7 @@ def inputs_of(config: Config, records: Contents | None) -> dict[str, dict[str, s
         "encoded": encoders,
         "held_out": encoders,
         "pretrain": before,
+        **dict.fromkeys(NETWORKS, real),
         "prefer": transformer | real,
         "synthesized": encoders | generator,
         "finetune": student,
@@ -93,7 +95,7 @@ def inputs_in(config: Config, workdir: Path, name: str) -> dict[str, str]:
       NotFoundError: it needs what another run fine-tuned, which is gone.
     """
     found = inputs_of(config, read_contents(folder(workdir, "encoded")))[name]
-    return found | (first_finetuned(config, workdir) if name == "distil" else {})
+    return found | (first_inputs(config, workdir) if name == "distil" else {})
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,6 +6,7 @@ from typing import Any
 
 from ladd_jax.config.fields import Config, to_dict
 from ladd_jax.config.identity import difference, identity, own_fields
+from ladd_jax.config.pretraining import settings_of, stage_of
 from ladd_jax.config.workdir import folder
 from ladd_jax.errors import NotFoundError, UserError
 from ladd_jax.training.checkpoint import Checkpoints
@@ -58,11 +59,11 @@ def checkpoint_difference(
     Returns:
       a sentence that names the first difference and what the user can do.
     """
-    steps = getattr(config, stage).steps
+    steps = settings_of(config, stage).steps
     if step > steps:
         return (
-            f"{directory} holds step {step} and {stage}.steps is {steps}: use {step} or more, or "
-            f"another --workdir"
+            f"{directory} holds step {step} and {stage_of(stage)}.steps is {steps}: use {step} or "
+            f"more, or another --workdir"
         )
     old = identity(saved, stage, saved.get("inputs"))
     new = identity(to_dict(config), stage, inputs)
@@ -79,7 +80,7 @@ def checkpoint_difference(
 
 def _remedy(stage: str, others: str, step: int) -> str:
     """What the user can do; `others` is a difference with which no training goes on, or empty."""
-    ways = [] if others else [f"raise {stage}.steps above {step} to train on with it"]
+    ways = [] if others else [f"raise {stage_of(stage)}.steps above {step} to train on with it"]
     if stage == "distil":
         ways.append("begin another --workdir from its student by --from, or anew by --data")
     else:
@@ -123,7 +124,8 @@ def finished_checkpoints(config: Config, workdir: Path, stage: str, steps: int) 
     if saved.latest() != steps:
         found = "nothing" if saved.latest() is None else f"step {saved.latest()}"
         raise NotFoundError(
-            f"{saved.directory} holds {found} of {steps} steps: run the stage {stage!r} first, "
+            f"{saved.directory} holds {found} of {steps} steps: run the stage "
+            f"{stage_of(stage)!r} first, "
             f"with the same --config and --workdir"
         )
     return saved

@@ -14,6 +14,7 @@ from tqdm import tqdm
 from ladd_jax.config import architectures
 from ladd_jax.config.fields import Config, Evaluate, to_dict
 from ladd_jax.config.identity import TRAININGS
+from ladd_jax.config.pretraining import NETWORKS, further_trainings
 from ladd_jax.config.workdir import folder
 from ladd_jax.data.buckets import Bucket
 from ladd_jax.data.joined import pretrains
@@ -36,7 +37,6 @@ from ladd_jax.evaluation.rows import (
 from ladd_jax.evaluation.seen import Seen, in_shares_of
 from ladd_jax.evaluation.strip import read_previews
 from ladd_jax.methods import METHODS
-from ladd_jax.models.base import Params
 from ladd_jax.models.families import family_of
 from ladd_jax.names import counted
 from ladd_jax.parallel.mesh import make_mesh
@@ -55,7 +55,7 @@ from ladd_jax.stages.judging import (
     samples_of,
 )
 from ladd_jax.stages.kept import directory_of, fingerprint, kept
-from ladd_jax.stages.load import load_generator
+from ladd_jax.stages.load import load_generator, load_unfinetuned
 from ladd_jax.stages.sets import shards_of
 from ladd_jax.stages.students import load_student_weights
 from ladd_jax.stages.subjects import subject_of
@@ -130,18 +130,21 @@ def evaluate(config: Config, workdir: Path) -> list[Row]:
     mesh = make_mesh(config.mesh.sizes)
     subject = subject_of(config, workdir)
     prompts = {bucket: subjects.prompts for bucket, subjects in subject.buckets.items()}
-    start = load_generator(config, workdir, mesh)
+    generator = load_generator(config, workdir, mesh)
+    start = load_unfinetuned(config, workdir, mesh) if config.student.depth else generator
     name = "student" if stage.student == "params" else stage.student
     student = load_student_weights(config, workdir, mesh, name, step)
     trained = architectures.student_architecture(config)
-    untold = architectures.trained_generator_architecture(config)
-    # One where both are the same, so that they share programs.
+    untold = architectures.trained_start_architecture(config)
+    of_data = architectures.trained_generator_architecture(config)
+    # One where they are the same, so that they share programs.
     samplers = {
         architecture: Sampler(
             family_of(config).backbone(architecture), subject.null, mesh, stage.batch_size
         )
-        for architecture in dict.fromkeys((trained, untold))
+        for architecture in dict.fromkeys((trained, untold, of_data))
     }
+    networks = {"student": (samplers[trained], student), "untrained": (samplers[untold], start)}
     channels, show = config.model.channels, decoding(config)
     extractor = open_judge(config, workdir, mesh, show)
 
@@ -163,17 +166,17 @@ def evaluate(config: Config, workdir: Path) -> list[Row]:
     with tqdm(total=total, desc="evaluate", unit="img", disable=hidden) as bar:
 
         def sample(way: _Way) -> Samples:
-            own: tuple[Sampler, Params] = (
-                (samplers[trained], student)
-                if way.model == "student"
-                else (samplers[untold], start)
-            )
+            own = networks.get(way.model, (samplers[of_data], generator))
             noise = config.seed + way.noise
             return samples_of(subject, *own, way.sampling, noise, channels, bar.update)
 
         directory = directory_of(workdir)
         cond = {bucket: subjects.cond for bucket, subjects in subject.buckets.items()}
-        mark = fingerprint(config, prompts, start, mesh, cond)
+        mark = fingerprint(config, prompts, generator, mesh, cond)
+        # What no student changes, of this run's data generator.
+        shared = {way.model for way in ways} - {"student"}
+        if config.student.depth:
+            shared -= {"untrained"}
 
         def of_generator(way: _Way, name: str) -> Samples:
             own = f"{mark} {way.sampling} noise {config.seed + way.noise}"
@@ -198,7 +201,7 @@ def evaluate(config: Config, workdir: Path) -> list[Row]:
         grids: list[Grid] = []
         shown: list[Grid] = []
         for way in ways:
-            samples = sample(way) if way.model == "student" else of_generator(way, way.file)
+            samples = of_generator(way, way.file) if way.model in shared else sample(way)
             rows += _rows(way, judge(samples), references, stage, config.seed)
             # Of further scales the most steps show what guidance does.
             if way.tried and way.model == "student" and way.steps < max(stage.student_steps):
@@ -250,6 +253,9 @@ def facts_of(config: Config) -> dict[str, object]:
             f"{config.prefer.steps} steps of DPO, a LoRA of rank {config.prefer.lora.rank}, "
             f"{config.prefer.applied_in_words}"
         )
+    for name in further_trainings(config):
+        section = NETWORKS[name]
+        facts[f"{section}'s network"] = getattr(config, section).in_words
     return {
         "student": f"{config.distil.steps} steps of {METHODS[config.distil.objective].short} on "
         f"{data}",
@@ -343,7 +349,7 @@ def _ways(config: Config) -> list[_Way]:
         sampling = sampling.padded(max(stage.student_steps) + 1)
         return _Way(model, steps, 1.0 if scale is None else scale, sampling, 1, tried)
 
-    # The untrained student is the data generator: distillation must improve on it.
+    # The untrained student is what it starts from: distillation must improve on it.
     ways += [few_steps("untrained", n, None) for n in stage.student_steps]
     given = guidance if made.guidance_range else None
     ways += [few_steps("student", n, given) for n in stage.student_steps]

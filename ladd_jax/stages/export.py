@@ -10,6 +10,7 @@ import jax
 
 from ladd_jax.config import architectures, objectives
 from ladd_jax.config.fields import Config, Distil
+from ladd_jax.config.pretraining import NETWORKS, further_trainings
 from ladd_jax.config.workdir import read
 from ladd_jax.data.buckets import nearest
 from ladd_jax.data.joined import pretrains
@@ -146,8 +147,8 @@ def describe(
     mesh = make_mesh({"fsdp": -1}, jax.local_devices())
     adapters = None
     family = family_of(config)
-    # That of a student whose scale is fixed is the data generator's.
-    architecture = architectures.trained_generator_architecture(config)
+    # That of a student whose scale is fixed is that of what it started from.
+    architecture = architectures.trained_start_architecture(config)
     added = open_loras(family, architecture, loras)
 
     def load() -> Params:
@@ -286,6 +287,11 @@ def _how_made(
         )
     if config.teacher.weights:
         rows["teacher" if in_pixels else "teacher under the heads"] = named(config.teacher.weights)
+    for name in further_trainings(config):
+        section = NETWORKS[name]
+        rows[f"{section}'s network"] = (
+            f"{getattr(config, section).in_words}, trained from nothing by flow matching"
+        )
     if distil.lora.rank:
         rows["adapters"] = (
             f"rank {distil.lora.rank}, scale {distil.lora.scale:g}, of the layers "

@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 
 from ladd_jax.config import architectures, objectives
 from ladd_jax.config.fields import Config
+from ladd_jax.config.pretraining import NETWORKS, further_trainings, settings_of, stage_of
 from ladd_jax.config.workdir import first_run, folder
 from ladd_jax.data.joined import pretrains
 from ladd_jax.data.shards import Shards
@@ -61,14 +62,35 @@ def _load_before_as(
         return added(_read(config, config.weights, architecture, mesh))
     # What `pretrain` began with has the others.
     added = open_loras(family_of(config), architecture, taught)
-    params = _matched("pretrain", config, workdir, mesh)
+    return added(_pretrained_as("pretrain", config, workdir, mesh, architecture))
+
+
+def _pretrained_as(
+    training: str, config: Config, workdir: Path, mesh: Mesh, architecture: Any
+) -> Params:
+    """What a training of `pretrain` has made, as it is cut and in the dtype of an architecture."""
+    params = _matched(training, config, workdir, mesh)
     if architecture.cut:
         family = family_of(config)
         model = family.backbone(architecture)
         layout = parameter_shardings(mesh, model.shapes, model.axes)
         keep = jax.jit(lambda tree: family.cut_params(tree, model.shapes), out_shardings=layout)
         params = keep(params)
-    return added(jax.tree.map(lambda leaf: leaf.astype(architecture.param_dtype), params))
+    return jax.tree.map(lambda leaf: leaf.astype(architecture.param_dtype), params)
+
+
+def load_unfinetuned(config: Config, workdir: Path, mesh: Mesh) -> Params:
+    """What the student starts from before `finetune`, on a mesh: the data generator, or the network
+    of the section `student` as `pretrain` has made it.
+
+    Raises:
+      NotFoundError: see `load_generator`.
+      UserError: see `load_generator`.
+    """
+    if not config.student.depth:
+        return load_generator(config, workdir, mesh)
+    architecture = architectures.start_architecture(config)
+    return _pretrained_as("pretrain_student", config, workdir, mesh, architecture)
 
 
 def load_widened(config: Config, mesh: Mesh) -> Params:
@@ -128,9 +150,14 @@ def load_adapters(
 
 def _matched(stage: str, config: Config, workdir: Path, mesh: Mesh) -> Params:
     """The average that a stage of flow matching has made, without the rest of its state."""
-    settings = getattr(config, stage)
-    model = objectives.flow_matching(config, settings).model
+    settings = settings_of(config, stage)
+    model = objectives.flow_matching(config, settings, stage).model
     layout = parameter_shardings(mesh, model.shapes, model.axes)
+    if stage in NETWORKS and (first := first_run(workdir)) != workdir:
+        # Its data may be others than this run's.
+        first_made(first, stage, workdir)
+        saved = Checkpoints(first / stage / "checkpoints")
+        return _average(saved, model.shapes, layout, None)
     saved = finished_checkpoints(config, workdir, stage, settings.steps)
     return _average(saved, model.shapes, layout, settings.steps)
 
@@ -143,7 +170,7 @@ def _average(saved: Checkpoints, shapes: Params, layout: Params, step: int | Non
 
 
 def load_finetuned(config: Config, workdir: Path, mesh: Mesh) -> Params:
-    """What `finetune` has made of the data generator, on a mesh.
+    """What `finetune` has made of what the student starts from, on a mesh.
 
     A run that began from another is not fine-tuned itself: it has what the first of them made,
     whatever that one's data are.
@@ -151,52 +178,76 @@ def load_finetuned(config: Config, workdir: Path, mesh: Mesh) -> Params:
     Raises:
       NotFoundError: `finetune` is not done.
     """
-    if not first_finetuned(config, workdir):
-        return _matched("finetune", config, workdir, mesh)
     first = first_run(workdir)
+    if first == workdir or "finetune" not in needed_of_first(config):
+        return _matched("finetune", config, workdir, mesh)
+    first_made(first, "finetune", workdir)
     model = objectives.flow_matching(config, config.finetune).model
     layout = parameter_shardings(mesh, model.shapes, model.axes)
     saved = Checkpoints(first / "finetune" / "checkpoints")
     return _average(saved, model.shapes, layout, None)
 
 
-def first_finetuned(config: Config, workdir: Path) -> dict[str, str]:
-    """A digest of what the first run fine-tuned, by its name among inputs; empty where that run is
-    this one, or nothing of it is needed.
+def first_inputs(config: Config, workdir: Path, *, start: bool = False) -> dict[str, str]:
+    """Digests of what the first run has trained and this one needs, by their names among inputs;
+    empty where that run is this one.
+
+    Args:
+      config: the run's config.
+      workdir: the run's workdir.
+      start: whether only what the student is adapters of, or follows, is looked at.
 
     Raises:
-      NotFoundError: it is gone.
+      NotFoundError: something of it is gone.
     """
     first = first_run(workdir)
-    if first == workdir or not config.finetune.steps or not config.distil.needs_start:
+    if first == workdir:
         return {}
-    newest = finetuned_config(first, workdir)
-    digest = hashlib.sha256(json.dumps(newest, sort_keys=True).encode())
-    return {"finetune of the first run": digest.hexdigest()[:16]}
+    found = {}
+    for name in needed_of_first(config, start=start):
+        newest = first_made(first, name, workdir)
+        digest = hashlib.sha256(json.dumps(newest, sort_keys=True).encode())
+        found[f"{name} of the first run"] = digest.hexdigest()[:16]
+    return found
 
 
-def finetuned_config(first: Path, workdir: Path) -> tuple[int, dict[str, Any]]:
-    """Of what a run has fine-tuned the step and the config of the newest checkpoint.
+def needed_of_first(config: Config, *, start: bool = False) -> tuple[str, ...]:
+    """The trainings of the first run whose results a run that began from it needs: networks of
+    other sizes, and what it fine-tuned; see `first_inputs`."""
+    found: tuple[str, ...] = ()
+    if config.distil.needs_start and config.finetune.steps:
+        found = ("finetune",)
+    elif config.distil.needs_start and config.student.depth:
+        found = ("pretrain_student",)
+    return found if start else tuple(dict.fromkeys((*further_trainings(config), *found)))
+
+
+def first_made(first: Path, training: str, workdir: Path) -> tuple[int, dict[str, Any]]:
+    """Of what a run has trained the step and the config of the newest checkpoint.
 
     Args:
       first: the run's workdir.
+      training: name of the training.
       workdir: that of the run whose student began as it.
 
     Raises:
       NotFoundError: it is gone.
     """
-    newest = newest_config(first / "finetune" / "checkpoints")
+    newest = newest_config(first / training / "checkpoints")
     if newest is None:
+        reason = f"which the student of {workdir} began as"
+        if training in NETWORKS:
+            reason = f"the {NETWORKS[training]}'s network, which {workdir} has from there"
         raise NotFoundError(
-            f"{first} has nothing of its stage 'finetune', which the student of {workdir} "
-            f"began as: put it back, or begin anew without --from"
+            f"{first} has nothing of its stage {stage_of(training)!r}, {reason}: put it back, or "
+            f"begin anew without --from"
         )
     return newest
 
 
 def load_start(config: Config, workdir: Path, mesh: Mesh) -> Params:
-    """The network that the student begins as, on a mesh: the data generator, or what `finetune` has
-    made of it.
+    """The network that the student begins as, on a mesh: what it starts from, or what `finetune`
+    has made of that.
 
     Raises:
       NotFoundError: a stage before is not done, or the weights are not there.
@@ -204,7 +255,7 @@ def load_start(config: Config, workdir: Path, mesh: Mesh) -> Params:
     """
     if config.finetune.steps:
         return load_finetuned(config, workdir, mesh)
-    return load_generator(config, workdir, mesh)
+    return load_unfinetuned(config, workdir, mesh)
 
 
 def load_base(config: Config, workdir: Path, mesh: Mesh) -> Params:
@@ -214,7 +265,7 @@ def load_base(config: Config, workdir: Path, mesh: Mesh) -> Params:
       NotFoundError: see `load_start`.
       UserError: see `load_start`.
     """
-    dtype = architectures.generator_architecture(config).param_dtype
+    dtype = architectures.start_architecture(config).param_dtype
     return jax.tree.map(lambda leaf: leaf.astype(dtype), load_start(config, workdir, mesh))
 
 
@@ -231,6 +282,8 @@ def load_teacher(config: Config, workdir: Path, mesh: Mesh) -> Params:
         source = dataclasses.replace(architecture, quantized=False, param_dtype=jnp.float32)
     if config.teacher.weights:
         params = _read(config, config.teacher.weights, source, mesh)
+    elif config.teacher.depth:
+        params = _pretrained_as("pretrain_teacher", config, workdir, mesh, source)
     else:
         params = _load_generator_as(config, workdir, mesh, source)
     if not architecture.quantized:

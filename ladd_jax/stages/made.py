@@ -11,6 +11,7 @@ from typing import Any
 
 from ladd_jax.config.fields import Config, to_dict
 from ladd_jax.config.identity import RESULTS, SETS, config_difference, identity
+from ladd_jax.config.pretraining import NETWORKS, further_trainings, settings_of, stage_of
 from ladd_jax.config.workdir import (
     DATA,
     Places,
@@ -30,11 +31,16 @@ from ladd_jax.methods import METHODS
 from ladd_jax.object_store import address_of
 from ladd_jax.stages.changes import SetPlan, inputs_of, set_change
 from ladd_jax.stages.checkpoints import checkpoint_difference
-from ladd_jax.stages.load import finetuned_config, preference_file, weights_inputs
+from ladd_jax.stages.load import first_made, preference_file, weights_inputs
 from ladd_jax.training.checkpoint import newest_config
 
 # Which stage makes what others read.
-_MAKERS = {"encoded": "encode", "held_out": "encode", "synthesized": "synthesize"}
+_MAKERS = {
+    "encoded": "encode",
+    "held_out": "encode",
+    "synthesized": "synthesize",
+    **{name: stage_of(name) for name in NETWORKS},
+}
 
 
 def open_places(config: Config, workdir: Path, data: str, origin: str) -> Places:
@@ -99,7 +105,7 @@ def _begun(config: Config, workdir: Path, found: Places, origin: Path) -> Places
         )
     _check_phase(config, origin, step, fields)
     adapters = bool(config.distil.lora.rank)
-    sections: tuple[str, ...] = ("model", "teacher", "heads")
+    sections: tuple[str, ...] = ("model", "student", "teacher", "heads")
     if METHODS[config.distil.objective].in_pixels:
         sections += ("dino",)
     parts = _OF_STUDENT | ({"finetune": ("steps",)} if adapters else {})
@@ -125,6 +131,8 @@ def _begun(config: Config, workdir: Path, found: Places, origin: Path) -> Places
             f"--from={origin} has a student of other networks ({other}): set the field back, or "
             f"begin anew without --from"
         )
+    for name in further_trainings(config):
+        first_made(first_run(origin), name, origin)
     return dataclasses.replace(found, origin=origin, step=step)
 
 
@@ -156,7 +164,7 @@ def _check_start(config: Config, found: Places, origin: Path, fields: Mapping[st
       fields: config of that run's student, with digests of what it was made of.
     """
     if config.finetune.steps:
-        finetuned_config(first_run(origin), origin)
+        first_made(first_run(origin), "finetune", origin)
         return
     known = fields.get("inputs", {})
     for name, digest in weights_inputs(config).items():
@@ -165,7 +173,7 @@ def _check_start(config: Config, found: Places, origin: Path, fields: Mapping[st
                 f"--from={origin} has adapters of other files ({name} had other content): put them "
                 f"back, or begin anew without --from"
             )
-    of_data = pretrains(config) or config.prefer.before
+    of_data = not config.student.depth and (pretrains(config) or config.prefer.before)
     if of_data and found.data.resolve() != data_directory(origin).resolve():
         raise UserError(
             f"--from={origin} with --data={found.data}: its adapters are of the data generator "
@@ -208,7 +216,11 @@ def check_made(config: Config, workdir: Path, own: Places) -> Writes:
     # Of data that are not read at once the stage finds out.
     alters = redo and "encode" in config.stages and source is None
     makes = alters
+    # Of a run that began from another one's student, networks of other sizes are from there.
+    others = set(NETWORKS).difference(() if own.origin else further_trainings(config))
     for name in RESULTS:
+        if name in others:
+            continue
         shared, runs = name in DATA, _MAKERS.get(name, name) in config.stages
         directory = (own.data if shared else workdir) / name
         if name in SETS:
@@ -226,7 +238,7 @@ def check_made(config: Config, workdir: Path, own: Places) -> Writes:
                 config, directory / "checkpoints", name, *newest,
                 inputs=inputs[name] if runs else None,
             )  # fmt: skip
-            steps = getattr(config, name).steps
+            steps = settings_of(config, name).steps
             writes = bool(reason)
             done = not reason and (0 if newest is None else newest[0]) == steps
             if name == "prefer" and steps:

@@ -17,7 +17,7 @@ from ladd_jax.objectives.base import TrainState
 from ladd_jax.parallel.mesh import parameter_shardings
 from ladd_jax.stages.checkpoints import checkpoint_difference, checkpoints_of, finished_checkpoints
 from ladd_jax.stages.load import (
-    first_finetuned,
+    first_inputs,
     load_base,
     open_loras,
     preference_loras,
@@ -83,7 +83,7 @@ def load_trained(
     """
     layout = parameter_shardings(mesh, network.shapes, network.axes)
     saved = checkpoints_of(config, workdir, "distil")
-    base = weights_inputs(config) | first_finetuned(config, workdir)
+    base = weights_inputs(config) | first_inputs(config, workdir, start=True)
     if network.constants and base:
         # A whole student does not depend on what has become of the weights that it began with.
         found = checkpoint_difference(

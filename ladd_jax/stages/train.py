@@ -13,6 +13,7 @@ from clu import parameter_overview
 from ladd_jax.config import objectives
 from ladd_jax.config.architectures import stage_architecture
 from ladd_jax.config.fields import Config, to_dict
+from ladd_jax.config.pretraining import settings_of
 from ladd_jax.config.workdir import folder
 from ladd_jax.data.pipeline import BatchPlan, NoiseKeys, loader, noise_keys_shape
 from ladd_jax.data.shard_sets import LATENTS
@@ -107,7 +108,7 @@ def run_training(
         writer=writer,
         every=config.log.every,
         model_flops={
-            bucket: objectives.model_flops(config, training.objective, bucket, batch["cond"])
+            bucket: objectives.model_flops(config, training.objective, bucket, batch["cond"], name)
             for bucket, batch in batch_shapes.items()
         },
         profile=Profile(traced, directory),
@@ -150,7 +151,7 @@ def train_network(
       constant: gives the constant trees besides `null`, the cond of the empty prompt.
       start: gives the parameters of a whole network to begin with; default: random ones.
     """
-    stage, model = getattr(config, name), objective.model
+    stage, model = settings_of(config, name), objective.model
     mesh = make_mesh(config.mesh.sizes)
 
     def init(key: jax.Array, params: Params | None = None) -> TrainState:

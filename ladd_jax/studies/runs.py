@@ -13,12 +13,14 @@ from ml_collections import ConfigDict
 
 from ladd_jax.cli.begin import begun
 from ladd_jax.cli.preflight import look
-from ladd_jax.config.architectures import read_architectures
-from ladd_jax.config.fields import Config, base_config, to_dict, typed
+from ladd_jax.config.architectures import check_like_model, read_architectures
+from ladd_jax.config.fields import Config, Student, Teacher, base_config, to_dict, typed
 from ladd_jax.config.identity import absent, identity
+from ladd_jax.config.pretraining import further_trainings
 from ladd_jax.errors import NotFiniteError, Problems, UserError
 from ladd_jax.evaluation.rows import read_metrics
 from ladd_jax.stages.run import run_stages
+from ladd_jax.studies.encoded import share_encoded
 from ladd_jax.studies.rows import Run
 from ladd_jax.studies.table import Study, as_field, folder_name
 from ladd_jax.training.collapse import CollapsedError
@@ -38,7 +40,7 @@ RESERVED = (SHARED, _PROGRAMS)
 _LATER = ("prefer",)
 
 _OF_DATA = ("encode", "pretrain", "prefer", "synthesize")
-"""Stages whose results runs share."""
+"""Stages whose results runs share, but for networks of other sizes."""
 
 
 def config_of(study: Study, config: ConfigDict, recipe: str, seed: int, workdir: Path) -> Config:
@@ -65,9 +67,10 @@ def config_of(study: Study, config: ConfigDict, recipe: str, seed: int, workdir:
     read_architectures(made)
     for path, value in study.recipes[recipe].items():
         section, _, name = path.rpartition(".")
-        if section in ("model", "teacher", "dino") and path != "model.depth":
+        if section in ("model", "student", "teacher", "dino") and path != "model.depth":
             found = made[section].get(name, as_field(value))
             if found != as_field(value):
+                check_like_model(made, path, value)
                 raise UserError(f"{path} is {value} and the weights have {found}: leave it out")
     found = typed(made)
     if "evaluate" not in found.stages:
@@ -178,8 +181,17 @@ def run_recipe(
     made = config_of(study, config, recipe, seed, workdir)
     data = workdir / SHARED / _digest(made, "synthesized")[:12]
     run = workdir / study.name / folder_name(recipe) / str(seed)
-    first = dataclasses.replace(made, stages=tuple(n for n in made.stages if n in _OF_DATA))
-    rest = dataclasses.replace(made, stages=tuple(n for n in made.stages if n not in _OF_DATA))
+    # The data are those of all runs with this data generator, whatever students and teachers.
+    first = dataclasses.replace(
+        made,
+        stages=tuple(n for n in made.stages if n in _OF_DATA),
+        student=Student(),
+        teacher=made.teacher if made.teacher.weights else Teacher(),
+    )
+    own = {"pretrain"} if further_trainings(made) else set()
+    rest = dataclasses.replace(
+        made, stages=tuple(n for n in made.stages if n not in _OF_DATA or n in own)
+    )
     row = {
         "recipe": recipe,
         "seed": seed,
@@ -189,6 +201,8 @@ def run_recipe(
     _LOG.info("study: %s of seed %d, in %s", recipe, seed, run)
     try:
         if first.stages:
+            if jax.process_index() == 0:
+                share_encoded(first, data)
             with begun(first, data):
                 run_stages(first, data)
         with begun(rest, run, data=str(data)):

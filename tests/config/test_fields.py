@@ -261,8 +261,9 @@ NUMBERS = dict(_numbers(Config()))
 
 # Of which every finite number is of use.
 SIGNED = {
-    "model__position_start", "teacher__position_start", "distil__renoise_mean",
-    "distil__renoise_slope", "pretrain__time_mean", "prefer__time_mean", "finetune__time_mean",
+    "model__position_start", "student__position_start", "teacher__position_start",
+    "distil__renoise_mean", "distil__renoise_slope", "pretrain__time_mean", "prefer__time_mean",
+    "finetune__time_mean",
 }  # fmt: skip
 
 
@@ -270,8 +271,9 @@ SIGNED = {
 def test_every_number_has_a_range(name):
     default = NUMBERS[name]
     # Its other fields mean nothing without a network of its own.
-    network = dict(teacher__depth=2, teacher__width=8, teacher__num_heads=2)
-    fields = network if name.startswith("teacher__") else {}
+    section, network = name.partition("__")[0], dict(depth=2, width=8, num_heads=2)
+    own = network if section in ("student", "teacher") else {}
+    fields = {f"{section}__{field}": value for field, value in own.items()}
     *_, kind = default if isinstance(default, tuple) else (type(default),)
     wrong = [] if name in SIGNED else [kind(-7)]
     wrong += [math.nan, math.inf, -math.inf] if kind is float else []

@@ -128,8 +128,8 @@ def open_source(config: Any, buckets: Sequence[Bucket], workdir: Path) -> Source
             aspects, data.resolution**2, step, data.max_buckets, encoder.reduction
         )
         sides, sections = family_of(config).sides, {"model": config.model}
-        if config.teacher.depth:
-            sections["teacher"] = config.teacher
+        others = {"student": config.student, "teacher": config.teacher}
+        sections |= {name: section for name, section in others.items() if section.depth}
         check_sides(buckets, {name: sides(section) for name, section in sections.items()})
     shapes = [nearest(buckets, record.height, record.width) for record in seen]
     counts = Counter((shape, r.held_out) for shape, r in zip(shapes, seen, strict=True))
