@@ -30,7 +30,7 @@ settings.load_profile("no_deadline")
 
 
 def pytest_configure(config):
-    """Forgets all programs when they are many: those of the code of long ago are never asked for."""
+    """Forgets all programs when they are many: most are of code that is gone."""
     is_worker = hasattr(config, "workerinput")
     if not is_worker and sum(file.stat().st_size for file in PROGRAMS.glob("*")) > _MOST_BYTES:
         shutil.rmtree(PROGRAMS)
