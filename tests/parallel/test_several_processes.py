@@ -374,7 +374,7 @@ def test_a_signal_to_one_process_ends_all_after_the_same_step_with_its_checkpoin
     assert 5 <= int(step) < 400
     assert f"goes on from step {step} of test" in result.stderr
     assert read_history(tmp_path)[-1]["step"] == int(step)
-    assert "Traceback" not in result.stderr
+    assert "Traceback" not in result.stderr, result.stderr
 
 
 def test_a_process_that_loses_another_says_so_in_one_sentence(tmp_path):
@@ -391,4 +391,4 @@ def test_a_process_that_loses_another_says_so_in_one_sentence(tmp_path):
     result = launch(2, sys.executable, script)
     # The code is that of the process that knows why, though the other is the one on the terminal.
     assert result.returncode == 3, result.stderr
-    assert "Traceback" not in result.stderr
+    assert "Traceback" not in result.stderr, result.stderr
