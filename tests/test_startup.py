@@ -49,6 +49,8 @@ def _command(arguments, told):
     jax.monitoring.register_event_listener(lambda event, **_: events.update([event]))
     os.chdir(ROOT)
     os.environ["XLA_FLAGS"] = quick_flags(devices=2)
+    # Where tests keep programs: the run has a place of its own, or none.
+    jax.config.update("jax_compilation_cache_dir", None)
     sys.argv = ["main", *arguments]
     try:
         command.run(main.main)
