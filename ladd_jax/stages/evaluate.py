@@ -214,7 +214,10 @@ def evaluate(config: Config, workdir: Path) -> list[Row]:
                     shown.append(grids[-1])
 
     rows = in_order(rows)
-    histories = {name: read_history(folder(workdir, name)) for name in TRAININGS}
+    # What a config with other sizes has left in the workdir is none of this run's.
+    others = set(NETWORKS).difference(further_trainings(config))
+    trainings = [name for name in TRAININGS if name not in others]
+    histories = {name: read_history(folder(workdir, name)) for name in trainings}
     if not hidden:
         previews = read_previews(workdir / "distil" / "previews")
         facts, notes = facts_of(config), [*notes_of(config), *guidance_note(rows)]
@@ -247,6 +250,7 @@ def facts_of(config: Config) -> dict[str, object]:
     if pretrains(config):
         trained = f"{config.pretrain.steps} steps of flow matching"
         made = f"{made}, {trained}" if made else trained
+    network = "data generator's network" if further_trainings(config) else "network"
     facts: dict[str, object] = {}
     if config.prefer.steps:
         facts["preferences"] = (
@@ -260,7 +264,7 @@ def facts_of(config: Config) -> dict[str, object]:
         "student": f"{config.distil.steps} steps of {METHODS[config.distil.objective].short} on "
         f"{data}",
         "data generator": f"{made}, {config.synthesize.guidance_in_words}",
-        "network": f"{config.model.depth} blocks of width {config.model.width}",
+        network: f"{config.model.depth} blocks of width {config.model.width}",
         "extractor": extractor_for(config),
         "seed": config.seed,
     } | facts
@@ -319,7 +323,7 @@ def notes_of(config: Config) -> list[str]:
 def _followed(config: Config) -> str:
     if config.distil.follows == "generator":
         return "the guided data generator"
-    return "what finetune has made of the data generator"
+    return "what finetune has made of the network that the student starts from"
 
 
 def _ways(config: Config) -> list[_Way]:

@@ -237,7 +237,8 @@ def first_made(first: Path, training: str, workdir: Path) -> tuple[int, dict[str
     if newest is None:
         reason = f"which the student of {workdir} began as"
         if training in NETWORKS:
-            reason = f"the {NETWORKS[training]}'s network, which {workdir} has from there"
+            section = NETWORKS[training]
+            reason = f"which trains the {section}'s network that a run begun from it needs"
         raise NotFoundError(
             f"{first} has nothing of its stage {stage_of(training)!r}, {reason}: put it back, or "
             f"begin anew without --from"
