@@ -29,6 +29,8 @@ from ladd_jax.parallel.chips import chip_named
 from ladd_jax.parallel.mesh import make_mesh
 from ladd_jax.planning.job import Job
 from ladd_jax.planning.whole_run import run_costs
+from ladd_jax.stages import load
+from ladd_jax.stages.evaluate import facts_of
 from ladd_jax.stages.load import load_generator, load_teacher
 from ladd_jax.stages.made import check_made, open_places, source_of
 from ladd_jax.studies import encoded
@@ -74,6 +76,23 @@ def test_each_of_the_three_networks_has_a_size_of_its_own():
         "teacher": 3, "base": 2
     }  # fmt: skip
     assert objective.student.blocks == 2 and further_trainings(config()) == ()
+
+
+def test_student_and_teacher_of_the_same_fields_are_trained_once(tmp_path, monkeypatch):
+    read = []
+    monkeypatch.setattr(load, "_pretrained_as", lambda training, *_: read.append(training))
+    for changes, trainings in (
+        ({"student__depth": 3}, ("pretrain_student",)),
+        ({"student__depth": 3, "student__width": 96}, ("pretrain_teacher", "pretrain_student")),
+        ({"student__depth": 0}, ("pretrain_teacher",)),
+    ):
+        found = sized(**changes)
+        assert further_trainings(found) == trainings
+        # The teacher's comes first, where it is one of its own.
+        load_teacher(found, tmp_path, None)
+        assert read.pop() == trainings[0]
+        assert facts_of(found)["teacher's network"] == "3 blocks of width 64"
+        assert facts_of(found)["data generator's network"] == "4 blocks of width 64"
 
 
 def test_what_is_not_said_of_a_network_is_as_in_the_model():

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from ladd_jax.config import architectures
 from ladd_jax.config.fields import Config, Evaluate, to_dict
 from ladd_jax.config.identity import TRAININGS
-from ladd_jax.config.pretraining import NETWORKS, further_trainings
+from ladd_jax.config.pretraining import NETWORKS, further_trainings, trainings_of_sections
 from ladd_jax.config.workdir import folder
 from ladd_jax.data.buckets import Bucket
 from ladd_jax.data.joined import pretrains
@@ -257,8 +257,7 @@ def facts_of(config: Config) -> dict[str, object]:
             f"{config.prefer.steps} steps of DPO, a LoRA of rank {config.prefer.lora.rank}, "
             f"{config.prefer.applied_in_words}"
         )
-    for name in further_trainings(config):
-        section = NETWORKS[name]
+    for section in trainings_of_sections(config):
         facts[f"{section}'s network"] = getattr(config, section).in_words
     return {
         "student": f"{config.distil.steps} steps of {METHODS[config.distil.objective].short} on "
