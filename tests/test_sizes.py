@@ -30,7 +30,7 @@ from ladd_jax.parallel.mesh import make_mesh
 from ladd_jax.planning.job import Job
 from ladd_jax.planning.whole_run import run_costs
 from ladd_jax.stages import load
-from ladd_jax.stages.evaluate import facts_of
+from ladd_jax.stages.evaluate import facts_of, trainings_of
 from ladd_jax.stages.load import load_generator, load_teacher
 from ladd_jax.stages.made import check_made, open_places, source_of
 from ladd_jax.studies import encoded
@@ -93,6 +93,8 @@ def test_student_and_teacher_of_the_same_fields_are_trained_once(tmp_path, monke
         assert read.pop() == trainings[0]
         assert facts_of(found)["teacher's network"] == "3 blocks of width 64"
         assert facts_of(found)["data generator's network"] == "4 blocks of width 64"
+        # The report has no curves of what is left of others.
+        assert tuple(n for n in trainings_of(found) if n.startswith("pretrain_")) == trainings
 
 
 def test_what_is_not_said_of_a_network_is_as_in_the_model():

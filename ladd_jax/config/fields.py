@@ -489,8 +489,7 @@ class Finetune(FlowMatchingSettings):
 
     The data generator's samples are guided, and the generator itself, which the student starts as
     unless it is a network of its own, predicts unguided ones, as that one does. At small t, where
-    the heads say least, this is what moves it to them.
-    The paper has none of it: 0 steps.
+    the heads say least, this is what moves it to them. The paper has none of it: 0 steps.
     """
 
     steps: int = 0

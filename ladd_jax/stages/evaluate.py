@@ -214,10 +214,7 @@ def evaluate(config: Config, workdir: Path) -> list[Row]:
                     shown.append(grids[-1])
 
     rows = in_order(rows)
-    # What a config with other sizes has left in the workdir is none of this run's.
-    others = set(NETWORKS).difference(further_trainings(config))
-    trainings = [name for name in TRAININGS if name not in others]
-    histories = {name: read_history(folder(workdir, name)) for name in trainings}
+    histories = {name: read_history(folder(workdir, name)) for name in trainings_of(config)}
     if not hidden:
         previews = read_previews(workdir / "distil" / "previews")
         facts, notes = facts_of(config), [*notes_of(config), *guidance_note(rows)]
@@ -231,6 +228,13 @@ def evaluate(config: Config, workdir: Path) -> list[Row]:
         write_metrics(metrics, rows, evaluate=settings, step=step, preferences=added)
     _show(rows, report)
     return rows
+
+
+def trainings_of(config: Config) -> list[str]:
+    """The trainings whose curves the report has: what a config with networks of other sizes has
+    left in the workdir is none of this run's."""
+    others = set(NETWORKS).difference(further_trainings(config))
+    return [name for name in TRAININGS if name not in others]
 
 
 def measured_of(config: Config) -> Evaluate:
