@@ -1,7 +1,10 @@
 """A student, a teacher and a data generator of different sizes, each trained from nothing."""
 
+import errno
 import importlib
 import json
+import os
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +12,8 @@ import numpy as np
 import pytest
 
 from configs import digits
+from ladd_jax.cli import begin, preflight
+from ladd_jax.cli.ownership import check_unread
 from ladd_jax.cli.preflight import check
 from ladd_jax.config import architectures, objectives
 from ladd_jax.config.fields import to_dict, typed
@@ -16,19 +21,22 @@ from ladd_jax.config.identity import difference, identity
 from ladd_jax.config.pretraining import further_trainings
 from ladd_jax.config.workdir import Places, folder, settle
 from ladd_jax.data.buckets import Bucket
+from ladd_jax.data.contents import contents_of, write_contents
 from ladd_jax.data.shard_sets import write_identity
-from ladd_jax.errors import NotFoundError, UserError
+from ladd_jax.errors import ExistsError, NotFoundError, Problems, UserError
 from ladd_jax.models.families import family
 from ladd_jax.parallel.chips import chip_named
 from ladd_jax.parallel.mesh import make_mesh
 from ladd_jax.planning.job import Job
 from ladd_jax.planning.whole_run import run_costs
+from ladd_jax.stages import load
+from ladd_jax.stages.evaluate import facts_of, trainings_of
 from ladd_jax.stages.load import load_generator, load_teacher
-from ladd_jax.stages.made import check_made, open_places
+from ladd_jax.stages.made import check_made, open_places, source_of
+from ladd_jax.studies import encoded
 from ladd_jax.studies.encoded import share_encoded
 from ladd_jax.studies.runs import config_of, run_recipe
 from ladd_jax.studies.table import Study, read_study
-from ladd_jax.training.checkpoint import newest_config
 
 
 def config_dict(changes):
@@ -70,6 +78,25 @@ def test_each_of_the_three_networks_has_a_size_of_its_own():
     assert objective.student.blocks == 2 and further_trainings(config()) == ()
 
 
+def test_student_and_teacher_of_the_same_fields_are_trained_once(tmp_path, monkeypatch):
+    read = []
+    monkeypatch.setattr(load, "_pretrained_as", lambda training, *_: read.append(training))
+    for changes, trainings in (
+        ({"student__depth": 3}, ("pretrain_student",)),
+        ({"student__depth": 3, "student__width": 96}, ("pretrain_teacher", "pretrain_student")),
+        ({"student__depth": 0}, ("pretrain_teacher",)),
+    ):
+        found = sized(**changes)
+        assert further_trainings(found) == trainings
+        # The teacher's comes first, where it is one of its own.
+        load_teacher(found, tmp_path, None)
+        assert read.pop() == trainings[0]
+        assert facts_of(found)["teacher's network"] == "3 blocks of width 64"
+        assert facts_of(found)["data generator's network"] == "4 blocks of width 64"
+        # The report has no curves of what is left of others.
+        assert tuple(n for n in trainings_of(found) if n.startswith("pretrain_")) == trainings
+
+
 def test_what_is_not_said_of_a_network_is_as_in_the_model():
     found = config(student__depth=8, teacher__depth=2, teacher__width=96)
     for name in ("patch", "qk_norm", "position_table", "position_base", "mlp_ratio"):
@@ -83,6 +110,8 @@ def test_what_is_not_said_of_a_network_is_as_in_the_model():
     assert not own.student.qk_norm and own.model.qk_norm
     with pytest.raises(UserError, match="teacher.width is 80 and teacher.num_heads 0, .* of 32"):
         config(teacher__depth=2, teacher__width=80)
+    with pytest.raises(UserError, match="^model.width 64 is not divisible by model.num_heads 3: "):
+        config(student__depth=2, model__num_heads=3)
 
 
 def test_a_field_that_the_model_decides_is_refused_in_a_recipe(tmp_path):
@@ -202,7 +231,7 @@ def test_a_run_that_began_from_another_has_the_networks_of_the_first(tmp_path):
     settings = sized(**same)
     first, run = tmp_path / "first", tmp_path / "run"
     save(first, "distil", 10, settings)
-    with pytest.raises(NotFoundError, match="stage 'pretrain', the teacher's network, which"):
+    with pytest.raises(NotFoundError, match="stage 'pretrain', which trains the teacher's network"):
         open_places(settings, run, "", str(first))
     for training in further_trainings(settings):
         save(first, training, settings.pretrain.steps, settings)
@@ -210,6 +239,51 @@ def test_a_run_that_began_from_another_has_the_networks_of_the_first(tmp_path):
         open_places(sized(**same, student__depth=1), run, "", str(first))
     settle(run, to_dict(settings), open_places(settings, run, "", str(first)))
     assert folder(run, "pretrain_teacher") == first / "pretrain_teacher"
+
+
+def test_a_run_that_begins_from_another_is_not_asked_for_its_networks(tmp_path, monkeypatch):
+    same = {"finetune__steps": 0, "distil__follows": "generator"}
+    settings = sized(stages=("distil",), distil__steps=20, **same)
+    first, run, counted = tmp_path / "first", tmp_path / "run", []
+    save(first, "distil", 10, settings)
+    # As many steps as the first run has given them.
+    for training in further_trainings(settings):
+        save(first, training, 7, settings)
+    write_identity(first / "synthesized", identity(to_dict(settings), "synthesized"))
+    (first / "synthesized" / "null_text.npz").touch()
+    monkeypatch.setattr(preflight, "check_space", lambda *given: counted.append(set(given[-1])))
+    monkeypatch.setattr(begin, "keep_programs", lambda *_: None)
+    # They take seconds to build, and say nothing of where they are.
+    for build in ("flow_matching", "distillation"):
+        monkeypatch.setattr(preflight.objectives, build, lambda *_: None)
+    # Begun, and gone on with.
+    for origin in (str(first), ""):
+        with begin.begun(settings, run, origin=origin):
+            assert folder(run, "pretrain_student") == first / "pretrain_student"
+    # Nor are they written, or counted as what will be.
+    assert counted == [{"pretrain", "finetune", "distil"}] * 2
+    shutil.rmtree(first / "pretrain_teacher")
+    with pytest.raises(NotFoundError, match="which trains the teacher's network"):
+        check(settings, run)
+
+
+@pytest.mark.parametrize("stages", [("distil",), ("synthesize", "finetune", "distil")])
+def test_what_is_not_trained_to_its_end_is_missed_before_any_stage(stages, tmp_path):
+    settings = sized(stages=stages)
+    words = "'pretrain', which trains that network, is not among stages"
+
+    def told():
+        problems = Problems()
+        # Without what takes the time to build networks.
+        preflight.look(settings, problems, tmp_path, refused={"model", "data"})
+        problems.tell()
+
+    for training in reversed(further_trainings(settings)):
+        for step in (settings.pretrain.steps - 1, settings.pretrain.steps):
+            with pytest.raises(UserError, match=words):
+                told()
+            save(tmp_path, training, step, settings)
+    told()
 
 
 @pytest.mark.parametrize("name", ["digits", "scenes", "small"])
@@ -251,6 +325,51 @@ def test_what_is_encoded_once_serves_every_data_generator(tmp_path):
     assert not list((third / "encoded").iterdir()) and not (third / "held_out").exists()
 
 
+def test_what_is_encoded_is_shared_where_its_records_are_the_same(tmp_path):
+    first, second, prompts = tmp_path / "first", tmp_path / "second", tmp_path / "prompts.txt"
+    prompts.write_text("a cat\na dog\n" * 50)
+    given = config(data__source="prompts", data__path=str(prompts), stages=("encode",))
+    records = contents_of(source_of(given, first))
+    write_identity(first / "encoded", identity(to_dict(given), "encoded"))
+    write_contents(first / "encoded", records)
+    (first / "encoded" / "null_text.npz").touch()
+    prompts.write_text("a cat\na cow\n" * 50)
+    share_encoded(given, second)
+    assert not second.exists()
+    prompts.write_text("a cat\na dog\n" * 50)
+    share_encoded(given, second)
+    assert (second / "encoded" / "records.npz").samefile(first / "encoded" / "records.npz")
+
+
+def test_buckets_that_the_stage_chooses_are_chosen_for_each_network(tmp_path):
+    for buckets in ((), ("32x32",)):
+        first, second = (tmp_path / str(len(buckets)) / name for name in ("first", "second"))
+        given = config(
+            data__source="images", data__path="somewhere", data__buckets=buckets,
+            data__resolution=32,
+        )  # fmt: skip
+        write_identity(first / "encoded", identity(to_dict(given), "encoded"))
+        (first / "encoded" / "null_text.npz").touch()
+        share_encoded(given, second)
+        assert second.exists() == bool(buckets)
+
+
+def test_encoded_data_that_vanish_while_they_are_shared_are_encoded_anew(tmp_path, monkeypatch):
+    first, second = tmp_path / "first", tmp_path / "second"
+    write_identity(first / "encoded", identity(to_dict(config()), "encoded"))
+    (first / "encoded" / "null_text.npz").touch()
+
+    def vanished(source, target):
+        # Who would change them is told that they are read.
+        with pytest.raises(ExistsError):
+            check_unread(first)
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), source)
+
+    monkeypatch.setattr(encoded, "_link", vanished)
+    share_encoded(config(), second)
+    assert not list(second.iterdir())
+
+
 TINY = {
     "data.buckets": ["8x8"], "data.examples": 32, "data.held_out_examples": 32,
     "data.records_per_shard": 32, "model.depth": 2, "model.width": 16, "heads.channels": 8,
@@ -281,7 +400,10 @@ def test_networks_of_other_sizes_are_the_runs_own_and_the_data_are_shared(tmp_pa
         jax.tree.leaves(load(made, runs["same"], mesh)) for load in (load_generator, load_teacher)
     )
     assert all(np.allclose(a, b, atol=1e-6) for a, b in zip(generator, teacher, strict=True))
-    # Run again, each is found done.
-    before = newest_config(runs["both"] / "pretrain_student" / "checkpoints")
+    # Run again, each is found done: what is trained anew has the same step and the same config.
+    checkpoints = runs["both"] / "pretrain_student" / "checkpoints"
+    (kept,) = (folder for folder in checkpoints.iterdir() if folder.name.isdecimal())
+    before = kept.stat()
     assert run_recipe(study, start, "both", 0, tmp_path)["rows"] == rows["both"]
-    assert newest_config(runs["both"] / "pretrain_student" / "checkpoints") == before
+    after = kept.stat()
+    assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)

@@ -53,7 +53,7 @@ def begun(
         # The others do not look: a network disk would remember that there was nothing.
         here = str(data_named(workdir, data, origin)) if jax.process_index() == 0 else ""
         place = Path(processes.gather(here)[0])
-        look(alone if left_out else config, problems, workdir, refused, place)
+        look(alone if left_out else config, problems, workdir, refused, place, origin)
     problems.tell()
     settings = to_dict(config)
     processes.check_same("config", settings)

@@ -22,7 +22,7 @@ from ladd_jax.config.architectures import (
 )
 from ladd_jax.config.fields import Config, Distil, Finetune, Prefer, Pretrain
 from ladd_jax.config.pretraining import NETWORKS, further_trainings
-from ladd_jax.config.workdir import data_directory, folder
+from ladd_jax.config.workdir import data_directory, first_run, places
 from ladd_jax.data.buckets import Bucket, check_resolution, check_sides
 from ladd_jax.data.joined import joined_channels, pretrains
 from ladd_jax.data.sources.fill_buckets import readers
@@ -35,6 +35,7 @@ from ladd_jax.models.families import family_of
 from ladd_jax.objectives.dpo import DPO
 from ladd_jax.parallel.mesh import check_batch_size, make_mesh
 from ladd_jax.paths import expand, near
+from ladd_jax.stages.load import first_made
 from ladd_jax.training.checkpoint import steps_in
 from ladd_jax.training.writers import check_writers
 from ladd_jax.weights.source import names_repository
@@ -74,6 +75,7 @@ def look(
     workdir: Path | None = None,
     refused: Collection[str] = (),
     data: Path | None = None,
+    origin: str = "",
 ) -> None:
     """Adds what `check` would raise to problems that are known already.
 
@@ -84,6 +86,8 @@ def look(
       refused: sections and fields of the config, or `stages`, that are known to be of no use: what
         depends on them is not looked at, which would tell of consequences.
       data: the directory of the run's data; default: the one that the workdir names.
+      origin: workdir of a run whose student this one begins with; empty for the one that the
+        workdir names, or none.
     """
     if data is None and workdir is not None:
         with problems.found():
@@ -132,7 +136,7 @@ def look(
     part(networks, lambda: built.update(distil=objectives.distillation(config)))
     part("data model stages weights", lambda: _check_data(config, trainings))
     part("data model student teacher weights", lambda: _check_sides(config))
-    part("student teacher stages weights", lambda: _check_further(config, workdir))
+    part("student teacher stages weights", lambda: _check_further(config, workdir, origin))
     part("dino distil stages", lambda: _check_dino(config))
     part("stages synthesize prefer finetune distil", lambda: _check_samples(config, trainings))
     part("data model weights stages pretrain", lambda: _check_base(config, data))
@@ -153,6 +157,9 @@ def look(
         # Where something is refused, what the stages would write is not known.
         if not problems:
             place = data or workdir
+            if _from_another(workdir, origin):
+                # It has these from there.
+                built = {name: target for name, target in built.items() if name not in NETWORKS}
             space = functools.partial(check_space, config, workdir, place, sizes, built)
             part(f"{networks} checkpoint", space)
 
@@ -223,7 +230,7 @@ def _build_further(config: Config, name: str, built: dict[str, Any]) -> None:
     built[name] = objectives.flow_matching(config, config.pretrain, name)
 
 
-def _check_further(config: Config, workdir: Path | None) -> None:
+def _check_further(config: Config, workdir: Path | None, origin: str) -> None:
     """Whether stages find the networks that have a size of their own, before data are encoded."""
     stages, teacher = set(config.stages), config.teacher
     if "distil" in stages and config.weights and teacher.depth and not teacher.weights:
@@ -237,8 +244,17 @@ def _check_further(config: Config, workdir: Path | None) -> None:
         "pretrain_student": [name for name in _OF_START if name in stages],
     }
     for name in further_trainings(config):
-        made = workdir is not None and _is_made(workdir, name)
-        if "encode" not in stages or "pretrain" in stages or made or not reading[name]:
+        if not reading[name]:
+            continue
+        if workdir is not None and _from_another(workdir, origin):
+            # Of one that begins now this is seen when its places are opened.
+            if places(workdir).origin is not None:
+                first_made(first_run(workdir), name, workdir)
+            continue
+        # Without a workdir the stages may be those that follow what is made already.
+        begins = workdir is not None or "encode" in stages
+        made = workdir is not None and _is_trained(workdir, name, config.pretrain.steps)
+        if "pretrain" in stages or not begins or made:
             continue
         section = NETWORKS[name]
         remedy = f"name it, or {section}.weights" if section == "teacher" else "name it"
@@ -250,9 +266,14 @@ def _check_further(config: Config, workdir: Path | None) -> None:
         )
 
 
-def _is_made(workdir: Path, training: str) -> bool:
-    """Whether a run has something of a training; whether it is done is seen where it is read."""
-    return bool(steps_in(folder(workdir, training) / "checkpoints"))
+def _from_another(workdir: Path, origin: str) -> bool:
+    """Whether a run begins, or began, with another one's student."""
+    return bool(origin) or places(workdir).origin is not None
+
+
+def _is_trained(place: Path, training: str, steps: int) -> bool:
+    """Whether a training that is kept in a place is done."""
+    return steps in steps_in(place / training / "checkpoints")
 
 
 def _check_dino(config: Config) -> None:
@@ -294,17 +315,13 @@ def _check_base(config: Config, place: Path | None) -> None:
     reading = [name for name in _OF_GENERATOR if name in stages]
     if not (config.weights and pretrains(config) and reading and "encode" in stages):
         return
-    if "pretrain" in stages or (place and _is_pretrained(config, place)):
+    if "pretrain" in stages or (place and _is_trained(place, "pretrain", config.pretrain.steps)):
         return
     raise UserError(
         f"data.joined is {config.data.joined!r}, which the weights {config.weights} do not read, "
         f"and the stage 'pretrain', which makes a data generator of them that does, is not among "
         f"stages, so that {reading[0]!r} would not find it: name it"
     )
-
-
-def _is_pretrained(config: Config, place: Path) -> bool:
-    return config.pretrain.steps in steps_in(place / "pretrain" / "checkpoints")
 
 
 def _check_data(config: Config, trainings: _Trainings) -> None:

@@ -239,9 +239,14 @@ def read_architectures(config: ConfigDict) -> None:
 
 def _complete(model: ConfigDict, section: ConfigDict, name: str) -> None:
     """Fills in a section that has a depth, and perhaps a width: all else is as in `model`."""
-    if model.num_heads < 1 or model.width % model.num_heads:
+    if model.num_heads < 1:
         # Refused where the section `model` is looked at.
         return
+    if model.width % model.num_heads:
+        raise UserError(
+            f"model.width {model.width} is not divisible by model.num_heads {model.num_heads}: use "
+            f"those of one network"
+        )
     of_head, width = model.width // model.num_heads, section.width or model.width
     if width % of_head:
         raise UserError(

@@ -328,6 +328,12 @@ class OtherNetwork:
     def __post_init__(self) -> None:
         section = type(self).__name__.lower()
         check_numbers(self, {"depth": NOT_NEGATIVE})
+        for name in ("width", "num_heads"):
+            if not self.depth and getattr(self, name):
+                raise UserError(
+                    f"{section}.{name} is {getattr(self, name)} and {section}.depth 0, which is "
+                    f"for no such network: give its depth, or leave the {name} out"
+                )
         for name in _SIZES:
             if self.depth and getattr(self, name) < 1:
                 raise UserError(
@@ -446,7 +452,7 @@ class Prefer(DPOSettings):
     lora: LoRA = LoRA(rank=256)
     optimizer: Optimizer = Optimizer(1e-5, clip_norm=1.0)
     # Where the LoRA is added: before the distillation to the data generator, from which samples,
-    # student and teacher are; after it to the student.
+    # student and teacher are, unless they are networks of their own; after it to the student.
     applied: tuple[str, ...] = ("before", "after")
 
     @property
@@ -481,9 +487,9 @@ class Prefer(DPOSettings):
 class Finetune(FlowMatchingSettings):
     """Flow matching of the student on the data of `distil`, before the heads judge it.
 
-    The data generator's samples are guided, and the generator itself, which the student starts as,
-    predicts unguided ones. At small t, where the heads say least, this is what moves it to them.
-    The paper has none of it: 0 steps.
+    The data generator's samples are guided, and the generator itself, which the student starts as
+    unless it is a network of its own, predicts unguided ones, as that one does. At small t, where
+    the heads say least, this is what moves it to them. The paper has none of it: 0 steps.
     """
 
     steps: int = 0

@@ -5,26 +5,38 @@ from nothing as the data generator is, by the settings of `pretrain`. It is the 
 that runs share have the data generator alone.
 """
 
+import dataclasses
 from typing import Any
 
-from ladd_jax.config.fields import Config
+from ladd_jax.config.fields import Config, OtherNetwork
 
 NETWORKS = {"pretrain_teacher": "teacher", "pretrain_student": "student"}
 """The section of the network of each of these trainings, by the training's name and folder."""
 
 
 def further_trainings(config: Config) -> tuple[str, ...]:
-    """The trainings of `NETWORKS` that a config asks for, whichever stages are run now.
+    """The trainings of `NETWORKS` that a config asks for, whichever stages are run now."""
+    asked = trainings_of_sections(config).values()
+    return tuple(name for name in NETWORKS if name in asked)
 
-    With `weights` there are none: nothing is trained from nothing beside a released network.
+
+def trainings_of_sections(config: Config) -> dict[str, str]:
+    """The training that makes the network of a section, of those sections that have one of its own.
+
+    A teacher and a student of the same fields are the same network, from the same seed, which is
+    trained once, as the student's. With `weights` there are none: nothing is trained from nothing
+    beside a released network.
     """
     if config.weights:
-        return ()
-    asked = {
-        "pretrain_teacher": config.teacher.depth > 0 and not config.teacher.weights,
-        "pretrain_student": config.student.depth > 0,
-    }
-    return tuple(name for name in NETWORKS if asked[name])
+        return {}
+    student, teacher, found = config.student, config.teacher, {}
+    if teacher.depth > 0 and not teacher.weights:
+        fields = [field.name for field in dataclasses.fields(OtherNetwork)]
+        same = all(getattr(student, name) == getattr(teacher, name) for name in fields)
+        found["teacher"] = "pretrain_student" if same else "pretrain_teacher"
+    if student.depth > 0:
+        found["student"] = "pretrain_student"
+    return found
 
 
 def stage_of(result: str) -> str:

@@ -92,7 +92,7 @@ def inputs_in(config: Config, workdir: Path, name: str) -> dict[str, str]:
     """`inputs_of` one result, by the records that the run's encoded shards have.
 
     Raises:
-      NotFoundError: it needs what another run fine-tuned, which is gone.
+      NotFoundError: it needs what another run trained, which is gone.
     """
     found = inputs_of(config, read_contents(folder(workdir, "encoded")))[name]
     return found | (first_inputs(config, workdir) if name == "distil" else {})

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from ladd_jax.config import architectures
 from ladd_jax.config.fields import Config, Evaluate, to_dict
 from ladd_jax.config.identity import TRAININGS
-from ladd_jax.config.pretraining import NETWORKS, further_trainings
+from ladd_jax.config.pretraining import NETWORKS, further_trainings, trainings_of_sections
 from ladd_jax.config.workdir import folder
 from ladd_jax.data.buckets import Bucket
 from ladd_jax.data.joined import pretrains
@@ -214,7 +214,7 @@ def evaluate(config: Config, workdir: Path) -> list[Row]:
                     shown.append(grids[-1])
 
     rows = in_order(rows)
-    histories = {name: read_history(folder(workdir, name)) for name in TRAININGS}
+    histories = {name: read_history(folder(workdir, name)) for name in trainings_of(config)}
     if not hidden:
         previews = read_previews(workdir / "distil" / "previews")
         facts, notes = facts_of(config), [*notes_of(config), *guidance_note(rows)]
@@ -228,6 +228,13 @@ def evaluate(config: Config, workdir: Path) -> list[Row]:
         write_metrics(metrics, rows, evaluate=settings, step=step, preferences=added)
     _show(rows, report)
     return rows
+
+
+def trainings_of(config: Config) -> list[str]:
+    """The trainings whose curves the report has: what a config with networks of other sizes has
+    left in the workdir is none of this run's."""
+    others = set(NETWORKS).difference(further_trainings(config))
+    return [name for name in TRAININGS if name not in others]
 
 
 def measured_of(config: Config) -> Evaluate:
@@ -247,20 +254,20 @@ def facts_of(config: Config) -> dict[str, object]:
     if pretrains(config):
         trained = f"{config.pretrain.steps} steps of flow matching"
         made = f"{made}, {trained}" if made else trained
+    network = "data generator's network" if further_trainings(config) else "network"
     facts: dict[str, object] = {}
     if config.prefer.steps:
         facts["preferences"] = (
             f"{config.prefer.steps} steps of DPO, a LoRA of rank {config.prefer.lora.rank}, "
             f"{config.prefer.applied_in_words}"
         )
-    for name in further_trainings(config):
-        section = NETWORKS[name]
+    for section in trainings_of_sections(config):
         facts[f"{section}'s network"] = getattr(config, section).in_words
     return {
         "student": f"{config.distil.steps} steps of {METHODS[config.distil.objective].short} on "
         f"{data}",
         "data generator": f"{made}, {config.synthesize.guidance_in_words}",
-        "network": f"{config.model.depth} blocks of width {config.model.width}",
+        network: f"{config.model.depth} blocks of width {config.model.width}",
         "extractor": extractor_for(config),
         "seed": config.seed,
     } | facts
@@ -319,7 +326,7 @@ def notes_of(config: Config) -> list[str]:
 def _followed(config: Config) -> str:
     if config.distil.follows == "generator":
         return "the guided data generator"
-    return "what finetune has made of the data generator"
+    return "what finetune has made of the network that the student starts from"
 
 
 def _ways(config: Config) -> list[_Way]:

@@ -10,7 +10,7 @@ import jax
 
 from ladd_jax.config import architectures, objectives
 from ladd_jax.config.fields import Config, Distil
-from ladd_jax.config.pretraining import NETWORKS, further_trainings
+from ladd_jax.config.pretraining import trainings_of_sections
 from ladd_jax.config.workdir import read
 from ladd_jax.data.buckets import nearest
 from ladd_jax.data.joined import pretrains
@@ -287,8 +287,7 @@ def _how_made(
         )
     if config.teacher.weights:
         rows["teacher" if in_pixels else "teacher under the heads"] = named(config.teacher.weights)
-    for name in further_trainings(config):
-        section = NETWORKS[name]
+    for section in trainings_of_sections(config):
         rows[f"{section}'s network"] = (
             f"{getattr(config, section).in_words}, trained from nothing by flow matching"
         )

@@ -13,7 +13,13 @@ from jax.sharding import Mesh
 
 from ladd_jax.config import architectures, objectives
 from ladd_jax.config.fields import Config
-from ladd_jax.config.pretraining import NETWORKS, further_trainings, settings_of, stage_of
+from ladd_jax.config.pretraining import (
+    NETWORKS,
+    further_trainings,
+    settings_of,
+    stage_of,
+    trainings_of_sections,
+)
 from ladd_jax.config.workdir import first_run, folder
 from ladd_jax.data.joined import pretrains
 from ladd_jax.data.shards import Shards
@@ -237,7 +243,8 @@ def first_made(first: Path, training: str, workdir: Path) -> tuple[int, dict[str
     if newest is None:
         reason = f"which the student of {workdir} began as"
         if training in NETWORKS:
-            reason = f"the {NETWORKS[training]}'s network, which {workdir} has from there"
+            section = NETWORKS[training]
+            reason = f"which trains the {section}'s network that a run begun from it needs"
         raise NotFoundError(
             f"{first} has nothing of its stage {stage_of(training)!r}, {reason}: put it back, or "
             f"begin anew without --from"
@@ -283,7 +290,8 @@ def load_teacher(config: Config, workdir: Path, mesh: Mesh) -> Params:
     if config.teacher.weights:
         params = _read(config, config.teacher.weights, source, mesh)
     elif config.teacher.depth:
-        params = _pretrained_as("pretrain_teacher", config, workdir, mesh, source)
+        training = trainings_of_sections(config)["teacher"]
+        params = _pretrained_as(training, config, workdir, mesh, source)
     else:
         params = _load_generator_as(config, workdir, mesh, source)
     if not architecture.quantized:

@@ -206,7 +206,7 @@ def check_made(config: Config, workdir: Path, own: Places) -> Writes:
       UserError: the data are of no use, or a result is of other fields or data: the first that
         differs is named.
     """
-    source = _look(config, own.data)
+    source = source_of(config, own.data)
     records = read_contents(own.data / "encoded") if source is None else contents_of(source)
     inputs = inputs_of(config, records)
     made_of = {"encoded": records}
@@ -270,8 +270,17 @@ def check_on_disk(config: Config, data: Path, writes: Writes) -> None:
         )
 
 
-def _look(config: Config, data: Path) -> Source | None:
-    """The source of the data, where the stage that reads it runs and they are read at once."""
+def source_of(config: Config, data: Path) -> Source | None:
+    """The source of the data, where the stage that reads it runs and they are read at once.
+
+    Args:
+      config: the run's config.
+      data: the directory of the run's data.
+
+    Raises:
+      NotFoundError: they are not there, and nothing is encoded.
+      UserError: they are of no use.
+    """
     if "encode" not in config.stages:
         return None
     try:
