@@ -297,9 +297,13 @@ class Page:
 
         sizes = [b.image_size(self._student.trained.reduction) for b in self._buckets.values()]
         squares = _SQUARES if max(map(max, sizes)) < _PIXELATED else ""
+        blocks = self.blocks()
+        # Until blocks are launched gradio takes any file of this machine that a request names for
+        # one that was uploaded, and those that are mounted are never launched.
+        blocks.has_launched = True
         return gradio.mount_gradio_app(
             app,
-            self.blocks(),
+            blocks,
             path="",
             footer_links=[],
             ssr_mode=False,
