@@ -1,5 +1,6 @@
 """The page without a browser and without a network: `ladd_jax.serving.page`."""
 
+import asyncio
 import types
 
 import jax
@@ -28,6 +29,73 @@ def page(filling):
 
     student = types.SimpleNamespace(trained=filling, steps=len(filling.times))
     return Page(student, types.SimpleNamespace(largest=1, drop=lambda name: None), Ready())
+
+
+def ask(page, painting=None, picture="a.png", prompt="seven", tab="tab"):
+    """What the page shows of a stroke, in a tab."""
+    given = dict(prompt=prompt, picture=picture, aspect=next(iter(page._buckets)), seed=0)
+    page._names = tuple(given)
+    request = types.SimpleNamespace(session_hash=tab)
+
+    async def shown():
+        return [found async for found in page._painted(request, painting, *given.values())]
+
+    return shown()
+
+
+def wishes_of(page, monkeypatch):
+    """(tab, steps, painting) of all that is asked of the student from here on."""
+    asked = []
+
+    async def make(name, wish):
+        asked.append((name, wish.steps, wish.painting))
+        return "pictures", "words"
+
+    monkeypatch.setattr(page, "_make", make)
+    return asked
+
+
+def test_each_stroke_is_shown_in_one_step_and_the_last_in_all_after_a_pause(page, monkeypatch):
+    monkeypatch.setattr("ladd_jax.serving.page._PAUSE", 0.3)
+    asked = wishes_of(page, monkeypatch)
+
+    async def strokes():
+        first = asyncio.ensure_future(ask(page, b"one"))
+        await asyncio.sleep(0.01)
+        # The second does not wait for the first one's pause.
+        assert asked == [("tab", 1, b"one")]
+        return await asyncio.gather(first, ask(page, b"two"))
+
+    first, second = asyncio.run(strokes())
+    assert asked == [("tab", 1, b"one"), ("tab", 1, b"two"), ("tab", 4, b"two")]
+    assert (len(first), len(second)) == (1, 2)
+
+
+def test_each_tab_has_its_own_paint_and_another_choice_of_a_picture_takes_it(page, monkeypatch):
+    monkeypatch.setattr("ladd_jax.serving.page._PAUSE", 0)
+    asked = wishes_of(page, monkeypatch)
+    tabs = {tab: types.SimpleNamespace(session_hash=tab) for tab in ("one", "two")}
+    for tab in tabs:
+        asyncio.run(ask(page, tab.encode(), tab=tab))
+    assert asked == [(tab, steps, tab.encode()) for tab in tabs for steps in (1, 4)]
+    sessions = {tab: page._session(request)[1] for tab, request in tabs.items()}
+    assert sessions["one"].painting("a.png") == b"one"
+    assert sessions["one"].painting("b.png") is sessions["one"].painting(None) is None
+    # The same picture, chosen again or cleared.
+    page._canvas(tabs["one"], "a.png")
+    assert sessions["one"].painting("a.png") is None
+    assert sessions["two"].painting("a.png") == b"two"
+
+
+def test_without_a_picture_the_page_says_no_sooner_that_it_is_ready_than_it_is(page):
+    request = types.SimpleNamespace(session_hash="tab")
+    page._ready.told(1, 3)
+    assert page._canvas(request, None) == (
+        None,
+        "Compiling: 1 of 3 programs are ready.",
+    )
+    page._ready.told(3, 3)
+    assert page._canvas(request, None)[1].startswith("Ready: choose a picture")
 
 
 def test_a_request_names_no_file_that_was_not_uploaded(page, tmp_path, monkeypatch):

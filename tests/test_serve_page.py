@@ -63,15 +63,17 @@ def serving(directory, batch_size=4):
         process = subprocess.Popen(
             command, cwd=ROOT, stderr=stream, env=os.environ | {"XLA_FLAGS": ""}
         )
-    address, states, start = f"http://127.0.0.1:{port}", [], time.monotonic()
-    while not states or states[-1][0] != 200:
-        assert process.poll() is None and time.monotonic() < start + 240, log.read_text()
-        if found := state(address):
-            states.append(found)
-        time.sleep(0.1)
-    yield address, states
-    process.terminate()
-    process.wait(PATIENCE)
+    try:
+        address, states, start = f"http://127.0.0.1:{port}", [], time.monotonic()
+        while not states or states[-1][0] != 200:
+            assert process.poll() is None and time.monotonic() < start + 240, log.read_text()
+            if found := state(address):
+                states.append(found)
+            time.sleep(0.1)
+        yield address, states
+    finally:
+        process.terminate()
+        process.wait(PATIENCE)
     assert "serve: ready at" in log.read_text() and "Traceback" not in log.read_text()
 
 
@@ -214,7 +216,8 @@ def another(page, before):
 def test_what_is_painted_over_a_picture_is_filled_and_the_rest_has_its_bits(
     tmp_path_factory, tmp_path
 ):
-    picture = np.random.default_rng(0).integers(0, 256, (90, 90, 3), np.uint8)
+    # The canvas has the picture's aspect, and the student cuts its sides off.
+    picture = np.random.default_rng(0).integers(0, 256, (90, 120, 3), np.uint8)
     Image.fromarray(picture).save(tmp_path / "picture.png")
     (tmp_path / "text.png").write_text("no picture")
     known = enlarged(to_bytes(fit(picture, 8, 8, 1)[..., 0]), 8)
@@ -238,10 +241,13 @@ def test_what_is_painted_over_a_picture_is_filled_and_the_rest_has_its_bits(
         # The middle is filled, and nothing beside the stroke and the brush's radius.
         assert changed[28:36, 28:36].all() and not changed[:16].any() and not changed[48:].any()
 
+        # Of two strokes one soon after the other both are filled.
+        paint(page, (0.2, 0.5), (0.2, 0.51))
         paint(page, (0.5, 0.75), (0.5, 0.76))
         another(page, before)
         second, before = shown(page, served), sources(page)
         assert (second != known)[48:].any() and not (second != known)[:16].any()
+        assert (second != known)[24:40, :8].any() and not changed[:, :8].any()
 
         # A key asks for the same hole without its being sent again.
         page.value("document.querySelector('#prompt textarea').focus()")
@@ -311,12 +317,12 @@ def test_a_painting_comes_as_bytes_or_as_a_file_and_those_that_nobody_asks_for_g
     (tmp_path / "layer.png").write_bytes(b"of a file")
     file = FileData(path=str(tmp_path / "layer.png"))
     assert editor.preprocess(EditorData(layers=[file])) == b"of a file"
-    for number in range(100):
+    for number in range(300):
         layers = [str(number).encode()]
         editor.blob_storage[str(number)] = EditorDataBlobs(
             background=None, layers=layers, composite=None
         )
     assert editor.preprocess(EditorData(id="3")) == b"3"
-    assert len(editor.blob_storage) == 32 and "99" in editor.blob_storage
+    assert len(editor.blob_storage) == 256 and "299" in editor.blob_storage
     for nothing in (None, EditorData(), EditorData(id="3")):
         assert editor.preprocess(nothing) is None

@@ -35,7 +35,8 @@ _PIXELATED = 256
 _LARGEST_FILE = "64mb"
 """Of a picture that is uploaded."""
 
-# The browser asks no other host for anything, whatever gradio's files name.
+# The browser asks no other host for anything, whatever gradio's files name. What is painted on and
+# the paint are data: and blob: of the page itself, which the editor asks for as if they were files.
 _POLICY = (
     "default-src 'self' data: blob: 'unsafe-inline' 'unsafe-eval'; "
     "connect-src 'self' data: blob: ws: wss:"
@@ -185,28 +186,39 @@ class Page:
     async def _changed(
         self, request: gradio.Request, *values: Any
     ) -> AsyncIterator[tuple[Any, Any]]:
-        """In one step and then in all, as after a key and a pause."""
+        """In one step and then in all, as after a key and Enter."""
+        async for shown in self._both(request, values, 0):
+            yield shown
+
+    async def _both(
+        self, request: gradio.Request, values: Sequence[Any], pause: float
+    ) -> AsyncIterator[tuple[Any, Any]]:
+        """In one step, and in all unless something else is asked for within a pause."""
         name, session = self._session(request)
         session.turn += 1
         turn = session.turn
         yield await self._first(request, *values)
+        await asyncio.sleep(pause)
         if session.turn == turn:
             yield await self._all(name, session, *values)
 
     async def _painted(
         self, request: gradio.Request, painting: bytes | None, *values: Any
     ) -> AsyncIterator[tuple[Any, Any]]:
-        """As `_changed`, after a stroke; what is painted is kept for what is asked for next, so
-        that it is not sent with each key."""
+        """In one step and after a pause in all, as a stroke is soon followed by another; what is
+        painted is kept for what is asked for next, so that it is not sent with each key."""
         _, session = self._session(request)
         session.painted = (values[self._names.index("picture")], painting)
-        async for shown in self._changed(request, *values):
+        async for shown in self._both(request, values, _PAUSE):
             yield shown
 
-    def _canvas(self, picture: str | None) -> tuple[Any, Any]:
+    def _canvas(self, request: gradio.Request, picture: str | None) -> tuple[Any, Any]:
         """What is painted on, for another picture, and a line about it."""
+        _, session = self._session(request)
+        # The same file may be chosen again, or its paint cleared.
+        session.painted = (None, None)
         if picture is None:
-            return None, ready_words(self._student.trained)
+            return None, self._state()[0]
         try:
             shown = canvas_of(read_picture(Path(picture)))
         except UserError as error:
@@ -242,7 +254,8 @@ class Page:
             blocks.load(self._state, None, [status, timer], **_QUIET)
             timer.tick(self._state, None, [status, timer], **_QUIET)
             shown = [gallery, status]
-            # Past gradio's own queue: one answer of the server in the place of two.
+            # By gradio's queue the server would be asked twice, to wait and for the picture: each
+            # key would be answered later.
             prompt.input(
                 self._first,
                 inputs,
@@ -262,7 +275,7 @@ class Page:
             )
             if fields.editor is not None:
                 picture, editor = fields.inputs["picture"], fields.editor
-                # Clearing takes the picture away, too.
+                # The editor clears the picture together with its paint; it is painted on again.
                 gradio.on(
                     [picture.change, editor.clear],
                     self._canvas,
@@ -274,7 +287,8 @@ class Page:
                     self._painted,
                     [editor, *inputs],
                     shown,
-                    trigger_mode="always_last",
+                    # A stroke takes the place of what the one before has not been given yet.
+                    trigger_mode="multiple",
                     **_QUIET,
                 )
             blocks.unload(self._left)
