@@ -55,24 +55,7 @@ def wishes_of(page, monkeypatch):
     return asked
 
 
-def test_each_stroke_is_shown_in_one_step_and_the_last_in_all_after_a_pause(page, monkeypatch):
-    monkeypatch.setattr("ladd_jax.serving.page._PAUSE", 0.3)
-    asked = wishes_of(page, monkeypatch)
-
-    async def strokes():
-        first = asyncio.ensure_future(ask(page, b"one"))
-        await asyncio.sleep(0.01)
-        # The second does not wait for the first one's pause.
-        assert asked == [("tab", 1, b"one")]
-        return await asyncio.gather(first, ask(page, b"two"))
-
-    first, second = asyncio.run(strokes())
-    assert asked == [("tab", 1, b"one"), ("tab", 1, b"two"), ("tab", 4, b"two")]
-    assert (len(first), len(second)) == (1, 2)
-
-
 def test_each_tab_has_its_own_paint_and_another_choice_of_a_picture_takes_it(page, monkeypatch):
-    monkeypatch.setattr("ladd_jax.serving.page._PAUSE", 0)
     asked = wishes_of(page, monkeypatch)
     tabs = {tab: types.SimpleNamespace(session_hash=tab) for tab in ("one", "two")}
     for tab in tabs:

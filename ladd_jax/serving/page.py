@@ -187,29 +187,21 @@ class Page:
         self, request: gradio.Request, *values: Any
     ) -> AsyncIterator[tuple[Any, Any]]:
         """In one step and then in all, as after a key and Enter."""
-        async for shown in self._both(request, values, 0):
-            yield shown
-
-    async def _both(
-        self, request: gradio.Request, values: Sequence[Any], pause: float
-    ) -> AsyncIterator[tuple[Any, Any]]:
-        """In one step, and in all unless something else is asked for within a pause."""
         name, session = self._session(request)
         session.turn += 1
         turn = session.turn
         yield await self._first(request, *values)
-        await asyncio.sleep(pause)
         if session.turn == turn:
             yield await self._all(name, session, *values)
 
     async def _painted(
         self, request: gradio.Request, painting: bytes | None, *values: Any
     ) -> AsyncIterator[tuple[Any, Any]]:
-        """In one step and after a pause in all, as a stroke is soon followed by another; what is
-        painted is kept for what is asked for next, so that it is not sent with each key."""
+        """As `_changed`, after a stroke; what is painted is kept for what is asked for next, so
+        that it is not sent with each key."""
         _, session = self._session(request)
         session.painted = (values[self._names.index("picture")], painting)
-        async for shown in self._both(request, values, _PAUSE):
+        async for shown in self._changed(request, *values):
             yield shown
 
     def _canvas(self, request: gradio.Request, picture: str | None) -> tuple[Any, Any]:
@@ -287,8 +279,8 @@ class Page:
                     self._painted,
                     [editor, *inputs],
                     shown,
-                    # A stroke takes the place of what the one before has not been given yet.
-                    trigger_mode="multiple",
+                    # The last stroke of those that are made meanwhile is asked for after that.
+                    trigger_mode="always_last",
                     **_QUIET,
                 )
             blocks.unload(self._left)
