@@ -233,14 +233,15 @@ def test_what_is_painted_over_a_picture_is_filled_and_the_rest_has_its_bits(
         page.type("en")
         page.wait(f"{STATUS}.includes('nothing is painted in the part that is filled')")
 
-        paint(page, (0.4, 0.5), (0.6, 0.5))
+        # A pixel of the model, an eighth of a side, is filled where more than half of it is painted.
+        paint(page, (0.4, 0.45), (0.6, 0.45), (0.6, 0.55), (0.4, 0.55))
         another(page, [])
         first, before = shown(page, served), sources(page)
         changed = first != known
         # The middle is filled, and nothing beside the stroke and the brush's radius.
         assert changed[28:36, 28:36].all() and not changed[:16].any() and not changed[48:].any()
 
-        paint(page, (0.5, 0.75), (0.5, 0.76))
+        paint(page, (0.4, 0.8), (0.6, 0.8), (0.6, 0.86), (0.4, 0.86))
         another(page, before)
         second, before = shown(page, served), sources(page)
         assert (second != known)[48:].any() and not (second != known)[:16].any()
@@ -256,7 +257,7 @@ def test_what_is_painted_over_a_picture_is_filled_and_the_rest_has_its_bits(
         page.value("[...document.querySelectorAll('#painting button')]"
                    ".find(b => b.ariaLabel == 'Clear canvas').click()")  # fmt: skip
         page.wait(f"{STATUS}.includes('nothing is painted') || {STATUS}.includes('Paint over')")
-        paint(page, (0.4, 0.25), (0.6, 0.25))
+        paint(page, (0.4, 0.3), (0.6, 0.3))
         another(page, before)
         last = shown(page, served)
         assert (last != known)[:24].any() and not (last != known)[40:].any()
