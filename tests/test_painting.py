@@ -51,6 +51,23 @@ def test_a_painting_that_is_none_is_told():
         painted_mask(painting(np.zeros((64, 64), np.uint8))[:4000], 8, 8)
 
 
+@pytest.mark.parametrize("size", [(2000, 3000), (641, 100), (1, 5000), (8, 12), (4001, 6000)])
+def test_a_painting_of_another_shape_than_its_picture_is_told(size):
+    rows, columns, _ = canvas_of(np.zeros((*size, 3), np.uint8)).shape
+    whole = np.full((rows, columns), 255, np.uint8)
+    assert painted_mask(painting(whole), *size).all()
+    # As after the choice of the picture was undone, and one that was turned.
+    for other in ((800, 800), (columns, rows), (rows + 40, columns)):
+        with pytest.raises(UserError, match="has another shape than the picture: choose the pict"):
+            painted_mask(painting(np.zeros(other, np.uint8)), *size)
+
+
+def test_a_painting_larger_than_any_canvas_is_not_decoded():
+    assert not painted_mask(painting(np.zeros((1024, 1024), np.uint8)), 8, 8).any()
+    with pytest.raises(UserError, match="1024 x 1025 pixels and the limit is 1048576"):
+        painted_mask(painting(np.zeros((1025, 1024), np.uint8)), 8, 8)
+
+
 @pytest.mark.parametrize(
     ("size", "canvas"),
     [((8, 8), (640, 640)), ((24, 48), (312, 624)), ((400, 640), (400, 640)),

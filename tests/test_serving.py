@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import io
+import threading
 
 import jax
 import numpy as np
@@ -16,6 +17,7 @@ from ladd_jax import serve
 from ladd_jax.errors import UserError
 from ladd_jax.parallel.mesh import make_mesh
 from ladd_jax.serving.engine import Engine
+from ladd_jax.serving.painting import painted_mask
 from ladd_jax.serving.student import Kind, Row, Student, Wish
 from ladd_jax.stages.trained import open_trained
 
@@ -218,7 +220,7 @@ def test_a_picture_is_edited_as_by_sample_at_both_scales(editing, editing_run, p
 
 
 def test_holes_of_several_sessions_are_filled_in_one_batch(filling, picture, tmp_path):
-    Image.new("RGB", (8, 8), "white").save(tmp_path / "other.png")
+    Image.new("RGB", (16, 10), "white").save(tmp_path / "other.png")
     bucket = filling.trained.buckets[0]
     wishes = [
         Wish("seven", bucket, 1, picture=picture, painting=painted((20, 5, 30, 17))),
@@ -226,9 +228,11 @@ def test_holes_of_several_sessions_are_filled_in_one_batch(filling, picture, tmp
              painting=painted((0, 0, 48, 12))),
     ]  # fmt: skip
     alone = [filling(kind, rows)[0] for kind, rows in map(filling.rows_of, wishes)]
-    sizes = []
+    sizes, in_work, all_asked = [], threading.Event(), threading.Event()
 
     def make(kind, rows):
+        in_work.set()
+        assert all_asked.wait(60)
         sizes.append(len({id(row) for row in rows}))
         return filling(kind, rows)
 
@@ -236,11 +240,13 @@ def test_holes_of_several_sessions_are_filled_in_one_batch(filling, picture, tmp
     try:
         # What is asked for in the middle of a batch waits, and goes together.
         futures = [engine.submit("first", *filling.rows_of(wishes[0]))]
+        assert in_work.wait(60)
         futures += [engine.submit(str(i), *filling.rows_of(wish)) for i, wish in enumerate(wishes)]
+        all_asked.set()
         together = [future.result(60)[0] for future in futures][1:]
     finally:
         engine.close()
-    assert sum(sizes) == 3
+    assert sizes == [1, 2]
     for one, other in zip(alone, together, strict=True):
         assert np.max(np.abs(pixels(one) - pixels(other))) <= 1
 
@@ -258,6 +264,7 @@ NOTHING = "nothing is painted in the part that is filled: paint over what is to 
         # The bucket is square: this is cut off.
         ({"picture": "picture.png", "painting": painted((0, 0, 6, 30))}, NOTHING),
         ({"picture": "picture.png", "painting": b"paint"}, "the bytes are not a JPEG, PNG"),
+        ({"picture": "turned.png", "painting": painted()}, "has another shape than the picture"),
         ({"picture": "text", "painting": painted()}, "the bytes are not a JPEG, PNG"),
         ({"picture": "gone.png"}, r"the picture gone.png cannot be read \(No such .*: choose it"),
         ({"picture": "picture.png", "image_guidance": 2.0}, "the network fills what a mask says"),
@@ -265,6 +272,7 @@ NOTHING = "nothing is painted in the part that is filled: paint over what is to 
 )
 def test_what_a_student_that_fills_holes_lacks_is_said(filling, picture, wish, words):
     (picture.parent / "text").write_text("no picture")
+    Image.new("RGB", (30, 48)).save(picture.parent / "turned.png")
     if "picture" in wish:
         wish = wish | {"picture": picture.parent / wish["picture"]}
     with pytest.raises(UserError, match=words):
@@ -290,16 +298,22 @@ def test_what_a_student_that_edits_lacks_is_said(editing, picture, tmp_path, wis
 
 
 def test_a_picture_is_read_once_for_all_that_is_asked_of_it(filling, picture, monkeypatch):
-    read = []
+    read, masks = [], []
     monkeypatch.setattr(
         "ladd_jax.serving.student.read_picture",
         lambda file: read.append(file) or np.asarray(Image.open(file)),
     )
+    monkeypatch.setattr(
+        "ladd_jax.serving.student.painted_mask",
+        lambda *given: masks.append(given[1:]) or painted_mask(*given),
+    )
+    with pytest.raises(UserError, match=NOTHING):
+        made(filling, picture=picture, steps=1)
     one, other = painted((20, 5, 30, 16)), painted((12, 5, 30, 16))
     for painting, count in ((one, 1), (one, 1), (other, 2), (one, 2)):
         for steps in (1, 2):
             made(filling, picture=picture, painting=painting, steps=steps)
-        assert len(read) == count
+        assert len(read) == 1 and masks == [(30, 48)] * count
 
 
 def test_a_student_that_euler_samples_is_served_by_it(filling, picture):

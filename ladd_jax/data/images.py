@@ -3,10 +3,11 @@
 H W rows and columns of an image, in pixels.
 """
 
+import contextlib
 import functools
 import io
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 import numpy as np
@@ -121,7 +122,7 @@ def decode_image(data: bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
 
 def _decode(data: bytes, max_pixels: int) -> np.ndarray:
     image = _open(data, max_pixels)
-    try:
+    with _damage_told():
         image.load()
         orientation = _orientation(image)
         if image.mode.startswith("I"):
@@ -131,11 +132,6 @@ def _decode(data: bytes, max_pixels: int) -> np.ndarray:
             white = Image.new("RGBA", image.size, "white")
             image = Image.alpha_composite(white, image)
         image = image.convert("RGB")
-    # The decoders of damaged files raise errors of almost every kind.
-    except MemoryError:
-        raise
-    except Exception as error:
-        raise UserError(f"the image is damaged or cut: {error}") from error
     if orientation in _UPRIGHT:
         image = image.transpose(_UPRIGHT[orientation])
     return np.array(image)
@@ -155,9 +151,16 @@ def decode_opacity(data: bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
       UserError: as `decode_image`.
     """
     image = _open(data, max_pixels)
-    try:
+    with _damage_told():
         return np.array(image.convert("RGBA").getchannel("A"))
-    # As in `_decode`.
+
+
+@contextlib.contextmanager
+def _damage_told() -> Iterator[None]:
+    """Any error of the decoder of a file becomes a `UserError`."""
+    try:
+        yield
+    # The decoders of damaged files raise errors of almost every kind.
     except MemoryError:
         raise
     except Exception as error:

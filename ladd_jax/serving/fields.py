@@ -13,14 +13,15 @@ from ladd_jax.data.buckets import Bucket
 from ladd_jax.diffusion.sampling import scales_of
 from ladd_jax.stages.trained import TrainedModel
 
-_KEPT_PAINTINGS = 32
-"""Paintings that were sent and not asked for yet."""
+_KEPT_PAINTINGS = 256
+"""Paintings that were sent and not asked for yet, of all tabs together: few of each, and so many
+that none is lost between its being sent and asked for while others paint."""
 
 _PAINT = ("#3b82f6", 0.6)
 """Colour of the brush, through which the picture is seen."""
 
-_BRUSH = 48
-"""Diameter of the brush in pixels of the canvas."""
+_BRUSH = 24
+"""Radius of the brush in pixels of the canvas."""
 
 
 @dataclasses.dataclass
@@ -109,6 +110,7 @@ def fields_of(trained: TrainedModel, buckets: Mapping[str, Bucket], most: int) -
                 inputs["picture"] = _picture()
             if trained.joined == "inpaint":
                 editor = _editor()
+            # A picture with a hole is asked for by its first stroke.
             elif trained.joined:
                 changes.append(inputs["picture"].change)
             inputs["aspect"] = gradio.Radio(
@@ -203,7 +205,7 @@ def _painting_of(editor: gradio.ImageMask, payload: Any) -> bytes | None:
     else:
         found = sent.pop(payload.id, None)
         layers = [bytes(layer) for layer in found.layers if layer] if found else []
-    # Of strokes that were followed by others before anyone asked nobody will.
+    # A stroke that was followed by another before it was asked for is never asked for.
     while len(sent) > _KEPT_PAINTINGS:
         sent.pop(next(iter(sent)))
     return layers[0] if layers else None

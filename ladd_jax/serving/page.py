@@ -35,7 +35,8 @@ _PIXELATED = 256
 _LARGEST_FILE = "64mb"
 """Of a picture that is uploaded."""
 
-# The browser asks no other host for anything, whatever gradio's files name.
+# The browser asks no other host for anything, whatever gradio's files name. What is painted on and
+# the paint are data: and blob: of the page itself, which the editor asks for as if they were files.
 _POLICY = (
     "default-src 'self' data: blob: 'unsafe-inline' 'unsafe-eval'; "
     "connect-src 'self' data: blob: ws: wss:"
@@ -185,7 +186,7 @@ class Page:
     async def _changed(
         self, request: gradio.Request, *values: Any
     ) -> AsyncIterator[tuple[Any, Any]]:
-        """In one step and then in all, as after a key and a pause."""
+        """In one step and then in all, as after a key and Enter."""
         name, session = self._session(request)
         session.turn += 1
         turn = session.turn
@@ -203,10 +204,13 @@ class Page:
         async for shown in self._changed(request, *values):
             yield shown
 
-    def _canvas(self, picture: str | None) -> tuple[Any, Any]:
+    def _canvas(self, request: gradio.Request, picture: str | None) -> tuple[Any, Any]:
         """What is painted on, for another picture, and a line about it."""
+        _, session = self._session(request)
+        # The same file may be chosen again, or its paint cleared.
+        session.painted = (None, None)
         if picture is None:
-            return None, ready_words(self._student.trained)
+            return None, self._state()[0]
         try:
             shown = canvas_of(read_picture(Path(picture)))
         except UserError as error:
@@ -242,7 +246,8 @@ class Page:
             blocks.load(self._state, None, [status, timer], **_QUIET)
             timer.tick(self._state, None, [status, timer], **_QUIET)
             shown = [gallery, status]
-            # Past gradio's own queue: one answer of the server in the place of two.
+            # By gradio's queue the server would be asked twice, to wait and for the picture: each
+            # key would be answered later.
             prompt.input(
                 self._first,
                 inputs,
@@ -262,7 +267,7 @@ class Page:
             )
             if fields.editor is not None:
                 picture, editor = fields.inputs["picture"], fields.editor
-                # Clearing takes the picture away, too.
+                # The editor clears the picture together with its paint; it is painted on again.
                 gradio.on(
                     [picture.change, editor.clear],
                     self._canvas,
@@ -274,6 +279,7 @@ class Page:
                     self._painted,
                     [editor, *inputs],
                     shown,
+                    # The last stroke of those that are made meanwhile is asked for after that.
                     trigger_mode="always_last",
                     **_QUIET,
                 )
@@ -297,9 +303,13 @@ class Page:
 
         sizes = [b.image_size(self._student.trained.reduction) for b in self._buckets.values()]
         squares = _SQUARES if max(map(max, sizes)) < _PIXELATED else ""
+        blocks = self.blocks()
+        # Until blocks are launched gradio takes any file of this machine that a request names for
+        # one that was uploaded, and those that are mounted are never launched.
+        blocks.has_launched = True
         return gradio.mount_gradio_app(
             app,
-            self.blocks(),
+            blocks,
             path="",
             footer_links=[],
             ssr_mode=False,

@@ -33,6 +33,12 @@ _KEPT_PROMPTS = 256
 """Prompts whose text stays encoded: a picture in one step and one in four have the same."""
 
 _KEPT_PICTURES = 16
+"""Pictures that stay fitted, and what is given of as many under their paint: a stroke then costs
+no more than its mask.
+
+A file's path stands for what is in it, since gradio names the folder of what is uploaded by a
+digest of the content.
+"""
 
 _NO_PICTURE = {
     "inpaint": "there is no picture: choose the one that is to be filled",
@@ -144,7 +150,8 @@ class Student:
         self._params = trained.load()
         network = trained.family.backbone(trained.architecture)
         self._samplers = {size: Sampler(network, null, mesh, size) for size in self.sizes}
-        self._read = functools.lru_cache(_KEPT_PICTURES)(self._read_picture)
+        self._given = functools.lru_cache(_KEPT_PICTURES)(self._give)
+        self._fitted = functools.lru_cache(_KEPT_PICTURES)(self._fit)
         self._texts: OrderedDict[str, Text | UserError] = OrderedDict()
 
     @property
@@ -208,7 +215,7 @@ class Student:
         )
         latents, hole = None, None
         if wish.picture is not None:
-            latents, hole = self._read(wish.picture, wish.painting, wish.bucket)
+            latents, hole = self._given(wish.picture, wish.painting, wish.bucket)
         elif joins:
             raise UserError(_NO_PICTURE[joins])
         start, joined = (None, latents) if joins else (latents, None)
@@ -248,22 +255,30 @@ class Student:
             for row, text, latent in zip(rows, texts, latents, strict=True)
         ]
 
-    def _read_picture(
+    def _give(
         self, file: Path, painting: bytes | None, bucket: Bucket
     ) -> tuple[np.ndarray, Holed | None]:
         """What the student is given of a picture, `[h, w, C or J]`, and the hole in it."""
-        picture, pictures = read_picture(file), self.trained.pictures
+        pictures = self.trained.pictures
         if self.trained.joined != "inpaint":
-            return pictures.encode(picture, bucket), None
+            return pictures.encode(read_picture(file), bucket), None
+        # Read without paint, too: a file that is no picture is told before that nothing is painted.
+        pixels, height, width = self._fitted(file, bucket)
         mask = None
         if painting is not None:
-            mask = fit_mask(pictures, painted_mask(painting, *picture.shape[:2]), bucket)
+            mask = fit_mask(pictures, painted_mask(painting, height, width), bucket)
         if mask is None or not mask.any():
             raise UserError(
                 "nothing is painted in the part that is filled: paint over what is to be filled"
             )
-        hole = Holed(pictures, pictures.fit(picture, bucket), mask)
+        hole = Holed(pictures, pixels, mask)
         return hole.channels(), hole
+
+    def _fit(self, file: Path, bucket: Bucket) -> tuple[np.ndarray, int, int]:
+        """The pixels of a picture in a bucket, and the height and width that the picture has."""
+        picture = read_picture(file)
+        height, width, _ = picture.shape
+        return self.trained.pictures.fit(picture, bucket), height, width
 
     def _encode(self, prompts: Sequence[str]) -> list[Text | UserError]:
         new = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._texts]
@@ -297,6 +312,9 @@ class Student:
 
 def read_picture(file: Path) -> np.ndarray:
     """The picture that a user has chosen, uint8 `[H, W, 3]`.
+
+    Its errors are not those of `stages.starts.read_start`: a browser is not told where a file lies
+    on the server, and who uses it can choose the picture again, but check no path.
 
     Raises:
       UserError: it is no picture, damaged, too large to decode, or no longer there.

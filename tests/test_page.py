@@ -1,0 +1,104 @@
+"""The page without a browser and without a network: `ladd_jax.serving.page`."""
+
+import asyncio
+import types
+
+import jax
+import pytest
+from PIL import Image
+from sampled import save_filling
+
+from ladd_jax.parallel.mesh import make_mesh
+from ladd_jax.serving.ready import Ready
+from ladd_jax.stages.trained import open_trained
+
+gradio = pytest.importorskip("gradio", reason='needs gradio: the extra "serve"')
+
+
+@pytest.fixture(scope="module")
+def filling(tmp_path_factory):
+    directory = save_filling(tmp_path_factory.mktemp("filling"))
+    mesh = make_mesh({}, jax.devices()[:1])
+    return open_trained(str(directory), None, None, None, mesh)
+
+
+@pytest.fixture
+def page(filling):
+    """The page of a student that fills holes and is not compiled yet."""
+    from ladd_jax.serving.page import Page
+
+    student = types.SimpleNamespace(trained=filling, steps=len(filling.times))
+    return Page(student, types.SimpleNamespace(largest=1, drop=lambda name: None), Ready())
+
+
+def ask(page, painting=None, picture="a.png", prompt="seven", tab="tab"):
+    """What the page shows of a stroke, in a tab."""
+    given = dict(prompt=prompt, picture=picture, aspect=next(iter(page._buckets)), seed=0)
+    page._names = tuple(given)
+    request = types.SimpleNamespace(session_hash=tab)
+
+    async def shown():
+        return [found async for found in page._painted(request, painting, *given.values())]
+
+    return shown()
+
+
+def wishes_of(page, monkeypatch):
+    """(tab, steps, painting) of all that is asked of the student from here on."""
+    asked = []
+
+    async def make(name, wish):
+        asked.append((name, wish.steps, wish.painting))
+        return "pictures", "words"
+
+    monkeypatch.setattr(page, "_make", make)
+    return asked
+
+
+def test_each_tab_has_its_own_paint_and_another_choice_of_a_picture_takes_it(page, monkeypatch):
+    asked = wishes_of(page, monkeypatch)
+    tabs = {tab: types.SimpleNamespace(session_hash=tab) for tab in ("one", "two")}
+    for tab in tabs:
+        asyncio.run(ask(page, tab.encode(), tab=tab))
+    assert asked == [(tab, steps, tab.encode()) for tab in tabs for steps in (1, 4)]
+    sessions = {tab: page._session(request)[1] for tab, request in tabs.items()}
+    assert sessions["one"].painting("a.png") == b"one"
+    assert sessions["one"].painting("b.png") is sessions["one"].painting(None) is None
+    # The same picture, chosen again or cleared.
+    page._canvas(tabs["one"], "a.png")
+    assert sessions["one"].painting("a.png") is None
+    assert sessions["two"].painting("a.png") == b"two"
+
+
+def test_without_a_picture_the_page_says_no_sooner_that_it_is_ready_than_it_is(page):
+    request = types.SimpleNamespace(session_hash="tab")
+    page._ready.told(1, 3)
+    assert page._canvas(request, None) == (
+        None,
+        "Compiling: 1 of 3 programs are ready.",
+    )
+    page._ready.told(3, 3)
+    assert page._canvas(request, None)[1].startswith("Ready: choose a picture")
+
+
+def test_a_request_names_no_file_that_was_not_uploaded(page, tmp_path, monkeypatch):
+    from fastapi.testclient import TestClient
+
+    Image.new("RGB", (9, 9)).save(tmp_path / "picture.png")
+    blocks = page.blocks()
+    monkeypatch.setattr(page, "blocks", lambda: blocks)
+    [number] = [i for i, each in blocks.fns.items() if each.name == "_canvas"]
+
+    def canvas_over(client, path):
+        file = {"path": str(path), "meta": {"_type": "gradio.FileData"}}
+        asked = {"fn_index": number, "data": [file], "session_hash": "tab"}
+        return client.post("/gradio_api/run/predict", json=asked)
+
+    with TestClient(page.app(), raise_server_exceptions=False) as client:
+        with (tmp_path / "picture.png").open("rb") as stream:
+            [uploaded] = client.post("/gradio_api/upload", files={"files": stream}).json()
+        taken = canvas_over(client, uploaded)
+        assert taken.status_code == 200, taken.text
+        assert taken.json()["data"][1] == "Paint over what is to be filled."
+        refused = canvas_over(client, tmp_path / "picture.png")
+        assert refused.status_code == 500
