@@ -233,7 +233,7 @@ def test_what_is_painted_over_a_picture_is_filled_and_the_rest_has_its_bits(
         page.type("en")
         page.wait(f"{STATUS}.includes('nothing is painted in the part that is filled')")
 
-        # A pixel of the model, an eighth of a side, is filled where more than half of it is painted.
+        # An eighth of a side, a pixel of the model, is filled if more than half of it is painted.
         paint(page, (0.4, 0.45), (0.6, 0.45), (0.6, 0.55), (0.4, 0.55))
         another(page, [])
         first, before = shown(page, served), sources(page)
