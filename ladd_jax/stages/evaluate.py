@@ -326,7 +326,8 @@ def notes_of(config: Config) -> list[str]:
 def _followed(config: Config) -> str:
     if config.distil.follows == "generator":
         return "the guided data generator"
-    return "what finetune has made of the network that the student starts from"
+    start = "the student's own start" if config.student.depth else "the data generator"
+    return f"what finetune has made of {start}"
 
 
 def _ways(config: Config) -> list[_Way]:
