@@ -2,6 +2,7 @@
 
 import gc
 import os
+import platform
 import shutil
 import uuid
 from pathlib import Path
@@ -13,9 +14,10 @@ from quick_compilation import quick_flags
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {quick_flags(devices=8)}"
 
-# A program is compiled once for all tests, their processes and the next run of them.
+# A program is compiled once for all tests, their processes and the next run of them. Those of
+# another machine may have instructions that this one has not.
 PROGRAMS = Path(__file__).parents[1] / ".pytest_cache" / "programs"
-os.environ["JAX_COMPILATION_CACHE_DIR"] = str(PROGRAMS)
+os.environ["JAX_COMPILATION_CACHE_DIR"] = str(PROGRAMS / platform.node())
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 _MOST_BYTES = 10**9
@@ -32,7 +34,7 @@ settings.load_profile("no_deadline")
 def pytest_configure(config):
     """Forgets all programs when they are many: most are of code that is gone."""
     is_worker = hasattr(config, "workerinput")
-    if not is_worker and sum(file.stat().st_size for file in PROGRAMS.glob("*")) > _MOST_BYTES:
+    if not is_worker and sum(file.stat().st_size for file in PROGRAMS.rglob("*")) > _MOST_BYTES:
         shutil.rmtree(PROGRAMS)
 
 
