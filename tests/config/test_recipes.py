@@ -20,7 +20,7 @@ from ladd_jax.studies.table import read_study
 SMALL = (digits, scenes, small, pictures)
 ADDED = (
     "renoise_mean", "renoise_slope", "reconstruction_weight", "reconstruction_gamma",
-    "consistency_weight", "follows",
+    "consistency_weight", "follows", "timesteps", "probabilities",
 )  # fmt: skip
 
 
@@ -46,8 +46,9 @@ def test_the_papers_recipe_has_nothing_that_the_paper_does_not(module):
     assert paper.finetune.steps == 0 and default.finetune.steps > 0
     # Whatever the paper leaves open is the same.
     differ = changed(paper, default)
+    own = "probabilities" if module is small else "reconstruction_weight"
     assert {path for path in differ if not path.startswith("finetune.")} == {
-        "distil.renoise_mean", "distil.renoise_slope", "distil.reconstruction_weight",
+        "distil.renoise_mean", "distil.renoise_slope", f"distil.{own}",
         "distil.consistency_weight", "distil.consistency_steps", "distil.follows",
     }  # fmt: skip
 
