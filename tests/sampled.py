@@ -12,34 +12,33 @@ from ladd_jax import sample
 from ladd_jax.config.fields import typed
 
 
-def save_digits(directory, **synthesize):
-    """Writes a run of the digits, small and with random parameters; returns its folder."""
-    config = digits.get_config()
-    config.synthesize.update(synthesize)
-    config.compilation_cache = "compilation_cache"
-    config.model.update(dict(depth=1, width=16, unroll=1))
+def _save(config, directory, **model):
+    """Writes a run of a config, small and with random parameters; returns its folder."""
+    config.model.update(dict(depth=1, width=16) | model)
     config.heads.update(dict(channels=8))
     save_student(typed(config), directory)
     return directory
+
+
+def save_digits(directory, **synthesize):
+    """Writes a small run of the digits; returns its folder."""
+    config = digits.get_config()
+    config.synthesize.update(synthesize)
+    config.compilation_cache = "compilation_cache"
+    return _save(config, directory, unroll=1)
 
 
 def save_filling(directory):
     """The same of a run that fills holes of digits."""
     config = digits.get_config()
     config.data.update(dict(joined="inpaint", buckets=("8x8",)))
-    config.model.update(dict(depth=1, width=16, unroll=1))
-    config.heads.update(dict(channels=8))
-    save_student(typed(config), directory)
-    return directory
+    return _save(config, directory, unroll=1)
 
 
 def save_editing(directory, arguments=""):
     """The same of a run that edits scenes, of these arguments of `small_edit`."""
     config = small_edit.get_config(arguments)
-    config.model.update(dict(depth=1, width=16, num_heads=1, patch=8, position_table=3))
-    config.heads.update(dict(channels=8))
-    save_student(typed(config), directory)
-    return directory
+    return _save(config, directory, num_heads=1, patch=8, position_table=3)
 
 
 def command(out, *arguments, **named):

@@ -246,10 +246,11 @@ def _check_further(config: Config, workdir: Path | None, origin: str) -> None:
     for name in further_trainings(config):
         if not reading[name]:
             continue
-        if workdir is not None and _from_another(workdir, origin):
+        first = workdir and first_run(workdir)
+        if workdir and first and (origin or first != workdir):
             # Of one that begins now this is seen when its places are opened.
-            if places(workdir).origin is not None:
-                first_made(first_run(workdir), name, workdir)
+            if first != workdir:
+                first_made(first, name, workdir)
             continue
         # Without a workdir the stages may be those that follow what is made already.
         begins = workdir is not None or "encode" in stages

@@ -161,8 +161,7 @@ def asks_teacher(config: Config) -> bool:
 
 def begins_as_teacher(config: Config) -> bool:
     """Whether the student begins as the teacher under the heads: one tree is both."""
-    own = config.finetune.steps or config.student.depth
-    return generator_tree(config) == "teacher" and not own
+    return generator_tree(config) == "teacher" and not _starts_apart(config)
 
 
 def start_tree(config: Config) -> str:
@@ -173,8 +172,12 @@ def start_tree(config: Config) -> str:
         return "teacher"
     distil = config.distil
     followed = distil.asks_a_network and distil.follows == "generator"
-    own = config.finetune.steps or config.student.depth
-    return GENERATOR if followed and not own else BASE
+    return GENERATOR if followed and not _starts_apart(config) else BASE
+
+
+def _starts_apart(config: Config) -> bool:
+    """Whether the student begins as another network than the data generator."""
+    return bool(config.finetune.steps or config.student.depth)
 
 
 def generator_tree(config: Config) -> str:

@@ -155,12 +155,15 @@ def load_adapters(
 
 
 def _matched(stage: str, config: Config, workdir: Path, mesh: Mesh) -> Params:
-    """The average that a stage of flow matching has made, without the rest of its state."""
+    """The average that a training of flow matching has made, without the rest of its state.
+
+    Of a run that began from another one's student it may be the first run's, whatever data that one
+    has.
+    """
     settings = settings_of(config, stage)
     model = objectives.flow_matching(config, settings, stage).model
     layout = parameter_shardings(mesh, model.shapes, model.axes)
-    if stage in NETWORKS and (first := first_run(workdir)) != workdir:
-        # Its data may be others than this run's.
+    if stage in needed_of_first(config) and (first := first_run(workdir)) != workdir:
         first_made(first, stage, workdir)
         saved = Checkpoints(first / stage / "checkpoints")
         return _average(saved, model.shapes, layout, None)
@@ -178,20 +181,12 @@ def _average(saved: Checkpoints, shapes: Params, layout: Params, step: int | Non
 def load_finetuned(config: Config, workdir: Path, mesh: Mesh) -> Params:
     """What `finetune` has made of what the student starts from, on a mesh.
 
-    A run that began from another is not fine-tuned itself: it has what the first of them made,
-    whatever that one's data are.
+    A run that began from another is not fine-tuned itself: it has what the first of them made.
 
     Raises:
       NotFoundError: `finetune` is not done.
     """
-    first = first_run(workdir)
-    if first == workdir or "finetune" not in needed_of_first(config):
-        return _matched("finetune", config, workdir, mesh)
-    first_made(first, "finetune", workdir)
-    model = objectives.flow_matching(config, config.finetune).model
-    layout = parameter_shardings(mesh, model.shapes, model.axes)
-    saved = Checkpoints(first / "finetune" / "checkpoints")
-    return _average(saved, model.shapes, layout, None)
+    return _matched("finetune", config, workdir, mesh)
 
 
 def first_inputs(config: Config, workdir: Path, *, start: bool = False) -> dict[str, str]:

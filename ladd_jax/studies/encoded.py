@@ -36,6 +36,13 @@ def share_encoded(config: Config, data: Path) -> None:
     """
     if not data.parent.is_dir() or any((data / name).exists() for name in _SETS):
         return
+    others = [
+        place
+        for place in sorted(data.parent.iterdir())
+        if read_identity(place / "encoded") and is_complete(place / "encoded")
+    ]
+    if not others:
+        return
     contents: Contents | None = None
     # What is wrong with the data is told where the run begins.
     with contextlib.suppress(UserError, OSError):
@@ -44,11 +51,8 @@ def share_encoded(config: Config, data: Path) -> None:
     if contents is None and not config.data.buckets:
         return
     inputs = inputs_of(config, None)["encoded"]
-    for other in sorted(data.parent.iterdir()):
-        found = other / "encoded"
-        if not (read_identity(found) and is_complete(found)):
-            continue
-        if set_change(config, SetPlan(found, "encoded", contents, inputs)).writes:
+    for other in others:
+        if set_change(config, SetPlan(other / "encoded", "encoded", contents, inputs)).writes:
             continue
         _LOG.info("study: %s has the encoded data of %s", data.name, other.name)
         # No job changes them meanwhile.
