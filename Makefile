@@ -27,6 +27,8 @@ check: .venv/installed-test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy ladd_jax
 	$(BIN)/lint-imports
+# All tests together: two files of one name cannot be collected in one run.
+	$(BIN)/python -m pytest --collect-only -qqq
 	$(MAKE) docs
 
 docs: .venv/installed-test
