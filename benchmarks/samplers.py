@@ -2,8 +2,8 @@
 
 Of a run that has a data generator and held-out records, whose latents are pixels. Every sampler
 and number of steps makes as many samples from the same noise, with the run's guidance; they are
-compared with samples of other noise in many steps of Euler, and with held-out pictures. Twice the
-guided steps are passes of the network.
+compared with samples of other noise in many steps of Euler, which are guided at every t, and with
+held-out pictures. `--compare=intervals` guides the run's own sampler in a part of the times alone.
 """
 
 import json
@@ -14,6 +14,7 @@ from absl import app, flags
 
 from ladd_jax.config import architectures
 from ladd_jax.config.workdir import read
+from ladd_jax.diffusion.samplers import ALWAYS
 from ladd_jax.diffusion.sampling import Sampler, Sampling
 from ladd_jax.evaluation.intervals import measure_with_intervals
 from ladd_jax.evaluation.metrics import METRICS
@@ -25,12 +26,27 @@ from ladd_jax.stages.subjects import subject_of
 
 _WORKDIR = flags.DEFINE_string("workdir", "runs/digits", "Of a run that has a data generator.")
 _JSON = flags.DEFINE_string("json", None, "Where to write the rows.")
+_COMPARE = flags.DEFINE_enum(
+    "compare", "samplers", ["samplers", "intervals"], "What the rows differ in."
+)
 _REFERENCE = flags.DEFINE_integer("reference", 100, "Steps of Euler to compare with.")
 
-WAYS = (
-    *(("euler", steps) for steps in (50, 25, 16, 12, 8)),
-    *(("dpmpp_2m", steps) for steps in (25, 16, 12, 8)),
-)
+WAYS: dict[str, list[dict[str, Any]]] = {
+    "samplers": [
+        {"sampler": name, "steps": steps}
+        for name, numbers in {"euler": (50, 25, 16, 12, 8), "dpmpp_2m": (25, 16, 12, 8)}.items()
+        for steps in numbers
+    ],
+    "intervals": [
+        {"guidance_interval": interval}
+        for interval in (
+            (0.0, 1.0), (0.0, 0.9), (0.0, 0.7), (0.0, 0.5),
+            (0.2, 1.0), (0.4, 1.0), (0.6, 1.0), (0.2, 0.9), (0.3, 0.8),
+        )
+    ],
+}  # fmt: skip
+"""What each row changes of how the run samples its data generator."""
+
 _METRICS = ("fd", "alignment", "diversity", "deviation")
 
 
@@ -50,29 +66,30 @@ def main(_: list[str]) -> None:
     )
     judge = open_judge(config, workdir, mesh)
 
-    def sample(name: str, steps: int, noise: int) -> Samples:
-        settings = config.synthesize.sampling | {"steps": steps, "sampler": name}
-        return samples_of(
-            subject, sampler, params, Sampling.generator(**settings), config.seed + noise,
-            config.model.channels,
-        )  # fmt: skip
+    def sample(sampling: Sampling, noise: int) -> Samples:
+        channels = config.model.channels
+        return samples_of(subject, sampler, params, sampling, config.seed + noise, channels)
 
-    reference = look_at(judge, sample("euler", _REFERENCE.value, 2), prompts)
+    own = config.synthesize.sampling
+    everywhere = {"guidance_interval": ALWAYS, "sampler": "euler", "steps": _REFERENCE.value}
+    reference = look_at(judge, sample(Sampling.generator(**own | everywhere), 2), prompts)
     real = None
     if subject.real is not None:
         counts = dict.fromkeys(prompts, config.evaluate.samples)
         real = look_at(judge, *pictures_of(subject.real, counts, config.seed))
     rows: list[dict[str, Any]] = []
-    for name, steps in WAYS:
-        seen = look_at(judge, sample(name, steps, 1), prompts)
+    for changes in WAYS[_COMPARE.value]:
+        sampling = Sampling.generator(**own | changes)
+        seen = look_at(judge, sample(sampling, 1), prompts)
         values, intervals = measure_with_intervals(
             {metric: METRICS[metric] for metric in _METRICS}, seen, reference,
             config.evaluate.resamples, config.seed,
         )  # fmt: skip
         if real is not None and len(real) == len(seen):
             values["fd_real"] = METRICS["fd_real"].measure(seen, real)
-        rows.append({"sampler": name, "steps": steps, "values": values, "intervals": intervals})
-        print(name, steps, "  ".join(f"{key} {value:.4f}" for key, value in values.items()))
+        row = changes | {"passes": sampling.passes}
+        print(row, "  ".join(f"{key} {value:.4f}" for key, value in values.items()), flush=True)
+        rows.append(row | {"values": values, "intervals": intervals})
         if _JSON.value:
             settings = {"reference": _REFERENCE.value, "samples": config.evaluate.samples}
             Path(_JSON.value).write_text(json.dumps({**settings, "rows": rows}, indent=1) + "\n")

@@ -212,10 +212,16 @@ def study_command(tmp_path, *arguments, processes=1):
 
 
 @pytest.mark.slow
-def test_a_study_shares_data_survives_a_run_that_diverges_and_repeats_nothing(tmp_path):
+def test_a_study_shares_data_survives_runs_that_break_and_repeats_nothing(tmp_path):
     recipes = {
         "one": {"distil.steps": 1},
         "rate": {"distil.steps": 1, "distil.optimizer.learning_rate": 1e39},
+        # Parameters that float32 holds, and their products that it does not.
+        "samples": {
+            "distil.steps": 1,
+            "distil.optimizer.learning_rate": 1e38,
+            "distil.ema_decay": 0.0,
+        },
     }
     file = table(tmp_path, {"config": "digits", "data": SMALL, "recipes": recipes})
     # One after the other, by two processes together.
@@ -223,9 +229,10 @@ def test_a_study_shares_data_survives_a_run_that_diverges_and_repeats_nothing(tm
     assert first.returncode == 0, first.stderr
     rows = read_rows(tmp_path / "studies" / "mine" / "rows.json")
     assert [(run["recipe"], "rows" in run) for run in rows] == [
-        ("one", True), ("rate", False)
+        ("one", True), ("rate", False), ("samples", False)
     ]  # fmt: skip
     assert "rate of seed 0 has failed: " in first.stdout
+    assert "samples of seed 0 has failed: metrics are not finite" in first.stdout
     (shared,) = (tmp_path / "studies" / "shared").iterdir()
     assert (shared / "synthesized").is_dir() and (shared / "evaluation").is_dir()
     again = study_command(tmp_path, f"--study={file}")

@@ -270,4 +270,5 @@ def to_bytes(pixels: np.ndarray) -> np.ndarray:
 
     What lies outside is clipped, and what is no number is in the middle.
     """
-    return np.clip((np.nan_to_num(pixels) + 1) * 127.5, 0, 255).round().astype(np.uint8)
+    inside = np.clip(np.nan_to_num(pixels), -1, 1)
+    return ((inside + 1) * 127.5).round().astype(np.uint8)

@@ -19,6 +19,7 @@ from ladd_jax.data.images import (
     fit,
     image_size,
     look_at_image,
+    to_bytes,
 )
 
 FINE = {"quality": 100, "subsampling": 0}
@@ -371,3 +372,10 @@ def test_opacity_is_that_of_the_file_and_whole_where_it_has_none():
         np.testing.assert_array_equal(found, expected)
     with pytest.raises(ValueError, match="7 x 5 pixels and the limit is 34"):
         decode_opacity(stream.getvalue(), max_pixels=34)
+
+
+@pytest.mark.filterwarnings("error")
+def test_pixels_of_any_size_are_bytes_without_a_warning():
+    largest = np.finfo(np.float32).max
+    pixels = np.float32([-np.inf, -largest, -1.0, np.nan, 0.25, 1.0, largest, np.inf])
+    np.testing.assert_array_equal(to_bytes(pixels), [0, 0, 0, 128, 159, 255, 255, 255])
