@@ -2,7 +2,8 @@
 
 Compiles the distillation step of SD3-Medium at 1024^2 for a slice of 16 v5p, 64 images, by
 `ladd_jax.plan`, once as `configs/sd3_turbo.py` has it and once for each change of it. A row says
-what a chip holds and needs and what the step computes, next to the row without the change.
+what a chip holds and needs and what the step computes, next to the row without the change. Two rows
+are of the steps of other stages.
 Rows are written to `benchmarks/results/levers.json` one by one. Those that are there are not
 compiled again, since each takes minutes: delete the file to start over. The table is `memory.md`
 beside it.
@@ -72,18 +73,24 @@ ROWS: dict[str, tuple[str, str, dict[str, str]]] = {
     "student_interval 2": (AS_IS, MEDIUM, {"distil.student_interval": "2"}),
     "head_updates 3": (AS_IS, MEDIUM, {"distil.head_updates": "3"}),
     "guidance_range 2 to 8": (AS_IS, MEDIUM, {"synthesize.guidance_range": "(2.0,8.0)"}),
+    "stage prefer": (AS_IS, MEDIUM, {"prefer.steps": "3000"}),
+    "stage finetune": (AS_IS, MEDIUM, {"finetune.steps": "10000"}),
     AS_IS_LARGE: (AS_IS_LARGE, LARGE, {}),
     "size=large with teacher=medium": (AS_IS_LARGE, f"{LARGE},teacher=medium", {}),
 }  # fmt: skip
 
+STAGES = {"stage prefer": "prefer", "stage finetune": "finetune"}
+"""The stages of rows that are not of `distil`."""
 
-def compiled(config: str, changes: dict[str, str]) -> dict[str, Any]:
-    """What `plan` says of one setting."""
+
+def compiled(config: str, changes: dict[str, str], stage: str) -> dict[str, Any]:
+    """What `plan` says of a stage's step in one setting."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "plan.json"
         command = [
             sys.executable, "-m", "ladd_jax.plan", f"--config={config}", f"--topology={TOPOLOGY}",
-            f"--batch={BATCH}", f"--buckets={BUCKET}", "--nolargest", f"--json={path}",
+            f"--stage={stage}", f"--batch={BATCH}", f"--buckets={BUCKET}", "--nolargest",
+            f"--json={path}",
             *(f"--config.{name}={value}" for name, value in changes.items()),
         ]  # fmt: skip
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
@@ -97,6 +104,7 @@ def compiled(config: str, changes: dict[str, str]) -> dict[str, Any]:
         "compiled_flops": bucket.get("compiled_flops"),
         "roofline_s": bucket.get("roofline_s"),
         "versions": plan["versions"],
+        "stage": stage,
         "config": config,
         "changes": changes,
     }
@@ -111,7 +119,9 @@ def table(rows: dict[str, Any]) -> str:
         "`python -m benchmarks.levers` compiles it; nothing here was run on a chip. GiB of a chip:",
         "what the step is given, and the most that it needs besides at one time; in brackets the",
         "change from the row `as configured` of the same size. FLOPs are those of the compiled",
-        "step. The roofline is the longest of compute, memory and network.",
+        "step. The roofline is the longest of compute, memory and network. Two rows are steps of",
+        f"other stages: `stage prefer` of {BATCH} pairs, with adapters of rank 256, and",
+        "`stage finetune` of flow matching.",
         "",
         "| setting | arguments | temporaries | FLOPs | roofline |",
         "|---|---|---|---|---|",
@@ -150,7 +160,7 @@ def main(_: list[str]) -> None:
         if name in rows:
             continue
         print(f"compile: {name}", flush=True)
-        rows[name] = compiled(*ROWS[name][1:])
+        rows[name] = compiled(*ROWS[name][1:], STAGES.get(name, "distil"))
         write_result(path, rows)
     (_RESULTS / "memory.md").write_text(table(rows))
     print(table(rows))

@@ -1,6 +1,6 @@
 """`python -m ladd_jax.plan --config=FILE --topology=v5p:4x4x4`: does it fit, how fast is it?
 
-Compiles the very step that training runs, for TPUs or GPUs that are not here, and reads memory,
+Compiles the very step that a training runs, for TPUs or GPUs that are not here, and reads memory,
 operations and communication from the compiled program. Then says what all stages cost together,
 for `--records` prompts or pictures. TPUs need libtpu and GPUs JAX's CUDA plugin; neither needs a
 chip. `--mesh=slices=2,data=2` is for two TPU slices.
@@ -10,6 +10,8 @@ Examples:
     python -m ladd_jax.plan --config=sd3_turbo:size=medium --topology=v5p:2x2x4 --batch=64 \\
         --records=100000
     python -m ladd_jax.plan --config=sd3_turbo:size=large --topology=gpu:80x8 --mesh=fsdp=8,data=1
+    python -m ladd_jax.plan --config=sd3_turbo:size=medium --topology=v5p:2x2x4 --stage=prefer \\
+        --config.prefer.steps=3000
 """
 
 from __future__ import annotations
@@ -31,8 +33,18 @@ _TOPOLOGY = flags.DEFINE_string(
 _MESH = flags.DEFINE_string(
     "mesh", "", "Fields of mesh, such as data=2,fsdp=-1.", flag_values=FLAGS
 )
+_STAGE = flags.DEFINE_string(
+    "stage",
+    "distil",
+    "The training to compile: distil, finetune, prefer, pretrain, and, for networks of other "
+    "sizes, pretrain_student, pretrain_teacher.",
+    flag_values=FLAGS,
+)
 _BATCH = flags.DEFINE_integer(
-    "batch", 0, "Global batch; 0 is distil.batch_size.", flag_values=FLAGS
+    "batch",
+    0,
+    "Global batch, of prefer pairs; 0 is the stage's batch_size.",
+    flag_values=FLAGS,
 )
 _BUCKETS = flags.DEFINE_list(
     "buckets", [], "Those of data.buckets to compile; default: all.", flag_values=FLAGS
@@ -71,6 +83,7 @@ def main(config: Config) -> None:
     options = Options(
         topology=_TOPOLOGY.value,
         mesh=_MESH.value,
+        stage=_STAGE.value,
         batch=_BATCH.value,
         buckets=_BUCKETS.value,
         utilisation=_UTILISATION.value,

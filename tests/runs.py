@@ -15,7 +15,7 @@ from ladd_jax.training.loop import Logging, Training, train
 from ladd_jax.training.metrics import MetricWriter
 from ladd_jax.training.optimizers import Optimizer
 from ladd_jax.training.profile import Profile
-from ladd_jax.training.program import distillation_layout
+from ladd_jax.training.program import state_layout
 from ladd_jax.training.state import abstract_like, create
 
 
@@ -67,7 +67,7 @@ class Run:
             return self.objective.init(key, self.frozen["teacher"])
 
         self.init = init
-        self.shapes, self.shardings = distillation_layout(self.objective, self.mesh)
+        self.shapes, self.shardings = state_layout(self.objective, self.mesh)
 
     def fresh(self):
         return create(self.init, self.shardings, jax.random.PRNGKey(0))

@@ -7,9 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
-import numpy as np
-
 from ladd_jax.cli.disk_errors import disk_error
 from ladd_jax.config.fields import Config
 from ladd_jax.config.pretraining import settings_of, stage_of
@@ -21,6 +18,7 @@ from ladd_jax.planning.stored_bytes import (
     latent_bytes,
     record_bytes,
 )
+from ladd_jax.training.program import state_shapes
 
 _SAVED = 0.75
 """Of the bytes of records and states what is left on disk, at least: states are compressed, and
@@ -121,12 +119,9 @@ def stage_bytes(
         named = [Bucket.parse(name) for name in config.data.buckets]
         made = {bucket: samples for bucket in named} if samples else sizes
         found["synthesize"] = sum(n * latent_bytes(config, b) for b, n in made.items())
-    key = jax.ShapeDtypeStruct((2,), np.uint32)
     for name, objective in built.items():
         if stage_of(name) in config.stages and settings_of(config, name).steps:
-            trained = objective.student if name == "distil" else objective.model
-            state = jax.eval_shape(objective.init, key, trained.shapes)
-            found[name] = checkpoint_bytes(config, state)
+            found[name] = checkpoint_bytes(config, state_shapes(objective))
     return found
 
 

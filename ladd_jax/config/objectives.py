@@ -16,6 +16,7 @@ from ladd_jax.config.architectures import (
     teacher_architecture,
 )
 from ladd_jax.config.fields import Config, Finetune, Pretrain
+from ladd_jax.config.pretraining import settings_of
 from ladd_jax.data.buckets import Bucket
 from ladd_jax.diffusion.samplers import linear_sigmas
 from ladd_jax.errors import UserError
@@ -88,6 +89,19 @@ def student(config: Config) -> Backbone:
     # Constant, it has the dtype of other constant networks.
     base = backbone(start_architecture(config))
     return Adapted(base, lora, architecture.param_dtype, start_tree(config))
+
+
+def of_training(config: Config, training: str) -> Objective:
+    """What a training trains with, by its name: a stage's, or one of `pretraining.NETWORKS`.
+
+    Raises:
+      UserError: see `preference` and `ladd`.
+    """
+    if training == "distil":
+        return distillation(config)
+    if training == "prefer":
+        return preference(config)
+    return flow_matching(config, settings_of(config, training), training)
 
 
 def distillation(config: Config) -> StudentObjective:

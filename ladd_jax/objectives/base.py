@@ -6,6 +6,9 @@ An objective is an object with
     step(state, frozen, batch) -> (state, metrics)
     forward_units: what a step asks for, in forward passes of student and teacher
 
+and with what the program of its step is laid out by: the network that is trained, its optimizer,
+what changes beside it, and the networks that stay as they are.
+
 `step` is pure and compiled by the caller, once for each bucket shape. `frozen` holds, by name, the
 trees that training reads and never changes (`teacher`, `generator`, `base`, `null`): an argument,
 so that none is baked into the program. `batch` holds `latents [B, H, W, C]` and `cond`, a dict of
@@ -169,7 +172,38 @@ def updated_if_finite(
 
 
 class Objective(Protocol):
-    """The signature of a training target."""
+    """The signature of a training target.
+
+    Attributes:
+      trained: predicts velocity; the parameters of the state are its own.
+      optimizer: optimizer of these parameters.
+      heads: what changes beside it, such as a critic's heads; None for nothing.
+      heads_optimizer: optimizer of the heads, where a gradient moves them.
+      accumulation: micro-batches that a batch is taken in.
+      networks: the networks whose parameters come in `frozen`, by name.
+      reads_noise_keys: whether a batch has `noise_keys`.
+    """
+
+    @property
+    def trained(self) -> Backbone: ...
+
+    @property
+    def optimizer(self) -> Optimizer: ...
+
+    @property
+    def heads(self) -> Model | None: ...
+
+    @property
+    def heads_optimizer(self) -> Optimizer | None: ...
+
+    @property
+    def accumulation(self) -> int: ...
+
+    @property
+    def networks(self) -> dict[str, Model]: ...
+
+    @property
+    def reads_noise_keys(self) -> bool: ...
 
     @property
     def forward_units(self) -> tuple[float, float]:
@@ -191,32 +225,53 @@ class StudentObjective(Objective, Protocol):
     """The signature of a target that makes a student of few steps, for the stage `distil`.
 
     Attributes:
-      student: predicts velocity; what is trained of it are its parameters.
-      optimizer: optimizer of the student.
-      heads: what changes beside the student, such as a critic's heads; None for nothing.
-      heads_optimizer: optimizer of the heads, where a gradient moves them.
-      accumulation: micro-batches that a batch is taken in.
-      networks: the networks whose parameters come in `frozen`, by name.
-      reads_noise_keys: whether a batch has `noise_keys`.
+      student: what is trained, by the paper's name.
     """
 
     @property
     def student(self) -> Backbone: ...
 
-    @property
-    def optimizer(self) -> Optimizer: ...
+
+@dataclasses.dataclass(frozen=True)
+class OneNetwork:
+    """What is the same for all targets that train a network by its own, with nothing beside it.
+
+    Attributes:
+      model: predicts velocity.
+      optimizer: optimizer of what is trained of it.
+    """
+
+    model: Backbone
+    optimizer: Optimizer
 
     @property
-    def heads(self) -> Model | None: ...
+    def trained(self) -> Backbone:
+        """The network, or its adapters."""
+        return self.model
 
     @property
-    def heads_optimizer(self) -> Optimizer | None: ...
+    def networks(self) -> dict[str, Model]:
+        """The network that adapters are of; none where the whole network is trained."""
+        return self.model.constants
 
     @property
-    def accumulation(self) -> int: ...
+    def heads(self) -> None:
+        """None."""
 
     @property
-    def networks(self) -> dict[str, Model]: ...
+    def heads_optimizer(self) -> None:
+        """None."""
 
     @property
-    def reads_noise_keys(self) -> bool: ...
+    def reads_noise_keys(self) -> bool:
+        """No."""
+        return False
+
+    def init(self, key: jax.Array, params: Params) -> TrainState:
+        """State before the first step.
+
+        Args:
+          key: raw PRNG key of the steps.
+          params: what is trained.
+        """
+        return first_state(key, params, self.optimizer)

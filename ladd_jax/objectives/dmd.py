@@ -74,6 +74,11 @@ class DMD(DMDSettings):
     heads_optimizer: Optimizer
 
     @property
+    def trained(self) -> Backbone:
+        """The student."""
+        return self.student
+
+    @property
     def heads(self) -> Model:
         """The fake network."""
         return self.fake

@@ -21,8 +21,8 @@ from ladd_jax.objectives.accumulation import accumulate
 from ladd_jax.objectives.base import (
     Batch,
     Metrics,
+    OneNetwork,
     TrainState,
-    first_state,
     updated_if_finite,
 )
 from ladd_jax.objectives.flow_matching import (
@@ -31,7 +31,6 @@ from ladd_jax.objectives.flow_matching import (
     drop_conditions,
 )
 from ladd_jax.ranges import POSITIVE, check_numbers
-from ladd_jax.training.optimizers import Optimizer
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -51,7 +50,7 @@ class DPOSettings(VelocitySettings):
 
 
 @dataclasses.dataclass(frozen=True)
-class DPO(DPOSettings):
+class DPO(DPOSettings, OneNetwork):
     """Direct preference optimization.
 
     A batch has, besides `latents`, in its cond `OTHER` and `PREFERENCE`. Pairs of which neither was
@@ -60,21 +59,15 @@ class DPO(DPOSettings):
     Attributes:
       model: predicts velocity; its adapters are trained, and the network without them is what the
         preferences are measured from.
-      optimizer: optimizer of the adapters.
     """
 
     model: Adapted
-    optimizer: Optimizer
 
     @property
     def forward_units(self) -> tuple[int, int]:
         """(student, teacher): forward and backward through the network for each of two pictures,
         and forward through the one without adapters."""
         return 8, 0
-
-    def init(self, key: jax.Array, params: Params) -> TrainState:
-        """State before the first step, from adapters."""
-        return first_state(key, params, self.optimizer)
 
     def step(
         self, state: TrainState, frozen: dict[str, Any], batch: Batch

@@ -13,12 +13,11 @@ from ladd_jax.objectives.accumulation import accumulate
 from ladd_jax.objectives.base import (
     Batch,
     Metrics,
+    OneNetwork,
     TrainState,
-    first_state,
     updated_if_finite,
 )
 from ladd_jax.ranges import COUNT, DECAY, FINITE, POSITIVE, SHARE, check_numbers
-from ladd_jax.training.optimizers import Optimizer
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -143,25 +142,13 @@ def match(
 
 
 @dataclasses.dataclass(frozen=True)
-class FlowMatching(FlowMatchingSettings):
-    """Regression of the velocity.
-
-    Attributes:
-      model: predicts velocity.
-      optimizer: optimizer of its parameters.
-    """
-
-    model: Backbone
-    optimizer: Optimizer
+class FlowMatching(FlowMatchingSettings, OneNetwork):
+    """Regression of the velocity."""
 
     @property
     def forward_units(self) -> tuple[int, int]:
         """(student, teacher): forward and backward through the network in training."""
         return 3, 0
-
-    def init(self, key: jax.Array, params: Params) -> TrainState:
-        """State before the first step."""
-        return first_state(key, params, self.optimizer)
 
     def step(
         self, state: TrainState, frozen: dict[str, Any], batch: Batch

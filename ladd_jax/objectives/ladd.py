@@ -192,6 +192,11 @@ class LADD(LADDSettings):
         return terms_of(self) if self.terms is None else self.terms
 
     @property
+    def trained(self) -> Backbone:
+        """The student."""
+        return self.student
+
+    @property
     def networks(self) -> dict[str, Model]:
         """The networks whose parameters come in `frozen`, by name."""
         own = {} if self.consistency is None else self.consistency.networks

@@ -54,6 +54,11 @@ class LCM:
         return self.consistency.student
 
     @property
+    def trained(self) -> Backbone:
+        """The student."""
+        return self.student
+
+    @property
     def accumulation(self) -> int:
         """Micro-batches of a batch."""
         return self.consistency.accumulation

@@ -102,6 +102,11 @@ class Progressive:
     ema_decay: float = 0.999
 
     @property
+    def trained(self) -> Backbone:
+        """The student."""
+        return self.student
+
+    @property
     def heads(self) -> Model:
         """The teacher, of which is kept what is trained of the student."""
         return self.student

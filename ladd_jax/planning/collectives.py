@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import jax
 
-from ladd_jax.objectives.base import StudentObjective
+from ladd_jax.objectives.base import Objective
 from ladd_jax.parallel.mesh import SLICES
 
 COLLECTIVES = (
@@ -100,11 +100,11 @@ def contents(
     return "parameters" if sizes & known and sizes <= known | {1} else "other"
 
 
-def parameter_shapes(objective: StudentObjective) -> set[Shape]:
+def parameter_shapes(objective: Objective) -> set[Shape]:
     """Shapes of all parameters, whole and of one layer, without dimensions of 1."""
     found = set()
     heads = () if objective.heads is None else (objective.heads,)
-    for model in (objective.student, *objective.networks.values(), *heads):
+    for model in (objective.trained, *objective.networks.values(), *heads):
         leaves = zip(
             jax.tree.leaves(model.shapes),
             jax.tree.leaves(model.axes, is_leaf=lambda node: isinstance(node, tuple)),

@@ -1,4 +1,4 @@
-"""Compiles a distillation step for chips that are not here: its memory and its cost."""
+"""Compiles a training step for chips that are not here: its memory and its cost."""
 
 import dataclasses
 import math
@@ -9,13 +9,13 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from ladd_jax.models.base import CHANNELS, GUIDANCE
-from ladd_jax.objectives.base import StudentObjective
+from ladd_jax.models.base import CHANNELS, GUIDANCE, OTHER, PREFERENCE
+from ladd_jax.objectives.base import Objective
 from ladd_jax.parallel.chips import Chip
 from ladd_jax.parallel.mesh import network_axes, parameter_shardings, replicated
 from ladd_jax.planning.hlo_cost import Cost, program_cost
 from ladd_jax.planning.jaxpr_flops import kernel_flops
-from ladd_jax.training.program import batch_like, distillation_layout, step_program
+from ladd_jax.training.program import batch_like, state_layout, step_program
 from ladd_jax.training.state import abstract_like
 
 
@@ -61,7 +61,7 @@ class Compiled:
 
 
 def step_arguments(
-    objective: StudentObjective, mesh: Mesh, batch: dict[str, Any]
+    objective: Objective, mesh: Mesh, batch: dict[str, Any]
 ) -> tuple[Any, tuple[Any, Any, Any]]:
     """Shardings of the state; and state, frozen networks and batch as `jax.ShapeDtypeStruct`.
 
@@ -70,7 +70,7 @@ def step_arguments(
       mesh: devices that the arguments are sharded over.
       batch: a global batch as `jax.ShapeDtypeStruct`.
     """
-    shapes, shardings = distillation_layout(objective, mesh)
+    shapes, shardings = state_layout(objective, mesh)
     frozen: dict[str, Any] = {
         name: abstract_like(network.shapes, parameter_shardings(mesh, network.shapes, network.axes))
         for name, network in objective.networks.items()
@@ -78,7 +78,7 @@ def step_arguments(
     frozen["null"] = {
         name: jax.ShapeDtypeStruct(array.shape[1:], array.dtype, sharding=replicated(mesh))
         for name, array in batch["cond"].items()
-        if name not in (CHANNELS, GUIDANCE)
+        if name not in (CHANNELS, GUIDANCE, OTHER, PREFERENCE)
     }
     return shardings, (
         abstract_like(shapes, shardings),
@@ -87,9 +87,7 @@ def step_arguments(
     )
 
 
-def compile_step(
-    objective: StudentObjective, mesh: Mesh, chip: Chip, batch: dict[str, Any]
-) -> Compiled:
+def compile_step(objective: Objective, mesh: Mesh, chip: Chip, batch: dict[str, Any]) -> Compiled:
     """Compiles the step for a batch and reads its memory and cost; takes minutes for SD3.
 
     Args:

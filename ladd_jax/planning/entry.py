@@ -18,12 +18,14 @@ def bucket_entry(job: Job, bucket: Bucket, batch_size: int, program: Compiled) -
     Args:
       job: what is planned.
       bucket: shape of the latents.
-      batch_size: images in a global batch.
+      batch_size: records in a global batch: images, or of `prefer` pairs of them.
       program: the step compiled for them. If it did not fit only memory and the model's own FLOPs
         are known.
     """
     cond = job.batch_shapes(bucket, 1)["cond"]
-    model_flops = batch_size * objectives.model_flops(job.config, job.objective, bucket, cond)
+    model_flops = batch_size * objectives.model_flops(
+        job.config, job.objective, bucket, cond, job.training
+    )
     entry: dict[str, Any] = {
         "shape": bucket.name,
         "batch": batch_size,
@@ -96,5 +98,5 @@ def _speed(job: Job, batch_size: int, roofline: float) -> dict[str, float]:
     return {
         "step_s": step,
         "images_per_second": batch_size / step,
-        "hours": job.config.distil.steps * step / 3600,
+        "hours": job.steps * step / 3600,
     }

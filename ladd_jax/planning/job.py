@@ -1,4 +1,4 @@
-"""What is planned: a config's distillation step on a mesh of chips."""
+"""What is planned: the step of one of a config's trainings on a mesh of chips."""
 
 import dataclasses
 import math
@@ -8,12 +8,13 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from ladd_jax.config.architectures import student_architecture
 from ladd_jax.config.fields import Config
+from ladd_jax.config.pretraining import settings_of
+from ladd_jax.config.record_shapes import record_shapes
 from ladd_jax.data.buckets import Bucket
 from ladd_jax.data.pipeline import noise_keys_shape
-from ladd_jax.models.families import family_of
-from ladd_jax.objectives.base import StudentObjective
+from ladd_jax.data.shard_sets import LATENTS
+from ladd_jax.objectives.base import Objective
 from ladd_jax.parallel.chips import Chip
 from ladd_jax.parallel.mesh import batch_divisor
 from ladd_jax.planning.compile import Compiled, compile_step
@@ -25,17 +26,19 @@ class Job:
 
     Attributes:
       config: the run's config.
-      objective: the objective that it describes.
+      objective: the objective of the training.
       chip: what each device of the mesh is.
       mesh: devices that need not be here.
       utilisation: share of the slowest roofline that the expected speed reaches.
+      training: name of the training whose step is planned, one of `TRAININGS`.
     """
 
     config: Config
-    objective: StudentObjective
+    objective: Objective
     chip: Chip
     mesh: Mesh
     utilisation: float = 0.5
+    training: str = "distil"
 
     @property
     def chips(self) -> int:
@@ -47,20 +50,18 @@ class Job:
         """What a global batch must be divisible by."""
         return batch_divisor(self.mesh) * self.objective.accumulation
 
+    @property
+    def steps(self) -> int:
+        """Steps of the training."""
+        return settings_of(self.config, self.training).steps
+
     def batch_shapes(self, bucket: Bucket, batch_size: int) -> dict[str, Any]:
         """A global batch as the shards of the config give it, as `jax.ShapeDtypeStruct`."""
-        config = self.config
-        shapes = {
-            "latents": (bucket.height, bucket.width, config.model.channels),
-            "cond": family_of(config).cond_shapes(
-                student_architecture(config), bucket.height, bucket.width, config.data.text_length
-            ),
+        cond = {
+            name: jax.ShapeDtypeStruct((batch_size, *shape), np.float32)
+            for name, shape in record_shapes(self.config, self.training, bucket).items()
         }
-        batch = jax.tree.map(
-            lambda shape: jax.ShapeDtypeStruct((batch_size, *shape), np.float32),
-            shapes,
-            is_leaf=lambda node: isinstance(node, tuple),
-        )
+        batch: dict[str, Any] = {"latents": cond.pop(LATENTS), "cond": cond}
         if self.objective.reads_noise_keys:
             batch |= {"noise_keys": noise_keys_shape(batch_size)}
         return batch

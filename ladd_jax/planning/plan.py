@@ -1,4 +1,4 @@
-"""The work of `python -m ladd_jax.plan`: does a distillation fit on chips that are not here?
+"""The work of `python -m ladd_jax.plan`: does a training fit on chips that are not here?
 
 Compiles the very step that training runs, for each bucket, and reads memory, operations and
 communication from the compiled program.
@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from ladd_jax.config import objectives
 from ladd_jax.config.fields import Config, to_dict
+from ladd_jax.config.pretraining import settings_of
 from ladd_jax.data.buckets import Bucket
 from ladd_jax.errors import UserError
 from ladd_jax.methods import METHODS
@@ -31,6 +32,7 @@ from ladd_jax.planning.entry import bucket_entry
 from ladd_jax.planning.job import Job
 from ladd_jax.planning.report import headline, print_entry, print_run
 from ladd_jax.planning.topology import find_target
+from ladd_jax.planning.trainings import TRAININGS, check_training
 from ladd_jax.planning.whole_run import SOME_RECORDS, known_records, run_costs
 from ladd_jax.ranges import NOT_NEGATIVE, check_distinct, check_numbers
 from ladd_jax.whole_files import write_text_whole
@@ -43,7 +45,8 @@ class Options:
     Attributes:
       topology: a TPU slice such as `v5p:4x4x4`, or GPUs such as `gpu:80x8`.
       mesh: changed sizes of the config's mesh, such as `data=2,fsdp=-1`.
-      batch: global batch; 0 is `distil.batch_size`.
+      stage: name of the training whose step is compiled, one of `TRAININGS`.
+      batch: global batch of that training; 0 is what the config has.
       buckets: names of the buckets to compile; none means all of the config.
       utilisation: share of the slowest roofline that the expected speed reaches, above 0 and at
         most 1.
@@ -53,11 +56,12 @@ class Options:
       json: file for the result; empty for none.
 
     Raises:
-      UserError: no topology, a number out of range, or a bucket twice.
+      UserError: no topology, no such training, a number out of range, or a bucket twice.
     """
 
     topology: str
     mesh: str = ""
+    stage: str = "distil"
     batch: int = 0
     buckets: Sequence[str] = ()
     utilisation: float = 0.5
@@ -69,6 +73,10 @@ class Options:
     def __post_init__(self) -> None:
         if not self.topology:
             raise UserError("--topology is needed, such as v5e:4x8, v5p:4x4x4, v6e:8x8 or gpu:80")
+        if self.stage not in TRAININGS:
+            raise UserError(
+                f"--stage={self.stage} is not a training{nearest(self.stage, TRAININGS)}"
+            )
         if not 0 < self.utilisation <= 1:
             raise UserError(f"--utilisation={self.utilisation} is not a share: use 0.5, or 1")
         check_numbers(self, {"batch": NOT_NEGATIVE, "records": NOT_NEGATIVE})
@@ -76,20 +84,23 @@ class Options:
 
 
 def plan(config: Config, options: Options) -> None:
-    """Plans the distillation of a config, prints what it finds and writes it to `options.json`.
+    """Plans a training of a config, prints what it finds and writes it to `options.json`.
 
     Raises:
       NotFoundError: a file of prompts is named and is not there.
-      UserError: there is no such topology, mesh, batch or bucket, or the compiler is not installed.
+      UserError: there is no such topology, mesh, batch or bucket, the config does not run the
+        training, or the compiler is not installed.
     """
+    check_training(config, options.stage)
     records = known_records(config, options.records)
     buckets = chosen_buckets(config, options.buckets)
     sizes = parse_mesh(options.mesh, config.mesh.sizes)
     target = find_target(options.topology, sizes[SLICES])
     mesh = make_mesh(sizes, target.devices)
-    batch_size = options.batch or config.distil.batch_size
-    check_batch_size(batch_size, mesh, config.distil.accumulation)
-    job = Job(config, objectives.distillation(config), target.chip, mesh, options.utilisation)
+    objective = objectives.of_training(config, options.stage)
+    batch_size = options.batch or settings_of(config, options.stage).batch_size
+    check_batch_size(batch_size, mesh, objective.accumulation)
+    job = Job(config, objective, target.chip, mesh, options.utilisation, options.stage)
     print(headline(job, options.topology, sizes[SLICES], batch_size))
     compiled: dict[str, Any] = {"buckets": []}
     if options.compile:
@@ -100,6 +111,7 @@ def plan(config: Config, options: Options) -> None:
         "chips": job.chips,
         "chip": target.chip.name,
         "mesh": dict(mesh.shape),
+        "stage": options.stage,
         "batch": batch_size,
         "utilisation": options.utilisation,
         **compiled,
@@ -130,7 +142,7 @@ def whole_run(
     Args:
       job: what is planned.
       buckets: the buckets that are planned.
-      batch_size: images in a global batch.
+      batch_size: records in a global batch.
       records: prompts or pictures; 0 where their number is not known.
       entries: the buckets' entries.
     """
@@ -191,7 +203,7 @@ def compile_buckets(
     Args:
       job: what is planned.
       buckets: one program is compiled for each.
-      batch_size: images in a global batch.
+      batch_size: records in a global batch.
       largest: whether to compile the biggest bucket for a second batch, to find the largest that
         fits.
     """

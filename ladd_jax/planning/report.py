@@ -10,6 +10,9 @@ from ladd_jax.planning.job import Job
 
 _GIB, _GB = 2**30, 10**9
 
+_TRAINED = {"pretrain": "data generator", "pretrain_teacher": "teacher", "prefer": "LoRA"}
+"""What is trained where it is not the student."""
+
 
 def headline(job: Job, topology: str, slices: int, batch_size: int) -> str:
     """Chips, mesh, batch and networks in one line.
@@ -18,7 +21,7 @@ def headline(job: Job, topology: str, slices: int, batch_size: int) -> str:
       job: what is planned.
       topology: name of one slice, or of the GPUs.
       slices: how many slices there are.
-      batch_size: images in a global batch.
+      batch_size: records in a global batch.
     """
     sizes = " x ".join(f"{axis}={size}" for axis, size in job.mesh.shape.items())
     networks = "".join(
@@ -27,9 +30,17 @@ def headline(job: Job, topology: str, slices: int, batch_size: int) -> str:
     )
     return (
         f"{topology}{f' x {slices} slices' if slices > 1 else ''}: {job.chips} x {job.chip.name}, "
-        f"mesh {sizes}, batch {batch_size}, {METHODS[job.config.distil.objective].short}, "
-        f"{parameter_count(job.objective.student) / 1e9:.2f} B parameters of the student{networks}"
+        f"mesh {sizes}, batch {batch_size}, {_method(job)}, "
+        f"{parameter_count(job.objective.trained) / 1e9:.2f} B parameters of the "
+        f"{_TRAINED.get(job.training, 'student')}{networks}"
     )
+
+
+def _method(job: Job) -> str:
+    """What is done to the network, in a word or two."""
+    if job.training == "distil":
+        return METHODS[job.config.distil.objective].short
+    return f"{job.training} by {'DPO' if job.training == 'prefer' else 'flow matching'}"
 
 
 def print_entry(job: Job, entry: dict[str, Any]) -> None:
@@ -72,7 +83,8 @@ def print_entry(job: Job, entry: dict[str, Any]) -> None:
         print(f"  not counted  {', '.join(entry['not_counted'])}")
     print(
         f"  at {job.utilisation:.0%} of {slowest}: {entry['step_s']:.2f} s a step, "
-        f"{entry['images_per_second']:.1f} images/s, {job.config.distil.steps} steps in "
+        f"{entry['images_per_second']:.1f} {'pairs' if job.training == 'prefer' else 'images'}/s, "
+        f"{job.steps} steps in "
         f"{entry['hours']:.1f} h"
     )
 

@@ -1,7 +1,8 @@
 """What a whole run costs, stage by stage: hours of all chips, chip-hours, and bytes on disk.
 
-The step of `distil` is the one that was compiled. What the other stages take is their model FLOPs
-at the same share of the chips' peak; their text and pictures are read meanwhile by the hosts.
+The step of the planned training is the one that was compiled. What the other stages take is their
+model FLOPs at the same share of the chips' peak; their text and pictures are read meanwhile by the
+hosts.
 """
 
 import dataclasses
@@ -9,21 +10,18 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from ladd_jax.config import objectives
 from ladd_jax.config.architectures import generator_architecture
 from ladd_jax.config.fields import Config
-from ladd_jax.config.pretraining import further_trainings, settings_of
+from ladd_jax.config.pretraining import settings_of
+from ladd_jax.config.record_shapes import record_shapes
 from ladd_jax.data import sources
 from ladd_jax.data.buckets import Bucket
-from ladd_jax.data.joined import pretrains
+from ladd_jax.data.shard_sets import LATENTS
 from ladd_jax.diffusion.sampling import Sampling
 from ladd_jax.models.families import family_of
-from ladd_jax.objectives.base import Objective
-from ladd_jax.objectives.dpo import DPO
-from ladd_jax.objectives.flow_matching import FlowMatching
 from ladd_jax.planning.job import Job
 from ladd_jax.planning.stored_bytes import (
     checkpoint_bytes,
@@ -31,7 +29,8 @@ from ladd_jax.planning.stored_bytes import (
     pictures_of_record,
     record_bytes,
 )
-from ladd_jax.training.program import distillation_layout
+from ladd_jax.planning.trainings import trainings_of
+from ladd_jax.training.program import state_shapes
 
 SOME_RECORDS = 1000
 """For how many records stages are planned where their number is not known."""
@@ -89,26 +88,24 @@ def run_costs(
     Args:
       job: what is planned.
       buckets: buckets that all records are in.
-      batch_size: images in a global batch of `distil`.
+      batch_size: records in a global batch of the planned training; others have their config's.
       records: prompts or pictures.
-      steps: seconds of a compiled step by the bucket's name; what is missing is estimated.
+      steps: seconds of a compiled step of the planned training by the bucket's name; what is
+        missing is estimated.
     """
     config, shares = job.config, _shares(job.config, buckets)
     counts = {bucket: records * share for bucket, share in shares.items()}
     costs = []
     if "encode" in config.stages:
         costs.append(_encode(job, counts))
-    if "pretrain" in config.stages and pretrains(config):
-        costs.append(_flow_matching(job, "pretrain", shares))
-    if "pretrain" in config.stages:
-        costs += [_flow_matching(job, name, shares) for name in further_trainings(config)]
-    if "prefer" in config.stages and config.prefer.steps:
-        costs.append(_network(job, "prefer", objectives.preference(config), shares))
+    trainings = trainings_of(config)
+    # Those of `pretrain` and `prefer` come before the samples, which are of what they make.
+    before = [name for name in trainings if name not in ("finetune", "distil")]
+    costs += [_training(job, name, shares, batch_size, steps) for name in before]
     if "synthesize" in config.stages:
         costs.append(_synthesize(job, counts))
-    if "finetune" in config.stages and config.finetune.steps:
-        costs.append(_flow_matching(job, "finetune", shares))
-    return [*costs, _distil(job, shares, batch_size, steps)]
+    after = trainings[len(before) :]
+    return costs + [_training(job, name, shares, batch_size, steps) for name in after]
 
 
 def _shares(config: Config, buckets: Sequence[Bucket]) -> dict[Bucket, float]:
@@ -163,7 +160,7 @@ def _synthesize(job: Job, counts: Mapping[Bucket, float]) -> StageCost:
     flops, size, made = 0.0, 0.0, {}
     for bucket, count in counts.items():
         made[bucket] = count = stage.samples or count
-        cond = job.batch_shapes(bucket, 1)["cond"]
+        cond = _cond(config, "pretrain", bucket)  # The data generator's.
         flops += count * passes * forward(architecture, bucket.height, bucket.width, cond)
         # The text is that of the encoded records.
         size += count * latent_bytes(config, bucket)
@@ -177,44 +174,34 @@ def _of_records(
     return StageCost(stage, amount, "records", flops, flops / _rate(job), round(size))
 
 
-def _flow_matching(job: Job, name: str, shares: Mapping[Bucket, float]) -> StageCost:
-    objective = objectives.flow_matching(job.config, settings_of(job.config, name), name)
-    return _network(job, name, objective, shares)
-
-
-def _network(
-    job: Job, name: str, objective: FlowMatching | DPO, shares: Mapping[Bucket, float]
+def _training(
+    job: Job,
+    name: str,
+    shares: Mapping[Bucket, float],
+    batch_size: int,
+    compiled: Mapping[str, float],
 ) -> StageCost:
-    """The training of one network."""
+    """A training; batch size and compiled steps are those of the planned one."""
     config, stage = job.config, settings_of(job.config, name)
-    flops = stage.steps * stage.batch_size * _flops_of_image(job, name, objective, shares)
-    key = jax.ShapeDtypeStruct((2,), jnp.uint32)
-    state = jax.eval_shape(objective.init, key, objective.model.shapes)
-    size = checkpoint_bytes(config, state)
-    return StageCost(name, stage.steps, "steps", flops, flops / _rate(job), size)
-
-
-def _distil(
-    job: Job, shares: Mapping[Bucket, float], batch_size: int, steps: Mapping[str, float]
-) -> StageCost:
-    stage = job.config.distil
+    objective = job.objective
+    if name != job.training:
+        objective = objectives.of_training(config, name)
+        batch_size, compiled = stage.batch_size, {}
     flops, seconds = 0.0, 0.0
     for bucket, share in shares.items():
-        step = batch_size * _flops_of_image(job, "distil", job.objective, {bucket: 1.0})
+        cond = _cond(config, name, bucket)
+        step = batch_size * objectives.model_flops(config, objective, bucket, cond, name)
         flops += share * step
-        seconds += share * steps.get(bucket.name, step / _rate(job))
-    state, _ = distillation_layout(job.objective, job.mesh)
-    size = checkpoint_bytes(job.config, state)
-    return StageCost(
-        "distil", stage.steps, "steps", stage.steps * flops, stage.steps * seconds, size
-    )
+        seconds += share * compiled.get(bucket.name, step / _rate(job))
+    size = checkpoint_bytes(config, state_shapes(objective))
+    return StageCost(name, stage.steps, "steps", stage.steps * flops, stage.steps * seconds, size)
 
 
-def _flops_of_image(
-    job: Job, training: str, objective: Objective, shares: Mapping[Bucket, float]
-) -> float:
-    conds = {bucket: job.batch_shapes(bucket, 1)["cond"] for bucket in shares}
-    return sum(
-        share * objectives.model_flops(job.config, objective, bucket, conds[bucket], training)
-        for bucket, share in shares.items()
-    )
+def _cond(config: Config, training: str, bucket: Bucket) -> dict[str, Any]:
+    """The cond of a record of a training."""
+    shapes = record_shapes(config, training, bucket)
+    return {
+        name: jax.ShapeDtypeStruct(shape, np.float32)
+        for name, shape in shapes.items()
+        if name != LATENTS
+    }

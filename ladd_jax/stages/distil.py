@@ -25,7 +25,7 @@ from ladd_jax.training.collapse import CollapsedError
 from ladd_jax.training.diagnosis import Diagnosed
 from ladd_jax.training.loop import Training
 from ladd_jax.training.metrics import MetricWriter
-from ladd_jax.training.program import distillation_layout
+from ladd_jax.training.program import state_layout
 from ladd_jax.training.state import abstract_like, create
 
 
@@ -53,7 +53,7 @@ def _distil(config: Config, workdir: Path) -> CollapsedError | None:
 
     seed = config.seed + stage.seed
     key = jax.random.fold_in(jax.random.PRNGKey(seed), 1)
-    shapes, shardings = distillation_layout(objective, mesh)
+    shapes, shardings = state_layout(objective, mesh)
     frozen = load_frozen(config, workdir, mesh, objective.networks, shards)
     student = objective.student
     begun = places(workdir)

@@ -25,7 +25,7 @@ from ladd_jax.stages.load import (
 )
 from ladd_jax.stages.names import STUDENTS
 from ladd_jax.training.checkpoint import Checkpoints
-from ladd_jax.training.program import distillation_layout
+from ladd_jax.training.program import state_layout
 from ladd_jax.training.state import abstract_like
 
 _LOG = getLogger(__name__)
@@ -37,7 +37,7 @@ def load_student(config: Config, workdir: Path, mesh: Mesh) -> TrainState:
     Raises:
       NotFoundError: `distil` is not done.
     """
-    abstract = abstract_like(*distillation_layout(objectives.distillation(config), mesh))
+    abstract = abstract_like(*state_layout(objectives.distillation(config), mesh))
     saved = finished_checkpoints(config, workdir, "distil", config.distil.steps)
     state = saved.restore(abstract, config.distil.steps)
     saved.close()

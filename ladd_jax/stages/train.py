@@ -11,16 +11,15 @@ import jax
 from clu import parameter_overview
 
 from ladd_jax.config import objectives
-from ladd_jax.config.architectures import stage_architecture
 from ladd_jax.config.fields import Config, to_dict
 from ladd_jax.config.pretraining import settings_of
+from ladd_jax.config.record_shapes import record_shapes
 from ladd_jax.config.workdir import folder
 from ladd_jax.data.pipeline import BatchPlan, NoiseKeys, loader, noise_keys_shape
 from ladd_jax.data.shard_sets import LATENTS
 from ladd_jax.data.shards import Shards
 from ladd_jax.errors import UserError
 from ladd_jax.models.base import GUIDANCE, Params
-from ladd_jax.models.families import family_of
 from ladd_jax.objectives.base import TrainState
 from ladd_jax.objectives.dpo import DPO
 from ladd_jax.objectives.flow_matching import FlowMatching
@@ -31,7 +30,8 @@ from ladd_jax.training.collapse import CollapsedError, CollapseWatch
 from ladd_jax.training.loop import Logging, Training, train
 from ladd_jax.training.metrics import DivergedError, MetricWriter, read_history
 from ladd_jax.training.profile import Profile
-from ladd_jax.training.state import abstract_like, create, state_shardings
+from ladd_jax.training.program import state_layout
+from ladd_jax.training.state import abstract_like, create
 
 _LOG = getLogger(__name__)
 
@@ -160,9 +160,7 @@ def train_network(
         return objective.init(state_key, begun)
 
     key = jax.random.PRNGKey(config.seed)
-    shapes = jax.eval_shape(init, key)
-    optimizer = objective.optimizer.build()
-    shardings = state_shardings(shapes, mesh, axes=model.axes, optimizer=optimizer)
+    shapes, shardings = state_layout(objective, mesh)
 
     def fresh() -> TrainState:
         return create(init, shardings, key, *(() if start is None else (start(),)))
@@ -221,12 +219,9 @@ def _records(plan: BatchPlan, error: DivergedError) -> str:
 def _check_cond(config: Config, stage: str, shards: Shards) -> None:
     """Raises UserError where records do not have every array that the network is given, or one has
     another shape."""
-    channels = config.model.channels
     for bucket in shards.buckets:
-        wanted = family_of(config).cond_shapes(
-            stage_architecture(config, stage), bucket.height, bucket.width, config.data.text_length
-        )
-        for name in wanted.keys() - shards.cond_arrays.keys():
+        wanted = record_shapes(config, stage, bucket)
+        for name in wanted.keys() - shards.arrays.keys() - {LATENTS}:
             if name == GUIDANCE:
                 raise UserError(
                     f"{shards.directory} does not say which guidance its samples were made with, "
@@ -237,7 +232,6 @@ def _check_cond(config: Config, stage: str, shards: Shards) -> None:
                 f"{shards.directory} has no array {name!r}, which the network is given besides the "
                 f"latents: encode data that have it, or use a network that does not read it"
             )
-        wanted[LATENTS] = (bucket.height, bucket.width, channels)
         for name, shape in wanted.items():
             found = shards.arrays[name].shape_in(bucket) if name in shards.arrays else shape
             if found != shape:

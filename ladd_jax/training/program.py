@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from ladd_jax.objectives.base import Objective, StudentObjective, TrainState
+from ladd_jax.objectives.base import Objective, TrainState
 from ladd_jax.parallel.compiler_options import compiler_options
 from ladd_jax.parallel.mesh import batch_sharding, replicated
 from ladd_jax.training.state import state_shardings
@@ -26,14 +26,19 @@ def step_program(objective: Objective, shardings: TrainState, mesh: Mesh) -> Any
     )
 
 
-def distillation_layout(objective: StudentObjective, mesh: Mesh) -> tuple[TrainState, TrainState]:
-    """Shapes and shardings of the state of `distil`."""
+def state_shapes(objective: Objective) -> TrainState:
+    """The state of an objective, as `jax.ShapeDtypeStruct`."""
     key = jax.ShapeDtypeStruct((2,), jnp.uint32)
-    shapes = jax.eval_shape(objective.init, key, objective.student.shapes)
+    return jax.eval_shape(objective.init, key, objective.trained.shapes)
+
+
+def state_layout(objective: Objective, mesh: Mesh) -> tuple[TrainState, TrainState]:
+    """Shapes and shardings of the state of an objective."""
+    shapes = state_shapes(objective)
     shardings = state_shardings(
         shapes,
         mesh,
-        axes=objective.student.axes,
+        axes=objective.trained.axes,
         optimizer=objective.optimizer.build(),
         heads_axes=None if objective.heads is None else objective.heads.axes,
         heads_optimizer=(

@@ -16,7 +16,7 @@ from ladd_jax.objectives.adversarial import ADVERSARIAL_LOSSES, in_pairs, of_pai
 from ladd_jax.objectives.ladd import LADD
 from ladd_jax.parallel.mesh import make_mesh
 from ladd_jax.training.optimizers import Optimizer
-from ladd_jax.training.program import distillation_layout
+from ladd_jax.training.program import state_layout
 
 CHANNELS, WIDTH = 2, 6
 
@@ -225,7 +225,7 @@ def test_further_updates_of_the_heads_and_misaligned_pairs_are_the_steps_and_not
 
 def test_its_heads_lie_on_a_mesh_by_their_own_axes():
     objective = pooled_ladd(pooled_critic(False))
-    shapes, shardings = distillation_layout(objective, make_mesh({"fsdp": 4, "tensor": 2}))
+    shapes, shardings = state_layout(objective, make_mesh({"fsdp": 4, "tensor": 2}))
     assert shapes.heads == objective.critic.heads.shapes
     assert shardings.heads["inner"]["kernel"].spec[-1] == "tensor"
     assert shardings.heads_optimizer[0].mu["inner"] == shardings.heads["inner"]

@@ -17,7 +17,7 @@ from ladd_jax.objectives.progressive import Progressive, as_one_step, grid, stud
 from ladd_jax.parallel.mesh import make_mesh
 from ladd_jax.training.checkpoint import Checkpoints
 from ladd_jax.training.optimizers import Optimizer
-from ladd_jax.training.program import distillation_layout
+from ladd_jax.training.program import state_layout
 from ladd_jax.training.state import abstract_like, create
 
 NULL = {"context": jnp.full((tiny.T, tiny.CONTEXT), 0.3), "pooled": jnp.full(tiny.POOLED, -0.2)}
@@ -155,7 +155,7 @@ def test_a_phase_begins_with_the_average_as_its_teacher_and_as_its_student(trees
 
 def test_a_training_that_stops_within_a_phase_goes_on_in_every_bit(trees, tmp_path):
     mesh = make_mesh({"data": 1}, jax.devices()[:1])
-    shapes, shardings = distillation_layout(TARGET, mesh)
+    shapes, shardings = state_layout(TARGET, mesh)
 
     def train(state, stop):
         for step in range(int(state.step), stop):

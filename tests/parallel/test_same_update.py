@@ -25,7 +25,7 @@ from ladd_jax.objectives.lcm import LCM
 from ladd_jax.objectives.progressive import Progressive
 from ladd_jax.parallel.mesh import batch_sharding, make_mesh, parameter_shardings, replicated
 from ladd_jax.training.optimizers import Optimizer
-from ladd_jax.training.program import distillation_layout, step_program
+from ladd_jax.training.program import state_layout, step_program
 from ladd_jax.training.state import create, state_shardings
 
 # Of an array's update over its largest element: float32 sums over devices in another order.
@@ -59,7 +59,7 @@ HEADS = Optimizer(0.1, epsilon=1.0)
 def ladd(mesh):
     """(objective, shardings, initial state, frozen)."""
     target = tiny.ladd(optimizer=STUDENT, heads_optimizer=HEADS, ema_decay=0.9)
-    _, shardings = distillation_layout(target, mesh)
+    _, shardings = state_layout(target, mesh)
     student, teacher = (tiny.random_params(target.student, seed) for seed in (3, 5))
     state = create(target.init, shardings, jax.random.PRNGKey(0), student)
     return target, shardings, state, jax.device_put({"teacher": teacher}, replicated(mesh))
@@ -71,7 +71,7 @@ def waiting(mesh):
         optimizer=STUDENT, heads_optimizer=HEADS, ema_decay=0.9, student_interval=2,
         refreshed_heads=0.5, r1_gamma=1e-2, r1_noise=0.1,
     )  # fmt: skip
-    _, shardings = distillation_layout(target, mesh)
+    _, shardings = state_layout(target, mesh)
     student, teacher = (tiny.random_params(target.student, seed) for seed in (3, 5))
     state = create(target.init, shardings, jax.random.PRNGKey(0), student)
     step = jax.device_put(jnp.ones((), jnp.int32), shardings.step)
@@ -97,7 +97,7 @@ def lora(mesh):
     whole = tiny.ladd(optimizer=STUDENT, heads_optimizer=HEADS, ema_decay=0.9)
     adapted = Adapted(whole.student, LoRA(rank=4))
     target = dataclasses.replace(whole, student=adapted)
-    _, shardings = distillation_layout(target, mesh)
+    _, shardings = state_layout(target, mesh)
     # Without zeros, so that both adapters of a layer have a gradient.
     params = tiny.random_params(adapted, 3)
     state = create(target.init, shardings, jax.random.PRNGKey(0), params)
@@ -116,7 +116,7 @@ def rival(make):
 
     def build(mesh):
         target = make(mmdit(tiny.mmdit_config()))
-        _, shardings = distillation_layout(target, mesh)
+        _, shardings = state_layout(target, mesh)
         student, followed = (tiny.random_params(target.student, seed) for seed in (3, 5))
         state = create(target.init, shardings, jax.random.PRNGKey(0), student)
         laid = parameter_shardings(mesh, target.student.shapes, target.student.axes)
@@ -179,7 +179,7 @@ def add(mesh):
         student=network, critic=critic, optimizer=STUDENT, heads_optimizer=HEADS, warmup_steps=0,
         distillation_weight=2.5, ema_decay=0.9,
     )  # fmt: skip
-    _, shardings = distillation_layout(target, mesh)
+    _, shardings = state_layout(target, mesh)
     state = create(target.init, shardings, jax.random.PRNGKey(0), tiny.random_params(network, 3))
     frozen = {
         name: jax.device_put(

@@ -24,7 +24,7 @@ from ladd_jax.training.loop import Logging, Training, train
 from ladd_jax.training.metrics import MetricWriter
 from ladd_jax.training.optimizers import Optimizer
 from ladd_jax.training.profile import Profile
-from ladd_jax.training.program import distillation_layout
+from ladd_jax.training.program import state_layout
 from ladd_jax.training.state import abstract_like, create
 
 BUCKET = Bucket(4, 4)
@@ -52,7 +52,7 @@ def setup(mesh):
         tiny.mmdit_config(depth=1), optimizer=optimizer, heads_optimizer=optimizer, ema_decay=0.9
     )
     frozen = {"teacher": tiny.random_params(objective.critic.teacher, 5)}
-    shapes, shardings = distillation_layout(objective, mesh)
+    shapes, shardings = state_layout(objective, mesh)
     return objective, frozen, shapes, shardings
 
 

@@ -19,7 +19,7 @@ from ladd_jax.config import objectives
 from ladd_jax.config.fields import typed
 from ladd_jax.objectives.ladd import LADD
 from ladd_jax.parallel.mesh import MESH_AXES, mesh_shape, parameter_shardings
-from ladd_jax.training.program import distillation_layout
+from ladd_jax.training.program import state_layout
 
 FOLDER = Path(__file__).parent / "shardings"
 MODELS = {"sd3_medium": "medium", "sd3.5_medium": "medium3.5", "sd3.5_large": "large"}
@@ -65,7 +65,7 @@ def state_leaves(objective: LADD, sizes: dict[str, int]) -> list[Leaf]:
     """All arrays of the training state and of the teacher, laid on a mesh of these sizes."""
     shape = mesh_shape(sizes, math.prod(sizes.values()))
     mesh: Any = AbstractMesh(tuple(shape.values()), MESH_AXES, (AxisType.Auto,) * len(MESH_AXES))
-    shapes, shardings = distillation_layout(objective, mesh)
+    shapes, shardings = state_layout(objective, mesh)
     teacher = objective.critic.teacher
     frozen = parameter_shardings(mesh, teacher.shapes, teacher.axes)
     leaves = []
