@@ -28,7 +28,7 @@ check: .venv/installed-test
 	$(BIN)/mypy ladd_jax
 	$(BIN)/lint-imports
 # All tests together: two files of one name cannot be collected in one run.
-	$(BIN)/python -m pytest --collect-only -qqq
+	@tests=$$($(BIN)/python -m pytest --collect-only) || { echo "$$tests" | tail -n 40; exit 1; }
 	$(MAKE) docs
 
 docs: .venv/installed-test
