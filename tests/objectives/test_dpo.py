@@ -63,7 +63,7 @@ def test_the_loss_is_that_of_the_paper():
     assert float(metrics["loss"]) == pytest.approx(losses.mean(), rel=1e-5)
     assert float(metrics["accuracy"]) == pytest.approx(np.mean(margin[decided] > 0))
     # Margins have both signs: their mean is as exact as they are, whatever is left of it.
-    size = np.abs(margin[decided]).mean()
+    size = float(np.abs(margin[decided]).mean())
     assert float(metrics["margin"]) == pytest.approx(margin[decided].mean(), abs=1e-4 * size)
 
 
