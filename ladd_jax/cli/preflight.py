@@ -114,15 +114,11 @@ def look(
     part("log stages", lambda: _check_log(config, trainings))
     # What cannot be built is refused.
     built: dict[str, Any] = {}
-    matching = objectives.flow_matching
-    part(
-        "model data pretrain weights",
-        lambda: built.update(pretrain=matching(config, config.pretrain)),
-    )
+    part("model data pretrain weights", functools.partial(_build, config, "pretrain", built))
     for name in further_trainings(config):
         part(
             f"model {NETWORKS[name]} data pretrain weights",
-            functools.partial(_build_further, config, name, built),
+            functools.partial(_build, config, name, built),
         )
     if config.prefer.steps:
         part(
@@ -130,10 +126,9 @@ def look(
             lambda: built.update(prefer=_preference(config)),
         )
     part(
-        "model student data finetune weights",
-        lambda: built.update(finetune=matching(config, config.finetune)),
+        "model student data finetune weights", functools.partial(_build, config, "finetune", built)
     )
-    part(networks, lambda: built.update(distil=objectives.distillation(config)))
+    part(networks, functools.partial(_build, config, "distil", built))
     part("data model stages weights", lambda: _check_data(config, trainings))
     part("data model student teacher weights", lambda: _check_sides(config))
     part("student teacher stages weights", lambda: _check_further(config, workdir, origin))
@@ -226,8 +221,8 @@ def _check_sides(config: Config) -> None:
     )
 
 
-def _build_further(config: Config, name: str, built: dict[str, Any]) -> None:
-    built[name] = objectives.flow_matching(config, config.pretrain, name)
+def _build(config: Config, training: str, built: dict[str, Any]) -> None:
+    built[training] = objectives.of_training(config, training)
 
 
 def _check_further(config: Config, workdir: Path | None, origin: str) -> None:

@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from ladd_jax.config import objectives
 from ladd_jax.config.fields import Config, to_dict
+from ladd_jax.config.identity import TRAININGS
 from ladd_jax.config.pretraining import settings_of
 from ladd_jax.data.buckets import Bucket
 from ladd_jax.errors import UserError
@@ -32,7 +33,7 @@ from ladd_jax.planning.entry import bucket_entry
 from ladd_jax.planning.job import Job
 from ladd_jax.planning.report import headline, print_entry, print_run
 from ladd_jax.planning.topology import find_target
-from ladd_jax.planning.trainings import TRAININGS, check_training
+from ladd_jax.planning.trainings import check_training
 from ladd_jax.planning.whole_run import SOME_RECORDS, known_records, run_costs
 from ladd_jax.ranges import NOT_NEGATIVE, check_distinct, check_numbers
 from ladd_jax.whole_files import write_text_whole

@@ -5,6 +5,7 @@ beside the data generator.
 """
 
 from ladd_jax.config.fields import Config
+from ladd_jax.config.identity import TRAININGS
 from ladd_jax.config.pretraining import (
     NETWORKS,
     further_trainings,
@@ -15,11 +16,8 @@ from ladd_jax.config.pretraining import (
 from ladd_jax.data.joined import pretrains
 from ladd_jax.errors import UserError
 
-TRAININGS = ("pretrain", *NETWORKS, "prefer", "finetune", "distil")
-"""All that there are, in the order in which they run."""
 
-
-def trainings_of(config: Config) -> list[str]:
+def trainings_run(config: Config) -> list[str]:
     """Those that a config runs, in order; `distil` is always among them."""
     return [training for training in TRAININGS if not _why_not(config, training)]
 
@@ -34,7 +32,7 @@ def check_training(config: Config, training: str) -> None:
     if reason:
         raise UserError(
             f"--stage={training} is none of this config's trainings "
-            f"({', '.join(trainings_of(config))}), since {reason}"
+            f"({', '.join(trainings_run(config))}), since {reason}"
         )
 
 

@@ -29,7 +29,7 @@ from ladd_jax.planning.stored_bytes import (
     pictures_of_record,
     record_bytes,
 )
-from ladd_jax.planning.trainings import trainings_of
+from ladd_jax.planning.trainings import trainings_run
 from ladd_jax.training.program import state_shapes
 
 SOME_RECORDS = 1000
@@ -98,7 +98,7 @@ def run_costs(
     costs = []
     if "encode" in config.stages:
         costs.append(_encode(job, counts))
-    trainings = trainings_of(config)
+    trainings = trainings_run(config)
     # Those of `pretrain` and `prefer` come before the samples, which are of what they make.
     before = [name for name in trainings if name not in ("finetune", "distil")]
     costs += [_training(job, name, shares, batch_size, steps) for name in before]

@@ -23,7 +23,7 @@ from ladd_jax.planning.entry import bucket_entry
 from ladd_jax.planning.job import Job
 from ladd_jax.planning.plan import Options, plan
 from ladd_jax.planning.report import headline
-from ladd_jax.planning.trainings import check_training, trainings_of
+from ladd_jax.planning.trainings import check_training, trainings_run
 from ladd_jax.planning.whole_run import run_costs
 from ladd_jax.stages.flow_matching import finetune, pretrain
 from ladd_jax.stages.prefer import prefer
@@ -173,7 +173,7 @@ def test_the_compiled_stage_has_its_hours_and_batch_and_others_keep_theirs():
 )  # fmt: skip
 def test_a_stage_that_the_config_does_not_run_is_refused_in_one_sentence(training, changes, words):
     config = small(**changes)
-    assert training not in trainings_of(config)
+    assert training not in trainings_run(config)
     with pytest.raises(UserError, match=words):
         check_training(config, training)
 
