@@ -3,12 +3,15 @@
 For each of the student's times, the data generator's samples are noised to it and predicted in one
 step; then the chain of all times, from noise, is judged after each step. Of a run that `evaluate`
 has finished, before and after distillation; latents must be pixels. Beside them are held-out
-samples of the generator, the floor, and the records that the student learns from: a student that
-knew them by heart and nothing else would be as far as they are. `--json` adds the rows to a file.
+samples of the generator, the floor, and as many of the records that the student learns from, of
+the same prompts: a student that knew them by heart and nothing else would be as far as they are.
+`--json` adds the rows to a file.
 """
 
+import itertools
 import json
 import logging
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +24,7 @@ from ladd_jax.config import architectures
 from ladd_jax.config.fields import Config
 from ladd_jax.config.workdir import read
 from ladd_jax.data.buckets import Bucket
+from ladd_jax.data.shard_sets import LATENTS
 from ladd_jax.data.shards import Shards
 from ladd_jax.diffusion.flow import predict_x0
 from ladd_jax.evaluation.metrics import METRICS
@@ -28,7 +32,7 @@ from ladd_jax.models.base import GUIDANCE
 from ladd_jax.models.families import family_of
 from ladd_jax.parallel.mesh import make_mesh
 from ladd_jax.stages.checkpoints import finished_student_step
-from ladd_jax.stages.judging import Samples, look_at, open_judge, pictures_of
+from ladd_jax.stages.judging import Samples, look_at, open_judge
 from ladd_jax.stages.kept import directory_of
 from ladd_jax.stages.load import load_unfinetuned
 from ladd_jax.stages.sets import synthesized
@@ -53,6 +57,19 @@ def noised(samples: Samples, t: float, seed: int) -> Samples:
     for bucket, x_0 in samples.items():
         rng = np.random.default_rng((seed, bucket.height, bucket.width))
         found[bucket] = ((1 - t) * x_0 + t * rng.normal(size=x_0.shape)).astype(np.float32)
+    return found
+
+
+def records_of(records: Shards, prompts: Mapping[Bucket, np.ndarray]) -> Samples:
+    """A record for each prompt, each one once before any comes again."""
+    found = {}
+    for bucket, texts in prompts.items():
+        stored = records.read(bucket, np.arange(records.sizes[bucket]))
+        places = defaultdict(list)
+        for place, prompt in enumerate(stored["prompt"]):
+            places[prompt].append(place)
+        turns = {prompt: itertools.cycle(each) for prompt, each in places.items()}
+        found[bucket] = stored[LATENTS][[next(turns[str(prompt)]) for prompt in texts]]
     return found
 
 
@@ -95,8 +112,8 @@ def measure(config: Config, workdir: Path) -> list[dict[str, Any]]:
         network = family_of(config).backbone(architecture)
         return jax.jit(lambda params, x, t, cond: predict_x0(x, network(params, x, t, cond), t))
 
-    def judge(samples: Samples, texts: Mapping[Bucket, np.ndarray] = prompts) -> dict[str, float]:
-        seen = look_at(extractor, samples, texts)
+    def judge(samples: Samples) -> dict[str, float]:
+        seen = look_at(extractor, samples, prompts)
         found = {name: METRICS[name].measure(seen, reference) for name in _METRICS}
         for bucket, part, other in zip(samples, seen, reference, strict=True):
             found[f"fd {bucket.name}"] = METRICS["fd"].measure([part], [other])
@@ -105,9 +122,8 @@ def measure(config: Config, workdir: Path) -> list[dict[str, Any]]:
     times = tuple(sorted(config.distil.timesteps, reverse=True))
     rows = [{"model": "generator", **judge(generator)}]
     if config.distil.data == "synthesized":
-        records = Shards(synthesized(workdir))
-        counts = {bucket: records.sizes[bucket] for bucket in prompts}
-        rows.append({"model": "records", **judge(*pictures_of(records, counts))})
+        records = records_of(Shards(synthesized(workdir)), prompts)
+        rows.append({"model": "records", **judge(records)})
     step = finished_student_step(config, workdir)
     models = {
         "untrained": (

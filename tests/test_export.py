@@ -234,7 +234,7 @@ def test_the_card_of_a_student_without_heads_tells_of_none(run):
     alone = card()
     assert "Latent Consistency Distillation of [someone/sd3]" in alone
     assert "- distillation\n- lcm\n" in alone
-    assert "| consistency | alone, along paths of 50 steps, shift 3 |" in alone
+    assert "| consistency | alone, along paths of 50 steps of euler, shift 3 |" in alone
     assert "| network that is followed | the base model, guidance 4.5 |" in alone
     assert not re.search(r"discriminator|heads|R1|hinge|Adversarial|trained at", alone)
     config.distil.update(dict(objective="dmd", head_updates=5))
@@ -242,9 +242,16 @@ def test_the_card_of_a_student_without_heads_tells_of_none(run):
     assert "Distribution Matching Distillation of" in matched and "\n- dmd\n" in matched
     assert "| updates of the fake network a step | 5 |" in matched
     assert not re.search(r"discriminator|heads|R1|hinge|Adversarial|consistency", matched)
-    config.distil.update(dict(objective="ladd", consistency_weight=0.5, consistency_steps=20))
+    config.distil.update(
+        dict(
+            objective="ladd",
+            consistency_weight=0.5,
+            consistency_steps=20,
+            consistency_solver="midpoint",
+        )
+    )
     beside = card()
-    assert "| consistency | weight 0.5, along paths of 20 steps, shift 3 |" in beside
+    assert "| consistency | weight 0.5, along paths of 20 steps of midpoint, shift 3 |" in beside
     config.dino.update(dict(weights="facebook/dinov2-small", blocks=(5, 2)))
     config.distil.update(dict(objective="add", distillation_weight=2.5))
     in_pixels = card()
@@ -504,7 +511,8 @@ def test_a_lora_is_added_to_a_student_that_is_exported_or_sampled(run, turbo, lo
         open_trained(str(run[0]), "ema", None, None, mesh, [f"{file}:0.5"]).load(),
         open_trained(str(turbo), None, None, jnp.float32, mesh, [f"{file}:0.5"]).load(),
     ):
-        jax.tree.map(np.testing.assert_array_equal, found, wanted)
+        # Programs for other devices may round a product otherwise.
+        assert max_difference(found, wanted) < 1e-6
     assert (
         "| LoRA added | `style.safetensors` at 0.5 |"
         in (tmp_path / "out" / "README.md").read_text()
@@ -519,7 +527,7 @@ def test_a_run_begins_with_its_weights_and_the_loras_that_are_added(run, lora, t
     config.loras = (f"{file}:-1.5",)
     made = typed(config)
     wanted = plus(base, adapters, -1.5)
-    jax.tree.map(np.testing.assert_array_equal, load_generator(made, tmp_path, mesh), wanted)
+    assert max_difference(load_generator(made, tmp_path, mesh), wanted) < 1e-6
     # The teacher under the heads has fewer blocks, in another dtype.
     teacher = load_teacher(made, tmp_path, mesh)
     cut = cut_params(wanted, mmdit(teacher_architecture(made)).shapes)

@@ -24,6 +24,7 @@ CHANGED = {
     "loss": "lsgan",
     "hooked_blocks": (1, 2),
     "accumulated_heads": "before",
+    "consistency_solver": "midpoint",
     "moment_dtype": "bfloat16",
     "remat": "dots",
     "dtype": "bfloat16",
@@ -86,8 +87,10 @@ def test_a_field_reaches_the_objective(section, name):
     if name == "hooked_blocks":
         result = result.critic
     if name == "consistency_steps":
-        assert len(built(section, config).consistency.levels) == value + 1
+        assert len(result.consistency.levels) == value + 1
         return
+    if name == "consistency_solver":
+        result, name = result.consistency, "solver"
     attribute = {"channels": "out_channels"}.get(name, name)
     if name == "joined_channels":
         assert result.in_channels - result.out_channels == value

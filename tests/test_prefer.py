@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 from pipelines import save_pipeline
 from test_stages import settings, write_generator
+from tiny import max_difference
 from untrained_run import save_student
 
 from ladd_jax.cli import preflight
@@ -111,7 +112,7 @@ def test_the_lora_of_a_run_is_the_average_of_what_it_trained(taught):
     assert_same(load_teacher(config, workdir, mesh), found)
     # What is added to is gone after.
     copied = jax.tree.map(jnp.copy, written)
-    assert_same(add_adapters(copied, [(opened.load(), 1.0)]), found)
+    assert max_difference(add_adapters(copied, [(opened.load(), 1.0)]), found) < 1e-6
     first, second = read_history(workdir / "prefer")
     # At first it has no preference, and each pair of which one is preferred costs the same.
     decided = first["loss"] / np.log(2) * config.prefer.batch_size

@@ -35,6 +35,7 @@ from ladd_jax.models.heads import HeadSettings
 from ladd_jax.models.lora import LoRA
 from ladd_jax.models.random_text import TOKENIZERS
 from ladd_jax.names import nearest
+from ladd_jax.objectives.consistency import SOLVERS
 from ladd_jax.objectives.critics.features import FeatureCritic
 from ladd_jax.objectives.dpo import DPOSettings
 from ladd_jax.objectives.flow_matching import FlowMatchingSettings
@@ -624,8 +625,10 @@ class Distil(LADDSettings):
     # generator, or, without guidance, of the network that `finetune` has taught the student's data
     # (finetuned).
     follows: str = "generator"
-    # Steps that a path of it is cut into, for lcm and the term of consistency.
+    # Steps that a path of it is cut into, for lcm and the term of consistency, and how each is
+    # taken: euler, or midpoint, which is of second order and asks the network twice.
     consistency_steps: int = 50
+    consistency_solver: str = "euler"
     # Of progressive: how often the number of steps is halved, to one for each of `timesteps` in the
     # end, and the steps of training in each phase but the last, which takes those that are left.
     halvings: int = 3
@@ -665,6 +668,7 @@ class Distil(LADDSettings):
                     f"distil.objective is {self.objective}, whose loss is one: leave them at 1"
                 )
         _one_of(self.follows, "distil.follows", "generator", "finetuned")
+        _one_of(self.consistency_solver, "distil.consistency_solver", *SOLVERS)
         counts = dict.fromkeys(("steps", "batch_size", "phase_steps"), COUNT)
         check_numbers(self, {"halvings": Range(least=1, most=10)})
         check_numbers(self, {"consistency_steps": Range(least=2)})

@@ -166,6 +166,7 @@ def _consistency(config: Config) -> Consistency:
         student=student(config),
         followed=_followed(config),
         levels=linear_sigmas(stage.consistency_steps, config.synthesize.shift),
+        solver=stage.consistency_solver,
         accumulation=stage.accumulation,
     )
 

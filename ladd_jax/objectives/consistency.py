@@ -19,6 +19,9 @@ from ladd_jax.objectives.accumulation import accumulate
 from ladd_jax.objectives.base import Batch, TrainState, student_x0
 from ladd_jax.objectives.followed import Followed
 
+SOLVERS = {"euler": 1, "midpoint": 2}
+"""Passes of the followed network that one piece of a path takes, by the name of the solver."""
+
 _CORNER = 1e-3
 """c of the pseudo-Huber distance sqrt(d^2 + c^2) - c, of each value (LCM's)."""
 
@@ -45,12 +48,15 @@ class Consistency:
       student: predicts velocity.
       followed: the network whose paths they are.
       levels: the times of a path from 1 to 0.
+      solver: one of `SOLVERS`. Paths bend, and a few pieces of the first order (euler) end where
+        samples are less diverse; the second order takes twice the passes.
       accumulation: micro-batches that a batch is taken in.
     """
 
     student: Backbone
     followed: Followed
     levels: tuple[float, ...]
+    solver: str = "euler"
     accumulation: int = 1
 
     @property
@@ -62,12 +68,18 @@ class Consistency:
     def forward_units(self) -> int:
         """Forward passes over the batch that it amounts to.
 
-        What is followed has the student's architecture: one pass of it, two with guidance, or three
-        with guidance on a picture, too. The student goes forward once for the point with less
-        noise, and forward and backward for the other (less the gradient of its parameters, where it
-        is adapters of constant ones).
+        The student goes forward once for the point with less noise, and forward and backward for
+        the other (less the gradient of its parameters, where it is adapters of constant ones).
         """
-        return self.followed.passes + 1 + (2 if self.student.constants else 3)
+        return self.followed_units + 1 + (2 if self.student.constants else 3)
+
+    @property
+    def followed_units(self) -> int:
+        """Of these the passes of what is followed, which has the student's architecture.
+
+        For each velocity one, two with guidance, or three with guidance on a picture, too.
+        """
+        return SOLVERS[self.solver] * self.followed.passes
 
     def hold(self, key: jax.Array, state: TrainState, frozen: dict[str, Any], batch: Batch) -> Held:
         """The loss of `state.params` on a batch, and its gradient.
@@ -106,5 +118,9 @@ class Consistency:
     def step_back(
         self, frozen: dict[str, Any], x_t: jax.Array, t: jax.Array, s: jax.Array, cond: Any
     ) -> jax.Array:
-        """The point at s of the path through x_t, by one step of Euler."""
-        return x_t + expand(s - t, x_t) * self.followed.velocity(frozen, cond)(x_t, t)
+        """The point at s of the path through x_t, by one step of the solver."""
+        velocity, length = self.followed.velocity(frozen, cond), expand(s - t, x_t)
+        if self.solver == "euler":
+            return x_t + length * velocity(x_t, t)
+        middle = x_t + length / 2 * velocity(x_t, t)
+        return x_t + length * velocity(middle, (t + s) / 2)

@@ -249,7 +249,7 @@ class LADD(LADDSettings):
     @property
     def followed_units(self) -> float:
         """Of the student's `forward_units` those of the network that is followed."""
-        held = 0 if self.consistency is None else self.consistency.followed.passes
+        held = 0 if self.consistency is None else self.consistency.followed_units
         return held / self.student_interval
 
     @property

@@ -76,7 +76,7 @@ class LCM:
     @property
     def followed_units(self) -> int:
         """Of the student's `forward_units` those of the network that is followed."""
-        return self.consistency.followed.passes
+        return self.consistency.followed_units
 
     def init(self, key: jax.Array, params: Params) -> TrainState:
         """State before the first step; arguments as of `LADD.init`."""

@@ -252,7 +252,8 @@ def _how_made(
     if alone or (METHODS[distil.objective].has_heads and distil.consistency_weight):
         weight = "alone" if alone else f"weight {distil.consistency_weight:g}"
         rows["consistency"] = (
-            f"{weight}, along paths of {distil.consistency_steps} steps, shift {generator.shift:g}"
+            f"{weight}, along paths of {distil.consistency_steps} steps of "
+            f"{distil.consistency_solver}, shift {generator.shift:g}"
         )
     if distil.asks_a_network:
         rows["network that is followed"] = (

@@ -133,6 +133,31 @@ def test_samples_with_a_scale_of_their_own_follow_its_path():
     np.testing.assert_allclose(found, wanted, rtol=1e-5)
 
 
+@pytest.mark.parametrize(("solver", "order", "passes"), [("euler", 1, 1), ("midpoint", 2, 2)])
+def test_a_step_of_a_solver_follows_a_bent_path_to_its_order(solver, order, passes):
+    """Of v = x, along which x grows by e^(s - t); and of v = t, whose ends are half squares."""
+
+    def growing(params, x, t, cond):
+        return x
+
+    def bent(params, x, t, cond):
+        return x * 0 + t[:, None, None, None]
+
+    batch, trees = tiny.batch(), {"null": NULL, "teacher": {}}
+    x, t = batch["latents"], jnp.full(tiny.B, 0.75)
+    target = consistency(followed=Followed(growing), solver=solver)
+    found = target.step_back(trees, x, t, t - 0.25, batch["cond"])
+    series = 1 - 0.25 + (0.25**2 / 2 if order == 2 else 0)
+    np.testing.assert_allclose(found, series * x, rtol=1e-5)
+    end = consistency(followed=Followed(bent), solver=solver).step_back(
+        trees, x, t, t - 0.25, batch["cond"]
+    )
+    moved = -0.25 * (0.75 if order == 1 else 0.625)
+    np.testing.assert_allclose(end, x + moved, atol=1e-6)
+    assert target.followed_units == passes
+    assert target.forward_units == passes + 4
+
+
 def test_outside_of_its_interval_what_is_followed_is_not_guided():
     followed = Followed(on_a_line(1.0), guidance=3.0, interval=(0.5, 1.0))
     trees = {"null": jax.tree.map(jnp.zeros_like, NULL), "teacher": {"w": jnp.ones(())}}
