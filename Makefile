@@ -9,8 +9,9 @@ INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --constraint
 demo: .venv/installed
 	$(BIN)/python -m ladd_jax.main --config=configs/digits.py --workdir=$(WORKDIR) $(ARGS)
 
-# A file of tests stays in one process, so that what it sets up serves all of them.
-PARALLEL := --numprocesses=auto --maxprocesses=4 --dist=loadfile
+# A file of tests stays in one process, so that what it sets up serves all of them. The costliest
+# are named at the end.
+PARALLEL := --numprocesses=auto --maxprocesses=4 --dist=loadfile --durations=15
 
 # Of lines that run in the tests' own processes; commands that tests start do not count.
 COVERAGE := --cov --cov-report=term
@@ -20,7 +21,7 @@ test: .venv/installed-test
 
 # Most of their time is compilation, which keeps one core busy.
 test-slow: .venv/installed-test
-	$(BIN)/python -m pytest -m slow --numprocesses=2 --dist=loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -m slow --numprocesses=2 --dist=loadfile --no-loadscope-reorder --durations=15
 
 check: .venv/installed-test
 	$(BIN)/ruff check .

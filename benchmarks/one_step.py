@@ -5,9 +5,11 @@ step; then the chain of all times, from noise, is judged after each step. Of a r
 has finished, before and after distillation; latents must be pixels. Beside them are held-out
 samples of the generator, the floor, and as many of the records that the student learns from, of
 the same prompts: a student that knew them by heart and nothing else would be as far as they are.
-`--json` adds the rows to a file.
+Where the student is held to paths of a network, their ends are judged, too, as each solver of
+`distil.consistency_solver` takes them. `--json` adds the rows to a file.
 """
 
+import dataclasses
 import itertools
 import json
 import logging
@@ -20,7 +22,7 @@ import jax
 import numpy as np
 from absl import app, flags
 
-from ladd_jax.config import architectures
+from ladd_jax.config import architectures, objectives
 from ladd_jax.config.fields import Config
 from ladd_jax.config.workdir import read
 from ladd_jax.data.buckets import Bucket
@@ -30,12 +32,13 @@ from ladd_jax.diffusion.flow import predict_x0
 from ladd_jax.evaluation.metrics import METRICS
 from ladd_jax.models.base import GUIDANCE
 from ladd_jax.models.families import family_of
+from ladd_jax.objectives.consistency import SOLVERS, Consistency
 from ladd_jax.parallel.mesh import make_mesh
 from ladd_jax.stages.checkpoints import finished_student_step
 from ladd_jax.stages.judging import Samples, look_at, open_judge
 from ladd_jax.stages.kept import directory_of
-from ladd_jax.stages.load import load_unfinetuned
-from ladd_jax.stages.sets import synthesized
+from ladd_jax.stages.load import load_frozen, load_unfinetuned
+from ladd_jax.stages.sets import shards_of, synthesized
 from ladd_jax.stages.students import load_student_weights
 from ladd_jax.stages.subjects import subject_of
 
@@ -92,6 +95,28 @@ def rows_of(
     return rows
 
 
+def rows_of_paths(
+    consistency: Consistency,
+    frozen: dict[str, Any],
+    judge: Callable[[Samples], dict[str, float]],
+    noise: Samples,
+    conds: Mapping[Bucket, Any],
+) -> list[dict[str, Any]]:
+    """One row for each solver: where it takes noise along the paths that a student is held to."""
+    rows = []
+    for solver in SOLVERS:
+        piece = jax.jit(dataclasses.replace(consistency, solver=solver).step_back)
+        ends = {}
+        for bucket, x in noise.items():
+            for t, s in itertools.pairwise(consistency.levels):
+                times = (np.full(len(x), level, np.float32) for level in (t, s))
+                x = piece(frozen, x, *times, conds[bucket])
+            ends[bucket] = np.asarray(x)
+        pieces = len(consistency.levels) - 1
+        rows.append({"model": "followed", "solver": solver, "pieces": pieces, **judge(ends)})
+    return rows
+
+
 def measure(config: Config, workdir: Path) -> list[dict[str, Any]]:
     """Rows of the untrained student and of the student."""
     mesh = make_mesh(config.mesh.sizes)
@@ -124,6 +149,12 @@ def measure(config: Config, workdir: Path) -> list[dict[str, Any]]:
     if config.distil.data == "synthesized":
         records = records_of(Shards(synthesized(workdir)), prompts)
         rows.append({"model": "records", **judge(records)})
+    consistency = getattr(objectives.distillation(config), "consistency", None)
+    if consistency is not None:
+        shards = shards_of(config, workdir, config.distil.data)
+        frozen = load_frozen(config, workdir, mesh, [consistency.followed.tree], shards)
+        noise = noised(generator, 1.0, 1)
+        rows += rows_of_paths(consistency, frozen, judge, noise, conds)
     step = finished_student_step(config, workdir)
     models = {
         "untrained": (

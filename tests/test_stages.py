@@ -214,7 +214,7 @@ def test_finetune_goes_on_from_the_data_generator_and_distil_from_what_it_makes(
 @pytest.mark.parametrize(
     ("objective", "loss", "changes"),
     [
-        ("lcm", "consistency", {}),
+        pytest.param("lcm", "consistency", {}, marks=pytest.mark.slow),
         pytest.param("dmd", "dmd", {}, marks=pytest.mark.slow),
         # Guidance, and then a phase that goes on.
         pytest.param(

@@ -161,7 +161,7 @@ def two_programs(objective, state, frozen, batch, decoded):
 @pytest.mark.parametrize(
     ("decoded", "changes"),
     [
-        (True, {"distillation_weight": 2.5, "teacher": True}),
+        pytest.param(True, {"distillation_weight": 2.5, "teacher": True}, marks=pytest.mark.slow),
         (False, {"loss": "softplus", "teacher": False}),
     ],
     ids=["decoded, with distillation", "latents are pixels, without a teacher"],
@@ -272,7 +272,7 @@ def test_the_heads_update_leaves_the_student_alone():
 @pytest.mark.parametrize(
     "changes",
     [
-        {"distillation_weight": 2.5},
+        pytest.param({"distillation_weight": 2.5}, marks=pytest.mark.slow),
         pytest.param(
             {"loss": "relativistic", "accumulated_heads": "before", "head_updates": 2},
             marks=pytest.mark.slow,

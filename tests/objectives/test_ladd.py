@@ -144,8 +144,11 @@ def two_program_reference(objective, state, frozen, batch):
              "distillation_weight": 2.5, "misaligned_share": 0.3, "hooked_blocks": (1,)},
             marks=pytest.mark.slow,
         ),
-        {"loss": "relativistic", "misaligned_share": 0.3, "same_renoise": False, "r1_gamma": 1e-2,
-         "head_updates": 2},
+        pytest.param(
+            {"loss": "relativistic", "misaligned_share": 0.3, "same_renoise": False,
+             "r1_gamma": 1e-2, "head_updates": 2},
+            marks=pytest.mark.slow,
+        ),
         pytest.param(
             {"accumulation": 4, "head_updates": 2, "misaligned_share": 0.3, "same_renoise": False},
             marks=pytest.mark.slow,
