@@ -1,4 +1,4 @@
-"""`python -m benchmarks.sampling [--json=FILE]`: the student's 4 steps against the generator's 50.
+r"""`python -m benchmarks.sampling [--json=FILE]`: the student's 4 steps against the generator's 50.
 
 From the embedded prompt to the latent, as `sample` and `synthesize` do it: the student by the
 consistency sampler without guidance, the guided network by Euler, with two passes a step. One

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.torch_mmdit [--json=FILE]`: our MMDiT against diffusers' in torch.
+r"""`python -m benchmarks.torch_mmdit [--json=FILE]`: our MMDiT against diffusers' in torch.
 
 Forward pass and gradients of all weights, the same weights, inputs and dtype, in turn in one
 process: ours scanned and unrolled, torch eager and compiled, none recomputing anything. Outputs and

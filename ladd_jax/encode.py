@@ -1,4 +1,4 @@
-"""`python -m ladd_jax.encode --config=FILE --workdir=DIR`: raw data to latent shards.
+r"""`python -m ladd_jax.encode --config=FILE --workdir=DIR`: raw data to latent shards.
 
 Examples:
 

@@ -1,4 +1,4 @@
-"""`python -m ladd_jax.evaluate --config=FILE --workdir=DIR`: a table and a report of a run.
+r"""`python -m ladd_jax.evaluate --config=FILE --workdir=DIR`: a table and a report of a run.
 
 Or, of any pictures, `python -m ladd_jax.evaluate --samples=DIR --extractor=NAME:PATH`, with
 `--reference=DIR` for distances to others and `--prompts=FILE` for pictures that do not tell theirs.

@@ -18,6 +18,7 @@ import contextlib
 from absl import flags
 
 from ladd_jax.cli.flags import WORKDIR
+from ladd_jax.cli.network_flags import define_loras, define_step
 from ladd_jax.cli.run import run_without_config
 from ladd_jax.paths import expand
 from ladd_jax.stages.names import STUDENTS
@@ -29,21 +30,14 @@ _OUT = flags.DEFINE_string(
 _MODEL = flags.DEFINE_enum(
     "model", "ema", tuple(STUDENTS), "The average (ema), or the student itself.", flag_values=FLAGS
 )
-_STEP = flags.DEFINE_integer(
-    "step", None, "Step of the checkpoint; default: the newest.", flag_values=FLAGS
-)
+_STEP = define_step(FLAGS)
 _LAYOUT = flags.DEFINE_string(
     "layout",
     "diffusers",
     "Kind of files; for SD3 diffusers, single, both, lora or kohya.",
     flag_values=FLAGS,
 )
-_LORA = flags.DEFINE_multi_string(
-    "lora",
-    [],
-    "PATH or PATH:SCALE of a LoRA that is added to the student; may be given several times.",
-    flag_values=FLAGS,
-)
+_LORA = define_loras(FLAGS)
 _GUIDANCE = flags.DEFINE_float(
     "guidance",
     None,

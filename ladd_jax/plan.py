@@ -1,4 +1,4 @@
-"""`python -m ladd_jax.plan --config=FILE --topology=v5p:4x4x4`: does it fit, how fast is it?
+r"""`python -m ladd_jax.plan --config=FILE --topology=v5p:4x4x4`: does it fit, how fast is it?
 
 Compiles the very step that a training runs, for TPUs or GPUs that are not here, and reads memory,
 operations and communication from the compiled program. Then says what all stages cost together,

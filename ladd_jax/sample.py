@@ -1,4 +1,4 @@
-"""`python -m ladd_jax.sample --checkpoint=DIR --prompt="..." --out=DIR`: pictures.
+r"""`python -m ladd_jax.sample --checkpoint=DIR --prompt="..." --out=DIR`: pictures.
 
 `--checkpoint` is the workdir of a run, whose student's average is sampled if `--model` names no
 other, or an exported or released pipeline. A picture depends on its prompt and its seed alone:
@@ -29,6 +29,7 @@ from pathlib import Path
 from absl import flags
 
 from ladd_jax.cli.flags import COLUMN, PROMPTS, check_ranges
+from ladd_jax.cli.network_flags import define_dtype, define_loras, define_step
 from ladd_jax.cli.run import run_without_config
 from ladd_jax.errors import UserError
 from ladd_jax.paths import COPY_LATER, expand, expand_local
@@ -63,15 +64,8 @@ _MODEL = flags.DEFINE(
     f"<{'|'.join(MODELS)}>: which network of a run; default: ema.",
     flag_values=FLAGS,
 )
-_STEP = flags.DEFINE_integer(
-    "step", None, "Step of the run's checkpoint; default: the newest.", flag_values=FLAGS
-)
-_LORA = flags.DEFINE_multi_string(
-    "lora",
-    [],
-    "PATH or PATH:SCALE of a LoRA that is added to the network; may be given several times.",
-    flag_values=FLAGS,
-)
+_STEP = define_step(FLAGS)
+_LORA = define_loras(FLAGS)
 _PROMPT = flags.DEFINE_multi_string(
     "prompt", [], "What to show; may be given several times.", flag_values=FLAGS
 )
@@ -144,13 +138,7 @@ _SHIFT = flags.DEFINE_float(
     "Shift of the data generator's schedule; default: its config's.",
     flag_values=FLAGS,
 )
-_DTYPE = flags.DEFINE_enum(
-    "dtype",
-    None,
-    ("float32", "bfloat16"),
-    "Dtype of computation; default: the config's.",
-    flag_values=FLAGS,
-)
+_DTYPE = define_dtype(FLAGS)
 _OUT = flags.DEFINE_string("out", "", "Folder of the pictures.", flag_values=FLAGS)
 
 

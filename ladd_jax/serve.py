@@ -24,6 +24,7 @@ import threading
 from absl import flags
 
 from ladd_jax.cli.flags import check_ranges
+from ladd_jax.cli.network_flags import define_dtype, define_loras, define_step
 from ladd_jax.cli.run import run_without_config
 from ladd_jax.errors import UserError
 from ladd_jax.paths import expand
@@ -41,15 +42,8 @@ _CHECKPOINT = flags.DEFINE_string(
     "A run's workdir, an exported student's folder, or owner/name of the hub.",
     flag_values=FLAGS,
 )
-_STEP = flags.DEFINE_integer(
-    "step", None, "Step of the run's checkpoint; default: the newest.", flag_values=FLAGS
-)
-_LORA = flags.DEFINE_multi_string(
-    "lora",
-    [],
-    "PATH or PATH:SCALE of a LoRA that is added to the student; may be given several times.",
-    flag_values=FLAGS,
-)
+_STEP = define_step(FLAGS)
+_LORA = define_loras(FLAGS)
 _ASPECTS = flags.DEFINE_list(
     "aspects",
     [],
@@ -65,13 +59,7 @@ _BATCH_SIZE = flags.DEFINE_integer(
 _QUEUE = flags.DEFINE_integer(
     "queue", 32, "Requests that may wait; others are refused.", flag_values=FLAGS
 )
-_DTYPE = flags.DEFINE_enum(
-    "dtype",
-    None,
-    ("float32", "bfloat16"),
-    "Dtype of computation; default: the config's.",
-    flag_values=FLAGS,
-)
+_DTYPE = define_dtype(FLAGS)
 _HOST = flags.DEFINE_string(
     "host", "127.0.0.1", "Address to serve at; 0.0.0.0 for other machines.", flag_values=FLAGS
 )

@@ -80,6 +80,8 @@ def test_help_lists_the_flags_that_a_command_reads_with_examples(module, own, ot
     assert f"  {own}:" in result.stdout and f"  {other}:" not in result.stdout
     examples = result.stdout.partition("Examples:")[2].partition("flags:")[0]
     assert examples.count(f"python -m ladd_jax.{module} --") >= 2
+    # A line that goes on is shown as it is written, and not joined to the next.
+    assert not any("  " in line.strip() for line in examples.splitlines())
     # What an error says of a command's flags is what its help lists.
     told = {name for name in flags.SHARED if f"  --{name}:" in result.stdout}
     assert told == set(flags.READ[module])
