@@ -10,8 +10,8 @@ Of half of the names one maker is held out: training sees these names from other
 these makers with other names. The column `held_out` of the folder's metadata says which, and the
 source of pictures keeps to it.
 
-The pictures are other people's: `LICENSES.md` in the folder names whose. They are not to be passed
-on.
+The pictures are other people's: `LICENSES.md` in the folder names whose, and which may be
+passed on.
 """
 
 import colorsys

@@ -12,7 +12,7 @@ Arguments after the colon, all but the first optional:
     steps        of distillation, 1000
     pretrain     steps of the data generator's training, 4000
     text         a folder of CLIP's or T5's text encoder, instead of a random one
-    text_length  words of text that are read, 24, or tokens of that encoder
+    text_length  words of text that are read, with an end token, 24, or tokens of that encoder
     recipe       robust; paper leaves out what this project adds to the paper's distillation
 
 All buckets have about the pixels of the square, in aspects that suit the data. From 32 pixels on, a

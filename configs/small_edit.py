@@ -13,7 +13,7 @@ Arguments after the colon, all optional:
     image_guidance  of the data generator on the picture that is edited, 1.2
     steps           of distillation, 240
     pretrain        steps of the data generator's training, 1500
-    text_length     words of an instruction that are read, 8
+    text_length     words of an instruction that are read, with an end token, 8
     knobs           1: the student is told both scales, from 1 to 3 and from 1 to 2, and learns
                     samples of the data generator at them; 0, the default: it learns the edits
     recipe          robust; paper leaves out what this project adds to the paper's distillation

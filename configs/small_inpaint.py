@@ -15,7 +15,7 @@ colon, all optional:
     guidance     of the data generator, 1.5
     steps        of distillation, 300
     pretrain     steps of the data generator's training, 800
-    text_length  words of text that are read, 12
+    text_length  words of text that are read, with an end token, 12
     recipe       robust; paper leaves out what this project adds to the paper's distillation
 """
 
