@@ -67,6 +67,8 @@ def small_recipe(config: ConfigDict, steps: int, recipe: str = "robust") -> None
             # paths: those of the guided data generator do not end at its samples.
             consistency_weight=1.0,
             consistency_steps=16,
+            # In so few pieces Euler's paths end at samples that are too much alike.
+            consistency_solver="midpoint",
             follows="finetuned",
         )
     )
@@ -124,6 +126,8 @@ def learn_real_pictures(config: ConfigDict) -> None:
             data="encoded",  # known
             distillation_weight=2.5,  # known: there is one; ADD's: its value
             follows="generator",
+            # A guided pass is two or three.
+            consistency_solver="euler",
         )
     )
     config.finetune.steps = 0

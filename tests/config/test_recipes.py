@@ -20,7 +20,7 @@ from ladd_jax.studies.table import read_study
 SMALL = (digits, scenes, small, pictures)
 ADDED = (
     "renoise_mean", "renoise_slope", "reconstruction_weight", "reconstruction_gamma",
-    "consistency_weight", "follows", "timesteps", "probabilities",
+    "consistency_weight", "consistency_solver", "follows", "timesteps", "probabilities",
 )  # fmt: skip
 
 
@@ -49,7 +49,8 @@ def test_the_papers_recipe_has_nothing_that_the_paper_does_not(module):
     own = "probabilities" if module is small else "reconstruction_weight"
     assert {path for path in differ if not path.startswith("finetune.")} == {
         "distil.renoise_mean", "distil.renoise_slope", f"distil.{own}",
-        "distil.consistency_weight", "distil.consistency_steps", "distil.follows",
+        "distil.consistency_weight", "distil.consistency_steps", "distil.consistency_solver",
+        "distil.follows",
     }  # fmt: skip
 
 
