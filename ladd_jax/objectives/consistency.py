@@ -20,7 +20,11 @@ from ladd_jax.objectives.base import Batch, TrainState, student_x0
 from ladd_jax.objectives.followed import Followed
 
 SOLVERS = {"euler": 1, "midpoint": 2}
-"""Passes of the followed network that one piece of a path takes, by the name of the solver."""
+"""Passes of the followed network that one piece of a path takes, by the name of the solver.
+
+`euler` is what LCM's DDIM is for rectified flow. Song et al. take Heun's steps, which are of second
+order as `midpoint`'s are, and would ask at t = 0, of which a network learns little.
+"""
 
 _CORNER = 1e-3
 """c of the pseudo-Huber distance sqrt(d^2 + c^2) - c, of each value (LCM's)."""

@@ -57,8 +57,8 @@ def export(
       out: the folder to make.
       model: `ema` or `student`.
       step: step of the checkpoint; default: the newest.
-      layout: one of the family's layouts; for SD3 `diffusers`, `single`, `both`,
-        `lora` or `kohya`.
+      layout: one of the family's layouts; for SD3 `diffusers`, `single`, `both`, `lora` or
+        `kohya`.
       dtype: dtype of the transformer's files; the other components are copied.
       loras: LoRA files that are added to the student, `PATH` or `PATH:SCALE` each.
       guidance: of a student that is given the guidance scale, the one that the files have, since
