@@ -49,7 +49,7 @@ def get_config(arguments: str | None = None) -> ConfigDict:
         )
     )
 
-    # The whole run takes 7 to 13 minutes on two quiet cores; more steps still make it better.
+    # The whole run takes 7 to 15 minutes on two quiet cores; more steps still make it better.
     small_recipe(config, steps=400, recipe=given["recipe"])
 
     config.evaluate.update(dict(batch_size=40))
