@@ -38,7 +38,7 @@ from ladd_jax.stages.checkpoints import finished_student_step
 from ladd_jax.stages.judging import Samples, look_at, open_judge
 from ladd_jax.stages.kept import directory_of
 from ladd_jax.stages.load import load_frozen, load_unfinetuned
-from ladd_jax.stages.sets import shards_of, synthesized
+from ladd_jax.stages.sets import student_data
 from ladd_jax.stages.students import load_student_weights
 from ladd_jax.stages.subjects import subject_of
 
@@ -146,13 +146,12 @@ def measure(config: Config, workdir: Path) -> list[dict[str, Any]]:
 
     times = tuple(sorted(config.distil.timesteps, reverse=True))
     rows = [{"model": "generator", **judge(generator)}]
+    data = student_data(config, workdir)
     if config.distil.data == "synthesized":
-        records = records_of(Shards(synthesized(workdir)), prompts)
-        rows.append({"model": "records", **judge(records)})
+        rows.append({"model": "records", **judge(records_of(data, prompts))})
     consistency = getattr(objectives.distillation(config), "consistency", None)
     if consistency is not None:
-        shards = shards_of(config, workdir, config.distil.data)
-        frozen = load_frozen(config, workdir, mesh, [consistency.followed.tree], shards)
+        frozen = load_frozen(config, workdir, mesh, [consistency.followed.tree], data)
         noise = noised(generator, 1.0, 1)
         rows += rows_of_paths(consistency, frozen, judge, noise, conds)
     step = finished_student_step(config, workdir)

@@ -126,7 +126,7 @@ def learn_real_pictures(config: ConfigDict) -> None:
             data="encoded",  # known
             distillation_weight=2.5,  # known: there is one; ADD's: its value
             follows="generator",
-            # A guided pass is two or three.
+            # A guided velocity is two passes or three, and this asks for one in the place of two.
             consistency_solver="euler",
         )
     )
