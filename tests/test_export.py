@@ -27,6 +27,7 @@ from ladd_jax.config.workdir import read, settle
 from ladd_jax.diffusion.samplers import sample_noise
 from ladd_jax.diffusion.sampling import Sampler, Sampling, seeds
 from ladd_jax.errors import ExistsError, Problems, UserError
+from ladd_jax.methods import METHODS, Method
 from ladd_jax.models.lora import Adapted, LoRA, add_adapters
 from ladd_jax.models.sd3.card import model_card
 from ladd_jax.models.sd3.lora_files import layout, open_lora, save_lora
@@ -273,6 +274,21 @@ def test_the_card_of_a_student_without_heads_tells_of_none(run):
     assert "| share of the heads made anew at a step | 0.01 |" in told
     assert "| factor of the loss consistency | 1 up to step 0, 0.2 from step 900 |" in told
     assert "- distillation\n- ladd\n" in beside and "| learning rate of the heads |" in beside
+
+
+def test_a_method_of_another_package_has_its_inputs_on_the_card(monkeypatch, tmp_path):
+    monkeypatch.setitem(METHODS, "theirs", Method("Their distillation", "theirs", has_heads=True))
+    config = digits.get_config()
+    config.distil.objective = "theirs"
+    made = describe(typed(config), "x", tmp_path, "ema", 2, "single", "bfloat16").made
+    assert made["their probabilities"] == ", ".join(f"{p:g}" for p in config.distil.probabilities)
+
+
+def test_networks_of_a_family_without_layouts_are_not_exported(monkeypatch, tmp_path):
+    family = SimpleNamespace(layouts={})
+    monkeypatch.setattr("ladd_jax.stages.export.family_of", lambda config: family)
+    with pytest.raises(UserError, match="'sd3' are written in no layout of other programs"):
+        describe(typed(digits.get_config()), "x", tmp_path, "ema", 2, "single", "bfloat16")
 
 
 def test_a_number_of_steps_alone_gives_the_times_as_the_card_says(run):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import shutil
+import types
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +17,7 @@ from ladd_jax.config.fields import to_dict, typed
 from ladd_jax.config.workdir import Places, settle
 from ladd_jax.data.array_specs import ArraySpec
 from ladd_jax.data.buckets import Bucket
+from ladd_jax.data.shards import Shards
 from ladd_jax.data.sources import Source
 from ladd_jax.errors import NotFoundError, UserError
 from ladd_jax.parallel.mesh import make_mesh
@@ -25,7 +27,13 @@ from ladd_jax.stages.checkpoints import finished_student_step
 from ladd_jax.stages.distil import distil
 from ladd_jax.stages.encode import encode
 from ladd_jax.stages.flow_matching import finetune
-from ladd_jax.stages.load import load_finetuned, load_generator, load_teacher
+from ladd_jax.stages.load import (
+    FROZEN,
+    load_finetuned,
+    load_frozen,
+    load_generator,
+    load_teacher,
+)
 from ladd_jax.stages.sets import encoded
 from ladd_jax.stages.students import load_student, load_student_weights
 from ladd_jax.training.checkpoint import Checkpoints
@@ -66,6 +74,68 @@ def images(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("images")
     encode(typed(settings()), workdir)
     return encoded(workdir)
+
+
+def test_what_stands_for_no_array_of_the_data_is_written_beside_the_empty_prompt(
+    tmp_path, monkeypatch
+):
+    arrays = {"latents": ArraySpec(("H", "W", 1)), "label": ArraySpec((3,))}
+
+    def read(bucket, start, stop):
+        return {"latents": np.zeros((stop - start, 8, 8, 1)), "label": np.ones((stop - start, 3))}
+
+    none = np.full(3, -1, np.float32)
+    source = Source({Bucket(8, 8): ["one"]}, arrays, read, null={"label": none})
+    monkeypatch.setattr("ladd_jax.stages.encode.open_source", lambda *_: source)
+    encode(typed(settings()), tmp_path)
+    shards = Shards(encoded(tmp_path))
+    assert set(shards.null) == {"context", "pooled", "label"}
+    np.testing.assert_array_equal(shards.null["label"], none)
+
+
+def test_a_network_that_nothing_loads_is_named(tmp_path, monkeypatch):
+    config, shards = typed(settings()), types.SimpleNamespace(null={})
+    mesh = make_mesh({"data": 1}, jax.devices()[:1])
+    with pytest.raises(UserError, match="'ladd' reads a network 'convolutions', which is none of"):
+        load_frozen(config, tmp_path, mesh, ["convolutions"], shards)
+    monkeypatch.setitem(FROZEN, "convolutions", lambda *_: {"kernel": 1})
+    found = load_frozen(config, tmp_path, mesh, ["convolutions"], shards)
+    assert found["convolutions"] == {"kernel": 1}
+
+
+def test_a_student_under_a_critic_without_the_teacher_starts_from_what_it_starts_from(
+    images, tmp_path, monkeypatch
+):
+    config = settings()
+    write_generator(typed(config), tmp_path)
+    (tmp_path / "encoded").symlink_to(images)
+    begun = []
+    monkeypatch.setattr(distilling, "load_frozen", lambda *_: {"convolutions": None})
+    monkeypatch.setattr(distilling, "run_training", lambda *_, fresh, **__: begun.append(fresh()))
+    distil(typed(config), tmp_path)
+    mesh = make_mesh({"data": 1}, jax.devices()[:1])
+    assert_same(begun[0].params, load_generator(typed(config), tmp_path, mesh))
+
+
+@pytest.mark.parametrize(
+    ("joined", "arrays", "sentence"),
+    [
+        ("", {"latents": 4}, "read 1 channels of 'latents', and records .* 'digits' have 4"),
+        ("inpaint", {"latents": 1}, "'inpaint', so that networks read 2 channels of 'channels', "),
+    ],
+    ids=["latents", "joined"],
+)
+def test_data_without_the_channels_that_networks_read_are_refused(
+    tmp_path, monkeypatch, joined, arrays, sentence
+):
+    specs = {name: ArraySpec(("H", "W", count)) for name, count in arrays.items()}
+    source = Source({Bucket(8, 8): ["one"]}, specs)
+    monkeypatch.setattr("ladd_jax.stages.encode.open_source", lambda *_: source)
+    config = settings()
+    config.data.joined = joined
+    with pytest.raises(UserError, match=sentence):
+        encode(typed(config), tmp_path)
+    assert not encoded(tmp_path).exists()
 
 
 @pytest.mark.parametrize("name", ["context", "pooled"])

@@ -7,7 +7,7 @@ from ladd_jax.config.fields import Config
 from ladd_jax.data.buckets import Bucket
 from ladd_jax.data.image_records import names_dataset, open_images
 from ladd_jax.data.prompt_sets import read_prompt_set
-from ladd_jax.data.sources import look
+from ladd_jax.data.sources import SOURCES, count, look
 from ladd_jax.data.sources.fill_buckets import smallest_bucket
 from ladd_jax.errors import Problems, UserError
 from ladd_jax.methods import METHODS
@@ -62,12 +62,15 @@ def count_records(config: Config, place: Path | None = None) -> dict[Bucket, int
     buckets = [Bucket.parse(name) for name in data.buckets]
     if "encode" not in config.stages or _is_encoded(place):
         return {}
-    if data.source == "prompts":
-        found = look(config, buckets) if data.path else None
-        return {} if found is None else {b: len(texts) for b, texts in found.prompts.items()}
-    if data.source != "images":
-        return dict.fromkeys(buckets, data.examples)
-    return _count_pictures(config, buckets)
+    if data.source == "images":
+        return _count_pictures(config, buckets)
+    if SOURCES[data.source].path and not data.path:
+        return {}
+    found = look(config, buckets)
+    if found is not None:
+        return {bucket: len(texts) for bucket, texts in found.prompts.items()}
+    known = count(config)
+    return dict.fromkeys(buckets, -(-known // len(buckets))) if known else {}
 
 
 def _count_pictures(config: Config, buckets: list[Bucket]) -> dict[Bucket, int]:
@@ -86,14 +89,14 @@ def _count_pictures(config: Config, buckets: list[Bucket]) -> dict[Bucket, int]:
         preference_column=data.preference_column,
         edits=data.joined == "edit",
     )
-    count = min(len(found), data.limit or len(found))
+    known = min(len(found), data.limit or len(found))
     least, field = smallest_bucket(config)
-    if count < least:
+    if known < least:
         raise UserError(
-            f"{data.path} holds {count} records, fewer than one batch of {field} {least}: lower it "
+            f"{data.path} holds {known} records, fewer than one batch of {field} {least}: lower it "
             f"or add records"
         )
-    return {bucket: -(-count // len(buckets)) for bucket in buckets}
+    return {bucket: -(-known // len(buckets)) for bucket in buckets}
 
 
 def _is_here(path: str) -> bool:

@@ -25,6 +25,7 @@ from ladd_jax.config.pretraining import NETWORKS, further_trainings
 from ladd_jax.config.workdir import data_directory, first_run, places
 from ladd_jax.data.buckets import Bucket, check_resolution, check_sides
 from ladd_jax.data.joined import joined_channels, pretrains
+from ladd_jax.data.sources import SOURCES
 from ladd_jax.data.sources.fill_buckets import readers
 from ladd_jax.diffusion.samplers import student_sigmas
 from ladd_jax.errors import NotFoundError, Problems, UserError
@@ -48,9 +49,6 @@ _OF_GENERATOR = ("prefer", "synthesize", "finetune", "distil", "evaluate")
 
 # Stages that read what the student starts from.
 _OF_START = ("finetune", "distil", "evaluate")
-
-# Sources that need no released pipeline: their pictures are the latents.
-_CHANNELS = {"digits": 1, "scene_edits": 3, "scenes": 3}
 
 
 def check(config: Config, workdir: Path | None = None) -> None:
@@ -321,19 +319,18 @@ def _check_base(config: Config, place: Path | None) -> None:
 
 
 def _check_data(config: Config, trainings: _Trainings) -> None:
-    data = config.data
+    data, kind = config.data, SOURCES[config.data.source]
     if "prefer" in trainings and not data.other_column:
         raise UserError(
             f"prefer.steps is {config.prefer.steps} and data.other_column is empty: name the "
             f"column of the pictures that each was compared with, and data.preference_column, or "
             f"use 0"
         )
-    if data.source in _CHANNELS:
-        channels = _CHANNELS[data.source]
-        if config.model.channels != channels:
-            raise UserError(
-                f"model.channels is {config.model.channels}: {data.source} have {channels}"
-            )
+    if kind.channels and config.model.channels != kind.channels:
+        raise UserError(
+            f"model.channels is {config.model.channels}: {data.source} have {kind.channels}"
+        )
+    if kind.drawn:
         _check_examples(config, trainings)
         return
     if not config.weights and data.source == "prompts":
@@ -343,22 +340,23 @@ def _check_data(config: Config, trainings: _Trainings) -> None:
             f"--local-dir=DIR` or StableDiffusion3Pipeline.save_pretrained wrote, or owner/name "
             f"of the hub"
         )
-    if "encode" in config.stages and not data.path:
+    if "encode" in config.stages and kind.path and not data.path:
         raise UserError(
             "data.path is empty: give --config=FILE:data=PATH, --prompts=FILE or --images=DIR"
         )
-    if not config.weights:
-        if not data.autoencoder and config.model.channels not in (1, 3):
+    if config.weights:
+        if "pretrain" in config.stages and not pretrains(config):
+            raise UserError(
+                "the stage 'pretrain' makes a data generator and weights are one: leave it out"
+            )
+    elif data.source == "images" and not data.autoencoder:
+        if config.model.channels not in (1, 3):
             raise UserError(
                 f"weights is empty and model.channels is {config.model.channels}: without weights "
                 f"and data.autoencoder latents are pixels, of 1 channel, grey, or 3"
             )
-        if not data.autoencoder and not data.buckets:
+        if not data.buckets:
             check_resolution(data.resolution, config.model.patch)
-    elif "pretrain" in config.stages and not pretrains(config):
-        raise UserError(
-            "the stage 'pretrain' makes a data generator and weights are one: leave it out"
-        )
 
 
 def _check_examples(config: Config, trainings: _Trainings) -> None:

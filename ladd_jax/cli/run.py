@@ -204,6 +204,7 @@ def _start(
         import jax
         from tqdm.contrib.logging import logging_redirect_tqdm
 
+        from ladd_jax.cli.extensions import load_extensions
         from ladd_jax.parallel import processes
 
         # Orbax tells of each of its steps through absl; here its warnings are enough.
@@ -216,6 +217,7 @@ def _start(
             log.setLevel(logging.INFO if jax.process_index() == 0 else logging.WARNING)
             # A line stands above the progress bar, and not in the middle of it.
             with logging_redirect_tqdm([log]):
+                load_extensions()
                 body()
 
     app.run(main, flags_parser=parse)

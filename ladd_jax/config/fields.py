@@ -241,7 +241,8 @@ class Data:
             if self.other_column:
                 other = f"data.other_column {self.other_column!r}, of pairs"
             raise UserError(f"data.joined is {self.joined!r} beside {other}: leave one of both out")
-        if (self.source == "scene_edits") != (self.joined == "edit") and self.source != "images":
+        of_edits = self.source == "scene_edits"
+        if SOURCES[self.source].drawn and of_edits != (self.joined == "edit"):
             raise UserError(
                 f"data.joined is {self.joined!r} and data.source is {self.source!r}: edits are of "
                 f"the sources 'images' and 'scene_edits', the second of which has no other records"

@@ -110,7 +110,7 @@ def distillation(config: Config) -> StudentObjective:
     Raises:
       UserError: see `ladd`.
     """
-    return _DISTILLATIONS[config.distil.objective](config)
+    return DISTILLATIONS[config.distil.objective](config)
 
 
 def lcm(config: Config) -> LCM:
@@ -204,7 +204,7 @@ def ladd(config: Config) -> LADD:
         hooked_blocks=stage.hooked_blocks,
         guidance_ranges=config.synthesize.ranges,
     )
-    return LADD(critic=critic, **_adversarial(config))
+    return LADD(critic=critic, **adversarial(config))
 
 
 def add(config: Config) -> ADD:
@@ -242,7 +242,7 @@ def add(config: Config) -> ADD:
         decoder=decoder,
         teacher=teacher if asks_teacher(config) else None,
     )
-    return ADD(critic=critic, **_adversarial(config))
+    return ADD(critic=critic, **adversarial(config))
 
 
 def _heads(config: Config, features: int, summary: int, *, told_noise: bool = True) -> HeadConfig:
@@ -256,8 +256,12 @@ def _heads(config: Config, features: int, summary: int, *, told_noise: bool = Tr
     )
 
 
-def _adversarial(config: Config) -> dict[str, Any]:
-    """The fields of LADD but its critic."""
+def adversarial(config: Config) -> dict[str, Any]:
+    """The fields of `LADD` but its critic, for objectives that have another one.
+
+    Raises:
+      UserError: see `student`.
+    """
     stage = config.distil
     return {
         "student": student(config),
@@ -268,13 +272,14 @@ def _adversarial(config: Config) -> dict[str, Any]:
     }
 
 
-_DISTILLATIONS: dict[str, Callable[[Config], StudentObjective]] = {
+DISTILLATIONS: dict[str, Callable[[Config], StudentObjective]] = {
     "ladd": ladd,
     "add": add,
     "lcm": lcm,
     "dmd": dmd,
     "progressive": progressive,
 }
+"""By the name that `distil.objective` has; `methods.METHODS` has what else there is to know."""
 
 
 def model_flops(

@@ -27,13 +27,11 @@ from ladd_jax.models.base import GUIDANCE, Cond
 from ladd_jax.parallel.compiler_options import forward_options
 from ladd_jax.parallel.mesh import batch_divisor, batch_sharding, lay, replicated
 
-_ODE = {"euler": euler, "dpmpp_2m": dpmpp_2m}
-
-GENERATOR_SAMPLERS = tuple(_ODE)
-"""Names of the samplers of a data generator."""
-
-_SAMPLERS = (*GENERATOR_SAMPLERS, "consistency")
-
+GENERATOR_SAMPLERS: dict[str, Callable[[Velocity, jax.Array, Levels], jax.Array]] = {
+    "euler": euler,
+    "dpmpp_2m": dpmpp_2m,
+}
+"""Samplers of a data generator, which draw no noise but that which they start from, by name."""
 
 GivenGuidance = float | tuple[float, float] | None
 """Guidance that a student is given: a scale, one on the text and one on the image, or none."""
@@ -49,9 +47,8 @@ def scales_of(given: GivenGuidance) -> tuple[float, ...]:
 def _run(
     sampler: str, velocity: Velocity, noise: jax.Array, sigmas: Levels, keys: jax.Array
 ) -> jax.Array:
-    if sampler in _ODE:
-        # Noise is drawn once, at the start.
-        return _ODE[sampler](velocity, noise, sigmas)
+    if sampler in GENERATOR_SAMPLERS:
+        return GENERATOR_SAMPLERS[sampler](velocity, noise, sigmas)
     return consistency(velocity, noise, sigmas, keys)
 
 
@@ -60,7 +57,7 @@ class Sampling:
     """How to sample.
 
     Attributes:
-      sampler: `euler` or `dpmpp_2m` (data generator), `consistency` or `euler` (student).
+      sampler: a name of `GENERATOR_SAMPLERS`, or `consistency`, which is for students.
       sigmas: noise levels from 1, or from where a picture with noise is, to 0.
       guidance: scale of classifier-free guidance; 1 for none.
       guidance_interval: the first and the last t with guidance.
@@ -81,10 +78,9 @@ class Sampling:
     image_guidance: float = dataclasses.field(default=1.0, repr=False)
 
     def __post_init__(self) -> None:
-        if self.sampler not in _SAMPLERS:
-            raise UserError(
-                f"sampler {self.sampler!r} is none of {', '.join(_SAMPLERS)}: use one of them"
-            )
+        known = (*GENERATOR_SAMPLERS, "consistency")
+        if self.sampler not in known:
+            raise UserError(f"sampler {self.sampler!r} is none of {', '.join(known)}: use one")
 
     @classmethod
     def generator(

@@ -2,7 +2,7 @@
 
 A family is a folder beside this file, such as `sd3/`, whose `FAMILY` describes it. No import
 statement outside `models/` names such a folder: a second family is a second folder, a line in
-`_FAMILIES`, and one in `_PIPELINES` for the class of its released pipelines.
+`FAMILIES`, and one in `PIPELINES` for the class of its released pipelines.
 
 H W latent grid, C channels, T text tokens.
 """
@@ -23,10 +23,10 @@ from ladd_jax.models.layers import Dtype
 from ladd_jax.models.lora import Adapted
 from ladd_jax.weights.source import pipeline_class
 
-_FAMILIES = {"sd3": "ladd_jax.models.sd3.family"}
-"""Modules, imported when they are asked for."""
+FAMILIES = {"sd3": "ladd_jax.models.sd3.family"}
+"""By the name that `model.family` has: modules with a `FAMILY`, imported when asked for."""
 
-_PIPELINES = {
+PIPELINES = {
     "StableDiffusion3Pipeline": "sd3",
     "StableDiffusion3InpaintPipeline": "sd3",
     "StableDiffusion3InstructPix2PixPipeline": "sd3",
@@ -37,7 +37,7 @@ ADAPTERS = "lora"
 """Kind of files that are a student's adapters alone, in the layouts of a family."""
 
 _DEFAULT = "sd3"
-"""Family of weights whose files do not name a class of `_PIPELINES`; it says what is wrong."""
+"""Family of weights whose files do not name a class of `PIPELINES`; it says what is wrong."""
 
 
 class Architecture(Protocol):
@@ -226,9 +226,23 @@ class Export:
     joined: str = ""
 
 
+def _lacking(what: str) -> Callable[..., Any]:
+    """What stands for a part that a family does not have: it says so to the user."""
+
+    def refuse(*_: Any, **__: Any) -> Any:
+        raise UserError(
+            f"networks of this model.family have no {what}: use another family, or leave out what "
+            f"asks for it"
+        )
+
+    return refuse
+
+
 @dataclasses.dataclass(frozen=True)
 class Family:
     """A kind of networks, with all that is special about it.
+
+    What reads and writes files of others may be left out: the user who asks for it is refused.
 
     Attributes:
       name: `model.family` of a config.
@@ -238,21 +252,23 @@ class Family:
       backbone: `backbone(architecture)`: the network as a function of its parameters.
       cut_params: `cut_params(params, shapes)` gives, of the parameters of a whole network, those
         of one that is cut, whose shapes are given.
-      widened: `widened(params, architecture)`: parameters of a network as those of one that reads
-        the channels of this architecture, which are more, and does the same whatever they are.
-      fixed_guidance: `fixed_guidance(params, *scales)`: parameters of a guided network as those of
-        one that is not, which does the same at one scale.
       forward_flops: `forward_flops(architecture, height, width, cond)`: multiplications and
         additions of one forward pass over one sample, for latents of these sides and the arrays of
         a condition, or their shapes and dtypes, with or without a batch.
-      encoder_flops: `encoder_flops(height, width, text_length)`: multiplications and additions with
-        which the encoders of released pipelines encode one prompt, and one picture with latents of
-        these sides.
-      text_blocks: `text_blocks(text_length)`: `TextEncoder.blocks` of released pipelines.
       cond_shapes: `cond_shapes(architecture, height, width, text_length)`: shapes of the arrays of
         a condition by name, without the batch, for latents of these sides.
       sides: `sides(architecture)`: what sides of latents are multiples of, and the largest; None
         for no limit.
+      preview: `preview(latents)`: latents `[..., H, W, C]` as pictures `[..., H, W, 1 or 3]` in
+        [-1, 1], at once, without the autoencoder and about right.
+      widened: `widened(params, architecture)`: parameters of a network as those of one that reads
+        the channels of this architecture, which are more, and does the same whatever they are.
+      fixed_guidance: `fixed_guidance(params, *scales)`: parameters of a guided network as those of
+        one that is not, which does the same at one scale.
+      encoder_flops: `encoder_flops(height, width, text_length)`: multiplications and additions with
+        which the encoders of released pipelines encode one prompt, and one picture with latents of
+        these sides.
+      text_blocks: `text_blocks(text_length)`: `TextEncoder.blocks` of released pipelines.
       open_weights: `open_weights(place, dtype)` finds and checks the weights of a network: a
         pipeline's folder, a file, or owner/name of the hub.
       open_lora: `open_lora(place, architecture)` finds and checks adapters in a file, a folder, or
@@ -269,8 +285,6 @@ class Family:
       picture_decoder: `picture_decoder(place, dtype, param_dtype)` gives the decoder alone, for
         gradients, and reads no weights; an empty place is that of released pipelines.
       load_decoder: `load_decoder(place, decoder, mesh)` gives its parameters on a mesh.
-      preview: `preview(latents)`: latents `[..., H, W, C]` as pictures `[..., H, W, 1 or 3]` in
-        [-1, 1], at once, without the autoencoder and about right.
       load_text_encoder: `load_text_encoder(place, dtype, mesh, length, batch, tokenizers)`, of
         `length` tokens, encoding `batch` prompts at once. The place is a pipeline, a file with
         encoders, or a folder with one encoder and its tokenizer; `tokenizers` is another pipeline
@@ -290,28 +304,32 @@ class Family:
     weight_fields: tuple[str, ...]
     backbone: Callable[[Any], Backbone]
     cut_params: Callable[[Params, Params], Params]
-    widened: Callable[[Params, Any], Params]
-    fixed_guidance: Callable[..., Params]
     forward_flops: Callable[[Any, int, int, Mapping[str, Any]], int]
-    encoder_flops: Callable[[int, int, int], tuple[int, int]]
-    text_blocks: Callable[[int], Mapping[str, tuple[tuple[int, int], ...]]]
     cond_shapes: Callable[[Any, int, int, int], dict[str, tuple[int, ...]]]
     sides: Callable[[Any], tuple[int, int | None]]
-    open_weights: Callable[[str | Path, Dtype], OpenWeights]
-    open_lora: Callable[[str, Any], OpenAdapters]
-    check_lora: Callable[[Any, Adapted], None]
-    save_lora: Callable[[Path, Any, Adapted, Params], None]
-    load_autoencoder: Callable[[str | Path, Dtype], tuple[Autoencoder, Params]]
-    check_autoencoder: Callable[[str | Path, int], None]
-    picture_decoder: Callable[[str | Path, Dtype, Dtype], PictureDecoder]
-    load_decoder: Callable[[str | Path, PictureDecoder, Mesh], Params]
     preview: Callable[[np.ndarray], np.ndarray]
-    load_text_encoder: Callable[[str | Path, Dtype, Mesh, int, int, str], TextEncoder]
-    check_text: Callable[[str | Path, Any, int, str], None]
-    text_widths: Callable[[str | Path], tuple[int, int]]
-    released: Callable[[str], Released]
-    layouts: Mapping[str, tuple[str, ...]]
-    write_export: Callable[[Path, Export], None]
+    widened: Callable[[Params, Any], Params] = _lacking("way to read joined channels")
+    fixed_guidance: Callable[..., Params] = _lacking("form of one scale of guidance")
+    encoder_flops: Callable[[int, int, int], tuple[int, int]] = _lacking("released encoders")
+    text_blocks: Callable[[int], Mapping[str, tuple[tuple[int, int], ...]]] = lambda length: {}
+    open_weights: Callable[[str | Path, Dtype], OpenWeights] = _lacking("files of weights")
+    open_lora: Callable[[str, Any], OpenAdapters] = _lacking("files of adapters")
+    check_lora: Callable[[Any, Adapted], None] = _lacking("files of adapters")
+    save_lora: Callable[[Path, Any, Adapted, Params], None] = _lacking("files of adapters")
+    load_autoencoder: Callable[[str | Path, Dtype], tuple[Autoencoder, Params]] = _lacking(
+        "autoencoder"
+    )
+    check_autoencoder: Callable[[str | Path, int], None] = _lacking("autoencoder")
+    picture_decoder: Callable[[str | Path, Dtype, Dtype], PictureDecoder] = _lacking("decoder")
+    load_decoder: Callable[[str | Path, PictureDecoder, Mesh], Params] = _lacking("decoder")
+    load_text_encoder: Callable[[str | Path, Dtype, Mesh, int, int, str], TextEncoder] = _lacking(
+        "text encoder in files"
+    )
+    check_text: Callable[[str | Path, Any, int, str], None] = _lacking("text encoder in files")
+    text_widths: Callable[[str | Path], tuple[int, int]] = _lacking("text encoder in files")
+    released: Callable[[str], Released] = _lacking("released pipelines")
+    layouts: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+    write_export: Callable[[Path, Export], None] = _lacking("layout of files to export")
 
 
 def family(name: str) -> Family:
@@ -320,9 +338,9 @@ def family(name: str) -> Family:
     Raises:
       UserError: there is none.
     """
-    if name not in _FAMILIES:
-        raise UserError(f"model.family {name!r} is not one of {', '.join(_FAMILIES)}: use one")
-    return importlib.import_module(_FAMILIES[name]).FAMILY
+    if name not in FAMILIES:
+        raise UserError(f"model.family {name!r} is none of {', '.join(FAMILIES)}: use one")
+    return importlib.import_module(FAMILIES[name]).FAMILY
 
 
 def family_of_pipeline(place: str) -> Family:
@@ -335,7 +353,7 @@ def family_of_pipeline(place: str) -> Family:
       NotFoundError: the hub does not give it.
       UserError: its index is damaged.
     """
-    return family(_PIPELINES.get(pipeline_class(place), _DEFAULT))
+    return family(PIPELINES.get(pipeline_class(place), _DEFAULT))
 
 
 def family_of(config: Any) -> Family:

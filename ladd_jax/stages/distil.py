@@ -64,7 +64,7 @@ def _distil(config: Config, workdir: Path) -> CollapsedError | None:
         # A whole network that is held no longer than this, where it is not in `frozen`.
         if student.constants:
             (start,) = (frozen[name] for name in student.constants)
-        elif start_tree(config) != BASE:
+        elif start_tree(config) != BASE and start_tree(config) in frozen:
             start = frozen[start_tree(config)]
         else:
             start = load_start(config, workdir, mesh)

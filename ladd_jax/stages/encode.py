@@ -20,6 +20,7 @@ from ladd_jax.config.workdir import data_directory
 from ladd_jax.data.array_specs import joined_spec, text_spec
 from ladd_jax.data.buckets import Bucket
 from ladd_jax.data.contents import contents_of
+from ladd_jax.data.joined import joined_channels
 from ladd_jax.data.records import DECODE_ALL, UndecodableError
 from ladd_jax.data.shard_sets import LATENTS, Layout, Shard, is_complete
 from ladd_jax.data.shard_writing import finalize_together, missing_shards, progress, write_shard
@@ -103,7 +104,7 @@ def _encode(config: Config, workdir: Path) -> None:
     Raises:
       NotFoundError: the data are not there.
       UserError: the data are damaged, or others than those of the shards, or one of their arrays
-        has the name of one of the text's.
+        has the name of one of the text's, or other channels than networks read.
     """
     data = config.data
     target, apart = encoded(workdir), held_out(workdir)
@@ -122,6 +123,7 @@ def _encode(config: Config, workdir: Path) -> None:
             raise
         check_set(config, target, "encoded")
         return
+    _check_arrays(config, source)
     inputs = inputs_of(config, None)["encoded"]
     parts = {target: source} | ({} if source.held_out is None else {apart: source.held_out})
     plans = {
@@ -157,6 +159,23 @@ def _encode(config: Config, workdir: Path) -> None:
     report_cut(encoder)
 
 
+def _check_arrays(config: Config, source: Source) -> None:
+    """Raises UserError where networks would not be given the channels that they read."""
+    wanted = {CHANNELS: joined_channels(config)} if config.data.joined else {}
+    if LATENTS in source.arrays:
+        wanted[LATENTS] = config.model.channels
+    for name, channels in wanted.items():
+        found = source.arrays[name].shape[-1] if name in source.arrays else 0
+        if found != channels:
+            fields = f"model.channels is {config.model.channels}"
+            if name == CHANNELS:
+                fields += f" and data.joined {config.data.joined!r}"
+            raise UserError(
+                f"{fields}, so that networks read {channels} channels of {name!r}, and records of "
+                f"the source {config.data.source!r} have {found}: change the fields or the source"
+            )
+
+
 def _write(
     config: Config,
     source: Source,
@@ -186,7 +205,7 @@ def _write(
             records = _records(source, encoder, shard, data.text_batch_size)
             write_shard(target, layout, shard, records)
             bar.update(shard.stop - shard.start)
-    finalize_together(target, layout, null)
+    finalize_together(target, layout, {**null, **source.null})
 
 
 def _records(

@@ -139,6 +139,11 @@ def describe(
         is of another network.
     """
     layouts = family_of(config).layouts
+    if not layouts:
+        raise UserError(
+            f"networks of model.family {config.model.family!r} are written in no layout of other "
+            f"programs: sample the run itself by its --checkpoint"
+        )
     if layout not in layouts:
         raise UserError(f"layout {layout!r} is not one of {', '.join(layouts)}: use one")
     buckets = trained_buckets(config, workdir)
@@ -245,7 +250,7 @@ def _how_made(
         "data": data,
         "batch": distil.batch_size,
         "times": _listed(distil.timesteps),
-        **_OF_OBJECTIVES[distil.objective](distil),
+        **_OF_OBJECTIVES.get(distil.objective, _of_inputs)(distil),
         "learning rate": f"{distil.optimizer.learning_rate:g}",
         "seed": config.seed,
     }

@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -317,8 +317,19 @@ def load_decoder(config: Config, workdir: Path, mesh: Mesh) -> Params:
     return family.load_decoder(config.autoencoder, decoder, mesh)
 
 
+FROZEN: dict[str, Callable[[Config, Path, Mesh], Params]] = {
+    "teacher": load_teacher,
+    architectures.GENERATOR: load_generator,
+    BASE: load_base,
+    DINO: load_dino,
+    DECODER: load_decoder,
+}
+"""What gives the parameters of a network that a distillation reads and never changes, by the name
+of its tree: `load(config, workdir, mesh)`, laid on the mesh."""
+
+
 def load_frozen(
-    config: Config, workdir: Path, mesh: Mesh, names: Iterable[str], shards: Shards
+    config: Config, workdir: Path, mesh: Mesh, names: Collection[str], shards: Shards
 ) -> dict[str, Any]:
     """The trees that a distillation reads and never changes, by name.
 
@@ -333,16 +344,16 @@ def load_frozen(
 
     Raises:
       NotFoundError: a stage before is not done, or weights are not there.
-      UserError: weights are damaged, or of another architecture than the config's.
+      UserError: weights are damaged, or of another architecture than the config's; or no way is
+        known to load a network.
     """
-    load = {
-        "teacher": load_teacher,
-        architectures.GENERATOR: load_generator,
-        BASE: load_base,
-        DINO: load_dino,
-        DECODER: load_decoder,
-    }
-    frozen: dict[str, Any] = {name: load[name](config, workdir, mesh) for name in names}
+    for name in names:
+        if name not in FROZEN:
+            raise UserError(
+                f"the distillation {config.distil.objective!r} reads a network {name!r}, which is "
+                f"none of {', '.join(FROZEN)}: give FROZEN of stages/load.py what loads it"
+            )
+    frozen: dict[str, Any] = {name: FROZEN[name](config, workdir, mesh) for name in names}
     whole = replicated(mesh)
     return frozen | {"null": {name: lay(array, whole) for name, array in shards.null.items()}}
 

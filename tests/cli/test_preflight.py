@@ -3,7 +3,9 @@
 import errno
 import os
 import shutil
+import sys
 import tempfile
+import types
 from pathlib import Path
 
 import jax
@@ -17,6 +19,7 @@ from ladd_jax.cli.preflight import check, look
 from ladd_jax.config import objectives
 from ladd_jax.config.fields import partly_typed, typed
 from ladd_jax.data.buckets import Bucket
+from ladd_jax.data.sources import SOURCES, Kind
 from ladd_jax.data.sources.fill_buckets import readers
 from ladd_jax.errors import Problems, UserError, UserErrors
 
@@ -86,6 +89,22 @@ def test_prompts_are_counted_by_bucket_against_the_batches_before_anything(tmp_p
     assert sum(sizes.values()) == 100 and set(sizes) == {Bucket(8, 8), Bucket(8, 16)}
     # One of them fills no batch: its prompts are the other's.
     assert list(count_records(typed(prompts(tmp_path, 24))).values()) == [24]
+
+
+@pytest.mark.parametrize("count", [0, 40])
+def test_a_source_that_reads_no_path_needs_none_and_is_asked_how_much_it_has(count, monkeypatch):
+    module = types.SimpleNamespace(open_source=None, **({"count": lambda _: 40} if count else {}))
+    monkeypatch.setitem(sys.modules, "theirs", module)
+    monkeypatch.setitem(SOURCES, "theirs", Kind("theirs"))
+    config = digits.get_config()
+    config.data.update(dict(source="theirs", buckets=("8x8", "8x16"), path=""))
+    config.stages, config.model.channels = ("encode", "pretrain"), 4
+    check(typed(config))
+    config.data.joined = "edit"
+    assert typed(config).data.joined == "edit"
+    config.data.joined = ""
+    sizes = {Bucket(8, 8): 20, Bucket(8, 16): 20} if count else {}
+    assert count_records(typed(config)) == sizes
 
 
 def test_data_that_are_not_there_are_told_before_anything(tmp_path):

@@ -5,8 +5,9 @@ import pytest
 
 from ladd_jax.config.fields import base_config
 from ladd_jax.data import digits
+from ladd_jax.data.array_specs import ArraySpec
 from ladd_jax.data.buckets import Bucket
-from ladd_jax.data.sources import open_source
+from ladd_jax.data.sources import Source, open_source
 from ladd_jax.data.sources.held_out import draw, lowest_draws
 from ladd_jax.errors import UserError
 
@@ -65,6 +66,20 @@ def test_a_source_that_there_is_not_is_named_with_those_there_are(tmp_path):
         UserError, match="'audio' is none of digits, images, prompts, scene_edits, scenes"
     ):
         open_source(config, BUCKETS, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("null", "sentence"),
+    [
+        ({"lable": np.zeros(10)}, "null has 'lable' and the arrays of the data are latents, label"),
+        ({"label": np.zeros(1)}, r"of shape \(1,\) and records have it of shape \(10,\)"),
+    ],
+    ids=["of another name", "of another shape"],
+)
+def test_what_stands_for_no_array_is_like_the_array(null, sentence):
+    arrays = {"latents": ArraySpec(("H", "W", 1)), "label": ArraySpec((10,))}
+    with pytest.raises(UserError, match=sentence):
+        Source({digits.SINGLE: ["one"]}, arrays, null=null)
 
 
 def test_digits_are_pictures_with_their_prompts_in_the_order_of_the_records(tmp_path):

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from ladd_jax.config.fields import base_config, typed
 from ladd_jax.diffusion.flow import expand
 from ladd_jax.diffusion.samplers import (
     consistency,
@@ -19,7 +20,7 @@ from ladd_jax.diffusion.samplers import (
     sample_noise,
     student_sigmas,
 )
-from ladd_jax.diffusion.sampling import Sampler, Sampling, seeds
+from ladd_jax.diffusion.sampling import GENERATOR_SAMPLERS, Sampler, Sampling, seeds
 from ladd_jax.errors import UserError
 from ladd_jax.parallel.mesh import make_mesh
 
@@ -248,6 +249,17 @@ def test_a_sampler_that_there_is_not_is_named_with_those_there_are():
         UserError, match="sampler 'heun' is none of euler, dpmpp_2m, consistency: use one"
     ):
         Sampling("heun", (1.0, 0.0))
+
+
+def test_a_sampler_of_the_table_may_be_chosen(monkeypatch):
+    monkeypatch.setitem(GENERATOR_SAMPLERS, "noise", lambda velocity, noise, sigmas: noise)
+    config = base_config()
+    config.synthesize.sampler = "noise"
+    way = Sampling.generator(**typed(config).synthesize.sampling)
+    mesh = make_mesh({"data": 1}, jax.devices()[:1])
+    cond = {name: np.zeros((3, *array.shape), np.float32) for name, array in NULL.items()}
+    samples = Sampler(lambda *_: None, NULL, mesh, 3)({}, np.asarray(KEYS), cond, (4, 4, 1), way)
+    np.testing.assert_allclose(samples, NOISE, rtol=1e-6)
 
 
 def test_seeds_differ_in_every_index():

@@ -8,13 +8,25 @@ import pytest
 import tiny
 
 from ladd_jax.errors import UserError
-from ladd_jax.models.families import family, family_of_pipeline
+from ladd_jax.models.families import Family, family, family_of_pipeline
 from ladd_jax.models.sd3.flops import forward_flops
 
 
 def test_a_family_that_there_is_not_is_named_with_those_there_are():
-    with pytest.raises(UserError, match=r"model\.family 'flux' is not one of sd3"):
+    with pytest.raises(UserError, match=r"model\.family 'flux' is none of sd3"):
         family("flux")
+
+
+def test_a_family_without_files_of_others_refuses_what_asks_for_them():
+    sd3 = family("sd3")
+    needed = (
+        "name", "architecture", "weight_fields", "backbone", "cut_params", "forward_flops",
+        "cond_shapes", "sides", "preview",
+    )  # fmt: skip
+    small = Family(**{name: getattr(sd3, name) for name in needed})
+    with pytest.raises(UserError, match=r"this model\.family have no files of weights: use"):
+        small.open_weights("weights", "float32")
+    assert small.text_blocks(77) == {} and small.layouts == {}
 
 
 def test_a_pipeline_names_its_family(tmp_path):

@@ -76,6 +76,11 @@ class PooledCritic:
     def judge(self, heads, frozen, x_0, noise, cond, loss):
         return self.open(frozen, x_0, noise, cond).judge(heads, loss)
 
+    def refreshed(self, heads, share, key):
+        chosen, fresh = jax.random.split(key)
+        anew = jax.random.uniform(chosen) < share
+        return jax.tree.map(lambda a, b: jnp.where(anew, b, a), heads, self.heads.init(fresh))
+
     def open(self, frozen, x_0, noise, cond):
         return OpenedPool(self, *jax.vjp(lambda x_0: self.features(frozen, x_0), x_0))
 
@@ -121,9 +126,9 @@ def pooled_critic(projected):
     return PooledCritic(Model(lambda rngs: Judge(features, rngs=rngs)), projection)
 
 
-def pooled_ladd(critic, **changes):
+def pooled_ladd(critic, kind=LADD, **changes):
     optimizer = Optimizer(1.0, epsilon=1.0)
-    return LADD(
+    return kind(
         student=Model(lambda rngs: Student(rngs=rngs)),
         critic=critic,
         optimizer=optimizer,
@@ -215,8 +220,50 @@ def test_a_critic_of_another_kind_makes_the_update_of_two_programs(projected, ch
     assert metrics["accuracy/head"].shape == (1,)
 
 
-def test_further_updates_of_the_heads_and_misaligned_pairs_are_the_steps_and_not_the_critics():
-    objective = pooled_ladd(pooled_critic(True), head_updates=3, misaligned_share=0.3)
+@dataclasses.dataclass(frozen=True)
+class LogitPenalty:
+    """The mean square of a head's logits."""
+
+    gamma: float
+
+    def __call__(self, head, inputs, due):
+        size = jnp.mean(jnp.square(head(inputs)))
+        return self.gamma * size, size
+
+
+class QuietLADD(LADD):
+    """LADD whose heads are held to small logits."""
+
+    @property
+    def penalty(self):
+        return LogitPenalty(self.r1_gamma)
+
+
+def test_a_subclass_has_a_penalty_of_its_own_on_real_samples():
+    objective = pooled_ladd(pooled_critic(True), QuietLADD, loss="lsgan", r1_gamma=0.5)
+    state, frozen = start(objective)
+    batch, critic = tiny.batch(), objective.critic
+
+    def discriminator_loss(heads):
+        key, _ = jax.random.split(jax.random.fold_in(state.key, state.step))
+        x_t, t = objective.student_input(key, batch["latents"], state.step)
+        x0_hat = predict_x0(x_t, objective.student(state.params, x_t, t, batch["cond"]), t)
+        fake, real = (
+            critic.heads(heads, critic.features(frozen, x)) for x in (x0_hat, batch["latents"])
+        )
+        size = jnp.mean(jnp.square(real))
+        return jnp.mean((fake + 1) ** 2) + jnp.mean((real - 1) ** 2) + 0.5 * size, size
+
+    gradient, size = jax.jit(jax.grad(discriminator_loss, has_aux=True))(state.heads)
+    _, metrics = jax.jit(objective.step)(state, frozen, batch)
+    np.testing.assert_allclose(metrics["r1"], [size], rtol=1e-4)
+    np.testing.assert_allclose(metrics["gradient_norm/heads"], optax.tree.norm(gradient), rtol=1e-4)
+
+
+def test_further_updates_misaligned_pairs_and_heads_made_anew_are_the_steps_and_not_the_critics():
+    objective = pooled_ladd(
+        pooled_critic(True), head_updates=3, misaligned_share=0.3, refreshed_heads=1.0
+    )
     state, frozen = start(objective)
     after, metrics = jax.jit(objective.step)(state, frozen, tiny.batch())
     assert int(after.heads_optimizer[0].count) == 3 and int(after.optimizer[0].count) == 1

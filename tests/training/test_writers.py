@@ -41,6 +41,12 @@ def test_a_writer_whose_client_is_missing_says_what_to_install(monkeypatch, tmp_
         MetricWriter(tmp_path, ("wandb",))
 
 
+def test_a_writer_of_another_package_has_no_extra_of_this_one(monkeypatch):
+    monkeypatch.setitem(WRITERS, "theirs", Entry("nowhere", "not_installed", ""))
+    with pytest.raises(UserError, match="run `pip install not_installed`, or leave it out"):
+        check_writers(("theirs",))
+
+
 def test_without_writers_there_is_still_a_history(tmp_path):
     tell(tmp_path, 2, (), PICTURE)
     assert [path.name for path in tmp_path.iterdir()] == ["history.jsonl"]

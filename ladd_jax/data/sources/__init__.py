@@ -1,9 +1,9 @@
 """Sources of data: what `encode` writes as shards, and the table of those there are.
 
-A source is a module here with `open_source(config, buckets, workdir) -> Source`, and a line in
-`SOURCES`. One that is opened at once and writes nothing has `look(config, buckets) -> Source` too,
-by which its data are looked at before a run writes anything. One that knows the number of its
-records without a look at each has `count(config) -> int`.
+A source is a module with `open_source(config, buckets, workdir) -> Source`, and a line in
+`SOURCES`, which says what it asks of a config. One that is opened at once and writes nothing has
+`look(config, buckets) -> Source` too, by which its data are looked at before a run writes anything.
+One that knows the number of its records without a look at each has `count(config) -> int`.
 """
 
 import dataclasses
@@ -21,14 +21,32 @@ if TYPE_CHECKING:
     # The config names the sources; what writes shards takes a second to import.
     from ladd_jax.data.array_specs import ArraySpec
 
+
+@dataclasses.dataclass(frozen=True)
+class Kind:
+    """A source of the table, and what it asks of a config.
+
+    Attributes:
+      module: its module.
+      path: whether its data are those that `data.path` names.
+      drawn: whether it draws `data.examples` records of each bucket, whose pictures are latents.
+      channels: of its latents, where they are always as many; 0: any.
+    """
+
+    module: str
+    path: bool = False
+    drawn: bool = False
+    channels: int = 0
+
+
 SOURCES = {
-    "digits": "ladd_jax.data.sources.digits",
-    "images": "ladd_jax.data.sources.images",
-    "prompts": "ladd_jax.data.sources.prompts",
-    "scene_edits": "ladd_jax.data.sources.scene_edits",
-    "scenes": "ladd_jax.data.sources.scenes",
+    "digits": Kind("ladd_jax.data.sources.digits", drawn=True, channels=1),
+    "images": Kind("ladd_jax.data.sources.images", path=True),
+    "prompts": Kind("ladd_jax.data.sources.prompts", path=True),
+    "scene_edits": Kind("ladd_jax.data.sources.scene_edits", drawn=True, channels=3),
+    "scenes": Kind("ladd_jax.data.sources.scenes", drawn=True, channels=3),
 }
-"""Modules of the sources, by the names that `data.source` has."""
+"""By the name that `data.source` has."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +65,11 @@ class Source:
         is; None where the data are not the user's.
       held_out: records for judges, with the same arrays, none of which is in this source; None
         where there are none. No training reads them.
+      null: what stands for none of an array of `arrays` under guidance, and in training where the
+        text is dropped, float32 of its shape, by name; one that is not named is kept there.
+
+    Raises:
+      UserError: an array of `null` is none of `arrays`, or has another shape.
     """
 
     prompts: Mapping[Bucket, Sequence[str]]
@@ -55,6 +78,20 @@ class Source:
     marks: Mapping[Bucket, Sequence[str]] = dataclasses.field(default_factory=dict)
     where: Callable[[Bucket, int], tuple[int, str]] | None = None
     held_out: "Source | None" = None
+    null: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name, array in self.null.items():
+            if name not in self.arrays:
+                raise UserError(
+                    f"null has {name!r} and the arrays of the data are {', '.join(self.arrays)}: "
+                    f"name one of these"
+                )
+            if array.shape != self.arrays[name].shape:
+                raise UserError(
+                    f"null has {name!r} of shape {array.shape} and records have it of shape "
+                    f"{self.arrays[name].shape}: give one array of that shape, without H and W"
+                )
 
     def texts(self, bucket: Bucket) -> Iterator[str]:
         """What went into each record of a bucket, in order."""
@@ -109,4 +146,4 @@ def _module(config: Any) -> Any:
     name = config.data.source
     if name not in SOURCES:
         raise UserError(f"data.source {name!r} is none of {', '.join(SOURCES)}: use one of them")
-    return importlib.import_module(SOURCES[name])
+    return importlib.import_module(SOURCES[name].module)

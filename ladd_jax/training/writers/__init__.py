@@ -48,9 +48,10 @@ def check_writers(names: Sequence[str]) -> None:
             )
         entry = WRITERS[name]
         if importlib.util.find_spec(entry.client) is None:
+            wanted = f"ladd_jax[{entry.extra}]" if entry.extra else entry.client
             raise UserError(
                 f"log.writers names {name!r} and the package {entry.client} is not installed: run "
-                f"`pip install ladd_jax[{entry.extra}]`, or leave it out"
+                f"`pip install {wanted}`, or leave it out"
             )
 
 
