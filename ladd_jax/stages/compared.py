@@ -40,7 +40,7 @@ class Asked:
     """What pictures to show.
 
     Attributes:
-      prompts: prompts, of models that are given pictures those of held-out records; None for those
+      prompts: prompts, which held-out records have where models are given pictures; None for those
         that the models have themselves.
       steps: numbers of a student's steps; empty for those of `STUDENT_STEPS` that it was trained
         for.
