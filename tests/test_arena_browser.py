@@ -162,11 +162,12 @@ def test_what_was_given_stands_between_both_pictures_and_no_vote_is_for_it(brows
     ground = "getComputedStyle(document.querySelectorAll('#pair img')[{}]).backgroundImage"
     assert "conic-gradient" in browser.value(ground.format(1))
     assert browser.value(ground.format(0)) == "none"
+    vote(browser, lambda left: "ArrowLeft")
+    browser.wait("!at('left').disabled")
+    sample = browser.value("booth.current.sample")
     browser.press("z")
     browser.press("ArrowRight")
     assert browser.value(f"({source})(at('stage').firstChild)") == files[sample]
-    browser.press("z")
-    vote(browser, lambda left: "ArrowLeft")
     # All three fit into the window, also a small one.
     for width in (1280, 400):
         browser.call("Emulation.setDeviceMetricsOverride",
