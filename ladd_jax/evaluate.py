@@ -5,7 +5,8 @@ Or, of any pictures, `python -m ladd_jax.evaluate --samples=DIR --extractor=NAME
 
 Or, for people to judge, `python -m ladd_jax.evaluate --compare=A,B --page=DIR`: a page with the
 same prompts and seeds of runs, exports or folders of pictures side by side, on which people vote
-without knowing which is which. `python -m ladd_jax.evaluate --votes=FILE,FILE` scores their votes.
+without knowing which is which. Models that edit or fill holes are given the pictures of a run's
+held-out records. `python -m ladd_jax.evaluate --votes=FILE,FILE` scores their votes.
 
 Examples:
 
@@ -170,7 +171,8 @@ def side_by_side() -> None:
     import jax
 
     from ladd_jax.parallel.mesh import make_mesh
-    from ladd_jax.stages.arena import Asked, compare
+    from ladd_jax.stages.arena import compare
+    from ladd_jax.stages.compared import Asked
 
     if jax.process_index():
         return

@@ -215,7 +215,7 @@ def main() -> None:
     dtype = None if _DTYPE.value is None else jnp.dtype(_DTYPE.value)
     trained = open_trained(_CHECKPOINT.value, _MODEL.value, _STEP.value, dtype, mesh, _LORA.value)
     if records:
-        check_text_alone(trained, "--geneval", "leave --geneval out")
+        check_text_alone(trained, "--geneval")
     if tasks:
         check_edits(trained, "--piebench")
     check_given(trained, len(images), len(masks), _STRENGTH.value)

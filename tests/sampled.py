@@ -28,16 +28,17 @@ def save_digits(directory, **synthesize):
     return _save(config, directory, unroll=1)
 
 
-def save_filling(directory):
+def save_filling(directory, **data):
     """The same of a run that fills holes of digits."""
     config = digits.get_config()
-    config.data.update(dict(joined="inpaint", buckets=("8x8",)))
+    config.data.update(dict(joined="inpaint", buckets=("8x8",)) | data)
     return _save(config, directory, unroll=1)
 
 
-def save_editing(directory, arguments=""):
+def save_editing(directory, arguments="", **data):
     """The same of a run that edits scenes, of these arguments of `small_edit`."""
     config = small_edit.get_config(arguments)
+    config.data.update(data)
     return _save(config, directory, num_heads=1, patch=8, position_table=3)
 
 

@@ -1,5 +1,6 @@
 """Models side by side, from the command line to the page and to the scores."""
 
+import dataclasses
 import json
 import shutil
 
@@ -9,13 +10,24 @@ from absl import flags
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from pipelines import save_pipeline
+from runs import keeping_programs
+from sampled import draw, save_editing, save_filling
 from test_sd3 import tiny
 from untrained_run import save_student
 
 from ladd_jax import evaluate
 from ladd_jax.config.fields import typed
+from ladd_jax.config.workdir import read
+from ladd_jax.data.buckets import Bucket
+from ladd_jax.data.images import enlarged, to_bytes
 from ladd_jax.errors import NotFoundError, UserError
+from ladd_jax.models.base import CHANNELS
+from ladd_jax.stages.encode import encode
 from ladd_jax.stages.export import export
+from ladd_jax.stages.given_records import given_records, write_given
+from ladd_jax.stages.judging import first_subjects
+from ladd_jax.stages.latents import of_pixels
+from ladd_jax.stages.sets import shards_of
 
 PROMPTS = ("a red cat", "</script> قطة 🦊")
 
@@ -135,6 +147,120 @@ def test_what_cannot_be_compared_is_told_and_nothing_is_written(models, tmp_path
     with pytest.raises(NotFoundError):
         command(**named | {"compare": tmp_path / "absent"})
     assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture(scope="module")
+def filling(tmp_path_factory):
+    """A run that fills holes of digits, with held-out records and without a data generator."""
+    directory = tmp_path_factory.mktemp("filling") / "run"
+    save_filling(directory, examples=8, held_out_examples=12)
+    encode(read(directory), directory)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def editing(tmp_path_factory):
+    """The same of a run that edits scenes."""
+    directory = tmp_path_factory.mktemp("editing") / "run"
+    save_editing(directory, examples=8, held_out_examples=8)
+    encode(read(directory), directory)
+    return directory
+
+
+def image(file):
+    with Image.open(file) as opened:
+        return np.asarray(opened)
+
+
+def rows(data):
+    """Source and picture of the first contender, by prompt and seed."""
+    made = data["contenders"][0]["pictures"]
+    found = zip(data["samples"], data["sources"], made, strict=True)
+    return {tuple(sample.values()): pair for sample, *pair in found}
+
+
+def test_models_that_fill_holes_are_given_those_of_held_out_records(
+    filling, tmp_path, tmp_path_factory
+):
+    page, options = tmp_path / "page", dict(steps=1, teacher_steps=0, num=2, batch_size=4)
+    with keeping_programs(tmp_path_factory.mktemp("kept")):
+        command(compare=filling, page=page, **options)
+        given = page / "given"
+        data = json.loads((page / "arena.json").read_text(encoding="utf-8"))
+        prompts = [sample["prompt"] for sample in data["samples"][::2]]
+        # What stands in the page's folder is what `sample` takes, and makes the same of.
+        made, _ = draw(
+            tmp_path / "sampled", *(f"--prompt={prompt}" for prompt in prompts),
+            checkpoint=filling, image=given / "images", mask=given / "masks", steps=1, num=2,
+            batch_size=4,
+        )  # fmt: skip
+        for sheet in (tmp_path / "sampled").glob("grid*"):
+            sheet.unlink()
+        command(compare=f"{filling},{tmp_path / 'sampled'}", page=tmp_path / "both", **options)
+    held = first_subjects(shards_of(read(filling), filling, "held_out"), Bucket(8, 8), 24)
+    assert prompts == held.prompts.tolist() and len(set(prompts)) == len(prompts) > 3
+    assert len(data["sources"]) == len(data["samples"]) == 2 * len(prompts)
+    for place, sample in enumerate(data["samples"]):
+        mask, masked = np.split(held.cond[CHANNELS][place // 2], [1], axis=-1)
+        hole = enlarged(mask[..., 0] > 0, 8)
+        source = image(page / "pictures" / data["sources"][place][0])
+        np.testing.assert_array_equal(source[..., 3] == 0, hole)
+        np.testing.assert_array_equal(source[~hole, 0], enlarged(to_bytes(masked), 8)[~hole, 0])
+        assert not source[hole].any()
+        (contender,) = data["contenders"]
+        shown = image(page / "pictures" / contender["pictures"][place][0])
+        np.testing.assert_array_equal(shown[~hole], source[~hole, 0])
+        np.testing.assert_array_equal(shown, made[sample["prompt"], sample["seed"]])
+    # A folder of the same pictures stands beside it.
+    both = json.loads((tmp_path / "both" / "arena.json").read_text(encoding="utf-8"))
+    assert rows(both) == rows(data)
+    for each in zip(*(contender["pictures"] for contender in both["contenders"]), strict=True):
+        run, other = (image(tmp_path / "both" / "pictures" / file) for file, *_ in each)
+        np.testing.assert_array_equal(run, other[..., 0])
+
+
+def test_models_that_edit_are_given_the_sources_of_held_out_records(editing, tmp_path):
+    config, shards = read(editing), shards_of(read(editing), editing, "held_out")
+    (bucket,) = shards.buckets
+    held = first_subjects(shards, bucket, 24)
+    wanted = held.prompts[[2, 0]].tolist()
+    (tmp_path / "prompts.txt").write_text("\n".join(wanted))
+    command(
+        compare=editing, page=tmp_path / "page", steps=1, teacher_steps=0,
+        prompts=tmp_path / "prompts.txt",
+    )  # fmt: skip
+    data = json.loads((tmp_path / "page" / "arena.json").read_text(encoding="utf-8"))
+    assert [sample["prompt"] for sample in data["samples"]] == wanted
+    for source, place in zip(data["sources"], (2, 0), strict=True):
+        found = image(tmp_path / "page" / "pictures" / source[0])
+        np.testing.assert_array_equal(found, enlarged(to_bytes(held.cond[CHANNELS][place]), 8))
+    assert not (tmp_path / "page" / "given" / "masks").exists()
+    # Where a latent pixel is several of the picture's, so are those of what is written.
+    decoding = dataclasses.replace(
+        of_pixels(3), pixels=8, pixels_of=lambda latents: enlarged(latents, 8)
+    )
+    records = given_records(config, shards, bucket, decoding, 1, 8)
+    ((file, mask),) = write_given(tmp_path / "given", records)
+    np.testing.assert_array_equal(image(file), records[0].shown)
+    assert mask is None and image(file).shape == (192, 192, 3)
+
+
+def test_models_that_are_given_different_things_or_nothing_are_told(
+    models, filling, editing, tmp_path
+):
+    alone = save_filling(tmp_path / "alone")
+    (tmp_path / "prompts.txt").write_text("a red cat")
+    for changes, words in (
+        ({"compare": f"{filling},also={models / 'run'}"},
+         "is given a mask and a masked picture and .* prompts alone: compare models that are giv"),
+        ({"compare": f"{filling},also={editing}"}, "picture and .* the picture that is edited: co"),
+        ({"compare": alone}, "no run that is compared has held-out records of 8x8 to take such fr"),
+        ({"compare": filling, "prompts": tmp_path / "prompts.txt"},
+         "'a red cat' is the prompt of none of the first 1024 held-out records of"),
+    ):  # fmt: skip
+        with pytest.raises(UserError, match=words):
+            command(page=tmp_path / "page", teacher_steps=0, **changes)
+    assert not (tmp_path / "page").exists()
 
 
 def test_words_behind_the_flags_of_several_values_are_values():

@@ -17,8 +17,11 @@ PROMPTS = ("</script><b>cat</b>", 'قطة "حمراء"', "赤い猫 👩‍🚀 
 NAMES = ("<i>A</i>", "ب 🦊")
 
 
-def write(folder, shade=0):
-    """Pictures of one colour each; the first model's are dark and the second's bright."""
+def write(folder, shade=0, given=False):
+    """Pictures of one colour each; the first model's are dark and the second's bright.
+
+    What they are made of, where something is given, is half transparent.
+    """
     with new_page(folder) as partial:
         album = Album(partial)
 
@@ -32,7 +35,12 @@ def write(folder, shade=0):
             + [contender(60, 50, True)]
             for i, name in enumerate(NAMES)
         }
-        return write_page(partial, [Sample(prompt, 0) for prompt in PROMPTS], models)
+        samples, sources = [Sample(prompt, 0) for prompt in PROMPTS], []
+        for i in range(len(PROMPTS) if given else 0):
+            pixels = np.full((64, 64, 4), 250 - i, np.uint8)
+            pixels[:, 32:] = 0
+            sources.append(album.add(pixels))
+        return write_page(partial, samples, models, sources)
 
 
 @pytest.fixture
@@ -128,6 +136,49 @@ def test_a_person_looks_votes_reloads_and_hands_in_a_file(browser, tmp_path):
     assert sorted(vote["prompt"] for vote in found) == sorted(PROMPTS)
     assert not browser.problems and browser.addresses
     assert all(url.startswith(("file:", "blob:", "about:")) for url in browser.addresses)
+
+
+def test_what_was_given_stands_between_both_pictures_and_no_vote_is_for_it(browser, tmp_path):
+    data = write(tmp_path / "page", given=True)
+    url = (tmp_path / "page" / "index.html").as_uri()
+    files = [f"pictures/{file}" for file, *_ in data["sources"]]
+    source = "e => e.getAttribute('src')"
+    browser.open(url)
+    first = f"[...document.querySelectorAll('.cells :first-child > .picture img')].map({source})"
+    assert browser.value(first) == files
+    browser.value("document.querySelector('.card .picture').click()")
+    assert browser.value(f"({source})(at('stage').firstChild)") == files[0]
+    for _ in range(3):
+        browser.press("ArrowRight")
+    assert browser.value(f"({source})(at('stage').firstChild)") == files[0]
+
+    browser.open(f"{url}#vote")
+    browser.wait("!at('left').disabled")
+    assert "the picture in the middle?" in " ".join(texts(browser, ".question")[0].split())
+    sample = browser.value("booth.current.sample")
+    shown = browser.value(f"[...document.querySelectorAll('#pair img')].map({source})")
+    assert len(shown) == 3 and shown[1] == files[sample]
+    # Through the hole the ground is seen.
+    ground = "getComputedStyle(document.querySelectorAll('#pair img')[{}]).backgroundImage"
+    assert "conic-gradient" in browser.value(ground.format(1))
+    assert browser.value(ground.format(0)) == "none"
+    vote(browser, lambda left: "ArrowLeft")
+    browser.wait("!at('left').disabled")
+    sample = browser.value("booth.current.sample")
+    browser.press("z")
+    browser.press("ArrowRight")
+    assert browser.value(f"({source})(at('stage').firstChild)") == files[sample]
+    # All three fit into the window, also a small one.
+    for width in (1280, 400):
+        browser.call("Emulation.setDeviceMetricsOverride",
+                     width=width, height=720, deviceScaleFactor=1, mobile=False)  # fmt: skip
+        assert browser.value("document.documentElement.scrollWidth <= innerWidth")
+    assert not browser.problems
+    for file in files:
+        (tmp_path / "page" / file).unlink()
+    browser.open(f"{url}#vote")
+    browser.wait("!at('missing').hidden")
+    assert browser.value("at('left').disabled")
 
 
 def test_pages_of_other_content_have_votes_of_their_own(browser, tmp_path):

@@ -503,8 +503,8 @@ def test_an_export_knows_what_it_is_given_and_other_layouts_are_refused(exported
     assert again.joined == "inpaint" and again.times == (1.0, 0.75, 0.5, 0.25)
     with pytest.raises(UserError, match="data.joined is 'inpaint'.*use --layout=diffusers"):
         export(workdir, tmp_path / "out", layout="single")
-    with pytest.raises(UserError, match="given pictures besides prompts, and a gives none: use"):
-        check_text_alone(again, "a")
+    with pytest.raises(UserError, match="besides prompts, and --a gives none: leave --a out"):
+        check_text_alone(again, "--a")
 
 
 @pytest.fixture(scope="module")

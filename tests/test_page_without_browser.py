@@ -31,16 +31,13 @@ def page(filling):
     return Page(student, types.SimpleNamespace(largest=1, drop=lambda name: None), Ready())
 
 
-def ask(page, painting=None, picture="a.png", prompt="seven", tab="tab"):
-    """What the page shows of a stroke, in a tab."""
+async def ask(page, painting=None, picture="a.png", prompt="seven", tab="tab"):
+    """What the page asks for after a stroke, in a tab."""
     given = dict(prompt=prompt, picture=picture, aspect=next(iter(page._buckets)), seed=0)
     page._names = tuple(given)
     request = types.SimpleNamespace(session_hash=tab)
-
-    async def shown():
-        return [found async for found in page._painted(request, painting, *given.values())]
-
-    return shown()
+    await page._painted(request, painting, *given.values())
+    await page._paused(request, *given.values())
 
 
 def wishes_of(page, monkeypatch):
@@ -68,6 +65,23 @@ def test_each_tab_has_its_own_paint_and_another_choice_of_a_picture_takes_it(pag
     page._canvas(tabs["one"], "a.png")
     assert sessions["one"].painting("a.png") is None
     assert sessions["two"].painting("a.png") == b"two"
+
+
+def test_a_stroke_takes_the_place_of_all_steps_of_the_one_before(page, monkeypatch):
+    asked = wishes_of(page, monkeypatch)
+
+    async def strokes():
+        before = asyncio.create_task(ask(page, b"one"))
+        # It has its picture in one step, and pauses.
+        while not asked:
+            await asyncio.sleep(0)
+        await asyncio.gather(before, ask(page, b"two"), ask(page, b"there", tab="other"))
+
+    asyncio.run(strokes())
+    own = [wish for wish in asked if wish[0] == "tab"]
+    assert own == [("tab", 1, b"one"), ("tab", 1, b"two"), ("tab", 4, b"two")]
+    # Another tab's stroke is not superseded by it.
+    assert ("other", 4, b"there") in asked
 
 
 def test_without_a_picture_the_page_says_no_sooner_that_it_is_ready_than_it_is(page):

@@ -164,7 +164,7 @@ class Page:
         return await self._make(name, wish)
 
     async def _paused(self, request: gradio.Request, *values: Any) -> tuple[Any, Any]:
-        """In all steps, once nothing was typed for a while."""
+        """In all steps, once nothing was typed or painted for a while."""
         name, session = self._session(request)
         session.turn += 1
         turn = session.turn
@@ -196,13 +196,14 @@ class Page:
 
     async def _painted(
         self, request: gradio.Request, painting: bytes | None, *values: Any
-    ) -> AsyncIterator[tuple[Any, Any]]:
-        """As `_changed`, after a stroke; what is painted is kept for what is asked for next, so
-        that it is not sent with each key."""
+    ) -> tuple[Any, Any]:
+        """As `_first`, after a stroke; what is painted is kept for what is asked for next, so that
+        it is not sent with each key."""
         _, session = self._session(request)
+        # Whoever pauses after the stroke before asks for nothing any more.
+        session.turn += 1
         session.painted = (values[self._names.index("picture")], painting)
-        async for shown in self._changed(request, *values):
-            yield shown
+        return await self._first(request, *values)
 
     def _canvas(self, request: gradio.Request, picture: str | None) -> tuple[Any, Any]:
         """What is painted on, for another picture, and a line about it."""
@@ -275,14 +276,16 @@ class Page:
                     [editor, status],
                     **_QUIET,
                 )
+                # The last stroke of those that are made during one step is asked for after that.
+                # The pause is after the step, and not beside it as of a key: all steps are asked
+                # for with what is kept of the stroke.
                 editor.change(
                     self._painted,
                     [editor, *inputs],
                     shown,
-                    # The last stroke of those that are made meanwhile is asked for after that.
                     trigger_mode="always_last",
                     **_QUIET,
-                )
+                ).then(self._paused, inputs, shown, trigger_mode="multiple", **_QUIET)
             blocks.unload(self._left)
         return blocks
 

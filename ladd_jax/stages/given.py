@@ -12,7 +12,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from ladd_jax.data.buckets import Bucket
-from ladd_jax.data.images import enlarged, fit
+from ladd_jax.data.images import fit
 from ladd_jax.data.sources.inpainting import inpainting_channels, masked
 from ladd_jax.errors import UserError
 from ladd_jax.stages.latents import Pictures
@@ -132,9 +132,8 @@ class Holed:
 
     def finished(self, picture: np.ndarray) -> np.ndarray:
         """The picture that a sample `[H, W, C]` becomes; known pixels have the bits they had."""
-        factor = self.pictures.reduction // self.pictures.pixels
-        known = enlarged(self.pixels, factor)
-        return np.where(enlarged(self.mask, factor)[..., None], picture, known)
+        shown = self.pictures.shown
+        return np.where(shown(self.mask)[..., None], picture, shown(self.pixels))
 
 
 def fit_mask(pictures: Pictures, mask: np.ndarray, bucket: Bucket) -> np.ndarray:

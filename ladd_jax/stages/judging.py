@@ -1,7 +1,7 @@
 """How a run's pictures are judged: which are looked at, and by which extractor."""
 
 import functools
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -262,13 +262,40 @@ def subjects_of(
       per_prompt: samples of a prompt, at least.
       records: how many records to look at, the first ones; default: all.
     """
+    found = first_subjects(shards, bucket, max(1, samples // per_prompt), records)
+    times = max(1, samples // len(found.prompts))
+    cond = {name: np.repeat(array, times, axis=0) for name, array in found.cond.items()}
+    return Subjects(np.repeat(found.prompts, times), cond)
+
+
+def first_subjects(
+    shards: Shards,
+    bucket: Bucket,
+    count: int,
+    records: int | None = None,
+    wanted: Collection[str] | None = None,
+) -> Subjects:
+    """The first prompts of a bucket, each once, and what the first record of each has besides.
+
+    Args:
+      shards: the set that the prompts are from.
+      bucket: one of its buckets.
+      count: how many prompts, at most.
+      records: how many records to look at, the first ones; default: all.
+      wanted: prompts of which those that records have are taken; default: all are.
+
+    Returns:
+      prompts `[n]`, with latents where the records are made of a picture, too.
+    """
     size = shards.sizes[bucket]
     text = shards.read(bucket, np.arange(size if records is None else min(size, records)))
     names, first = np.unique(text["prompt"], return_index=True)
-    first = np.sort(first)[: max(1, samples // per_prompt)]
-    places = np.repeat(first, max(1, samples // len(first)))
+    if wanted is not None:
+        first = first[np.isin(names, list(wanted))]
+    places = np.sort(first)[:count]
     cond = {name: array[places] for name, array in text["cond"].items()}
-    return Subjects(np.array(text["prompt"])[places], cond)
+    latents = text[LATENTS][places] if CHANNELS in cond else None
+    return Subjects(np.array(text["prompt"])[places], cond, latents)
 
 
 def pictures_of(

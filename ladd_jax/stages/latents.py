@@ -20,7 +20,7 @@ _PIXELS = 8
 """On a side of a latent pixel where latents are the picture."""
 
 Decoder = Callable[[np.ndarray], np.ndarray]
-"""From one latent `[h, w, C]` to its picture `[H, W, 1 or 3]` in [-1, 1]."""
+"""From one latent `[h, w, C]` to the pixels of its bucket, `[H', W', 1 or 3]` in [-1, 1]."""
 
 Fit = Callable[[np.ndarray, Bucket], np.ndarray]
 """From a picture uint8 `[H, W, 3]` of any size to the pixels of a bucket, `[H', W', 1 or 3]` in
@@ -36,7 +36,7 @@ class Pictures:
 
     Attributes:
       reduction: pixels on a side of a latent pixel.
-      decode: latents to pictures.
+      pixels_of: latents to the pixels of a bucket.
       fit: pictures to the pixels of a bucket.
       latents_of: pixels of a bucket to latents.
       pixels: of these, pixels on a side of a latent pixel: fewer than `reduction` where pictures
@@ -44,10 +44,19 @@ class Pictures:
     """
 
     reduction: int
-    decode: Decoder
+    pixels_of: Decoder
     fit: Fit
     latents_of: Encoder
     pixels: int
+
+    def shown(self, pixels: np.ndarray) -> np.ndarray:
+        """Pixels of a bucket, or a mask of them, as large as its pictures are."""
+        factor = self.reduction // self.pixels
+        return pixels if factor == 1 else enlarged(pixels, factor)
+
+    def decode(self, latents: np.ndarray) -> np.ndarray:
+        """A latent `[h, w, C]` to its picture `[H, W, 1 or 3]` in [-1, 1]."""
+        return self.shown(self.pixels_of(latents))
 
     def encode(self, picture: np.ndarray, bucket: Bucket) -> np.ndarray:
         """A picture uint8 `[H, W, 3]` of any size to the latent `[h, w, C]` of a bucket."""
@@ -87,9 +96,6 @@ def of_pixels(channels: int) -> Pictures:
       channels: C, 1 for grey or 3 for colours.
     """
 
-    def decode(latents: np.ndarray) -> np.ndarray:
-        return enlarged(latents, _PIXELS)
-
     def fitted(picture: np.ndarray, bucket: Bucket) -> np.ndarray:
         if channels not in (1, 3):
             raise UserError(
@@ -97,7 +103,7 @@ def of_pixels(channels: int) -> Pictures:
             )
         return fit(picture, *bucket.image_size(1), channels)
 
-    return Pictures(_PIXELS, decode, fitted, lambda pixels: pixels, 1)
+    return Pictures(_PIXELS, lambda latents: latents, fitted, lambda pixels: pixels, 1)
 
 
 def pictures_of_run(config: Any, kind: Family) -> Pictures:

@@ -5,7 +5,7 @@ models whose latents have the same shape begin from the same noise.
 """
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -16,6 +16,7 @@ from ladd_jax.diffusion.sampling import Sampler, Sampling, seeds
 from ladd_jax.models.base import CHANNELS
 from ladd_jax.parallel.mesh import batch_divisor
 from ladd_jax.stages.encode import report_cut
+from ladd_jax.stages.given import Given
 from ladd_jax.stages.trained import TrainedModel
 
 _LOG = logging.getLogger(__name__)
@@ -71,8 +72,7 @@ class Prompted:
         sampling: Sampling,
         bucket: Bucket,
         jobs: Sequence[Picture],
-        start: Callable[[int], np.ndarray] | None = None,
-        joined: Callable[[int], np.ndarray] | None = None,
+        given: Given | None = None,
     ) -> Iterator[tuple[Picture, np.ndarray]]:
         """Makes pictures, a batch after the other.
 
@@ -80,9 +80,9 @@ class Prompted:
           sampling: steps, guidance and schedule.
           bucket: shape of the latents.
           jobs: what to make.
-          start: latents `[h, w, C]` that samples of a prompt start from, by the prompt's place,
-            where `sampling` is made for them; None: they start from noise alone.
-          joined: what is joined to x_t, `[h, w, J]`, likewise; None: nothing is.
+          given: the pictures of all prompts: what is joined to x_t, or of a network that reads
+            text alone what its samples start from, which `sampling` has to be made for; None: there
+            are none.
 
         Yields:
           each of them, in their order, with `[H, W, 1 or 3]` in [-1, 1].
@@ -93,9 +93,10 @@ class Prompted:
             rows = [job.prompt for job in part]
             keys = seeds(0, np.array([job.seed for job in part]))
             own = {name: array[rows] for name, array in self._cond.items()}
-            if joined is not None:
-                own[CHANNELS] = np.stack([joined(row) for row in rows])
-            x_0 = None if start is None else np.stack([start(row) for row in rows])
+            x_0 = None if given is None else np.stack([given.channels(row) for row in rows])
+            if self._trained.joined and x_0 is not None:
+                own[CHANNELS], x_0 = x_0, None
             latents = self._sampler(self.params, keys, own, shape, sampling, x_0=x_0)
             for job, latent in zip(part, latents, strict=True):
-                yield job, self._trained.pictures.decode(latent)
+                picture = self._trained.pictures.decode(latent)
+                yield job, picture if given is None else given.finished(job.prompt, picture)

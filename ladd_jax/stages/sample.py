@@ -138,13 +138,10 @@ def sample(
     files, pictures = [], []
     _make_folder(out)
     with tqdm(total=len(jobs), desc="sample", unit="img") as bar:
-        latents = None if given_files is None else given_files.channels
-        start, joined = (None, latents) if trained.joined else (latents, None)
-        for job, picture in prompted.pictures(sampling, bucket, jobs, start, joined):
+        for job, picture in prompted.pictures(sampling, bucket, jobs, given_files):
             text = {"prompt": prompts[job.prompt], "seed": str(job.seed), **facts}
             if given_files is not None:
                 text |= given_files.facts(job.prompt)
-                picture = given_files.finished(job.prompt, picture)
             name = (
                 Path(f"{_stem(text, trained.place)}.png")
                 if place is None

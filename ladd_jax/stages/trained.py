@@ -160,19 +160,12 @@ class TrainedModel:
         )
 
 
-def check_text_alone(
-    trained: TrainedModel, command: str, remedy: str = "use ladd_jax.sample"
-) -> None:
-    """Raises UserError where a network is given more than prompts, of which a command knows none.
-
-    Args:
-      trained: the model.
-      command: the command's name, or a flag's.
-      remedy: what to do instead.
-    """
+def check_text_alone(trained: TrainedModel, flag: str) -> None:
+    """Raises UserError where a network is given more than prompts, and a flag gives them alone."""
     if trained.joined:
         raise UserError(
-            f"{trained.place} is given pictures besides prompts, and {command} gives none: {remedy}"
+            f"{trained.place} is given pictures besides prompts, and {flag} gives none: leave "
+            f"{flag} out"
         )
 
 

@@ -22,7 +22,8 @@ def split(values: Sequence[str]) -> list[str]:
     """The parts of values with commas; one that exists is meant as it stands."""
     found = []
     for value in values:
-        whole = _exists(value) or _exists(value.partition("=")[2])
+        name, _, place = value.partition("=")
+        whole = _exists(value) or ("," not in name and _exists(place))
         found += [value] if whole else [part.strip() for part in value.split(",")]
     return [part for part in found if part]
 

@@ -1,5 +1,5 @@
 """The folder of models side by side: `index.html`, which opens offline, its pictures, and
-`arena.json`, what it shows as data.
+`arena.json`, what it shows as data; and in `given` what models were given besides prompts.
 
 A contender is a model in a number of steps: what people vote on. A model has one contender for each
 stop of the slider over numbers of steps, and a teacher may be a contender of several models.
@@ -21,7 +21,7 @@ from ladd_jax.evaluation.page import head
 from ladd_jax.names import counted, listed
 from ladd_jax.whole_files import read_json, whole_folder
 
-PICTURES, DATA = "pictures", "arena.json"
+PICTURES, GIVEN, DATA = "pictures", "given", "arena.json"
 
 _ASSETS = Path(__file__).with_name("assets")
 
@@ -67,7 +67,10 @@ class Album:
         self._folder.mkdir()
 
     def add(self, pixels: np.ndarray) -> Shown:
-        """Keeps a picture, uint8 `[H, W, 1 or 3]`, as a PNG; equal ones share a file."""
+        """Keeps a picture, uint8 `[H, W, 1, 3 or 4]`, as a PNG; equal ones share a file.
+
+        A fourth channel is opacity.
+        """
         height, width = pixels.shape[:2]
         digest = hashlib.sha256(f"{pixels.shape}".encode() + pixels.tobytes()).hexdigest()[:16]
         file = self._folder / f"{digest}.png"
@@ -97,7 +100,10 @@ def new_page(folder: Path) -> Iterator[Path]:
 
 
 def write_page(
-    folder: Path, samples: Sequence[Sample], models: dict[str, Sequence[Contender]]
+    folder: Path,
+    samples: Sequence[Sample],
+    models: dict[str, Sequence[Contender]],
+    sources: Sequence[Shown] = (),
 ) -> dict[str, Any]:
     """Writes the page and its data beside its pictures.
 
@@ -105,11 +111,13 @@ def write_page(
       folder: where an `Album` has kept the pictures.
       samples: what is shown, in this order.
       models: the contenders of each model, by its name.
+      sources: the picture that each sample is made of, besides its prompt; empty where prompts are
+        all.
 
     Returns:
-      the data: `id`, a digest of all the rest; `samples`; `contenders`, each with `title`, `model`,
-      `steps`, `teacher` and `pictures`; `stops` of the slider; and `models`, each with the place
-      of its contender at each stop.
+      the data: `id`, a digest of all the rest; `samples`; `sources`; `contenders`, each with
+      `title`, `model`, `steps`, `teacher` and `pictures`; `stops` of the slider; and `models`, each
+      with the place of its contender at each stop.
 
     Raises:
       UserError: two contenders would have one title.
@@ -144,6 +152,7 @@ def write_page(
             )
     data: dict[str, Any] = {
         "samples": [sample._asdict() for sample in samples],
+        "sources": list(sources),
         "contenders": contenders,
         "stops": [_stop(stop, models) for stop in steps],
         "models": shown,

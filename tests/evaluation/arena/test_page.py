@@ -114,6 +114,22 @@ def test_pictures_are_files_that_equal_ones_share_and_a_teacher_is_shown_once(tm
         np.testing.assert_array_equal(np.asarray(image), picture(142))
 
 
+def test_sources_stand_beside_samples_and_their_holes_are_transparent(tmp_path):
+    assert write(tmp_path / "alone")["sources"] == []
+    hole = np.full((8, 6, 1), 255, np.uint8)
+    hole[2:4] = 0
+    pixels = np.concatenate([picture(0), hole], axis=-1)
+    with new_page(tmp_path / "page") as partial:
+        album = Album(partial)
+        source, shown = album.add(pixels), album.add(picture(1))
+        models = {"a": [Contender(1, False, [shown])]}
+        data = write_page(partial, [Sample("x", 0)], models, [source])
+    assert data["sources"] == [source] and data["samples"] == [{"prompt": "x", "seed": 0}]
+    with Image.open(tmp_path / "page" / "pictures" / source.file) as image:
+        assert image.mode == "RGBA"
+        np.testing.assert_array_equal(np.asarray(image), pixels)
+
+
 def test_a_model_shows_the_nearest_of_its_steps_at_each_stop(tmp_path):
     with new_page(tmp_path / "page") as partial:
         album = Album(partial)
@@ -187,6 +203,10 @@ def test_places_are_named_by_their_last_part_or_as_one_wants(tmp_path, monkeypat
     assert entries == [
         Entry("a", "runs/a"), Entry("best", "runs/b/"), Entry("x=y, z", "x=y, z"),
         Entry("mine", "x=y, z"), Entry(tmp_path.name, "."),
+    ]  # fmt: skip
+    # What is before a comma is no part of the next one's name.
+    assert read_entries(["runs/a,mine=x=y, z"]) == [
+        Entry("a", "runs/a"), Entry("mine", "x=y"), Entry("z", "z"),
     ]  # fmt: skip
     with pytest.raises(UserError, match="two models 'a', runs/a and old/a: name one of them other"):
         read_entries(["runs/a", "old/a"])

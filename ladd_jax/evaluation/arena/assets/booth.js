@@ -36,13 +36,12 @@ function showPair() {
   }
   for (const choice of CHOICES) at(choice).classList.remove("chosen");
   if (!booth.current) return;
-  const { sample } = booth.current;
-  at("prompt").textContent = page.samples[sample].prompt;
-  const images = ["left", "right"].map((side, i) => {
+  at("prompt").textContent = page.samples[booth.current.sample].prompt;
+  const images = shownPair().map(({ picture, title }, i) => {
     const { button, image } = pictureButton(() => zoomPair(i));
     image.loading = "eager";
-    image.alt = `the picture on the ${side}`;
-    setPicture(image, booth.current[side], sample);
+    image.alt = title;
+    setPicture(image, picture);
     return { button, image };
   });
   at("pair").replaceChildren(...images.map(({ button }) => button));
@@ -60,7 +59,7 @@ async function waitFor(pair, images) {
   allowChoices(complete);
   const following = booth.pairs.filter(({ key }) => key !== pair.key && !booth.done.has(key))[0];
   for (const side of following ? ["left", "right"] : []) {
-    setPicture(new Image(), following[side], following.sample);
+    setPicture(new Image(), pictureOf(following[side], following.sample));
   }
 }
 
@@ -103,13 +102,18 @@ function skip() {
   showPair();
 }
 
-function zoomPair(place) {
+// Both pictures, and between them the one that they were made of, as near to either.
+function shownPair() {
   const { sample, left, right } = booth.current;
-  const pictures = [
-    { contender: left, sample, title: "Left" },
-    { contender: right, sample, title: "Right" },
+  return [
+    { picture: pictureOf(left, sample), sample, title: "Left" },
+    ...sourcesOf(sample),
+    { picture: pictureOf(right, sample), sample, title: "Right" },
   ];
-  openZoom(pictures, place);
+}
+
+function zoomPair(place) {
+  openZoom(shownPair(), place);
 }
 
 const KEYS = {
@@ -136,6 +140,8 @@ at("undo").addEventListener("click", undo);
 at("undo_last").addEventListener("click", undo);
 at("skip").addEventListener("click", skip);
 at("closer").addEventListener("click", () => zoomPair(0));
+at("middle").hidden = !page.sources.length;
+at("pair").classList.toggle("three", page.sources.length > 0);
 at("set").append(...booth.sets.map(({ title }) => make("option", { value: title }, title)));
 at("set").addEventListener("change", (event) => {
   state.set = event.target.value;

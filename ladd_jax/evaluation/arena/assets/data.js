@@ -15,11 +15,20 @@ function make(tag, properties = {}, ...children) {
 
 const SMALL = 160; // Pixels: below this, smoothing would hide what the picture is.
 
-function setPicture(image, contender, sample) {
-  const [file, width, height] = page.contenders[contender].pictures[sample];
+const pictureOf = (contender, sample) => page.contenders[contender].pictures[sample];
+
+// What a picture was made of besides its prompt, and how it is called; empty where that is all.
+function sourcesOf(sample) {
+  const picture = page.sources[sample];
+  return picture ? [{ picture, sample, title: "Given picture" }] : [];
+}
+
+function setPicture(image, picture) {
+  const [file, width, height] = picture;
   image.width = width;
   image.height = height;
   image.className = Math.max(width, height) <= SMALL ? "small" : "";
+  image.classList.toggle("source", page.sources.includes(picture));
   image.style.setProperty("--aspect", width / height);
   image.src = `pictures/${file}`;
 }

@@ -7,24 +7,33 @@ function contenderOf(model) {
   return page.models[model].shown[look.stop];
 }
 
-function zoomInto(sample, model) {
-  const pictures = page.models.map((_, i) => {
-    const contender = contenderOf(i);
-    return { contender, sample, title: page.contenders[contender].title };
+function zoomInto(sample, place) {
+  const made = page.models.map((_, model) => {
+    const contender = contenderOf(model);
+    const { title } = page.contenders[contender];
+    return { picture: pictureOf(contender, sample), sample, title };
   });
-  openZoom(pictures, model);
+  openZoom([...sourcesOf(sample), ...made], place);
 }
 
 function card(sample) {
   const { prompt, seed } = page.samples[sample];
   const title = make("h3", { dir: "auto" }, prompt);
   if (severalSeeds) title.append(make("small", {}, `seed ${seed}`));
-  const cells = page.models.map((_, model) => {
-    const { button, image } = pictureButton(() => zoomInto(sample, model));
+  const sources = sourcesOf(sample);
+  const given = sources.map(({ picture, title: name }, place) => {
+    const { button, image } = pictureButton(() => zoomInto(sample, place));
+    setPicture(image, picture);
+    image.alt = `${name}: ${prompt}`;
+    return make("figure", {}, button, make("figcaption", {}, name));
+  });
+  const made = page.models.map((_, model) => {
+    const { button, image } = pictureButton(() => zoomInto(sample, sources.length + model));
     const caption = make("figcaption");
     look.cells.push({ sample, model, image, caption });
     return make("figure", {}, button, caption);
   });
+  const cells = [...given, ...made];
   return make("article", { className: "card" }, title, make("div", { className: "cells" }, ...cells));
 }
 
@@ -37,14 +46,14 @@ function showStop(stop) {
   for (const { sample, model, image, caption } of look.cells) {
     const contender = contenderOf(model);
     const { title, model: name, steps } = page.contenders[contender];
-    setPicture(image, contender, sample);
+    setPicture(image, pictureOf(contender, sample));
     image.alt = `${title}: ${page.samples[sample].prompt}`;
     caption.replaceChildren(make("b", { dir: "auto" }, name), steps === null ? "" : many(steps, "step"));
   }
 }
 
 function showSize(pixels) {
-  const count = page.models.length;
+  const count = page.models.length + sourcesOf(0).length;
   at("size").value = pixels;
   at("cards").style.setProperty("--cell", `${pixels}px`);
   at("cards").style.setProperty("--card", `${count * pixels + (count - 1) * 10 + 28}px`);

@@ -12,10 +12,10 @@ function openZoom(pictures, place) {
 function showZoomed(place) {
   const count = zoom.pictures.length;
   zoom.place = (place + count) % count;
-  const { contender, sample, title } = zoom.pictures[zoom.place];
+  const { picture, sample, title } = zoom.pictures[zoom.place];
   const text = `${title}: ${page.samples[sample].prompt}`;
   const image = make("img", { alt: text });
-  setPicture(image, contender, sample);
+  setPicture(image, picture);
   image.addEventListener("click", lookCloser);
   const stage = at("stage");
   const { scrollLeft, scrollTop } = stage;

@@ -1,0 +1,223 @@
+"""Networks that are compared by eye, and the prompts that all of them have.
+
+Networks that edit pictures, or fill holes in them, are given the same ones: those that come with
+the prompts of a run's held-out records.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from jax.sharding import Mesh
+
+from ladd_jax.config.workdir import read
+from ladd_jax.data.buckets import Bucket
+from ladd_jax.data.joined import JOINED_IN_WORDS
+from ladd_jax.data.prompt_sets import read_prompt_set
+from ladd_jax.data.shard_sets import is_complete
+from ladd_jax.data.shards import Shards
+from ladd_jax.diffusion.sampling import Sampling
+from ladd_jax.errors import UserError
+from ladd_jax.paths import expand
+from ladd_jax.stages.given_records import GivenRecord, given_records
+from ladd_jax.stages.judging import first_subjects
+from ladd_jax.stages.pictured import Pictured
+from ladd_jax.stages.sample import choose_bucket
+from ladd_jax.stages.sets import held_out, shards_of
+from ladd_jax.stages.trained import TrainedModel, is_run, open_trained
+
+STUDENT_STEPS, TEACHER_STEPS = (1, 2, 4), 50
+"""Numbers of steps of which those are shown that a model has, a student's own beside them."""
+
+# Prompts of held-out records, at most, which a person looks through at a sitting; and the records
+# among which they are looked for.
+_HELD_OUT, _RECORDS = 24, 1024
+
+
+@dataclasses.dataclass(frozen=True)
+class Asked:
+    """What pictures to show.
+
+    Attributes:
+      prompts: prompts, which held-out records have where models are given pictures; None for those
+        that the models have themselves.
+      steps: numbers of a student's steps; empty for those of `STUDENT_STEPS` that it was trained
+        for.
+      teacher_steps: of a data generator; 0 leaves the teachers of runs out.
+      seed: seed of the first picture of each prompt.
+      num: pictures of each prompt.
+      aspect: see `choose_bucket`.
+      batch_size: pictures sampled at once.
+    """
+
+    prompts: list[str] | None = None
+    steps: tuple[int, ...] = ()
+    teacher_steps: int = TEACHER_STEPS
+    seed: int = 0
+    num: int = 1
+    aspect: str = "1:1"
+    batch_size: int = 1
+
+
+class Network(NamedTuple):
+    """A network to sample, and how.
+
+    Attributes:
+      trained: the network.
+      bucket: shape of the latents.
+      ways: numbers of steps, and how to sample in so many.
+      teacher: whether it is the teacher of the student that was named.
+      workdir: of the run that has it, if one does.
+    """
+
+    trained: TrainedModel
+    bucket: Bucket
+    ways: list[tuple[int, Sampling]]
+    teacher: bool
+    workdir: Path | None
+
+
+def open_networks(place: str, asked: Asked, mesh: Mesh) -> list[Network]:
+    """The student or other network that a path names, and the teacher of a run's."""
+    trained = open_trained(place, None, None, None, mesh)
+    workdir = expand(place) if is_run(expand(place)) else None
+    bucket = choose_bucket(asked.aspect, trained)
+    if trained.times:
+        most = len(trained.times)
+        # What Euler samples was trained for one number of steps alone.
+        usual = () if trained.sampler == "euler" else STUDENT_STEPS
+        steps = asked.steps or sorted({most, *(n for n in usual if most % n == 0)})
+        ways = [(n, trained.sampling(n, None, None)) for n in steps]
+        # One program for all numbers: a step to a level of 0 from there changes nothing.
+        length = max(len(sampling.sigmas) for _, sampling in ways)
+        ways = [(n, sampling.padded(length)) for n, sampling in ways]
+    else:
+        ways = [_guided(trained, asked.teacher_steps or TEACHER_STEPS)]
+    found = [Network(trained, bucket, ways, False, workdir)]
+    if workdir is not None and asked.teacher_steps:
+        teacher = open_trained(place, "generator", None, None, mesh)
+        # One copy of the autoencoder is enough.
+        teacher = dataclasses.replace(teacher, pictures=trained.pictures)
+        ways = [_guided(teacher, asked.teacher_steps)]
+        found.append(Network(teacher, bucket, ways, True, workdir))
+    return found
+
+
+def _guided(trained: TrainedModel, steps: int) -> tuple[int, Sampling]:
+    return steps, trained.sampling(steps, None, None)
+
+
+def prompts_of(
+    models: Sequence[Pictured | list[Network]], asked: Sequence[str] | None
+) -> tuple[list[str], list[GivenRecord]]:
+    """The prompts that were asked for; or those that all folders have; or those of a run.
+
+    Args:
+      models: folders of pictures, and networks.
+      asked: prompts; None for those that the models have themselves.
+
+    Returns:
+      prompts, each once, and of networks that are given pictures the record of each prompt.
+
+    Raises:
+      UserError: there are no prompts, or no pictures that come with them; or networks are given
+        different things.
+    """
+    networks = [network for own in models if isinstance(own, list) for network in own]
+    wanted = _wanted([own for own in models if isinstance(own, Pictured)], asked)
+    if _joined(networks):
+        records = _records(networks, wanted)
+        return [record.prompt for record in records], records
+    return _of_runs(networks) if wanted is None else wanted, []
+
+
+def _joined(networks: Sequence[Network]) -> str:
+    """What all networks are given besides prompts, as `data.joined` names it.
+
+    Raises:
+      UserError: two of them are given different things.
+    """
+    for other in networks:
+        first, second = networks[0].trained, other.trained
+        if first.joined != second.joined:
+            words = [JOINED_IN_WORDS.get(each.joined, "prompts alone") for each in (first, second)]
+            raise UserError(
+                f"{first.place} is given {words[0]} and {second.place} {words[1]}: compare models "
+                f"that are given the same"
+            )
+    return networks[0].trained.joined if networks else ""
+
+
+def _wanted(folders: Sequence[Pictured], asked: Sequence[str] | None) -> list[str] | None:
+    """The prompts that were asked for; or those that all folders have; None where neither says."""
+    if asked is not None:
+        return list(dict.fromkeys(asked))
+    if not folders:
+        return None
+    found = [p for p in folders[0].prompts if all(p in other.prompts for other in folders)]
+    if not found:
+        raise UserError(
+            "the folders of pictures have no prompt in common: give pictures of the same ones"
+        )
+    return found
+
+
+def _of_runs(networks: Sequence[Network]) -> list[str]:
+    """Prompts that the first run is judged on: those of its config, or of its held-out records."""
+    for network in networks:
+        if network.workdir is None:
+            continue
+        if named := read(network.workdir).evaluate.prompts:
+            return list(dict.fromkeys(read_prompt_set(named)))
+        if (shards := _held_out(network)) is not None:
+            found = first_subjects(shards, network.bucket, _HELD_OUT, _RECORDS)
+            return list(map(str, found.prompts))
+    raise UserError("there are no prompts: give --prompts=FILE")
+
+
+def _records(networks: Sequence[Network], wanted: Sequence[str] | None) -> list[GivenRecord]:
+    """Prompts of the first run's held-out records, with their pictures.
+
+    Args:
+      networks: all of them, which are given such.
+      wanted: the prompts to take; None for the first ones.
+
+    Raises:
+      UserError: no run has held-out records, or none of them has a prompt that is wanted.
+    """
+    for network in networks:
+        shards = _held_out(network)
+        if network.workdir is None or shards is None:
+            continue
+        found = given_records(
+            read(network.workdir),
+            shards,
+            network.bucket,
+            network.trained.pictures,
+            _HELD_OUT if wanted is None else len(wanted),
+            _RECORDS,
+            wanted,
+        )
+        known = {record.prompt: record for record in found}
+        for prompt in wanted or ():
+            if prompt not in known:
+                raise UserError(
+                    f"{prompt[:60]!r} is the prompt of none of the first {_RECORDS} held-out "
+                    f"records of {network.workdir}, with which pictures come: name prompts that "
+                    f"they have by --prompts=FILE, or leave it out"
+                )
+        return [known[prompt] for prompt in wanted or known]
+    trained, bucket = networks[0].trained, networks[0].bucket
+    raise UserError(
+        f"{trained.place} is given {JOINED_IN_WORDS[trained.joined]}, and no run that is compared "
+        f"has held-out records of {bucket.name} to take such from: compare a run that has"
+    )
+
+
+def _held_out(network: Network) -> Shards | None:
+    """Held-out records of a network's run; None where there are none of its bucket."""
+    if network.workdir is None or not is_complete(held_out(network.workdir)):
+        return None
+    shards = shards_of(read(network.workdir), network.workdir, "held_out")
+    return shards if shards.sizes.get(network.bucket) else None
