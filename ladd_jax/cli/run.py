@@ -190,6 +190,8 @@ def _start(
         if own is not None:
             own.mark_as_parsed()
         flags.require(needed or {})
+        with _refusing():
+            flags.check_ranges(absl.flags.FLAGS, {"join_timeout": flags.TIMEOUT})
         import jax
         from tqdm.contrib.logging import logging_redirect_tqdm
 
