@@ -40,8 +40,8 @@ try:
     _CONFIG = config_flags.DEFINE_config_file(
         "config",
         None,
-        "NAME or FILE.py, each with :name=value,... if it takes arguments: a config that comes with "
-        "ladd_jax, such as digits, or a file.",
+        "NAME or FILE.py, each with :name=value,... if it takes arguments: a config that comes "
+        "with ladd_jax, such as digits, or a file.",
         lock_config=True,
     )
 except (flags.Error, ValueError) as error:

@@ -316,7 +316,7 @@ def _one_sentence(path: str, where: str) -> Iterator[None]:
 
 def _loading(files: Sequence[str | Path]) -> tuple[str, dict[str, Any]]:
     """Name and arguments for `load_dataset`."""
-    kinds = {Path(file).suffix.removeprefix(".") for file in files}
+    kinds = {Path(file).suffix.lower().removeprefix(".") for file in files}
     if kinds in ({"parquet"}, {"arrow"}):
         # The library takes some characters of names for those of a pattern.
         names = [glob.escape(str(file)) for file in files]
