@@ -212,6 +212,8 @@ def run(work: Callable[[], Any]) -> None:
 
     Raises:
       SystemExit: a signal stopped it, which is told in one sentence.
+
+    Once it returns or raises, SIGTERM and a first SIGINT change nothing.
     """
     notice = _Notice()
     try:
@@ -222,9 +224,9 @@ def run(work: Callable[[], Any]) -> None:
         print(stopped, file=sys.stderr)
         raise SystemExit(EXIT_CODE) from None
     finally:
-        # What Python still does is not interrupted, but by a user, and by no error then.
+        # What Python still does takes a moment: only a user who insists ends it, and by no error.
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, lambda number, _: signal.signal(number, signal.SIG_DFL))
 
 
 class Deferred:

@@ -18,7 +18,8 @@ from ladd_jax.parallel import processes, stopping
 from ladd_jax.parallel.stopping import EXIT_CODE, Stopped
 
 ROOT = Path(__file__).parents[2]
-STOPPED = "stopped by SIGTERM: the same command goes on with what is on disk\n"
+STOPPED = "stopped by {}: the same command goes on with what is on disk\n"
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 # Processes as real as any, forked from one that has done the imports: seconds less for each.
 PROCESSES = multiprocessing.get_context("forkserver")
@@ -28,7 +29,7 @@ PROCESSES.set_forkserver_preload(["ladd_jax.parallel.processes"])
 @pytest.fixture(autouse=True)
 def _as_before():
     """A command changes what its process does with signals for good."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    before = {number: signal.getsignal(number) for number in SIGNALS}
     trace = sys.gettrace()
     yield
     sys.settrace(trace)
@@ -37,14 +38,14 @@ def _as_before():
 
 
 class SignalAt:
-    """Sends this process SIGTERM at one line of the package and of contexts, of those that follow.
+    """Sends this process a signal at one line of the package and of contexts, of those that follow.
 
     Attributes:
       left: lines until then; negative once it was sent.
     """
 
-    def __init__(self, line):
-        self.left = line
+    def __init__(self, line, number):
+        self.left, self.number = line, number
 
     def start(self):
         sys.settrace(self._called)
@@ -61,7 +62,7 @@ class SignalAt:
         if self.left == 0:
             sys.settrace(None)
             self.left = -1
-            signal.raise_signal(signal.SIGTERM)
+            signal.raise_signal(self.number)
         return self._line
 
 
@@ -74,7 +75,7 @@ def command(at, error=None):
                 raise error
 
     # Of what comes before its first line; a process of its own would end.
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(at.number, signal.SIG_IGN)
     try:
         at.start()
         stopping.run(work)
@@ -85,28 +86,31 @@ def command(at, error=None):
     return 0
 
 
-def outcomes(capsys, error=None):
+def outcomes(capsys, number, error=None):
     """Exit codes with what was told, of a signal at each line that there is until the end."""
     found = set()
     for line in range(1, 10_000):
-        at = SignalAt(line)
+        at = SignalAt(line, number)
         found.add((command(at, error), capsys.readouterr().err))
         if at.left > 0:
             return found, line
     raise AssertionError("it does not end")
 
 
-def test_an_error_is_told_wherever_on_its_way_a_signal_comes(capsys, monkeypatch):
+@pytest.mark.parametrize("number", SIGNALS)
+def test_an_error_is_told_wherever_on_its_way_a_signal_comes(capsys, monkeypatch, number):
     # So that a signal which is kept is sent again only when it is of no effect any more.
     monkeypatch.setattr(stopping, "_AGAIN_SECONDS", 100.0)
-    found, lines = outcomes(capsys, UserError("batch_size 6 is too much: use 4"))
-    assert found == {(EXIT_CODE, STOPPED), (2, "error: batch_size 6 is too much: use 4\n")}
+    found, lines = outcomes(capsys, number, UserError("batch_size 6 is too much: use 4"))
+    stopped = (EXIT_CODE, STOPPED.format(number.name))
+    assert found == {stopped, (2, "error: batch_size 6 is too much: use 4\n")}
     assert lines > 100
 
 
-def test_a_signal_around_the_work_stops_it_in_one_sentence_or_changes_nothing(capfd):
-    found, _ = outcomes(capfd)
-    assert found == {(EXIT_CODE, STOPPED), (0, "")}
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_around_the_work_stops_it_in_one_sentence_or_changes_nothing(capfd, number):
+    found, _ = outcomes(capfd, number)
+    assert found == {(EXIT_CODE, STOPPED.format(number.name)), (0, "")}
 
 
 def test_who_handles_an_error_ends_that_before_a_signal_stops_the_work():
@@ -159,7 +163,7 @@ def handles_an_error_for_ever():
 
 def test_a_user_who_insists_does_not_wait_for_who_handles_an_error(tmp_path):
     code, told = in_a_process(handles_an_error_for_ever, tmp_path / "told")
-    assert (code, told) == (EXIT_CODE, STOPPED.replace("SIGTERM", "SIGINT"))
+    assert (code, told) == (EXIT_CODE, STOPPED.format("SIGINT"))
 
 
 def loses_another():
@@ -219,5 +223,5 @@ def test_a_signal_while_processes_meet_ends_the_waiting(tmp_path):
         except OSError:
             time.sleep(0.1)
     process.send_signal(signal.SIGINT)
-    assert process.communicate()[1] == STOPPED.replace("SIGTERM", "SIGINT")
+    assert process.communicate()[1] == STOPPED.format("SIGINT")
     assert process.returncode == EXIT_CODE
