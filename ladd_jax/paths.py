@@ -55,7 +55,7 @@ def near(path: str | Path) -> str:
 
     Returns:
       `, and X is there`, of the path that may have been meant; else of the last folder on the way,
-      where the path has one; else nothing.
+      where the path has one; `, and X is a link to nothing` of one that is; else nothing.
     """
     if is_address(path):
         return ""
@@ -63,6 +63,8 @@ def near(path: str | Path) -> str:
     parent, name = wanted.parent, wanted.name
     while not parent.exists() and parent != parent.parent:
         parent, name = parent.parent, parent.name
+    if (parent / name).is_symlink():
+        return f", and {parent / name} is a link to nothing"
     try:
         close = difflib.get_close_matches(name, os.listdir(parent), 1, 0.6)
     except OSError:
@@ -91,7 +93,7 @@ def matches(path: str | Path) -> list[Path]:
       Each once, in the order of the list, and those of a pattern in that of their names.
 
     Raises:
-      NotFoundError: there is none of a part, which is named with what is near.
+      NotFoundError: there is none of a part, which is named with what is near; or no part.
     """
     found: dict[Path, None] = {}
     for part in _parts(str(path)):
@@ -110,6 +112,8 @@ def matches(path: str | Path) -> list[Path]:
         else:
             raise NotFoundError(f"no file {part}{near(part)}: check the path")
         found |= dict.fromkeys(some)
+    if not found:
+        raise NotFoundError(f"{str(path)!r} names no file: check the path")
     return list(found)
 
 

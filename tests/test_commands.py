@@ -95,6 +95,8 @@ def test_help_lists_the_flags_that_a_command_reads_with_examples(module, own, ot
         ("main", "--config=digits", "--config=NAME and --workdir=DIR are needed"),
         ("sample", "--out=x", "--checkpoint=DIR and --out=DIR are needed"),
         ("sample", "--seed=many", "many"),
+        ("sample", "--flagfile=nowhere", "--flagfile cannot be read (Unable to open flagfile"),
+        ("sample", "--checkpoint=x --out=x --join_timeout=nan", "--join_timeout is nan: use a"),
         ("main", "--checkpoint=x", "here a run is named by --workdir=DIR"),
         ("sample", "--workdir=x", "here a run is named by --checkpoint=DIR"),
         ("sample", "--topology v5e:2x2", "--topology is a flag of plan and not of this command"),
@@ -420,6 +422,7 @@ def test_a_bad_field_in_a_config_file_is_named(tmp_path, body, words):
             "def get_config():\n    return 3",
             "gives int: let it return what base_config() gave it",
         ),
+        ("def get_config():\n    pass", "gives NoneType: let it return what base_config() gave it"),
         ("def get_config():\n    raise RuntimeError('x')", "line 2: RuntimeError: x"),
     ],
 )

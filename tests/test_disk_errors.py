@@ -6,13 +6,13 @@ import resource
 import pytest
 
 from ladd_jax.cli.disk_errors import disk_error
-from ladd_jax.cli.run import _failing
+from ladd_jax.cli.run import _refusing
 from ladd_jax.config.workdir import settle
 from ladd_jax.whole_files import write_text_whole
 
 
 def shown(body, capsys):
-    with pytest.raises(SystemExit) as ended, _failing():
+    with pytest.raises(SystemExit) as ended, _refusing():
         body()
     assert ended.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
@@ -55,5 +55,5 @@ def test_what_is_no_fault_of_a_path_keeps_its_traceback():
         FileNotFoundError(errno.ENOENT, "of no path"),
     ):
         assert disk_error(error) == ""
-        with pytest.raises(type(error)), _failing():
+        with pytest.raises(type(error)), _refusing():
             raise error

@@ -49,6 +49,7 @@ def test_one_path_a_pattern_and_a_list_name_files(home, path, found):
         ("data/zzzzzzz/qqqqqq", "no file data/zzzzzzz/qqqqqq, and of its folders data is there"),
         ("zzzzzzz", "no file zzzzzzz: check the path"),
         ("data/*.txt", "no file matches data/*.txt: check the pattern"),
+        (",", "',' names no file: check the path"),
         ("dtaa/*.tar", "no file matches dtaa/*.tar; dtaa does not exist, and data is there"),
     ],
 )
@@ -56,6 +57,14 @@ def test_what_is_not_there_is_named_with_what_is_near(home, path, words):
     with pytest.raises(NotFoundError) as raised:
         matches(path)
     assert words in str(raised.value)
+
+
+def test_a_link_to_nothing_is_told_to_be_one(home):
+    Path("link.tar").symlink_to("gone.tar")
+    with pytest.raises(
+        NotFoundError, match=r"no file link\.tar, and link\.tar is a link to nothing"
+    ):
+        matches("link.tar")
 
 
 def test_a_user_who_is_not_known_is_named():

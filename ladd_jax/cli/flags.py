@@ -23,13 +23,29 @@ from ladd_jax.names import listed, nearest
 from ladd_jax.paths import expand
 from ladd_jax.ranges import Range
 
-_CONFIG = config_flags.DEFINE_config_file(
-    "config",
-    None,
-    "NAME or FILE.py, each with :name=value,... if it takes arguments: a config that comes with "
-    "ladd_jax, such as digits, or a file.",
-    lock_config=True,
-)
+
+def fail(message: object) -> NoReturn:
+    """Prints one sentence, or a line for each of several problems, and exits with code 2."""
+    problems = message.problems if isinstance(message, UserErrors) else (str(message),)
+    lines = [" ".join(problem.split()) for problem in problems]
+    if len(lines) == 1:
+        print(f"error: {lines[0]}", file=sys.stderr)
+    else:
+        print("\n- ".join([f"error: {len(lines)} problems:", *lines]), file=sys.stderr)
+    raise SystemExit(2)
+
+
+# The library reads the files of --flagfile as it defines the flag.
+try:
+    _CONFIG = config_flags.DEFINE_config_file(
+        "config",
+        None,
+        "NAME or FILE.py, each with :name=value,... if it takes arguments: a config that comes "
+        "with ladd_jax, such as digits, or a file.",
+        lock_config=True,
+    )
+except (flags.Error, ValueError) as error:
+    fail(f"--flagfile cannot be read ({str(error).removeprefix('ERROR:: ')}): check the path")
 WORKDIR = flags.DEFINE_string("workdir", "", "Where data, checkpoints and reports go.")
 DATA = flags.DEFINE_string(
     "data",
@@ -78,19 +94,10 @@ _PROFILE = flags.DEFINE_string(
     "profile", None, "Field log.profile: START:STOP writes an xprof trace of those steps."
 )
 JOIN_TIMEOUT = flags.DEFINE_float(
-    "join_timeout", 300.0, "Seconds to wait for the job's other processes.", lower_bound=1.0
+    "join_timeout", 300.0, "Seconds to wait for the job's other processes."
 )
-
-
-def fail(message: object) -> NoReturn:
-    """Prints one sentence, or a line for each of several problems, and exits with code 2."""
-    problems = message.problems if isinstance(message, UserErrors) else (str(message),)
-    lines = [" ".join(problem.split()) for problem in problems]
-    if len(lines) == 1:
-        print(f"error: {lines[0]}", file=sys.stderr)
-    else:
-        print("\n- ".join([f"error: {len(lines)} problems:", *lines]), file=sys.stderr)
-    raise SystemExit(2)
+TIMEOUT = Range(least=1, most=10**6)
+"""Seconds that `join_timeout` may be."""
 
 
 SHARED = (
@@ -140,11 +147,12 @@ def parse(arguments: Sequence[str], read: Sequence[str] = SHARED) -> list[str]:
         rest = flags.FLAGS(given)
         # A config file that could not be loaded is an object that tells so when it is read.
         getattr(_CONFIG.value, "is_locked", None)
+        has_config = flags.FLAGS["config"].present
     except Exception as error:
         if _is_defect(error):
             raise
         fail(_sentence(error, names))
-    if not isinstance(_CONFIG.value, ConfigDict | None):
+    if has_config and not isinstance(_CONFIG.value, ConfigDict):
         fail(
             f"get_config() of the config file gives {type(_CONFIG.value).__name__}: let it "
             f"return what base_config() gave it"

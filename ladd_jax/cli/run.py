@@ -19,6 +19,7 @@ from absl import logging as absl_logging
 
 from ladd_jax.cli import flags
 from ladd_jax.errors import UserError
+from ladd_jax.parallel import stopping
 
 if TYPE_CHECKING:
     from ladd_jax.config.fields import Config
@@ -166,19 +167,6 @@ def _refusing() -> Iterator[None]:
         flags.fail(sentence)
 
 
-@contextlib.contextmanager
-def _failing() -> Iterator[None]:
-    """`_refusing`, and a stop becomes one sentence and its exit code."""
-    from ladd_jax.parallel.stopping import EXIT_CODE, Stopped
-
-    try:
-        with _refusing():
-            yield
-    except Stopped as stopped:
-        print(stopped, file=sys.stderr)
-        raise SystemExit(EXIT_CODE) from None
-
-
 def _start(
     body: Callable[[], None],
     read: Sequence[str],
@@ -187,6 +175,7 @@ def _start(
     complete: Callable[[Sequence[str]], Sequence[str]] = lambda arguments: arguments,
 ) -> None:
     """Runs a command; `--help` lists the flags that it reads, and `join_timeout`."""
+    stopping.end_at_once()
     for name in (*read, "join_timeout"):
         absl.flags.FLAGS.register_key_flag_for_module(sys.argv[0], absl.flags.FLAGS[name])
 
@@ -201,6 +190,8 @@ def _start(
         if own is not None:
             own.mark_as_parsed()
         flags.require(needed or {})
+        with _refusing():
+            flags.check_ranges(absl.flags.FLAGS, {"join_timeout": flags.TIMEOUT})
         import jax
         from tqdm.contrib.logging import logging_redirect_tqdm
 
@@ -210,15 +201,19 @@ def _start(
         # Orbax tells of each of its steps through absl; here its warnings are enough.
         absl_logging.set_verbosity(absl_logging.ERROR)
         log = logging.getLogger("ladd_jax")
-        with _failing(), processes.together(flags.JOIN_TIMEOUT.value), _refusing():
-            log.addHandler(_handler())
-            # absl's handler, which the root has, would print each line again.
-            log.propagate = False
-            log.setLevel(logging.INFO if jax.process_index() == 0 else logging.WARNING)
-            # A line stands above the progress bar, and not in the middle of it.
-            with logging_redirect_tqdm([log]):
-                load_extensions()
-                body()
+
+        def work() -> None:
+            with _refusing(), processes.together(flags.JOIN_TIMEOUT.value), _refusing():
+                log.addHandler(_handler())
+                # absl's handler, which the root has, would print each line again.
+                log.propagate = False
+                log.setLevel(logging.INFO if jax.process_index() == 0 else logging.WARNING)
+                # A line stands above the progress bar, and not in the middle of it.
+                with logging_redirect_tqdm([log]):
+                    load_extensions()
+                    body()
+
+        stopping.run(work)
 
     app.run(main, flags_parser=parse)
 

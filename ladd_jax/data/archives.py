@@ -1,19 +1,20 @@
 """Archives of arrays, `.npz`, that are whole or a sentence."""
 
+import math
 import tokenize
 import zipfile
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from ladd_jax.errors import DamagedError, brief
+from ladd_jax.errors import DamagedError, UserError, brief
 
-# Of the format of a file, of what a header says that no memory holds, and of a kind of compression
-# that there is not.
+# Of the format of a file, and of a kind of compression that there is not.
 _DAMAGE = (
     OSError, ValueError, LookupError, EOFError, TypeError, zipfile.BadZipFile, zlib.error,
-    tokenize.TokenError, SyntaxError, MemoryError, OverflowError, RuntimeError,
+    tokenize.TokenError, SyntaxError, OverflowError, RuntimeError,
 )  # fmt: skip
 
 
@@ -27,15 +28,45 @@ def read(path: Path, remedy: str) -> dict[str, np.ndarray]:
     Raises:
       PermissionError: it may not be read.
       DamagedError: it is damaged, or no archive, or holds what only a pickle can.
+      UserError: it is whole, and there is no memory for one of its arrays.
     """
+    arrays: dict[str, np.ndarray] = {}
     try:
         with path.open("rb") as file:
             found = np.load(file, allow_pickle=False)
             if not isinstance(found, np.lib.npyio.NpzFile):
                 raise ValueError("it is one array and no archive")
-            return dict(found.items())
+            for name in found.files:
+                size = _size(found.zip, name)
+                try:
+                    arrays[name] = found[name]
+                except MemoryError as error:
+                    raise UserError(
+                        f"{path} holds {name} of {size / 1e9:.2g} GB, for which no memory is free "
+                        f"here: end what else uses it, or take a machine that has more"
+                    ) from error
+            return arrays
+    except UserError:
+        raise
     # A damaged archive raises errors of many kinds.
     except _DAMAGE as error:
         if isinstance(error, PermissionError):
             raise
         raise DamagedError(f"{path} is damaged ({brief(error)}): {remedy}") from error
+
+
+def _size(archive: Any, name: str) -> int:
+    """Bytes of an array; raises ValueError where its header and the archive say two things.
+
+    Else a damaged header would ask for any amount of memory.
+    """
+    member = archive.getinfo(f"{name}.npy" if f"{name}.npy" in archive.namelist() else name)
+    with archive.open(member) as file:
+        if np.lib.format.read_magic(file) == (1, 0):
+            shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+        else:
+            shape, _, dtype = np.lib.format.read_array_header_2_0(file)
+        wanted, size = math.prod(shape) * dtype.itemsize, member.file_size - file.tell()
+    if wanted != size:
+        raise ValueError(f"{name} of shape {shape} has {size} of {wanted} bytes")
+    return wanted

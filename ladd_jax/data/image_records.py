@@ -80,9 +80,9 @@ def open_images(
     found = matches(path)
     if stream is not None:
         raise UserError(f"data.stream is set and {path} is here: streams come from the hub")
-    if all(file.suffix in _TABLES for file in found):
+    if all(file.suffix.lower() in _TABLES for file in found):
         return table(found if len(found) > 1 else found[0])
-    others = [file for file in found if file.is_dir() or file.suffix in _TABLES]
+    others = [file for file in found if file.is_dir() or file.suffix.lower() in _TABLES]
     if others:
         raise UserError(
             f"{path} names {others[0]} beside {found[0] if found[0] != others[0] else found[-1]}: "
@@ -100,7 +100,9 @@ def names_dataset(path: str | Path) -> bool:
 def _of_folder(
     folder: Path, column: str, table: Callable[[Path], Records], other_column: str, edits: bool
 ) -> Records:
-    tars = list(folder.glob("*.tar"))
+    # Systems put hidden files beside those of others, with the same end.
+    visible = [file for file in folder.iterdir() if not file.name.startswith(".")]
+    tars = [file for file in visible if file.suffix.lower() == ".tar"]
     if tars:
         _refuse_pairs(folder, other_column, edits)
         return ImageTars(tars, column)
@@ -109,7 +111,7 @@ def _of_folder(
     if has_pairs(names):
         _refuse_pairs(folder, other_column, edits)
         return CaptionedFolder(folder, column)
-    if any(file.suffix in _TABLES for file in files):
+    if any(file.suffix.lower() in _TABLES for file in files):
         return table(folder)
     count = image_count(names)
     if count:

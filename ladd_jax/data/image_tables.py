@@ -129,7 +129,8 @@ class ImageTable:
             # What a damaged file has for the place of a value may be anywhere in memory.
             row.validate(full=True)
             found: dict[str, Any] = row.to_pylist()[0]
-        except (pyarrow.ArrowException, UnicodeDecodeError) as error:
+        # Dates beyond those of Python are an OverflowError.
+        except (pyarrow.ArrowException, UnicodeDecodeError, OverflowError) as error:
             raise UserError(f"{where} is damaged ({brief(error)}): write the file again") from error
         return found
 
@@ -315,7 +316,7 @@ def _one_sentence(path: str, where: str) -> Iterator[None]:
 
 def _loading(files: Sequence[str | Path]) -> tuple[str, dict[str, Any]]:
     """Name and arguments for `load_dataset`."""
-    kinds = {Path(file).suffix.removeprefix(".") for file in files}
+    kinds = {Path(file).suffix.lower().removeprefix(".") for file in files}
     if kinds in ({"parquet"}, {"arrow"}):
         # The library takes some characters of names for those of a pattern.
         names = [glob.escape(str(file)) for file in files]
@@ -363,9 +364,11 @@ def table_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
     try:
         rows = pyarrow.parquet.read_table(path).to_pylist()
-    # Names and texts of a damaged file may be no UTF-8.
-    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
+    # Names and texts of a damaged file may be no UTF-8, and dates beyond those of Python.
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError, OverflowError) as error:
         message = brief(error)
-        raise UserError(f"{path} is not a parquet file ({message}): write it again") from error
+        raise UserError(
+            f"{path} cannot be read as a parquet file ({message}): write it again"
+        ) from error
     for number, row in enumerate(rows):
         yield f"{path}, row {number}", row

@@ -82,8 +82,8 @@ def check_prompt(value: object, where: str) -> str:
       where: the place, with which the message of an error begins.
 
     Raises:
-      UserError: the value is not text, is empty, has more than 10,000 characters, or is not
-        Unicode.
+      UserError: the value is not text, is empty, has more than 10,000 characters, holds zero bytes
+        or is not Unicode.
     """
     if not isinstance(value, str):
         # Tables hold what JSON does not.
@@ -97,6 +97,9 @@ def check_prompt(value: object, where: str) -> str:
             f"{where} has a prompt of {len(prompt)} characters and the limit is {MAX_CHARACTERS}: "
             f"shorten or remove it"
         )
+    # Without its mark UTF-16 is UTF-8, too: each letter has a zero byte beside it.
+    if "\0" in prompt:
+        raise UserError(f"{where} holds zero bytes, as UTF-16 does: save the file as UTF-8")
     # JSON can escape half of a pair, which no UTF-8 file could hold later.
     try:
         prompt.encode()
@@ -151,7 +154,7 @@ def lines(path: Path) -> Iterator[tuple[str, str]]:
 
     Raises:
       NotFoundError: there is no such file.
-      UserError: it is not UTF-8.
+      UserError: it is not UTF-8, or a carriage return stands inside of a line.
     """
     path = _existing(path)
     # As bytes: a prompt may contain other characters that Python takes for the end of a line.
@@ -162,7 +165,13 @@ def lines(path: Path) -> Iterator[tuple[str, str]]:
                 line = (data.removeprefix(codecs.BOM_UTF8) if number == 1 else data).decode()
             except UnicodeDecodeError as error:
                 raise UserError(f"{where} is not UTF-8: save the file as UTF-8") from error
-            yield where, line.removesuffix("\n").removesuffix("\r")
+            line = line.removesuffix("\n").removesuffix("\r")
+            if "\r" in line:
+                raise UserError(
+                    f"{where} holds carriage returns, which would make one line of several: end "
+                    f"lines with a line feed"
+                )
+            yield where, line
 
 
 def parse_object(text: str, where: str) -> dict[str, Any]:

@@ -1,18 +1,21 @@
-"""Which processes of a job live: where one is lost, the others name it and end.
+"""Which processes of a job live: where one is lost or hangs, the others name it and end.
 
-Each tells in JAX's coordination service, every few seconds, that it lives. Without this the others
-would wait in a computation for one that is gone, until JAX aborts them without naming it.
+Each tells in JAX's coordination service, every few seconds, that it lives, and which step of a
+training it is at. Without this the others would wait in a computation for one that is gone, until
+JAX aborts them without naming it, and for ever for one whose threads live while its work hangs.
 """
 
 import contextlib
 import ctypes
+import dataclasses
+import json
 import os
 import signal
 import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -21,11 +24,63 @@ from jax._src import distributed
 from ladd_jax.parallel.stopping import Stopped
 
 LOST_SECONDS = 40.0
-"""Without a sign, after which a process is lost."""
+"""Without a sign, or at a step that the others have left, after which a process is lost."""
 
 _BEAT_SECONDS = 2.0
 _FOLDER = "ladd_jax/alive"
 _DONE = "done"
+_NO_STEP = -1
+
+_step = _NO_STEP
+
+
+@contextlib.contextmanager
+def stepping() -> Iterator[Callable[[int | None], None]]:
+    """A block in which processes take steps together.
+
+    Yields:
+      What tells the others the last step that this process has given to its devices. It is told
+      before that is done, since a computation waits for all processes, and None for what one
+      process may do by itself for long. Of a process that stays at a step which another one has
+      left the block never ends.
+    """
+
+    def tell(step: int | None) -> None:
+        global _step
+        _step = _NO_STEP if step is None else step
+
+    try:
+        yield tell
+    finally:
+        tell(None)
+
+
+def _place() -> str:
+    """Where the main thread is, in one word."""
+    frame = sys._current_frames().get(threading.main_thread().ident or 0)
+    if frame is None:
+        return "?"
+    code = frame.f_code
+    return f"{code.co_name}:{os.path.basename(code.co_filename)}:{frame.f_lineno}".replace(" ", "")
+
+
+@dataclasses.dataclass(frozen=True)
+class _Sign:
+    """What a process tells of itself.
+
+    Attributes:
+      beats: how often it has told.
+      process: number of the process on its host.
+      host: name of its host.
+      step: the step that it has begun, or `_NO_STEP`.
+      place: the function, the file and the line of its main thread.
+    """
+
+    beats: int
+    process: int
+    host: str
+    step: int
+    place: str
 
 
 class _Watch:
@@ -39,6 +94,7 @@ class _Watch:
         self._beats = 0
         self._signs: dict[str, str] = {}
         self._seen: dict[str, tuple[str, float]] = {}
+        self._behind: dict[str, tuple[int, float]] = {}
         self._answered = time.monotonic()
         self._aborting = ctypes.CFUNCTYPE(None, ctypes.c_int)(self._aborted)
 
@@ -63,7 +119,8 @@ class _Watch:
             # A coordinator that is gone is found by the time since it answered.
             with contextlib.suppress(Exception):
                 self._beats += 1
-                self._tell(f"{self._beats} {os.getpid()} {socket.gethostname()}")
+                sign = _Sign(self._beats, os.getpid(), socket.gethostname(), _step, _place())
+                self._tell(json.dumps(dataclasses.asdict(sign)))
                 self._signs = dict(self._store.key_value_dir_get(_FOLDER))
                 self._answered = time.monotonic()
             self._ended.wait(_BEAT_SECONDS)
@@ -74,7 +131,8 @@ class _Watch:
             silent = time.monotonic() - self._answered
             if silent > LOST_SECONDS:
                 _end(f"process 0 at {self._address} did not answer for {silent:.0f} seconds")
-            lost = self._lost(self._signs)
+            signs = self._signs
+            lost = self._lost(signs) or self._hangs(signs)
             if lost:
                 _end(lost)
 
@@ -96,15 +154,40 @@ class _Watch:
         for name, sign in signs.items():
             if self._seen.get(name, ("", 0.0))[0] != sign:
                 self._seen[name] = (sign, now)
-        lost = []
-        for name, (sign, since) in sorted(self._seen.items()):
-            if sign != _DONE and now - since > LOST_SECONDS:
-                _, process, host = sign.split(" ", 2)
-                lost.append(
-                    f"process {name.rpartition('/')[2]} ({process} on {host}) gave no sign of life "
-                    f"for {now - since:.0f} seconds"
-                )
-        return " and ".join(lost)
+        return " and ".join(
+            f"{_named(name, _read(sign))} gave no sign of life for {now - since:.0f} seconds"
+            for name, (sign, since) in sorted(self._seen.items())
+            if sign != _DONE and now - since > LOST_SECONDS
+        )
+
+    def _hangs(self, signs: dict[str, str]) -> str:
+        """The processes that stay for long at a step which others have left, as `_lost`."""
+        now = time.monotonic()
+        at = {name: _read(sign) for name, sign in signs.items() if sign != _DONE}
+        first = max((sign.step for sign in at.values()), default=_NO_STEP)
+        behind = {name: sign for name, sign in at.items() if _NO_STEP < sign.step < first}
+        self._behind = {
+            name: (sign.step, now)
+            if self._behind.get(name, (_NO_STEP, now))[0] != sign.step
+            else self._behind[name]
+            for name, sign in behind.items()
+        }
+        return " and ".join(
+            f"{_named(name, sign)} hangs after step {sign.step}, since {now - since:.0f} seconds, "
+            f"in {function} ({file}, line {line})"
+            for name, sign in sorted(behind.items())
+            for function, file, line in [sign.place.split(":")]
+            for since in [self._behind[name][1]]
+            if now - since > LOST_SECONDS
+        )
+
+
+def _read(sign: str) -> _Sign:
+    return _Sign(**json.loads(sign))
+
+
+def _named(name: str, sign: _Sign) -> str:
+    return f"process {name.rpartition('/')[2]} ({sign.process} on {sign.host})"
 
 
 def _end(reason: str) -> None:

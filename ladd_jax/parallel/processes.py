@@ -17,7 +17,7 @@ import time
 import traceback
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 import numpy as np
@@ -39,6 +39,7 @@ _TRANSPORTS = re.compile(r"\w+: (Gloo|NCCL) ")
 # A process that lost another one leaves later, so that a launcher first sees the one that knows
 # why; where that one can say nothing any more, `liveness` names it meanwhile.
 _GRACE_SECONDS = liveness.LOST_SECONDS + 5.0
+_LOOK_SECONDS = 0.1
 
 
 def launched(environment: Mapping[str, str], tpu: bool) -> dict[str, Any] | None:
@@ -128,7 +129,26 @@ def join(timeout: float) -> None:
     )
     at = f" at {job['coordinator_address']}" if "coordinator_address" in job else ""
 
-    def give_up() -> None:
+    # By which all processes learn of a signal to one of them, see `parallel.stopping`.
+    jax.config.update("jax_enable_preemption_service", True)
+    failed: list[Exception] = []
+
+    def initialize() -> None:
+        try:
+            jax.distributed.initialize(**job, initialization_timeout=int(timeout) + _MARGIN_SECONDS)
+        except Exception as error:
+            failed.append(error)
+
+    # JAX waits where no signal is handled, and its own way to give up is to abort with a stack
+    # trace of its C++.
+    joining = threading.Thread(target=initialize, name="join", daemon=True)
+    try:
+        joining.start()
+        joining.join(timeout)
+    except stopping.Stopped as stopped:
+        # An orderly exit would wait for that thread.
+        _leave(stopped)
+    if joining.is_alive():
         print(
             f"error: {place} did not meet all others{at} within {timeout:g} seconds: start all "
             f"processes, let them reach the port of process 0, or raise --join_timeout",
@@ -136,21 +156,12 @@ def join(timeout: float) -> None:
             flush=True,
         )
         os._exit(2)
-
-    # By which all processes learn of a signal to one of them, see `parallel.stopping`.
-    jax.config.update("jax_enable_preemption_service", True)
-    # JAX's own way to give up is to abort with a stack trace of its C++.
-    timer = threading.Timer(timeout, give_up)
-    timer.daemon = True
-    timer.start()
-    try:
-        jax.distributed.initialize(**job, initialization_timeout=int(timeout) + _MARGIN_SECONDS)
-    except (OSError, RuntimeError, ValueError) as error:
+    for error in failed:
+        if not isinstance(error, OSError | RuntimeError | ValueError):
+            raise error
         raise UserError(
             f"{place} cannot join its job: {error}; set {_COORDINATOR}, {_COUNT} and {_INDEX}"
         ) from error
-    finally:
-        timer.cancel()
 
 
 @contextlib.contextmanager
@@ -163,25 +174,31 @@ def together(timeout: float) -> Iterator[None]:
     Args:
       timeout: seconds to wait for the other processes at the start.
     """
-    join(timeout)
-    try:
-        with liveness.watched(), stopping.handled():
-            yield
-    except BaseException as error:
-        stopped_together = isinstance(error, stopping.Stopped) and error.together
-        if jax.distributed.is_initialized() and not stopped_together:
-            _leave(error)
-        raise
+    with stopping.handled():
+        join(timeout)
+        # Inside of the other: what ends a block of it takes the handler of JAX's service away.
+        with stopping.handled():
+            try:
+                with liveness.watched():
+                    yield
+            except BaseException as error:
+                stopped_together = isinstance(error, stopping.Stopped) and error.together
+                if jax.distributed.is_initialized() and not stopped_together:
+                    _leave(error)
+                raise
 
 
-def _leave(error: BaseException) -> None:
+def _leave(error: BaseException) -> NoReturn:
     if isinstance(error, SystemExit):
         code = error.code if isinstance(error.code, int) else int(error.code is not None)
     elif isinstance(error, stopping.Stopped):
         print(error, file=sys.stderr)
         code = stopping.EXIT_CODE
     elif lost_another(error):
-        time.sleep(_GRACE_SECONDS)
+        until = time.monotonic() + _GRACE_SECONDS
+        # A launcher that ends this one knows already.
+        while time.monotonic() < until and not stopping.signalled():
+            time.sleep(_LOOK_SECONDS)
         print(
             f"error: process {jax.process_index()} lost another process in the middle of a "
             f"computation: see what that one printed ({' '.join(str(error).split())})",
@@ -190,7 +207,7 @@ def _leave(error: BaseException) -> None:
         code = 1
     else:
         traceback.print_exception(error)
-        code = 130 if isinstance(error, KeyboardInterrupt) else 1
+        code = 1
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)

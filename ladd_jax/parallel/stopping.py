@@ -3,20 +3,22 @@
 A user, a launcher or a cluster that takes machines away sends SIGTERM or SIGINT. Most work stops at
 once: it is repeated, or lies on disk already. Training stops after a step that all processes agree
 on, so that it can be saved.
+
+A job that is ending for another reason says that one: what is raised on top of an error, wherever
+that is, would cut short who cleans up after it or tells the user.
 """
 
 import contextlib
 import ctypes
+import math
 import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from types import FrameType
-from typing import Any
-
-import jax
-from jax.experimental import multihost_utils
+from typing import Any, NoReturn
 
 EXIT_CODE = 75
 """Of a job that was stopped and goes on when it is started again, by which launchers know to do so:
@@ -26,8 +28,12 @@ _GOES_ON = "the same command goes on with what is on disk"
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
-# After a signal whose error got lost, until it is raised once more.
+# After a signal that could not be raised, until it is sent once more.
 _AGAIN_SECONDS = 0.1
+# For which an error on its way keeps off a signal, and the signal of a user who insists. The first
+# is for a checkpoint that is being written.
+_PATIENCE_SECONDS = 60.0
+_INSISTING_SECONDS = 2.0
 
 
 class Stopped(BaseException):
@@ -48,42 +54,95 @@ class _Notice:
     Attributes:
       signal: name of the signal, empty before one came.
       deferred: whether a step is to be ended first.
-      service: handler of JAX's preemption service, which tells the other processes.
-      lost: whether Python dropped the error of the last signal, which came in a finalizer.
     """
 
-    def __init__(self, service: Any = None) -> None:
+    def __init__(self) -> None:
+        """Starts without a signal."""
         self.signal = ""
         self.deferred = False
-        self.service = service
-        self.lost = False
+        self._service: Any = None
+        self._over = False
+        # What is handled already where the block begins is not on its way out of it.
+        self._outer = sys.exception()
+        self._patient_until = math.inf
+        self._sent_again = False
         self._again: threading.Timer | None = None
+
+    def install(self) -> None:
+        """Handles the signals from now on, until `remove`."""
+        # JAX takes seconds to import, and the signals that come meanwhile are handled here, too.
+        import jax
+
+        global _notice
+        if jax.distributed.is_initialized():
+            get_handler = ctypes.pythonapi.PyOS_getsig
+            get_handler.restype = ctypes.CFUNCTYPE(None, ctypes.c_int)
+            # Of JAX's preemption service, which tells the other processes.
+            self._service = get_handler(ctypes.c_int(signal.SIGTERM))
+        self._before, _notice = _notice, self
+        self._hook, sys.unraisablehook = sys.unraisablehook, self._unraisable
+        self._handlers = {number: signal.signal(number, self.receive) for number in _SIGNALS}
+
+    def remove(self) -> None:
+        """Handles no signal any more; who did before does again."""
+        global _notice
+        self.end()
+        sys.unraisablehook, _notice = self._hook, self._before
+        for number, handler in self._handlers.items():
+            # None is a handler that Python did not set and cannot set again.
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+    def _unraisable(self, found: Any) -> None:
+        # What a handler raises inside of a finalizer or of a callback of the collector goes here.
+        if isinstance(found.exc_value, Stopped):
+            self._send_again()
+        else:
+            self._hook(found)
 
     def receive(self, number: int, frame: FrameType | None) -> None:
         """Handles a signal."""
-        again, name = bool(self.signal) and not self.lost, signal.Signals(number).name
-        self.signal, self.lost = name, False
-        if self.deferred and not again:
-            # Not by print, which a signal may have interrupted.
-            message = f"\n{name}: training ends with a checkpoint after this step\n"
-            os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, message.encode())
-            if self.service:
-                self.service(signal.SIGTERM)
-            return
+        sent_again, self._sent_again = self._sent_again, False
+        repeated = bool(self.signal) and not sent_again
+        if not sent_again:
+            self.signal = signal.Signals(number).name
         # A launcher may send SIGTERM again and again; a user who insists means now.
-        if not again or number == signal.SIGINT:
-            raise Stopped(f"stopped by {name}: {_GOES_ON}")
+        if self._over or (repeated and number != signal.SIGINT):
+            return
+        if self.deferred and not repeated and not sent_again:
+            _write(f"\n{self.signal}: training ends with a checkpoint after this step")
+            if self._service:
+                self._service(signal.SIGTERM)
+            return
+        if repeated:
+            self._patience(_INSISTING_SECONDS)
+        elif not sent_again:
+            self._patience(_PATIENCE_SECONDS)
+        message = f"stopped by {self.signal}: {_GOES_ON}"
+        if sys.exception() is self._outer:
+            raise Stopped(message)
+        if time.monotonic() > self._patient_until:
+            _exit(message)
+        self._send_again()
 
-    def repeat(self) -> None:
+    def _patience(self, seconds: float) -> None:
+        self._patient_until = min(self._patient_until, time.monotonic() + seconds)
+
+    def _send_again(self) -> None:
         """Sends this process its signal once more, a little later."""
-        self.lost = True
-        number = signal.Signals[self.signal]
-        self._again = threading.Timer(_AGAIN_SECONDS, os.kill, (os.getpid(), number))
+
+        def send() -> None:
+            self._sent_again = True
+            os.kill(os.getpid(), signal.Signals[self.signal])
+
+        if self._again:
+            self._again.cancel()
+        self._again = threading.Timer(_AGAIN_SECONDS, send)
         self._again.daemon = True
         self._again.start()
 
     def end(self) -> None:
-        """Sends nothing any more."""
+        """From now on a signal changes nothing: the work is done."""
+        self._over = True
         if self._again:
             self._again.cancel()
 
@@ -91,40 +150,83 @@ class _Notice:
 _notice = _Notice()
 
 
+def _write(line: str) -> None:
+    # Not by print, which a signal may have interrupted.
+    os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, f"{line}\n".encode())
+
+
+def _exit(message: str) -> NoReturn:
+    _write(message)
+    os._exit(EXIT_CODE)
+
+
+def end_at_once() -> None:
+    """From now on SIGTERM and SIGINT end this process with a sentence and `EXIT_CODE`.
+
+    For what a command does before its work, such as imports, of which nothing is left over.
+    """
+
+    def receive(number: int, frame: FrameType | None) -> None:
+        _exit(f"stopped by {signal.Signals(number).name}: nothing was begun")
+
+    for number in _SIGNALS:
+        signal.signal(number, receive)
+
+
+def signalled() -> bool:
+    """Whether a signal has come, in a block of `handled`."""
+    return bool(_notice.signal)
+
+
 @contextlib.contextmanager
 def handled() -> Iterator[None]:
     """SIGTERM and SIGINT raise `Stopped` in a block, at once or when `deferred` says.
 
+    They do so where no error is being handled, which is all that there is to see of one that is on
+    its way. Meanwhile a signal is kept, and it has no effect if the error ends the block. Where
+    this takes a minute, or two seconds more of a user who insists, the process ends where it is.
+
     Enter it in the main thread, in a job of several processes after joining it: the preemption
     service of JAX has a handler of its own then, which is called by this one.
     """
-    global _notice
-    service = None
-    if jax.distributed.is_initialized():
-        get_handler = ctypes.pythonapi.PyOS_getsig
-        get_handler.restype = ctypes.CFUNCTYPE(None, ctypes.c_int)
-        service = get_handler(ctypes.c_int(signal.SIGTERM))
-    _notice = _Notice(service)
-    before = {number: signal.signal(number, _notice.receive) for number in _SIGNALS}
-    hook = sys.unraisablehook
-
-    def unraisable(found: Any) -> None:
-        # What a handler raises inside of a finalizer or of a callback of the collector goes here.
-        if isinstance(found.exc_value, Stopped):
-            _notice.repeat()
-        else:
-            hook(found)
-
-    sys.unraisablehook = unraisable
+    notice = _Notice()
+    notice.install()
     try:
-        yield
+        try:
+            yield
+        finally:
+            # A signal that comes before this is an error, with which the next line is reached.
+            notice.end()
     finally:
-        sys.unraisablehook = hook
-        _notice.end()
-        for number, previous in before.items():
-            # None is a handler that Python did not set and cannot set again.
-            signal.signal(number, signal.SIG_DFL if previous is None else previous)
-        _notice = _Notice()
+        notice.remove()
+
+
+def run(work: Callable[[], Any]) -> None:
+    """Does all that is left for this process to do, as a block of `handled`.
+
+    A function and no context: between the end of a block and what a context does then, a signal
+    would be an error that nobody handles.
+
+    Args:
+      work: what it does.
+
+    Raises:
+      SystemExit: a signal stopped it, which is told in one sentence.
+
+    Once it returns or raises, SIGTERM and a first SIGINT change nothing.
+    """
+    notice = _Notice()
+    try:
+        notice.install()
+        work()
+        notice.end()
+    except Stopped as stopped:
+        print(stopped, file=sys.stderr)
+        raise SystemExit(EXIT_CODE) from None
+    finally:
+        # What Python still does takes a moment: only a user who insists ends it, and by no error.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        signal.signal(signal.SIGINT, lambda number, _: signal.signal(number, signal.SIG_DFL))
 
 
 class Deferred:
@@ -132,6 +234,9 @@ class Deferred:
 
     def reached(self, step: int) -> bool:
         """Whether all processes stop after a step; all ask after each."""
+        import jax
+        from jax.experimental import multihost_utils
+
         if jax.process_count() == 1:
             return bool(_notice.signal)
         # Of the service's counters Orbax, which asks where it saves, has this one too.
@@ -157,6 +262,9 @@ def deferred(start: int) -> Iterator[Deferred]:
     Raises:
       Stopped: a signal came too late for a step of the block.
     """
+    import jax
+    from jax.experimental import multihost_utils
+
     stop = Deferred()
     if jax.process_count() > 1:
         # The service takes the furthest process's step: none may still be at that of a training

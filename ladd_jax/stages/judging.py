@@ -288,14 +288,15 @@ def first_subjects(
       prompts `[n]`, with latents where the records are made of a picture, too.
     """
     size = shards.sizes[bucket]
-    text = shards.read(bucket, np.arange(size if records is None else min(size, records)))
-    names, first = np.unique(text["prompt"], return_index=True)
+    looked_at = np.arange(size if records is None else min(size, records))
+    # Prompts alone first: the text of a record of SD3's size has megabytes.
+    prompts = shards.without(shards.arrays).read(bucket, looked_at)["prompt"]
+    names, first = np.unique(prompts, return_index=True)
     if wanted is not None:
         first = first[np.isin(names, list(wanted))]
-    places = np.sort(first)[:count]
-    cond = {name: array[places] for name, array in text["cond"].items()}
-    latents = text[LATENTS][places] if CHANNELS in cond else None
-    return Subjects(np.array(text["prompt"])[places], cond, latents)
+    found = shards.read(bucket, np.sort(first)[:count])
+    latents = found[LATENTS] if CHANNELS in found["cond"] else None
+    return Subjects(np.array(found["prompt"]), found["cond"], latents)
 
 
 def pictures_of(

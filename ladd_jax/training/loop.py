@@ -15,6 +15,7 @@ from tqdm import tqdm
 from ladd_jax.data.buckets import Bucket
 from ladd_jax.data.pipeline import put, widened
 from ladd_jax.objectives.base import Objective, TrainState
+from ladd_jax.parallel.liveness import stepping
 from ladd_jax.parallel.stopping import deferred
 from ladd_jax.training.checkpoint import Checkpoints
 from ladd_jax.training.clock import StepClock
@@ -131,9 +132,12 @@ def train(
         profile,
         checkpoints.finished(),
         deferred(start) as stop,
+        stepping() as told,
     ):  # fmt: skip
         for step in range(start + 1, training.steps + 1):
             profile.before(step, state)
+            # The first batch may be long in coming: what reads it starts with it.
+            told(step - 1 if step > start + 1 else None)
             bucket, batch = clock.next_batch(batches)
             # An array that is not where the step needs it is an error here, not a copy each time.
             with (
@@ -141,8 +145,10 @@ def train(
                 jax.profiler.StepTraceAnnotation(training.name, step_num=step),
             ):
                 placed = widened(put(batch, training.mesh), training.mesh)
+                told(step)
                 state, metrics = programs[bucket](state, training.frozen, placed)
                 writer.add(metrics)
+            told(None)
             images = len(placed["latents"])
             clock.dispatched(metrics, images, images * logging.model_flops[bucket])
             profile.after(step, state)
@@ -159,10 +165,10 @@ def train(
                 except DivergedError as error:
                     if training.diagnosed is None or step not in error.steps:
                         raise
-                    told, places = diagnosis(
+                    found, places = diagnosis(
                         training.diagnosed, state, training.frozen, placed, training.mesh
                     )
-                    raise DivergedError(f"{error}; {told}", error.steps, places) from error
+                    raise DivergedError(f"{error}; {found}", error.steps, places) from error
                 bar.set_postfix_str(_postfix(record))
                 if logging.watch is not None:
                     logging.watch(record)

@@ -1,13 +1,15 @@
 """Archives of arrays are read whole, or named with what is wrong with them."""
 
 import io
+import resource
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from ladd_jax.data import archives
-from ladd_jax.errors import DamagedError
+from ladd_jax.errors import DamagedError, UserError
 
 
 def saved(**arrays):
@@ -51,6 +53,21 @@ def test_what_is_damaged_or_a_pickle_is_named(tmp_path, data):
     (tmp_path / "x.npz").write_bytes(data)
     with pytest.raises(DamagedError, match=r"x\.npz is damaged \(.+\): mend it"):
         archives.read(tmp_path / "x.npz", "mend it")
+
+
+def test_memory_that_runs_out_is_no_damage(tmp_path):
+    zeros = np.zeros(2**27, np.uint8)
+    np.savez_compressed(tmp_path / "x.npz", small=np.arange(3), large=zeros)
+    del zeros
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + 2**25, before[1]))
+    try:
+        with pytest.raises(UserError, match=r"x\.npz holds large of 0\.13 GB, .*: end ") as caught:
+            archives.read(tmp_path / "x.npz", "mend it")
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
+    assert not isinstance(caught.value, DamagedError)
 
 
 def test_one_array_is_no_archive(tmp_path):

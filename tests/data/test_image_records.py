@@ -180,6 +180,12 @@ def test_tars_are_read_in_order_of_tar_and_name(tmp_path):
     assert contents(open_images(tmp_path / "1.tar")) == expected[1:]
 
 
+def test_tars_of_a_folder_are_those_that_are_seen_in_whatever_letters(tmp_path):
+    tar(tmp_path / "0.TAR", [("c.webp", picture(2)), ("c.txt", "two")])
+    (tmp_path / "._0.TAR").write_bytes(b"\0\5\x16\7 of a Mac")
+    assert contents(open_images(tmp_path)) == [("0/c", 2, "two")]
+
+
 def test_tars_of_one_name_in_several_folders_keep_their_records_apart(tmp_path):
     for name in ("a", "b"):
         tar(tmp_path / name / "0.tar", [("c.png", picture(1)), ("c.txt", name)])

@@ -302,8 +302,24 @@ def test_a_damaged_table_of_metadata_is_an_error_that_names_it(tmp_path):
     whole = (tmp_path / "whole.parquet").read_bytes()
     for data in (b"none", whole.replace(b"file_name", b"file\xffname")):
         (tmp_path / "metadata.parquet").write_bytes(data)
-        with pytest.raises(ValueError, match=r"metadata\.parquet is not a parquet file"):
+        with pytest.raises(ValueError, match=r"metadata\.parquet cannot be read as a parquet file"):
             open_images(tmp_path)
+
+
+def test_a_table_is_one_in_whatever_letters_its_end_is(tmp_path):
+    columns = {"image": [picture(1)], "text": ["one"]}
+    pyarrow.parquet.write_table(pyarrow.table(columns), tmp_path / "0.PARQUET")
+    expected = [("0", 1, "one")]
+    assert contents(open_images(tmp_path / "0.PARQUET")) == expected
+
+
+def test_a_date_that_python_has_not_is_an_error_that_names_the_file(tmp_path):
+    columns = {
+        "file_name": ["a.png"], "text": ["one"], "taken": pyarrow.array([10**8], pyarrow.date32())
+    }  # fmt: skip
+    pyarrow.parquet.write_table(pyarrow.table(columns), tmp_path / "metadata.parquet")
+    with pytest.raises(ValueError, match=r"metadata\.parquet cannot be read .*\(date value out"):
+        open_images(tmp_path)
 
 
 def test_an_image_of_a_name_that_no_file_has_is_an_error_of_its_record_alone():

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from ladd_jax.data.prompts import read_prompts
 
-texts = st.text(st.characters(codec="utf-8"), min_size=1, max_size=40)
+texts = st.text(st.characters(codec="utf-8", exclude_characters="\0\r"), min_size=1, max_size=40)
 prompt_lists = st.lists(
     texts.map(str.strip).filter(lambda t: t and "\n" not in t), min_size=1, max_size=5
 )
@@ -89,6 +89,9 @@ LONG = "x" * 10_001
         ("p.txt", "", "p.txt holds no prompts: write at least one"),
         ("p.txt", b"a\nb\xff\n", "line 2 is not UTF-8: save the file as UTF-8"),
         ("p.txt", "a\n".encode("utf-16"), "line 1 is not UTF-8"),
+        # Without its mark UTF-16 is UTF-8, too.
+        ("p.txt", "a\n".encode("utf-16-le"), "line 1 holds zero bytes, as UTF-16 does: save"),
+        ("p.txt", "a\rb\r", "line 1 holds carriage returns, which would make one line of several"),
         ("p.csv", "", "holds no prompts"),
         ("p.csv", "prompt\n", "holds no prompts"),
         ("p.csv", "prompt\na\n\nb\n", "p.csv, line 3 is empty: write a row or remove it"),

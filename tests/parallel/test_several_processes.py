@@ -363,6 +363,32 @@ def test_a_process_that_stands_still_is_named_by_the_other_which_ends(tmp_path, 
     assert re.search(words, result.stderr)
 
 
+def test_a_process_whose_data_hang_in_training_is_named_and_all_end(tmp_path):
+    script = tmp_path / "hanging.py"
+    script.write_text(
+        "import sys, time, jax\n"
+        "from ladd_jax.parallel import liveness, processes\n"
+        "from ladd_jax.parallel.mesh import make_mesh\n"
+        "liveness.LOST_SECONDS = 5.0\n"
+        "def data():\n"
+        "    for step, (bucket, batch) in enumerate(batches(0, 400), 1):\n"
+        "        while step == 5 and jax.process_index() == 1:\n"
+        "            time.sleep(0.1)\n"
+        "        yield bucket, jax.tree.map(lambda rows: rows[: len(rows) // 2], batch)\n"
+        "with processes.together(60.0):\n"
+        "    from counting import go\n"
+        "    from runs import batches\n"
+        "    from pathlib import Path\n"
+        "    mesh = make_mesh({'data': -1})\n"
+        "    go(Path(sys.argv[1]), data=data(), steps=400, mesh=mesh)\n"
+    )
+    result = launch(2, sys.executable, script, tmp_path)
+    assert result.returncode == 1, result.stderr
+    words = r"ends, since process 1 \(\d+ on .*\) hangs after step 4, since \d+ seconds, in data \("
+    assert re.search(words, result.stderr), result.stderr
+    assert "Traceback" not in result.stderr, result.stderr
+
+
 @pytest.mark.parametrize(("process", "name"), [(0, "SIGINT"), (1, "SIGTERM")])
 def test_a_signal_to_one_process_ends_all_after_the_same_step_with_its_checkpoint(
     tmp_path, process, name
