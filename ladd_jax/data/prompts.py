@@ -4,6 +4,7 @@ import codecs
 import csv
 import difflib
 import json
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ MAX_CHARACTERS = 10_000
 COLUMNS = ("prompt", "text", "caption")
 """Columns in which prompts are looked for when none is named."""
 
-_DELIMITERS = {".csv": ",", ".tsv": "\t"}
+_TABLES = (".csv", ".tsv")
 
 SUFFIXES = (".txt", ".tsv", ".csv", ".jsonl")
 """Ends of the names of files that hold prompts, in small letters."""
@@ -34,7 +35,8 @@ def stream_prompts(path: str | Path, column: str = "") -> Iterator[str]:
     Args:
       path: a file, a pattern or a list of files, as `paths.matches` reads it: `.txt`, one prompt a
         line; `.tsv` or `.csv`, whose first row names the columns; or `.jsonl`, one JSON object a
-        line. UTF-8.
+        line. UTF-8. In a `.tsv` a line is a row, whatever quotes there are, and quotes belong to
+        the prompt, but those around a field that has quotes written twice, or around all.
       column: column of a table, or field of the objects. If empty, whichever of `prompt`, `text`
         and `caption` there is.
 
@@ -57,8 +59,8 @@ def _of_file(path: Path, column: str) -> Iterator[str]:
                 f"leave the column empty or give a .tsv, .csv or .jsonl file"
             )
         values = lines(path)
-    elif suffix in _DELIMITERS:
-        values = _table(path, _DELIMITERS[suffix], column)
+    elif suffix in _TABLES:
+        values = _table(path, column)
     elif suffix == ".jsonl":
         values = _fields(path, column)
     elif path.is_dir():
@@ -261,7 +263,7 @@ def table_objects(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
       UserError: it is not UTF-8, a row is damaged, or two columns have one name.
     """
     names: list[str] = []
-    for where, row in _rows(path, _DELIMITERS[path.suffix.lower()]):
+    for where, row in _rows(path):
         if names:
             yield where, dict(zip(names, row, strict=True))
             continue
@@ -270,9 +272,9 @@ def table_objects(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             choose_column(names, name, where)
 
 
-def _table(path: Path, delimiter: str, column: str) -> Iterator[tuple[str, str]]:
+def _table(path: Path, column: str) -> Iterator[tuple[str, str]]:
     names: list[str] = []
-    for where, row in _rows(path, delimiter):
+    for where, row in _rows(path):
         if names:
             yield where, row[names.index(column)]
             continue
@@ -280,37 +282,68 @@ def _table(path: Path, delimiter: str, column: str) -> Iterator[tuple[str, str]]
         column = choose_column(names, column, where)
 
 
-def _rows(path: Path, delimiter: str) -> Iterator[tuple[str, list[str]]]:
+def _rows(path: Path) -> Iterator[tuple[str, list[str]]]:
     """The rows of a table, the one that names the columns first, each with its place."""
-    path = _existing(path)
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        # A quote that is never closed would swallow the rest; strict makes it an error.
-        yield from _checked_rows(path, csv.reader(file, delimiter=delimiter, strict=True))
-
-
-def _checked_rows(path: Path, rows: Any) -> Iterator[tuple[str, list[str]]]:
+    has_tabs = path.suffix.lower() == ".tsv"
+    remedy = "leave tabs out of fields" if has_tabs else "quote fields that hold the delimiter"
     columns = 0
-    while True:
-        where = _place(path, rows.line_num + 1)
-        try:
-            row = next(rows, None)
-        except UnicodeDecodeError:
-            # It knows the place in a part of the file alone.
-            read_text(path)
-            raise
-        except csv.Error as error:
-            raise UserError(
-                f"{where} has a quoted field that is not valid ({error}): quote fields whole, "
-                f"and write a quote inside them twice"
-            ) from error
-        if row is None:
-            return
+    for where, row in _tab_separated(path) if has_tabs else _comma_separated(path):
         if not row:
             raise UserError(f"{where} is empty: write a row or remove it")
         columns = columns or len(row)
         if len(row) != columns:
             raise UserError(
                 f"{where} has {len(row)} fields and the first row names {columns} columns: "
-                f"fill in what is missing, and quote fields that hold the delimiter"
+                f"fill in what is missing, and {remedy}"
             )
         yield where, row
+
+
+def _comma_separated(path: Path) -> Iterator[tuple[str, list[str]]]:
+    path = _existing(path)
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        # A quote that is never closed would swallow the rest; strict makes it an error.
+        rows = csv.reader(file, strict=True)
+        while True:
+            where = _place(path, rows.line_num + 1)
+            try:
+                row = next(rows, None)
+            except UnicodeDecodeError:
+                # It knows the place in a part of the file alone.
+                read_text(path)
+                raise
+            except csv.Error as error:
+                raise UserError(
+                    f"{where} has a quoted field that is not valid ({error}): quote fields whole, "
+                    f"and write a quote inside them twice"
+                ) from error
+            if row is None:
+                return
+            yield where, row
+
+
+def _tab_separated(path: Path) -> Iterator[tuple[str, list[str]]]:
+    """Lines in fields. A quote is one that the prompt has: no line is merged with the next."""
+    quoted: bool | None = None
+    for where, line in lines(path):
+        fields = line.split("\t") if line else []
+        if quoted is None:
+            quoted = all(_QUOTED.fullmatch(field) for field in fields)
+        yield where, [_unquoted(field, quoted) for field in fields]
+
+
+# A field as spreadsheets and pandas write it: those that hold a quote, or all of them.
+_QUOTED = re.compile(r'"(?:[^"]|"")*"')
+
+
+def _unquoted(field: str, quoted: bool) -> str:
+    """A field without the quotes that a writer put around it.
+
+    Args:
+      field: as it stands in the file.
+      quoted: whether the writer quotes all fields.
+    """
+    inner = field[1:-1]
+    if _QUOTED.fullmatch(field) and (quoted or '""' in inner):
+        return inner.replace('""', '"')
+    return field

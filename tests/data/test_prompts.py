@@ -34,14 +34,31 @@ def test_lines_give_their_prompts_back(folder, prompts, end, last):
     assert read_prompts(path) == prompts
 
 
-@given(prompts=prompt_lists, suffix=st.sampled_from(["csv", "tsv"]))
-def test_tables_give_their_prompts_back(folder, prompts, suffix):
+@given(
+    prompts=prompt_lists,
+    suffix=st.sampled_from(["csv", "tsv"]),
+    quoting=st.sampled_from([csv.QUOTE_MINIMAL, csv.QUOTE_ALL]),
+)
+def test_tables_give_their_prompts_back(folder, prompts, suffix, quoting):
+    if suffix == "tsv":
+        prompts = [" ".join(prompt.split("\t")) for prompt in prompts]
     path = folder / f"p.{suffix}"
     with path.open("w", newline="", encoding="utf-8") as file:
-        # A carriage return or a quote in a field needs quotes, which the writer sees to.
-        writer = csv.writer(file, "excel" if suffix == "csv" else "excel-tab")
+        # A quote in a field needs quotes, which the writer sees to.
+        dialect = "excel" if suffix == "csv" else "excel-tab"
+        writer = csv.writer(file, dialect, quoting=quoting)
         writer.writerows([["id", "text"], *([str(i), p] for i, p in enumerate(prompts))])
     assert read_prompts(path) == read_prompts(path, "text") == prompts
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    ['"Hello" said the cat', 'a 12" record', '"never closed', 'closed"', '"a cat"', '"', '""',
+     'the words "Fly an airplane" on a wall', '""a"'],
+)  # fmt: skip
+def test_quotes_of_a_tsv_are_those_of_the_prompt_and_merge_no_rows(tmp_path, prompt):
+    path = written(tmp_path, "p.tsv", f"id\tprompt\n1\t{prompt}\n2\t{prompt}\n")
+    assert read_prompts(path) == [prompt] * 2
 
 
 @given(prompts=prompt_lists, escaped=st.booleans())
@@ -100,7 +117,9 @@ LONG = "x" * 10_001
         ("p.csv", "prompt\na cat, a dog\n", "line 2 has 2 fields and the first row names 1"),
         ("p.csv", f"prompt\n{LONG}\n", "line 2 has a prompt of 10001 characters"),
         ("p.csv", 'id,prompt\n1,"a\nb"\n2,"c\nd\n', "line 4 has a quoted field that is not valid"),
-        ("p.tsv", 'prompt\n"a" b\n', "line 2 has a quoted field that is not valid"),
+        ("p.csv", 'prompt\n"a" b\n', "line 2 has a quoted field that is not valid"),
+        ("p.tsv", 'id\tprompt\n1\t"a\tb"\n', "line 2 has 3 fields and .* leave tabs out of fields"),
+        ("p.tsv", "prompt\na\n\nb\n", "line 3 is empty: write a row or remove it"),
         ("p.tsv", "id\tPrompt\n1\ta\n", "has none of prompt, text, caption: .* of id, Prompt"),
         ("p.tsv", "text\tprompt\na\tb\n", "has prompt and text: .* of text, prompt"),
         ("p.tsv", "prompt\tprompt\na\tb\n", "has 2 columns 'prompt'"),
