@@ -309,9 +309,7 @@ def test_pictures_of_an_autoencoder_are_given_decoded_and_encoded_again(
         read(run), shards_of(read(run), run, "held_out"), Bucket(8, 8),
         pictures_of_run(read(run), family("sd3")), 1, 8,
     )  # fmt: skip
-    source, made = (
-        image(page / "pictures" / file) for file, *_ in rows(data)[record.prompt, 0]
-    )
+    source, made = (image(page / "pictures" / file) for file, *_ in rows(data)[record.prompt, 0])
     assert made.shape == (16, 16, 3) and np.std(made) > 1
     np.testing.assert_array_equal(source, record.shown)
     np.testing.assert_array_equal(
