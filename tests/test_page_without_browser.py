@@ -125,6 +125,20 @@ def test_enter_asks_for_all_steps_and_the_pause_before_it_for_nothing(page, monk
     assert asked == [("tab", 4, None)]
 
 
+def test_a_tab_that_is_closed_in_its_pause_asks_for_nothing(page, monkeypatch):
+    asked = wishes_of(page, monkeypatch)
+    request = types.SimpleNamespace(session_hash="tab")
+
+    async def closed():
+        pause = asyncio.create_task(page._paused(request, *inputs(page)))
+        await asyncio.sleep(0)
+        page._left(request)
+        await pause
+
+    asyncio.run(closed())
+    assert asked == []
+
+
 def test_what_is_still_prepared_is_dropped_for_a_newer_wish(filling, tmp_path):
     from ladd_jax.serving.page import Page
 

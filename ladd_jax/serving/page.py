@@ -222,7 +222,10 @@ class Page:
 
     def _left(self, request: gradio.Request) -> None:
         name = str(request.session_hash)
-        self._sessions.pop(name, None)
+        if session := self._sessions.pop(name, None):
+            # Nobody would see what is still to come after a pause, or is being prepared.
+            session.inputs += 1
+            session.wishes += 1
         self._engine.drop(name)
 
     def _state(self) -> tuple[Any, Any]:
