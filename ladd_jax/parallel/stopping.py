@@ -67,6 +67,7 @@ class _Notice:
         self._patient_until = math.inf
         self._sent_again = False
         self._again: threading.Timer | None = None
+        self._sending = threading.Lock()
 
     def install(self) -> None:
         """Handles the signals from now on, until `remove`."""
@@ -131,8 +132,10 @@ class _Notice:
         """Sends this process its signal once more, a little later."""
 
         def send() -> None:
-            self._sent_again = True
-            os.kill(os.getpid(), signal.Signals[self.signal])
+            with self._sending:
+                if not self._over:
+                    self._sent_again = True
+                    os.kill(os.getpid(), signal.Signals[self.signal])
 
         if self._again:
             self._again.cancel()
@@ -141,8 +144,9 @@ class _Notice:
         self._again.start()
 
     def end(self) -> None:
-        """From now on a signal changes nothing: the work is done."""
-        self._over = True
+        """From now on a signal changes nothing, and none is sent: the work is done."""
+        with self._sending:
+            self._over = True
         if self._again:
             self._again.cancel()
 
@@ -227,6 +231,8 @@ def run(work: Callable[[], Any]) -> None:
         # What Python still does takes a moment: only a user who insists ends it, and by no error.
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         signal.signal(signal.SIGINT, lambda number, _: signal.signal(number, signal.SIG_DFL))
+        # An error may have ended the work.
+        notice.end()
 
 
 class Deferred:

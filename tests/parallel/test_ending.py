@@ -107,6 +107,24 @@ def test_an_error_is_told_wherever_on_its_way_a_signal_comes(capsys, monkeypatch
     assert lines > 100
 
 
+def test_a_signal_that_an_error_kept_off_is_not_sent_once_the_work_is_over(capsys, monkeypatch):
+    monkeypatch.setattr(stopping, "_AGAIN_SECONDS", 0.05)
+
+    def work():
+        with run._refusing():
+            try:
+                raise UserError("use 4")
+            finally:
+                signal.raise_signal(signal.SIGTERM)
+
+    with pytest.raises(SystemExit):
+        stopping.run(work)
+    came = []
+    signal.signal(signal.SIGTERM, lambda *_: came.append(True))
+    time.sleep(0.2)
+    assert not came and capsys.readouterr().err == "error: use 4\n"
+
+
 @pytest.mark.parametrize("number", SIGNALS)
 def test_a_signal_around_the_work_stops_it_in_one_sentence_or_changes_nothing(capfd, number):
     found, _ = outcomes(capfd, number)
