@@ -3,11 +3,13 @@
 import errno
 import resource
 
+import numpy as np
 import pytest
 
 from ladd_jax.cli.disk_errors import disk_error
 from ladd_jax.cli.run import _refusing
 from ladd_jax.config.workdir import settle
+from ladd_jax.data.images import memory_for
 from ladd_jax.whole_files import write_text_whole
 
 
@@ -17,6 +19,16 @@ def shown(body, capsys):
     assert ended.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
     return line
+
+
+def test_too_little_memory_is_a_sentence_that_names_what_it_was_for(capsys):
+    def body():
+        with memory_for("picture b.png"):
+            np.empty(2**60, np.uint8)
+
+    line = shown(body, capsys)
+    assert line.startswith("error: no memory is free here (Unable to allocate 1.00 EiB for an arr")
+    assert ", for picture b.png): end what else uses it, or take a machine that has more" in line
 
 
 def test_a_workdir_that_cannot_be_made_is_a_sentence_with_the_path(tmp_path, capsys):
