@@ -161,6 +161,7 @@ def test_digits_of_a_file_of_prompts_are_pictures_too(digits_run, tmp_path):
     [
         ({"aspect": "wide"}, "'wide' is neither W:H"),
         ({"aspect": "16:0"}, "'16:0' is neither W:H"),
+        ({"aspect": "1" * 400 + ":1"}, "is neither W:H"),
         ({"aspect": "70x64"}, "multiples of 16 pixels"),
         ({"aspect": "0x64"}, "multiples of 16 pixels"),
         ({"aspect": "512x64"}, "ends at 256 pixels"),

@@ -56,6 +56,9 @@ SPOILT = {
     "half of T5": (
         lambda f: index(f, text_encoder_3=[None, None]), "no text_encoder_3 and has tokenizer_3",
     ),
+    "half of T5, empty": (
+        lambda f: index(f, text_encoder_3=[]), "no text_encoder_3 and has tokenizer_3",
+    ),
     "T5 not there": (
         lambda f: shutil.rmtree(f / "text_encoder_3"),
         r"names text_encoder_3, which is not there: .* missing by \[null, null\]",

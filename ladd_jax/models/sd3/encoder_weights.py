@@ -18,6 +18,7 @@ from ladd_jax.models.clip import ACTIVATIONS, CLIPTextConfig, clip_text
 from ladd_jax.models.layers import Dtype
 from ladd_jax.models.sd3 import stability_encoders
 from ladd_jax.models.sd3.autoencoder import Autoencoder, AutoencoderConfig
+from ladd_jax.models.sd3.pipeline import class_of
 from ladd_jax.models.sd3.text import T5_LENGTH, PromptTokenizer, SD3TextEncoder
 from ladd_jax.models.t5 import T5Config, t5_encoder
 from ladd_jax.paths import expand
@@ -490,7 +491,7 @@ def has_t5(folder: Path) -> bool:
     if index.is_file():
         entry = read_json(index).get(_PARTS["t5"])
         if entry is not None:
-            return isinstance(entry, list) and entry[-1] is not None
+            return class_of(entry) is not None
     return (folder / _PARTS["t5"]).is_dir()
 
 
