@@ -380,7 +380,7 @@ _KINDS = {
 
 
 def _wrong_kind(line: str) -> str:
-    """The sentence for a flag's value of another kind, of the line that absl has for it; or empty."""
+    """The sentence for a flag's value of another kind, from absl's own line; or empty."""
     found = re.fullmatch(r"flag --([\w.]+)=(.*?): (.*)", line)
     for words, wanted in _KINDS.items():
         if found and found[3].startswith(words):

@@ -153,7 +153,7 @@ def _config(problems: Problems) -> tuple[Config, set[str]]:
 
 @contextlib.contextmanager
 def _refusing() -> Iterator[None]:
-    """Turns errors for the user, of disks, paths and memory too, into one sentence and exit code 2."""
+    """Turns errors for the user, of disks and memory too, into one sentence and exit code 2."""
     from ladd_jax.cli.disk_errors import disk_error
 
     try:
