@@ -2,6 +2,7 @@
 
 import errno
 import resource
+import shutil
 
 import numpy as np
 import pytest
@@ -50,6 +51,17 @@ def test_a_full_disk_is_a_sentence_and_leaves_no_part_of_a_file(tmp_path, capsys
         resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
     assert "File too large" in line and "free space" in line
     assert list(tmp_path.iterdir()) == []
+
+
+def test_of_a_copy_that_does_not_fit_the_copy_is_named(tmp_path, capsys):
+    (tmp_path / "a").write_text("x" * 100)
+    _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10, most))
+    try:
+        line = shown(lambda: shutil.copyfile(tmp_path / "a", tmp_path / "copy"), capsys)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+    assert line.startswith(f"error: {tmp_path / 'copy'}: File too large: free space there")
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EDQUOT])

@@ -378,9 +378,6 @@ def _read_null(path: Path, arrays: Mapping[str, ArraySpec]) -> dict[str, np.ndar
                 f"{path} has {name} of shape {array.shape} and {array.dtype}, and the records are "
                 f"{wanted}: {AGAIN}"
             )
-    # It is what the networks are given without a prompt.
-    if not found:
-        raise DamagedError(f"{path} is damaged (it holds no array): {AGAIN}")
     try:
         check_values(found, path.name, "")
     except UserError as error:

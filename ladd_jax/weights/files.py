@@ -128,11 +128,16 @@ def read_headers(files: Sequence[Path]) -> tuple[dict[str, StoredTensor], dict[s
     """All tensors of some files by name, each with its scale, and the files' metadata.
 
     Raises:
-      DamagedError: a file is truncated or not in the format, or two have a tensor of one name.
+      DamagedError: a file is no file, truncated or not in the format, or two have a tensor of one
+        name.
     """
     tensors: dict[str, StoredTensor] = {}
     metadata: dict[str, str] = {}
     for file in files:
+        if not file.is_file():
+            # The hub's cache, copied without the folder of its files, is one of links to nothing.
+            what = "a link to nothing" if file.is_symlink() else "no file"
+            raise DamagedError(f"{file} is {what}: get it again, with all that links lead to")
         size = file.stat().st_size
         try:
             header, start = _read_header(file, size)
