@@ -99,6 +99,8 @@ def test_help_lists_the_flags_that_a_command_reads_with_examples(module, own, ot
          "--config.distil.steps is 'True': use a whole number"),
         ("main", "--config=digits --config.log.decode=2 --workdir=x", "is '2': use true or false"),
         ("main", "--config=digits --config.heads=3 --workdir=x", "--config.heads.FIELD=VALUE"),
+        ("sample", "--checkpoint=x --out=x --column=y", "--column=y is of a file of prompts: name"),
+        ("evaluate", "--samples=x --extractor=y --column=z", "--column=z is of a file of prompts"),
         ("sample", "--flagfile=nowhere", "--flagfile cannot be read (Unable to open flagfile"),
         ("sample", "--checkpoint=x --out=x --join_timeout=nan", "--join_timeout is nan: use a"),
         ("main", "--checkpoint=x", "here a run is named by --workdir=DIR"),

@@ -267,6 +267,19 @@ def config() -> ConfigDict:
     return config
 
 
+def check_column(read: Sequence[str]) -> None:
+    """Raises UserError where a column is named and no file that has some.
+
+    Args:
+      read: names of the flags that the command reads; where it has a config, that may name one.
+    """
+    if COLUMN.value and not PROMPTS.value and "config" not in read:
+        raise UserError(
+            f"--column={COLUMN.value} is of a file of prompts: name it by --prompts=FILE, or leave "
+            f"it out"
+        )
+
+
 def check_ranges(given: flags.FlagValues, ranges: Mapping[str, Range]) -> None:
     """Raises UserError where a flag's number is outside of its range; one without a value is not.
 

@@ -197,6 +197,7 @@ def _start(
         flags.require(needed or {})
         with _refusing():
             flags.check_ranges(absl.flags.FLAGS, {"join_timeout": flags.TIMEOUT})
+            flags.check_column(read)
         import jax
         from tqdm.contrib.logging import logging_redirect_tqdm
 

@@ -57,7 +57,9 @@ def test_damaged_weights_are_named(tmp_path, data, words):
 def test_a_file_that_the_hubs_cache_has_lost_is_named(tmp_path):
     link = tmp_path / "model.safetensors"
     link.symlink_to("../../blobs/1f")
-    with pytest.raises(DamagedError, match=r"model\.safetensors is a link to nothing: get it again"):
+    with pytest.raises(
+        DamagedError, match=r"model\.safetensors is a link to nothing: get it again"
+    ):
         read_headers([link])
     with pytest.raises(DamagedError, match="is no file"):
         read_headers([tmp_path])
