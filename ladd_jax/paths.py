@@ -10,6 +10,7 @@ import os
 import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 from ladd_jax import object_store
 from ladd_jax.errors import NotFoundError, UserError
@@ -18,7 +19,7 @@ from ladd_jax.object_store import is_address
 _PATTERN = frozenset("*?[")
 
 # Of one name with accents, as keyboards write it and as archives from macOS have it.
-_FORMS = ("NFC", "NFD")
+_FORMS: tuple[Literal["NFC", "NFD"], ...] = ("NFC", "NFD")
 
 COPY_LATER = "name a folder or file on a disk, and copy that with `gcloud storage cp`"
 """A remedy for `expand_local`."""
