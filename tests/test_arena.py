@@ -4,6 +4,7 @@ import dataclasses
 import json
 import shutil
 
+import jax
 import numpy as np
 import pytest
 from absl import flags
@@ -15,18 +16,23 @@ from sampled import draw, save_editing, save_filling
 from test_sd3 import tiny
 from untrained_run import save_student
 
+from configs import sd3_edit, sd3_inpaint
 from ladd_jax import evaluate
+from ladd_jax.config.architectures import read_architectures
 from ladd_jax.config.fields import typed
 from ladd_jax.config.workdir import read
 from ladd_jax.data.buckets import Bucket
 from ladd_jax.data.images import enlarged, to_bytes
 from ladd_jax.errors import NotFoundError, UserError
 from ladd_jax.models.base import CHANNELS
+from ladd_jax.models.families import family
+from ladd_jax.parallel.mesh import make_mesh
+from ladd_jax.stages.compared import Asked, open_networks, prompts_of
 from ladd_jax.stages.encode import encode
 from ladd_jax.stages.export import export
 from ladd_jax.stages.given_records import given_records, write_given
 from ladd_jax.stages.judging import first_subjects
-from ladd_jax.stages.latents import of_pixels
+from ladd_jax.stages.latents import of_pixels, pictures_of_run
 from ladd_jax.stages.sets import shards_of
 
 PROMPTS = ("a red cat", "</script> قطة 🦊")
@@ -211,12 +217,11 @@ def test_models_that_fill_holes_are_given_those_of_held_out_records(
         shown = image(page / "pictures" / contender["pictures"][place][0])
         np.testing.assert_array_equal(shown[~hole], source[~hole, 0])
         np.testing.assert_array_equal(shown, made[sample["prompt"], sample["seed"]])
-    # A folder of the same pictures stands beside it.
+    # A folder of the same pictures stands beside it, and shares the files of the run's.
     both = json.loads((tmp_path / "both" / "arena.json").read_text(encoding="utf-8"))
     assert rows(both) == rows(data)
-    for each in zip(*(contender["pictures"] for contender in both["contenders"]), strict=True):
-        run, other = (image(tmp_path / "both" / "pictures" / file) for file, *_ in each)
-        np.testing.assert_array_equal(run, other[..., 0])
+    run, other = (contender["pictures"] for contender in both["contenders"])
+    assert run == other
 
 
 def test_models_that_edit_are_given_the_sources_of_held_out_records(editing, tmp_path):
@@ -243,6 +248,76 @@ def test_models_that_edit_are_given_the_sources_of_held_out_records(editing, tmp
     ((file, mask),) = write_given(tmp_path / "given", records)
     np.testing.assert_array_equal(image(file), records[0].shown)
     assert mask is None and image(file).shape == (192, 192, 3)
+
+
+def test_a_record_whose_hole_a_model_cuts_off_is_left_out_and_named(filling, tmp_path, caplog):
+    wide = save_filling(tmp_path / "wide", buckets=("2x8",))
+    mesh = make_mesh({}, jax.devices()[:1])
+    models = [open_networks(str(run), Asked(teacher_steps=0), mesh) for run in (filling, wide)]
+    held = first_subjects(shards_of(read(filling), filling, "held_out"), Bucket(8, 8), 24)
+    # Of eight rows it keeps the two in the middle.
+    seen = [held.cond[CHANNELS][i, 3:5, :, 0].any() for i in range(len(held.prompts))]
+    assert 0 < sum(seen) < len(seen)
+    cut = [str(prompt) for prompt, kept in zip(held.prompts, seen, strict=True) if not kept]
+    found, _ = prompts_of(models, None)
+    assert found == [str(prompt) for prompt in held.prompts if str(prompt) not in cut]
+    told = [record.getMessage() for record in caplog.records if "leaves out" in record.message]
+    assert len(told) == len(cut) and all("the bucket 2x8 of" in line for line in told)
+    with pytest.raises(UserError, match="the hole is in what the bucket of some model cuts off: "):
+        prompts_of(models, cut)
+
+
+@pytest.fixture(scope="module")
+def autoencoder(tmp_path_factory):
+    """A tiny released pipeline, whose latent pixels are 2 of a picture's, and a folder of edits."""
+    directory = tmp_path_factory.mktemp("autoencoder")
+    save_pipeline(directory / "pipeline", latent_channels=4, qk_norm=True)
+    (directory / "edits").mkdir()
+    rng, lines = np.random.default_rng(0), []
+    for i in range(6):
+        names = (f"{i}_before.png", f"{i}_after.png")
+        for name in names:
+            pixels = rng.integers(0, 256, (16, 16, 3), np.uint8)
+            Image.fromarray(pixels).save(directory / "edits" / name)
+        lines.append(
+            {"file_name": names[1], "source_file_name": names[0], "text": f"a red cat {i}",
+             "held_out": i < 2}
+        )  # fmt: skip
+    (directory / "edits" / "metadata.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    return directory
+
+
+@pytest.mark.parametrize("module", [sd3_inpaint, sd3_edit], ids=lambda module: module.__name__)
+def test_pictures_of_an_autoencoder_are_given_decoded_and_encoded_again(
+    module, autoencoder, tmp_path
+):
+    config = module.get_config(
+        f"size=tiny,weights={autoencoder / 'pipeline'},data={autoencoder / 'edits'},resolution=128"
+    )
+    config.data.update(dict(buckets=("8x8",), text_length=77 + 8, text_batch_size=8))
+    config.model.update(dict(dtype="float32", remat="none"))
+    config.heads.update(dict(channels=8, groups=2, projection=8))
+    config.pretrain.batch_size = config.distil.batch_size = 2
+    read_architectures(config)
+    run, page = tmp_path / "run", tmp_path / "page"
+    save_student(typed(config), run)
+    encode(read(run), run)
+    command(compare=run, page=page, steps=1, teacher_steps=0, batch_size=2)
+    data = json.loads((page / "arena.json").read_text(encoding="utf-8"))
+    assert sorted(prompt for prompt, _ in rows(data)) == ["a red cat 0", "a red cat 1"]
+    (record,) = given_records(
+        read(run), shards_of(read(run), run, "held_out"), Bucket(8, 8),
+        pictures_of_run(read(run), family("sd3")), 1, 8,
+    )  # fmt: skip
+    source, made = (image(page / "pictures" / file) for file, *_ in rows(data)[record.prompt, 0])
+    assert made.shape == (16, 16, 3) and np.std(made) > 1
+    np.testing.assert_array_equal(source, record.shown)
+    np.testing.assert_array_equal(
+        image(page / "given" / "images" / "0000.png"), to_bytes(record.pixels)
+    )
+    hole = np.ones((16, 16), bool) if record.mask is None else record.mask
+    np.testing.assert_array_equal(made[~hole], to_bytes(record.pixels)[~hole])
+    assert (made != to_bytes(record.pixels))[hole].any(axis=-1).mean() > 0.9
 
 
 def test_models_that_are_given_different_things_or_nothing_are_told(

@@ -1,15 +1,20 @@
 """The page without a browser and without a network: `ladd_jax.serving.page`."""
 
 import asyncio
+import io
+import os
 import types
 
 import jax
+import numpy as np
 import pytest
 from PIL import Image
 from sampled import save_filling
 
 from ladd_jax.parallel.mesh import make_mesh
+from ladd_jax.serving.engine import Engine
 from ladd_jax.serving.ready import Ready
+from ladd_jax.serving.student import Student
 from ladd_jax.stages.trained import open_trained
 
 gradio = pytest.importorskip("gradio", reason='needs gradio: the extra "serve"')
@@ -31,20 +36,25 @@ def page(filling):
     return Page(student, types.SimpleNamespace(largest=1, drop=lambda name: None), Ready())
 
 
-async def ask(page, painting=None, picture="a.png", prompt="seven", tab="tab"):
-    """What the page asks for after a stroke, in a tab."""
+def inputs(page, picture="a.png", prompt="seven"):
+    """What the page's fields say."""
     given = dict(prompt=prompt, picture=picture, aspect=next(iter(page._buckets)), seed=0)
     page._names = tuple(given)
+    return given.values()
+
+
+async def ask(page, painting=None, tab="tab"):
+    """What the page asks for after a stroke, in a tab."""
     request = types.SimpleNamespace(session_hash=tab)
-    await page._painted(request, painting, *given.values())
-    await page._paused(request, *given.values())
+    await page._painted(request, painting, *inputs(page))
+    await page._paused(request, *inputs(page))
 
 
 def wishes_of(page, monkeypatch):
     """(tab, steps, painting) of all that is asked of the student from here on."""
     asked = []
 
-    async def make(name, wish):
+    async def make(name, session, wish):
         asked.append((name, wish.steps, wish.painting))
         return "pictures", "words"
 
@@ -82,6 +92,88 @@ def test_a_stroke_takes_the_place_of_all_steps_of_the_one_before(page, monkeypat
     assert own == [("tab", 1, b"one"), ("tab", 1, b"two"), ("tab", 4, b"two")]
     # Another tab's stroke is not superseded by it.
     assert ("other", 4, b"there") in asked
+
+
+def test_all_that_is_typed_and_chosen_goes_one_way_and_only_one_step_is_waited_for(page):
+    blocks = page.blocks()
+    events = {}
+    for each in blocks.fns.values():
+        # The page itself, which loads and closes, is none of its blocks.
+        known = [(blocks.blocks[i], event) for i, event in each.targets if i in blocks.blocks]
+        triggers = {(block.elem_id, event) for block, event in known}
+        events.setdefault(each.name, []).append((triggers, each.trigger_mode))
+    wishes = {("prompt", "input"), ("aspect", "change"), ("seed", "change")}
+    assert events["_first"] == [(wishes, "always_last")]
+    assert [mode for _, mode in events["_paused"]] == ["multiple"] * 2
+    assert wishes in [triggers for triggers, _ in events["_paused"]]
+    assert events["_all"] == [({("prompt", "submit")}, "multiple")]
+
+
+def test_enter_asks_for_all_steps_and_the_pause_before_it_for_nothing(page, monkeypatch):
+    asked = wishes_of(page, monkeypatch)
+    request = types.SimpleNamespace(session_hash="tab")
+
+    async def typed():
+        pause = asyncio.create_task(page._paused(request, *inputs(page)))
+        await asyncio.sleep(0)
+        await page._all(request, *inputs(page))
+        # The key's own step comes too late.
+        await page._first(request, *inputs(page))
+        await pause
+
+    asyncio.run(typed())
+    assert asked == [("tab", 4, None)]
+
+
+def test_a_tab_that_is_closed_in_its_pause_asks_for_nothing(page, monkeypatch):
+    asked = wishes_of(page, monkeypatch)
+    request = types.SimpleNamespace(session_hash="tab")
+
+    async def closed():
+        pause = asyncio.create_task(page._paused(request, *inputs(page)))
+        await asyncio.sleep(0)
+        page._left(request)
+        await pause
+
+    asyncio.run(closed())
+    assert asked == []
+
+
+def test_what_is_still_prepared_is_dropped_for_a_newer_wish(filling, tmp_path):
+    from ladd_jax.serving.page import Page
+
+    made = []
+
+    def make(kind, rows):
+        made.append([row.prompt for row in rows])
+        return [np.zeros((64, 64, 1), np.uint8)] * len(rows)
+
+    slow, picture, paint = tmp_path / "slow.png", tmp_path / "picture.png", io.BytesIO()
+    os.mkfifo(slow)
+    Image.new("RGB", (64, 64)).save(picture)
+    Image.new("RGBA", (64, 64), "white").save(paint, "PNG")
+    student = Student(filling, make_mesh({}, jax.devices()[:1]), 1)
+    engine, ready = Engine(make, student.sizes, 4), Ready()
+    ready.told(1, 1)
+    page = Page(student, engine, ready)
+    request = types.SimpleNamespace(session_hash="tab")
+
+    def painted(file, prompt):
+        return page._painted(request, paint.getvalue(), *inputs(page, str(file), prompt))
+
+    async def strokes():
+        old = asyncio.create_task(painted(slow, "one"))
+        # Opened once the other end is read.
+        stream = await asyncio.to_thread(open, slow, "wb")
+        new = await painted(picture, "two")
+        with stream:
+            stream.write(picture.read_bytes())
+        return await old, new
+
+    old, new = asyncio.run(strokes())
+    engine.close()
+    assert made == [["two"]] and new[1].startswith("1 step in")
+    assert old == (gradio.skip(), gradio.skip())
 
 
 def test_without_a_picture_the_page_says_no_sooner_that_it_is_ready_than_it_is(page):

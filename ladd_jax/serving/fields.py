@@ -33,7 +33,7 @@ class Fields:
       status: a line about the pictures.
       gallery: shows the pictures.
       inputs: what a wish is made of, by names of `Wish`; what cannot be chosen is not there.
-      changes: events after which pictures are made at once.
+      changes: events of what is chosen, after which there are pictures as after a key.
       editor: where holes are painted; None for a student that fills none.
     """
 

@@ -7,7 +7,7 @@ import dataclasses
 import html
 import math
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,12 +66,14 @@ class _Session:
     """What a browser's tab has asked for.
 
     Attributes:
-      turn: counts what it asked for.
+      inputs: counts its keys, strokes and choices: a pause ends with the next one.
+      wishes: counts what it asked the student for: the newest drops those before.
       whole: the last wish that was made, or is being made, in all steps.
       painted: the file of a picture, and what was last painted over it.
     """
 
-    turn: int = 0
+    inputs: int = 0
+    wishes: int = 0
     whole: Wish | None = None
     painted: tuple[str | None, bytes | None] = (None, None)
 
@@ -126,17 +128,24 @@ class Page:
         name = str(request.session_hash)
         return name, self._sessions.setdefault(name, _Session())
 
-    async def _make(self, name: str, wish: Wish) -> tuple[Any, Any]:
-        """Pictures, and a line about them; or what is wrong."""
+    async def _make(self, name: str, session: _Session, wish: Wish) -> tuple[Any, Any]:
+        """Pictures, and a line about them; or what is wrong; or nothing, where the tab has asked
+        for something else before they were begun."""
         start = time.perf_counter()
+        session.wishes += 1
+        number = session.wishes
         try:
             self._ready.check()
             kind, rows = await asyncio.to_thread(self._student.rows_of, wish)
+            # The engine drops what waits there, and knows nothing of what is still prepared.
+            if session.wishes != number:
+                raise SupersededError
             made = await asyncio.wrap_future(self._engine.submit(name, kind, rows))
         except SupersededError:
             return gradio.skip(), gradio.skip()
         except UserError as error:
-            return gradio.skip(), _warning(error)
+            told = _warning(error) if session.wishes == number else gradio.skip()
+            return gradio.skip(), told
         taken = time.perf_counter() - start
         pictures = [Image.fromarray(p[..., 0] if p.shape[-1] == 1 else p) for p in made]
         steps = len(kind.sigmas) - 1
@@ -161,19 +170,22 @@ class Page:
         if session.whole == wish or not wish.prompt.strip():
             return gradio.skip(), gradio.skip()
         session.whole = None
-        return await self._make(name, wish)
+        return await self._make(name, session, wish)
 
     async def _paused(self, request: gradio.Request, *values: Any) -> tuple[Any, Any]:
-        """In all steps, once nothing was typed or painted for a while."""
-        name, session = self._session(request)
-        session.turn += 1
-        turn = session.turn
+        """In all steps, once nothing was typed, chosen or painted for a while."""
+        _, session = self._session(request)
+        session.inputs += 1
+        number = session.inputs
         await asyncio.sleep(_PAUSE)
-        if session.turn != turn:
+        if session.inputs != number:
             return gradio.skip(), gradio.skip()
-        return await self._all(name, session, *values)
+        return await self._all(request, *values)
 
-    async def _all(self, name: str, session: _Session, *values: Any) -> tuple[Any, Any]:
+    async def _all(self, request: gradio.Request, *values: Any) -> tuple[Any, Any]:
+        """In all steps; a pause that is not over has nothing to ask for any more."""
+        name, session = self._session(request)
+        session.inputs += 1
         try:
             wish = self._wish(session, values)
         except UserError as error:
@@ -181,18 +193,8 @@ class Page:
         if not wish.prompt.strip():
             return gradio.skip(), gradio.skip()
         session.whole = wish
-        return await self._make(name, dataclasses.replace(wish, steps=self._student.steps))
-
-    async def _changed(
-        self, request: gradio.Request, *values: Any
-    ) -> AsyncIterator[tuple[Any, Any]]:
-        """In one step and then in all, as after a key and Enter."""
-        name, session = self._session(request)
-        session.turn += 1
-        turn = session.turn
-        yield await self._first(request, *values)
-        if session.turn == turn:
-            yield await self._all(name, session, *values)
+        wish = dataclasses.replace(wish, steps=self._student.steps)
+        return await self._make(name, session, wish)
 
     async def _painted(
         self, request: gradio.Request, painting: bytes | None, *values: Any
@@ -201,7 +203,7 @@ class Page:
         it is not sent with each key."""
         _, session = self._session(request)
         # Whoever pauses after the stroke before asks for nothing any more.
-        session.turn += 1
+        session.inputs += 1
         session.painted = (values[self._names.index("picture")], painting)
         return await self._first(request, *values)
 
@@ -220,7 +222,10 @@ class Page:
 
     def _left(self, request: gradio.Request) -> None:
         name = str(request.session_hash)
-        self._sessions.pop(name, None)
+        if session := self._sessions.pop(name, None):
+            # Nobody would see what is still to come after a pause, or is being prepared.
+            session.inputs += 1
+            session.wishes += 1
         self._engine.drop(name)
 
     def _state(self) -> tuple[Any, Any]:
@@ -249,7 +254,9 @@ class Page:
             shown = [gallery, status]
             # By gradio's queue the server would be asked twice, to wait and for the picture: each
             # key would be answered later.
-            prompt.input(
+            wishes = [prompt.input, *fields.changes]
+            gradio.on(
+                wishes,
                 self._first,
                 inputs,
                 shown,
@@ -257,15 +264,9 @@ class Page:
                 queue=False,
                 **_QUIET,
             )
-            prompt.input(self._paused, inputs, shown, trigger_mode="multiple", **_QUIET)
-            gradio.on(
-                [prompt.submit, *fields.changes],
-                self._changed,
-                inputs,
-                shown,
-                trigger_mode="always_last",
-                **_QUIET,
-            )
+            # What takes all steps never holds back what is asked for next.
+            gradio.on(wishes, self._paused, inputs, shown, trigger_mode="multiple", **_QUIET)
+            prompt.submit(self._all, inputs, shown, trigger_mode="multiple", **_QUIET)
             if fields.editor is not None:
                 picture, editor = fields.inputs["picture"], fields.editor
                 # The editor clears the picture together with its paint; it is painted on again.

@@ -5,6 +5,7 @@ the prompts of a run's held-out records.
 """
 
 import dataclasses
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -26,6 +27,8 @@ from ladd_jax.stages.pictured import Pictured
 from ladd_jax.stages.sample import choose_bucket
 from ladd_jax.stages.sets import held_out, shards_of
 from ladd_jax.stages.trained import TrainedModel, is_run, open_trained
+
+_LOG = logging.getLogger(__name__)
 
 STUDENT_STEPS, TEACHER_STEPS = (1, 2, 4), 50
 """Numbers of steps of which those are shown that a model has, a student's own beside them."""
@@ -179,12 +182,15 @@ def _of_runs(networks: Sequence[Network]) -> list[str]:
 def _records(networks: Sequence[Network], wanted: Sequence[str] | None) -> list[GivenRecord]:
     """Prompts of the first run's held-out records, with their pictures.
 
+    Those with a hole that some network's bucket cuts off are left out, with a warning.
+
     Args:
       networks: all of them, which are given such.
       wanted: the prompts to take; None for the first ones.
 
     Raises:
-      UserError: no run has held-out records, or none of them has a prompt that is wanted.
+      UserError: no run has held-out records, none of them has a prompt that is wanted, or the holes
+        of all are cut off.
     """
     for network in networks:
         shards = _held_out(network)
@@ -207,12 +213,33 @@ def _records(networks: Sequence[Network], wanted: Sequence[str] | None) -> list[
                     f"records of {network.workdir}, with which pictures come: name prompts that "
                     f"they have by --prompts=FILE, or leave it out"
                 )
-        return [known[prompt] for prompt in wanted or known]
+        chosen = [known[prompt] for prompt in wanted or known]
+        if kept := [record for record in chosen if _is_seen(record, networks)]:
+            return kept
+        raise UserError(
+            f"of each held-out record of {network.workdir} the hole is in what the bucket of some "
+            f"model cuts off: choose another --aspect, or compare models of the same buckets"
+        )
     trained, bucket = networks[0].trained, networks[0].bucket
     raise UserError(
         f"{trained.place} is given {JOINED_IN_WORDS[trained.joined]}, and no run that is compared "
         f"has held-out records of {bucket.name} to take such from: compare a run that has"
     )
+
+
+def _is_seen(record: GivenRecord, networks: Sequence[Network]) -> bool:
+    """Whether a record's hole is in the bucket of each network; else it is said of which not."""
+    for network in networks:
+        if not record.has_hole(network.trained.pictures, network.bucket):
+            _LOG.warning(
+                "compare: leaves out the held-out record of %r: its hole is in what the bucket "
+                "%s of %s cuts off",
+                record.prompt[:60],
+                network.bucket.name,
+                network.trained.place,
+            )
+            return False
+    return True
 
 
 def _held_out(network: Network) -> Shards | None:

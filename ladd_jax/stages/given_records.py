@@ -14,7 +14,7 @@ from ladd_jax.data.buckets import Bucket
 from ladd_jax.data.images import enlarged, to_bytes
 from ladd_jax.data.shards import Shards
 from ladd_jax.evaluation.pictures import png
-from ladd_jax.stages.given import GivenFiles
+from ladd_jax.stages.given import GivenFiles, fit_mask
 from ladd_jax.stages.holes import holes_of
 from ladd_jax.stages.judging import edits_of, first_subjects
 from ladd_jax.stages.latents import Pictures
@@ -46,6 +46,18 @@ class GivenRecord(NamedTuple):
         known = ~self.pictures.shown(self.mask)[..., None]
         colours = np.broadcast_to(seen, (*seen.shape[:2], 3))
         return np.concatenate([colours * known, np.uint8(255) * known], axis=-1)
+
+    def has_hole(self, pictures: Pictures, bucket: Bucket) -> bool:
+        """Whether something is to be filled once it is cut to a bucket; true where it is edited.
+
+        Args:
+          pictures: what latents of a network are in pictures.
+          bucket: the shape of that network's latents.
+        """
+        if self.mask is None:
+            return True
+        white = np.repeat(np.uint8(255) * self.mask[..., None], 3, axis=-1)
+        return bool(fit_mask(pictures, white, bucket).any())
 
 
 def given_records(

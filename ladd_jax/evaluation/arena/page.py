@@ -67,10 +67,14 @@ class Album:
         self._folder.mkdir()
 
     def add(self, pixels: np.ndarray) -> Shown:
-        """Keeps a picture, uint8 `[H, W, 1, 3 or 4]`, as a PNG; equal ones share a file.
+        """Keeps a picture, uint8 `[H, W, 1, 3 or 4]`, as a PNG; those that look the same share a
+        file.
 
         A fourth channel is opacity.
         """
+        # A folder's pictures are read in colours, grey ones too.
+        if pixels.shape[-1] == 3 and (pixels == pixels[..., :1]).all():
+            pixels = pixels[..., :1]
         height, width = pixels.shape[:2]
         digest = hashlib.sha256(f"{pixels.shape}".encode() + pixels.tobytes()).hexdigest()[:16]
         file = self._folder / f"{digest}.png"
