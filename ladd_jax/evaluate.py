@@ -32,7 +32,7 @@ from ladd_jax.cli.flags import COLUMN, PROMPTS, check_ranges
 from ladd_jax.cli.run import run, run_without_config
 from ladd_jax.errors import UserError
 from ladd_jax.names import counted, listed
-from ladd_jax.paths import COPY_LATER, expand, expand_local
+from ladd_jax.paths import COPY_LATER, expand, expand_file, expand_local
 from ladd_jax.ranges import COUNT, NOT_NEGATIVE, SEED
 
 if TYPE_CHECKING:
@@ -126,7 +126,7 @@ def folders() -> None:
     from ladd_jax.stages.folders import default_metrics, judge_folders, open_named
 
     prompts = read_prompt_set(PROMPTS.value, COLUMN.value) if PROMPTS.value else None
-    out = expand_local(_OUT.value, "out", COPY_LATER) if _OUT.value else None
+    out = expand_file(_OUT.value, "out", COPY_LATER) if _OUT.value else None
     samples = PictureFolder(expand(_SAMPLES.value), prompts)
     reference = PictureFolder(expand(_REFERENCE.value)) if _REFERENCE.value else None
     extractor = open_named(_EXTRACTOR.value, 0, process_mesh({"fsdp": -1}))
@@ -196,7 +196,7 @@ def score_votes() -> None:
     from ladd_jax.evaluation.arena.votes import read_votes
     from ladd_jax.paths import matches
 
-    out = expand_local(_OUT.value, "out", COPY_LATER) if _OUT.value else None
+    out = expand_file(_OUT.value, "out", COPY_LATER) if _OUT.value else None
     files = list(dict.fromkeys(file for value in _VOTES.value for file in matches(value)))
     ballot = read_votes(files, expand(_PAGE.value) if _PAGE.value else None)
     scores = Scores(ballot, _RESAMPLES.value or _ELO_RESAMPLES)

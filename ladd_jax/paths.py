@@ -7,14 +7,19 @@ an address (`gs://...`) names is copied here, and its path is that of the copy.
 import difflib
 import glob
 import os
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 from ladd_jax import object_store
 from ladd_jax.errors import NotFoundError, UserError
 from ladd_jax.object_store import is_address
 
 _PATTERN = frozenset("*?[")
+
+# Of one name with accents, as keyboards write it and as archives from macOS have it.
+_FORMS: tuple[Literal["NFC", "NFD"], ...] = ("NFC", "NFD")
 
 COPY_LATER = "name a folder or file on a disk, and copy that with `gcloud storage cp`"
 """A remedy for `expand_local`."""
@@ -29,9 +34,29 @@ def expand(path: str | Path) -> Path:
     if is_address(path):
         return object_store.fetch(str(path))
     try:
-        return Path(path).expanduser()
+        return as_on_disk(Path(path).expanduser())
     except RuntimeError as error:
         raise UserError(f"{path} begins with a user who is not known here: write it out") from error
+
+
+def as_on_disk(path: Path) -> Path:
+    """A path whose names have the Unicode forms in which they are on disk, where they are there.
+
+    Accents are characters of their own in one form (NFD) and parts of letters in the other (NFC);
+    file systems tell both apart, and people cannot.
+    """
+    if str(path).isascii() or os.path.lexists(path):
+        return path
+    found = Path(path.anchor)
+    for part in path.relative_to(found).parts:
+        names = (part, *(unicodedata.normalize(form, part) for form in _FORMS))
+        found /= next((name for name in names if os.path.lexists(found / name)), part)
+    return found
+
+
+def one_form(name: str) -> str:
+    """A name in the form that all have which look like it."""
+    return unicodedata.normalize(_FORMS[0], name)
 
 
 def expand_local(path: str, flag: str, remedy: str) -> Path:
@@ -48,6 +73,23 @@ def expand_local(path: str, flag: str, remedy: str) -> Path:
     if is_address(path):
         raise UserError(f"--{flag}={path} cannot be an address of a bucket: {remedy}")
     return expand(path)
+
+
+def expand_file(path: str, flag: str, remedy: str) -> Path:
+    """`expand_local`, of a file that is written once all else is done.
+
+    Raises:
+      UserError: as `expand_local`; or there is a folder of that name, or none to write it into.
+    """
+    file = expand_local(path, flag, remedy)
+    if file.is_dir():
+        raise UserError(f"--{flag}={path} is a folder: name a file")
+    if not os.access(file.parent, os.W_OK | os.X_OK) or not file.parent.is_dir():
+        raise UserError(
+            f"--{flag}={path} is in no folder where you may write{near(file.parent)}: name a file "
+            f"in one"
+        )
+    return file
 
 
 def near(path: str | Path) -> str:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 from absl import flags
 
 from ladd_jax.cli.run import run_without_workdir
-from ladd_jax.paths import COPY_LATER, expand_local
+from ladd_jax.paths import COPY_LATER, expand_file
 
 if TYPE_CHECKING:
     from ladd_jax.config.fields import Config
@@ -90,7 +90,7 @@ def main(config: Config) -> None:
         records=_RECORDS.value,
         largest=_LARGEST.value,
         compile=_COMPILE.value,
-        json=_JSON.value and str(expand_local(_JSON.value, "json", COPY_LATER)),
+        json=_JSON.value and str(expand_file(_JSON.value, "json", COPY_LATER)),
     )
     plan(config, options)
 

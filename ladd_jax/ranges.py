@@ -54,8 +54,6 @@ NOT_NEGATIVE = Range(least=0)
 SHARE = Range(least=0, most=1)
 STRENGTH = Range(above=0, most=1)
 DECAY = Range(least=0, below=1)
-INT64 = Range(above=-(2**63), below=2**63)
-"""Numbers of files of others, which arrays of whole numbers hold."""
 SEED = Range(least=0, most=2**32 - 1)
 """Libraries that draw take no others, or take two of them for one."""
 

@@ -141,9 +141,11 @@ def _bound(host: str, port: int) -> socket.socket:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind((host, port))
         listening.listen(128)
-    except OSError as error:
+    # A name whose parts are empty or too long has an error of its own.
+    except (OSError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or error
         raise UserError(
-            f"{host}:{port} cannot be served at ({error.strerror}): name another --port or --host"
+            f"{host}:{port} cannot be served at ({reason}): name another --port or --host"
         ) from error
     return listening
 

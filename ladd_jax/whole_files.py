@@ -113,17 +113,34 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def read_json(path: Path, remedy: str = "get it again") -> dict[str, Any]:
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON; raises ValueError where it has a name twice."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        again = next(name for name in found if names.count(name) > 1)
+        raise ValueError(f"it has {again!r} twice")
+    return found
+
+
+def read_json(path: Path, remedy: str = "get it again", once: bool = False) -> dict[str, Any]:
     """The object of a JSON file, with or without a byte-order mark.
 
     Args:
       path: the file.
       remedy: what the user can do about a damaged one.
+      once: whether a name that an object has twice counts as damage: of what people write the
+        first of both would be lost.
 
     Raises:
-      DamagedError: it is empty, a pointer of git-lfs, cut, or holds no object.
+      DamagedError: it is missing, a folder, empty, a pointer of git-lfs, cut, or holds no object.
     """
-    data = path.read_bytes()
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError as error:
+        raise DamagedError(f"{path} is missing: {remedy}") from error
+    except IsADirectoryError as error:
+        raise DamagedError(f"{path} is damaged (it is a folder): {remedy}") from error
     if data.startswith(LFS_POINTER):
         raise DamagedError(
             f"{path} is damaged (it is a pointer of git-lfs, and not the file): run `git lfs pull` "
@@ -132,7 +149,7 @@ def read_json(path: Path, remedy: str = "get it again") -> dict[str, Any]:
     if not data.strip():
         raise DamagedError(f"{path} is damaged (it is empty): {remedy}")
     try:
-        value = json.loads(data.decode("utf-8-sig"))
+        value = json.loads(data.decode("utf-8-sig"), object_pairs_hook=_once if once else None)
     except (ValueError, RecursionError) as error:
         raise DamagedError(f"{path} is damaged ({error}): {remedy}") from error
     if not isinstance(value, dict):

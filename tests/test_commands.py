@@ -94,7 +94,13 @@ def test_help_lists_the_flags_that_a_command_reads_with_examples(module, own, ot
         ("main", "", "--config=NAME and --workdir=DIR are needed"),
         ("main", "--config=digits", "--config=NAME and --workdir=DIR are needed"),
         ("sample", "--out=x", "--checkpoint=DIR and --out=DIR are needed"),
-        ("sample", "--seed=many", "many"),
+        ("sample", "--seed=many", "--seed is 'many': use a whole number"),
+        ("main", "--config=digits --config.distil.steps=True --workdir=x",
+         "--config.distil.steps is 'True': use a whole number"),
+        ("main", "--config=digits --config.log.decode=2 --workdir=x", "is '2': use true or false"),
+        ("main", "--config=digits --config.heads=3 --workdir=x", "--config.heads.FIELD=VALUE"),
+        ("sample", "--checkpoint=x --out=x --column=y", "--column=y is of a file of prompts: name"),
+        ("evaluate", "--samples=x --extractor=y --column=z", "--column=z is of a file of prompts"),
         ("sample", "--flagfile=nowhere", "--flagfile cannot be read (Unable to open flagfile"),
         ("sample", "--checkpoint=x --out=x --join_timeout=nan", "--join_timeout is nan: use a"),
         ("main", "--checkpoint=x", "here a run is named by --workdir=DIR"),
@@ -415,7 +421,7 @@ def test_a_bad_field_in_a_config_file_is_named(tmp_path, body, words):
     ("text", "words"),
     [
         ("a page of text", "config.py, line 1, is no Python (invalid syntax): mend it"),
-        ("%PDF-1.4\0", "config file is no Python (source code string cannot contain null bytes)"),
+        ("%PDF-1.4\0", "config.py is no Python (source code string cannot contain null bytes)"),
         ("import nothing_of_this_name", "No module named 'nothing_of_this_name'"),
         ("steps = 3", "the config file has no function get_config()"),
         (
@@ -424,6 +430,9 @@ def test_a_bad_field_in_a_config_file_is_named(tmp_path, body, words):
         ),
         ("def get_config():\n    pass", "gives NoneType: let it return what base_config() gave it"),
         ("def get_config():\n    raise RuntimeError('x')", "line 2: RuntimeError: x"),
+        ("import sys\n\nsys.exit(0)", "config.py is not valid, line 3: SystemExit: 0"),
+        ("def get_config():\n    exit('no')", "config.py is not valid, line 2: SystemExit: no"),
+        ("get_config = 3", "config.py is not valid: TypeError: 'int' object is not callable"),
     ],
 )
 def test_a_config_file_of_no_use_is_one_sentence(tmp_path, text, words):

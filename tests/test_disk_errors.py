@@ -2,12 +2,15 @@
 
 import errno
 import resource
+import shutil
 
+import numpy as np
 import pytest
 
 from ladd_jax.cli.disk_errors import disk_error
 from ladd_jax.cli.run import _refusing
 from ladd_jax.config.workdir import settle
+from ladd_jax.data.images import memory_for
 from ladd_jax.whole_files import write_text_whole
 
 
@@ -17,6 +20,16 @@ def shown(body, capsys):
     assert ended.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
     return line
+
+
+def test_too_little_memory_is_a_sentence_that_names_what_it_was_for(capsys):
+    def body():
+        with memory_for("picture b.png"):
+            np.empty(2**60, np.uint8)
+
+    line = shown(body, capsys)
+    assert line.startswith("error: no memory is free here (Unable to allocate 1.00 EiB for an arr")
+    assert ", for picture b.png): end what else uses it, or take a machine that has more" in line
 
 
 def test_a_workdir_that_cannot_be_made_is_a_sentence_with_the_path(tmp_path, capsys):
@@ -38,6 +51,17 @@ def test_a_full_disk_is_a_sentence_and_leaves_no_part_of_a_file(tmp_path, capsys
         resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
     assert "File too large" in line and "free space" in line
     assert list(tmp_path.iterdir()) == []
+
+
+def test_of_a_copy_that_does_not_fit_the_copy_is_named(tmp_path, capsys):
+    (tmp_path / "a").write_text("x" * 100)
+    _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10, most))
+    try:
+        line = shown(lambda: shutil.copyfile(tmp_path / "a", tmp_path / "copy"), capsys)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+    assert line.startswith(f"error: {tmp_path / 'copy'}: File too large: free space there")
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EDQUOT])

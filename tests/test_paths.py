@@ -1,5 +1,6 @@
 """Paths as users write them."""
 
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,7 @@ import pytest
 from ladd_jax.config.arguments import parse_arguments
 from ladd_jax.data.image_records import open_images
 from ladd_jax.errors import NotFoundError, UserError
-from ladd_jax.paths import expand, matches, near
+from ladd_jax.paths import expand, expand_file, matches, near
 
 
 @pytest.fixture
@@ -88,3 +89,27 @@ def test_files_of_several_kinds_are_no_pictures(home):
     Path("data/t.parquet").touch()
     with pytest.raises(UserError, match=r"names data/t\.parquet beside data/1\.tar: name one"):
         open_images("data/1.tar,data/t.parquet")
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+def test_a_path_is_found_in_either_form_of_unicode(tmp_path, form):
+    place = tmp_path / unicodedata.normalize(form, "\u00e9") / "x"
+    place.parent.mkdir()
+    place.touch()
+    for other in ("NFC", "NFD"):
+        typed = tmp_path / unicodedata.normalize(other, "\u00e9")
+        assert expand(typed / "x") == place and matches(typed / "x") == [place]
+        # What is made there is made in the folder that there is.
+        assert expand(typed / "new") == place.with_name("new")
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [("data", "--out=data is a folder: name a file"),
+     ("data/nowhere/a.json", "is in no folder where you may write, and of its folders data is"),
+     ("data/1.tar/a.json", "is in no folder where you may write")],
+)  # fmt: skip
+def test_a_file_that_cannot_be_written_is_refused_before_the_work(home, name, words):
+    with pytest.raises(UserError, match=words):
+        expand_file(name, "out", "")
+    assert expand_file("new.json", "out", "") == Path("new.json")

@@ -16,7 +16,9 @@ from test_sd3 import tiny
 from untrained_run import save_student
 
 from ladd_jax.config.fields import typed
+from ladd_jax.errors import NotFiniteError
 from ladd_jax.stages.export import export
+from ladd_jax.stages.latents import of_pixels
 
 ROOT = Path(__file__).parent.parent
 
@@ -161,6 +163,7 @@ def test_digits_of_a_file_of_prompts_are_pictures_too(digits_run, tmp_path):
     [
         ({"aspect": "wide"}, "'wide' is neither W:H"),
         ({"aspect": "16:0"}, "'16:0' is neither W:H"),
+        ({"aspect": "1" * 400 + ":1"}, "is neither W:H"),
         ({"aspect": "70x64"}, "multiples of 16 pixels"),
         ({"aspect": "0x64"}, "multiples of 16 pixels"),
         ({"aspect": "512x64"}, "ends at 256 pixels"),
@@ -186,6 +189,13 @@ def test_what_cannot_be_sampled_is_said_and_nothing_is_written(
     with pytest.raises((ValueError, FileNotFoundError), match=words):
         draw(tmp_path / "out", **defaults | options)
     assert not (tmp_path / "out").exists() or not list((tmp_path / "out").iterdir())
+
+
+def test_a_picture_that_is_not_finite_is_an_error_and_not_grey():
+    latents = np.array([[[0.0], [np.nan]]], np.float32)
+    with pytest.raises(NotFiniteError, match="64 of the 128 values of a picture are not finite"):
+        of_pixels(1).decode(latents)
+    assert of_pixels(1).decode(np.nan_to_num(latents)).shape == (8, 16, 1)
 
 
 def test_a_pipeline_has_one_network_and_no_step(run, tmp_path):

@@ -349,6 +349,7 @@ def test_a_student_whose_times_are_below_1_starts_from_noise_alone_without_a_pic
         ({"queue": 0}, "queue is 0: use 1 or more"),
         ({"batch_size": -1}, "batch_size is -1: use 1 or more"),
         ({"host": "203.0.113.7"}, "203.0.113.7:7860 cannot be served at"),
+        ({"host": "a..b"}, "a..b:7860 cannot be served at"),
     ],
 )
 def test_what_cannot_be_served_is_said_before_anything_is_read(monkeypatch, options, words):

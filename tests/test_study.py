@@ -67,6 +67,10 @@ def table(tmp_path, text):
         ({"config": "digits", "recipes": {"a": 1}}, "has 1 as recipe 'a'"),
         ({"config": "digits", "recipes": {"a": {}}, "base": []}, "has .. as base"),
         ({"config": "digits", "recipes": {"a": {"seed": 1}}}, "recipe 'a' .* sets seed"),
+        ({"config": "digits", "recipes": {"a": {}}, "data": {"seed": 1}}, "recipe 'a' .* sets se"),
+        ({"config": "digits", "recipes": {"a": {}}, "bases": {}}, "has 'bases', .*mean base"),
+        ('{"config": "digits", "recipes": {"a": {}, "b": {}, "a": {}}}', "it has 'a' twice"),
+        ('{"config": "a", "recipes": {"a": {"seed": 1, "seed": 2}}}', "it has 'seed' twice"),
     ],
 )
 def test_what_is_no_table_is_a_sentence(tmp_path, text, words):

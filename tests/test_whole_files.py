@@ -29,6 +29,13 @@ def test_damaged_json_is_named(tmp_path, content, words):
         read_json(file)
 
 
+def test_json_that_is_missing_or_a_folder_is_named_with_the_remedy(tmp_path):
+    with pytest.raises(DamagedError, match=r"a\.json is missing: get it again"):
+        read_json(tmp_path / "a.json")
+    with pytest.raises(DamagedError, match=r"is damaged \(it is a folder\): make it anew"):
+        read_json(tmp_path, "make it anew")
+
+
 def test_json_that_is_not_utf8_is_named_and_a_byte_order_mark_is_read(tmp_path):
     file = tmp_path / "a.json"
     file.write_bytes(b'{"a": "\xe9"}')

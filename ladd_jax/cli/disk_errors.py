@@ -34,8 +34,11 @@ def disk_error(error: BaseException) -> str:
     found: BaseException | None = error
     while found is not None:
         if isinstance(found, OSError) and found.errno in _REMEDIES:
-            if found.filename is not None:
-                place = os.fsdecode(found.filename)
+            # Of a copy the second is what is written, which a disk may have no room for.
+            written = found.filename2 if found.errno in _OF_DISKS else None
+            named = found.filename if written is None else written
+            if named is not None:
+                place = os.fsdecode(named)
                 return f"{place}: {os.strerror(found.errno)}: {_REMEDIES[found.errno]}"
             if found.errno in _OF_DISKS:
                 return f"a disk says {os.strerror(found.errno)!r}: {_REMEDIES[found.errno]}"

@@ -138,6 +138,7 @@ def parse(arguments: Sequence[str], read: Sequence[str] = SHARED) -> list[str]:
       read: names of the flags that the command reads, besides absl's own.
     """
     names: list[str] = []
+    given = list(arguments)
     try:
         # What --flagfile names is looked at like the rest.
         given = flags.FLAGS.read_flags_from_files(list(arguments[1:]), force_gnu=False)
@@ -148,10 +149,12 @@ def parse(arguments: Sequence[str], read: Sequence[str] = SHARED) -> list[str]:
         # A config file that could not be loaded is an object that tells so when it is read.
         getattr(_CONFIG.value, "is_locked", None)
         has_config = flags.FLAGS["config"].present
-    except Exception as error:
-        if _is_defect(error):
+    # A config file may end the process. What is refused here does so, too, and what --help shows.
+    except BaseException as error:
+        file = _named_file(given)
+        if _is_defect(error) or not (isinstance(error, Exception) or _line_in(file, error)):
             raise
-        fail(_sentence(error, names))
+        fail(_sentence(error, names, file))
     if has_config and not isinstance(_CONFIG.value, ConfigDict):
         fail(
             f"get_config() of the config file gives {type(_CONFIG.value).__name__}: let it "
@@ -264,6 +267,19 @@ def config() -> ConfigDict:
     return config
 
 
+def check_column(read: Sequence[str]) -> None:
+    """Raises UserError where a column is named and no file that has some.
+
+    Args:
+      read: names of the flags that the command reads; where it has a config, that may name one.
+    """
+    if COLUMN.value and not PROMPTS.value and "config" not in read:
+        raise UserError(
+            f"--column={COLUMN.value} is of a file of prompts: name it by --prompts=FILE, or leave "
+            f"it out"
+        )
+
+
 def check_ranges(given: flags.FlagValues, ranges: Mapping[str, Range]) -> None:
     """Raises UserError where a flag's number is outside of its range; one without a value is not.
 
@@ -341,7 +357,7 @@ def _field_names(config: ConfigDict, prefix: str = "") -> list[str]:
     return names
 
 
-def _is_defect(error: Exception) -> bool:
+def _is_defect(error: BaseException) -> bool:
     """Whether this package failed as a config file called it, and not for what the file gave it."""
     if isinstance(error, UserError | flags.Error):
         return False
@@ -351,7 +367,41 @@ def _is_defect(error: Exception) -> bool:
     return package in place.parents and package / "configs" not in place.parents
 
 
-def _sentence(error: Exception, names: Iterable[str]) -> object:
+def _named_file(arguments: Sequence[str]) -> Path:
+    """The config file of a command line, in which `_with_config_files` has put it."""
+    for i, argument in enumerate(arguments):
+        name, equals, value = argument.partition("=")
+        if name in ("-config", "--config"):
+            return Path((value if equals else "".join(arguments[i + 1 : i + 2])).partition(":")[0])
+    return Path()
+
+
+def _line_in(file: Path, error: BaseException) -> int:
+    """The last line of a file that was run before an error; 0 where it was not."""
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in frames if Path(frame.filename).resolve() == file.resolve()]
+    return (lines[-1] if lines else None) or 0
+
+
+_KINDS = {
+    "invalid literal for int": "a whole number",
+    "could not convert string to float": "a number",
+    "('Non-boolean argument": "true or false",
+    "Failed to parse": "the fields of this section, such as --{name}.FIELD=VALUE",
+}
+"""What a value should be of which a library says that it is not."""
+
+
+def _wrong_kind(line: str) -> str:
+    """The sentence for a flag's value of another kind, from absl's own line; or empty."""
+    found = re.fullmatch(r"flag --([\w.]+)=(.*?): (.*)", line)
+    for words, wanted in _KINDS.items():
+        if found and found[3].startswith(words):
+            return f"--{found[1]} is {found[2]!r}: use {wanted.format(name=found[1])}"
+    return ""
+
+
+def _sentence(error: BaseException, names: Iterable[str], file: Path) -> object:
     """What is wrong with a config file or the flags, of which libraries told in their own way."""
     cause: BaseException | None = error
     while cause is not None:
@@ -365,11 +415,13 @@ def _sentence(error: Exception, names: Iterable[str]) -> object:
         line = _last_line(error)
         if "takes 0 positional arguments" in line:
             return "this config takes no arguments: leave out what follows the colon of --config"
-        return line
+        if "Error whilst parsing config file" in str(error):
+            return f"the config file {file} is not valid: {line}"
+        return _wrong_kind(line) or line
     if isinstance(error, SyntaxError):
-        # Of a file with null bytes Python knows no name.
-        where = f" {error.filename}, line {error.lineno}," if error.filename else ""
-        return f"the config file{where} is no Python ({error.msg}): mend it"
+        # Of a file with null bytes Python knows no name and no line.
+        where = f"{error.filename}, line {error.lineno}," if error.filename else str(file)
+        return f"the config file {where} is no Python ({error.msg}): mend it"
     if isinstance(error, OSError):
         return f"no config file: {_last_line(error)}; those of ladd_jax are named without .py"
     # Raised by the config file as it sets a field that does not exist or has another type.
@@ -379,11 +431,10 @@ def _sentence(error: Exception, names: Iterable[str]) -> object:
         return f"unknown config field {unknown[1]}{nearest(unknown[1], bare)}"
     if "has no attribute 'get_config'" in str(error):
         return "the config file has no function get_config(): write one, or name another file"
-    frames = traceback.extract_tb(error.__traceback__)
-    file = [frame for frame in frames if frame.name == "get_config"]
-    where = f", line {file[-1].lineno}" if file else ""
+    line_number = _line_in(file, error)
+    where = f", line {line_number}" if line_number else ""
     told = f"{type(error).__name__}: {error}".rstrip(": ")
-    return f"the config file is not valid{where}: {told}"
+    return f"the config file {file} is not valid{where}: {told}"
 
 
 def _last_line(text: object) -> str:

@@ -18,7 +18,7 @@ from absl import app
 from absl import logging as absl_logging
 
 from ladd_jax.cli import flags
-from ladd_jax.errors import UserError
+from ladd_jax.errors import UserError, brief
 from ladd_jax.parallel import stopping
 
 if TYPE_CHECKING:
@@ -153,13 +153,18 @@ def _config(problems: Problems) -> tuple[Config, set[str]]:
 
 @contextlib.contextmanager
 def _refusing() -> Iterator[None]:
-    """Turns errors for the user, of disks and paths too, into one sentence and exit code 2."""
+    """Turns errors for the user, of disks and memory too, into one sentence and exit code 2."""
     from ladd_jax.cli.disk_errors import disk_error
 
     try:
         yield
     except UserError as error:
         flags.fail(error)
+    except MemoryError as error:
+        flags.fail(
+            f"no memory is free here ({brief(error)}): end what else uses it, or take a machine "
+            f"that has more"
+        )
     except Exception as error:
         sentence = disk_error(error)
         if not sentence:
@@ -192,6 +197,7 @@ def _start(
         flags.require(needed or {})
         with _refusing():
             flags.check_ranges(absl.flags.FLAGS, {"join_timeout": flags.TIMEOUT})
+            flags.check_column(read)
         import jax
         from tqdm.contrib.logging import logging_redirect_tqdm
 

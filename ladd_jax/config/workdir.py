@@ -142,7 +142,8 @@ def settle(workdir: Path, config: dict[str, Any], own: Places | None = None) -> 
     check_directory(workdir)
     workdir.mkdir(parents=True, exist_ok=True)
     path = workdir / _FILE
-    if not path.exists() or config_difference(read_json(path, "use another --workdir"), config):
+    remedy = "remove it, and this command writes it again"
+    if not path.exists() or config_difference(read_json(path, remedy), config):
         _write(path, config)
     path = workdir / _PLACES
     named = {} if own is None else _named(own, workdir)
@@ -180,7 +181,8 @@ def read(workdir: Path) -> Config:
         raise NotFoundError(f"{workdir} has no config.json: name the --workdir of a run")
     config = base_config()
     defaults = absent()
-    old = _without_gone(read_json(path, "use another --workdir"), defaults)
+    remedy = "remove it, and the command main with the run's --config writes it again"
+    old = _without_gone(read_json(path, remedy), defaults)
     values = _as_tuples(filled(old, defaults), config.to_dict())
     try:
         compare(config.to_dict(), values, "")

@@ -4,7 +4,9 @@
 line stops it, without saying where. Here each concerns its record, or is named with its line.
 """
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterable, Iterator
+from logging import getLogger
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -19,6 +21,9 @@ from ladd_jax.data.prompts import (
 )
 from ladd_jax.data.records import Record, read_inside
 from ladd_jax.errors import NotFoundError, UserError
+from ladd_jax.paths import as_on_disk
+
+_LOG = getLogger(__name__)
 
 METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 """Names that the file of metadata may have."""
@@ -41,7 +46,9 @@ class ImageFolder:
     read or the prompt is none, and IndexError if there is no such record.
 
     Attributes:
-      keys: file names of all records.
+      keys: file names of all records; of a file that several rows name, such as one with several
+        captions, those after the first have `:2`, `:3` and so on behind it. A row that is damaged
+        has its place in the metadata.
     """
 
     def __init__(
@@ -102,7 +109,15 @@ class ImageFolder:
         if not entries and not faults:
             raise UserError(f"{self._metadata} holds no records: write at least one")
         entries.sort(key=lambda entry: entry[0])
-        self.keys = [name for name, *_ in entries] + [where for where, _ in faults]
+        self._names = [name for name, *_ in entries]
+        self.keys = _distinct(self._names) + [where for where, _ in faults]
+        repeated = len(entries) - len(set(self._names))
+        if repeated:
+            again = next(a for a, b in itertools.pairwise(self._names) if a == b)
+            _LOG.info(
+                "%d rows of %s name a picture that a row before them names, such as %s: each is a "
+                "record of its own", repeated, self._metadata, again,
+            )  # fmt: skip
         self._rest = [rest for _, *rest in entries]
         self._faults = [error for _, error in faults]
 
@@ -119,16 +134,20 @@ class ImageFolder:
             )
         return name
 
+    def file(self, index: int) -> Path:
+        """The file of a record whose row is whole, as its name is on disk if it is there."""
+        return as_on_disk(self._directory / self._names[index])
+
     def __len__(self) -> int:
         return len(self.keys)
 
     def __getitem__(self, index: int) -> Record:
         if index >= len(self._rest):
             raise self._faults[index - len(self._rest)]
-        name, (where, value, held_out, other) = self.keys[index], self._rest[index]
+        name, (where, value, held_out, other) = self._names[index], self._rest[index]
         prompt = check_prompt(value, where)
         source = self._read(other) if other else b""
-        return Record(name, self._read(name), prompt, held_out, source)
+        return Record(self.keys[index], self._read(name), prompt, held_out, source)
 
     def _read(self, name: str) -> bytes:
         try:
@@ -138,6 +157,21 @@ class ImageFolder:
             reason = getattr(error, "strerror", None) or error
             named = self._metadata.name
             raise UserError(f"{name}, named in {named}, cannot be read: {reason}") from error
+
+
+def _distinct(names: Iterable[str]) -> list[str]:
+    """A key for each name in a list where equal ones follow each other."""
+    taken, keys = set(names), []
+    for _, same in itertools.groupby(names):
+        number = 1
+        for place, name in enumerate(same):
+            key = name
+            while place and key in taken:
+                number += 1
+                key = f"{name}:{number}"
+            taken.add(key)
+            keys.append(key)
+    return keys
 
 
 def _held_out(record: dict[str, Any], where: str) -> bool | None:

@@ -14,6 +14,7 @@ from typing import Any
 from ladd_jax.data.prompts import check_prompt, choose_column, parse_object
 from ladd_jax.data.records import Record, files_below, read_inside
 from ladd_jax.errors import UserError
+from ladd_jax.paths import one_form
 
 _LOG = getLogger(__name__)
 
@@ -149,7 +150,8 @@ def _grouped(places: Mapping[str, Any], where: str) -> dict[str, _Members]:
 
     A suffix begins at the first dot of a name. Where that makes no image or text, as in
     `v1.5_cat.png`, it begins at the last one, unless the name up to the first dot is of another
-    record: `cat.mask.png` beside `cat.png` is nothing of ours.
+    record: `cat.mask.png` beside `cat.png` is nothing of ours. An image and a text that have no
+    other half share a name, too, where it differs in its Unicode form alone.
 
     Raises:
       UserError: a name is there twice.
@@ -172,7 +174,26 @@ def _grouped(places: Mapping[str, Any], where: str) -> dict[str, _Members]:
     for first, name, suffix, (path, place) in dotted:
         if first not in shorter:
             _put(groups, name, suffix, place, f"{where} holds {path}")
-    return groups
+    return _joined_forms(groups)
+
+
+def _joined_forms(groups: dict[str, _Members]) -> dict[str, _Members]:
+    """The groups, each image alone with the text alone whose name looks like its own."""
+    images: dict[str, list[str]] = {}
+    texts: dict[str, list[str]] = {}
+    for name, members in groups.items():
+        has_image, has_text = (
+            not members.keys().isdisjoint(suffixes) for suffixes in (IMAGE_SUFFIXES, TEXT_SUFFIXES)
+        )
+        if has_image != has_text:
+            (images if has_image else texts).setdefault(one_form(name), []).append(name)
+    found = dict(groups)
+    for form in images.keys() & texts.keys():
+        # Of more than two nobody can say which belong together.
+        if len(images[form]) == len(texts[form]) == 1:
+            (image,), (text,) = images[form], texts[form]
+            found[image] = found[image] | found.pop(text)
+    return found
 
 
 def _is_known(suffix: str) -> bool:
@@ -241,6 +262,7 @@ def _file_reader(root: Path, name: str, members: _Members) -> Callable[[str], by
 
 def has_pairs(names: Sequence[str]) -> bool:
     """Whether an image and a text, among names of files with their folders, belong together."""
+    names = [one_form(name) for name in names]
     images, texts = (_stems(names, suffixes) for suffixes in (IMAGE_SUFFIXES, TEXT_SUFFIXES))
     return not images.isdisjoint(texts)
 

@@ -111,7 +111,16 @@ def _of_folder(
     if has_pairs(names):
         _refuse_pairs(folder, other_column, edits)
         return CaptionedFolder(folder, column)
-    if any(file.suffix.lower() in _TABLES for file in files):
+    tables = [file for file in files if file.suffix.lower() in _TABLES]
+    # The library that reads the splits of a folder sees these alone.
+    unseen = [folder / file for file in tables if file.suffix not in _TABLES]
+    if unseen:
+        raise UserError(
+            f"{unseen[0]} is a table whose end is not in small letters, and the splits of a folder "
+            f"are read of those whose end is: rename it, or name the files of one split, such as "
+            f"{unseen[0].with_stem('*')}"
+        )
+    if tables:
         return table(folder)
     count = image_count(names)
     if count:

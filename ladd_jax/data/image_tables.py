@@ -25,6 +25,9 @@ from ladd_jax.whole_files import whole
 if TYPE_CHECKING:
     import datasets
 
+# Types without the library's own metadata; those of one size for all have it behind their name.
+_BYTES = ("binary", "binary_view", "fixed_size_binary", "large_binary")
+
 # The name that the text of a tar's record has as a column of the library.
 _TEXT_OF_TARS = "txt"
 
@@ -193,7 +196,7 @@ def _may_be_image(feature: Any) -> bool:
     # Without the library's own metadata a file has the plain types that images are stored as.
     if isinstance(feature, dict):
         return "bytes" in feature
-    return isinstance(feature, datasets.Value) and feature.dtype in ("binary", "large_binary")
+    return isinstance(feature, datasets.Value) and feature.dtype.partition("[")[0] in _BYTES
 
 
 def _image_bytes(value: Any, where: str) -> bytes:

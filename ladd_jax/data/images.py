@@ -13,7 +13,7 @@ from typing import TypeVar
 import numpy as np
 from PIL import Image
 
-from ladd_jax.errors import UserError
+from ladd_jax.errors import UserError, brief
 
 Read = TypeVar("Read")
 
@@ -116,6 +116,7 @@ def decode_image(data: bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     Raises:
       UserError: there are no bytes, they are not an image, or the image is damaged, cut or larger
         than `max_pixels`.
+      MemoryError: it is none of these, and no memory is free for it.
     """
     return _forgiving_texts(functools.partial(_decode, max_pixels=max_pixels), data)
 
@@ -160,11 +161,21 @@ def _damage_told() -> Iterator[None]:
     """Any error of the decoder of a file becomes a `UserError`."""
     try:
         yield
-    # The decoders of damaged files raise errors of almost every kind.
+    # The decoders of damaged files raise errors of almost every kind. That memory is short is the
+    # machine's fault: the file must not be left out for it.
     except MemoryError:
         raise
     except Exception as error:
         raise UserError(f"the image is damaged or cut: {error}") from error
+
+
+@contextlib.contextmanager
+def memory_for(name: str) -> Iterator[None]:
+    """A block whose MemoryError names what the memory was for."""
+    try:
+        yield
+    except MemoryError as error:
+        raise MemoryError(f"{brief(error)}, for {name}") from error
 
 
 def _forgiving_texts(read: Callable[[bytes], Read], data: bytes) -> Read:

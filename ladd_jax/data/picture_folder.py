@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ladd_jax.data.image_records import open_images
-from ladd_jax.data.images import FORMATS, decode_image
+from ladd_jax.data.image_folders import ImageFolder
+from ladd_jax.data.images import FORMATS, decode_image, memory_for
 from ladd_jax.data.prompts import check_prompt
 from ladd_jax.data.records import files_below
 from ladd_jax.errors import NotFoundError, UserError, brief
@@ -105,7 +105,8 @@ class PictureFolder:
         read: dict[tuple[int, ...], list[tuple[int, np.ndarray]]] = {}
         for place in places:
             try:
-                pixels = decode_image(self.files[place].read_bytes())
+                with memory_for(str(self.files[place])):
+                    pixels = decode_image(self.files[place].read_bytes())
             except (UserError, OSError, Image.DecompressionBombError) as error:
                 raise UserError(f"{self.files[place]}: {error}") from error
             read.setdefault(pixels.shape, []).append((place, pixels))
@@ -116,8 +117,15 @@ class PictureFolder:
 
 def _own_prompts(path: Path, files: Sequence[Path]) -> list[str] | None:
     if (path / "metadata.jsonl").is_file():
-        records = open_images(path)
-        named = {path / key: records[i].prompt for i, key in enumerate(records.keys)}
+        records = ImageFolder(path)
+        named: dict[Path, str] = {}
+        for i in range(len(records)):
+            file, prompt = records.file(i), records[i].prompt
+            if named.setdefault(file, prompt) != prompt:
+                raise UserError(
+                    f"{path / 'metadata.jsonl'} has the prompts {named[file]!r} and {prompt!r} for "
+                    f"{file.name}, and a picture is judged by one: remove the other row"
+                )
         found = [named.get(file) for file in files]
     else:
         found = [_written(file) for file in files]

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Protocol
 
 from ladd_jax.errors import UserError
+from ladd_jax.paths import as_on_disk
 from ladd_jax.whole_files import write_text_whole
 
 
@@ -76,15 +77,16 @@ def files_below(folder: Path) -> list[Path]:
 
 
 def read_inside(folder: Path, name: str) -> bytes:
-    """The bytes of a file of a folder; links out of it are not followed.
+    """The bytes of a file of a folder, whatever Unicode form its name has there.
 
-    Those of the hub's cache are, whose snapshots are links to its own blobs.
+    Links out of the folder are not followed; those of the hub's cache are, whose snapshots are
+    links to its own blobs.
 
     Raises:
       UserError: it is a link to somewhere else.
       OSError, ValueError: it cannot be read.
     """
-    file, root = (folder / name).resolve(), folder.resolve()
+    file, root = as_on_disk(folder / name).resolve(), folder.resolve()
     roots = [root, *(p.parent / "blobs" for p in root.parents if p.name == "snapshots")]
     if not any(file.is_relative_to(place) for place in roots):
         raise UserError(f"it is a link out of {folder}: copy the file into it")

@@ -20,6 +20,7 @@ from ladd_jax.data.array_specs import ArraySpec
 from ladd_jax.data.buckets import Bucket
 from ladd_jax.data.buffers import Buffers
 from ladd_jax.data.direct import TEXTS, DirectFiles
+from ladd_jax.data.shard_files import check_values
 from ladd_jax.data.shard_sets import (
     AGAIN,
     ARRAYS,
@@ -377,4 +378,8 @@ def _read_null(path: Path, arrays: Mapping[str, ArraySpec]) -> dict[str, np.ndar
                 f"{path} has {name} of shape {array.shape} and {array.dtype}, and the records are "
                 f"{wanted}: {AGAIN}"
             )
+    try:
+        check_values(found, path.name, "")
+    except UserError as error:
+        raise DamagedError(f"{path} is damaged ({error}): {AGAIN}") from error
     return {name: array.astype(np.float32) for name, array in found.items()}

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import logging
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -78,7 +79,8 @@ def export(
             f"{workdir} has a data generator of its own (weights is empty): export a run that "
             f"started from a released pipeline"
         )
-    if out.exists():
+    # A link to nothing, too, would be in the way once all is written.
+    if os.path.lexists(out):
         raise ExistsError(f"{out} exists: remove it, or choose another --out")
     if push_to:
         check_push(push_to)

@@ -13,7 +13,7 @@ import numpy as np
 
 from ladd_jax.data.buckets import Bucket
 from ladd_jax.data.images import enlarged, fit
-from ladd_jax.errors import UserError
+from ladd_jax.errors import NotFiniteError, UserError
 from ladd_jax.models.families import Family
 
 _PIXELS = 8
@@ -55,8 +55,19 @@ class Pictures:
         return pixels if factor == 1 else enlarged(pixels, factor)
 
     def decode(self, latents: np.ndarray) -> np.ndarray:
-        """A latent `[h, w, C]` to its picture `[H, W, 1 or 3]` in [-1, 1]."""
-        return self.shown(self.pixels_of(latents))
+        """A latent `[h, w, C]` to its picture `[H, W, 1 or 3]` in [-1, 1].
+
+        Raises:
+          NotFiniteError: the picture has values that are not finite, which would be grey.
+        """
+        picture = self.shown(self.pixels_of(latents))
+        broken = np.count_nonzero(~np.isfinite(picture))
+        if broken:
+            raise NotFiniteError(
+                f"{broken} of the {picture.size} values of a picture are not finite: look at the "
+                f"weights of the network and what is added to them, or let it compute in float32"
+            )
+        return picture
 
     def encode(self, picture: np.ndarray, bucket: Bucket) -> np.ndarray:
         """A picture uint8 `[H, W, 3]` of any size to the latent `[h, w, C]` of a bucket."""

@@ -44,7 +44,7 @@ def choose_bucket(aspect: str, trained: TrainedModel) -> Bucket:
       UserError: neither of the two, or pixels that the network cannot make.
     """
     numbers = re.fullmatch(r"(\d+(?:\.\d+)?):(\d+(?:\.\d+)?)", aspect)
-    if numbers and float(numbers[1]) and float(numbers[2]):
+    if numbers and all(0 < float(number) < math.inf for number in numbers.groups()):
         return nearest(trained.buckets, float(numbers[2]), float(numbers[1]))
     pixels = re.fullmatch(r"(\d+)x(\d+)", aspect)
     if not pixels:

@@ -15,6 +15,9 @@ from ladd_jax.whole_files import read_json
 
 _HERE = Path(__file__).parent
 
+_PARTS = ("config", "recipes", "base", "data", "question")
+"""What a table has; the first two it must have."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Study:
@@ -61,7 +64,7 @@ def read_study(given: str) -> Study:
     in rows, and `question`.
 
     Raises:
-      DamagedError: the file is no such table.
+      DamagedError: the file is no such table, has other parts, or a name twice.
       NotFoundError: there is no such study.
     """
     known = known_studies()
@@ -73,7 +76,12 @@ def read_study(given: str) -> Study:
     path = known.get(given) or expand(given)
     if not path.is_file():
         raise NotFoundError(f"{path} does not exist{near(path)}: name a table of recipes")
-    table = read_json(path, "write it as a table of recipes")
+    table = read_json(path, "write it as a table of recipes", once=True)
+    for name in table:
+        if name not in _PARTS:
+            raise DamagedError(
+                f"{path} has {name!r}, which is no part of a table{nearest(name, _PARTS)}"
+            )
     for name, kind in (("config", str), ("recipes", dict)):
         if not isinstance(table.get(name), kind):
             raise DamagedError(f"{path} has no {name}: write it as a table of recipes")
@@ -87,7 +95,7 @@ def read_study(given: str) -> Study:
         raise UserError(f"{path} has the name of a study of this package: use another")
     base = table.get("base", {})
     for name, changes in table["recipes"].items():
-        if "seed" in base | changes:
+        if "seed" in table.get("data", {}) | base | changes:
             raise UserError(
                 f"recipe {name!r} of {path} sets seed, which --seeds does: leave it out, or set "
                 f"distil.seed"

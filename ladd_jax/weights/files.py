@@ -128,19 +128,22 @@ def read_headers(files: Sequence[Path]) -> tuple[dict[str, StoredTensor], dict[s
     """All tensors of some files by name, each with its scale, and the files' metadata.
 
     Raises:
-      UserError: a file is truncated or not in the format.
+      DamagedError: a file is no file, truncated or not in the format, or two have a tensor of one
+        name.
     """
     tensors: dict[str, StoredTensor] = {}
     metadata: dict[str, str] = {}
     for file in files:
+        if not file.is_file():
+            # The hub's cache, copied without the folder of its files, is one of links to nothing.
+            what = "a link to nothing" if file.is_symlink() else "no file"
+            raise DamagedError(f"{file} is {what}: get it again, with all that links lead to")
         size = file.stat().st_size
         try:
             header, start = _read_header(file, size)
             metadata |= _metadata(header.pop("__metadata__", {}))
-            end = start
-            for name, entry in header.items():
-                tensors[name] = tensor = _tensor(name, entry, file, start)
-                end = max(end, tensor.start + tensor.size)
+            own = [_tensor(name, entry, file, start) for name, entry in header.items()]
+            end = _end(own, start)
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise DamagedError(
                 f"{file} of {size} bytes is truncated or no safetensors file ({error}): "
@@ -151,7 +154,31 @@ def read_headers(files: Sequence[Path]) -> tuple[dict[str, StoredTensor], dict[s
                 f"{file} is truncated: its header promises {end} bytes and it has {size}; "
                 f"get it again"
             )
+        if size > end:
+            raise DamagedError(
+                f"{file} has {size} bytes and its header promises {end}, as after a download that "
+                f"went on at a wrong place: get it again"
+            )
+        for tensor in own:
+            other = tensors.setdefault(tensor.name, tensor)
+            if other is not tensor:
+                raise DamagedError(
+                    f"{other.file} and {file} both have {tensor.name}, as of two models in one "
+                    f"folder: keep the files of one"
+                )
     return _with_scales(tensors), metadata
+
+
+def _end(tensors: Iterable[StoredTensor], start: int) -> int:
+    """Where the last of a file's tensors ends; raises where they do not follow each other."""
+    for tensor in sorted(tensors, key=lambda tensor: (tensor.start, tensor.size)):
+        if tensor.start != start:
+            raise UserError(
+                f"{tensor.name} begins at byte {tensor.start} and the tensor before it ends at "
+                f"{start}"
+            )
+        start += tensor.size
+    return start
 
 
 def _metadata(found: Any) -> dict[str, str]:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ladd_jax.errors import UserError
-from ladd_jax.ranges import INT64, is_number
+from ladd_jax.ranges import Range, is_number
 
 LARGEST = 2**24
 """Largest size of a network: no released one has a width or a vocabulary beyond it."""
@@ -40,12 +40,18 @@ def check_depth(depth: int, tensors: Mapping[str, Any], file: Path) -> None:
         )
 
 
-def check_numbers(values: Mapping[str, Any], names: Iterable[str], file: Path) -> None:
-    """Raises UserError where fields that are there are no finite numbers."""
-    for name in names:
-        value = values.get(name, 0)
-        if not is_number(value, INT64):
-            raise UserError(f"{name} is {_brief(value)} in {file}: it must be a number")
+EPSILON = Range(above=0, most=1)
+"""What a norm adds to a variance."""
+
+
+def check_numbers(values: Mapping[str, Any], ranges: Mapping[str, Range], file: Path) -> None:
+    """Raises UserError where a field that is there is no number of its range, by its name."""
+    for name, allowed in ranges.items():
+        if name in values and not is_number(values[name], allowed):
+            raise UserError(
+                f"{name} is {_brief(values[name])} in {file}: it must be {allowed}, get the file "
+                f"again"
+            )
 
 
 def _brief(value: Any) -> str:

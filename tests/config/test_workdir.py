@@ -157,3 +157,15 @@ def test_a_tolerance_of_an_older_version_changes_nothing(tmp_path):
     assert config_difference(old, fields()) == ""
     settle(tmp_path, old)
     assert read(tmp_path) == typed(base_config())
+
+
+def test_a_damaged_config_is_written_again_once_it_is_removed(tmp_path):
+    settle(tmp_path, to_dict(typed(base_config())))
+    (tmp_path / "config.json").write_text("")
+    with pytest.raises(DamagedError, match=r"json is damaged .*: remove it, and this command wri"):
+        settle(tmp_path, to_dict(typed(base_config())))
+    with pytest.raises(DamagedError, match="remove it, and the command main with the run's --conf"):
+        read(tmp_path)
+    (tmp_path / "config.json").unlink()
+    settle(tmp_path, to_dict(typed(base_config())))
+    assert read(tmp_path) == typed(base_config())

@@ -141,6 +141,61 @@ def test_links_out_of_a_folder_are_not_followed_and_those_within_are(tmp_path):
     assert [source[i].prompt for i in (1, 2)] == ["b", "c"]
 
 
+CAFE = "caf\u00e9", "cafe\u0301"
+"""One name in the two forms of Unicode."""
+
+
+@pytest.mark.parametrize(("listed", "on_disk"), [CAFE, CAFE[::-1]])
+def test_a_file_is_found_in_either_form_of_unicode(tmp_path, listed, on_disk):
+    lines = [{"file_name": f"{listed}/{on_disk}.png", "text": "one"}]
+    folder(tmp_path, lines, {f"{on_disk}/{listed}.png": picture(1)})
+    assert contents(open_images(tmp_path)) == [(f"{listed}/{on_disk}.png", 1, "one")]
+    assert PictureFolder(tmp_path).prompts == ["one"]
+
+
+@pytest.mark.parametrize(("image", "text"), [CAFE, CAFE[::-1]])
+def test_a_picture_and_its_text_share_a_name_in_either_form_of_unicode(tmp_path, image, text):
+    members = [(f"{image}.png", picture(1)), (f"{text}.txt", b"one")]
+    for name, data in members:
+        (tmp_path / name).write_bytes(data)
+    assert contents(open_images(tmp_path)) == [(image, 1, "one")]
+    packed = tar(tmp_path / "a.tar", members)
+    assert contents(ImageTars([packed])) == [(f"a/{image}", 1, "one")]
+
+
+def test_two_files_whose_names_only_look_alike_keep_their_own_texts(tmp_path):
+    for value, name in enumerate(CAFE):
+        (tmp_path / f"{name}.png").write_bytes(picture(value))
+        (tmp_path / f"{name}.txt").write_text(f"number {value}")
+    found = contents(open_images(tmp_path))
+    assert sorted(found) == sorted((n, i, f"number {i}") for i, n in enumerate(CAFE))
+
+
+def test_each_caption_of_a_picture_is_a_record_with_a_key_of_its_own(tmp_path, caplog):
+    caplog.set_level("INFO", "ladd_jax")
+    lines = [
+        {"file_name": name, "text": text}
+        for name, text in [("a.png", "one"), ("b.png", "two"), ("a.png", "three"), ("a.png", "one"),
+                           ("a.png:2", "four")]
+    ]  # fmt: skip
+    pictures = {"a.png": picture(1), "b.png": picture(2), "a.png:2": picture(3)}
+    found = contents(open_images(folder(tmp_path, lines, pictures)))
+    assert found == [
+        ("a.png", 1, "one"), ("a.png:3", 1, "three"), ("a.png:4", 1, "one"), ("a.png:2", 3, "four"),
+        ("b.png", 2, "two"),
+    ]  # fmt: skip
+    assert "2 rows of " in caplog.text and "such as a.png: each is a record" in caplog.text
+
+
+def test_a_picture_that_is_judged_has_one_prompt(tmp_path):
+    twice = [GOOD, GOOD]
+    folder(tmp_path, twice, {"a.png": picture(1)})
+    assert PictureFolder(tmp_path).prompts == ["one"]
+    folder(tmp_path, [*twice, GOOD | {"text": "two"}])
+    with pytest.raises(UserError, match=r"has the prompts 'one' and 'two' for a\.png, and a pic"):
+        PictureFolder(tmp_path)
+
+
 def test_folders_that_notebooks_and_disks_leave_are_ignored(tmp_path):
     for name in ("cat", ".ipynb_checkpoints/cat-checkpoint", "lost+found/dog"):
         (tmp_path / name).parent.mkdir(exist_ok=True)

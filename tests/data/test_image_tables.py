@@ -311,6 +311,19 @@ def test_a_table_is_one_in_whatever_letters_its_end_is(tmp_path):
     pyarrow.parquet.write_table(pyarrow.table(columns), tmp_path / "0.PARQUET")
     expected = [("0", 1, "one")]
     assert contents(open_images(tmp_path / "0.PARQUET")) == expected
+    # Of a folder the library would see none, or those alone whose end is in small letters.
+    with pytest.raises(ValueError, match=r"0\.PARQUET is a table whose end is not .*/\*\.PARQUET"):
+        open_images(tmp_path)
+    assert contents(open_images(tmp_path / "*.PARQUET")) == expected
+
+
+@pytest.mark.parametrize(
+    "kind", [pyarrow.large_binary(), pyarrow.binary_view(), pyarrow.binary(len(picture(1)))]
+)
+def test_images_are_bytes_of_whatever_type(tmp_path, kind):
+    columns = {"image": pyarrow.array([picture(1)], kind), "text": ["one"]}
+    pyarrow.parquet.write_table(pyarrow.table(columns), tmp_path / "0.parquet")
+    assert contents(open_images(tmp_path / "0.parquet")) == [("0", 1, "one")]
 
 
 def test_a_date_that_python_has_not_is_an_error_that_names_the_file(tmp_path):

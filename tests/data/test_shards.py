@@ -284,6 +284,27 @@ def test_an_empty_prompt_of_another_shape_than_the_records_is_refused(tmp_path):
         Shards(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("null", "words"),
+    [
+        ({"context": np.full((2, 3), np.nan), "pooled": np.ones(4)}, "has nan in context"),
+        ({"context": np.ones((2, 3)), "pooled": np.full(4, 1e30)}, r"has 1e\+30 in pooled"),
+    ],
+)
+def test_an_empty_prompt_without_use_is_damage(tmp_path, null, words):
+    three_files(tmp_path)
+    np.savez(tmp_path / "null_text.npz", **null)
+    with pytest.raises(DamagedError, match=rf"null_text\.npz is damaged .*{words}.*remove that"):
+        Shards(tmp_path)
+
+
+def test_a_set_without_the_list_of_its_arrays_is_damaged(tmp_path):
+    three_files(tmp_path)
+    (tmp_path / "arrays.json").unlink()
+    with pytest.raises(DamagedError, match=r"arrays\.json is missing: remove that directory"):
+        Shards(tmp_path)
+
+
 def test_arrays_that_the_records_do_not_have_are_refused(tmp_path):
     three_files(tmp_path)
     declared = json.loads((tmp_path / "arrays.json").read_text())

@@ -8,6 +8,7 @@ import pipelines
 import pytest
 
 from ladd_jax.errors import UserError, UserErrors
+from ladd_jax.models.families import family
 from ladd_jax.models.sd3.encoder_weights import load_text_encoders
 from ladd_jax.models.sd3.parts import check_autoencoder, check_text
 from ladd_jax.weights import read_mmdit_config
@@ -55,6 +56,9 @@ SPOILT = {
     "another scheduler": (scheduler, "of a FlowMatchLCMScheduler and .* names a FlowMatchEuler"),
     "half of T5": (
         lambda f: index(f, text_encoder_3=[None, None]), "no text_encoder_3 and has tokenizer_3",
+    ),
+    "half of T5, empty": (
+        lambda f: index(f, text_encoder_3=[]), "no text_encoder_3 and has tokenizer_3",
     ),
     "T5 not there": (
         lambda f: shutil.rmtree(f / "text_encoder_3"),
@@ -108,3 +112,19 @@ def test_all_problems_are_told_at_once(pipeline, tmp_path):
     with pytest.raises(UserErrors) as raised:
         check_text(folder, read_mmdit_config(folder), 5, "")
     assert len(raised.value.problems) == 4
+
+
+@pytest.mark.parametrize(
+    ("file", "field", "value", "words"),
+    [("scheduler/scheduler_config.json", "shift", -1, "has '-1' as shift, which is to be a num"),
+     ("scheduler/scheduler_config.json", "shift", "3", "has '3' as shift"),
+     ("transformer/config.json", "sample_size", 0, "has '0' as sample_size, which is to be a num")],
+)  # fmt: skip
+def test_what_a_pipeline_says_of_how_it_is_sampled_is_in_range(
+    pipeline, tmp_path, file, field, value, words
+):
+    shutil.copytree(pipeline, tmp_path / "p")
+    file = tmp_path / "p" / file
+    file.write_text(json.dumps(json.loads(file.read_text()) | {field: value}))
+    with pytest.raises(UserError, match=words):
+        family("sd3").released(str(tmp_path / "p"))

@@ -32,6 +32,12 @@ def tensor(**changes):
         (safetensors({"a": None}), "no safetensors file"),
         (safetensors({"a": {"dtype": "F32", "shape": None, "data_offsets": [0, 8]}}), "truncated"),
         (safetensors([]), "no safetensors file"),
+        (safetensors({"a": tensor()}) + bytes(9), r"its header promises \d+, as after a download"),
+        (
+            safetensors({"a": tensor(), "b": tensor(data_offsets=[4, 12])}) + bytes(12),
+            "b begins at byte .* and the tensor before it ends at",
+        ),
+        (safetensors({"a": tensor(data_offsets=[8, 16])}) + bytes(16), "a begins at byte"),
         (safetensors({"a": tensor(shape=[-1, -2])}), "no dtype, shape or place"),
         (safetensors({"a": tensor(shape=[True])}), "no dtype, shape or place"),
         (safetensors({"a": tensor(dtype=["F32"])}), "no dtype, shape or place"),
@@ -46,6 +52,25 @@ def test_damaged_weights_are_named(tmp_path, data, words):
     file.write_bytes(data)
     with pytest.raises(DamagedError, match=rf"model\.safetensors.*{words}"):
         read_headers([file])
+
+
+def test_a_file_that_the_hubs_cache_has_lost_is_named(tmp_path):
+    link = tmp_path / "model.safetensors"
+    link.symlink_to("../../blobs/1f")
+    with pytest.raises(
+        DamagedError, match=r"model\.safetensors is a link to nothing: get it again"
+    ):
+        read_headers([link])
+    with pytest.raises(DamagedError, match="is no file"):
+        read_headers([tmp_path])
+
+
+def test_a_tensor_that_two_files_have_is_named(tmp_path):
+    files = [tmp_path / name for name in ("1.safetensors", "2.safetensors")]
+    for file in files:
+        file.write_bytes(safetensors({"a": tensor()}) + bytes(8))
+    with pytest.raises(DamagedError, match=r"1\.safetensors and .*2\.safetensors both have a, as"):
+        read_headers(files)
 
 
 @pytest.mark.parametrize("data", [b"", POINTER, b'{"version": '])

@@ -191,7 +191,10 @@ WRONG_CONFIGS = {
     "epsilon": ("text_encoder_3", {"layer_norm_epsilon": "x"}, "it must be a number"),
     "one width": ("vae", {"block_out_channels": 8}, "must be a list of 1 to 16 widths"),
     "no groups": ("vae", {"norm_num_groups": 0}, "norm_num_groups is 0"),
+    "no epsilon": ("text_encoder", {"layer_norm_eps": 0}, "layer_norm_eps is 0 .*from above 0 to"),
     "scale": ("vae", {"scaling_factor": [1]}, "scaling_factor is .* it must be a number"),
+    "no scale": ("vae", {"scaling_factor": 0}, "scaling_factor is 0 .* must be a number above 0"),
+    "shift": ("vae", {"shift_factor": "0"}, "shift_factor is '0' .* must be a finite number"),
     "layers": ("text_encoder_2", {"num_hidden_layers": 2}, "has the unknown tensor text_model.enc"),
 }
 

@@ -29,7 +29,7 @@ from ladd_jax.data.buckets import (
     nearest,
 )
 from ladd_jax.data.image_records import open_images
-from ladd_jax.data.images import decode_image, fit, look_at_image
+from ladd_jax.data.images import decode_image, fit, look_at_image, memory_for
 from ladd_jax.data.joined import JOINED
 from ladd_jax.data.map_ahead import map_ahead
 from ladd_jax.data.records import DECODE_ALL, Record, Records, UndecodableError, Unreadable
@@ -200,14 +200,16 @@ def _look(images: Records, data: Any, workdir: Path, decode: bool) -> list[_Seen
         if isinstance(record, ValueError):
             return record
         try:
-            height, width = look_at_image(record.data, data.max_pixels, decode)
+            with memory_for(f"picture {record.key}"):
+                height, width = look_at_image(record.data, data.max_pixels, decode)
         except ValueError as error:
             return error
         other = None
         edits = data.joined == "edit"
         if data.other_column or edits:
             try:
-                sides = look_at_image(record.other, data.max_pixels, decode)
+                with memory_for(f"the other picture of {record.key}"):
+                    sides = look_at_image(record.other, data.max_pixels, decode)
             except ValueError as error:
                 what = "that was edited" if edits else "that it was compared with"
                 return UserError(f"the picture {what} cannot be read: {error}")
@@ -296,7 +298,8 @@ def _source(
                     f"than other processes see: let all see the same files, which stay"
                 )
             try:
-                return fit(decode_image(data), height, width, encoder.image_channels)
+                with memory_for(name):
+                    return fit(decode_image(data), height, width, encoder.image_channels)
             except UserError as error:
                 decode_all.touch()
                 raise UndecodableError(f"{name} cannot be decoded ({error})") from error

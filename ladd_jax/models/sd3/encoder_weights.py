@@ -18,13 +18,15 @@ from ladd_jax.models.clip import ACTIVATIONS, CLIPTextConfig, clip_text
 from ladd_jax.models.layers import Dtype
 from ladd_jax.models.sd3 import stability_encoders
 from ladd_jax.models.sd3.autoencoder import Autoencoder, AutoencoderConfig
+from ladd_jax.models.sd3.pipeline import class_of
 from ladd_jax.models.sd3.text import T5_LENGTH, PromptTokenizer, SD3TextEncoder
 from ladd_jax.models.t5 import T5Config, t5_encoder
 from ladd_jax.paths import expand
+from ladd_jax.ranges import FINITE, POSITIVE
 from ladd_jax.weights.clip import clip_text_layout
 from ladd_jax.weights.files import StoredTensor, read_headers, weight_dtype
 from ladd_jax.weights.layout import convolution, linear, matrix, norm, same, stacked
-from ladd_jax.weights.sizes import check_depth, check_numbers, check_sizes
+from ladd_jax.weights.sizes import EPSILON, check_depth, check_numbers, check_sizes
 from ladd_jax.weights.source import PIPELINE_INDEX, fetch_pipeline, weight_files
 from ladd_jax.weights.transfer import check_tensors, load
 from ladd_jax.weights.vocabulary import check_vocabulary
@@ -237,7 +239,7 @@ def read_autoencoder_config(path: Path | str) -> AutoencoderConfig:
         check_sizes({"block_out_channels": width}, ["block_out_channels"], file)
     sizes = "norm_num_groups in_channels out_channels latent_channels layers_per_block".split()
     check_sizes(fields, sizes, file)
-    check_numbers(fields, ("scaling_factor", "shift_factor"), file)
+    check_numbers(fields, {"scaling_factor": POSITIVE, "shift_factor": FINITE}, file)
     if type(fields.get("mid_block_add_attention", True)) is not bool:
         raise UserError(f"mid_block_add_attention in {file} is neither true nor false: use one")
     fields["block_out_channels"] = tuple(widths)
@@ -311,7 +313,7 @@ def read_clip_text_config(directory: Path) -> CLIPTextConfig:
     )
     file = directory / "config.json"
     check_sizes(fields, _CLIP_SIZES, file)
-    check_numbers(fields, ["layer_norm_eps"], file)
+    check_numbers(fields, {"layer_norm_eps": EPSILON}, file)
     if not isinstance(fields.get("eos_token_id"), int | None):
         raise UserError(f"eos_token_id in {file} is no number: get the file again")
     if fields["hidden_size"] % fields["num_attention_heads"]:
@@ -379,7 +381,7 @@ def read_t5_config(directory: Path) -> T5Config:
     file = directory / "config.json"
     check_sizes(fields, _T5_SIZES, file)
     check_sizes(fields, [name for name in fields if name.startswith("relative")], file)
-    check_numbers(fields, ["layer_norm_epsilon"], file)
+    check_numbers(fields, {"layer_norm_epsilon": EPSILON}, file)
     # Half of them are for each direction, and half of those for one distance each.
     if fields.get("relative_attention_num_buckets", 32) < 4:
         raise UserError(f"relative_attention_num_buckets in {file} is below 4: get the file again")
@@ -490,7 +492,7 @@ def has_t5(folder: Path) -> bool:
     if index.is_file():
         entry = read_json(index).get(_PARTS["t5"])
         if entry is not None:
-            return isinstance(entry, list) and entry[-1] is not None
+            return class_of(entry) is not None
     return (folder / _PARTS["t5"]).is_dir()
 
 

@@ -36,7 +36,7 @@ from ladd_jax.models.sd3.transformer import (
 )
 from ladd_jax.models.sd3.weights import open_mmdit
 from ladd_jax.paths import expand
-from ladd_jax.ranges import INT64, is_number
+from ladd_jax.ranges import Range, is_number
 from ladd_jax.weights.source import fetch_pipeline, find
 from ladd_jax.whole_files import read_json, whole
 
@@ -44,6 +44,10 @@ from ladd_jax.whole_files import read_json, whole
 _NOT_IN_FILES = (
     "remat", "unroll", "cut", "quantized", "guided", "image_guided", "dtype", "param_dtype",
 )  # fmt: skip
+
+_SHIFT = Range(above=0, most=1000)
+_SIDE = Range(least=1, most=2**16)
+"""Of latents, in latent pixels."""
 
 
 def _flops(config: MMDiTConfig, height: int, width: int, cond: Mapping[str, Any]) -> int:
@@ -86,12 +90,12 @@ def _text_encoder(
     )
 
 
-def _number(file: Path, name: str) -> float | None:
+def _number(file: Path, name: str, allowed: Range) -> float | None:
     """A field of a file of JSON; None where it is missing or null."""
     value = read_json(file).get(name)
-    if value is not None and not is_number(value, INT64):
+    if value is not None and not is_number(value, allowed):
         raise DamagedError(
-            f"{file} has {str(value)[:60]!r} as {name}, which is no number: get it again"
+            f"{file} has {str(value)[:60]!r} as {name}, which is to be {allowed}: get it again"
         )
     return value
 
@@ -99,9 +103,9 @@ def _number(file: Path, name: str) -> float | None:
 def _released(place: str) -> Released:
     scheduler = fetch_pipeline(place) / "scheduler" / "scheduler_config.json"
     schedule = read_json(scheduler) if scheduler.is_file() else {}
-    shift = _number(scheduler, "shift") if scheduler.is_file() else None
+    shift = _number(scheduler, "shift", _SHIFT) if scheduler.is_file() else None
     file = find(place).config
-    side = _number(file, "sample_size") if file else None
+    side = _number(file, "sample_size", _SIDE) if file else None
     return Released(
         shift=shift,
         side=128 if side is None else int(side),

@@ -11,7 +11,7 @@ from ladd_jax.models.sd3.encoder_weights import (
     open_autoencoder,
     open_text_encoders,
 )
-from ladd_jax.models.sd3.pipeline import CLASSES, PIPELINE_CLASS
+from ladd_jax.models.sd3.pipeline import CLASSES, PIPELINE_CLASS, class_of
 from ladd_jax.models.sd3.single_text import is_single_text, open_single_text
 from ladd_jax.models.sd3.text import CLIP_LENGTH
 from ladd_jax.models.sd3.transformer import MMDiTConfig
@@ -124,7 +124,7 @@ def check_index(folder: Path) -> None:
             _check_entry(folder, name, index.get(name), classes)
     with problems.found():
         _check_scheduler(folder, index.get("scheduler"))
-    absent = [name for name in _OF_T5 if _class(index.get(name)) is None]
+    absent = [name for name in _OF_T5 if class_of(index.get(name)) is None]
     if len(absent) == 1:
         problems.add(
             UserError(
@@ -139,14 +139,8 @@ def _other(name: str) -> str:
     return _OF_T5[1 - _OF_T5.index(name)]
 
 
-def _class(entry: Any) -> str | None:
-    """The class of an entry, of a library and a class; None where it is declared missing."""
-    found = entry[-1] if isinstance(entry, list) and entry else None
-    return found if isinstance(found, str) else None
-
-
 def _check_entry(folder: Path, name: str, entry: Any, classes: tuple[str, ...]) -> None:
-    file, found = folder / PIPELINE_INDEX, _class(entry)
+    file, found = folder / PIPELINE_INDEX, class_of(entry)
     if found is None:
         if name not in _OF_T5:
             raise UserError(f"{file} has no {name}: get the whole pipeline")
@@ -165,7 +159,7 @@ def _check_entry(folder: Path, name: str, entry: Any, classes: tuple[str, ...]) 
 
 def _check_scheduler(folder: Path, entry: Any) -> None:
     file = folder / "scheduler" / "scheduler_config.json"
-    found = _class(entry)
+    found = class_of(entry)
     if found is None or not found.startswith(_SCHEDULERS):
         raise UserError(
             f"{folder / PIPELINE_INDEX} names {found or 'no class'} as scheduler and SD3's is a "

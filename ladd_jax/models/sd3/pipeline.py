@@ -54,7 +54,7 @@ def write_surroundings(source: Path, target: Path, sampler: str, joined: str = "
     """
     index = read_index(source)
     for name, entry in index.items():
-        if name.startswith("_") or name in _REPLACED or _is_absent(entry):
+        if name.startswith("_") or name in _REPLACED or class_of(entry) is None:
             continue
         if not (source / name).is_dir():
             raise NotFoundError(
@@ -97,13 +97,16 @@ def read_index(source: Path) -> dict[str, Any]:
     return index
 
 
+def class_of(entry: Any) -> str | None:
+    """The class that an index's entry names, after its library; None where it declares a part to be
+    missing."""
+    found = entry[-1] if isinstance(entry, list) and entry else None
+    return found if isinstance(found, str) else None
+
+
 def write_json(file: Path, values: dict[str, Any]) -> None:
     """Writes a file as diffusers does."""
     file.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n")
-
-
-def _is_absent(entry: Any) -> bool:
-    return not isinstance(entry, list) or entry[-1] is None
 
 
 def _copy(source: Path, target: Path) -> None:
