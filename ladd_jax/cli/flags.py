@@ -229,8 +229,11 @@ def _own(command: str) -> list[str]:
 
 def _valid_fields(arguments: Sequence[str]) -> list[str]:
     """Names of the config's fields; fails where an argument names another."""
+    from ladd_jax.cli.extensions import load_extensions
     from ladd_jax.config.fields import base_config
 
+    # They have fields of their own, which a config file may set.
+    load_extensions()
     names = _field_names(base_config())
     for argument in arguments[1:]:
         name = _name(argument).removeprefix("no")

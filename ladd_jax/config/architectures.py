@@ -17,6 +17,7 @@ from ladd_jax.models.lora import BASE
 from ladd_jax.models.quantized import check_installed
 from ladd_jax.objectives.terms import terms_of
 from ladd_jax.objectives.terms.base import PREDICTED_X0
+from ladd_jax.objectives.terms.own import own_terms
 from ladd_jax.weights.dinov2 import OpenDinov2, open_dinov2
 
 GENERATOR = "generator"
@@ -156,7 +157,8 @@ def stage_architecture(config: Config, stage: str) -> Any:
 
 def asks_teacher(config: Config) -> bool:
     """Whether a term of the student's loss asks for the teacher's own x_0."""
-    return any(PREDICTED_X0 in term.needs for term in terms_of(config.distil))
+    terms = terms_of(config.distil) + own_terms(config)
+    return any(PREDICTED_X0 in term.needs for term in terms)
 
 
 def begins_as_teacher(config: Config) -> bool:

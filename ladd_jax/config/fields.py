@@ -14,6 +14,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 from ml_collections import ConfigDict
 
+from ladd_jax.config.own import SECTIONS, own_sections
 from ladd_jax.data.buckets import Bucket
 from ladd_jax.data.images import MAX_PIXELS
 from ladd_jax.data.joined import (
@@ -40,6 +41,7 @@ from ladd_jax.objectives.critics.features import FeatureCritic
 from ladd_jax.objectives.dpo import DPOSettings
 from ladd_jax.objectives.flow_matching import FlowMatchingSettings
 from ladd_jax.objectives.ladd_settings import LADDSettings
+from ladd_jax.objectives.terms.own import OWN_TERMS, own_terms
 from ladd_jax.ranges import (
     COUNT,
     FINITE,
@@ -849,6 +851,29 @@ def _without_heads(config: "Config") -> None:
             f"distil.objective is {objective} and model.teacher_dtype int8, which is for a teacher "
             f"under heads: use bfloat16"
         )
+    for term in own_terms(config):
+        raise UserError(
+            f"distil.objective is {objective}, whose loss is one, and the term {term.name} has a "
+            f"weight of {term.weight:g}: leave it out"
+        )
+
+
+def _check_own(config: "Config") -> None:
+    """Raises UserError where a package's section belongs to none, or a factor to no term."""
+    sections = [
+        field.name
+        for field in dataclasses.fields(config)
+        if dataclasses.is_dataclass(getattr(config, field.name)) and field.name != "own"
+    ]
+    for name in config.own.__dataclass_fields__:
+        _one_of(SECTIONS[name].beside, f"the section own.{name} is beside", *sections)
+    ramp, terms = config.distil.ramp, [term.name for term in own_terms(config)]
+    for name in ramp.ramped:
+        if name in OWN_TERMS and name not in terms:
+            raise UserError(
+                f"distil.ramp.{name} is {getattr(ramp, name)} and the loss has no such term, which "
+                f"no factor changes: set the fields that give it a weight, or use factors of 1"
+            )
 
 
 def _in_pixels(config: "Config") -> None:
@@ -958,11 +983,14 @@ class Config:
     prefer: Prefer = Prefer()
     synthesize: Synthesize = Synthesize()
     finetune: Finetune = Finetune()
-    distil: Distil = Distil()
+    # Made anew each time: its ramp has a field for each term of other packages.
+    distil: Distil = dataclasses.field(default_factory=Distil)
     evaluate: Evaluate = Evaluate()
     checkpoint: Checkpoint = Checkpoint()
     watch: Watch = Watch()
     log: Log = Log()
+    # A section for each package that has registered one, see `config.own`.
+    own: Any = dataclasses.field(default_factory=own_sections)
     # Compiled programs stay here for the next start: in the workdir, unless it is an absolute path
     # or an address (gs://...). Empty keeps none.
     compilation_cache: str = "compilation_cache"
@@ -987,6 +1015,7 @@ class Config:
             _one_of(name, "stages", *STAGES)
         _one_of(self.on_change, "on_change", "stop", "redo")
         check_distinct(self, "stages")
+        _check_own(self)
         distil = self.distil
         if not METHODS[distil.objective].has_heads:
             _without_heads(self)
@@ -1145,6 +1174,11 @@ def to_dict(config: Any) -> dict[str, Any]:
 def compare(base: dict[str, Any], given: dict[str, Any], prefix: str) -> None:
     """Raises UserError where a field is unknown, is missing, or has another type than in `base`."""
     for name in given.keys() - base.keys():
+        if prefix == "own.":
+            raise UserError(
+                f"unknown config field own.{name}, of a package that is not installed here: "
+                f"install it"
+            )
         raise UserError(f"unknown config field {prefix}{name}{nearest(name, base)}")
     for name in base.keys() - given.keys():
         raise UserError(f"config field {prefix}{name} is missing: start from base_config()")

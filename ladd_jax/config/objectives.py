@@ -39,6 +39,7 @@ from ladd_jax.objectives.ladd import LADD
 from ladd_jax.objectives.ladd_settings import LADDSettings
 from ladd_jax.objectives.lcm import LCM
 from ladd_jax.objectives.progressive import Progressive
+from ladd_jax.objectives.terms.own import own_terms
 
 
 def _settings(kind: type[Any], section: Any) -> dict[str, Any]:
@@ -267,6 +268,7 @@ def adversarial(config: Config) -> dict[str, Any]:
         "student": student(config),
         "optimizer": stage.optimizer,
         "heads_optimizer": stage.heads_optimizer,
+        "own_terms": own_terms(config),
         "consistency": _consistency(config) if stage.consistency_weight else None,
         **_settings(LADDSettings, stage),
     }

@@ -39,7 +39,7 @@ class ADD(LADD):
         without noise."""
         if self.terms is not None:
             return self.terms
-        return tuple(map(_in_pixels, terms_of(self)))
+        return (*map(_in_pixels, terms_of(self)), *self.own_terms)
 
     @property
     def forward_units(self) -> tuple[float, float]:

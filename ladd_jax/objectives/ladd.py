@@ -60,6 +60,7 @@ class LADD(LADDSettings):
       heads_optimizer: optimizer of the heads; its schedule counts their updates, `head_updates` a
         step.
       terms: terms of the student's loss; None for those that the settings name.
+      own_terms: terms beside those that the settings name.
       consistency: the loss of `consistency_weight`, which has points of its own; None for none.
     """
 
@@ -68,6 +69,7 @@ class LADD(LADDSettings):
     optimizer: Optimizer
     heads_optimizer: Optimizer
     terms: tuple[Term, ...] | None = None
+    own_terms: tuple[Term, ...] = ()
     consistency: Consistency | None = None
 
     def step(
@@ -189,7 +191,7 @@ class LADD(LADDSettings):
     @property
     def loss_terms(self) -> tuple[Term, ...]:
         """The terms of the student's loss."""
-        return terms_of(self) if self.terms is None else self.terms
+        return terms_of(self) + self.own_terms if self.terms is None else self.terms
 
     @property
     def trained(self) -> Backbone:
