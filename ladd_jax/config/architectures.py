@@ -34,12 +34,19 @@ def _fields(section: Model | OtherNetwork, kind: Any) -> dict[str, Any]:
     }
 
 
+def _own_fields(config: Config) -> dict[str, Any]:
+    """The fields of an architecture that its family has in a section of `own` of its name."""
+    section = getattr(config.own, config.model.family, None)
+    return {} if section is None else dict(vars(section))
+
+
 def trained_generator_architecture(config: Config) -> Any:
     """Architecture of the data generator as `pretrain` trains it: it is guided by two passes, and
     never told by how much. An instance of its family's `architecture`."""
     kind = family_of(config).architecture
     return kind(
         **_fields(config.model, kind),
+        **_own_fields(config),
         in_channels=config.model.channels + joined_channels(config),
         out_channels=config.model.channels,
         context_width=config.data.text_width,
@@ -200,9 +207,10 @@ def read_architectures(config: ConfigDict) -> None:
     Fetches weights that are named by their place on the hub.
 
     Args:
-      config: a run's config, changed here: the architecture in `model` and the widths of text in
-        `data`, the section `teacher` where its depth is 0, and that of `dino` where it is used;
-        and `student` and `teacher` where they have a depth, no weights, and `num_heads` 0.
+      config: a run's config, changed here: the architecture in `model` and its family's section of
+        `own`, and the widths of text in `data`, the section `teacher` where its depth is 0, and
+        that of `dino` where it is used; and `student` and `teacher` where they have a depth, no
+        weights, and `num_heads` 0.
 
     Raises:
       NotFoundError: there are no such weights, or no such encoder as `data.text`.
@@ -218,6 +226,8 @@ def read_architectures(config: ConfigDict) -> None:
                 f"{found.depth} blocks: use 0 for theirs, and no size of another network"
             )
         _fill(config.model, config, found)
+        if own := config.own.get(config.model.family):
+            _fill(own, config, found)
         config.model.channels = found.out_channels
         config.model.joined_channels = found.in_channels - found.out_channels
         config.data.text_width = found.context_width

@@ -31,7 +31,7 @@ from ladd_jax.diffusion.sampling import GENERATOR_SAMPLERS
 from ladd_jax.errors import Problems, UserError
 from ladd_jax.methods import METHODS
 from ladd_jax.models.dinov2 import Dinov2Config
-from ladd_jax.models.families import family
+from ladd_jax.models.families import FAMILIES, family
 from ladd_jax.models.heads import HeadSettings
 from ladd_jax.models.lora import LoRA
 from ladd_jax.models.random_text import TOKENIZERS
@@ -876,6 +876,26 @@ def _check_own(config: "Config") -> None:
             )
 
 
+def _check_family(config: "Config") -> None:
+    """Raises UserError where a network's section has what its family does not."""
+    name = config.model.family
+    if name not in FAMILIES:
+        # It is refused where networks are made.
+        return
+    kind: Any = family(name).architecture
+    has = {field.name for field in dataclasses.fields(kind)}
+    lacking = {field.name for field in dataclasses.fields(_NETWORK)} - has
+    for section in ("model", "student", "teacher"):
+        network = getattr(config, section)
+        for field in dataclasses.fields(network):
+            value = getattr(network, field.name)
+            if field.name in lacking and value != field.default:
+                raise UserError(
+                    f"{section}.{field.name} is {value} and networks of model.family {name!r} have "
+                    f"no {field.name}: leave it at {field.default}"
+                )
+
+
 def _in_pixels(config: "Config") -> None:
     """Raises UserError where a config has what a critic in pixels does not read, or its own fields
     do not fit each other."""
@@ -1016,6 +1036,7 @@ class Config:
         _one_of(self.on_change, "on_change", "stop", "redo")
         check_distinct(self, "stages")
         _check_own(self)
+        _check_family(self)
         distil = self.distil
         if not METHODS[distil.objective].has_heads:
             _without_heads(self)

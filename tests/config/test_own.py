@@ -2,17 +2,22 @@
 
 import dataclasses
 import math
+import sys
+import types
+from typing import Any
 
 import pytest
 
 from configs import digits
 from ladd_jax.config import own
+from ladd_jax.config.architectures import trained_generator_architecture
 from ladd_jax.config.fields import base_config, to_dict, typed
 from ladd_jax.config.identity import RESULTS, difference, identity
 from ladd_jax.config.objectives import distillation
 from ladd_jax.config.own import SECTIONS, Section
 from ladd_jax.config.workdir import read, settle
 from ladd_jax.errors import UserError
+from ladd_jax.models.families import FAMILIES, family
 from ladd_jax.objectives.terms.own import OWN_TERMS
 from ladd_jax.objectives.terms.reconstruction import Reconstruction
 from ladd_jax.ranges import NOT_NEGATIVE, check_numbers
@@ -132,6 +137,42 @@ def test_a_term_of_a_package_has_a_weight_and_factors_in_a_config():
 def test_a_term_beside_a_loss_that_is_one_is_refused():
     config = changed(own__edges__weight=0.5, distil__objective="lcm")
     with pytest.raises(UserError, match="objective is lcm, whose loss is one, and the term edges"):
+        typed(config)
+
+
+@dataclasses.dataclass(frozen=True)
+class Grids:
+    """Settings of a family."""
+
+    window: int = 4
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GridConfig(Grids):
+    """Architecture of a network that is no MMDiT."""
+
+    depth: int
+    width: int
+    num_heads: int
+    in_channels: int
+    out_channels: int
+    context_width: int
+    pooled_width: int
+    patch: int
+    dtype: Any
+    param_dtype: Any
+
+
+def test_a_family_has_settings_of_its_own_and_none_of_anothers(monkeypatch):
+    theirs = dataclasses.replace(family("sd3"), name="grids", architecture=GridConfig)
+    monkeypatch.setitem(sys.modules, "grids", types.SimpleNamespace(FAMILY=theirs))
+    monkeypatch.setitem(FAMILIES, "grids", "grids")
+    monkeypatch.setitem(SECTIONS, "grids", Section(Grids(), beside="model"))
+    config = base_config()
+    config.model.family, config.own.grids.window = "grids", 8
+    assert trained_generator_architecture(typed(config)).window == 8
+    config.model.qk_norm = True
+    with pytest.raises(UserError, match="model.qk_norm is True and networks of model.family 'grid"):
         typed(config)
 
 
