@@ -45,7 +45,14 @@ from ladd_jax.objectives.discriminator_metrics import discriminator_metrics
 from ladd_jax.objectives.ladd_settings import LADDSettings
 from ladd_jax.objectives.passes import Drawn, Heads, Passes, Verdict
 from ladd_jax.objectives.terms import terms_of
-from ladd_jax.objectives.terms.base import FEATURE_GRADIENT, REAL_FEATURES, Seen, Term, total
+from ladd_jax.objectives.terms.base import (
+    FEATURE_GRADIENT,
+    PREDICTED_X0,
+    REAL_FEATURES,
+    Seen,
+    Term,
+    total,
+)
 from ladd_jax.training.optimizers import Optimizer
 
 
@@ -229,7 +236,8 @@ class LADD(LADDSettings):
         """(student, teacher): forward passes over the batch that a step's model FLOPs amount to.
 
         With a `student_interval` they are the mean over steps with and without the student's
-        update; those without go forward alone.
+        update; those without go forward alone. `critic_units` has what a critic asks of further
+        networks.
 
         A backward pass is 2 of them, or 1 where the parameters are constants. The student goes
         forward and backward; the teacher forward and backward on fakes, forward on real ones; each
@@ -246,7 +254,13 @@ class LADD(LADDSettings):
         backward = 1 if self.student.constants else 2
         held = 0 if self.consistency is None else self.consistency.forward_units
         of_student = (backward + self._again + held) / self.student_interval
-        return 1 + of_student + self.own_passes, self.critic_passes
+        return 1 + of_student + self.own_passes, self.critic_units.get("teacher", 0)
+
+    @property
+    def critic_units(self) -> dict[str, float]:
+        """Forward passes of the critic's networks that a step's model FLOPs amount to, by name."""
+        predictions = (PREDICTED_X0 in self.needs) / self.student_interval
+        return self.critic.units(self.critic_passes, predictions)
 
     @property
     def followed_units(self) -> float:
@@ -256,7 +270,7 @@ class LADD(LADDSettings):
 
     @property
     def critic_passes(self) -> float:
-        """Forward passes of what the heads stand on, as `forward_units` counts them."""
+        """Forward passes of what the heads stand on, as `forward_units` counts the teacher's."""
         misaligned = self.head_updates if self.misaligned_share else 0
         if isinstance(ADVERSARIAL_LOSSES[self.loss], RelativisticLoss):
             misaligned *= 2

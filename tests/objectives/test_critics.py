@@ -10,8 +10,14 @@ import pytest
 import tiny
 from flax import nnx
 
+from configs import digits
+from ladd_jax.config.architectures import student_architecture
+from ladd_jax.config.fields import typed
+from ladd_jax.config.objectives import model_flops
+from ladd_jax.data.buckets import Bucket
 from ladd_jax.diffusion.flow import predict_x0
 from ladd_jax.models.base import Model, param
+from ladd_jax.models.sd3.flops import forward_flops
 from ladd_jax.objectives.adversarial import ADVERSARIAL_LOSSES, in_pairs, of_pairs
 from ladd_jax.objectives.ladd import LADD
 from ladd_jax.parallel.mesh import make_mesh
@@ -67,6 +73,12 @@ class PooledCritic:
     @property
     def networks(self):
         return {} if self.projection is None else {"projection": self.projection}
+
+    def units(self, passes, predictions):
+        return dict.fromkeys(self.networks, passes)
+
+    def flops(self, height, width):
+        return {name: height * width // 4 * CHANNELS * 3 for name in self.networks}
 
     def features(self, frozen, x_0):
         b, h, w, c = x_0.shape
@@ -258,6 +270,17 @@ def test_a_subclass_has_a_penalty_of_its_own_on_real_samples():
     _, metrics = jax.jit(objective.step)(state, frozen, batch)
     np.testing.assert_allclose(metrics["r1"], [size], rtol=1e-4)
     np.testing.assert_allclose(metrics["gradient_norm/heads"], optax.tree.norm(gradient), rtol=1e-4)
+
+
+@pytest.mark.parametrize("projected", [False, True])
+def test_a_step_is_planned_with_the_passes_of_its_critic_and_none_of_a_teacher(projected):
+    config = typed(digits.get_config())
+    objective = pooled_ladd(pooled_critic(projected))
+    assert objective.forward_units == (3, 0)
+    cond = {"context": jax.ShapeDtypeStruct((17, 1), jnp.float32)}
+    of_student = forward_flops(student_architecture(config), 8, 8, 17)
+    of_critic = 3 * projected * 16 * CHANNELS * 3
+    assert model_flops(config, objective, Bucket(8, 8), cond) == 3 * of_student + of_critic
 
 
 def test_further_updates_misaligned_pairs_and_heads_made_anew_are_the_steps_and_not_the_critics():
