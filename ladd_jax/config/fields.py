@@ -27,7 +27,7 @@ from ladd_jax.data.joined import (
 from ladd_jax.data.masks import KINDS
 from ladd_jax.data.sources import SOURCES
 from ladd_jax.diffusion.samplers import ALWAYS
-from ladd_jax.diffusion.sampling import GENERATOR_SAMPLERS
+from ladd_jax.diffusion.sampling import SAMPLERS, generator_samplers
 from ladd_jax.errors import Problems, UserError
 from ladd_jax.methods import METHODS
 from ladd_jax.models.dinov2 import Dinov2Config
@@ -530,7 +530,7 @@ class Synthesize:
     sampler: str = "dpmpp_2m"
 
     def __post_init__(self) -> None:
-        _one_of(self.sampler, "synthesize.sampler", *GENERATOR_SAMPLERS)
+        _one_of(self.sampler, "synthesize.sampler", *generator_samplers())
         counts = dict.fromkeys(("batch_size", "records_per_shard", "steps"), COUNT)
         check_numbers(self, counts | {"shift": POSITIVE})
         check_numbers(self, dict.fromkeys(("guidance", "image_guidance"), NOT_NEGATIVE))
@@ -1052,6 +1052,12 @@ class Config:
                 f"distil has data={self.distil.data}, which no guidance made, and "
                 f"synthesize.guidance_range is {self.synthesize.guidance_range}: leave one of both "
                 f"out"
+            )
+        if distil.paired_weight and SAMPLERS[self.synthesize.sampler].keyed:
+            raise UserError(
+                f"distil.paired_weight is {distil.paired_weight} and synthesize.sampler "
+                f"{self.synthesize.sampler}, by which the noise that a sample starts from does not "
+                f"decide it: use 0, or another sampler such as dpmpp_2m"
             )
         if self.synthesize.guidance_range and self.distil.lora.rank:
             raise UserError(
