@@ -20,6 +20,7 @@ from ladd_jax.models.base import GUIDANCE, Backbone, Model, Params
 from ladd_jax.objectives import update_orders
 from ladd_jax.objectives.adversarial import (
     ADVERSARIAL_LOSSES,
+    R1,
     Due,
     Head,
     Penalty,
@@ -68,6 +69,7 @@ class LADD(LADDSettings):
         step.
       terms: terms of the student's loss; None for those that the settings name.
       own_terms: terms beside those that the settings name.
+      penalty: the penalty on the heads' inputs; None for R1, as the settings say.
       consistency: the loss of `consistency_weight`, which has points of its own; None for none.
     """
 
@@ -77,6 +79,7 @@ class LADD(LADDSettings):
     heads_optimizer: Optimizer
     terms: tuple[Term, ...] | None = None
     own_terms: tuple[Term, ...] = ()
+    penalty: Penalty | None = None
     consistency: Consistency | None = None
 
     def step(
@@ -222,9 +225,11 @@ class LADD(LADDSettings):
         return bool(self.paired_weight)
 
     @property
-    def penalty(self) -> Penalty:
-        """The penalty on the heads' inputs."""
-        return Penalty(self.r1_gamma, self.r1_interval, self.r1_noise)
+    def heads_penalty(self) -> Penalty | None:
+        """The penalty on the heads' inputs; None for none."""
+        if self.penalty is not None or not self.r1_gamma:
+            return self.penalty
+        return R1(self.r1_gamma, self.r1_interval, self.r1_noise)
 
     @property
     def needs(self) -> frozenset[str]:
@@ -330,7 +335,8 @@ class LADD(LADDSettings):
         self, key: jax.Array, x_0: jax.Array, t: jax.Array
     ) -> tuple[Noise, Noise, jax.Array | None]:
         """`renoise`, and the keys of what the penalty draws."""
-        if not self.r1_noise:
+        penalty = self.heads_penalty
+        if penalty is None or not penalty.keyed:
             return *self.renoise(key, x_0, t), None
         # Numbers 0 and 1 are the keys that `renoise` splits it into.
         keys = jax.random.split(jax.random.fold_in(key, 2), len(x_0))
@@ -376,7 +382,7 @@ class LADD(LADDSettings):
         if isinstance(form, RelativisticLoss):
             return self._judge_pairs(form, heads, step, frozen, drawn, x0_hat, fake, real)
         on_fake = fake_loss(form)
-        on_real = real_loss(form, self.penalty, Due(step, drawn.penalty_keys))
+        on_real = real_loss(form, self.heads_penalty, Due(step, drawn.penalty_keys))
         gradient, fakes = (
             critic.judge(heads, frozen, x0_hat, drawn.fake_noise, drawn.cond, on_fake)
             if fake is None
@@ -412,14 +418,14 @@ class LADD(LADDSettings):
         due = Due(step, in_pairs(drawn.penalty_keys, drawn.penalty_keys))
 
         def pass_by(of_fake: Any, weight: jax.Array | None = None) -> tuple[Params, Statistics]:
-            on_pairs = pair_loss(form, self.penalty, due, weight)
+            on_pairs = pair_loss(form, self.heads_penalty, due, weight)
             x_0, noise, cond = in_pairs(of_fake, of_real)
             return self.critic.judge(heads, frozen, x_0, noise, cond, on_pairs)
 
         if fake is None or real is None:
             gradient, statistics = pass_by((x0_hat, drawn.fake_noise, drawn.cond))
         else:
-            on_pairs = pair_loss(form, self.penalty, due)
+            on_pairs = pair_loss(form, self.heads_penalty, due)
             gradient, statistics = fake.beside(real).judge(heads, on_pairs)
         if drawn.misaligned is not None:
             other, weight = drawn.misaligned
@@ -490,15 +496,21 @@ class LADD(LADDSettings):
     def _metrics(self, drawn: Drawn, passes: Passes, is_due: jax.Array) -> Metrics:
         (fake, real), accuracy = passes.verdict.statistics, passes.verdict.accuracy
         t_fake, t_real = drawn.fake_noise.t_hat, drawn.real_noise.t_hat
-        return passes.losses | {
-            "loss/discriminator": jnp.mean(fake["loss"] + real["loss"]),
-            "gradient_norm/student": jnp.where(
-                is_due, optax.tree.norm(passes.student_gradient), jnp.nan
-            ),
-            "gradient_norm/heads": optax.tree.norm(passes.verdict.gradient),
-            "x0_hat_std": jnp.std(passes.x0_hat),
-            **discriminator_metrics(fake, real, accuracy, t_fake, t_real),
-        }
+        penalty = self.heads_penalty
+        penalties = {} if penalty is None else {penalty.name: jnp.mean(real["penalty"])}
+        return (
+            passes.losses
+            | penalties
+            | {
+                "loss/discriminator": jnp.mean(fake["loss"] + real["loss"]),
+                "gradient_norm/student": jnp.where(
+                    is_due, optax.tree.norm(passes.student_gradient), jnp.nan
+                ),
+                "gradient_norm/heads": optax.tree.norm(passes.verdict.gradient),
+                "x0_hat_std": jnp.std(passes.x0_hat),
+                **discriminator_metrics(fake, real, accuracy, t_fake, t_real),
+            }
+        )
 
 
 def _verdict(gradient: Params, fakes: Statistics, reals: Statistics) -> Verdict:
