@@ -33,9 +33,8 @@ def check_parts(config: Config, problems: Problems, place: Path | None = None) -
             family.check_text(text, student_architecture(config), data.text_length, data.tokenizers)
     shows = "distil" in config.stages and bool(config.log.samples_every) and config.log.decode
     sees = "distil" in config.stages and METHODS[config.distil.objective].in_pixels
-    if config.autoencoder and (
-        (encodes and SOURCES[data.source].encoded) or judges or shows or sees
-    ):
+    encodes_pictures = encodes and SOURCES[data.source].encoded
+    if config.autoencoder and (encodes_pictures or judges or shows or sees):
         with problems.found():
             family.check_autoencoder(config.autoencoder, config.model.channels)
     if judges and config.evaluate.prompts:
@@ -67,12 +66,14 @@ def count_records(config: Config, place: Path | None = None) -> dict[Bucket, int
     found = look(config, buckets)
     if found is not None:
         return {bucket: len(texts) for bucket, texts in found.prompts.items()}
-    known, (least, field) = most(config), smallest_bucket(config)
-    if data.path and 0 < known < least:
-        raise UserError(
-            f"{data.path} holds {known} records, fewer than one batch of {field} {least}: lower it "
-            f"or add records"
-        )
+    known = most(config)
+    if known and SOURCES[data.source].path:
+        least, field = smallest_bucket(config)
+        if known < least:
+            raise UserError(
+                f"{data.path} holds {known} records, fewer than one batch of {field} {least}: "
+                f"lower it or add records"
+            )
     # As if they were spread evenly.
     return {bucket: -(-known // len(buckets)) for bucket in buckets if known}
 
