@@ -20,7 +20,7 @@ from ladd_jax.diffusion.flow import interpolate, predict_x0
 from ladd_jax.models.base import Params
 from ladd_jax.models.heads import HeadConfig, head, head_stack
 from ladd_jax.models.sd3.transformer import MMDiTConfig, mmdit
-from ladd_jax.objectives.adversarial import ADVERSARIAL_LOSSES, fake_loss, real_loss
+from ladd_jax.objectives.adversarial import ADVERSARIAL_LOSSES, Due, fake_loss, real_loss
 from ladd_jax.objectives.base import Batch, TrainState
 from ladd_jax.objectives.critics.features import FeatureCritic
 from ladd_jax.objectives.ladd import LADD
@@ -57,7 +57,7 @@ def two_programs(objective: LADD, critic: FeatureCritic) -> tuple[Any, Any]:
         x_t, t, (fake_noise, real_noise) = inputs(state, batch)
         x_0, cond = batch["latents"], batch["cond"]
         x0_hat = generate(state.params, x_t, t, batch)
-        on_real = real_loss(form, objective.penalty, state.step)
+        on_real = real_loss(form, objective.heads_penalty, Due(state.step))
         fake, _ = critic.judge(state.heads, frozen, x0_hat, fake_noise, cond, fake_loss(form))
         real, _ = critic.judge(state.heads, frozen, x_0, real_noise, cond, on_real)
         updates, heads_optimizer = objective.heads_optimizer.build().update(

@@ -13,8 +13,8 @@ class Method:
       has_heads: whether heads judge the student, and so whether the fields of these, and the terms
         of LADD's loss, mean anything.
       in_pixels: whether they look at pictures, through another network than the teacher.
-      sampler: what its students are sampled by, `consistency`, or a name of `GENERATOR_SAMPLERS` of
-        `diffusion.sampling` whose steps are those that the student learned.
+      sampler: what its students are sampled by, a name of `SAMPLERS` of `diffusion.sampling`:
+        `consistency`, or one whose steps are those that the student learned.
     """
 
     title: str

@@ -1,7 +1,10 @@
-"""Names and numbers in words."""
+"""Names and numbers in words, and names of fields."""
 
 import difflib
-from collections.abc import Iterable, Sequence
+import keyword
+from collections.abc import Collection, Iterable, Sequence
+
+from ladd_jax.errors import UserError
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:
@@ -19,3 +22,20 @@ def counted(count: int, what: str) -> str:
 def listed(names: Sequence[str]) -> str:
     """`a, b and c`."""
     return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
+
+
+def check_field(name: str, of: str, taken: Collection[str] = ()) -> None:
+    """Raises UserError where a name cannot be that of a field.
+
+    Args:
+      name: the name.
+      of: what it is the name of, for the message.
+      taken: names of fields that there are.
+    """
+    if not name.isidentifier() or keyword.iskeyword(name):
+        raise UserError(
+            f"{name!r} is the name of {of} and none of a field: use letters, digits and _, such as "
+            f"my_loss"
+        )
+    if name in taken:
+        raise UserError(f"{name!r} is the name of {of} and of a field already: use another")

@@ -19,7 +19,7 @@ from ladd_jax.data.buckets import Bucket
 from ladd_jax.data.images import decode_image, fit, to_bytes
 from ladd_jax.diffusion.flow import interpolate, predict_x0
 from ladd_jax.diffusion.samplers import sample_noise
-from ladd_jax.diffusion.sampling import GENERATOR_SAMPLERS, Sampler, Sampling, seeds
+from ladd_jax.diffusion.sampling import Sampler, Sampling, generator_samplers, seeds
 from ladd_jax.parallel.mesh import make_mesh
 from ladd_jax.stages.export import export
 from ladd_jax.stages.starts import find_starts, pair
@@ -30,7 +30,7 @@ NULL = {"pooled": np.zeros(1, np.float32)}
 KEYS = seeds(3, np.arange(3))
 COND = {"pooled": np.arange(3, dtype=np.float32)[:, None]}
 SHAPE = (4, 6, 2)
-WAYS = [Sampling.generator(8, 2.0, 3.0, sampler) for sampler in GENERATOR_SAMPLERS]
+WAYS = [Sampling.generator(8, 2.0, 3.0, sampler) for sampler in generator_samplers()]
 WAYS.append(Sampling.student(4, TIMES))
 
 

@@ -6,7 +6,9 @@ read later, by `config.architectures.read_architectures`.
 
 from __future__ import annotations
 
+import functools
 import importlib
+import operator
 import re
 import sys
 import traceback
@@ -232,8 +234,11 @@ def _own(command: str) -> list[str]:
 
 def _valid_fields(arguments: Sequence[str]) -> list[str]:
     """Names of the config's fields; fails where an argument names another."""
+    from ladd_jax.cli.extensions import load_extensions
     from ladd_jax.config.fields import base_config
 
+    # They have fields of their own, which a config file may set.
+    load_extensions()
     names = _field_names(base_config())
     for argument in arguments[1:]:
         name = _name(argument).removeprefix("no")
@@ -301,8 +306,9 @@ def check_overrides(config: ConfigDict) -> None:
     for path, given in config_flags.get_override_values(flags.FLAGS["config"]).items():
         section, _, name = path.rpartition(".")
         widths = ("data.text_width", "data.pooled_width")
-        if section in ("model", "student", "teacher", "dino") or path in widths:
-            found = config[section][name]
+        networks = ("model", "student", "teacher", "dino", f"own.{config.model.family}")
+        if section in networks or path in widths:
+            found = functools.reduce(operator.getitem, path.split("."), config)
             # 0 asks for the weights' own depth, and for the width and the heads of `model`.
             if found != given and not (name in ("depth", "width", "num_heads") and given == 0):
                 check_like_model(config, path, given)

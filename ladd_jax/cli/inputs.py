@@ -5,14 +5,12 @@ from pathlib import Path
 from ladd_jax.config.architectures import student_architecture, weights_architecture
 from ladd_jax.config.fields import Config
 from ladd_jax.data.buckets import Bucket
-from ladd_jax.data.image_records import names_dataset, open_images
 from ladd_jax.data.prompt_sets import read_prompt_set
-from ladd_jax.data.sources import SOURCES, count, look
+from ladd_jax.data.sources import SOURCES, look, most
 from ladd_jax.data.sources.fill_buckets import smallest_bucket
 from ladd_jax.errors import Problems, UserError
 from ladd_jax.methods import METHODS
 from ladd_jax.models.families import family_of
-from ladd_jax.paths import matches
 from ladd_jax.stages.load import open_loras
 
 
@@ -35,7 +33,8 @@ def check_parts(config: Config, problems: Problems, place: Path | None = None) -
             family.check_text(text, student_architecture(config), data.text_length, data.tokenizers)
     shows = "distil" in config.stages and bool(config.log.samples_every) and config.log.decode
     sees = "distil" in config.stages and METHODS[config.distil.objective].in_pixels
-    if config.autoencoder and ((encodes and data.source == "images") or judges or shows or sees):
+    encodes_pictures = encodes and SOURCES[data.source].encoded
+    if config.autoencoder and (encodes_pictures or judges or shows or sees):
         with problems.found():
             family.check_autoencoder(config.autoencoder, config.model.channels)
     if judges and config.evaluate.prompts:
@@ -62,49 +61,21 @@ def count_records(config: Config, place: Path | None = None) -> dict[Bucket, int
     buckets = [Bucket.parse(name) for name in data.buckets]
     if "encode" not in config.stages or _is_encoded(place):
         return {}
-    if data.source == "images":
-        return _count_pictures(config, buckets)
     if SOURCES[data.source].path and not data.path:
         return {}
     found = look(config, buckets)
     if found is not None:
         return {bucket: len(texts) for bucket, texts in found.prompts.items()}
-    known = count(config)
-    return dict.fromkeys(buckets, -(-known // len(buckets))) if known else {}
-
-
-def _count_pictures(config: Config, buckets: list[Bucket]) -> dict[Bucket, int]:
-    """Of local pictures their number, as if they were spread evenly."""
-    data = config.data
-    # What is on the hub is fetched by the stage, once for a host.
-    if not data.path or data.stream or not _is_here(data.path):
-        return {}
-    found = open_images(
-        data.path,
-        data.column,
-        image_column=data.image_column,
-        split=data.split,
-        strict=False,
-        other_column=data.other_column or data.source_column,
-        preference_column=data.preference_column,
-        edits=data.joined == "edit",
-    )
-    known = min(len(found), data.limit or len(found))
-    least, field = smallest_bucket(config)
-    if known < least:
-        raise UserError(
-            f"{data.path} holds {known} records, fewer than one batch of {field} {least}: lower it "
-            f"or add records"
-        )
-    return {bucket: -(-known // len(buckets)) for bucket in buckets}
-
-
-def _is_here(path: str) -> bool:
-    """Whether a path is of this machine; one that does not exist may be a name on the hub."""
-    try:
-        return bool(matches(path))
-    except UserError:
-        return not names_dataset(path)
+    known = most(config)
+    if known and SOURCES[data.source].path:
+        least, field = smallest_bucket(config)
+        if known < least:
+            raise UserError(
+                f"{data.path} holds {known} records, fewer than one batch of {field} {least}: "
+                f"lower it or add records"
+            )
+    # As if they were spread evenly.
+    return {bucket: -(-known // len(buckets)) for bucket in buckets if known}
 
 
 def _is_encoded(place: Path | None) -> bool:

@@ -333,7 +333,7 @@ def _check_data(config: Config, trainings: _Trainings) -> None:
     if kind.drawn:
         _check_examples(config, trainings)
         return
-    if not config.weights and data.source == "prompts":
+    if not config.weights and kind.prompts_alone:
         raise UserError(
             f"weights is empty, and the source {data.source!r} needs a released pipeline: give "
             f"--config=FILE:weights=DIR or --weights=DIR, a folder that `hf download OWNER/NAME "
@@ -349,7 +349,7 @@ def _check_data(config: Config, trainings: _Trainings) -> None:
             raise UserError(
                 "the stage 'pretrain' makes a data generator and weights are one: leave it out"
             )
-    elif data.source == "images" and not data.autoencoder:
+    elif kind.encoded and not data.autoencoder:
         if config.model.channels not in (1, 3):
             raise UserError(
                 f"weights is empty and model.channels is {config.model.channels}: without weights "
@@ -389,7 +389,7 @@ def _check_subjects(config: Config) -> None:
                 "which is trained on the run's pictures"
             )
         return
-    if data.source == "prompts":
+    if SOURCES[data.source].prompts_alone:
         raise UserError(
             "evaluate.prompts is empty and prompts have no held-out records: name a file of "
             "prompts, such as parti128:PartiPrompts.tsv, or leave 'evaluate' out of stages"

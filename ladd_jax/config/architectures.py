@@ -17,6 +17,7 @@ from ladd_jax.models.lora import BASE
 from ladd_jax.models.quantized import check_installed
 from ladd_jax.objectives.terms import terms_of
 from ladd_jax.objectives.terms.base import PREDICTED_X0
+from ladd_jax.objectives.terms.own import own_terms
 from ladd_jax.weights.dinov2 import OpenDinov2, open_dinov2
 
 GENERATOR = "generator"
@@ -33,12 +34,19 @@ def _fields(section: Model | OtherNetwork, kind: Any) -> dict[str, Any]:
     }
 
 
+def _own_fields(config: Config) -> dict[str, Any]:
+    """The fields of an architecture that its family has in a section of `own` of its name."""
+    section = getattr(config.own, config.model.family, None)
+    return {} if section is None else dict(vars(section))
+
+
 def trained_generator_architecture(config: Config) -> Any:
     """Architecture of the data generator as `pretrain` trains it: it is guided by two passes, and
     never told by how much. An instance of its family's `architecture`."""
     kind = family_of(config).architecture
     return kind(
         **_fields(config.model, kind),
+        **_own_fields(config),
         in_channels=config.model.channels + joined_channels(config),
         out_channels=config.model.channels,
         context_width=config.data.text_width,
@@ -156,7 +164,8 @@ def stage_architecture(config: Config, stage: str) -> Any:
 
 def asks_teacher(config: Config) -> bool:
     """Whether a term of the student's loss asks for the teacher's own x_0."""
-    return any(PREDICTED_X0 in term.needs for term in terms_of(config.distil))
+    terms = terms_of(config.distil) + own_terms(config)
+    return any(PREDICTED_X0 in term.needs for term in terms)
 
 
 def begins_as_teacher(config: Config) -> bool:
@@ -198,9 +207,10 @@ def read_architectures(config: ConfigDict) -> None:
     Fetches weights that are named by their place on the hub.
 
     Args:
-      config: a run's config, changed here: the architecture in `model` and the widths of text in
-        `data`, the section `teacher` where its depth is 0, and that of `dino` where it is used;
-        and `student` and `teacher` where they have a depth, no weights, and `num_heads` 0.
+      config: a run's config, changed here: the architecture in `model` and its family's section of
+        `own`, and the widths of text in `data`, the section `teacher` where its depth is 0, and
+        that of `dino` where it is used; and `student` and `teacher` where they have a depth, no
+        weights, and `num_heads` 0.
 
     Raises:
       NotFoundError: there are no such weights, or no such encoder as `data.text`.
@@ -216,6 +226,8 @@ def read_architectures(config: ConfigDict) -> None:
                 f"{found.depth} blocks: use 0 for theirs, and no size of another network"
             )
         _fill(config.model, config, found)
+        if own := config.own.get(config.model.family):
+            _fill(own, config, found)
         config.model.channels = found.out_channels
         config.model.joined_channels = found.in_channels - found.out_channels
         config.data.text_width = found.context_width

@@ -14,6 +14,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 from ml_collections import ConfigDict
 
+from ladd_jax.config.own import SECTIONS, own_sections
 from ladd_jax.data.buckets import Bucket
 from ladd_jax.data.images import MAX_PIXELS
 from ladd_jax.data.joined import (
@@ -26,11 +27,11 @@ from ladd_jax.data.joined import (
 from ladd_jax.data.masks import KINDS
 from ladd_jax.data.sources import SOURCES
 from ladd_jax.diffusion.samplers import ALWAYS
-from ladd_jax.diffusion.sampling import GENERATOR_SAMPLERS
+from ladd_jax.diffusion.sampling import SAMPLERS, generator_samplers
 from ladd_jax.errors import Problems, UserError
 from ladd_jax.methods import METHODS
 from ladd_jax.models.dinov2 import Dinov2Config
-from ladd_jax.models.families import family
+from ladd_jax.models.families import FAMILIES, family
 from ladd_jax.models.heads import HeadSettings
 from ladd_jax.models.lora import LoRA
 from ladd_jax.models.random_text import TOKENIZERS
@@ -40,6 +41,7 @@ from ladd_jax.objectives.critics.features import FeatureCritic
 from ladd_jax.objectives.dpo import DPOSettings
 from ladd_jax.objectives.flow_matching import FlowMatchingSettings
 from ladd_jax.objectives.ladd_settings import LADDSettings
+from ladd_jax.objectives.terms.own import OWN_TERMS, own_terms
 from ladd_jax.ranges import (
     COUNT,
     FINITE,
@@ -528,7 +530,7 @@ class Synthesize:
     sampler: str = "dpmpp_2m"
 
     def __post_init__(self) -> None:
-        _one_of(self.sampler, "synthesize.sampler", *GENERATOR_SAMPLERS)
+        _one_of(self.sampler, "synthesize.sampler", *generator_samplers())
         counts = dict.fromkeys(("batch_size", "records_per_shard", "steps"), COUNT)
         check_numbers(self, counts | {"shift": POSITIVE})
         check_numbers(self, dict.fromkeys(("guidance", "image_guidance"), NOT_NEGATIVE))
@@ -849,6 +851,49 @@ def _without_heads(config: "Config") -> None:
             f"distil.objective is {objective} and model.teacher_dtype int8, which is for a teacher "
             f"under heads: use bfloat16"
         )
+    for term in own_terms(config):
+        raise UserError(
+            f"distil.objective is {objective}, whose loss is one, and the term {term.name} has a "
+            f"weight of {term.weight:g}: leave it out"
+        )
+
+
+def _check_own(config: "Config") -> None:
+    """Raises UserError where a package's section belongs to none, or a factor to no term."""
+    sections = [
+        field.name
+        for field in dataclasses.fields(config)
+        if dataclasses.is_dataclass(getattr(config, field.name)) and field.name != "own"
+    ]
+    for name in config.own.__dataclass_fields__:
+        _one_of(SECTIONS[name].beside, f"the section own.{name} is beside", *sections)
+    ramp, terms = config.distil.ramp, [term.name for term in own_terms(config)]
+    for name in ramp.ramped:
+        if name in OWN_TERMS and name not in terms:
+            raise UserError(
+                f"distil.ramp.{name} is {getattr(ramp, name)} and the loss has no such term, which "
+                f"no factor changes: set the fields that give it a weight, or use factors of 1"
+            )
+
+
+def _check_family(config: "Config") -> None:
+    """Raises UserError where a network's section has what its family does not."""
+    name = config.model.family
+    if name not in FAMILIES:
+        # It is refused where networks are made.
+        return
+    kind: Any = family(name).architecture
+    has = {field.name for field in dataclasses.fields(kind)}
+    lacking = {field.name for field in dataclasses.fields(_NETWORK)} - has
+    for section in ("model", "student", "teacher"):
+        network = getattr(config, section)
+        for field in dataclasses.fields(network):
+            value = getattr(network, field.name)
+            if field.name in lacking and value != field.default:
+                raise UserError(
+                    f"{section}.{field.name} is {value} and networks of model.family {name!r} have "
+                    f"no {field.name}: leave it at {field.default}"
+                )
 
 
 def _in_pixels(config: "Config") -> None:
@@ -958,11 +1003,14 @@ class Config:
     prefer: Prefer = Prefer()
     synthesize: Synthesize = Synthesize()
     finetune: Finetune = Finetune()
-    distil: Distil = Distil()
+    # Made anew each time: its ramp has a field for each term of other packages.
+    distil: Distil = dataclasses.field(default_factory=Distil)
     evaluate: Evaluate = Evaluate()
     checkpoint: Checkpoint = Checkpoint()
     watch: Watch = Watch()
     log: Log = Log()
+    # A section for each package that has registered one, see `config.own`.
+    own: Any = dataclasses.field(default_factory=own_sections)
     # Compiled programs stay here for the next start: in the workdir, unless it is an absolute path
     # or an address (gs://...). Empty keeps none.
     compilation_cache: str = "compilation_cache"
@@ -987,6 +1035,8 @@ class Config:
             _one_of(name, "stages", *STAGES)
         _one_of(self.on_change, "on_change", "stop", "redo")
         check_distinct(self, "stages")
+        _check_own(self)
+        _check_family(self)
         distil = self.distil
         if not METHODS[distil.objective].has_heads:
             _without_heads(self)
@@ -1002,6 +1052,12 @@ class Config:
                 f"distil has data={self.distil.data}, which no guidance made, and "
                 f"synthesize.guidance_range is {self.synthesize.guidance_range}: leave one of both "
                 f"out"
+            )
+        if distil.paired_weight and SAMPLERS[self.synthesize.sampler].keyed:
+            raise UserError(
+                f"distil.paired_weight is {distil.paired_weight} and synthesize.sampler "
+                f"{self.synthesize.sampler}, by which the noise that a sample starts from does not "
+                f"decide it: use 0, or another sampler such as dpmpp_2m"
             )
         if self.synthesize.guidance_range and self.distil.lora.rank:
             raise UserError(
@@ -1145,6 +1201,11 @@ def to_dict(config: Any) -> dict[str, Any]:
 def compare(base: dict[str, Any], given: dict[str, Any], prefix: str) -> None:
     """Raises UserError where a field is unknown, is missing, or has another type than in `base`."""
     for name in given.keys() - base.keys():
+        if prefix == "own.":
+            raise UserError(
+                f"unknown config field own.{name}, of a package that is not installed here: "
+                f"install it"
+            )
         raise UserError(f"unknown config field {prefix}{name}{nearest(name, base)}")
     for name in base.keys() - given.keys():
         raise UserError(f"config field {prefix}{name} is missing: start from base_config()")

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ladd_jax.config.fields import Config, to_dict
+from ladd_jax.config.own import own_beside
 from ladd_jax.config.pretraining import NETWORKS, stage_of
 from ladd_jax.data.joined import makes_generator
 from ladd_jax.methods import METHODS, Method
@@ -95,6 +96,8 @@ def identity(
     if name == "distil" and not config.get("finetune", {}).get("steps"):
         # As of a version that did not have the stage.
         fields["finetune"] = {"steps": 0}
+    if own := own_beside(config, [section for section in _SECTIONS[name] if section in fields]):
+        fields["own"] = own
     return {"set": name, "config": _without(fields, _IGNORED), "inputs": dict(inputs or {})}
 
 

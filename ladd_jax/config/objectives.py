@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 from ladd_jax.config.architectures import (
     asks_teacher,
@@ -39,6 +39,7 @@ from ladd_jax.objectives.ladd import LADD
 from ladd_jax.objectives.ladd_settings import LADDSettings
 from ladd_jax.objectives.lcm import LCM
 from ladd_jax.objectives.progressive import Progressive
+from ladd_jax.objectives.terms.own import own_terms
 
 
 def _settings(kind: type[Any], section: Any) -> dict[str, Any]:
@@ -267,6 +268,7 @@ def adversarial(config: Config) -> dict[str, Any]:
         "student": student(config),
         "optimizer": stage.optimizer,
         "heads_optimizer": stage.heads_optimizer,
+        "own_terms": own_terms(config),
         "consistency": _consistency(config) if stage.consistency_weight else None,
         **_settings(LADDSettings, stage),
     }
@@ -305,17 +307,13 @@ def model_flops(
         for units, architecture in zip(objective.forward_units, architectures, strict=True)
     )
     # Of the student's passes those of the data generator, where it is another network.
-    if (
-        isinstance(objective, LADD | LCM | DMD | Progressive)
-        and config.student.depth
-        and config.distil.follows == "generator"
-    ):
+    if training == "distil" and config.student.depth and config.distil.follows == "generator":
         followed = generator_architecture(config)
-        total += objective.followed_units * (
+        total += cast(StudentObjective, objective).followed_units * (
             flops(followed, bucket.height, bucket.width, cond)
             - flops(student, bucket.height, bucket.width, cond)
         )
-    if isinstance(objective, ADD):
-        passes = objective.critic.flops(bucket.height, bucket.width)
-        total += sum(units * passes[name] for name, units in objective.critic_units.items())
+    if isinstance(objective, LADD):
+        units, passes = objective.critic_units, objective.critic.flops(bucket.height, bucket.width)
+        total += sum(units[name] * count for name, count in passes.items())
     return round(total)

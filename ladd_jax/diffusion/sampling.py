@@ -27,11 +27,44 @@ from ladd_jax.models.base import GUIDANCE, Cond
 from ladd_jax.parallel.compiler_options import forward_options
 from ladd_jax.parallel.mesh import batch_divisor, batch_sharding, lay, replicated
 
-GENERATOR_SAMPLERS: dict[str, Callable[[Velocity, jax.Array, Levels], jax.Array]] = {
-    "euler": euler,
-    "dpmpp_2m": dpmpp_2m,
+
+@dataclasses.dataclass(frozen=True)
+class SamplerKind:
+    """A sampler of the table.
+
+    Attributes:
+      function: `function(velocity, noise, sigmas) -> x_0`, as those of `diffusion.samplers`; one
+        that is `keyed` is given the raw PRNG keys of the samples `[B, 2]`, too.
+      passes: passes of the velocity in a step, of which there is one from each level to the next.
+      keyed: whether it draws noise on the way, for each sample from its own key.
+      students_alone: whether it is for students, and data generators are not sampled by it.
+    """
+
+    function: Callable[..., jax.Array]
+    passes: int = 1
+    keyed: bool = False
+    students_alone: bool = False
+
+    def __call__(
+        self, velocity: Velocity, noise: jax.Array, sigmas: Levels, keys: jax.Array
+    ) -> jax.Array:
+        """Samples x_0 like `noise`; see `function`."""
+        own = (keys,) if self.keyed else ()
+        return self.function(velocity, noise, sigmas, *own)
+
+
+SAMPLERS = {
+    "euler": SamplerKind(euler),
+    "dpmpp_2m": SamplerKind(dpmpp_2m),
+    "consistency": SamplerKind(consistency, keyed=True, students_alone=True),
 }
-"""Samplers of a data generator, which draw no noise but that which they start from, by name."""
+"""Samplers by name."""
+
+
+def generator_samplers() -> tuple[str, ...]:
+    """Names of the samplers of a data generator."""
+    return tuple(name for name, kind in SAMPLERS.items() if not kind.students_alone)
+
 
 GivenGuidance = float | tuple[float, float] | None
 """Guidance that a student is given: a scale, one on the text and one on the image, or none."""
@@ -44,20 +77,12 @@ def scales_of(given: GivenGuidance) -> tuple[float, ...]:
     return given if isinstance(given, tuple) else (given,)
 
 
-def _run(
-    sampler: str, velocity: Velocity, noise: jax.Array, sigmas: Levels, keys: jax.Array
-) -> jax.Array:
-    if sampler in GENERATOR_SAMPLERS:
-        return GENERATOR_SAMPLERS[sampler](velocity, noise, sigmas)
-    return consistency(velocity, noise, sigmas, keys)
-
-
 @dataclasses.dataclass(frozen=True)
 class Sampling:
     """How to sample.
 
     Attributes:
-      sampler: a name of `GENERATOR_SAMPLERS`, or `consistency`, which is for students.
+      sampler: a name of `SAMPLERS`.
       sigmas: noise levels from 1, or from where a picture with noise is, to 0.
       guidance: scale of classifier-free guidance; 1 for none.
       guidance_interval: the first and the last t with guidance.
@@ -78,9 +103,8 @@ class Sampling:
     image_guidance: float = dataclasses.field(default=1.0, repr=False)
 
     def __post_init__(self) -> None:
-        known = (*GENERATOR_SAMPLERS, "consistency")
-        if self.sampler not in known:
-            raise UserError(f"sampler {self.sampler!r} is none of {', '.join(known)}: use one")
+        if self.sampler not in SAMPLERS:
+            raise UserError(f"sampler {self.sampler!r} is none of {', '.join(SAMPLERS)}: use one")
 
     @classmethod
     def generator(
@@ -117,13 +141,14 @@ class Sampling:
 
     @property
     def passes(self) -> int:
-        """Forward passes of the network for one sample: two at each guided level, three where the
-        guidance is on the image, too."""
+        """Forward passes of the network for one sample: one for each pass of the velocity, two
+        where its step begins at a guided level, three where the guidance is on the image, too."""
         # As the program compares them.
         levels = np.asarray(self.sigmas[:-1], np.float32)
         low, high = np.asarray(self.guidance_interval, np.float32)
         further = 2 if self.image_guidance != 1 else int(self.guidance != 1)
-        return len(levels) + further * int(np.sum((low <= levels) & (levels <= high)))
+        of_steps = len(levels) + further * int(np.sum((low <= levels) & (levels <= high)))
+        return SAMPLERS[self.sampler].passes * of_steps
 
     def starting(self, t: float) -> "Sampling":
         """The same from t on, for samples that start from x_0 with that much noise.
@@ -204,7 +229,7 @@ class Sampler:
         x = sample_noise(keys, 0, shape)
         if x_0 is not None:
             x = interpolate(x_0, x, jnp.full(x.shape[:1], sigmas[0]))
-        return _run(sampler, velocity, x, sigmas, keys)
+        return SAMPLERS[sampler](velocity, x, sigmas, keys)
 
     def __call__(
         self,

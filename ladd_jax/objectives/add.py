@@ -10,11 +10,11 @@ import dataclasses
 import jax
 
 from ladd_jax.objectives.base import Metrics
-from ladd_jax.objectives.critics.pixels import DECODER, DINO, PixelCritic
+from ladd_jax.objectives.critics.pixels import PixelCritic
 from ladd_jax.objectives.ladd import LADD
 from ladd_jax.objectives.passes import Drawn, Passes
 from ladd_jax.objectives.terms import terms_of
-from ladd_jax.objectives.terms.base import PREDICTED_X0, Term
+from ladd_jax.objectives.terms.base import Term
 from ladd_jax.objectives.terms.distillation import Distillation
 from ladd_jax.objectives.terms.moments import Moments
 from ladd_jax.objectives.terms.pixel_distillation import PixelDistillation
@@ -39,34 +39,7 @@ class ADD(LADD):
         without noise."""
         if self.terms is not None:
             return self.terms
-        return tuple(map(_in_pixels, terms_of(self)))
-
-    @property
-    def forward_units(self) -> tuple[float, float]:
-        """(student, teacher): see `LADD.forward_units`; `critic_units` are beside them.
-
-        The teacher goes forward once, where a term asks for its x_0.
-        """
-        student, _ = super().forward_units
-        return student, self._predictions
-
-    @property
-    def critic_units(self) -> dict[str, float]:
-        """Forward passes of DINOv2 and of the decoder that a step's model FLOPs amount to, by name.
-
-        Both go as often as LADD's teacher does: forward and backward on fakes, forward on real
-        samples. The distillation takes the decoder forward once more, for the teacher's x_0, and
-        backward. What a gradient computes again does not count.
-        """
-        units: dict[str, float] = {DINO: self.critic_passes}
-        if self.critic.decoder is not None:
-            units[DECODER] = self.critic_passes + 2 * self._predictions
-        return units
-
-    @property
-    def _predictions(self) -> float:
-        """Predictions of x_0 that the student's loss asks the teacher for, a step in the mean."""
-        return (PREDICTED_X0 in self.needs) / self.student_interval
+        return (*map(_in_pixels, terms_of(self)), *self.own_terms)
 
     def _metrics(self, drawn: Drawn, passes: Passes, is_due: jax.Array) -> Metrics:
         found = super()._metrics(drawn, passes, is_due)

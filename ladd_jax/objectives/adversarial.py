@@ -6,7 +6,7 @@ input alone.
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,8 @@ from ladd_jax.diffusion.flow import expand
 Head = Callable[[jax.Array], jax.Array]
 
 Statistics = dict[str, Any]
-"""Of one head: `loss []`, mean `logit []`, `accuracy [B]`, the share of correct locations; `r1 []`.
+"""Of one head: `loss []`, mean `logit []`, `accuracy [B]`, the share of correct locations, and
+`penalty []`, where there is one.
 
 Of all heads, each with a leading axis K.
 """
@@ -120,8 +121,33 @@ class Due(NamedTuple):
     keys: jax.Array | None = None
 
 
+class Penalty(Protocol):
+    """What is added to the heads' loss for each head and its inputs.
+
+    Attributes:
+      name: its metric.
+      keyed: whether it is given `Due.keys`.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def keyed(self) -> bool: ...
+
+    def __call__(self, head: Head, inputs: jax.Array, due: Due) -> tuple[jax.Array, jax.Array]:
+        """The penalty [], with its weight, and what is logged of it: NaN where it is not due.
+
+        Args:
+          head: the head.
+          inputs: what it reads `[B, ...]`.
+          due: when, and what noise is drawn by.
+        """
+        ...
+
+
 @dataclasses.dataclass(frozen=True)
-class Penalty:
+class R1:
     """R1 (Mescheder et al. 2018) on a head's own inputs: half its squared gradient, times gamma.
 
     With `noise` it is the approximate R1 of Lin et al. 2025 (APT, arXiv 2501.08316): the squared
@@ -129,7 +155,7 @@ class Penalty:
     Over the noise's variance it estimates the same quantity, so that gamma means the same.
 
     Attributes:
-      gamma: its weight; 0 leaves it out.
+      gamma: its weight.
       interval: steps between penalties, each multiplied by the interval.
       noise: standard deviation of the noise, as a multiple of the root mean square of the inputs of
         a sample, which grow along a network's depth; 0 takes the gradient itself.
@@ -138,15 +164,15 @@ class Penalty:
     gamma: float
     interval: int = 1
     noise: float = 0.0
+    name: str = "r1"
+
+    @property
+    def keyed(self) -> bool:
+        """See `Penalty`."""
+        return self.noise > 0
 
     def __call__(self, head: Head, inputs: jax.Array, due: Due) -> tuple[jax.Array, jax.Array]:
-        """The penalty [], and what is logged of it: NaN where it is not due.
-
-        Args:
-          head: the head.
-          inputs: what it reads `[B, ...]`.
-          due: when, and its noise.
-        """
+        """See `Penalty`; what is logged is the squared gradient."""
 
         def of_gradient(inputs: jax.Array) -> jax.Array:
             gradient = jax.grad(lambda x: jnp.sum(head(x)))(inputs.astype(jnp.float32))
@@ -169,12 +195,12 @@ class Penalty:
         return 0.5 * self.gamma * self.interval * found, jnp.where(is_due, found, jnp.nan)
 
 
-def real_loss(form: AdversarialLoss, penalty: Penalty, due: Due) -> HeadLoss:
+def real_loss(form: AdversarialLoss, penalty: Penalty | None, due: Due) -> HeadLoss:
     """Loss of a head on real samples, with the penalty there.
 
     Args:
       form: the adversarial loss.
-      penalty: the penalty.
+      penalty: the penalty; None for none.
       due: when, and its noise.
     """
 
@@ -182,8 +208,8 @@ def real_loss(form: AdversarialLoss, penalty: Penalty, due: Due) -> HeadLoss:
         logits = head(inputs)
         value = jnp.mean(form.real(logits))
         statistics = _statistics(logits, logits > 0, value)
-        if penalty.gamma:
-            added, statistics["r1"] = penalty(head, inputs, due)
+        if penalty is not None:
+            added, statistics["penalty"] = penalty(head, inputs, due)
             value += added
         return value, statistics
 
@@ -191,9 +217,9 @@ def real_loss(form: AdversarialLoss, penalty: Penalty, due: Due) -> HeadLoss:
 
 
 def pair_loss(
-    form: RelativisticLoss, penalty: Penalty, due: Due, weight: jax.Array | None = None
+    form: RelativisticLoss, penalty: Penalty | None, due: Due, weight: jax.Array | None = None
 ) -> HeadLoss:
-    """Loss of a head on `in_pairs`, with R1 and R2: the penalty on real and on fake inputs.
+    """Loss of a head on `in_pairs`, with the penalty on real and on fake inputs, such as R1 and R2.
 
     Its statistics are those of the fake samples under `fake`, of the real ones under `real`; their
     losses are half of the pair's each, and a location is correct where the real one has the larger
@@ -201,7 +227,7 @@ def pair_loss(
 
     Args:
       form: the adversarial loss.
-      penalty: the penalty.
+      penalty: the penalty; None for none.
       due: when, and its noise, with a key of each sample of the pairs.
       weight: of each pair `[B]`; None: 1.
     """
@@ -217,8 +243,8 @@ def pair_loss(
             "fake": _statistics(fake, real > fake, value / 2),
             "real": _statistics(real, real > fake, value / 2),
         }
-        if penalty.gamma:
-            added, statistics["real"]["r1"] = penalty(head, inputs, due)
+        if penalty is not None:
+            added, statistics["real"]["penalty"] = penalty(head, inputs, due)
             # A mean over both kinds of sample, where each has its weight.
             value += 2 * added
         return value, statistics

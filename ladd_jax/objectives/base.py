@@ -231,6 +231,11 @@ class StudentObjective(Objective, Protocol):
     @property
     def student(self) -> Backbone: ...
 
+    @property
+    def followed_units(self) -> float:
+        """Of the student's `forward_units` those of the network that is followed."""
+        ...
+
 
 @dataclasses.dataclass(frozen=True)
 class OneNetwork:

@@ -31,8 +31,6 @@ def discriminator_metrics(
         "accuracy/head": jnp.mean(accuracy, axis=(0, 1)),
         "accuracy": jnp.mean(accuracy),
     }
-    if "r1" in real:
-        metrics["r1"] = jnp.mean(real["r1"])
     t_hat = jnp.concatenate([t_fake, t_real])
     by_sample = jnp.mean(accuracy, axis=-1).T.reshape(-1)  # fake, then real
     for low, high in zip(BANDS[:-1], BANDS[1:], strict=True):

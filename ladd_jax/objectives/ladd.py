@@ -20,6 +20,7 @@ from ladd_jax.models.base import GUIDANCE, Backbone, Model, Params
 from ladd_jax.objectives import update_orders
 from ladd_jax.objectives.adversarial import (
     ADVERSARIAL_LOSSES,
+    R1,
     Due,
     Head,
     Penalty,
@@ -45,7 +46,14 @@ from ladd_jax.objectives.discriminator_metrics import discriminator_metrics
 from ladd_jax.objectives.ladd_settings import LADDSettings
 from ladd_jax.objectives.passes import Drawn, Heads, Passes, Verdict
 from ladd_jax.objectives.terms import terms_of
-from ladd_jax.objectives.terms.base import FEATURE_GRADIENT, REAL_FEATURES, Seen, Term, total
+from ladd_jax.objectives.terms.base import (
+    FEATURE_GRADIENT,
+    PREDICTED_X0,
+    REAL_FEATURES,
+    Seen,
+    Term,
+    total,
+)
 from ladd_jax.training.optimizers import Optimizer
 
 
@@ -60,6 +68,8 @@ class LADD(LADDSettings):
       heads_optimizer: optimizer of the heads; its schedule counts their updates, `head_updates` a
         step.
       terms: terms of the student's loss; None for those that the settings name.
+      own_terms: terms beside those that the settings name.
+      penalty: the penalty on the heads' inputs; None for R1, as the settings say.
       consistency: the loss of `consistency_weight`, which has points of its own; None for none.
     """
 
@@ -68,6 +78,8 @@ class LADD(LADDSettings):
     optimizer: Optimizer
     heads_optimizer: Optimizer
     terms: tuple[Term, ...] | None = None
+    own_terms: tuple[Term, ...] = ()
+    penalty: Penalty | None = None
     consistency: Consistency | None = None
 
     def step(
@@ -189,7 +201,7 @@ class LADD(LADDSettings):
     @property
     def loss_terms(self) -> tuple[Term, ...]:
         """The terms of the student's loss."""
-        return terms_of(self) if self.terms is None else self.terms
+        return terms_of(self) + self.own_terms if self.terms is None else self.terms
 
     @property
     def trained(self) -> Backbone:
@@ -213,9 +225,11 @@ class LADD(LADDSettings):
         return bool(self.paired_weight)
 
     @property
-    def penalty(self) -> Penalty:
-        """The penalty on the heads' inputs."""
-        return Penalty(self.r1_gamma, self.r1_interval, self.r1_noise)
+    def heads_penalty(self) -> Penalty | None:
+        """The penalty on the heads' inputs; None for none."""
+        if self.penalty is not None or not self.r1_gamma:
+            return self.penalty
+        return R1(self.r1_gamma, self.r1_interval, self.r1_noise)
 
     @property
     def needs(self) -> frozenset[str]:
@@ -227,7 +241,8 @@ class LADD(LADDSettings):
         """(student, teacher): forward passes over the batch that a step's model FLOPs amount to.
 
         With a `student_interval` they are the mean over steps with and without the student's
-        update; those without go forward alone.
+        update; those without go forward alone. `critic_units` has what a critic asks of further
+        networks.
 
         A backward pass is 2 of them, or 1 where the parameters are constants. The student goes
         forward and backward; the teacher forward and backward on fakes, forward on real ones; each
@@ -244,7 +259,13 @@ class LADD(LADDSettings):
         backward = 1 if self.student.constants else 2
         held = 0 if self.consistency is None else self.consistency.forward_units
         of_student = (backward + self._again + held) / self.student_interval
-        return 1 + of_student + self.own_passes, self.critic_passes
+        return 1 + of_student + self.own_passes, self.critic_units.get("teacher", 0)
+
+    @property
+    def critic_units(self) -> dict[str, float]:
+        """Forward passes of the critic's networks that a step's model FLOPs amount to, by name."""
+        predictions = (PREDICTED_X0 in self.needs) / self.student_interval
+        return self.critic.units(self.critic_passes, predictions)
 
     @property
     def followed_units(self) -> float:
@@ -254,7 +275,7 @@ class LADD(LADDSettings):
 
     @property
     def critic_passes(self) -> float:
-        """Forward passes of what the heads stand on, as `forward_units` counts them."""
+        """Forward passes of what the heads stand on, as `forward_units` counts the teacher's."""
         misaligned = self.head_updates if self.misaligned_share else 0
         if isinstance(ADVERSARIAL_LOSSES[self.loss], RelativisticLoss):
             misaligned *= 2
@@ -314,7 +335,8 @@ class LADD(LADDSettings):
         self, key: jax.Array, x_0: jax.Array, t: jax.Array
     ) -> tuple[Noise, Noise, jax.Array | None]:
         """`renoise`, and the keys of what the penalty draws."""
-        if not self.r1_noise:
+        penalty = self.heads_penalty
+        if penalty is None or not penalty.keyed:
             return *self.renoise(key, x_0, t), None
         # Numbers 0 and 1 are the keys that `renoise` splits it into.
         keys = jax.random.split(jax.random.fold_in(key, 2), len(x_0))
@@ -360,7 +382,7 @@ class LADD(LADDSettings):
         if isinstance(form, RelativisticLoss):
             return self._judge_pairs(form, heads, step, frozen, drawn, x0_hat, fake, real)
         on_fake = fake_loss(form)
-        on_real = real_loss(form, self.penalty, Due(step, drawn.penalty_keys))
+        on_real = real_loss(form, self.heads_penalty, Due(step, drawn.penalty_keys))
         gradient, fakes = (
             critic.judge(heads, frozen, x0_hat, drawn.fake_noise, drawn.cond, on_fake)
             if fake is None
@@ -396,14 +418,14 @@ class LADD(LADDSettings):
         due = Due(step, in_pairs(drawn.penalty_keys, drawn.penalty_keys))
 
         def pass_by(of_fake: Any, weight: jax.Array | None = None) -> tuple[Params, Statistics]:
-            on_pairs = pair_loss(form, self.penalty, due, weight)
+            on_pairs = pair_loss(form, self.heads_penalty, due, weight)
             x_0, noise, cond = in_pairs(of_fake, of_real)
             return self.critic.judge(heads, frozen, x_0, noise, cond, on_pairs)
 
         if fake is None or real is None:
             gradient, statistics = pass_by((x0_hat, drawn.fake_noise, drawn.cond))
         else:
-            on_pairs = pair_loss(form, self.penalty, due)
+            on_pairs = pair_loss(form, self.heads_penalty, due)
             gradient, statistics = fake.beside(real).judge(heads, on_pairs)
         if drawn.misaligned is not None:
             other, weight = drawn.misaligned
@@ -474,15 +496,21 @@ class LADD(LADDSettings):
     def _metrics(self, drawn: Drawn, passes: Passes, is_due: jax.Array) -> Metrics:
         (fake, real), accuracy = passes.verdict.statistics, passes.verdict.accuracy
         t_fake, t_real = drawn.fake_noise.t_hat, drawn.real_noise.t_hat
-        return passes.losses | {
-            "loss/discriminator": jnp.mean(fake["loss"] + real["loss"]),
-            "gradient_norm/student": jnp.where(
-                is_due, optax.tree.norm(passes.student_gradient), jnp.nan
-            ),
-            "gradient_norm/heads": optax.tree.norm(passes.verdict.gradient),
-            "x0_hat_std": jnp.std(passes.x0_hat),
-            **discriminator_metrics(fake, real, accuracy, t_fake, t_real),
-        }
+        penalty = self.heads_penalty
+        penalties = {} if penalty is None else {penalty.name: jnp.mean(real["penalty"])}
+        return (
+            passes.losses
+            | penalties
+            | {
+                "loss/discriminator": jnp.mean(fake["loss"] + real["loss"]),
+                "gradient_norm/student": jnp.where(
+                    is_due, optax.tree.norm(passes.student_gradient), jnp.nan
+                ),
+                "gradient_norm/heads": optax.tree.norm(passes.verdict.gradient),
+                "x0_hat_std": jnp.std(passes.x0_hat),
+                **discriminator_metrics(fake, real, accuracy, t_fake, t_real),
+            }
+        )
 
 
 def _verdict(gradient: Params, fakes: Statistics, reals: Statistics) -> Verdict:

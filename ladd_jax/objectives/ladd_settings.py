@@ -5,7 +5,8 @@ import dataclasses
 from ladd_jax.errors import UserError
 from ladd_jax.objectives.adversarial import ADVERSARIAL_LOSSES
 from ladd_jax.objectives.student_inputs import StudentInputs
-from ladd_jax.objectives.terms.ramp import Ramp
+from ladd_jax.objectives.terms.own import OWN_TERMS
+from ladd_jax.objectives.terms.ramp import Ramp, ramp_of
 from ladd_jax.ranges import COUNT, DECAY, NOT_NEGATIVE, SHARE, check_numbers
 
 
@@ -64,7 +65,7 @@ class LADDSettings(StudentInputs):
     moments_t_hat: float = 1.0
     consistency_weight: float = 0.0
     misaligned_share: float = 0.0
-    ramp: Ramp = Ramp()
+    ramp: Ramp = dataclasses.field(default_factory=lambda: ramp_of(tuple(OWN_TERMS))())
     head_updates: int = 1
     student_interval: int = 1
     refreshed_heads: float = 0.0
@@ -102,7 +103,8 @@ class LADDSettings(StudentInputs):
                 f"noise of 0, or a gamma above 0"
             )
         for name in self.ramp.ramped:
-            if name != "generator" and not getattr(self, f"{name}_weight"):
+            # The adversarial loss has none here, and those of other packages theirs elsewhere.
+            if not getattr(self, f"{name}_weight", 1):
                 raise UserError(
                     f"ramp.{name} is {getattr(self.ramp, name)} and {name}_weight 0, which no "
                     f"factor changes: use a weight above 0, or factors of 1"

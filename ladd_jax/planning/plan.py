@@ -22,6 +22,7 @@ from tqdm import tqdm
 from ladd_jax.config import objectives
 from ladd_jax.config.fields import Config, to_dict
 from ladd_jax.config.identity import TRAININGS
+from ladd_jax.config.own import SECTIONS
 from ladd_jax.config.pretraining import settings_of
 from ladd_jax.data.buckets import Bucket
 from ladd_jax.errors import UserError
@@ -121,6 +122,7 @@ def plan(config: Config, options: Options) -> None:
         **({"student": to_dict(config.student)} if config.student.depth else {}),
         "teacher": to_dict(config.teacher),
         **({"dino": to_dict(config.dino)} if METHODS[config.distil.objective].in_pixels else {}),
+        **({"own": to_dict(config.own)} if SECTIONS else {}),
         "versions": {name: importlib.metadata.version(name) for name in ("jax", target.compiler)},
     }
     result["run"] = whole_run(job, buckets, batch_size, records, result["buckets"])

@@ -9,6 +9,7 @@ from ladd_jax.config.architectures import generator_architecture
 from ladd_jax.config.fields import Config
 from ladd_jax.data.array_specs import ArraySpec, joined_spec, text_spec
 from ladd_jax.data.buckets import Bucket
+from ladd_jax.data.sources import SOURCES
 from ladd_jax.models.base import CHANNELS
 from ladd_jax.models.families import family_of
 
@@ -49,7 +50,7 @@ def pictures_of_record(config: Config) -> int:
 def _latents_of_record(config: Config) -> int:
     """How many arrays of latents a record has, what is joined to x_t aside: none of a prompt, two
     of a pair."""
-    if config.data.source == "prompts":
+    if SOURCES[config.data.source].prompts_alone:
         return 0
     return 2 if config.data.other_column else 1
 

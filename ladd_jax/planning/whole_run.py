@@ -147,7 +147,7 @@ def _is_released(config: Config) -> bool:
     if config.weights or "pretrain" not in config.stages:
         return True
     data, are_pixels = config.data, config.model.channels in (1, 3)
-    return data.source == "images" and not data.autoencoder and not are_pixels
+    return sources.SOURCES[data.source].encoded and not data.autoencoder and not are_pixels
 
 
 def _synthesize(job: Job, counts: Mapping[Bucket, float]) -> StageCost:

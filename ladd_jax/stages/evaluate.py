@@ -5,7 +5,7 @@ import functools
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -14,6 +14,7 @@ from tqdm import tqdm
 from ladd_jax.config import architectures
 from ladd_jax.config.fields import Config, Evaluate, to_dict
 from ladd_jax.config.identity import TRAININGS
+from ladd_jax.config.own import own_beside
 from ladd_jax.config.pretraining import NETWORKS, further_trainings, trainings_of_sections
 from ladd_jax.config.workdir import folder
 from ladd_jax.data.buckets import Bucket
@@ -113,13 +114,13 @@ def evaluate(config: Config, workdir: Path) -> list[Row]:
     """
     stage = config.evaluate
     metrics, report = workdir / "metrics.json", workdir / "report.html"
-    settings = to_dict(config)["evaluate"]
+    settings = _settings(config)
     added = to_dict(config.prefer) if config.prefer.after else {}
     if metrics.exists():
         rows, old = read_metrics(metrics)
         # Metrics of an older version lack new fields, whose defaults change nothing, and the step.
         before = old.get("evaluate", {})
-        same = isinstance(before, dict) and to_dict(Config())["evaluate"] | before == settings
+        same = isinstance(before, dict) and _settings(Config()) | before == settings
         same = same and old.get("preferences", {}) == added
         if same and old.get("step", config.distil.steps) == config.distil.steps:
             _LOG.info("evaluate: done; remove %s to measure again", metrics)
@@ -235,6 +236,13 @@ def trainings_of(config: Config) -> list[str]:
     left in the workdir is none of this run's."""
     others = set(NETWORKS).difference(further_trainings(config))
     return [name for name in TRAININGS if name not in others]
+
+
+def _settings(config: Config) -> dict[str, Any]:
+    """What is asked for, with the settings of other packages that belong to it."""
+    fields = to_dict(config)
+    own = own_beside(fields, ("evaluate",))
+    return fields["evaluate"] | ({"own": own} if own else {})
 
 
 def measured_of(config: Config) -> Evaluate:

@@ -10,7 +10,9 @@ from pathlib import Path
 import jax
 
 from ladd_jax.config import architectures, objectives
-from ladd_jax.config.fields import Config, Distil
+from ladd_jax.config.fields import Config, Distil, to_dict
+from ladd_jax.config.identity import FREE_FIELDS
+from ladd_jax.config.own import SECTIONS
 from ladd_jax.config.pretraining import trainings_of_sections
 from ladd_jax.config.workdir import read
 from ladd_jax.data.buckets import nearest
@@ -305,10 +307,22 @@ def _how_made(
             f"rank {distil.lora.rank}, scale {distil.lora.scale:g}, of the layers "
             + ", ".join(f"`{pattern}`" for pattern in distil.lora.layers)
         )
+    rows |= _of_packages(config)
     for name, given in (("LoRA in the base", config.loras), ("LoRA added", loras)):
         if given:
             named_loras = [AddedLoRA.parse(text) for text in given]
             rows[name] = ", ".join(f"{named(x.place)} at {x.scale:g}" for x in named_loras)
+    return rows
+
+
+def _of_packages(config: Config) -> dict[str, object]:
+    """What is set of other packages' settings, and changes a student."""
+    rows: dict[str, object] = {}
+    for name, section in SECTIONS.items():
+        values, defaults = to_dict(getattr(config.own, name)), to_dict(section.defaults)
+        given = [f"{field} {value}" for field, value in values.items() if value != defaults[field]]
+        if given and section.beside not in FREE_FIELDS:
+            rows[f"settings of {name}"] = ", ".join(given)
     return rows
 
 

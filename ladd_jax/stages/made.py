@@ -11,6 +11,7 @@ from typing import Any
 
 from ladd_jax.config.fields import Config, to_dict
 from ladd_jax.config.identity import RESULTS, SETS, config_difference, identity
+from ladd_jax.config.own import own_beside
 from ladd_jax.config.pretraining import NETWORKS, further_trainings, settings_of, stage_of
 from ladd_jax.config.workdir import (
     DATA,
@@ -120,6 +121,7 @@ def _begun(config: Config, workdir: Path, found: Places, origin: Path) -> Places
             section: {name: values[section][name] for name in names if name in values[section]}
             for section, names in parts.items()
         }
+        | {"own": own_beside(values, sections)}
         for values, made in (
             (values, values | identity(values, "synthesized")["config"])
             for values in (fields, to_dict(config))

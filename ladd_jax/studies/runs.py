@@ -37,7 +37,7 @@ RESERVED = (SHARED, _PROGRAMS)
 """Names that no study can have."""
 
 # Sections that the first rows did not know: with none of their fields set they do not count.
-_LATER = ("prefer",)
+_LATER = ("prefer", "own")
 
 _OF_DATA = ("encode", "pretrain", "prefer", "synthesize")
 """Stages whose results runs share, but for networks of other sizes."""

@@ -61,6 +61,38 @@ def test_a_package_that_cannot_be_imported_is_named(install):
         load_extensions()
 
 
+SECTION = """
+import dataclasses
+from ladd_jax.config.own import SECTIONS, Section
+from ladd_jax.ranges import NOT_NEGATIVE, check_numbers
+
+@dataclasses.dataclass(frozen=True)
+class Theirs:
+    weight: float = 0.0
+    def __post_init__(self):
+        check_numbers(self, {"weight": NOT_NEGATIVE})
+
+SECTIONS["theirs"] = Section(Theirs(), beside="distil")
+"""
+
+
+def test_a_command_line_sets_fields_that_a_package_added(install, tmp_path):
+    install("theirs", SECTION)
+    command = [sys.executable, "-m", "ladd_jax.main", "--config=digits", "--workdir=run"]
+    path = os.pathsep.join((str(tmp_path), str(ROOT)))
+    for field, words in (
+        ("theirs.weight=-1", "error: own.theirs.weight is -1.0: use 0 or more"),
+        ("theirs.wait=1", "error: unknown config field own.theirs.wait: did you mean own.theirs."),
+    ):
+        result = subprocess.run(
+            [*command, f"--config.own.{field}"],
+            env=os.environ | {"PYTHONPATH": path}, cwd=tmp_path, capture_output=True, text=True,
+            check=False,
+        )  # fmt: skip
+        assert result.returncode == 2
+        assert result.stderr.startswith(words)
+
+
 def test_commands_without_a_config_file_import_them_too(install, tmp_path):
     install("broken", "import nothing_of_this_name")
     command = [sys.executable, "-m", "ladd_jax.sample", "--checkpoint=run", "--out=pictures"]

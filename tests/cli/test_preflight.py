@@ -107,6 +107,16 @@ def test_a_source_that_reads_no_path_needs_none_and_is_asked_how_much_it_has(cou
     assert count_records(typed(config)) == sizes
 
 
+def test_a_source_of_few_records_at_a_path_is_refused_before_anything(monkeypatch):
+    module = types.SimpleNamespace(open_source=None, most=lambda _: 9)
+    monkeypatch.setitem(sys.modules, "theirs", module)
+    monkeypatch.setitem(SOURCES, "theirs", Kind("theirs", path=True, encoded=True))
+    config = digits.get_config()
+    config.data.update(dict(source="theirs", path="some.blobs"))
+    with pytest.raises(UserError, match="some.blobs holds 9 records, fewer than one batch"):
+        count_records(typed(config))
+
+
 def test_data_that_are_not_there_are_told_before_anything(tmp_path):
     config = prompts(tmp_path, 100)
     config.data.path = str(tmp_path / "promts.txt")

@@ -20,7 +20,7 @@ from ladd_jax.diffusion.samplers import (
     sample_noise,
     student_sigmas,
 )
-from ladd_jax.diffusion.sampling import GENERATOR_SAMPLERS, Sampler, Sampling, seeds
+from ladd_jax.diffusion.sampling import SAMPLERS, Sampler, SamplerKind, Sampling, seeds
 from ladd_jax.errors import UserError
 from ladd_jax.parallel.mesh import make_mesh
 
@@ -252,7 +252,10 @@ def test_a_sampler_that_there_is_not_is_named_with_those_there_are():
 
 
 def test_a_sampler_of_the_table_may_be_chosen(monkeypatch):
-    monkeypatch.setitem(GENERATOR_SAMPLERS, "noise", lambda velocity, noise, sigmas: noise)
+    def draw(velocity, noise, sigmas, keys):
+        return sample_noise(keys, 0, noise.shape[1:])
+
+    monkeypatch.setitem(SAMPLERS, "noise", SamplerKind(draw, passes=2, keyed=True))
     config = base_config()
     config.synthesize.sampler = "noise"
     way = Sampling.generator(**typed(config).synthesize.sampling)
@@ -260,6 +263,17 @@ def test_a_sampler_of_the_table_may_be_chosen(monkeypatch):
     cond = {name: np.zeros((3, *array.shape), np.float32) for name, array in NULL.items()}
     samples = Sampler(lambda *_: None, NULL, mesh, 3)({}, np.asarray(KEYS), cond, (4, 4, 1), way)
     np.testing.assert_allclose(samples, NOISE, rtol=1e-6)
+    assert way.passes == 4 * config.synthesize.steps
+    config.distil.paired_weight = 0.5
+    with pytest.raises(UserError, match=r"paired_weight is 0.5 and synthesize.sampler noise"):
+        typed(config)
+
+
+def test_a_sampler_of_students_samples_no_data_generator():
+    config = base_config()
+    config.synthesize.sampler = "consistency"
+    with pytest.raises(UserError, match="'consistency' is none of euler, dpmpp_2m: use one"):
+        typed(config)
 
 
 def test_seeds_differ_in_every_index():

@@ -342,7 +342,7 @@ def test_a_step_takes_its_units_of_each_network(changes, dino, decoder, teacher)
         resolution=64, summary="pooled", decoder=decoder_of(DEEP), teacher=network,
     )  # fmt: skip
     objective = add(critic=seen, student=network, **changes)
-    assert objective.critic_units == {"dino": dino, "decoder": decoder}
+    assert objective.critic_units == {"dino": dino, "decoder": decoder, "teacher": teacher}
     assert objective.forward_units[1] == teacher
     state = jax.eval_shape(objective.init, jax.random.PRNGKey(0), objective.student.shapes)
     frozen = {name: part.shapes for name, part in seen.networks.items()}
@@ -351,7 +351,7 @@ def test_a_step_takes_its_units_of_each_network(changes, dino, decoder, teacher)
     passes = seen.flops(16, 16)
     student, asked = objective.forward_units
     wanted = (student + asked) * forward_flops(config, 16, 16, tiny.T)
-    wanted += sum(units * passes[name] for name, units in objective.critic_units.items())
+    wanted += sum(objective.critic_units[name] * count for name, count in passes.items())
     # What a gradient computes again is counted by the program alone.
     again = passes["dino"] + passes["decoder"] * (1 + (teacher > 0))
     again += passes["dino"] * ("moments_weight" in changes)
@@ -361,7 +361,8 @@ def test_a_step_takes_its_units_of_each_network(changes, dino, decoder, teacher)
 
 def test_a_student_that_waits_asks_for_its_passes_in_its_own_steps_alone():
     objective = add(distillation_weight=2.5, student_interval=2)
-    assert objective.critic_units == {"dino": 2 + 1 / 2, "decoder": 2 + 1 / 2 + 2 / 2}
+    units = {"dino": 2 + 1 / 2, "decoder": 2 + 1 / 2 + 2 / 2, "teacher": 1 / 2}
+    assert objective.critic_units == units
     assert objective.forward_units == (1 + 2 / 2, 1 / 2)
     state = jax.eval_shape(objective.init, jax.random.PRNGKey(0), objective.student.shapes)
     frozen = {name: part.shapes for name, part in objective.networks.items()}

@@ -10,8 +10,14 @@ import pytest
 import tiny
 from flax import nnx
 
+from configs import digits
+from ladd_jax.config.architectures import student_architecture
+from ladd_jax.config.fields import typed
+from ladd_jax.config.objectives import model_flops
+from ladd_jax.data.buckets import Bucket
 from ladd_jax.diffusion.flow import predict_x0
 from ladd_jax.models.base import Model, param
+from ladd_jax.models.sd3.flops import forward_flops
 from ladd_jax.objectives.adversarial import ADVERSARIAL_LOSSES, in_pairs, of_pairs
 from ladd_jax.objectives.ladd import LADD
 from ladd_jax.parallel.mesh import make_mesh
@@ -67,6 +73,12 @@ class PooledCritic:
     @property
     def networks(self):
         return {} if self.projection is None else {"projection": self.projection}
+
+    def units(self, passes, predictions):
+        return dict.fromkeys(self.networks, passes)
+
+    def flops(self, height, width):
+        return {name: height * width // 4 * CHANNELS * 3 for name in self.networks}
 
     def features(self, frozen, x_0):
         b, h, w, c = x_0.shape
@@ -126,9 +138,9 @@ def pooled_critic(projected):
     return PooledCritic(Model(lambda rngs: Judge(features, rngs=rngs)), projection)
 
 
-def pooled_ladd(critic, kind=LADD, **changes):
+def pooled_ladd(critic, **changes):
     optimizer = Optimizer(1.0, epsilon=1.0)
-    return kind(
+    return LADD(
         student=Model(lambda rngs: Student(rngs=rngs)),
         critic=critic,
         optimizer=optimizer,
@@ -222,25 +234,19 @@ def test_a_critic_of_another_kind_makes_the_update_of_two_programs(projected, ch
 
 @dataclasses.dataclass(frozen=True)
 class LogitPenalty:
-    """The mean square of a head's logits."""
+    """The mean square of a head's logits, of which it has noise drawn that adds nothing."""
 
-    gamma: float
+    weight: float
+    name: str = "logits"
+    keyed: bool = True
 
     def __call__(self, head, inputs, due):
-        size = jnp.mean(jnp.square(head(inputs)))
-        return self.gamma * size, size
+        size = jnp.mean(jnp.square(head(inputs))) + 0 * jnp.sum(due.keys)
+        return self.weight * size, size
 
 
-class QuietLADD(LADD):
-    """LADD whose heads are held to small logits."""
-
-    @property
-    def penalty(self):
-        return LogitPenalty(self.r1_gamma)
-
-
-def test_a_subclass_has_a_penalty_of_its_own_on_real_samples():
-    objective = pooled_ladd(pooled_critic(True), QuietLADD, loss="lsgan", r1_gamma=0.5)
+def test_another_penalty_stands_in_the_place_of_r1_on_real_samples():
+    objective = pooled_ladd(pooled_critic(True), loss="lsgan", penalty=LogitPenalty(0.5))
     state, frozen = start(objective)
     batch, critic = tiny.batch(), objective.critic
 
@@ -256,8 +262,20 @@ def test_a_subclass_has_a_penalty_of_its_own_on_real_samples():
 
     gradient, size = jax.jit(jax.grad(discriminator_loss, has_aux=True))(state.heads)
     _, metrics = jax.jit(objective.step)(state, frozen, batch)
-    np.testing.assert_allclose(metrics["r1"], [size], rtol=1e-4)
+    assert "r1" not in metrics
+    np.testing.assert_allclose(metrics["logits"], [size], rtol=1e-4)
     np.testing.assert_allclose(metrics["gradient_norm/heads"], optax.tree.norm(gradient), rtol=1e-4)
+
+
+@pytest.mark.parametrize("projected", [False, True])
+def test_a_step_is_planned_with_the_passes_of_its_critic_and_none_of_a_teacher(projected):
+    config = typed(digits.get_config())
+    objective = pooled_ladd(pooled_critic(projected))
+    assert objective.forward_units == (3, 0)
+    cond = {"context": jax.ShapeDtypeStruct((17, 1), jnp.float32)}
+    of_student = forward_flops(student_architecture(config), 8, 8, 17)
+    of_critic = 3 * projected * 16 * CHANNELS * 3
+    assert model_flops(config, objective, Bucket(8, 8), cond) == 3 * of_student + of_critic
 
 
 def test_further_updates_misaligned_pairs_and_heads_made_anew_are_the_steps_and_not_the_critics():

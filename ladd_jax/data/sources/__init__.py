@@ -3,7 +3,8 @@
 A source is a module with `open_source(config, buckets, workdir) -> Source`, and a line in
 `SOURCES`, which says what it asks of a config. One that is opened at once and writes nothing has
 `look(config, buckets) -> Source` too, by which its data are looked at before a run writes anything.
-One that knows the number of its records without a look at each has `count(config) -> int`.
+One that knows the number of its records without a look at each has `count(config) -> int`, and one
+that knows only how many it would have if all could be read `most(config) -> int`.
 """
 
 import dataclasses
@@ -31,18 +32,22 @@ class Kind:
       path: whether its data are those that `data.path` names.
       drawn: whether it draws `data.examples` records of each bucket, whose pictures are latents.
       channels: of its latents, where they are always as many; 0: any.
+      encoded: whether its latents are those of pictures, by the autoencoder where one is named.
+      prompts_alone: whether a record is a prompt, without latents.
     """
 
     module: str
     path: bool = False
     drawn: bool = False
     channels: int = 0
+    encoded: bool = False
+    prompts_alone: bool = False
 
 
 SOURCES = {
     "digits": Kind("ladd_jax.data.sources.digits", drawn=True, channels=1),
-    "images": Kind("ladd_jax.data.sources.images", path=True),
-    "prompts": Kind("ladd_jax.data.sources.prompts", path=True),
+    "images": Kind("ladd_jax.data.sources.images", path=True, encoded=True),
+    "prompts": Kind("ladd_jax.data.sources.prompts", path=True, prompts_alone=True),
     "scene_edits": Kind("ladd_jax.data.sources.scene_edits", drawn=True, channels=3),
     "scenes": Kind("ladd_jax.data.sources.scenes", drawn=True, channels=3),
 }
@@ -135,6 +140,18 @@ def count(config: Any) -> int:
     """
     module = _module(config)
     return int(module.count(config)) if hasattr(module, "count") else 0
+
+
+def most(config: Any) -> int:
+    """How many records the data of a config have at most, for training; 0 where that takes a look
+    at each, or a download.
+
+    Raises:
+      NotFoundError: the data are not there.
+      UserError: there is no such source, or the data are damaged.
+    """
+    module = _module(config)
+    return int(module.most(config)) if hasattr(module, "most") else count(config)
 
 
 def is_looked_at(config: Any) -> bool:

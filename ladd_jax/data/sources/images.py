@@ -28,7 +28,7 @@ from ladd_jax.data.buckets import (
     choose_buckets,
     nearest,
 )
-from ladd_jax.data.image_records import open_images
+from ladd_jax.data.image_records import names_dataset, open_images
 from ladd_jax.data.images import decode_image, fit, look_at_image, memory_for
 from ladd_jax.data.joined import JOINED
 from ladd_jax.data.map_ahead import map_ahead
@@ -47,6 +47,7 @@ from ladd_jax.models.base import CHANNELS, OTHER, PREFERENCE
 from ladd_jax.models.families import family_of
 from ladd_jax.parallel.mesh import batch_divisor, batch_sharding, process_mesh, replicated
 from ladd_jax.parallel.processes import as_process_0, check_same, gather
+from ladd_jax.paths import matches
 
 _LOG = logging.getLogger(__name__)
 
@@ -86,6 +87,33 @@ class _Encoder:
     image_channels: int
     latent_channels: int
     encode: Callable[[np.ndarray], np.ndarray]
+
+
+def most(config: Any) -> int:
+    """Of local pictures their number; see `data.sources`."""
+    data = config.data
+    # What is on the hub is fetched by the stage, once for a host.
+    if not data.path or data.stream or not _is_here(data.path):
+        return 0
+    found = open_images(
+        data.path,
+        data.column,
+        image_column=data.image_column,
+        split=data.split,
+        strict=False,
+        other_column=data.other_column or data.source_column,
+        preference_column=data.preference_column,
+        edits=data.joined == "edit",
+    )
+    return min(len(found), data.limit or len(found))
+
+
+def _is_here(path: str) -> bool:
+    """Whether a path is of this machine; one that does not exist may be a name on the hub."""
+    try:
+        return bool(matches(path))
+    except UserError:
+        return not names_dataset(path)
 
 
 def open_source(config: Any, buckets: Sequence[Bucket], workdir: Path) -> Source:

@@ -81,6 +81,28 @@ class Critic(Protocol):
         """The frozen networks that the heads stand on, by the name of their tree in `frozen`."""
         ...
 
+    def units(self, passes: float, predictions: float) -> dict[str, float]:
+        """Forward passes of its networks that a step's model FLOPs amount to, by their names.
+
+        The name `teacher` is for the network of that name, whose FLOPs its family knows; `flops`
+        has the others.
+
+        Args:
+          passes: of all that the heads stand on: forward and backward on fakes, forward on real
+            samples, and what terms and settings ask for besides.
+          predictions: of x_0, which terms of the student's loss ask for.
+        """
+        ...
+
+    def flops(self, height: int, width: int) -> dict[str, int]:
+        """Multiplications and additions of a forward pass over one sample, by the network's name.
+
+        Args:
+          height: rows of the latents.
+          width: columns of the latents.
+        """
+        ...
+
     def judge(
         self,
         heads: Params,

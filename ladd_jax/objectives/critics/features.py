@@ -58,6 +58,14 @@ class FeatureCritic:
         """See `Critic.networks`."""
         return {"teacher": self.teacher}
 
+    def units(self, passes: float, predictions: float) -> dict[str, float]:
+        """See `Critic.units`: a pass that the heads read predicts x_0, too."""
+        return {"teacher": passes}
+
+    def flops(self, height: int, width: int) -> dict[str, int]:
+        """See `Critic.flops`: there is the teacher alone."""
+        return {}
+
     def judge(
         self,
         heads: Params,

@@ -97,13 +97,21 @@ class PixelCritic:
             found["teacher"] = self.teacher
         return found
 
-    def flops(self, height: int, width: int) -> dict[str, int]:
-        """Multiplications and additions of a pass over one sample, by the network's name.
+    def units(self, passes: float, predictions: float) -> dict[str, float]:
+        """See `Critic.units`.
 
-        Args:
-          height: rows of the latents.
-          width: columns of the latents.
+        A prediction takes the teacher forward once. The distillation takes the decoder forward once
+        more, for the teacher's x_0, and backward. What a gradient computes again does not count.
         """
+        found = {DINO: passes}
+        if self.decoder is not None:
+            found[DECODER] = passes + 2 * predictions
+        if self.teacher is not None:
+            found["teacher"] = predictions
+        return found
+
+    def flops(self, height: int, width: int) -> dict[str, int]:
+        """See `Critic.flops`."""
         reduction = 1 if self.decoder is None else self.decoder.reduction
         sides = self.seen_sides(height * reduction, width * reduction)
         found = {DINO: dinov2_flops(self.dino.config, *sides)}

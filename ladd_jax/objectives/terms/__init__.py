@@ -1,6 +1,7 @@
 """Terms of the student's loss, one small file each.
 
-To add one, write its file, give it an entry in `TERMS`, and give `LADDSettings` its fields.
+To add one, write its file, give it an entry in `TERMS`, and give `LADDSettings` its fields. What
+other packages add is in `terms.own`.
 """
 
 import math

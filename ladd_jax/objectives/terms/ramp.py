@@ -1,11 +1,13 @@
 """Weights that change while a student is trained."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
 
 from ladd_jax.errors import UserError
+from ladd_jax.names import check_field
 from ladd_jax.ranges import NOT_NEGATIVE
 
 Factors = tuple[float, float]
@@ -16,6 +18,7 @@ class Ramp:
     """What the weight of each term is multiplied by: first, in the end, and in between linearly.
 
     Names are those of the losses that are logged. A term that fades away costs as much as before.
+    `ramp_of` gives a term of another package a field here.
 
     Attributes:
       steps: until the first of these the first factor holds, from the second on the last one.
@@ -46,7 +49,7 @@ class Ramp:
                 f"steps is {self.steps} and all factors are 1, so that no weight changes: give "
                 f"those of a loss, or leave the steps at (0, 0)"
             )
-        for name in NAMES:
+        for name in self._names:
             factors = getattr(self, name)
             if not all(factor in NOT_NEGATIVE for factor in factors):
                 raise UserError(f"{name} is {factors}: use two numbers of 0 or more")
@@ -57,9 +60,14 @@ class Ramp:
                 )
 
     @property
+    def _names(self) -> tuple[str, ...]:
+        """Terms whose weights may change."""
+        return tuple(field.name for field in dataclasses.fields(self) if field.name != "steps")
+
+    @property
     def ramped(self) -> tuple[str, ...]:
         """Names of the terms whose weights are ever changed."""
-        return tuple(name for name in NAMES if getattr(self, name) != (1.0, 1.0))
+        return tuple(name for name in self._names if getattr(self, name) != (1.0, 1.0))
 
     def weight(self, name: str, weight: float, step: jax.Array) -> jax.Array | float:
         """The weight of a term at a step, float32 []; the number itself where it never changes.
@@ -77,5 +85,20 @@ class Ramp:
         return weight * (first + (last - first) * jnp.where(step >= end, 1.0, share))
 
 
-NAMES = tuple(field.name for field in dataclasses.fields(Ramp) if field.name != "steps")
-"""Terms whose weights may change."""
+@functools.cache
+def ramp_of(names: tuple[str, ...]) -> type[Ramp]:
+    """The class of ramps with factors of further terms, which are 1 by default.
+
+    Args:
+      names: of these terms.
+
+    Raises:
+      UserError: one cannot be the name of a field, or is that of another.
+    """
+    if not names:
+        return Ramp
+    taken = {field.name for field in dataclasses.fields(Ramp)}
+    for name in names:
+        check_field(name, "a term", taken)
+    fields = [(name, Factors, dataclasses.field(default=(1.0, 1.0))) for name in names]
+    return dataclasses.make_dataclass("Ramp", fields, bases=(Ramp,), frozen=True, kw_only=True)

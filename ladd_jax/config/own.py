@@ -1,0 +1,82 @@
+"""Settings of other packages: what they register here are sections of `own` in every config.
+
+A config has them, checks them, and tells them apart from those of another run, as it does its own
+fields.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Collection, Hashable, Mapping
+from typing import Any
+
+from ladd_jax.errors import UserError
+from ladd_jax.names import check_field
+
+
+@dataclasses.dataclass(frozen=True)
+class Section:
+    """Settings of a package, `config.own.NAME`.
+
+    Attributes:
+      defaults: an instance of a frozen dataclass. Its fields are bools, whole numbers, floats,
+        texts, tuples of these, and frozen dataclasses of such fields. A value that is of no use it
+        refuses with UserError in `__post_init__`, as `check_numbers` does.
+      beside: name of the section of the config that they belong to: results that depend on that
+        one depend on these, too. With `distil` a change leaves all data as they are, with `data`
+        all is made anew, with `evaluate` only what is measured.
+
+    Raises:
+      UserError: the defaults are none.
+    """
+
+    defaults: Any
+    beside: str
+
+    def __post_init__(self) -> None:
+        is_section = dataclasses.is_dataclass(type(self.defaults))
+        # One that is not frozen has no hash.
+        if not (is_section and isinstance(self.defaults, Hashable)):
+            raise UserError(
+                f"the defaults of a section are {self.defaults!r}: give an instance of a frozen "
+                f"dataclass"
+            )
+
+
+SECTIONS: dict[str, Section] = {}
+"""By the name that a section has in `own` of a config."""
+
+
+def own_sections() -> Any:
+    """The section `own` of a config: a frozen dataclass with a field of each name of `SECTIONS`,
+    which has its defaults.
+
+    Raises:
+      UserError: a name cannot be that of a field.
+    """
+    return _made(tuple(SECTIONS.items()))
+
+
+@functools.cache
+def _made(entries: tuple[tuple[str, Section], ...]) -> Any:
+    for name, _ in entries:
+        check_field(name, "a section of own")
+    fields = [
+        (name, type(section.defaults), dataclasses.field(default=section.defaults))
+        for name, section in entries
+    ]
+    return dataclasses.make_dataclass("Own", fields, frozen=True, kw_only=True)()
+
+
+def own_beside(config: Mapping[str, Any], sections: Collection[str]) -> dict[str, Any]:
+    """The sections of `own` that belong to some of the others, by name.
+
+    Args:
+      config: a config as a dict. Of a section of a package that is not installed now it is not
+        known what it belongs to, and it is counted.
+      sections: names of the others.
+    """
+    return {
+        name: values
+        for name, values in config.get("own", {}).items()
+        if name not in SECTIONS or SECTIONS[name].beside in sections
+    }
