@@ -116,7 +116,6 @@ _PANELS: dict[str, dict[str, tuple[str, ...]]] = {
         "mean logit": ("logit/real", "logit/fake"),
         "gradient norm": ("gradient_norm/student", "gradient_norm/heads"),
         "discriminator accuracy": ("accuracy",),
-        "consistency": ("loss/consistency",),
         "phase": ("phase",),
     },
 }
@@ -127,13 +126,15 @@ def curves(stage: str, history: Sequence[Mapping[str, Any]]) -> bytes | None:
 
     Args:
       stage: a training of a run; for any other name, every metric with `loss` in its name is drawn.
-        Each metric `preview/METRIC/STEPS` has a panel, with a line for each number of steps.
+        Each other `loss/TERM` has a panel, since terms differ in size, and each metric
+        `preview/METRIC/STEPS`, with a line for each number of steps.
       history: records with `step` and metrics: a float, or a list with one float for each head.
     """
     names = list(dict.fromkeys(name for record in history for name in record))
     panels = _PANELS.get(stage, {"loss": tuple(name for name in names if "loss" in name)})
     drawn = {title: [name for name in wanted if name in names] for title, wanted in panels.items()}
-    drawn = {title: found for title, found in drawn.items() if found} | _of_previews(names)
+    drawn = {title: found for title, found in drawn.items() if found}
+    drawn |= _of_terms(names, sum(drawn.values(), [])) | _of_previews(names)
     if not drawn:
         return None
     columns = min(len(drawn), _COLUMNS)
@@ -160,6 +161,12 @@ def curves(stage: str, history: Sequence[Mapping[str, Any]]) -> bytes | None:
         if len(found) > 1:
             axes.legend(fontsize=8, frameon=False, labelcolor=INK)
     return as_png(drawing)
+
+
+def _of_terms(names: Sequence[str], drawn: Sequence[str]) -> dict[str, list[str]]:
+    """A panel for the loss of each term that is not drawn yet."""
+    rest = [name for name in names if name.startswith("loss/") and name not in drawn]
+    return {name.removeprefix("loss/").replace("_", " "): [name] for name in rest}
 
 
 def _of_previews(names: Sequence[str]) -> dict[str, list[str]]:

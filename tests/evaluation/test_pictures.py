@@ -68,6 +68,14 @@ def test_curves_have_a_panel_for_each_metric_that_was_recorded():
     assert curves("pretrain", []) is None
 
 
+def test_curves_of_the_student_have_a_panel_for_the_loss_of_each_term():
+    def width(*terms):
+        losses = {f"loss/{term}": 1.0 for term in ("generator", "discriminator", *terms)}
+        return pixels(curves("distil", [{"step": s} | losses for s in range(3)])).shape[1]
+
+    assert width("consistency", "term_of_a_package") == 3 * width()
+
+
 def test_curves_of_previews_have_a_panel_for_each_metric_and_a_line_for_each_number_of_steps():
     def records(metrics, steps):
         names = [f"preview/{metric}/{n}" for metric in metrics for n in steps]
