@@ -15,7 +15,7 @@ from ladd_jax.diffusion.flow import interpolate, predict_x0
 from ladd_jax.diffusion.samplers import linear_sigmas, sample_noise
 from ladd_jax.models.sd3.flops import forward_flops
 from ladd_jax.models.sd3.transformer import cut_params, mmdit
-from ladd_jax.objectives.adversarial import ADVERSARIAL_LOSSES, Due, Penalty, real_loss
+from ladd_jax.objectives.adversarial import ADVERSARIAL_LOSSES, R1, Due, real_loss
 from ladd_jax.objectives.consistency import Consistency
 from ladd_jax.objectives.followed import Followed
 from ladd_jax.objectives.terms.ramp import Ramp
@@ -440,7 +440,7 @@ def test_the_loss_is_per_location():
     # Two locations with logits +3 and -3 have a mean of 0. The hinge of the mean would be 1 with a
     # gradient on both; per location it is (0 + 4) / 2 on real samples.
     logits = jnp.asarray([[[3.0, -3.0]]])
-    value, _ = real_loss(ADVERSARIAL_LOSSES["hinge"], Penalty(0.0), Due(jnp.asarray(0)))(
+    value, _ = real_loss(ADVERSARIAL_LOSSES["hinge"], R1(0.0), Due(jnp.asarray(0)))(
         lambda tokens: logits, jnp.zeros((1, 2, 4))
     )
     assert float(value) == pytest.approx(2.0)
