@@ -40,7 +40,7 @@ def get_config(arguments: str | None = None) -> ConfigDict:
         )
     )
 
-    small_recipe(config, steps=1500, recipe=given["recipe"])
+    small_recipe(config, steps=1500, recipe=given["recipe"], even_shares=True)
 
     config.checkpoint.every = 1000
     config.log.update(dict(every=50, samples_every=1000))

@@ -70,14 +70,10 @@ def get_config(arguments: str | None = None) -> ConfigDict:
         )
     )  # fmt: skip
 
-    small_recipe(config, steps=given["steps"], recipe=given["recipe"])
-    if given["recipe"] == "robust":
-        # Of so few steps the paper's shares leave too few for the times below 1. With more the
-        # distance to the data is not needed: docs/tuning.md, shares of the times.
-        config.distil.update(dict(probabilities=(0.4, 0.2, 0.2, 0.2), reconstruction_weight=0.0))
-        # In so few steps a student does not get as far as paths of second order would take it, and
-        # these make one step worse: pieces of a path, there.
-        config.distil.consistency_solver = "euler"
+    small_recipe(config, steps=given["steps"], recipe=given["recipe"], even_shares=True)
+    # In so few steps a student does not get as far as paths of second order would take it, and
+    # these make one step worse: docs/tuning.md, pieces of a path.
+    config.distil.consistency_solver = "euler"
 
     config.evaluate.update(dict(batch_size=64, guidances=(1.0, 2.0, 3.0, 5.0)))
     config.checkpoint.every = 500

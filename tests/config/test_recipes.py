@@ -46,9 +46,10 @@ def test_the_papers_recipe_has_nothing_that_the_paper_does_not(module):
     assert paper.finetune.steps == 0 and default.finetune.steps > 0
     # Whatever the paper leaves open is the same.
     differ = changed(paper, default)
-    own = {"distil.reconstruction_weight", "distil.consistency_solver"}
-    if module is small:
-        own = {"distil.probabilities"}
+    even = module in (scenes, small)
+    own = {"distil.probabilities" if even else "distil.reconstruction_weight"}
+    if module is not small:
+        own.add("distil.consistency_solver")
     assert {path for path in differ if not path.startswith("finetune.")} == own | {
         "distil.renoise_mean", "distil.renoise_slope", "distil.consistency_weight",
         "distil.consistency_steps", "distil.follows",
