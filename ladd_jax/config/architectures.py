@@ -37,7 +37,9 @@ def _fields(section: Model | OtherNetwork, kind: Any) -> dict[str, Any]:
 def _own_fields(config: Config) -> dict[str, Any]:
     """The fields of an architecture that its family has in a section of `own` of its name."""
     section = getattr(config.own, config.model.family, None)
-    return {} if section is None else dict(vars(section))
+    if section is None:
+        return {}
+    return {field.name: getattr(section, field.name) for field in dataclasses.fields(section)}
 
 
 def trained_generator_architecture(config: Config) -> Any:

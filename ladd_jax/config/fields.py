@@ -866,7 +866,7 @@ def _check_own(config: "Config") -> None:
         if dataclasses.is_dataclass(getattr(config, field.name)) and field.name != "own"
     ]
     for name in config.own.__dataclass_fields__:
-        _one_of(SECTIONS[name].beside, f"the section own.{name} is beside", *sections)
+        _one_of(SECTIONS[name].beside, f"beside of the section own.{name}", *sections)
     ramp, terms = config.distil.ramp, [term.name for term in own_terms(config)]
     for name in ramp.ramped:
         if name in OWN_TERMS and name not in terms:
@@ -1206,7 +1206,10 @@ def compare(base: dict[str, Any], given: dict[str, Any], prefix: str) -> None:
                 f"unknown config field own.{name}, of a package that is not installed here: "
                 f"install it"
             )
-        raise UserError(f"unknown config field {prefix}{name}{nearest(name, base)}")
+        near = nearest(name, base)
+        if prefix == "distil.ramp.":
+            near += ", or it is of a package that is not installed here"
+        raise UserError(f"unknown config field {prefix}{name}{near}")
     for name in base.keys() - given.keys():
         raise UserError(f"config field {prefix}{name} is missing: start from base_config()")
     for name, default in base.items():

@@ -6,7 +6,7 @@ fields.
 
 import dataclasses
 import functools
-from collections.abc import Collection, Hashable, Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from ladd_jax.errors import UserError
@@ -33,12 +33,16 @@ class Section:
     beside: str
 
     def __post_init__(self) -> None:
-        is_section = dataclasses.is_dataclass(type(self.defaults))
-        # One that is not frozen has no hash.
-        if not (is_section and isinstance(self.defaults, Hashable)):
+        try:
+            # One that is not frozen, or holds a list, has none.
+            hash(self.defaults)
+            is_section = dataclasses.is_dataclass(type(self.defaults))
+        except TypeError:
+            is_section = False
+        if not is_section:
             raise UserError(
                 f"the defaults of a section are {self.defaults!r}: give an instance of a frozen "
-                f"dataclass"
+                f"dataclass, with tuples and no lists"
             )
 
 

@@ -187,7 +187,9 @@ def read(workdir: Path) -> Config:
     try:
         compare(config.to_dict(), values, "")
     except UserError as error:
-        raise UserError(f"{path} is of another version of ladd_jax: {error}") from error
+        raise UserError(
+            f"{path} is of another version of ladd_jax, or of a package beside it: {error}"
+        ) from error
     config.update(values)
     return typed(config)
 

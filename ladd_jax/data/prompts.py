@@ -36,7 +36,8 @@ def stream_prompts(path: str | Path, column: str = "") -> Iterator[str]:
       path: a file, a pattern or a list of files, as `paths.matches` reads it: `.txt`, one prompt a
         line; `.tsv` or `.csv`, whose first row names the columns; or `.jsonl`, one JSON object a
         line. UTF-8. In a `.tsv` a line is a row, whatever quotes there are, and quotes belong to
-        the prompt, but those around a field that has quotes written twice, or around all.
+        the prompt, but those around a field that is empty or has commas or quotes written
+        twice, or around all fields.
       column: column of a table, or field of the objects. If empty, whichever of `prompt`, `text`
         and `caption` there is.
 
@@ -329,10 +330,16 @@ def _tab_separated(path: Path) -> Iterator[tuple[str, list[str]]]:
         fields = line.split("\t") if line else []
         if quoted is None:
             quoted = all(_QUOTED.fullmatch(field) for field in fields)
+        if len(fields) == 1 and line.startswith('"') and line.count('"') % 2:
+            # In a row of several fields these are too few where it ends.
+            raise UserError(
+                f"{where} opens a quote that the line does not close, and in a .tsv a line is a "
+                f"row: leave line ends out of fields, or that quote"
+            )
         yield where, [_unquoted(field, quoted) for field in fields]
 
 
-# A field as spreadsheets and pandas write it: those that hold a quote, or all of them.
+# A field as spreadsheets and pandas write it: those that hold a quote or a comma, or all of them.
 _QUOTED = re.compile(r'"(?:[^"]|"")*"')
 
 
@@ -344,6 +351,6 @@ def _unquoted(field: str, quoted: bool) -> str:
       quoted: whether the writer quotes all fields.
     """
     inner = field[1:-1]
-    if _QUOTED.fullmatch(field) and (quoted or '""' in inner):
+    if _QUOTED.fullmatch(field) and (quoted or not inner or '""' in inner or "," in inner):
         return inner.replace('""', '"')
     return field

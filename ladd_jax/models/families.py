@@ -295,6 +295,7 @@ class Family:
         length of the pooled vector.
       released: `released(place)`: how a pipeline is meant to be sampled.
       layouts: what `write_export` can write, by the name that a user gives: kinds of files.
+      samplers: names of the students' samplers that these files can say.
       write_export: `write_export(folder, export)` fills an existing empty folder, with a model card
         that says how to call it. It looks at the base pipeline before it loads parameters.
     """
@@ -329,6 +330,7 @@ class Family:
     text_widths: Callable[[str | Path], tuple[int, int]] = _lacking("text encoder in files")
     released: Callable[[str], Released] = _lacking("released pipelines")
     layouts: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+    samplers: tuple[str, ...] = ()
     write_export: Callable[[Path, Export], None] = _lacking("layout of files to export")
 
 

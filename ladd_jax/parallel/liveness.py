@@ -24,7 +24,11 @@ from jax._src import distributed
 from ladd_jax.parallel.stopping import Stopped
 
 LOST_SECONDS = 40.0
-"""Without a sign, or at a step that the others have left, after which a process is lost."""
+"""Without a sign, after which a process is lost."""
+
+HANG_SECONDS = 600.0
+"""At a step that the others have left, after which a process hangs: storage that fails over is away
+for minutes, and comes back."""
 
 _BEAT_SECONDS = 2.0
 _FOLDER = "ladd_jax/alive"
@@ -41,8 +45,8 @@ def stepping() -> Iterator[Callable[[int | None], None]]:
     Yields:
       What tells the others the last step that this process has given to its devices. It is told
       before that is done, since a computation waits for all processes, and None for what one
-      process may do by itself for long. Of a process that stays at a step which another one has
-      left the block never ends.
+      process may do by itself for long. A process that stays at a step which another one has left
+      is told of after `LOST_SECONDS`, and ends the job after `HANG_SECONDS`.
     """
 
     def tell(step: int | None) -> None:
@@ -56,12 +60,12 @@ def stepping() -> Iterator[Callable[[int | None], None]]:
 
 
 def _place() -> str:
-    """Where the main thread is, in one word."""
+    """Where the main thread is, in words."""
     frame = sys._current_frames().get(threading.main_thread().ident or 0)
     if frame is None:
-        return "?"
+        return "a place that is not known"
     code = frame.f_code
-    return f"{code.co_name}:{os.path.basename(code.co_filename)}:{frame.f_lineno}".replace(" ", "")
+    return f"{code.co_name} ({os.path.basename(code.co_filename)}, line {frame.f_lineno})"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,7 +98,8 @@ class _Watch:
         self._beats = 0
         self._signs: dict[str, str] = {}
         self._seen: dict[str, tuple[str, float]] = {}
-        self._behind: dict[str, tuple[int, float]] = {}
+        # Step, since when, and whether it was told.
+        self._behind: dict[str, tuple[int, float, bool]] = {}
         self._answered = time.monotonic()
         self._aborting = ctypes.CFUNCTYPE(None, ctypes.c_int)(self._aborted)
 
@@ -161,25 +166,33 @@ class _Watch:
         )
 
     def _hangs(self, signs: dict[str, str]) -> str:
-        """The processes that stay for long at a step which others have left, as `_lost`."""
+        """The processes that stay too long at a step which others have left, as `_lost`.
+
+        Long before that they are told of.
+        """
         now = time.monotonic()
         at = {name: _read(sign) for name, sign in signs.items() if sign != _DONE}
-        first = max((sign.step for sign in at.values()), default=_NO_STEP)
-        behind = {name: sign for name, sign in at.items() if _NO_STEP < sign.step < first}
-        self._behind = {
-            name: (sign.step, now)
-            if self._behind.get(name, (_NO_STEP, now))[0] != sign.step
-            else self._behind[name]
-            for name, sign in behind.items()
-        }
-        return " and ".join(
-            f"{_named(name, sign)} hangs after step {sign.step}, since {now - since:.0f} seconds, "
-            f"in {function} ({file}, line {line})"
-            for name, sign in sorted(behind.items())
-            for function, file, line in [sign.place.split(":")]
-            for since in [self._behind[name][1]]
-            if now - since > LOST_SECONDS
-        )
+        stepping = {name: sign for name, sign in at.items() if sign.step > _NO_STEP}
+        steps = {sign.step for sign in stepping.values()}
+        # Those between the first and the last one wait for the last one, too.
+        last = {n: sign for n, sign in stepping.items() if sign.step == min(steps) < max(steps)}
+        before, self._behind = self._behind, {}
+        lost = []
+        for name, sign in sorted(last.items()):
+            step, since, told = before.get(name, (sign.step, now, False))
+            if step != sign.step:
+                since, told = now, False
+            words = (
+                f"{_named(name, sign)} hangs after step {sign.step}, since {now - since:.0f} "
+                f"seconds, in {sign.place}"
+            )
+            if now - since > LOST_SECONDS and not told:
+                told = True
+                print(f"\nwarning: {words}: all wait for it", file=sys.stderr, flush=True)
+            if now - since > HANG_SECONDS:
+                lost.append(words)
+            self._behind[name] = (sign.step, since, told)
+        return " and ".join(lost)
 
 
 def _read(sign: str) -> _Sign:

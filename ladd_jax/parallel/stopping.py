@@ -155,8 +155,10 @@ _notice = _Notice()
 
 
 def _write(line: str) -> None:
-    # Not by print, which a signal may have interrupted.
-    os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, f"{line}\n".encode())
+    # Not by print, which a signal may have interrupted. Who reads it may be gone, as `tee` after
+    # the same Ctrl-C.
+    with contextlib.suppress(OSError, ValueError):
+        os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, f"{line}\n".encode())
 
 
 def _exit(message: str) -> NoReturn:

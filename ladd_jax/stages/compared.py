@@ -88,8 +88,8 @@ def open_networks(place: str, asked: Asked, mesh: Mesh) -> list[Network]:
     bucket = choose_bucket(asked.aspect, trained)
     if trained.times:
         most = len(trained.times)
-        # What Euler samples was trained for one number of steps alone.
-        usual = () if trained.sampler == "euler" else STUDENT_STEPS
+        # Others were trained for one number of steps alone.
+        usual = STUDENT_STEPS if trained.sampler == "consistency" else ()
         steps = asked.steps or sorted({most, *(n for n in usual if most % n == 0)})
         ways = [(n, trained.sampling(n, None, None)) for n in steps]
         # One program for all numbers: a step to a level of 0 from there changes nothing.

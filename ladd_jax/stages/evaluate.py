@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from ladd_jax.config import architectures
 from ladd_jax.config.fields import Config, Evaluate, to_dict
-from ladd_jax.config.identity import TRAININGS
+from ladd_jax.config.identity import TRAININGS, filled
 from ladd_jax.config.own import own_beside
 from ladd_jax.config.pretraining import NETWORKS, further_trainings, trainings_of_sections
 from ladd_jax.config.workdir import folder
@@ -120,7 +120,7 @@ def evaluate(config: Config, workdir: Path) -> list[Row]:
         rows, old = read_metrics(metrics)
         # Metrics of an older version lack new fields, whose defaults change nothing, and the step.
         before = old.get("evaluate", {})
-        same = isinstance(before, dict) and _settings(Config()) | before == settings
+        same = isinstance(before, dict) and filled(before, _settings(Config())) == settings
         same = same and old.get("preferences", {}) == added
         if same and old.get("step", config.distil.steps) == config.distil.steps:
             _LOG.info("evaluate: done; remove %s to measure again", metrics)

@@ -25,6 +25,7 @@ from ladd_jax.models.base import Params
 from ladd_jax.models.card import named
 from ladd_jax.models.families import ADAPTERS, Export, family_of
 from ladd_jax.models.lora import Adapted
+from ladd_jax.names import listed
 from ladd_jax.objectives.progressive import student_steps
 from ladd_jax.parallel.mesh import make_mesh
 from ladd_jax.stages.checkpoints import student_step
@@ -139,10 +140,10 @@ def describe(
         the image if it is told both.
 
     Raises:
-      UserError: the family has no such layout, the run no adapters that others can use, or a LoRA
-        is of another network.
+      UserError: the family has no such layout, or none for the student's sampler; the run has no
+        adapters that others can use; or a LoRA is of another network.
     """
-    layouts = family_of(config).layouts
+    layouts, sampler = family_of(config).layouts, METHODS[config.distil.objective].sampler
     if not layouts:
         raise UserError(
             f"networks of model.family {config.model.family!r} are written in no layout of other "
@@ -150,6 +151,11 @@ def describe(
         )
     if layout not in layouts:
         raise UserError(f"layout {layout!r} is not one of {', '.join(layouts)}: use one")
+    if sampler not in family_of(config).samplers:
+        raise UserError(
+            f"the student is sampled by {sampler!r}, and layouts say "
+            f"{listed(family_of(config).samplers)} alone: sample the run itself by its --checkpoint"
+        )
     buckets = trained_buckets(config, workdir)
     square = nearest(buckets, 1, 1)
     times = tuple(config.distil.timesteps)

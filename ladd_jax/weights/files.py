@@ -163,8 +163,8 @@ def read_headers(files: Sequence[Path]) -> tuple[dict[str, StoredTensor], dict[s
             other = tensors.setdefault(tensor.name, tensor)
             if other is not tensor:
                 raise DamagedError(
-                    f"{other.file} and {file} both have {tensor.name}, as of two models in one "
-                    f"folder: keep the files of one"
+                    f"{other.file} and {file} both have {tensor.name}: the index names parts of "
+                    f"two models, get the folder again"
                 )
     return _with_scales(tensors), metadata
 

@@ -177,11 +177,13 @@ def test_a_family_has_settings_of_its_own_and_none_of_anothers(monkeypatch):
 
 
 def test_what_cannot_be_a_section_or_a_term_is_refused(monkeypatch):
-    with pytest.raises(UserError, match="give an instance of a frozen dataclass"):
-        Section(Blobs, beside="data")
+    with_a_list = dataclasses.make_dataclass("Listed", [("names", list)], frozen=True)([])
+    for defaults in (Blobs, with_a_list):
+        with pytest.raises(UserError, match="give an instance of a frozen dataclass"):
+            Section(defaults, beside="data")
     for table, name, entry, words in (
         (SECTIONS, "my-blobs", Section(Blobs(), "data"), "'my-blobs' is the name of a section"),
-        (SECTIONS, "blobs", Section(Blobs(), "date"), "section own.blobs is beside 'date' is none"),
+        (SECTIONS, "blobs", Section(Blobs(), "date"), "the section own.blobs 'date' is none"),
         (OWN_TERMS, "steps", lambda config: None, "'steps' is the name of a term and of a field"),
         (OWN_TERMS, "edge", lambda config: Reconstruction(1.0), "a term of the name 'reconstr"),
     ):

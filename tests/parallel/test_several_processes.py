@@ -369,7 +369,7 @@ def test_a_process_whose_data_hang_in_training_is_named_and_all_end(tmp_path):
         "import sys, time, jax\n"
         "from ladd_jax.parallel import liveness, processes\n"
         "from ladd_jax.parallel.mesh import make_mesh\n"
-        "liveness.LOST_SECONDS = 5.0\n"
+        "liveness.LOST_SECONDS, liveness.HANG_SECONDS = 5.0, 8.0\n"
         "def data():\n"
         "    for step, (bucket, batch) in enumerate(batches(0, 400), 1):\n"
         "        while step == 5 and jax.process_index() == 1:\n"
@@ -384,8 +384,9 @@ def test_a_process_whose_data_hang_in_training_is_named_and_all_end(tmp_path):
     )
     result = launch(2, sys.executable, script, tmp_path)
     assert result.returncode == 1, result.stderr
-    words = r"ends, since process 1 \(\d+ on .*\) hangs after step 4, since \d+ seconds, in data \("
-    assert re.search(words, result.stderr), result.stderr
+    words = r"process 1 \(\d+ on .*\) hangs after step 4, since \d+ seconds, in data \("
+    assert re.search(rf"warning: {words}.*: all wait for it", result.stderr), result.stderr
+    assert re.search(rf"ends, since {words}", result.stderr), result.stderr
     assert "Traceback" not in result.stderr, result.stderr
 
 

@@ -155,5 +155,6 @@ FAMILY = Family(
     text_widths=single_text_widths,
     released=_released,
     layouts=LAYOUTS,
+    samplers=tuple(SCHEDULERS),
     write_export=write_export,
 )
