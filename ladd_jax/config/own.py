@@ -68,7 +68,13 @@ def _made(entries: tuple[tuple[str, Section], ...]) -> Any:
         (name, type(section.defaults), dataclasses.field(default=section.defaults))
         for name, section in entries
     ]
-    return dataclasses.make_dataclass("Own", fields, frozen=True, kw_only=True)()
+    # A process that a config is sent to makes the class anew.
+    pickled = {"__reduce__": lambda self: (_own_of, (dict(vars(self)),))}
+    return dataclasses.make_dataclass("Own", fields, namespace=pickled, frozen=True, kw_only=True)()
+
+
+def _own_of(values: dict[str, Any]) -> Any:
+    return dataclasses.replace(own_sections(), **values)
 
 
 def own_beside(config: Mapping[str, Any], sections: Collection[str]) -> dict[str, Any]:

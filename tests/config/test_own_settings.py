@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import pickle
 import sys
 import types
 from typing import Any
@@ -174,6 +175,14 @@ def test_a_family_has_settings_of_its_own_and_none_of_anothers(monkeypatch):
     config.model.qk_norm = True
     with pytest.raises(UserError, match="model.qk_norm is True and networks of model.family 'grid"):
         typed(config)
+
+
+@pytest.mark.usefixtures("edges")
+def test_a_config_can_be_sent_to_another_process():
+    config = changed(
+        own__edges__weight=0.5, distil__ramp__edges=(1.0, 0.5), distil__ramp__steps=(0, 9)
+    )
+    assert pickle.loads(pickle.dumps(typed(config))) == typed(config)
 
 
 def test_what_cannot_be_a_section_or_a_term_is_refused(monkeypatch):

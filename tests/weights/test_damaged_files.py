@@ -69,7 +69,9 @@ def test_a_tensor_that_two_files_have_is_named(tmp_path):
     files = [tmp_path / name for name in ("1.safetensors", "2.safetensors")]
     for file in files:
         file.write_bytes(safetensors({"a": tensor()}) + bytes(8))
-    with pytest.raises(DamagedError, match=r"1\.safetensors and .*2\.safetensors both have a: the index"):
+    with pytest.raises(
+        DamagedError, match=r"1\.safetensors and .*2\.safetensors both have a: the index"
+    ):
         read_headers(files)
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -101,4 +102,12 @@ def ramp_of(names: tuple[str, ...]) -> type[Ramp]:
     for name in names:
         check_field(name, "a term", taken)
     fields = [(name, Factors, dataclasses.field(default=(1.0, 1.0))) for name in names]
-    return dataclasses.make_dataclass("Ramp", fields, bases=(Ramp,), frozen=True, kw_only=True)
+    # A process that a config is sent to makes the class anew.
+    pickled = {"__reduce__": lambda self: (_ramp, (names, dict(vars(self))))}
+    return dataclasses.make_dataclass(
+        "Ramp", fields, bases=(Ramp,), namespace=pickled, frozen=True, kw_only=True
+    )
+
+
+def _ramp(names: tuple[str, ...], values: dict[str, Any]) -> Ramp:
+    return ramp_of(names)(**values)
