@@ -1,10 +1,7 @@
-"""Names and numbers in words, and names of fields."""
+"""Names and numbers in words."""
 
 import difflib
-import keyword
-from collections.abc import Collection, Iterable, Sequence
-
-from ladd_jax.errors import UserError
+from collections.abc import Iterable, Sequence
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:
@@ -22,20 +19,3 @@ def counted(count: int, what: str) -> str:
 def listed(names: Sequence[str]) -> str:
     """`a, b and c`."""
     return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
-
-
-def check_field(name: str, of: str, taken: Collection[str] = ()) -> None:
-    """Raises UserError where a name cannot be that of a field.
-
-    Args:
-      name: the name.
-      of: what it is the name of, for the message.
-      taken: names of fields that there are.
-    """
-    if not name.isidentifier() or keyword.iskeyword(name):
-        raise UserError(
-            f"{name!r} is the name of {of} and none of a field: use letters, digits and _, such as "
-            f"my_loss"
-        )
-    if name in taken:
-        raise UserError(f"{name!r} is the name of {of} and of a field already: use another")

@@ -9,8 +9,8 @@ import functools
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from ladd_jax.added_fields import with_fields
 from ladd_jax.errors import UserError
-from ladd_jax.names import check_field
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,15 +62,8 @@ def own_sections() -> Any:
 
 @functools.cache
 def _made(entries: tuple[tuple[str, Section], ...]) -> Any:
-    for name, _ in entries:
-        check_field(name, "a section of own")
-    fields = [
-        (name, type(section.defaults), dataclasses.field(default=section.defaults))
-        for name, section in entries
-    ]
-    # A process that a config is sent to makes the class anew.
-    pickled = {"__reduce__": lambda self: (_own_of, (dict(vars(self)),))}
-    return dataclasses.make_dataclass("Own", fields, namespace=pickled, frozen=True, kw_only=True)()
+    fields = {name: (type(section.defaults), section.defaults) for name, section in entries}
+    return with_fields("Own", "a section of own", fields, _own_of)()
 
 
 def _own_of(values: dict[str, Any]) -> Any:

@@ -5,7 +5,7 @@ line stops it, without saying where. Here each concerns its record, or is named 
 """
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from logging import getLogger
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -159,18 +159,13 @@ class ImageFolder:
             raise UserError(f"{name}, named in {named}, cannot be read: {reason}") from error
 
 
-def _distinct(names: Iterable[str]) -> list[str]:
+def _distinct(names: Sequence[str]) -> list[str]:
     """A key for each name in a list where equal ones follow each other."""
     taken, keys = set(names), []
-    for _, same in itertools.groupby(names):
-        number = 1
-        for place, name in enumerate(same):
-            key = name
-            while place and key in taken:
-                number += 1
-                key = f"{name}:{number}"
-            taken.add(key)
-            keys.append(key)
+    for name, same in itertools.groupby(names):
+        numbered = (f"{name}:{number}" for number in itertools.count(2))
+        free = (key for key in numbered if key not in taken)
+        keys += [name, *itertools.islice(free, sum(1 for _ in same) - 1)]
     return keys
 
 

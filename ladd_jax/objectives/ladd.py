@@ -498,19 +498,16 @@ class LADD(LADDSettings):
         t_fake, t_real = drawn.fake_noise.t_hat, drawn.real_noise.t_hat
         penalty = self.heads_penalty
         penalties = {} if penalty is None else {penalty.name: jnp.mean(real["penalty"])}
-        return (
-            passes.losses
-            | penalties
-            | {
-                "loss/discriminator": jnp.mean(fake["loss"] + real["loss"]),
-                "gradient_norm/student": jnp.where(
-                    is_due, optax.tree.norm(passes.student_gradient), jnp.nan
-                ),
-                "gradient_norm/heads": optax.tree.norm(passes.verdict.gradient),
-                "x0_hat_std": jnp.std(passes.x0_hat),
-                **discriminator_metrics(fake, real, accuracy, t_fake, t_real),
-            }
-        )
+        return passes.losses | {
+            "loss/discriminator": jnp.mean(fake["loss"] + real["loss"]),
+            "gradient_norm/student": jnp.where(
+                is_due, optax.tree.norm(passes.student_gradient), jnp.nan
+            ),
+            "gradient_norm/heads": optax.tree.norm(passes.verdict.gradient),
+            "x0_hat_std": jnp.std(passes.x0_hat),
+            **discriminator_metrics(fake, real, accuracy, t_fake, t_real),
+            **penalties,
+        }
 
 
 def _verdict(gradient: Params, fakes: Statistics, reals: Statistics) -> Verdict:

@@ -143,7 +143,8 @@ def describe(
       UserError: the family has no such layout, or none for the student's sampler; the run has no
         adapters that others can use; or a LoRA is of another network.
     """
-    layouts, sampler = family_of(config).layouts, METHODS[config.distil.objective].sampler
+    family, sampler = family_of(config), METHODS[config.distil.objective].sampler
+    layouts = family.layouts
     if not layouts:
         raise UserError(
             f"networks of model.family {config.model.family!r} are written in no layout of other "
@@ -151,10 +152,10 @@ def describe(
         )
     if layout not in layouts:
         raise UserError(f"layout {layout!r} is not one of {', '.join(layouts)}: use one")
-    if sampler not in family_of(config).samplers:
+    if sampler not in family.samplers:
         raise UserError(
-            f"the student is sampled by {sampler!r}, and layouts say "
-            f"{listed(family_of(config).samplers)} alone: sample the run itself by its --checkpoint"
+            f"the student is sampled by {sampler!r}, and layouts say {listed(family.samplers)} "
+            f"alone: sample the run itself by its --checkpoint"
         )
     buckets = trained_buckets(config, workdir)
     square = nearest(buckets, 1, 1)
@@ -162,7 +163,6 @@ def describe(
     counts = [steps for steps in range(len(times), 0, -1) if len(times) % steps == 0]
     mesh = make_mesh({"fsdp": -1}, jax.local_devices())
     adapters = None
-    family = family_of(config)
     # That of a student whose scale is fixed is that of what it started from.
     architecture = architectures.trained_start_architecture(config)
     added = open_loras(family, architecture, loras)

@@ -95,16 +95,7 @@ def most(config: Any) -> int:
     # What is on the hub is fetched by the stage, once for a host.
     if not data.path or data.stream or not _is_here(data.path):
         return 0
-    found = open_images(
-        data.path,
-        data.column,
-        image_column=data.image_column,
-        split=data.split,
-        strict=False,
-        other_column=data.other_column or data.source_column,
-        preference_column=data.preference_column,
-        edits=data.joined == "edit",
-    )
+    found = _records(data, None)
     return min(len(found), data.limit or len(found))
 
 
@@ -114,6 +105,23 @@ def _is_here(path: str) -> bool:
         return bool(matches(path))
     except UserError:
         return not names_dataset(path)
+
+
+def _records(data: Any, stream: Path | None) -> Records:
+    """The records that the section `data` of a config names; `stream` as of `open_images`."""
+    return open_images(
+        data.path,
+        data.column,
+        image_column=data.image_column,
+        other_column=data.other_column or data.source_column,
+        preference_column=data.preference_column,
+        edits=data.joined == "edit",
+        split=data.split,
+        subset=data.subset,
+        stream=stream,
+        limit=data.limit,
+        strict=False,
+    )
 
 
 def open_source(config: Any, buckets: Sequence[Bucket], workdir: Path) -> Source:
@@ -135,19 +143,7 @@ def open_source(config: Any, buckets: Sequence[Bucket], workdir: Path) -> Source
     step = config.model.patch * encoder.reduction
     if not buckets:
         check_resolution(data.resolution, step)
-    images = open_images(
-        data.path,
-        data.column,
-        image_column=data.image_column,
-        other_column=data.other_column or data.source_column,
-        preference_column=data.preference_column,
-        edits=data.joined == "edit",
-        split=data.split,
-        subset=data.subset,
-        stream=workdir / "streamed.arrow" if data.stream else None,
-        limit=data.limit,
-        strict=False,
-    )
+    images = _records(data, workdir / "streamed.arrow" if data.stream else None)
     decode = as_process_0((workdir / DECODE_ALL).exists())
     seen = _look(images, data, workdir, decode)
     if not buckets:

@@ -7,8 +7,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from ladd_jax.added_fields import with_fields
 from ladd_jax.errors import UserError
-from ladd_jax.names import check_field
 from ladd_jax.ranges import NOT_NEGATIVE
 
 Factors = tuple[float, float]
@@ -98,15 +98,8 @@ def ramp_of(names: tuple[str, ...]) -> type[Ramp]:
     """
     if not names:
         return Ramp
-    taken = {field.name for field in dataclasses.fields(Ramp)}
-    for name in names:
-        check_field(name, "a term", taken)
-    fields = [(name, Factors, dataclasses.field(default=(1.0, 1.0))) for name in names]
-    # A process that a config is sent to makes the class anew.
-    pickled = {"__reduce__": lambda self: (_ramp, (names, dict(vars(self))))}
-    return dataclasses.make_dataclass(
-        "Ramp", fields, bases=(Ramp,), namespace=pickled, frozen=True, kw_only=True
-    )
+    fields = dict.fromkeys(names, (Factors, (1.0, 1.0)))
+    return with_fields("Ramp", "a term", fields, functools.partial(_ramp, names), Ramp)
 
 
 def _ramp(names: tuple[str, ...], values: dict[str, Any]) -> Ramp:

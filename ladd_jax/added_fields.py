@@ -1,0 +1,47 @@
+"""Dataclasses of settings with a field for each entry that other packages add to a table."""
+
+import dataclasses
+import keyword
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ladd_jax.errors import UserError
+
+
+def with_fields(
+    title: str,
+    of: str,
+    fields: Mapping[str, tuple[Any, Any]],
+    again: Callable[[dict[str, Any]], Any],
+    base: type | None = None,
+) -> type[Any]:
+    """A frozen dataclass, of which instances can be sent to another process.
+
+    Args:
+      title: its name.
+      of: what the fields' names are names of, for messages.
+      fields: type and default of each field, by its name.
+      again: a function of a module that makes an instance anew of its values, by name: the other
+        process does not have this class.
+      base: a dataclass with further fields.
+
+    Raises:
+      UserError: a name cannot be that of a field, or is that of a field of `base`.
+    """
+    taken = set() if base is None else {field.name for field in dataclasses.fields(base)}
+    for name in fields:
+        if not name.isidentifier() or keyword.iskeyword(name):
+            raise UserError(
+                f"{name!r} is the name of {of} and none of a field: use letters, digits and _, "
+                f"such as my_loss"
+            )
+        if name in taken:
+            raise UserError(f"{name!r} is the name of {of} and of a field already: use another")
+    return dataclasses.make_dataclass(
+        title,
+        [(name, kind, dataclasses.field(default=value)) for name, (kind, value) in fields.items()],
+        bases=() if base is None else (base,),
+        namespace={"__reduce__": lambda self: (again, (dict(vars(self)),))},
+        frozen=True,
+        kw_only=True,
+    )
