@@ -33,6 +33,7 @@ ARRAYS = "arrays.json"
 NULL = "null_text.npz"
 _IDENTITY = "identity.json"
 TEXT = "text.json"
+FINGERPRINTS = "fingerprints.json"
 
 AGAIN = (
     "remove that directory and run the stage that writes it (encode or synthesize) again, or put a "
@@ -141,7 +142,8 @@ def shard_files(directory: Path) -> list[tuple[Path, Bucket, int]]:
 
 def reopen(directory: str | Path) -> None:
     """Marks a set as not complete, so that it can be written on."""
-    (Path(directory) / NULL).unlink(missing_ok=True)
+    for name in (NULL, FINGERPRINTS):
+        (Path(directory) / name).unlink(missing_ok=True)
 
 
 def is_complete(directory: str | Path) -> bool:

@@ -19,9 +19,10 @@ from tqdm import tqdm
 
 from ladd_jax.data import shard_sets
 from ladd_jax.data.direct import indexed
-from ladd_jax.data.shard_files import check_values, count_records
+from ladd_jax.data.shard_files import check_values, count_records, fingerprint
 from ladd_jax.data.shard_sets import (
     ARRAYS,
+    FINGERPRINTS,
     LATENTS,
     NAME,
     NULL,
@@ -115,7 +116,8 @@ def _packed(record: Mapping[str, Any], key: str, layout: Layout) -> dict[str, An
 
 
 def finalize(directory: str | Path, layout: Layout, null: Mapping[str, np.ndarray]) -> None:
-    """Marks the set complete: writes the tfds metadata, the arrays' names and the empty prompt.
+    """Marks the set complete: writes the tfds metadata, the arrays' names, fingerprints of the
+    files and the empty prompt.
 
     Args:
       directory: folder of the set.
@@ -162,6 +164,10 @@ def finalize(directory: str | Path, layout: Layout, null: Mapping[str, np.ndarra
         sizes = {bucket.name: size for bucket, size in layout.text.sizes.items()}
         named = {"set": layout.text.set, "sizes": sizes}
         write_text_whole(Path(directory) / TEXT, json.dumps(named))
+    paths = [shard.path(directory) for shard in layout.shards()]
+    # By names without folders, which are unique: a set may be moved.
+    fingerprints = {path.name: fingerprint(path) for path in paths}
+    write_text_whole(Path(directory) / FINGERPRINTS, json.dumps(fingerprints, indent=2) + "\n")
     # The last file to appear: where it is, the set is complete.
     write_whole(Path(directory) / NULL, lambda file: np.savez(file, allow_pickle=False, **null))
 

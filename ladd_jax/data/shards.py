@@ -20,10 +20,11 @@ from ladd_jax.data.array_specs import ArraySpec
 from ladd_jax.data.buckets import Bucket
 from ladd_jax.data.buffers import Buffers
 from ladd_jax.data.direct import TEXTS, DirectFiles
-from ladd_jax.data.shard_files import check_values
+from ladd_jax.data.shard_files import check_values, fingerprint
 from ladd_jax.data.shard_sets import (
     AGAIN,
     ARRAYS,
+    FINGERPRINTS,
     LATENTS,
     NULL,
     TEXT,
@@ -126,6 +127,9 @@ class Shards:
         self.arrays = _read_arrays(directory / ARRAYS)
         for bucket, builder in builders.items():
             self._check_features(bucket, builder.info.features)
+        # Compared when a file is first read: a pod's storage takes long to open all of them.
+        self._fingerprints = _read_fingerprints(directory / FINGERPRINTS)
+        self._compared: set[str] = set()
         self._own_parts = self._parts()
         self._text_sizes: dict[Bucket, int] = {}
         self.text = self._open_text()
@@ -294,6 +298,7 @@ class Shards:
     def _record(self, bucket: Bucket, place: int, rows: dict[str, np.ndarray]) -> dict[str, str]:
         """Reads a record into rows, directly where it can be, and gives its texts."""
         file, number, count = self._file(bucket, place)
+        self._compare(file)
         found = self._direct.read(file, number, count, self._own_parts[bucket], rows)
         if found is not None:
             return found
@@ -302,6 +307,17 @@ class Shards:
         for name, row in rows.items():
             row[...] = record[name]
         return {name: record[name].decode() for name in TEXTS}
+
+    def _compare(self, file: str) -> None:
+        """Raises DamagedError where a file is another one than was finalized."""
+        if file in self._compared:
+            return
+        path = Path(file)
+        # Sets of older versions have none.
+        wanted = self._fingerprints.get(path.name)
+        if wanted is not None and wanted != fingerprint(path):
+            raise DamagedError("the file is of another set")
+        self._compared.add(file)
 
     def _text_at(self, bucket: Bucket, place: int, rows: dict[str, np.ndarray]) -> str:
         """Reads the text of a record into rows, and gives its prompt."""
@@ -356,6 +372,11 @@ class Shards:
         """Latents, and all others under `cond`."""
         cond = {name: array for name, array in arrays.items() if name != LATENTS}
         return {name: arrays[name] for name in (LATENTS,) if name in arrays} | {"cond": cond}
+
+
+def _read_fingerprints(path: Path) -> dict[str, Any]:
+    """The fingerprints of files, by their names; none in sets of older versions."""
+    return read_json(path, AGAIN) if path.exists() else {}
 
 
 def _read_arrays(path: Path) -> dict[str, ArraySpec]:

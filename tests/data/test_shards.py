@@ -11,7 +11,14 @@ from hypothesis import strategies as st
 
 from ladd_jax.data.array_specs import ArraySpec
 from ladd_jax.data.buckets import Bucket
-from ladd_jax.data.shard_sets import Layout, Text, is_complete, read_identity, write_identity
+from ladd_jax.data.shard_sets import (
+    Layout,
+    Text,
+    is_complete,
+    read_identity,
+    reopen,
+    write_identity,
+)
 from ladd_jax.data.shard_writing import finalize, missing_shards, write_shard
 from ladd_jax.data.shards import Shards
 from ladd_jax.errors import DamagedError, NotFoundError, UserError
@@ -237,6 +244,29 @@ def test_a_record_that_is_damaged_or_another_is_named_with_its_file(tmp_path, da
     assert shards.read(SMALL, np.array([0, 2, 6]))["prompt"] == ["prompt 0", "prompt 2", "prompt 6"]
     with pytest.raises(DamagedError, match=rf"record 2x2/3 of .*{second.name} cannot be read .*"):
         shards.read(SMALL, np.array([0, 3]))
+
+
+def test_a_file_of_the_same_prompts_and_another_seed_is_named(tmp_path):
+    # Text of more bytes than are compared lies before the latents.
+    arrays = {"context": ArraySpec((64, 64)), "latents": ArraySpec(("H", "W", 1))}
+    plan = Layout({SMALL: 2}, 1, arrays)
+    for seed, name in enumerate(("set", "other")):
+        for shard in plan.shards():
+            latents = np.random.default_rng((seed, shard.start)).standard_normal((2, 2, 1), "f4")
+            record = {"latents": latents, "cond": {"context": np.ones((64, 64))}, "prompt": "a"}
+            write_shard(tmp_path / name, plan, shard, [record])
+        finalize(tmp_path / name, plan, {})
+    first, second = (shard.path(tmp_path / "set") for shard in plan.shards())
+    assert first.stat().st_size == second.stat().st_size
+    shutil.copy(tmp_path / "other" / second.relative_to(tmp_path / "set"), second)
+    shards = Shards(tmp_path / "set")
+    shards.read(SMALL, np.array([0]))
+    with pytest.raises(DamagedError, match=rf"2x2/1 of .*{second.name} .*the file is of another"):
+        shards.read(SMALL, np.array([1]))
+    # Written on, a set is what its files are then.
+    reopen(tmp_path / "set")
+    finalize(tmp_path / "set", plan, {})
+    Shards(tmp_path / "set").read(SMALL, np.array([1]))
 
 
 def test_damaged_records_are_skipped_with_a_count_up_to_the_tolerance(tmp_path, caplog):
