@@ -72,7 +72,7 @@ def get_config(arguments: str | None = None) -> ConfigDict:
 
     small_recipe(config, steps=given["steps"], recipe=given["recipe"], even_shares=True)
     # In so few steps a student does not get as far as paths of second order would take it, and
-    # these make one step worse: docs/tuning.md, pieces of a path.
+    # these make one step worse: docs/experiments.md, Euler or midpoint paths.
     config.distil.consistency_solver = "euler"
 
     config.evaluate.update(dict(batch_size=64, guidances=(1.0, 2.0, 3.0, 5.0)))

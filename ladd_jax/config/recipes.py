@@ -26,8 +26,8 @@ def small_recipe(
     """How a small network is distilled on small pictures.
 
     What helps was found on the digits, one setting at a time: `digits.json` and `rivals.json` of
-    `benchmarks/studies`, and `docs/tuning.md`. Rates, averages and updates of the heads, of which
-    the paper says nothing, are the same in both recipes; times stay the paper's.
+    `benchmarks/studies`, and `docs/experiments.md`. Rates, averages and updates of the heads, of
+    which the paper says nothing, are the same in both recipes; times stay the paper's.
 
     Args:
       config: is changed; its data generator's training is set already.
@@ -77,7 +77,7 @@ def small_recipe(
     )
     if even_shares:
         # With enough steps at these times the student needs no distance to the data there:
-        # docs/tuning.md, shares of the times.
+        # docs/experiments.md, shares of the times.
         distil.update(dict(probabilities=(0.4, 0.2, 0.2, 0.2), reconstruction_weight=0.0))
     first = max(3 * steps // 2, 1)
     _finetune(
