@@ -16,6 +16,7 @@ from ladd_jax.data.shards import Shards
 from ladd_jax.diffusion.sampling import Sampling
 from ladd_jax.errors import NotFoundError, UserError
 from ladd_jax.evaluation.report import write_report
+from ladd_jax.evaluation.rows import Row
 from ladd_jax.evaluation.seen import Seen, in_shares_of
 from ladd_jax.methods import METHODS
 from ladd_jax.parallel.mesh import make_mesh
@@ -255,7 +256,25 @@ def test_the_report_says_what_the_student_was_trained_on():
     config.evaluate.extractor = "own"
     assert "the encoded pictures" in facts_of(typed(config))["student"]
     notes = " ".join(notes_of(typed(config)))
-    assert "real pictures" in notes and "says nothing of their alignment" in notes
+    assert "real pictures" in notes and "alignment in the row of the data is that of held" in notes
+
+
+def test_rows_are_given_the_metrics_of_others_of_their_bucket_in_order():
+    rows = [
+        Row(
+            "data", 0, 1.0, name, {"fd": 1.0, "diversity": 2.0}, {"fd": (0, 2), "diversity": (1, 3)}
+        )
+        for name in ("all", "8x8", "8x16")
+    ]
+    others = [
+        Row("data", 0, 1.0, name, {"alignment": 0.5}, {"alignment": (0.4, 0.6)})
+        for name in ("all", "8x8")
+    ]
+    found = stage._with_metrics(rows, others, ("fd", "fd_real", "alignment", "diversity"))
+    assert [list(row.values) for row in found[:2]] == [["fd", "alignment", "diversity"]] * 2
+    assert found[1].intervals["alignment"] == (0.4, 0.6) and found[1].bucket == "8x8"
+    # A bucket without others stays as it is.
+    assert found[2] == rows[2]
 
 
 @pytest.mark.parametrize(

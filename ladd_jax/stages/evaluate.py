@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -193,12 +193,16 @@ def evaluate(config: Config, workdir: Path) -> list[Row]:
             references["real"] = look(*pictures_of(subject.real, most, config.seed))
             counts = {bucket: len(texts) for bucket, texts in prompts.items()}
             data = look(*pictures_of(shards_of(config, workdir, "encoded"), counts))
-            # One picture has no distribution.
-            data = {bucket: part for bucket, part in data.items() if len(part.prompts) > 1}
-            if EXTRACTORS[extractor_for(config)].learns or edits is not None:
+            learns = EXTRACTORS[extractor_for(config)].learns
+            if learns or edits is not None:
                 data = {b: dataclasses.replace(part, alignment=None) for b, part in data.items()}
             way = _Way("data", 0, 1.0, ways[0].sampling, 0)
-            rows += _rows(way, data, references, stage, config.seed)
+            rows += _rows(way, _several(data), references, stage, config.seed)
+            if learns and edits is None and "alignment" in stage.metrics:
+                # What is learnt of pictures says nothing of these: others of the same source do.
+                aligned = dataclasses.replace(stage, metrics=("alignment",))
+                unseen = _rows(way, _several(references["real"]), references, aligned, config.seed)
+                rows = _with_metrics(rows, unseen, stage.metrics)
         grids: list[Grid] = []
         shown: list[Grid] = []
         for way in ways:
@@ -313,8 +317,9 @@ def notes_of(config: Config) -> list[str]:
         )
     if EXTRACTORS[extractor_for(config)].learns:
         notes.append(
-            "The extractor was trained on the run's own pictures, so that the row of the data says "
-            "nothing of their alignment."
+            "The extractor was trained on the run's own pictures, so the alignment in the row of "
+            "the data is that of held-out pictures: what it finds where pictures are as their "
+            "captions say."
         )
     if config.data.joined == "inpaint":
         notes.append(
@@ -393,6 +398,26 @@ def _rows(
         values, intervals = _measured(part, references, stage, seed)
         rows.append(Row(way.model, way.steps, way.guidance, name, values, intervals))
     return rows
+
+
+def _several(looked: _Looked) -> _Looked:
+    """Buckets of more than one picture, which alone has no distribution."""
+    return {bucket: part for bucket, part in looked.items() if len(part.prompts) > 1}
+
+
+def _with_metrics(rows: list[Row], others: list[Row], order: Sequence[str]) -> list[Row]:
+    """Rows with the metrics of further ones for the same buckets, in the order of their names."""
+    found = {row.bucket: row for row in others}
+
+    def both(row: Row) -> Row:
+        other = found.get(row.bucket, row)
+        values, intervals = row.values | other.values, row.intervals | other.intervals
+        names = [name for name in order if name in values]
+        return dataclasses.replace(
+            row, values={n: values[n] for n in names}, intervals={n: intervals[n] for n in names}
+        )
+
+    return [both(row) for row in rows]
 
 
 def _measured(
