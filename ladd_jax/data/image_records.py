@@ -13,6 +13,7 @@ from ladd_jax.errors import NotFoundError, UserError
 from ladd_jax.paths import expand, is_there, matches, near
 
 _TABLES = (".parquet", ".arrow")
+_PACKED_TARS = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 
 
 def open_images(
@@ -122,6 +123,11 @@ def _of_folder(
         )
     if tables:
         return table(folder)
+    packed = [file for file in visible if file.name.lower().endswith(_PACKED_TARS)]
+    if packed:
+        raise UserError(
+            f"{packed[0]} is a compressed tar, which cannot be read in places: unpack it to a .tar"
+        )
     count = image_count(names)
     if count:
         raise UserError(

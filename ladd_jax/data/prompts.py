@@ -242,6 +242,8 @@ def read_text(path: Path) -> str:
 def _existing(path: Path) -> Path:
     """The path on disk of a file that is there, and that is no pointer to one."""
     path = expand(path)
+    if path.is_dir():
+        raise NotFoundError(f"no file {path}, which is a folder: name a file")
     if not path.is_file():
         raise NotFoundError(f"no file {path}{'' if path.exists() else near(path)}: check the path")
     with path.open("rb") as file:

@@ -159,6 +159,14 @@ def test_a_column_that_is_not_there_is_an_error_with_those_that_are(tmp_path, na
         read_prompts(path, "nota")
 
 
+def test_a_folder_with_the_name_of_a_file_is_told_to_be_one(tmp_path):
+    (tmp_path / "p.txt").mkdir()
+    with pytest.raises(
+        FileNotFoundError, match=r"no file .*p\.txt, which is a folder: name a file"
+    ):
+        read_prompts(tmp_path / "p.txt")
+
+
 def test_a_column_of_a_text_file_is_an_error(tmp_path):
     with pytest.raises(ValueError, match="without columns, and column 'prompt' was named"):
         read_prompts(written(tmp_path, "p.txt", "a"), "prompt")
