@@ -36,7 +36,7 @@ def with_fields(
                 f"digits and _, such as my_loss"
             )
         if name in taken:
-            raise UserError(f"{name!r} is the name of {of} and already of a field: use another")
+            raise UserError(f"{name!r} is the name of {of} and of a field already: use another")
     return dataclasses.make_dataclass(
         title,
         [(name, kind, dataclasses.field(default=value)) for name, (kind, value) in fields.items()],
