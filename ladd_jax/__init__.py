@@ -1,7 +1,7 @@
 """Latent Adversarial Diffusion Distillation (Sauer et al. 2024, arXiv 2403.12015) in JAX.
 
-The names here are what a program that uses the library starts from. They are imported when they are
-first asked for: JAX takes seconds.
+The names here are what a program that uses the library starts from. They are imported on first use,
+since importing JAX takes seconds.
 """
 
 import importlib

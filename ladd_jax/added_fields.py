@@ -15,25 +15,25 @@ def with_fields(
     again: Callable[[dict[str, Any]], Any],
     base: type | None = None,
 ) -> type[Any]:
-    """A frozen dataclass, of which instances can be sent to another process.
+    """A frozen dataclass whose instances can be sent to another process.
 
     Args:
-      title: its name.
-      of: what the fields' names are names of, for messages.
+      title: name of the class.
+      of: what the fields are named after, in words, for messages.
       fields: type and default of each field, by its name.
-      again: a function of a module that makes an instance anew of its values, by name: the other
-        process does not have this class.
+      again: a function at the top of a module that makes an instance from its values, by name: the
+        other process does not have this class.
       base: a dataclass with further fields.
 
     Raises:
-      UserError: a name cannot be that of a field, or is that of a field of `base`.
+      UserError: a name cannot be the name of a field, or `base` has a field of that name.
     """
     taken = set() if base is None else {field.name for field in dataclasses.fields(base)}
     for name in fields:
         if not name.isidentifier() or keyword.iskeyword(name):
             raise UserError(
-                f"{name!r} is the name of {of} and none of a field: use letters, digits and _, "
-                f"such as my_loss"
+                f"{name!r} is the name of {of} and cannot be the name of a field: use letters, "
+                f"digits and _, such as my_loss"
             )
         if name in taken:
             raise UserError(f"{name!r} is the name of {of} and of a field already: use another")

@@ -1,4 +1,4 @@
-"""Errors that the user can fix, one at a time or all that there are."""
+"""Errors that the user can fix, reported one at a time or all at once."""
 
 import contextlib
 from collections.abc import Iterator
@@ -17,11 +17,11 @@ class NotFoundError(UserError, FileNotFoundError):
 
 
 class ExistsError(UserError, FileExistsError):
-    """There is something already where the user wants something written."""
+    """Something is already there where the user wants something written."""
 
 
 class DamagedError(UserError):
-    """A file is there and not whole: cut, empty, changed, or other than its name says."""
+    """A file is there but damaged: cut, empty, changed, or not what its name says."""
 
 
 class NotFiniteError(UserError):
@@ -41,7 +41,7 @@ class UserErrors(UserError):
     """
 
     def __init__(self, problems: tuple[str, ...]):
-        """Joins them.
+        """Joins the sentences.
 
         Args:
           problems: one sentence for each.
@@ -51,7 +51,7 @@ class UserErrors(UserError):
 
 
 class Problems:
-    """What is wrong with what a user gave, collected so that it is told at once."""
+    """The errors in what a user gave, collected so that all are reported at once."""
 
     def __init__(self) -> None:
         """Starts without any."""
@@ -66,7 +66,7 @@ class Problems:
         return tuple(self._found)
 
     def add(self, error: UserError) -> None:
-        """Keeps an error, or those of which it consists; a sentence counts once."""
+        """Keeps an error, or the errors that it consists of; the same sentence counts once."""
         if isinstance(error, UserErrors):
             self._found |= {text: UserError(text) for text in error.problems}
         else:
@@ -74,14 +74,14 @@ class Problems:
 
     @contextlib.contextmanager
     def found(self) -> Iterator[None]:
-        """Keeps the UserError that ends its body, after which the next statement goes on."""
+        """A block whose UserError is kept and not raised: what follows the block still runs."""
         try:
             yield
         except UserError as error:
             self.add(error)
 
     def tell(self) -> None:
-        """Raises what was found: the error, or several as UserErrors; nothing where all is well."""
+        """Raises what was found, several errors as UserErrors; does nothing where all is well."""
         if len(self._found) == 1:
             raise next(iter(self._found.values()))
         if self._found:

@@ -1,7 +1,8 @@
 r"""`python -m ladd_jax.evaluate --config=FILE --workdir=DIR`: a table and a report of a run.
 
-Or, of any pictures, `python -m ladd_jax.evaluate --samples=DIR --extractor=NAME:PATH`, with
-`--reference=DIR` for distances to others and `--prompts=FILE` for pictures that do not tell theirs.
+Or, for any pictures, `python -m ladd_jax.evaluate --samples=DIR --extractor=NAME:PATH`, with
+`--reference=DIR` for distances to other pictures and `--prompts=FILE` for pictures that do not say
+their prompts.
 
 Or, for people to judge, `python -m ladd_jax.evaluate --compare=A,B --page=DIR`: a page with the
 same prompts and seeds of runs, exports or folders of pictures side by side, on which people vote
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
 FLAGS = flags.FlagValues()
 _SAMPLES = flags.DEFINE_string("samples", "", "Folder of pictures.", flag_values=FLAGS)
 _REFERENCE = flags.DEFINE_string(
-    "reference", None, "Folder of pictures that they are compared with.", flag_values=FLAGS
+    "reference", None, "Folder of pictures to compare them with.", flag_values=FLAGS
 )
 _EXTRACTOR = flags.DEFINE_string(
     "extractor",
@@ -50,7 +51,7 @@ _EXTRACTOR = flags.DEFINE_string(
     flag_values=FLAGS,
 )
 _METRICS = flags.DEFINE_list(
-    "metrics", None, "Which metrics; default: all that are there.", flag_values=FLAGS
+    "metrics", None, "Metrics to compute; default: all that there are.", flag_values=FLAGS
 )
 _RESAMPLES = flags.DEFINE_integer(
     "resamples",
@@ -59,16 +60,16 @@ _RESAMPLES = flags.DEFINE_integer(
     lower_bound=0,
     flag_values=FLAGS,
 )
-_OUT = flags.DEFINE_string("out", None, "JSON file of the rows, or the scores.", flag_values=FLAGS)
+_OUT = flags.DEFINE_string("out", None, "JSON file for the rows or scores.", flag_values=FLAGS)
 _COMPARE = flags.DEFINE_multi_string(
     "compare",
     [],
-    "PATH or NAME=PATH of what is shown side by side: a run's workdir, an exported or released "
+    "PATH or NAME=PATH of what to show side by side: a run's workdir, an exported or released "
     "pipeline, or a folder of pictures; several with commas or spaces between, or given again.",
     flag_values=FLAGS,
 )
 _PAGE = flags.DEFINE_string(
-    "page", "", "The folder of the page, which is made; of --votes, theirs.", flag_values=FLAGS
+    "page", "", "Folder of the page to make; with --votes, of theirs.", flag_values=FLAGS
 )
 _VOTES = flags.DEFINE_multi_string(
     "votes",
@@ -79,27 +80,27 @@ _VOTES = flags.DEFINE_multi_string(
 _STEPS = flags.DEFINE_list(
     "steps",
     [],
-    "Numbers of a student's steps that are shown; default: those of 1, 2 and 4 that it has.",
+    "Numbers of steps to show of each student; default: those of 1, 2 and 4 that it has.",
     flag_values=FLAGS,
 )
 _TEACHER_STEPS = flags.DEFINE_integer(
     "teacher_steps",
     50,
-    "Steps of data generators that are shown; 0 leaves the teachers of runs out.",
+    "Steps of the data generators to show; 0 leaves the teachers of runs out.",
     flag_values=FLAGS,
 )
 _SEED = flags.DEFINE_integer(
-    "seed", 0, "Seed of the first picture of each prompt that is shown.", flag_values=FLAGS
+    "seed", 0, "Seed of the first picture to show of each prompt.", flag_values=FLAGS
 )
-_NUM = flags.DEFINE_integer("num", 1, "Pictures of each prompt that are shown.", flag_values=FLAGS)
+_NUM = flags.DEFINE_integer("num", 1, "Pictures to show of each prompt.", flag_values=FLAGS)
 _ASPECT = flags.DEFINE_string(
     "aspect",
     "1:1",
-    "Of what is shown: W:H takes the nearest bucket of the training; WxH are pixels.",
+    "Shape to show: W:H takes the nearest bucket of the training; WxH is in pixels.",
     flag_values=FLAGS,
 )
 _BATCH_SIZE = flags.DEFINE_integer(
-    "batch_size", 1, "Pictures sampled at once, to be shown.", flag_values=FLAGS
+    "batch_size", 1, "Pictures to sample at once.", flag_values=FLAGS
 )
 
 _OF_COMMAND = {
@@ -116,7 +117,7 @@ _ELO_RESAMPLES = 1000
 
 def folders() -> None:
     """The command on folders."""
-    # What is heavy is imported once the flags are read: a mistake in them is told at once.
+    # Heavy imports come after the flags are read, so that a mistake in them is told at once.
     import jax
 
     from ladd_jax.data.picture_folder import PictureFolder
@@ -213,7 +214,7 @@ def _whole_numbers(values: Sequence[str]) -> tuple[int, ...]:
         numbers = tuple(dict.fromkeys(int(value) for value in values))
     except ValueError as error:
         raise UserError(
-            f"--steps={','.join(values)} is no list of whole numbers: write them as in 1,2,4"
+            f"--steps={','.join(values)} is not a list of whole numbers: write them as in 1,2,4"
         ) from error
     for number in numbers:
         if number not in COUNT:
@@ -222,7 +223,7 @@ def _whole_numbers(values: Sequence[str]) -> tuple[int, ...]:
 
 
 def command_of(arguments: Sequence[str]) -> str:
-    """Which of the commands without config is meant; empty for that on a run."""
+    """Which of the commands without a config is meant; empty for the command on a run."""
     given = _given(arguments)
     for command in ("compare", "votes"):
         if command in given:
@@ -231,10 +232,10 @@ def command_of(arguments: Sequence[str]) -> str:
 
 
 def complete(arguments: Sequence[str]) -> list[str]:
-    """The command line with each of several values behind its flag.
+    """The command line, with a flag before each of several values.
 
     Raises:
-      UserError: a flag is of another of the commands.
+      UserError: a flag belongs to another of the commands.
     """
     given = _given(arguments[1:])
     command = command_of(arguments[1:])
@@ -253,7 +254,7 @@ def _given(arguments: Sequence[str]) -> list[str]:
 
 
 def _spread(arguments: Sequence[str]) -> list[str]:
-    """Words that follow `--compare` or `--votes`, as a shell makes them of a pattern, behind it."""
+    """The words with `--compare` or `--votes` before each of its values: shells expand patterns."""
     found: list[str] = []
     flag = ""
     for word in arguments:

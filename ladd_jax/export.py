@@ -1,10 +1,10 @@
 """`python -m ladd_jax.export --workdir=DIR --out=DIR`: a student for diffusers and ComfyUI.
 
 The config is the workdir's. `--layout=diffusers` writes a folder that
-`StableDiffusion3Pipeline.from_pretrained` loads, `single` the transformer as Stability AI's single
-files have it, `both` one folder with both, and of a student that has adapters (`distil.lora.rank`)
-`lora` writes these alone, `kohya` the same with the names of Kohya's scripts. A model card says how
-to call them.
+`StableDiffusion3Pipeline.from_pretrained` loads, `single` the transformer in the form of Stability
+AI's single files, and `both` one folder with both. For a student with adapters
+(`distil.lora.rank`), `lora` writes these alone, and `kohya` the same with the names of Kohya's
+scripts. A model card says how to call them.
 
 Examples:
 
@@ -41,14 +41,14 @@ _LORA = define_loras(FLAGS)
 _GUIDANCE = flags.DEFINE_float(
     "guidance",
     None,
-    "Guidance that the files have, of a student that was trained to be told; default: its "
-    "config's.",
+    "Guidance that the files have built in, for a student that was trained to be told it; default: "
+    "its config's.",
     flag_values=FLAGS,
 )
 _IMAGE_GUIDANCE = flags.DEFINE_float(
     "image_guidance",
     None,
-    "The same of the guidance on the picture that is edited, of a student that was trained to be "
+    "The same for the guidance on the picture that is edited, for a student that was trained to be "
     "told both.",
     flag_values=FLAGS,
 )
@@ -69,7 +69,7 @@ _PUSH = flags.DEFINE_string(
 
 def main() -> None:
     """The command."""
-    # What is heavy is imported once the flags are read: a mistake in them is told at once.
+    # Heavy imports come after the flags are read, so that a mistake in them is told at once.
     from ladd_jax.object_store import is_address, uploading
     from ladd_jax.stages.export import export
     from ladd_jax.weights.source import PIPELINE_INDEX

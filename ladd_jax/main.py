@@ -1,6 +1,6 @@
 """`python -m ladd_jax.main --config=FILE --workdir=DIR`: all stages, from data to report.
 
-A stage that is done is skipped, one that was stopped goes on.
+A stage that is done is skipped, and one that was stopped goes on.
 
 Examples:
 

@@ -1,4 +1,4 @@
-"""What there is to know of each way to make a student, by `distil.objective`."""
+"""What the rest of the system must know about each way to make a student."""
 
 import dataclasses
 
@@ -10,10 +10,10 @@ class Method:
     Attributes:
       title: its name in full.
       short: its name as people write it.
-      has_heads: whether heads judge the student, and so whether the fields of these, and the terms
-        of LADD's loss, mean anything.
-      in_pixels: whether they look at pictures, through another network than the teacher.
-      sampler: what its students are sampled by, a name of `SAMPLERS` of `diffusion.sampling`:
+      has_heads: whether heads judge the student, so that their fields and the terms of LADD's loss
+        mean something.
+      in_pixels: whether the heads look at pictures, through another network than the teacher.
+      sampler: the sampler of its students, a name of `SAMPLERS` of `diffusion.sampling`:
         `consistency`, or one whose steps are those that the student learned.
     """
 

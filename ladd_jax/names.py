@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:
-    """For a name that is not there: `: did you mean X?`, or the valid ones where none is near."""
+    """For an unknown name: `: did you mean X?`, or the valid names where none is near."""
     names = list(valid)
     close = difflib.get_close_matches(name, names, 1, 0.5)
     return f": did you mean {close[0]}?" if close else f": valid are {', '.join(sorted(names))}"

@@ -1,10 +1,10 @@
 """Google Cloud Storage: local copies of what is read, and uploads of what is whole.
 
-Libraries map weights and records into memory and open files by their paths, so that what an
-address (`gs://BUCKET/NAME`) names is copied to a disk of this machine once, below `LADD_JAX_CACHE`
-(default: `~/.cache/ladd_jax`). A copy is used again as long as the object has its generation and
-its size; the copy of what the bucket does not have any more is removed. The client is imported for
-an address alone.
+Libraries map weights and records into memory and open files by their paths, so what an address
+(`gs://BUCKET/NAME`) names is copied once to a disk of this machine, below `LADD_JAX_CACHE`
+(default: `~/.cache/ladd_jax`). A copy is used again as long as the object's generation and size are
+the same; copies of what the bucket no longer has are removed. The client is imported only for
+addresses.
 """
 
 import contextlib
@@ -32,7 +32,7 @@ _GB = 1e9
 
 
 def is_address(path: str | Path) -> bool:
-    """Whether a path, as a user wrote it or as `Path` shortened it, is of an object or a prefix."""
+    """Whether a path, as a user wrote it or as `Path` shortened it, is an address."""
     # `Path` leaves one slash of two.
     return str(path).startswith(SCHEME[:-1])
 
@@ -53,7 +53,7 @@ def place_of(address: str | Path) -> Path:
     """
     parts = _name(address).split("/")
     if not parts[0] or not {".", ".."}.isdisjoint(parts):
-        raise UserError(f"{address} is no address of a bucket: write {SCHEME}BUCKET/NAME")
+        raise UserError(f"{address} is not an address of a bucket: write {SCHEME}BUCKET/NAME")
     return _copies().joinpath(*parts)
 
 
@@ -64,7 +64,7 @@ def fetch(address: str | Path) -> Path:
     Any number of processes may fetch the same. Each file appears whole.
 
     Returns:
-      a file or a folder, or a path where nothing is if the bucket has nothing of that name.
+      A file or a folder, or a path where nothing is if the bucket has nothing of that name.
 
     Raises:
       UserError: the client is not installed; the bucket cannot be read, or not as it was listed; or
@@ -97,21 +97,21 @@ def find(pattern: str) -> list[str]:
 
 @contextlib.contextmanager
 def uploading(address: str, last: str) -> Iterator[Path]:
-    """A folder to be made, which becomes that of an address at the end of a block without error.
+    """A folder to make in a block, which is uploaded to an address if the block ends without error.
 
     An object store has no folders that appear whole: the file `last`, without which readers find
-    nothing, is uploaded after all others, and what was uploaded of a failed upload is removed.
+    nothing, is uploaded after all others, and the files of a failed upload are removed.
 
     Args:
-      address: a prefix that nothing has yet.
+      address: a prefix with nothing below it yet.
       last: name of a file in that folder.
 
     Yields:
-      a path with the prefix's name, where nothing is.
+      A path with the prefix's name, where nothing is yet.
 
     Raises:
-      ExistsError: there is something.
-      UserError: see `fetch`; or the bucket does not take it.
+      ExistsError: there is something at the address.
+      UserError: see `fetch`; or the bucket cannot be written to.
     """
     name = place_of(address).name
     if _listed(address):
@@ -144,7 +144,7 @@ def _upload(folder: Path, address: str, last: str) -> None:
 
 
 def _locked(target: Path) -> contextlib.AbstractContextManager[Any]:
-    # With what it imports it costs a tenth of a second.
+    # Importing it takes a tenth of a second.
     import filelock
 
     folder = _root() / "locks"
@@ -182,7 +182,7 @@ def _client() -> Any:
 
 
 def _listed(address: str | Path) -> dict[str, Mapping[str, Any]]:
-    """Objects of that name or below it, by bucket and name; objects that stand for folders are not.
+    """Objects of that name or below it, by bucket and name, without those that stand for folders.
 
     Raises:
       UserError: see `fetch`; or an object has the name of a folder of others.
@@ -193,7 +193,7 @@ def _listed(address: str | Path) -> dict[str, Mapping[str, Any]]:
             found = _client().find(_name(address), detail=True)
         except FileNotFoundError:
             found = {}
-    # A folder that a browser made is an object without bytes whose name ends so.
+    # A folder that was made in a browser is an empty object whose name ends in a slash.
     found = {name: info for name, info in found.items() if not info["name"].endswith("/")}
     for name in found:
         parts = name.split("/")
@@ -218,14 +218,14 @@ def _is_copy(path: Path, info: Mapping[str, Any]) -> bool:
 
 
 def _time(info: Mapping[str, Any]) -> int:
-    """Time of a copy in ns: that of its object's generation, which counts us and tells versions."""
+    """Time of a copy in ns: its object's generation, which is in µs and differs by version."""
     return 1000 * int(info["generation"])
 
 
 def _copy(path: Path, info: Mapping[str, Any]) -> None:
     partial = _root() / "partial" / uuid.uuid4().hex
     partial.parent.mkdir(parents=True, exist_ok=True)
-    # Objects that were composed of others have no MD5.
+    # Objects that were composed from others have no MD5.
     consistency = "md5" if info.get("md5Hash") else "size"
     try:
         _client().get_file(
@@ -243,7 +243,7 @@ def _copy(path: Path, info: Mapping[str, Any]) -> None:
 
 
 def _remove_others(target: Path, wanted: Mapping[Path, Any]) -> None:
-    """Removes copies of what the bucket does not have any more."""
+    """Removes copies of what the bucket no longer has."""
     folders = {folder for path in wanted for folder in path.parents}
     # What is a folder now may have been an object.
     for path in (target, *target.parents):
@@ -271,7 +271,7 @@ def _check_space(address: str | Path, size: int) -> None:
 def _one_sentence(address: str | Path, what: str) -> Iterator[None]:
     try:
         yield
-    # Its client, its credentials and the network have errors of many kinds.
+    # The client, its credentials and the network raise errors of many kinds.
     except Exception as error:
         if isinstance(error, UserError):
             raise

@@ -1,7 +1,7 @@
 """Paths as users write them: `~`, patterns, lists, and what was meant by one that is not there.
 
-A path is relative to where the user stands, on the command line and in a config file alike. What
-an address (`gs://...`) names is copied here, and its path is that of the copy.
+A path is relative to the user's current folder, on the command line and in a config file alike.
+What an address (`gs://...`) names is copied to this machine, and its path is that of the copy.
 """
 
 import difflib
@@ -19,7 +19,7 @@ from ladd_jax.object_store import is_address
 
 _PATTERN = frozenset("*?[")
 
-# Of one name with accents, as keyboards write it and as archives from macOS have it.
+# Forms of a name with accents: what keyboards write, and what archives from macOS have.
 _FORMS: tuple[Literal["NFC", "NFD"], ...] = ("NFC", "NFD")
 
 COPY_LATER = "name a folder or file on a disk, and copy that with `gcloud storage cp`"
@@ -27,7 +27,7 @@ COPY_LATER = "name a folder or file on a disk, and copy that with `gcloud storag
 
 
 def expand(path: str | Path) -> Path:
-    """A path with the user's own folder in the place of `~`; of an address, that of its copy.
+    """A path with the user's own folder instead of `~`; for an address, the path of its copy.
 
     Raises:
       UserError: there is no such user; or the bucket cannot be read.
@@ -57,10 +57,10 @@ def is_there(path: str | Path) -> bool:
 
 
 def as_on_disk(path: Path) -> Path:
-    """A path whose names have the Unicode forms in which they are on disk, where they are there.
+    """A path whose names have the Unicode forms that they have on disk, where they exist there.
 
     Accents are characters of their own in one form (NFD) and parts of letters in the other (NFC);
-    file systems tell both apart, and people cannot.
+    file systems tell the two apart, and people cannot.
     """
     if str(path).isascii() or os.path.lexists(path):
         return path
@@ -72,12 +72,12 @@ def as_on_disk(path: Path) -> Path:
 
 
 def one_form(name: str) -> str:
-    """A name in the form that all have which look like it."""
+    """A name in one form, the same for all names that look alike."""
     return unicodedata.normalize(_FORMS[0], name)
 
 
 def expand_local(path: str, flag: str, remedy: str) -> Path:
-    """`expand`, of what is written to and has to be on a disk.
+    """`expand` for what is written to and has to be on a disk.
 
     Args:
       path: the path.
@@ -93,10 +93,10 @@ def expand_local(path: str, flag: str, remedy: str) -> Path:
 
 
 def expand_file(path: str, flag: str, remedy: str) -> Path:
-    """`expand_local`, of a file that is written once all else is done.
+    """`expand_local` for a file that is written once all else is done.
 
     Raises:
-      UserError: as `expand_local`; or there is a folder of that name, or none to write it into.
+      UserError: see `expand_local`; or a folder has that name, or there is none to write it into.
     """
     file = expand_local(path, flag, remedy)
     if file.is_dir():
@@ -110,11 +110,12 @@ def expand_file(path: str, flag: str, remedy: str) -> Path:
 
 
 def near(path: str | Path) -> str:
-    """What there is near a path that does not exist, to stand behind it in a message.
+    """What exists near a path that does not, in words that follow it in a message.
 
     Returns:
-      `, and X is there`, of the path that may have been meant; else of the last folder on the way,
-      where the path has one; `, and X is a link to nothing` of one that is; else nothing.
+      `, and X is there` for the path that may have been meant, or else `, and of its folders X is
+      there` for the last folder on the way; `, and X is a link to nothing` for a broken link; or an
+      empty text.
     """
     if is_address(path):
         return ""
@@ -131,7 +132,7 @@ def near(path: str | Path) -> str:
     if close:
         meant = parent / close[0] / wanted.relative_to(parent / name)
         return f", and {meant if meant.exists() else parent / close[0]} is there"
-    # That where the user stands is there needs no telling.
+    # That the current folder exists needs no telling.
     return "" if parent == Path() else f", and of its folders {parent} is there"
 
 
@@ -145,14 +146,15 @@ def matches(path: str | Path) -> list[Path]:
 
     Args:
       path: one path, a pattern such as `data/*.tar` (`**` is for folders at any depth), or several
-        of these with commas between them. A path that exists is meant as it stands, whatever
+        of these with commas between them. A path that exists is taken as it stands, whatever
         characters it has.
 
     Returns:
-      Each once, in the order of the list, and those of a pattern in that of their names.
+      Each once, in the order of the list, and those of a pattern sorted by name.
 
     Raises:
-      NotFoundError: there is none of a part, which is named with what is near; or no part.
+      NotFoundError: nothing matches a part, which is named with what is near it; or there is no
+        part.
     """
     found: dict[Path, None] = {}
     for part in _parts(str(path)):
@@ -183,7 +185,7 @@ def _parts(path: str) -> list[str]:
 
 
 def _folder(pattern: str) -> Path:
-    """The last folder that a pattern names before its first character of one."""
+    """The last folder that a pattern names before its first special character."""
     parts = expand(pattern).parts
     count = next(i for i, part in enumerate(parts) if not _PATTERN.isdisjoint(part))
     return Path(*parts[:count])

@@ -43,11 +43,11 @@ _STAGE = flags.DEFINE_string(
 _BATCH = flags.DEFINE_integer(
     "batch",
     0,
-    "Global batch, of prefer pairs; 0 is the stage's batch_size.",
+    "Global batch, in pairs for prefer; 0 is the stage's batch_size.",
     flag_values=FLAGS,
 )
 _BUCKETS = flags.DEFINE_list(
-    "buckets", [], "Those of data.buckets to compile; default: all.", flag_values=FLAGS
+    "buckets", [], "Buckets of data.buckets to compile; default: all.", flag_values=FLAGS
 )
 _UTILISATION = flags.DEFINE_float(
     "utilisation",
@@ -70,7 +70,7 @@ _LARGEST = flags.DEFINE_bool(
 _COMPILE = flags.DEFINE_bool(
     "compile",
     True,
-    "Compile the step; without, all stages are estimated from their model FLOPs.",
+    "Compile the step; if not, all stages are estimated from their model FLOPs.",
     flag_values=FLAGS,
 )
 _JSON = flags.DEFINE_string("json", "", "Where to write the result.", flag_values=FLAGS)

@@ -10,13 +10,13 @@ from ladd_jax.errors import UserError
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Range:
-    """Finite numbers between two limits; a limit of None is none.
+    """Finite numbers between two limits; a limit of None sets none.
 
     Attributes:
-      least: the smallest one.
-      above: all are above it.
-      most: the largest one.
-      below: all are below it.
+      least: the smallest number.
+      above: a number that all are above.
+      most: the largest number.
+      below: a number that all are below.
     """
 
     least: float | None = None
@@ -26,7 +26,7 @@ class Range:
 
     def __contains__(self, value: float) -> bool:
         return (
-            # Of NaN nothing is true, and whole numbers may be too large for a float.
+            # False for NaN, too; and whole numbers may be too large for a float.
             abs(value) <= sys.float_info.max
             and (self.least is None or value >= self.least)
             and (self.above is None or value > self.above)
@@ -35,7 +35,7 @@ class Range:
         )
 
     def __str__(self) -> str:
-        """As a user is told what to use."""
+        """The range in words that follow "use" in a message."""
         if self.most is None and self.below is None:
             if self.least is None:
                 return "a finite number" if self.above is None else f"a number above {self.above}"
@@ -57,11 +57,11 @@ DECAY = Range(least=0, below=1)
 STEPS = Range(least=1, most=10_000)
 """Of a sampler, each of which is a pass of the network."""
 SEED = Range(least=0, most=2**32 - 1)
-"""Libraries that draw take no others, or take two of them for one."""
+"""Libraries that draw random numbers take no other seeds, or treat two of them as one."""
 
 
 def is_number(value: Any, within: Range = FINITE) -> bool:
-    """Whether a value of JSON is a number of a range; true and false are none."""
+    """Whether a JSON value is a number in a range; true and false are not numbers."""
     return isinstance(value, int | float) and not isinstance(value, bool) and value in within
 
 
@@ -70,7 +70,7 @@ def check_numbers(section: Any, ranges: Mapping[str, Range]) -> None:
 
     Args:
       section: the dataclass.
-      ranges: a range by the name of the field, a number or a tuple of them.
+      ranges: the range of each field, by its name; a field is a number or a tuple of numbers.
 
     Raises:
       UserError: a number is outside of its range.

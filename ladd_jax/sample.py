@@ -36,7 +36,7 @@ from ladd_jax.paths import COPY_LATER, expand, expand_local
 from ladd_jax.ranges import COUNT, NOT_NEGATIVE, POSITIVE, STEPS, STRENGTH
 from ladd_jax.stages.names import MODELS
 
-# As of a command this module's name is another.
+# Not `__name__`, which is `__main__` when this runs as a command.
 _LOG = logging.getLogger("ladd_jax.sample")
 
 _USUAL_STRENGTH = 0.5
@@ -51,7 +51,7 @@ _CHECKPOINT = flags.DEFINE_string(
 
 
 class _Models(flags.EnumParser):
-    """Networks of a run, of which the data generator has a second name."""
+    """Parses a network of a run; the data generator has a second name, teacher."""
 
     def parse(self, argument: str) -> str:
         return super().parse({"teacher": "generator"}.get(argument, argument))
@@ -78,29 +78,29 @@ _GENEVAL = flags.DEFINE_string(
 _PIEBENCH = flags.DEFINE_string(
     "piebench",
     None,
-    "PIE-Bench's mapping_file.json: its pictures and instructions, of a network that edits, in the "
-    "folder that its scorer reads.",
+    "PIE-Bench's mapping_file.json: its pictures and instructions, for a network that edits, in "
+    "the folder that its scorer reads.",
     flag_values=FLAGS,
 )
 _IMAGE = flags.DEFINE_string(
     "image",
     None,
-    "Pictures to start from in the place of noise alone, or, of a network that is given pictures, "
-    "these: one, a folder, a pattern or a list of them; one for each prompt, or one for all, or "
-    "one prompt for all.",
+    "Pictures to start from instead of pure noise, or, for a network that edits or fills holes, "
+    "the pictures that it is given: one, a folder, a pattern or a list of them; one for each "
+    "prompt, or one for all, or one prompt for all.",
     flag_values=FLAGS,
 )
 _MASK = flags.DEFINE_string(
     "mask",
     None,
-    "Of a network that fills holes, what of such a picture is to be filled, white in a picture of "
-    "its size; all else stays as it is. One for all pictures, or one for each.",
+    "For a network that fills holes: a picture of the size of --image, white where that is to be "
+    "filled; all else stays as it is. One for all pictures, or one for each.",
     flag_values=FLAGS,
 )
 _STRENGTH = flags.DEFINE_float(
     "strength",
     None,
-    "Share of noise that such a picture starts with, up to 1, which leaves nothing of it; a "
+    "Share of noise that a picture of --image starts with, up to 1, which leaves nothing of it; a "
     f"student starts at its next time below. Default: {_USUAL_STRENGTH}.",
     flag_values=FLAGS,
 )
@@ -110,7 +110,7 @@ _STEPS = flags.DEFINE_integer(
 _ASPECT = flags.DEFINE_string(
     "aspect",
     "1:1",
-    "W:H takes the nearest bucket of the training; WxH are pixels.",
+    "W:H takes the nearest bucket of the training; WxH is in pixels.",
     flag_values=FLAGS,
 )
 _SEED = flags.DEFINE_integer(
@@ -121,15 +121,15 @@ _BATCH_SIZE = flags.DEFINE_integer("batch_size", 1, "Pictures sampled at once.",
 _GUIDANCE = flags.DEFINE_float(
     "guidance",
     None,
-    "Guidance of the data generator, or of a student that was trained to be told; default: its "
+    "Guidance of the data generator, or of a student that was trained to be told it; default: its "
     "config's.",
     flag_values=FLAGS,
 )
 _IMAGE_GUIDANCE = flags.DEFINE_float(
     "image_guidance",
     None,
-    "Guidance on the picture that is edited, of the data generator or of a student that was "
-    "trained to be told; default: its config's.",
+    "Guidance on the picture that is edited, for the data generator or a student that was trained "
+    "to be told it; default: its config's.",
     flag_values=FLAGS,
 )
 _SHIFT = flags.DEFINE_float(
@@ -144,7 +144,7 @@ _OUT = flags.DEFINE_string("out", "", "Folder of the pictures.", flag_values=FLA
 
 def main() -> None:
     """The command."""
-    # What is heavy is imported once the flags are read: a mistake in them is told at once.
+    # Heavy imports come after the flags are read, so that a mistake in them is told at once.
     import jax
     import jax.numpy as jnp
 
@@ -197,9 +197,9 @@ def main() -> None:
         },
     )
     if _STRENGTH.value is not None and not _IMAGE.value:
-        raise UserError(f"--strength={_STRENGTH.value:g} is of a picture: name it by --image=FILE")
+        raise UserError(f"--strength={_STRENGTH.value:g} needs a picture: give --image=FILE, too")
     if _MASK.value and not _IMAGE.value:
-        raise UserError(f"--mask={_MASK.value} is of a picture: name it by --image=FILE")
+        raise UserError(f"--mask={_MASK.value} needs a picture: give --image=FILE, too")
     if tasks and _NUM.present and _NUM.value != 1:
         raise UserError(f"--num={_NUM.value} and --piebench has one edit of each picture: use 1")
     images = find_starts(_IMAGE.value) if _IMAGE.value else [task.image for task in tasks]
@@ -236,7 +236,7 @@ def main() -> None:
     elif images:
         prompts, files_given = pair(prompts, files_given)
     else:
-        # The same prompt twice would be the same pictures.
+        # The same prompt twice would give the same pictures.
         prompts = list(dict.fromkeys(prompts))
     sampling = trained.sampling(
         _STEPS.value, _GUIDANCE.value, _SHIFT.value, strength, _IMAGE_GUIDANCE.value

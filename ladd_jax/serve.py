@@ -3,8 +3,8 @@
 Each key shows what the student makes in one step; a pause or Enter shows it in all of its steps. A
 student that edits is given a picture on the page, and one that fills holes a picture and what is
 painted over it.
-`--checkpoint` is the workdir of a run or an exported student, as of `ladd_jax.sample`. Everything
-is compiled before the page says that it is ready, and so does `/ready`. Needs gradio:
+`--checkpoint` is the workdir of a run or an exported student, as for `ladd_jax.sample`. Everything
+is compiled before the page, and `/ready`, say that it is ready. Needs gradio:
 `pip install "ladd_jax[serve]"`.
 
 Examples:
@@ -30,7 +30,7 @@ from ladd_jax.errors import UserError
 from ladd_jax.paths import expand
 from ladd_jax.ranges import COUNT, Range
 
-# As of a command this module's name is another.
+# Not `__name__`, which is `__main__` when this runs as a command.
 _LOG = logging.getLogger("ladd_jax.serve")
 
 _PORT_RANGE = Range(least=1, most=65535)
@@ -53,7 +53,7 @@ _ASPECTS = flags.DEFINE_list(
 _BATCH_SIZE = flags.DEFINE_integer(
     "batch_size",
     4,
-    "Pictures made at once at most, of one request or of several.",
+    "Most pictures to make at once, for one request or for several.",
     flag_values=FLAGS,
 )
 _QUEUE = flags.DEFINE_integer(
@@ -71,13 +71,13 @@ def main() -> None:
     check_ranges(FLAGS, {"batch_size": COUNT, "queue": COUNT, "port": _PORT_RANGE})
     if importlib.util.find_spec("gradio") is None:
         raise UserError('gradio is not installed: pip install "ladd_jax[serve]"')
-    # Taken before minutes are spent on reading and compiling.
+    # The port is taken before minutes are spent on reading and compiling.
     with _bound(_HOST.value, _PORT.value) as listening:
         _serve(listening)
 
 
 def _serve(listening: socket.socket) -> None:
-    # What is heavy is imported once the flags are read: a mistake in them is told at once.
+    # Heavy imports come after the flags are read, so that a mistake in them is told at once.
     import jax
     import jax.numpy as jnp
 
@@ -117,7 +117,7 @@ def _serve(listening: socket.socket) -> None:
         try:
             student.warm_up(ready.told)
             _LOG.info("serve: ready at %s", address)
-        # Of a thread of its own nobody would be told.
+        # Raised by the main thread later: nobody would learn of an error in this one.
         except BaseException as error:
             failed.append(error)
             server.should_exit = True
@@ -141,7 +141,7 @@ def _bound(host: str, port: int) -> socket.socket:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind((host, port))
         listening.listen(128)
-    # A name whose parts are empty or too long has an error of its own.
+    # A name whose parts are empty or too long raises UnicodeError.
     except (OSError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(

@@ -1,7 +1,8 @@
 """`python -m ladd_jax.study --study=NAME --workdir=DIR`: a table of runs, compared in one report.
 
-Runs of the same data generator and samples share these. A run that is done is not run again, one
-that was stopped goes on. The same command started once more beside it takes the runs that are left.
+Runs with the same data generator and samples share these. A run that is done is not run again, and
+one that was stopped goes on. The same command, started once more beside the first, takes the runs
+that are left.
 
 Examples:
 
@@ -31,11 +32,11 @@ from ladd_jax.ranges import SEED
 if TYPE_CHECKING:
     from pathlib import Path
 
-# As of a command this module's name is another.
+# Not `__name__`, which is `__main__` when this runs as a command.
 _LOG = logging.getLogger("ladd_jax.study")
 
 _WAIT_SECONDS = 60.0
-"""Between looks at runs that other jobs have."""
+"""Time between looks at runs that other jobs are doing."""
 
 FLAGS = flags.FlagValues()
 _STUDY = flags.DEFINE_string(
@@ -55,7 +56,7 @@ _ROWS = flags.DEFINE_string(
 
 def main() -> None:
     """The command."""
-    # What is heavy is imported once the flags are read: a mistake in them is told at once.
+    # Heavy imports come after the flags are read, so that a mistake in them is told at once.
     import jax
 
     from ladd_jax.studies.report import format_study, write_study_report
@@ -105,7 +106,7 @@ def _start() -> ConfigDict:
     """The config of the command line.
 
     Raises:
-      UserError: there is none, or it sets what others decide.
+      UserError: there is none, or it sets what other flags decide.
     """
     from ladd_jax.cli.flags import check_overrides
     from ladd_jax.config.architectures import read_architectures
@@ -114,7 +115,7 @@ def _start() -> ConfigDict:
     if found is None:
         raise UserError("there is no config: give --study and --config on the command line itself")
     if found.seed:
-        raise UserError(f"seed is {found.seed}: give it by --seeds={found.seed}")
+        raise UserError(f"seed is {found.seed}: give it with --seeds={found.seed}")
     read = ConfigDict(found.to_dict())
     read_architectures(read)
     check_overrides(read)
@@ -122,7 +123,7 @@ def _start() -> ConfigDict:
 
 
 def _in_words() -> str:
-    """The config of the command line, and what it changes of it."""
+    """The name of the command line's config, and the fields that the command line changes."""
     from pathlib import Path
 
     given = flags.FLAGS["config"]
@@ -143,12 +144,12 @@ def _with_config(arguments: Sequence[str]) -> list[str]:
     if not given["study"] or given["config"]:
         return list(arguments)
     command, *rest = arguments
-    # Before its fields.
+    # Before the flags that change its fields.
     return [command, f"--config={read_study(given['study']).config}", *rest]
 
 
 def _done(path: Path) -> list[dict[str, Any]]:
-    """The runs that process 0 sees to have ended."""
+    """The rows of the runs that have ended, as process 0 reads them."""
     import jax
 
     from ladd_jax.parallel.processes import gather

@@ -1,15 +1,15 @@
 """Whole numbers in files of protocol buffers: 7 bits in a byte, the lowest first."""
 
 _MOST_BITS = 63
-"""Of a number, before its last byte."""
+"""The most bits of a number before its last byte."""
 
 
 def read_varint(data: bytes, place: int) -> tuple[int, int]:
     """The number that begins at a place, and the place after it.
 
     Raises:
-      IndexError: the data end before.
-      ValueError: it has more than 64 bits.
+      IndexError: the data end within the number.
+      ValueError: the number has more than 64 bits.
     """
     value = shift = 0
     while True:

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and JSON that is whole or a sentence."""
+"""Files that appear whole or not at all, and JSON that is read whole or refused in a sentence."""
 
 import contextlib
 import errno
@@ -18,13 +18,13 @@ LFS_POINTER = b"version https://git-lfs"
 
 @contextlib.contextmanager
 def whole(path: Path) -> Iterator[Path]:
-    """The place to write a file or a folder at, which has its final name once the block has ended,
-    or is gone where that raised.
+    """A path to write a file or a folder at, which gets its final name once the block has ended, or
+    is removed if the block raises.
 
     Args:
       path: its final name, in a folder that is there.
     """
-    # Short, so that a long name of the user's is not too long with it.
+    # Without the final name, which may already be as long as names may be.
     partial = path.with_name(f".{uuid.uuid4().hex}.partial")
     try:
         yield partial
@@ -33,19 +33,19 @@ def whole(path: Path) -> Iterator[Path]:
         if partial.is_dir():
             shutil.rmtree(partial, ignore_errors=True)
         else:
-            # What went wrong before is told, and not that there is nothing to remove.
+            # The block's own error is raised, and not that there is nothing to remove.
             with contextlib.suppress(OSError):
                 partial.unlink()
 
 
 @contextlib.contextmanager
 def whole_folder(path: Path, flag: str) -> Iterator[Path]:
-    """A folder to write into, which has its final name once the block has ended, or is gone where
-    that raised.
+    """A folder to write into, which gets its final name once the block has ended, or is removed if
+    the block raises.
 
     Args:
       path: its final name.
-      flag: name of the flag that says so.
+      flag: name of the flag that gives this path.
 
     Raises:
       UserError: no folder can be made there.
@@ -61,11 +61,11 @@ def whole_folder(path: Path, flag: str) -> Iterator[Path]:
 
 
 def write_whole(path: Path, write: Callable[[BinaryIO], Any]) -> None:
-    """A file under its final name once all of it is on disk, by one of several writers or more.
+    """Writes a file that has its final name once all of it is on disk; several may write the same.
 
     Args:
       path: the file, in a folder that is there.
-      write: writes its bytes.
+      write: function that writes its bytes.
     """
     # The file is closed before it is published.
     with whole(path) as partial, partial.open("wb") as file:
@@ -73,7 +73,7 @@ def write_whole(path: Path, write: Callable[[BinaryIO], Any]) -> None:
 
 
 def write_text_whole(path: Path, text: str) -> None:
-    """As `write_whole`, of UTF-8."""
+    """`write_whole` for a text, in UTF-8."""
     write_whole(path, lambda file: file.write(text.encode()))
 
 
@@ -91,7 +91,7 @@ def publish(partial: Path, path: Path) -> None:
 
 
 REMOVED = ".removed"
-"""End of the names of folders that are being removed."""
+"""How the names of folders end that are being removed."""
 
 
 def remove_whole(folder: Path) -> None:
@@ -106,7 +106,7 @@ def _sync(path: Path) -> None:
     try:
         os.fsync(descriptor)
     except OSError as error:
-        # Disks that are mounted from object stores do not know it.
+        # Mounted object stores do not support it.
         if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS):
             raise
     finally:
@@ -114,7 +114,7 @@ def _sync(path: Path) -> None:
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object of JSON; raises ValueError where it has a name twice."""
+    """A JSON object from its pairs; raises ValueError if it has a name twice."""
     found = dict(pairs)
     if len(found) < len(pairs):
         names = [name for name, _ in pairs]
@@ -129,8 +129,8 @@ def read_json(path: Path, remedy: str = "get it again", once: bool = False) -> d
     Args:
       path: the file.
       remedy: what the user can do about a damaged one.
-      once: whether a name that an object has twice counts as damage: of what people write the
-        first of both would be lost.
+      once: whether a name that an object has twice counts as damage, since the first of the two
+        values that someone wrote would be lost.
 
     Raises:
       DamagedError: it is missing, a folder, empty, a pointer of git-lfs, cut, or holds no object.

@@ -125,11 +125,11 @@ def test_its_weights_are_read_up_to_the_last_block_with_a_head(dino):
         (
             {"distil.distillation_weight": 0.0, "teacher.weights": "elsewhere", "teacher.depth": 1,
              "teacher.width": 16, "teacher.num_heads": 2},
-            "the section teacher names a network that nothing asks",
+            "the section teacher names a network that nothing uses",
         ),
         (
             {"distil.distillation_weight": 0.0, "model.teacher_dtype": "int8"},
-            "teacher_dtype int8, which is for a teacher that is asked",
+            "teacher_dtype int8, which is for a teacher that is used",
         ),
     ],
     ids=str,

@@ -139,7 +139,7 @@ def test_what_cannot_be_compared_is_told_and_nothing_is_written(models, tmp_path
     page, run = tmp_path / "page", models / "run"
     named = {"compare": run, "page": page, "prompts": models / "prompts.txt"}
     for changes, words in (
-        ({"steps": "1,x"}, "--steps=1,x is no list of whole numbers: write them as in 1,2,4"),
+        ({"steps": "1,x"}, "--steps=1,x is not a list of whole numbers: write them as in 1,2,4"),
         ({"steps": 3}, "3 steps do not divide the 4 training times of the student: use one of"),
         ({"num": 0}, "--num is 0: use 1 or more"),
         ({"page": "gs://bucket/page"}, "--page=gs://bucket/page cannot be an address"),

@@ -175,7 +175,7 @@ def test_the_student_is_judged_at_its_scales(config):
     ("changes", "message"),
     [
         ({"synthesize.image_guidance_range": (2.0, 1.0)}, "use two numbers from 0 to 100"),
-        ({"synthesize.image_guidance": 7.0}, "which is outside, 7: use a scale within it"),
+        ({"synthesize.image_guidance": 7.0}, "is 7, which is outside: use a scale within it"),
         ({"synthesize.guidance_range": ()}, "name both, or that of the text alone"),
         ({"pretrain.image_dropout": 0.0}, r"image_dropout is 0 and synthesize.image_guidance is"),
         ({"pretrain.text_dropout": 0.0}, "text_dropout is 0 and .* by samples without text: use"),

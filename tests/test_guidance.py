@@ -198,9 +198,9 @@ def test_an_export_has_the_scale_that_was_asked_for(tmp_path):
     [
         ({"synthesize.guidance_range": (4.0, 1.0)}, "use two numbers from 0 to 100, the first"),
         ({"synthesize.guidance_range": (1.0, 150.0)}, "use two numbers from 0 to 100, the first"),
-        ({"synthesize.guidance": 7.0}, "which is outside, 7: use a scale within it"),
+        ({"synthesize.guidance": 7.0}, "is 7, which is outside: use a scale within it"),
         ({"distil.lora.rank": 2}, "layers that adapters do not have"),
-        ({"distil.data": "encoded", "distil.distillation_weight": 1.0}, "which no guidance made"),
+        ({"distil.data": "encoded", "distil.distillation_weight": 1.0}, "made without guidance"),
     ],
 )
 def test_what_a_range_does_not_go_with_is_refused(changes, words):

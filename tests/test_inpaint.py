@@ -286,7 +286,7 @@ def test_pixels_that_are_known_come_back_as_they_were(filling_run, files, tmp_pa
     [
         ({}, "is given a picture: name one by --image=FILE"),
         ({"image": "picture"}, "fills what a mask says: name one by --mask=FILE, white where"),
-        ({"mask": "mask"}, "is of a picture: name it by --image=FILE"),
+        ({"mask": "mask"}, "needs a picture: give --image=FILE, too"),
         ({"image": "picture", "mask": "black"}, "has nothing white in the part that is filled"),
         ({"image": "picture", "mask": "small"}, "has 8x4 pixels and its picture .* 8x8: make it"),
         ({"image": "picture", "mask": "mask", "strength": 0.5}, "leave --strength out"),

@@ -148,7 +148,7 @@ def test_prompts_are_read_from_a_bucket(bucket):
 
 @pytest.mark.parametrize("address", ["gs://", "gs://b/../../x", "gs://../x"])
 def test_what_is_no_address_is_refused(address):
-    with pytest.raises(UserError, match="is no address of a bucket: write gs://BUCKET/NAME"):
+    with pytest.raises(UserError, match="is not an address of a bucket: write gs://BUCKET/NAME"):
         place_of(address)
 
 

@@ -185,7 +185,7 @@ def test_a_picture_for_each_prompt_or_one_of_either_for_all(digits_run, picture,
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"strength": 0.5}, "--strength=0.5 is of a picture: name it by --image=FILE"),
+        ({"strength": 0.5}, "--strength=0.5 needs a picture: give --image=FILE, too"),
         ({"image": "{}", "strength": 0}, "strength is 0.0: use a number from above 0 to 1"),
         ({"image": "{}", "strength": 1.5}, "strength is 1.5: use a number from above 0 to 1"),
         ({"image": "{}", "strength": 0.1}, "strength is 0.1 and the student's least time is 0.25"),

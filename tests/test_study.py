@@ -250,7 +250,7 @@ def test_a_study_shares_data_survives_runs_that_break_and_repeats_nothing(tmp_pa
     [
         (["--study=noise", "--seeds=1,x"], "--seeds has 'x'"),
         (["--study=noise", "--only=m 1"], "no recipe 'm 1': did you mean"),
-        (["--study=noise", "--config.seed=5"], "seed is 5: give it by --seeds=5"),
+        (["--study=noise", "--config.seed=5"], "seed is 5: give it with --seeds=5"),
         (["--study=noise", "--config.distil.own_share=3"], "error: distil.own_share is 3.0"),
         (["--study", "noise", "--config.distil.stepz=3"], "unknown config field distil.stepz"),
         (["--study=noises"], "no study 'noises': did you mean noise"),

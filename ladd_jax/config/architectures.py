@@ -25,7 +25,7 @@ GENERATOR = "generator"
 
 
 def _fields(section: Model | OtherNetwork, kind: Any) -> dict[str, Any]:
-    """The fields of a section that an architecture has under the same name, but dtypes."""
+    """The fields of a section that an architecture has under the same name, except dtypes."""
     common = {field.name for field in dataclasses.fields(kind)}
     return {
         field.name: getattr(section, field.name)
@@ -35,7 +35,7 @@ def _fields(section: Model | OtherNetwork, kind: Any) -> dict[str, Any]:
 
 
 def _own_fields(config: Config) -> dict[str, Any]:
-    """The fields of an architecture that its family has in a section of `own` of its name."""
+    """The fields of an architecture that are in the section of `own` with its family's name."""
     section = getattr(config.own, config.model.family, None)
     if section is None:
         return {}
@@ -43,8 +43,8 @@ def _own_fields(config: Config) -> dict[str, Any]:
 
 
 def trained_generator_architecture(config: Config) -> Any:
-    """Architecture of the data generator as `pretrain` trains it: it is guided by two passes, and
-    never told by how much. An instance of its family's `architecture`."""
+    """Architecture of the data generator as `pretrain` trains it: it is guided by two passes and
+    never told the scale. An instance of its family's `architecture`."""
     kind = family_of(config).architecture
     return kind(
         **_fields(config.model, kind),
@@ -79,15 +79,15 @@ def generator_architecture(config: Config) -> Any:
 
 
 def start_architecture(config: Config) -> Any:
-    """Architecture of what the student starts from where that is frozen, as adapters and what
-    follows it have it; see `_frozen`."""
+    """Architecture of what the student starts from where that is frozen, under adapters or because
+    it is followed; see `_frozen`."""
     return _frozen(trained_start_architecture(config), config)
 
 
 def _frozen(architecture: Any, config: Config) -> Any:
-    """Of a frozen network, whose parameters may have a dtype of their own.
+    """The architecture of a frozen network, whose parameters may have a dtype of their own.
 
-    Those of int8 are under the heads alone, and bfloat16 elsewhere.
+    Only the teacher under the heads can be int8; elsewhere bfloat16 takes its place.
     """
     name = config.model.teacher_dtype
     dtype = jnp.dtype(jnp.bfloat16 if name == "int8" else name)
@@ -112,15 +112,15 @@ def teacher_architecture(config: Config) -> Any:
     """Architecture of the teacher under the heads, as `distil` holds and runs it.
 
     It is the data generator's, or that of the section `teacher`. It ends with the last hooked block
-    where only blocks are read, because no term of the student's loss needs the velocity, nor a loss
-    that follows the same network.
+    where only blocks are read: no term of the student's loss needs the velocity, and no loss
+    follows the same network.
 
     Raises:
       UserError: what int8 needs is not installed.
     """
     teacher = generator_architecture(config)
     if not METHODS[config.distil.objective].has_heads:
-        # Nothing stands on it, and it is followed as it is.
+        # No heads read it, and it is followed as it is.
         return teacher
     if config.model.teacher_dtype == "int8":
         check_installed()
@@ -132,13 +132,13 @@ def teacher_architecture(config: Config) -> Any:
         return teacher
     follows = config.distil.consistency_weight and config.distil.follows == "generator"
     if follows and teacher == generator_architecture(config):
-        # Whole, its tree is the data generator's, too.
+        # Kept whole, so that one tree serves as the data generator's, too.
         return teacher
     return dataclasses.replace(teacher, cut=max(hooked) + 1)
 
 
 def dino_architecture(config: Config) -> Dinov2Config:
-    """Architecture of the DINOv2 under the heads, up to the last block with one."""
+    """Architecture of the DINOv2 under the heads, up to the last block with a head."""
     dino = config.dino
     return Dinov2Config(
         hidden_size=dino.width,
@@ -171,14 +171,14 @@ def asks_teacher(config: Config) -> bool:
 
 
 def begins_as_teacher(config: Config) -> bool:
-    """Whether the student begins as the teacher under the heads: one tree is both."""
+    """Whether the student begins as the teacher under the heads, so that one tree is both."""
     return generator_tree(config) == "teacher" and not _starts_apart(config)
 
 
 def start_tree(config: Config) -> str:
-    """Name among the frozen trees of `distil` of what the student begins as, where it is among
-    them: the data generator's, unless `finetune` has made another of it, or the student has a start
-    of its own."""
+    """Name of the tree that the student begins as among the frozen trees of `distil`, if it is one
+    of them: the data generator's, unless `finetune` changed it or the student has a start of its
+    own."""
     if begins_as_teacher(config):
         return "teacher"
     distil = config.distil
@@ -192,8 +192,8 @@ def _starts_apart(config: Config) -> bool:
 
 
 def generator_tree(config: Config) -> str:
-    """Name of the data generator's parameters among the frozen ones of `distil`: the teacher's,
-    where the teacher is the data generator in the same form, and is among them."""
+    """Name of the data generator's parameters among the frozen ones of `distil`: the teacher's, if
+    the teacher is the data generator in the same form and is one of them."""
     if METHODS[config.distil.objective].in_pixels and not asks_teacher(config):
         return GENERATOR
     # A teacher with a depth of its own has other parameters, even of the same architecture.
@@ -204,7 +204,7 @@ def generator_tree(config: Config) -> str:
 
 def read_architectures(config: ConfigDict) -> None:
     """Fills in what the files of `weights`, `teacher.weights`, `data.text` and `dino.weights` say
-    of themselves, and what networks of other sizes have of `model`.
+    about themselves, and what networks of other sizes take from `model`.
 
     Fetches weights that are named by their place on the hub.
 
@@ -216,8 +216,9 @@ def read_architectures(config: ConfigDict) -> None:
 
     Raises:
       NotFoundError: there are no such weights, or no such encoder as `data.text`.
-      UserError: they are of no use, `model.depth` is neither 0 nor theirs, the teacher is of other
-        latents or of another text, or a width is no multiple of that of the model's heads.
+      UserError: the weights cannot be used, `model.depth` is neither 0 nor theirs, the teacher
+        reads other latents or another text, or a width is not a multiple of the width of the
+        model's heads.
     """
     if config.weights:
         config.model.family = family_of_pipeline(config.weights).name
@@ -257,7 +258,7 @@ def read_architectures(config: ConfigDict) -> None:
 def _complete(model: ConfigDict, section: ConfigDict, name: str) -> None:
     """Fills in a section that has a depth, and perhaps a width: all else is as in `model`."""
     if model.num_heads < 1:
-        # Refused where the section `model` is looked at.
+        # The check of the section `model` refuses it.
         return
     if model.width % model.num_heads:
         raise UserError(
@@ -267,8 +268,8 @@ def _complete(model: ConfigDict, section: ConfigDict, name: str) -> None:
     of_head, width = model.width // model.num_heads, section.width or model.width
     if width % of_head:
         raise UserError(
-            f"{name}.width is {width} and {name}.num_heads 0, for heads of width {of_head} as the "
-            f"model has them: use a multiple of {of_head}, or give {name}.num_heads and the other "
+            f"{name}.width is {width} and {name}.num_heads 0, which takes heads of width {of_head} "
+            f"from the model: use a multiple of {of_head}, or give {name}.num_heads and the other "
             f"fields of that network"
         )
     section.update(
@@ -279,25 +280,25 @@ def _complete(model: ConfigDict, section: ConfigDict, name: str) -> None:
 
 
 def check_like_model(config: ConfigDict, path: str, given: object) -> None:
-    """Raises UserError where a field of a network without weights was given as another than it is
-    now: it was taken from `model`.
+    """Raises UserError if a field of a network without weights was given a value, and that of
+    `model` took its place.
 
     Args:
       config: a config that `read_architectures` has completed.
       path: path of the field.
-      given: what it was.
+      given: the value that it was given.
     """
     section, _, name = path.rpartition(".")
     if section in NETWORKS.values() and not config[section].get("weights"):
         raise UserError(
-            f"{path} is {given} and {section}.num_heads 0, so that it is that of `model`, "
-            f"{config[section][name]}: leave it out, or give {section}.num_heads and the other "
-            f"fields of that network"
+            f"{path} is {given} and {section}.num_heads 0, which takes {config[section][name]} "
+            f"from `model` instead: leave it out, or give {section}.num_heads and the other fields "
+            f"of that network"
         )
 
 
 def open_dino(config: Config) -> OpenDinov2:
-    """The files of the DINOv2 under the heads, checked and not read yet.
+    """The files of the DINOv2 under the heads, checked but not read yet.
 
     Raises:
       NotFoundError: they are not there.
@@ -348,7 +349,7 @@ def _check_teacher(config: ConfigDict, found: Any) -> None:
                 f"use a teacher of the same autoencoder and text encoders"
             )
     if config.data.joined not in JOINED:
-        # The section `data` refuses it, which is looked at later.
+        # The check of the section `data` comes later and refuses it.
         return
     have, want = found.in_channels - found.out_channels, joined_channels(config)
     if have != want:

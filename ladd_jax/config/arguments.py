@@ -10,7 +10,7 @@ from ladd_jax.names import nearest
 def parse_arguments(text: str | None, defaults: Mapping[str, Any]) -> dict[str, Any]:
     """The argument of a config file, `name=value,name=value`, over defaults of the same types.
 
-    What follows a comma and is no `name=` belongs to the value before it, which may be a list of
+    What follows a comma and is not a `name=` belongs to the value before it, which may be a list of
     paths.
 
     Raises:
@@ -34,7 +34,7 @@ def parse_arguments(text: str | None, defaults: Mapping[str, Any]) -> dict[str, 
 
 
 def _parts(text: str, defaults: Mapping[str, Any]) -> list[str]:
-    """The arguments, each with the pieces of its value that are no arguments themselves."""
+    """The arguments, each with the pieces of its value that are not arguments themselves."""
     parts: list[str] = []
     for piece in filter(None, text.split(",")):
         name = parts[-1].partition("=")[0] if parts else ""

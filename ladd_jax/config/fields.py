@@ -2,8 +2,8 @@
 
 `known` marks what the paper states; all else is a default of this project. A config file starts
 from `base_config()` and sets what differs: a misspelt field or a wrong type is an error that names
-the nearest valid one. `typed` makes the dataclasses here of it, which say what a section refuses;
-what depends on several sections or on the machine is checked in `cli/preflight.py`.
+the nearest valid one. `typed` turns it into the dataclasses here, which refuse wrong values; what
+depends on several sections or on the machine is checked in `cli/preflight.py`.
 """
 
 import dataclasses
@@ -65,7 +65,7 @@ _NETWORK: Any = family("sd3").architecture
 
 _SIZES = dict.fromkeys(("width", "num_heads", "patch", "mlp_ratio", "position_table"), COUNT)
 
-# Of a network whose depth is not 0.
+# Ranges for a network whose depth is not 0.
 _NETWORK_RANGES = {
     **_SIZES,
     "dual_attention": NOT_NEGATIVE,
@@ -96,8 +96,8 @@ class Mesh:
     data: int = -1
     fsdp: int = 1
     tensor: int = 1
-    # How many TPU slices a data-centre network joins: it divides `data`, and fsdp and tensor stay
-    # inside of one.
+    # Number of TPU slices that a data-centre network joins: it divides `data`, while fsdp and
+    # tensor stay inside a slice.
     slices: int = 1
 
     def __post_init__(self) -> None:
@@ -120,51 +120,53 @@ class Data:
     """Raw data, and how they are encoded. Lengths are in latent pixels."""
 
     source: str = "digits"  # digits, scenes, scene_edits, images, prompts
-    # Of the prompts (txt, tsv, csv, jsonl) or the images: a folder, tars, tables, or a dataset's
-    # name on the hub.
+    # Where the prompts (txt, tsv, csv, jsonl) or the images are: a folder, tars, tables, or a
+    # dataset's name on the hub.
     path: str = ""
     column: str = ""  # of the prompts in their table; empty: the only one that it can be
     image_column: str = ""  # of the images in a table; empty: the only one that it can be
-    # Of a table: the picture that each was compared with (empty: records are no pairs), and how far
-    # the record's own was preferred, a number from 0 to 1 or a bool; at 0.5 neither was.
+    # Columns of a table: the picture that each was compared with (empty: records are not pairs),
+    # and how far the record's own was preferred, a number from 0 to 1 or a bool; at 0.5 neither
+    # was.
     other_column: str = ""
     preference_column: str = ""
-    # With joined=edit: the picture that each is an edit of, in a table or in metadata. Empty: it
-    # has one of the usual names.
+    # With joined=edit: name, in a table or in metadata, of the picture that each is an edit of.
+    # Empty: one of the usual names.
     source_column: str = ""
     split: str = "train"  # of a table or a dataset of the hub
     subset: str = ""  # of a dataset of the hub: name of its configuration
     stream: bool = False  # of the hub: fetch no more than `limit` asks for
-    limit: int = 0  # of images: read the first ones alone; 0: all
+    limit: int = 0  # of images: read only this many, from the first on; 0: all
     # Records that may be left out because they cannot be read, wherever their fault is: a share
     # and a number, of which the larger counts.
     max_unreadable: tuple[float, int] = (0.01, 0)
-    # What is done where a record of the shards is damaged: stop, or skip, which takes another one,
-    # up to `max_unreadable`.
+    # What to do about a damaged record of the shards: stop, or skip, which takes another one, up to
+    # `max_unreadable`.
     on_corrupt: str = "stop"
     max_pixels: int = MAX_PIXELS  # of a picture; larger ones cannot be read
-    # Of images: DIR/vae of a pipeline makes the latents. Empty: the one of `weights`, and without
-    # weights the pixels are the latents.
+    # For images: a pipeline DIR whose DIR/vae makes the latents. Empty: that of `weights`, and
+    # without weights the pixels are the latents.
     autoencoder: str = ""
-    # What is joined to the channels of x_t: nothing, a mask and the latents of the masked picture
-    # (inpaint), of which the rest is to be filled, or the latents of the picture that the record's
+    # What is joined to the channels of x_t: nothing; a mask and the latents of the masked picture,
+    # the rest of which is to be filled (inpaint); or the latents of the picture that the record's
     # own is an edit of (edit).
     joined: str = ""
-    # Of masks: how often strokes, boxes and frames around what is known are drawn.
+    # How often masks are drawn as strokes, as boxes, and as frames around what is known.
     mask_shares: tuple[float, float, float] = (0.4, 0.3, 0.3)
     # Rows x columns. Empty: a few for the aspects of the images, of about resolution^2 pixels.
     buckets: tuple[str, ...] = ("8x8", "8x16", "16x8")
     resolution: int = 0  # pixels
-    max_buckets: int = 5  # that are chosen
+    max_buckets: int = 5  # most buckets that are chosen
     # What happens to a bucket with fewer records than a batch: merge puts them into the bucket of
     # the nearest aspect, drop leaves them out.
     small_buckets: str = "merge"
     bucket_weights: tuple[float, ...] = ()  # share of the prompts for each; empty: all the same
-    examples: int = 1437  # of digits, scenes or edits of scenes, for each bucket
-    # Of them for judges, of the test split, for each bucket; of single digits no more than it has.
+    examples: int = 1437  # number of digits, scenes or edits of scenes, for each bucket
+    # How many of the test split are kept for judges, for each bucket; of single digits no more than
+    # it has.
     held_out_examples: int = 600
-    # Share of the pictures for judges, by their bytes, and 16 of a bucket at least; training reads
-    # none of them.
+    # Share of the pictures kept for judges, chosen by their bytes, and at least 16 of a bucket;
+    # training reads none of them.
     held_out: float = 0.05
     records_per_shard: int = 512
     # On disk: float32, float16, or int8, which has a scale for each token of a text and for each
@@ -173,8 +175,8 @@ class Data:
     latents_dtype: str = "float32"
     text_batch_size: int = 256
     image_batch_size: int = 8
-    # The text encoder: that of the folder `text`, of CLIP or T5 with its tokenizer; or that of
-    # `weights`; or a random frozen one, of the sizes here.
+    # The text encoder: CLIP or T5 with its tokenizer from the folder `text`; or that of `weights`;
+    # or a random frozen one, of the sizes here.
     text: str = ""
     # A pipeline whose tokenizers are read, where `weights` is a single file, which has none.
     tokenizers: str = ""
@@ -243,7 +245,7 @@ class Data:
             other = "the source 'prompts', which has no pictures"
             if self.other_column:
                 other = f"data.other_column {self.other_column!r}, of pairs"
-            raise UserError(f"data.joined is {self.joined!r} beside {other}: leave one of both out")
+            raise UserError(f"data.joined is {self.joined!r} beside {other}: leave one of them out")
         of_edits = self.source == "scene_edits"
         if SOURCES[self.source].drawn and of_edits != (self.joined == "edit"):
             raise UserError(
@@ -285,7 +287,8 @@ class Model:
     width: int = 1536
     num_heads: int = 24
     channels: int = _NETWORK.out_channels
-    # Joined to the latents' from a condition that the data must have; 0: those of `data.joined`.
+    # Channels joined to those of the latents, from a condition that the data must have; 0: those of
+    # `data.joined`.
     joined_channels: int = 0
     patch: int = _NETWORK.patch
     mlp_ratio: int = _NETWORK.mlp_ratio
@@ -298,8 +301,8 @@ class Model:
     unroll: int = _NETWORK.unroll
     dtype: str = "bfloat16"
     param_dtype: str = "float32"
-    # Dtype of the data generator's parameters too: float32, bfloat16, or int8, which is for the
-    # teacher under the heads alone: the data generator is bfloat16 then.
+    # Dtype of the parameters of the teacher and of the frozen data generator: float32, bfloat16, or
+    # int8, which is for the teacher under the heads alone; the data generator is then bfloat16.
     teacher_dtype: str = "float32"
 
     def __post_init__(self) -> None:
@@ -312,11 +315,11 @@ class Model:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OtherNetwork:
-    """A network of another architecture than that of `model`, whose fields these are; a depth of 0
-    is for none.
+    """A network of another architecture than that of `model`, with the same fields; a depth of 0
+    means that there is none.
 
-    With `num_heads` 0 commands take all fields but the depth and, where it is not 0, the width from
-    `model`, and heads as wide as there.
+    With `num_heads` 0, commands take all fields from `model` except the depth and a width that is
+    not 0, with heads as wide as there.
     """
 
     depth: int = 0
@@ -336,8 +339,8 @@ class OtherNetwork:
         for name in ("width", "num_heads"):
             if not self.depth and getattr(self, name):
                 raise UserError(
-                    f"{section}.{name} is {getattr(self, name)} and {section}.depth 0, which is "
-                    f"for no such network: give its depth, or leave the {name} out"
+                    f"{section}.{name} is {getattr(self, name)} and {section}.depth 0, which means "
+                    f"no such network: give its depth, or leave the {name} out"
                 )
         for name in _SIZES:
             if self.depth and getattr(self, name) < 1:
@@ -373,8 +376,8 @@ class Teacher(OtherNetwork):
     """Another teacher under the heads than the data generator (known: its size matters less than
     the student's).
 
-    `weights` names its pipeline; a depth of 0 is, with weights, for commands that read the
-    architecture from their files. Without weights `pretrain` trains it from nothing, as it does the
+    `weights` names its pipeline; with weights, a depth of 0 makes commands read the architecture
+    from their files. Without weights, `pretrain` trains the teacher from nothing, as it does the
     data generator, and with a depth of 0 the data generator is the teacher.
     """
 
@@ -394,13 +397,13 @@ class Dino:
     """The DINOv2 under the heads of `distil.objective=add`; other objectives ignore this section.
 
     `weights` names it: a folder in transformers' layout, or owner/name of the hub, such as
-    facebook/dinov2-small, which is ADD's. Its files say the sizes; without weights those are of
-    that one, for commands that plan.
+    facebook/dinov2-small, which is ADD's. Its files decide the sizes; without weights they are
+    those of dinov2-small, for commands that plan.
     """
 
     weights: str = ""
-    blocks: tuple[int, ...] = (2, 5, 8, 11)  # with a head; StyleGAN-T's, of 12
-    # Pixels of a picture's shorter side as it is shown to it, a multiple of its patch.
+    blocks: tuple[int, ...] = (2, 5, 8, 11)  # blocks with a head; StyleGAN-T's, of 12
+    # Shorter side of the pictures that it is shown, in pixels; a multiple of its patch.
     resolution: int = 224
     depth: int = Dinov2Config.num_hidden_layers
     width: int = Dinov2Config.hidden_size
@@ -433,9 +436,9 @@ class Heads(HeadSettings):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Pretrain(FlowMatchingSettings):
-    """The training of a data generator: from nothing where there are no weights, and from weights
-    that do not read the channels of `data.joined`. A teacher and a student of other sizes are
-    trained so, too, each by itself."""
+    """The training of a data generator: from nothing where there are no weights, or from weights
+    that do not read the channels of `data.joined` yet. A teacher and a student of other sizes are
+    trained in the same way, each by itself."""
 
     steps: int = 10_000
     batch_size: int = 256
@@ -457,7 +460,7 @@ class Prefer(DPOSettings):
     lora: LoRA = LoRA(rank=256)
     optimizer: Optimizer = Optimizer(1e-5, clip_norm=1.0)
     # Where the LoRA is added: before the distillation to the data generator, from which samples,
-    # student and teacher are, unless they are networks of their own; after it to the student.
+    # student and teacher come, unless they are networks of their own; after it to the student.
     applied: tuple[str, ...] = ("before", "after")
 
     @property
@@ -472,7 +475,7 @@ class Prefer(DPOSettings):
 
     @property
     def after(self) -> bool:
-        """Whether a student that is done is given the LoRA."""
+        """Whether the finished student is given the LoRA."""
         return self.steps > 0 and "after" in self.applied
 
     def __post_init__(self) -> None:
@@ -492,9 +495,10 @@ class Prefer(DPOSettings):
 class Finetune(FlowMatchingSettings):
     """Flow matching of the student on the data of `distil`, before the heads judge it.
 
-    The data generator's samples are guided, and the generator itself, which the student starts as
-    unless it is a network of its own, predicts unguided ones, as that one does. At small t, where
-    the heads say least, this is what moves it to them. The paper has none of it: 0 steps.
+    The data generator's samples are guided, but the generator itself, as which the student starts
+    unless it is a network of its own, predicts unguided ones, and so does such a network. At small
+    t, where the heads say least, this training is what moves the student to the guided samples. The
+    paper does without it: 0 steps.
     """
 
     steps: int = 0
@@ -518,11 +522,11 @@ class Synthesize:
     steps: int = 25
     guidance: float = 5.0  # known: one constant scale; its value is not
     # The least and the largest scale, between which each sample has one of its own. The student is
-    # given it then, and at `guidance` where nothing else is asked for. Empty: all have `guidance`.
+    # then told its scale, which is `guidance` where none is asked for. Empty: all have `guidance`.
     guidance_range: tuple[float, ...] = ()
-    # Scale of guidance on the picture that is edited; 1 for none. Another takes a third pass.
+    # Scale of guidance on the picture that is edited; 1 for none. Others take a third pass.
     image_guidance: float = 1.0
-    # As `guidance_range`, beside which it stands: a student is given both scales then.
+    # The same for `image_guidance`, beside `guidance_range`: a student is then told both scales.
     image_guidance_range: tuple[float, ...] = ()
     # The first and the last t with guidance. A step outside takes one pass of the network, not two.
     guidance_interval: tuple[float, float] = ALWAYS
@@ -554,8 +558,8 @@ class Synthesize:
                 )
             if scales and not scales[0] <= scale <= scales[1]:
                 raise UserError(
-                    f"{name}_range is {scales} and synthesize.{name}, which is outside, "
-                    f"{scale:g}: use a scale within it"
+                    f"{name}_range is {scales} and synthesize.{name} is {scale:g}, which is "
+                    f"outside: use a scale within it"
                 )
         if self.image_guidance_range and not self.guidance_range:
             raise UserError(
@@ -565,8 +569,8 @@ class Synthesize:
 
     @property
     def ranges(self) -> tuple[tuple[float, ...], ...]:
-        """Of each scale that a student is given the least and the largest: none, that on the text,
-        or with it that on the image."""
+        """The least and the largest of each scale that a student is told: of none, of the one on
+        the text, or of those on text and image."""
         return tuple(filter(None, (self.guidance_range, self.image_guidance_range)))
 
     @property
@@ -590,8 +594,8 @@ class Synthesize:
         return f"guidance {text}{image}{where}"
 
 
-# Of LADD alone, and of no recipe, with the values at which they do nothing, as they would with
-# another objective.
+# Settings of LADD alone that no recipe sets, with the values at which they do nothing. Objectives
+# without heads would ignore other values.
 _OF_HEADS = {
     "paired_weight": 0,
     "moments_weight": 0,
@@ -601,7 +605,7 @@ _OF_HEADS = {
     "student_interval": 1,
 }
 
-# Of `progressive` alone.
+# Settings of `progressive` alone.
 _OF_PHASES = ("halvings", "phase_steps")
 
 
@@ -623,14 +627,14 @@ class Distil(LADDSettings):
     data: str = "synthesized"  # known; encoded: real images, with a distillation_weight
     steps: int = 10_000  # known
     batch_size: int = 256
-    # Added to the run's: another training, with other heads and batches, on the same samples.
+    # Added to the run's seed: another training, with other heads and batches, on the same samples.
     seed: int = 0
     # Whose velocity lcm, dmd, progressive and the term of consistency follow: that of the guided
     # generator, or, without guidance, of the network that `finetune` has taught the student's data
     # (finetuned).
     follows: str = "generator"
-    # Steps that a path of it is cut into, for lcm and the term of consistency, and how each is
-    # taken: euler, or midpoint, which is of second order and asks the network twice.
+    # Steps that its paths are cut into, for lcm and the term of consistency, and how each is taken:
+    # euler, or midpoint, which is of second order and takes two passes.
     consistency_steps: int = 50
     consistency_solver: str = "euler"
     # Of progressive: how often the number of steps is halved, to one for each of `timesteps` in the
@@ -647,7 +651,7 @@ class Distil(LADDSettings):
 
     @property
     def needs_start(self) -> bool:
-        """Whether training and what reads its adapters need what the student began as."""
+        """Whether training, and whatever reads its adapters, need what the student began as."""
         followed = self.asks_a_network and self.follows == "finetuned"
         return self.lora.rank > 0 or followed
 
@@ -664,12 +668,13 @@ class Distil(LADDSettings):
                 if (value := getattr(self, name)) != none:
                     raise UserError(
                         f"distil.{name} is {value} and distil.objective {self.objective}, which "
-                        f"has no heads that it would stand beside: use {none}"
+                        f"has no heads: use {none}"
                     )
             if self.ramp.ramped:
                 raise UserError(
                     f"distil.ramp has factors of {', '.join(self.ramp.ramped)} and "
-                    f"distil.objective is {self.objective}, whose loss is one: leave them at 1"
+                    f"distil.objective is {self.objective}, whose loss has one term: leave them "
+                    f"at 1"
                 )
         _one_of(self.follows, "distil.follows", "generator", "finetuned")
         _one_of(self.consistency_solver, "distil.consistency_solver", *SOLVERS)
@@ -692,14 +697,14 @@ class Distil(LADDSettings):
         if self.paired_weight and self.data != "synthesized":
             raise UserError(
                 f"distil.paired_weight is {self.paired_weight} with distil.data={self.data}, which "
-                f"no noise was made into: use 0, or distil.data=synthesized"
+                f"was not made from noise: use 0, or distil.data=synthesized"
             )
         super().__post_init__()
 
     @property
     def last_phase(self) -> int:
         """Step at which the last phase of a progressive distillation begins."""
-        # What `finetune` has made is not learned once more.
+        # What `finetune` made is not learned once more.
         return (self.halvings - (self.follows == "finetuned")) * self.phase_steps
 
     def _check_phases(self) -> None:
@@ -736,16 +741,16 @@ class Evaluate:
     extractor: str = ""
     extractor_weights: str = ""  # a folder, or owner/name of the hub, for extractors that have some
     metrics: tuple[str, ...] = ("fd", "fd_real", "alignment", "diversity", "deviation", "outside")
-    # A file as data.path, or SET:FILE such as parti128:PartiPrompts.tsv, for every bucket, without
-    # real pictures to compare with; empty: the prompts of the held-out records.
+    # A file like data.path, or SET:FILE such as parti128:PartiPrompts.tsv, for every bucket and
+    # without real pictures to compare with; empty: the prompts of the held-out records.
     prompts: str = ""
     samples: int = 400  # for each bucket
     per_prompt: int = 4  # samples of a prompt, at least
-    resamples: int = 50  # for each interval, of the bootstrap
+    resamples: int = 50  # of the bootstrap, for each interval
     student_steps: tuple[int, ...] = (1, 2, 4)
     teacher_steps: tuple[int, ...] = (50,)
-    # Further scales at which the data generator is sampled, to see which is best, and with it a
-    # student that is told the scale.
+    # Further scales at which the data generator, and a student that is told the scale, are sampled
+    # to see which is best.
     guidances: tuple[float, ...] = ()
     batch_size: int = 400
     shown_prompts: int = 10  # columns of the report's grids
@@ -776,15 +781,15 @@ class Checkpoint:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Watch:
-    """When a training goes wrong."""
+    """What counts as a training gone wrong, and what is done then."""
 
     max_skips: int = 10  # steps in a row whose gradient is not finite, which stop it
-    # Of `distil`, when metrics say that it collapses: warn, stop, back (to the last checkpoint
-    # before, with a lower rate), or off.
+    # What `distil` does when metrics say that it collapses: warn, stop, back (to the last
+    # checkpoint before, with a lower rate), or off.
     collapse: str = "warn"
-    records: int = 5  # of log.every, in a row, that say so
-    accuracy: float = 0.95  # of the heads, from which they always win
-    # x0_hat_std below and above, and seed spread below, as multiples of the first record's.
+    records: int = 5  # records in a row, one every log.every steps, that say so
+    accuracy: float = 0.95  # accuracy of the heads from which they count as always winning
+    # Limits as multiples of the first record's: for x0_hat_std both, for seed spread the lower one.
     lowest: float = 0.5
     highest: float = 2.0
     lower: float = 0.5  # what a rate is multiplied by on the way back
@@ -808,13 +813,14 @@ class Watch:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Log:
-    """What a training tells while it runs."""
+    """What a training reports while it runs."""
 
     every: int = 50  # steps between records; training waits for the device at each
     samples_every: int = 500  # steps between previews, for which training waits too; 0: none
-    # Of a preview, for its metrics, for each number of steps, in all buckets together; 0: none.
+    # Samples for the metrics of a preview, for each number of steps, in all buckets together; 0:
+    # none.
     quick_samples: int = 256
-    # Previews of latents by their autoencoder, not by a quick map to colours.
+    # Whether previews show latents decoded by their autoencoder, not by a quick map to colours.
     decode: bool = False
     writers: tuple[str, ...] = ("tensorboard",)  # tensorboard, wandb, mlflow
     profile: str = ""  # START:STOP, an xprof trace of steps START to STOP - 1 of each training
@@ -840,7 +846,7 @@ class Log:
 
 
 def _without_heads(config: "Config") -> None:
-    """Raises UserError where a config names a network under heads that there are not."""
+    """Raises UserError where a config names a network under heads that do not exist."""
     objective = config.distil.objective
     if config.teacher.depth or config.teacher.weights:
         raise UserError(
@@ -854,8 +860,8 @@ def _without_heads(config: "Config") -> None:
         )
     for term in own_terms(config):
         raise UserError(
-            f"distil.objective is {objective}, whose loss is one, and the term {term.name} has a "
-            f"weight of {term.weight:g}: leave it out"
+            f"distil.objective is {objective}, whose loss has one term, and the term {term.name} "
+            f"has a weight of {term.weight:g}: leave it out"
         )
 
 
@@ -911,13 +917,13 @@ def _in_pixels(config: "Config") -> None:
         if config.teacher.depth or config.teacher.weights:
             raise UserError(
                 f"distil.objective is {objective} with distillation_weight 0, and the section "
-                f"teacher names a network that nothing asks: leave it empty, or use a weight such "
+                f"teacher names a network that nothing uses: leave it empty, or use a weight such "
                 f"as 2.5"
             )
         if config.model.teacher_dtype == "int8":
             raise UserError(
                 f"distil.objective is {objective} with distillation_weight 0 and "
-                f"model.teacher_dtype int8, which is for a teacher that is asked: use bfloat16"
+                f"model.teacher_dtype int8, which is for a teacher that is used: use bfloat16"
             )
     deepest = max(dino.blocks)
     if deepest >= dino.depth:
@@ -928,13 +934,13 @@ def _in_pixels(config: "Config") -> None:
 
 
 def _check_student(config: "Config") -> None:
-    """Raises UserError where a student of another size has nothing that it could start from, or is
-    to be given what fits the data generator alone."""
+    """Raises UserError where a student of another size has nothing to start from, or is to be given
+    what fits the data generator alone."""
     depth = config.student.depth
     if config.weights:
         raise UserError(
-            f"student.depth is {depth} and weights is {config.weights}, of which such a student "
-            f"would have nothing: use student.depth 0, so that it starts from them, or no weights"
+            f"student.depth is {depth} and weights is {config.weights}, from which such a student "
+            f"cannot start: use student.depth 0, so that it starts from them, or no weights"
         )
     if config.prefer.after:
         raise UserError(
@@ -945,8 +951,8 @@ def _check_student(config: "Config") -> None:
 
 
 def _check_pictures(config: "Config") -> None:
-    """Raises UserError where guidance on a picture has none, or is on a lack of it, or of the text,
-    that the data generator never learned."""
+    """Raises UserError where there is no picture to guide on, or the data generator never learned
+    to do without the picture or the text, which guidance needs."""
     joined, stage = config.data.joined, config.synthesize
     guiding = {
         "synthesize.image_guidance": stage.image_guidance != 1,
@@ -991,8 +997,8 @@ class Config:
     # and the teacher, unless `teacher` names another: a folder, or owner/name of the hub. Empty:
     # `pretrain` makes the data generator, and what `student` and `teacher` describe.
     weights: str = ""
-    # LoRA files that are added to `weights` before all else: PATH, or PATH:SCALE with what its
-    # change is multiplied by. A path is a file, its folder, or owner/name of the hub.
+    # LoRA files that are added to `weights` before all else: PATH, or PATH:SCALE, with a factor of
+    # its change. A path is a file, its folder, or owner/name of the hub.
     loras: tuple[str, ...] = ()
     data: Data = Data()
     model: Model = Model()
@@ -1004,7 +1010,7 @@ class Config:
     prefer: Prefer = Prefer()
     synthesize: Synthesize = Synthesize()
     finetune: Finetune = Finetune()
-    # Made anew each time: its ramp has a field for each term of other packages.
+    # Made for each config: its ramp has a field for each term of other packages.
     distil: Distil = dataclasses.field(default_factory=Distil)
     evaluate: Evaluate = Evaluate()
     checkpoint: Checkpoint = Checkpoint()
@@ -1015,8 +1021,8 @@ class Config:
     # Compiled programs stay here for the next start: in the workdir, unless it is an absolute path
     # or an address (gs://...). Empty keeps none.
     compilation_cache: str = "compilation_cache"
-    # What happens to results of this run's stages that are of other fields or other data: stop, or
-    # redo, which makes anew what differs and what depends on it.
+    # What happens if results of this run's stages were made with other fields or other data: stop,
+    # or redo, which makes what differs, and what depends on it, again.
     on_change: str = "stop"
 
     @property
@@ -1050,21 +1056,21 @@ class Config:
             )
         if self.synthesize.guidance_range and self.distil.data != "synthesized":
             raise UserError(
-                f"distil has data={self.distil.data}, which no guidance made, and "
-                f"synthesize.guidance_range is {self.synthesize.guidance_range}: leave one of both "
+                f"distil has data={self.distil.data}, which was made without guidance, and "
+                f"synthesize.guidance_range is {self.synthesize.guidance_range}: leave one of them "
                 f"out"
             )
         if distil.paired_weight and SAMPLERS[self.synthesize.sampler].keyed:
             raise UserError(
                 f"distil.paired_weight is {distil.paired_weight} and synthesize.sampler "
-                f"{self.synthesize.sampler}, by which the noise that a sample starts from does not "
-                f"decide it: use 0, or another sampler such as dpmpp_2m"
+                f"{self.synthesize.sampler}, whose samples do not follow from the noise that they "
+                f"start from: use 0, or another sampler such as dpmpp_2m"
             )
         if self.synthesize.guidance_range and self.distil.lora.rank:
             raise UserError(
                 f"distil has lora.rank={self.distil.lora.rank} and synthesize.guidance_range is "
                 f"{self.synthesize.guidance_range}: the guidance that a student is told needs "
-                f"layers that adapters do not have, so use one of both"
+                f"layers that adapters do not have, so use one of the two"
             )
         own = self.model.channels + self.model.joined_channels
         kind = joined_kind(own, self.model.channels)
@@ -1099,7 +1105,7 @@ def typed(config: ConfigDict) -> Config:
 
     Raises:
       UserError: a field is unknown, is missing or has another type than its default, or a section
-        refuses a value; the message names it and the remedy. Several are told at once.
+        refuses a value; the message names it and the remedy. Several are reported at once.
     """
     found, refused = partly_typed(config)
     problems = Problems()
@@ -1113,10 +1119,10 @@ def partly_typed(config: ConfigDict) -> tuple[Config, dict[str, list[UserError]]
     """The dataclasses of a config as far as its sections accept their values.
 
     Returns:
-      The config, in which what was refused is at its default; and what was said, by the name of the
-      section, or of a field that is in none; an empty name where no field is to blame, and then
-      the config is the default one. Nothing is said under it where the sections do not fit each
-      other only because of what was refused.
+      The config, in which refused values are at their defaults; and the errors by the name of their
+      section, or of a field that is in no section. Errors for which no field is to blame have an
+      empty name, and the config is then the default one. Those that arise only because of the
+      refused values are left out.
 
     Raises:
       UserError: a field is unknown, is missing or has another type than its default.
@@ -1132,7 +1138,7 @@ def _like(
 ) -> Any:
     """A value of the default's own type; `path` names it in errors, and is empty for the config.
 
-    What was said is added to `refused`, and to `lost` the fields whose values are gone for it.
+    Errors are added to `refused`, and the fields whose values are dropped for them to `lost`.
     """
     if not dataclasses.is_dataclass(default):
         return float(value) if isinstance(default, float) else value
@@ -1154,17 +1160,17 @@ def _like(
         try:
             return kind(**fields)
         except UserError as error:
-            # Many name their field, and do not know in which section of a config it stands.
+            # Many errors name their field without the section of the config that it is in.
             first = str(error).split(" ", 1)[0]
             name = first.removeprefix(prefix)
             told = UserError(f"{prefix}{error}") if first in fields else error
             told.__cause__ = error
             section = path.partition(".")[0] or (name if name in fields else "")
             sentences = refused.setdefault(section, [])
-            # What follows from a default in the place of a value is not the user's mistake.
+            # What follows from a default instead of the user's value is not the user's mistake.
             if not _names_one(told, lost):
                 sentences.append(told)
-            # The others are looked at with this one at its default.
+            # The other fields are checked with this one at its default.
             if name not in fields or fields[name] == getattr(default, name):
                 lost += [f"{prefix}{each}" for each in fields] if path else []
                 return default
@@ -1178,14 +1184,14 @@ def _names_one(error: UserError, fields: Sequence[str]) -> bool:
 
 
 def _is_of(kind: Any, value: Any) -> bool:
-    """Whether a value is of a type; a whole number that a float holds is one, too."""
+    """Whether a value is of a type; a whole number that a float can hold counts as a float."""
     if kind is float and type(value) is int:
         return value in FINITE
     return type(value) is kind
 
 
 def _has_elements(kind: Any, value: Any) -> bool:
-    """Whether a value is of a field's type, of tuples their elements included."""
+    """Whether a value's elements are of a field's type; true for fields that are not tuples."""
     elements = get_args(kind)
     if get_origin(kind) is not tuple:
         return True

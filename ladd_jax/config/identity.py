@@ -1,9 +1,9 @@
-"""What the result of a stage depends on, and how two of them differ.
+"""What the result of a stage depends on, and how two results differ.
 
-A result has one identity: the fields of the config that change it, and digests of what else went
-into all of it. A set of shards keeps it in `identity.json`, with digests of its records beside it,
-and a checkpoint has the config and the digests. A stage goes on with what has the same, and reads
-what is of the same fields.
+The identity of a result is the fields of the config that change it, and digests of what else went
+into it. A set of shards keeps it in `identity.json`, with digests of its records beside it, and a
+checkpoint has the config and the digests. A stage goes on with a result of the same identity, and
+reads results of the same fields.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,14 +19,14 @@ from ladd_jax.methods import METHODS, Method
 FREE_FIELDS = (
     "mesh", "log", "checkpoint", "watch", "stages", "evaluate", "compilation_cache", "on_change",
 )  # fmt: skip
-# And these of the other sections, which say how something is computed, and how much of it at once.
+# And these fields of other sections: how something is computed, and how much of it at once.
 FREE_PATHS = (
     "data.on_corrupt", "data.max_unreadable", "data.unreadable", "data.text_batch_size",
     "data.image_batch_size", "model.remat", "model.unroll", "synthesize.batch_size",
 )  # fmt: skip
 _IGNORED = (*FREE_FIELDS, *FREE_PATHS)
 
-# Sources of which all records are compared at each start: where they lie does not matter.
+# Sources whose records are all compared at each start, so that their path does not matter.
 _COMPARED = ("prompts",)
 
 SETS = ("encoded", "held_out", "synthesized")
@@ -53,7 +53,7 @@ _SECTIONS = {
 RESULTS = tuple(_SECTIONS)
 """Folders of all results, in the order in which they are made."""
 
-# What networks of other sizes have of `model`.
+# Fields that networks of other sizes take from `model`.
 _COMMON = ("family", "channels", "joined_channels", "dtype", "param_dtype")
 
 # Fields that sets of shards did not name in older versions.
@@ -67,12 +67,12 @@ _NAMED_LATER = (
 def identity(
     config: dict[str, Any], name: str, inputs: Mapping[str, str] | None = None
 ) -> dict[str, Any]:
-    """What says of the result of a stage what it is.
+    """The identity of the result of a stage.
 
     Args:
       config: a config, or as much as is known of an old one.
       name: a set of shards or a training, one of `SETS` or `TRAININGS`.
-      inputs: digests of what else it is made of, by what they are of; default: none is known.
+      inputs: digests of what else it was made from, by its name; default: none is known.
     """
     fields = {section: config[section] for section in _SECTIONS[name] if section in config}
     if not _pretrains(config):
@@ -81,7 +81,7 @@ def identity(
         own = fields.get("model", {})
         fields["model"] = {field: own[field] for field in _COMMON if field in own}
     if not config.get("student", {}).get("depth"):
-        # As of a version that did not have the section.
+        # As in a version that did not have the section.
         fields.pop("student", None)
     if not _in_pixels(config.get("distil", {})):
         fields.pop("dino", None)
@@ -94,7 +94,7 @@ def identity(
             fields.pop("synthesize", None)
         fields.setdefault("distil", {"data": source})
     if name == "distil" and not config.get("finetune", {}).get("steps"):
-        # As of a version that did not have the stage.
+        # As in a version that did not have the stage.
         fields["finetune"] = {"steps": 0}
     if own := own_beside(config, [section for section in _SECTIONS[name] if section in fields]):
         fields["own"] = own
@@ -102,23 +102,23 @@ def identity(
 
 
 def _pretrains(config: Mapping[str, Any]) -> bool:
-    """`pretrains` of `data.joined`, of a config of which an older version may not know all."""
+    """`pretrains` of `data.joined`, for a config that may be of an older version's fields."""
     joined = config.get("data", {}).get("joined", "")
     own = config.get("model", {}).get("joined_channels", 0)
     return makes_generator(config.get("weights", ""), joined, own)
 
 
 def _preference(stage: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """What a result depends on of the section `prefer`."""
+    """The part of the section `prefer` that a result depends on."""
     if name != "prefer" and not (stage.get("steps") and "before" in stage.get("applied", ())):
-        # As of a version that did not have the stage.
+        # As in a version that did not have the stage.
         return {"steps": 0}
     # Where the LoRA is added does not change it, and after the distillation it changes nothing.
     return {field: value for field, value in stage.items() if field != "applied"}
 
 
 def _method(stage: Mapping[str, Any]) -> Method | None:
-    """The method of a distillation, which a version of this package may not know."""
+    """The method of a distillation; None for one that this version of the package does not know."""
     return METHODS.get(stage.get("objective", "ladd"))
 
 
@@ -136,10 +136,10 @@ def _reads_guidance(stage: Mapping[str, Any]) -> bool:
 
 
 def difference(old: Mapping[str, Any], new: Mapping[str, Any], free: Sequence[str] = ()) -> str:
-    """In what two results differ by their `identity`, in words; empty where in nothing.
+    """How two results differ by their `identity`, in words; empty if they do not.
 
-    A field that an older version of this package did not have counts as in `absent`, with which the
-    result is the same as before. Inputs of which one of both knows nothing are no difference.
+    A field that an older version of this package did not have counts with its value in `absent`,
+    which gives the same result. Inputs that only one of the two knows are not a difference.
 
     Args:
       old: identity of what is there.
@@ -175,15 +175,15 @@ def config_difference(old: dict[str, Any], new: dict[str, Any]) -> str:
 
 
 def absent() -> dict[str, Any]:
-    """What fields were, by section, before there was a field for them: most of them as they are by
-    default, but defaults change."""
+    """The values, by section, that older versions used before there was a field for them: mostly
+    the defaults of the fields, but defaults change."""
     defaults = to_dict(Config())
     defaults["synthesize"]["sampler"] = "euler"
     return defaults
 
 
 def own_fields(training: str) -> tuple[str, ...]:
-    """Fields of a training that may change while it is not done, and with which it goes on.
+    """Fields of a training that may change before it is done, which then goes on with them.
 
     Rates and clipping are what one lowers when it diverges; more steps train on.
     """
@@ -213,7 +213,7 @@ def _named(defaults: Any, fields: Any) -> Any:
 
 
 def _without(fields: Any, paths: Sequence[str], prefix: str = "") -> Any:
-    """Fields but those of some paths."""
+    """Fields except those of some paths."""
     if not isinstance(fields, dict):
         return fields
     return {

@@ -52,8 +52,8 @@ def flow_matching(config: Config, stage: Pretrain | Finetune, training: str = ""
 
     Args:
       config: the run's config.
-      stage: its section with the settings.
-      training: name of the training, where it is of a network of another size.
+      stage: the section with its settings.
+      training: name of the training, where it trains a network of another size.
     """
     name = training or ("pretrain" if isinstance(stage, Pretrain) else "finetune")
     return FlowMatching(
@@ -67,7 +67,7 @@ def preference(config: Config) -> DPO:
     """What `prefer` trains: adapters of the data generator.
 
     Raises:
-      UserError: a network that cannot be, or adapters of layers that it does not have.
+      UserError: the network is impossible, or does not have the layers that adapters are for.
     """
     stage, base = config.prefer, family_of(config).backbone(generator_architecture(config))
     return DPO(
@@ -81,19 +81,19 @@ def student(config: Config) -> Backbone:
     """What `distil` trains: the whole network, or adapters of it.
 
     Raises:
-      UserError: a network that cannot be, or adapters of layers that it does not have.
+      UserError: the network is impossible, or does not have the layers that adapters are for.
     """
     architecture, lora = student_architecture(config), config.distil.lora
     backbone = family_of(config).backbone
     if not lora.rank:
         return backbone(architecture)
-    # Constant, it has the dtype of other constant networks.
+    # A constant here, so it has the dtype of other constant networks.
     base = backbone(start_architecture(config))
     return Adapted(base, lora, architecture.param_dtype, start_tree(config))
 
 
 def of_training(config: Config, training: str) -> Objective:
-    """What a training trains with, by its name: a stage's, or one of `pretraining.NETWORKS`.
+    """The objective of a training, by its name: a stage's, or one of `pretraining.NETWORKS`.
 
     Raises:
       UserError: see `preference` and `ladd`.
@@ -106,7 +106,7 @@ def of_training(config: Config, training: str) -> Objective:
 
 
 def distillation(config: Config) -> StudentObjective:
-    """What `distil` trains with: the objective that `distil.objective` names.
+    """The objective of the stage `distil`, which `distil.objective` names.
 
     Raises:
       UserError: see `ladd`.
@@ -118,7 +118,7 @@ def lcm(config: Config) -> LCM:
     """The baseline: consistency distillation, without heads.
 
     Raises:
-      UserError: a network that cannot be, or adapters of layers that it does not have.
+      UserError: the network is impossible, or does not have the layers that adapters are for.
     """
     stage = config.distil
     return LCM(_consistency(config), stage.optimizer, stage.ema_decay)
@@ -128,7 +128,7 @@ def dmd(config: Config) -> DMD:
     """Distribution matching, with a network that learns the student's predictions.
 
     Raises:
-      UserError: a network that cannot be, or adapters of layers that it does not have.
+      UserError: the network is impossible, or does not have the layers that adapters are for.
     """
     return DMD(
         student=student(config),
@@ -141,15 +141,15 @@ def dmd(config: Config) -> DMD:
 
 
 def progressive(config: Config) -> Progressive:
-    """Half the steps in each phase, after one that learns the guided velocity.
+    """Progressive distillation: half the steps in each phase, after one with guidance.
 
     Raises:
-      UserError: a network that cannot be, or adapters of layers that it does not have.
+      UserError: the network is impossible, or does not have the layers that adapters are for.
     """
     stage = config.distil
     return Progressive(
         student=student(config),
-        # What `finetune` has made is what the student begins as.
+        # Otherwise it would follow what `finetune` made, and begins as that.
         followed=_followed(config) if stage.follows == "generator" else None,
         optimizer=stage.optimizer,
         timesteps=stage.timesteps,
@@ -183,7 +183,7 @@ def _followed(config: Config) -> Followed:
             stage.guidance_interval,
             stage.image_guidance_range or stage.image_guidance,
         )
-    # As a constant it has the dtype of other constant networks.
+    # A constant here, so it has the dtype of other constant networks.
     told, start = student_architecture(config), start_architecture(config)
     learned = dataclasses.replace(start, guided=told.guided, image_guided=told.image_guided)
     return Followed(backbone(learned), BASE)
@@ -193,7 +193,7 @@ def ladd(config: Config) -> LADD:
     """The paper's distillation.
 
     Raises:
-      UserError: a network that cannot be, or heads on blocks that the teacher does not have.
+      UserError: the network is impossible, or heads are on blocks that the teacher does not have.
     """
     stage = config.distil
     teacher = family_of(config).backbone(teacher_architecture(config))
@@ -215,8 +215,8 @@ def add(config: Config) -> ADD:
     the released pipelines.
 
     Raises:
-      UserError: a network that cannot be, an autoencoder of no use, or a resolution that is not one
-        of DINOv2's.
+      UserError: the network is impossible, the autoencoder cannot be used, or the resolution is not
+        one of DINOv2's.
       NotFoundError: the autoencoder is not there.
     """
     family, dino = family_of(config), dino_architecture(config)
@@ -229,7 +229,7 @@ def add(config: Config) -> ADD:
                 f"model.channels is {config.model.channels} and the decoder's latents have "
                 f"{decoder.channels}: name the autoencoder of these latents by data.autoencoder"
             )
-    # All of them are given the same cond.
+    # It says what sums up the cond, which is the same for all networks.
     teacher = family.backbone(teacher_architecture(config))
     heads = _heads(config, dino.hidden_size, teacher.summary_width, told_noise=False)
     critic = PixelCritic(
@@ -247,7 +247,7 @@ def add(config: Config) -> ADD:
 
 
 def _heads(config: Config, features: int, summary: int, *, told_noise: bool = True) -> HeadConfig:
-    """A head on tokens of a width, with a vector of a length that sums up the cond."""
+    """A head on tokens of width `features`, told a vector of length `summary` for the cond."""
     return HeadConfig(
         features=features,
         condition_width=summary + TIME_WIDTH * len(config.synthesize.ranges),
@@ -258,7 +258,7 @@ def _heads(config: Config, features: int, summary: int, *, told_noise: bool = Tr
 
 
 def adversarial(config: Config) -> dict[str, Any]:
-    """The fields of `LADD` but its critic, for objectives that have another one.
+    """The fields of `LADD` except its critic, for objectives that have another one.
 
     Raises:
       UserError: see `student`.
@@ -281,7 +281,7 @@ DISTILLATIONS: dict[str, Callable[[Config], StudentObjective]] = {
     "dmd": dmd,
     "progressive": progressive,
 }
-"""By the name that `distil.objective` has; `methods.METHODS` has what else there is to know."""
+"""What makes each objective, by its name in `distil.objective`; see `methods.METHODS`, too."""
 
 
 def model_flops(
@@ -298,7 +298,7 @@ def model_flops(
     """
     flops = family_of(config).forward_flops
     student = stage_architecture(config, training)
-    # The data generator is not told, and the data that it learns from say nothing.
+    # The data generator is not told the guidance, and the data that it learns from have none.
     if GUIDANCE not in cond:
         student = dataclasses.replace(student, guided=False, image_guided=False)
     architectures = (student, teacher_architecture(config))
@@ -306,7 +306,7 @@ def model_flops(
         units * flops(architecture, bucket.height, bucket.width, cond)
         for units, architecture in zip(objective.forward_units, architectures, strict=True)
     )
-    # Of the student's passes those of the data generator, where it is another network.
+    # The data generator's passes are among the student's, and it may be another network.
     if training == "distil" and config.student.depth and config.distil.follows == "generator":
         followed = generator_architecture(config)
         total += cast(StudentObjective, objective).followed_units * (

@@ -1,6 +1,6 @@
 """Settings of other packages: what they register here are sections of `own` in every config.
 
-A config has them, checks them, and tells them apart from those of another run, as it does its own
+A config has them, checks them, and compares them with those of another run, as it does with its own
 fields.
 """
 
@@ -19,14 +19,14 @@ class Section:
 
     Attributes:
       defaults: an instance of a frozen dataclass. Its fields are bools, whole numbers, floats,
-        texts, tuples of these, and frozen dataclasses of such fields. A value that is of no use it
-        refuses with UserError in `__post_init__`, as `check_numbers` does.
+        texts, tuples of these, and frozen dataclasses of such fields. Its `__post_init__` refuses
+        invalid values with UserError, for example by `check_numbers`.
       beside: name of the section of the config that they belong to: results that depend on that
-        one depend on these, too. With `distil` a change leaves all data as they are, with `data`
-        all is made anew, with `evaluate` only what is measured.
+        section depend on these settings, too. With `distil` a change leaves all data as they are,
+        with `data` everything is made again, with `evaluate` only what is measured.
 
     Raises:
-      UserError: the defaults are none.
+      UserError: `defaults` is not such an instance.
     """
 
     defaults: Any
@@ -34,7 +34,7 @@ class Section:
 
     def __post_init__(self) -> None:
         try:
-            # One that is not frozen, or holds a list, has none.
+            # A dataclass that is not frozen, or holds a list, has no hash.
             hash(self.defaults)
             is_section = dataclasses.is_dataclass(type(self.defaults))
         except TypeError:
@@ -42,20 +42,20 @@ class Section:
         if not is_section:
             raise UserError(
                 f"the defaults of a section are {self.defaults!r}: give an instance of a frozen "
-                f"dataclass, with tuples and no lists"
+                f"dataclass, with tuples instead of lists"
             )
 
 
 SECTIONS: dict[str, Section] = {}
-"""By the name that a section has in `own` of a config."""
+"""The sections that are registered, by their name in `own` of a config."""
 
 
 def own_sections() -> Any:
-    """The section `own` of a config: a frozen dataclass with a field of each name of `SECTIONS`,
-    which has its defaults.
+    """The section `own` of a config: a frozen dataclass with a field for each entry of `SECTIONS`,
+    at its defaults.
 
     Raises:
-      UserError: a name cannot be that of a field.
+      UserError: a name cannot be the name of a field.
     """
     return _made(tuple(SECTIONS.items()))
 
@@ -71,12 +71,12 @@ def _own_of(values: dict[str, Any]) -> Any:
 
 
 def own_beside(config: Mapping[str, Any], sections: Collection[str]) -> dict[str, Any]:
-    """The sections of `own` that belong to some of the others, by name.
+    """The sections of `own` that belong to any of some other sections, by name.
 
     Args:
-      config: a config as a dict. Of a section of a package that is not installed now it is not
-        known what it belongs to, and it is counted.
-      sections: names of the others.
+      config: a config as a dict. A section of a package that is not installed now is included,
+        since it is not known what it belongs to.
+      sections: names of the other sections.
     """
     return {
         name: values

@@ -1,8 +1,8 @@
 """The trainings of the stage `pretrain` besides the data generator's: networks of other sizes.
 
 A teacher or a student whose size the config says, and whose weights it does not name, is trained
-from nothing as the data generator is, by the settings of `pretrain`. It is the run's own: the data
-that runs share have the data generator alone.
+from nothing like the data generator, with the settings of `pretrain`. It is the run's own: what
+runs share with their data is the data generator alone.
 """
 
 import dataclasses
@@ -11,7 +11,8 @@ from typing import Any
 from ladd_jax.config.fields import Config, OtherNetwork
 
 NETWORKS = {"pretrain_teacher": "teacher", "pretrain_student": "student"}
-"""The section of the network of each of these trainings, by the training's name and folder."""
+"""The section of the network that each of these trainings makes, by the training's name, which is
+also that of its folder."""
 
 
 def further_trainings(config: Config) -> tuple[str, ...]:
@@ -21,7 +22,7 @@ def further_trainings(config: Config) -> tuple[str, ...]:
 
 
 def trainings_of_sections(config: Config) -> dict[str, str]:
-    """The training that makes the network of a section, of those sections that have one of its own.
+    """The training that makes the network of a section, for sections that have one of their own.
 
     A teacher and a student of the same fields are the same network, from the same seed, which is
     trained once, as the student's. With `weights` there are none: nothing is trained from nothing
@@ -40,7 +41,7 @@ def trainings_of_sections(config: Config) -> dict[str, str]:
 
 
 def stage_of(result: str) -> str:
-    """The stage that makes a training, whose section has its settings."""
+    """The stage that runs a training, and whose section has its settings."""
     return "pretrain" if result in NETWORKS else result
 
 

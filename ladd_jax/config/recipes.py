@@ -1,7 +1,7 @@
 """What several configs set alike: recipes of the distillation, by name.
 
 `paper` is LADD as the paper states it: no stage before it, noise of one mean at every t, and the
-adversarial loss alone. `robust` has what has helped since.
+adversarial loss alone. `robust` adds what has helped since.
 """
 
 from ml_collections import ConfigDict
@@ -30,11 +30,11 @@ def small_recipe(
     which the paper says nothing, are the same in both recipes; times stay the paper's.
 
     Args:
-      config: is changed; its data generator's training is set already.
-      steps: of the distillation.
+      config: the config to change; its data generator's training is already set.
+      steps: steps of the distillation.
       recipe: one of `RECIPES`.
       even_shares: whether `robust` gives the times below 1 more than the paper's share of the
-        steps, in the place of the distance to the data.
+        steps, instead of the distance to the data.
 
     Raises:
       UserError: there is no such recipe.
@@ -92,13 +92,13 @@ def small_recipe(
 def large_recipe(config: ConfigDict, recipe: str = "paper") -> None:
     """What `robust` changes where the paper's own sizes are distilled.
 
-    It is what helped small networks on small pictures, with SANA-Sprint's noise in the place of
-    theirs, and without consistency, which nearly doubles the passes of a step. At these sizes
-    nothing of it was tried here. Adapters are not fine-tuned first, which
-    would train the whole network that they are to spare.
+    It is what helped small networks on small pictures, with SANA-Sprint's noise instead of theirs,
+    and without consistency, which nearly doubles the passes of a step. None of it was tried here at
+    these sizes. A student with adapters is not fine-tuned first, since that would train the whole
+    network, which adapters are to avoid.
 
     Args:
-      config: is changed; the steps of its distillation and its rates are set already.
+      config: the config to change; the steps of its distillation and its rates are already set.
       recipe: one of `RECIPES`.
 
     Raises:
@@ -122,18 +122,18 @@ def large_recipe(config: ConfigDict, recipe: str = "paper") -> None:
 
 
 def learn_real_pictures(config: ConfigDict) -> None:
-    """A student learns from the encoded pictures themselves, as the paper's do that edit and fill.
+    """The student learns from the encoded pictures themselves, as the paper's do that edit or fill.
 
     Args:
-      config: is changed; its recipe is set already. Its data generator has learned these pictures,
-        and is what is followed.
+      config: the config to change; its recipe is already set. Its data generator has learned these
+        pictures, and is what the student follows.
     """
     config.distil.update(
         dict(
             data="encoded",  # known
             distillation_weight=2.5,  # known: there is one; ADD's: its value
             follows="generator",
-            # A guided velocity is two passes or three, and this asks for one in the place of two.
+            # A guided velocity takes two or three passes, and Euler needs one instead of two.
             consistency_solver="euler",
         )
     )

@@ -26,11 +26,11 @@ _PATCH, _REDUCTION = 2, 8
 
 
 def use_pipeline(config: ConfigDict, size: str, weights: str) -> None:
-    """Sets the network: that of weights, or without any one of a size, to plan with.
+    """Sets the network: that of the weights, or, without weights, one of a size, to plan with.
 
     Args:
-      config: is changed.
-      size: one of `SIZES`, or `tiny`, which is what its weights are; empty: theirs, or medium.
+      config: the config to change.
+      size: one of `SIZES`, or `tiny`, for the size of tiny weights; empty: theirs, or medium.
       weights: a pipeline's folder or owner/name on the hub; or empty.
 
     Raises:
@@ -44,7 +44,7 @@ def use_pipeline(config: ConfigDict, size: str, weights: str) -> None:
         raise UserError("size=tiny is what its weights are: give weights=DIR too")
     if weights:
         config.weights = weights
-        # With weights a depth of 0 takes theirs, and another one must be theirs.
+        # With weights, a depth of 0 takes theirs, and any other must be theirs.
         config.model.depth = SIZES[size]["depth"] if size in SIZES else 0
     else:
         config.model.update(SIZES[size or "medium"])
@@ -54,11 +54,11 @@ def use_resolution(config: ConfigDict, side: int) -> None:
     """Sets the buckets of a square's area, and how records are stored and programs are laid out.
 
     Args:
-      config: is changed.
-      side: of the square, in pixels.
+      config: the config to change.
+      side: side of the square, in pixels.
 
     Raises:
-      UserError: the network makes no pictures of this side.
+      UserError: the network cannot make pictures of this side.
     """
     step = _PATCH * _REDUCTION if side < 512 else 64  # known above: multiples of 64
     if side < 2 * step or side % step:
@@ -75,16 +75,16 @@ def use_resolution(config: ConfigDict, side: int) -> None:
     # Ours: sharded parameters and batch over all devices.
     config.mesh.update(dict(data=1, fsdp=-1))
     config.model.teacher_dtype = "bfloat16"  # ours
-    # Ours: attention is a third of all operations, so what it gave is kept and not computed again.
+    # Ours: attention is a third of all operations, so its results are kept and not computed again.
     config.model.remat = "attention"
 
 
 def tune_base(config: ConfigDict, steps: int) -> None:
-    """Sets the fine-tuning of a released base, while zeros become a reader of what is joined.
+    """Sets the fine-tuning of a released base, whose new zero weights learn to read what is joined.
 
     Args:
-      config: is changed.
-      steps: of it, of which a tenth warms up.
+      config: the config to change.
+      steps: number of its steps, a tenth of which are the warm-up.
     """
     config.pretrain.update(
         dict(

@@ -9,7 +9,7 @@ LARGEST = 64
 
 
 def check_side(side: int, remedy: str = "use one of these") -> None:
-    """Raises UserError where a square of so many pixels on a side is none to be latents itself."""
+    """Raises UserError for a side in pixels at which the pixels cannot be the latents."""
     if not 8 <= side <= LARGEST:
         raise UserError(
             f"resolution {side} is not from 8 to {LARGEST}, where pixels are the latents: {remedy}"
@@ -17,11 +17,11 @@ def check_side(side: int, remedy: str = "use one of these") -> None:
 
 
 def use_words(config: ConfigDict, length: int) -> None:
-    """Sets a random encoder of words, as wide as keeps a few apart in the pooled vector.
+    """Sets a random encoder of words, wide enough to keep a few apart in the pooled vector.
 
     Args:
-      config: is changed.
-      length: words of a text that are read, and an end token.
+      config: the config to change.
+      length: number of words of a text that are read, and an end token.
     """
     config.data.update(
         dict(
@@ -43,11 +43,11 @@ def use_network(
     """Sets a network that trains on a CPU in minutes, and heads for it.
 
     Args:
-      config: is changed.
-      side: of the square bucket, in latent pixels.
-      patch: side of a patch.
-      channels: of a latent.
-      longest: side of a bucket, in latent pixels; default: twice the square's.
+      config: the config to change.
+      side: side of the square bucket, in latent pixels.
+      patch: side of a patch, in latent pixels.
+      channels: number of channels of a latent.
+      longest: longest side of a bucket, in latent pixels; default: twice the square's.
     """
     longest = 2 * patch * -(-side // patch) if longest is None else longest
     config.model.update(
@@ -80,12 +80,12 @@ def pretrain(
     """Sets the data generator's training, whose rate falls to 0 at its end.
 
     Args:
-      config: is changed.
-      steps: of it.
+      config: the config to change.
+      steps: number of its steps.
       batch_size: global batch.
       ema_decay: decay of its average.
-      warmup_steps: of its rate, and a tenth of all steps at most.
-      learning_rate: its largest.
+      warmup_steps: steps in which its rate rises, a tenth of all steps at most.
+      learning_rate: its largest rate.
     """
     config.pretrain.update(dict(steps=steps, batch_size=batch_size, ema_decay=ema_decay))
     config.pretrain.optimizer.update(

@@ -1,4 +1,4 @@
-"""What a workdir keeps of the command that it is the result of: its config, and its places.
+"""What a workdir keeps of the command that made it: its config, and its places.
 
 Places are the directory of its data, which several runs may share, and the run that it began from.
 """
@@ -20,7 +20,7 @@ _FILE = "config.json"
 _PLACES = "places.json"
 
 DATA = ("encoded", "held_out", "pretrain", "prefer", "synthesized")
-"""Folders that runs may share: what `distil` reads and none of its fields changes."""
+"""Folders that runs may share: what `distil` reads, and none of its fields changes."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Places:
     """Where a run has what it does not make itself.
 
     Attributes:
-      data: directory of the folders `DATA`; of a bucket's, that of their copies.
+      data: directory of the folders `DATA`; for folders in a bucket, the directory of their copies.
       origin: workdir of the run whose student it began with; None for a student of its own.
       step: step of that student's checkpoint.
     """
@@ -41,7 +41,7 @@ class Places:
 def places(workdir: Path) -> Places:
     """The places of a workdir; its own directory where it names none.
 
-    Of data in a bucket what is not copied here yet is copied.
+    Copies data in a bucket to this machine, as far as they are not copied yet.
 
     Raises:
       DamagedError: the file that names them is damaged.
@@ -64,7 +64,7 @@ def places(workdir: Path) -> Places:
             return place_of(given)
         try:
             return (workdir.resolve() / given).resolve()
-        # Of a loop of links, a zero byte, and what is no text.
+        # For a loop of links, a zero byte, and a value that is not a text.
         except (RuntimeError, ValueError, TypeError) as error:
             raise DamagedError(f"{path} is damaged (of {name!r}: {error}): {remedy}") from error
 
@@ -81,7 +81,7 @@ def data_directory(workdir: Path) -> Path:
 
 
 def first_run(workdir: Path) -> Path:
-    """The run that others began from, one after the other, until this one; itself if from none.
+    """The first in the chain of runs that began from each other up to this one, which may be first.
 
     Raises:
       DamagedError: a file of places is damaged.
@@ -112,8 +112,8 @@ def data_named(workdir: Path, data: str, origin: str) -> Path:
 def folder(workdir: Path, name: str) -> Path:
     """The folder of a stage or a set of shards: in the run's data or in its workdir.
 
-    Networks of other sizes are where the first run trained them, of runs that began from one
-    another.
+    Networks of other sizes are where the first one of the runs that began from each other trained
+    them.
     """
     if name in NETWORKS:
         return first_run(workdir) / name
@@ -132,9 +132,9 @@ def check_directory(workdir: Path, flag: str = "workdir") -> None:
 
 
 def settle(workdir: Path, config: dict[str, Any], own: Places | None = None) -> None:
-    """Writes the config and the places into a workdir, where they are others than before.
+    """Writes the config and the places into a workdir, if they differ from those in it.
 
-    It refuses no config: that is for the results of stages, each of which knows what it is of.
+    It refuses no config: stages do, for their results, each of which knows what it was made with.
 
     Raises:
       UserError: the workdir is a file, or its config is damaged.
@@ -199,7 +199,7 @@ def read(workdir: Path) -> Config:
 
 
 def _without_gone(old: Any, defaults: dict[str, Any]) -> Any:
-    """A config without what an older version had and what changes no result."""
+    """A config without fields that only an older version had and that change no result."""
     if not isinstance(old, dict):
         return old
     kept = dict(old)

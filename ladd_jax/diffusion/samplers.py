@@ -18,7 +18,7 @@ Velocity = Callable[[jax.Array, jax.Array], jax.Array]
 Levels = Sequence[float] | jax.Array
 
 ALWAYS = (0.0, 1.0)
-"""The interval of t that is all of it."""
+"""The interval that contains all t."""
 
 
 def linear_sigmas(steps: int, factor: float = 1.0) -> tuple[float, ...]:
@@ -52,23 +52,22 @@ def guided(
 ) -> Velocity:
     """Velocity with classifier-free guidance: v(null) + scale (v(cond) - v(null)).
 
-    With an image scale s_I, of a network that is also given a picture I by channels, it is guidance
-    on both (Brooks et al. 2023, equation 3), for a text T and the scale s_T:
+    For a network that is also given a picture I by channels, an image scale s_I adds guidance on
+    the picture (Brooks et al. 2023, equation 3), beside the scale s_T on the text T:
 
         v(0, 0) + s_I (v(0, I) - v(0, 0)) + s_T (v(T, I) - v(0, I))
 
-    At s_I = 1 that is the guidance on the text alone.
+    At s_I = 1 this is the guidance on the text alone.
 
     Args:
       model: `model(x, t, cond)`.
       cond: arrays `[B, ...]` of the prompts.
-      null: arrays `[...]` of the empty prompt; what it does not name stays as in `cond`.
-      scale: 1 gives the unguided velocity, at the cost of one pass instead of two. Of each sample
-        where it is float32 `[B]`.
+      null: arrays `[...]` of the empty prompt; arrays that it does not name stay as in `cond`.
+      scale: s_T, one number or float32 `[B]` with one for each sample. The number 1 gives the
+        unguided velocity, in one pass instead of two.
       interval: the first and the last t that are guided (Kynkäänniemi et al. 2024); at others both
-        scales are 1. Where all t of a batch are outside, one pass is made.
-      image_scale: s_I; another than 1 costs a further pass. Of each sample where it is float32
-        `[B]`.
+        scales are 1. If all t of a batch are outside, only one pass is made.
+      image_scale: s_I, one number or float32 `[B]`; anything but the number 1 costs a further pass.
     """
 
     def unguided(x: jax.Array, t: jax.Array) -> jax.Array:
@@ -137,8 +136,9 @@ def euler(velocity: Velocity, noise: jax.Array, sigmas: Levels) -> jax.Array:
 def dpmpp_2m(velocity: Velocity, noise: jax.Array, sigmas: Levels) -> jax.Array:
     """DPM-Solver++(2M) (Lu et al. 2022, algorithm 2) on x_t = (1 - t) x_0 + t eps.
 
-    One pass of the network a step, as `euler`, and of second order by the prediction of the step
-    before. The first two steps and the last are of first order: 1 and 0 have no log-SNR.
+    It takes one pass of the network a step, as `euler` does, and is of second order since it reuses
+    the prediction of the step before. The first two steps and the last are of first order, because
+    levels 1 and 0 have no finite log-SNR.
     """
     levels = jnp.asarray(sigmas, jnp.float32)
 
@@ -168,10 +168,10 @@ def consistency(velocity: Velocity, noise: jax.Array, sigmas: Levels, keys: jax.
     """Predicts x_0, renoises to the next level with fresh noise, and so on (Song et al. 2023).
 
     Args:
-      velocity: the student's.
+      velocity: the student's velocity.
       noise: `[B, H, W, C]`, x at `sigmas[0]` = 1.
       sigmas: levels from 1 down; the student predicts at all but the last, which is 0.
-      keys: raw PRNG key of each sample `[B, 2]`, for its fresh noise.
+      keys: raw PRNG keys `[B, 2]`, one for the fresh noise of each sample.
     """
     levels = jnp.asarray(sigmas, jnp.float32)
 
@@ -191,7 +191,7 @@ def consistency(velocity: Velocity, noise: jax.Array, sigmas: Levels, keys: jax.
 def sample_noise(keys: jax.Array, number: int | jax.Array, shape: Sequence[int]) -> jax.Array:
     """Standard normal noise `[B, *shape]`, each sample's from its own key `[B, 2]`.
 
-    So a sample depends on its key alone and not on what else is in its batch. `number` tells apart
-    the draws of one sample; 0 is the first, pure noise.
+    So a sample depends on its key alone and not on what else is in its batch. `number` counts the
+    draws of one sample; 0 is the first, pure noise.
     """
     return jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, number), shape))(keys)

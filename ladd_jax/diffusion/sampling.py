@@ -33,11 +33,11 @@ class SamplerKind:
     """A sampler of the table.
 
     Attributes:
-      function: `function(velocity, noise, sigmas) -> x_0`, as those of `diffusion.samplers`; one
-        that is `keyed` is given the raw PRNG keys of the samples `[B, 2]`, too.
-      passes: passes of the velocity in a step, of which there is one from each level to the next.
-      keyed: whether it draws noise on the way, for each sample from its own key.
-      students_alone: whether it is for students, and data generators are not sampled by it.
+      function: `function(velocity, noise, sigmas) -> x_0`, like those of `diffusion.samplers`; if
+        `keyed`, it is also given the raw PRNG keys of the samples `[B, 2]`.
+      passes: evaluations of the velocity in one step, which goes from a level to the next.
+      keyed: whether it draws noise on the way, for each sample from the sample's own key.
+      students_alone: whether only students are sampled with it, and data generators are not.
     """
 
     function: Callable[..., jax.Array]
@@ -67,11 +67,12 @@ def generator_samplers() -> tuple[str, ...]:
 
 
 GivenGuidance = float | tuple[float, float] | None
-"""Guidance that a student is given: a scale, one on the text and one on the image, or none."""
+"""Guidance scales that a student takes as an input: one on the text, or a pair on text and image;
+None for a student that takes none."""
 
 
 def scales_of(given: GivenGuidance) -> tuple[float, ...]:
-    """Its scales: none, that on the text, or with it that on the image."""
+    """The given scales as a tuple: empty, the one on the text, or those on text and image."""
     if given is None:
         return ()
     return given if isinstance(given, tuple) else (given,)
@@ -83,11 +84,11 @@ class Sampling:
 
     Attributes:
       sampler: a name of `SAMPLERS`.
-      sigmas: noise levels from 1, or from where a picture with noise is, to 0.
+      sigmas: noise levels down to 0, from 1 or from the level that a given picture is noised to.
       guidance: scale of classifier-free guidance; 1 for none.
       guidance_interval: the first and the last t with guidance.
-      given_guidance: of a student that is given a guidance scale, this one, or those on text and
-        image; None for others.
+      given_guidance: the scale, or the scales on text and image, for a student that takes them as
+        an input; None for others.
       image_guidance: scale of the guidance on a picture that is joined by channels; 1 for none.
 
     Raises:
@@ -98,7 +99,7 @@ class Sampling:
     sigmas: tuple[float, ...]
     guidance: float = 1.0
     guidance_interval: tuple[float, float] = ALWAYS
-    # Not in its text, by which samples of a data generator, which has none, are found again.
+    # Left out of the repr: samples of a data generator are found again by it, and have none.
     given_guidance: GivenGuidance = dataclasses.field(default=None, repr=False)
     image_guidance: float = dataclasses.field(default=1.0, repr=False)
 
@@ -133,17 +134,17 @@ class Sampling:
         Args:
           steps: number of steps.
           times: the student's training times.
-          guidance: scale that a student is given which was trained to be given one, or both of
-            one that was trained to be given two.
-          sampler: that of the student's `Method`.
+          guidance: the scale for a student that was trained to take one, or both scales for one
+            that was trained to take two.
+          sampler: the sampler of the student's `Method`.
         """
         return cls(sampler, student_sigmas(steps, times), given_guidance=guidance)
 
     @property
     def passes(self) -> int:
-        """Forward passes of the network for one sample: one for each pass of the velocity, two
-        where its step begins at a guided level, three where the guidance is on the image, too."""
-        # As the program compares them.
+        """Forward passes of the network for one sample: one for each evaluation of the velocity,
+        two if its step begins at a guided level, or three if the guidance is on the image, too."""
+        # In float32, as the program compares them.
         levels = np.asarray(self.sigmas[:-1], np.float32)
         low, high = np.asarray(self.guidance_interval, np.float32)
         further = 2 if self.image_guidance != 1 else int(self.guidance != 1)
@@ -153,12 +154,12 @@ class Sampling:
     def starting(self, t: float) -> "Sampling":
         """The same from t on, for samples that start from x_0 with that much noise.
 
-        This is SDEdit (Meng et al. 2021). At t = 1 nothing is left of x_0, and all levels are.
+        This is SDEdit (Meng et al. 2021). At t = 1 nothing is left of x_0, and all levels stay.
         """
         return dataclasses.replace(self, sigmas=(t, *(s for s in self.sigmas if s < t)))
 
     def padded(self, levels: int) -> "Sampling":
-        """The same with more levels of 0 at its end, where a step changes nothing.
+        """The same with zeros appended to make up `levels` levels; a step at 0 changes nothing.
 
         Ways of sampling with the same number of levels share a program.
         """
@@ -166,7 +167,7 @@ class Sampling:
 
 
 class Sampler:
-    """Samples of one network, one program for each shape, way of sampling and number of levels.
+    """Draws samples from one network, with a program per shape, way of sampling and level count.
 
     A sample depends on its own seed and prompt alone: the batch around it does not matter.
     """
@@ -183,15 +184,16 @@ class Sampler:
         Args:
           model: `model(params, x, t, cond) -> v`.
           null: arrays `[...]` of the empty prompt, by name.
-          mesh: the batch lies on its `data` and `fsdp` axes.
-          batch_size: samples of every program; raised to a multiple of those axes.
+          mesh: mesh whose `data` and `fsdp` axes the batch is sharded over.
+          batch_size: number of samples in each call of a program; rounded up to a multiple of those
+            axes.
         """
         self._model = model
         whole = replicated(mesh)
         self._null = {name: lay(array, whole) for name, array in null.items()}
         self._mesh = mesh
         self._batch = -(-batch_size // batch_divisor(mesh)) * batch_divisor(mesh)
-        # Each process returns all samples, those of other processes' devices too.
+        # Each process returns all samples, including those from other processes' devices.
         self._program: Any = jax.jit(
             self._sample,
             static_argnames=("shape", "sampler", "guidance", "guidance_interval", "image_guidance"),
@@ -250,9 +252,9 @@ class Sampler:
           cond: arrays `[n, ...]` by name.
           shape: (H, W, C) of a latent.
           sampling: sampler, levels and guidance.
-          progress: told the number of samples done after each batch.
-          scales: float32 `[n, 1]`, guidance of each sample, in the place of the sampling's, or
-            `[n, 2]`, that on the text and that on the image.
+          progress: called after each batch with the number of samples in it.
+          scales: float32 `[n, 1]`, guidance of each sample, instead of the sampling's, or `[n, 2]`,
+            its guidance on the text and on the image.
           x_0: float32 `[n, H, W, C]`, latents from which the samples start, noised to the first
             level; default: they start from noise alone.
 

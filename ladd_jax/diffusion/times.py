@@ -19,7 +19,7 @@ def discrete(
 
 
 def logit_normal(key: jax.Array, batch: int, mean: float | jax.Array, std: float) -> jax.Array:
-    """sigmoid(mean + std u) with u ~ N(0, 1): float32 `[batch]`; the mean may differ, `[batch]`."""
+    """sigmoid(mean + std u) with u ~ N(0, 1): float32 `[batch]`; the mean may be `[batch]`, too."""
     return jax.nn.sigmoid(mean + std * jax.random.normal(key, (batch,)))
 
 

@@ -19,8 +19,8 @@ Part = Callable[[Any], tuple[Any, Any, Any]]
 def split(batch: Any, count: int) -> Any:
     """Arrays `[B, ...]` as micro-batches `[A, B/A, ...]`.
 
-    Micro-batch a has the samples a, a + A, a + 2 A, ...: of the rows of each device equally many,
-    so that none moves, and the same on every mesh.
+    Micro-batch a has the samples a, a + A, a + 2 A, ...: equally many rows of each device, so that
+    no row moves, and the same samples on every mesh.
 
     Raises:
       UserError: B is not divisible by the count.
@@ -49,16 +49,18 @@ def join(micro_batches: Any) -> Any:
 
 
 def accumulate(part: Part, batch: Any, count: int, networks: Any) -> tuple[Any, Any, Any]:
-    """What `part` gives for a batch, computed in micro-batches; a count of 1 calls it and no more.
+    """What `part` gives for a batch, computed in micro-batches; a count of 1 just calls `part`.
 
     Args:
-      part: its gradient and its means are of losses that are means over samples.
+      part: function to call on each micro-batch; its losses must be means over samples, so that
+        gradients and means of equal parts can be averaged.
       batch: tree of arrays `[B, ...]`.
-      count: A.
-      networks: the `Model` that the gradient is of, or a tuple of them for a tuple of gradients.
+      count: A, the number of micro-batches.
+      networks: the `Model` that the gradient belongs to, or a tuple of them for a tuple of
+        gradients.
 
     Returns:
-      Gradient, summed in float32 and laid as parameters are kept; means; values `[B, ...]`.
+      Gradient, summed in float32 and sharded as parameters are kept; means; values `[B, ...]`.
     """
     if count == 1:
         return part(batch)

@@ -16,10 +16,10 @@ from ladd_jax.diffusion.flow import expand
 Head = Callable[[jax.Array], jax.Array]
 
 Statistics = dict[str, Any]
-"""Of one head: `loss []`, mean `logit []`, `accuracy [B]`, the share of correct locations, and
-`penalty []`, where there is one.
+"""Statistics of one head: `loss []`, mean `logit []`, `accuracy [B]`, the share of correct
+locations, and `penalty []`, where there is one.
 
-Of all heads, each with a leading axis K.
+Statistics of all heads have a leading axis K each.
 """
 
 HeadLoss = Callable[[Head, jax.Array], tuple[jax.Array, Statistics]]
@@ -43,13 +43,14 @@ class AdversarialLoss:
 
 @dataclasses.dataclass(frozen=True)
 class RelativisticLoss:
-    """Loss of the difference of two logits, a fake sample's and its real one's at one location.
+    """Loss of the difference between the logits of a fake and of its real sample at one location.
 
-    What both share, such as the prompt, falls out of the difference (Jolicoeur-Martineau 2018;
-    Huang et al. 2024, R3GAN, which adds the penalty on fake samples, too).
+    What both share, such as the prompt, cancels in the difference (Jolicoeur-Martineau 2018;
+    Huang et al. 2024, R3GAN, which also adds the penalty on fake samples).
 
     Attributes:
-      of_difference: the heads' loss of real - fake, and the student's of fake - real.
+      of_difference: the heads' loss as a function of real - fake; the student's is the same
+        function of fake - real.
     """
 
     of_difference: Callable[[jax.Array], jax.Array]
@@ -79,9 +80,9 @@ ADVERSARIAL_LOSSES: dict[str, AdversarialLoss | RelativisticLoss] = {
 
 
 def in_pairs(fake: Any, real: Any) -> Any:
-    """Trees of arrays `[B, ...]` as one of `[2B, ...]`, a fake sample and its real one in turn.
+    """Two trees of arrays `[B, ...]` as one of `[2B, ...]`: each fake sample, then its real one.
 
-    In turn, since each device of a mesh then has pairs of its own.
+    They are interleaved so that each device of a mesh holds whole pairs.
     """
     return jax.tree.map(
         lambda a, b: jnp.stack([a, b], axis=1).reshape(2 * len(a), *a.shape[1:]), fake, real
@@ -89,7 +90,7 @@ def in_pairs(fake: Any, real: Any) -> Any:
 
 
 def of_pairs(both: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The fake and the real samples `[B, ...]` of `in_pairs`."""
+    """The fake and the real samples `[B, ...]` that `in_pairs` interleaved."""
     both = both.reshape(-1, 2, *both.shape[1:])
     return both[:, 0], both[:, 1]
 
@@ -109,11 +110,11 @@ def fake_loss(form: AdversarialLoss, weight: jax.Array | None = None) -> HeadLos
 
 
 class Due(NamedTuple):
-    """When a penalty is asked for, and what it draws.
+    """When a penalty is evaluated, and with which noise.
 
     Attributes:
       step: int32 [], updates done.
-      keys: raw PRNG keys `[B, 2]`, one of each sample, of noise on its inputs; None for a penalty
+      keys: raw PRNG keys `[B, 2]`, one for the noise on each sample's inputs; None for a penalty
         that draws none.
     """
 
@@ -125,8 +126,8 @@ class Penalty(Protocol):
     """What is added to the heads' loss for each head and its inputs.
 
     Attributes:
-      name: its metric.
-      keyed: whether it is given `Due.keys`.
+      name: name of its metric.
+      keyed: whether it needs `Due.keys`.
     """
 
     @property
@@ -136,12 +137,12 @@ class Penalty(Protocol):
     def keyed(self) -> bool: ...
 
     def __call__(self, head: Head, inputs: jax.Array, due: Due) -> tuple[jax.Array, jax.Array]:
-        """The penalty [], with its weight, and what is logged of it: NaN where it is not due.
+        """The weighted penalty [], and the value to log for it [], NaN where it is not due.
 
         Args:
           head: the head.
-          inputs: what it reads `[B, ...]`.
-          due: when, and what noise is drawn by.
+          inputs: what the head reads `[B, ...]`.
+          due: the step, and the keys of the penalty's noise.
         """
         ...
 
@@ -152,13 +153,13 @@ class R1:
 
     With `noise` it is the approximate R1 of Lin et al. 2025 (APT, arXiv 2501.08316): the squared
     difference of the summed logits under a little noise, which takes no gradient of a gradient.
-    Over the noise's variance it estimates the same quantity, so that gamma means the same.
+    Divided by the noise's variance it estimates the same quantity, so that gamma means the same.
 
     Attributes:
-      gamma: its weight.
+      gamma: the penalty's weight.
       interval: steps between penalties, each multiplied by the interval.
-      noise: standard deviation of the noise, as a multiple of the root mean square of the inputs of
-        a sample, which grow along a network's depth; 0 takes the gradient itself.
+      noise: standard deviation of the noise, as a multiple of the root mean square of a sample's
+        inputs, which grow along a network's depth; 0 takes the gradient itself.
     """
 
     gamma: float
@@ -191,7 +192,7 @@ class R1:
         squared = of_difference if self.noise else of_gradient
         is_due = due.step % self.interval == 0
         found = jax.lax.cond(is_due, squared, lambda _: jnp.zeros(()), inputs)
-        # NaN is left out of the mean that is logged.
+        # The logged mean leaves out NaN.
         return 0.5 * self.gamma * self.interval * found, jnp.where(is_due, found, jnp.nan)
 
 
@@ -201,7 +202,7 @@ def real_loss(form: AdversarialLoss, penalty: Penalty | None, due: Due) -> HeadL
     Args:
       form: the adversarial loss.
       penalty: the penalty; None for none.
-      due: when, and its noise.
+      due: the step, and the keys of the penalty's noise.
     """
 
     def loss(head: Head, inputs: jax.Array) -> tuple[jax.Array, Statistics]:
@@ -221,15 +222,15 @@ def pair_loss(
 ) -> HeadLoss:
     """Loss of a head on `in_pairs`, with the penalty on real and on fake inputs, such as R1 and R2.
 
-    Its statistics are those of the fake samples under `fake`, of the real ones under `real`; their
-    losses are half of the pair's each, and a location is correct where the real one has the larger
-    logit.
+    Its statistics have those of the fake samples under `fake` and those of the real ones under
+    `real`; each has half of the pair's loss, and a location is correct where the real sample has
+    the larger logit.
 
     Args:
       form: the adversarial loss.
       penalty: the penalty; None for none.
-      due: when, and its noise, with a key of each sample of the pairs.
-      weight: of each pair `[B]`; None: 1.
+      due: the step, and the keys of the penalty's noise, one for each sample of the pairs.
+      weight: weight of each pair `[B]`; None for 1.
     """
 
     def loss(head: Head, inputs: jax.Array) -> tuple[jax.Array, Statistics]:
@@ -245,7 +246,7 @@ def pair_loss(
         }
         if penalty is not None:
             added, statistics["real"]["penalty"] = penalty(head, inputs, due)
-            # A mean over both kinds of sample, where each has its weight.
+            # The penalty is a mean over fake and real samples; each kind is to have full weight.
             value += 2 * added
         return value, statistics
 

@@ -6,17 +6,17 @@ An objective is an object with
     step(state, frozen, batch) -> (state, metrics)
     forward_units: what a step asks for, in forward passes of student and teacher
 
-and with what the program of its step is laid out by: the network that is trained, its optimizer,
-what changes beside it, and the networks that stay as they are.
+and with the attributes that decide the layout of its step's program: the network that is trained,
+its optimizer, what changes beside it, and the networks that stay as they are.
 
 `step` is pure and compiled by the caller, once for each bucket shape. `frozen` holds, by name, the
-trees that training reads and never changes (`teacher`, `generator`, `base`, `null`): an argument,
-so that none is baked into the program. `batch` holds `latents [B, H, W, C]` and `cond`, a dict of
-arrays `[B, ...]`; for an objective that `reads_noise_keys` also `noise_keys`, uint32 `[B, 2]`, the
-raw PRNG keys of the noise that the data generator made the latents of.
+trees that training reads and never changes (`teacher`, `generator`, `base`, `null`); it is an
+argument so that none of them is baked into the program. `batch` holds `latents [B, H, W, C]` and
+`cond`, a dict of arrays `[B, ...]`; for an objective that `reads_noise_keys` also `noise_keys`,
+uint32 `[B, 2]`, the raw PRNG keys of the noise from which the data generator made the latents.
 `metrics` is a flat dict of scalars and small vectors, all float32; `skipped` in it is 1 where a
-gradient was not finite and nothing was updated, else 0. Where `student_updated` is in it, it is 0
-in a step that leaves the student alone; losses and gradient norm of the student are NaN then.
+gradient was not finite and nothing was updated, else 0. If it has `student_updated`, that is 0 in a
+step that leaves the student alone, where the student's losses and gradient norm are NaN.
 """
 
 import dataclasses
@@ -45,8 +45,8 @@ class TrainState:
       key: raw PRNG key, never changed; each step folds its number in.
       params: what is trained: the network (the student), or adapters of it.
       ema: exponential moving average of `params`.
-      heads: the discriminator's parameters, or what else changes beside the student, such as a
-        teacher that it is the next of; empty where there is none.
+      heads: the discriminator's parameters, or what else changes beside the student, such as the
+        teacher of progressive distillation; empty where nothing does.
       optimizer: optimizer state of `params`.
       heads_optimizer: optimizer state of `heads`; empty where no gradient moves them.
     """
@@ -67,7 +67,7 @@ def first_state(
     heads: Params | None = None,
     heads_optimizer: Optimizer | None = None,
 ) -> TrainState:
-    """The state before the first step; the EMA is a copy, so that donation can not delete it.
+    """The state before the first step; the EMA is a copy, so that donation cannot delete it.
 
     Args:
       key: raw PRNG key of the steps.
@@ -99,9 +99,9 @@ def student_x0(
     """A student's x_0 `[B, H, W, C]` from a point between the data and noise.
 
     Args:
-      student: predicts velocity.
-      params: what is trained of it.
-      frozen: constant trees, those of `student.constants` among them.
+      student: the student, which predicts velocity.
+      params: its trained parameters.
+      frozen: constant trees, including those of `student.constants`.
       x_t: the point `[B, H, W, C]`.
       t: its time, float32 `[B]`.
       cond: arrays `[B, ...]`.
@@ -122,9 +122,9 @@ def updated(
     Args:
       state: state before the step.
       optimizer: optimizer of `params`.
-      gradient: of the loss at `params`.
+      gradient: gradient of the loss at `params`.
       ema_decay: decay of the average.
-      since: step that the average began at.
+      since: step at which the average began.
     """
     updates, moments = optimizer.build().update(gradient, state.optimizer, state.params)
     params = optax.apply_updates(state.params, updates)
@@ -140,7 +140,8 @@ def updated(
 def unless_skipped(skipped: jax.Array, new: TrainState, old: TrainState) -> TrainState:
     """The state after a step: `new`, or, where it is skipped, `old` with the step counted.
 
-    The step is counted since it is the data's position: the next one has other data.
+    A skipped step counts, too, because the count is also the position in the data: the next step
+    then has other data.
 
     Args:
       skipped: bool [], whether a gradient is not finite. Decided on the device, so that no host
@@ -162,8 +163,8 @@ def updated_if_finite(
     """The end of a step that trains `params` alone; arguments are those of `updated`.
 
     Returns:
-      the state after it, the gradient's norm, and whether that is not finite, so that nothing was
-      updated.
+      The state after the step, the gradient's norm, and whether the norm is not finite, in which
+      case nothing was updated.
     """
     norm = optax.tree.norm(gradient)
     skipped = ~jnp.isfinite(norm)
@@ -175,7 +176,8 @@ class Objective(Protocol):
     """The signature of a training target.
 
     Attributes:
-      trained: predicts velocity; the parameters of the state are its own.
+      trained: the network that is trained, which predicts velocity; `TrainState.params` are its
+        parameters.
       optimizer: optimizer of these parameters.
       heads: what changes beside it, such as a critic's heads; None for nothing.
       heads_optimizer: optimizer of the heads, where a gradient moves them.
@@ -233,17 +235,17 @@ class StudentObjective(Objective, Protocol):
 
     @property
     def followed_units(self) -> float:
-        """Of the student's `forward_units` those of the network that is followed."""
+        """The part of the student's `forward_units` that the followed network takes."""
         ...
 
 
 @dataclasses.dataclass(frozen=True)
 class OneNetwork:
-    """What is the same for all targets that train a network by its own, with nothing beside it.
+    """What all targets share that train one network and nothing beside it.
 
     Attributes:
-      model: predicts velocity.
-      optimizer: optimizer of what is trained of it.
+      model: the network, which predicts velocity.
+      optimizer: optimizer of its trained parameters.
     """
 
     model: Backbone
@@ -256,7 +258,7 @@ class OneNetwork:
 
     @property
     def networks(self) -> dict[str, Model]:
-        """The network that adapters are of; none where the whole network is trained."""
+        """The network that adapters belong to; none where the whole network is trained."""
         return self.model.constants
 
     @property

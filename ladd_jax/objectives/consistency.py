@@ -1,8 +1,9 @@
 """Consistency distillation: one prediction along each path of the guided data generator.
 
-Song et al. 2023, algorithm 2, in the form of Luo et al. 2023 (LCM) with guidance in the step of the
-path, for rectified flow: of two neighbouring points of a path the student's prediction at the
-one with more noise follows that of its average at the other, which at t = 0 is the point itself.
+Song et al. 2023, algorithm 2, in the form of Luo et al. 2023 (LCM) with guidance in the step along
+the path, for rectified flow. At the noisier of two neighbouring points of a path, the student's
+prediction follows the prediction of its average at the other point, which at t = 0 is the point
+itself.
 
 B batch, H W latent grid, C channels.
 """
@@ -22,19 +23,19 @@ from ladd_jax.objectives.followed import Followed
 SOLVERS = {"euler": 1, "midpoint": 2}
 """Passes of the followed network that one piece of a path takes, by the name of the solver.
 
-`euler` is what LCM's DDIM is for rectified flow. Song et al. take Heun's steps, which are of second
-order as `midpoint`'s are, and would ask at t = 0, of which a network learns little.
+`euler` is what LCM's DDIM becomes for rectified flow. Song et al. take Heun's steps, which are of
+second order like `midpoint`'s but evaluate the network at t = 0, too, where it learns little.
 """
 
 _CORNER = 1e-3
-"""c of the pseudo-Huber distance sqrt(d^2 + c^2) - c, of each value (LCM's)."""
+"""c of the pseudo-Huber distance sqrt(d^2 + c^2) - c, element by element (LCM's)."""
 
 
 class Held(NamedTuple):
     """What holding a batch to its paths gives.
 
     Attributes:
-      gradient: of the student's parameters.
+      gradient: gradient of the student's parameters.
       value: the loss, float32 [].
       x0_hat: the student's predictions `[B, H, W, C]`.
     """
@@ -49,11 +50,11 @@ class Consistency:
     """Holds a student to one prediction along a path.
 
     Attributes:
-      student: predicts velocity.
-      followed: the network whose paths they are.
+      student: the student, which predicts velocity.
+      followed: the network whose paths the student is held to.
       levels: the times of a path from 1 to 0.
       solver: one of `SOLVERS`. Paths bend, and a few pieces of the first order (euler) end where
-        samples are less diverse; the second order takes twice the passes.
+        samples are less diverse; the second order takes twice as many passes.
       accumulation: micro-batches that a batch is taken in.
     """
 
@@ -70,18 +71,18 @@ class Consistency:
 
     @property
     def forward_units(self) -> int:
-        """Forward passes over the batch that it amounts to.
+        """Forward passes over the batch that the loss and its gradient amount to.
 
         The student goes forward once for the point with less noise, and forward and backward for
-        the other (less the gradient of its parameters, where it is adapters of constant ones).
+        the other (without the gradient of the whole parameters where only adapters are trained).
         """
         return self.followed_units + 1 + (2 if self.student.constants else 3)
 
     @property
     def followed_units(self) -> int:
-        """Of these the passes of what is followed, which has the student's architecture.
+        """The part of them that the followed network takes, which has the student's architecture.
 
-        For each velocity one, two with guidance, or three with guidance on a picture, too.
+        Each velocity takes one pass, two with guidance, or three with guidance on a picture, too.
         """
         return SOLVERS[self.solver] * self.followed.passes
 
@@ -90,7 +91,7 @@ class Consistency:
 
         Args:
           key: raw PRNG key of the points.
-          state: `ema` is what they follow.
+          state: training state; the student's predictions follow those of its `ema`.
           frozen: the trees of `networks`, and `null`, the cond of the empty prompt.
           batch: see `objectives.base`.
         """
@@ -122,7 +123,7 @@ class Consistency:
     def step_back(
         self, frozen: dict[str, Any], x_t: jax.Array, t: jax.Array, s: jax.Array, cond: Any
     ) -> jax.Array:
-        """The point at s of the path through x_t, by one step of the solver."""
+        """The point at s on the path through x_t, by one step of the solver."""
         velocity, length = self.followed.velocity(frozen, cond), expand(s - t, x_t)
         if self.solver == "euler":
             return x_t + length * velocity(x_t, t)

@@ -1,4 +1,4 @@
-"""What is logged of how the heads judge."""
+"""The metrics that are logged of the heads' judgement."""
 
 import jax
 import jax.numpy as jnp

@@ -3,7 +3,7 @@
 The student's prediction is re-noised, and two networks say what it came from: one that knows the
 data, such as the guided data generator, and one that learns the student's own predictions. The
 student moves by their difference, from where its samples are too many to where they are too few.
-The second network has the place of the heads in the state; its updates follow the student's.
+The second network takes the place of the heads in the state; its updates follow the student's.
 
 B batch, H W latent grid, C channels.
 """
@@ -42,8 +42,8 @@ class DMDSettings(StudentInputs):
     """How a student is distilled, besides its inputs and their re-noising.
 
     Attributes:
-      head_updates: updates of the network that learns the student's predictions, for each of the
-        student (DMD2: 5).
+      head_updates: updates of the network that learns the student's predictions, for each update of
+        the student (DMD2: 5).
       ema_decay: decay of the student's moving average.
     """
 
@@ -60,9 +60,10 @@ class DMD(DMDSettings):
     """Distribution matching.
 
     Attributes:
-      student: predicts velocity.
+      student: the student, which predicts velocity.
       followed: the network that knows the data.
-      fake: the network that learns the student's predictions, from the student's start.
+      fake: the network that learns the student's predictions; it begins as what the student begins
+        as.
       optimizer: optimizer of the student.
       heads_optimizer: optimizer of the fake network; its schedule counts its updates.
     """
@@ -97,10 +98,11 @@ class DMD(DMDSettings):
     def forward_units(self) -> tuple[int, int]:
         """(student, teacher): forward passes over the batch that a step's model FLOPs amount to.
 
-        All networks have the student's architecture. The student goes forward and backward, what is
-        followed forward, twice with guidance and three times with guidance on a picture, too, and
-        the fake network forward for the student, and forward and backward in each update of its
-        own. Inputs of the student's own are a forward pass for each time but the last.
+        All networks have the student's architecture. The student goes forward and backward; the
+        followed network goes forward, twice with guidance and three times with guidance on a
+        picture, too; the fake network goes forward for the student, and forward and backward in
+        each of its own updates. Inputs from the student's own sampling take a forward pass for each
+        time but the last.
         """
         student = 2 if self.student.constants else 3
         own = self.own_passes
@@ -108,11 +110,11 @@ class DMD(DMDSettings):
 
     @property
     def followed_units(self) -> int:
-        """Of the student's `forward_units` those of the network that is followed."""
+        """The part of the student's `forward_units` that the followed network takes."""
         return self.followed.passes
 
     def init(self, key: jax.Array, params: Params) -> TrainState:
-        """State before the first step; arguments as of `LADD.init`."""
+        """State before the first step; the arguments are those of `LADD.init`."""
         student_key, fake_key, state_key = jax.random.split(key, 3)
         heads = self.fake.begin(fake_key, params)
         params = self.student.begin(student_key, params)
@@ -142,7 +144,8 @@ class DMD(DMDSettings):
 
             x0_hat, student_vjp = jax.vjp(predict, state.params)
             direction = self.direction(state.heads, frozen, x0_hat, eps, t_hat, cond)
-            # The gradient of half of the mean square of `direction`, were its target a constant.
+            # This would be the gradient of half the mean square of `direction` if its target and
+            # its scale were constant.
             (gradient,) = student_vjp(direction / direction.size)
             return gradient, jnp.mean(jnp.square(direction)) / 2, x0_hat
 
@@ -178,19 +181,20 @@ class DMD(DMDSettings):
         t_hat: jax.Array,
         cond: Cond,
     ) -> jax.Array:
-        """What moves a student, of a re-noised prediction: x_0 as the fake network sees it less x_0
-        as the followed one does, over the prediction's mean distance to that (DMD, equation 8).
+        """The direction that moves the student: x_0 as the fake network predicts it from the
+        re-noised prediction, minus x_0 as the followed network does, divided by the prediction's
+        mean distance to the latter (DMD, equation 8).
 
         Args:
           fake: parameters of the fake network.
           frozen: see `step`.
           x0_hat: the student's predictions `[B, H, W, C]`.
-          eps: what they are re-noised with `[B, H, W, C]`.
-          t_hat: how much, float32 `[B]`.
+          eps: the noise that they are re-noised with `[B, H, W, C]`.
+          t_hat: the times that they are re-noised to, float32 `[B]`.
           cond: their condition.
 
         Returns:
-          `[B, H, W, C]`; predictions go against it.
+          `[B, H, W, C]`; the predictions move against it.
         """
         x = interpolate(x0_hat, eps, t_hat)
         real = predict_x0(x, self.followed.velocity(frozen, cond)(x, t_hat), t_hat)

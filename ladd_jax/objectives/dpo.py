@@ -1,11 +1,11 @@
-"""Diffusion-DPO for rectified flow (Wallace et al. 2023, equation 14): which of two pictures people
-prefer is learned by adapters of the data generator.
+"""Diffusion-DPO for rectified flow (Wallace et al. 2023, equation 14): adapters of the data
+generator learn which of two pictures people prefer.
 
     d(x_0) = |v_theta(x_t, t) - v|^2 - |v_ref(x_t, t) - v|^2
     loss = -log sigmoid(-beta / 2 (d(preferred) - d(other)))
 
 v_ref is the network without the adapters, and both pictures have one t and one noise, as in the
-authors' program. Squares are means over a latent, so that beta does not depend on its size.
+authors' code. Squares are means over a latent, so that beta does not depend on its size.
 """
 
 import dataclasses
@@ -35,11 +35,11 @@ from ladd_jax.ranges import POSITIVE, check_numbers
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DPOSettings(VelocitySettings):
-    """How preferences are learned; times, empty prompts and the average are as of flow matching.
+    """How preferences are learned; times, empty prompts and the average are as in flow matching.
 
     Attributes:
-      beta: how much a preference costs that the network does not have. The larger, the less the
-        network leaves the one that it began as.
+      beta: scale of the distances in the loss. The larger it is, the less the network departs from
+        the one that it began as.
     """
 
     beta: float = 2000.0
@@ -53,12 +53,12 @@ class DPOSettings(VelocitySettings):
 class DPO(DPOSettings, OneNetwork):
     """Direct preference optimization.
 
-    A batch has, besides `latents`, in its cond `OTHER` and `PREFERENCE`. Pairs of which neither was
-    preferred add nothing to the loss.
+    Besides `latents`, a batch has `OTHER` and `PREFERENCE` in its cond. Pairs of which neither
+    picture was preferred add nothing to the loss.
 
     Attributes:
-      model: predicts velocity; its adapters are trained, and the network without them is what the
-        preferences are measured from.
+      model: the network, which predicts velocity; its adapters are trained, and preferences are
+        measured relative to the network without them.
     """
 
     model: Adapted
@@ -97,7 +97,7 @@ class DPO(DPOSettings, OneNetwork):
             part, samples, self.accumulation, self.model
         )
         new, norm, skipped = updated_if_finite(state, self.optimizer, gradient, self.ema_decay)
-        # Of a batch of ties there is nothing to tell.
+        # A batch of ties reports zeros instead of 0 / 0.
         decided = jnp.maximum(decided, jnp.finfo(jnp.float32).tiny)
         metrics = {
             "loss": value,
@@ -120,8 +120,8 @@ class DPO(DPOSettings, OneNetwork):
         t: jax.Array,
         cond: Cond,
     ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
-        """The loss, and means over the pairs: of it, of those with a preference, of those that the
-        network agrees with, and of the margin by which."""
+        """The loss, and means over the pairs: the loss, the share with a preference, the share of
+        preferences that the network agrees with, and the margin by which it does."""
         whole = self.model.complete(adapters, frozen)
 
         def distance(x_0: jax.Array) -> jax.Array:  # d, [B]
@@ -130,7 +130,7 @@ class DPO(DPOSettings, OneNetwork):
             known = self.model.base(frozen[BASE], x_t, t, cond)
             return _square(learned - v) - _square(known - v)
 
-        # Above 0 where the network has moved towards the preferred picture, or less away from it.
+        # Above 0 where the network moved closer to the preferred picture than to the other one.
         margin = -0.5 * self.beta * sign * (distance(own) - distance(other))
         decided = jnp.abs(sign)
         value = jnp.mean(decided * jax.nn.softplus(-margin))

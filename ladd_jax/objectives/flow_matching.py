@@ -26,8 +26,8 @@ class VelocitySettings:
 
     Attributes:
       time_mean: mean of the logit-normal distribution of t.
-      time_std: its standard deviation.
-      shift: moves t towards noise; 1 leaves it.
+      time_std: standard deviation of that distribution.
+      shift: factor that moves t towards noise (`times.shift`); 1 leaves it as it is.
       text_dropout: share of samples trained on the empty prompt, for classifier-free guidance.
       accumulation: micro-batches that a batch is taken in, to need less memory.
       ema_decay: decay of the moving average.
@@ -60,9 +60,9 @@ class FlowMatchingSettings(VelocitySettings):
 
     Attributes:
       image_dropout: share of samples trained without the picture that is joined by channels, for
-        guidance on it; half of `text_dropout` lose both, as far as there are as many. Shares of
-        0.1 each are those of InstructPix2Pix (Brooks et al. 2023): 5% lose the text alone, 5% the
-        picture alone and 5% both.
+        guidance on it. Half of the samples that lose their text lose the picture, too, as far as
+        the share allows. Shares of 0.1 each are those of InstructPix2Pix (Brooks et al. 2023): 5%
+        lose the text alone, 5% the picture alone and 5% both.
     """
 
     image_dropout: float = 0.0
@@ -90,15 +90,15 @@ def draw_points(
 def drop_conditions(
     key: jax.Array, share: float, cond: Cond, null: Cond, image_share: float = 0.0
 ) -> Cond:
-    """The cond with the empty prompt, no picture or neither in the place of some, for
-    classifier-free guidance.
+    """The cond in which some samples lose their text, their picture or both, for classifier-free
+    guidance.
 
     Args:
       key: raw PRNG key.
-      share: probability of each to lose its text.
+      share: probability that a sample's text becomes the empty prompt.
       cond: arrays `[B, ...]`.
-      null: arrays of the empty prompt, without the batch; what it does not have stays.
-      image_share: probability of each to lose the picture that is joined by channels, for zeros.
+      null: arrays of the empty prompt, without the batch axis; what it does not have stays.
+      image_share: probability that a sample's picture, which is joined by channels, becomes zeros.
     """
     b = next(iter(cond.values())).shape[0]
     drawn = jax.random.uniform(key, (b,))
@@ -121,11 +121,11 @@ def match(
     """Gradient of the mean squared distance of a velocity to the wanted one, and that distance.
 
     Args:
-      model: predicts velocity.
+      model: the network, which predicts velocity.
       params: its parameters.
       inputs: x_t, t and cond.
       wanted: velocity `[B, H, W, C]`.
-      accumulation: micro-batches that they are taken in.
+      accumulation: micro-batches that the batch is taken in.
     """
 
     def part(samples: tuple[Any, ...]) -> tuple[Params, jax.Array, Any]:

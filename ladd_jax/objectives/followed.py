@@ -1,5 +1,5 @@
 """The network whose velocity an objective follows: the guided data generator, or what `finetune`
-has made of it."""
+made of it."""
 
 import dataclasses
 from typing import Any
@@ -15,14 +15,14 @@ class Followed:
     """A constant network that says where samples of the data come from.
 
     Attributes:
-      network: predicts velocity.
+      network: the network, which predicts velocity.
       tree: name of its parameters among the frozen ones.
-      guidance: the scale that it is guided by, or the least and the largest of those that samples
-        have of their own, in their cond. None: it is not guided; where the student is told a
-        scale it is told the same.
+      guidance: the scale that it is guided by; or, where each sample has a scale of its own in its
+        cond, the least and the largest of those. None: it is not guided, and where the student is
+        told a scale, so is this network.
       interval: the first and the last t with guidance.
-      image_guidance: the same as `guidance` on the picture that is joined by channels; 1 for none.
-        Samples that have a scale of their own have one on the text, too.
+      image_guidance: the same as `guidance`, on the picture that is joined by channels; 1 for none.
+        Samples with a scale of their own on the picture have one on the text, too.
     """
 
     network: Backbone
@@ -39,7 +39,7 @@ class Followed:
         return 3 if self.image_guidance != 1 else 1 + (self.guidance != 1)
 
     def velocity(self, frozen: dict[str, Any], cond: Cond) -> Velocity:
-        """Its velocity for samples of a condition.
+        """Its velocity for samples with a condition.
 
         Args:
           frozen: constant trees: its parameters, and `null`, the cond of the empty prompt.

@@ -62,15 +62,16 @@ class LADD(LADDSettings):
     """The distillation of a frozen teacher into a student of few steps.
 
     Attributes:
-      student: predicts velocity.
-      critic: tells real from fake; the paper's is `critics.features.FeatureCritic`.
+      student: the student, which predicts velocity.
+      critic: the critic, which tells real from fake; the paper's is
+        `critics.features.FeatureCritic`.
       optimizer: optimizer of the student.
       heads_optimizer: optimizer of the heads; its schedule counts their updates, `head_updates` a
         step.
       terms: terms of the student's loss; None for those that the settings name.
-      own_terms: terms beside those that the settings name.
+      own_terms: terms besides those that the settings name.
       penalty: the penalty on the heads' inputs; None for R1, as the settings say.
-      consistency: the loss of `consistency_weight`, which has points of its own; None for none.
+      consistency: the loss that `consistency_weight` weighs, at points of its own; None for none.
     """
 
     student: Backbone
@@ -85,9 +86,9 @@ class LADD(LADDSettings):
     def step(
         self, state: TrainState, frozen: dict[str, Any], batch: Batch
     ) -> tuple[TrainState, Metrics]:
-        """Updates the heads, then the student through them. `frozen` are trees of `networks`.
+        """Updates the heads, then the student through them; neither if a gradient is not finite.
 
-        Where a gradient is not finite it updates neither.
+        `frozen` holds the trees of `networks`.
         """
         # 1. Noise the latents: x_t at one of the student's times t. Draw t_hat and its noise, too.
         drawn, head_keys = self.draw(state, frozen, batch)
@@ -105,8 +106,8 @@ class LADD(LADDSettings):
             new = unless_skipped(~is_due, new, state)
         heads = passes.heads.params
         if self.refreshed_heads:
-            # The first number after that of consistency. The optimizer keeps what it knows of the
-            # size of a head's gradients: those of the new head are about as large.
+            # Folds in the first number after the one that `_hold` uses. The optimizer keeps the
+            # head's moments: gradients of the new head are about as large.
             key = jax.random.fold_in(state.key, state.step)
             key = jax.random.fold_in(key, 2 + self.head_updates)
             heads = self.critic.refreshed(heads, self.refreshed_heads, key)
@@ -149,7 +150,7 @@ class LADD(LADDSettings):
             passes = Passes(student_gradient, losses, x0_hat, heads, verdict)
         if self.consistency is None:
             return passes
-        # 7. It is held to the data generator's paths, on points of their own.
+        # 7. The student is held to the data generator's paths, at points of their own.
         return self._hold(self.consistency, passes, state, frozen, batch)
 
     def diagnose(
@@ -160,8 +161,8 @@ class LADD(LADDSettings):
         It is a program of its own, which costs nothing until something is wrong.
 
         Returns:
-          `data`, `student`: 1 where the latents and where the prediction is not finite, float32
-          `[B]`; `heads`: where a head's logits on it are not, `[K, B]`; `t_hat`: `[B]`.
+          `data` and `student`: 1 where the latents or the prediction are not finite, float32 `[B]`;
+          `heads`: 1 where a head's logits on the prediction are not, `[K, B]`; `t_hat`: `[B]`.
         """
         drawn, _ = self.draw(state, frozen, batch)
         x0_hat = self.predict(state.params, frozen, drawn)
@@ -193,7 +194,7 @@ class LADD(LADDSettings):
             generator's, in any dtype.
         """
         heads_key, state_key = jax.random.split(key)
-        # Numbers 0 and 1 are the keys that it is split into.
+        # Not 0 or 1: folding these in gives the two keys of the split above.
         params = self.student.begin(jax.random.fold_in(key, 2), params)
         heads = self.critic.heads.init(heads_key)
         return first_state(state_key, params, self.optimizer, heads, self.heads_optimizer)
@@ -241,19 +242,19 @@ class LADD(LADDSettings):
         """(student, teacher): forward passes over the batch that a step's model FLOPs amount to.
 
         With a `student_interval` they are the mean over steps with and without the student's
-        update; those without go forward alone. `critic_units` has what a critic asks of further
-        networks.
+        update; steps without it only go forward. `critic_units` counts the passes of a critic's
+        further networks.
 
-        A backward pass is 2 of them, or 1 where the parameters are constants. The student goes
-        forward and backward; the teacher forward and backward on fakes, forward on real ones; each
-        further update of the heads, and misaligned pairs in each (beside their real samples once
-        more, where the loss is relativistic), go forward alone. Updated heads for several
-        micro-batches take a second pass of both, forward on fakes, and on real samples where a term
-        needs their features. A term that goes back from features to the prediction by itself is a
-        backward pass of the teacher more. The heads, small next to a transformer, are left out.
-        Inputs of the student's own are a forward pass for each time but the last; `consistency`
-        adds passes of its own, those of the data generator among the student's, whose architecture
-        it has.
+        A backward pass counts as 2, or as 1 where the parameters are constants. The student goes
+        forward and backward; the teacher goes forward and backward on fakes and forward on real
+        samples; each further update of the heads, and misaligned pairs in each update (together
+        with their real samples once more if the loss is relativistic), only go forward. Heads that
+        are updated by several micro-batches take a second pass of both, forward on fakes, and on
+        real samples if a term needs their features. A term that goes back from features to the
+        prediction by itself adds a backward pass of the teacher. The heads, small next to a
+        transformer, are left out. Inputs from the student's own sampling take a forward pass for
+        each time but the last; `consistency` adds passes of its own, and its passes of the data
+        generator, which has the student's architecture, count as the student's.
         """
         # Gradients of the adapters of a constant network are small beside a pass.
         backward = 1 if self.student.constants else 2
@@ -269,13 +270,13 @@ class LADD(LADDSettings):
 
     @property
     def followed_units(self) -> float:
-        """Of the student's `forward_units` those of the network that is followed."""
+        """The part of the student's `forward_units` that the followed network takes."""
         held = 0 if self.consistency is None else self.consistency.followed_units
         return held / self.student_interval
 
     @property
     def critic_passes(self) -> float:
-        """Forward passes of what the heads stand on, as `forward_units` counts the teacher's."""
+        """Forward passes of the network below the heads, counted as in `forward_units`."""
         misaligned = self.head_updates if self.misaligned_share else 0
         if isinstance(ADVERSARIAL_LOSSES[self.loss], RelativisticLoss):
             misaligned *= 2
@@ -298,7 +299,8 @@ class LADD(LADDSettings):
         student_key, *_, renoise_key = keys = jax.random.split(key, 1 + self.head_updates)
         misaligned = None
         if self.misaligned_share:
-            # The scale stays: no two are equal, and a prompt that fits is to count as one.
+            # The guidance scale stays: it differs for every sample, and would make a pair count as
+            # misaligned whose prompts are the same.
             other = {
                 name: array if name == GUIDANCE else jnp.roll(array, 1, 0)
                 for name, array in cond.items()
@@ -313,7 +315,7 @@ class LADD(LADDSettings):
         x_t, t = self.student_input(student_key, x_0, state.step)
         own = None
         if self.own_share:
-            # Numbers 0 and 1 are the keys that `student_input` splits it into.
+            # Not 0 or 1: folding these in gives the two keys of the split in `student_input`.
             own_key = jax.random.fold_in(student_key, 2)
             whole = self.student.complete(state.params, frozen)
             x_t, own = self.own_input(own_key, self.student, whole, x_t, t, cond)
@@ -334,11 +336,11 @@ class LADD(LADDSettings):
     def _noises(
         self, key: jax.Array, x_0: jax.Array, t: jax.Array
     ) -> tuple[Noise, Noise, jax.Array | None]:
-        """`renoise`, and the keys of what the penalty draws."""
+        """What `renoise` gives, and the keys of the penalty's noise."""
         penalty = self.heads_penalty
         if penalty is None or not penalty.keyed:
             return *self.renoise(key, x_0, t), None
-        # Numbers 0 and 1 are the keys that `renoise` splits it into.
+        # Not 0 or 1: folding these in gives the two keys of the split in `renoise`.
         keys = jax.random.split(jax.random.fold_in(key, 2), len(x_0))
         return *self.renoise(key, x_0, t), keys
 
@@ -377,7 +379,7 @@ class LADD(LADDSettings):
         fake: Opened | None = None,
         real: Opened | None = None,
     ) -> Verdict:
-        """The heads' gradient; samples that are not opened yet pass by the critic once more."""
+        """The heads' verdict; samples that are not opened yet go through the critic once more."""
         critic, form = self.critic, ADVERSARIAL_LOSSES[self.loss]
         if isinstance(form, RelativisticLoss):
             return self._judge_pairs(form, heads, step, frozen, drawn, x0_hat, fake, real)
@@ -476,7 +478,7 @@ class LADD(LADDSettings):
         batch: Batch,
     ) -> Passes:
         """The passes with the gradient and the loss of consistency added."""
-        # The first number after those of the keys that `draw` splits it into.
+        # The first number after those that give the keys of the split in `draw`.
         key = jax.random.fold_in(jax.random.fold_in(state.key, state.step), 1 + self.head_updates)
         held = consistency.hold(key, state, frozen, batch)
         weight = self.ramp.weight("consistency", self.consistency_weight, state.step)
@@ -489,7 +491,7 @@ class LADD(LADDSettings):
         finite = jnp.isfinite(optax.tree.norm(passes.student_gradient))
         finite &= jnp.isfinite(optax.tree.norm(passes.verdict.gradient))
         if self.head_updates > 1:
-            # The norm is of one update's gradient; what another one spoilt is in the heads.
+            # That norm is of one update's gradient; the heads show whether another one was bad.
             finite &= jnp.isfinite(optax.tree.norm(passes.heads.params))
         return ~finite
 

@@ -1,4 +1,4 @@
-"""What may be chosen of LADD's step."""
+"""The settings of LADD's step."""
 
 import dataclasses
 
@@ -16,38 +16,39 @@ class LADDSettings(StudentInputs):
 
     Attributes:
       same_renoise: real and fake share t_hat and noise. Open in the paper.
-      loss: key of `ADVERSARIAL_LOSSES`. Open in the paper; ADD has hinge.
+      loss: key of `ADVERSARIAL_LOSSES`. Open in the paper; ADD uses hinge.
       r1_gamma: weight of the gradient penalty on each head's input at real samples (ADD: 1e-5), and
         at fake ones where the loss is relativistic; 0 leaves it out.
       r1_interval: steps between penalties, each multiplied by the interval.
-      r1_noise: standard deviation of the noise, over the size of a head's input, from whose effect
-        on the logits the penalty is estimated (APT; FastGen: 0.1); 0 takes the gradient itself.
+      r1_noise: standard deviation, relative to the size of a head's input, of the noise whose
+        effect on the logits the penalty is estimated from (APT; FastGen: 0.1); 0 takes the gradient
+        itself.
       distillation_weight: weight of the distance to the teacher's own x_0, for real data (ADD:
         2.5). The paper drops it (0) for synthetic data.
       reconstruction_weight: weight of the distance to the sample that the input was noised from
         (paper: 0).
-      reconstruction_gamma: largest ((1 - t) / t)^2 that this distance is multiplied by; 0 has no
-        largest one.
-      paired_weight: weight of the distance, at t = 1, to the sample that the data generator made of
-        the same noise (paper: 0); the batch has `noise_keys` then.
+      reconstruction_gamma: largest ((1 - t) / t)^2 that this distance is multiplied by; 0 for no
+        limit.
+      paired_weight: weight of the distance, at t = 1, to the sample that the data generator made
+        from the same noise (paper: 0); if it is not 0, the batch must have `noise_keys`.
       paired_share: share of the inputs at t = 1 that are such noise, where the weight is not 0; the
-        others are noise that no sample was made of.
+        others are noise that no sample was made from.
       moments_weight: weight of the distance of a sample's mean features to those of the real sample
         that it is judged beside (paper: 0).
       moments_t_hat: largest t_hat at which these are compared (SwD: 0.602).
       consistency_weight: weight of the distance between predictions along a path of the data
         generator (paper: 0).
       misaligned_share: share of the loss on fakes that goes to extra ones, real latents with
-        the condition of another sample; 0 has none. It holds the student to its prompts.
+        the condition of another sample; 0 for none. It holds the student to its prompts.
       ramp: how weights change while the student is trained (paper: they do not).
       head_updates: updates of the heads a step, each on fresh re-noising.
       student_interval: steps between updates of the student; in the others the heads alone are
         updated. Warm-up and decay of its optimizer count its updates.
-      refreshed_heads: share of the heads that is made anew at a step, in the mean (NitroFusion:
+      refreshed_heads: mean share of the heads that is initialised again in a step (NitroFusion:
         0.01), so that the student cannot learn what one set of heads does not see; 0 keeps all.
       accumulated_heads: the heads that the student's loss sees where there are several
-        micro-batches: `updated` is the update of one, by a second pass over all of them; `before`
-        is the heads from before the step, at the price of one pass.
+        micro-batches: `updated` gives the same update as a single batch, by a second pass over all
+        micro-batches; `before` takes the heads from before the step and saves that pass.
       ema_decay: decay of the student's moving average.
     """
 
@@ -84,8 +85,8 @@ class LADDSettings(StudentInputs):
         drawn = zip(self.timesteps, self.probabilities, strict=True)
         if self.paired_weight and not any(t == 1 and share for t, share in drawn):
             raise UserError(
-                f"paired_weight is {self.paired_weight} and the timesteps {self.timesteps} are "
-                f"drawn without 1, at which alone there are pairs: use 0"
+                f"paired_weight is {self.paired_weight} and 1, the only time that has pairs, is "
+                f"never drawn from the timesteps {self.timesteps}: use 0"
             )
         if self.paired_weight and not self.paired_share:
             raise UserError(
@@ -103,7 +104,8 @@ class LADDSettings(StudentInputs):
                 f"noise of 0, or a gamma above 0"
             )
         for name in self.ramp.ramped:
-            # The adversarial loss has none here, and those of other packages theirs elsewhere.
+            # The adversarial loss has no weight here, and terms of other packages have theirs
+            # elsewhere.
             if not getattr(self, f"{name}_weight", 1):
                 raise UserError(
                     f"ramp.{name} is {getattr(self.ramp, name)} and {name}_weight 0, which no "

@@ -1,6 +1,6 @@
 """Latent Consistency Models (Luo et al. 2023), the baseline of the paper, for rectified flow.
 
-The student is sampled as one of LADD is: by the consistency sampler, unguided.
+The student is sampled like LADD's: by the consistency sampler, unguided.
 """
 
 import dataclasses
@@ -60,7 +60,7 @@ class LCM:
 
     @property
     def accumulation(self) -> int:
-        """Micro-batches of a batch."""
+        """Micro-batches that a batch is taken in."""
         return self.consistency.accumulation
 
     @property
@@ -75,11 +75,11 @@ class LCM:
 
     @property
     def followed_units(self) -> int:
-        """Of the student's `forward_units` those of the network that is followed."""
+        """The part of the student's `forward_units` that the followed network takes."""
         return self.consistency.followed_units
 
     def init(self, key: jax.Array, params: Params) -> TrainState:
-        """State before the first step; arguments as of `LADD.init`."""
+        """State before the first step; the arguments are those of `LADD.init`."""
         student_key, state_key = jax.random.split(key)
         return first_state(state_key, self.student.begin(student_key, params), self.optimizer)
 
@@ -88,7 +88,7 @@ class LCM:
     ) -> tuple[TrainState, Metrics]:
         """One update, or none where the gradient is not finite.
 
-        `frozen` is that of `Consistency.hold`.
+        `frozen` is the same as for `Consistency.hold`.
         """
         held = self.consistency.hold(
             jax.random.fold_in(state.key, state.step), state, frozen, batch

@@ -1,4 +1,4 @@
-"""What LADD's passes through the networks are given and give back.
+"""The inputs and the results of LADD's passes through the networks.
 
 B batch, H W latent grid, C channels, K heads.
 """
@@ -16,23 +16,23 @@ from ladd_jax.training.optimizers import Optimizer
 
 
 class Drawn(NamedTuple):
-    """A batch with all that is drawn for it, before any of it is split.
+    """A batch with everything that is drawn for it, before it is split into micro-batches.
 
     Attributes:
       x_0: latents of the data `[B, H, W, C]`.
       cond: their condition, arrays `[B, ...]`.
       x_t: what the student is given `[B, H, W, C]`.
       t: the time of x_t, float32 `[B]`.
-      misaligned: for pairs of latents and another sample's cond, where there are any: that cond,
-        and the pair's weight `[B]`, whose mean over the batch is 1.
+      misaligned: for pairs of latents and another sample's cond: that cond, and the pair's weight
+        `[B]`, whose mean over the batch is 1; None without such pairs.
       own: where x_t is from the student's own sampling and not from x_0, bool `[B]`; None where
         none is.
-      paired: where x_t is the noise that the data generator made x_0 of, bool `[B]`; None where
+      paired: where x_t is the noise that the data generator made x_0 from, bool `[B]`; None where
         none is.
       fake_noise: noise and t_hat for the student's samples.
       real_noise: noise and t_hat for the data.
-      penalty_keys: raw PRNG keys of what the penalty on the heads draws, `[B, 2]`; None where it
-        draws nothing.
+      penalty_keys: raw PRNG keys `[B, 2]` of the noise that the penalty on the heads draws; None
+        where it draws none.
     """
 
     x_0: jax.Array
@@ -81,7 +81,8 @@ class Passes(NamedTuple):
       losses: the student's losses, by metric.
       x0_hat: the student's predictions `[B, H, W, C]`.
       heads: the heads after all of their updates.
-      verdict: verdict of the heads before the update that shares the student's noise.
+      verdict: verdict of the heads just before the update that sees the same re-noised predictions
+        as the student's loss.
     """
 
     student_gradient: Params

@@ -1,12 +1,12 @@
 """Progressive distillation of a guided network (Salimans & Ho 2022, arXiv 2202.00512; with guidance
 Meng et al. 2023, arXiv 2210.03142), for rectified flow.
 
-In the first phase the student learns, in one pass, the guided velocity of the network that it
-follows. In each phase after it the number of its steps is halved: with one step of Euler it learns
-to land where its teacher, which is its own average at the end of the phase before, does with two.
-On this path a step of Euler is one of DDIM, the papers' sampler.
+In the first phase the student learns to give, in one pass, the guided velocity of the network that
+it follows. Each later phase halves the number of its steps: the student learns to land with one
+Euler step where its teacher, its own average at the end of the phase before, lands with two. On
+this path an Euler step is a DDIM step, the papers' sampler.
 
-The phase is a function of the state's step, and the teacher has the place of the heads.
+The phase is a function of the state's step, and the teacher takes the place of the heads.
 
 B batch, H W latent grid, C channels.
 """
@@ -37,11 +37,11 @@ from ladd_jax.training.optimizers import Optimizer
 
 
 def grid(timesteps: Sequence[float], pieces: int) -> np.ndarray:
-    """Levels from the first of a student's times down to 0, float32.
+    """Levels from the noisiest of a student's times down to 0, float32.
 
     Args:
-      timesteps: its times in the end, in any order.
-      pieces: equal ones that each of the intervals between them is cut into.
+      timesteps: the student's times in the end, in any order.
+      pieces: number of equal pieces that each of the intervals between them is cut into.
     """
     ends = (*sorted(timesteps, reverse=True), 0.0)
     parts = [np.linspace(a, b, pieces, endpoint=False) for a, b in itertools.pairwise(ends)]
@@ -49,19 +49,19 @@ def grid(timesteps: Sequence[float], pieces: int) -> np.ndarray:
 
 
 def student_steps(timesteps: Sequence[float], halvings: int) -> tuple[int, ...]:
-    """The student's number of steps after each of the halvings: one for each time in the end."""
+    """The student's number of steps after each halving: in the end one for each of its times."""
     return tuple(len(timesteps) * 2**left for left in reversed(range(halvings)))
 
 
 def as_one_step(
     velocity: Velocity, x_t: jax.Array, t: jax.Array, m: jax.Array, s: jax.Array
 ) -> jax.Array:
-    """The velocity with which one step of Euler from t to s lands where two do, over m.
+    """The velocity with which one Euler step from t to s lands where two land, by way of m.
 
     It is the mean of both steps' velocities, weighted by their lengths.
 
     Args:
-      velocity: the two steps'.
+      velocity: the velocity of the two steps.
       x_t: where they begin `[B, H, W, C]`.
       t: float32 `[B]`.
       m: float32 `[B]`, below t.
@@ -75,10 +75,10 @@ def as_one_step(
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Progressive:
-    """Half the steps in each phase.
+    """Distillation that halves the student's steps in each phase.
 
     Attributes:
-      student: predicts velocity.
+      student: the student, which predicts velocity.
       followed: the network whose guided velocity is learned first. None: there is no such phase,
         since the student begins as what it would follow.
       optimizer: optimizer of the student; its moments and its schedule go on through all phases.
@@ -86,9 +86,9 @@ class Progressive:
         between them into 2, 4, ... equal pieces.
       halvings: phases that halve the number of steps.
       phase_steps: updates of each phase but the last, which goes on to the end.
-      shift: of the times in the first phase, which are evenly spread but for it.
+      shift: shift of the times in the first phase, which are uniform without it.
       accumulation: micro-batches that a batch is taken in.
-      ema_decay: decay of the student's moving average, which begins anew with each phase.
+      ema_decay: decay of the student's moving average, which starts again with each phase.
     """
 
     student: Backbone
@@ -108,7 +108,7 @@ class Progressive:
 
     @property
     def heads(self) -> Model:
-        """The teacher, of which is kept what is trained of the student."""
+        """The teacher, kept as those parameters that are trained of the student."""
         return self.student
 
     @property
@@ -132,21 +132,21 @@ class Progressive:
         """(student, teacher): forward passes over the batch that a step's model FLOPs amount to.
 
         The student goes forward and backward, and its teacher makes two passes. In the first phase
-        what is followed makes as many with guidance, and three with guidance on a picture, too;
-        what counts is the phase with more of them.
+        the followed network makes two with guidance, and three with guidance on a picture, too; the
+        phase with more passes is the one that counts.
         """
         asked = 2 if self.followed is None else max(2, self.followed.passes)
         return (2 if self.student.constants else 3) + asked, 0
 
     @property
     def followed_units(self) -> int:
-        """Of the student's `forward_units` those of the network that is followed, where the first
-        phase is the one that counts."""
+        """The part of the student's `forward_units` that the followed network takes, where the
+        first phase is the one that counts."""
         passes = 0 if self.followed is None else self.followed.passes
         return passes if passes > 1 else 0
 
     def init(self, key: jax.Array, params: Params) -> TrainState:
-        """State before the first step; arguments as of `LADD.init`."""
+        """State before the first step; the arguments are those of `LADD.init`."""
         student_key, state_key = jax.random.split(key)
         params = self.student.begin(student_key, params)
         return first_state(state_key, params, self.optimizer, jax.tree.map(jnp.copy, params))
@@ -172,8 +172,9 @@ class Progressive:
 
             def distance(params: Params) -> tuple[jax.Array, jax.Array]:
                 v = self.student(self.student.complete(params, frozen), x_t, t, cond)
-                # Of x_0 it is t^2, of the noise (1 - t)^2: the larger of both is the distance of
-                # x_0 under Salimans & Ho's truncated SNR, max(SNR, 1).
+                # An error of v is t times as large in x_0, and 1 - t times as large in the noise.
+                # The larger square gives the distance of x_0 with Salimans & Ho's weight, the
+                # truncated SNR max(SNR, 1).
                 weight = jnp.square(jnp.maximum(t, 1 - t))
                 value = jnp.mean(expand(weight, v) * jnp.square(v - wanted))
                 return value, predict_x0(x_t, v, t)
@@ -205,7 +206,7 @@ class Progressive:
         self, key: jax.Array, phase: jax.Array, batch: int
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Where the student's step begins, where its teacher's first one ends, and where both end:
-        float32 `[batch]` each. In the first phase only the beginning means something."""
+        float32 `[batch]` each. The first phase uses only the beginning."""
         counts = student_steps(self.timesteps, self.halvings)
         table = np.zeros((self.halvings, max(counts), 3), np.float32)
         for row, count in zip(table, counts, strict=True):
@@ -245,10 +246,10 @@ class Progressive:
 
 
 def _handed_over(state: TrainState, begins: jax.Array) -> TrainState:
-    """The state at the beginning of a phase: its teacher, and the student itself, are the average
-    that the phase before has made. Elsewhere it is as it was.
+    """The state with the average of the phase before as both teacher and student, where a phase
+    `begins`; elsewhere the state as it was.
 
-    It is so before the step, and thus also where that is skipped.
+    The caller hands over before the step, so that it also happens where the step is skipped.
     """
 
     def average_or(tree: Params) -> Params:

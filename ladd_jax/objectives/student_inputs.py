@@ -1,4 +1,4 @@
-"""What a student of few steps is given in training, and how its predictions are re-noised.
+"""The inputs of a few-step student in training, and how its predictions are re-noised.
 
 B batch, H W latent grid, C channels.
 """
@@ -31,19 +31,20 @@ class StudentInputs:
 
     Attributes:
       timesteps: times at which the student is trained (paper: 1, 0.75, 0.5, 0.25).
-      probabilities: of those times.
-      warmup_probabilities: of those times in the first steps (paper, above 512^2: 0, 0, .5, .5).
-      warmup_steps: how many those are (paper, above 512^2: 500).
+      probabilities: probabilities of those times.
+      warmup_probabilities: their probabilities in the first steps (paper, above 512^2: 0, 0, .5,
+        .5).
+      warmup_steps: number of these first steps (paper, above 512^2: 500).
       renoise_mean: m of t_hat = sigmoid(m + s u) (paper: 1).
       renoise_std: s (paper: 1).
       renoise_slope: how much m falls from t = 1 to t = 0: t_hat = sigmoid(m - slope (1 - t) + s u),
         so that a prediction from little noise, whose errors are small, is not hidden under much
-        (paper: 0).
+        noise (paper: 0).
       own_share: share of the inputs below t = 1 that the student is given from its own sampling,
         which re-noises its predictions, instead of noised data (backward simulation, Yin et al.
         2024, DMD2; paper: 0).
-      accumulation: micro-batches that a batch is taken in, to need less memory. What is drawn is
-        decided for the whole batch.
+      accumulation: micro-batches that a batch is taken in, to need less memory. Random numbers are
+        drawn for the whole batch.
     """
 
     timesteps: tuple[float, ...] = (1.0, 0.75, 0.5, 0.25)
@@ -112,9 +113,9 @@ class StudentInputs:
         t: jax.Array,
         cond: Cond,
     ) -> tuple[jax.Array, jax.Array]:
-        """x_t with a share of the student's own inputs in it, and which those are, bool `[B]`.
+        """x_t with a share of it from the student's own sampling, and which that is, bool `[B]`.
 
-        They are what the consistency sampler over all of the times comes to, from noise.
+        These are the points that the consistency sampler over all of the times reaches from noise.
         """
         noise_key, share_key = jax.random.split(key)
         levels = sorted(self.timesteps, reverse=True)

@@ -1,8 +1,8 @@
 """Orders of LADD's passes other than one update of the heads, then one of the student.
 
-Further updates of the heads add forward passes. A batch in several micro-batches knows its updated
-heads only after all of them: either the student's loss sees them in a second pass, or it sees the
-heads from before the step.
+Further updates of the heads add forward passes. With several micro-batches the updated heads are
+known only after all of them: either the student's loss sees the updated heads in a second pass, or
+it sees the heads from before the step.
 """
 
 from collections.abc import Callable
@@ -31,7 +31,7 @@ def update_heads(
     x0_hat: jax.Array,
     keys: jax.Array,
 ) -> Heads:
-    """Heads after one update for each key, each on fresh re-noising, forward passes alone.
+    """Heads after one update for each key, each on fresh re-noising, by forward passes alone.
 
     Args:
       ladd: the objective.
@@ -59,15 +59,15 @@ def passes_if_due(
     passes: Callable[[], Passes],
     of_heads: Callable[[], tuple[jax.Array, Heads, Verdict]],
 ) -> Passes:
-    """The passes of a step; where the student is not due, those of its heads alone.
+    """The passes of a step; where the student is not due, the passes of the heads alone.
 
-    These have no gradient of the student, and NaN for its losses.
+    Then the student's gradient is zero, and its losses are NaN.
 
     Args:
       interval: steps between updates of the student.
-      is_due: whether it is updated, bool [].
-      passes: makes those of both.
-      of_heads: makes those of the heads.
+      is_due: whether the student is updated, bool [].
+      passes: function that makes the passes for student and heads.
+      of_heads: function that makes those for the heads alone.
     """
     if interval == 1:
         return passes()
@@ -131,9 +131,9 @@ def of_heads(
 def _through_heads_before(
     ladd: "LADD", state: TrainState, frozen: Frozen, drawn: Drawn, head_keys: jax.Array
 ) -> Passes:
-    """All micro-batches for heads and student at once: it sees the heads from before the step.
+    """All micro-batches for heads and student at once: the student sees the heads from before.
 
-    The update of the heads that shares the student's fake pass comes first, the others after.
+    The update of the heads that shares the student's fake pass comes first, the others follow.
     """
 
     def part(drawn: Drawn) -> tuple[Any, Any, Any]:
@@ -165,7 +165,7 @@ def _judge(
     drawn: Drawn,
     x0_hat: jax.Array,
 ) -> Verdict:
-    """`LADD.judge` on all micro-batches, forward alone."""
+    """`LADD.judge` on all micro-batches, by forward passes alone."""
 
     def part(item: tuple[Drawn, jax.Array]) -> tuple[Any, Any, Any]:
         return ladd.judge(heads, step, frozen, *item)

@@ -94,7 +94,7 @@ def chip_named(name: str) -> Chip:
 
 
 def chip_of(device: Any) -> Chip | None:
-    """The chip that a `jax.Device` is; None if it is not in the table, as a CPU never is."""
+    """The chip that a `jax.Device` is; None if the table does not have it, as for any CPU."""
     for chip in CHIPS:
         if device.device_kind in chip.device_kinds:
             return chip

@@ -22,7 +22,7 @@ def compiler_options(device_kind: str) -> dict[str, bool | int]:
 def forward_options(device_kind: str) -> dict[str, bool | int]:
     """The options of a program without a backward pass for one kind of device."""
     if device_kind == "cpu" and _LEVEL not in os.environ.get("XLA_FLAGS", ""):
-        # Products are library calls: what the compiler adds above this level makes no step faster,
-        # and small networks wait for it longer than for many steps.
+        # Matrix products are library calls: what the compiler does above this level makes no step
+        # faster, and for small networks it takes longer than many steps do.
         return {_LEVEL: 1}
     return {}

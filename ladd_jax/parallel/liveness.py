@@ -1,8 +1,8 @@
-"""Which processes of a job live: where one is lost or hangs, the others name it and end.
+"""Which processes of a job are alive: if one is lost or hangs, the others name it and end.
 
-Each tells in JAX's coordination service, every few seconds, that it lives, and which step of a
-training it is at. Without this the others would wait in a computation for one that is gone, until
-JAX aborts them without naming it, and for ever for one whose threads live while its work hangs.
+Every few seconds each process reports to JAX's coordination service that it is alive and which step
+of a training it is at. Without this the others would wait in a computation for a lost process until
+JAX aborts them without naming it, and forever for one whose threads live while its work hangs.
 """
 
 import contextlib
@@ -24,11 +24,11 @@ from jax._src import distributed
 from ladd_jax.parallel.stopping import Stopped
 
 LOST_SECONDS = 40.0
-"""Without a sign, after which a process is lost."""
+"""Time without a sign of life after which a process counts as lost."""
 
 HANG_SECONDS = 600.0
-"""At a step that the others have left, after which a process hangs: storage that fails over is away
-for minutes, and comes back."""
+"""Time at a step that the others have left after which a process counts as hanging: storage that
+fails over is away for minutes, and comes back."""
 
 _BEAT_SECONDS = 2.0
 _FOLDER = "ladd_jax/alive"
@@ -43,10 +43,10 @@ def stepping() -> Iterator[Callable[[int | None], None]]:
     """A block in which processes take steps together.
 
     Yields:
-      What tells the others the last step that this process has given to its devices. It is told
-      before that is done, since a computation waits for all processes, and None for what one
-      process may do by itself for long. A process that stays at a step which another one has left
-      is told of after `LOST_SECONDS`, and ends the job after `HANG_SECONDS`.
+      A function that tells the others the last step that this process has given to its devices.
+      Call it just before giving the step, since the computation waits for all processes, and with
+      None before what one process may do by itself for long. A process that stays at a step which
+      another one has left is reported after `LOST_SECONDS`, and ends the job after `HANG_SECONDS`.
     """
 
     def tell(step: int | None) -> None:
@@ -70,14 +70,14 @@ def _place() -> str:
 
 @dataclasses.dataclass(frozen=True)
 class _Sign:
-    """What a process tells of itself.
+    """What a process reports about itself.
 
     Attributes:
-      beats: how often it has told.
+      beats: number of its reports so far.
       process: number of the process on its host.
       host: name of its host.
       step: the step that it has begun, or `_NO_STEP`.
-      place: the function, the file and the line of its main thread.
+      place: the function, the file and the line that its main thread is at.
     """
 
     beats: int
@@ -88,7 +88,7 @@ class _Sign:
 
 
 class _Watch:
-    """Threads that say that this process lives, and look whether the others do."""
+    """Threads that report that this process is alive, and look whether the others are."""
 
     def __init__(self, store: Any, address: str):
         self._store = store
@@ -98,13 +98,13 @@ class _Watch:
         self._beats = 0
         self._signs: dict[str, str] = {}
         self._seen: dict[str, tuple[str, float]] = {}
-        # Step, since when, and whether it was told.
+        # Of each process that is behind: its step, since when, and whether that was reported.
         self._behind: dict[str, tuple[int, float, bool]] = {}
         self._answered = time.monotonic()
         self._aborting = ctypes.CFUNCTYPE(None, ctypes.c_int)(self._aborted)
 
     def start(self) -> None:
-        """Begins to say so, and to look."""
+        """Starts to report and to look."""
         self._beating = threading.Thread(target=self._beat, name="beat", daemon=True)
         self._beating.start()
         threading.Thread(target=self._look, name="liveness", daemon=True).start()
@@ -112,7 +112,7 @@ class _Watch:
         ctypes.CDLL(None).signal(int(signal.SIGABRT), self._aborting)
 
     def stop(self) -> None:
-        """Says that this process is done, and will say nothing more."""
+        """Reports that this process is done and will report nothing more."""
         self._ended.set()
         ctypes.CDLL(None).signal(int(signal.SIGABRT), None)  # SIG_DFL
         self._beating.join(_BEAT_SECONDS)
@@ -121,7 +121,7 @@ class _Watch:
 
     def _beat(self) -> None:
         while not self._ended.is_set():
-            # A coordinator that is gone is found by the time since it answered.
+            # Errors are ignored: `_look` finds a lost coordinator by the time since it answered.
             with contextlib.suppress(Exception):
                 self._beats += 1
                 sign = _Sign(self._beats, os.getpid(), socket.gethostname(), _step, _place())
@@ -131,7 +131,7 @@ class _Watch:
             self._ended.wait(_BEAT_SECONDS)
 
     def _look(self) -> None:
-        """Ends this process where another one is lost. It calls nothing that may hang."""
+        """Ends this process if another one is lost; calls nothing that may hang."""
         while not self._ended.wait(_BEAT_SECONDS):
             silent = time.monotonic() - self._answered
             if silent > LOST_SECONDS:
@@ -142,19 +142,19 @@ class _Watch:
                 _end(lost)
 
     def _aborted(self, number: int) -> None:
-        """Names the coordinator where JAX aborts for it, as it does when a connection breaks."""
+        """Names the coordinator if JAX aborts for it, as it does when a connection breaks."""
         host, _, port = self._address.rpartition(":")
         try:
             socket.create_connection((host, int(port)), timeout=_BEAT_SECONDS).close()
         except (OSError, ValueError):
             _end(f"process 0 at {self._address} is lost")
-        ctypes.CDLL(None).signal(number, None)  # SIG_DFL, to which the abort goes on.
+        ctypes.CDLL(None).signal(number, None)  # SIG_DFL, so that the abort goes on.
 
     def _tell(self, sign: str) -> None:
         self._store.key_value_set(f"{_FOLDER}/{self._index}", sign, allow_overwrite=True)
 
     def _lost(self, signs: dict[str, str]) -> str:
-        """The processes that gave no new sign for long, in words; empty where there is none."""
+        """The processes that gave no new sign for too long, in words; empty if there are none."""
         now = time.monotonic()
         for name, sign in signs.items():
             if self._seen.get(name, ("", 0.0))[0] != sign:
@@ -166,15 +166,15 @@ class _Watch:
         )
 
     def _hangs(self, signs: dict[str, str]) -> str:
-        """The processes that stay too long at a step which others have left, as `_lost`.
+        """The processes that stay too long at a step which others have left, in words, or empty.
 
-        Long before that they are told of.
+        Long before that, a warning names them.
         """
         now = time.monotonic()
         at = {name: _read(sign) for name, sign in signs.items() if sign != _DONE}
         stepping = {name: sign for name, sign in at.items() if sign.step > _NO_STEP}
         steps = {sign.step for sign in stepping.values()}
-        # Those between the first and the last one wait for the last one, too.
+        # Processes between the first and the last one wait for the last one, too.
         last = {n: sign for n, sign in stepping.items() if sign.step == min(steps) < max(steps)}
         before, self._behind = self._behind, {}
         lost = []
@@ -183,8 +183,8 @@ class _Watch:
             if step != sign.step:
                 since, told = now, False
             words = (
-                f"{_named(name, sign)} hangs after step {sign.step}, since {now - since:.0f} "
-                f"seconds, in {sign.place}"
+                f"{_named(name, sign)} hangs after step {sign.step}, for {now - since:.0f} seconds "
+                f"now, in {sign.place}"
             )
             if now - since > LOST_SECONDS and not told:
                 told = True
@@ -205,8 +205,8 @@ def _named(name: str, sign: _Sign) -> str:
 
 def _end(reason: str) -> None:
     print(
-        f"error: process {jax.process_index()} ends, since {reason}: see what that one printed and "
-        f"whether its machine is there, and start the same command again",
+        f"error: process {jax.process_index()} ends, since {reason}: see what that process printed "
+        f"and whether its machine is up, and start the same command again",
         file=sys.stderr,
         flush=True,
     )
@@ -215,7 +215,7 @@ def _end(reason: str) -> None:
 
 @contextlib.contextmanager
 def watched() -> Iterator[None]:
-    """Ends this process, in a block, where another one of its job is lost, with a sentence."""
+    """A block in which the loss of another process of the job ends this one with a sentence."""
     state = distributed.global_state
     if state.client is None:
         yield
@@ -228,5 +228,5 @@ def watched() -> Iterator[None]:
         if stopped.together:
             watch.stop()
         raise
-    # After a failure it is not stopped: a process that leaves alone is lost to the others.
+    # Not stopped after a failure, since the others are to count a process that leaves as lost.
     watch.stop()

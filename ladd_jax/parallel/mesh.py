@@ -40,7 +40,7 @@ ACTIVATION_RULES: Rules = {**RULES, "embed": None}
 
 
 def mesh_shape(sizes: Mapping[str, int], devices: int) -> dict[str, int]:
-    """Sizes of the mesh axes, with the one of -1 taking the devices that are left.
+    """Sizes of the mesh axes, in which an axis of -1 takes the devices that are left.
 
     Raises:
       UserError: an unknown axis, a size that is neither -1 nor positive, two sizes of -1, sizes
@@ -103,7 +103,7 @@ def device_grid(sizes: Mapping[str, int], devices: Sequence[Any]) -> np.ndarray:
     slices = sizes.get(SLICES, 1)
     inner = (shape["data"] // slices, shape["fsdp"], shape["tensor"])
     parts = [
-        # Splits an axis of the torus only where no whole ones make up a size.
+        # Splits an axis of the torus only if no whole axes make up a size.
         mesh_utils.create_device_mesh(inner, part, allow_split_physical_axes=True)
         for part in split_slices(devices, slices)
     ]
@@ -113,8 +113,8 @@ def device_grid(sizes: Mapping[str, int], devices: Sequence[Any]) -> np.ndarray:
 def split_slices(devices: Sequence[Any], slices: int) -> list[list[Any]]:
     """The devices of each slice.
 
-    On TPU a device says which slice it belongs to. Elsewhere a slice is a number of processes in a
-    row, the same for each.
+    On TPU a device says which slice it belongs to. Elsewhere each slice is the same number of
+    consecutive processes.
 
     Raises:
       UserError: the devices belong to another number of slices, or the slices differ in size.
@@ -145,7 +145,7 @@ def split_slices(devices: Sequence[Any], slices: int) -> list[list[Any]]:
 
 
 def network_axes(mesh: Mesh) -> dict[str, int]:
-    """Sizes of a mesh's axes with `slices` apart: the part of `data` that leaves a slice.
+    """Sizes of a mesh's axes, with the part of `data` that leaves a slice apart, as `slices`.
 
     They are in the order of the mesh's devices.
     """
@@ -271,7 +271,7 @@ def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
 def gather(parameter: jax.Array, axes: tuple[str | None, ...]) -> jax.Array:
     """A parameter as the computation needs it: its `fsdp` shards gathered, `tensor` ones not.
 
-    Said where the parameter is used, so that a scan over blocks gathers one block at a time and
+    Called where the parameter is used, so that a scan over blocks gathers one block at a time and
     the partitioner never moves activations instead.
     """
     return _lay(parameter, axes, ACTIVATION_RULES)

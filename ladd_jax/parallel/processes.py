@@ -1,7 +1,7 @@
 """The processes of one job: how they find each other, wait for each other and leave.
 
-A job is one process a host on TPU, one a GPU under Slurm, and as many as one likes on CPU. Each
-runs the same command; JAX sees the devices of all.
+A job has one process per host on TPU, one per GPU under Slurm, and any number on CPU. Each runs the
+same command; JAX sees the devices of all.
 """
 
 import contextlib
@@ -30,14 +30,14 @@ _COORDINATOR = "JAX_COORDINATOR_ADDRESS"
 _COUNT = "JAX_NUM_PROCESSES"
 _INDEX = "JAX_PROCESS_ID"
 
-# By which JAX's own limit exceeds ours: JAX would abort the process without saying what is wrong.
+# JAX's own limit is this much longer than ours: it would abort the process without saying why.
 _MARGIN_SECONDS = 60
 
-# How a message of JAX begins when a transport between processes fails. JAX raises several types
-# for it, ValueError among them.
+# How JAX's message begins when a transport between processes fails. The error may have several
+# types, ValueError among them.
 _TRANSPORTS = re.compile(r"\w+: (Gloo|NCCL) ")
-# A process that lost another one leaves later, so that a launcher first sees the one that knows
-# why; where that one can say nothing any more, `liveness` names it meanwhile.
+# A process that lost another one leaves this much later, so that a launcher first sees the one that
+# knows why. If that one can no longer say anything, `liveness` names it meanwhile.
 _GRACE_SECONDS = liveness.LOST_SECONDS + 5.0
 _LOOK_SECONDS = 0.1
 
@@ -46,8 +46,8 @@ def launched(environment: Mapping[str, str], tpu: bool) -> dict[str, Any] | None
     """What the launcher says about this process's job.
 
     Args:
-      environment: environment variables. The first of these that there are decides: an explicit job
-        (`JAX_COORDINATOR_ADDRESS`, `JAX_NUM_PROCESSES`, `JAX_PROCESS_ID`), a step of Slurm with
+      environment: environment variables. The first of these that is present decides: an explicit
+        job (`JAX_COORDINATOR_ADDRESS`, `JAX_NUM_PROCESSES`, `JAX_PROCESS_ID`), a step of Slurm with
         several tasks, a TPU slice of several hosts on GKE.
       tpu: whether this host has TPU chips; it then asks its metadata server for its slice.
 
@@ -81,7 +81,7 @@ def launched(environment: Mapping[str, str], tpu: bool) -> dict[str, Any] | None
         if count == 1:
             return None
         return dict(coordinator_address=address, num_processes=count, process_id=index)
-    # Of the step and not of the job: a script in a batch is one process in the job of many tasks.
+    # Of the step and not of the job: a batch script is one process in a job of many tasks.
     if int(environment.get("SLURM_STEP_NUM_TASKS") or 1) > 1:
         return dict(
             num_processes=int(environment["SLURM_STEP_NUM_TASKS"]),
@@ -129,7 +129,7 @@ def join(timeout: float) -> None:
     )
     at = f" at {job['coordinator_address']}" if "coordinator_address" in job else ""
 
-    # By which all processes learn of a signal to one of them, see `parallel.stopping`.
+    # This tells all processes of a signal to one of them, see `parallel.stopping`.
     jax.config.update("jax_enable_preemption_service", True)
     failed: list[Exception] = []
 
@@ -139,7 +139,7 @@ def join(timeout: float) -> None:
         except Exception as error:
             failed.append(error)
 
-    # JAX waits where no signal is handled, and its own way to give up is to abort with a stack
+    # In a thread, since JAX waits without handling signals, and gives up by aborting with a stack
     # trace of its C++.
     joining = threading.Thread(target=initialize, name="join", daemon=True)
     try:
@@ -176,7 +176,8 @@ def together(timeout: float) -> Iterator[None]:
     """
     with stopping.handled():
         join(timeout)
-        # Inside of the other: what ends a block of it takes the handler of JAX's service away.
+        # Nested, and not one after the other: leaving a block resets the handlers, and would remove
+        # the one that JAX's service installed in `join`.
         with stopping.handled():
             try:
                 with liveness.watched():
@@ -196,7 +197,7 @@ def _leave(error: BaseException) -> NoReturn:
         code = stopping.EXIT_CODE
     elif lost_another(error):
         until = time.monotonic() + _GRACE_SECONDS
-        # A launcher that ends this one knows already.
+        # A launcher that signals this process knows already.
         while time.monotonic() < until and not stopping.signalled():
             time.sleep(_LOOK_SECONDS)
         print(
@@ -244,9 +245,9 @@ def lost_another(error: BaseException) -> bool:
 
 @contextlib.contextmanager
 def one_of_each_host_first(name: str) -> Iterator[None]:
-    """One process of each host goes through before the others, which find what it has fetched.
+    """Lets one process of each host through before the others, which find what it has fetched.
 
-    Where it fails the others follow all the same, and find by themselves what is wrong.
+    If it fails, the others follow all the same, and find out for themselves what is wrong.
 
     Args:
       name: name of the barrier.
@@ -271,14 +272,14 @@ def _is_first_of_its_host() -> bool:
 
 
 def check_same(what: str, value: Any) -> None:
-    """Compares a value of JSON over all processes.
+    """Compares a JSON value over all processes.
 
     Args:
-      what: its name.
+      what: name of the value.
       value: value of this process.
 
     Raises:
-      UserError: some process has another value than process 0. All processes raise it, so that
+      UserError: some process has a different value from process 0. All processes raise it, so that
         none waits for one that left.
     """
     if jax.process_count() == 1:
@@ -288,23 +289,23 @@ def check_same(what: str, value: Any) -> None:
     for index, other in enumerate(digests):
         if not np.array_equal(other, digests[0]):
             raise UserError(
-                f"process {index} has another {what} than process 0: start all processes with "
+                f"process {index} has a different {what} from process 0: start all processes with "
                 f"the same command and the same files"
             )
 
 
 def gather(value: Any) -> list[Any]:
-    """The values of JSON of all processes, in their order, on each of them."""
+    """The JSON values of all processes, in the order of the processes, on each of them."""
     if jax.process_count() == 1:
         return [value]
     data = np.frombuffer(json.dumps(value).encode(), np.uint8)
     pieces = np.ravel(multihost_utils.process_allgather(np.int32(-(-len(data) // _PIECE))))
     found = [bytearray() for _ in pieces]
-    # In pieces, which go by way of the devices' memory.
+    # In pieces, since they pass through the devices' memory.
     for number in range(int(pieces.max())):
         piece = data[number * _PIECE : (number + 1) * _PIECE]
         sizes = np.ravel(multihost_utils.process_allgather(np.int32(len(piece))))
-        # Arrays of one size alone can be gathered.
+        # Only arrays of the same size can be gathered.
         padded = np.zeros(int(sizes.max()), np.uint8)
         padded[: len(piece)] = piece
         rows = multihost_utils.process_allgather(padded)

@@ -1,11 +1,11 @@
 """How a job is told to stop, and when it does.
 
 A user, a launcher or a cluster that takes machines away sends SIGTERM or SIGINT. Most work stops at
-once: it is repeated, or lies on disk already. Training stops after a step that all processes agree
-on, so that it can be saved.
+once: it is on disk already, or can be repeated. Training stops after a step that all processes
+agree on, so that it can be saved.
 
-A job that is ending for another reason says that one: what is raised on top of an error, wherever
-that is, would cut short who cleans up after it or tells the user.
+A job that is already ending with an error reports that error: raising `Stopped` on top of it would
+cut short whatever cleans up after it or tells the user.
 """
 
 import contextlib
@@ -21,23 +21,23 @@ from types import FrameType
 from typing import Any, NoReturn
 
 EXIT_CODE = 75
-"""Of a job that was stopped and goes on when it is started again, by which launchers know to do so:
-EX_TEMPFAIL of sysexits.h."""
+"""Exit code of a job that was stopped and goes on when it is started again, which tells launchers
+to do so: EX_TEMPFAIL of sysexits.h."""
 
 _GOES_ON = "the same command goes on with what is on disk"
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
-# After a signal that could not be raised, until it is sent once more.
+# Time until a signal that could not be raised is sent once more.
 _AGAIN_SECONDS = 0.1
-# For which an error on its way keeps off a signal, and the signal of a user who insists. The first
-# is for a checkpoint that is being written.
+# How long an error that is being handled may hold off a signal, and the repeated signal of a user
+# who insists. The first leaves time for a checkpoint that is being written.
 _PATIENCE_SECONDS = 60.0
 _INSISTING_SECONDS = 2.0
 
 
 class Stopped(BaseException):
-    """The job was told to stop: no fault, so no `Exception`.
+    """The job was told to stop: not a fault, so not an `Exception`.
 
     Attributes:
       together: whether all processes stop at the same place, so that none loses another.
@@ -49,11 +49,11 @@ class Stopped(BaseException):
 
 
 class _Notice:
-    """What this process was told.
+    """The signal that this process was sent, and what it does about it.
 
     Attributes:
       signal: name of the signal, empty before one came.
-      deferred: whether a step is to be ended first.
+      deferred: whether the current step is to be finished first.
     """
 
     def __init__(self) -> None:
@@ -62,7 +62,7 @@ class _Notice:
         self.deferred = False
         self._service: Any = None
         self._over = False
-        # What is handled already where the block begins is not on its way out of it.
+        # An error that is being handled when the block begins is not on its way out of the block.
         self._outer = sys.exception()
         self._patient_until = math.inf
         self._sent_again = False
@@ -71,30 +71,30 @@ class _Notice:
 
     def install(self) -> None:
         """Handles the signals from now on, until `remove`."""
-        # JAX takes seconds to import, and the signals that come meanwhile are handled here, too.
+        # Imported late: JAX takes seconds, in which signals are to be handled, too.
         import jax
 
         global _notice
         if jax.distributed.is_initialized():
             get_handler = ctypes.pythonapi.PyOS_getsig
             get_handler.restype = ctypes.CFUNCTYPE(None, ctypes.c_int)
-            # Of JAX's preemption service, which tells the other processes.
+            # The handler of JAX's preemption service, which tells the other processes.
             self._service = get_handler(ctypes.c_int(signal.SIGTERM))
         self._before, _notice = _notice, self
         self._hook, sys.unraisablehook = sys.unraisablehook, self._unraisable
         self._handlers = {number: signal.signal(number, self.receive) for number in _SIGNALS}
 
     def remove(self) -> None:
-        """Handles no signal any more; who did before does again."""
+        """Stops handling signals and restores the handlers from before."""
         global _notice
         self.end()
         sys.unraisablehook, _notice = self._hook, self._before
         for number, handler in self._handlers.items():
-            # None is a handler that Python did not set and cannot set again.
+            # None stands for a handler that Python did not set and cannot set again.
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
     def _unraisable(self, found: Any) -> None:
-        # What a handler raises inside of a finalizer or of a callback of the collector goes here.
+        # What a signal handler raises in a finalizer or a garbage collector's callback ends here.
         if isinstance(found.exc_value, Stopped):
             self._send_again()
         else:
@@ -144,7 +144,7 @@ class _Notice:
         self._again.start()
 
     def end(self) -> None:
-        """From now on a signal changes nothing, and none is sent: the work is done."""
+        """From now on signals have no effect and none is sent again: the work is done."""
         with self._sending:
             self._over = True
         if self._again:
@@ -155,8 +155,8 @@ _notice = _Notice()
 
 
 def _write(line: str) -> None:
-    # Not by print, which a signal may have interrupted. Who reads it may be gone, as `tee` after
-    # the same Ctrl-C.
+    # Not by print, which the signal may have interrupted. The reader may be gone, such as a `tee`
+    # that got the same Ctrl-C.
     with contextlib.suppress(OSError, ValueError):
         os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, f"{line}\n".encode())
 
@@ -169,7 +169,7 @@ def _exit(message: str) -> NoReturn:
 def end_at_once() -> None:
     """From now on SIGTERM and SIGINT end this process with a sentence and `EXIT_CODE`.
 
-    For what a command does before its work, such as imports, of which nothing is left over.
+    For what a command does before its work, such as imports, which leaves nothing behind.
     """
 
     def receive(number: int, frame: FrameType | None) -> None:
@@ -188,12 +188,13 @@ def signalled() -> bool:
 def handled() -> Iterator[None]:
     """SIGTERM and SIGINT raise `Stopped` in a block, at once or when `deferred` says.
 
-    They do so where no error is being handled, which is all that there is to see of one that is on
-    its way. Meanwhile a signal is kept, and it has no effect if the error ends the block. Where
-    this takes a minute, or two seconds more of a user who insists, the process ends where it is.
+    They do so only while no error is being handled, since that is the one sign of an error on its
+    way out of the block. Until then a signal is kept, and it has no effect if the error ends the
+    block. If this takes a minute, or two seconds after a user insists, the process ends where it
+    is.
 
-    Enter it in the main thread, in a job of several processes after joining it: the preemption
-    service of JAX has a handler of its own then, which is called by this one.
+    Enter it in the main thread, and in a job of several processes after joining it: by then the
+    preemption service of JAX has a handler of its own, which this one calls.
     """
     notice = _Notice()
     notice.install()
@@ -201,7 +202,7 @@ def handled() -> Iterator[None]:
         try:
             yield
         finally:
-            # A signal that comes before this is an error, with which the next line is reached.
+            # A signal that comes just before this raises, and the outer `finally` is still run.
             notice.end()
     finally:
         notice.remove()
@@ -210,14 +211,14 @@ def handled() -> Iterator[None]:
 def run(work: Callable[[], Any]) -> None:
     """Does all that is left for this process to do, as a block of `handled`.
 
-    A function and no context: between the end of a block and what a context does then, a signal
-    would be an error that nobody handles.
+    It is a function and not a context manager: a signal between the end of a block and the
+    manager's exit would raise an error that nobody handles.
 
     Args:
-      work: what it does.
+      work: function that does the work.
 
     Raises:
-      SystemExit: a signal stopped it, which is told in one sentence.
+      SystemExit: a signal stopped the work; one sentence on stderr says so.
 
     Once it returns or raises, SIGTERM and a first SIGINT change nothing.
     """
@@ -230,7 +231,7 @@ def run(work: Callable[[], Any]) -> None:
         print(stopped, file=sys.stderr)
         raise SystemExit(EXIT_CODE) from None
     finally:
-        # What Python still does takes a moment: only a user who insists ends it, and by no error.
+        # Python's own exit takes a moment: only a user who insists ends it, without a traceback.
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         signal.signal(signal.SIGINT, lambda number, _: signal.signal(number, signal.SIG_DFL))
         # An error may have ended the work.
@@ -247,11 +248,11 @@ class Deferred:
 
         if jax.process_count() == 1:
             return bool(_notice.signal)
-        # Of the service's counters Orbax, which asks where it saves, has this one too.
+        # Orbax uses the same counter of the service, and asks for it where it saves.
         return multihost_utils.reached_preemption_sync_point(step)
 
     def stopped(self, place: str) -> Stopped:
-        """What to raise when it is saved.
+        """The error to raise once the state is saved.
 
         Args:
           place: where the job goes on, such as "step 7 of distil" or "the start of distil".
@@ -262,10 +263,10 @@ class Deferred:
 
 @contextlib.contextmanager
 def deferred(start: int) -> Iterator[Deferred]:
-    """A block whose steps are ended before the job stops.
+    """A block whose steps are finished before the job stops.
 
     Args:
-      start: steps that are done when it begins.
+      start: number of steps that are done when it begins.
 
     Raises:
       Stopped: a signal came too late for a step of the block.
@@ -275,8 +276,8 @@ def deferred(start: int) -> Iterator[Deferred]:
 
     stop = Deferred()
     if jax.process_count() > 1:
-        # The service takes the furthest process's step: none may still be at that of a training
-        # before.
+        # The service goes by the process that is furthest: none may still be at a step of the
+        # training before.
         if stop.reached(start):
             raise stop.stopped(f"step {start}")
         multihost_utils.sync_global_devices("training begins")

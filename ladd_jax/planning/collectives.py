@@ -42,12 +42,12 @@ class Collective:
 def ring_bytes(kind: str, payload: float, chips: int) -> float:
     """Bytes that each chip of a ring sends.
 
-    Of n chips, (n - 1) / n of the whole for a gather or a scatter, twice that for an all-reduce.
+    With n chips, (n - 1) / n of the whole for a gather or a scatter, twice that for an all-reduce.
 
     Args:
       kind: kind of the collective.
       payload: bytes that each chip starts with.
-      chips: how many take part.
+      chips: number of chips that take part.
     """
     share = (chips - 1) / chips
     return {
@@ -60,8 +60,9 @@ def ring_bytes(kind: str, payload: float, chips: int) -> float:
 def dcn_bytes(collective: Collective, mesh: Mapping[str, int]) -> float:
     """Bytes that a chip sends to other slices in a collective, over the data-centre network (DCN).
 
-    TPU's compiler lets the chips of a slice sum and share first, and says what each sends out. In
-    one collective over n chips of s slices, (s - 1) / (n - 1) of what a ring sends leaves a slice.
+    TPU's compiler lets the chips of a slice sum and share first, and states what each then sends
+    out. In a single collective over n chips of s slices, (s - 1) / (n - 1) of what a ring sends
+    leaves a slice.
 
     Args:
       collective: one of a compiled step.
@@ -82,7 +83,7 @@ def contents(
 
     Args:
       collective: one of a compiled step.
-      parameters: their shapes, from `parameter_shapes`.
+      parameters: shapes of the parameters, from `parameter_shapes`.
       mesh: sizes of the axes, from `network_axes`.
       images: number of images on one chip.
     """
@@ -92,7 +93,7 @@ def contents(
         together = images * math.prod(mesh[axis] for axis in collective.axes)
         if any(shape[collective.gathered] == together for shape in collective.results):
             return "batch"
-    # The compiler moves some in another shape, and sums scalars along with gradients.
+    # The compiler moves some parameters in another shape, and sums scalars along with gradients.
     sizes = {math.prod(shape) for shape in collective.results}
     if collective.axes == (SLICES,):  # The chips of a slice share what goes to another.
         sizes = {size * mesh["data"] * mesh["fsdp"] for size in sizes}

@@ -24,8 +24,8 @@ class Memory:
     """Memory of one chip, in bytes.
 
     Attributes:
-      arguments: what the step is given.
-      temporaries: the most that it needs at one time besides, its code included.
+      arguments: size of what the step is given.
+      temporaries: the most that it needs at one time besides that, its code included.
       capacity: what a program may use of the chip's memory; where the step did not fit, the
         compiler's own figure.
     """
@@ -92,13 +92,13 @@ def compile_step(objective: Objective, mesh: Mesh, chip: Chip, batch: dict[str, 
 
     Args:
       objective: the step's objective.
-      mesh: devices to compile for, made of those of `find_target`.
-      chip: what these devices are.
+      mesh: mesh to compile for, made of the devices of `find_target`.
+      chip: the chip that each of these devices is.
       batch: a global batch as `jax.ShapeDtypeStruct`.
     """
     start = time.monotonic()
     shardings, arguments = step_arguments(objective, mesh, batch)
-    with jax.set_mesh(mesh):  # The mesh in use belongs to a thread.
+    with jax.set_mesh(mesh):  # The mesh in use is set per thread.
         traced = step_program(objective, shardings, mesh).trace(*arguments)
         try:
             compiled = traced.lower().compile()
@@ -132,10 +132,10 @@ def compile_step(objective: Objective, mesh: Mesh, chip: Chip, batch: dict[str, 
 
 
 def memory_refused(message: str) -> tuple[float, float] | None:
-    """Bytes that a program needs, arguments included, and that it has; None for another message.
+    """Bytes that a program needs, arguments included, and bytes that there are; else None.
 
     Args:
-      message: the compiler's error.
+      message: the compiler's error; the result is None if it is not about memory.
     """
     found = re.search(r"(?:temporaries \(|Used )([\d.]+)([KMGT])\D+([\d.]+)([KMGT])", message)
     if "RESOURCE_EXHAUSTED" not in message or found is None:

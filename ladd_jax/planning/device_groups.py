@@ -45,7 +45,7 @@ def spanned_axes(groups: Sequence[Group], mesh: Mapping[str, int]) -> tuple[str,
     """The mesh axes along which the devices of a group differ.
 
     Args:
-      groups: devices of a collective; none means all devices together.
+      groups: the groups of devices of a collective; none means all devices together.
       mesh: sizes of the axes, in the order in which the mesh's devices are.
     """
     if not groups:

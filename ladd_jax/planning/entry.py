@@ -16,10 +16,10 @@ def bucket_entry(job: Job, bucket: Bucket, batch_size: int, program: Compiled) -
     """What is known of one bucket's step, as JSON: bytes and seconds of a chip, FLOPs of all chips.
 
     Args:
-      job: what is planned.
+      job: the planned job.
       bucket: shape of the latents.
-      batch_size: records in a global batch: images, or of `prefer` pairs of them.
-      program: the step compiled for them. If it did not fit only memory and the model's own FLOPs
+      batch_size: records in a global batch: images, or pairs of them for `prefer`.
+      program: the step compiled for them. If it did not fit, only memory and the model's own FLOPs
         are known.
     """
     cond = job.batch_shapes(bucket, 1)["cond"]
@@ -80,7 +80,7 @@ def _collectives(job: Job, images: int, cost: Cost) -> list[dict[str, Any]]:
 
 
 def _roofline(job: Job, cost: Cost, sent_out: float) -> dict[str, float]:
-    """Seconds of a step if each resource of a chip alone set the pace."""
+    """Seconds of a step for each resource of a chip, if that one alone set the pace."""
     chip = job.chip
     sent_within = sum(collective.bytes for collective in cost.collectives) - sent_out
     seconds = {

@@ -26,9 +26,9 @@ from ladd_jax.planning.hlo_traffic import fusion_bytes
 from ladd_jax.planning.jaxpr_flops import Kernel
 
 _BETWEEN_SLICES = {"ONE_TO_ONE": "collective-permute"}
-"""Transfers by hosts that have another name than the collective."""
+"""The collective's name for transfers by hosts that have another name."""
 
-# They move nothing, or what they move is counted where it starts.
+# Opcodes that move nothing, or whose traffic is counted where it starts.
 _FREE = {
     "parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "partition-id",
     "replica-id", "optimization-barrier", "add-dependency", "domain", "iota",
@@ -44,7 +44,7 @@ class Cost:
       hbm_bytes: bytes read from and written to HBM by each instruction after fusion.
       collectives: communication in the order of the program.
       unknown: names of loops without a constant number of turns, counted once, and of kernels
-        without known FLOPs, counted as none.
+        without known FLOPs, counted as zero.
     """
 
     flops: float = 0.0
@@ -75,8 +75,8 @@ class InstructionCost:
 
     Attributes:
       instruction: the instruction, as the text has it.
-      fused: opcodes inside it if it is a fusion, of those that make arrays and not numbers such
-        as an index.
+      fused: if it is a fusion, the opcodes inside it that make arrays, and not numbers such as an
+        index.
       times: how often it runs.
       cost: the cost of all these times.
     """
@@ -110,7 +110,7 @@ def instruction_costs(
 ) -> list[InstructionCost]:
     """The cost of each instruction of a program that computes or moves anything.
 
-    Of a condition all branches are listed, where `program_cost` counts the most expensive one.
+    All branches of a condition are listed, while `program_cost` counts only the most expensive one.
 
     Args:
       text: as in `program_cost`.
@@ -135,7 +135,7 @@ class _Program:
         return self.of(self.entry)
 
     def of(self, name: str) -> Cost:
-        """One run of a computation that is not the inside of a fusion."""
+        """The cost of one run of a computation that is not the inside of a fusion."""
         if name not in self.costs:
             computation = self.computations[name]
             total = Cost()
@@ -146,7 +146,7 @@ class _Program:
         return self.costs[name]
 
     def each(self, name: str, times: int) -> list[InstructionCost]:
-        """The instructions that `times` runs of a computation come down to."""
+        """The costs of the instructions that are executed in `times` runs of a computation."""
         found = []
         computation = self.computations[name]
         for i in computation.values():
@@ -238,7 +238,7 @@ class _Program:
         self, kind: str, i: Instruction, computation: Computation, seen: set[str]
     ) -> Cost:
         channel = re.search(r"channel_id=(\d+)", i.attributes)
-        # One that runs beside several fusions is written into each of them.
+        # A collective that runs beside several fusions is written into each of them.
         key = f"{kind} {channel[1]}" if channel else i.name
         if key in seen:
             return Cost()
@@ -261,7 +261,7 @@ class _Program:
         return Cost(hbm_bytes=2 * bytes_in_hbm(arrays), collectives=(collective,))
 
     def _through_host(self, i: Instruction) -> Cost:
-        """Hosts carry what goes from slice to slice: to the chip it is one send and one receipt."""
+        """A transfer between slices, carried by hosts: to the chip it is one send, one receive."""
         payload = sum(array.bytes for array in i.result[:1])
         kind = re.search(r'_xla_megascale_transfer_type="(\w+)"', i.attributes)
         if i.opcode == "recv" or kind is None:

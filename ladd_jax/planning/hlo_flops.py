@@ -18,7 +18,7 @@ _CUDNN_ATTENTION = {
 def matrix_flops(instruction: Instruction, operands: Sequence[Array]) -> float:
     """Multiplications and additions of a matrix product or convolution; 0 for all else.
 
-    A GPU's matrix products may be calls of cuBLAS, whose contracted axes stand in its options.
+    A GPU's matrix products may be calls of cuBLAS, whose options name the contracted axes.
     """
     if instruction.opcode == "dot":
         return _product_flops(instruction, operands, instruction.numbers("lhs_contracting_dims"))
@@ -32,7 +32,7 @@ def matrix_flops(instruction: Instruction, operands: Sequence[Array]) -> float:
 
 
 def cudnn_attention_flops(target: str, operands: Sequence[Array]) -> float | None:
-    """Those of a call of cuDNN's attention; None for another `target` of a custom call."""
+    """Operations of a call of cuDNN's attention; None if a custom call has another `target`."""
     products = _CUDNN_ATTENTION.get(target)
     if products is None:
         return None
@@ -51,7 +51,7 @@ def _product_flops(
 def _convolution_flops(
     instruction: Instruction, left: tuple[int, ...], right: tuple[int, ...]
 ) -> float:
-    """Products of elements that exist: padding and holes between dilated ones are left out.
+    """Operations on elements that exist: padding and holes between dilated ones are left out.
 
     The TPU compiler writes every matrix product as a convolution, batch axes as dilated windows.
     """
@@ -83,7 +83,7 @@ def _convolution_flops(
 
 
 def _window(attributes: str) -> dict[str, dict[int, int]]:
-    """By name, the number of each spatial dimension; of the padding the lower."""
+    """Fields of the window by name, with a number per spatial dimension; of padding the lower."""
     match = re.search(r"window=\{([^}]*)\}", attributes)
     fields = [field.split("=") for field in match[1].split()] if match else []
     return {

@@ -16,8 +16,8 @@ def loop_turns(
 
     Args:
       loop: the instruction.
-      computation: the one that it stands in.
-      computations: the program's.
+      computation: the computation that contains it.
+      computations: all computations of the program.
     """
     known = re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.attributes)
     if known:

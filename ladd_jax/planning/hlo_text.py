@@ -1,7 +1,7 @@
 """The text of a compiled program (optimized HLO) as computations of instructions.
 
 A program is a dict of computations by name; a computation is a dict of instructions by name, in the
-order of the text. Which one XLA wrote is told by the opcode and the attributes, which stay text.
+order of the text. Opcode and attributes, which stay text, tell what an instruction does.
 """
 
 import dataclasses
@@ -47,11 +47,11 @@ class Instruction:
     """One line of a computation.
 
     Attributes:
-      name: unique in its computation.
+      name: its name, unique in its computation.
       opcode: what it does, such as `fusion` or `all-gather-start`.
-      result: its arrays; a tuple is flat.
+      result: the arrays of its result; tuples are flattened.
       arguments: the text between its parentheses.
-      attributes: the text behind them.
+      attributes: the text after them.
       root: whether its result is the computation's.
     """
 
@@ -121,7 +121,7 @@ def root_of(computation: Computation) -> Instruction:
 
 
 def origin(instruction: Instruction, computation: Computation) -> Instruction:
-    """The instruction that made a value, behind copies of it."""
+    """The instruction that made a value, which copies of it lead back to."""
     while (
         instruction.opcode in ("bitcast", "copy", "copy-start", "copy-done")
         and instruction.operands

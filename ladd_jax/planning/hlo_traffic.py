@@ -19,8 +19,8 @@ def fusion_bytes(
 
     Args:
       fusion: the instruction.
-      computation: the one that it stands in.
-      computations: the program's.
+      computation: the computation that contains it.
+      computations: all computations of the program.
     """
     name = fusion.called("calls")
     inner = computations[name]
@@ -31,7 +31,7 @@ def fusion_bytes(
             total += min(_bytes_read(name, position, computations), held)
     root = root_of(inner)
     parts = root.operands if root.opcode == "tuple" else (root.name,)
-    # The result of one that starts now and ends later holds its operands, too.
+    # The result of a fusion that starts now and ends later holds its operands, too.
     results = root.result if fusion.opcode == "fusion-start" else fusion.result
     for part, array in zip(parts, results, strict=False):
         written = origin(inner[part], inner)
@@ -45,7 +45,7 @@ def fusion_bytes(
 
 
 def _bytes_read(name: str, position: int, computations: Mapping[str, Computation]) -> float:
-    """Bytes that a fused computation reads of a parameter: of a slice only the slice."""
+    """Bytes that a fused computation reads of a parameter; where it slices it, only the slice."""
     computation = computations[name]
     parameter = next(
         i for i in computation.values() if i.opcode == "parameter" and i.arguments == str(position)

@@ -23,8 +23,9 @@ _FUSED_ATTENTION = {
 def product_flops(jaxpr: Any) -> int:
     """Multiplications and additions of all matrix products of a jaxpr.
 
-    Loops count as often as they run, and a Pallas kernel's program once for each place of its grid.
-    Of a condition's branches the most expensive counts. What no output needs is counted, too.
+    Loops count as often as they run, and a Pallas kernel's program once for each point of its grid.
+    Of a condition's branches only the most expensive one counts. Products that no output needs are
+    counted, too.
     """
     total = 0
     for equation in jaxpr.eqns:

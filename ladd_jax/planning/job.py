@@ -27,8 +27,8 @@ class Job:
     Attributes:
       config: the run's config.
       objective: the objective of the training.
-      chip: what each device of the mesh is.
-      mesh: devices that need not be here.
+      chip: the chip that each device of the mesh is.
+      mesh: mesh of devices, which need not be here.
       utilisation: share of the slowest roofline that the expected speed reaches.
       training: name of the training whose step is planned, one of `TRAININGS`.
     """

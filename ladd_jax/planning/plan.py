@@ -42,19 +42,19 @@ from ladd_jax.whole_files import write_text_whole
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """What `plan` is asked.
+    """What `plan` is asked to do.
 
     Attributes:
       topology: a TPU slice such as `v5p:4x4x4`, or GPUs such as `gpu:80x8`.
       mesh: changed sizes of the config's mesh, such as `data=2,fsdp=-1`.
       stage: name of the training whose step is compiled, one of `TRAININGS`.
-      batch: global batch of that training; 0 is what the config has.
+      batch: global batch of that training; 0 for the config's.
       buckets: names of the buckets to compile; none means all of the config.
       utilisation: share of the slowest roofline that the expected speed reaches, above 0 and at
         most 1.
       records: prompts or pictures of the whole run; 0 counts those that the config names.
       largest: whether to find the largest batch that fits, by one more compilation.
-      compile: whether to compile at all; without, all stages are estimated from their model FLOPs.
+      compile: whether to compile at all; if not, all stages are estimated from their model FLOPs.
       json: file for the result; empty for none.
 
     Raises:
@@ -140,10 +140,10 @@ def whole_run(
     records: int,
     entries: Sequence[Mapping[str, Any]],
 ) -> dict[str, Any]:
-    """What all stages cost together, printed too.
+    """What all stages cost together; prints it, too.
 
     Args:
-      job: what is planned.
+      job: the planned job.
       buckets: the buckets that are planned.
       batch_size: records in a global batch.
       records: prompts or pictures; 0 where their number is not known.
@@ -153,7 +153,7 @@ def whole_run(
     costs = run_costs(job, buckets, batch_size, records or SOME_RECORDS, steps)
     stages = [cost.entry(job.chips) for cost in costs]
     run: dict[str, Any] = {"records": records or None, "stages": stages}
-    # A thousand records and a whole training make no sum.
+    # The cost of some records and that of a whole training do not add up.
     if records or all(cost.unit == "steps" for cost in costs):
         names = ("model_flops", "hours", "chip_hours", "bytes")
         run["all"] = {name: sum(stage[name] for stage in stages) for name in names}
@@ -182,7 +182,7 @@ def chosen_buckets(config: Config, names: Sequence[str]) -> list[Bucket]:
     """The named buckets, or all of the config.
 
     Raises:
-      UserError: a name that is none of `data.buckets`, or these are empty and none is named.
+      UserError: a name is not in `data.buckets`, or these are empty and none is named.
     """
     if not config.data.buckets and not names:
         raise UserError(
@@ -192,7 +192,7 @@ def chosen_buckets(config: Config, names: Sequence[str]) -> list[Bucket]:
     for name in names:
         if config.data.buckets and name not in config.data.buckets:
             raise UserError(
-                f"--buckets names {name}, which is none of data.buckets: "
+                f"--buckets names {name}, which is not in data.buckets: "
                 f"{', '.join(config.data.buckets)}"
             )
     return [Bucket.parse(name) for name in names or config.data.buckets]
@@ -204,8 +204,8 @@ def compile_buckets(
     """Entries of all buckets and the largest batch, each entry printed as soon as it is known.
 
     Args:
-      job: what is planned.
-      buckets: one program is compiled for each.
+      job: the planned job.
+      buckets: buckets to compile, one program for each.
       batch_size: records in a global batch.
       largest: whether to compile the biggest bucket for a second batch, to find the largest that
         fits.
@@ -243,7 +243,7 @@ def largest_batch(points: dict[int, float], capacity: float, divisor: int) -> in
     Args:
       points: bytes of a chip by global batch, for two batches.
       capacity: bytes that a chip has.
-      divisor: what a batch is a multiple of.
+      divisor: number that a batch must be a multiple of.
     """
     (a, low), (b, high) = sorted(points.items())
     slope = (high - low) / (b - a)

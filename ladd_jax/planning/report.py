@@ -18,9 +18,9 @@ def headline(job: Job, topology: str, slices: int, batch_size: int) -> str:
     """Chips, mesh, batch and networks in one line.
 
     Args:
-      job: what is planned.
+      job: the planned job.
       topology: name of one slice, or of the GPUs.
-      slices: how many slices there are.
+      slices: number of slices.
       batch_size: records in a global batch.
     """
     sizes = " x ".join(f"{axis}={size}" for axis, size in job.mesh.shape.items())

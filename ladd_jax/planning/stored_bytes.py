@@ -1,4 +1,4 @@
-"""Bytes of what stages leave on disk, checkpoints before their own compression."""
+"""Bytes that stages leave on disk, with checkpoints counted before their own compression."""
 
 import math
 from typing import Any
@@ -15,7 +15,7 @@ from ladd_jax.models.families import family_of
 
 
 def record_bytes(config: Config, bucket: Bucket, *, released: bool) -> int:
-    """Of a record of `encode`: text, latents, and what is joined to x_t.
+    """Bytes of a record of `encode`: text, latents, and what is joined to x_t.
 
     Args:
       config: the run's config.
@@ -36,27 +36,27 @@ def record_bytes(config: Config, bucket: Bucket, *, released: bool) -> int:
 
 
 def latent_bytes(config: Config, bucket: Bucket) -> int:
-    """Of the latents of a record: all that a record of `synthesize` has, but for its prompt and, at
-    most, the number of its guidance."""
+    """Bytes of the latents of a record: all that a record of `synthesize` has, except for its
+    prompt and, at most, its guidance scale."""
     spec = ArraySpec(("H", "W", config.model.channels), config.data.latents_dtype)
     return spec.bytes_in(bucket)
 
 
 def pictures_of_record(config: Config) -> int:
-    """How many pictures `encode` makes latents of for a record, those of `data.joined` with it."""
+    """How many pictures of a record `encode` makes latents of, including that of `data.joined`."""
     return _latents_of_record(config) + bool(config.data.joined)
 
 
 def _latents_of_record(config: Config) -> int:
-    """How many arrays of latents a record has, what is joined to x_t aside: none of a prompt, two
-    of a pair."""
+    """How many arrays of latents a record has besides what is joined to x_t: none for a prompt, two
+    for a pair."""
     if SOURCES[config.data.source].prompts_alone:
         return 0
     return 2 if config.data.other_column else 1
 
 
 def checkpoint_bytes(config: Config, state: Any) -> int:
-    """Of a training's checkpoints, with the one that is being written.
+    """Bytes of a training's checkpoints, including the one that is being written.
 
     Args:
       config: the run's config.

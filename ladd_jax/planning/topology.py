@@ -17,8 +17,8 @@ _FLAT = ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
 _SLICES = {"v5e": _FLAT, "v5p": ("2x2x1", "2x2x2", "2x2x4", "2x4x4"), "v6e": _FLAT}
 _LARGEST_V5P = (16, 16, 24)
 
-# libtpu looks for a TPU and its host at start-up. Told that there is one it does not complain, and
-# with these it neither asks a metadata server nor takes the lock on the chips.
+# libtpu looks for a TPU and its host at start-up. With these it believes that there is one, asks no
+# metadata server and does not take the lock on the chips.
 _ENVIRONMENT = {
     "TPU_SKIP_MDS_QUERY": "1",
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
@@ -33,7 +33,7 @@ _ENVIRONMENT = {
 _HOPPER = ((9, 0), 132, 128, 228, 50, 1.98)
 _GPUS = {"A100 40GB": ((8, 0), 108, 64, 164, 40, 1.41), "H100": _HOPPER, "H200": _HOPPER}
 
-# XLA asks for it in this form, which it also writes down for a GPU that is there.
+# The form in which XLA reads the description of a GPU, and writes that of a GPU that is there.
 _GPU_DESCRIPTION = """
 platform_name: "CUDA"
 device_description_str: "{kind}"
@@ -66,9 +66,9 @@ class Target:
     """Chips to compile for.
 
     Attributes:
-      chip: what each device is.
-      devices: what JAX compiles for; nothing runs on them.
-      compiler: distribution that brings the compiler.
+      chip: the chip that each device is.
+      devices: devices that JAX compiles for; nothing runs on them.
+      compiler: name of the distribution that brings the compiler.
     """
 
     chip: Chip
@@ -81,7 +81,7 @@ def find_target(name: str, slices: int = 1) -> Target:
 
     Args:
       name: a TPU slice such as `v5p:4x4x4`, or `gpu:80`, `gpu:80x8`.
-      slices: how many such slices a data-centre network joins; 1 for GPUs.
+      slices: number of such slices that a data-centre network joins; 1 for GPUs.
 
     Raises:
       UserError: there is no such topology, or its compiler is not installed.
@@ -109,7 +109,7 @@ def parse_slice(name: str) -> tuple[Chip, tuple[int, ...]]:
     chip, sizes = match[1], tuple(map(int, match[2].split("x")))
     if chip not in _SLICES:
         raise UserError(
-            f"topology {name!r} is of chip {chip!r}, which is none of {', '.join(_SLICES)}"
+            f"topology {name!r} is of chip {chip!r}, which is not one of {', '.join(_SLICES)}"
         )
     cubes = (
         chip == "v5p"
@@ -131,7 +131,7 @@ def slice_devices(name: str, slices: int = 1) -> list[Any]:
 
     Args:
       name: name of the slice, such as `v5p:4x4x4`.
-      slices: how many of them a data-centre network joins.
+      slices: number of them that a data-centre network joins.
 
     Raises:
       UserError: there is no such slice, or libtpu is not installed or does not know it.
@@ -141,7 +141,7 @@ def slice_devices(name: str, slices: int = 1) -> list[Any]:
         raise UserError("libtpu is not installed: pip install ladd_jax[plan] (it needs no TPU)")
     for variable, value in _ENVIRONMENT.items():
         os.environ.setdefault(variable, value)
-    # Hosts have 2x2 chips, but for the slice of a single one.
+    # Hosts have 2x2 chips, except in a slice of a single chip.
     options: dict[str, Any] = {"chips_per_host_bounds": (1, 1, 1)} if set(sizes) == {1} else {}
     if slices > 1:
         options["num_slices"] = slices
@@ -167,7 +167,7 @@ def parse_gpu(name: str) -> tuple[Chip, int]:
 
 def cuda_plugin() -> str | None:
     """The distribution with XLA's compiler for GPUs; None without it or pip's package of cuDNN."""
-    # A package's parent must be there for it to be looked for.
+    # `find_spec` raises for a package whose parent is missing.
     if not all(map(importlib.util.find_spec, ("jax_plugins", "nvidia"))):
         return None
     if importlib.util.find_spec("nvidia.cudnn") is None:
@@ -177,7 +177,7 @@ def cuda_plugin() -> str | None:
 
 
 def required_cuda_plugin() -> str:
-    """`cuda_plugin`.
+    """The distribution of `cuda_plugin`.
 
     Raises:
       UserError: it is not installed.
@@ -194,27 +194,27 @@ def gpu_devices(chip: Chip, count: int) -> list[Any]:
     """GPUs of one machine, which compile and do not run; no GPU is needed for it.
 
     Args:
-      chip: one of those of `parse_gpu`.
-      count: how many NVLink joins.
+      chip: one of the chips of `parse_gpu`.
+      count: number of GPUs, which NVLink joins.
 
     Raises:
       UserError: `cuda_plugin` is None, or does not load.
     """
     plugin = required_cuda_plugin()
     jax.local_devices()  # Plugins are looked for when the first backend starts.
-    # Domains of NVLink, hosts in each, GPUs of each.
+    # Number of NVLink domains, of hosts in each, and of GPUs in each host.
     options = {"target_config": gpu_description(chip), "topology": f"1x1x{count}"}
     try:
         return topologies.get_topology_desc("", "cuda", **options).devices
     except (jax.errors.JaxRuntimeError, RuntimeError) as error:
         raise UserError(
-            f"{plugin} does not describe {count} x {chip.name} ({error}): install the one of "
-            f"jax {jax.__version__}"
+            f"{plugin} does not describe {count} x {chip.name} ({error}): install its version "
+            f"for jax {jax.__version__}"
         ) from error
 
 
 def gpu_description(chip: Chip) -> str:
-    """What XLA must know of a GPU to compile for it: a text of its `GpuTargetConfigProto`."""
+    """What XLA must know about a GPU to compile for it: a `GpuTargetConfigProto` as text."""
     (major, minor), cores, units, shared, l2, clock = _GPUS[chip.name]
     return _GPU_DESCRIPTION.format(
         kind=chip.device_kinds[0],
@@ -227,5 +227,5 @@ def gpu_description(chip: Chip) -> str:
         bandwidth=int(chip.hbm_bandwidth),
         l2=l2 * 2**20,
         shared=shared * 2**10,
-        block=(shared - 1) * 2**10,  # A block may have all but what is reserved for each.
+        block=(shared - 1) * 2**10,  # All but the 1 KiB that is reserved for each block.
     )

@@ -1,4 +1,4 @@
-"""The trainings of a run, by the names that `--stage` takes, and why a config has not all of them.
+"""The trainings of a run, by the names that `--stage` takes, and why a config may not have one.
 
 A stage is a training of the same name, but for `pretrain`, which may train networks of other sizes
 beside the data generator.
@@ -18,7 +18,7 @@ from ladd_jax.errors import UserError
 
 
 def trainings_run(config: Config) -> list[str]:
-    """Those that a config runs, in order; `distil` is always among them."""
+    """The trainings that a config runs, in order; `distil` is always among them."""
     return [training for training in TRAININGS if not _why_not(config, training)]
 
 
@@ -31,7 +31,7 @@ def check_training(config: Config, training: str) -> None:
     reason = _why_not(config, training)
     if reason:
         raise UserError(
-            f"--stage={training} is none of this config's trainings "
+            f"--stage={training} is not one of this config's trainings "
             f"({', '.join(trainings_run(config))}), since {reason}"
         )
 
@@ -55,7 +55,7 @@ def _why_not(config: Config, training: str) -> str:
 
 
 def _why_no_network(config: Config, training: str) -> str:
-    """The same of a training of `NETWORKS`."""
+    """The same for a training of `NETWORKS`."""
     section = NETWORKS[training]
     if config.weights:
         return (

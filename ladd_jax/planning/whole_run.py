@@ -1,8 +1,8 @@
 """What a whole run costs, stage by stage: hours of all chips, chip-hours, and bytes on disk.
 
-The step of the planned training is the one that was compiled. What the other stages take is their
-model FLOPs at the same share of the chips' peak; their text and pictures are read meanwhile by the
-hosts.
+The step of the planned training is the one that was compiled. The time of the other stages is that
+of their model FLOPs at the same share of the chips' peak; the hosts read text and pictures
+meanwhile.
 """
 
 import dataclasses
@@ -33,7 +33,7 @@ from ladd_jax.planning.trainings import trainings_run
 from ladd_jax.training.program import state_shapes
 
 SOME_RECORDS = 1000
-"""For how many records stages are planned where their number is not known."""
+"""Number of records that stages are planned for where it is not known."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,11 +43,11 @@ class StageCost:
     Attributes:
       stage: its name.
       amount: records that it writes, or steps of a training.
-      unit: which of both: `records` or `steps`.
+      unit: which of the two: `records` or `steps`.
       model_flops: multiplications and additions that its networks ask for.
       seconds: how long all chips are busy.
-      bytes: what it leaves on disk; of a training, its checkpoints, with the one that is being
-        written.
+      bytes: size of what it leaves on disk; for a training its checkpoints, including the one that
+        is being written.
     """
 
     stage: str
@@ -71,7 +71,7 @@ class StageCost:
 
 
 def known_records(config: Config, given: int) -> int:
-    """How many prompts or pictures a run has: what was given, or what its data say; 0: unknown.
+    """How many prompts or pictures a run has: what was given, or what its data say; else 0.
 
     Raises:
       NotFoundError: a file of prompts is named and is not there.
@@ -86,7 +86,7 @@ def run_costs(
     """The cost of each stage of the config, in order; `distil` is always among them.
 
     Args:
-      job: what is planned.
+      job: the planned job.
       buckets: buckets that all records are in.
       batch_size: records in a global batch of the planned training; others have their config's.
       records: prompts or pictures.
@@ -99,7 +99,7 @@ def run_costs(
     if "encode" in config.stages:
         costs.append(_encode(job, counts))
     trainings = trainings_run(config)
-    # Those of `pretrain` and `prefer` come before the samples, which are of what they make.
+    # The trainings of `pretrain` and `prefer` come before the samples, which their results make.
     before = [name for name in trainings if name not in ("finetune", "distil")]
     costs += [_training(job, name, shares, batch_size, steps) for name in before]
     if "synthesize" in config.stages:
@@ -109,7 +109,7 @@ def run_costs(
 
 
 def _shares(config: Config, buckets: Sequence[Bucket]) -> dict[Bucket, float]:
-    """Share of the records in each bucket, of those that are planned."""
+    """Share of the records in each of the planned buckets."""
     named = dict(zip(config.data.buckets, config.data.bucket_weights, strict=False))
     weights = np.array([named.get(bucket.name, 0.0 if named else 1.0) for bucket in buckets])
     if not weights.sum():
@@ -138,11 +138,12 @@ def _encode(job: Job, counts: Mapping[Bucket, float]) -> StageCost:
 
 
 def _is_released(config: Config) -> bool:
-    """Whether encoders are those of released pipelines; what others take is nothing beside.
+    """Whether encoders are those of released pipelines; the cost of others is negligible.
 
-    So they are where nothing is trained from the start. Where `pretrain` is among the stages, it
-    begins with a released base if latents of pictures are neither pixels nor of an autoencoder that
-    is named: such a run is planned before its weights are there, and refused without them.
+    They are where no network is trained from nothing. If `pretrain` is among the stages, it begins
+    with a released base where latents of pictures are neither pixels nor made by an autoencoder
+    that the config names: such a run can be planned before its weights are there, and is refused
+    without them.
     """
     if config.weights or "pretrain" not in config.stages:
         return True
@@ -152,7 +153,7 @@ def _is_released(config: Config) -> bool:
 
 def _synthesize(job: Job, counts: Mapping[Bucket, float]) -> StageCost:
     config, stage = job.config, job.config.synthesize
-    # Scales that samples have of their own take a further pass each, be they 1 or not.
+    # Scales that each sample has of its own take a further pass each, even where they are 1.
     names = ("guidance", "image_guidance")
     guiding = dict.fromkeys(names[: len(stage.ranges)], 2.0)
     passes = Sampling.generator(**stage.sampling | guiding).passes

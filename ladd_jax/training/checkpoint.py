@@ -29,7 +29,7 @@ from ladd_jax.training.digests import digests
 _LOG = getLogger(__name__)
 
 _LOST_SECONDS = 20.0
-"""For which processes wait for a checkpoint after one of them is lost."""
+"""How long processes wait for a checkpoint after one of them is lost."""
 
 # Items of a checkpoint: names of its folders.
 _STATE, _CONFIG, _DIGESTS = "state", "config", "digests"
@@ -56,8 +56,8 @@ class Checkpoints:
         self._every = every
         self._seconds = 60 * minutes
         self._saved = time.monotonic()
-        # What is wrong with each checkpoint that was looked at, empty where nothing is; and those
-        # that a warning has named.
+        # What is wrong with each checkpoint that was looked at, or empty; and the checkpoints that
+        # a warning has named.
         self._found: dict[int, str] = {}
         self._told: set[int] = set()
         self._manager = ocp.CheckpointManager(
@@ -89,7 +89,7 @@ class Checkpoints:
         return newest
 
     def due(self, step: int) -> bool:
-        """Whether a checkpoint belongs after `step` updates."""
+        """Whether a checkpoint is due after `step` updates."""
         return step % self._every == 0
 
     def overdue(self) -> bool:
@@ -99,13 +99,13 @@ class Checkpoints:
         return as_process_0(time.monotonic() - self._saved >= self._seconds)
 
     def save(self, step: int, state: TrainState, config: dict[str, Any]) -> None:
-        """Starts to write the state after `step` updates; training goes on meanwhile.
+        """Starts writing the state after `step` updates; training goes on meanwhile.
 
         The step is the caller's count: reading the state's own would wait for the device. A test
-        holds that both agree.
+        checks that both agree.
 
         Raises:
-          UserError: the disk does not take it.
+          UserError: it cannot be written to the disk.
         """
         self._saved = time.monotonic()
         if step in self._manager.all_steps():
@@ -142,7 +142,7 @@ class Checkpoints:
         return restored
 
     def restore_newest(self, abstract: TrainState) -> TrainState:
-        """The newest state that is whole; damaged ones are put aside, so that training may go on.
+        """The newest undamaged state; damaged ones are moved aside, so that training may go on.
 
         Raises:
           NotFoundError: there is no checkpoint.
@@ -153,7 +153,7 @@ class Checkpoints:
             step, state = self.find(), None
             with contextlib.suppress(DamagedError):
                 state = self.restore(abstract, step)
-            # One that a single process cannot read is damaged for all.
+            # A checkpoint that a single process cannot read counts as damaged for all.
             if as_all(state is not None) and state is not None:
                 self._put_aside()
                 return state
@@ -215,19 +215,19 @@ class Checkpoints:
 
     @contextlib.contextmanager
     def finished(self) -> Iterator[None]:
-        """A block after which, if an error or a signal ends it, what was being written is on disk.
+        """A block that waits for a checkpoint that is being written if an error or signal ends it.
 
-        An error of the writer is logged then, so that it does not hide the reason.
+        An error of the writer is then only logged, so that it does not hide the reason.
         """
         try:
             yield
         except BaseException as error:
             if not self._manager.is_saving_in_progress():
                 raise
-            _LOG.info("ends, once the checkpoint that is being written is on disk")
+            _LOG.info("ends once the checkpoint that is being written is on disk")
             writing = threading.Thread(target=self._finish, daemon=True)
             writing.start()
-            # All processes end a checkpoint together, or none: one that is lost never does.
+            # All processes finish a checkpoint together or none does, and a lost one never does.
             alone = jax.process_count() == 1 or isinstance(error, UserError | Stopped)
             writing.join(None if alone else _LOST_SECONDS)
             raise
@@ -242,7 +242,7 @@ class Checkpoints:
         """Returns when what was saved is on disk, for every process to read.
 
         Raises:
-          UserError: the disk does not take it.
+          UserError: it cannot be written to the disk.
         """
         with self._writing():
             self._manager.wait_until_finished()
@@ -257,7 +257,7 @@ class Checkpoints:
     def _steps(self) -> list[int]:
         """Steps of all checkpoints on disk, newest first, whole or not.
 
-        Orbax tells nothing of those that it sees are not, and counts those that it is writing,
+        Orbax leaves out those that it sees are not whole, and counts those that it is writing,
         whose folders have other names until they are done.
         """
         return steps_in(self.directory)
@@ -294,7 +294,7 @@ class Checkpoints:
         return ""
 
     def _json(self, step: int, name: str) -> dict[str, Any]:
-        """An item of JSON."""
+        """A JSON item of a checkpoint."""
         try:
             return _read_json(self.directory, step, name)
         except (OSError, ValueError, TypeError, RecursionError) as error:
@@ -303,7 +303,7 @@ class Checkpoints:
             raise DamagedError(f"{name}/metadata is missing, empty or cut") from error
 
     def _has_digests(self, step: int) -> bool:
-        # Checkpoints of older versions have none, and Orbax lists the items that there were.
+        # Checkpoints of older versions have none. Orbax lists the items that were saved.
         folder = self.directory / str(step)
         try:
             listed = f'"{_DIGESTS}"' in (folder / "_CHECKPOINT_METADATA").read_text(
@@ -317,7 +317,7 @@ class Checkpoints:
         """Raises DamagedError where arrays are not those that were saved."""
         if not self._has_digests(step):
             _LOG.warning(
-                "the checkpoint %s has no digests, so that nothing tells whether it is as it was "
+                "the checkpoint %s has no digests, so nothing can tell whether it is as it was "
                 "saved", self.directory / str(step),
             )  # fmt: skip
             return
@@ -354,7 +354,7 @@ class Checkpoints:
                 raise
             raise UserError(
                 f"the checkpoint cannot be written to {self.directory} ({os.strerror(number)}): "
-                f"free space there, or let it be written, and start the command again, which goes "
+                f"free space there, or make it writable, and start the command again, which goes "
                 f"on from the checkpoint before"
             ) from error
 
@@ -364,7 +364,7 @@ class Checkpoints:
         return DamagedError(
             f"the checkpoint {self.directory / str(step)} is damaged ({reason}){before}: put a "
             f"copy of it there, or move it away and run its stage again, which "
-            f"{'goes on from there' if others else 'starts anew'}"
+            f"{'goes on from there' if others else 'starts from the beginning'}"
         )
 
     def _put_aside(self) -> None:
@@ -396,13 +396,13 @@ class Checkpoints:
 def newest_config(directory: str | Path) -> tuple[int, dict[str, Any]] | None:
     """Step and config of the newest checkpoint of a folder whose config can be read, if any.
 
-    Without Orbax, which makes the folder and which all processes use together.
+    It does without Orbax, which would make the folder, and which all processes must use together.
     """
     directory = Path(directory)
     for step in steps_in(directory):
         try:
             return step, _read_json(directory, step, _CONFIG)
-        # The training that reads it tells of its damage.
+        # The training that restores it reports its damage.
         except (OSError, ValueError, TypeError, RecursionError):
             continue
     return None
@@ -421,9 +421,9 @@ def _read_json(directory: Path, step: int, name: str) -> dict[str, Any]:
 
 
 def _is_damage(error: Exception) -> bool:
-    """Whether an error of reading says that files are damaged, and not that they are out of reach.
+    """Whether a reading error means that files are damaged, and not that they are out of reach.
 
-    Damage has errors of almost every kind, of Orbax, TensorStore and JSON.
+    Damage raises errors of almost every kind, from Orbax, TensorStore and JSON.
     """
     if isinstance(error, jax.errors.JaxRuntimeError | MemoryError) or lost_another(error):
         return False
@@ -434,7 +434,7 @@ def _is_damage(error: Exception) -> bool:
 
 @contextlib.contextmanager
 def _quiet_coroutines() -> Iterator[None]:
-    """Drops what Python prints of Orbax's other reads when one of them fails."""
+    """Drops what Python prints about Orbax's other reads when one of them fails."""
     hook = sys.unraisablehook
 
     def quiet(unraisable: Any) -> None:
@@ -446,7 +446,7 @@ def _quiet_coroutines() -> Iterator[None]:
     try:
         yield
     except BaseException:
-        # They end when they are collected.
+        # The coroutines end when they are collected, which is to be while the hook is in place.
         gc.collect()
         raise
     finally:
@@ -458,7 +458,7 @@ def _digest(config: dict[str, Any]) -> str:
 
 
 def _named_errno(error: Exception) -> int | None:
-    """The number of a system's error in a message of TensorStore."""
+    """The errno in a message of TensorStore; None if it has none."""
     found = _ERRNO.search(str(error))
     return int(found[1]) if found else None
 

@@ -21,7 +21,7 @@ AHEAD = 8
 class StepClock:
     """Times of steps, taken by a thread that waits for each in turn, so that the loop need not.
 
-    Use as a context manager around the loop, then for each step `next_batch` and `dispatched`;
+    Use it as a context manager around the loop. Call `next_batch` and `dispatched` for each step,
     `read` where the loop waits for the device anyway, and `resume` when steps go on.
     """
 
@@ -51,7 +51,7 @@ class StepClock:
         self._watcher.shutdown(cancel_futures=True)
 
     def resume(self) -> None:
-        """Begins an interval; what the loop did since the last `read` belongs to none."""
+        """Begins an interval; the time since the last `read` belongs to none."""
         self._resumed = time.monotonic()
         self._waits: list[tuple[float, float]] = []
         self._ends: list[Future[float]] = []
@@ -88,15 +88,15 @@ class StepClock:
     def read(self) -> dict[str, float]:
         """Waits for the device, and returns the speed of the steps since the last `resume`.
 
-        A step lasts from the end of the one before to its own; where the device stood still
-        between them because its batch was not there yet, that is waiting for data.
+        A step lasts from the end of the one before to its own end. Time in it during which the
+        device stood still, because the batch was not there yet, counts as waiting for data.
 
         Returns:
           `images_per_second` of all devices, `step_seconds/p50` and `/p95`, `data_wait` as share of
           the time, `model_tflops` a second of each device, `mfu` as share of the published bf16
           peak (of devices in `parallel/chips.py` only), `memory_gib/in_use` and `/peak` of the
           fullest local device (where the backend reports it), `hours_left` at the pace since the
-          start, with all that happened between steps.
+          start, including all that happened between steps.
         """
         ends = [self._resumed, *(end.result() for end in self._ends)]
         seconds = ends[-1] - ends[0]

@@ -14,13 +14,13 @@ class CollapsedError(UserError):
     """Metrics say that training no longer leads anywhere.
 
     Attributes:
-      finding: what they say.
+      finding: what the metrics say.
       since: step of the first of the records that say so.
-      of_heads: whether heads always win; else the student is what left its band.
+      of_heads: whether the finding is that heads always win; otherwise the student left its band.
     """
 
     def __init__(self, finding: str, since: int, of_heads: bool, end: str):
-        """Joins the finding and what follows from it to a sentence."""
+        """Joins the finding and what follows from it into a sentence."""
         super().__init__(f"{finding}; {end}")
         self.finding = finding
         self.since = since
@@ -28,14 +28,15 @@ class CollapsedError(UserError):
 
 
 class CollapseWatch:
-    """Looks at each record for heads that always win and for a student that left where it began.
+    """Looks at each record for heads that always win and for a student that drifts off.
 
-    A finding is one that `records` in a row have in common:
+    A finding is what so many `records` in a row have in common:
 
     - `accuracy` is `accuracy` or more: the student learns nothing from heads that are never wrong.
-    - `x0_hat_std` is outside of `lowest` to `highest` times the first record's: contrast is lost or
+    - `x0_hat_std` is not within `lowest` to `highest` times the first record's: contrast is lost or
       blows up.
-    - `preview/seed_spread/N` is below `lowest` times the first preview's: a prompt has one picture.
+    - `preview/seed_spread/N` is below `lowest` times the first preview's: all seeds of a prompt
+      give nearly the same picture.
     """
 
     def __init__(
@@ -48,16 +49,16 @@ class CollapseWatch:
         highest: float,
         stop: bool,
     ):
-        """Begins where a training does, or goes on.
+        """Begins where a training begins or goes on.
 
         Args:
           history: the records until now.
-          records: how many in a row make a finding.
-          accuracy: of the heads.
-          lowest: share of the first value.
-          highest: multiple of the first value.
-          stop: whether a finding stops the training, again after as many records where it goes on;
-            else it is a warning, once.
+          records: number of records in a row that make a finding.
+          accuracy: accuracy of the heads from which they always win.
+          lowest: share of the first value below which a metric is outside its band.
+          highest: multiple of the first value above which it is.
+          stop: whether a finding stops the training, and does so again after as many further
+            records if it goes on; otherwise a finding is a warning, once.
         """
         self._records = records
         self._accuracy, self._lowest, self._highest = accuracy, lowest, highest
@@ -91,11 +92,11 @@ class CollapseWatch:
             _LOG.warning("%s", told)
 
     def _is_new(self, count: int) -> bool:
-        """Whether a finding of so many records in a row is told."""
+        """Whether a finding in this many records in a row is to be reported."""
         return count % self._records == 0 if self._stop else count == self._records
 
     def _findings(self, record: Mapping[str, Any]) -> list[tuple[str, str]]:
-        """What is outside of its band, by name and in words; counts it."""
+        """The metrics outside their bands, by name and in words; counts them."""
         found = []
         for name, value in record.items():
             told = self._outside(name, value)
@@ -109,7 +110,7 @@ class CollapseWatch:
         return found
 
     def _outside(self, name: str, value: Any) -> str | None:
-        """In words how a metric is outside of its band; empty inside, None for any other metric."""
+        """How a metric is outside its band, in words; empty inside, None if it has no band."""
         if name == "accuracy":
             if value < self._accuracy:
                 return ""

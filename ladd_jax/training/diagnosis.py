@@ -30,11 +30,11 @@ class Diagnosed(Protocol):
 def diagnosis(
     objective: Diagnosed, state: TrainState, frozen: dict[str, Any], batch: Batch, mesh: Mesh
 ) -> tuple[str, Sequence[int]]:
-    """Looks at the last step again, which was skipped.
+    """Looks again at the last step, which was skipped.
 
     Args:
       objective: what was trained.
-      state: state after the step, which has all of the one before but the count.
+      state: state after the step, which differs from the one before only in its step count.
       frozen: trees that the objective reads.
       batch: the step's global batch.
       mesh: its devices.
@@ -52,7 +52,7 @@ def diagnosis(
 def in_words(
     data: np.ndarray, student: np.ndarray, heads: np.ndarray, t_hat: np.ndarray
 ) -> tuple[str, Sequence[int]]:
-    """What `diagnosis` returns, of what `LADD.diagnose` returns."""
+    """What `diagnosis` returns, made from what `LADD.diagnose` returns."""
     parts = [
         f"{what} of {int(values.sum())} of {len(values)} samples"
         for what, values in (("the data", data), ("the student's prediction", student))
@@ -69,5 +69,5 @@ def in_words(
         parts.append(f"the logits of heads {names}, at t_hat of {bands}")
     samples = np.flatnonzero(data.astype(bool) | student.astype(bool) | where).tolist()
     if not parts:
-        return "all is finite on the way forward, and the gradient is not", samples
+        return "the forward passes are finite, and the gradient is not", samples
     return f"not finite are {'; '.join(parts)}", samples

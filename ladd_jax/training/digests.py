@@ -1,4 +1,4 @@
-"""Digests of arrays, by which a restored one is told from the one that was saved."""
+"""Digests of arrays, which show whether a restored array is the one that was saved."""
 
 import math
 from typing import Any
@@ -15,9 +15,9 @@ _LARGE = 2**20
 def digests(leaves: dict[str, jax.Array]) -> dict[str, str]:
     """A digest of each array, 16 hexadecimal digits, the same on every mesh and process.
 
-    Each element's bits times an odd number that follows from its place, summed modulo 2^32, twice.
-    So a change of one element always shows, and others show nearly always. Each part of an array is
-    summed on the device where it lies.
+    The bits of each element times an odd number that follows from its place are summed modulo 2^32,
+    twice, with other odd numbers. So a change of one element always shows, and other changes nearly
+    always. Each part of an array is summed on the device where it lies.
 
     Args:
       leaves: arrays of up to 4 bytes an element, by name.
@@ -42,7 +42,7 @@ def _part(data: jax.Array, whole: tuple[int, ...], index: tuple[slice, ...]) -> 
     """The sums of a part of an array, at its place in the whole: uint32 `[2]`."""
     starts = np.array([part.start or 0 for part in index], np.uint32)
     strides = [math.prod(whole[axis + 1 :]) % 2**32 for axis in range(len(whole))]
-    # To compile a program for a shape takes longer than to fetch a small array.
+    # Compiling a program for a shape takes longer than fetching a small array.
     if data.size < _LARGE:
         return _sums(np.asarray(data), starts, np.array(strides, np.uint32), np)
     return _program(data, starts, np.array(strides, np.uint32))

@@ -58,12 +58,12 @@ class Training:
 
 @dataclasses.dataclass(frozen=True)
 class Logging:
-    """What is told of a training while it goes on.
+    """What is reported about a training while it goes on.
 
     Attributes:
       writer: writer of the metrics.
       every: steps between writes, which wait for the device; there is one at each sample and
-        before each checkpoint too. Only the two edges of a trace wait for it as well.
+        before each checkpoint too. Besides these, only the two edges of a trace wait for it.
       model_flops: model FLOPs of one image of each bucket in a step.
       profile: tracer of some of the steps.
       sample: function of the state and the step, called every `sample_every` steps; the metrics
@@ -101,20 +101,20 @@ def train(
       batches: this host's batches from step `state.step` on.
       batch_shapes: the global batch of each bucket, as `jax.ShapeDtypeStruct`.
       checkpoints: place where the state is saved, at the end in any case.
-      logging: what is told meanwhile.
+      logging: what is reported meanwhile.
 
     Returns:
       The state of step `training.steps`, on disk when this returns.
 
     Raises:
       DivergedError: a loss, a gradient norm or the state is not finite. It is not saved then.
-      Stopped: the job was told to stop, and the state of the step is on disk; or that of an earlier
-        one, which it names, where this one was skipped.
+      Stopped: the job was told to stop. The state of the last step is on disk, or, if that step was
+        skipped, the state of an earlier one, which the message names.
 
-    No checkpoint is made of a state whose last step was skipped: what spoils every gradient may be
-    its parameters, finite but huge. It is made at the next record.
+    No checkpoint is made of a state whose last step was skipped: its parameters, finite but huge,
+    may be what spoils every gradient. The checkpoint is then made at a later record.
 
-    Whatever ends it, a checkpoint that is being written is ended first.
+    Whatever ends the training, a checkpoint that is being written is finished first.
     """
     start = int(state.step)
     shown = jax.process_index() == 0
@@ -136,7 +136,7 @@ def train(
     ):  # fmt: skip
         for step in range(start + 1, training.steps + 1):
             profile.before(step, state)
-            # The first batch may be long in coming: what reads it starts with it.
+            # The first batch may take long, since its readers start with it.
             told(step - 1 if step > start + 1 else None)
             bucket, batch = clock.next_batch(batches)
             # An array that is not where the step needs it is an error here, not a copy each time.
@@ -188,13 +188,13 @@ def train(
 
 
 def _check_finite(state: TrainState, step: int) -> None:
-    """Losses are of the parameters before an update; this is of those after it."""
+    """Raises DivergedError for a state that is not finite: losses show only the one before."""
     names = not_finite(state)
     if names:
         raise DivergedError(
-            f"{' and '.join(names)} became infinite or no number by the update of step {step}, "
-            f"which is not saved: lower the learning rate or clip the gradient, and the same "
-            f"command goes on from the last checkpoint"
+            f"{' and '.join(names)} became infinite or NaN by the update of step {step}, which is "
+            f"not saved: lower the learning rate or clip the gradient, and the same command goes "
+            f"on from the last checkpoint"
         )
 
 
@@ -211,12 +211,12 @@ def _compile(
 
     def build(bucket: Bucket) -> Any:
         batch = batch_like(batch_shapes[bucket], training.mesh)
-        # The mesh in use belongs to a thread.
+        # The mesh in use is set per thread.
         with jax.set_mesh(training.mesh):
             return program.lower(state, training.frozen, batch).compile()
 
     programs = {}
-    # Lines and no bar: XLA writes lines of its own where a compilation is slow.
+    # Lines instead of a bar, since XLA writes lines of its own where a compilation is slow.
     _LOG.info("%s: compiles the steps of %d buckets", training.name, len(batch_shapes))
     began = time.monotonic()
     with ThreadPoolExecutor(max(1, (os.cpu_count() or 1) // 2)) as pool:
@@ -229,7 +229,7 @@ def _compile(
                     len(programs), len(futures), time.monotonic() - began,
                 )  # fmt: skip
         except BaseException:
-            # Who tells the job to stop waits for those that have begun, not for all.
+            # A user who stops the job waits only for the compilations that have begun.
             pool.shutdown(wait=False, cancel_futures=True)
             raise
     return programs

@@ -21,8 +21,8 @@ class DivergedError(UserError):
     """A loss, a gradient or a parameter is not a finite number.
 
     Attributes:
-      steps: the steps in a row that were skipped for it.
-      samples: places, in the batch of the last of them, of samples that are not finite.
+      steps: the skipped steps in a row that led to it.
+      samples: places, in the batch of the last of these, of the samples that are not finite.
     """
 
     def __init__(self, message: str, steps: Sequence[int] = (), samples: Sequence[int] = ()):
@@ -82,7 +82,7 @@ class MetricWriter:
             it: none comes after them to show that the parameters are sound.
 
         Returns:
-          name -> float, or list of floats for a metric per head; of `skipped`, the number of steps.
+          name -> float, or list of floats for a metric per head; `skipped` is a number of steps.
 
         Raises:
           DivergedError: a loss or a gradient norm is NaN or infinite in a step that was not
@@ -161,7 +161,7 @@ class MetricWriter:
 
 
 def _waited(metrics: Mapping[str, Any]) -> bool:
-    """Whether a step left the student as it is: what it did not compute is NaN in it."""
+    """Whether a step left the student as it is, so that what it did not compute is NaN."""
     return not metrics.get("student_updated", 1)
 
 
@@ -170,10 +170,10 @@ _OF_EVERY_STEP = ("loss/discriminator", "gradient_norm/heads")
 
 
 def _not_finite(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """The numbers of one step that are not finite, by name; those of heads by their place.
+    """The numbers of one step that are not finite, by name, with the place of a head behind it.
 
-    A band of t_hat without a sample is no number either, and not told; nor is what the step did not
-    compute.
+    Bands of t_hat without a sample are NaN as well and are left out, and so is what the step did
+    not compute.
     """
     if _waited(metrics):
         metrics = {
@@ -191,7 +191,7 @@ def _not_finite(metrics: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _scalars(record: Mapping[str, Any]) -> dict[str, float]:
-    """The numbers of a record by name; those of one list have their place behind its name."""
+    """The numbers of a record by name; those of a list have their place behind the list's name."""
     scalars: dict[str, float] = {}
     for name, value in record.items():
         if isinstance(value, list):
@@ -202,7 +202,7 @@ def _scalars(record: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _drop_partial_line(path: Path) -> None:
-    """Ends a history at its last whole record: a run may be killed while it writes one."""
+    """Cuts a history after its last whole record: a run may be killed while it writes one."""
     if path.exists():
         data = path.read_bytes()
         if not data.endswith(b"\n"):
@@ -210,10 +210,10 @@ def _drop_partial_line(path: Path) -> None:
 
 
 def read_history(directory: str | Path) -> list[dict[str, Any]]:
-    """The records of a stage in order of step; after a resumed run the later record of a step.
+    """The records of a stage in order of step; of two of one step, after a resumed run, the later.
 
     Raises:
-      DamagedError: a line is none that `MetricWriter` writes.
+      DamagedError: a line is not one that `MetricWriter` writes.
     """
     path = Path(directory) / _HISTORY
     if not path.exists():
@@ -233,11 +233,11 @@ def read_history(directory: str | Path) -> list[dict[str, Any]]:
 
 
 def _check_record(record: Any) -> None:
-    """Raises ValueError where a record of the history is no step with numbers by name."""
+    """Raises ValueError unless a record of the history is a step with numbers by name."""
     if not isinstance(record, dict) or type(record.get("step")) is not int:
         raise ValueError("it has no step")
     for name, value in record.items():
         numbers = value if isinstance(value, list) and value else [value]
         # Whole numbers may be too large for a float.
         if not all(type(n) is float or (type(n) is int and abs(n) < 2**63) for n in numbers):
-            raise ValueError(f"its {name} is no number")
+            raise ValueError(f"its {name} is not a number")

@@ -27,7 +27,7 @@ def round_stochastically(x: jax.Array, key: jax.Array) -> jax.Array:
 def scale_by_adam(
     beta1: float, beta2: float, epsilon: float, moment_dtype: Any
 ) -> optax.GradientTransformation:
-    """`optax.scale_by_adam`, which computes in float32, with less kept from step to step.
+    """`optax.scale_by_adam`, computed in float32, with less state kept from step to step.
 
     Args:
       beta1: decay of the first moment. With 0 it is the gradient itself and none is kept.
@@ -35,7 +35,8 @@ def scale_by_adam(
       epsilon: added to the root of the second moment.
       moment_dtype: dtype of the moments that are kept. Bfloat16 is rounded stochastically, by a key
         that follows from the count of updates: a second moment with a decay near 1 changes by less
-        than half the distance of two numbers in bfloat16, and would stay where it is.
+        than half the distance between two bfloat16 numbers, and rounded to nearest it would stay
+        where it is.
     """
     adam = optax.scale_by_adam(beta1, beta2, epsilon)
 
@@ -107,7 +108,7 @@ class Optimizer:
         if self.decay_steps and self.decay_steps <= self.warmup_steps:
             raise UserError(
                 f"decay_steps is {self.decay_steps} and warmup_steps is {self.warmup_steps}: use "
-                f"more than that, which counts from the start, or 0 for no decay"
+                f"more decay_steps, which count the warm-up as well, or 0 for no decay"
             )
 
     def schedule(self) -> optax.Schedule:

@@ -9,7 +9,7 @@ import jax
 class Profile:
     """Traces a range of steps; around the loop as a context manager.
 
-    The device is waited for at both edges, so that the trace holds those steps and no others.
+    It waits for the device at both edges, so that the trace holds those steps and no others.
     """
 
     def __init__(self, steps: range, directory: str | Path):
@@ -17,7 +17,7 @@ class Profile:
 
         Args:
           steps: numbers of the steps, the first of a run being 1; an empty range traces nothing.
-          directory: folder of the trace, which is put below it, under `plugins/profile`.
+          directory: folder below which the trace is put, under `plugins/profile`.
         """
         self._steps = steps
         self._directory = str(directory)

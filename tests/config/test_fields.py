@@ -156,7 +156,7 @@ def test_a_field_that_is_unknown_or_missing_is_named():
         (dict(teacher__weights="other"), "teacher.weights is other and teacher.depth is 0"),
         (dict(teacher__depth=2), "teacher.width is 0 and teacher.depth is 2"),
         (dict(student__width=128), "student.width is 128 and student.depth 0, .* leave the width"),
-        (dict(teacher__num_heads=2), "teacher.num_heads is 2 and teacher.depth 0, which is for no"),
+        (dict(teacher__num_heads=2), "teacher.num_heads is 2 and teacher.depth 0, which means no"),
         (dict(heads__groups=0), "heads.groups is 0: use 1 or more"),
         (dict(heads__channels=30), "not divisible by groups"),
         (dict(pretrain__batch_size=0), "pretrain.batch_size is 0: use 1 or more"),

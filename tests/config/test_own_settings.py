@@ -137,7 +137,8 @@ def test_a_term_of_a_package_has_a_weight_and_factors_in_a_config():
 @pytest.mark.usefixtures("edges")
 def test_a_term_beside_a_loss_that_is_one_is_refused():
     config = changed(own__edges__weight=0.5, distil__objective="lcm")
-    with pytest.raises(UserError, match="objective is lcm, whose loss is one, and the term edges"):
+    words = "objective is lcm, whose loss has one term, and the term edges"
+    with pytest.raises(UserError, match=words):
         typed(config)
 
 

@@ -319,7 +319,7 @@ def test_four_processes_evaluate_what_two_have_trained(jobs):
 @pytest.mark.parametrize(
     ("flag", "words"),
     [
-        ("--config.seed=$JAX_PROCESS_ID", "process 1 has another config than process 0"),
+        ("--config.seed=$JAX_PROCESS_ID", "process 1 has a different config from process 0"),
         ("--config.distil.batch_size=3", "batch_size 3 is not divisible by 4"),
     ],
 )
@@ -384,7 +384,7 @@ def test_a_process_whose_data_hang_in_training_is_named_and_all_end(tmp_path):
     )
     result = launch(2, sys.executable, script, tmp_path)
     assert result.returncode == 1, result.stderr
-    words = r"process 1 \(\d+ on .*\) hangs after step 4, since \d+ seconds, in data \("
+    words = r"process 1 \(\d+ on .*\) hangs after step 4, for \d+ seconds now, in data \("
     assert re.search(rf"warning: {words}.*: all wait for it", result.stderr), result.stderr
     assert re.search(rf"ends, since {words}", result.stderr), result.stderr
     assert "Traceback" not in result.stderr, result.stderr

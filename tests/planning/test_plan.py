@@ -91,7 +91,7 @@ def test_options_that_cannot_be_are_named(options, words):
 def test_a_bucket_that_the_config_does_not_have_is_named():
     config = typed(sd3_turbo.get_config("size=medium,resolution=256"))
     assert len(chosen_buckets(config, ())) == len(config.data.buckets)
-    with pytest.raises(UserError, match="--buckets names 9x9, which is none of data.buckets: "):
+    with pytest.raises(UserError, match="--buckets names 9x9, which is not in data.buckets: "):
         plan(config, Options(topology="v5e:2x2", buckets=["9x9"]))
 
 

@@ -20,7 +20,7 @@ from ladd_jax.planning.topology import (
     ("name", "words"),
     [
         ("v5p", "is not CHIP:SIZES, such as v5e:4x8"),
-        ("v9:2x2", "chip 'v9', which is none of v5e, v5p, v6e"),
+        ("v9:2x2", "chip 'v9', which is not one of v5e, v5p, v6e"),
         ("v5e:3x5", "does not exist: slices of v5e are 1x1, 2x2"),
         ("v5e:4x8x2", "does not exist"),
         ("v5p:4x4", "does not exist"),

@@ -29,4 +29,4 @@ def test_heads_and_the_band_of_t_hat_are_named():
     )
     assert samples == [1, 3]
     told, samples = in_words(fine, fine, 0 * heads, fine)
-    assert told == "all is finite on the way forward, and the gradient is not" and samples == []
+    assert told == "the forward passes are finite, and the gradient is not" and samples == []
