@@ -335,7 +335,9 @@ def test_an_export_is_uploaded_whole_and_what_hinders_it_is_said_first(run, tmp_
         export(run[0], tmp_path / name, layout="single", push_to=push_to)
         return hub.calls
 
-    with pytest.raises(UserError, match="--push=turbo is no repository of the hub: use OWNER/NAME"):
+    with pytest.raises(
+        UserError, match="--push=turbo is not a repository on the hub: use OWNER/NAME"
+    ):
         exported("a", "turbo")
     with pytest.raises(UserError, match=r"Token is required\), and nothing is exported: run `hf"):
         exported("a", "someone/turbo", "login")
@@ -480,7 +482,7 @@ def test_adapters_that_others_cannot_use_are_not_exported(run, adapted, tmp_path
     config = tiny(run[0].parent / "pipeline", "")
     config.distil.lora.rank, config.distil.lora.layers = 3, ("*",)
     save_student(typed(config), tmp_path / "patches")
-    with pytest.raises(UserError, match="pos_embed.proj.weight is no dense layer in the files"):
+    with pytest.raises(UserError, match="pos_embed.proj.weight is not a dense layer in other"):
         export(tmp_path / "patches", tmp_path / "lora", layout="lora")
     config.distil.lora.layers = ("*block*",)
     config.finetune.steps = 5

@@ -327,7 +327,7 @@ def test_a_truncated_file_is_said_to_be_so(keep, tmp_path):
 def test_a_file_of_something_else_is_said_to_be_so(tmp_path):
     file = tmp_path / "t.safetensors"
     file.write_bytes(b"<!DOCTYPE html><html>not found</html>" * 9)
-    with pytest.raises(ValueError, match="no safetensors file"):
+    with pytest.raises(ValueError, match="not a safetensors file"):
         load_mmdit(file)
 
 
