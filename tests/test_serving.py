@@ -251,14 +251,14 @@ def test_holes_of_several_sessions_are_filled_in_one_batch(filling, picture, tmp
         assert np.max(np.abs(pixels(one) - pixels(other))) <= 1
 
 
-NOTHING = "nothing is painted in the part that is filled: paint over what is to be filled"
+NOTHING = "nothing is painted in the part that is used: paint over the part to fill"
 
 
 @pytest.mark.parametrize(
     ("wish", "words"),
     [
-        ({}, "there is no picture: choose the one that is to be filled"),
-        ({"painting": painted((0, 0, 9, 9))}, "there is no picture: choose the one that is to be"),
+        ({}, "there is no picture: choose the one to fill"),
+        ({"painting": painted((0, 0, 9, 9))}, "there is no picture: choose the one to fill"),
         ({"picture": "picture.png"}, NOTHING),
         ({"picture": "picture.png", "painting": painted()}, NOTHING),
         # The bucket is square: this is cut off.
@@ -282,7 +282,7 @@ def test_what_a_student_that_fills_holes_lacks_is_said(filling, picture, wish, w
 @pytest.mark.parametrize(
     ("wish", "words"),
     [
-        ({}, "there is no picture: choose the one that is to be edited"),
+        ({}, "there is no picture: choose the one to edit"),
         ({"picture": __file__}, "the bytes are not a JPEG, PNG"),
         ({"picture": "picture", "image_guidance": 9.0}, "image_guidance is 9 and the student was"),
         ({"picture": "picture", "guidance": 0.5}, "guidance is 0.5 and the student was trained"),
