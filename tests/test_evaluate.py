@@ -255,7 +255,7 @@ def test_the_report_says_what_the_student_was_trained_on():
     config.evaluate.extractor = "own"
     assert "the encoded pictures" in facts_of(typed(config))["student"]
     notes = " ".join(notes_of(typed(config)))
-    assert "real pictures" in notes and "says nothing of their alignment" in notes
+    assert "real pictures" in notes and "says nothing about their alignment" in notes
 
 
 @pytest.mark.parametrize(
