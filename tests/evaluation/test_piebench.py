@@ -43,7 +43,7 @@ def test_pictures_are_beside_the_mapping_and_edits_have_their_names(tmp_path):
     ("changes", "message"),
     [
         (dict(editing_instruction=None), "has no field 'editing_instruction': give PIE-Bench's"),
-        (dict(image_path="../x.jpg"), "outside of its folder"),
+        (dict(image_path="../x.jpg"), "outside its folder"),
         (dict(editing_instruction=" "), "empty"),
     ],
 )
@@ -61,7 +61,7 @@ def test_a_picture_that_is_not_there_is_named(tmp_path):
 
 def test_a_file_that_is_no_mapping_is_told(tmp_path):
     file = tmp_path / "mapping_file.json"
-    for text, message in (("[", "is no JSON"), ("[]", "names no pictures")):
+    for text, message in (("[", "is not JSON"), ("[]", "names no pictures")):
         file.write_text(text)
         with pytest.raises(UserError, match=message):
             read_piebench(file)

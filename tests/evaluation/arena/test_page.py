@@ -159,7 +159,7 @@ def test_a_student_in_as_many_steps_as_its_teacher_is_what_its_model_shows(tmp_p
 
 
 def test_no_two_contenders_have_one_title(tmp_path):
-    with pytest.raises(UserError, match="two of what is compared would be called 'a, 4 steps'"):
+    with pytest.raises(UserError, match="two contenders would be called 'a, 4 steps'"):
         write(tmp_path / "page", names=("a", "teacher of b", "a, 4 steps"), steps=(4, None))
     assert not list(tmp_path.iterdir())
 
