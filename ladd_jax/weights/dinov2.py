@@ -70,7 +70,7 @@ def open_dinov2(place: Path | str) -> OpenDinov2:
       place: a folder that `Dinov2Model.save_pretrained` wrote, or owner/name on the hub.
 
     Raises:
-      NotFoundError: a file is not there, or the hub does not give it.
+      NotFoundError: a file is missing, or cannot be fetched from the hub.
       UserError: the config belongs to another model, or a tensor is missing, unknown or misshaped.
     """
     folder = fetch_model(place)

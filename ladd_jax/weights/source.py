@@ -100,7 +100,7 @@ def find(
         for name, what in _OTHERS.items():
             if (folder / name).exists():
                 raise UserError(
-                    f"{local} {what}, not a {network}: give a {pipeline} pipeline or its "
+                    f"{local} {what} and no {network}: give a {pipeline} pipeline or its "
                     f"transformer folder"
                 )
         raise NotFoundError(

@@ -320,9 +320,9 @@ WIDTHS = dict(a=(2, CONFIG.context_width), b=(CONFIG.width, 2))
     [
         (
             tensors("blocks.7.attn"),
-            "adapts blocks.7.attn, which is no dense layer of a transformer",
+            "adapts blocks.7.attn, which is not a dense layer of a Stable Diffusion 3 transformer",
         ),
-        (tensors("pos_embed.proj"), "adapts pos_embed.proj, which is no dense layer"),
+        (tensors("pos_embed.proj"), "adapts pos_embed.proj, which is not a dense layer"),
         (tensors(b=(3, 2)), r"adapts context_embedder as .O, I. = .3, 5. and the network has"),
         (tensors(b=(3, 1)), "which are not .r, I. and .O, r."),
         (tensors(a=(0, 5), b=(16, 0)), "has a rank of 0"),

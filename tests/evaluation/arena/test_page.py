@@ -208,7 +208,9 @@ def test_places_are_named_by_their_last_part_or_as_one_wants(tmp_path, monkeypat
     assert read_entries(["runs/a,mine=x=y, z"]) == [
         Entry("a", "runs/a"), Entry("mine", "x=y"), Entry("z", "z"),
     ]  # fmt: skip
-    with pytest.raises(UserError, match="two models 'a', runs/a and old/a: name one of them other"):
+    with pytest.raises(
+        UserError, match="two models 'a', runs/a and old/a: give one of them another"
+    ):
         read_entries(["runs/a", "old/a"])
     for given in ("=runs/a", "name=", "x" * 61):
         with pytest.raises(UserError, match="has a name of .* characters: write NAME=PATH"):

@@ -84,7 +84,7 @@ def test_other_models_pages_and_no_votes_are_told(write, tmp_path):
     with pytest.raises(UserError, match="u.json, vote 1: the page has no model 'C', only A, 4 st"):
         read_votes([unknown])
     one, other = write("a.json", content([vote()])), write("b.json", content([vote()], page="q"))
-    with pytest.raises(UserError, match="b.json is of another page than .*a.json .q and not p"):
+    with pytest.raises(UserError, match="b.json is from another page than .*a.json .q, not p"):
         read_votes([one, other])
     with pytest.raises(UserError, match="there is no vote in .*e.json: vote on the page first"):
         read_votes([write("e.json", content([]))])
