@@ -159,7 +159,9 @@ CHANGED = [*PROMPTS[:13], "a cow", *PROMPTS[14:18], "a dog", *PROMPTS[19:]]
 def test_a_prompt_that_differs_is_named_and_only_its_shards_are_made_anew(tmp_path, run):
     run(PROMPTS)
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*")}
-    words = r"prompts.txt: line 14 differs from what shards 3 to 4 of .*8x8 were made of: .* 2 of 6"
+    words = (
+        r"prompts.txt: line 14 differs from what shards 3 to 4 of .*8x8 were made from: .* 2 of 6"
+    )
     with pytest.raises(UserError, match=words):
         run(CHANGED)
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*")} == before

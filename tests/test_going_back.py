@@ -41,7 +41,9 @@ def test_checkpoints_of_the_collapse_are_gone_and_the_students_rate_is_lower(tmp
     assert steps_of(tmp_path) == ["100"]
     assert rates(lowered(config, tmp_path)) == pytest.approx((0.1 * student, heads))
     (warning,) = caplog.records
-    assert "contrast is lost; it goes back to step 100, with a learning rate" in warning.message
+    assert (
+        "contrast is lost; training goes back to step 100, with a learning rate" in warning.message
+    )
 
 
 def test_a_checkpoint_that_leads_to_a_collapse_again_is_gone_too(tmp_path):
