@@ -121,7 +121,9 @@ def test_pictures_that_tell_their_steps_and_seeds_are_found_by_them(tmp_path):
     twice = folder(tmp_path / "twice", PROMPTS[:1], steps=4, seed=7)
     (file,) = twice.glob("*.png")
     shutil.copy(file, twice / "again.png")
-    with pytest.raises(UserError, match="are of one prompt and seed in 4 steps: leave one of both"):
+    with pytest.raises(
+        UserError, match="have the same prompt and seed in 4 steps: leave one of them"
+    ):
         command(compare=twice, page=tmp_path / "other", seed=7)
     few = folder(tmp_path / "few", PROMPTS[:1])
     with pytest.raises(UserError, match="few has no picture of 'a red cat' with seed 1, only of"):
@@ -130,7 +132,7 @@ def test_pictures_that_tell_their_steps_and_seeds_are_found_by_them(tmp_path):
     with pytest.raises(UserError, match="no prompt in common"):
         command(compare=f"{few},{other}", page=tmp_path / "other")
     Image.new("RGB", (4, 4)).save(other / "bare.png")
-    with pytest.raises(UserError, match="strange do not tell their prompts: give --prompts=FILE"):
+    with pytest.raises(UserError, match="strange do not carry their prompts: give --prompts=FILE"):
         command(compare=other, page=tmp_path / "other")
     assert not (tmp_path / "other").exists()
 
@@ -262,8 +264,10 @@ def test_a_record_whose_hole_a_model_cuts_off_is_left_out_and_named(filling, tmp
     found, _ = prompts_of(models, None)
     assert found == [str(prompt) for prompt in held.prompts if str(prompt) not in cut]
     told = [record.getMessage() for record in caplog.records if "leaves out" in record.message]
-    assert len(told) == len(cut) and all("the bucket 2x8 of" in line for line in told)
-    with pytest.raises(UserError, match="the hole is in what the bucket of some model cuts off: "):
+    assert len(told) == len(cut) and all("of bucket 2x8 of" in line for line in told)
+    with pytest.raises(
+        UserError, match="the holes of all .* are outside of the crop of some model's bucket: "
+    ):
         prompts_of(models, cut)
 
 
@@ -329,9 +333,9 @@ def test_models_that_are_given_different_things_or_nothing_are_told(
         ({"compare": f"{filling},also={models / 'run'}"},
          "is given a mask and a masked picture and .* prompts alone: compare models that are giv"),
         ({"compare": f"{filling},also={editing}"}, "picture and .* the picture that is edited: co"),
-        ({"compare": alone}, "no run that is compared has held-out records of 8x8 to take such fr"),
+        ({"compare": alone}, "no run in the comparison has held-out records of 8x8 to take these"),
         ({"compare": filling, "prompts": tmp_path / "prompts.txt"},
-         "'a red cat' is the prompt of none of the first 1024 held-out records of"),
+         "none of the first 1024 held-out records of .* has the prompt 'a red cat'"),
     ):  # fmt: skip
         with pytest.raises(UserError, match=words):
             command(page=tmp_path / "page", teacher_steps=0, **changes)

@@ -159,7 +159,9 @@ CHANGED = [*PROMPTS[:13], "a cow", *PROMPTS[14:18], "a dog", *PROMPTS[19:]]
 def test_a_prompt_that_differs_is_named_and_only_its_shards_are_made_anew(tmp_path, run):
     run(PROMPTS)
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*")}
-    words = r"prompts.txt: line 14 differs from what shards 3 to 4 of .*8x8 were made of: .* 2 of 6"
+    words = (
+        r"prompts.txt: line 14 differs from what shards 3 to 4 of .*8x8 were made from: .* 2 of 6"
+    )
     with pytest.raises(UserError, match=words):
         run(CHANGED)
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*")} == before
@@ -197,7 +199,7 @@ def test_fewer_prompts_are_told_and_made_anew(tmp_path, run):
 
 def test_another_field_makes_a_whole_set_anew_and_what_depends_on_it(tmp_path, run):
     run(PROMPTS)
-    with pytest.raises(UserError, match="seed was 0 and is 1.*let --on_change=redo make it anew"):
+    with pytest.raises(UserError, match="seed was 0 and is 1.*let --on_change=redo make it again"):
         run(seed=1)
     assert run(seed=1, on_change="redo") == PROMPTS
     with pytest.raises(UserError, match="synthesized is another set .*guidance was"):
@@ -243,7 +245,7 @@ def test_a_student_of_other_records_is_refused_before_they_are_made_and_trained_
     (workdir / "metrics.json").touch()
     every = ("encode", "synthesize", "distil")
     assert run(only=every) == []
-    words = "synthesized had other content.*begin another --workdir from its student by --from"
+    words = "synthesized had other content.*use another --workdir with --from for its student"
     with pytest.raises(UserError, match=words):
         run([*PROMPTS, "another"], only=every)
     # Its stage is left out: data alone are made.

@@ -235,7 +235,7 @@ def test_a_run_writes_nothing_into_a_bucket(bucket, tmp_path):
     command = [sys.executable, "-m", "ladd_jax.main", DIGITS, f"--data={address}"]
     command += [f"--workdir={tmp_path / 'run'}"]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert_refused(result, f"--data={address} does not have all that the stages make")
+    assert_refused(result, f"--data={address} is missing data that the stages would make")
     assert not (tmp_path / "run").exists()
 
 
@@ -510,7 +510,7 @@ def test_a_run_reads_data_from_a_bucket_and_goes_on_on_another_host(bucket, tmp_
     assert f"gs://{name}/data/synthesized: copies" in told
     monkeypatch.setenv("LADD_JAX_CACHE", str(tmp_path / "other"))
     told = started(stages, workdir)
-    assert f"gs://{name}/data/synthesized: copies" in told and "goes on at step 4" in told
+    assert f"gs://{name}/data/synthesized: copies" in told and "resumes at step 4" in told
     assert (tmp_path / "run" / "distil" / "checkpoints" / "6").is_dir()
     assert not (tmp_path / "run" / "encoded").exists()
     assert {key: info["generation"] for key, info in client.find(name, detail=True).items()} == {

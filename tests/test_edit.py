@@ -136,7 +136,7 @@ def test_the_report_names_both_scales_that_a_student_was_told():
     config = small_edit.get_config("knobs=1,guidance=2,image_guidance=1.5")
     notes = " ".join(notes_of(typed(config)))
     low, high = config.synthesize.image_guidance_range
-    assert f"and which image guidance, {low:g} to {high:g}. " in notes
+    assert f"and the image guidance, {low:g} to {high:g}. " in notes
     assert "samples of guidance 2 and image guidance 1.5." in notes
 
 
@@ -198,7 +198,7 @@ def test_another_picture_is_edited_to_another_one(run, picture, tmp_path):
     [
         ({}, "is given a picture: name one by --image=FILE"),
         ({"image": "picture", "strength": 0.5}, "leave --strength out"),
-        ({"image": "picture", "image_guidance": 1.5}, "image_guidance is 1.5 and a student has"),
+        ({"image": "picture", "image_guidance": 1.5}, "image_guidance is 1.5 and this student has"),
     ],
     ids=str,
 )

@@ -241,7 +241,7 @@ def test_the_card_of_a_student_without_heads_tells_of_none(run):
     config.distil.update(dict(objective="dmd", head_updates=5))
     matched = card()
     assert "Distribution Matching Distillation of" in matched and "\n- dmd\n" in matched
-    assert "| updates of the fake network a step | 5 |" in matched
+    assert "| updates of the fake network per step | 5 |" in matched
     assert not re.search(r"discriminator|heads|R1|hinge|Adversarial|consistency", matched)
     config.distil.update(
         dict(
@@ -265,13 +265,13 @@ def test_the_card_of_a_student_without_heads_tells_of_none(run):
     assert not re.search(r"noise for the discriminator|blocks with heads", in_pixels)
     config.distil.objective = "ladd"
     config.finetune.steps, config.distil.follows = 30, "finetuned"
-    assert "| network that is followed | what was fine-tuned, without guidance |" in card()
+    assert "| network that is followed | the fine-tuned network, without guidance |" in card()
     config.distil.update(dict(r1_noise=0.1, student_interval=2, refreshed_heads=0.01))
     config.distil.ramp.update(dict(steps=(0, 900), consistency=(1.0, 0.2)))
     told = card()
     assert "| R1 | 1e-05 every 1 steps, estimated with noise of 0.1 |" in told
     assert "| steps between updates of the student | 2 |" in told
-    assert "| share of the heads made anew at a step | 0.01 |" in told
+    assert "| share of the heads reset per step | 0.01 |" in told
     assert "| factor of the loss consistency | 1 up to step 0, 0.2 from step 900 |" in told
     assert "- distillation\n- ladd\n" in beside and "| learning rate of the heads |" in beside
 
@@ -287,7 +287,7 @@ def test_a_method_of_another_package_has_its_inputs_on_the_card(monkeypatch, tmp
 def test_networks_of_a_family_without_layouts_are_not_exported(monkeypatch, tmp_path):
     family = SimpleNamespace(layouts={})
     monkeypatch.setattr("ladd_jax.stages.export.family_of", lambda config: family)
-    with pytest.raises(UserError, match="'sd3' are written in no layout of other programs"):
+    with pytest.raises(UserError, match="'sd3' have no layout of other programs"):
         describe(typed(digits.get_config()), "x", tmp_path, "ema", 2, "single", "bfloat16")
 
 
@@ -335,7 +335,9 @@ def test_an_export_is_uploaded_whole_and_what_hinders_it_is_said_first(run, tmp_
         export(run[0], tmp_path / name, layout="single", push_to=push_to)
         return hub.calls
 
-    with pytest.raises(UserError, match="--push=turbo is no repository of the hub: use OWNER/NAME"):
+    with pytest.raises(
+        UserError, match="--push=turbo is not a repository on the hub: use OWNER/NAME"
+    ):
         exported("a", "turbo")
     with pytest.raises(UserError, match=r"Token is required\), and nothing is exported: run `hf"):
         exported("a", "someone/turbo", "login")
@@ -353,7 +355,7 @@ def test_an_export_that_diffusers_saved_again_is_not_taken_for_a_data_generator(
     # diffusers' save_pretrained writes the components and their configs, and nothing else.
     (again / "ladd_jax.json").unlink()
     mesh = make_mesh({}, jax.devices()[:1])
-    with pytest.raises(UserError, match="is a student by its scheduler and has no ladd_jax.json"):
+    with pytest.raises(UserError, match="is a student, by its scheduler, but has no ladd_jax.json"):
         open_trained(str(again), None, None, None, mesh)
     shutil.copyfile(turbo / "ladd_jax.json", again / "ladd_jax.json")
     assert open_trained(str(again), None, None, None, mesh).times == (1.0, 0.75, 0.5, 0.25)
@@ -480,7 +482,7 @@ def test_adapters_that_others_cannot_use_are_not_exported(run, adapted, tmp_path
     config = tiny(run[0].parent / "pipeline", "")
     config.distil.lora.rank, config.distil.lora.layers = 3, ("*",)
     save_student(typed(config), tmp_path / "patches")
-    with pytest.raises(UserError, match="pos_embed.proj.weight is no dense layer in the files"):
+    with pytest.raises(UserError, match="pos_embed.proj.weight is not a dense layer in other"):
         export(tmp_path / "patches", tmp_path / "lora", layout="lora")
     config.distil.lora.layers = ("*block*",)
     config.finetune.steps = 5
@@ -577,7 +579,7 @@ def test_adapters_on_top_of_a_lora_are_not_exported_alone(run, lora, tmp_path):
         export(tmp_path / "adapted", tmp_path / "out", layout="lora", loras=[file])
     config.loras = (file,)
     save_student(typed(config), tmp_path / "on_top")
-    with pytest.raises(UserError, match="are of no use without: use another --layout"):
+    with pytest.raises(UserError, match="are useless without them: use another --layout"):
         export(tmp_path / "on_top", tmp_path / "out", layout="lora")
     assert not (tmp_path / "out").exists()
 

@@ -115,7 +115,7 @@ def test_what_needs_prompts_or_a_reference_is_left_out_or_refused(tmp_path):
     options = {"resamples": 0, "seed": 0}
     alone = judge_folders(samples, None, Means(), default_metrics("clip:x", False), **options)
     assert set(alone.values) == {"deviation"} and not alone.intervals
-    with pytest.raises(ValueError, match="'fd' compares with others: give --reference"):
+    with pytest.raises(ValueError, match="'fd' needs a reference: give --reference"):
         judge_folders(samples, None, Means(), ["fd"], **options)
     with pytest.raises(ValueError, match="'fid' is none of"):
         judge_folders(samples, None, Means(), ["fid"], **options)

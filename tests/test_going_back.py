@@ -41,7 +41,9 @@ def test_checkpoints_of_the_collapse_are_gone_and_the_students_rate_is_lower(tmp
     assert steps_of(tmp_path) == ["100"]
     assert rates(lowered(config, tmp_path)) == pytest.approx((0.1 * student, heads))
     (warning,) = caplog.records
-    assert "contrast is lost; it goes back to step 100, with a learning rate" in warning.message
+    assert (
+        "contrast is lost; training goes back to step 100, with a learning rate" in warning.message
+    )
 
 
 def test_a_checkpoint_that_leads_to_a_collapse_again_is_gone_too(tmp_path):
@@ -59,7 +61,7 @@ def test_heads_that_always_win_lower_their_own_rate(tmp_path, caplog):
     # All checkpoints are of the collapse: the oldest stays.
     assert steps_of(tmp_path) == ["100"]
     assert rates(lowered(config, tmp_path)) == pytest.approx((student, 0.1 * heads))
-    assert "it goes back to step 100" in caplog.records[-1].message
+    assert "training goes back to step 100" in caplog.records[-1].message
 
 
 def test_after_so_many_returns_it_stops_and_keeps_what_is_there(tmp_path):
@@ -92,7 +94,7 @@ def test_a_rate_that_is_too_high_is_lowered_until_it_trains(images, tmp_path, ca
     write_generator(typed(config), tmp_path)
     with caplog.at_level(logging.WARNING):
         distil(typed(config), tmp_path)
-    told = [record.message for record in caplog.records if "it goes back" in record.message]
+    told = [record.message for record in caplog.records if "training goes back" in record.message]
     # The record of a step is of the state before its update, and the checkpoint of that after it:
     # the second record is healthy, and what was saved with it is not.
     assert ["to step 2," in told[0], "to step 1," in told[1], len(told)] == [True, True, 2]

@@ -285,9 +285,12 @@ def test_pixels_that_are_known_come_back_as_they_were(filling_run, files, tmp_pa
     ("given", "words"),
     [
         ({}, "is given a picture: name one by --image=FILE"),
-        ({"image": "picture"}, "fills what a mask says: name one by --mask=FILE, white where"),
+        (
+            {"image": "picture"},
+            "fills the part that a mask marks: name one by --mask=FILE, white where",
+        ),
         ({"mask": "mask"}, "needs a picture: give --image=FILE, too"),
-        ({"image": "picture", "mask": "black"}, "has nothing white in the part that is filled"),
+        ({"image": "picture", "mask": "black"}, "has nothing white in the part that is used"),
         ({"image": "picture", "mask": "small"}, "has 8x4 pixels and its picture .* 8x8: make it"),
         ({"image": "picture", "mask": "mask", "strength": 0.5}, "leave --strength out"),
     ],
@@ -343,7 +346,9 @@ def test_a_picture_is_encoded_once_for_all_its_seeds(files, joined):
 
 def test_a_mask_is_refused_by_a_network_that_fills_none(files, tmp_path):
     run = save_digits(tmp_path / "run")
-    with pytest.raises(UserError, match="--mask is for a network that fills holes, and .* is none"):
+    with pytest.raises(
+        UserError, match="--mask is for a network that fills holes, which .* does not"
+    ):
         draw(tmp_path / "out", "--prompt=three", checkpoint=run, image=files["picture"],
              mask=files["mask"])  # fmt: skip
 

@@ -67,7 +67,7 @@ def test_another_distillation_leaves_the_data_alone_and_other_data_are_refused(t
         (10, RATE | {"distil__steps": 30}, ""),
         (10, RATE, r"learning_rate was .*: raise distil.steps above 10 to train on with it"),
         (10, {"distil__steps": 9}, "holds step 10 and distil.steps is 9: use 10 or more"),
-        (3, {"distil__ema_decay": 0.5}, r"ema_decay was .*: begin another --workdir from its .*by"),
+        (3, {"distil__ema_decay": 0.5}, r"ema_decay was .*: use another --workdir with --from"),
         (3, {"pretrain__optimizer__learning_rate": 1.0}, r"pretrain\.optimizer\.learning_rate was"),
         (3, {"finetune__steps": 7}, r"finetune\.steps was"),
     ],
@@ -142,7 +142,9 @@ def test_adapters_begin_from_those_of_another_run_of_the_same_network(tmp_path):
     save(first, "distil", 10, config(distil__steps=10, **adapted))
     more = config(distil__steps=20, **adapted)
     assert open_places(more, second, "", str(first)) == Places(first, first, 10)
-    with pytest.raises(UserError, match=r"adapters are of the data generator .*leave --data out"):
+    with pytest.raises(
+        UserError, match=r"has another data generator .*the adapters .*leave --data out"
+    ):
         open_places(more, second, str(tmp_path / "data"), str(first))
     for change, words in (
         (dict(pretrain__steps=7), r"pretrain\.steps was"),
@@ -187,7 +189,7 @@ def test_a_run_begins_from_the_newest_student_of_another_on_its_data(tmp_path):
     save(second, "distil", 12, more)
     save(first, "distil", 15, config(distil__steps=15))
     assert open_places(more, second, "", str(first)) == found == open_places(more, second, "", "")
-    with pytest.raises(UserError, match="first has a student already, which did not begin with"):
+    with pytest.raises(UserError, match="first already has a student that did not begin with"):
         open_places(config(distil__steps=30), first, "", str(second))
 
 
@@ -221,8 +223,11 @@ def test_a_progressive_student_goes_on_by_other_phases_only_where_one_begins(tmp
     one = dict(
         distil__timesteps=(1.0,), distil__probabilities=(1.0,), distil__warmup_probabilities=(1.0,)
     )
-    with pytest.raises(UserError, match="a student of 100 steps, at which no phase begins"):
+    with pytest.raises(UserError, match="a student of 100 steps, where no phase begins"):
         begun(**one)
-    with pytest.raises(UserError, match=r"phase_steps=30 and halvings=5, and distil\.timesteps"):
+    with pytest.raises(
+        UserError,
+        match=r"phase_steps=30 and halvings=5, and it was trained with another distil\.timesteps",
+    ):
         begun(**one, distil__halvings=5, distil__phase_steps=30)
     assert begun(**one, distil__halvings=5, distil__phase_steps=25).step == 100

@@ -205,6 +205,6 @@ def test_a_request_names_no_file_that_was_not_uploaded(page, tmp_path, monkeypat
             [uploaded] = client.post("/gradio_api/upload", files={"files": stream}).json()
         taken = canvas_over(client, uploaded)
         assert taken.status_code == 200, taken.text
-        assert taken.json()["data"][1] == "Paint over what is to be filled."
+        assert taken.json()["data"][1] == "Paint over the part to fill."
         refused = canvas_over(client, tmp_path / "picture.png")
         assert refused.status_code == 500

@@ -195,7 +195,7 @@ def test_what_would_stop_it_late_is_told_before_it_starts(pairs):
     config.stages = ("encode", "pretrain", "prefer")
     preflight.check(typed(config))
     config.prefer.lora.layers = ("*",)
-    with pytest.raises(UserError, match=r"prefer\.lora\.layers is \*, .*is no dense layer in the"):
+    with pytest.raises(UserError, match=r"prefer\.lora\.layers is \*, .*is not a dense layer in"):
         preflight.check(typed(config))
     config.prefer.lora.layers = ("*block*",)
     config.stages = ("encode", "pretrain", "synthesize", "distil")

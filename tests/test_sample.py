@@ -178,7 +178,7 @@ def test_digits_of_a_file_of_prompts_are_pictures_too(digits_run, tmp_path):
         ({"seed": -1}, "seed is -1"),
         ({"guidance": "nan"}, "guidance is nan: use 0 or more"),
         ({"shift": 0}, "shift is 0.0: use a number above 0"),
-        ({"guidance": 4}, "guidance is 4 and a student has none"),
+        ({"guidance": 4}, "guidance is 4 and this student has none"),
         ({"step": 7}, r"no checkpoint of step 7 .* steps \[2\]"),
         ({"prompt": " "}, "--prompt is empty"),
         ({"prompt": "x" * 10_001}, "10001 characters and the limit is 10000"),

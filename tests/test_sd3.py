@@ -147,7 +147,7 @@ def test_previews_are_in_colours_and_decoded_if_asked(run, caplog):
     shards = Shards(synthesized(workdir))
     with caplog.at_level("INFO"):
         Previews(typed(config), workdir, shards, None, make_mesh(config.mesh))
-    assert "no quick metrics of previews, whose latents are no pictures" in caplog.text
+    assert "no quick metrics of previews, since their latents are not pictures" in caplog.text
 
 
 @pytest.fixture(scope="module")
@@ -370,7 +370,7 @@ def test_a_student_of_a_pipeline_is_judged_on_other_prompts_by_decoded_pictures(
         for bucket in ("all", "8x8", "4x16")
     }
     assert all({*row.values} == {*config.evaluate.metrics} - {"fd_real"} for row in rows)
-    assert "decodes them" in (tmp_path / "report.html").read_text()
+    assert "by the autoencoder" in (tmp_path / "report.html").read_text()
     assert evaluate(typed(config), tmp_path) == rows
 
 

@@ -223,15 +223,15 @@ def test_what_is_painted_over_a_picture_is_filled_and_the_rest_has_its_bits(
     directory = save_filling(tmp_path_factory.mktemp("filling"))
     with serving(directory, 1) as served, opened(served[0], height=1100) as page:
         page.type("sev")
-        page.wait(f"{STATUS}.includes('there is no picture: choose the one that is to be filled')")
+        page.wait(f"{STATUS}.includes('there is no picture: choose the one to fill')")
         choose(page, tmp_path / "text.png")
         page.wait(f"{STATUS}.includes('the bytes are not a JPEG, PNG')")
         take_away(page)
         choose(page, tmp_path / "picture.png")
-        page.wait(f"{STATUS}.includes('Paint over what is to be filled')")
+        page.wait(f"{STATUS}.includes('Paint over the part to fill')")
         page.value("document.querySelector('#prompt textarea').focus()")
         page.type("en")
-        page.wait(f"{STATUS}.includes('nothing is painted in the part that is filled')")
+        page.wait(f"{STATUS}.includes('nothing is painted in the part that is used')")
 
         # An eighth of a side, a pixel of the model, is filled if more than half of it is painted.
         paint(page, (0.4, 0.45), (0.6, 0.45), (0.6, 0.55), (0.4, 0.55))
@@ -271,7 +271,7 @@ def test_a_picture_is_edited_while_the_instruction_is_typed(tmp_path_factory, tm
     with serving(directory, 1) as served, opened(served[0]) as page:
         assert page.value("document.querySelector('#prompt').innerText").startswith("Instruction")
         page.type("remove")
-        page.wait(f"{STATUS}.includes('there is no picture: choose the one that is to be edited')")
+        page.wait(f"{STATUS}.includes('there is no picture: choose the one to edit')")
         choose(page, tmp_path / "picture.png")
         page.wait(f"{STATUS}.includes('4 steps in')")
         first, before = shown(page, served), sources(page)

@@ -98,7 +98,7 @@ def test_a_prompt_that_is_cut_is_refused_and_those_beside_it_are_made(student):
         ({"prompt": "x" * 10_001}, "10001 characters and the limit is 10000"),
         ({"seed": -1}, "seed is -1: use a number from 0 to 4294967295"),
         ({"seed": 2**32}, "seed is 4294967296: use a number from 0 to"),
-        ({"guidance": 3.0}, "guidance is 3 and a student has none"),
+        ({"guidance": 3.0}, "guidance is 3 and this student has none"),
         ({"picture": __file__}, "the bytes are not a JPEG, PNG"),
         ({"picture": "start", "strength": 0.1}, "no step is left: use 0.25 or more"),
     ],
@@ -251,14 +251,14 @@ def test_holes_of_several_sessions_are_filled_in_one_batch(filling, picture, tmp
         assert np.max(np.abs(pixels(one) - pixels(other))) <= 1
 
 
-NOTHING = "nothing is painted in the part that is filled: paint over what is to be filled"
+NOTHING = "nothing is painted in the part that is used: paint over the part to fill"
 
 
 @pytest.mark.parametrize(
     ("wish", "words"),
     [
-        ({}, "there is no picture: choose the one that is to be filled"),
-        ({"painting": painted((0, 0, 9, 9))}, "there is no picture: choose the one that is to be"),
+        ({}, "there is no picture: choose the one to fill"),
+        ({"painting": painted((0, 0, 9, 9))}, "there is no picture: choose the one to fill"),
         ({"picture": "picture.png"}, NOTHING),
         ({"picture": "picture.png", "painting": painted()}, NOTHING),
         # The bucket is square: this is cut off.
@@ -267,7 +267,7 @@ NOTHING = "nothing is painted in the part that is filled: paint over what is to 
         ({"picture": "turned.png", "painting": painted()}, "has another shape than the picture"),
         ({"picture": "text", "painting": painted()}, "the bytes are not a JPEG, PNG"),
         ({"picture": "gone.png"}, r"the picture gone.png cannot be read \(No such .*: choose it"),
-        ({"picture": "picture.png", "image_guidance": 2.0}, "the network fills what a mask says"),
+        ({"picture": "picture.png", "image_guidance": 2.0}, "the network fills holes"),
     ],
 )
 def test_what_a_student_that_fills_holes_lacks_is_said(filling, picture, wish, words):
@@ -282,7 +282,7 @@ def test_what_a_student_that_fills_holes_lacks_is_said(filling, picture, wish, w
 @pytest.mark.parametrize(
     ("wish", "words"),
     [
-        ({}, "there is no picture: choose the one that is to be edited"),
+        ({}, "there is no picture: choose the one to edit"),
         ({"picture": __file__}, "the bytes are not a JPEG, PNG"),
         ({"picture": "picture", "image_guidance": 9.0}, "image_guidance is 9 and the student was"),
         ({"picture": "picture", "guidance": 0.5}, "guidance is 0.5 and the student was trained"),

@@ -78,7 +78,7 @@ def test_a_set_of_an_older_version_is_read_and_its_shapes_are_checked(tmp_path, 
     write(synthesized(tmp_path), config(), "synthesized", length=9)
     (synthesized(tmp_path) / "identity.json").unlink()
     shards = shards_of(config(), tmp_path, "synthesized")
-    assert "does not say what it was made of" in caplog.text
+    assert "does not say what it was made from" in caplog.text
     words = r"has context of shape \(9, 128\) in bucket 8x8 .* \(17, 128\)"
     with pytest.raises(UserError, match=words):
         _check_cond(config(), "distil", shards)

@@ -142,7 +142,7 @@ def test_data_without_the_channels_that_networks_read_are_refused(
 def test_data_with_an_array_named_like_one_of_the_text_are_refused(tmp_path, monkeypatch, name):
     source = Source({Bucket(8, 8): ["one"]}, {name: ArraySpec((4,))})
     monkeypatch.setattr("ladd_jax.stages.encode.open_source", lambda *_: source)
-    with pytest.raises(UserError, match=f"both write an array '{name}': rename the one"):
+    with pytest.raises(UserError, match=f"both write an array '{name}': rename the array"):
         encode(typed(settings()), tmp_path)
     assert not encoded(tmp_path).exists()
 

@@ -193,7 +193,7 @@ def test_rows_of_another_config_are_refused(tmp_path, field, value, same):
 def test_a_report_tells_how_far_seeds_are_apart():
     study = Study("seeds", "digits", {f"seed {i}": {"distil.seed": i} for i in range(3)})
     done = [run_of(f"seed {i}", 0, fd) for i, fd in enumerate((0.1, 0.2, 0.3))]
-    assert "median 0.200, the others from 0.50 to 1.50 times that" in format_study(study, done)
+    assert "median 0.200, ranging from 0.50 to 1.50 times the median" in format_study(study, done)
 
 
 SMALL = {

@@ -1,6 +1,6 @@
 """Pictures in the layout of GenEval (Ghosh et al. 2023), whose own scorer reads them.
 
-    NNNNN/metadata.jsonl     what is to be seen: one record of evaluation_metadata.jsonl
+    NNNNN/metadata.jsonl     what should be seen: one record of evaluation_metadata.jsonl
     NNNNN/samples/NNNN.png   pictures of its prompt
 
 Then `python evaluation/evaluate_images.py FOLDER --outfile results.jsonl` in a checkout of
@@ -24,7 +24,7 @@ def read_geneval(path: Path) -> list[dict[str, Any]]:
 
     Raises:
       NotFoundError: there is no such file.
-      UserError: it is empty, or a record is damaged or lacks a field.
+      UserError: it is empty, or a record is damaged or has a field missing.
     """
     records = []
     for where, record in objects(path):
@@ -41,7 +41,7 @@ def read_geneval(path: Path) -> list[dict[str, Any]]:
 
 
 def write_records(out: Path, records: Sequence[dict[str, Any]]) -> None:
-    """Makes the folders of the prompts, each with its record.
+    """Makes a folder for each prompt, with its record.
 
     Raises:
       UserError: a folder or a file cannot be written.
@@ -59,5 +59,5 @@ def write_records(out: Path, records: Sequence[dict[str, Any]]) -> None:
 
 
 def picture_file(prompt: int, number: int) -> Path:
-    """Where picture `number` of a prompt is, both counted from 0, below GenEval's folder."""
+    """The path below GenEval's folder of picture `number` of a prompt, both counted from 0."""
     return Path(f"{prompt:05}", "samples", f"{number:04}.png")

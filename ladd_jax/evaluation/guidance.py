@@ -1,4 +1,4 @@
-"""What guidance does to samples: of the data generator, and of a student that is told the scale."""
+"""Plots metrics over guidance, of the data generator and of a student that is given the scale."""
 
 import itertools
 from collections.abc import Sequence
@@ -13,13 +13,13 @@ _SHOWN = ("alignment", "diversity", "deviation", "fd_real")
 
 
 def guidance_plot(rows: Sequence[Row]) -> bytes | None:
-    """A panel for each metric over the guidance scale, a line for each way of sampling.
+    """A plot with a panel for each metric over the guidance scale, and a line per way of sampling.
 
     Args:
-      rows: all rows; those of all buckets together are shown.
+      rows: all rows, of which those for all buckets together are shown.
 
     Returns:
-      PNG, or None where no student was sampled at several scales.
+      the PNG; None if no student was sampled at several scales.
     """
     lines: dict[str, list[Row]] = {}
     for row in rows:

@@ -1,4 +1,4 @@
-"""How sure a metric is, from the pictures that it was measured on (Efron 1979)."""
+"""Confidence intervals of metrics by the bootstrap over pictures (Efron 1979)."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -21,26 +21,25 @@ def measure_with_intervals(
 ) -> tuple[dict[str, float], dict[str, tuple[float, float]]]:
     """Metrics and their 95% intervals by the bootstrap, given the prompts.
 
-    The intervals tell how metrics would vary with other pictures of the same prompts, and not with
-    other prompts: pictures are drawn with replacement among those of one prompt, since how many a
-    prompt has is chosen. Where some prompt has a single picture, as real ones may, all pictures
-    are drawn from. Samples and reference are drawn in turn while the other set stays, and their
-    variances, each corrected for the few pictures that are drawn from (Rao & Wu 1988), are added.
-    Distances between sets grow when pictures repeat, so an interval takes its width from the
-    resamples and its place from the metric: value +- 1.96 standard deviations.
+    The intervals tell how metrics would vary with other pictures of the same prompts, but not with
+    other prompts: pictures are resampled within each prompt, since the number of pictures of a
+    prompt is not random. If some prompt has a single picture, as real ones may, pictures are drawn
+    from all prompts together. One set, samples or reference, is resampled while the other stays,
+    and the two variances are added, each corrected for the few pictures that it is drawn from (Rao
+    & Wu 1988). Distances between sets grow when pictures repeat, so an interval takes only its
+    width from the resamples, and its centre from the metric: value +- 1.96 standard deviations.
 
     Args:
-      metrics: by name.
-      samples: what is measured, one for each bucket.
-      reference: what they are compared with, in the same buckets; metrics whose `reference` is
-        empty do not look at it.
-      resamples: number of resamples of each set, the same for all metrics; below 2 the intervals
-        have no width.
-      seed: seed of what is drawn.
+      metrics: the metrics, by name.
+      samples: the pictures to measure, one `Seen` for each bucket.
+      reference: the pictures that they are compared with, in the same buckets; metrics whose
+        `reference` is empty ignore it.
+      resamples: number of resamples of each set, shared by all metrics; below 2 the intervals have
+        no width.
+      seed: seed of the resamples.
 
     Returns:
-      The values and the intervals' ends, by name, of the metrics that there is something to measure
-      on.
+      the values and the intervals' ends, by name; metrics without anything to measure are left out.
     """
     found = {name: metric.measure(samples, reference) for name, metric in metrics.items()}
     values = {name: float(value) for name, value in found.items() if value is not None}
@@ -65,7 +64,7 @@ def _variances(
     resamples: int,
     rng: np.random.Generator,
 ) -> dict[str, float]:
-    """Variances of metrics as one of their sets is drawn again and again."""
+    """Variances of metrics when one of the two sets is resampled."""
     if resamples < 2 or not metrics:
         return {}
     strata = [_Strata.of(part) for part in parts]
@@ -78,7 +77,7 @@ def _variances(
             value = measure(metric, drawn)
             if value is not None:
                 found[name].append(float(value))
-    # A single picture has no interval, whatever the correction.
+    # The correction is not defined for a single picture, which has no interval anyway.
     size = max(2.0, float(np.mean(np.concatenate([each.sizes for each in strata]))))
     return {
         name: float(np.var(values, ddof=1)) * size / (size - 1)
@@ -88,10 +87,10 @@ def _variances(
 
 
 class _Strata(NamedTuple):
-    """The places of each prompt's pictures, or of all in one where a prompt has a single one.
+    """The indices of each prompt's pictures, or a single stratum if some prompt has one picture.
 
     Attributes:
-      order: places int `[n]`, those of a stratum one after the other.
+      order: indices int `[n]`, with those of a stratum adjacent.
       starts: where each stratum begins in `order`.
       sizes: number of pictures of each stratum.
     """
@@ -108,6 +107,6 @@ class _Strata(NamedTuple):
         return cls(np.argsort(groups, kind="stable"), np.cumsum(sizes) - sizes, sizes)
 
     def draw(self, rng: np.random.Generator) -> np.ndarray:
-        """As many places of each stratum as it has, with replacement."""
+        """Draws as many indices from each stratum as it has, with replacement."""
         starts, sizes = (np.repeat(each, self.sizes) for each in (self.starts, self.sizes))
         return self.order[starts + rng.integers(0, sizes)]

@@ -1,4 +1,4 @@
-"""A classifier trained on real scans: its features measure distance, its labels agreement."""
+"""A classifier trained on real scans, whose features serve distances and whose labels alignment."""
 
 import functools
 from typing import Any
@@ -22,7 +22,7 @@ class Judge:
 
     def _predict(self, images: np.ndarray, part: int = 512) -> tuple[np.ndarray, np.ndarray]:
         outputs = []
-        # Without images there is one empty part, so that the outputs have their shapes.
+        # With no images there is still one empty part, so that the outputs have the right shapes.
         for start in range(0, max(len(images), 1), part):
             batch = images[start : start + part]
             padded = np.pad(batch, ((0, part - len(batch)), (0, 0), (0, 0), (0, 0)))
@@ -39,7 +39,7 @@ class Judge:
         return np.argmax(self._predict(images)[1], axis=1)
 
     def accuracy(self, images: np.ndarray, labels: np.ndarray) -> float:
-        """Share of images `[n, 8, 8, 1]` whose label is the given one of int `[n]`."""
+        """Share of images `[n, 8, 8, 1]` that are classified as the given labels, int `[n]`."""
         return float(np.mean(self.labels(images) == labels))
 
 
@@ -105,13 +105,13 @@ def train_judge(
       labels: int `[n]`, 0 to 9.
       seed: seed of the parameters and the augmentation.
       epochs: number of passes over the images.
-      batch_size: images of an update.
+      batch_size: images in an update.
 
     Returns:
-      The same judge for the same arguments on the same machine.
+      a judge, the same for the same arguments on the same machine.
 
     Raises:
-      UserError: not one label for each image, or fewer images than a batch.
+      UserError: there is not one label for each image, or fewer images than in a batch.
     """
     if len(images) != len(labels) or len(images) < batch_size:
         raise UserError(

@@ -1,4 +1,4 @@
-"""What pages that open offline share: their look, and pictures inside of them."""
+"""What pages that open offline share: their style, and embedded pictures."""
 
 import base64
 import html
@@ -43,7 +43,7 @@ summary { cursor: pointer; }
 .settings td { text-align: left; }
 .numbers { margin: .8rem 0; } .numbers td { white-space: nowrap; }
 """
-"""For light and dark screens."""
+"""The style sheet, for light and dark screens."""
 
 
 def head(title: str) -> list[str]:
@@ -56,13 +56,13 @@ def head(title: str) -> list[str]:
 
 
 def embedded(data: bytes, text: str, width: int | None = None) -> str:
-    """A PNG inside of a page, with what it shows in words, and its width in pixels."""
+    """An image element with an embedded PNG, its alternative text, and its width in pixels."""
     size = f" width={width}" if width else ""
     source = base64.b64encode(data).decode()
     return f'<img{size} alt="{html.escape(text)}" src="data:image/png;base64,{source}">'
 
 
 def plotted(data: bytes, text: str) -> str:
-    """`embedded`, of a plot: at half of its pixels, to be sharp on a dense screen."""
+    """A plot as a figure, shown at half of its pixels so that it is sharp on a dense screen."""
     width = Image.open(io.BytesIO(data)).width // 2
     return f"<figure>{embedded(data, text, width)}</figure>"

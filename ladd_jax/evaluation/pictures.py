@@ -49,7 +49,7 @@ class Grid:
 
 
 def _tile(images: np.ndarray) -> np.ndarray:
-    """`[rows, columns, H, W, C]` to one picture, with a white line between the images."""
+    """Joins `[rows, columns, H, W, C]` into one picture, with white lines between the images."""
     padded = np.pad(images, ((0, 0), (0, 0), (0, 1), (0, 1), (0, 0)), constant_values=1.0)
     rows, columns, h, w, c = padded.shape
     picture = padded.transpose(0, 2, 1, 3, 4).reshape(rows * h, columns * w, c)
@@ -57,7 +57,7 @@ def _tile(images: np.ndarray) -> np.ndarray:
 
 
 def sheet(images: Sequence[np.ndarray], columns: int, side: int = 512) -> np.ndarray:
-    """One picture `[H, W, C]` of many of one shape, row by row, on white.
+    """Arranges many pictures of one shape into one `[H, W, C]`, row by row, on white.
 
     Args:
       images: `[H, W, 1 or 3]` in [-1, 1].
@@ -72,7 +72,7 @@ def sheet(images: Sequence[np.ndarray], columns: int, side: int = 512) -> np.nda
 
 
 def averaged_down(images: np.ndarray, side: int) -> np.ndarray:
-    """Pictures `[n, H, W, C]` whose longest side is `side` or less, by the mean of whole blocks."""
+    """Scales pictures `[n, H, W, C]` down to sides of at most `side`, averaging whole blocks."""
     n, height, width, channels = images.shape
     factor = -(-max(height, width) // side)
     height, width = height // factor, width // factor
@@ -81,7 +81,7 @@ def averaged_down(images: np.ndarray, side: int) -> np.ndarray:
 
 
 def png(image: np.ndarray, scale: int, text: Mapping[str, str] | None = None) -> bytes:
-    """PNG of `[H, W, 1 or 3]` in [-1, 1], each pixel `scale` wide; values outside are clipped.
+    """A PNG of `[H, W, 1 or 3]` in [-1, 1], enlarged by `scale`; values outside are clipped.
 
     `text` becomes the file's metadata.
     """
@@ -122,12 +122,12 @@ _PANELS: dict[str, dict[str, tuple[str, ...]]] = {
 
 
 def curves(stage: str, history: Sequence[Mapping[str, Any]]) -> bytes | None:
-    """PNG with the curves of a stage on a transparent ground, or None if there is nothing to draw.
+    """A transparent PNG with the curves of a stage, or None if there is nothing to draw.
 
     Args:
       stage: a training of a run; for any other name, every metric with `loss` in its name is drawn.
-        Each other `loss/TERM` has a panel, since terms differ in size, and each metric
-        `preview/METRIC/STEPS`, with a line for each number of steps.
+        Any further `loss/TERM` gets a panel of its own, since terms differ in size, and so does
+        each metric `preview/METRIC/STEPS`, with a line for each number of steps.
       history: records with `step` and metrics: a float, or a list with one float for each head.
     """
     names = list(dict.fromkeys(name for record in history for name in record))
@@ -154,7 +154,7 @@ def curves(stage: str, history: Sequence[Mapping[str, Any]]) -> bytes | None:
             axes.plot(*zip(*points, strict=True), color=color, lw=1.4, marker=marker, label=label)
         values = [np.min(record[name]) for record in history for name in found if name in record]
         if all(name.startswith("preview/fd") for name in found) and min(values) > 0:
-            # It falls by orders of magnitude; the order of the lines shows at the end.
+            # The metric falls by orders of magnitude, and the lines only differ at the end.
             axes.set_yscale("log")
         dress(axes, title)
         axes.set_xlabel("step", fontsize=8, color=INK)
@@ -164,7 +164,7 @@ def curves(stage: str, history: Sequence[Mapping[str, Any]]) -> bytes | None:
 
 
 def _of_terms(names: Sequence[str], drawn: Sequence[str]) -> dict[str, list[str]]:
-    """A panel for the loss of each term that is not drawn yet."""
+    """A panel for the loss of each term that has none yet."""
     rest = [name for name in names if name.startswith("loss/") and name not in drawn]
     return {name.removeprefix("loss/").replace("_", " "): [name] for name in rest}
 
@@ -182,14 +182,14 @@ def _of_previews(names: Sequence[str]) -> dict[str, list[str]]:
 
 
 def save_grid_png(path: str | os.PathLike[str], grids: Sequence[Grid]) -> None:
-    """One labelled PNG: a band for each grid, a column for each prompt, equal in all of them.
+    """Writes a labelled PNG with a band for each grid, and the same columns of prompts in all.
 
     Args:
       path: path of the PNG.
       grids: grids of one bucket and the same prompts, from top to bottom.
 
     Raises:
-      UserError: no grid, or grids of different prompts or shapes.
+      UserError: there is no grid, or grids have different prompts or shapes.
     """
     kinds = {(grid.images.shape[2:], tuple(grid.prompts)) for grid in grids}
     if len(kinds) != 1:
@@ -199,7 +199,7 @@ def save_grid_png(path: str | os.PathLike[str], grids: Sequence[Grid]) -> None:
     height, width = sum(map(len, bands)) + gap * (len(bands) - 1), bands[0].shape[1]
     inch = min(6.4 / width, 0.06)
     column = grids[0].images.shape[3] + 1
-    # A letter takes a fifteenth of an inch, a line a seventh.
+    # A letter is about a fifteenth of an inch wide, and a line a seventh high.
     texts = [
         textwrap.fill(prompt, max(int(15 * column * inch), 1), break_long_words=False)
         for prompt in grids[0].prompts
@@ -219,7 +219,7 @@ def save_grid_png(path: str | os.PathLike[str], grids: Sequence[Grid]) -> None:
         place = (-0.1 / inch, (start + end) / 2)
         axes.annotate(grid.title, place, ha="right", va="center", fontsize=9, annotation_clip=False)
         start = end + gap
-    # An image sets the limits to its own extent.
+    # Set last, since drawing an image changes the limits to its own extent.
     axes.set(xlim=(0, width), ylim=(height, 0))
     for i, text in enumerate(texts):
         place = (column * (i + 0.5) - 0.5, -0.08 / inch)
@@ -228,7 +228,7 @@ def save_grid_png(path: str | os.PathLike[str], grids: Sequence[Grid]) -> None:
 
 
 def dress(axes: Any, title: str) -> None:
-    """The look of a panel of a plot, on light and on dark pages."""
+    """Styles a panel of a plot for light and dark pages."""
     axes.set_facecolor("none")
     axes.set_title(title, fontsize=9, color=INK, loc="left")
     axes.tick_params(labelsize=7.5, colors=INK, length=2)
@@ -238,7 +238,7 @@ def dress(axes: Any, title: str) -> None:
 
 
 def legend_below(drawing: Any, lines: Mapping[str, Any]) -> None:
-    """One legend for all panels of a plot, in a row below them: a line for each name."""
+    """Adds one legend for all panels of a plot in a row below them, with the line of each name."""
     drawing.legend(
         lines.values(),
         lines.keys(),
@@ -251,15 +251,15 @@ def legend_below(drawing: Any, lines: Mapping[str, Any]) -> None:
 
 
 def as_png(drawing: Any) -> bytes:
-    """A plot as a PNG, with twice the pixels that it is shown at."""
+    """A plot as a PNG, at twice the resolution that it is shown at."""
     buffer = io.BytesIO()
     drawing.savefig(buffer, format="png", dpi=180)
     return buffer.getvalue()
 
 
 def figure(**options: Any) -> Any:
-    """A figure of matplotlib, which needs no screen."""
-    # matplotlib takes seconds to import, and every command imports this module.
+    """A matplotlib figure that needs no screen."""
+    # Imported here because it takes seconds, and every command imports this module.
     from matplotlib.figure import Figure
 
     return Figure(**options)

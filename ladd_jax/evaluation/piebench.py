@@ -1,12 +1,13 @@
 """Edits in the layout of PIE-Bench (Ju et al. 2023), whose own scorer reads them.
 
-    mapping_file.json                 what is to be edited, and how: one object for each picture
+    mapping_file.json                 which pictures to edit, and how: one object for each
     annotation_images/IMAGE_PATH      the pictures, beside that file
     OUT/annotation_images/IMAGE_PATH  a method's edits of them
 
 Then, in a checkout of cure-lab/PnPInversion whose `evaluation/evaluate.py` names the second folder
-in its table of methods as NAME, `python evaluation/evaluate.py --tgt_methods NAME` measures how
-structure and background stay and whether the edit fits its prompt. Pictures have 512 x 512 pixels.
+as NAME in its table of methods, `python evaluation/evaluate.py --tgt_methods NAME` measures how
+well structure and background are kept and whether the edit fits its prompt. Pictures have
+512 x 512 pixels.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,16 +21,16 @@ from ladd_jax.whole_files import read_json
 _PICTURES = "annotation_images"
 
 NEEDED = ("image_path", "editing_instruction")
-"""Fields of an object that an edit is made from; the scorer reads others."""
+"""Fields of an object that an edit is made from; the scorer reads further ones."""
 
 
 class Task(NamedTuple):
     """A picture of the benchmark, and its edit.
 
     Attributes:
-      instruction: what is to be done.
+      instruction: the instruction for the edit.
       image: the picture's file.
-      place: where the scorer looks for the edit, below a method's folder.
+      place: path below a method's folder where the scorer looks for the edit.
     """
 
     instruction: str
@@ -38,12 +39,12 @@ class Task(NamedTuple):
 
 
 def read_piebench(path: Path) -> list[Task]:
-    """What PIE-Bench's `mapping_file.json` asks for, in its order.
+    """The edits that PIE-Bench's `mapping_file.json` asks for, in its order.
 
     Raises:
       NotFoundError: there is no such file, or a picture is not beside it.
-      UserError: it is damaged or empty, or an object lacks a field, leads out of the folder or has
-        the picture of another.
+      UserError: it is damaged or empty, or an object has a field missing, leads out of the folder,
+        or names the same picture as another.
     """
     if not path.is_file():
         raise NotFoundError(f"no file {path}: give PIE-Bench's mapping_file.json")
@@ -62,10 +63,10 @@ def read_piebench(path: Path) -> list[Task]:
 
 
 def make_places(out: Path, tasks: Sequence[Task]) -> Callable[[int, int], Path]:
-    """Makes the folders of edits, and says where each is below `out`, by its task's number.
+    """Makes the folders of edits; returns a function that gives the path of a task's edit.
 
-    Files have the names of the benchmark's, whatever ends these have; what is in them is PNG, which
-    the scorer sees from their content.
+    Files have the benchmark's names, including their suffixes, although they are PNGs; the scorer
+    recognises the format from the content.
 
     Raises:
       UserError: a folder cannot be made.
@@ -90,9 +91,9 @@ def _task(path: Path, key: str, entry: object) -> Task:
     place = Path(_PICTURES, entry["image_path"])
     if ".." in place.parts or Path(entry["image_path"]).is_absolute():
         raise UserError(
-            f"{where} names {entry['image_path']!r} outside of its folder: name it inside"
+            f"{where} names {entry['image_path']!r}, outside its folder: name a file inside"
         )
     image = path.parent / place
     if not image.is_file():
-        raise NotFoundError(f"{where} names {image}, which is not there: put PIE-Bench's there")
+        raise NotFoundError(f"{where} names {image}, which is not there: get it from PIE-Bench")
     return Task(check_prompt(entry["editing_instruction"], where), image, place)

@@ -34,7 +34,7 @@ def _metrics(rows: Sequence[Row]) -> str:
         kinds = [row.model] + ["first"] * (row.bucket != bucket)
         parts.append(f'<tr class="{html.escape(" ".join(kinds))}">')
         for i, text in enumerate(cells(rows, row)):
-            # The name of a bucket is shown once, at its first row.
+            # The name of a bucket is only shown in its first row.
             shown = "" if i == 0 and row.bucket == bucket else html.escape(text)
             kind = name if i < 2 else " class=ratio" if columns[i].startswith("/") else ""
             parts.append(f"<td{kind}>{shown}</td>")
@@ -57,13 +57,13 @@ def _to(bar: Bar) -> str:
 
 
 def _bar(bar: Bar, value: float) -> str:
-    """A value, whether it is within its limits, and, for a ratio with an upper one, a track."""
+    """A value, marked if it is within its limits, with a track if it is a ratio with a maximum."""
     text = f"{'✓' if bar.met(value) else '✗'} " + (
         f"{value:+.3f}" if bar.difference else f"{value:.2f}x"
     )
     if bar.high is None or bar.low is not None:
         return text
-    # The limit is at two thirds of every track, so that all the ticks are in line.
+    # The limit is at two thirds of every track, so that all ticks line up.
     share = min(value / bar.high / 1.5, 1)
     return (
         f'{text}<div class=track><div class="fill{"" if bar.met(value) else " missed"}" '
@@ -115,7 +115,7 @@ def _samples(grids: Sequence[Grid]) -> str:
 
 
 def _strip(previews: Sequence[Preview]) -> str:
-    """For each bucket a row for each number of steps, a column for each step of the training."""
+    """Tables, one per bucket, with a row per number of steps and a column per training step."""
     parts = []
     buckets = {preview.bucket for preview in previews}
     for bucket in sorted(buckets, key=lambda name: [int(side) for side in name.split("x")]):
@@ -152,13 +152,13 @@ def write_report(
 
     Args:
       path: path of the file.
-      rows: rows in the order of the table, those of one bucket together.
+      rows: rows in the order of the table, with those of one bucket adjacent.
       grids: grids, shown side by side within a bucket, in this order.
       histories: records of each stage, each with `step` and metrics.
-      settings: names and values worth knowing about the run.
+      settings: names and values of the settings to list.
       notes: paragraphs below the introduction.
-      previews: what the student made while it trained.
-      method: how it was distilled.
+      previews: pictures that the student made during training.
+      method: method that it was distilled by.
 
     Raises:
       UserError: the grids of one bucket show different prompts.
@@ -174,7 +174,7 @@ def write_report(
     if bars:
         page += [
             "<h2>Student against its limits</h2>",
-            "<p class=soft>Each limit is beside the same number of another model in the same "
+            "<p class=soft>Each limit is relative to the same metric of another model in the same "
             "bucket.</p>",
             bars,
         ]
@@ -184,23 +184,24 @@ def write_report(
         for name, metric in METRICS.items()
         if any(name in row.values for row in rows)
     ]
-    page.append("The grey ratios are to other rows of the bucket. ")
+    page.append("The grey ratios are relative to other rows of the bucket. ")
     if any(row.intervals and row.seeds == 1 for row in rows):
         page.append(
-            "Intervals of 95% are given the prompts: they tell how numbers would vary with other "
-            "pictures of the same prompts."
+            "Intervals of 95% tell how numbers would vary with other pictures of the same prompts, "
+            "but not with other prompts."
         )
     page.append("</p>")
     told = guidance_plot(rows)
     if told:
-        page += ["<h2>The student told the guidance</h2>", plotted(told, "metrics over guidance")]
+        page += ["<h2>The student over guidance</h2>", plotted(told, "metrics over guidance")]
     if grids:
         page.append("<h2>Samples of the same prompts</h2>")
         page.append(_samples(grids))
     if previews:
         page += [
-            "<h2>The student while it trained</h2>",
-            "<p class=soft>The same noise at every step: a row of a picture is one prompt.</p>",
+            "<h2>The student during training</h2>",
+            "<p class=soft>Noise is the same at every step; each row of a picture is one prompt."
+            "</p>",
             _strip(previews),
         ]
     if histories:

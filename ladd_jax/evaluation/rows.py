@@ -33,13 +33,13 @@ class Row:
 
     Attributes:
       model: one of `MODELS`.
-      steps: evaluations of the network in a sample; 0 for real pictures.
-      guidance: scale of classifier-free guidance, or the one that a student is told; 1 for none.
-      bucket: rows x columns, or `all`.
-      values: by the names of `METRICS`.
-      intervals: the ends of their 95% intervals: over the pictures of one run, or over the seeds
+      steps: evaluations of the network per sample; 0 for real pictures.
+      guidance: scale of classifier-free guidance, or the one given to a student; 1 for none.
+      bucket: rows x columns of the bucket, or `all`.
+      values: values of the metrics, by the names in `METRICS`.
+      intervals: ends of the values' 95% intervals, over the pictures of one run, or over the seeds
         of several.
-      seeds: number of runs that the values are means of.
+      seeds: number of runs that the values are means over.
     """
 
     model: str
@@ -52,10 +52,10 @@ class Row:
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> "Row":
-        """The inverse of `dataclasses.asdict`, after JSON or without it.
+        """The inverse of `dataclasses.asdict`, whether or not the dict went through JSON.
 
         Raises:
-          UserError: a field is missing, is unknown, or is of another type.
+          UserError: a field is missing, is unknown, or has another type.
         """
         other = sorted(data.keys() - _FIELDS.keys())
         if other:
@@ -95,17 +95,17 @@ _FIELDS: dict[str, Callable[[Any], bool]] = {
     "intervals": _are_intervals,
     "seeds": _is_count,
 }
-"""What the fields of a row may be in JSON."""
+"""Checks of the fields of a row in JSON."""
 
 
 def aggregate(runs: Sequence[Sequence[Row]]) -> list[Row]:
-    """Means over single-seed runs of the same rows, in their order, with Student's t intervals.
+    """Means over runs of one seed each with the same rows, in order, with Student's t intervals.
 
-    A row has the metrics that it has in every run: what real pictures happen to allow, such as two
-    of one prompt, may differ between seeds.
+    A row keeps the metrics that it has in every run. They can differ between seeds, since some
+    metrics depend on which real pictures there are, for example two of one prompt.
 
     Raises:
-      UserError: the runs have different rows, or a row twice.
+      UserError: the runs have different rows, or one has a row twice.
     """
     groups: dict[tuple[Any, ...], list[Row]] = collections.defaultdict(list)
     for rows in runs:
@@ -140,7 +140,7 @@ def mean_and_interval(values: Sequence[float]) -> tuple[float, tuple[float, floa
 
 
 def check_finite(rows: Sequence[Row]) -> None:
-    """Raises NotFiniteError where a number is not finite, which JSON cannot hold."""
+    """Raises NotFiniteError if a number is not finite, since JSON cannot hold it."""
     broken = [
         f"{row.model} {row.steps} {row.bucket}"
         for row in rows
@@ -151,7 +151,7 @@ def check_finite(rows: Sequence[Row]) -> None:
 
 
 def write_metrics(path: str | os.PathLike[str], rows: Sequence[Row], **extra: Any) -> None:
-    """Writes `{"rows": [...], ...}` as JSON, whole or not at all.
+    """Writes `{"rows": [...], ...}` as JSON, complete or not at all.
 
     Args:
       path: path of the file.
@@ -167,10 +167,10 @@ def write_metrics(path: str | os.PathLike[str], rows: Sequence[Row], **extra: An
 
 
 def read_metrics(path: Path) -> tuple[list[Row], dict[str, Any]]:
-    """What `write_metrics` wrote: the rows, and the further fields.
+    """The rows and the further fields that `write_metrics` wrote.
 
     Raises:
-      DamagedError: the file is damaged, or holds other than rows.
+      DamagedError: the file is damaged, or does not hold rows.
     """
     remedy = "remove it to measure again"
     content = read_json(path, remedy)
@@ -180,13 +180,15 @@ def read_metrics(path: Path) -> tuple[list[Row], dict[str, Any]]:
     try:
         found = [Row.from_dict(row) for row in rows]
     except UserError as error:
-        raise DamagedError(f"{path} is damaged (of a row {error}): {remedy}") from error
+        raise DamagedError(f"{path} is damaged (in a row, {error}): {remedy}") from error
     return found, content
 
 
 def find(rows: Sequence[Row], model: str, bucket: str, steps: int | None = None) -> Row | None:
-    """A model's row in a bucket: of these steps, or of the most; of several with different
-    guidance the first, which is the run's own."""
+    """A model's row in a bucket with the given number of steps, by default the largest.
+
+    If there are several with different guidance, it is the first, which has the run's own guidance.
+    """
     found = [
         row
         for row in rows
@@ -200,17 +202,17 @@ def beside(rows: Sequence[Row], row: Row, to: str, steps: int | None = None) -> 
 
     Args:
       rows: all rows.
-      row: one of them.
-      to: the model.
-      steps: number of the other's steps; default: its most, or for `untrained` the row's own.
+      row: one of the rows.
+      to: the other model.
+      steps: number of steps of the other model; default: its largest, or for `untrained` the row's.
     """
     return find(rows, to, row.bucket, row.steps if to == "untrained" else steps)
 
 
 def guidance_note(rows: Sequence[Row]) -> list[str]:
-    """Which guidance of the data generator is closest to real pictures, in a sentence.
+    """A sentence about the data generator's guidance that comes closest to real pictures.
 
-    None where one guidance was tried, or there are no real pictures.
+    The list is empty if only one guidance was tried, or there are no real pictures.
     """
     tried = [
         row
@@ -223,7 +225,7 @@ def guidance_note(rows: Sequence[Row]) -> list[str]:
     scales = sorted(row.guidance for row in tried)
     return [
         f"Of guidance {', '.join(f'{scale:g}' for scale in scales)}, the data generator's samples "
-        f"are closest to real pictures (FD real) at {best.guidance:g}; the run's own is "
+        f"are closest to real pictures (FD real) at {best.guidance:g}; the run's own guidance is "
         f"{tried[0].guidance:g}."
     ]
 
@@ -233,12 +235,12 @@ def ratio(rows: Sequence[Row], row: Row, metric: str, to: str) -> float | None:
 
     Args:
       rows: all rows.
-      row: one of them.
+      row: one of the rows.
       metric: one of `METRICS`.
       to: the other model, see `beside`.
 
     Returns:
-      The ratio, or None where the other value is 0 or is missing.
+      the ratio; None if a value is missing, or the other model's is 0.
     """
     other = beside(rows, row, to)
     if other is None or metric not in row.values or not other.values.get(metric):
@@ -248,17 +250,18 @@ def ratio(rows: Sequence[Row], row: Row, metric: str, to: str) -> float | None:
 
 @dataclasses.dataclass(frozen=True)
 class Bar:
-    """Limits for a metric of the student, beside another model's.
+    """Limits for a metric of the student relative to another model's.
 
     Attributes:
       metric: one of `METRICS`.
       steps: number of the student's steps.
       to: the other model, see `beside`; with `to_steps` the student itself.
-      low: the ratio's lower limit; None for none.
-      high: the ratio's upper limit; None for none.
-      difference: whether the student's value less the other's is limited instead of their ratio.
-        It is meant for shares: values beyond 1 are scores, and are not held against it.
-      to_steps: number of the other's steps; default: see `beside`.
+      low: lower limit of the ratio; None for none.
+      high: upper limit of the ratio; None for none.
+      difference: whether the limits are for the difference of the student's value and the other's
+        instead of their ratio. This is meant for shares: values beyond 1 are scores, for which
+        such a limit is not checked.
+      to_steps: number of steps of the other model; default: see `beside`.
     """
 
     metric: str
@@ -288,7 +291,7 @@ BARS = (
     *(Bar("fd", steps, "untrained", high=0.12) for steps in (1, 2, 4)),
     Bar("fd", 1, "generator", high=5.0),
     Bar("fd", 4, "generator", high=3.0),
-    # More steps, better pictures.
+    # More steps must give better pictures.
     Bar("fd", 2, "student", high=1.0, to_steps=1),
     Bar("fd", 4, "student", high=1.0, to_steps=2),
     Bar("fd_real", 4, "teacher", high=1.1),
@@ -296,11 +299,11 @@ BARS = (
     Bar("diversity", 4, "generator", low=0.9, high=1.1),
     Bar("deviation", 4, "generator", low=0.97, high=1.03),
 )
-"""The limits for a distilled student, in every bucket."""
+"""The limits for a student that makes pictures from text, in every bucket."""
 
 
 def _beside_teacher(*errors: str) -> tuple[Bar, ...]:
-    """Limits of errors and of alignment beside the teacher's at the most steps."""
+    """Limits of errors and of alignment relative to the teacher's with the most steps."""
     return tuple(
         bar
         for steps, most in ((4, 1.1), (1, 1.3))
@@ -312,25 +315,27 @@ def _beside_teacher(*errors: str) -> tuple[Bar, ...]:
 
 
 FILLING_BARS = _beside_teacher("masked_error", "masked_distance")
-"""Those for one that fills holes, of which the untrained one fills many, too."""
+"""The limits for a student that fills holes. It is not compared with the untrained one, which can
+fill many holes too."""
 
 EDITING_BARS = _beside_teacher("edit_error")
-"""Those for one that edits, of whose pictures most is as it was whatever it does."""
+"""The limits for a student that edits. Most of an edited picture stays as it was in any case, so
+distances between distributions say little."""
 
 OWN_METRICS = {"inpaint": ("masked_error", "masked_distance"), "edit": ("edit_error",)}
-"""By `data.joined` the metrics that runs of a kind always measure, and no others have: the first
-tells which limits their rows have."""
+"""The metrics that only runs of a kind, by `data.joined`, have, and always measure. The first of
+them in rows tells which limits apply."""
 
 
 def bars_of(rows: Sequence[Row]) -> Sequence[Bar]:
-    """The limits for what the rows are of."""
+    """The limits that apply to the kind of run that the rows are from."""
     found = {name for row in rows for name in row.values}
     bars = {"inpaint": FILLING_BARS, "edit": EDITING_BARS}
     return next((bars[kind] for kind, own in OWN_METRICS.items() if own[0] in found), BARS)
 
 
 def acceptance(rows: Sequence[Row]) -> list[tuple[str, Bar, float]]:
-    """Bucket, bar and the value reached, for every bar that the rows have numbers for."""
+    """The (bucket, bar, value reached) of every bar that the rows have numbers for."""
     reached, bars = [], bars_of(rows)
     for bucket in dict.fromkeys(row.bucket for row in rows):
         for bar in bars:
@@ -347,7 +352,7 @@ def acceptance(rows: Sequence[Row]) -> list[tuple[str, Bar, float]]:
 
 
 def in_order(rows: Sequence[Row]) -> list[Row]:
-    """Rows by bucket, as they appear; in each by model, as in `MODELS`, and steps."""
+    """Rows sorted by bucket in order of appearance, then by model as in `MODELS`, then by steps."""
     buckets = list(dict.fromkeys(row.bucket for row in rows))
     return sorted(
         rows, key=lambda row: (buckets.index(row.bucket), MODELS.index(row.model), row.steps)
@@ -355,7 +360,7 @@ def in_order(rows: Sequence[Row]) -> list[Row]:
 
 
 def headings(rows: Sequence[Row]) -> list[str]:
-    """Columns of the table of rows; those that begin with / are ratios of the values before."""
+    """The columns of the table of rows; a heading with / is a ratio of the value before it."""
     columns = ["bucket", "model", "steps", "guidance"]
     for name in _metrics(rows):
         columns += [METRICS[name].heading, *METRICS[name].ratios]
@@ -363,7 +368,7 @@ def headings(rows: Sequence[Row]) -> list[str]:
 
 
 def cells(rows: Sequence[Row], row: Row) -> list[str]:
-    """The text of a row of the table, one for each of `headings`."""
+    """The texts of a row of the table, one for each of `headings`."""
     # Real pictures and folders have neither steps nor guidance.
     texts = [row.bucket, row.model, *([str(row.steps), f"{row.guidance:g}"] * bool(row.steps))]
     texts += [""] * (4 - len(texts))
@@ -383,7 +388,7 @@ def cells(rows: Sequence[Row], row: Row) -> list[str]:
 
 
 def _decimals(value: float) -> int:
-    """Decimals that three significant digits take, at most 9."""
+    """Number of decimals to show three significant digits, at most 9."""
     if not value or not math.isfinite(value):
         return 2
     return min(max(2 - math.floor(math.log10(abs(value))), 0), 9)
@@ -399,11 +404,11 @@ def format_table(rows: Sequence[Row]) -> str:
 
 
 def aligned(lines: Sequence[Sequence[str]], names: int = 0) -> str:
-    """A table as text: columns end in line, and the first `names` of them begin in line.
+    """A table as text, with columns aligned right, except for the first `names`, aligned left.
 
     Args:
       lines: the headings, then the rows.
-      names: how many columns are names.
+      names: number of columns with names.
     """
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     text = [

@@ -1,8 +1,7 @@
-"""Finds the scans in a scene: where ink stands out of the background, cut into parts of a digit's
-size.
+"""Finds the scans in a scene: ink that stands out from the background, in parts of a digit's size.
 
-A picture of the data has one connected part for each scan. A network's sample may be soft, broken
-or grown together, so parts that fit into one scan are joined and larger ones are cut.
+In a picture of the data each scan is one connected part. In a network's sample scans may be soft,
+broken or grown together, so parts that fit into one scan are joined, and larger ones are cut.
 """
 
 import dataclasses
@@ -13,19 +12,19 @@ from scipy import ndimage
 from ladd_jax.data.scenes import COLOURS, SIDE
 
 MOST = 6
-"""Scans that are read of one picture, at most: those with the most ink."""
+"""Most scans that are read in one picture; those with the most ink are kept."""
 
-# Ink of a pixel that belongs to a part, of a part worth joining, and of a whole scan: the lightest
-# real one has 13.
+# Least ink of a pixel in a part, of a part worth joining, and of a whole scan. The lightest real
+# scan has 13.
 _PIXEL, _CRUMB, _LEAST = 0.25, 1.0, 6.0
 
-# Rows or columns of a part above which it is cut: a soft scan is larger than a sharp one.
+# Most rows or columns of a part that is not cut; a soft scan is larger than a sharp one.
 _LARGEST = SIDE + 2
 
-# Neighbours of a pixel in its own picture, the corners too.
+# Neighbours of a pixel, including diagonal ones, but only in its own picture.
 _NEIGHBOURS = np.stack([np.zeros((3, 3)), np.ones((3, 3)), np.zeros((3, 3))])
 
-# A colour with less chroma than this is grey; those of the data have .5 and more.
+# A colour with less chroma than this is grey; the colours of the data have 0.5 or more.
 _GREY = 0.2
 
 
@@ -76,7 +75,7 @@ class Scene:
 
 @dataclasses.dataclass(frozen=True)
 class _Part:
-    """Pixels `[m, 2]` of a picture with their ink and nearest hues `[m]`."""
+    """Pixels `[m, 2]` of a picture, with the ink and the nearest hue of each, `[m]`."""
 
     pixels: np.ndarray
     ink: np.ndarray
@@ -102,13 +101,12 @@ def find(images: np.ndarray) -> list[Scene]:
     """The scans of each picture.
 
     Args:
-      images: float `[n, H, W, 3]`; values outside of [-1, 1] are clipped, and those that are no
-        numbers are black.
+      images: float `[n, H, W, 3]`; values outside [-1, 1] are clipped, and NaNs count as black.
     """
     colours = (np.clip(np.nan_to_num(images, nan=-1.0), -1, 1).astype(np.float64) + 1) / 2
     # All colours have a largest channel of 1, so the largest channel alone tells how much ink.
     values = colours.max(axis=-1)
-    # Scans leave more than half of a picture free.
+    # The median is the background, since scans leave more than half of a picture free.
     levels = np.median(values, axis=(1, 2))
     room = np.maximum(1 - levels, 0.5)[:, None, None]
     ink = np.clip((values - levels[:, None, None]) / room, 0, 1)
@@ -129,7 +127,7 @@ def find(images: np.ndarray) -> list[Scene]:
 
 
 def _cut(part: _Part) -> list[_Part]:
-    """Parts of a scan's size: by hue where there are several, else where there is least ink."""
+    """Cuts a part to a scan's size: by hue if there are several, else where there is least ink."""
     if part.size.max() <= _LARGEST:
         return [part]
     masses = np.bincount(part.hues, part.ink)
@@ -146,7 +144,7 @@ def _cut(part: _Part) -> list[_Part]:
 
 
 def _join(parts: list[_Part]) -> list[_Part]:
-    """Parts of one hue that fit into one scan become one."""
+    """Joins parts of one hue that together fit into one scan."""
     whole: list[_Part] = []
     for part in sorted(parts, key=lambda part: -part.mass):
         for n, other in enumerate(whole):
@@ -178,7 +176,7 @@ def _scans(
         low, high = part.pixels.min(axis=0), part.pixels.max(axis=0)
         row, column = (low + high - SIDE + 1) // 2 + SIDE
         window = np.pad(others, SIDE)[row : row + SIDE, column : column + SIDE]
-        # Least squares of `ground + ink * (colour - ground)`.
+        # The least-squares fit of `ground + ink * (colour - ground)`.
         mixed = part.ink @ (colours[i, j] - ground) / np.sum(part.ink**2)
         center = (low + high) / 2
         scans.append(

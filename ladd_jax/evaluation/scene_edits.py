@@ -1,7 +1,7 @@
-"""Reads edits of scenes: whether a picture shows what an instruction makes of its source.
+"""Reads edits of scenes: whether a picture shows its source edited as instructed.
 
-The source is read as the picture is, by rule and by one classifier of single scans. It need not be
-right: it is enough that a scan is taken for the same digit in both.
+The source is read like the picture, by rules and a classifier of single scans. The classifier need
+not be right, as long as it takes a scan for the same digit in both.
 """
 
 import itertools
@@ -17,8 +17,8 @@ from ladd_jax.evaluation.scenes import Reader
 MEASURES = ("followed", "unchanged", "all")
 """What `agreement` tells of a picture."""
 
-# Pixels that a scan's centre may be away from its place, and of each channel of the background, in
-# [0, 1], how far it may be from the source's.
+# Tolerances: of the place of a scan's centre, in pixels, and of each channel of the background, in
+# [0, 1], relative to the source.
 _NEAR, _SAME_GROUND = 2.0, 0.1
 
 # A scan as it is read: its digit, the name of its colour, and its centre.
@@ -28,25 +28,26 @@ _Read = tuple[int, str | None, tuple[float, float]]
 def agreement(
     reader: Reader, images: np.ndarray, instructions: Sequence[str], sources: np.ndarray
 ) -> dict[str, np.ndarray]:
-    """Which pictures are what their instructions make of their sources.
+    """Which pictures are their sources edited as instructed.
 
-    - `followed`: the scan that is meant has its new colour or place, with its old digit and all
-      else, or is gone.
+    - `followed`: the scan that is meant has its new colour or place and is otherwise as before, or
+      is gone.
     - `unchanged`: every other scan has the digit, the colour and the place that it had, there is no
-      further one, and the background is the same.
+      additional scan, and the background is the same.
     - `all`: both.
 
     Args:
-      reader: reads the scans.
+      reader: reader of the scans.
       images: float32 `[n, H, W, 3]` in [-1, 1].
-      instructions: of edits, one for each picture.
-      sources: the pictures that were edited, as `images`.
+      instructions: the instruction for each picture.
+      sources: the pictures that were edited, in the form of `images`.
 
     Returns:
       bool `[n]` for each of `MEASURES`.
 
     Raises:
-      UserError: not one instruction and one source for each picture, or a text that is none.
+      UserError: there is not one instruction and one source for each picture, or a text is not an
+        instruction.
     """
     if {len(instructions), len(sources)} != {len(images)}:
         raise UserError(
@@ -85,7 +86,7 @@ def _compare(found: list[_Read], before: list[_Read], edit: Edit) -> tuple[bool,
     )
     kept = all(best)
     if wanted is None:
-        # What is left where it was is the scan that was to go.
+        # A scan found near its place is the one that should be gone.
         followed = not any(_is_near(scan, meant) for scan in found)
         return followed, kept and len(found) == len(others) + (not followed)
     followed = any(_is_same(scan, wanted) for scan in found)
@@ -93,7 +94,7 @@ def _compare(found: list[_Read], before: list[_Read], edit: Edit) -> tuple[bool,
 
 
 def _edited(scan: _Read, edit: Edit) -> _Read | None:
-    """The scan after the edit; None where it is gone."""
+    """The scan after the edit; None if it should be gone."""
     digit, colour, (row, column) = scan
     if edit.kind == REMOVE:
         return None
@@ -105,7 +106,7 @@ def _edited(scan: _Read, edit: Edit) -> _Read | None:
 
 
 def _fit(scan: _Read, edit: Edit) -> int:
-    """How many of digit and colour the scan has as the words say."""
+    """How many of digit and colour match the words of the instruction."""
     return (edit.item.digit in (None, scan[0])) + (edit.item.colour in (None, scan[1]))
 
 

@@ -1,7 +1,7 @@
 """Reads scenes: which of count, digits, colours and relation agree with the prompt.
 
-Alignment in the manner of GenEval (Ghosh et al. 2023), but exact: scans are found by rule, a colour
-is the nearest hue, a digit is what a classifier of single scans reads.
+This is alignment in the manner of GenEval (Ghosh et al. 2023), but without a detector: scans are
+found by rules, a colour is the nearest hue, and a classifier of single scans reads the digits.
 """
 
 import itertools
@@ -19,11 +19,11 @@ from ladd_jax.evaluation.scans import Scan, Scene, find
 MEASURES = ("count", "digits", "colours", "relation", "all")
 """What `Reader.agreement` tells of a picture."""
 
-# A relation holds when the centres of two scans are this many pixels apart along its axis, and not
-# further across.
+# A relation holds if the centres of two scans are at least this many pixels apart along its axis,
+# and at most that far apart across it.
 _APART = SIDE // 2
 
-# Scans that features tell of, and dimensions of a scan's shape.
+# Number of scans in the features, and of dimensions of a scan's shape.
 _SCANS, _SHAPE = 3, 12
 
 # Weights that give colour, place and the background about as much variance over the data as the
@@ -44,7 +44,7 @@ class Reader:
     """
 
     def __init__(self, judge: Judge, scans: np.ndarray):
-        """A judge of scans, and the scans float32 `[n, 8, 8, 1]` whose shapes span the features."""
+        """Takes a judge, and the scans float32 `[n, 8, 8, 1]` whose shapes span the features."""
         self.judge = judge
         features = judge.features(scans)
         self._center = features.mean(axis=0)
@@ -57,20 +57,20 @@ class Reader:
 
         - `count`: as many scans as the prompt names.
         - `digits`, `colours`: each one named is there, as often as it is named.
-        - `relation`: the scans that fit the prompt's items best stand as it says; True where it
-          says nothing.
+        - `relation`: the scans that best fit the prompt's items are placed as it says; True if it
+          names no relation.
         - `all`: the right count, and each item has a scan of its own with its digit and colour,
           placed as the prompt says.
 
         Args:
           images: float32 `[n, H, W, 3]` in [-1, 1].
-          prompts: of scenes, one for each picture.
+          prompts: the prompt of each picture, which must be of a scene.
 
         Returns:
           bool `[n]` for each of `MEASURES`.
 
         Raises:
-          UserError: not one prompt for each picture, or one that is not of a scene.
+          UserError: there is not one prompt for each picture, or one is not of a scene.
         """
         if len(images) != len(prompts):
             raise UserError(
@@ -83,26 +83,31 @@ class Reader:
         return dict(zip(MEASURES, values.T, strict=True))
 
     def read(self, images: np.ndarray) -> list[tuple[list[tuple[int, Scan]], np.ndarray]]:
-        """What each of the pictures `[n, H, W, 3]` shows: its scans, each with the digit that it is
-        taken for, and the colour of its background `[3]` in [0, 1]."""
+        """Reads each of the pictures `[n, H, W, 3]`.
+
+        Returns:
+          for each picture its scans, each with the digit that it is taken for, and the colour of
+          its background, `[3]` in [0, 1].
+        """
         scenes = find(images)
         digits = iter(self.judge.labels(_inks(scenes)))
         return [([(next(digits), s) for s in scene.scans], scene.ground) for scene in scenes]
 
     def features(self, images: np.ndarray) -> np.ndarray:
-        """Features for a distance between sets of pictures, of one width for every bucket.
+        """Features for distances between sets of pictures, of the same width for every bucket.
 
         For each of the first three scans from the upper left, zeros where there are fewer:
 
         - 1: it is there
-        - 12: its shape, main components of the judge's features; total variance 1 over the data
+        - 12: its shape, as principal components of the judge's features, with a total variance of 1
+          over the data
         - 3: its colour at full ink
         - 2: its place, as a share of the canvas
 
         and of the picture: its background's colour (3), mean (3) and standard deviation (3) of the
-        channels, the count of scans (1), and how far the values leave [-1, 1] on average (1).
+        channels, the number of scans (1), and how far values exceed [-1, 1] on average (1).
 
-        All are bounded, so that one strange picture does not rule a distance.
+        All are bounded, so that one strange picture cannot dominate a distance.
 
         Args:
           images: float32 `[n, H, W, 3]` in [-1, 1].
@@ -135,13 +140,13 @@ class Reader:
 
 
 def train_reader(scans: Digits, seed: int = 0, epochs: int = 40) -> Reader:
-    """A reader whose classifier has learnt the given scans as `find` yields them.
+    """A reader whose classifier was trained on the given scans as `find` yields them.
 
     Returns:
-      The same reader for the same arguments on the same machine.
+      the reader, the same for the same arguments on the same machine.
 
     Raises:
-      UserError: fewer scans than a batch of the classifier.
+      UserError: there are fewer scans than in a batch of the classifier.
     """
     margin = ((0, 0), (SIDE, SIDE), (SIDE, SIDE), (0, 0))
     pictures = np.pad(scans.images, margin, constant_values=-1.0)
@@ -158,7 +163,7 @@ def _inks(scenes: Sequence[Scene]) -> np.ndarray:
 
 
 def _compare(found: list[tuple[int, Scan]], wanted: Wanted) -> tuple[bool, ...]:
-    """`MEASURES` of one picture, of the digits and scans found in it."""
+    """`MEASURES` of one picture, from the digits and scans found in it."""
     items = wanted.items
     count = len(found) == len(items)
     digits = _among([item.digit for item in items], [digit for digit, _ in found])
@@ -179,7 +184,7 @@ def _among(named: Sequence[Hashable], found: Sequence[Hashable]) -> bool:
 
 
 def _fit(item: Item, digit: int, scan: Scan) -> int:
-    """How many of digit and colour the scan has as the item says."""
+    """How many of digit and colour match the item."""
     return (item.digit in (None, digit)) + (item.colour in (None, scan.colour_name))
 
 

@@ -1,4 +1,4 @@
-"""Pictures as an extractor sees them: what metrics are measured on.
+"""Pictures together with an extractor's output, which metrics are measured on.
 
 n pictures, P parts of a picture, F features of a part.
 """
@@ -14,22 +14,22 @@ GRID = 32
 """Rows and columns of the pixels that stand for a large picture where contrast is measured."""
 
 
-# Compared by identity, as arrays are.
+# eq=False compares by identity, since arrays have no plain equality.
 @dataclasses.dataclass(frozen=True, eq=False)
 class Seen:
-    """Pictures of one model in one bucket, with what an extractor makes of them.
+    """Pictures of one model in one bucket, with an extractor's output.
 
     Attributes:
-      images: float32 `[n, H, W, C]`, in [-1, 1] but for what a network draws beyond; None in a
-        resample for metrics that look at features alone.
-      prompts: of each picture, str `[n]`.
+      images: float32 `[n, H, W, C]`, in [-1, 1] except where a network exceeds the range; None in a
+        resample for metrics that only look at features.
+      prompts: prompt of each picture, str `[n]`.
       features: float64 `[n, P, F]`; most extractors see a picture as one part.
-      alignment: how well each picture fits its prompt, float64 `[n]`; None where nothing tells.
-      identity: int `[n]`, the same for copies of one picture.
-      errors: of edits and of pictures that were completed what each is off, float64 `[n]`, by name:
-        for edits see `metrics.edits.errors`; else mean squares in the hole (`masked`) and around it
-        before known pixels were put back (`known`), and the `distance` of features to those of the
-        pictures themselves. Empty for others.
+      alignment: how well each picture fits its prompt, float64 `[n]`; None if that is unknown.
+      identity: int `[n]`, equal for copies of one picture.
+      errors: errors of each edit or completed picture, float64 `[n]`, by name. For edits see
+        `metrics.edits.errors`. For completed pictures they are mean squares in the hole (`masked`)
+        and, before known pixels were put back, around it (`known`), and the `distance` of features
+        to those of the original. Empty for others.
     """
 
     images: np.ndarray | None
@@ -48,9 +48,9 @@ class Seen:
             )
 
     def take(self, index: np.ndarray, pixels: bool = True) -> "Seen":
-        """Some of the pictures, by number, a picture more than once where it is named so.
+        """Some of the pictures, by index, which may contain repeats.
 
-        Without `pixels` there are no images, of which large ones take long to copy.
+        Without `pixels` images are left out, since large ones take long to copy.
         """
         alignment = None if self.alignment is None else self.alignment[index]
         return Seen(
@@ -66,8 +66,8 @@ class Seen:
 def joint(parts: Sequence[Seen]) -> np.ndarray:
     """The features of several buckets as samples of one distribution, float64 `[N, D]`.
 
-    A picture is one sample of the joint distribution of its parts. Where buckets have different
-    numbers of parts they only share the parts themselves, which are the samples then.
+    A picture is one sample of the joint distribution of its parts. If buckets have different
+    numbers of parts, these distributions cannot be compared, and each part is a sample instead.
     """
     if len({part.features.shape[1] for part in parts}) == 1:
         return np.concatenate([part.features.reshape(len(part.features), -1) for part in parts])
@@ -75,10 +75,10 @@ def joint(parts: Sequence[Seen]) -> np.ndarray:
 
 
 def grid_of_pixels(images: np.ndarray) -> np.ndarray:
-    """Evenly spaced pixels, which have the same distribution of values as all.
+    """Evenly spaced pixels, whose values are distributed like those of all pixels.
 
     Args:
-      images: `[n, H, W, C]` of any sides.
+      images: `[n, H, W, C]` of any size.
 
     Returns:
       `[n, GRID, GRID, C]`.
@@ -88,14 +88,14 @@ def grid_of_pixels(images: np.ndarray) -> np.ndarray:
 
 
 def in_shares_of(parts: Sequence[Seen], others: Sequence[Seen], seed: int) -> list[Seen]:
-    """The pictures of several buckets, or some, so that buckets have the shares of another set.
+    """Pictures of several buckets, thinned so that buckets have the same shares as in another set.
 
-    Distances between mixtures would else be distances between shares of buckets.
+    Otherwise distances between the mixtures would mostly measure how their shares differ.
 
     Args:
-      parts: one for each bucket.
+      parts: pictures of each bucket.
       others: the other set, in the same buckets.
-      seed: of the draw without replacement in buckets that have more than their share.
+      seed: seed of the draw, without replacement, from buckets that exceed their share.
     """
     ratio = min(
         len(part.prompts) / len(other.prompts) for part, other in zip(parts, others, strict=True)

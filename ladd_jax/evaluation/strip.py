@@ -1,4 +1,4 @@
-"""Pictures of a student from while it trained: a PNG for each step, number of steps and bucket."""
+"""Previews of a student in training: a PNG for each training step, number of steps and bucket."""
 
 import re
 from pathlib import Path
@@ -14,13 +14,13 @@ _SIDE = 180
 
 
 class Preview(NamedTuple):
-    """What a student made at a step of its training.
+    """Samples of a student at a step of its training.
 
     Attributes:
       step: step of the training.
-      steps: sampling steps.
-      bucket: rows x columns.
-      png: the picture, samples of a prompt in a row.
+      steps: number of sampling steps.
+      bucket: rows x columns of the bucket.
+      png: the picture, with the samples of a prompt in a row.
     """
 
     step: int
@@ -30,13 +30,13 @@ class Preview(NamedTuple):
 
 
 def save_preview(folder: Path, step: int, steps: int, bucket: str, picture: np.ndarray) -> None:
-    """Writes a PNG, whole; small pictures are enlarged.
+    """Writes a PNG atomically; small pictures are enlarged.
 
     Args:
-      folder: where; made if it is not there.
+      folder: folder to write to; it is created if necessary.
       step: step of the training.
-      steps: sampling steps.
-      bucket: rows x columns.
+      steps: number of sampling steps.
+      bucket: rows x columns of the bucket.
       picture: `[H, W, 1 or 3]` in [-1, 1].
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -46,11 +46,11 @@ def save_preview(folder: Path, step: int, steps: int, bucket: str, picture: np.n
 
 
 def read_previews(folder: Path, count: int = 5) -> list[Preview]:
-    """Previews of a few steps, evenly spread, the first and the last among them, in order.
+    """Previews of a few evenly spread training steps, including the first and the last, in order.
 
     Args:
-      folder: where they were saved; there may be none.
-      count: how many steps of the training, at most; 2 or more.
+      folder: folder that they were saved in, which need not exist.
+      count: largest number of training steps, 2 or more.
     """
     found = []
     for path in folder.glob("*.png"):

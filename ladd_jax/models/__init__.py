@@ -1,1 +1,1 @@
-"""Networks. Only this package knows Flax NNX; the rest sees functions of parameter trees."""
+"""Networks. Only this package uses Flax NNX; the rest sees functions of parameter trees."""

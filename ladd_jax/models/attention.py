@@ -1,4 +1,4 @@
-"""Attention over tokens: one function, and a kernel for each kind of device behind it.
+"""Attention over tokens: one function, which chooses a kernel for the kind of device.
 
 B batch, N queries, M keys, K heads, D/K head width.
 """
@@ -17,25 +17,26 @@ from ladd_jax.models.residuals import leave_out, put_back
 from ladd_jax.parallel.mesh import device_kind, on_each_device
 
 ATTENDED = "attended"
-"""Checkpoint name of what attention gave: with q, k and v all that a fused backward pass needs."""
+"""Checkpoint name of the output of attention, which with q, k and v is all that a fused backward
+pass needs."""
 
 LANES = 128
-"""Width of a TPU's vector register: Splash wants lengths of blocks that are multiples of it."""
+"""Width of a TPU's vector register; Splash needs block lengths that are multiples of it."""
 
-# Below as many keys the logits are small, and padding would cost more than they do.
+# With fewer keys the logits are small, and padding would cost more than they do.
 _SPLASH_MINIMUM = 512
 
 # Largest block of queries and of keys. It compiles for v5e, v5p and v6e, forward and backward, with
-# heads up to 128 wide, and pads SD3's 4096 + 333 tokens by 1 per cent.
+# heads up to 128 wide, and pads SD3's 4096 + 333 tokens by only 1 per cent.
 _BLOCK_LIMIT = 896
 
 
 def attention(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
     """Softmax attention without mask, scaled by `1 / sqrt(head width)`.
 
-    TPUs run Splash (Pallas), NVIDIA GPUs from Ampere on cuDNN's flash attention, which has no
-    float32; neither keeps anything of `[B, K, N, M]`. All else takes `softmax_attention`, which
-    keeps the softmax's weights.
+    TPUs run Splash (Pallas), and NVIDIA GPUs from Ampere on run cuDNN's flash attention, which does
+    not support float32. Neither stores an array of `[B, K, N, M]`. All other cases use
+    `softmax_attention`, which stores the softmax's weights.
 
     Args:
       q: `[B, N, K, D/K]` queries.
@@ -45,10 +46,10 @@ def attention(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
     Returns:
       `[B, N, K, D/K]` in the dtype of `q`; logits and softmax are float32.
     """
-    # The kernel is chosen while tracing, by the devices of the mesh in use and not by the backend
-    # of this process: programs for a TPU pod are also compiled on hosts without one. A choice at
-    # lowering (`jax.lax.platform_dependent`) would trace all kernels, keep what the backward pass
-    # of each of them needs, and fail where cuDNN is not installed.
+    # The kernel is chosen while tracing, by the devices of the mesh in use and not by this
+    # process's backend, because programs for a TPU pod are also compiled on hosts without one.
+    # Choosing when lowering (`jax.lax.platform_dependent`) would trace all kernels, keep what the
+    # backward pass of each of them needs, and fail if cuDNN is not installed.
     kind = device_kind()
     width = q.shape[-1]
     if kind.startswith("TPU") and k.shape[1] >= _SPLASH_MINIMUM and width <= LANES:
@@ -61,11 +62,11 @@ def attention(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
 
 @jax.custom_vjp
 def softmax_attention(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
-    """`attention` in plain operations, for any device, that keeps `[B, K, N, M]` once.
+    """`attention` in plain operations, for any device, storing a single array of `[B, K, N, M]`.
 
-    Differentiated by JAX it would keep exponentials and weights, and on a CPU write and read such
-    arrays for longer than the products take. The gradient is that of flash attention (Dao et al.
-    2022, section 3.1) without its blocks.
+    If JAX differentiated it, it would store both exponentials and weights, and on a CPU reading and
+    writing these arrays would take longer than the products. So it has its own gradient, that of
+    flash attention (Dao et al. 2022, section 3.1) without the blocks.
 
     Args:
       q: `[B, N, K, D/K]` queries.
@@ -82,7 +83,7 @@ _product = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
 
 
 def _attend(q: jax.Array, k: jax.Array, v: jax.Array) -> tuple[jax.Array, Any]:
-    """The result, and what its gradient needs: all arguments, it, and the softmax's weights."""
+    """The result, and what its gradient needs: arguments, result, and the softmax's weights."""
     logits = _product("bnkd,bmkd->bknm", q, k) / math.sqrt(q.shape[-1])
     weights = jax.nn.softmax(logits).astype(v.dtype)
     out = _product("bknm,bmkd->bnkd", weights, v).astype(q.dtype)
@@ -92,7 +93,7 @@ def _attend(q: jax.Array, k: jax.Array, v: jax.Array) -> tuple[jax.Array, Any]:
 
 def _attend_backward(kept: Any, cotangent: jax.Array) -> tuple[jax.Array, ...]:
     q, k, v, out, weights = kept
-    # Of each query the mean of its weights' gradients by these weights, sum_m p_m dp_m.
+    # For each query, the mean of the weights' gradients, weighted by these weights: sum_m p_m dp_m.
     mean = _product("bnkd,bnkd->bkn", cotangent, out)[..., None]
     d_weights = _product("bnkd,bmkd->bknm", cotangent, v)
     d_logits = (weights * (d_weights - mean) / math.sqrt(q.shape[-1])).astype(q.dtype)
@@ -107,14 +108,14 @@ softmax_attention.defvjp(_attend, _attend_backward)
 
 
 def keep_attended(primitive: Any, *_: Any, **params: Any) -> bool:
-    """A policy of `jax.checkpoint` that recomputes no forward pass of a fused attention.
+    """A policy of `jax.checkpoint` with which fused attention is not recomputed.
 
-    It keeps the output and, of a fused kernel, the softmax's normalizer, float32 `[B, K, N]`.
-    `softmax_attention` needs its weights again, at half the price of a forward pass.
+    It keeps the output and, for a fused kernel, the softmax's normalizer, float32 `[B, K, N]`.
+    `softmax_attention` has to recompute its weights, at half the cost of a forward pass.
     """
     if primitive.name == "name":
         return params["name"] == ATTENDED
-    # cuDNN's names nothing, but is one primitive.
+    # cuDNN's attention has no checkpoint names, but is a single primitive.
     return primitive.name == "dot_product_attention_fwd_wrapper"
 
 
@@ -131,7 +132,7 @@ def cudnn(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
 
     Raises:
       RuntimeError: cuDNN is not installed.
-      NotImplementedError: the width is none that cuDNN serves.
+      NotImplementedError: cuDNN does not support the head width.
     """
     return on_each_device(_cudnn, "batch", None, "heads", None)(q, k, v)
 
@@ -141,8 +142,8 @@ def _cudnn(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
     (b, n, *_), m = q.shape, k.shape[1]
     if n % 2 == 0 and m % 2 == 0:
         return attend(q, k, v)
-    # JAX refuses the gradient at odd lengths, and SD3's text has 333 tokens: one more query and key
-    # of zeros, which lengths hide.
+    # JAX refuses the gradient for odd lengths, and SD3's text has 333 tokens. So one more query and
+    # key of zeros is added, which the sequence lengths mask.
     q, k, v = (jnp.pad(x, ((0, 0), (0, x.shape[1] % 2), (0, 0), (0, 0))) for x in (q, k, v))
     lengths = [jnp.full((b,), length, jnp.int32) for length in (n, m)]
     out = attend(q, k, v, query_seq_lengths=lengths[0], key_value_seq_lengths=lengths[1])
@@ -150,9 +151,10 @@ def _cudnn(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
 
 
 def block_size(length: int, limit: int) -> int:
-    """Length of the blocks, a multiple of 128 up to `limit`, that pad `length` the least.
+    """The block length, a multiple of 128 up to `limit`, for which `length` is padded the least.
 
-    The longest of those, and none of many short ones, which keep no matrix unit busy.
+    Among equals it is the longest. Many short blocks are avoided, since they would not keep a
+    matrix unit busy.
     """
     lanes = -(-length // LANES)
     longest = min(limit // LANES, lanes)
@@ -165,14 +167,14 @@ def splash(
 ) -> jax.Array:
     """`attention` by JAX's Splash kernel; each device runs it on its own samples and heads.
 
-    Lengths are padded to whole blocks. Segment ids hide padded keys; padded queries are cut off.
+    Lengths are padded to whole blocks. Segment ids mask padded keys; padded queries are cut off.
 
     Args:
       q: `[B, N, K, D/K]` queries.
       k: `[B, M, K, D/K]` keys.
       v: `[B, M, K, D/K]` values.
       limit: largest block, a multiple of 128.
-      interpret: run the kernel's program on any backend, slowly.
+      interpret: whether to interpret the kernel, which works on any backend but is slow.
 
     Returns:
       `[B, N, K, D/K]` in the dtype of `q`.
@@ -196,12 +198,12 @@ def _laid_out(
     """The kernel, for `[B, K, N, D/K]`, and q, k, v in that form, padded to whole blocks."""
     (_, n, heads, width), m = q.shape, k.shape[1]
     block_q, block_kv = block_size(n, limit), block_size(m, limit)
-    # The kernel does not scale.
+    # q is scaled here, since the kernel does not scale the logits.
     laid = [_heads_first(q / math.sqrt(width), block_q)]
     laid += [_heads_first(x, block_kv) for x in (k, v)]
     queries, keys = laid[0].shape[2], laid[1].shape[2]
-    # One kernel for all gradients computes the logits once more where two would twice. It writes a
-    # gradient of q for each block of keys, which are few, and sums them afterwards.
+    # A fused backward kernel recomputes the logits once; two kernels would do so twice. It writes a
+    # gradient of q for each block of keys, of which there are few, and sums these afterwards.
     kernel = splash_attention.make_splash_mha(
         splash_attention.MultiHeadMask(
             [splash_attention.FullMask((queries, keys)) for _ in range(heads)]
@@ -236,10 +238,10 @@ def _heads_first(x: jax.Array, block: int) -> jax.Array:
 def _splash_forward(
     q: jax.Array, k: jax.Array, v: jax.Array, limit: int, interpret: bool
 ) -> tuple[jax.Array, Any]:
-    """The result, and a gradient function that keeps it in the form in which it is returned.
+    """The result, and a gradient function that stores it in the form in which it is returned.
 
-    The kernel's own keeps `[B, K, N, D/K]`, which TPUs lay out in rows of 128: twice the bytes
-    where a head is 64 wide, for each block of a network.
+    The kernel's own gradient stores `[B, K, N, D/K]`, which TPUs pad to rows of 128. With heads 64
+    wide that would take twice the memory, in each block of a network.
     """
     (b, n, heads, width), m = q.shape, k.shape[1]
     attend, laid = _laid_out(q, k, v, limit, interpret)

@@ -1,4 +1,4 @@
-"""Networks as pure functions of a parameter tree, and what the method asks of one."""
+"""Networks as pure functions of a parameter tree, and the interface that the method needs."""
 
 import math
 from collections.abc import Callable
@@ -16,25 +16,25 @@ Params = dict[str, Any]
 Cond = dict[str, jax.Array]
 """What a network is given besides x_t and t: arrays `[B, ...]` by name, such as the text.
 
-Only a family of networks and the sources of its data know the names, those here excepted. The
-arrays of the empty prompt (`null`) have no batch dimension.
+Apart from the names below, only a family of networks and the sources of its data know the names.
+The arrays of the empty prompt (`null`) have no batch dimension.
 """
 
 GUIDANCE = "guidance"
-"""Name in a cond of the guidance scale that a student is told, float32 `[B, 1]`, or of two, on the
-text and on the image, `[B, 2]`."""
+"""Name in a cond of the guidance scale that a student is given, float32 `[B, 1]`, or of both
+scales, on the text and on the image, `[B, 2]`."""
 
 CHANNELS = "channels"
-"""Name in a cond of what the data join to the channels of x_t, `[B, H, W, J]`. Without it, for
-guidance on a picture, it is zeros."""
+"""Name in a cond of what the data join to the channels of x_t, `[B, H, W, J]`. It is replaced by
+zeros for the prediction without the picture in guidance on a picture."""
 
 OTHER = "other"
-"""Name in a cond of the latents `[B, H, W, C]` that a record's own were compared with. No network
-is given it."""
+"""Name in a cond of the latents `[B, H, W, C]` that a record's own latents were compared with in a
+pair. It is not given to networks."""
 
 PREFERENCE = "preference"
-"""Name in a cond of which of both was preferred, float32 `[B, 1]`: 1 for the record's own, -1 for
-the other, 0 for neither. No network is given it."""
+"""Name in a cond of the preference in a pair, float32 `[B, 1]`: 1 for the record's own latents, -1
+for the other ones, 0 for neither. It is not given to networks."""
 
 Tap = Callable[[jax.Array, jax.Array], Any]
 """`tap(block int32 [], tokens [B, N, D]) -> tree`: reads the image tokens after a block."""
@@ -57,10 +57,10 @@ def param(
 
 
 def next_key(rngs: nnx.Rngs) -> jax.Array:
-    """The key that `rngs.params()` returns, at a cost that the keys before it do not raise.
+    """The key that `rngs.params()` returns, at a cost that does not grow with each key.
 
-    In a program that is traced, NNX's own way reads a tracer's sharding for each key: JAX words an
-    error that nobody sees, and looks through all equations so far for it.
+    While tracing, `rngs.params()` itself reads a tracer's sharding for each key. JAX then formats
+    an error that nobody sees, and searches all equations so far to do so.
     """
     stream = rngs.params
     count = stream.count.get_value()
@@ -71,13 +71,14 @@ def next_key(rngs: nnx.Rngs) -> jax.Array:
 class Model:
     """Structure of a network without its parameters.
 
-    Several parameter trees (student, teacher, EMA) serve one `Model`. `axes` and `shapes` are
-    trees like the parameters: logical axis names, and `jax.ShapeDtypeStruct`. `build` makes the
-    module.
+    One `Model` is used with several parameter trees (student, teacher, EMA). `axes` and `shapes`
+    are trees like the parameters, of logical axis names and of `jax.ShapeDtypeStruct`. `build`
+    makes the module.
 
-    Where a part of it is trained, such as adapters, the parameters are that part, and `constants`
-    has the network whose own are constant, by the name of their tree among the frozen ones.
-    `own_layers` names layers that a student has besides those of what it begins as.
+    If only a part of the network is trained, such as adapters, the parameters are that part, and
+    `constants` holds the network with the constant parameters, by the name of their tree among the
+    frozen ones. `own_layers` names layers that a student has in addition to those of the network
+    that it begins with.
     """
 
     own_layers: tuple[str, ...] = ()
@@ -91,7 +92,7 @@ class Model:
         self.axes: Params = {}
         for path, variable in nnx.to_flat_state(state):
             axes = variable.get_metadata()["axes"]
-            # Stacked blocks have one more dimension than the block's own declaration.
+            # Parameters of stacked blocks have one more dimension than the block declares.
             axes = ("layers",) * (len(variable.get_value().shape) - len(axes)) + axes
             node: dict[Any, Any] = self.axes
             for name in path[:-1]:
@@ -106,10 +107,10 @@ class Model:
         """The parameters that a training starts with.
 
         Args:
-          key: raw PRNG key of what is drawn.
-          start: parameters of a whole network, in any dtype. What is trained of them is copied: a
-            step donates its state, and a shared buffer would take the other network with it. Those
-            of `own_layers` are drawn where it does not have them.
+          key: raw PRNG key of everything that is drawn.
+          start: parameters of a whole network, in any dtype. The trained ones are copied, because a
+            step donates its state, which would invalidate buffers shared with another network.
+            Parameters of `own_layers` are drawn if `start` does not have them.
         """
         new = [name for name in self.own_layers if name not in start]
         if new:
@@ -120,11 +121,11 @@ class Model:
         )
 
     def complete(self, params: Params, frozen: dict[str, Any]) -> Params:
-        """What the network computes with, of what is trained and what is constant.
+        """All parameters that the network computes with, from the trained and the constant ones.
 
         Args:
-          params: parameters as `begin` makes them.
-          frozen: constant trees by name, those of `constants` among them.
+          params: trained parameters, as `begin` makes them.
+          frozen: constant trees by name, including those of `constants`.
         """
         return params
 
@@ -133,12 +134,12 @@ class Model:
         return self.bind(params)(*args, **kwargs)
 
     def bind(self, params: Params) -> Any:
-        """The module with these parameters, for its other methods."""
+        """The module with these parameters, to call its other methods."""
         return nnx.merge(self._graphdef, params)
 
 
 class Backbone(Model):
-    """A network that predicts velocity, and can show its image tokens: what the method asks for.
+    """A network that predicts velocity and can expose its image tokens, as the method needs.
 
     A family of networks makes one of an NNX module that has `__call__(x_t, t, cond, tap=None)` and
     `features_vjp(x_t, t, cond)`. Shapes: B batch, H W latent grid, C channels, L blocks,
@@ -148,7 +149,7 @@ class Backbone(Model):
       blocks: number of blocks L.
       width: features of an image token D.
       patch: side of the square of latent pixels that becomes one token; N is HW / patch^2.
-      summary_width: length of the vector that sums up a cond.
+      summary_width: length of the vector that summarises a cond.
       summary_name: name of that vector in a cond.
     """
 
@@ -170,10 +171,10 @@ class Backbone(Model):
           blocks: number of blocks L.
           width: features of an image token D.
           patch: side of a patch.
-          summary: name of the array `[B, summary_width]` in a cond that sums it up.
-          summary_width: its length.
-          own_layers: layers that are drawn where what a student begins as does not have them; new,
-            they change nothing.
+          summary: name of the array `[B, summary_width]` in a cond that summarises it.
+          summary_width: length of that vector.
+          own_layers: layers that are initialized if the network that a student begins with does not
+            have them; they are initialized so that they change nothing.
         """
         super().__init__(build)
         self.blocks, self.width, self.patch = blocks, width, patch
@@ -186,19 +187,20 @@ class Backbone(Model):
     ) -> Any:
         """Velocity float32 `[B, H, W, C]` at `x_t [B, H, W, C]` and `t [B]`.
 
-        With `tap`, the velocity and what the tap returned for each block, stacked `[L, ...]`. A
-        network that is cut has no velocity: None.
+        With `tap`, it returns the velocity and what the tap returned for each block, stacked
+        `[L, ...]`. The velocity of a network that is cut is None.
         """
         return self.bind(params)(x_t, t, cond, tap=tap)
 
     def features_vjp(
         self, params: Params, x_t: jax.Array, t: jax.Array, cond: Cond
     ) -> tuple[jax.Array | None, jax.Array, Callable[[jax.Array], jax.Array]]:
-        """The velocity, all image tokens, and the way back from those to `x_t`.
+        """The velocity, all image tokens, and the backward pass from these to `x_t`.
 
         Returns:
-          v; the image tokens before the first block and after each, `[L + 1, B, N, D]`, held once;
-          and a function from their cotangent to the cotangent of `x_t`. Parameters are constants.
+          v; the image tokens before the first block and after each, `[L + 1, B, N, D]`, in memory
+          only once; and a function from their cotangent to the cotangent of `x_t`, which treats
+          parameters as constants.
         """
         return self.bind(params).features_vjp(x_t, t, cond)
 
@@ -207,21 +209,21 @@ class Backbone(Model):
         return x_t.shape[1] // self.patch, x_t.shape[2] // self.patch
 
     def summary(self, cond: Cond) -> jax.Array:
-        """The vector `[B, summary_width]` that sums up a cond, for heads to be conditioned on."""
+        """The vector `[B, summary_width]` that summarises a cond, to condition heads on."""
         return cond[self.summary_name]
 
 
 class PictureDecoder(Model):
-    """A network that makes pictures of latents, for training to go back through.
+    """A network that decodes latents to pictures, through which training backpropagates.
 
-    `decoder(params, latents [B, H, W, C])` gives float32 `[B, H r, W r, 1 or 3]` in [-1, 1], but
+    `decoder(params, latents [B, H, W, C])` gives float32 `[B, H r, W r, 1 or 3]` in [-1, 1], except
     for overshoot.
 
     Attributes:
-      channels: C, of the latents.
-      reduction: r, pixels on a side of a latent pixel.
-      flops: `flops(height, width)`: multiplications and additions for one sample of latents of
-        these sides.
+      channels: number of latent channels C.
+      reduction: side of a latent pixel in pixels, r.
+      flops: `flops(height, width)` gives the multiplications and additions for one sample of
+        latents of this size.
     """
 
     def __init__(

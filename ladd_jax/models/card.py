@@ -1,4 +1,4 @@
-"""What the model cards of all families share; how to call a model is in the family's folder."""
+"""The parts of model cards that all families share; a family's folder has the rest."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,32 +11,32 @@ from ladd_jax.weights.source import names_repository
 
 LIMITS = """## Limits
 
-Known of students of LADD ([arXiv 2403.12015](https://arxiv.org/abs/2403.12015)), and to be looked
-for in others of few steps: objects that touch may merge, spatial relations may come out wrong, and
-what a prompt negates may be shown. They take neither guidance nor a negative prompt, and the sigmas
-above alone; others, such as those of a default schedule, are not theirs. Biases and limits of the
-base model are still there.
+Known problems of LADD students ([arXiv 2403.12015](https://arxiv.org/abs/2403.12015)), which other
+few-step students may share: objects that touch may merge, spatial relations may come out wrong, and
+things that a prompt negates may be shown. Students use neither guidance nor a negative prompt, and
+only work with the sigmas above, not with others such as those of a default schedule. Biases and
+limits of the base model remain.
 """
-"""The card's end."""
+"""The end of a card."""
 
 
 def named(weights: str) -> str:
-    """Weights as a card names them: a link for those of the hub, else the folder's name."""
+    """Weights as text in a card: a link if they are on the hub, else the folder's name."""
     if _is_on_hub(weights):
         return f"[{weights}](https://huggingface.co/{weights})"
     return f"`{Path(weights).name}`"
 
 
 def address(weights: str) -> str:
-    """Weights as code names them: owner/name of the hub, else the folder's name."""
+    """Weights as code in a card: owner/name if they are on the hub, else the folder's name."""
     return weights if _is_on_hub(weights) else Path(weights).name
 
 
 def header(export: Export, *tags: str) -> str:
-    """What the Hugging Face hub reads, and the title.
+    """The metadata that the Hugging Face hub reads, and the title.
 
     Args:
-      export: what is exported.
+      export: the export.
       *tags: the family's tags.
     """
     base = [f"base_model: {export.base}"] if _is_on_hub(export.base) else []

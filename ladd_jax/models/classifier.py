@@ -1,4 +1,4 @@
-"""A small convolutional classifier of 8x8 scans, the judge of the digits demo."""
+"""A small convolutional classifier of 8x8 scans, which judges the digits demo."""
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +26,7 @@ class Convolution(nnx.Module):
 class Classifier(nnx.Module):
     """Two convolutions at 8x8, one at 4x4, and a dense layer of bounded features.
 
-    Bounded, so that one strange sample cannot dominate a distance between sets.
+    Features are bounded so that one strange sample cannot dominate a distance between sets.
     """
 
     def __init__(self, width: int, features: int, classes: int, *, rngs: nnx.Rngs):
@@ -64,6 +64,6 @@ def classifier(width: int = 24, features: int = 64, classes: int = 10) -> Model:
     Args:
       width: channels of the first two convolutions; the third has twice as many.
       features: width of the penultimate layer.
-      classes: logits.
+      classes: number of logits.
     """
     return Model(lambda rngs: Classifier(width, features, classes, rngs=rngs))

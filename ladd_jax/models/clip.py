@@ -1,4 +1,4 @@
-"""CLIP's text transformer (Radford et al. 2021) with its projection, and what both towers share.
+"""CLIP's text transformer (Radford et al. 2021) with its projection, and parts of both towers.
 
 B batch, T tokens, D width, P width of the projection, K attention heads.
 """
@@ -26,11 +26,11 @@ ACTIVATIONS = {"quick_gelu": quick_gelu, "gelu": lambda x: jax.nn.gelu(x, approx
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CLIPTowerConfig:
-    """What the architectures of the towers have in common, with the names of Hugging Face's.
+    """What the architectures of both towers have in common, with Hugging Face's names.
 
     Attributes:
       hidden_size: D.
-      num_hidden_layers: blocks.
+      num_hidden_layers: number of blocks.
       num_attention_heads: K.
       intermediate_size: hidden width of the MLP.
       projection_dim: P.
@@ -60,8 +60,9 @@ class CLIPTextConfig(CLIPTowerConfig):
     Attributes:
       vocab_size: number of token ids.
       max_position_embeddings: longest T.
-      eos_token_id: the pooled vector is read at its first place; None reads it at the highest id.
-      token_initializer: initializer of the table of tokens; None: as of all matrices.
+      eos_token_id: id of the token at whose first place the pooled vector is read; None reads it at
+        the highest id.
+      token_initializer: initializer of the table of tokens; None for `initializer`.
     """
 
     vocab_size: int
@@ -83,7 +84,7 @@ class CLIPNorm(LayerNorm):
 
 
 class CLIPBlock(nnx.Module):
-    """Attention and MLP on tokens `[B, T, D]`; a causal one looks at no later token."""
+    """Attention and MLP on tokens `[B, T, D]`; causal attention does not see later tokens."""
 
     def __init__(self, config: CLIPTowerConfig, *, rngs: nnx.Rngs, causal: bool):
         d, k = config.hidden_size, config.num_attention_heads

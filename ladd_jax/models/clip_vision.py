@@ -30,7 +30,7 @@ class CLIPVisionConfig(CLIPTowerConfig):
 
 
 class CLIPVision(nnx.Module):
-    """Pictures to vectors in the space of the text tower's."""
+    """Maps pictures to vectors in the same space as the text tower's."""
 
     def __init__(self, config: CLIPVisionConfig, *, rngs: nnx.Rngs):
         self.config = config
@@ -57,9 +57,9 @@ class CLIPVision(nnx.Module):
         self.projection = clip_projection(config, rngs=rngs)
 
     def __call__(self, pixels: jax.Array) -> jax.Array:
-        """Vectors `[B, P]`, not normalised, of float32 `[B, S, S, 3]` as the processor scales it.
+        """Vectors `[B, P]`, not normalised, of pictures float32 `[B, S, S, 3]` from the processor.
 
-        A vector is the projected, normalised last state of a token that is no patch.
+        A vector is the projected, normalised last state of the class token.
         """
         b, side, _, channels = pixels.shape
         patch, d = self.config.patch_size, self.config.hidden_size

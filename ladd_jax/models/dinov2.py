@@ -21,7 +21,7 @@ from ladd_jax.models.resize import bicubic
 from ladd_jax.models.stack import on_batch, scan_with_way_back, stack
 from ladd_jax.parallel.mesh import constrain, gather
 
-# Of the pictures that its processor makes: ImageNet's colours, of values from 0 to 1.
+# ImageNet's statistics of colours, for values from 0 to 1, which the processor normalises by.
 _MEAN = (0.485, 0.456, 0.406)
 _DEVIATION = (0.229, 0.224, 0.225)
 
@@ -37,7 +37,7 @@ class Dinov2Config:
       num_hidden_layers: L.
       num_attention_heads: attention heads.
       mlp_ratio: hidden width of the MLP over D; SwiGLU has two thirds of it.
-      use_swiglu_ffn: a gated MLP in place of one with GELU.
+      use_swiglu_ffn: whether the MLP is gated (SwiGLU) instead of using GELU.
       image_size: side of the picture that the table of positions is for.
       patch_size: p.
       num_register_tokens: R.
@@ -58,7 +58,7 @@ class Dinov2Config:
 
     @property
     def hidden(self) -> int:
-        """Hidden width of the MLP; of SwiGLU a multiple of 8."""
+        """Hidden width of the MLP; for SwiGLU a multiple of 8."""
         hidden = self.hidden_size * self.mlp_ratio
         return (int(hidden * 2 / 3) + 7) // 8 * 8 if self.use_swiglu_ffn else hidden
 
@@ -86,7 +86,7 @@ class _SwiGLU(nnx.Module):
 
 
 class _Block(nnx.Module):
-    """Attention and MLP on tokens `[B, M, D]`, each result with a scale for each feature."""
+    """Attention and MLP on tokens `[B, M, D]`, each output scaled per feature (LayerScale)."""
 
     def __init__(self, config: Dinov2Config, *, rngs: nnx.Rngs):
         d, k = config.hidden_size, config.num_attention_heads
@@ -119,7 +119,7 @@ class _Block(nnx.Module):
 
 
 class DINOv2(nnx.Module):
-    """Pictures to tokens."""
+    """Maps pictures to tokens."""
 
     def __init__(self, config: Dinov2Config, *, rngs: nnx.Rngs):
         self.config = config
@@ -143,7 +143,7 @@ class DINOv2(nnx.Module):
         self.final_norm = LayerNorm(d, rngs=rngs, param_dtype=dtype)
 
     def __call__(self, pixels: jax.Array, tap: Tap | None = None) -> Any:
-        """Sees pictures.
+        """Computes the tokens of pictures.
 
         Args:
           pixels: float32 `[B, H, W, 3]` as `normalised` gives them; H and W are multiples of p.
@@ -168,16 +168,16 @@ class DINOv2(nnx.Module):
         return last if tap is None else (last, tapped)
 
     def features_vjp(self, pixels: jax.Array) -> tuple[jax.Array, Callable[[jax.Array], jax.Array]]:
-        """All blocks' tokens, and the way back from those to the picture.
+        """All blocks' tokens, and the backward pass from these to the picture.
 
-        Parameters are constants, and a block is computed again on the way back.
+        Parameters are treated as constants, and blocks are recomputed in the backward pass.
 
         Args:
-          pixels: as of a call.
+          pixels: pictures, as for a call.
 
         Returns:
           the tokens before the first block and after each, `[L + 1, B, M, D]`, and a function from
-          their cotangent to that of `pixels`. It belongs to the trace that it comes from.
+          their cotangent to that of `pixels`, which is only valid within the same trace.
         """
         run, states, layers = self._stack()
         x, embed_vjp = jax.vjp(self._embed, pixels)
@@ -218,7 +218,7 @@ class DINOv2(nnx.Module):
         axes = (None, None, "embed")
         positions = gather(self.positions[...], axes)
         table = positions[:, 1:].reshape(1, config.table, config.table, d)
-        # Each family is trained to its own form of bicubic.
+        # The models with and without registers were trained with different forms of bicubic.
         table = bicubic(table, rows, columns, antialias=bool(config.num_register_tokens))
         x += table.reshape(1, rows * columns, d).astype(x.dtype)
         summary = gather(self.summary[...], axes) + positions[:, :1]
@@ -248,8 +248,7 @@ class Dinov2(Model):
         return self.bind(params).features_vjp(pixels)
 
     def places(self, tokens: jax.Array) -> jax.Array:
-        """Tokens of patches with the picture's own token added to each, `[..., M, D]` to
-        `[..., N, D]`."""
+        """Tokens of the patches plus the class token, from `[..., M, D]` to `[..., N, D]`."""
         return tokens[..., 1 + self.config.num_register_tokens :, :] + tokens[..., :1, :]
 
 
@@ -265,10 +264,11 @@ def normalised(pictures: jax.Array) -> jax.Array:
 
 
 def dinov2_flops(config: Dinov2Config, height: int, width: int) -> int:
-    """Multiplications and additions of one pass over one picture of these sides.
+    """Multiplications and additions of one forward pass over one picture of this size.
 
-    With M tokens of width D and an MLP of hidden width F, `8 M D^2 + 4 M^2 D + 4 M D F` a block (6
-    in place of the last 4 with SwiGLU), and `6 N p^2 D` for the patches.
+    With M tokens of width D and an MLP of hidden width F, a block takes
+    `8 M D^2 + 4 M^2 D + 4 M D F` (6 instead of the last 4 with SwiGLU), and the patches take
+    `6 N p^2 D`.
     """
     d, f, p = config.hidden_size, config.hidden, config.patch_size
     n = (height // p) * (width // p)

@@ -1,8 +1,8 @@
-"""Families of networks: what the rest of the library asks of one, and the table of those there are.
+"""Families of networks: the interface that the rest of the library uses, and the table of families.
 
-A family is a folder beside this file, such as `sd3/`, whose `FAMILY` describes it. No import
-statement outside `models/` names such a folder: a second family is a second folder, a line in
-`FAMILIES`, and one in `PIPELINES` for the class of its released pipelines.
+A family is a folder beside this file, such as `sd3/`, whose `FAMILY` describes it. No code outside
+`models/` imports such a folder: to add a second family, add a folder, a line in `FAMILIES`, and a
+line in `PIPELINES` for the class of its released pipelines.
 
 H W latent grid, C channels, T text tokens.
 """
@@ -34,17 +34,17 @@ PIPELINES = {
 """Classes of released pipelines in diffusers."""
 
 ADAPTERS = "lora"
-"""Kind of files that are a student's adapters alone, in the layouts of a family."""
+"""The layout, among those of a family, that consists of only a student's adapters."""
 
 _DEFAULT = "sd3"
-"""Family of weights whose files do not name a class of `PIPELINES`; it says what is wrong."""
+"""Family of weights whose files do not name a class of `PIPELINES`; it reports what is wrong."""
 
 
 class Architecture(Protocol):
-    """Sizes and dtypes of a network: a frozen dataclass, which refuses what does not fit.
+    """Sizes and dtypes of a network: a frozen dataclass that rejects values that do not fit.
 
-    A config gives the fields that its section `model` has under the same name, the channels, the
-    widths of the text and the dtypes; the others keep their defaults.
+    A config provides the fields with the same names as in its section `model`, the channels, the
+    widths of the text and the dtypes; other fields keep their defaults.
 
     Attributes:
       depth: number of blocks of the whole network.
@@ -53,12 +53,12 @@ class Architecture(Protocol):
       in_channels: latent channels read.
       out_channels: latent channels of the velocity, C.
       context_width: features of a text token.
-      pooled_width: length of the vector that sums up the text.
+      pooled_width: length of the vector that summarises the text.
       patch: side of a patch in latent pixels.
-      cut: 0, or the number of blocks that there are: what follows is left out.
+      cut: number of blocks that are kept, leaving out all that follows; 0 for all.
       quantized: whether the kernels of the blocks are int8.
       guided: whether it is given the guidance scale, `cond["guidance"] [B, 1]`.
-      image_guided: whether it is given that on the image beside it, `[B, 2]`.
+      image_guided: whether it is also given the scale on the image, `[B, 2]`.
       dtype: dtype of computation.
       param_dtype: dtype of parameters.
     """
@@ -99,43 +99,43 @@ class Architecture(Protocol):
 
 
 class OpenWeights(Protocol):
-    """Files of a network, checked whole and not read yet.
+    """A network's files, fully checked but not read yet.
 
     Attributes:
-      config: their architecture, with the dtype that they were opened in.
+      config: the network's architecture, with the dtype that the files were opened in.
     """
 
     @property
     def config(self) -> Any: ...
 
     def cut(self, blocks: int) -> "OpenWeights":
-        """The network cut after its first blocks (0: whole); nothing else of it is then read."""
+        """The network cut after its first blocks (0: whole), so that nothing else is read."""
         ...
 
     def load(self, mesh: Mesh) -> Params:
-        """All parameters, each process reading what its devices keep."""
+        """All parameters; each process reads only what its devices hold."""
         ...
 
 
 class OpenAdapters(Protocol):
-    """Files with adapters of a network, checked and not read yet."""
+    """Files with adapters of a network, checked but not read yet."""
 
     def load(self) -> Params:
-        """Adapters as `models.lora.add_adapters` takes them, arrays of numpy."""
+        """The adapters in the form that `models.lora.add_adapters` takes, as numpy arrays."""
         ...
 
 
 class TextEncoder(Protocol):
-    """Prompts to what a network is given."""
+    """Encodes prompts into the arrays that a network is given."""
 
     @property
     def truncated(self) -> Mapping[str, int]:
-        """How many prompts so far were too long and were cut, by the name of what cut them."""
+        """How many prompts were cut so far because they were too long, by the tokenizer's name."""
         ...
 
     @property
     def blocks(self) -> Mapping[str, tuple[tuple[int, int], ...]]:
-        """Of arrays that are zero beside blocks of rows, by name, (rows, columns) of each block."""
+        """For arrays that are zero outside of blocks, by name, (rows, columns) of each block."""
         ...
 
     def encode(self, prompts: Sequence[str]) -> dict[str, np.ndarray]:
@@ -148,11 +148,11 @@ class TextEncoder(Protocol):
 
 
 class Autoencoder(Protocol):
-    """Pictures to latents and back, as functions of parameters; both are jit-compatible."""
+    """Converts pictures to latents and back; both are jit-compatible functions of parameters."""
 
     @property
     def reduction(self) -> int:
-        """Pixels on a side of a latent pixel."""
+        """Side of a latent pixel in pixels."""
         ...
 
     @property
@@ -171,13 +171,13 @@ class Autoencoder(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Released:
-    """How a released pipeline is meant to be sampled, where nothing else says it.
+    """How a released pipeline is sampled unless something else is configured.
 
     Attributes:
-      shift: shift of the schedule that comes with it; None where none does.
+      shift: shift of the schedule that comes with it; None if it comes without.
       side: side of the square latents that it makes by default, in latent pixels.
       text_length: T.
-      student: whether its scheduler is that of a student of few steps.
+      student: whether its scheduler is the one for few-step students.
     """
 
     shift: float | None
@@ -188,24 +188,24 @@ class Released:
 
 @dataclasses.dataclass(frozen=True)
 class Export:
-    """A student to be written as files of other programs.
+    """A student to be written to files of other programs.
 
     Attributes:
-      name: the export's name.
-      place: where others find it: the name, or owner/name of the hub.
-      base: the released weights that it was distilled from: a folder, or owner/name of the hub.
-      load: gives its parameters.
-      adapters: where its adapters are written: the adapted network, and a function that gives their
-        parameters; else None.
-      architecture: its architecture.
+      name: name of the export.
+      place: where others find it: the name, or owner/name on the hub.
+      base: released weights that it was distilled from: a folder, or owner/name on the hub.
+      load: loads its parameters.
+      adapters: the adapted network and a function that loads the adapters, if adapters are written;
+        else None.
+      architecture: architecture of the student.
       dtype: name of the dtype of the files.
       layouts: which of the family's layouts to write.
       sizes: shapes of the latents in training, rows x columns.
       square: the one of `sizes` that is nearest to a square.
       text_length: T.
-      sigmas: noise levels, the last being 0, by the number of steps, the most steps first.
-      objective: what it was distilled with, `distil.objective`.
-      made: how it was made, name to value, for the model card.
+      sigmas: noise levels, the last being 0, by the number of steps, with the most steps first.
+      objective: method that it was distilled by, `distil.objective`.
+      made: how it was made, as names and values for the model card.
       joined: what is joined to x_t, `data.joined`.
     """
 
@@ -227,12 +227,12 @@ class Export:
 
 
 def _lacking(what: str) -> Callable[..., Any]:
-    """What stands for a part that a family does not have: it says so to the user."""
+    """A stand-in for a part that a family does not have, which raises UserError when called."""
 
     def refuse(*_: Any, **__: Any) -> Any:
         raise UserError(
-            f"networks of this model.family have no {what}: use another family, or leave out what "
-            f"asks for it"
+            f"networks of this model.family have no {what}: use another family, or leave out the "
+            f"setting that needs it"
         )
 
     return refuse
@@ -240,64 +240,65 @@ def _lacking(what: str) -> Callable[..., Any]:
 
 @dataclasses.dataclass(frozen=True)
 class Family:
-    """A kind of networks, with all that is special about it.
+    """A kind of network, with everything that is specific to it.
 
-    What reads and writes files of others may be left out: the user who asks for it is refused.
+    Functions that read and write other programs' files are optional: without one, a user who asks
+    for it gets an error.
 
     Attributes:
       name: `model.family` of a config.
       architecture: the class of its architectures, see `Architecture`.
-      weight_fields: the fields of `architecture` that weights decide; the others say how to
+      weight_fields: fields of `architecture` that are determined by weights; the others say how to
         compute.
-      backbone: `backbone(architecture)`: the network as a function of its parameters.
-      cut_params: `cut_params(params, shapes)` gives, of the parameters of a whole network, those
-        of one that is cut, whose shapes are given.
-      forward_flops: `forward_flops(architecture, height, width, cond)`: multiplications and
-        additions of one forward pass over one sample, for latents of these sides and the arrays of
-        a condition, or their shapes and dtypes, with or without a batch.
-      cond_shapes: `cond_shapes(architecture, height, width, text_length)`: shapes of the arrays of
-        a condition by name, without the batch, for latents of these sides.
-      sides: `sides(architecture)`: what sides of latents are multiples of, and the largest; None
-        for no limit.
-      preview: `preview(latents)`: latents `[..., H, W, C]` as pictures `[..., H, W, 1 or 3]` in
-        [-1, 1], at once, without the autoencoder and about right.
-      widened: `widened(params, architecture)`: parameters of a network as those of one that reads
-        the channels of this architecture, which are more, and does the same whatever they are.
-      fixed_guidance: `fixed_guidance(params, *scales)`: parameters of a guided network as those of
-        one that is not, which does the same at one scale.
-      encoder_flops: `encoder_flops(height, width, text_length)`: multiplications and additions with
-        which the encoders of released pipelines encode one prompt, and one picture with latents of
-        these sides.
-      text_blocks: `text_blocks(text_length)`: `TextEncoder.blocks` of released pipelines.
+      backbone: `backbone(architecture)` gives the network as a function of its parameters.
+      cut_params: `cut_params(params, shapes)` selects from the parameters of a whole network those
+        of the cut network with the given shapes.
+      forward_flops: `forward_flops(architecture, height, width, cond)` gives the multiplications
+        and additions of one forward pass over one sample, for latents of this size and the arrays
+        of a condition, or their shapes and dtypes, with or without a batch.
+      cond_shapes: `cond_shapes(architecture, height, width, text_length)` gives the shapes of the
+        arrays of a condition by name, without the batch, for latents of this size.
+      sides: `sides(architecture)` gives the number that sides of latents are multiples of, and the
+        largest side; None for no limit.
+      preview: `preview(latents)` turns latents `[..., H, W, C]` into approximate pictures
+        `[..., H, W, 1 or 3]` in [-1, 1], quickly and without the autoencoder.
+      widened: `widened(params, architecture)` turns a network's parameters into those of a network
+        that reads the additional channels of this architecture, without any effect of these.
+      fixed_guidance: `fixed_guidance(params, *scales)` turns a guided network's parameters into
+        those of an unguided network that does the same as the former at one scale.
+      encoder_flops: `encoder_flops(height, width, text_length)` gives the multiplications and
+        additions for which the encoders of released pipelines encode one prompt, and one picture
+        with latents of this size.
+      text_blocks: `text_blocks(text_length)` gives `TextEncoder.blocks` of released pipelines.
       open_weights: `open_weights(place, dtype)` finds and checks the weights of a network: a
-        pipeline's folder, a file, or owner/name of the hub.
+        pipeline's folder, a file, or owner/name on the hub.
       open_lora: `open_lora(place, architecture)` finds and checks adapters in a file, a folder, or
-        owner/name of the hub: raises UserError where they are not of this network.
-      check_lora: `check_lora(architecture, network)` raises UserError where `save_lora` would: for
-        adapters of a layer that files of others do not have as a dense one.
+        owner/name on the hub; it raises UserError if they are not for this network.
+      check_lora: `check_lora(architecture, network)` raises UserError if `save_lora` would, for
+        adapters of a layer that is not dense in other libraries' files.
       save_lora: `save_lora(path, architecture, network, params)` writes adapters of a network of
-        this architecture as a file in float32 that `open_lora` and `diffusers` read, whole or not
+        this architecture to a float32 file that `open_lora` and `diffusers` read, complete or not
         at all.
       load_autoencoder: `load_autoencoder(place, dtype)` gives an `Autoencoder` and its parameters,
         on the first device.
-      check_autoencoder: `check_autoencoder(place, channels)` raises UserError where that would not
-        load, or makes latents of other channels; it reads no weights.
+      check_autoencoder: `check_autoencoder(place, channels)` raises UserError if the autoencoder
+        cannot be loaded, or makes latents of other channels; it reads no weights.
       picture_decoder: `picture_decoder(place, dtype, param_dtype)` gives the decoder alone, for
-        gradients, and reads no weights; an empty place is that of released pipelines.
-      load_decoder: `load_decoder(place, decoder, mesh)` gives its parameters on a mesh.
-      load_text_encoder: `load_text_encoder(place, dtype, mesh, length, batch, tokenizers)`, of
-        `length` tokens, encoding `batch` prompts at once. The place is a pipeline, a file with
-        encoders, or a folder with one encoder and its tokenizer; `tokenizers` is another pipeline
-        whose tokenizers are read, or empty.
-      check_text: `check_text(place, architecture, length, tokenizers)` raises UserError where that
-        would not load, or is not what the network reads; it reads no weights.
-      text_widths: `text_widths(place)`, of a folder with one encoder: features of a text token, and
-        length of the pooled vector.
-      released: `released(place)`: how a pipeline is meant to be sampled.
-      layouts: what `write_export` can write, by the name that a user gives: kinds of files.
-      samplers: names of the students' samplers that these files can say.
-      write_export: `write_export(folder, export)` fills an existing empty folder, with a model card
-        that says how to call it. It looks at the base pipeline before it loads parameters.
+        gradients, and reads no weights; an empty place means the one of released pipelines.
+      load_decoder: `load_decoder(place, decoder, mesh)` gives the decoder's parameters on a mesh.
+      load_text_encoder: `load_text_encoder(place, dtype, mesh, length, batch, tokenizers)` gives a
+        text encoder for `length` tokens that encodes `batch` prompts at once. The place is a
+        pipeline, a file with encoders, or a folder with one encoder and its tokenizer; `tokenizers`
+        is another pipeline whose tokenizers are read, or empty.
+      check_text: `check_text(place, architecture, length, tokenizers)` raises UserError if the text
+        encoder cannot be loaded, or does not give what the network reads; it reads no weights.
+      text_widths: `text_widths(place)` gives, for a folder with one encoder, the features of a text
+        token and the length of the pooled vector.
+      released: `released(place)` says how a pipeline is meant to be sampled.
+      layouts: the kinds of files that `write_export` writes, by the layout's name in flags.
+      samplers: names of the students' samplers that these files can express.
+      write_export: `write_export(folder, export)` fills an existing empty folder, including a model
+        card that says how to call the model. It checks the base pipeline before loading parameters.
     """
 
     name: str
@@ -349,10 +350,10 @@ def family_of_pipeline(place: str) -> Family:
     """The family of a released or exported pipeline.
 
     Args:
-      place: a folder, a file, or owner/name of the hub.
+      place: a folder, a file, or owner/name on the hub.
 
     Raises:
-      NotFoundError: the hub does not give it.
+      NotFoundError: it cannot be fetched from the hub.
       UserError: its index is damaged.
     """
     return family(PIPELINES.get(pipeline_class(place), _DEFAULT))
@@ -365,6 +366,6 @@ def family_of(config: Any) -> Family:
       config: the run's config.
 
     Raises:
-      UserError: there is none of its name.
+      UserError: there is no family of the configured name.
     """
     return family(config.model.family)

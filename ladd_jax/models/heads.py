@@ -1,9 +1,9 @@
 """Discriminator heads on the token grids of a frozen transformer.
 
-The paper leaves the head's inside open; the template is StyleGAN-T's (Sauer et al. 2023): 1x1
-block, residual block, projection conditioning. A block is convolution with spectral norm, norm,
-LeakyReLU 0.2. Convolutions are 2-D, so that a head sees the same neighbourhood in every aspect
-ratio.
+The paper does not specify a head's layers. They follow StyleGAN-T (Sauer et al. 2023): a 1x1 block,
+a residual block, and projection conditioning, where a block is a convolution with spectral norm, a
+norm, and LeakyReLU 0.2. Convolutions are 2-D, so that a head sees the same neighbourhood in every
+aspect ratio.
 
 B batch, h w token grid, D width of the features, N = hw, K heads.
 """
@@ -28,15 +28,15 @@ from ladd_jax.ranges import COUNT, check_numbers
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class HeadSettings:
-    """What may be chosen of a head.
+    """The settings of a head.
 
     Attributes:
       channels: width of the convolutions.
       kernel: side of the residual convolution.
-      groups: number of groups of the group norm, which is per sample: the result does not depend
-        on how the batch is spread over devices.
+      groups: number of groups of the group norm, which is per sample so that the result does not
+        depend on how the batch is spread over devices.
       projection: width of the inner product with the condition.
-      spectral_norm: divides each convolution by its largest singular value.
+      spectral_norm: whether each convolution is divided by its largest singular value.
     """
 
     channels: int = 64
@@ -58,12 +58,12 @@ class HeadSettings:
 
 @dataclasses.dataclass(frozen=True)
 class HeadConfig(HeadSettings):
-    """One head.
+    """The architecture of a head.
 
     Attributes:
       features: D, width of the tokens read.
       condition_width: length of the vector that heads are conditioned on besides t_hat.
-      told_noise: whether they are told t_hat; not where nothing is noised.
+      told_noise: whether heads are given t_hat; false if their input is not noised.
       dtype: dtype of computation.
       param_dtype: dtype of parameters.
     """
@@ -76,10 +76,11 @@ class HeadConfig(HeadSettings):
 
 
 def spectral_norm(kernel: jax.Array, iterations: int = 8) -> jax.Array:
-    """Kernel over an estimate of its largest singular value, as a matrix `[inputs, outputs]`.
+    """The kernel divided by an estimate of its largest singular value as a matrix.
 
-    The power iteration starts from a fixed vector at each call. It keeps no state, so a checkpoint
-    has none to lose, and 8 iterations come within a few per cent for these small matrices.
+    The matrix is `[inputs, outputs]`. The power iteration starts from a fixed vector at each call,
+    so that there is no state to keep in checkpoints. With 8 iterations the error is a few per cent
+    for these small matrices.
     """
     matrix = kernel.reshape(-1, kernel.shape[-1]).astype(jnp.float32)
     fixed = jax.lax.stop_gradient(matrix)
@@ -96,8 +97,8 @@ def spectral_norm(kernel: jax.Array, iterations: int = 8) -> jax.Array:
 def convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """2-D convolution with zero padding, `[B, h, w, I] -> [B, h, w, O]`, of an odd square kernel.
 
-    One matrix product over gathered neighbourhoods: heads run inside scans, where XLA's CPU
-    convolution is some 30 times slower, and the neighbourhoods of a few channels are small.
+    It is one matrix product over gathered neighbourhoods. Heads run inside scans, where XLA's CPU
+    convolution is some 30 times slower, and with few channels the neighbourhoods are small.
     """
     side = kernel.shape[0]
     _, h, w, _ = x.shape
@@ -118,7 +119,7 @@ class _Convolution(nnx.Module):
         self.config = config
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        # A head is small: its parameters are stored in shards and used whole.
+        # Parameters are stored in shards but used whole, since a head is small.
         kernel, bias = (gather(p[...], (None,) * p.ndim) for p in (self.kernel, self.bias))
         if self.config.spectral_norm:
             kernel = spectral_norm(kernel)
@@ -148,7 +149,7 @@ class _ConvolutionBlock(nnx.Module):
 
 
 class Head(nnx.Module):
-    """Logit at each token, given noise level and text."""
+    """A logit at each token, given the noise level and the text."""
 
     def __init__(self, config: HeadConfig, *, rngs: nnx.Rngs):
         c, p = config.channels, config.projection
@@ -179,16 +180,16 @@ class Head(nnx.Module):
           tokens: `[B, N, D]`, the image tokens after a block.
           grid: (h, w) with hw = N.
           t_hat: float32 `[B]`, noise level of the latents that the transformer saw; None for heads
-            that are not told it.
+            that are not given it.
           condition: `[B, condition_width]`, such as the pooled text.
 
         Returns:
           float32 logits `[B, h, w]`, positive for real.
         """
-        # Token norms grow along the depth of a transformer; each head starts from unit variance.
+        # Token norms grow with the depth of a transformer, so each head normalises its input.
         x = layer_norm(tokens.astype(self.config.dtype))
         x = self.entry(x.reshape(x.shape[0], *grid, x.shape[-1]))
-        # A Python number, unlike NumPy's, leaves the dtype of computation as it is.
+        # `math.sqrt`, since a Python number, unlike NumPy's, does not change the dtype.
         x = (self.residual(x) + x) / math.sqrt(2.0)
         told = [] if t_hat is None else [timestep_embedding(t_hat)]
         c = self.condition(jnp.concatenate([*told, condition.astype(jnp.float32)], axis=-1))
@@ -217,11 +218,11 @@ def one_head(params: Any, slot: jax.Array | int) -> Any:
 
 
 def refreshed(stacked: Model, params: Params, share: float, key: jax.Array) -> Params:
-    """Parameters of a stack, of whose heads each is made anew with a probability.
+    """Parameters of a stack in which each head is reinitialized with a given probability.
 
     Args:
-      stacked: what `head_stack` made.
-      params: its parameters.
+      stacked: the stack, made by `head_stack`.
+      params: the stack's parameters.
       share: the probability.
       key: raw PRNG key.
     """

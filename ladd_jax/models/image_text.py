@@ -1,4 +1,4 @@
-"""A small pair of encoders that puts pictures and their captions into one space.
+"""A small pair of encoders that embeds pictures and their captions in one space.
 
 B batch, H W picture, C channels, W words, F features.
 """
@@ -19,15 +19,15 @@ from ladd_jax.models.classifier import Convolution
 from ladd_jax.models.layers import Linear
 
 TABLE = 4096
-"""Rows of the table of words; what hashes to one row shares it."""
+"""Rows of the table of words; words with the same hash share a row."""
 
 _GRID = 2
 
 
 def terms(caption: str) -> list[str]:
-    """Words and pairs of neighbours, in the order of the caption: a word, then its pair.
+    """The words of a caption in order, each followed by its pair with the next word.
 
-    Pairs keep the order of words, which tells "left of" from "right of".
+    Pairs preserve the order of words, which for example distinguishes "left of" and "right of".
     """
     words = re.findall(r"\w+", caption.lower())
     pairs = [" ".join(pair) for pair in zip(words, words[1:], strict=False)]
@@ -44,7 +44,7 @@ def word_ids(captions: Sequence[str], length: int) -> np.ndarray:
 
 
 class ImageText(nnx.Module):
-    """Three convolutions, each on half of the sides before, and a bag of words."""
+    """Three convolutions, each of which halves the sides, and a bag of words."""
 
     def __init__(self, channels: int, width: int, features: int, *, rngs: nnx.Rngs):
         sizes = [channels, width, 2 * width, 4 * width]
@@ -61,7 +61,7 @@ class ImageText(nnx.Module):
         self.scale = param(rngs, (), initializers.constant(2.3), (), jnp.float32)
 
     def image(self, images: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Features in [-1, 1] and embedding of length 1, float32 `[B, F]` each.
+        """Features in [-1, 1], and embeddings of length 1, float32 `[B, F]` each.
 
         Args:
           images: float32 `[B, H, W, C]` in [-1, 1], H and W 8 or more.
@@ -72,13 +72,13 @@ class ImageText(nnx.Module):
             if place < 2:
                 x = nnx.avg_pool(x, (2, 2), (2, 2))
         b, _, _, d = x.shape
-        # A coarse grid keeps what is left from what is right in pictures of every shape.
+        # Pooling to a coarse grid preserves left and right in pictures of every shape.
         pooled = jax.image.resize(x, (b, _GRID, _GRID, d), "linear", antialias=True)
         features = jnp.tanh(self.dense(pooled.reshape(b, -1)))
         return features, _unit(self.project(features))
 
     def text(self, ids: jax.Array) -> jax.Array:
-        """Embedding of length 1, float32 `[B, F]`, of the rows of words, int `[B, W]`."""
+        """Embeddings of length 1, float32 `[B, F]`, of captions as rows of words, int `[B, W]`."""
         there = (ids > 0).astype(jnp.float32)[..., None]
         bag = jnp.sum(self.words[...][ids] * there, 1) / jnp.sqrt(1 + jnp.sum(there, 1))
         return _unit(self.project_text(jnp.tanh(bag)))

@@ -1,9 +1,9 @@
-"""Inception-v3 as Fréchet inception distances are measured with it.
+"""The Inception-v3 that Fréchet inception distances are measured with.
 
-This is TensorFlow's network of 2015-12-05 (Szegedy et al. 2015), as FID, pytorch-fid and
-torch-fidelity use it. It differs from the published one: average pooling does not count the places
-beyond the border, and the last block takes the maximum where its likes take the mean. Layers have
-the names of pytorch-fid's file of weights.
+This is TensorFlow's network of 2015-12-05 (Szegedy et al. 2015), as used by FID, pytorch-fid and
+torch-fidelity. It differs from the published one: average pooling does not count places beyond the
+border, and the last block pools by the maximum where similar blocks use the mean. Layers have the
+names of pytorch-fid's weights.
 
 B batch, H W pictures, h w grid, I O channels.
 """
@@ -28,7 +28,7 @@ FEATURES = 2048
 
 
 class _Convolution(nnx.Module):
-    """Convolution, batch norm with the statistics of training, and ReLU."""
+    """Convolution, batch norm with the stored statistics, and ReLU."""
 
     def __init__(
         self,
@@ -187,7 +187,7 @@ class _BlockD(nnx.Module):
 
 
 class _BlockE(nnx.Module):
-    """Branches whose last layers lie side by side, at 8x8."""
+    """Branches that end in pairs of parallel layers, at 8x8."""
 
     def __init__(self, inputs: int, pool: _Layer, *, rngs: nnx.Rngs):
         layer = functools.partial(_Convolution, rngs=rngs)
@@ -216,7 +216,7 @@ class _BlockE(nnx.Module):
 
 
 class Inception(nnx.Module):
-    """Pictures to the features of the last pooling layer."""
+    """Maps pictures to the features of the last pooling layer."""
 
     def __init__(self, *, rngs: nnx.Rngs):
         layer = functools.partial(_Convolution, rngs=rngs)
@@ -238,7 +238,7 @@ class Inception(nnx.Module):
         self.Mixed_7c = _BlockE(2048, _maximum, rngs=rngs)
 
     def __call__(self, pictures: jax.Array) -> jax.Array:
-        """Features of pictures of one size, which `resize` gives them.
+        """Features of pictures that `resize` has brought to the network's size.
 
         Args:
           pictures: float32 `[B, 299, 299, 3]`, RGB in [0, 255].
@@ -247,7 +247,7 @@ class Inception(nnx.Module):
           float32 `[B, 2048]`, the mean over the last grid of 8 x 8.
 
         Raises:
-          UserError: pictures of another shape.
+          UserError: the pictures have another shape.
         """
         if pictures.shape[1:] != (SIDE, SIDE, 3):
             raise UserError(
@@ -263,10 +263,10 @@ class Inception(nnx.Module):
 
 
 def resize(pictures: jax.Array, side: int = SIDE) -> jax.Array:
-    """Bilinear resize of TensorFlow 1, `align_corners=False`: pixel i lies at i times the scale.
+    """Bilinear resize of TensorFlow 1, `align_corners=False`: pixel i is at i times the scale.
 
-    It neither takes the pixels' middles nor filters where it makes a picture smaller, and stretches
-    both axes to one side. The numbers of FID depend on it.
+    It does not use the centres of pixels or an antialiasing filter, and it resizes both axes to the
+    same length. FID's numbers depend on these details.
 
     Args:
       pictures: `[B, H, W, C]`, of any dtype.
@@ -290,5 +290,5 @@ def resize(pictures: jax.Array, side: int = SIDE) -> jax.Array:
 
 @functools.cache
 def inception() -> Model:
-    """The network as a function of its parameters, described once in a process."""
+    """The network as a function of its parameters; a process only builds it once."""
     return Model(lambda rngs: Inception(rngs=rngs))

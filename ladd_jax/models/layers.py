@@ -19,11 +19,13 @@ Dtype = Any
 class Linear(nnx.Module):
     """Dense layer on the last axis, into one or several output axes: `[..., I] -> [..., *O]`.
 
-    A `quantized` one has an int8 kernel and a scale, of `models.quantized`, and starts with zeros.
+    If it is `quantized`, it has an int8 kernel and a scale, see `models.quantized`, and both are
+    initialized with zeros.
 
     Attributes:
-      parts: layers that this one is in published files: the first of several output axes.
-      low_rank: what is added to the product, of `models.lora`; None for nothing.
+      parts: number of layers that this one is in published files, the length of the first of
+        several output axes.
+      low_rank: adapter whose output is added to the product, see `models.lora`; None for none.
     """
 
     def __init__(
@@ -66,7 +68,7 @@ class Linear(nnx.Module):
         if self.scale is None:
             kernel = gather(self.kernel[...].astype(self.dtype), self.axes)
         else:
-            # Gathered as int8: half of what bfloat16 would send.
+            # Gathered as int8, which is half of what bfloat16 would transfer.
             kernel = gather(self.kernel[...], self.axes)
             scale = gather(self.scale[...], self.axes[1:])
             kernel = dequantize(kernel, scale).astype(self.dtype)
@@ -118,8 +120,8 @@ def layer_norm(x: jax.Array, epsilon: float = 1e-6) -> jax.Array:
 def modulated_norm(x: jax.Array, shift: jax.Array, scale: jax.Array) -> jax.Array:
     """`layer_norm(x) (1 + scale) + shift`, computed in float32 and rounded once.
 
-    Differentiated by JAX it would keep float32 arrays of the size of `x`; this keeps `x`, and the
-    mean and inverse deviation of each token.
+    If JAX differentiated it, it would store float32 arrays of the size of `x`. Its own gradient
+    only stores `x`, and the mean and inverse deviation of each token.
 
     Args:
       x: `[B, N, D]` tokens.
@@ -147,7 +149,7 @@ def _modulated_norm(
 def _modulated_norm_backward(kept: Any, cotangent: jax.Array) -> tuple[jax.Array, ...]:
     x, mean, inverse, scale = kept
     normed = (x.astype(jnp.float32) - mean) * inverse
-    # In the dtype of x: two loops share it, and in float32 it would be most of what they move.
+    # In the dtype of x, since two loops read it and in float32 it would dominate memory traffic.
     scaled = cotangent * normed.astype(x.dtype)
     d_shift, d_scale = (jnp.sum(a, axis=1, dtype=jnp.float32) for a in (cotangent, scaled))
     d_normed = cotangent.astype(jnp.float32) * (1 + scale.astype(jnp.float32)[:, None])
@@ -163,14 +165,14 @@ modulated_norm.defvjp(_modulated_norm, _modulated_norm_backward)
 def gelu_tanh(x: jax.Array) -> jax.Array:
     """GELU in its approximation by tanh (Hendrycks and Gimpel 2016), computed in float32.
 
-    Differentiated by JAX it would keep several arrays of the size of `x`; this keeps the
-    derivative.
+    If JAX differentiated it, it would store several arrays of the size of `x`. Its own gradient
+    only stores the derivative.
 
     Args:
       x: any shape, floating.
 
     Returns:
-      The shape and dtype of `x`.
+      an array with the shape and dtype of `x`.
     """
     return _gelu_tanh(x)[0]
 
@@ -179,8 +181,9 @@ def _gelu_tanh(x: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Value and derivative, in the dtype of `x`."""
     y = x.astype(jnp.float32)
     slope, cubic = 2 * math.sqrt(2 / math.pi), 0.044715
-    # (1 + tanh u) / 2 is the sigmoid of 2u. XLA counts a tanh as too expensive to compute twice:
-    # where value and derivative are both needed, a GPU would write it to memory in float32.
+    # (1 + tanh u) / 2 is the sigmoid of 2u, which is used because XLA considers tanh too expensive
+    # to compute twice: a GPU would write it to memory in float32 when value and derivative are both
+    # needed.
     gate = jax.nn.sigmoid(slope * (y + cubic * y**3))
     derivative = gate + y * gate * (1 - gate) * slope * (1 + 3 * cubic * y * y)
     return (y * gate).astype(x.dtype), derivative.astype(x.dtype)
@@ -193,7 +196,7 @@ def _gelu_tanh_jvp(primals: tuple[Any], tangents: tuple[Any]) -> tuple[jax.Array
 
 
 TIME_WIDTH = 256
-"""Features of an embedded time."""
+"""Number of features of an embedded time."""
 
 
 def timestep_embedding(
@@ -216,7 +219,7 @@ def timestep_embedding(
 
 
 class MLP(nnx.Module):
-    """Two dense layers with an activation between."""
+    """Two dense layers with an activation in between."""
 
     def __init__(
         self,

@@ -1,12 +1,13 @@
 """Low-rank adaptation of a frozen network (LoRA, Hu et al. 2021).
 
-A dense layer of kernel W `[I, O]` becomes x W + (alpha / r) x A B, with A `[I, r]` and B `[r, O]`
-trained and W constant. B starts at zero, so that the adapted network begins as the frozen one.
+A dense layer with kernel W `[I, O]` computes x W + (alpha / r) x A B, where A `[I, r]` and
+B `[r, O]` are trained and W is constant. B starts at zero, so that the adapted network at first
+equals the frozen one.
 
-Any network made of `models.layers.Linear` can be adapted; nothing here knows its family. A layer
-that is several in published files, such as one product for queries, keys and values, has an A and a
-B for each of these: A `[I, P, r]` and B `[P, r, ...]`, P being 1 for other layers. Stacked blocks
-have one more dimension, the layers', before all others.
+Any network made of `models.layers.Linear` can be adapted, whatever its family. A layer that stands
+for several layers in published files, such as one product for queries, keys and values, has an A
+and a B for each of these: A `[I, P, r]` and B `[P, r, ...]`, where P is 1 for other layers. In
+stacked blocks a layer axis precedes all other dimensions.
 """
 
 import dataclasses
@@ -26,13 +27,14 @@ from ladd_jax.parallel.mesh import gather
 from ladd_jax.ranges import NOT_NEGATIVE, check_numbers
 
 LOW_RANK = "low_rank"
-"""Name of the adapters in a tree of parameters, beside `kernel` and `bias` of their layer."""
+"""Name of a layer's adapters in a tree of parameters, next to its `kernel` and `bias`."""
 
 _SHARDED = "embed"
 """The logical axis that is sharded over `fsdp`."""
 
 BASE = "base"
-"""Name of the constant parameters among the frozen trees, unless they are another's, too."""
+"""Name of the tree of constant parameters among the frozen ones, unless it is shared with another
+network."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -40,9 +42,9 @@ class LoRA:
     """Which layers are adapted, and how.
 
     Attributes:
-      rank: r; 0 adapts nothing, and the whole network is trained.
-      alpha: the product of A and B counts alpha / r; 0 stands for r, which counts it once.
-      layers: patterns of names of dense layers, such as `*/image/qkv`: places in the tree of
+      rank: r; with 0 nothing is adapted, and the whole network is trained.
+      alpha: the product of A and B is multiplied by alpha / r; 0 stands for r, a factor of 1.
+      layers: patterns of names of dense layers, such as `*/image/qkv`: paths in the tree of
         parameters, joined by slashes, where `*` stands for anything.
     """
 
@@ -59,27 +61,27 @@ class LoRA:
 
     @property
     def scale(self) -> float:
-        """What the product of A and B is multiplied by."""
+        """The factor of the product of A and B."""
         return self.alpha / self.rank if self.alpha else 1.0
 
 
 class LowRank(nnx.Module):
-    """What one dense layer is adapted by: `[..., I] -> [..., *O]`."""
+    """The adapter of one dense layer: `[..., I] -> [..., *O]`."""
 
     def __init__(self, layer: Linear, lora: LoRA, *, rngs: nnx.Rngs, param_dtype: Dtype):
         kernel, axes, parts = layer.kernel[...], layer.axes, layer.parts
         stacked = kernel.shape[: kernel.ndim - len(axes)]
         inputs, *outputs = kernel.shape[len(stacked) :]
-        # Of several output axes the first one counts the parts.
+        # The first of several output axes is that of the parts.
         kept = slice(parts > 1, None)
         out = axes[1:][kept]
-        # Like other parameters each of the two is sharded over `fsdp`: by the rank, where its other
-        # dimension is not.
+        # Both are sharded over `fsdp` like other parameters, along the rank if their other
+        # dimension is not sharded.
         self.axes: dict[str, tuple[str | None, ...]] = {
             "down": (axes[0], None, None if axes[0] == _SHARDED else _SHARDED),
             "up": (None, None if _SHARDED in out else _SHARDED, *out),
         }
-        # Uniform within the inverse root of the inputs, as PEFT has it.
+        # Uniform within the inverse square root of the inputs, as in PEFT.
         shape, bound = (*stacked, inputs, parts, lora.rank), inputs**-0.5
         down = jax.random.uniform(next_key(rngs), shape, param_dtype, -bound, bound)
         up = jnp.zeros((*stacked, parts, lora.rank, *outputs[kept]), param_dtype)
@@ -101,10 +103,10 @@ class LowRank(nnx.Module):
 
 
 class Adapted(Backbone):
-    """A network whose parameters are its adapters alone.
+    """A network whose parameters are only its adapters.
 
-    Its `shapes`, `axes` and `init` are of these. What computes takes all parameters, which
-    `complete` makes of the adapters and of the constant ones.
+    Its `shapes`, `axes` and `init` are those of the adapters. Methods that compute take all
+    parameters, which `complete` puts together from the adapters and the constant ones.
     """
 
     def __init__(
@@ -116,10 +118,10 @@ class Adapted(Backbone):
           network: the network; it stays as it is.
           lora: how it is adapted; a rank above 0.
           param_dtype: dtype of the adapters.
-          name: of the tree of the network's parameters among the frozen ones.
+          name: name of the tree of the network's parameters among the frozen ones.
 
         Raises:
-          UserError: a pattern that is the name of no dense layer.
+          UserError: a pattern does not match any dense layer.
         """
 
         def build(rngs: nnx.Rngs) -> nnx.Module:
@@ -155,19 +157,19 @@ class Adapted(Backbone):
         return _joined(frozen[self._name], params)
 
     def scaled(self, params: Params) -> Params:
-        """Adapters that do the same with an alpha of their rank: B is multiplied by the scale."""
+        """Equivalent adapters with their rank as alpha, by multiplying B by the scale."""
         scale = self.lora.scale
         return jax.tree.map_with_path(
             lambda path, leaf: leaf if path[-1].key == "down" else scale * leaf, params
         )
 
     def merge(self, params: Params, base: Params, dtype: Dtype) -> Params:
-        """Parameters of the network without adapters that computes the same.
+        """Parameters of an equivalent network without adapters.
 
         Args:
           params: the adapters.
           base: parameters of the network.
-          dtype: dtype of the result; kernels are added up in float32.
+          dtype: dtype of the result; kernels are added in float32.
         """
         return _merged(base, params, self.lora.scale, jnp.dtype(dtype))
 
@@ -181,7 +183,7 @@ def _adapt(module: nnx.Module, lora: LoRA, rngs: nnx.Rngs, param_dtype: Dtype) -
     for pattern in lora.layers:
         if not fnmatch.filter(layers, pattern):
             raise UserError(
-                f"lora.layers has {pattern}, which is the name of no dense layer: use a name such "
+                f"lora.layers has {pattern}, which does not match any dense layer: use a name such "
                 f"as {min(layers)}, with * for any part of it"
             )
     for name in sorted(layers):
@@ -191,7 +193,7 @@ def _adapt(module: nnx.Module, lora: LoRA, rngs: nnx.Rngs, param_dtype: Dtype) -
 
 
 def _adapters(tree: Params) -> Params:
-    """The part of a tree like the parameters that is adapters."""
+    """The adapters in a tree with the structure of the parameters."""
     found = {}
     for name, inner in tree.items():
         if name == LOW_RANK:
@@ -230,15 +232,16 @@ def _product(adapters: Params, shape: tuple[int, ...]) -> jax.Array:
 
 
 def add_adapters(params: Params, added: Sequence[tuple[Params, float]]) -> Params:
-    """Parameters of a network to which adapters are added for good.
+    """Parameters of a network with adapters permanently added to its kernels.
 
-    Kernel by kernel, each with all of its adapters in float32, so that few of these are on a device
-    at once. The result has the dtypes and shardings of `params`, whose changed kernels are gone.
+    Adapters are added kernel by kernel, all in float32, so that only a few of them are on a device
+    at once. The result has the dtypes and shardings of `params`; the original buffers of changed
+    kernels are deleted.
 
     Args:
       params: parameters on devices.
-      added: trees of adapters, whose P may be any, with what each product is multiplied by; equal
-        arrays of numpy on all processes.
+      added: pairs of a tree of adapters, with any P, and the factor of its products. The adapters
+        are numpy arrays, equal on all processes.
     """
     if not any(adapters for adapters, _ in added):
         return params

@@ -1,8 +1,8 @@
 """Constant weights in int8 with a float32 scale for each output channel, by Qwix.
 
-A kernel `[I, *O]` is kept as int8 of the same shape and a scale `[*O]`, the largest magnitude over
-its inputs by 127.5. It is widened where it is used, so that the activations and their gradient are
-those of a network in floating point with slightly other weights.
+A kernel `[I, *O]` is stored as int8 of the same shape, with a scale `[*O]`, the largest magnitude
+over its inputs divided by 127.5. It is converted back where it is used, so that activations and
+their gradients are those of a floating-point network with slightly different weights.
 """
 
 import importlib.util
@@ -18,7 +18,7 @@ from ladd_jax.parallel.mesh import parameter_shardings
 
 
 def check_installed() -> None:
-    """Raises UserError where Qwix is not installed."""
+    """Raises UserError if Qwix is not installed."""
     if importlib.util.find_spec("qwix") is None:
         raise UserError(
             "int8 weights need qwix, which is not installed: run pip install ladd_jax[int8]"
@@ -26,14 +26,14 @@ def check_installed() -> None:
 
 
 def dequantize(kernel: jax.Array, scale: jax.Array) -> jax.Array:
-    """Float32 `[I, *O]` of an int8 kernel `[I, *O]` and its scale `[*O]`."""
+    """The float32 kernel `[I, *O]` of an int8 kernel `[I, *O]` and its scale `[*O]`."""
     import qwix
 
     return qwix.dequantize(qwix.QArray(kernel, scale[None]))
 
 
 def quantize(kernel: jax.Array, axis: int) -> tuple[jax.Array, jax.Array]:
-    """An int8 kernel and its float32 scale, which has all dimensions but the inputs'.
+    """An int8 kernel and its float32 scale, which has all dimensions except that of the inputs.
 
     Args:
       kernel: kernel of any float dtype.
@@ -47,11 +47,11 @@ def quantize(kernel: jax.Array, axis: int) -> tuple[jax.Array, jax.Array]:
 
 
 def quantize_params(model: Model, params: Params, mesh: Mesh) -> Params:
-    """Parameters of a network with int8 kernels from those of the same network without.
+    """Parameters with int8 kernels, from the parameters of the network in floating point.
 
     Args:
       model: the network with int8 kernels.
-      params: parameters of the other one, in any float dtype.
+      params: parameters of the same network without, in any float dtype.
       mesh: mesh of the result.
     """
     shardings = parameter_shardings(mesh, model.shapes, model.axes)
@@ -61,10 +61,10 @@ def quantize_params(model: Model, params: Params, mesh: Mesh) -> Params:
             return params.astype(shapes.dtype)
         made: dict[str, Any] = {}
         if "kernel" in shapes and shapes["kernel"].dtype == jnp.int8:
-            # A stack of layers has one more dimension before the inputs.
+            # A stack of layers has one more dimension, before that of the inputs.
             inputs = int(axes["kernel"][0] == "layers")
             laid = shardings["kernel"], shardings["scale"]
-            # Compiled, so that no more than a kernel and its int8 is held.
+            # Compiled, so that only a kernel and its int8 form are in memory.
             program = jax.jit(quantize, static_argnums=1, out_shardings=laid)
             made["kernel"], made["scale"] = program(params["kernel"], inputs)
         return made | {

@@ -1,7 +1,8 @@
-"""From prompts to what the transformer reads: context tokens and a pooled vector.
+"""Text encoders with random weights, which give context tokens and a pooled vector.
 
-A `TextEncoder` joins a tokenizer and a text transformer. The one here has bytes or words for tokens
-and frozen random weights: enough for small vocabularies, with the fields of Stable Diffusion 3.
+A `TextEncoder` joins a tokenizer and a text transformer. This one has bytes or words as tokens and
+frozen random weights, which is enough for small vocabularies. It gives the same arrays as the
+encoders of Stable Diffusion 3.
 """
 
 import re
@@ -16,18 +17,18 @@ from jax.nn import initializers
 from ladd_jax.models.base import Model, Params
 from ladd_jax.models.clip import CLIPTextConfig, clip_text
 
-# Kana and ideographs, of all planes.
+# Kana and ideographs in all planes of Unicode.
 _UNSPACED = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 _WORD = re.compile(rf"[{_UNSPACED}]|[^\W{_UNSPACED}]+|[^\w\s]")
 
 
 class Tokenizer:
-    """Token ids, cut before the end token and padded with it to `length` tokens.
+    """Turns prompts into token ids, cut before the end token and padded with it to `length` tokens.
 
     Attributes:
-      length: tokens in a row.
-      truncated: how many prompts were cut so far.
-      eos_token_id: the end token.
+      length: number of tokens in a row.
+      truncated: number of prompts cut so far.
+      eos_token_id: id of the end token.
       vocab_size: number of tokens.
     """
 
@@ -39,7 +40,7 @@ class Tokenizer:
         self.truncated = 0
 
     def tokens(self, prompt: str) -> list[int]:
-        """All token ids of a prompt, without an end."""
+        """All token ids of a prompt, without an end token."""
         raise NotImplementedError
 
     def __call__(self, prompts: Sequence[str]) -> np.ndarray:
@@ -67,9 +68,9 @@ class ByteTokenizer(Tokenizer):
 class WordTokenizer(Tokenizer):
     """Lower-case words and punctuation.
 
-    A word is a hash, so any caption can be read; of 1,000 words about 115 share theirs with
-    another. Characters of Chinese and Japanese, which are written without spaces, are words of
-    their own.
+    The id of a word is a hash, so that any caption can be read; of 1,000 words about 115 share
+    their id with another. Characters of Chinese and Japanese, which are written without spaces, are
+    words of their own.
     """
 
     eos_token_id = 0
@@ -82,7 +83,7 @@ class WordTokenizer(Tokenizer):
 
 
 TOKENIZERS: dict[str, type[Tokenizer]] = {"bytes": ByteTokenizer, "words": WordTokenizer}
-"""By the name that `data.text_tokens` has."""
+"""Tokenizers, by their names in `data.text_tokens`."""
 
 
 class TextEncoder:
@@ -116,8 +117,8 @@ class TextEncoder:
     ) -> "TextEncoder":
         """A frozen encoder of random weights, the same for the same seed.
 
-        Weights have variance 1 / fan-in, not CLIP's 0.02 of a start of training: the blocks must
-        mix tokens as they are.
+        Weights have variance 1 / fan-in, instead of CLIP's initial deviation of 0.02, since the
+        blocks have to mix tokens without being trained.
         """
         tokenizer = TOKENIZERS[tokens](length)
         config = CLIPTextConfig(
@@ -139,12 +140,12 @@ class TextEncoder:
 
     @property
     def truncated(self) -> dict[str, int]:
-        """How many prompts so far were too long and were cut."""
+        """How many prompts were cut so far because they were too long."""
         return {"data.text_length": self._tokenizer.truncated}
 
     @property
     def blocks(self) -> dict[str, tuple[tuple[int, int], ...]]:
-        """None: all arrays are full."""
+        """Empty, since all arrays are full."""
         return {}
 
     def encode(self, prompts: Sequence[str]) -> dict[str, np.ndarray]:

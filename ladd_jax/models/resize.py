@@ -17,14 +17,14 @@ def _cubic(distance: np.ndarray, a: float) -> np.ndarray:
 
 
 def bicubic_matrix(inputs: int, outputs: int, *, antialias: bool) -> np.ndarray:
-    """What makes a row of `outputs` pixels of one of `inputs`, float32 `[outputs, inputs]`.
+    """The matrix that resizes a row of `inputs` pixels to `outputs`, float32 `[outputs, inputs]`.
 
     Args:
-      inputs: pixels that there are.
-      outputs: pixels to make.
-      antialias: whether the kernel, of a = -0.5, gets wider as the row gets shorter and leaves out
-        what is beyond the edge, as pictures are resized by Pillow; otherwise a is -0.75 and the
-        pixel at the edge is repeated. Both are `torch.nn.functional.interpolate`'s, without
+      inputs: number of pixels in the row.
+      outputs: number of pixels to make.
+      antialias: whether to resize like Pillow, with a kernel with a = -0.5 that gets wider as the
+        row gets shorter and ignores what is beyond the edge. Otherwise a is -0.75 and the pixel at
+        the edge is repeated. Both are modes of `torch.nn.functional.interpolate`, without
         `align_corners`.
     """
     scale = inputs / outputs
@@ -43,19 +43,19 @@ def bicubic_matrix(inputs: int, outputs: int, *, antialias: bool) -> np.ndarray:
 
 
 def bicubic(x: jax.Array, height: int, width: int, *, antialias: bool) -> jax.Array:
-    """A batch of grids in another size, `[B, H, W, C] -> float32 [B, height, width, C]`.
+    """Resizes a batch of grids, `[B, H, W, C] -> float32 [B, height, width, C]`.
 
     Args:
-      x: the grids; one of that size already is as it was.
-      height: rows to make.
-      width: columns to make.
+      x: the grids; if they have that size already, their values do not change.
+      height: number of rows to make.
+      width: number of columns to make.
       antialias: see `bicubic_matrix`.
     """
     x = x.astype(jnp.float32)
     for axis, size in ((1, height), (2, width)):
         if x.shape[axis] != size:
             matrix = jnp.asarray(bicubic_matrix(x.shape[axis], size, antialias=antialias))
-            # Accelerators multiply in bfloat16 by default, which is coarser than a picture's bytes.
+            # By default accelerators multiply in bfloat16, which is coarser than a picture's bytes.
             resized = jnp.tensordot(x, matrix, ((axis,), (1,)), precision="highest")
             x = jnp.moveaxis(resized, -1, axis)
     return x

@@ -1,4 +1,4 @@
-"""Blocks of one structure as one stack: made, scanned, and gone back through.
+"""Stacks of blocks with the same structure: making them, scanning them, and their backward pass.
 
 B batch, N image tokens, D width, L blocks.
 """
@@ -16,8 +16,8 @@ from ladd_jax.parallel.mesh import constrain
 Run = Callable[[Any, jax.Array, Any, Any], tuple[jax.Array, Any]]
 """One block: `(parameters, x [B, N, D], side, shared) -> (x, side)`.
 
-`side` is a tree of arrays `[B, ...]` that go from block to block beside the image tokens, `shared`
-a tree that every block reads.
+`side` is a tree of arrays `[B, ...]` that are passed from block to block along with the image
+tokens, and `shared` a tree that every block reads.
 """
 
 
@@ -29,7 +29,7 @@ def stack(build: Callable[[nnx.Rngs], nnx.Module], count: int, rngs: nnx.Rngs) -
 
 
 def on_batch(tree: Any) -> Any:
-    """Lays arrays `[B, ...]` on the mesh by their batch, the other dimensions whole."""
+    """Shards arrays `[B, ...]` over the mesh by their batch, with the other dimensions whole."""
     return jax.tree.map(lambda x: constrain(x, "batch", *(None,) * (x.ndim - 1)), tree)
 
 
@@ -41,24 +41,24 @@ def scan_with_way_back(
     shared: Any,
     unroll: int,
 ) -> tuple[tuple[jax.Array, Any, jax.Array], Callable[..., tuple[jax.Array, Any]]]:
-    """Scans blocks and says how to go back through them, their parameters being constants.
+    """Scans blocks, and gives their backward pass with the parameters as constants.
 
-    `jax.vjp` of the whole scan would stack each block's input once more than `features` does, and
-    with it the parameters. So each block's vjp is kept without the arrays that the backward scan
-    has at hand: the block's input, its parameters, and what all blocks share.
+    `jax.vjp` of the whole scan would stack each block's input again, in addition to `features`, and
+    the parameters as well. So each block's vjp is stored without the arrays that the backward scan
+    has anyway: the block's input, its parameters, and what all blocks share.
 
     Args:
-      run: a block.
+      run: function of a block.
       states: parameters of the blocks, stacked.
-      layers: int32, the blocks' places in the network.
-      carry: image tokens, side, and features `[L + 1, B, N, D]`: the first block's input is at its
-        place, and each block's output is put behind it.
+      layers: int32, the blocks' indices in the network.
+      carry: image tokens, side, and features `[L + 1, B, N, D]`, which already hold the first
+        block's input and get each block's output at the next index.
       shared: what every block reads.
-      unroll: blocks in one turn of the scan.
+      unroll: number of blocks in one step of the scan.
 
     Returns:
-      The carry, and `back(features, features_bar, x_bar, side_bar)`: cotangents of the first
-      block's inputs from those of the last one's outputs and those of the features on the way.
+      the carry, and `back(features, features_bar, x_bar, side_bar)`, which gives the cotangents of
+      the first block's inputs from the cotangents of the last block's outputs and of the features.
     """
 
     def forward(carry: Any, layer_and_state: Any) -> tuple[Any, Any]:

@@ -29,8 +29,8 @@ class T5Config:
       d_ff: hidden width of the gated MLP.
       num_layers: L.
       num_heads: K; K times `d_kv` need not be D.
-      relative_attention_num_buckets: biases of a head, half of them for each direction.
-      relative_attention_max_distance: distance from which on all share a bias.
+      relative_attention_num_buckets: number of biases of a head, half of them for each direction.
+      relative_attention_max_distance: distance from which on all distances share a bias.
       layer_norm_epsilon: epsilon of all norms.
       dtype: dtype of computation; activations of T5-XXL exceed float16.
       param_dtype: dtype of parameters.
@@ -50,7 +50,7 @@ class T5Config:
 
 
 def relative_buckets(length: int, buckets: int, max_distance: int) -> np.ndarray:
-    """Bucket of each pair of places, int32 `[T (query), T (key)]`.
+    """The bucket of each pair of positions, int32 `[T (query), T (key)]`.
 
     Half of the buckets are for keys after the query. In each half the first half holds one
     distance each, and the rest grow geometrically up to `max_distance`.
@@ -59,7 +59,7 @@ def relative_buckets(length: int, buckets: int, max_distance: int) -> np.ndarray
     half = buckets // 2
     single = half // 2
     distance = np.abs(offset)
-    # In float32, as the trained weights saw it: some distances lie on a boundary.
+    # In float32 as in training, since some distances are exactly on a boundary.
     ratio = np.log(np.maximum(distance, 1).astype(np.float32) / np.float32(single))
     ratio = ratio / np.float32(np.log(max_distance / single)) * np.float32(half - single)
     far = np.minimum(single + ratio.astype(np.int32), half - 1)
@@ -97,7 +97,7 @@ class _Block(nnx.Module):
 
 
 class T5Encoder(nnx.Module):
-    """Token ids to context tokens. Padding is attended to, as Stable Diffusion 3 does."""
+    """Maps token ids to context tokens. Padding is attended to, as in Stable Diffusion 3."""
 
     def __init__(self, config: T5Config, *, rngs: nnx.Rngs):
         self.config = config
@@ -121,8 +121,8 @@ class T5Encoder(nnx.Module):
           float32 `[B, T, D]`.
         """
         config = self.config
-        # The sum over layers is float32: a few features grow to ten thousands, and bfloat16
-        # would drop what later blocks add to them.
+        # The residual stream is float32, since a few features grow to tens of thousands, and
+        # bfloat16 would lose what later blocks add to them.
         x = gather(self.tokens[...], (None, "embed"))[ids].astype(jnp.float32)
         buckets = relative_buckets(
             ids.shape[1],

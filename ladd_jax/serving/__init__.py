@@ -2,5 +2,5 @@
 
 import os
 
-# Read as gradio is imported: it tells its makers nothing, and asks for no newer version.
+# Must be set before gradio is imported: stops it from sending analytics and checking for updates.
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"

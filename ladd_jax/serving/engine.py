@@ -1,6 +1,6 @@
-"""Requests of many sessions made in batches of a few fixed sizes, by one thread.
+"""Batches the requests of many sessions into a few fixed sizes, on one thread.
 
-It knows nothing of networks and pages: `make` does the work, for rows of one kind.
+The engine knows nothing about networks or pages: `make` does the work, for rows of one kind.
 """
 
 import logging
@@ -15,7 +15,7 @@ from ladd_jax.errors import UserError
 _LOG = logging.getLogger(__name__)
 
 Make = Callable[[Any, Sequence[Any]], Sequence[Any]]
-"""Of rows of one kind what is made of each; a `UserError` in the place of what cannot be made."""
+"""Makes a result from each row, all of one kind; a `UserError` stands for a row that failed."""
 
 
 class SupersededError(Exception):
@@ -31,20 +31,20 @@ class _Request:
 
 
 class Engine:
-    """A bounded queue of requests, and the thread that works them off, the oldest first.
+    """A bounded queue of requests, and the thread that works through it, oldest first.
 
-    Requests of the oldest one's kind that wait go with it as far as the largest batch holds them.
-    A batch is filled up to one of the sizes by rows of its own, so that a program for each kind and
-    size is all that is ever compiled.
+    Waiting requests of the same kind as the oldest join its batch as long as they fit the largest
+    size. A batch is padded to one of the sizes with copies of its own rows, so that only one
+    program is ever compiled for each kind and size.
     """
 
     def __init__(self, make: Make, sizes: Sequence[int], bound: int):
         """Starts the thread.
 
         Args:
-          make: makes what is asked for.
-          sizes: the sizes of batches that `make` is given.
-          bound: requests that may wait.
+          make: makes the results of a batch.
+          sizes: the batch sizes that `make` is called with.
+          bound: largest number of requests that may wait.
         """
         self._make, self._sizes, self._bound = make, sorted(sizes), bound
         self._waiting: list[_Request] = []
@@ -55,21 +55,22 @@ class Engine:
 
     @property
     def largest(self) -> int:
-        """Rows of the largest batch, and so of a request."""
+        """The largest batch size, which is also the most rows that a request may have."""
         return self._sizes[-1]
 
     def submit(self, session: str, kind: Hashable, rows: Sequence[Any]) -> Future[list[Any]]:
-        """Asks for rows of one kind.
+        """Requests results for rows of one kind.
 
-        What the same session has waiting is dropped: its future raises `SupersededError`.
+        A request of the same session that still waits is dropped: its future raises
+        `SupersededError`.
 
         Args:
-          session: who asks.
-          kind: what a batch has one of.
-          rows: one for each result.
+          session: name of the session.
+          kind: kind of the rows; all rows in a batch have the same.
+          rows: the rows, one for each result.
 
         Returns:
-          What becomes the results, one for each row; or raises the UserError of one of them.
+          a future of the results, one for each row; if a row failed, it raises that UserError.
 
         Raises:
           UserError: there are too many rows, the queue is full, or the engine is closed.
@@ -96,7 +97,7 @@ class Engine:
         return request.future
 
     def drop(self, session: str) -> None:
-        """Drops what a session has waiting, such as one that has left."""
+        """Drops the waiting requests of a session, for example when it has ended."""
         with self._changed:
             gone = [request for request in self._waiting if request.session == session]
             self._waiting = [request for request in self._waiting if request.session != session]
@@ -104,7 +105,7 @@ class Engine:
             request.future.set_exception(SupersededError())
 
     def close(self) -> None:
-        """Ends the thread after the batch in work; what waits is dropped."""
+        """Ends the thread after the current batch, and drops the requests that wait."""
         with self._changed:
             self._closed = True
             gone, self._waiting = self._waiting, []
@@ -123,7 +124,7 @@ class Engine:
             self._finish(batch)
 
     def _take(self) -> list[_Request]:
-        """The oldest request, and those of its kind that fit beside it."""
+        """The oldest request, and the waiting ones of its kind that fit into the same batch."""
         taken: list[_Request] = []
         room = self.largest
         for request in self._waiting:
@@ -139,7 +140,7 @@ class Engine:
         padded = [rows[i % len(rows)] for i in range(size)]
         try:
             made = list(self._make(batch[0].kind, padded))
-        # Whatever it is, those who wait are told, and the next batch is made.
+        # Whatever went wrong, the sessions of this batch are told, and the next batch goes on.
         except Exception as error:
             if not isinstance(error, UserError):
                 _LOG.exception("serve: a batch failed")

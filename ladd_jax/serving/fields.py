@@ -1,4 +1,4 @@
-"""The components of the page, as they stand beside each other."""
+"""The components of the page, and their arrangement."""
 
 import dataclasses
 import functools
@@ -14,11 +14,11 @@ from ladd_jax.diffusion.sampling import scales_of
 from ladd_jax.stages.trained import TrainedModel
 
 _KEPT_PAINTINGS = 256
-"""Paintings that were sent and not asked for yet, of all tabs together: few of each, and so many
-that none is lost between its being sent and asked for while others paint."""
+"""How many paintings, over all tabs, are kept after they were sent and before they are used. A tab
+needs only a few; this many keeps a painting from being dropped while other tabs paint."""
 
 _PAINT = ("#3b82f6", 0.6)
-"""Colour of the brush, through which the picture is seen."""
+"""Colour of the brush, translucent so that the picture shows through."""
 
 _BRUSH = 24
 """Radius of the brush in pixels of the canvas."""
@@ -26,15 +26,16 @@ _BRUSH = 24
 
 @dataclasses.dataclass
 class Fields:
-    """Components of the page that events are about.
+    """Components of the page that take part in events.
 
     Attributes:
-      prompt: where the prompt is typed.
+      prompt: the box where the prompt is typed.
       status: a line about the pictures.
-      gallery: shows the pictures.
-      inputs: what a wish is made of, by names of `Wish`; what cannot be chosen is not there.
-      changes: events of what is chosen, after which there are pictures as after a key.
-      editor: where holes are painted; None for a student that fills none.
+      gallery: the pictures.
+      inputs: components that a `Wish` is read from, by its attributes; choices that this student
+        does not offer are missing.
+      changes: events of the other inputs, which update the pictures like a keystroke does.
+      editor: the canvas where holes are painted; None for a student that does not fill holes.
     """
 
     prompt: gradio.Textbox
@@ -47,12 +48,12 @@ class Fields:
 
 @dataclasses.dataclass(frozen=True)
 class _Words:
-    """How the page speaks of what a student does.
+    """The page's wording for what a student does.
 
     Attributes:
-      prompt: what a prompt is called.
-      example: what a prompt says.
-      ready: what to do first.
+      prompt: label of the prompt.
+      example: placeholder that says what to type as a prompt.
+      ready: the first thing to do once the page is ready.
     """
 
     prompt: str
@@ -65,7 +66,7 @@ _WORDS = {
     "inpaint": _Words(
         "Prompt",
         "What the whole picture shows",
-        "choose a picture, paint over what is to be filled, and type a prompt",
+        "choose a picture, paint over the part to fill, and type a prompt",
     ),
     "edit": _Words(
         "Instruction",
@@ -73,21 +74,21 @@ _WORDS = {
         "choose a picture and type how to edit it",
     ),
 }
-"""By what is joined to x_t."""
+"""The wording by what is joined to x_t, as `data.joined` names it."""
 
 
 def ready_words(trained: TrainedModel) -> str:
-    """What the page says once it is ready."""
+    """The status line once the page is ready."""
     return f"Ready: {_WORDS[trained.joined].ready}."
 
 
 def fields_of(trained: TrainedModel, buckets: Mapping[str, Bucket], most: int) -> Fields:
-    """Makes the components, in the blocks that are open.
+    """Creates the components inside the current `gradio.Blocks`.
 
     Args:
       trained: the student.
-      buckets: the shapes to offer, by their names.
-      most: pictures at once.
+      buckets: the shapes to offer, by their labels.
+      most: largest number of pictures at once.
     """
     steps, words = len(trained.times), _WORDS[trained.joined]
     does = "type or paint" if trained.joined == "inpaint" else "type"
@@ -110,7 +111,7 @@ def fields_of(trained: TrainedModel, buckets: Mapping[str, Bucket], most: int) -
                 inputs["picture"] = _picture()
             if trained.joined == "inpaint":
                 editor = _editor()
-            # A picture with a hole is asked for by its first stroke.
+            # A student that fills holes is only asked once the first stroke is painted.
             elif trained.joined:
                 changes.append(inputs["picture"].change)
             inputs["aspect"] = gradio.Radio(
@@ -156,12 +157,12 @@ def fields_of(trained: TrainedModel, buckets: Mapping[str, Bucket], most: int) -
 
 
 def _picture() -> gradio.Image:
-    """Where a picture is chosen."""
+    """The component where a picture is chosen."""
     picture = gradio.Image(
         label="Picture", sources=["upload", "clipboard"], height=180, elem_id="picture"
     )
-    # The file as it came, so that what is wrong with it is told as everywhere else.
-    # A subclass would do, but gradio writes a file beside each one's module.
+    # Passes the path of the uploaded file on, so that our own reader reports what is wrong with it.
+    # A subclass would be cleaner, but gradio writes a file next to the module of each subclass.
     picture.preprocess = lambda payload: payload.path if payload else None
     return picture
 
@@ -179,9 +180,9 @@ def _strength(trained: TrainedModel) -> gradio.Slider:
 
 
 def _editor() -> gradio.ImageMask:
-    """Where the hole of the picture is painted; what it gives is the painting, encoded, alone."""
+    """The canvas where a hole is painted; its value is only the encoded paint layer."""
     editor = gradio.ImageMask(
-        label="Paint over what is to be filled",
+        label="Paint over the part to fill",
         sources=(),
         transforms=(),
         brush=gradio.Brush(default_size=_BRUSH, colors=[_PAINT], color_mode="fixed"),
@@ -196,7 +197,7 @@ def _editor() -> gradio.ImageMask:
 
 
 def _painting_of(editor: gradio.ImageMask, payload: Any) -> bytes | None:
-    """The bytes of the layer that is painted on; None where there is none."""
+    """The bytes of the paint layer; None where there is none."""
     if payload is None:
         return None
     sent = editor.blob_storage
@@ -205,7 +206,7 @@ def _painting_of(editor: gradio.ImageMask, payload: Any) -> bytes | None:
     else:
         found = sent.pop(payload.id, None)
         layers = [bytes(layer) for layer in found.layers if layer] if found else []
-    # A stroke that was followed by another before it was asked for is never asked for.
+    # A stroke followed by another one before it was used is never used, and would stay forever.
     while len(sent) > _KEPT_PAINTINGS:
         sent.pop(next(iter(sent)))
     return layers[0] if layers else None

@@ -1,4 +1,4 @@
-"""The page, by gradio: a picture in one step while a prompt is typed, in all steps after it."""
+"""The gradio page: one-step pictures while a prompt is typed, and all steps after a pause."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ from ladd_jax.serving.ready import Ready
 from ladd_jax.serving.student import Student, Wish, read_picture
 
 _PAUSE = 0.6
-"""Seconds without a key after which typing has paused."""
+"""Seconds without a keystroke that count as a pause in typing."""
 
 _ONE_ROW = 4
-"""Tall pictures that stand beside each other."""
+"""Up to how many tall pictures are shown in a single row."""
 
 _PIXELATED = 256
-"""Pixels below which pictures are shown with their pixels as squares."""
+"""Side in pixels below which pictures are enlarged without smoothing."""
 
 _LARGEST_FILE = "64mb"
-"""Of a picture that is uploaded."""
+"""Largest size of an uploaded picture."""
 
-# The browser asks no other host for anything, whatever gradio's files name. What is painted on and
-# the paint are data: and blob: of the page itself, which the editor asks for as if they were files.
+# Keeps the browser from contacting any other host, whatever gradio's files refer to. The editor
+# loads its picture and its paint layer from data: and blob: URLs of the page itself.
 _POLICY = (
     "default-src 'self' data: blob: 'unsafe-inline' 'unsafe-eval'; "
     "connect-src 'self' data: blob: ws: wss:"
@@ -44,7 +44,7 @@ _POLICY = (
 
 _FONTS = ["system-ui", "sans-serif"]
 
-# The pictures share what room there is, each whole, whatever their number and aspect.
+# The pictures share the available space, and none is cropped, whatever their number and aspect.
 _CSS = """
 footer { display: none !important }
 #title p { color: var(--body-text-color-subdued) }
@@ -63,13 +63,13 @@ _SQUARES = "#pictures img { image-rendering: pixelated }"
 
 @dataclasses.dataclass
 class _Session:
-    """What a browser's tab has asked for.
+    """What one browser tab has asked for.
 
     Attributes:
-      inputs: counts its keys, strokes and choices: a pause ends with the next one.
-      wishes: counts what it asked the student for: the newest drops those before.
+      inputs: number of its keystrokes, strokes and choices so far; the next one ends a pause.
+      wishes: number of its requests to the student so far; the newest supersedes all others.
       whole: the last wish that was made, or is being made, in all steps.
-      painted: the file of a picture, and what was last painted over it.
+      painted: path of a picture, and the painting last sent for it.
     """
 
     inputs: int = 0
@@ -78,7 +78,7 @@ class _Session:
     painted: tuple[str | None, bytes | None] = (None, None)
 
     def painting(self, picture: str | None) -> bytes | None:
-        """What is painted over a picture; nothing of what was over another one."""
+        """The painting over a picture; None if the last painting was over another one."""
         return self.painted[1] if self.painted[0] == picture else None
 
 
@@ -86,12 +86,12 @@ class Page:
     """The page of one student."""
 
     def __init__(self, student: Student, engine: Engine, ready: Ready):
-        """Prepares it.
+        """Prepares the page.
 
         Args:
           student: the student.
-          engine: makes its pictures.
-          ready: whether it is compiled.
+          engine: the engine that makes its pictures.
+          ready: whether the student is compiled.
         """
         self._student, self._engine, self._ready = student, engine, ready
         self._sessions: dict[str, _Session] = {}
@@ -99,14 +99,14 @@ class Page:
         self._buckets = {self.label(bucket): bucket for bucket in student.trained.buckets}
 
     def label(self, bucket: Bucket) -> str:
-        """The name of a shape on the page."""
+        """The label of a shape on the page."""
         height, width = bucket.image_size(self._student.trained.reduction)
         common = math.gcd(height, width)
         ratio = f"{width // common}:{height // common}"
         return f"{ratio} ({width}x{height})" if len(ratio) < 6 else f"{width}x{height}"
 
     def _wish(self, session: _Session, values: Sequence[Any]) -> Wish:
-        """What the page's fields say, in their order."""
+        """The wish that the values of the page's fields, in their order, stand for."""
         given = dict(zip(self._names, values, strict=True))
         if given["seed"] is None:
             raise UserError("there is no seed: use a number from 0 on")
@@ -129,15 +129,18 @@ class Page:
         return name, self._sessions.setdefault(name, _Session())
 
     async def _make(self, name: str, session: _Session, wish: Wish) -> tuple[Any, Any]:
-        """Pictures, and a line about them; or what is wrong; or nothing, where the tab has asked
-        for something else before they were begun."""
+        """New values of gallery and status line: pictures, or an error in the status line.
+
+        Changes nothing if the tab asked for something else before the pictures were begun.
+        """
         start = time.perf_counter()
         session.wishes += 1
         number = session.wishes
         try:
             self._ready.check()
             kind, rows = await asyncio.to_thread(self._student.rows_of, wish)
-            # The engine drops what waits there, and knows nothing of what is still prepared.
+            # The engine only drops superseded requests that already wait in its queue. This one was
+            # still being prepared.
             if session.wishes != number:
                 raise SupersededError
             made = await asyncio.wrap_future(self._engine.submit(name, kind, rows))
@@ -161,7 +164,7 @@ class Page:
         return gradio.Gallery(value=pictures, columns=columns), told
 
     async def _first(self, request: gradio.Request, *values: Any) -> tuple[Any, Any]:
-        """In one step, unless all steps were asked for in the meantime."""
+        """Makes pictures in one step, unless all steps were requested in the meantime."""
         name, session = self._session(request)
         try:
             wish = self._wish(session, values)
@@ -173,7 +176,7 @@ class Page:
         return await self._make(name, session, wish)
 
     async def _paused(self, request: gradio.Request, *values: Any) -> tuple[Any, Any]:
-        """In all steps, once nothing was typed, chosen or painted for a while."""
+        """Makes pictures in all steps, once nothing was typed, chosen or painted for a while."""
         _, session = self._session(request)
         session.inputs += 1
         number = session.inputs
@@ -183,7 +186,7 @@ class Page:
         return await self._all(request, *values)
 
     async def _all(self, request: gradio.Request, *values: Any) -> tuple[Any, Any]:
-        """In all steps; a pause that is not over has nothing to ask for any more."""
+        """Makes pictures in all steps now, and cancels the request after a pause still running."""
         name, session = self._session(request)
         session.inputs += 1
         try:
@@ -199,18 +202,20 @@ class Page:
     async def _painted(
         self, request: gradio.Request, painting: bytes | None, *values: Any
     ) -> tuple[Any, Any]:
-        """As `_first`, after a stroke; what is painted is kept for what is asked for next, so that
-        it is not sent with each key."""
+        """Does what `_first` does, after a stroke.
+
+        The painting is kept in the session, so that it need not be sent again with each keystroke.
+        """
         _, session = self._session(request)
-        # Whoever pauses after the stroke before asks for nothing any more.
+        # Cancels the pause that began with the stroke before.
         session.inputs += 1
         session.painted = (values[self._names.index("picture")], painting)
         return await self._first(request, *values)
 
     def _canvas(self, request: gradio.Request, picture: str | None) -> tuple[Any, Any]:
-        """What is painted on, for another picture, and a line about it."""
+        """New values of the canvas and the status line after another picture was chosen."""
         _, session = self._session(request)
-        # The same file may be chosen again, or its paint cleared.
+        # Also if the path is the same, since the file may be chosen again, or its paint cleared.
         session.painted = (None, None)
         if picture is None:
             return None, self._state()[0]
@@ -218,18 +223,18 @@ class Page:
             shown = canvas_of(read_picture(Path(picture)))
         except UserError as error:
             return None, _warning(error)
-        return shown, "Paint over what is to be filled."
+        return shown, "Paint over the part to fill."
 
     def _left(self, request: gradio.Request) -> None:
         name = str(request.session_hash)
         if session := self._sessions.pop(name, None):
-            # Nobody would see what is still to come after a pause, or is being prepared.
+            # Cancels a pause and a request in preparation, whose pictures nobody would see.
             session.inputs += 1
             session.wishes += 1
         self._engine.drop(name)
 
     def _state(self) -> tuple[Any, Any]:
-        """The line below the prompt until all is compiled, and whether to ask again."""
+        """The status line until all programs are compiled, and the timer that polls for it."""
         state = self._ready.state
         if state["ready"]:
             return ready_words(self._student.trained), gradio.Timer(active=False)
@@ -242,7 +247,7 @@ class Page:
         with gradio.Blocks(
             title=f"{Path(trained.place).name} · ladd_jax",
             analytics_enabled=False,
-            # Pictures that were shown are files: an hour later they are gone.
+            # Pictures are served from files; every 600 s, those older than an hour are deleted.
             delete_cache=(600, 3600),
         ) as blocks:
             fields = fields_of(trained, self._buckets, self._engine.largest)
@@ -252,8 +257,8 @@ class Page:
             blocks.load(self._state, None, [status, timer], **_QUIET)
             timer.tick(self._state, None, [status, timer], **_QUIET)
             shown = [gallery, status]
-            # By gradio's queue the server would be asked twice, to wait and for the picture: each
-            # key would be answered later.
+            # gradio's queue would need two requests per keystroke, one to join the queue and one
+            # for the picture, and so answer later.
             wishes = [prompt.input, *fields.changes]
             gradio.on(
                 wishes,
@@ -264,12 +269,13 @@ class Page:
                 queue=False,
                 **_QUIET,
             )
-            # What takes all steps never holds back what is asked for next.
+            # "multiple": a request for all steps never blocks the next one.
             gradio.on(wishes, self._paused, inputs, shown, trigger_mode="multiple", **_QUIET)
             prompt.submit(self._all, inputs, shown, trigger_mode="multiple", **_QUIET)
             if fields.editor is not None:
                 picture, editor = fields.inputs["picture"], fields.editor
-                # The editor clears the picture together with its paint; it is painted on again.
+                # Clearing the editor removes the picture together with its paint, so the picture is
+                # put back on the canvas.
                 gradio.on(
                     [picture.change, editor.clear],
                     self._canvas,
@@ -277,9 +283,10 @@ class Page:
                     [editor, status],
                     **_QUIET,
                 )
-                # The last stroke of those that are made during one step is asked for after that.
-                # The pause is after the step, and not beside it as of a key: all steps are asked
-                # for with what is kept of the stroke.
+                # "always_last": of the strokes made while a picture is in work, only the last is
+                # handled after it. Unlike after a keystroke, the pause begins after the one-step
+                # picture instead of beside it, because all steps need the painting that `_painted`
+                # has kept.
                 editor.change(
                     self._painted,
                     [editor, *inputs],
@@ -308,8 +315,8 @@ class Page:
         sizes = [b.image_size(self._student.trained.reduction) for b in self._buckets.values()]
         squares = _SQUARES if max(map(max, sizes)) < _PIXELATED else ""
         blocks = self.blocks()
-        # Until blocks are launched gradio takes any file of this machine that a request names for
-        # one that was uploaded, and those that are mounted are never launched.
+        # Until blocks are launched, gradio treats any file of this machine that a request names as
+        # an upload. Mounted blocks are never launched, so this must be set by hand.
         blocks.has_launched = True
         return gradio.mount_gradio_app(
             app,
@@ -331,7 +338,7 @@ class Page:
 
 
 def _warning(error: UserError) -> str:
-    """What is wrong, as the page shows it."""
+    """An error's message, as the page shows it."""
     return html.escape(f"⚠ {error}", quote=False)
 
 
@@ -340,4 +347,4 @@ _QUIET: dict[str, Any] = {
     "concurrency_limit": None,
     "api_visibility": "private",
 }
-"""Of events that come with every key: nothing flickers, and none waits for another."""
+"""Options of events that fire with every keystroke: nothing flickers, and none waits for others."""

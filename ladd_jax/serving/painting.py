@@ -10,22 +10,21 @@ from ladd_jax.data.images import decode_opacity, enlarged
 from ladd_jax.errors import UserError
 
 _CANVAS = 640
-"""Pixels of the longer side of what is painted on: fine enough for a brush, and few enough to be
-sent after each stroke."""
+"""Longer side of the canvas in pixels: fine enough for a brush, and small enough to be sent after
+each stroke."""
 
 _MOST_PIXELS = 1024 * 1024
-"""Of a painting, more than any canvas has: whatever else a client sends is not decoded."""
+"""Most pixels of a painting, more than any canvas has; larger images are not decoded."""
 
 
 def canvas_of(picture: np.ndarray) -> np.ndarray:
-    """A picture as it is painted on.
+    """A picture at the size of the canvas that is painted on.
 
     Args:
       picture: uint8 `[H, W, 3]`.
 
     Returns:
-      the same, uint8, scaled down to the canvas, or of small pictures enlarged as far as whole
-      numbers go.
+      the picture, uint8, scaled down to the canvas, or enlarged by a whole factor if it is small.
     """
     longer = max(picture.shape[:2])
     if longer <= _CANVAS:
@@ -36,7 +35,7 @@ def canvas_of(picture: np.ndarray) -> np.ndarray:
 
 
 def painted_mask(painting: bytes, height: int, width: int) -> np.ndarray:
-    """The mask that a painting over a picture says.
+    """The mask that a painting over a picture stands for.
 
     Args:
       painting: an encoded image of the picture's aspect and of at most 1024 * 1024 pixels,
@@ -45,20 +44,19 @@ def painted_mask(painting: bytes, height: int, width: int) -> np.ndarray:
       width: W.
 
     Returns:
-      uint8 `[H, W, 3]`, white where the picture is to be filled, which is each pixel with any
-      paint, and black elsewhere.
+      uint8 `[H, W, 3]`, white at each pixel with any paint, which is to be filled, and black
+      elsewhere.
 
     Raises:
-      UserError: it is no image, damaged, larger, or of another aspect than the picture.
+      UserError: the painting is not an image, is damaged or too large, or has another aspect than
+        the picture.
     """
     paint = (decode_opacity(painting, _MOST_PIXELS) > 0).astype(np.float32)
     rows, columns = paint.shape
-    # A canvas is rounded to whole pixels. The editor undoes the choice of a picture, too, and then
-    # its canvas has a shape of its own.
+    # Allows for the rounding of a canvas to whole pixels. Another shape can occur because the
+    # editor's undo also undoes the choice of a picture, and then falls back to its own canvas.
     if abs(rows - height * columns / width) >= 1 and abs(columns - width * rows / height) >= 1:
-        raise UserError(
-            "what is painted on has another shape than the picture: choose the picture again"
-        )
-    # The mean over a pixel is 0 where no part of it is painted.
+        raise UserError("the canvas has another shape than the picture: choose the picture again")
+    # BOX averages over each pixel, so the mean is 0 only where no part of the pixel is painted.
     share = Image.fromarray(paint).resize((width, height), Image.Resampling.BOX)
     return np.repeat(np.uint8(255) * (np.asarray(share) > 0)[..., None], 3, axis=-1)

@@ -7,7 +7,7 @@ from ladd_jax.errors import UserError
 
 
 class Ready:
-    """Whether all programs are compiled, and how many are."""
+    """How many of the programs are compiled, and whether all are."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -20,7 +20,7 @@ class Ready:
 
     @property
     def state(self) -> dict[str, Any]:
-        """As `/ready` tells it."""
+        """The content of `/ready`."""
         with self._lock:
             ready = self._done == self._count
             return {"ready": ready, "compiled": self._done, "programs": self._count}

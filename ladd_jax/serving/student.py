@@ -1,4 +1,4 @@
-"""A student with a program for every bucket and number of steps, compiled before it is asked.
+"""A student with a program for every bucket and number of steps, compiled before the first request.
 
 n pictures, h w latent grid, C channels, J joined channels.
 """
@@ -30,34 +30,34 @@ from ladd_jax.stages.trained import TrainedModel
 _LOG = logging.getLogger(__name__)
 
 _KEPT_PROMPTS = 256
-"""Prompts whose text stays encoded: a picture in one step and one in four have the same."""
+"""How many prompts' encoded text is kept: pictures in one step and in all steps share it."""
 
 _KEPT_PICTURES = 16
-"""Pictures that stay fitted, and what is given of as many under their paint: a stroke then costs
-no more than its mask.
+"""How many fitted pictures, and how many encoded inputs, are kept, so that a stroke costs no more
+than its mask.
 
-A file's path stands for what is in it, since gradio names the folder of what is uploaded by a
-digest of the content.
+The cache key is the file's path, which is safe because gradio names an upload's folder by a digest
+of its content.
 """
 
 _NO_PICTURE = {
-    "inpaint": "there is no picture: choose the one that is to be filled",
-    "edit": "there is no picture: choose the one that is to be edited",
+    "inpaint": "there is no picture: choose the one to fill",
+    "edit": "there is no picture: choose the one to edit",
 }
-"""What is said to who gives none, by what is joined to x_t."""
+"""The error for a missing picture, by what is joined to x_t."""
 
 Text = dict[str, np.ndarray]
-"""Arrays of one prompt by name."""
+"""The encoded arrays of one prompt, by name."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Kind:
-    """What pictures of one batch share.
+    """What all pictures in a batch have in common.
 
     Attributes:
       bucket: shape of the latents.
       sigmas: noise levels.
-      starts: whether there may be a latent under the noise of the first level.
+      starts: whether samples can start from a latent with the noise of the first level.
     """
 
     bucket: Bucket
@@ -71,11 +71,12 @@ class Row:
 
     Attributes:
       prompt: what it shows.
-      seed: its seed.
-      guidance: the scale that the student is told, or both; None for a student that is told none.
+      seed: seed of its noise.
+      guidance: the guidance scale given to the student, or both scales; None for a student that is
+        not given any.
       start: the latent `[h, w, C]` that it starts from; None for noise alone.
-      joined: what is joined to x_t, `[h, w, J]`; None for a student that reads text alone.
-      hole: the picture whose hole is filled; None for a student that fills none.
+      joined: channels joined to x_t, `[h, w, J]`; None for a student that reads text alone.
+      hole: the picture whose hole is filled; None for a student that does not fill holes.
     """
 
     prompt: str
@@ -86,27 +87,27 @@ class Row:
     hole: Holed | None = None
 
     def finished(self, picture: np.ndarray) -> np.ndarray:
-        """The picture `[H, W, C]` that a sample becomes."""
+        """The final picture `[H, W, C]` made from a sample."""
         return picture if self.hole is None else self.hole.finished(picture)
 
 
 @dataclasses.dataclass(frozen=True)
 class Wish:
-    """What a user asks for, as it was given.
+    """What a user asks for, as entered on the page.
 
     Attributes:
-      prompt: what to show.
+      prompt: what the pictures show.
       bucket: shape of the latents.
       steps: steps of the whole schedule.
-      seed: seed of the first picture; the next has the next number.
-      count: how many pictures.
-      guidance: the scale that the student is told; None for its default.
-      image_guidance: the same of the scale on the picture that is edited.
-      picture: a file with a picture: the one that the student fills or edits, or else that it
-        starts from; None for noise alone.
-      painting: what is painted over the picture, an encoded image of its aspect, transparent where
-        the picture stays as it is; None where nothing is.
-      strength: share of noise that a picture to start from gets.
+      seed: seed of the first picture; each further picture has the next number.
+      count: number of pictures.
+      guidance: the guidance scale given to the student; None for its default.
+      image_guidance: the same for the scale on the picture that is edited.
+      picture: path of the picture that the student fills or edits, or otherwise starts from; None
+        for noise alone.
+      painting: the paint layer over the picture, an encoded image of its aspect that is transparent
+        where the picture stays as it is; None where nothing is painted.
+      strength: share of noise that is mixed into a picture to start from.
     """
 
     prompt: str
@@ -122,15 +123,16 @@ class Wish:
 
 
 class Student:
-    """All that is needed for pictures, in memory."""
+    """Everything that is needed to make pictures, in memory."""
 
     def __init__(self, trained: TrainedModel, mesh: Mesh, batch_size: int):
-        """Reads encoder and network.
+        """Reads the encoder and the network.
 
         Args:
           trained: the student.
           mesh: the mesh that it was opened for.
-          batch_size: pictures of the largest batch; the smallest has one for each device.
+          batch_size: size of the largest batch, rounded up to fill the devices; the smallest batch
+            has the least size that fills them.
 
         Raises:
           UserError: it is a data generator.
@@ -156,12 +158,12 @@ class Student:
 
     @property
     def steps(self) -> int:
-        """The most steps."""
+        """The largest number of steps."""
         return len(self.trained.times)
 
     @property
     def programs(self) -> list[tuple[Kind, int]]:
-        """Kinds and sizes of batches: of every bucket each number of steps that there is."""
+        """Kind and batch size of each program: every bucket with every number of steps."""
         times = sorted(self.trained.times, reverse=True)
         return [
             (Kind(bucket, (*times[:count], 0.0), starts), size)
@@ -173,15 +175,18 @@ class Student:
 
     @property
     def _starts(self) -> bool:
-        """Whether a sample without a picture can be one with any: at t = 1 nothing is left of it,
-        and one program serves both. None starts from a picture that is joined to x_t."""
+        """Whether one program serves samples from noise alone and samples from a picture.
+
+        That is so where the first time is t = 1, at which nothing is left of a picture. A picture
+        that is joined to x_t is never started from.
+        """
         return not self.trained.joined and max(self.trained.times) == 1
 
     def warm_up(self, told: Callable[[int, int], None]) -> None:
-        """Compiles all programs, by using each.
+        """Compiles all programs by running each once.
 
         Args:
-          told: is told how many are done, of how many.
+          told: called with the number of programs done, and the number of all.
         """
         programs, network = self.programs, self.trained.architecture
         for done, (kind, size) in enumerate(programs):
@@ -199,11 +204,11 @@ class Student:
         told(len(programs), len(programs))
 
     def rows_of(self, wish: Wish) -> tuple[Kind, list[Row]]:
-        """What a wish is for the engine.
+        """The kind and rows with which a wish is submitted to the engine.
 
         Raises:
-          UserError: the prompt is empty or too long, the file is no picture, there is no such
-            seed, guidance or strength, or the student is not given what it fills or edits.
+          UserError: the prompt is empty or too long, the file is not a picture, the seed, guidance
+            or strength is not allowed, or the picture or hole that the student needs is missing.
         """
         prompt = check_prompt(wish.prompt, "the page")
         if wish.seed not in SEED:
@@ -226,9 +231,9 @@ class Student:
         return Kind(wish.bucket, way.sigmas, self._starts or start is not None), rows
 
     def __call__(self, kind: Kind, rows: Sequence[Row]) -> list[np.ndarray | UserError]:
-        """Pictures uint8 `[H, W, 1 or 3]` of as many rows as one of `sizes`."""
+        """Makes a picture, uint8 `[H, W, 1 or 3]`, of each row; their number is one of `sizes`."""
         texts = self._encode([row.prompt for row in rows])
-        # A row whose prompt does not fit keeps its place in the batch, with another's text.
+        # A row whose prompt is too long keeps its place in the batch, with another row's text.
         some = next((text for text in texts if not isinstance(text, UserError)), None)
         if some is None:
             return [text for text in texts if isinstance(text, UserError)]
@@ -258,24 +263,24 @@ class Student:
     def _give(
         self, file: Path, painting: bytes | None, bucket: Bucket
     ) -> tuple[np.ndarray, Holed | None]:
-        """What the student is given of a picture, `[h, w, C or J]`, and the hole in it."""
+        """What the student is given from a picture, `[h, w, C or J]`, and the picture's hole."""
         pictures = self.trained.pictures
         if self.trained.joined != "inpaint":
             return pictures.encode(read_picture(file), bucket), None
-        # Read without paint, too: a file that is no picture is told before that nothing is painted.
+        # Read even without paint, so that a file that is not a picture is reported first.
         pixels, height, width = self._fitted(file, bucket)
         mask = None
         if painting is not None:
             mask = fit_mask(pictures, painted_mask(painting, height, width), bucket)
         if mask is None or not mask.any():
             raise UserError(
-                "nothing is painted in the part that is filled: paint over what is to be filled"
+                "nothing is painted in the part that is used: paint over the part to fill"
             )
         hole = Holed(pictures, pixels, mask)
         return hole.channels(), hole
 
     def _fit(self, file: Path, bucket: Bucket) -> tuple[np.ndarray, int, int]:
-        """The pixels of a picture in a bucket, and the height and width that the picture has."""
+        """A picture's pixels fitted into a bucket, and its own height and width."""
         picture = read_picture(file)
         height, width, _ = picture.shape
         return self.trained.pictures.fit(picture, bucket), height, width
@@ -296,7 +301,7 @@ class Student:
         before = dict(self._encoder.truncated)
         arrays = self._encoder.encode(prompts)
         texts = [{name: array[i] for name, array in arrays.items()} for i in range(len(prompts))]
-        # Of several encoders one may read more than the others: then nothing is lost.
+        # Counts as cut only where all encoders cut it, since one may read more than the others.
         cut = [name for name, count in self._encoder.truncated.items() if count > before[name]]
         if not cut or len(cut) < len(before):
             return list(texts)
@@ -313,11 +318,11 @@ class Student:
 def read_picture(file: Path) -> np.ndarray:
     """The picture that a user has chosen, uint8 `[H, W, 3]`.
 
-    Its errors are not those of `stages.starts.read_start`: a browser is not told where a file lies
-    on the server, and who uses it can choose the picture again, but check no path.
+    Its errors differ from those of `stages.starts.read_start`: a browser must not be told paths on
+    the server, and its user can choose the picture again but not check a path.
 
     Raises:
-      UserError: it is no picture, damaged, too large to decode, or no longer there.
+      UserError: the file is not a picture, is damaged, too large to decode, or no longer there.
     """
     try:
         return decode_image(file.read_bytes())

@@ -1,1 +1,1 @@
-"""The stages of a run, one file each, and what is made of its results."""
+"""The stages of a run, one file each, and what is made from a run's results."""

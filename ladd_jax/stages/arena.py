@@ -1,4 +1,4 @@
-"""Models side by side: the same prompts and seeds of each, in several numbers of steps."""
+"""Models side by side: all with the same prompts and seeds, in several numbers of steps."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -37,13 +37,13 @@ _LOG = logging.getLogger(__name__)
 
 
 def compare(entries: Sequence[Entry], page: Path, asked: Asked, mesh: Mesh) -> dict[str, Any]:
-    """Writes the page's folder, whole or not at all.
+    """Writes the page's folder, complete or not at all.
 
     Args:
       entries: the models.
       page: the folder to make.
-      asked: what pictures.
-      mesh: where networks run.
+      asked: which pictures to show.
+      mesh: mesh that networks run on.
 
     Returns:
       the page's data, see `write_page`.
@@ -51,9 +51,9 @@ def compare(entries: Sequence[Entry], page: Path, asked: Asked, mesh: Mesh) -> d
     Raises:
       NotFoundError: there is no such model.
       ExistsError: there is something at `page`.
-      UserError: there are no prompts, or no pictures for models that are given some; models are
-        given different things; a folder lacks a picture; or a student was not trained for such
-        steps.
+      UserError: there are no prompts, or no pictures for models that take some; models take
+        different inputs; a picture is missing from a folder; or a student was not trained for the
+        number of steps.
     """
     found: dict[str, Pictured | list[Network]] = {}
     for entry in entries:
@@ -113,16 +113,16 @@ def _sampled(
     add: Callable[[Any], Shown],
     made: dict[str, list[Shown]],
 ) -> list[Contender]:
-    """The contenders of a network; a teacher that several students have is sampled once.
+    """The contenders of a network; a teacher that several students share is sampled once.
 
     Args:
       network: the network.
       samples: what to sample.
-      given: the pictures that their prompts come with, one for each; empty where none do.
-      batch_size: pictures at once.
-      mesh: where it runs.
-      add: keeps a picture.
-      made: what teachers have made, by what it depends on; is added to.
+      given: the picture that comes with each sample's prompt; empty if prompts come without.
+      batch_size: pictures sampled at once.
+      mesh: mesh that it runs on.
+      add: stores a picture of the page.
+      made: cache of the teachers' pictures, by a key of what they depend on; is added to.
     """
     prompts = list(dict.fromkeys(sample.prompt for sample in samples))
     places = {prompt: place for place, prompt in enumerate(prompts)}

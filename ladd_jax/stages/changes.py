@@ -1,7 +1,7 @@
-"""Where the data or the config are no longer those that a result was made of.
+"""Handles results that were made from other data or another config than the run has now.
 
-A stage that begins goes on with what is of the same. What is not stops it, or is made anew where
-`on_change` says so: the shards with records that differ, or a whole result where all of it does.
+A stage goes on with results that still match. Any others stop it, unless `on_change` is `redo`:
+then they are made again, either only the shards whose records differ, or the whole result.
 """
 
 import dataclasses
@@ -42,19 +42,19 @@ from ladd_jax.whole_files import remove_whole
 _LOG = getLogger(__name__)
 
 Where = Callable[[Bucket, int], tuple[int, str]]
-"""Place of a record in its data, and its name."""
+"""`where(bucket, index)` gives the place of a record in its data, and its name."""
 
 
 def inputs_of(config: Config, records: Contents | None) -> dict[str, dict[str, str]]:
-    """Digests of what goes into all of each result, besides fields and its records.
+    """Digests of the inputs of each whole result, besides config fields and its own records.
 
     Args:
       config: the run's config.
-      records: contents of the set `encoded`; None where they are not known.
+      records: contents of the set `encoded`; None if they are not known.
 
     Returns:
-      by the name of the result, digests by what they are of: another result, or the field that
-      names weights.
+      for each result, by its name, the digests of its inputs. An input is named by the result that
+      it is, or by the field that names its weights.
     """
     data = config.data
     encoders = (
@@ -69,7 +69,7 @@ def inputs_of(config: Config, records: Contents | None) -> dict[str, dict[str, s
     real, samples = {}, {}
     if records is not None:
         real = {"encoded": summary(records, encoders)}
-    # What the data generator is trained on goes into its samples.
+    # Samples depend on what their data generator was trained on.
     before = transformer | (real if pretrains(config) else {})
     generator = before | real if config.prefer.before else before
     if records is not None:
@@ -89,10 +89,10 @@ def inputs_of(config: Config, records: Contents | None) -> dict[str, dict[str, s
 
 
 def inputs_in(config: Config, workdir: Path, name: str) -> dict[str, str]:
-    """`inputs_of` one result, by the records that the run's encoded shards have.
+    """`inputs_of` for one result, given the records in the run's encoded shards.
 
     Raises:
-      NotFoundError: it needs what another run trained, which is gone.
+      NotFoundError: it needs something that another run trained, which is gone.
     """
     found = inputs_of(config, read_contents(folder(workdir, "encoded")))[name]
     return found | (first_inputs(config, workdir) if name == "distil" else {})
@@ -100,13 +100,12 @@ def inputs_in(config: Config, workdir: Path, name: str) -> dict[str, str]:
 
 @dataclasses.dataclass(frozen=True)
 class SetChange:
-    """What becomes of a set of shards.
+    """What has to be done to a set of shards.
 
     Attributes:
-      reason: a sentence about what there is to be others', and what the user can do; empty where
-        nothing is.
-      shards: what becomes of its shards; None where none of them stays or is there, or where
-        nothing is to be done.
+      reason: a sentence about what has changed and what the user can do; empty if nothing has.
+      shards: what becomes of each shard; None if all are removed or none exists, and if nothing
+        has to be done.
     """
 
     reason: str = ""
@@ -114,20 +113,20 @@ class SetChange:
 
     @property
     def writes(self) -> bool:
-        """Whether anything is to be done."""
+        """Whether anything has to be written or removed."""
         return bool(self.reason) or self.shards is not None
 
 
 @dataclasses.dataclass(frozen=True)
 class SetPlan:
-    """A set of shards as it is to be.
+    """A set of shards as it should be.
 
     Attributes:
-      directory: folder of the set, which need not be there.
-      name: the set.
-      contents: what its records are to be made of; None where that is not known.
-      inputs: digests of what goes into all of it.
-      where: where its records are in the data.
+      directory: folder of the set, which need not exist.
+      name: name of the set.
+      contents: what its records should be made from; None if that is not known.
+      inputs: digests of the inputs of the whole set.
+      where: gives the place of a record in the data, for messages.
     """
 
     directory: Path
@@ -138,7 +137,7 @@ class SetPlan:
 
 
 def set_change(config: Config, plan: SetPlan) -> SetChange:
-    """What becomes of a set of shards, of which nothing is touched."""
+    """What has to be done to a set of shards; changes nothing itself."""
     directory, contents = plan.directory, plan.contents
     old = read_identity(directory)
     if not old:
@@ -156,7 +155,7 @@ def set_change(config: Config, plan: SetPlan) -> SetChange:
 
 
 def _reason(directory: Path, change: Change, contents: Contents, where: Where | None) -> str:
-    """Names the first record in the data that differs, and the shards that were made of others."""
+    """A sentence with the first record in the data that differs, and the shards it concerns."""
     found: list[tuple[float, str]] = []
     for bucket, index in change.first.items():
         count = len(contents.get(bucket, ()))
@@ -178,32 +177,31 @@ def _reason(directory: Path, change: Change, contents: Contents, where: Where | 
     one, total = len(change.stale) == 1, change.missing + len(change.stays)
     return (
         f"{name} differs from what shard{'s' * (not one)} {' and '.join(parts)} "
-        f"{'was' if one else 'were'} made of: put it back, use another --workdir or --data, or let "
-        f"--on_change=redo make {change.missing} of {total} shards anew"
+        f"{'was' if one else 'were'} made from: put it back, use another --workdir or --data, or "
+        f"let --on_change=redo make {change.missing} of {total} shards again"
     )
 
 
 def refuse(config: Config, changes: Iterable[SetChange]) -> None:
-    """Raises UserError where something is to be others' and the config does not say redo."""
+    """Raises UserError if something has changed and the config does not say redo."""
     for change in changes:
         if change.reason and config.on_change != "redo":
             raise UserError(change.reason)
 
 
 def _tell(reason: str) -> None:
-    """Logs what is made anew, without what the user could do instead."""
+    """Logs what is made again, without the alternatives that the user had."""
     _LOG.info("redo: %s", reason.rpartition(": ")[0])
 
 
 def begin_set(config: Config, plan: SetPlan) -> None:
-    """Makes a set ready to be written or read, by all processes together.
+    """Prepares a set to be written or read; all processes call it together.
 
-    What is there of the same stays; records that are added at the end have their places; what
-    differs is removed where the config says redo. A set that is complete and of the same stays as
-    it is.
+    Shards that still match stay, and records appended to the data get places behind them. Shards
+    that differ are removed if the config says redo. A complete set that matches is left alone.
 
     Raises:
-      UserError: what is there is of other fields or records.
+      UserError: existing shards were made with other fields or records.
     """
     directory, contents = plan.directory, plan.contents
     if jax.process_index() == 0:
@@ -223,16 +221,17 @@ def begin_set(config: Config, plan: SetPlan) -> None:
             directory.mkdir(parents=True, exist_ok=True)
             if contents is not None:
                 write_contents(directory, contents)
-            # Last: a set that says what it is knows its records.
+            # Written last, so that a set with an identity always has its contents recorded.
             write_identity(directory, identity(to_dict(config), plan.name, plan.inputs))
     barrier(f"begun {directory}")
 
 
 def begin_training(config: Config, workdir: Path, stage: str, inputs: Mapping[str, str]) -> None:
-    """Makes the folder of a training ready, by all processes together.
+    """Prepares the folder of a training; all processes call it together.
 
     Raises:
-      UserError: its checkpoint is of other fields or data, and the config does not say redo.
+      UserError: its checkpoint was made with other fields or data, and the config does not say
+        redo.
     """
     if jax.process_index() == 0:
         directory = folder(workdir, stage)
@@ -248,6 +247,6 @@ def begin_training(config: Config, workdir: Path, stage: str, inputs: Mapping[st
             _tell(found)
             remove_whole(directory)
             if stage in ("prefer", "distil"):
-                # They are of the student that was there.
+                # These metrics belong to the student that is removed.
                 (workdir / "metrics.json").unlink(missing_ok=True)
     barrier(f"begun {stage}")

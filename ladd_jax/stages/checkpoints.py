@@ -1,4 +1,4 @@
-"""The checkpoints of a run's trainings, and whether they are its own."""
+"""The checkpoints of a run's trainings, and whether they belong to its config."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,7 +23,7 @@ def checkpoints_of(config: Config, workdir: Path, stage: str) -> Checkpoints:
 
 
 def checkpoints_in(config: Config, directory: Path, stage: str) -> Checkpoints:
-    """As `checkpoints_of`, of the folder of the stage."""
+    """Does what `checkpoints_of` does, given the stage's folder."""
     saved = Checkpoints(
         directory / "checkpoints",
         every=config.checkpoint.every,
@@ -46,7 +46,7 @@ def checkpoint_difference(
     saved: dict[str, Any],
     inputs: Mapping[str, str] | None = None,
 ) -> str:
-    """Why a training neither goes on from a checkpoint nor has ended there; empty if it does.
+    """Why a training cannot go on from, or count as done at, a checkpoint; empty if it can.
 
     Args:
       config: the run's config.
@@ -54,10 +54,10 @@ def checkpoint_difference(
       stage: the training.
       step: the checkpoint's step.
       saved: the checkpoint's config.
-      inputs: digests of what it reads; default: they are not looked at.
+      inputs: digests of what the training reads; None: they are not compared.
 
     Returns:
-      a sentence that names the first difference and what the user can do.
+      a sentence with the first difference and what the user can do.
     """
     steps = settings_of(config, stage).steps
     if step > steps:
@@ -68,7 +68,8 @@ def checkpoint_difference(
     old = identity(saved, stage, saved.get("inputs"))
     new = identity(to_dict(config), stage, inputs)
     free = own_fields(stage)
-    # What is done is not trained on with another rate.
+    # Fields that may change while training goes on, such as rates, must not change once it is done,
+    # except for the number of steps.
     found = difference(old, new, free if step < steps else free[:1])
     if not found:
         return ""
@@ -79,24 +80,24 @@ def checkpoint_difference(
 
 
 def _remedy(stage: str, others: str, step: int) -> str:
-    """What the user can do; `others` is a difference with which no training goes on, or empty."""
+    """What the user can do; `others` is a difference that rules out going on, or empty."""
     ways = [] if others else [f"raise {stage_of(stage)}.steps above {step} to train on with it"]
     if stage == "distil":
-        ways.append("begin another --workdir from its student by --from, or anew by --data")
+        ways.append("use another --workdir with --from for its student or --data for its data")
     else:
         ways.append("use another --workdir")
-    return ", ".join([*ways, "set it back, or let --on_change=redo train anew"])
+    return ", ".join([*ways, "set it back, or let --on_change=redo train again"])
 
 
 def student_step(config: Config, workdir: Path, step: int | None = None) -> int:
-    """The step of a checkpoint of `distil`, finished or not; default: of the newest.
+    """The step of a checkpoint of `distil`, finished or not; by default of the newest.
 
     Raises:
       NotFoundError: there is no such checkpoint.
-      UserError: it is of another config.
+      UserError: it was made with another config.
     """
     directory = folder(workdir, "distil") / "checkpoints"
-    # To look for checkpoints makes their directory.
+    # Opening checkpoints would create their directory.
     saved = checkpoints_of(config, workdir, "distil") if directory.is_dir() else None
     if saved is None or saved.latest() is None:
         raise NotFoundError(
@@ -112,14 +113,14 @@ def finished_student_step(config: Config, workdir: Path) -> int:
 
     Raises:
       NotFoundError: `distil` is not done.
-      UserError: its checkpoints are of another config.
+      UserError: its checkpoints were made with another config.
     """
     finished_checkpoints(config, workdir, "distil", config.distil.steps).close()
     return config.distil.steps
 
 
 def finished_checkpoints(config: Config, workdir: Path, stage: str, steps: int) -> Checkpoints:
-    """The checkpoints of a stage that is done; raises NotFoundError where it is not."""
+    """The checkpoints of a finished stage; raises NotFoundError if it is not finished."""
     saved = checkpoints_of(config, workdir, stage)
     if saved.latest() != steps:
         found = "nothing" if saved.latest() is None else f"step {saved.latest()}"

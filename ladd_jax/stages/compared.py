@@ -1,7 +1,7 @@
-"""Networks that are compared by eye, and the prompts that all of them have.
+"""Networks that are compared by eye, and the prompts that they share.
 
-Networks that edit pictures, or fill holes in them, are given the same ones: those that come with
-the prompts of a run's held-out records.
+Networks that edit pictures, or fill holes in them, are all given the same pictures: those that come
+with the prompts of a run's held-out records.
 """
 
 import dataclasses
@@ -31,26 +31,26 @@ from ladd_jax.stages.trained import TrainedModel, is_run, open_trained
 _LOG = logging.getLogger(__name__)
 
 STUDENT_STEPS, TEACHER_STEPS = (1, 2, 4), 50
-"""Numbers of steps of which those are shown that a model has, a student's own beside them."""
+"""Numbers of steps to show if a student can use them, besides the largest that it has."""
 
-# Prompts of held-out records, at most, which a person looks through at a sitting; and the records
-# among which they are looked for.
+# The most prompts of held-out records, as many as a person looks through in one sitting, and the
+# number of records that are searched for them.
 _HELD_OUT, _RECORDS = 24, 1024
 
 
 @dataclasses.dataclass(frozen=True)
 class Asked:
-    """What pictures to show.
+    """Which pictures to show.
 
     Attributes:
-      prompts: prompts, which held-out records have where models are given pictures; None for those
-        that the models have themselves.
-      steps: numbers of a student's steps; empty for those of `STUDENT_STEPS` that it was trained
+      prompts: the prompts, which must be those of held-out records if models are given pictures;
+        None for the prompts that come with the models.
+      steps: numbers of steps of a student; empty for those of `STUDENT_STEPS` that it was trained
         for.
-      teacher_steps: of a data generator; 0 leaves the teachers of runs out.
+      teacher_steps: number of steps of a data generator; 0 leaves the teachers of runs out.
       seed: seed of the first picture of each prompt.
-      num: pictures of each prompt.
-      aspect: see `choose_bucket`.
+      num: number of pictures of each prompt.
+      aspect: aspect or size of the pictures, see `choose_bucket`.
       batch_size: pictures sampled at once.
     """
 
@@ -69,9 +69,9 @@ class Network(NamedTuple):
     Attributes:
       trained: the network.
       bucket: shape of the latents.
-      ways: numbers of steps, and how to sample in so many.
+      ways: pairs of a number of steps and how to sample in that many.
       teacher: whether it is the teacher of the student that was named.
-      workdir: of the run that has it, if one does.
+      workdir: workdir of the run that it belongs to, if any.
     """
 
     trained: TrainedModel
@@ -82,17 +82,18 @@ class Network(NamedTuple):
 
 
 def open_networks(place: str, asked: Asked, mesh: Mesh) -> list[Network]:
-    """The student or other network that a path names, and the teacher of a run's."""
+    """The network that a path names and, if that is a run's, the run's teacher too."""
     trained = open_trained(place, None, None, None, mesh)
     workdir = expand(place) if is_run(expand(place)) else None
     bucket = choose_bucket(asked.aspect, trained)
     if trained.times:
         most = len(trained.times)
-        # Others were trained for one number of steps alone.
+        # Students with another sampler were trained for a single number of steps.
         usual = STUDENT_STEPS if trained.sampler == "consistency" else ()
         steps = asked.steps or sorted({most, *(n for n in usual if most % n == 0)})
         ways = [(n, trained.sampling(n, None, None)) for n in steps]
-        # One program for all numbers: a step to a level of 0 from there changes nothing.
+        # Padding to one length lets one program serve all numbers of steps. The added steps go from
+        # level 0 to level 0 and change nothing.
         length = max(len(sampling.sigmas) for _, sampling in ways)
         ways = [(n, sampling.padded(length)) for n, sampling in ways]
     else:
@@ -100,7 +101,7 @@ def open_networks(place: str, asked: Asked, mesh: Mesh) -> list[Network]:
     found = [Network(trained, bucket, ways, False, workdir)]
     if workdir is not None and asked.teacher_steps:
         teacher = open_trained(place, "generator", None, None, mesh)
-        # One copy of the autoencoder is enough.
+        # Shares the student's autoencoder, to keep only one in memory.
         teacher = dataclasses.replace(teacher, pictures=trained.pictures)
         ways = [_guided(teacher, asked.teacher_steps)]
         found.append(Network(teacher, bucket, ways, True, workdir))
@@ -114,18 +115,18 @@ def _guided(trained: TrainedModel, steps: int) -> tuple[int, Sampling]:
 def prompts_of(
     models: Sequence[Pictured | list[Network]], asked: Sequence[str] | None
 ) -> tuple[list[str], list[GivenRecord]]:
-    """The prompts that were asked for; or those that all folders have; or those of a run.
+    """The prompts that were asked for, or else those that all folders share, or else a run's.
 
     Args:
       models: folders of pictures, and networks.
-      asked: prompts; None for those that the models have themselves.
+      asked: prompts; None for those that come with the models.
 
     Returns:
-      prompts, each once, and of networks that are given pictures the record of each prompt.
+      the prompts, each once, and for networks that are given pictures the record of each prompt.
 
     Raises:
-      UserError: there are no prompts, or no pictures that come with them; or networks are given
-        different things.
+      UserError: there are no prompts, or no pictures that come with them; or networks take
+        different inputs.
     """
     networks = [network for own in models if isinstance(own, list) for network in own]
     wanted = _wanted([own for own in models if isinstance(own, Pictured)], asked)
@@ -139,7 +140,7 @@ def _joined(networks: Sequence[Network]) -> str:
     """What all networks are given besides prompts, as `data.joined` names it.
 
     Raises:
-      UserError: two of them are given different things.
+      UserError: two of them take different inputs.
     """
     for other in networks:
         first, second = networks[0].trained, other.trained
@@ -153,7 +154,7 @@ def _joined(networks: Sequence[Network]) -> str:
 
 
 def _wanted(folders: Sequence[Pictured], asked: Sequence[str] | None) -> list[str] | None:
-    """The prompts that were asked for; or those that all folders have; None where neither says."""
+    """The prompts that were asked for, or those that all folders share; None without both."""
     if asked is not None:
         return list(dict.fromkeys(asked))
     if not folders:
@@ -161,13 +162,13 @@ def _wanted(folders: Sequence[Pictured], asked: Sequence[str] | None) -> list[st
     found = [p for p in folders[0].prompts if all(p in other.prompts for other in folders)]
     if not found:
         raise UserError(
-            "the folders of pictures have no prompt in common: give pictures of the same ones"
+            "the folders of pictures have no prompt in common: give pictures of the same prompts"
         )
     return found
 
 
 def _of_runs(networks: Sequence[Network]) -> list[str]:
-    """Prompts that the first run is judged on: those of its config, or of its held-out records."""
+    """The prompts that the first run is judged on, from its config or its held-out records."""
     for network in networks:
         if network.workdir is None:
             continue
@@ -182,15 +183,15 @@ def _of_runs(networks: Sequence[Network]) -> list[str]:
 def _records(networks: Sequence[Network], wanted: Sequence[str] | None) -> list[GivenRecord]:
     """Prompts of the first run's held-out records, with their pictures.
 
-    Those with a hole that some network's bucket cuts off are left out, with a warning.
+    Records whose hole is cropped away in some network's bucket are left out, with a warning.
 
     Args:
-      networks: all of them, which are given such.
+      networks: all networks, each of which is given pictures.
       wanted: the prompts to take; None for the first ones.
 
     Raises:
-      UserError: no run has held-out records, none of them has a prompt that is wanted, or the holes
-        of all are cut off.
+      UserError: no run has held-out records, a wanted prompt is not in any of them, or the holes of
+        all are cropped away.
     """
     for network in networks:
         shards = _held_out(network)
@@ -209,31 +210,31 @@ def _records(networks: Sequence[Network], wanted: Sequence[str] | None) -> list[
         for prompt in wanted or ():
             if prompt not in known:
                 raise UserError(
-                    f"{prompt[:60]!r} is the prompt of none of the first {_RECORDS} held-out "
-                    f"records of {network.workdir}, with which pictures come: name prompts that "
-                    f"they have by --prompts=FILE, or leave it out"
+                    f"none of the first {_RECORDS} held-out records of {network.workdir}, which "
+                    f"the pictures come from, has the prompt {prompt[:60]!r}: name prompts of "
+                    f"these records by --prompts=FILE, or leave it out"
                 )
         chosen = [known[prompt] for prompt in wanted or known]
         if kept := [record for record in chosen if _is_seen(record, networks)]:
             return kept
         raise UserError(
-            f"of each held-out record of {network.workdir} the hole is in what the bucket of some "
-            f"model cuts off: choose another --aspect, or compare models of the same buckets"
+            f"the holes of all held-out records of {network.workdir} are outside of the crop of "
+            f"some model's bucket: choose another --aspect, or compare models of the same buckets"
         )
     trained, bucket = networks[0].trained, networks[0].bucket
     raise UserError(
-        f"{trained.place} is given {JOINED_IN_WORDS[trained.joined]}, and no run that is compared "
-        f"has held-out records of {bucket.name} to take such from: compare a run that has"
+        f"{trained.place} is given {JOINED_IN_WORDS[trained.joined]}, and no run in the comparison "
+        f"has held-out records of {bucket.name} to take these from: compare a run that has them"
     )
 
 
 def _is_seen(record: GivenRecord, networks: Sequence[Network]) -> bool:
-    """Whether a record's hole is in the bucket of each network; else it is said of which not."""
+    """Whether a record's hole is inside each network's bucket; warns if it is not."""
     for network in networks:
         if not record.has_hole(network.trained.pictures, network.bucket):
             _LOG.warning(
-                "compare: leaves out the held-out record of %r: its hole is in what the bucket "
-                "%s of %s cuts off",
+                "compare: leaves out the held-out record of %r: its hole is outside of the crop "
+                "of bucket %s of %s",
                 record.prompt[:60],
                 network.bucket.name,
                 network.trained.place,
@@ -243,7 +244,7 @@ def _is_seen(record: GivenRecord, networks: Sequence[Network]) -> bool:
 
 
 def _held_out(network: Network) -> Shards | None:
-    """Held-out records of a network's run; None where there are none of its bucket."""
+    """The held-out records of a network's run; None if it has none of the network's bucket."""
     if network.workdir is None or not is_complete(held_out(network.workdir)):
         return None
     shards = shards_of(read(network.workdir), network.workdir, "held_out")

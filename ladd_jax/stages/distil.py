@@ -1,4 +1,4 @@
-"""The stage `distil`: LADD, or another method, on the shards of a run."""
+"""The stage `distil`: trains the student by LADD, or by another method, on a run's shards."""
 
 from functools import partial
 from pathlib import Path
@@ -30,17 +30,17 @@ from ladd_jax.training.state import abstract_like, create
 
 
 def distil(config: Config, workdir: Path) -> None:
-    """Trains the student on the synthesized shards; goes on where it stopped.
+    """Trains the student on the run's shards, from where it stopped if it was stopped.
 
     Raises:
-      CollapsedError: it collapsed, and does not go back, or no more.
+      CollapsedError: the student collapsed, and the config does not let it go back (again).
     """
     while collapse := _distil(config, workdir):
         go_back(config, folder(workdir, "distil"), collapse)
 
 
 def _distil(config: Config, workdir: Path) -> CollapsedError | None:
-    """Trains to the end; returns a collapse after which the stage goes back."""
+    """Trains to the end, or returns a collapse after which the stage has to go back."""
     stage = config.distil
     mesh = make_mesh(config.mesh.sizes)
     objective = objectives.distillation(lowered(config, folder(workdir, "distil")))
@@ -48,7 +48,7 @@ def _distil(config: Config, workdir: Path) -> CollapsedError | None:
     if objective.reads_noise_keys and not read_identity(shards.directory):
         raise UserError(
             f"{shards.directory} does not say which seed its samples were made with, and "
-            f"distil.paired_weight is {stage.paired_weight}: use 0, or make them anew"
+            f"distil.paired_weight is {stage.paired_weight}: use 0, or make them again"
         )
 
     seed = config.seed + stage.seed
@@ -61,7 +61,8 @@ def _distil(config: Config, workdir: Path) -> CollapsedError | None:
     def fresh() -> TrainState:
         if begun.origin is not None:
             return load_origin(begun.origin, begun.step, abstract_like(shapes, shardings))
-        # A whole network that is held no longer than this, where it is not in `frozen`.
+        # Reuses a network in `frozen` if one fits. A network loaded here instead is released as
+        # soon as the state is made.
         if student.constants:
             (start,) = (frozen[name] for name in student.constants)
         elif start_tree(config) != BASE and start_tree(config) in frozen:
@@ -104,6 +105,6 @@ def _distil(config: Config, workdir: Path) -> CollapsedError | None:
     except CollapsedError as error:
         if config.watch.collapse != "back":
             raise
-        # Its frames hold the state, which must go before it is read again.
+        # The traceback's frames keep the state alive, which must be freed before it is read again.
         return error.with_traceback(None)
     return None

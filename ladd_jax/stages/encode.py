@@ -1,7 +1,7 @@
-"""Raw data to latent shards.
+"""The stage `encode`: turns raw data into shards of latents and text.
 
-`data.source` says what the data are, one of the table of `data.sources`: pictures with text,
-prompts alone, or the digits and scenes that need no files.
+`data.source` names the kind of data in the table of `data.sources`: pictures with text, prompts
+alone, or the digits and scenes that need no files.
 """
 
 import dataclasses
@@ -39,12 +39,12 @@ _LOG = logging.getLogger(__name__)
 
 
 def text_encoder(config: Config, mesh: Mesh | None = None, batch: int | None = None) -> TextEncoder:
-    """The text encoder of a config: that of `data.text` or of its weights, else a random one.
+    """The text encoder of a config: the one of `data.text` or of `weights`, or else a random one.
 
     Args:
       config: the run's config.
-      mesh: devices of this process, for encoders of weights; default: the config's.
-      batch: prompts encoded at once by encoders of weights; default: the config's.
+      mesh: mesh of this process's devices, for encoders with weights; default: the config's.
+      batch: prompts encoded at once by encoders with weights; default: the config's.
     """
     data = config.data
     place = data.text or config.weights
@@ -71,19 +71,19 @@ def text_encoder(config: Config, mesh: Mesh | None = None, batch: int | None = N
 def encode(config: Config, workdir: Path) -> None:
     """Writes text and latents as shards: see `_encode`.
 
-    Where a picture that looked whole cannot be decoded, all are decoded when they are looked at,
-    by the same call if there is one process, else when the job is started again.
+    At first pictures are only checked superficially. If one turns out to be undecodable, all are
+    checked by decoding them: at once if there is one process, else when the job is started again.
     """
     try:
         return _encode(config, workdir)
     except UndecodableError as error:
         if jax.process_count() > 1:
             raise UserError(
-                f"{error}: the same command decodes all pictures when it looks at them, and leaves "
-                f"it out"
+                f"{error}: run the same command again, which checks all pictures by decoding them "
+                f"and leaves this one out"
             ) from error
         _LOG.warning("%s: all pictures are decoded now, to leave out those that cannot be", error)
-    # Outside of the handler, whose traceback holds the networks of the first time.
+    # Outside of the handler, whose traceback would keep the first attempt's networks in memory.
     try:
         _encode(config, workdir)
     except UndecodableError as error:
@@ -94,21 +94,22 @@ def encode(config: Config, workdir: Path) -> None:
 
 
 def _encode(config: Config, workdir: Path) -> None:
-    """Writes text, and latents where the data have images, as shards; goes on where it stopped.
+    """Writes text, and latents if the data have images, as shards; resumes where it stopped.
 
-    Records that the source holds out for judges become shards of their own, in `held_out`. Where
-    these alone are missing and the config evaluates, they are written beside shards that are there.
-    Records that were added to prompts are written beside the others. To look for changes of other
-    data costs a look at all records, which complete shards are spared unless the config says redo.
+    Records that the source holds out for evaluation go to shards of their own, in `held_out`. If
+    only these are missing and the config evaluates, they are added to the existing shards. New
+    records at the end of prompts are added too. For other data, detecting changes means looking at
+    all records, which is skipped for complete shards unless the config says redo.
 
     Raises:
       NotFoundError: the data are not there.
-      UserError: the data are damaged, or others than those of the shards, or one of their arrays
-        has the name of one of the text's, or other channels than networks read.
+      UserError: the data are damaged or differ from those of the shards, or one of their arrays has
+        the name of one of the text encoder's, or not the channels that networks read.
     """
     data = config.data
     target, apart = encoded(workdir), held_out(workdir)
-    # An older version wrote no shards for judges. To look for them costs a look at all records.
+    # An older version wrote no held-out shards. They only matter to `evaluate`, and looking for
+    # them means looking at all records.
     judged = is_complete(apart) or "evaluate" not in config.stages
     done = is_complete(target) and judged
     if done and config.on_change != "redo" and not is_looked_at(config):
@@ -118,7 +119,7 @@ def _encode(config: Config, workdir: Path) -> None:
         buckets = [Bucket.parse(name) for name in data.buckets]
         source = open_source(config, buckets, data_directory(workdir))
     except NotFoundError:
-        # What is encoded needs them no more.
+        # Complete shards do not need the raw data any more.
         if not done:
             raise
         check_set(config, target, "encoded")
@@ -132,7 +133,7 @@ def _encode(config: Config, workdir: Path) -> None:
     }
     changes = [set_change(config, plan) for plan in plans.values()]
     if as_process_0(not is_complete(target) and (data_directory(workdir) / DECODE_ALL).exists()):
-        # Shards that were begun before have pictures that are left out now.
+        # Shards begun earlier still include pictures that are left out now, so they are redone.
         refuse(config, [change for change in changes if change.shards is None])
         config = dataclasses.replace(config, on_change="redo")
     refuse(config, changes)
@@ -142,15 +143,16 @@ def _encode(config: Config, workdir: Path) -> None:
     sizes = {bucket: len(prompts) for bucket, prompts in source.prompts.items()}
     if is_complete(target) and not changes[0].writes and Shards(target).sizes != sizes:
         raise UserError(
-            f"{target} was written by a version that held nothing out, and training reads "
-            f"what judges need: use another --workdir, or leave 'evaluate' out of stages"
+            f"{target} was written by a version that held nothing out, so that training reads "
+            f"records that 'evaluate' needs: use another --workdir, or leave 'evaluate' out of "
+            f"stages"
         )
     encoder = text_encoder(config)
     null = {name: array[0] for name, array in encoder.encode([""]).items()}
     for name in null.keys() & {LATENTS, *source.arrays}:
         raise UserError(
             f"the text encoder and the data {data.source!r} both write an array {name!r}: rename "
-            f"the one of the data"
+            f"the array of the data"
         )
     # The held-out shards first, so that they are complete where the others are.
     for directory, part in reversed(parts.items()):
@@ -160,7 +162,7 @@ def _encode(config: Config, workdir: Path) -> None:
 
 
 def _check_arrays(config: Config, source: Source) -> None:
-    """Raises UserError where networks would not be given the channels that they read."""
+    """Raises UserError if networks would not get the number of channels that they read."""
     wanted = {CHANNELS: joined_channels(config)} if config.data.joined else {}
     if LATENTS in source.arrays:
         wanted[LATENTS] = config.model.channels
@@ -183,7 +185,7 @@ def _write(
     null: Mapping[str, np.ndarray],
     target: Path,
 ) -> None:
-    """Writes the records of a source, those that it holds out excepted, as a set of shards."""
+    """Writes the records of a source, except those that it holds out, as a set of shards."""
     if is_complete(target):
         return
     data = config.data
@@ -211,7 +213,7 @@ def _write(
 def _records(
     source: Source, encoder: TextEncoder, shard: Shard, batch: int
 ) -> Iterator[dict[str, Any]]:
-    """The records of a shard, a batch of them in memory at a time."""
+    """Yields the records of a shard, keeping one batch of them in memory at a time."""
     for start in range(shard.start, shard.stop, batch):
         stop = min(start + batch, shard.stop)
         prompts = source.prompts[shard.bucket][start:stop]
@@ -224,7 +226,7 @@ def _records(
 
 
 def report_cut(encoder: TextEncoder) -> None:
-    """Warns of prompts that did not fit."""
+    """Warns about prompts that were cut."""
     for name, count in encoder.truncated.items():
         if count:
             _LOG.warning("%d prompts are longer than %s reads and were cut", count, name)

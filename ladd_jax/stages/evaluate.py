@@ -66,15 +66,15 @@ from ladd_jax.training.metrics import read_history
 _LOG = logging.getLogger(__name__)
 
 _SHOWN_SAMPLES = 2
-_SHOWN_SIDE = 96  # pixels, of decoded pictures
+_SHOWN_SIDE = 96  # Longest side of decoded pictures in the report, in pixels.
 
-# Held-out real pictures of a bucket that count, at most, for each sample of it.
+# The most held-out real pictures per sample of a bucket that are compared with.
 _REAL = 10
 
-# What metrics that compare with nothing are measured beside.
+# The reference together with which metrics that need no reference are measured.
 _FIRST = "generator"
 
-# What the extractor makes of each bucket.
+# The extractor's output for each bucket.
 _Looked = dict[Bucket, Seen]
 
 
@@ -85,32 +85,33 @@ class _Way(NamedTuple):
     steps: int
     guidance: float
     sampling: Sampling
-    # Which noise: ways with the same one can be compared picture by picture.
+    # Seed of the noise: ways with the same noise can be compared picture by picture.
     noise: int
-    # Whether the guidance is one of `evaluate.guidances` and not the run's.
+    # Whether the guidance is one of `evaluate.guidances` instead of the run's own.
     tried: bool = False
 
     @property
     def title(self) -> str:
-        """Above its samples."""
+        """The heading of its samples."""
         title = f"{self.model}, {counted(self.steps, 'step')}"
         return f"{title}, guidance {self.guidance:g}" if self.tried else title
 
     @property
     def file(self) -> str:
-        """Name of the file of its samples."""
+        """The name of the file that its samples are kept in."""
         name = f"{self.model}_{self.steps}"
         return f"{name}_{self.guidance:g}" if self.tried else name
 
 
 def evaluate(config: Config, workdir: Path) -> list[Row]:
-    """Samples data generator and student, judges them, writes `report.html`, `samples.png` and,
-    last, `metrics.json`; measures nothing again where that is done with the same settings.
+    """Samples the data generator and the student, measures their metrics, and writes a report.
 
-    Latents of an autoencoder are judged as the pictures that it makes of them, real ones too.
+    It writes `report.html`, `samples.png` and, last, `metrics.json`. If the latter exists with the
+    same settings, nothing is measured again. With an autoencoder all pictures, real ones too, are
+    judged as it decodes them from latents.
 
     Raises:
-      NotFiniteError: samples or a metric are not finite; there is no `metrics.json`.
+      NotFiniteError: samples or a metric are not finite; `metrics.json` is not written then.
     """
     stage = config.evaluate
     metrics, report = workdir / "metrics.json", workdir / "report.html"
@@ -118,7 +119,8 @@ def evaluate(config: Config, workdir: Path) -> list[Row]:
     added = to_dict(config.prefer) if config.prefer.after else {}
     if metrics.exists():
         rows, old = read_metrics(metrics)
-        # Metrics of an older version lack new fields, whose defaults change nothing, and the step.
+        # Files of an older version are missing the step, and new fields whose defaults keep the
+        # older behaviour.
         before = old.get("evaluate", {})
         same = isinstance(before, dict) and filled(before, _settings(Config())) == settings
         same = same and old.get("preferences", {}) == added
@@ -126,7 +128,7 @@ def evaluate(config: Config, workdir: Path) -> list[Row]:
             _LOG.info("evaluate: done; remove %s to measure again", metrics)
             _show(rows, report)
             return rows
-    # Before anything is read: without a student there is nothing to judge.
+    # Checked before anything is read, since without a student there is nothing to judge.
     step = finished_student_step(config, workdir)
     mesh = make_mesh(config.mesh.sizes)
     subject = subject_of(config, workdir)
@@ -138,7 +140,7 @@ def evaluate(config: Config, workdir: Path) -> list[Row]:
     trained = architectures.student_architecture(config)
     untold = architectures.trained_start_architecture(config)
     of_data = architectures.trained_generator_architecture(config)
-    # One where they are the same, so that they share programs.
+    # Equal architectures share a sampler, and so its compiled programs.
     samplers = {
         architecture: Sampler(
             family_of(config).backbone(architecture), subject.null, mesh, stage.batch_size
@@ -174,7 +176,8 @@ def evaluate(config: Config, workdir: Path) -> list[Row]:
         directory = directory_of(workdir)
         cond = {bucket: subjects.cond for bucket, subjects in subject.buckets.items()}
         mark = fingerprint(config, prompts, generator, mesh, cond)
-        # What no student changes, of this run's data generator.
+        # Models whose samples do not depend on the student, and so can be kept for all runs of this
+        # data generator.
         shared = {way.model for way in ways} - {"student"}
         if config.student.depth:
             shared -= {"untrained"}
@@ -199,7 +202,7 @@ def evaluate(config: Config, workdir: Path) -> list[Row]:
             way = _Way("data", 0, 1.0, ways[0].sampling, 0)
             rows += _rows(way, _several(data), references, stage, config.seed)
             if learns and edits is None and "alignment" in stage.metrics:
-                # What is learnt of pictures says nothing of these: others of the same source do.
+                # An extractor finds what it was trained on: only unseen pictures tell how well it reads.
                 aligned = dataclasses.replace(stage, metrics=("alignment",))
                 unseen = _rows(way, _several(references["real"]), references, aligned, config.seed)
                 rows = _with_metrics(rows, unseen, stage.metrics)
@@ -208,13 +211,13 @@ def evaluate(config: Config, workdir: Path) -> list[Row]:
         for way in ways:
             samples = of_generator(way, way.file) if way.model in shared else sample(way)
             rows += _rows(way, judge(samples), references, stage, config.seed)
-            # Of further scales the most steps show what guidance does.
+            # Of the other guidance scales only samples with the most steps are shown.
             if way.tried and way.model == "student" and way.steps < max(stage.student_steps):
                 continue
             for bucket, latents in samples.items():
                 texts, hole = prompts[bucket], holes.get(bucket)
                 grids.append(_grid(way.title, bucket, latents, texts, stage, show, hole, originals))
-                # The generator's samples of the data look like the teacher's of more steps.
+                # The generator's own samples are not shown, since they look like the teacher's.
                 if way.model != "generator":
                     shown.append(grids[-1])
 
@@ -227,7 +230,7 @@ def evaluate(config: Config, workdir: Path) -> list[Row]:
         write_report(report, rows, grids, histories, facts, notes, previews, method)
         first = shown[0].bucket
         save_grid_png(workdir / "samples.png", [grid for grid in shown if grid.bucket == first])
-    # By all processes: one that went on would wait for the others.
+    # Called by all processes: if only one raised, the others would wait for it.
     check_finite(rows)
     if not hidden:
         write_metrics(metrics, rows, evaluate=settings, step=step, preferences=added)
@@ -236,28 +239,31 @@ def evaluate(config: Config, workdir: Path) -> list[Row]:
 
 
 def trainings_of(config: Config) -> list[str]:
-    """The trainings whose curves the report has: what a config with networks of other sizes has
-    left in the workdir is none of this run's."""
+    """The trainings whose curves the report shows.
+
+    Trainings of networks of other sizes that this config does not have are left out, since an
+    earlier config may have left their curves in the workdir.
+    """
     others = set(NETWORKS).difference(further_trainings(config))
     return [name for name in TRAININGS if name not in others]
 
 
 def _settings(config: Config) -> dict[str, Any]:
-    """What is asked for, with the settings of other packages that belong to it."""
+    """The settings of the evaluation, with those of other packages that belong to it."""
     fields = to_dict(config)
     own = own_beside(fields, ("evaluate",))
     return fields["evaluate"] | ({"own": own} if own else {})
 
 
 def measured_of(config: Config) -> Evaluate:
-    """What is measured: besides what is asked for always that which a run's limits are for."""
+    """The section `evaluate` with the metrics added that the limits of such a run need."""
     stage = config.evaluate
     metrics = dict.fromkeys((*stage.metrics, *OWN_METRICS.get(config.data.joined, ())))
     return dataclasses.replace(stage, metrics=tuple(metrics))
 
 
 def facts_of(config: Config) -> dict[str, object]:
-    """What the report says of a run's settings."""
+    """The run's settings as the report shows them."""
     samples = config.synthesize.samples
     data = "the encoded pictures"
     if config.distil.data == "synthesized":
@@ -286,20 +292,20 @@ def facts_of(config: Config) -> dict[str, object]:
 
 
 def notes_of(config: Config) -> list[str]:
-    """What a reader of the report must know to read its numbers."""
+    """Notes that a reader needs to understand the report's numbers."""
     matched = "the data generator's guided samples, from which FD is measured"
     if config.distil.data == "encoded":
         matched = "real pictures: FD real is measured from those, and FD from the data generator's"
     made = config.synthesize
     if made.guidance_range:
-        told = "guidance its samples had, {:g} to {:g}".format(*made.guidance_range)
+        told = "guidance of its samples, {:g} to {:g}".format(*made.guidance_range)
         beside = f"{made.guidance:g}"
         if made.image_guidance_range:
-            told += ", and which image guidance, {:g} to {:g}".format(*made.image_guidance_range)
+            told += ", and the image guidance, {:g} to {:g}".format(*made.image_guidance_range)
             beside += f" and image guidance {made.image_guidance:g}"
         first = (
-            f"The student was told which {told}. At any scale FD and all ratios are to the data "
-            f"generator's samples of guidance {beside}."
+            f"The student was given the {told}. At any scale FD and all ratios are relative to the "
+            f"data generator's samples of guidance {beside}."
         )
     elif not METHODS[config.distil.objective].has_heads:
         points = "real pictures" if config.distil.data == "encoded" else "its guided samples"
@@ -312,27 +318,26 @@ def notes_of(config: Config) -> list[str]:
     notes = [first]
     if config.prefer.after:
         notes.append(
-            "The student has the LoRA of preferences added, which moves it from the samples that "
-            "FD is measured from; previews show it without."
+            "The student has the LoRA of preferences added, which moves it away from the samples "
+            "that FD is measured from; previews show it without the LoRA."
         )
     if EXTRACTORS[extractor_for(config)].learns:
         notes.append(
             "The extractor was trained on the run's own pictures, so the alignment in the row of "
-            "the data is that of held-out pictures: what it finds where pictures are as their "
-            "captions say."
+            "the data is measured on held-out real pictures: the most that can be expected."
         )
     if config.data.joined == "inpaint":
         notes.append(
-            "Samples are judged as completed pictures, with the known pixels put back, beside the "
+            "Samples are judged as completed pictures, with the known pixels put back, against the "
             "held-out pictures that they complete."
         )
     if config.data.joined == "edit":
         notes.append(
-            "Samples are edits of held-out pictures, which are judged beside these and the true "
-            "edits; real pictures of the training split have no source here, and no alignment."
+            "Samples are edits of held-out pictures, and are judged against these and the true "
+            "edits; real pictures of the training split have no source here, so no alignment."
         )
     if config.autoencoder:
-        notes.append("All pictures are judged as the autoencoder decodes them from latents.")
+        notes.append("All pictures are judged as decoded from latents by the autoencoder.")
     return notes
 
 
@@ -340,11 +345,11 @@ def _followed(config: Config) -> str:
     if config.distil.follows == "generator":
         return "the guided data generator"
     start = "the student's own start" if config.student.depth else "the data generator"
-    return f"what finetune has made of {start}"
+    return f"{start} after finetune"
 
 
 def _ways(config: Config) -> list[_Way]:
-    """The data generator as for the student's data first, then all others."""
+    """All ways of sampling; the first is the data generator as it made the student's data."""
     stage, times = config.evaluate, tuple(config.distil.timesteps)
     made, guidance = config.synthesize, config.synthesize.guidance
     sampler = METHODS[config.distil.objective].sampler
@@ -355,7 +360,7 @@ def _ways(config: Config) -> list[_Way]:
 
     ways = [guided("generator", made.steps, guidance)]
     ways += [guided("teacher", n, guidance) for n in stage.teacher_steps]
-    # The run's own comes first: it is what others are compared with.
+    # After the run's own guidance, since `find` takes the first row as the one to compare with.
     ways += [
         guided("generator", made.steps, scale, tried=True)
         for scale in stage.guidances
@@ -363,14 +368,15 @@ def _ways(config: Config) -> list[_Way]:
     ]
 
     def few_steps(model: str, steps: int, scale: float | None, tried: bool = False) -> _Way:
-        # One program for all numbers: compiling takes longer than steps that change nothing.
+        # Padding lets one program serve all numbers of steps: compiling more programs would take
+        # longer than the extra steps, which change nothing.
         ranges = made.guidance_range, made.image_guidance_range
         told = None if scale is None else given_scales(made.sampling, ranges, (scale, None))
         sampling = Sampling.student(steps, times, told, sampler)
         sampling = sampling.padded(max(stage.student_steps) + 1)
         return _Way(model, steps, 1.0 if scale is None else scale, sampling, 1, tried)
 
-    # The untrained student is what it starts from: distillation must improve on it.
+    # The untrained student is the network that distillation starts from, and must improve on.
     ways += [few_steps("untrained", n, None) for n in stage.student_steps]
     given = guidance if made.guidance_range else None
     ways += [few_steps("student", n, given) for n in stage.student_steps]
@@ -392,7 +398,7 @@ def _rows(
     rows: list[Row] = []
     for name, part in (("all", samples), *((b.name, {b: samples[b]}) for b in samples)):
         if name != "all" and len(samples) == 1:
-            # All buckets are this one.
+            # With a single bucket its row equals the row of all buckets.
             rows.append(dataclasses.replace(rows[0], bucket=name))
             continue
         values, intervals = _measured(part, references, stage, seed)
@@ -455,7 +461,7 @@ def _grid(
     hole: Holes | None,
     originals: Originals,
 ) -> Grid:
-    """The first samples of evenly spread prompts, those that fill holes as completed pictures."""
+    """The first samples of evenly spread prompts; those that fill holes are shown completed."""
     names = list(dict.fromkeys(prompts.tolist()))
     count = min(stage.shown_prompts, len(names))
     shown = [names[i * len(names) // count] for i in range(count)]

@@ -1,4 +1,4 @@
-"""A student of a run as files of other programs; its family says which files."""
+"""Exports a student of a run to files that other programs read; its family decides which files."""
 
 import dataclasses
 import json
@@ -54,7 +54,7 @@ def export(
     image_guidance: float | None = None,
     push_to: str = "",
 ) -> None:
-    """Writes a student of a run as files that other programs read, all of them or none.
+    """Writes a student of a run to files that other programs read, all of them or none.
 
     Args:
       workdir: the run's folder.
@@ -64,17 +64,18 @@ def export(
       layout: one of the family's layouts; for SD3 `diffusers`, `single`, `both`, `lora` or
         `kohya`.
       dtype: dtype of the transformer's files; the other components are copied.
-      loras: LoRA files that are added to the student, `PATH` or `PATH:SCALE` each.
-      guidance: of a student that is given the guidance scale, the one that the files have, since
-        other programs give it none; default: `synthesize.guidance`.
-      image_guidance: the same of the scale on the image, of a student that is given both.
-      push_to: owner/name of the hub, where the folder is uploaded; empty for nowhere.
+      loras: LoRA files to add to the student, each `PATH` or `PATH:SCALE`.
+      guidance: guidance scale to fix in the files of a student that is given the scale, since other
+        programs do not give it; default: `synthesize.guidance`.
+      image_guidance: the same for the scale on the image, for a student that is given both.
+      push_to: owner/name on the hub to upload the folder to; empty for no upload.
 
     Raises:
       NotFoundError: there is no such run, checkpoint or pipeline.
       ExistsError: there is something at `out`.
-      UserError: the run is not one of released weights, the family has no such layout, the student
-        no such guidance, a LoRA is of another network, or the hub does not take it.
+      UserError: the run did not start from released weights, the family has no such layout, the
+        student was not trained for the guidance, a LoRA is for another network, or the hub rejects
+        the upload.
     """
     config = read(workdir)
     if not config.weights:
@@ -82,7 +83,7 @@ def export(
             f"{workdir} has a data generator of its own (weights is empty): export a run that "
             f"started from a released pipeline"
         )
-    # A link to nothing, too, would be in the way once all is written.
+    # `lexists` also finds a dangling link, which would be in the way once all is written.
     if os.path.lexists(out):
         raise ExistsError(f"{out} exists: remove it, or choose another --out")
     if push_to:
@@ -99,7 +100,7 @@ def export(
     with whole_folder(out, "out") as partial:
         family.write_export(partial, exported)
         if (partial / PIPELINE_INDEX).is_file():
-            # A whole pipeline can be sampled again, which needs what its index does not say.
+            # Sampling an exported pipeline needs facts that its index does not have.
             facts = {
                 "times": list(config.distil.timesteps),
                 "sampler": METHODS[config.distil.objective].sampler,
@@ -110,7 +111,7 @@ def export(
             facts |= dict(zip(("guidance", "image_guidance"), scales, strict=False))
             (partial / FACTS).write_text(json.dumps(facts, indent=2, sort_keys=True) + "\n")
     if push_to:
-        _LOG.info("export: uploads to %s", push_to)
+        _LOG.info("export: uploading to %s", push_to)
         _LOG.info("export: uploaded, %s", push(out, push_to))
 
 
@@ -125,7 +126,7 @@ def describe(
     loras: Sequence[str] = (),
     guidance: Sequence[float] = (),
 ) -> Export:
-    """A student as its family exports it, not read yet.
+    """The description from which a family exports a student; nothing is read yet.
 
     Args:
       config: the run's config.
@@ -135,27 +136,27 @@ def describe(
       step: step of the checkpoint.
       layout: one of the family's layouts.
       dtype: dtype of the transformer's files.
-      loras: LoRA files that are added to it, `PATH` or `PATH:SCALE` each.
-      guidance: of a student that is told the guidance, the scale that its files have, and that on
-        the image if it is told both.
+      loras: LoRA files to add to it, each `PATH` or `PATH:SCALE`.
+      guidance: guidance scale to fix in the files of a student that is given the scale, followed by
+        the scale on the image if it is given both.
 
     Raises:
       UserError: the family has no such layout, or none for the student's sampler; the run has no
-        adapters that others can use; or a LoRA is of another network.
+        adapters that others can use; or a LoRA is for another network.
     """
     family, sampler = family_of(config), METHODS[config.distil.objective].sampler
     layouts = family.layouts
     if not layouts:
         raise UserError(
-            f"networks of model.family {config.model.family!r} are written in no layout of other "
-            f"programs: sample the run itself by its --checkpoint"
+            f"networks of model.family {config.model.family!r} have no layout of other programs: "
+            f"sample the run itself by --checkpoint"
         )
     if layout not in layouts:
         raise UserError(f"layout {layout!r} is not one of {', '.join(layouts)}: use one")
     if sampler not in family.samplers:
         raise UserError(
-            f"the student is sampled by {sampler!r}, and layouts say {listed(family.samplers)} "
-            f"alone: sample the run itself by its --checkpoint"
+            f"the student is sampled by {sampler!r}, and layouts only support "
+            f"{listed(family.samplers)}: sample the run itself by --checkpoint"
         )
     buckets = trained_buckets(config, workdir)
     square = nearest(buckets, 1, 1)
@@ -163,7 +164,7 @@ def describe(
     counts = [steps for steps in range(len(times), 0, -1) if len(times) % steps == 0]
     mesh = make_mesh({"fsdp": -1}, jax.local_devices())
     adapters = None
-    # That of a student whose scale is fixed is that of what it started from.
+    # With the guidance scale fixed, a student has the architecture of the network it started from.
     architecture = architectures.trained_start_architecture(config)
     added = open_loras(family, architecture, loras)
 
@@ -201,11 +202,11 @@ def describe(
 
 
 def _adapted(config: Config, loras: Sequence[str]) -> Adapted:
-    """The network whose adapters are written."""
+    """The adapted network whose adapters are written; raises if others could not use them."""
     if loras:
         raise UserError(
-            f"--lora={loras[0]} is added to a whole network, and --layout=lora writes adapters "
-            f"alone: leave it out, and load both there, or use another --layout"
+            f"--lora={loras[0]} is added to a whole network, and --layout=lora writes only "
+            f"adapters: leave it out and load both LoRAs there, or use another --layout"
         )
     network = objectives.student(config)
     if not isinstance(network, Adapted):
@@ -231,13 +232,13 @@ def _adapted(config: Config, loras: Sequence[str]) -> Adapted:
     if config.prefer.after:
         raise UserError(
             f"the student has the LoRA of preferences added (prefer.applied is "
-            f"{', '.join(config.prefer.applied)}), which its adapters alone lack: use another "
+            f"{', '.join(config.prefer.applied)}), which is not part of its adapters: use another "
             f"--layout"
         )
     if config.loras:
         raise UserError(
             f"the adapters are of the weights with {', '.join(config.loras)} added (loras), and "
-            f"are of no use without: use another --layout"
+            f"are useless without them: use another --layout"
         )
     return network
 
@@ -245,7 +246,7 @@ def _adapted(config: Config, loras: Sequence[str]) -> Adapted:
 def _how_made(
     config: Config, model: str, step: int, dtype: str, loras: Sequence[str]
 ) -> dict[str, object]:
-    """What the model card says of the student's training."""
+    """The rows about the student's training in the model card."""
     distil, generator = config.distil, config.synthesize
     data = (
         "encoded images"
@@ -273,15 +274,15 @@ def _how_made(
         )
     if distil.asks_a_network:
         rows["network that is followed"] = (
-            "what was fine-tuned, without guidance"
+            "the fine-tuned network, without guidance"
             if distil.follows == "finetuned"
             else f"the base model, {generator.guidance_in_words}"
         )
     if pretrains(config):
         before = config.pretrain
         rows["base fine-tuned first"] = (
-            f"{before.steps} steps of flow matching on encoded images and the channels that they "
-            f"join, batch {before.batch_size}, learning rate {before.optimizer.learning_rate:g}"
+            f"{before.steps} steps of flow matching on encoded images with the channels joined to "
+            f"them, batch {before.batch_size}, learning rate {before.optimizer.learning_rate:g}"
         )
     if config.finetune.steps:
         first = config.finetune
@@ -306,7 +307,7 @@ def _how_made(
         rows["teacher" if in_pixels else "teacher under the heads"] = named(config.teacher.weights)
     for section in trainings_of_sections(config):
         rows[f"{section}'s network"] = (
-            f"{getattr(config, section).in_words}, trained from nothing by flow matching"
+            f"{getattr(config, section).in_words}, trained from scratch by flow matching"
         )
     if distil.lora.rank:
         rows["adapters"] = (
@@ -322,7 +323,7 @@ def _how_made(
 
 
 def _of_packages(config: Config) -> dict[str, object]:
-    """What is set of other packages' settings, and changes a student."""
+    """The settings of other packages that are set and change a student."""
     rows: dict[str, object] = {}
     for name, section in SECTIONS.items():
         values, defaults = to_dict(getattr(config.own, name)), to_dict(section.defaults)
@@ -350,7 +351,7 @@ def _noise(distil: Distil) -> str:
 def _of_dmd(distil: Distil) -> dict[str, object]:
     return _of_inputs(distil) | {
         "noise of both scores": _noise(distil),
-        "updates of the fake network a step": distil.head_updates,
+        "updates of the fake network per step": distil.head_updates,
         "learning rate of the fake network": f"{distil.heads_optimizer.learning_rate:g}",
     }
 
@@ -382,13 +383,13 @@ def _of_heads(distil: Distil) -> dict[str, object]:
         "R1": f"{distil.r1_gamma:g} every {distil.r1_interval} steps{noise}",
         "distillation loss": f"{distil.distillation_weight:g}",
         "reconstruction": f"{distil.reconstruction_weight:g}{gamma}",
-        "updates of the heads a step": distil.head_updates,
+        "updates of the heads per step": distil.head_updates,
         "learning rate of the heads": f"{distil.heads_optimizer.learning_rate:g}",
     }
     if distil.student_interval > 1:
         rows["steps between updates of the student"] = distil.student_interval
     if distil.refreshed_heads:
-        rows["share of the heads made anew at a step"] = f"{distil.refreshed_heads:g}"
+        rows["share of the heads reset per step"] = f"{distil.refreshed_heads:g}"
     for name in distil.ramp.ramped:
         first, last = getattr(distil.ramp, name)
         begin, end = distil.ramp.steps
@@ -405,7 +406,7 @@ _OF_OBJECTIVES: dict[str, Callable[[Distil], dict[str, object]]] = {
     "dmd": _of_dmd,
     "progressive": _of_progressive,
 }
-"""What the model card says of a training besides what all have, by `distil.objective`."""
+"""Functions that give the model card's rows specific to a method, by `distil.objective`."""
 
 
 def _listed(values: Sequence[float]) -> str:

@@ -1,9 +1,10 @@
 """The stages `pretrain` and `finetune`: flow matching of the data generator, then of the student.
 
-`pretrain` makes the data generator from real data, beginning with the weights where there are any
-that lack channels which the data join; and beside it, each from nothing, a teacher and what the
-student starts from, where these are of other sizes. `finetune` goes on from what the student starts
-from, on what it is to learn, the guided samples, and makes what `distil` starts from.
+`pretrain` trains the data generator on real data. It begins with the given weights, if there are
+any, when the data join channels that these do not have. It also trains, each from scratch, a
+teacher and the network that the student starts from, if these have other sizes. `finetune` trains
+the network that the student starts from on the shards of `distil`, usually guided samples, and
+makes the network that `distil` begins with.
 """
 
 from functools import partial
@@ -20,10 +21,9 @@ from ladd_jax.stages.train import train_network
 
 
 def pretrain(config: Config, workdir: Path) -> None:
-    """Trains the data generator on the real shards, and then the networks of other sizes; goes on
-    where it stopped.
+    """Trains the data generator on the real shards, then the networks of other sizes, resumably.
 
-    A run that began from another one's student has the latter from there.
+    A run that began from another run's student takes the networks of other sizes from there.
     """
     shards = shards_of(config, workdir, "encoded")
     objective = objectives.flow_matching(config, config.pretrain)
@@ -38,9 +38,9 @@ def pretrain(config: Config, workdir: Path) -> None:
 
 
 def finetune(config: Config, workdir: Path) -> None:
-    """Trains the student, from what it starts from, on the shards of `distil`; goes on, too.
+    """Trains the network that the student starts from on the shards of `distil`, resumably.
 
-    Does nothing with `finetune.steps` 0, and where `distil` begins with the student of another run.
+    Does nothing if `finetune.steps` is 0, or if `distil` begins with the student of another run.
     """
     if config.finetune.steps and places(workdir).origin is None:
         mesh = make_mesh(config.mesh.sizes)

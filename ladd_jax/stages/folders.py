@@ -1,4 +1,4 @@
-"""Metrics of a folder of pictures, alone or against another."""
+"""Metrics of a folder of pictures, alone or against another folder."""
 
 from collections.abc import Sequence
 
@@ -16,11 +16,11 @@ from ladd_jax.evaluation.rows import Row
 from ladd_jax.evaluation.seen import GRID, Seen, grid_of_pixels
 
 ALONE = ("alignment", "diversity", "deviation")
-"""Metrics that compare with nothing."""
+"""Metrics that need no reference."""
 
 COMPARED = ("fd", "kid", "cmmd", "precision", "recall")
-"""Metrics that need a reference. `fd` and `fd_real` would be the same here, and nothing is outside
-of the range of bytes."""
+"""Metrics that need a reference. `fd_real` is left out, since it would equal `fd` here, and
+`outside`, since no byte is outside of its range."""
 
 _BATCH = 32
 
@@ -38,12 +38,12 @@ def judge_folders(
 
     Args:
       samples: the pictures.
-      reference: what they are compared with.
-      extractor: how they are looked at.
-      metrics: names of `ALONE` and, with a reference, of `COMPARED`. Those for which there are no
-        prompts, or no prompt with two pictures, are left out.
-      resamples: number of resamples for each interval; below 2 there are none.
-      seed: seed of what is drawn for them.
+      reference: the pictures that they are compared with, if any.
+      extractor: the extractor of features.
+      metrics: names in `ALONE` and, with a reference, in `COMPARED`. Metrics that need prompts, or
+        two pictures of a prompt, are left out where there are none.
+      resamples: number of resamples for each interval; below 2 there are no intervals.
+      seed: seed of the resamples.
 
     Raises:
       UserError: a picture cannot be read, or a metric is unknown or needs a reference.
@@ -52,10 +52,10 @@ def judge_folders(
         if name not in ALONE + COMPARED:
             raise UserError(f"metric {name!r} is none of {', '.join(ALONE + COMPARED)}")
         if reference is None and name in COMPARED:
-            raise UserError(f"metric {name!r} compares with others: give --reference=DIR")
+            raise UserError(f"metric {name!r} needs a reference: give --reference=DIR")
     seen = [_look(extractor, samples, "samples")]
     others = seen if reference is None else [_look(extractor, reference, "reference")]
-    # Pictures without prompts are not all of one prompt.
+    # Without prompts all pictures would count as samples of one prompt.
     left_out = {"diversity"} if samples.prompts is None else set()
     asked = {name: METRICS[name] for name in metrics if name not in left_out}
     values, intervals = measure_with_intervals(asked, seen, others, resamples, seed)
@@ -66,7 +66,7 @@ def open_named(name: str, seed: int, mesh: Mesh) -> Extractor:
     """The extractor of `NAME:PATH`, such as `inception:weights.pth`.
 
     Raises:
-      UserError: it has no such form, or there is no such extractor or no such file.
+      UserError: the name is not NAME:PATH, or there is no such extractor or file.
     """
     kind, _, path = name.partition(":")
     if not path or kind not in EXTRACTORS:
@@ -76,8 +76,8 @@ def open_named(name: str, seed: int, mesh: Mesh) -> Extractor:
         )
     if not EXTRACTORS[kind].weights:
         raise UserError(
-            f"extractor {kind!r} is trained on a run's own pictures, and folders have none: use "
-            "one with weights, such as inception:weights.pth"
+            f"extractor {kind!r} is trained on a run's own pictures, which folders do not have: "
+            "use one with weights, such as inception:weights.pth"
         )
     return open_extractor(kind, Given(path, dict, seed, mesh))
 
@@ -86,15 +86,15 @@ def default_metrics(extractor: str, compared: bool) -> tuple[str, ...]:
     """The metrics that an extractor's features are meant for."""
     if not compared:
         return ALONE
-    # CMMD is defined on CLIP's features alone.
+    # CMMD is only defined on CLIP's features.
     distances = [name for name in COMPARED if name != "cmmd" or not extractor.startswith("incep")]
     return (*distances, *ALONE)
 
 
 def _look(extractor: Extractor, folder: PictureFolder, title: str) -> Seen:
-    """A folder as one set: features, and of each picture a grid of pixels.
+    """A folder as one set of features, with a grid of pixels from each picture.
 
-    Pictures of many sizes have no common array, and whole ones would fill the memory.
+    The pictures themselves are not kept, since their sizes differ and they would fill the memory.
     """
     texts = folder.prompts or [""] * len(folder)
     features: list[np.ndarray] = [np.empty(0)] * len(folder)

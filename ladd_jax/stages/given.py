@@ -1,4 +1,4 @@
-"""Pictures that go with prompts, joined to x_t or to start from: what becomes of them.
+"""Pictures given with prompts: turns them into channels joined to x_t, or latents to start from.
 
 h w latent grid, H W picture, C channels, J joined channels.
 """
@@ -24,8 +24,9 @@ class GivenFiles(NamedTuple):
     """The files that belong to one prompt.
 
     Attributes:
-      image: a picture.
-      mask: what of it is to be filled, white; None where the network fills none.
+      image: file of the picture.
+      mask: file of the mask, white where the picture is to be filled; None for a network that does
+        not fill holes.
     """
 
     image: Path
@@ -33,18 +34,18 @@ class GivenFiles(NamedTuple):
 
 
 class Given(Protocol):
-    """The pictures of all prompts, each found by its prompt's place."""
+    """The pictures of all prompts, by the index of the prompt."""
 
     def channels(self, prompt: int) -> np.ndarray:
-        """What is joined to x_t, float32 `[h, w, J]`, or what samples start from."""
+        """The channels joined to x_t, float32 `[h, w, J]`, or the latent samples start from."""
         ...
 
     def finished(self, prompt: int, picture: np.ndarray) -> np.ndarray:
-        """The picture `[H, W, C]` that a sample becomes."""
+        """The final picture `[H, W, C]` made from a sample."""
         ...
 
     def facts(self, prompt: int) -> dict[str, str]:
-        """What the metadata of a picture say of it."""
+        """What the metadata of a sample say about the given picture."""
         ...
 
 
@@ -54,10 +55,10 @@ def open_given(trained: TrainedModel, bucket: Bucket, files: Sequence[GivenFiles
     Args:
       trained: the model that is sampled.
       bucket: shape of the latents.
-      files: one for each prompt; none: there is nothing besides prompts.
+      files: the files for each prompt; empty if there is nothing besides prompts.
 
     Raises:
-      UserError: a mask is not of its picture's size, or has nothing white.
+      UserError: a mask differs in size from its picture, or has no white pixel in the part used.
     """
     if not files:
         return None
@@ -73,14 +74,15 @@ def check_given(trained: TrainedModel, images: int, masks: int, strength: float 
       trained: the model that is sampled.
       images: number of pictures.
       masks: number of masks.
-      strength: share of the noise that samples start with; None where none is asked for.
+      strength: share of the noise that samples start with; None if none was asked for.
 
     Raises:
-      UserError: it is not; the sentence names the flags.
+      UserError: the pictures, masks or strength do not suit the network; the message names flags.
     """
     if masks and trained.joined != "inpaint":
         raise UserError(
-            f"--mask is for a network that fills holes, and {trained.place} is none: leave it out"
+            f"--mask is for a network that fills holes, which {trained.place} does not: leave it "
+            f"out"
         )
     if not trained.joined:
         return
@@ -88,13 +90,13 @@ def check_given(trained: TrainedModel, images: int, masks: int, strength: float 
         raise UserError(f"{trained.place} is given a picture: name one by --image=FILE")
     if strength is not None:
         raise UserError(
-            f"--strength={strength:g} is of a picture that samples start from, and "
-            f"{trained.place} is given one beside its noise: leave --strength out"
+            f"--strength={strength:g} is for a picture that samples start from, and "
+            f"{trained.place} reads its picture beside the noise instead: leave --strength out"
         )
     if trained.joined == "inpaint" and not masks:
         raise UserError(
-            f"{trained.place} fills what a mask says: name one by --mask=FILE, white where "
-            f"the picture is to be filled"
+            f"{trained.place} fills the part that a mask marks: name one by --mask=FILE, white "
+            f"where the picture is to be filled"
         )
     if masks not in (0, 1, images):
         raise UserError(
@@ -103,20 +105,20 @@ def check_given(trained: TrainedModel, images: int, masks: int, strength: float 
 
 
 def check_edits(trained: TrainedModel, flag: str) -> None:
-    """Raises UserError where a flag is for a network that edits, and this is none."""
+    """Raises UserError if a flag is for networks that edit pictures, and this one does not."""
     if trained.joined != "edit":
         raise UserError(
-            f"{flag} is for a network that edits pictures, and {trained.place} is none: leave it "
-            f"out"
+            f"{flag} is for a network that edits pictures, which {trained.place} does not: leave "
+            f"it out"
         )
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Holed:
-    """A picture with a hole, in a bucket.
+    """A picture with a hole, fitted into a bucket.
 
     Attributes:
-      pictures: what its latents are in pictures.
+      pictures: converts between its pixels and its latents.
       pixels: float32 `[H, W, C]` in [-1, 1].
       mask: bool `[H, W]`, true where the picture is to be filled.
     """
@@ -126,21 +128,21 @@ class Holed:
     mask: np.ndarray
 
     def channels(self) -> np.ndarray:
-        """What is joined to x_t, float32 `[h, w, 1 + C]`."""
+        """The channels joined to x_t, float32 `[h, w, 1 + C]`."""
         latents = self.pictures.latents_of(masked(self.pixels[None], self.mask[None])[0])
         return inpainting_channels(self.mask[None], latents[None], self.pictures.pixels)[0]
 
     def finished(self, picture: np.ndarray) -> np.ndarray:
-        """The picture that a sample `[H, W, C]` becomes; known pixels have the bits they had."""
+        """A sample `[H, W, C]` with the known pixels put back, bit for bit."""
         shown = self.pictures.shown
         return np.where(shown(self.mask)[..., None], picture, shown(self.pixels))
 
 
 def fit_mask(pictures: Pictures, mask: np.ndarray, bucket: Bucket) -> np.ndarray:
-    """A mask, fitted as its picture is.
+    """A mask, fitted into a bucket like its picture.
 
     Args:
-      pictures: what latents are in pictures.
+      pictures: converts between pixels and latents.
       mask: uint8 `[H, W, 3]` of any size, white where the picture is to be filled.
       bucket: shape of the latents.
 
@@ -152,8 +154,10 @@ def fit_mask(pictures: Pictures, mask: np.ndarray, bucket: Bucket) -> np.ndarray
 
 
 class Whole:
-    """Pictures that are edited, or that samples start from, each fitted into the bucket as those of
-    training are. The last one that was asked for is kept."""
+    """Pictures that are edited or that samples start from, each fitted into the bucket.
+
+    They are fitted like the pictures in training. The last one that was asked for is cached.
+    """
 
     def __init__(self, trained: TrainedModel, bucket: Bucket, files: Sequence[GivenFiles]):
         self._pictures, self._bucket, self._files = trained.pictures, bucket, files
@@ -165,7 +169,7 @@ class Whole:
         return self._encoded(self._files[prompt])
 
     def finished(self, prompt: int, picture: np.ndarray) -> np.ndarray:
-        """See `Given`: the sample itself."""
+        """See `Given`; returns the sample itself."""
         del prompt
         return picture
 
@@ -178,9 +182,10 @@ class Whole:
 
 
 class Filled(Whole):
-    """Pictures with holes, of which all around the holes stays as it was.
+    """Pictures with holes, whose pixels around the holes stay as they were.
 
-    All masks are looked at before any of them is used: a mistake in the last one is told at once.
+    All masks are checked before any of them is used, so that a mistake in the last one is reported
+    at once.
     """
 
     def __init__(self, trained: TrainedModel, bucket: Bucket, files: Sequence[GivenFiles]):
@@ -191,12 +196,12 @@ class Filled(Whole):
         for file in dict.fromkeys(pair.mask for pair in files):
             if file is not None and not self._mask(file).any():
                 raise UserError(
-                    f"the mask {file} has nothing white in the part that is filled: paint white "
-                    f"what is to be filled"
+                    f"the mask {file} has nothing white in the part that is used: paint the part "
+                    f"to fill white"
                 )
 
     def finished(self, prompt: int, picture: np.ndarray) -> np.ndarray:
-        """See `Given`; known pixels have the bits that they had."""
+        """See `Given`; known pixels are put back, bit for bit."""
         return self._read(self._files[prompt]).finished(picture)
 
     def _encode(self, files: GivenFiles) -> np.ndarray:
@@ -212,13 +217,13 @@ class Filled(Whole):
 
 
 def _check_sizes(files: GivenFiles) -> None:
-    """Raises UserError where a mask has not the size of its picture."""
+    """Raises UserError if a mask differs in size from its picture."""
     assert files.mask is not None
     (height, width), (rows, columns) = look_at_start(files.image), look_at_start(files.mask)
     if (rows, columns) != (height, width):
         raise UserError(
             f"the mask {files.mask} has {columns}x{rows} pixels and its picture {files.image} "
-            f"{width}x{height}: make it of the picture's size"
+            f"{width}x{height}: make the mask as large as the picture"
         )
 
 

@@ -1,4 +1,4 @@
-"""The pictures that go with prompts of a run's held-out records, as files.
+"""The pictures that come with the prompts of a run's held-out records, also written as files.
 
 h w latent grid, H W picture, C channels.
 """
@@ -26,10 +26,10 @@ class GivenRecord(NamedTuple):
 
     Attributes:
       prompt: the prompt.
-      pictures: what latents of its run are in pictures.
-      pixels: float32 `[H, W, 1 or 3]` in [-1, 1] of the picture that is edited, or of all of the
-        one whose hole is filled.
-      mask: bool `[H, W]`, true where it is to be filled; None where it is edited.
+      pictures: converts between pixels and latents of its run.
+      pixels: float32 `[H, W, 1 or 3]` in [-1, 1] of the picture that is edited, or of the whole
+        picture whose hole is filled.
+      mask: bool `[H, W]`, true where it is to be filled; None for a picture that is edited.
     """
 
     prompt: str
@@ -39,7 +39,7 @@ class GivenRecord(NamedTuple):
 
     @property
     def shown(self) -> np.ndarray:
-        """What people see of it, uint8 `[H', W', 1, 3 or 4]`: a hole is transparent."""
+        """The picture as people see it, uint8 `[H', W', 1, 3 or 4]`, transparent in the hole."""
         seen = to_bytes(self.pictures.shown(self.pixels))
         if self.mask is None:
             return seen
@@ -48,10 +48,10 @@ class GivenRecord(NamedTuple):
         return np.concatenate([colours * known, np.uint8(255) * known], axis=-1)
 
     def has_hole(self, pictures: Pictures, bucket: Bucket) -> bool:
-        """Whether something is to be filled once it is cut to a bucket; true where it is edited.
+        """Whether any of the hole is left after cropping to a bucket; always true for an edit.
 
         Args:
-          pictures: what latents of a network are in pictures.
+          pictures: converts between pixels and latents of a network.
           bucket: the shape of that network's latents.
         """
         if self.mask is None:
@@ -72,13 +72,13 @@ def given_records(
     """The first prompts of a bucket, each with the pictures of its first record.
 
     Args:
-      config: of a run that edits, or fills holes.
-      shards: its held-out records.
+      config: config of a run that edits, or fills holes.
+      shards: the run's held-out records.
       bucket: one of their buckets.
-      pictures: what its latents are in pictures.
-      most: how many prompts, at most.
-      records: how many records to look at, the first ones.
-      wanted: prompts of which those that records have are taken; default: all are.
+      pictures: converts between pixels and latents of the run.
+      most: largest number of prompts.
+      records: number of records to search, from the first on.
+      wanted: prompts to take, if records have them; default: all.
     """
     subjects = first_subjects(shards, bucket, most, records, wanted)
     prompts = [str(prompt) for prompt in subjects.prompts]
@@ -96,12 +96,13 @@ def given_records(
 
 
 def write_given(folder: Path, records: Sequence[GivenRecord]) -> list[GivenFiles]:
-    """Writes pictures to `images` and masks, white where a picture is to be filled, to `masks`,
-    in the order and of the form that `ladd_jax.sample` takes them.
+    """Writes pictures to `images`, and masks to `masks`, in the form that `ladd_jax.sample` takes.
+
+    Masks are white where a picture is to be filled; files are named in the order of the records.
 
     Args:
-      folder: where to make both, masks only where there are some.
-      records: what to write.
+      folder: folder to make both in, the latter only if there are masks.
+      records: the records to write.
     """
 
     def write(kind: str, number: int, data: bytes) -> Path:

@@ -1,4 +1,4 @@
-"""A distillation that collapsed, taken back to where it was healthy, with a lower rate."""
+"""Takes a collapsed distillation back to a healthy checkpoint, with a lower learning rate."""
 
 import dataclasses
 import json
@@ -21,14 +21,14 @@ _FILE = "lowered.json"
 
 
 def lowered(config: Config, directory: Path) -> Config:
-    """The config with the rates of `distil` that its collapses have left.
+    """The config with the learning rates of `distil` as lowered after its collapses so far.
 
     Args:
       config: the run's config.
-      directory: of the stage.
+      directory: folder of the stage.
 
     Raises:
-      DamagedError: the file that says so is damaged.
+      DamagedError: the file that records the collapses is damaged.
     """
     found = gather(_read(directory))[0]
 
@@ -46,23 +46,23 @@ def lowered(config: Config, directory: Path) -> Config:
 
 
 def go_back(config: Config, directory: Path, collapse: CollapsedError) -> None:
-    """Removes the checkpoints of a collapse, and lowers the rate that it tells of.
+    """Removes the checkpoints since a collapse began, and lowers the rate that caused it.
 
-    A collapse of the student lowers the student's rate, and heads that always win lower theirs. A
-    checkpoint that it has gone back to, and that led to a collapse again, is removed too, as long
-    as there is an older one. Where all are of the collapse it goes on from the oldest. All
-    processes call this.
+    A collapse of the student lowers the student's rate, and heads that always win lower the heads'
+    rate. If the checkpoint that the training last went back to led to another collapse, it is
+    removed too, as long as there is an older one. If all checkpoints are from the collapse, the
+    oldest is kept. All processes call this.
 
     Args:
       config: the run's config.
-      directory: of the stage.
-      collapse: what the training ended with.
+      directory: folder of the stage.
+      collapse: the error that the training ended with.
 
     Raises:
-      CollapsedError: it went back `watch.returns` times already.
+      CollapsedError: the training went back `watch.returns` times already.
     """
     checkpoints = directory / "checkpoints"
-    # What the first process sees, for all.
+    # All processes use what the first one sees.
     found, steps = gather([_read(directory), steps_in(checkpoints)])[0]
     if found["optimizer"] + found["heads_optimizer"] >= config.watch.returns:
         raise CollapsedError(
@@ -79,14 +79,15 @@ def go_back(config: Config, directory: Path, collapse: CollapsedError) -> None:
     found["heads_optimizer" if collapse.of_heads else "optimizer"] += 1
     found["step"] = kept
     if jax.process_index() == 0:
-        # Before checkpoints go: a job that is killed between has a lower rate at the least.
+        # Written before checkpoints are removed, so that a job killed in between has at least the
+        # lower rate.
         write_text_whole(directory / _FILE, json.dumps(found, indent=2) + "\n")
         for step in steps:
             if step > kept:
                 remove_whole(checkpoints / str(step))
     barrier("went back")
     _LOG.warning(
-        "%s; it goes back to step %d, with %s",
+        "%s; training goes back to step %d, with %s",
         collapse.finding, kept, _rates(lowered(config, directory)),
     )  # fmt: skip
 

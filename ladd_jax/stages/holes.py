@@ -1,4 +1,4 @@
-"""Holes of held-out pictures: what fills them is judged in the whole picture, and in the hole.
+"""Holes of held-out pictures: fillings are judged in the whole picture, and in the hole alone.
 
 n pictures, h w latent grid, H W picture, C channels.
 """
@@ -19,7 +19,7 @@ class Holes(NamedTuple):
 
     Attributes:
       masks: bool `[n, h, w]`, true where a picture is to be filled.
-      latents: of the whole pictures, `[n, h, w, C]`.
+      latents: latents of the whole pictures, `[n, h, w, C]`.
     """
 
     masks: np.ndarray
@@ -27,7 +27,7 @@ class Holes(NamedTuple):
 
 
 def holes_of(config: Config, subject: Subject) -> dict[Bucket, Holes]:
-    """The holes that a run is judged on; empty where it fills none."""
+    """The holes that a run is judged on; empty if it does not fill holes."""
     if config.data.joined != "inpaint":
         return {}
     return {
@@ -38,19 +38,22 @@ def holes_of(config: Config, subject: Subject) -> dict[Bucket, Holes]:
 
 
 def completed(samples: np.ndarray, wholes: np.ndarray, masks: np.ndarray) -> np.ndarray:
-    """Pictures whose known pixels are put back.
+    """Samples with the known pixels put back.
 
     Args:
-      samples: `[n, H, W, C]`.
-      wholes: the pictures that they complete, likewise.
-      masks: bool `[n, h, w]`; h and w divide H and W.
+      samples: the samples, `[n, H, W, C]`.
+      wholes: the whole pictures that they complete, `[n, H, W, C]`.
+      masks: bool `[n, h, w]`, true in the hole; h and w divide H and W.
     """
     return np.where(_enlarged(masks, samples)[..., None], samples, wholes)
 
 
 def errors(samples: np.ndarray, wholes: np.ndarray, masks: np.ndarray) -> dict[str, np.ndarray]:
-    """Mean squares, `[n]` each, of what samples are off in the hole and, before known pixels are
-    put back, around it; arguments as of `completed`."""
+    """Mean squared errors, `[n]` each, of samples in the hole and around it.
+
+    The error around the hole is taken before known pixels are put back. Takes the arguments of
+    `completed`.
+    """
     inside = _enlarged(masks, samples)
     squares = np.mean(np.square(samples.astype(np.float64) - wholes), axis=-1)
 

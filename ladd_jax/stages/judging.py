@@ -1,4 +1,4 @@
-"""How a run's pictures are judged: which are looked at, and by which extractor."""
+"""How a run's pictures are judged: which pictures, and by which extractor."""
 
 import functools
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
@@ -30,11 +30,11 @@ Samples = dict[Bucket, np.ndarray]
 
 
 class Edits(NamedTuple):
-    """What edited pictures are held against.
+    """What edited pictures are compared with.
 
     Attributes:
       sources: latents `[n, H, W, C]` of the pictures that were edited.
-      truths: latents of the true edited ones.
+      truths: latents of the true edits.
     """
 
     sources: np.ndarray
@@ -44,8 +44,7 @@ class Edits(NamedTuple):
 def edits_of(
     config: Config, records: Mapping[Bucket, tuple[Mapping[str, np.ndarray], np.ndarray | None]]
 ) -> dict[Bucket, Edits] | None:
-    """Those of records, of which the cond and the latents are given; None where the data are no
-    edits."""
+    """The sources and true edits of records, from their cond and latents; None for other data."""
     if config.data.joined != "edit":
         return None
     return {
@@ -61,16 +60,16 @@ Show = Callable[[np.ndarray], np.ndarray]
 # Latents decoded at once: pictures of a released pipeline are large.
 _BATCH = 16
 
-# Longest side of decoded pictures for a network that is trained on them, and how many of a bucket.
+# For an extractor that is trained on decoded pictures: their longest side, and the most per bucket.
 _SIDE, _LEARNT = 64, 2048
 
 
-# Bytes of decoded originals that stay in memory, of all buckets together; others are decoded again.
+# Most bytes of decoded originals to keep in memory, over all buckets; the rest are decoded again.
 _ORIGINALS = 2**32
 
 
-# The one of this process: the previews of a training and the evaluation after it look alike, and to
-# train an extractor takes longer than to look.
+# The last extractor that this process opened. The previews of a training and the evaluation after
+# it use the same one, and training an extractor takes longer than using it.
 _OPENED: dict[tuple[Any, ...], Extractor] = {}
 
 
@@ -92,11 +91,11 @@ def open_judge(config: Config, workdir: Path, mesh: Mesh, show: Show | None = No
     Args:
       config: the run's config.
       workdir: the run's workdir.
-      mesh: where networks run.
-      show: pictures of latents that are none.
+      mesh: mesh that networks run on.
+      show: decodes latents to pictures; None if they are pictures already.
 
     Raises:
-      UserError: its weights are not there or damaged, or there is nothing to train it on.
+      UserError: its weights are missing or damaged, or there is nothing to train it on.
     """
     stage = config.evaluate
     name = extractor_for(config)
@@ -115,7 +114,7 @@ def open_judge(config: Config, workdir: Path, mesh: Mesh, show: Show | None = No
 
 
 class _Small:
-    """An extractor that was trained on small pictures and looks at such."""
+    """Scales pictures down for an extractor that was trained on small ones."""
 
     def __init__(self, extractor: Extractor):
         self._extractor = extractor
@@ -128,8 +127,10 @@ class _Small:
 
 
 class Originals:
-    """Pictures that several sets of samples are held against: each is looked at once, and decoded
-    once as far as they fit into memory."""
+    """A cache of the pictures that several sets of samples are compared with, and their features.
+
+    Features of each are computed once; pictures are decoded once as far as they fit into memory.
+    """
 
     def __init__(self) -> None:
         self._pictures: dict[Hashable, np.ndarray] = {}
@@ -140,9 +141,9 @@ class Originals:
         """Pictures of latents.
 
         Args:
-          place: what tells these latents from all others.
+          place: key that identifies these latents.
           latents: the latents.
-          show: pictures of latents that are none.
+          show: decodes latents to pictures; None if they are pictures already.
         """
         if place in self._pictures:
             return self._pictures[place]
@@ -153,7 +154,7 @@ class Originals:
         return pictures
 
     def features(self, place: Hashable, look: Callable[[], tuple[np.ndarray, Any]]) -> np.ndarray:
-        """The features of what `look` looks at, which is called once for each place."""
+        """The features that `look` returns; it is only called once for each place."""
         if place not in self._features:
             self._features[place] = look()[0]
         return self._features[place]
@@ -168,13 +169,14 @@ def look_at(
     edits: Mapping[Bucket, Edits] | None = None,
     originals: Originals | None = None,
 ) -> list[Seen]:
-    """What an extractor makes of samples, one `Seen` for each bucket.
+    """An extractor's output for samples, one `Seen` for each bucket.
 
-    Latents that are no pictures are decoded by `show`, a few at a time; a grid of their pixels
-    stands for each, since whole ones would fill the memory. Samples that fill `holes` are looked at
-    as the pictures that they complete, and those that are `edits` beside what they were made of:
-    an extractor that does not see that tells nothing of how well these fit their instructions.
-    Calls with the same extractor, holes and edits may share `originals`.
+    Latents that are not pictures are decoded by `show`, a few at a time, and only a grid of pixels
+    is kept of each, since whole pictures would fill the memory. Samples that fill `holes` are
+    looked at as completed pictures. Samples that are `edits` are looked at together with their
+    sources; an extractor that cannot do so gives no alignment, since without the source it cannot
+    tell how well they follow their instructions. Calls with the same extractor, holes and edits may
+    share `originals`.
     """
     seen = []
     kept = Originals() if originals is None else originals
@@ -218,7 +220,7 @@ def look_at(
 
 
 def as_pictures(latents: np.ndarray, show: Show | None) -> np.ndarray:
-    """Pictures of latents, which are some themselves where nothing shows them."""
+    """Latents decoded to pictures by `show`; without it, latents are pictures already."""
     return latents if show is None else show(latents)
 
 
@@ -231,16 +233,16 @@ def samples_of(
     channels: int,
     progress: Callable[[int], Any] = lambda done: None,
 ) -> Samples:
-    """One sample for each subject of every bucket; those of one seed have the same noise.
+    """One sample for each subject of every bucket; calls with the same seed use the same noise.
 
     Args:
       subject: what a run is judged on.
-      sampler: of the network.
-      params: its parameters.
+      sampler: the network's sampler.
+      params: the network's parameters.
       sampling: how to sample.
-      seed: of the noise.
-      channels: of a latent.
-      progress: told the number of samples done after each batch.
+      seed: seed of the noise.
+      channels: number of channels of a latent.
+      progress: called after each batch with the number of samples done.
     """
     samples = {}
     for bucket, (prompts, cond, _) in subject.buckets.items():
@@ -253,14 +255,15 @@ def samples_of(
 def subjects_of(
     shards: Shards, bucket: Bucket, samples: int, per_prompt: int, records: int | None = None
 ) -> Subjects:
-    """The first prompts of a bucket, each for as many samples as it takes.
+    """The first prompts of a bucket, each repeated for the same number of samples.
 
     Args:
       shards: the set that the prompts are from.
       bucket: one of its buckets.
-      samples: number of samples, at most; fewer where it is not a multiple of the prompts' number.
-      per_prompt: samples of a prompt, at least.
-      records: how many records to look at, the first ones; default: all.
+      samples: largest number of samples; there are fewer if it is not a multiple of the number of
+        prompts.
+      per_prompt: least number of samples of a prompt.
+      records: number of records to search, from the first on; default: all.
     """
     found = first_subjects(shards, bucket, max(1, samples // per_prompt), records)
     times = max(1, samples // len(found.prompts))
@@ -275,21 +278,21 @@ def first_subjects(
     records: int | None = None,
     wanted: Collection[str] | None = None,
 ) -> Subjects:
-    """The first prompts of a bucket, each once, and what the first record of each has besides.
+    """The first prompts of a bucket, each once, with the data of the first record of each.
 
     Args:
       shards: the set that the prompts are from.
       bucket: one of its buckets.
-      count: how many prompts, at most.
-      records: how many records to look at, the first ones; default: all.
-      wanted: prompts of which those that records have are taken; default: all are.
+      count: largest number of prompts.
+      records: number of records to search, from the first on; default: all.
+      wanted: prompts to take, if records have them; default: all.
 
     Returns:
-      prompts `[n]`, with latents where the records are made of a picture, too.
+      n prompts with their cond, and with latents if records are made from a picture too.
     """
     size = shards.sizes[bucket]
     looked_at = np.arange(size if records is None else min(size, records))
-    # Prompts alone first: the text of a record of SD3's size has megabytes.
+    # Prompts are read first without arrays, since the text of a record can have megabytes (SD3).
     prompts = shards.without(shards.arrays).read(bucket, looked_at)["prompt"]
     names, first = np.unique(prompts, return_index=True)
     if wanted is not None:
@@ -305,9 +308,9 @@ def pictures_of(
     """Latents of every bucket and their prompts; buckets without any are left out.
 
     Args:
-      shards: the set.
-      counts: how many of each bucket, at most.
-      seed: of a draw without replacement where there are more; default: the first ones.
+      shards: the set of shards.
+      counts: largest number of records for each bucket.
+      seed: seed to draw records with, without replacement; default: take the first ones.
     """
     images, prompts = {}, {}
     for bucket in shards.buckets:
@@ -328,7 +331,7 @@ def training_pictures(
 ) -> dict[Bucket, tuple[np.ndarray, list[str]]]:
     """Pictures of the training split, or the data generator's samples where the data have none.
 
-    Pictures that `show` makes are small, and some of each bucket.
+    If latents are decoded by `show`, the pictures are scaled down and limited in number.
     """
     shards = shards_of(config, workdir, "encoded")
     if not shards.has_latents:

@@ -1,4 +1,4 @@
-"""Samples that are made once and kept: those of the data generator, which no student changes."""
+"""Samples that are made once and kept: the data generator's, which no student changes."""
 
 import hashlib
 import json
@@ -30,10 +30,10 @@ _LOG = getLogger(__name__)
 
 
 def directory_of(workdir: Path) -> Path:
-    """Where a run keeps them: with its data, for all runs of these, or in its own workdir where
-    nothing can be written there.
+    """The folder of a run's kept samples.
 
-    Process 0 decides for all.
+    It is with the run's data, so that all runs on these share it, or in the run's workdir if the
+    former cannot be written to. Process 0 decides for all.
     """
     shared = data_directory(workdir)
     there = shared / "evaluation"
@@ -48,18 +48,18 @@ def fingerprint(
     mesh: Mesh,
     cond: Mapping[Bucket, Mapping[str, np.ndarray]] | None = None,
 ) -> str:
-    """What the data generator's samples depend on, but for how it is sampled: settings, prompts,
-    what is joined to x_t, and the network.
+    """A digest of what the data generator's samples depend on, except for how they are sampled.
 
-    The network is known by the sum of the absolute values of its parameters, to 6 digits.
+    It covers settings, prompts, what is joined to x_t, and the network. The latter is identified by
+    the sum of its parameters' absolute values, to 6 digits.
 
     Args:
       config: the run's config.
-      prompts: of the samples of each bucket.
+      prompts: prompts of each bucket's samples.
       params: the network's parameters.
-      mesh: where they are.
-      cond: arrays by name that the samples have, of which those of `CHANNELS` count, which no
-        prompt tells; default: there are none.
+      mesh: mesh that they are on.
+      cond: arrays of the samples by name; only `CHANNELS` counts, since all others follow from the
+        prompts. None for no arrays.
     """
     parts = identity(to_dict(config), "pretrain")["config"]
     if config.prefer.before:
@@ -91,14 +91,14 @@ def _size(params: Params, mesh: Mesh) -> float:
 
 
 def kept(path: Path, mark: str, make: Callable[[], Samples]) -> Samples:
-    """Samples of a file where they have the same fingerprint, else made and kept there.
+    """Samples from a file if it has the same fingerprint, or else new ones, which are kept there.
 
-    Process 0 decides for all, so that none waits for others that read a file.
+    Process 0 decides for all, so that either all processes read the file or all make samples.
 
     Args:
-      path: of the file, on a disk that all processes share.
+      path: path of the file, on a disk that all processes share.
       mark: the fingerprint.
-      make: makes the samples, by all processes together.
+      make: makes the samples; all processes call it together.
     """
     found = _read(path, mark) if jax.process_index() == 0 else None
     if as_process_0(found is not None):
@@ -126,7 +126,7 @@ def _read(path: Path, mark: str) -> Samples | None:
         if str(data.pop("fingerprint", "")) != mark:
             return None
         return {Bucket.parse(name): array for name, array in data.items()}
-    # The names of buckets are in a fingerprint that is the same.
+    # An equal fingerprint guarantees that the buckets' names are right.
     except (DamagedError, PermissionError) as error:
         _LOG.warning("%s", error)
         return None

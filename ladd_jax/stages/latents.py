@@ -1,4 +1,4 @@
-"""Pictures to latents and back: by an autoencoder, or as they are where latents are the picture.
+"""Converts pictures to latents and back, by an autoencoder or, if latents are pixels, by scaling.
 
 h w latent grid, C channels, H W picture.
 """
@@ -17,30 +17,30 @@ from ladd_jax.errors import NotFiniteError, UserError
 from ladd_jax.models.families import Family
 
 _PIXELS = 8
-"""On a side of a latent pixel where latents are the picture."""
+"""Pixels per side of a latent pixel if latents are pixels, so that pictures are shown enlarged."""
 
 Decoder = Callable[[np.ndarray], np.ndarray]
-"""From one latent `[h, w, C]` to the pixels of its bucket, `[H', W', 1 or 3]` in [-1, 1]."""
+"""Turns one latent `[h, w, C]` into the pixels of its bucket, `[H', W', 1 or 3]` in [-1, 1]."""
 
 Fit = Callable[[np.ndarray, Bucket], np.ndarray]
-"""From a picture uint8 `[H, W, 3]` of any size to the pixels of a bucket, `[H', W', 1 or 3]` in
-[-1, 1]; what does not fit the bucket's aspect is cropped."""
+"""Turns a picture uint8 `[H, W, 3]` of any size into the pixels of a bucket, `[H', W', 1 or 3]` in
+[-1, 1]; it is cropped to the bucket's aspect."""
 
 Encoder = Callable[[np.ndarray], np.ndarray]
-"""From the pixels of a bucket to their latent `[h, w, C]`."""
+"""Turns the pixels of a bucket into their latent `[h, w, C]`."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Pictures:
-    """What latents are in pictures.
+    """Converts between pictures and latents.
 
     Attributes:
-      reduction: pixels on a side of a latent pixel.
-      pixels_of: latents to the pixels of a bucket.
-      fit: pictures to the pixels of a bucket.
-      latents_of: pixels of a bucket to latents.
-      pixels: of these, pixels on a side of a latent pixel: fewer than `reduction` where pictures
-        are shown enlarged.
+      reduction: side of a latent pixel in pixels of the picture.
+      pixels_of: turns a latent into the pixels of its bucket.
+      fit: turns a picture into the pixels of a bucket.
+      latents_of: turns the pixels of a bucket into a latent.
+      pixels: side of a latent pixel in pixels of a bucket, which is less than `reduction` if
+        pictures are shown enlarged.
     """
 
     reduction: int
@@ -50,40 +50,40 @@ class Pictures:
     pixels: int
 
     def shown(self, pixels: np.ndarray) -> np.ndarray:
-        """Pixels of a bucket, or a mask of them, as large as its pictures are."""
+        """Pixels of a bucket, or a mask of them, enlarged to the size of its pictures."""
         factor = self.reduction // self.pixels
         return pixels if factor == 1 else enlarged(pixels, factor)
 
     def decode(self, latents: np.ndarray) -> np.ndarray:
-        """A latent `[h, w, C]` to its picture `[H, W, 1 or 3]` in [-1, 1].
+        """Turns a latent `[h, w, C]` into its picture `[H, W, 1 or 3]` in [-1, 1].
 
         Raises:
-          NotFiniteError: the picture has values that are not finite, which would be grey.
+          NotFiniteError: the picture has values that are not finite, which would show as grey.
         """
         picture = self.shown(self.pixels_of(latents))
         broken = np.count_nonzero(~np.isfinite(picture))
         if broken:
             raise NotFiniteError(
-                f"{broken} of the {picture.size} values of a picture are not finite: look at the "
-                f"weights of the network and what is added to them, or let it compute in float32"
+                f"{broken} of the {picture.size} values of a picture are not finite: check the "
+                f"network's weights and what is added to them, or let it compute in float32"
             )
         return picture
 
     def encode(self, picture: np.ndarray, bucket: Bucket) -> np.ndarray:
-        """A picture uint8 `[H, W, 3]` of any size to the latent `[h, w, C]` of a bucket."""
+        """Turns a picture uint8 `[H, W, 3]` of any size into the latent `[h, w, C]` of a bucket."""
         return self.latents_of(self.fit(picture, bucket))
 
 
 def of_autoencoder(kind: Family, weights: str) -> Pictures:
-    """Latents of the autoencoder of a pipeline.
+    """The conversion by a pipeline's autoencoder.
 
     Args:
-      kind: its family.
-      weights: the pipeline's place.
+      kind: the pipeline's family.
+      weights: the pipeline's folder or repository.
 
     Raises:
-      NotFoundError: it is not there.
-      UserError: it is damaged.
+      NotFoundError: the autoencoder is not there.
+      UserError: the autoencoder is damaged.
     """
     autoencoder, params = kind.load_autoencoder(weights, jnp.float32)
     decoded, encoded = jax.jit(autoencoder.decode), jax.jit(autoencoder.encode)
@@ -101,7 +101,7 @@ def of_autoencoder(kind: Family, weights: str) -> Pictures:
 
 
 def of_pixels(channels: int) -> Pictures:
-    """Latents that are the picture, which is shown enlarged.
+    """The conversion for latents that are pixels of the picture, which is shown enlarged.
 
     Args:
       channels: C, 1 for grey or 3 for colours.
@@ -110,7 +110,7 @@ def of_pixels(channels: int) -> Pictures:
     def fitted(picture: np.ndarray, bucket: Bucket) -> np.ndarray:
         if channels not in (1, 3):
             raise UserError(
-                f"the latents have {channels} channels and a picture 1 or 3: leave the picture out"
+                f"latents have {channels} channels and a picture has 1 or 3: leave the picture out"
             )
         return fit(picture, *bucket.image_size(1), channels)
 
@@ -118,10 +118,10 @@ def of_pixels(channels: int) -> Pictures:
 
 
 def pictures_of_run(config: Any, kind: Family) -> Pictures:
-    """Latents of a run.
+    """The conversion between a run's latents and pictures.
 
     Args:
-      config: its config.
+      config: the run's config.
       kind: the family of its networks.
 
     Raises:

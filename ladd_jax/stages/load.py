@@ -1,4 +1,4 @@
-"""The networks that a student is made from: data generator, teacher, what it begins as."""
+"""Loads the networks that a student is made from: data generator, teacher, and its own start."""
 
 import dataclasses
 import hashlib
@@ -40,12 +40,14 @@ from ladd_jax.weights.source import LORA_WEIGHTS
 
 
 def load_generator(config: Config, workdir: Path, mesh: Mesh) -> Params:
-    """The data generator, on a mesh: parameters of `weights`, or the average of `pretrain` where
-    that makes it, with what `prefer` has made of them.
+    """The data generator's parameters, on a mesh.
+
+    They are those of `weights`, or the average of `pretrain` if that stage makes them, with the
+    LoRA of `prefer` added if the config applies it before distillation.
 
     Raises:
-      NotFoundError: a stage before is not done, or the weights are not there.
-      UserError: the weights are damaged, or of another architecture than the config's.
+      NotFoundError: an earlier stage is not done, or the weights are not there.
+      UserError: the weights are damaged, or do not have the config's architecture.
     """
     return _load_generator_as(config, workdir, mesh, architectures.generator_architecture(config))
 
@@ -66,7 +68,7 @@ def _load_before_as(
     if not pretrains(config):
         added = open_loras(family_of(config), architecture, (*config.loras, *taught))
         return added(_read(config, config.weights, architecture, mesh))
-    # What `pretrain` began with has the others.
+    # `config.loras` are not added here, since `pretrain` began with weights that have them.
     added = open_loras(family_of(config), architecture, taught)
     return added(_pretrained_as("pretrain", config, workdir, mesh, architecture))
 
@@ -74,7 +76,7 @@ def _load_before_as(
 def _pretrained_as(
     training: str, config: Config, workdir: Path, mesh: Mesh, architecture: Any
 ) -> Params:
-    """What a training of `pretrain` has made, as it is cut and in the dtype of an architecture."""
+    """The result of a training of `pretrain`, with the cut and the dtype of an architecture."""
     params = _matched(training, config, workdir, mesh)
     if architecture.cut:
         family = family_of(config)
@@ -86,8 +88,9 @@ def _pretrained_as(
 
 
 def load_unfinetuned(config: Config, workdir: Path, mesh: Mesh) -> Params:
-    """What the student starts from before `finetune`, on a mesh: the data generator, or the network
-    of the section `student` as `pretrain` has made it.
+    """The network that the student starts from before `finetune`, on a mesh.
+
+    It is the data generator, or the network of the section `student` that `pretrain` has trained.
 
     Raises:
       NotFoundError: see `load_generator`.
@@ -100,13 +103,13 @@ def load_unfinetuned(config: Config, workdir: Path, mesh: Mesh) -> Params:
 
 
 def load_widened(config: Config, mesh: Mesh) -> Params:
-    """The network of `weights`, on a mesh, that reads the channels that the data join, too.
+    """The network of `weights`, on a mesh, widened to also read the channels that the data join.
 
-    It does what it did before, whatever they are: `pretrain` begins with it.
+    Its output is the same as before, whatever these channels hold. `pretrain` begins with it.
 
     Raises:
       NotFoundError: the weights are not there.
-      UserError: they are damaged, or of another architecture than the config's.
+      UserError: they are damaged, or do not have the config's architecture.
     """
     family, own = family_of(config), architectures.weights_architecture(config)
     added = open_loras(family, own, config.loras)
@@ -119,12 +122,12 @@ def load_widened(config: Config, mesh: Mesh) -> Params:
 
 
 def preference_file(workdir: Path) -> Path:
-    """The LoRA that `prefer` writes."""
+    """The path of the LoRA that `prefer` writes."""
     return folder(workdir, "prefer") / "lora" / LORA_WEIGHTS
 
 
 def preference_loras(config: Config, workdir: Path) -> tuple[str, ...]:
-    """That LoRA, once the stage is done."""
+    """The LoRA that `prefer` wrote, as a list for `open_loras`; raises if the stage is not done."""
     finished_checkpoints(config, workdir, "prefer", config.prefer.steps).close()
     file = preference_file(workdir)
     if not file.is_file():
@@ -144,7 +147,7 @@ def load_adapters(
       config: the run's config.
       workdir: the run's workdir.
       network: the adapted network.
-      sharding: of each of them.
+      sharding: sharding of each adapter.
 
     Raises:
       NotFoundError: `prefer` is not done.
@@ -155,10 +158,10 @@ def load_adapters(
 
 
 def _matched(stage: str, config: Config, workdir: Path, mesh: Mesh) -> Params:
-    """The average that a training of flow matching has made, without the rest of its state.
+    """The average from a training by flow matching, without the rest of its state.
 
-    Of a run that began from another one's student it may be the first run's, whatever data that one
-    has.
+    For a run that began from another run's student it may come from the first of these runs,
+    whatever data that run has.
     """
     settings = settings_of(config, stage)
     model = objectives.flow_matching(config, settings, stage).model
@@ -172,16 +175,17 @@ def _matched(stage: str, config: Config, workdir: Path, mesh: Mesh) -> Params:
 
 
 def _average(saved: Checkpoints, shapes: Params, layout: Params, step: int | None) -> Params:
-    """The average of what a training trains, laid as is said; default: of its newest checkpoint."""
+    """The average in a training's checkpoint, by default the newest, placed by `layout`."""
     average = saved.restore_tree("ema", abstract_like(shapes, layout), saved.find(step))
     saved.close()
     return average
 
 
 def load_finetuned(config: Config, workdir: Path, mesh: Mesh) -> Params:
-    """What `finetune` has made of what the student starts from, on a mesh.
+    """The network that `finetune` has made from the student's start, on a mesh.
 
-    A run that began from another is not fine-tuned itself: it has what the first of them made.
+    A run that began from another run's student is not fine-tuned itself: it uses the network that
+    the first of these runs made.
 
     Raises:
       NotFoundError: `finetune` is not done.
@@ -190,16 +194,18 @@ def load_finetuned(config: Config, workdir: Path, mesh: Mesh) -> Params:
 
 
 def first_inputs(config: Config, workdir: Path, *, start: bool = False) -> dict[str, str]:
-    """Digests of what the first run has trained and this one needs, by their names among inputs;
-    empty where that run is this one.
+    """Digests of the networks that this run needs and the first run has trained.
+
+    The first run is the one at the beginning of a chain of runs by --from. Digests are by their
+    names among inputs, and empty if the first run is this one.
 
     Args:
       config: the run's config.
       workdir: the run's workdir.
-      start: whether only what the student is adapters of, or follows, is looked at.
+      start: whether to look only at the network that the student adapts or follows.
 
     Raises:
-      NotFoundError: something of it is gone.
+      NotFoundError: one of the networks is gone.
     """
     first = first_run(workdir)
     if first == workdir:
@@ -213,8 +219,10 @@ def first_inputs(config: Config, workdir: Path, *, start: bool = False) -> dict[
 
 
 def needed_of_first(config: Config, *, start: bool = False) -> tuple[str, ...]:
-    """The trainings of the first run whose results a run that began from it needs: networks of
-    other sizes, and what it fine-tuned; see `first_inputs`."""
+    """The trainings of the first run whose results a run that began from it needs.
+
+    They are those of networks of other sizes, and `finetune`; see `first_inputs`.
+    """
     found: tuple[str, ...] = ()
     if config.distil.needs_start and config.finetune.steps:
         found = ("finetune",)
@@ -224,36 +232,35 @@ def needed_of_first(config: Config, *, start: bool = False) -> tuple[str, ...]:
 
 
 def first_made(first: Path, training: str, workdir: Path) -> tuple[int, dict[str, Any]]:
-    """Of what a run has trained the step and the config of the newest checkpoint.
+    """The step and the config of the newest checkpoint of a training.
 
     Args:
-      first: the run's workdir.
+      first: workdir of the run that trained.
       training: name of the training.
-      workdir: that of the run whose student began as it.
+      workdir: workdir of the run whose student began with the result, for messages.
 
     Raises:
-      NotFoundError: it is gone.
+      NotFoundError: there is no checkpoint any more.
     """
     newest = newest_config(first / training / "checkpoints")
     if newest is None:
-        reason = f"which the student of {workdir} began as"
+        reason = f"which the student of {workdir} began with"
         if training in NETWORKS:
             section = NETWORKS[training]
-            reason = f"which trains the {section}'s network that a run begun from it needs"
+            reason = f"which trains the {section}'s network for runs that begin from it"
         raise NotFoundError(
             f"{first} has nothing of its stage {stage_of(training)!r}, {reason}: put it back, or "
-            f"begin anew without --from"
+            f"start over without --from"
         )
     return newest
 
 
 def load_start(config: Config, workdir: Path, mesh: Mesh) -> Params:
-    """The network that the student begins as, on a mesh: what it starts from, or what `finetune`
-    has made of that.
+    """The network that the student begins with, on a mesh, fine-tuned if the config says so.
 
     Raises:
-      NotFoundError: a stage before is not done, or the weights are not there.
-      UserError: the weights are damaged, or of another architecture than the config's.
+      NotFoundError: an earlier stage is not done, or the weights are not there.
+      UserError: the weights are damaged, or do not have the config's architecture.
     """
     if config.finetune.steps:
         return load_finetuned(config, workdir, mesh)
@@ -261,7 +268,7 @@ def load_start(config: Config, workdir: Path, mesh: Mesh) -> Params:
 
 
 def load_base(config: Config, workdir: Path, mesh: Mesh) -> Params:
-    """The same as adapters need it: constant, in the dtype of constant networks.
+    """The network of `load_start` as the base of adapters, in the dtype of constant networks.
 
     Raises:
       NotFoundError: see `load_start`.
@@ -276,7 +283,7 @@ def load_teacher(config: Config, workdir: Path, mesh: Mesh) -> Params:
 
     Raises:
       NotFoundError: `pretrain` is not done, or the weights are not there.
-      UserError: the weights are damaged, or of another architecture than the config's.
+      UserError: the weights are damaged, or do not have the config's architecture.
     """
     architecture = architectures.teacher_architecture(config)
     source = architecture
@@ -295,11 +302,11 @@ def load_teacher(config: Config, workdir: Path, mesh: Mesh) -> Params:
 
 
 def load_dino(config: Config, workdir: Path, mesh: Mesh) -> Params:
-    """The DINOv2 under the heads, up to the last block with one.
+    """The DINOv2 under the heads, up to the last block that has a head.
 
     Raises:
       NotFoundError: the weights are not there.
-      UserError: they are damaged, or of another architecture than the config's.
+      UserError: they are damaged, or do not have the config's architecture.
     """
     network = Dinov2(architectures.dino_architecture(config))
     return architectures.open_dino(config).load(network, mesh)
@@ -324,8 +331,8 @@ FROZEN: dict[str, Callable[[Config, Path, Mesh], Params]] = {
     DINO: load_dino,
     DECODER: load_decoder,
 }
-"""What gives the parameters of a network that a distillation reads and never changes, by the name
-of its tree: `load(config, workdir, mesh)`, laid on the mesh."""
+"""Loaders of the networks that a distillation reads and never changes, by the name of the tree:
+`load(config, workdir, mesh)` gives the parameters, placed on the mesh."""
 
 
 def load_frozen(
@@ -333,25 +340,25 @@ def load_frozen(
 ) -> dict[str, Any]:
     """The trees that a distillation reads and never changes, by name.
 
-    The teacher's tree is also the data generator's, and the student's base, where they are one.
+    If teacher, data generator and student's base are the same network, they share one tree.
 
     Args:
       config: the run's config.
       workdir: the run's workdir.
-      mesh: mesh that they are put on.
-      names: of `StudentObjective.networks`.
-      shards: the data, which have the cond of the empty prompt, the tree `null`.
+      mesh: mesh to put the trees on.
+      names: names of the networks, from `StudentObjective.networks`.
+      shards: the data; the cond of their empty prompt becomes the tree `null`.
 
     Raises:
-      NotFoundError: a stage before is not done, or weights are not there.
-      UserError: weights are damaged, or of another architecture than the config's; or no way is
-        known to load a network.
+      NotFoundError: an earlier stage is not done, or weights are not there.
+      UserError: weights are damaged or do not have the config's architecture, or `FROZEN` has no
+        loader for a network.
     """
     for name in names:
         if name not in FROZEN:
             raise UserError(
                 f"the distillation {config.distil.objective!r} reads a network {name!r}, which is "
-                f"none of {', '.join(FROZEN)}: give FROZEN of stages/load.py what loads it"
+                f"none of {', '.join(FROZEN)}: add its loader to FROZEN in stages/load.py"
             )
     frozen: dict[str, Any] = {name: FROZEN[name](config, workdir, mesh) for name in names}
     whole = replicated(mesh)
@@ -369,7 +376,9 @@ def _read(config: Config, weights: str, architecture: Any, mesh: Mesh) -> Params
 def open_loras(
     family: Family, architecture: Any, loras: Sequence[str]
 ) -> Callable[[Params], Params]:
-    """What adds LoRA files to parameters, which then may be gone; the files are checked at once.
+    """A function that adds LoRA files to parameters; the files are checked before it is returned.
+
+    The function may free the parameters that it is given.
 
     Args:
       family: the family of the network.
@@ -386,7 +395,7 @@ def open_loras(
 
 
 def weights_inputs(config: Config) -> dict[str, str]:
-    """Fingerprints of the files that `weights` and `loras` name, as far as they are here."""
+    """Fingerprints of the files that `weights` and `loras` name, except for those on the hub."""
     found = fingerprints("weights", config.weights, TRANSFORMER)
     for text in config.loras:
         place = AddedLoRA.parse(text).place

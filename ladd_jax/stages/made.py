@@ -1,7 +1,7 @@
-"""What a run finds made already: its data, its student, and the run that it begins from.
+"""What exists before a run begins: its data, its student, and the run that it begins from.
 
-All of this is looked at before a run writes anything, by its first process alone and without a
-library of checkpoints, which makes the folders that it looks for.
+All of this is checked before a run writes anything. Only the first process does so, and without the
+checkpoint library, which would create the folders that it looks for.
 """
 
 import dataclasses
@@ -35,7 +35,7 @@ from ladd_jax.stages.checkpoints import checkpoint_difference
 from ladd_jax.stages.load import first_made, preference_file, weights_inputs
 from ladd_jax.training.checkpoint import newest_config
 
-# Which stage makes what others read.
+# The stage that makes each result which other stages read.
 _MAKERS = {
     "encoded": "encode",
     "held_out": "encode",
@@ -45,19 +45,19 @@ _MAKERS = {
 
 
 def open_places(config: Config, workdir: Path, data: str, origin: str) -> Places:
-    """The places of a run: those that are given, or else those that its workdir keeps.
+    """The places of a run: those given by flags, or else those recorded in its workdir.
 
     Args:
       config: the run's config.
-      workdir: the run's workdir, which need not be there.
-      data: a directory of data, or a workdir that has some or names one; or empty.
-      origin: workdir of a run whose newest student this run is to begin with, on the same data
-        where it has none of its own; or empty.
+      workdir: the run's workdir, which need not exist.
+      data: a directory of data, a workdir that has data or names their directory, or empty.
+      origin: workdir of a run whose newest student this run should begin with, on the same data
+        unless it has data of its own; or empty.
 
     Raises:
       NotFoundError: there is no such student.
-      UserError: the workdir has other data or another student already, or the student that is named
-        is of another network or has as many steps as this run asks for.
+      UserError: the workdir has other data or another student already, or the given student is
+        another network or already has as many steps as this run asks for.
     """
     check_directory(workdir)
     given = data_named(workdir, data, origin)
@@ -95,14 +95,14 @@ def _begun(config: Config, workdir: Path, found: Places, origin: Path) -> Places
         if found.origin is not None and found.origin.resolve() == origin.resolve():
             return found
         raise UserError(
-            f"{workdir} has a student already, which did not begin with that of {origin}: use "
+            f"{workdir} already has a student that did not begin with the one of {origin}: use "
             f"another --workdir, or leave --from out"
         )
     step, fields = newest
     if step >= config.distil.steps:
         raise UserError(
             f"--from={origin} has a student of {step} steps and distil.steps is "
-            f"{config.distil.steps}: raise it above {step}, since steps count on"
+            f"{config.distil.steps}: raise it above {step}, since steps are counted on from there"
         )
     _check_phase(config, origin, step, fields)
     adapters = bool(config.distil.lora.rank)
@@ -113,7 +113,7 @@ def _begun(config: Config, workdir: Path, found: Places, origin: Path) -> Places
     if config.distil.needs_start:
         _check_start(config, found, origin, fields)
     if adapters and not config.finetune.steps:
-        # They are of the data generator.
+        # The adapters belong to the data generator, so all that makes it must be the same.
         sections += ("weights", "loras", "pretrain", "prefer")
     old, new = (
         {name: made[name] for name in sections if name in made}
@@ -131,7 +131,7 @@ def _begun(config: Config, workdir: Path, found: Places, origin: Path) -> Places
     if other:
         raise UserError(
             f"--from={origin} has a student of other networks ({other}): set the field back, or "
-            f"begin anew without --from"
+            f"start over without --from"
         )
     for name in further_trainings(config):
         first_made(first_run(origin), name, origin)
@@ -139,8 +139,10 @@ def _begun(config: Config, workdir: Path, found: Places, origin: Path) -> Places
 
 
 def _check_phase(config: Config, origin: Path, step: int, fields: Mapping[str, Any]) -> None:
-    """Raises UserError where a progressive student goes on by other phases than its own, and none
-    of them begins: its teacher would be one of other steps."""
+    """Raises UserError if a progressive student goes on with other phases in the middle of one.
+
+    Its teacher in that phase would be a network of another number of steps.
+    """
     stage, known = config.distil, fields.get("distil", {})
     if stage.objective != "progressive":
         return
@@ -149,21 +151,21 @@ def _check_phase(config: Config, origin: Path, step: int, fields: Mapping[str, A
     changed = [name for name in names if known.get(name, asked[name]) != asked[name]]
     if changed and (step % stage.phase_steps or step > stage.last_phase):
         raise UserError(
-            f"--from={origin} has a student of {step} steps, at which no phase begins with "
-            f"distil.phase_steps={stage.phase_steps} and halvings={stage.halvings}, and "
-            f"distil.{changed[0]} was another: use a phase_steps that divides {step}, and more "
-            f"halvings than are done by then"
+            f"--from={origin} has a student of {step} steps, where no phase begins with "
+            f"distil.phase_steps={stage.phase_steps} and halvings={stage.halvings}, and it was "
+            f"trained with another distil.{changed[0]}: use a phase_steps that divides {step}, "
+            f"and more halvings than are done by then"
         )
 
 
 def _check_start(config: Config, found: Places, origin: Path, fields: Mapping[str, Any]) -> None:
-    """Raises UserError where what the student of another run began as is not there any more.
+    """Raises UserError if the network that another run's student began with is gone.
 
     Args:
       config: the run's config.
-      found: its places.
+      found: the run's places.
       origin: workdir of the other run.
-      fields: config of that run's student, with digests of what it was made of.
+      fields: config of that run's student, with digests of its inputs.
     """
     if config.finetune.steps:
         first_made(first_run(origin), "finetune", origin)
@@ -172,14 +174,14 @@ def _check_start(config: Config, found: Places, origin: Path, fields: Mapping[st
     for name, digest in weights_inputs(config).items():
         if known.get(name, digest) != digest:
             raise UserError(
-                f"--from={origin} has adapters of other files ({name} had other content): put them "
-                f"back, or begin anew without --from"
+                f"--from={origin} has adapters for other files ({name} had other content): put "
+                f"them back, or start over without --from"
             )
     of_data = not config.student.depth and (pretrains(config) or config.prefer.before)
     if of_data and found.data.resolve() != data_directory(origin).resolve():
         raise UserError(
-            f"--from={origin} with --data={found.data}: its adapters are of the data generator "
-            f"that it began as; leave --data out"
+            f"--data={found.data} has another data generator than the one that the adapters of "
+            f"--from={origin} belong to: leave --data out"
         )
 
 
@@ -188,8 +190,8 @@ class Writes:
     """What a run does to the directory of its data.
 
     Attributes:
-      makes: whether it makes something there.
-      alters: whether it changes what is there.
+      makes: whether it adds something to it.
+      alters: whether it changes something in it.
     """
 
     makes: bool
@@ -197,16 +199,16 @@ class Writes:
 
 
 def check_made(config: Config, workdir: Path, own: Places) -> Writes:
-    """Whether all that is there already is of the config and the data, or is to be made anew.
+    """Checks that all existing results match the config and the data, or will be made again.
 
-    Data that are read at once are looked at; what results of stages of another command are made of
-    is not.
+    Data that can be looked at in advance are. Inputs of results are only compared if this command
+    runs the stage that makes them.
 
     Raises:
-      NotFoundError: the data are not there, or a stage reads shards that are not complete and that
-        no stage of the command makes.
-      UserError: the data are of no use, or a result is of other fields or data: the first that
-        differs is named.
+      NotFoundError: the data are not there, or a stage reads shards that are incomplete and that no
+        stage of the command makes.
+      UserError: the data are unusable, or a result was made with other fields or data; the first
+        difference is named.
     """
     source = source_of(config, own.data)
     records = read_contents(own.data / "encoded") if source is None else contents_of(source)
@@ -215,10 +217,10 @@ def check_made(config: Config, workdir: Path, own: Places) -> Writes:
     if records is not None:
         made_of["synthesized"] = in_turn(records, config.synthesize.samples)
     redo = config.on_change == "redo"
-    # Of data that are not read at once the stage finds out.
+    # For data that cannot be looked at in advance, only the stage finds out what changes.
     alters = redo and "encode" in config.stages and source is None
     makes = alters
-    # Of a run that began from another one's student, networks of other sizes are from there.
+    # A run that began from another run's student takes networks of other sizes from there.
     others = set(NETWORKS).difference(() if own.origin else further_trainings(config))
     for name in RESULTS:
         if name in others:
@@ -256,39 +258,39 @@ def check_made(config: Config, workdir: Path, own: Places) -> Writes:
 
 
 def check_on_disk(config: Config, data: Path, writes: Writes) -> None:
-    """Whether data that are to be made or changed are on a disk: a bucket's are only read.
+    """Checks that data that have to be made or changed are not those of a cloud storage bucket.
 
     Raises:
-      UserError: they are copies of a bucket's.
+      UserError: the data are local copies of a storage bucket's, which is only read.
     """
-    # Where held-out records are missing the stage looks for some at all data, and writes them.
+    # If held-out records are missing, the stage looks for some in all data, and writes them.
     looks = {"encode", "evaluate"} <= set(config.stages) and not is_looked_at(config)
     makes = writes.makes or writes.alters or (looks and not is_complete(data / "held_out"))
     if address_of(data) and makes:
         raise UserError(
-            f"--data={address_of(data)} does not have all that the stages make, as they make it, "
-            f"and what is in a bucket is only read: make it in a folder and copy that there, or "
-            f"leave out the stages that make it by --config.stages"
+            f"--data={address_of(data)} is missing data that the stages would make or change, and "
+            f"storage buckets are only read: make the data in a folder and copy it there, or leave "
+            f"these stages out by --config.stages"
         )
 
 
 def source_of(config: Config, data: Path) -> Source | None:
-    """The source of the data, where the stage that reads it runs and they are read at once.
+    """The source of the data; None if `encode` does not run or data cannot be read in advance.
 
     Args:
       config: the run's config.
       data: the directory of the run's data.
 
     Raises:
-      NotFoundError: they are not there, and nothing is encoded.
-      UserError: they are of no use.
+      NotFoundError: the raw data are not there, and not encoded yet.
+      UserError: the raw data are unusable.
     """
     if "encode" not in config.stages:
         return None
     try:
         return look(config, [Bucket.parse(name) for name in config.data.buckets])
     except NotFoundError:
-        # What is encoded needs them no more.
+        # Complete shards do not need the raw data any more.
         if is_complete(data / "encoded"):
             return None
         raise

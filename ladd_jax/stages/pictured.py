@@ -11,24 +11,25 @@ from ladd_jax.names import counted
 class Pictured:
     """A folder of pictures with prompts.
 
-    Pictures that `ladd_jax.sample` made carry their seed and number of steps. Of others the first
-    one of a prompt has the first seed that is asked for, and the number of steps is unknown.
+    Pictures made by `ladd_jax.sample` carry their seed and number of steps. For other pictures the
+    number of steps is unknown, and those of a prompt get consecutive seeds from the first one that
+    is asked for.
 
     Attributes:
-      prompts: its prompts, each once.
-      steps: its numbers of steps; None where unknown.
+      prompts: the prompts of the pictures, each once.
+      steps: the numbers of steps of the pictures, with None for unknown.
     """
 
     def __init__(self, path: Path, prompts: list[str] | None):
-        """Looks for pictures, and reads their metadata.
+        """Finds the pictures, and reads their metadata.
 
         Args:
           path: the folder.
-          prompts: as of `PictureFolder`, of pictures that do not tell theirs.
+          prompts: prompts of pictures that do not carry theirs, see `PictureFolder`.
 
         Raises:
           NotFoundError: there is no picture.
-          UserError: their prompts are unknown, or one is no picture.
+          UserError: prompts are unknown, or a file is not a picture.
         """
         self._path = path
         folder = PictureFolder(path)
@@ -36,7 +37,7 @@ class Pictured:
             folder = PictureFolder(path, prompts)
         if folder.prompts is None:
             raise UserError(
-                f"pictures of {path} do not tell their prompts: give --prompts=FILE with one for "
+                f"pictures of {path} do not carry their prompts: give --prompts=FILE with one for "
                 f"each, or for each run of equally many, in the order of their names"
             )
         self._files: dict[int | None, dict[str, list[Path]]] = {}
@@ -49,15 +50,15 @@ class Pictured:
         self.steps = sorted(self._files, key=lambda steps: steps or 0)
 
     def find(self, sample: Sample, steps: int | None, first_seed: int) -> Path:
-        """The picture of a prompt and a seed.
+        """The file of the picture of a prompt and a seed.
 
         Args:
-          sample: both.
-          steps: one of `steps`.
-          first_seed: the seed that the first of pictures without one counts as.
+          sample: the prompt and the seed.
+          steps: number of steps, one of the attribute `steps`.
+          first_seed: the seed given to the first of the pictures without one.
 
         Raises:
-          UserError: there is none.
+          UserError: there is no such picture, or the seeds of pictures are ambiguous.
         """
         files = self._files[steps].get(sample.prompt, [])
         known: dict[int | None, Path] = {}
@@ -67,12 +68,12 @@ class Pictured:
             seed = self._seeds[file]
             if seed is None:
                 raise UserError(
-                    f"{file} tells no seed, and others of its prompt do: leave one kind out"
+                    f"{file} has no seed, and other pictures of its prompt do: leave one kind out"
                 )
             if seed in known:
                 raise UserError(
-                    f"{file} and {known[seed].name} are of one prompt and seed{_in(steps)}: leave "
-                    f"one of both out"
+                    f"{file} and {known[seed].name} have the same prompt and seed{_in(steps)}: "
+                    f"leave one of them out"
                 )
             known[seed] = file
         if sample.seed not in known:

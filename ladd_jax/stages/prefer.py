@@ -1,7 +1,7 @@
-"""The stage `prefer`: what people prefer is learned as a LoRA of the data generator.
+"""The stage `prefer`: learns people's preferences as a LoRA of the data generator.
 
-The paper does so before it distils, and adds the same LoRA to the student once more. Both follow
-from `prefer.applied`; the file serves other runs, too, as one of their `loras`.
+The paper adds the LoRA before distillation, and once more to the student afterwards.
+`prefer.applied` chooses between both. Other runs can use the file as one of their `loras`.
 """
 
 from logging import getLogger
@@ -27,9 +27,9 @@ _LOG = getLogger(__name__)
 
 
 def prefer(config: Config, workdir: Path) -> None:
-    """Trains the LoRA on the pairs among the real shards, and writes it; goes on where it stopped.
+    """Trains the LoRA on the pairs in the real shards, resumably, and writes it to a file.
 
-    Does nothing with `prefer.steps` 0.
+    Does nothing if `prefer.steps` is 0.
 
     Raises:
       UserError: the shards have no pairs.
@@ -48,7 +48,7 @@ def prefer(config: Config, workdir: Path) -> None:
 
     def constant() -> dict[str, Any]:
         if jax.process_index() == 0:
-            # It is of fewer steps than there will be.
+            # The file has fewer steps than the training will have.
             file.unlink(missing_ok=True)
         return {BASE: load_generator_before(config, workdir, mesh)}
 

@@ -1,4 +1,4 @@
-"""What a student in training makes, seen and measured, always from the same noise."""
+"""Previews of a student in training: sheets of samples and quick metrics, from fixed noise."""
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -27,7 +27,7 @@ _LOG = getLogger(__name__)
 
 _BUCKETS, _PROMPTS, _SEEDS = 3, 4, 4
 
-# Of a bucket, among which the prompts are looked for: latents are read with them.
+# Records of a bucket that are searched for prompts; few, since their latents are read as well.
 _RECORDS = 64
 
 # Largest side of a picture in a sheet, in pixels.
@@ -40,17 +40,17 @@ class Previews:
     def __init__(
         self, config: Config, workdir: Path, shards: Shards, network: Backbone, mesh: Mesh
     ):
-        """Reads prompts, and the autoencoder where previews are decoded.
+        """Reads the prompts, and the autoencoder if previews are decoded.
 
         Args:
           config: the run's config.
           workdir: the run's workdir; pictures go to `previews` in the folder of the training.
-          shards: what training reads.
-          network: the student's.
-          mesh: where samples are made.
+          shards: the shards that training reads.
+          network: the student's network.
+          mesh: mesh that samples are made on.
 
         Raises:
-          NotFoundError: previews are to be decoded and there is no autoencoder.
+          NotFoundError: previews should be decoded and there is no autoencoder.
         """
         self._folder = workdir / "distil" / "previews"
         self._shape = {
@@ -64,7 +64,8 @@ class Previews:
         self._sampler = Sampler(network, shards.null, mesh, _PROMPTS * _SEEDS)
         steps, times = config.evaluate.student_steps, config.distil.timesteps
         sampler = METHODS[config.distil.objective].sampler
-        # One program of a bucket for all of them: compiling takes longer than steps without change.
+        # Padding lets one program per bucket serve all numbers of steps: compiling more programs
+        # would take longer than the extra steps, which change nothing.
         self._samplings = {
             n: Sampling.student(n, times, sampler=sampler).padded(max(steps) + 1) for n in steps
         }
@@ -76,22 +77,23 @@ class Previews:
             self._quick = QuickMetrics(config, workdir, shards, list(self._shape), mesh, pictures)
         elif config.log.quick_samples:
             _LOG.info(
-                "distil: no quick metrics of previews, whose latents are no pictures: name a "
-                "network that looks at pictures, by evaluate.extractor and extractor_weights"
+                "distil: no quick metrics of previews, since their latents are not pictures: name "
+                "an extractor by evaluate.extractor and extractor_weights to have them decoded"
             )
 
     def __call__(self, params: Params, step: int, writer: MetricWriter) -> dict[str, float]:
-        """Shows what parameters of the student make.
+        """Samples the student with the given parameters, and writes and measures the samples.
 
         Args:
-          params: the parameters.
+          params: the student's parameters.
           step: step of the training.
-          writer: is given the sheets, as `samples/BUCKET/STEPS`.
+          writer: writer that gets the sheets, as `samples/BUCKET/STEPS`.
 
         Returns:
-          Metrics by name, `preview/METRIC/STEPS`.
+          metrics by name, `preview/METRIC/STEPS`.
         """
-        # The mesh that training has set belongs to its thread; extractors and decoders run without.
+        # Uses another thread because extractors and decoders must run without the mesh that
+        # training has set, which only applies to its own thread.
         with ThreadPoolExecutor(1) as thread:
             return thread.submit(self._look, params, step, writer).result()
 
@@ -108,7 +110,7 @@ class Previews:
                     picture = sheet(list(self._show(latents)), grid.shape[1], _SIDE)
                     writer.image(step, f"samples/{bucket.name}/{steps}", picture)
                     save_preview(self._folder, step, steps, bucket.name, picture)
-            # Near zero: the student makes one picture of a prompt whatever the noise.
+            # Near zero if the student makes the same picture of a prompt whatever the noise.
             values[f"preview/seed_spread/{steps}"] = float(np.mean(spreads))
         if self._quick is not None:
             ways = {
@@ -123,14 +125,14 @@ class Previews:
     def _sample(
         self, params: Params, sampling: Sampling, bucket: Bucket, cond: dict[str, Any]
     ) -> np.ndarray:
-        """One sample for each row, whose noise is that of its place."""
+        """One sample for each row of cond; the noise only depends on the row's index."""
         count = len(next(iter(cond.values())))
         noise = seeds(self._seed, bucket.height, bucket.width, np.arange(count))
         return self._sampler(params, noise, cond, self._shape[bucket], sampling)
 
 
 def _spread(buckets: Sequence[Bucket]) -> list[Bucket]:
-    """A few buckets: of many the widest, one in the middle, and the tallest."""
+    """A few of the buckets: if there are many, the widest, one in the middle, and the tallest."""
     if len(buckets) <= _BUCKETS:
         return list(buckets)
     by_aspect = sorted(buckets, key=lambda bucket: bucket.height / bucket.width)
@@ -138,15 +140,15 @@ def _spread(buckets: Sequence[Bucket]) -> list[Bucket]:
 
 
 def show_latents(config: Config, decode: bool) -> Show:
-    """How latents of a run become pictures.
+    """A function that turns a run's latents into pictures.
 
     Args:
       config: the run's config.
-      decode: by the run's autoencoder, and not by its family's map to colours. Of a run whose
-        latents are pixels both are the pixels.
+      decode: whether to use the run's autoencoder instead of its family's linear map to colours.
+        It makes no difference if latents are pixels.
 
     Raises:
-      NotFoundError: latents are to be decoded and the autoencoder is not there.
+      NotFoundError: latents should be decoded and the autoencoder is not there.
     """
     if config.autoencoder and not decode:
         return family_of(config).preview
@@ -154,5 +156,5 @@ def show_latents(config: Config, decode: bool) -> Show:
 
 
 def _has_pictures(config: Config) -> bool:
-    """Whether an extractor has something to look at: pixels, or a reason to decode latents."""
+    """Whether there are pictures for an extractor: latents are pixels, or worth decoding."""
     return not config.autoencoder or bool(config.evaluate.extractor_weights)

@@ -1,7 +1,7 @@
-"""A trained model that has read its prompts: pictures of them by any seeds and in any steps.
+"""A trained model with its encoded prompts, which makes pictures of any seeds and steps.
 
-A picture depends on its prompt and its seed alone, and but for rounding not on the batch size; two
-models whose latents have the same shape begin from the same noise.
+A picture depends only on its prompt and its seed, and not, except for rounding, on the batch size.
+Two models whose latents have the same shape begin from the same noise.
 """
 
 import logging
@@ -38,11 +38,11 @@ def check_count(prompts: int, num: int) -> None:
 
 
 class Picture(NamedTuple):
-    """One to make.
+    """A picture to make.
 
     Attributes:
-      prompt: its prompt's place.
-      seed: of its noise.
+      prompt: index of its prompt.
+      seed: seed of its noise.
     """
 
     prompt: int
@@ -50,25 +50,26 @@ class Picture(NamedTuple):
 
 
 class Prompted:
-    """A network in memory, and its prompts as it reads them.
+    """A network in memory, and its encoded prompts.
 
     Attributes:
       params: parameters of the network.
     """
 
     def __init__(self, trained: TrainedModel, prompts: Sequence[str], mesh: Mesh, batch_size: int):
-        """Reads the prompts, and then the network.
+        """Encodes the prompts, and then reads the network.
 
         Args:
           trained: the model that is sampled.
           prompts: prompts, none of them empty.
           mesh: the mesh that `trained` was opened for.
-          batch_size: pictures at once; raised to a multiple of what the mesh needs.
+          batch_size: pictures at once; rounded up to a multiple of what the mesh needs.
 
         Raises:
           UserError: a prompt does not fit the text encoder.
         """
-        # The encoders are gone before the transformer is read: not all accelerators hold both.
+        # The encoders are freed before the transformer is read, since accelerators may not have
+        # room for both.
         _LOG.info("sample: reads the text encoder, and %d prompts", len(prompts))
         encoder = trained.encoder()
         self._cond = encoder.encode(prompts)
@@ -89,18 +90,18 @@ class Prompted:
         jobs: Sequence[Picture],
         given: Given | None = None,
     ) -> Iterator[tuple[Picture, np.ndarray]]:
-        """Makes pictures, a batch after the other.
+        """Makes pictures, one batch after another.
 
         Args:
           sampling: steps, guidance and schedule.
           bucket: shape of the latents.
-          jobs: what to make.
-          given: the pictures of all prompts: what is joined to x_t, or of a network that reads
-            text alone what its samples start from, which `sampling` has to be made for; None: there
-            are none.
+          jobs: the pictures to make.
+          given: the pictures that come with all prompts. They are joined to x_t or, for a network
+            that reads text alone, are what samples start from, and then `sampling` must be made for
+            it. None for prompts alone.
 
         Yields:
-          each of them, in their order, with `[H, W, 1 or 3]` in [-1, 1].
+          each job, in order, with its picture `[H, W, 1 or 3]` in [-1, 1].
         """
         shape = (bucket.height, bucket.width, self._trained.architecture.out_channels)
         for first in range(0, len(jobs), self._chunk):

@@ -1,4 +1,4 @@
-"""Metrics of a student in training, on a few samples: for curves, not for tables."""
+"""Metrics of a student in training on a few samples, meant for curves and not for tables."""
 
 from collections.abc import Callable, Mapping, Sequence
 from logging import getLogger
@@ -24,15 +24,15 @@ _LOG = getLogger(__name__)
 _METRICS = ("fd", "alignment", EDIT_ERROR, "deviation", "outside")
 
 Sample = Callable[[Bucket, dict[str, np.ndarray]], np.ndarray]
-"""`sample(bucket, cond) -> latents` with one sample for each row of the condition."""
+"""`sample(bucket, cond)` gives latents, with one sample for each row of the cond."""
 
 
 class QuickMetrics:
     """Compares a student's samples with the records that have the same prompts.
 
-    The records are those that training reads, which with synthesized data are the data generator's
-    samples: none of these is a true edit, and there is no `edit_error` to them. The stage
-    `evaluate` compares with held-out samples instead, and with more.
+    The records are those that training reads. With synthesized data these are the data generator's
+    samples and not true edits, so there is no `edit_error`. The stage `evaluate` compares with
+    held-out samples instead, and with more of them.
     """
 
     def __init__(
@@ -44,15 +44,15 @@ class QuickMetrics:
         mesh: Mesh,
         show: Show,
     ):
-        """Reads the records; nothing is looked at before the first call.
+        """Reads the records; the extractor is only opened by the first call.
 
         Args:
           config: the run's config.
           workdir: the run's workdir.
-          shards: what training reads.
+          shards: the shards that training reads.
           buckets: buckets that are measured.
-          mesh: where an extractor runs.
-          show: pictures of latents, as the extractor looks at them.
+          mesh: mesh that the extractor runs on.
+          show: turns latents into pictures for the extractor.
         """
         self._config, self._workdir, self._mesh, self._show = config, workdir, mesh, show
         count = max(2, config.log.quick_samples // len(buckets))
@@ -71,10 +71,10 @@ class QuickMetrics:
         self._given_up = False
 
     def __call__(self, ways: Mapping[int, Sample]) -> dict[str, float]:
-        """Metrics over all buckets, `preview/METRIC/STEPS`; none where samples are not finite.
+        """Metrics over all buckets, `preview/METRIC/STEPS`; empty if samples are not finite.
 
         Args:
-          ways: what makes samples, by the number of steps.
+          ways: functions that make samples, by the number of steps.
 
         Raises:
           UserError: the extractor that the config names cannot be opened.
@@ -102,7 +102,7 @@ class QuickMetrics:
         try:
             extractor = open_judge(self._config, self._workdir, self._mesh)
         except UserError as error:
-            # What nobody asked for by name does not end a training.
+            # An extractor that the user did not name must not end a training.
             if self._config.evaluate.extractor:
                 raise
             _LOG.warning("distil: no quick metrics: %s", error)

@@ -1,4 +1,4 @@
-"""All stages of a run, in their order."""
+"""Runs all stages of a run, in order."""
 
 import logging
 from pathlib import Path
@@ -15,11 +15,11 @@ _LOG = logging.getLogger(__name__)
 
 
 def run_stages(config: Config, workdir: Path) -> None:
-    """Runs the stages that a config has; one that is done is skipped, one that was stopped goes on.
+    """Runs the stages of a config; finished ones are skipped, and stopped ones resumed.
 
     Args:
       config: the run's config.
-      workdir: the run's workdir, which has begun: see `cli.begin`.
+      workdir: the run's workdir, prepared by `cli.begin`.
     """
     stages = {
         "encode": encode,
@@ -31,7 +31,7 @@ def run_stages(config: Config, workdir: Path) -> None:
         "evaluate": evaluate,
     }
     for name in STAGES:
-        # One of no steps does nothing.
+        # A training with 0 steps does nothing.
         steps = getattr(getattr(config, name, None), "steps", None)
         if name in config.stages and steps != 0:
             _LOG.info("stage %s", name)

@@ -1,7 +1,7 @@
-"""Pictures of a trained model, for prompts.
+"""Samples a trained model: writes pictures of prompts.
 
-A picture depends on its prompt and its seed alone: number i of seed S is number 0 of seed S+i
-however many are made, and but for rounding whatever the batch size is.
+A picture depends only on its prompt and its seed: number i of seed S is number 0 of seed S+i, no
+matter how many are made and, except for rounding, what the batch size is.
 """
 
 import hashlib
@@ -27,24 +27,24 @@ from ladd_jax.stages.trained import TrainedModel
 from ladd_jax.whole_files import write_whole
 
 _SHOWN_PROMPTS = 16
-"""Rows of a sheet of several prompts."""
+"""The most prompts, and so rows, of a sheet of several."""
 
 _SHOWN_COLUMNS = 32
-"""Columns of a sheet, at most; one of a single prompt has as many rows."""
+"""The most columns of a sheet, and rows if there is a single prompt."""
 
 _SHEET_WIDTH = 2048
-"""Width of a sheet in pixels, at most."""
+"""Width of a sheet in pixels, unless its columns would be narrower than 64 pixels."""
 
 
 def choose_bucket(aspect: str, trained: TrainedModel) -> Bucket:
     """The shape of the latents.
 
     Args:
-      aspect: `W:H`, of which the nearest bucket is taken, or `WxH` in pixels.
+      aspect: `W:H`, which selects the nearest bucket, or `WxH` in pixels.
       trained: the model that is sampled.
 
     Raises:
-      UserError: neither of the two, or pixels that the network cannot make.
+      UserError: it has neither form, or the network cannot make that number of pixels.
     """
     numbers = re.fullmatch(r"(\d+(?:\.\d+)?):(\d+(?:\.\d+)?)", aspect)
     if numbers and all(0 < float(number) < math.inf for number in numbers.groups()):
@@ -58,7 +58,7 @@ def choose_bucket(aspect: str, trained: TrainedModel) -> Bucket:
     step, most = trained.family.sides(trained.architecture)
     unit = trained.reduction * step
     if width % unit or height % unit or not width * height:
-        raise UserError(f"aspect {aspect} is not in multiples of {unit} pixels: use such sides")
+        raise UserError(f"aspect {aspect} is not in multiples of {unit} pixels: use multiples")
     if most is not None and max(width, height) > trained.reduction * most:
         raise UserError(
             f"aspect {aspect} exceeds the network's position table, which ends at "
@@ -81,34 +81,34 @@ def sample(
     place: Callable[[int, int], Path] | None = None,
     images: Sequence[GivenFiles] = (),
 ) -> list[Path]:
-    """Writes pictures, each whole, and where there are several a sheet of the first ones of the
-    first prompts.
+    """Writes pictures, and if there are several also a sheet with the first ones of the first
+    prompts.
 
     Args:
       trained: the model that is sampled.
       prompts: prompts, none of them empty.
       sampling: steps, guidance and schedule.
       bucket: shape of the latents.
-      out: folder; made if it is not there.
-      seed: seed of the first picture of each prompt; the next has the next number.
-      count: pictures of each prompt.
+      out: folder to write to; it is created if necessary.
+      seed: seed of the first picture of each prompt; each further picture has the next number.
+      count: number of pictures of each prompt.
       batch_size: pictures at once.
       mesh: the mesh that `trained` was opened for.
-      place: `place(prompt, number)`: a picture's file below `out`; by default its name tells what
-        it is, and no other picture's is the same.
-      images: files of pictures, one for each prompt: those that the network is given, or else that
-        samples start from, which `sampling` has to be made for by a strength; none: they start from
+      place: `place(prompt, number)` gives a picture's file below `out`; by default files get unique
+        names that describe the picture.
+      images: files of pictures, one for each prompt, which the network is given or else samples
+        start from; for the latter `sampling` must be made with a strength. Empty to start from
         noise alone.
 
     Returns:
-      their files, prompt by prompt, then the sheet's.
+      the pictures' files, prompt by prompt, then the sheet's.
 
     Raises:
-      UserError: more pictures than a command makes, a prompt that does not fit the text encoder, a
-        file that is no picture, or a mask that does not fit its picture.
+      UserError: there are too many pictures, a prompt does not fit the text encoder, a file is not
+        a picture, or a mask does not fit its picture.
     """
     check_count(len(prompts), count)
-    # Before the network is read: a mistake in a file is told at once.
+    # Opened before the network is read, so that a mistake in a file is reported at once.
     given_files = open_given(trained, bucket, images)
     prompted = Prompted(trained, prompts, mesh, batch_size)
     height, width = bucket.image_size(trained.reduction)
@@ -168,12 +168,12 @@ def sample(
 
 
 def _stem(text: dict[str, str], place: str) -> str:
-    """A name that no other picture has: prompt and seed to read, and a digest of all there is."""
+    """A unique file name: prompt and seed for people to read, and a digest of all metadata."""
     words = re.sub(r"[\W_]+", "-", text["prompt"].lower()).strip("-")[:40]
-    # A file's name has 255 bytes, and a letter up to 4.
+    # File names are limited to 255 bytes, and a letter can take 4.
     words = words.encode()[:120].decode(errors="ignore").strip("-")
     name = (words or "prompt", text["model"], f"{text['steps']}steps", f"seed{text['seed']}")
-    # Two checkpoints may have the same relative path.
+    # The digest covers the absolute path, since two checkpoints may have the same relative path.
     return "_".join((*name, _digest([text, str(Path(place).resolve())])))
 
 

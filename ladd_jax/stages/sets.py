@@ -1,4 +1,4 @@
-"""The sets of shards of a run: where they are, and whether they are its own."""
+"""The sets of shards of a run: where they are, and whether they belong to its config."""
 
 from collections.abc import Mapping
 from logging import getLogger
@@ -18,32 +18,32 @@ _LOG = getLogger(__name__)
 
 
 def encoded(workdir: Path) -> Path:
-    """Shards of real data."""
+    """The folder of the shards of real data."""
     return folder(workdir, "encoded")
 
 
 def held_out(workdir: Path) -> Path:
-    """Shards of real data for judges: the same arrays as in `encoded`, and none of its records."""
+    """The folder of held-out real data, with the arrays of `encoded` but none of its records."""
     return folder(workdir, "held_out")
 
 
 def synthesized(workdir: Path) -> Path:
-    """Shards of the data generator's samples."""
+    """The folder of the shards of the data generator's samples."""
     return folder(workdir, "synthesized")
 
 
 def shards_of(config: Config, workdir: Path, name: str, *, pairs: bool = False) -> Shards:
-    """A set of shards of a run, which is the run's own or one made from the same fields.
+    """A set of shards of a run: its own, or one in shared data that was made with the same fields.
 
     Args:
       config: the run's config.
       workdir: the run's workdir.
       name: `encoded`, `held_out` or `synthesized`.
-      pairs: whether records have what they were compared with, where the data have pairs.
+      pairs: whether records include the picture they were compared with, if data have pairs.
 
     Raises:
-      NotFoundError: it is not complete.
-      UserError: it is damaged, or another set.
+      NotFoundError: the set is not complete.
+      UserError: the set is damaged, or was made with other fields.
     """
     skips = config.data.on_corrupt == "skip"
     directory = folder(workdir, name)
@@ -55,14 +55,14 @@ def shards_of(config: Config, workdir: Path, name: str, *, pairs: bool = False) 
 
 
 def check_set(config: Config, directory: Path, name: str) -> None:
-    """Whether a set of shards that is there was made from the same fields.
+    """Checks that an existing set of shards was made with the same fields.
 
     Raises:
-      UserError: it was not; the first field that differs is named.
+      UserError: it was not; the message names the first field that differs.
     """
     old = read_identity(directory)
     if not old:
-        _LOG.warning("%s does not say what it was made of: it is used as it is", directory)
+        _LOG.warning("%s does not say what it was made from: it is used as it is", directory)
         return
     reason = set_difference(config, directory, name, old)
     if reason:
@@ -76,24 +76,24 @@ def set_difference(
     old: Mapping[str, Any],
     inputs: Mapping[str, str] | None = None,
 ) -> str:
-    """Why a set of shards is none of this run's, records aside; empty if it is.
+    """Why a set of shards does not belong to this run, records aside; empty if it does.
 
     Args:
       config: the run's config.
       directory: folder of the set.
-      name: the set.
-      old: its identity.
-      inputs: digests of what goes into all of it; default: they are not looked at.
+      name: name of the set.
+      old: identity of the existing set.
+      inputs: digests of the inputs of the whole set; None: they are not compared.
 
     Returns:
-      a sentence that names the first difference and what the user can do.
+      a sentence with the first difference and what the user can do.
     """
     found = difference(old, identity(to_dict(config), name, inputs))
     if not found:
         return ""
     return (
         f"{directory} is another set than this run's ({found}): set it back, use another "
-        f"--workdir or --data, or let --on_change=redo make it anew"
+        f"--workdir or --data, or let --on_change=redo make it again"
     )
 
 
@@ -101,7 +101,7 @@ def student_data(config: Config, workdir: Path) -> Shards:
     """The shards that the student learns from.
 
     Raises:
-      UserError: they hold prompts alone, are damaged, or another set.
+      UserError: they hold only prompts, are damaged, or were made with other fields.
     """
     shards = shards_of(config, workdir, config.distil.data)
     if not shards.has_latents:
@@ -113,10 +113,10 @@ def student_data(config: Config, workdir: Path) -> Shards:
 
 
 def trained_buckets(config: Config, workdir: Path) -> tuple[Bucket, ...]:
-    """The buckets that a run trains on: those of its config that have records, or all that it has.
+    """The buckets that a run trains on: those of its config that have records, or all of the data.
 
     Raises:
-      NotFoundError: the config names none, and the data, for which they are chosen, are not encoded
+      NotFoundError: the config names none, and the data that they are chosen for are not encoded
         yet.
     """
     named = tuple(Bucket.parse(name) for name in config.data.buckets)

@@ -1,4 +1,4 @@
-"""Pictures that samples start from: which they are, and with which prompts they go."""
+"""Finds and reads the pictures that samples start from, and pairs them with prompts."""
 
 import hashlib
 from collections.abc import Callable, Sequence
@@ -16,14 +16,14 @@ Read = TypeVar("Read")
 
 
 def find_starts(path: str) -> list[Path]:
-    """The files of pictures that a path names, each looked at.
+    """The picture files that a path names, each of them checked.
 
     Args:
-      path: a picture, a folder of them, a pattern, or several of these with commas between them.
+      path: a picture, a folder of pictures, a pattern, or several of these separated by commas.
 
     Raises:
       NotFoundError: there is none.
-      UserError: a file is no picture, is damaged, or is too large to decode.
+      UserError: a file is not a picture, is damaged, or is too large to decode.
     """
     files: list[Path] = []
     for place in matches(path):
@@ -34,13 +34,13 @@ def find_starts(path: str) -> list[Path]:
 
 
 def pair(prompts: Sequence[str], files: Sequence[Read]) -> tuple[list[str], list[Read]]:
-    """Prompts and their pictures: one prompt serves all pictures, and one picture all prompts.
+    """Pairs prompts with pictures; a single prompt or picture is used for all of the others.
 
     Returns:
-      Both of one length, without a pair that is there before.
+      prompts and pictures, equally many, without repeated pairs.
 
     Raises:
-      UserError: there are several of both, and not equally many.
+      UserError: there are several of both, but not equally many.
     """
     if len(prompts) != len(files) and 1 not in (len(prompts), len(files)):
         raise UserError(
@@ -52,27 +52,27 @@ def pair(prompts: Sequence[str], files: Sequence[Read]) -> tuple[list[str], list
 
 
 def look_at_start(file: Path) -> tuple[int, int]:
-    """Upright height and width of the picture of a file, which `read_start` will read.
+    """Height and width, once upright, of a picture file that `read_start` will read.
 
     Raises:
       NotFoundError: the file is gone.
-      UserError: it is no picture, is damaged, or is too large to decode.
+      UserError: it is not a picture, is damaged, or is too large to decode.
     """
     return _told(file, look_at_image)
 
 
 def read_start(file: Path) -> np.ndarray:
-    """The picture of a file, uint8 `[H, W, 3]`.
+    """The picture in a file, uint8 `[H, W, 3]`.
 
     Raises:
       NotFoundError: the file is gone.
-      UserError: it is no picture, or damaged.
+      UserError: it is not a picture, or is damaged.
     """
     return _told(file, decode_image)
 
 
 def name_of(file: Path) -> str:
-    """What tells a picture from all others: its name, and a digest of its bytes."""
+    """An identifier of a picture: its file's name, and a digest of the bytes."""
     return f"{file.name} {hashlib.sha256(file.read_bytes()).hexdigest()[:10]}"
 
 

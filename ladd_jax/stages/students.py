@@ -1,4 +1,4 @@
-"""The students that `distil` has made, and the one that a run begins with."""
+"""Loads the students that `distil` has made, and the one that a run begins with."""
 
 from functools import partial
 from logging import getLogger
@@ -47,8 +47,9 @@ def load_student(config: Config, workdir: Path, mesh: Mesh) -> TrainState:
 def load_student_weights(
     config: Config, workdir: Path, mesh: Mesh, student: str, step: int
 ) -> Params:
-    """One of the students of `distil`, finished or not: a whole network, with its adapters added,
-    and the LoRA of `prefer` where it is applied after the distillation.
+    """One of the students of `distil`, finished or not, as the parameters of a whole network.
+
+    Its adapters are added, and the LoRA of `prefer` if that is applied after the distillation.
 
     Args:
       config: the run's config.
@@ -76,16 +77,16 @@ def load_student_weights(
 def load_trained(
     config: Config, workdir: Path, mesh: Mesh, network: Backbone, student: str, step: int
 ) -> Params:
-    """What was trained of a student of `distil`: its adapters, or all of it where it has none.
+    """The trained part of a student of `distil`: its adapters, or the whole network without any.
 
-    Arguments and errors are those of `load_student_weights`, and `network` is that of
-    `objectives.student`. Adapters of weights that are not here any more are refused.
+    Takes the arguments of `load_student_weights` and the network of `objectives.student`, and
+    raises the same errors. Adapters for weights that have changed since are refused.
     """
     layout = parameter_shardings(mesh, network.shapes, network.axes)
     saved = checkpoints_of(config, workdir, "distil")
     base = weights_inputs(config) | first_inputs(config, workdir, start=True)
     if network.constants and base:
-        # A whole student does not depend on what has become of the weights that it began with.
+        # Only adapters depend on the weights that the student began with being unchanged.
         found = checkpoint_difference(
             config, saved.directory, "distil", step, saved.config(step), base
         )
@@ -98,16 +99,16 @@ def load_trained(
 
 
 def load_origin(origin: Path, step: int | None, abstract: TrainState) -> TrainState:
-    """The student that a run begins with, its heads and optimizers too.
+    """The state of the student that a run begins with, including heads and optimizers.
 
     Args:
-      origin: workdir of the run that has it.
+      origin: workdir of the run that trained it.
       step: step of its checkpoint; default: the newest.
       abstract: shapes, dtypes and shardings of the state.
 
     Raises:
       NotFoundError: its checkpoint is gone.
-      UserError: it is damaged, or of another form.
+      UserError: its checkpoint is damaged, or has another structure.
     """
     saved = Checkpoints(origin / "distil" / "checkpoints")
     state = saved.restore(abstract, step)

@@ -1,4 +1,4 @@
-"""What a run's samples are made of where they are judged: prompts, and how many of each."""
+"""What samples are made from when a run is judged: the prompts, and how many of each."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -18,21 +18,21 @@ from ladd_jax.stages.sets import held_out, shards_of, trained_buckets
 
 _LOG = logging.getLogger(__name__)
 
-# Of a bucket's held-out records: distances are between sets that have a covariance.
+# The fewest held-out records of a bucket: distances need sets that have a covariance.
 _LEAST = 2
 
-# Records in memory while their prompts are read, latents and all.
+# Records read at once for their prompts, since each comes with its latents.
 _PART = 512
 
 
 class Subjects(NamedTuple):
-    """What samples of a bucket are made of.
+    """What the samples of a bucket are made from.
 
     Attributes:
-      prompts: str `[n]`, several samples of each prompt one after the other.
+      prompts: the prompt of each sample, str `[n]`, with samples of the same prompt adjacent.
       cond: arrays `[n, ...]` by name.
-      latents: of the records that they are from, `[n, H, W, C]`, where samples are to be compared
-        with these; else None.
+      latents: latents of the records that they come from, `[n, H, W, C]`, if samples should be
+        compared with these; else None.
     """
 
     prompts: np.ndarray
@@ -44,9 +44,9 @@ class Subject(NamedTuple):
     """What a run is judged on.
 
     Attributes:
-      buckets: what samples of each bucket are made of.
+      buckets: what the samples of each bucket are made from.
       null: arrays of the empty prompt, by name.
-      real: held-out real pictures; None where there are none.
+      real: held-out real pictures; None if there are none.
     """
 
     buckets: dict[Bucket, Subjects]
@@ -59,7 +59,7 @@ def subject_of(config: Config, workdir: Path) -> Subject:
 
     Raises:
       NotFoundError: the data are not encoded, or the prompts are not there.
-      UserError: the prompts are not what they should be, or no bucket has enough held-out records.
+      UserError: the prompts are invalid, or no bucket has enough held-out records.
     """
     if config.evaluate.prompts:
         return _written(config, workdir)
@@ -97,7 +97,7 @@ def subject_of(config: Config, workdir: Path) -> Subject:
 
 
 def _written(config: Config, workdir: Path) -> Subject:
-    """Prompts of a file, with the run's text encoder, for each bucket that the run trains on."""
+    """The prompts of a file, encoded, for each bucket that the run trains on."""
     texts = read_prompt_set(config.evaluate.prompts)
     encoder = text_encoder(config)
     null = {name: array[0] for name, array in encoder.encode([""]).items()}
@@ -125,10 +125,10 @@ def _drawn(
     texts: Sequence[str],
     read: Callable[[np.ndarray], Subjects],
 ) -> Subjects:
-    """The subjects of a bucket; `read` gives those of some places of the texts.
+    """The subjects of a bucket, drawn from texts; `read` gives the subjects at some places of them.
 
-    Where a sample is made of a record's picture, too, every record is another subject, whatever its
-    prompt: the first ones have one sample each.
+    If samples are also made from a record's picture, every record is a subject of its own, whatever
+    its prompt, and the first ones have one sample each.
     """
     stage, rng = config.evaluate, np.random.default_rng((config.seed, bucket.height, bucket.width))
     if config.data.joined:
@@ -147,18 +147,18 @@ def choose(
 ) -> np.ndarray:
     """Which records are sampled, and how often.
 
-    Where all prompts can be had, each has as many samples as the others, so that few prompts are
-    balanced. Else records are drawn without replacement, each for `per_prompt` samples: a prompt
-    that many records have is as frequent as among them, and its samples stand together.
+    If there are enough samples for all prompts, each prompt gets the same number, so that few
+    prompts are balanced. Otherwise records are drawn without replacement, with `per_prompt` samples
+    each, so that a prompt is as frequent as among the records.
 
     Args:
-      prompts: of each record.
-      samples: number of samples, at most.
-      per_prompt: samples of a prompt, at least.
-      rng: what draws.
+      prompts: the prompt of each record.
+      samples: largest number of samples.
+      per_prompt: least number of samples of a prompt.
+      rng: random generator of the draw.
 
     Returns:
-      Places of records, int `[n]`, those with one prompt one after the other.
+      indices of records, int `[n]`, with those of the same prompt adjacent.
     """
     texts = np.array(prompts)
     count = max(1, samples // per_prompt)

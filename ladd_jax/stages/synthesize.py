@@ -1,9 +1,9 @@
-"""The stage `synthesize`: the data generator's samples as shards.
+"""The stage `synthesize`: writes the data generator's samples as shards.
 
-Its records hold the latents, and the guidance scale where each has one of its own; the rest of
-their cond is read from the encoded shards, where it is already. A record depends on the seed and
-its place alone, and each shard appears whole: the stage can be stopped at any moment, and goes on
-where it was, on another number of hosts too.
+A record holds the latent, and the guidance scale if each record has its own. The rest of its cond
+is already in the encoded shards, and is read from there. A record depends only on the seed and its
+place, and shards are written atomically, so that the stage can be stopped at any moment and resumed
+even on another number of hosts.
 """
 
 from pathlib import Path
@@ -29,22 +29,24 @@ from ladd_jax.stages.sets import encoded, shards_of, synthesized
 
 
 def noise_keys(config: Config, bucket: Bucket, places: np.ndarray) -> np.ndarray:
-    """Raw PRNG keys uint32 `[n, 2]` of the noise that records are made of, by their places."""
+    """Raw PRNG keys, uint32 `[n, 2]`, of the noise for the records at some places."""
     return seeds(config.seed, bucket.height, bucket.width, places)
 
 
 def guidance_scales(config: Config, bucket: Bucket, places: np.ndarray) -> np.ndarray:
-    """Guidance scales float32 `[n, 1]` of records, by their places, or `[n, 2]` with those on the
-    image: drawn evenly from the ranges."""
+    """Guidance scales for the records at some places, drawn uniformly from the ranges.
+
+    They are float32 `[n, 1]`, or `[n, 2]` with the scales on the image.
+    """
     low, high = np.transpose(config.synthesize.ranges)
     keys = noise_keys(config, bucket, places)
-    # A stream of its own: the noise is drawn from the keys themselves.
+    # The additional 1 gives a stream of its own, since the noise is drawn from the keys themselves.
     shares = [np.random.default_rng([*map(int, key), 1]).random(len(low)) for key in keys]
     return np.asarray(low + (high - low) * np.array(shares), np.float32)
 
 
 def synthesize(config: Config, workdir: Path) -> None:
-    """Writes the data generator's guided samples for the prompts of the encoded shards, in turn."""
+    """Writes the data generator's guided samples, taking prompts in turn from encoded shards."""
     stage = config.synthesize
     target = synthesized(workdir)
     records = read_contents(encoded(workdir))

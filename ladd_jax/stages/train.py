@@ -1,4 +1,4 @@
-"""What the training stages share: from a workdir to a finished training."""
+"""What the training stages share: everything from a workdir to a finished training."""
 
 import contextlib
 import dataclasses
@@ -36,7 +36,7 @@ from ladd_jax.training.state import abstract_like, create
 _LOG = getLogger(__name__)
 
 _SHOWN = 8
-"""Records whose keys are told."""
+"""How many records an error names by their keys."""
 
 
 def run_training(
@@ -53,20 +53,20 @@ def run_training(
     noise_keys: NoiseKeys | None = None,
     constant: Callable[[], dict[str, Any]] | None = None,
 ) -> None:
-    """Trains from the newest checkpoint that is whole, or from the start; does nothing when done.
+    """Trains from the newest intact checkpoint, or from the start; does nothing if it is done.
 
     Args:
-      training: what is trained; checkpoints and metrics go to the folder of its name.
+      training: the training; checkpoints and metrics go to the folder of its name.
       config: the run's config.
       workdir: the run's workdir.
       shards: the data.
-      batch_size: global batch.
-      seed: of the order of batches.
+      batch_size: global batch size.
+      seed: seed of the order of batches.
       shapes: shapes of the state.
       fresh: makes the state before the first step.
       preview: shows samples of a state at a step, and returns metrics of them.
-      noise_keys: of the records, where the objective wants them.
-      constant: gives further constant trees, which are not read where training is done.
+      noise_keys: gives the noise keys of records, if the objective needs them.
+      constant: loads further constant trees; not called if the training is done.
     """
     name, mesh = training.name, training.mesh
     directory = folder(workdir, name)
@@ -89,10 +89,10 @@ def run_training(
             _LOG.info("%s: parameters\n%s", name, overview)
     else:
         state = saved.restore_newest(abstract_like(shapes, training.shardings))
-        _LOG.info("%s: goes on at step %d", name, int(state.step))
+        _LOG.info("%s: resumes at step %d", name, int(state.step))
     traced = config.log.traced
     if traced and traced[-1] <= int(state.step):
-        _LOG.warning("%s: no trace of steps %s, they are done", name, config.log.profile)
+        _LOG.warning("%s: no trace of steps %s, since they are done", name, config.log.profile)
     rows = batch_rows(mesh, batch_size)
     batches = loader(
         shards, plan, int(state.step), training.steps, rows=rows, noise_keys=noise_keys
@@ -121,7 +121,7 @@ def run_training(
             told = dataclasses.replace(training, config=training.config | {"inputs": inputs})
             train(told, state, batches, batch_shapes, saved, logging)
         except CollapsedError:
-            # All processes raise it, and what goes back opens them again.
+            # Closed here because `go_back` opens the checkpoints again. All processes raise this.
             saved.close()
             raise
         except DivergedError as error:
@@ -140,16 +140,16 @@ def train_network(
     constant: Callable[[], dict[str, Any]] | None = None,
     start: Callable[[], Params] | None = None,
 ) -> None:
-    """Trains the one network of an objective, by `run_training`.
+    """Trains the network of an objective that has only one, by `run_training`.
 
     Args:
-      name: of the training.
+      name: name of the training.
       config: the run's config.
       workdir: the run's workdir.
       shards: the data.
-      objective: what it learns.
-      constant: gives the constant trees besides `null`, the cond of the empty prompt.
-      start: gives the parameters of a whole network to begin with; default: random ones.
+      objective: the objective that it is trained with.
+      constant: loads the constant trees besides `null`, the cond of the empty prompt.
+      start: loads the parameters of a whole network to begin with; default: random ones.
     """
     stage, model = settings_of(config, name), objective.model
     mesh = make_mesh(config.mesh.sizes)
@@ -195,7 +195,7 @@ def _collapse_watch(
     if watch.collapse == "off":
         return None
     return CollapseWatch(
-        # Records after the checkpoint are of steps that are done again.
+        # Records after the checkpoint belong to steps that will be done again.
         [record for record in read_history(directory) if record["step"] <= start],
         records=watch.records,
         accuracy=watch.accuracy,
@@ -206,8 +206,8 @@ def _collapse_watch(
 
 
 def _records(plan: BatchPlan, error: DivergedError) -> str:
-    """The keys of the records that a step was skipped for, or of its whole batch."""
-    # Steps are counted from 1 where they are done, and from 0 where they are planned.
+    """The keys of the records that caused a step to be skipped, or of its whole batch."""
+    # The error counts steps from 1, and the plan counts them from 0.
     bucket, indices = plan[error.steps[-1] - 1]
     if error.samples:
         indices = indices[list(error.samples)]
@@ -217,8 +217,7 @@ def _records(plan: BatchPlan, error: DivergedError) -> str:
 
 
 def _check_cond(config: Config, stage: str, shards: Shards) -> None:
-    """Raises UserError where records do not have every array that the network is given, or one has
-    another shape."""
+    """Raises UserError if an array that the network is given is missing or misshaped in records."""
     for bucket in shards.buckets:
         wanted = record_shapes(config, stage, bucket)
         for name in wanted.keys() - shards.arrays.keys() - {LATENTS}:
@@ -226,7 +225,7 @@ def _check_cond(config: Config, stage: str, shards: Shards) -> None:
                 raise UserError(
                     f"{shards.directory} does not say which guidance its samples were made with, "
                     f"and synthesize.guidance_range is {config.synthesize.guidance_range}: leave "
-                    f"it out, or remove them and make them anew"
+                    f"it out, or remove the samples and make them again"
                 )
             raise UserError(
                 f"{shards.directory} has no array {name!r}, which the network is given besides the "

@@ -1,4 +1,4 @@
-"""Trained networks that can be sampled: those of a run, and those of released pipelines."""
+"""Opens trained networks that can be sampled: those of a run, and those of released pipelines."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -31,31 +31,32 @@ from ladd_jax.weights.source import PIPELINE_INDEX, fetch_pipeline
 from ladd_jax.whole_files import read_json
 
 FACTS = "ladd_jax.json"
-"""What an export says of itself beyond the files of diffusers: how to sample it, its buckets."""
+"""The file in which an export says what diffusers' files do not: its times, sampler and buckets."""
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainedModel:
-    """A network, and what belongs to it. What is large is read when it is asked for.
+    """A network, and what belongs to it; whatever is large is only read when it is asked for.
 
     Attributes:
       place: workdir, folder or repository.
       model: `ema`, `student`, `generator`, or `released`.
       family: the network's family.
       architecture: the network's architecture, with its dtypes.
-      times: times that it was trained at; empty for a data generator, which any time serves.
-      sampler: what a student is sampled by.
+      times: times that a student was trained at; empty for a data generator, which accepts any.
+      sampler: name of the student's sampler.
       generator: how a data generator is sampled by default, as `Synthesize.sampling` gives it.
-      buckets: shapes of its training.
-      pictures: what its latents are in pictures.
+      buckets: shapes of latents that it was trained on.
+      pictures: converts between its latents and pictures.
       encoder: makes the text encoder.
-      load: gives the parameters.
-      step: step of the checkpoint that they are from, if they are from one.
-      loras: LoRA files that are added to them, as the user named them.
-      guidance_range: of a student that is given the guidance scale, the least and the largest one
-        of its training; empty for others.
-      image_guidance_range: the same of the scale on the image, of a student that is given both.
-      fixed_guidance: the scale that such a student was exported with, or both; None for others.
+      load: loads the parameters.
+      step: step of the checkpoint that the parameters are from; None if they are not from one.
+      loras: LoRA files that are added to the parameters, as the user named them.
+      guidance_range: lowest and highest guidance scale that a student was trained with; empty for
+        networks that are not given the scale.
+      image_guidance_range: the same for the scale on the image, for a student that is given both.
+      fixed_guidance: the scale, or both scales, that such a student was exported with; None for
+        others.
       joined: what is joined to x_t, as `data.joined` names it; empty for networks that read text
         alone.
     """
@@ -80,14 +81,15 @@ class TrainedModel:
 
     @property
     def reduction(self) -> int:
-        """Pixels on a side of a latent pixel."""
+        """Side of a latent pixel in pixels of the picture."""
         return self.pictures.reduction
 
     def start(self, strength: float) -> float:
-        """The t at which a picture with noise takes the place of noise alone.
+        """The time t at which sampling starts from a picture with noise.
 
-        That is the strength itself, but of a student the largest of its times that is not above:
-        it knows no others, and never gets more noise than was asked for.
+        For a data generator it is the strength itself. For a student it is the largest of its times
+        up to the strength, since it was not trained at others and must not get more noise than was
+        asked for.
 
         Raises:
           UserError: the strength is not above 0 and at most 1, or below all times of the student.
@@ -98,8 +100,8 @@ class TrainedModel:
             return strength
         if strength < min(self.times):
             raise UserError(
-                f"strength is {strength:g} and the student's least time is {min(self.times):g}, "
-                f"so that no step is left: use {min(self.times):g} or more"
+                f"strength is {strength:g} and the student's lowest time is {min(self.times):g}, "
+                f"so no step is left: use {min(self.times):g} or more"
             )
         return max(time for time in self.times if time <= strength)
 
@@ -111,21 +113,21 @@ class TrainedModel:
         strength: float | None = None,
         image_guidance: float | None = None,
     ) -> Sampling:
-        """How to sample it; what is None has its default.
+        """How to sample it; arguments that are None have their defaults.
 
         Args:
-          steps: steps of the whole schedule, of which those from the strength on are made.
-          guidance: guidance.
+          steps: steps of the whole schedule, of which only those from the strength on are made.
+          guidance: guidance scale.
           shift: shift of a data generator's schedule.
-          strength: where samples start from a picture with noise, the share of the noise.
-          image_guidance: guidance on the picture that is joined by channels.
+          strength: share of the noise if samples start from a picture with noise.
+          image_guidance: guidance scale on the picture that is joined by channels.
 
         Raises:
-          UserError: a number of steps or a guidance that the student was not trained for, or
-            guidance or shift of a student that has none, or see `start`.
+          UserError: a student was not trained for the steps or the guidance, or has no guidance or
+            shift, or the strength is invalid, see `start`.
         """
         if image_guidance not in (None, 1.0) and self.joined != "edit":
-            does = "fills what a mask says" if self.joined else "is given no picture"
+            does = "fills holes" if self.joined else "is given no picture"
             raise UserError(
                 f"image_guidance is {image_guidance:g} and the network {does}: leave it out"
             )
@@ -161,24 +163,24 @@ class TrainedModel:
 
 
 def check_text_alone(trained: TrainedModel, flag: str) -> None:
-    """Raises UserError where a network is given more than prompts, and a flag gives them alone."""
+    """Raises UserError if a network also needs pictures, with a flag that only gives prompts."""
     if trained.joined:
         raise UserError(
-            f"{trained.place} is given pictures besides prompts, and {flag} gives none: leave "
-            f"{flag} out"
+            f"{trained.place} needs pictures besides prompts, and {flag} gives none: leave {flag} "
+            f"out"
         )
 
 
 def _check_none(name: str, value: float | None) -> None:
-    """Raises UserError where a value changes what a student does not have."""
+    """Raises UserError if a value is given for something that a student does not have."""
     if value not in (None, 1.0):
         raise UserError(
-            f"{name} is {value:g} and a student has none: leave it out, or sample the generator"
+            f"{name} is {value:g} and this student has none: leave it out, or sample the generator"
         )
 
 
 def _check_fixed(name: str, value: float | None, fixed: float) -> None:
-    """Raises UserError where a scale is asked for that is not the one of an export."""
+    """Raises UserError if a scale is asked for that is not the fixed one of an export."""
     if value not in (None, fixed):
         raise UserError(
             f"{name} is {value:g} and the student was exported with {fixed:g}: leave it out, or "
@@ -191,16 +193,18 @@ def given_scales(
     ranges: tuple[tuple[float, ...], tuple[float, ...]],
     wanted: tuple[float | None, float | None],
 ) -> GivenGuidance:
-    """The scales that a student is given, on the text or on text and image; None where it was
-    trained without.
+    """The guidance scales given to a student, for text or for text and image.
 
     Args:
-      defaults: `guidance` and `image_guidance` where nothing else is wanted.
-      ranges: the least and the largest of both of its training; empty for those it is not given.
-      wanted: what the user asks for.
+      defaults: `guidance` and `image_guidance` to use unless others are wanted.
+      ranges: lowest and highest of either scale in training; empty for a scale it is not given.
+      wanted: either scale that the user asks for, or None.
+
+    Returns:
+      the scales; None if the student is not given any.
 
     Raises:
-      UserError: it was not trained for that.
+      UserError: the student was not trained for a scale.
     """
     names = ("guidance", "image_guidance")
     text, image = (
@@ -213,16 +217,16 @@ def given_scales(
 def given_guidance(
     default: float, scales: tuple[float, ...], wanted: float | None, name: str = "guidance"
 ) -> float | None:
-    """The guidance scale that a student is given; None where it was trained without.
+    """The guidance scale given to a student; None if it was trained without.
 
     Args:
-      default: the scale where nothing else is wanted.
-      scales: the least and the largest one of its training; empty where it had none.
-      wanted: what the user asks for.
-      name: what errors call it.
+      default: the scale to use unless another is wanted.
+      scales: lowest and highest scale in training; empty if it was trained without.
+      wanted: the scale that the user asks for, or None.
+      name: name of the scale in errors.
 
     Raises:
-      UserError: it was not trained for that.
+      UserError: the student was not trained for the scale.
     """
     if not scales:
         _check_none(name, wanted)
@@ -231,7 +235,7 @@ def given_guidance(
     if not scales[0] <= scale <= scales[1]:
         raise UserError(
             f"{name} is {scale:g} and the student was trained for {scales[0]:g} to "
-            f"{scales[1]:g}: use one of these"
+            f"{scales[1]:g}: use a value in this range"
         )
     return scale
 
@@ -244,19 +248,19 @@ def open_trained(
     mesh: Mesh,
     loras: Sequence[str] = (),
 ) -> TrainedModel:
-    """Finds what a path names.
+    """Opens the network that a path names.
 
     Args:
-      place: a run's workdir, an exported or released pipeline's folder, or owner/name of the hub.
-      model: one of `names.MODELS`, of a run; default: `ema`.
+      place: a run's workdir, an exported or released pipeline's folder, or owner/name on the hub.
+      model: which network of a run, one of `names.MODELS`; default: `ema`.
       step: step of the run's checkpoint; default: the newest.
       dtype: dtype of computation; default: the config's, and bfloat16 for a pipeline.
-      mesh: where to put the parameters.
-      loras: LoRA files that are added to it, `PATH` or `PATH:SCALE` each.
+      mesh: mesh to put the parameters on.
+      loras: LoRA files to add to it, each `PATH` or `PATH:SCALE`.
 
     Raises:
       NotFoundError: nothing is there.
-      UserError: it is of no use, a model or step is asked of a pipeline, or a LoRA is of another
+      UserError: it is unusable, a model or step is given for a pipeline, or a LoRA is for another
         network.
     """
     trained = _open(place, model, step, dtype, mesh)
@@ -273,8 +277,8 @@ def _open(
     for name, value in (("model", model), ("step", step)):
         if value is not None:
             raise UserError(
-                f"{name} is {value} and {place} is no workdir of a run: leave it out, or name a "
-                f"workdir"
+                f"{name} is {value} and {place} is not the workdir of a run: leave it out, or name "
+                f"a workdir"
             )
     return _released(place, jnp.bfloat16 if dtype is None else dtype, mesh)
 
@@ -283,7 +287,7 @@ def is_run(path: Path) -> bool:
     """Whether a path is the workdir of a run, and not another folder or a name on the hub."""
     if not (path / "config.json").is_file() or (path / PIPELINE_INDEX).is_file():
         return False
-    # A transformer's folder has a file of this name, too, which says its class.
+    # A transformer's folder has a config.json too, but with the name of its class.
     return '"_class_name"' not in (path / "config.json").read_text(errors="replace")
 
 
@@ -332,11 +336,11 @@ def _released(place: str, dtype: Any, mesh: Mesh) -> TrainedModel:
     released = kind.released(place)
     if released.student and "times" not in facts:
         raise UserError(
-            f"{place} is a student by its scheduler and has no {FACTS}, which says its times: "
-            f"copy that file from the folder that ladd_jax.export wrote, or sample that one"
+            f"{place} is a student, by its scheduler, but has no {FACTS} with its times: copy "
+            f"that file from the folder that ladd_jax.export wrote, or sample that folder"
         )
     pictures = of_autoencoder(kind, place)
-    # As the scheduler that comes with it samples.
+    # The defaults of the pipeline's own scheduler.
     defaults = Synthesize(sampler="euler", steps=50).sampling
     if released.shift is not None:
         defaults["shift"] = released.shift
@@ -346,7 +350,7 @@ def _released(place: str, dtype: Any, mesh: Mesh) -> TrainedModel:
         family=kind,
         architecture=weights.config,
         times=tuple(facts.get("times", ())),
-        # Older exports, which do not say it, are of students of this one.
+        # Older exports do not name the sampler, and all of their students have this one.
         sampler=facts.get("sampler", "consistency"),
         generator=defaults,
         buckets=tuple(map(Bucket.parse, facts.get("buckets", ())))
@@ -372,7 +376,7 @@ def _computing(architecture: Any, dtype: Any | None) -> Any:
 
 
 def _fixed(facts: Mapping[str, Any]) -> GivenGuidance:
-    """The scales that an export says it has."""
+    """The fixed guidance scales of an export; None if it has none."""
     scale: float | None = facts.get("guidance")
     if scale is None or "image_guidance" not in facts:
         return scale
@@ -400,14 +404,14 @@ _FACTS: dict[str, Callable[[Any], bool]] = {
     "guidance": lambda value: is_number(value, NOT_NEGATIVE),
     "image_guidance": lambda value: is_number(value, NOT_NEGATIVE),
 }
-"""What an export says of a student, and what that may be."""
+"""Facts that an export states, each with a check of its value."""
 
 
 def read_facts(folder: Path) -> dict[str, Any]:
-    """What the folder of an exported student says of it; empty for other pipelines.
+    """The facts that an exported student's folder states; empty for other pipelines.
 
     Raises:
-      DamagedError: the file that says it is damaged.
+      DamagedError: the file with the facts is damaged.
     """
     file = folder / FACTS
     if not file.is_file():
@@ -422,7 +426,7 @@ def read_facts(folder: Path) -> dict[str, Any]:
 
 
 def _table(step: int, side: int, reduction: int) -> tuple[Bucket, ...]:
-    """Buckets of the area of a square of latents, whose sides must be multiples of `step`."""
+    """Buckets with the area of a square of latents of a given side, in multiples of `step`."""
     pixels = side * reduction
     smallest = step * reduction
     return tuple(bucket_table(pixels**2, smallest if pixels < 512 else 64, reduction=reduction))

@@ -1,4 +1,5 @@
-"""Studies: tables of runs that share data, each compared with the others in one report.
+"""Studies: tables of runs that share data, and are compared in one report.
 
-To add one, write `NAME.json` here, or anywhere and give its path: see `table.Study`.
+To add one, write `NAME.json` in this folder, or anywhere else and give its path; see
+`table.read_study`.
 """

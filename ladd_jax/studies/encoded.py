@@ -1,4 +1,4 @@
-"""Encoded data that several data generators of a study are trained on: they are encoded once."""
+"""Encodes data once that several data generators of a study are trained on."""
 
 import contextlib
 import errno
@@ -18,21 +18,23 @@ from ladd_jax.whole_files import whole
 
 _LOG = logging.getLogger(__name__)
 
-# The last one says that the data are there.
+# "encoded" is last because its presence means that the data are complete.
 _SETS = ("held_out", "encoded")
 
 
 def share_encoded(config: Config, data: Path) -> None:
-    """Gives a directory of data that has none yet the encoded sets of one beside it, where that has
-    them of the same fields, records and encoders. Their files are linked, or copied where the disk
-    has no links.
+    """Links the encoded sets of a sibling directory into one that has none yet.
 
-    Of data that are not read at once the stage `encode` sees whether records are the same. Their
-    buckets have to be named, since those that it chooses depend on the network, too.
+    The sibling's sets must have the same fields, records and encoders. Files are copied where the
+    disk does not support links.
+
+    For data that cannot be looked at in advance, whether records are the same is left to the stage
+    `encode`. The config has to name their buckets, since buckets that the stage chooses depend on
+    the network, too.
 
     Args:
       config: the run's config.
-      data: the directory, which need not be there.
+      data: directory of the run's data, which need not exist.
     """
     if not data.parent.is_dir() or any((data / name).exists() for name in _SETS):
         return
@@ -44,7 +46,7 @@ def share_encoded(config: Config, data: Path) -> None:
     if not others:
         return
     contents: Contents | None = None
-    # What is wrong with the data is told where the run begins.
+    # Errors in the data are reported when the run begins.
     with contextlib.suppress(UserError, OSError):
         source = source_of(config, data)
         contents = None if source is None else contents_of(source)
@@ -55,29 +57,29 @@ def share_encoded(config: Config, data: Path) -> None:
         if set_change(config, SetPlan(other / "encoded", "encoded", contents, inputs)).writes:
             continue
         _LOG.info("study: %s has the encoded data of %s", data.name, other.name)
-        # No job changes them meanwhile.
+        # Keeps other jobs from changing the files meanwhile.
         with reading(other):
             data.mkdir(exist_ok=True)
             for name in _SETS:
-                # Without the one the other is not taken, either: the stage makes both.
+                # If one set cannot be shared, the other is left out too: the stage makes both.
                 if is_complete(other / name) and not _share(other / name, data / name):
                     break
         return
 
 
 def _share(source: Path, target: Path) -> bool:
-    """Links a set; whether it is there then."""
+    """Links a set; returns whether it exists afterwards."""
     try:
         with whole(target) as partial:
             shutil.copytree(source, partial, copy_function=_link)
     except OSError as error:
-        # Another job that was as far as this one has made it meanwhile.
+        # Another job has made it in the meantime.
         if error.errno in (errno.EEXIST, errno.ENOTEMPTY):
             return True
-        # Of a file that is gone since, or a disk that is full: sharing is only a saving.
+        # A file has gone or the disk is full; the run can go on, since sharing only saves time.
         if not isinstance(error, shutil.Error | FileNotFoundError):
             raise
-        _LOG.info("study: %s cannot be read as a whole, and %s is encoded anew", source, target)
+        _LOG.info("study: %s cannot be read as a whole, so %s is encoded again", source, target)
         return False
     return True
 

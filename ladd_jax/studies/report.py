@@ -1,4 +1,4 @@
-"""A study as one page and one text: each recipe beside the others, with intervals."""
+"""A study's report, as an HTML page and as text: all recipes side by side, with intervals."""
 
 import html
 import statistics
@@ -17,13 +17,13 @@ from ladd_jax.studies.table import Study
 from ladd_jax.whole_files import write_text_whole
 
 _SHOWN = ("fd", "fd_real", "alignment", "diversity", "deviation")
-"""Metrics of the table and the plot, where runs have them."""
+"""Metrics in the table and the plot, where runs have measured them."""
 
 _OVER_GENERATOR = ("diversity", "deviation")
-"""Those of them that say nothing alone: over the data generator's."""
+"""The ones that say nothing on their own, shown divided by the data generator's value."""
 
 Means = dict[str, list[Row]]
-"""By recipe the means over its seeds."""
+"""For each recipe, its rows averaged over the seeds."""
 
 
 def _means(study: Study, done: Sequence[Mapping[str, Any]]) -> Means:
@@ -31,7 +31,7 @@ def _means(study: Study, done: Sequence[Mapping[str, Any]]) -> Means:
     for recipe in study.recipes:
         runs = [rows_of(run) for run in done if run["recipe"] == recipe and "rows" in run]
         if runs:
-            # What one of them was not asked for has no mean.
+            # Only rows that all seeds have can be averaged.
             common = set.intersection(*({_what(row) for row in rows} for rows in runs))
             found[recipe] = aggregate([[r for r in rows if _what(r) in common] for rows in runs])
     return found
@@ -47,7 +47,7 @@ def _limits(rows: Sequence[Row]) -> str:
 
 
 def _columns(means: Means) -> list[tuple[str, int]]:
-    """(metric, steps) of the students."""
+    """The (metric, steps) pairs that some student was measured for."""
     students = [row for rows in means.values() for row in rows if _is_student(row)]
     steps = sorted({row.steps for row in students})
     metrics = [name for name in _SHOWN if any(name in row.values for row in students)]
@@ -61,7 +61,7 @@ def _is_student(row: Row) -> bool:
 def _measured(
     rows: Sequence[Row], model: str, metric: str, steps: int | None = None
 ) -> tuple[float, tuple[float, float] | None] | None:
-    """A value as it is shown, and its interval."""
+    """A value as shown, and its interval; both over the generator's value for some metrics."""
     row, made = find(rows, model, "all", steps), find(rows, "generator", "all")
     if row is None or metric not in row.values:
         return None
@@ -96,7 +96,7 @@ def _with_steps(metric: str, steps: int) -> str:
 
 
 def _lines(means: Means, metrics: Sequence[str]) -> list[list[str]]:
-    """A table of metrics: a line for each recipe that has run, below the headings."""
+    """The lines of a table of metrics: the headings, then a line for each recipe that has run."""
     columns = [column for column in _columns(means) if column[0] in metrics]
     lines = [["recipe", "seeds", *(_with_steps(*column) for column in columns), "limits"]]
     for recipe, rows in means.items():
@@ -106,7 +106,7 @@ def _lines(means: Means, metrics: Sequence[str]) -> list[list[str]]:
 
 
 def _spread(means: Means, study: Study) -> list[str]:
-    """How far trainings are apart that differ by nothing but their seed."""
+    """How far apart trainings are that differ only in their seed; empty if recipes differ."""
     fields = [
         {path: value for path, value in study.recipes[name].items() if path != "distil.seed"}
         for name in means
@@ -119,8 +119,8 @@ def _spread(means: Means, study: Study) -> list[str]:
         return []
     middle = statistics.median(values)
     return [
-        f"{len(values)} trainings, FD in one step: median {middle:.3f}, the others from "
-        f"{min(values) / middle:.2f} to {max(values) / middle:.2f} times that"
+        f"{len(values)} trainings, FD in one step: median {middle:.3f}, ranging from "
+        f"{min(values) / middle:.2f} to {max(values) / middle:.2f} times the median"
     ]
 
 
@@ -133,11 +133,11 @@ def _failures(study: Study, done: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def format_study(study: Study, done: Sequence[Mapping[str, Any]]) -> str:
-    """Aligned text: FD of each recipe, how many limits it meets, and what has failed.
+    """Aligned text: FD of each recipe, how many limits it meets, and which runs have failed.
 
     Args:
       study: the study.
-      done: runs that have ended, of which those of recipes that it has no more are left out.
+      done: runs that have ended; those whose recipe is no longer in the study are left out.
     """
     means = _means(study, done)
     notes = [*_spread(means, study), *_failures(study, done)]
@@ -145,7 +145,7 @@ def format_study(study: Study, done: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _plot(means: Means) -> bytes | None:
-    """A panel for each metric: a line for each recipe, a mark for each number of steps."""
+    """A plot with a panel per metric, a line per recipe, and a mark per number of steps."""
     columns = _columns(means)
     metrics = list(dict.fromkeys(name for name, _ in columns))
     if not metrics:
@@ -192,7 +192,7 @@ def _table(lines: Sequence[Sequence[str]]) -> str:
 
 
 def _settings(study: Study) -> str:
-    """What recipes set, and in what each differs from all others."""
+    """A table of the fields that all recipes set, and of those in which they differ."""
     fields = {path for changes in study.recipes.values() for path in changes}
     missing = object()
     common = {
@@ -218,9 +218,9 @@ def write_study_report(
     """Writes one self-contained HTML file.
 
     Args:
-      path: path of the file.
+      path: path of the file to write.
       study: the study.
-      config: what it starts from, in words.
+      config: description of the config that it starts from.
       done: see `format_study`.
     """
     means = _means(study, done)
@@ -230,9 +230,9 @@ def write_study_report(
         f"<h1>Study: {html.escape(study.name)}</h1>",
         f"<p>{html.escape(study.question)}</p>",
         f"<p class=soft>{html.escape(config)}; students in all buckets together. FD is to held-out "
-        "samples of a recipe's own data generator, which is the dotted line. Of one seed intervals "
-        "of 95% are over the pictures, of several over the seeds. In brackets is the share of what "
-        "the untrained student has at the same steps.</p>",
+        "samples of a recipe's own data generator, which is the dotted line. Intervals of 95% are "
+        "over the pictures for one seed, and over the seeds for several. Factors in brackets are "
+        "relative to the untrained student at the same steps.</p>",
         _table(_lines(means, ("fd",))),
         *(f"<p>{html.escape(note)}</p>" for note in notes),
     ]
@@ -242,9 +242,9 @@ def write_study_report(
     for recipe, rows in means.items():
         told = guidance_plot(rows)
         if told:
-            page.append(f"<h2>Told the guidance: {html.escape(recipe)}</h2>")
+            page.append(f"<h2>Over the guidance scale: {html.escape(recipe)}</h2>")
             page.append(plotted(told, f"metrics over guidance of {recipe}"))
-    page += ["<h2>What each sets</h2>", _settings(study), "<h2>Numbers</h2>"]
+    page += ["<h2>What each recipe sets</h2>", _settings(study), "<h2>Numbers</h2>"]
     metrics = dict.fromkeys(name for name, _ in _columns(means) if name != "fd")
     page += [_table([line[:-1] for line in _lines(means, (name,))]) for name in metrics]
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Rows of a study: what each run came to, kept as it finishes."""
+"""Rows of a study: the result of each run, saved when it finishes."""
 
 import contextlib
 import json
@@ -15,19 +15,19 @@ from ladd_jax.whole_files import write_text_whole
 _TRY_SECONDS = 0.2
 
 Run = dict[str, Any]
-"""`recipe`, `seed`, `changes`, `config`, a digest of what the numbers depend on, and `rows` of its
-table; or `failed`, why it has none."""
+"""A run's `recipe`, `seed`, `changes`, `config` (a digest of what the numbers depend on), and the
+`rows` of its table; or `failed`, the reason why it has none."""
 
 
 def read_rows(path: Path) -> list[Run]:
-    """The runs of a study, as `add_row` has written them; none where there is no file.
+    """The runs of a study, as `add_row` has written them; empty if there is no file.
 
     Raises:
       DamagedError: the file holds something else.
     """
     if not path.exists():
         return []
-    remedy = "remove it, and runs that are done are read again"
+    remedy = "remove it, and finished runs are read again"
     try:
         found = json.loads(path.read_text())
         for run in found:
@@ -43,9 +43,9 @@ def read_rows(path: Path) -> list[Run]:
 
 
 def add_row(path: Path, run: Mapping[str, Any]) -> None:
-    """Adds a run, in the place of one of the same recipe and seed, whatever other jobs add."""
+    """Adds a run, or replaces the one of the same recipe and seed; safe with concurrent jobs."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Not every network disk has locks of its own.
+    # Not every network disk supports file locks, so a folder serves as the lock.
     writer = path.with_name(f".{path.name}.writer")
     while True:
         try:
@@ -54,7 +54,7 @@ def add_row(path: Path, run: Mapping[str, Any]) -> None:
             break
         except ExistsError:
             time.sleep(_TRY_SECONDS)
-    # Another one may be there already.
+    # Another job may be using it already.
     with contextlib.suppress(OSError):
         writer.rmdir()
 
@@ -66,5 +66,5 @@ def _add(path: Path, run: Mapping[str, Any]) -> None:
 
 
 def rows_of(run: Mapping[str, Any]) -> list[Row]:
-    """The table of a run; empty where it failed."""
+    """The table of a run; empty if the run failed."""
     return [Row.from_dict(row) for row in run.get("rows", ())]

@@ -1,4 +1,4 @@
-"""Runs of a study: each in a workdir of its own, on data that it shares where they are the same."""
+"""Runs of a study: each has its own workdir, and runs with the same data share it."""
 
 import dataclasses
 import hashlib
@@ -29,18 +29,18 @@ from ladd_jax.training.metrics import DivergedError
 _LOG = logging.getLogger(__name__)
 
 SHARED = "shared"
-"""The folder of data beside those of studies."""
+"""The folder of shared data, beside the folders of the studies."""
 
 _PROGRAMS = "compilation_cache"
 
 RESERVED = (SHARED, _PROGRAMS)
-"""Names that no study can have."""
+"""Folder names that a study must not use as its own name."""
 
-# Sections that the first rows did not know: with none of their fields set they do not count.
+# Sections newer than the first rows of studies: they only count if one of their fields is set.
 _LATER = ("prefer", "own")
 
 _OF_DATA = ("encode", "pretrain", "prefer", "synthesize")
-"""Stages whose results runs share, but for networks of other sizes."""
+"""Stages whose results runs share, except for networks of other sizes."""
 
 
 def config_of(study: Study, config: ConfigDict, recipe: str, seed: int, workdir: Path) -> Config:
@@ -48,18 +48,18 @@ def config_of(study: Study, config: ConfigDict, recipe: str, seed: int, workdir:
 
     Args:
       study: the study.
-      config: what it starts from.
-      recipe: the run's recipe.
+      config: the config that the study starts from.
+      recipe: name of the run's recipe.
       seed: the run's seed.
-      workdir: of the studies, whose runs share compiled programs, unless the config has a place for
-        them that is none of a workdir.
+      workdir: workdir of the studies, whose runs share a cache of compiled programs there unless
+        the config names another place for it.
 
     Raises:
-      UserError: the recipe sets what a config does not take, or what weights decide.
+      UserError: the recipe sets a field that a config does not accept, or that the weights fix.
     """
     try:
         made = study.start(config, recipe, seed)
-    # Of a field in the place of a section, or of a value of another type.
+    # Raised where a recipe names a field as if it were a section, or gives a value of another type.
     except (TypeError, KeyError, AttributeError) as error:
         raise UserError(f"{error}: name fields of a config, with values of their types") from error
     if made.compilation_cache in ("", base_config().compilation_cache):
@@ -81,9 +81,9 @@ def config_of(study: Study, config: ConfigDict, recipe: str, seed: int, workdir:
 def check_recipes(
     study: Study, config: ConfigDict, recipes: Iterable[str], seed: int, workdir: Path
 ) -> None:
-    """Raises UserError with all that is wrong with recipes, before any of them is run.
+    """Raises UserError with everything that is wrong with the recipes, before any of them is run.
 
-    Each is looked at as the command `main` would, all its stages together.
+    Each recipe is checked as the command `main` would check it, with all of its stages.
     """
     problems, names = Problems(), list(recipes)
     folders: dict[str, str] = {}
@@ -104,20 +104,21 @@ def check_recipes(
 
 
 def digest_of(config: Config) -> str:
-    """What a run's numbers depend on, as a row keeps it."""
+    """A digest of what a run's numbers depend on, which is kept in its row."""
     found = _digest(config, "distil", "evaluate")
     if config.prefer.after:
-        # No result of a stage depends on what is added to a student that is done.
+        # `identity` leaves `prefer` out, since no stage's result depends on a LoRA that is added to
+        # the finished student; the numbers do.
         added = json.dumps([found, to_dict(config.prefer)], sort_keys=True)
         found = hashlib.sha256(added.encode()).hexdigest()
     return found[:16]
 
 
 def _digest(config: Config, result: str, *sections: str) -> str:
-    """Of the identity of a result, and of further sections.
+    """A digest of the identity of a result, and of further sections of the config.
 
-    Fields with the value that stands for none do not count: so rows and data of an older version
-    have the same one when there is a new field.
+    Fields whose value means that they are not set do not count. So rows and data of an older
+    version keep their digest when a new field is added.
     """
     fields, default = to_dict(config), absent()
     found = identity(fields, result)
@@ -130,7 +131,7 @@ def _digest(config: Config, result: str, *sections: str) -> str:
 
 
 def _unlike(value: Any, default: Any) -> Any:
-    """Of nested fields those that differ from their default."""
+    """The nested fields that differ from their default."""
     if not isinstance(value, dict) or not isinstance(default, dict):
         return value
     return {
@@ -141,17 +142,17 @@ def _unlike(value: Any, default: Any) -> Any:
 
 
 def check_rows(study: Study, config: ConfigDict, done: Iterable[Run], workdir: Path) -> None:
-    """Whether runs that have rows are of the config that runs are made with now.
+    """Checks that existing rows were made with the config that runs would be made with now.
 
     Args:
       study: the study.
-      config: what it starts from.
-      done: rows; those of an older version do not say, and those of recipes that the study has no
-        more do not count.
-      workdir: of the studies.
+      config: the config that it starts from.
+      done: the rows; those of an older version without a digest, and those of recipes that are no
+        longer in the study, are not checked.
+      workdir: workdir of the studies.
 
     Raises:
-      UserError: one is of another config.
+      UserError: a row was made with another config.
     """
     for run in done:
         if run["recipe"] not in study.recipes or "config" not in run:
@@ -159,29 +160,30 @@ def check_rows(study: Study, config: ConfigDict, done: Iterable[Run], workdir: P
         made = config_of(study, config, run["recipe"], run["seed"], workdir)
         if run["config"] != digest_of(made):
             raise UserError(
-                f"the row of {run['recipe']!r} and seed {run['seed']} is of another config: set it "
-                f"back, use another --workdir or --rows, or remove that row"
+                f"the row of {run['recipe']!r} and seed {run['seed']} was made with another "
+                f"config: set it back, use another --workdir or --rows, or remove that row"
             )
 
 
 def run_recipe(
     study: Study, config: ConfigDict, recipe: str, seed: int, workdir: Path
 ) -> Mapping[str, Any]:
-    """Runs one recipe to its end, or goes on where it was stopped.
+    """Runs one recipe to its end, from where it was stopped if it was.
 
-    Arguments are those of `config_of`.
+    Takes the arguments of `config_of`.
 
     Returns:
-      its row, on process 0; on others what is the same for all of its runs.
+      the run's row; processes other than 0 get it without `rows`.
 
     Raises:
-      ExistsError: another job has the run, or makes the data.
+      ExistsError: another job has the run, or is making the data.
       UserError: it cannot be run on this machine, or in this workdir.
     """
     made = config_of(study, config, recipe, seed, workdir)
     data = workdir / SHARED / _digest(made, "synthesized")[:12]
     run = workdir / study.name / folder_name(recipe) / str(seed)
-    # The data are those of all runs with this data generator, whatever students and teachers.
+    # Data belong to all runs with this data generator, so their config must not depend on the
+    # student and the teacher of one run.
     first = dataclasses.replace(
         made,
         stages=tuple(n for n in made.stages if n in _OF_DATA),

@@ -1,4 +1,4 @@
-"""Tables of studies: which recipes there are, what each sets, and which is run next."""
+"""Tables of studies: the recipes, the fields that each sets, and which is run next."""
 
 import dataclasses
 import re
@@ -16,7 +16,7 @@ from ladd_jax.whole_files import read_json
 _HERE = Path(__file__).parent
 
 _PARTS = ("config", "recipes", "base", "data", "question")
-"""What a table has; the first two it must have."""
+"""The parts of a table, of which the first two are required."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,11 +24,12 @@ class Study:
     """A table of recipes.
 
     Attributes:
-      name: the study's, and of its folder.
-      config: name of the config that it starts from, unless a user names another.
-      recipes: by name all that each sets, field by field: `base` of the table, and its own.
-      data: fields that all recipes have and do not repeat in their rows.
-      question: what it asks, in a sentence.
+      name: name of the study and of its folder.
+      config: name of the config that it starts from, unless the user names another.
+      recipes: for each recipe, by name, the fields that it sets: those of the table's `base`, and
+        its own.
+      data: fields that are set for all recipes and not repeated in their rows.
+      question: the question that the study answers, in a sentence.
     """
 
     name: str
@@ -38,7 +39,7 @@ class Study:
     question: str = ""
 
     def start(self, config: ConfigDict, recipe: str, seed: int) -> ConfigDict:
-        """The config of a run: a copy of another with what its recipe sets."""
+        """The config of a run: a copy of the given one with the fields that its recipe sets."""
         made = ConfigDict(config.to_dict())
         made.seed = seed
         changes = self.data | self.recipes[recipe]
@@ -47,7 +48,7 @@ class Study:
 
 
 def as_field(value: Any) -> Any:
-    """A value of JSON as fields have it."""
+    """A JSON value in the type that fields have."""
     return tuple(value) if isinstance(value, list) else value
 
 
@@ -59,19 +60,19 @@ def known_studies() -> dict[str, Path]:
 def read_study(given: str) -> Study:
     """A study by its name, or by the path of its table.
 
-    A table is JSON: `config`, the name of a config; `recipes`, by name what each sets, from path of
-    a field to value; and optionally `base`, what all set, `data`, the same without being repeated
-    in rows, and `question`.
+    A table is JSON: `config`, the name of a config; `recipes`, which maps each recipe's name to the
+    fields it sets, by their paths; and optionally `base`, fields that all recipes set, `data`, the
+    same but not repeated in rows, and `question`.
 
     Raises:
-      DamagedError: the file is no such table, has other parts, or a name twice.
+      DamagedError: the file is not such a table, has unknown parts, or has a name twice.
       NotFoundError: there is no such study.
     """
     known = known_studies()
     if given not in known and not given.endswith(".json"):
         raise NotFoundError(
-            f"there is no study {given!r}{nearest(given, known)}; the file of another ends with "
-            f".json"
+            f"there is no study {given!r}{nearest(given, known)}; the path of another table must "
+            f"end with .json"
         )
     path = known.get(given) or expand(given)
     if not path.is_file():
@@ -80,7 +81,7 @@ def read_study(given: str) -> Study:
     for name in table:
         if name not in _PARTS:
             raise DamagedError(
-                f"{path} has {name!r}, which is no part of a table{nearest(name, _PARTS)}"
+                f"{path} has {name!r}, which is not a part of a table{nearest(name, _PARTS)}"
             )
     for name, kind in (("config", str), ("recipes", dict)):
         if not isinstance(table.get(name), kind):
@@ -115,7 +116,7 @@ def _check_fields(path: Path, what: str, found: Any) -> None:
 
 
 def folder_name(recipe: str) -> str:
-    """A recipe's name as that of a folder, without what a path or a shell reads in its own way."""
+    """A recipe's name as a folder name, without characters special to paths or shells."""
     return re.sub(r"[^\w.+=-]+", "_", recipe).strip("._") or "_"
 
 
@@ -126,14 +127,14 @@ def next_run(
     seeds: Sequence[int],
     passed: Collection[tuple[str, int]] = (),
 ) -> tuple[str, int] | None:
-    """The first recipe and seed without a row: all recipes of one seed go before the next.
+    """The first recipe and seed without a row; all recipes of one seed go before the next seed.
 
     Args:
-      recipes: of the study.
+      recipes: the study's recipes.
       done: rows with `recipe`, `seed` and `changes`.
-      only: names of recipes; none for all of the table.
+      only: names of the recipes to run; empty for all of the table.
       seeds: seeds that each recipe is run with.
-      passed: recipes and seeds that are passed over.
+      passed: pairs of recipe and seed to pass over.
 
     Raises:
       UserError: there is no such recipe, or one has changed since its row was made.

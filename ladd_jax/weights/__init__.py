@@ -16,7 +16,7 @@ __all__ = list(_PLACES)
 
 
 def __getattr__(name: str) -> Any:
-    # The families of networks import this package, so theirs come when they are asked for.
+    # The model families import this package, so their names are imported only on first use.
     if name not in _PLACES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(_PLACES[name]), name)

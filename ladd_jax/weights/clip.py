@@ -25,11 +25,11 @@ class CLIP:
 
     Attributes:
       text_config: architecture of the text tower.
-      text: the network, `text(params["text"], ids)[1]` are vectors.
+      text: the text network; `text(params["text"], ids)[1]` are the embeddings.
       vision_config: architecture of the vision tower.
-      vision: the network, `vision(params["vision"], pixels)` are vectors.
+      vision: the vision network; `vision(params["vision"], pixels)` are the embeddings.
       params: parameters by tower.
-      scale: factor of the cosine in CLIP's logits, the exponential of what the file holds.
+      scale: factor of the cosine in CLIP's logits; the file holds its logarithm.
     """
 
     text_config: CLIPTextConfig
@@ -49,7 +49,7 @@ def load_clip(directory: Path, mesh: Mesh | None = None) -> CLIP:
 
     Raises:
       NotFoundError: a file is not there.
-      UserError: the config is of another model, or a tensor is missing, unknown or misshaped.
+      UserError: the config belongs to another model, or a tensor is missing, unknown or misshaped.
     """
     text_config, vision_config = read_clip_config(directory)
     text, vision = clip_text(text_config), clip_vision(vision_config)
@@ -61,7 +61,7 @@ def load_clip(directory: Path, mesh: Mesh | None = None) -> CLIP:
     }
     scalar = jax.ShapeDtypeStruct((), jnp.float32)
     shapes = {"text": text.shapes, "vision": vision.shapes, "logit_scale": scalar}
-    # Older files also hold the numbers of the positions.
+    # Older files also hold the position indices as a tensor.
     ignored = frozenset(f"{tower}_model.embeddings.position_ids" for tower in ("text", "vision"))
     check_tensors(directory, tensors, layout, shapes, ignored)
     axes = {"text": text.axes, "vision": vision.axes, "logit_scale": ()}
@@ -75,12 +75,12 @@ def read_clip_config(directory: Path) -> tuple[CLIPTextConfig, CLIPVisionConfig]
 
     Raises:
       NotFoundError: there is no config.
-      UserError: it is damaged, of another model, or has an unsupported activation.
+      UserError: it is damaged, belongs to another model, or has an unsupported activation.
     """
     path = directory / "config.json"
     if not path.is_file():
         raise NotFoundError(f"no {path}: give the folder of a CLIP in transformers' layout")
-    # Configs leave out what was the default of the release that wrote them.
+    # Configs leave out the fields that had the defaults of `transformers`, so it fills them in.
     from transformers import CLIPConfig
 
     config: Any = None
@@ -88,7 +88,7 @@ def read_clip_config(directory: Path) -> tuple[CLIPTextConfig, CLIPVisionConfig]
         kind = CLIPConfig.get_config_dict(directory)[0].get("model_type")
         if kind == "clip":
             config = CLIPConfig.from_pretrained(directory)
-    # It checks fields by many kinds of errors.
+    # It reports invalid fields with many types of exception.
     except Exception as error:
         reason = brief(error)
         raise UserError(f"{path} is damaged ({reason}): get it again") from error
@@ -103,7 +103,7 @@ def read_clip_config(directory: Path) -> tuple[CLIPTextConfig, CLIPVisionConfig]
             )
         own = {field.name for field in dataclasses.fields(CLIPTowerConfig)}
         fields = {name: value for name, value in tower.to_dict().items() if name in own}
-        # The towers' own widths of a projection count only where a tower stands alone.
+        # A tower's own projection_dim only counts when the tower is used without the other.
         return fields | {"projection_dim": config.projection_dim, "dtype": jnp.float32}
 
     text, vision = config.text_config, config.vision_config
@@ -112,7 +112,7 @@ def read_clip_config(directory: Path) -> tuple[CLIPTextConfig, CLIPVisionConfig]
             **shared(text),
             vocab_size=text.vocab_size,
             max_position_embeddings=text.max_position_embeddings,
-            # Configs from before 2023 carry a wrong id; their vector is read at the highest id.
+            # Configs from before 2023 carry a wrong id, 2; the end is then at the highest id.
             eos_token_id=None if text.eos_token_id == 2 else text.eos_token_id,
         ),
         CLIPVisionConfig(
@@ -122,7 +122,7 @@ def read_clip_config(directory: Path) -> tuple[CLIPTextConfig, CLIPVisionConfig]
 
 
 def clip_text_layout(config: CLIPTextConfig) -> Tree:
-    """The text tower, alone or in a CLIP."""
+    """The tensors of the text tower, which are named the same alone or in a CLIP."""
     return {
         "tokens": same("text_model.embeddings.token_embedding.weight"),
         "positions": same("text_model.embeddings.position_embedding.weight"),

@@ -1,6 +1,6 @@
 """DINOv2 as `transformers` saves it: where each parameter is, and the network from a folder.
 
-`transformers` itself is not needed: training reads these weights.
+`transformers` itself is not needed, since training reads these weights without it.
 """
 
 import dataclasses
@@ -21,7 +21,7 @@ from ladd_jax.weights.source import fetch_model, weight_files
 from ladd_jax.weights.transfer import check_tensors, load
 from ladd_jax.whole_files import read_json
 
-# Of `transformers`; a config need not have what is as here.
+# Defaults of `transformers`: a config may leave out fields that have these values.
 _DEFAULTS: dict[str, Any] = {
     "hidden_size": 768,
     "num_hidden_layers": 12,
@@ -36,13 +36,13 @@ _KINDS: dict[str, dict[str, Any]] = {
 }
 _ONLY = {"num_channels": 3, "qkv_bias": True, "hidden_act": "gelu", "layer_norm_eps": 1e-6}
 
-# Of the training of DINOv2 itself.
+# Used only when DINOv2 itself is trained.
 _IGNORED = frozenset({"embeddings.mask_token"})
 
 
 @dataclasses.dataclass(frozen=True)
 class OpenDinov2:
-    """A DINOv2 whose files are known to be exactly its own, not read yet.
+    """A DINOv2 whose files have been checked but whose weights have not been read yet.
 
     Attributes:
       config: its architecture.
@@ -56,7 +56,7 @@ class OpenDinov2:
         """The parameters, on a mesh or the first device.
 
         Args:
-          network: the network, whole or up to a block, of which nothing else is read.
+          network: the network, whole or only up to some block; nothing beyond that is read.
           mesh: mesh to shard them over.
         """
         layout = dinov2_layout(network.config)
@@ -67,16 +67,16 @@ def open_dinov2(place: Path | str) -> OpenDinov2:
     """Finds and checks the files of a DINOv2, with or without registers; reads no weights.
 
     Args:
-      place: the folder that `Dinov2Model.save_pretrained` writes, or owner/name of the hub.
+      place: a folder that `Dinov2Model.save_pretrained` wrote, or owner/name on the hub.
 
     Raises:
-      NotFoundError: a file is not there, or the hub does not give it.
-      UserError: the config is of another model, or a tensor is missing, unknown or misshaped.
+      NotFoundError: a file is missing, or cannot be fetched from the hub.
+      UserError: the config belongs to another model, or a tensor is missing, unknown or misshaped.
     """
     folder = fetch_model(place)
     config = read_dinov2_config(folder)
     tensors = read_headers(weight_files(folder))[0]
-    # A classifier on it holds it under a name of its own.
+    # Files of a classifier built on DINOv2 put a prefix before all of its names.
     tensors = below(next(iter(prefixes(tensors, "embeddings.cls_token")), ""), tensors)
     check_depth(config.num_hidden_layers, tensors, folder)
     check_tensors(folder, tensors, dinov2_layout(config), Dinov2(config).shapes, _IGNORED)
@@ -88,7 +88,7 @@ def read_dinov2_config(folder: Path) -> Dinov2Config:
 
     Raises:
       NotFoundError: there is no config.
-      UserError: it is damaged, of another model, or asks for what is not supported.
+      UserError: it is damaged, belongs to another model, or sets a field to an unsupported value.
     """
     path = folder / "config.json"
     if not path.is_file():
@@ -134,7 +134,7 @@ def read_dinov2_config(folder: Path) -> Dinov2Config:
 
 
 def _side(found: Any) -> Any:
-    """The side of a square that may be given as two equal ones."""
+    """The side of a square, which a config may also give as two equal sides."""
     if isinstance(found, list) and len(found) == 2 and found[0] == found[1]:
         return found[0]
     return found

@@ -1,11 +1,12 @@
-"""Safetensors files: headers checked whole, tensors mapped one at a time, files written as streams.
+"""Safetensors files: headers are fully checked, tensors mapped one by one, and files streamed out.
 
 The format is 8 bytes with the length of the header, the header (JSON), and the tensors' bytes. The
-`safetensors` package keeps a whole file mapped, so that every page ever touched counts as memory
-of the process, and it has no numpy dtype for bfloat16.
+`safetensors` package is not used because it keeps a whole file mapped, so that every page ever
+touched counts as memory of the process, and because it has no numpy dtype for bfloat16.
 
-Weights in float8 may have scales, as ComfyUI writes them: the tensors `NAME.scale_weight` or
-`NAME.weight_scale`, by which `NAME.weight` is multiplied. They are no tensors of their own here.
+Weights in float8 may have scales, as ComfyUI writes them: tensors `NAME.scale_weight` or
+`NAME.weight_scale`, by which `NAME.weight` is multiplied. Here a scale is part of its weight's
+`StoredTensor` and is not listed as a tensor of its own.
 """
 
 import dataclasses
@@ -36,7 +37,7 @@ _DTYPES = _WRITTEN | {
 }
 
 _SCALES = ("scale_weight", "weight_scale")
-# What says how ComfyUI computes with float8, which we do not.
+# Tensors that tell ComfyUI how to compute in float8; we do not compute in float8.
 _OF_COMPUTATION = ("scaled_fp8", "scale_input", "input_scale", "comfy_quant")
 
 
@@ -55,21 +56,21 @@ class Tensor(Protocol):
         """Raises UserError where the tensor cannot be read."""
 
     def map(self) -> np.ndarray:
-        """Its values, which leave the process together with the last reference to them."""
+        """Its values; their memory is freed with the last reference to them."""
 
 
 @dataclasses.dataclass(frozen=True)
 class StoredTensor:
-    """Where a tensor is.
+    """A tensor in a file, described by its header.
 
     Attributes:
       name: the tensor's name.
-      file: the file.
+      file: the file that holds it.
       shape: its shape.
-      dtype_name: its dtype as the format writes it.
-      start: place of its first byte in the file.
+      dtype_name: its dtype as the format spells it.
+      start: offset of its first byte in the file.
       size: its size in bytes.
-      scale: what its values are multiplied by: one number, or one for each row; None for nothing.
+      scale: factor of its values, a single number or one per row; None for no scale.
     """
 
     name: str
@@ -82,16 +83,16 @@ class StoredTensor:
 
     @property
     def dtype(self) -> np.dtype:
-        """The dtype in the file, of a tensor that `check` has passed."""
+        """The dtype in the file; only valid once `check` has passed."""
         return _DTYPES[self.dtype_name]
 
     def check(self) -> None:
-        """Raises UserError where the tensor cannot be read: its dtype, its size."""
+        """Raises UserError where the tensor's dtype, size or scale makes it unreadable."""
         dtype = _DTYPES.get(self.dtype_name)
         if dtype is None:
             raise UserError(
-                f"tensor {self.name} in {self.file} has dtype {self.dtype_name!r}, which is none "
-                f"of {', '.join(_DTYPES)}: convert the file to one of these"
+                f"tensor {self.name} in {self.file} has dtype {self.dtype_name!r}, which is not "
+                f"one of {', '.join(_DTYPES)}: convert the file to one of these"
             )
         if self.size != dtype.itemsize * math.prod(self.shape):
             raise UserError(
@@ -109,10 +110,10 @@ class StoredTensor:
             )
 
     def map(self) -> np.ndarray:
-        """The tensor as a view of the file; what is not touched is not read.
+        """The tensor as a view of the file, whose bytes are only read when they are accessed.
 
-        Each call maps again: the pages leave the process together with the last view of them. With
-        a scale it is no view, and float32.
+        Each call maps the file again, so that the memory is freed with the last view. A tensor with
+        a scale is returned as a float32 copy instead of a view.
         """
         if not self.size:
             return np.empty(self.shape, self.dtype)
@@ -128,16 +129,16 @@ def read_headers(files: Sequence[Path]) -> tuple[dict[str, StoredTensor], dict[s
     """All tensors of some files by name, each with its scale, and the files' metadata.
 
     Raises:
-      DamagedError: a file is no file, truncated or not in the format, or two have a tensor of one
-        name.
+      DamagedError: a path is not a file, a file is truncated or not in the format, or two files
+        have a tensor of the same name.
     """
     tensors: dict[str, StoredTensor] = {}
     metadata: dict[str, str] = {}
     for file in files:
         if not file.is_file():
-            # The hub's cache, copied without the folder of its files, is one of links to nothing.
-            what = "a link to nothing" if file.is_symlink() else "no file"
-            raise DamagedError(f"{file} is {what}: get it again, with all that links lead to")
+            # A copy of the hub's cache without its folder of blobs holds only dangling links.
+            what = "a link to nothing" if file.is_symlink() else "not a file"
+            raise DamagedError(f"{file} is {what}: get it again, with the targets of links")
         size = file.stat().st_size
         try:
             header, start = _read_header(file, size)
@@ -146,7 +147,7 @@ def read_headers(files: Sequence[Path]) -> tuple[dict[str, StoredTensor], dict[s
             end = _end(own, start)
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise DamagedError(
-                f"{file} of {size} bytes is truncated or no safetensors file ({error}): "
+                f"{file} of {size} bytes is truncated or not a safetensors file ({error}): "
                 f"get it again, or give another path"
             ) from error
         if size < end:
@@ -156,8 +157,8 @@ def read_headers(files: Sequence[Path]) -> tuple[dict[str, StoredTensor], dict[s
             )
         if size > end:
             raise DamagedError(
-                f"{file} has {size} bytes and its header promises {end}, as after a download that "
-                f"went on at a wrong place: get it again"
+                f"{file} has {size} bytes and its header promises {end}, as after a download "
+                f"resumed at the wrong offset: get it again"
             )
         for tensor in own:
             other = tensors.setdefault(tensor.name, tensor)
@@ -170,7 +171,7 @@ def read_headers(files: Sequence[Path]) -> tuple[dict[str, StoredTensor], dict[s
 
 
 def _end(tensors: Iterable[StoredTensor], start: int) -> int:
-    """Where the last of a file's tensors ends; raises where they do not follow each other."""
+    """Where the last of a file's tensors ends; raises where there are gaps or overlaps."""
     for tensor in sorted(tensors, key=lambda tensor: (tensor.start, tensor.size)):
         if tensor.start != start:
             raise UserError(
@@ -183,15 +184,15 @@ def _end(tensors: Iterable[StoredTensor], start: int) -> int:
 
 def _metadata(found: Any) -> dict[str, str]:
     if not isinstance(found, dict) or not all(isinstance(text, str) for text in found.values()):
-        raise UserError("its metadata are no texts by name")
+        raise UserError("its metadata is not a mapping of names to strings")
     return found
 
 
 def _tensor(name: str, entry: Any, file: Path, start: int) -> StoredTensor:
-    """A tensor as a header describes it, of a file whose tensors begin at a place."""
+    """A tensor as a header describes it, in a file whose tensor data begins at byte `start`."""
     shape, offsets = entry["shape"], entry["data_offsets"]
     if not _are_counts(shape) or not _are_counts(offsets) or not isinstance(entry["dtype"], str):
-        raise UserError(f"its header says of {name} what is no dtype, shape or place")
+        raise UserError(f"its header has an invalid dtype, shape or offset for {name}")
     first, last = offsets
     if first > last:
         raise UserError(f"its header says that {name} ends before it begins")
@@ -203,7 +204,7 @@ def _are_counts(found: Any) -> bool:
 
 
 def _with_scales(tensors: dict[str, StoredTensor]) -> dict[str, StoredTensor]:
-    """The tensors of a network, without those that only say how others are stored."""
+    """The tensors of a network, with scales attached to their weights and not listed themselves."""
     found = dict(tensors)
     for name in tensors:
         stem, _, last = name.rpartition(".")
@@ -219,7 +220,7 @@ def _read_header(file: Path, size: int) -> tuple[dict[str, Any], int]:
     with file.open("rb") as stream:
         first = stream.read(8)
         if len(first) == 8 and LFS_POINTER.startswith(first):
-            raise UserError("it is a pointer of git-lfs, and not the file: run `git lfs pull`")
+            raise UserError("it is a git-lfs pointer instead of the file: run `git lfs pull`")
         if len(first) < 8:
             raise UserError("it has no header")
         (length,) = struct.unpack("<Q", first)
@@ -227,15 +228,15 @@ def _read_header(file: Path, size: int) -> tuple[dict[str, Any], int]:
             raise UserError("its header would be longer than the file")
         header = json.loads(stream.read(length))
         if not isinstance(header, dict):
-            raise UserError("its header is no JSON object")
+            raise UserError("its header is not a JSON object")
         return header, 8 + length
 
 
 def weight_dtype(dtype: Any) -> np.dtype:
-    """The dtype of weights that a name or a scalar type stands for.
+    """The dtype that a name or a scalar type stands for.
 
     Raises:
-      UserError: weights are not kept so.
+      UserError: it is not a dtype that weights can have.
     """
     try:
         found = np.dtype(dtype)
@@ -253,7 +254,7 @@ def dtype_name(dtype: Any) -> str:
     """The format's name of a dtype.
 
     Raises:
-      UserError: weights are not stored so.
+      UserError: it is not a dtype in which weights are stored.
     """
     return _NAMES[weight_dtype(dtype)]
 
@@ -264,11 +265,13 @@ def make_header(
     metadata: Mapping[str, str],
     numbers: Iterable[str] = (),
 ) -> bytes:
-    """What a file begins with; without gaps the `numbers` follow, single ones of float32, then the
+    """The bytes that a file begins with.
+
+    They must be followed, without gaps, by the `numbers`, each a single float32, and then by the
     tensors in the order of `shapes`.
 
     Raises:
-      UserError: a dtype in which weights are not stored.
+      UserError: it is not a dtype in which weights are stored.
     """
     header: dict[str, Any] = {"__metadata__": dict(metadata)}
     end = 0
@@ -293,18 +296,18 @@ def write_safetensors(
     metadata: Mapping[str, str],
     numbers: Mapping[str, float] | None = None,
 ) -> None:
-    """Writes a file tensor by tensor, so that one of them is in memory.
+    """Writes a file tensor by tensor, so that only one of them is in memory at a time.
 
     Args:
       path: the file to write.
       shapes: the tensors' shapes by name, in the order of `tensors`.
       dtype: dtype of all tensors.
-      tensors: their values.
-      metadata: kept in the header.
-      numbers: single numbers by name, of float32 whatever `dtype` is.
+      tensors: the tensors' values.
+      metadata: names and strings to keep in the header.
+      numbers: single numbers by name, stored in float32 whatever `dtype` is.
 
     Raises:
-      UserError: a dtype in which weights are not stored.
+      UserError: it is not a dtype in which weights are stored.
     """
     numbers = numbers or {}
     with path.open("wb") as stream:

@@ -1,4 +1,4 @@
-"""Whether weights are still those that something was made with, without reading all of them."""
+"""Detects whether weights are still those that something was made with, without a full read."""
 
 import functools
 import hashlib
@@ -13,9 +13,9 @@ ENCODERS = (
     "vae", "text_encoder", "text_encoder_2", "text_encoder_3", "tokenizer", "tokenizer_2",
     "tokenizer_3",
 )  # fmt: skip
-"""Folders of a pipeline with what makes latents and text."""
+"""Folders of a pipeline that hold what makes latents and text embeddings."""
 
-# Of what is read: weights, and all that tokenizers and architectures are made of.
+# Files that count: weights, tokenizers and configs.
 _SUFFIXES = (".safetensors", ".json", ".txt", ".model")
 
 _PIECES = 64
@@ -24,17 +24,18 @@ _PIECE = 2**16
 
 @functools.lru_cache(maxsize=32)
 def fingerprint(place: str, parts: Sequence[str]) -> str:
-    """A digest of names, sizes and samples of the files of some weights.
+    """A digest of the names, the sizes and a sample of the bytes of a model's files.
 
-    Of files of more than 4 MiB 64 pieces of 64 KiB count, evenly spaced from the first to the last,
-    which tell one training from another; of others all bytes.
+    Files of up to 4 MiB are read whole. Of larger ones 64 pieces of 64 KiB are read, evenly spaced
+    from the first byte to the last, which is enough to tell one training from another.
 
     Args:
       place: a pipeline's folder, another folder of one model, or a file.
-      parts: folders of the pipeline that count; of a folder that has none of them its own files do.
+      parts: folders of the pipeline that count; in a folder without any of them, its own files
+        count instead.
 
     Returns:
-      hexadecimal digits; empty where nothing is there, as with a name of the hub.
+      hexadecimal digits; empty where no files are here, as with the name of a hub repository.
     """
     folder = expand(place)
     files = [folder] if folder.is_file() else sorted(_files(folder, parts))
@@ -50,7 +51,7 @@ def fingerprint(place: str, parts: Sequence[str]) -> str:
 
 
 def fingerprints(field: str, place: str, parts: Sequence[str]) -> dict[str, str]:
-    """The fingerprint of the weights that a field names, by its name; none where none are here."""
+    """Maps a field to the fingerprint of the weights that it names; empty if they are not here."""
     found = fingerprint(place, parts) if place else ""
     return {field: found} if found else {}
 

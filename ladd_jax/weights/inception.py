@@ -29,7 +29,7 @@ def load_inception(path: Path | str, mesh: Mesh | None = None) -> tuple[Model, P
 
     Raises:
       NotFoundError: there is no such file.
-      UserError: the file is damaged, or of another network.
+      UserError: the file is damaged, or belongs to another network.
     """
     file = expand(path)
     if not file.is_file():
@@ -42,7 +42,7 @@ def load_inception(path: Path | str, mesh: Mesh | None = None) -> tuple[Model, P
     )
     network = inception()
     layout = _layout(network.shapes)
-    # The classifier, which features do not need, and the steps of a training that is over.
+    # The classifier, which features do not need, and batch norm's step counters.
     ignored = frozenset(
         name for name in tensors if name.startswith("fc.") or name.endswith("num_batches_tracked")
     )

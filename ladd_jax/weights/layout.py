@@ -1,11 +1,11 @@
-"""How parameters are kept in the files of others.
+"""How our parameters map to the tensors in other libraries' files.
 
-A layout is a tree like a network's parameters with a `Leaf` in place of each array: the names of
-the tensors behind it, and how they make it. Everything else follows from it: the names and shapes
-that a file must have, reading, and writing, which is reading backwards. `weights.transfer` does
-both, shard by shard.
+A layout is a tree like a network's parameters with a `Leaf` in place of each array. A leaf holds
+the names of the tensors that the array is made of, and how it is made. Everything else follows from
+the layout: the names and shapes that a file must have, reading, and writing, its inverse.
+`weights.transfer` reads and writes, shard by shard.
 
-I inputs and O outputs of a layer, n tensors that are one array of ours.
+I inputs and O outputs of a layer, n tensors that form one array of ours.
 """
 
 import dataclasses
@@ -21,10 +21,10 @@ from ladd_jax.errors import UserError
 Shape = tuple[int, ...]
 
 Tree = dict[Any, Any]
-"""Nested dict like the parameters of a network; of a layout, with a `Leaf` at each array."""
+"""Nested dict like the parameters of a network; a layout has a `Leaf` in place of each array."""
 
 Bounds = tuple[tuple[int, int], ...]
-"""First and last + 1 along each dimension of a parameter."""
+"""Start and stop (exclusive) along each dimension of a parameter."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,13 +34,13 @@ class Piece:
     Attributes:
       name: the tensor's name in the file.
       shape: its shape in the file.
-      at: dimensions of the parameter in which the tensor fills one place, and that place: its
-        layer, and which of several tensors it is. It spans the parameter's other dimensions.
+      at: index of the tensor along each dimension of the parameter in which it fills one place:
+        its layer, and which of several tensors it is. It spans the parameter's other dimensions.
       factors: the file's dimensions, split where ours are.
-      order: the factors' order in our parameter.
-      ours: shape of the part.
-      reverse: the dimension of ours, before it takes the shape `ours`, that the file has in the
-        opposite order.
+      order: the permutation that takes `factors` to the order in our parameter.
+      ours: shape of the part in our parameter.
+      reverse: the dimension, after the permutation and before the reshape to `ours`, whose order
+        is reversed in the file.
     """
 
     name: str
@@ -65,7 +65,7 @@ class Piece:
         return part if self.reverse is None else np.flip(part, self.reverse)
 
     def overlap(self, box: Bounds) -> tuple[tuple[Any, ...], tuple[Any, ...]] | None:
-        """Indices of the shard and of the part where they meet, if they do."""
+        """Indices of the overlap in the shard and in the part; None where they do not overlap."""
         in_shard: list[Any] = []
         in_part: list[Any] = []
         for axis, (start, stop) in enumerate(box):
@@ -82,11 +82,11 @@ class Piece:
 
 @dataclasses.dataclass(frozen=True)
 class Leaf:
-    """One array of ours.
+    """One of our arrays.
 
     Attributes:
-      names: the tensors that it is made of.
-      pieces: `pieces(shape)`: the tensors as parts of an array of this shape.
+      names: names of the tensors that it is made of.
+      pieces: `pieces(shape)` gives these tensors as parts of an array of this shape.
     """
 
     names: tuple[str, ...]
@@ -94,18 +94,18 @@ class Leaf:
 
 
 def same(name: str) -> Leaf:
-    """A tensor as it is."""
+    """A tensor that has the same shape and order in the file."""
     return Leaf(
         (name,), lambda shape: [Piece(name, shape, {}, shape, tuple(range(len(shape))), shape)]
     )
 
 
 def matrix(*names: str, reverse: bool = False) -> Leaf:
-    """Torch `[O, I]` to `[I, *O]`; several of them to `[I, n, *O]`.
+    """Torch's `[O, I]` as `[I, *O]`, or n of them as `[I, n, *O]`.
 
     Args:
-      *names: of the tensors.
-      reverse: whether the chunks of our first output dimension are in the opposite order there.
+      *names: names of the tensors.
+      reverse: whether the file has the chunks of our first output dimension in reverse order.
     """
 
     def pieces(shape: Shape) -> list[Piece]:
@@ -128,7 +128,7 @@ def matrix(*names: str, reverse: bool = False) -> Leaf:
 
 
 def vector(*names: str, reverse: bool = False) -> Leaf:
-    """Torch `[O]` to `[*O]`; several of them to `[n, *O]`. Arguments as of `matrix`."""
+    """Torch's `[O]` as `[*O]`, or n of them as `[n, *O]`; takes the arguments of `matrix`."""
 
     def pieces(shape: Shape) -> list[Piece]:
         joined = len(names) > 1
@@ -150,7 +150,7 @@ def vector(*names: str, reverse: bool = False) -> Leaf:
 
 
 def kernel(name: str) -> Leaf:
-    """Torch's convolution `[O, I, h, w]` to `[h, w, I, O]`."""
+    """Torch's convolution `[O, I, h, w]` as `[h, w, I, O]`."""
 
     def pieces(shape: Shape) -> list[Piece]:
         h, w, inputs, outputs = shape
@@ -161,7 +161,7 @@ def kernel(name: str) -> Leaf:
 
 
 def patch_kernel(name: str, patch: int) -> Leaf:
-    """Torch's convolution `[O, I, p, p]` with a stride of p, to the matrix `[p p I, O]` of patches.
+    """Torch's convolution `[O, I, p, p]` with a stride of p, as a matrix `[p p I, O]` on patches.
 
     Ours reads the pixels of a patch row by row, channels last.
     """
@@ -175,7 +175,7 @@ def patch_kernel(name: str, patch: int) -> Leaf:
 
 
 def linear(*names: str, reverse: bool = False) -> Tree:
-    """A layer of one or of several of torch's `Linear`; arguments as of `matrix`."""
+    """A dense layer made of one or several of torch's `Linear`; takes the arguments of `matrix`."""
     return {
         "kernel": matrix(*(f"{name}.weight" for name in names), reverse=reverse),
         "bias": vector(*(f"{name}.bias" for name in names), reverse=reverse),
@@ -193,7 +193,7 @@ def convolution(name: str) -> Tree:
 
 
 def stacked(layers: Sequence[Tree]) -> Tree:
-    """The layout of a stack, with a leading layer axis, from those of its equal layers."""
+    """The layout of a stack with a leading layer axis, from the layouts of its equal layers."""
 
     def stack(*leaves: Leaf) -> Leaf:
         def pieces(shape: Shape) -> list[Piece]:
@@ -211,7 +211,7 @@ def stacked(layers: Sequence[Tree]) -> Tree:
 
 
 def only(layout: Tree, shapes: Tree) -> Tree:
-    """The part of a layout that a network has, whose other layers are options not taken.
+    """The part of a layout that a network uses; the rest is for optional layers that it lacks.
 
     Args:
       layout: tree of leaves.
@@ -248,14 +248,15 @@ def low_rank(kernel: Leaf, shape: Shape) -> Tree:
       shape: its shape.
 
     Raises:
-      UserError: a layer that is none of torch's `Linear`.
+      UserError: the layer is not a `Linear` in torch.
     """
     given = kernel.pieces(shape)
     for piece in given:
         if len(piece.shape) != 2:
             raise UserError(
-                f"{piece.name} is no dense layer in the files of others, and has adapters here: "
-                f"leave it out of lora.layers, or write the whole network (--layout=diffusers)"
+                f"{piece.name} is not a dense layer in other libraries' files, and has adapters "
+                f"here: leave it out of lora.layers, or write the whole network "
+                f"(--layout=diffusers)"
             )
 
     def stem(piece: Piece) -> str:
@@ -279,7 +280,8 @@ def low_rank(kernel: Leaf, shape: Shape) -> Tree:
         made = []
         for piece in given:
             *outputs, _ = piece.factors
-            # Layers come first in both; the parts stand before the inputs here, behind them there.
+            # The layer axis comes first in both. The axis of parts is before the rank in `up`, and
+            # after the inputs in the kernel.
             parts = len(ours) - len(outputs) - 2
             at = {parts: 0} | {min(axis, parts): place for axis, place in piece.at.items()}
             rank = ours[parts + 1]

@@ -1,8 +1,8 @@
-"""LoRA files of others: where they are, and their matrices by the layer that each adapts.
+"""LoRA files of other tools: their location, and their matrices by the layer that each adapts.
 
-diffusers, PEFT, sd-scripts (Kohya) and ComfyUI name the same two matrices in their own ways, and
-keep alpha beside them, in the file's metadata, in a config, or nowhere. What the layers are called
-is left to the family of the network.
+diffusers, PEFT, sd-scripts (Kohya) and ComfyUI each name the same two matrices in their own way.
+They keep alpha beside the matrices, in the file's metadata, in a config, or nowhere. The names of
+the layers are left to the network's family.
 """
 
 import dataclasses
@@ -27,7 +27,7 @@ _LOG = logging.getLogger(__name__)
 
 _DOWN, _UP, _ALPHA = "down", "up", "alpha"
 
-# What ends the name of a tensor, behind the layer's.
+# Suffixes of a tensor's name, after the name of the layer.
 _ENDS = {
     ".lora_A.weight": _DOWN,
     ".lora_B.weight": _UP,
@@ -39,24 +39,24 @@ _ENDS = {
     ".lora_up.weight": _UP,
     ".alpha": _ALPHA,
 }
-# What stands before it, outermost first.
+# Prefixes before the name of the layer, outermost first.
 _PREFIXES = (
     "base_model.model.", "model.diffusion_model.", "diffusion_model.", "transformer.",
     "lora_transformer_", "lora_unet_", "lycoris_",
 )  # fmt: skip
-# What begins the names of layers of text encoders, behind prefixes.
+# How names of text encoders' layers begin, after the prefixes.
 _OF_TEXT = (
     "text_encoder", "text_model", "lora_te", "te_", "te1_", "te2_", "te3_", "clip_l", "clip_g",
     "t5",
 )  # fmt: skip
-# Scalars alone are kept so.
+# Only scalars are stored as integers.
 _WHOLE_NUMBERS: dict[str, np.dtype[Any]] = {"I32": np.dtype("<i4"), "I64": np.dtype("<i8")}
 
 _SCALE = Range(least=-1000, most=1000)
 """What a LoRA may be multiplied by: sliders go to some tens, and weights soon overflow."""
 
 _METADATA = "lora_adapter_metadata"
-"""Where diffusers keeps the settings of PEFT in a file of its own."""
+"""Key of the file's metadata under which diffusers keeps PEFT's settings."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,8 +64,8 @@ class AddedLoRA:
     """A LoRA file as a user names it: `PATH` or `PATH:SCALE`.
 
     Attributes:
-      place: a file, its folder, or owner/name of the hub.
-      scale: what its change of the weights is multiplied by.
+      place: a file, its folder, or owner/name on the hub.
+      scale: factor of the change that it makes to the weights.
     """
 
     place: str
@@ -76,12 +76,12 @@ class AddedLoRA:
         """Reads `PATH` or `PATH:SCALE`.
 
         Raises:
-          UserError: no path, or a scale out of range.
+          UserError: there is no path, or the scale is out of range.
         """
         match = re.fullmatch(r"(.+?)(?::([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?))?", text)
         if match is None:
             raise UserError(
-                f"the LoRA {text!r} is no PATH or PATH:SCALE: write it as style.safetensors:0.8"
+                f"the LoRA {text!r} is not a PATH or PATH:SCALE: write it as style.safetensors:0.8"
             )
         scale = float(match[2] or 1)
         if scale not in _SCALE:
@@ -91,12 +91,12 @@ class AddedLoRA:
 
 @dataclasses.dataclass(frozen=True)
 class Matrices:
-    """What adapts one layer: its kernel `[O, I]`, as torch has it, becomes W + scale x B A.
+    """The adapter of one layer, whose kernel W `[O, I]` in torch's order becomes W + scale x B A.
 
     Attributes:
       down: A `[r, I]`.
       up: B `[O, r]`.
-      scale: alpha / r, or as the file says.
+      scale: alpha / r, or alpha / sqrt(r) where the file's settings ask for rsLoRA.
     """
 
     down: StoredTensor
@@ -110,13 +110,13 @@ class Matrices:
 
 
 def read_lora_headers(place: str) -> tuple[Path, dict[str, Matrices]]:
-    """The matrices of a LoRA by the layer's name in the file, without its prefix; none is read yet.
+    """Headers of a LoRA's matrices, by the layer's name in the file without its prefix.
 
     Layers of text encoders are left out with a warning.
 
     Raises:
       NotFoundError: nothing is there.
-      UserError: what is there is damaged, of another kind, or of another form of adapters.
+      UserError: the file is damaged, of another kind, or holds another form of adapters.
     """
     file = find_lora(place)
     tensors, metadata = read_headers([file])
@@ -132,8 +132,8 @@ def read_lora_headers(place: str) -> tuple[Path, dict[str, Matrices]]:
         end = next((end for end in _ENDS if name.endswith(end)), None)
         if end is None:
             raise UserError(
-                f"tensor {name} in {file} is no matrix of a LoRA: give one of diffusers, PEFT or "
-                f"Kohya, without DoRA, LoHa, LoKr or biases"
+                f"tensor {name} in {file} is not a matrix of a LoRA: give one of diffusers, PEFT "
+                f"or Kohya, without DoRA, LoHa, LoKr or biases"
             )
         parts = found.setdefault(short.removesuffix(end), {})
         if _ENDS[end] in parts:
@@ -141,28 +141,26 @@ def read_lora_headers(place: str) -> tuple[Path, dict[str, Matrices]]:
         parts[_ENDS[end]] = tensor
     if texts:
         _warn(
-            f"{file}: its {texts} tensors of text encoders are left out, which are used as they "
-            f"were released"
+            f"{file}: its {texts} tensors for text encoders are left out, since text encoders are "
+            f"used as released"
         )
     if not found:
-        raise UserError(f"{file} has no matrices of a transformer: give a LoRA of one")
+        raise UserError(f"{file} has no matrices of a transformer: give a LoRA for a transformer")
     settings = _settings(file, metadata)
     of_peft = any(name.startswith(_PREFIXES[0]) for name in tensors)
     if of_peft and not settings["lora_alpha"] and not all(_ALPHA in p for p in found.values()):
-        _warn(
-            f"{file}: no {LORA_SETTINGS} beside it tells its alpha, which is taken to be its rank"
-        )
+        _warn(f"{file}: there is no {LORA_SETTINGS} beside it with its alpha, so its rank is used")
     return file, {layer: _matrices(file, layer, parts, settings) for layer, parts in found.items()}
 
 
 @functools.cache
 def _warn(sentence: str) -> None:
-    """Warns once: files are opened before a run, and for each network of it."""
+    """Warns once per message, since files are opened before a run and again for each network."""
     _LOG.warning(sentence)
 
 
 def lora_files(place: str) -> list[Path]:
-    """The files that a LoRA is read from, as far as they are here: its matrices, its settings."""
+    """The local files that a LoRA is read from: its matrices, and its settings if there are any."""
     local = expand(place)
     if not local.exists():
         return []
@@ -181,8 +179,8 @@ def _matrices(
     up.check()
     if len(down.shape) != 2 or len(up.shape) != 2 or down.shape[0] != up.shape[1]:
         raise UserError(
-            f"{file} has {list(down.shape)} and {list(up.shape)} for {layer}, which are no [r, I] "
-            f"and [O, r]: give a LoRA of dense layers"
+            f"{file} has {list(down.shape)} and {list(up.shape)} for {layer}, which are not "
+            f"[r, I] and [O, r]: give a LoRA of dense layers"
         )
     rank = down.shape[0]
     if not rank:
@@ -191,7 +189,7 @@ def _matrices(
         alpha = _number(parts[_ALPHA])
         if not np.isfinite(alpha):
             raise DamagedError(f"{file} has {alpha} as alpha of {layer}: get it again")
-        # Kohya's scripts mean r by 0.
+        # In Kohya's scripts an alpha of 0 means r.
         return Matrices(down, up, (alpha or float(rank)) / rank)
     alpha = float(settings["lora_alpha"] or rank)
     for pattern, given in settings["alpha_pattern"].items():
@@ -202,10 +200,10 @@ def _matrices(
 
 
 def _number(tensor: StoredTensor) -> float:
-    """A tensor of one number."""
+    """The value of a tensor that holds a single number."""
     whole: np.dtype[Any] | None = _WHOLE_NUMBERS.get(tensor.dtype_name)
     if tensor.shape not in ((), (1,)) or (whole and tensor.size != whole.itemsize):
-        raise DamagedError(f"{tensor.name} in {tensor.file} is no single number: get it again")
+        raise DamagedError(f"{tensor.name} in {tensor.file} is not a single number: get it again")
     if whole:
         data = np.memmap(tensor.file, np.uint8, "r", offset=tensor.start, shape=(tensor.size,))
         return float(data.view(whole)[0])
@@ -214,7 +212,7 @@ def _number(tensor: StoredTensor) -> float:
 
 
 def _settings(file: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
-    """PEFT's settings of a file: its own, or those beside it; alpha is 0 where they do not say."""
+    """PEFT's settings in a file's metadata or beside it; lora_alpha is 0 where it is not set."""
     beside = file.with_name(LORA_SETTINGS)
     try:
         if _METADATA in metadata or not beside.is_file():
@@ -223,7 +221,7 @@ def _settings(file: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
         else:
             found = read_json(beside)
         if found.get("use_dora"):
-            raise UserError(f"{file} is a LoRA with DoRA, which is not read: give one without")
+            raise UserError(f"{file} is a LoRA with DoRA, which is not supported: give one without")
         patterns = found.get("alpha_pattern") or {}
         numbers = [found.get("lora_alpha", 1), *patterns.values()]
         if not all(map(is_number, numbers)):

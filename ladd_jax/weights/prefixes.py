@@ -1,4 +1,4 @@
-"""Networks that share a file: whose tensors are whose, by what stands before their names."""
+"""Networks that share a file, told apart by the prefixes of their tensors' names."""
 
 from collections.abc import Mapping
 
@@ -8,14 +8,14 @@ Tensors = Mapping[str, StoredTensor]
 
 
 def prefixes(tensors: Tensors, mark: str) -> list[str]:
-    """What stands before a name that only one kind of network has; the shortest first.
+    """The prefixes under which a file holds a given kind of network, the shortest first.
 
     Args:
       tensors: a file's tensors.
-      mark: the name, such as `x_embedder.proj.weight`.
+      mark: the name of a tensor that only this kind has, such as `x_embedder.proj.weight`.
 
     Returns:
-      Empty, or such as `model.diffusion_model.`; several where there are several networks.
+      one prefix for each such network, which may be empty, or such as `model.diffusion_model.`.
     """
     found = [name.removesuffix(mark) for name in tensors if name.endswith(mark)]
     return sorted(
@@ -24,7 +24,7 @@ def prefixes(tensors: Tensors, mark: str) -> list[str]:
 
 
 def below(prefix: str, tensors: Tensors) -> dict[str, StoredTensor]:
-    """The tensors with a prefix, without it."""
+    """The tensors whose names have a prefix, under their names without it."""
     return {
         name.removeprefix(prefix): tensor
         for name, tensor in tensors.items()

@@ -1,4 +1,4 @@
-"""Tokenizers and processors of pictures, which `transformers` reads from a model's folder."""
+"""Tokenizers and image processors, which `transformers` reads from a model's folder."""
 
 from pathlib import Path
 from typing import Any
@@ -7,22 +7,22 @@ from ladd_jax.errors import DamagedError, brief
 
 
 def read_pretrained(name: str, directory: str | Path, **options: Any) -> Any:
-    """What a class of `transformers` reads from a folder, without asking the hub.
+    """The object that a class of `transformers` reads from a folder, without asking the hub.
 
     Args:
-      name: the class, such as `AutoTokenizer`.
-      directory: the folder.
-      **options: further arguments of its `from_pretrained`.
+      name: name of the class, such as `AutoTokenizer`.
+      directory: the folder to read.
+      **options: further arguments of the class's `from_pretrained`.
 
     Raises:
       DamagedError: it cannot be read.
     """
-    # It takes seconds to import.
+    # Imported only here, because it takes seconds.
     import transformers
 
     try:
         return getattr(transformers, name).from_pretrained(directory, **options)
-    # It parses files of several kinds, each with errors of its own.
+    # It parses several file formats, each with exceptions of its own.
     except Exception as error:
         reason = brief(error).rstrip(".")
         raise DamagedError(

@@ -1,4 +1,4 @@
-"""A folder uploaded to the Hugging Face hub."""
+"""Uploads a folder to the Hugging Face hub."""
 
 import contextlib
 from collections.abc import Iterator
@@ -9,13 +9,13 @@ from ladd_jax.weights.source import names_repository
 
 
 def check_push(repository: str) -> None:
-    """Checks what can be known of an upload before there is anything to upload.
+    """Checks what can be checked about an upload before there is anything to upload.
 
     Raises:
-      UserError: no name of a repository, nobody is logged in, or the hub is out of reach.
+      UserError: the name is not OWNER/NAME, nobody is logged in, or the hub cannot be reached.
     """
     if not names_repository(repository):
-        raise UserError(f"--push={repository} is no repository of the hub: use OWNER/NAME")
+        raise UserError(f"--push={repository} is not a repository on the hub: use OWNER/NAME")
     import huggingface_hub
 
     with _told(f"{repository} cannot be written to", "nothing is exported"):
@@ -23,13 +23,13 @@ def check_push(repository: str) -> None:
 
 
 def push(folder: Path, repository: str) -> str:
-    """Uploads a folder, in one commit; the repository is made where it is not there.
+    """Uploads a folder in one commit, and creates the repository if there is none.
 
     Returns:
-      The commit's address.
+      the commit's URL.
 
     Raises:
-      UserError: the hub does not take it; the folder stays.
+      UserError: the hub rejects it; the folder is left as it is.
     """
     import huggingface_hub
 
@@ -41,7 +41,7 @@ def push(folder: Path, repository: str) -> str:
 
 @contextlib.contextmanager
 def _told(what: str, left: str) -> Iterator[None]:
-    """Turns the hub's errors into a sentence: what failed, and what is left."""
+    """Turns the hub's errors into a sentence that says what failed and what state it leaves."""
     from huggingface_hub import errors
 
     try:

@@ -1,4 +1,4 @@
-"""Sizes of networks that a `config.json` of others states, before anything is built of them."""
+"""Checks of the sizes in another library's `config.json`, before a network is built from them."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -8,7 +8,7 @@ from ladd_jax.errors import UserError
 from ladd_jax.ranges import Range, is_number
 
 LARGEST = 2**24
-"""Largest size of a network: no released one has a width or a vocabulary beyond it."""
+"""Upper limit for any size: no released network has a larger width or vocabulary."""
 
 
 def check_sizes(values: Mapping[str, Any], names: Iterable[str], file: Path) -> None:
@@ -20,7 +20,7 @@ def check_sizes(values: Mapping[str, Any], names: Iterable[str], file: Path) -> 
       file: the file, for messages.
 
     Raises:
-      UserError: one is missing, is no whole number, or is below 1 or above `LARGEST`.
+      UserError: one is missing, is not a whole number, or is below 1 or above `LARGEST`.
     """
     for name in names:
         if name not in values:
@@ -34,7 +34,7 @@ def check_sizes(values: Mapping[str, Any], names: Iterable[str], file: Path) -> 
 
 
 def check_depth(depth: int, tensors: Mapping[str, Any], file: Path) -> None:
-    """Raises UserError where there are fewer tensors than layers, each of which has several."""
+    """Raises UserError if there are fewer tensors than layers, as each layer has several."""
     if depth > len(tensors):
         raise UserError(
             f"{file} describes {depth} layers and the weights beside it have {len(tensors)} "
@@ -43,11 +43,11 @@ def check_depth(depth: int, tensors: Mapping[str, Any], file: Path) -> None:
 
 
 EPSILON = Range(above=0, most=1)
-"""What a norm adds to a variance."""
+"""Range of the epsilon that a norm adds to the variance."""
 
 
 def check_numbers(values: Mapping[str, Any], ranges: Mapping[str, Range], file: Path) -> None:
-    """Raises UserError where a field that is there is no number of its range, by its name."""
+    """Raises UserError, naming the field, if a field that is present is outside its range."""
     for name, allowed in ranges.items():
         if name in values and not is_number(values[name], allowed):
             raise UserError(

@@ -1,8 +1,8 @@
 """Where the files of a model are: a folder, a file, or a repository of the Hugging Face hub.
 
-One rule finds the weights of every part of a model, here and on the hub: those without a mark go
-before those of a variant such as `fp16`, which are taken where they are the only ones. Where parts
-of a file and a whole one lie side by side, diffusers reads the parts.
+One rule finds the weights of every part of a model, locally and on the hub: files without a variant
+in their name are preferred, and those of a variant such as `fp16` are taken if there is no other.
+Where a whole file and the shards of an index lie side by side, diffusers reads the shards.
 """
 
 import contextlib
@@ -16,22 +16,22 @@ from ladd_jax.paths import expand, near
 from ladd_jax.whole_files import read_json
 
 WEIGHTS = "diffusion_pytorch_model"
-"""Stem of the files of a diffusers model."""
+"""Stem of the weight files of a diffusers model."""
 
 PIPELINE_INDEX = "model_index.json"
-"""Names the parts of a diffusers pipeline and their classes."""
+"""The file that lists the parts of a diffusers pipeline and their classes."""
 
 _MODEL = "model"
-"""Stem of the files of a model of transformers."""
+"""Stem of the weight files of a transformers model."""
 
-# Of pickled weights: to read them runs whatever code is in them.
+# Suffixes of pickled weights, which can run arbitrary code when they are read.
 _PICKLES = (".bin", ".ckpt", ".pkl", ".pt", ".pth")
 
 LORA_WEIGHTS = "pytorch_lora_weights.safetensors"
 """The file that diffusers looks for in a LoRA's folder."""
 
 LORA_SETTINGS = "adapter_config.json"
-"""PEFT's settings, in the folder of its file."""
+"""The file of PEFT's settings, in the folder of the LoRA file."""
 
 _PEFT_WEIGHTS = "adapter_model.safetensors"
 
@@ -51,8 +51,8 @@ class Source:
     """The files of one transformer.
 
     Attributes:
-      files: safetensors.
-      config: `config.json` of a diffusers model; None for a single file.
+      files: the safetensors files.
+      config: `config.json` of a diffusers model; None for a single file without one.
     """
 
     files: tuple[Path, ...]
@@ -70,9 +70,9 @@ def find(
 
     Args:
       path: a diffusers pipeline's folder, a transformer's folder, a `.safetensors` file, or a
-        repository of the hub as `owner/name`, of which the transformer's files are fetched.
-      variant: such as `fp16`, for files that have it in their name; where a folder has only one
-        variant, that one is taken without being named.
+        repository on the hub as `owner/name`, from which the transformer's files are fetched.
+      variant: variant in the names of the wanted files, such as `fp16`; None takes the files
+        without a variant, or those of the only one.
       network: what messages call the network that is looked for.
       pipeline: what messages call the pipelines that hold one.
 
@@ -111,15 +111,15 @@ def find(
 
 
 def names_repository(path: str | Path) -> bool:
-    """Whether a path has the form of a repository of the hub, owner/name; it may be a folder."""
+    """Whether a path looks like a hub repository, owner/name; it may still be a folder."""
     return bool(re.fullmatch(r"[\w.-]+/[\w.-]+", str(path)))
 
 
 def fetch_pipeline(path: str | Path) -> Path:
-    """The folder of a whole pipeline; the encoders of a repository of the hub are fetched.
+    """The folder of a pipeline; for a hub repository, its encoders are fetched into one.
 
     Raises:
-      NotFoundError: neither a folder nor a repository that the hub gives.
+      NotFoundError: it is neither a folder nor a repository that can be fetched from the hub.
     """
     return _folder(
         path,
@@ -130,17 +130,17 @@ def fetch_pipeline(path: str | Path) -> Path:
 
 
 def weight_files(directory: Path, variant: str | None = None) -> list[Path]:
-    """The safetensors of one part of a pipeline, or of a model that stands alone.
+    """The safetensors files of one part of a pipeline, or of a standalone model.
 
     Args:
-      directory: its folder.
-      variant: such as `fp16`, for files that have it in their name. Default: those without a mark,
-        or else of the only variant that there is.
+      directory: the part's folder.
+      variant: variant in the names of the wanted files, such as `fp16`; None takes the files
+        without a variant, or those of the only one.
 
     Raises:
-      NotFoundError: there are none, or not all that their index names.
-      UserError: there are several variants, pickled weights alone, or a whole file beside parts,
-        of which libraries read one or the other.
+      NotFoundError: there are none, or some that their index names are missing.
+      UserError: there are several variants, only pickled weights, or both a whole file and shards,
+        of which some libraries read the one and some the other.
     """
     name = _choose([file.name for file in directory.iterdir()], str(directory), variant)
     chosen = directory / name
@@ -148,10 +148,10 @@ def weight_files(directory: Path, variant: str | None = None) -> list[Path]:
 
 
 def fetch_model(path: str | Path) -> Path:
-    """The folder of a model in `transformers`' layout; one of the hub is fetched.
+    """The folder of a model in `transformers`' layout, fetched first if it is on the hub.
 
     Raises:
-      NotFoundError: neither a folder nor a repository that the hub gives.
+      NotFoundError: it is neither a folder nor a repository that can be fetched from the hub.
     """
     return _folder(
         path,
@@ -161,13 +161,13 @@ def fetch_model(path: str | Path) -> Path:
 
 
 def _folder(path: str | Path, wanted: str, choose: "_Choose") -> Path:
-    """A folder that is here, or what is chosen of a repository of the hub."""
+    """A local folder, or one with the files that `choose` selects from a hub repository."""
     local = expand(path)
     if local.is_dir():
         return local
     if local.exists() or not names_repository(path):
         gone = "" if local.exists() else f"; it does not exist{near(path)}"
-        raise NotFoundError(f"{path} is no folder of {wanted}, or owner/name of the hub{gone}")
+        raise NotFoundError(f"{path} is not a folder of {wanted}, or owner/name on the hub{gone}")
     return _fetch(str(path), choose)
 
 
@@ -175,12 +175,12 @@ def find_lora(path: str | Path) -> Path:
     """The file of a LoRA.
 
     Args:
-      path: the file, a folder of diffusers, PEFT or with one such file, or a repository of the hub
-        as `owner/name`.
+      path: the file, a folder written by diffusers or PEFT or with one such file, or a repository
+        on the hub as `owner/name`.
 
     Raises:
       NotFoundError: nothing is there; the hub does not answer, or does not give access.
-      UserError: there are several, or pickled weights alone.
+      UserError: there are several, or only pickled weights.
     """
     local = _here(
         path,
@@ -196,7 +196,7 @@ def find_lora(path: str | Path) -> Path:
 
 
 def _of_lora(names: Collection[str], where: str) -> list[str]:
-    """The file of a LoRA among the names of a folder, and its settings, if there are some."""
+    """The LoRA file among the names in a folder, and its settings file if there is one."""
     own = [name for name in names if "/" not in name]
     found = [name for name in own if name.endswith(".safetensors")]
     known = [name for name in (LORA_WEIGHTS, _PEFT_WEIGHTS) if name in found]
@@ -212,20 +212,20 @@ def _of_lora(names: Collection[str], where: str) -> list[str]:
 
 
 def _here(path: str | Path, what: str, ways: str, choose: "_Choose") -> Path:
-    """What is here, or what is chosen of a repository of the hub.
+    """A local path, or a folder with the files that `choose` selects from a hub repository.
 
     Args:
-      path: where it is.
+      path: the path, or the repository as `owner/name`.
       what: what messages call it.
-      ways: what a user can give, besides a repository.
-      choose: of a repository's files those to fetch.
+      ways: what a user can give besides a repository, for messages.
+      choose: selects the files to fetch from the names of a repository's files.
     """
     local = expand(path)
     if local.exists():
         return local
     if not names_repository(path):
         raise NotFoundError(
-            f"{what} does not exist{near(path)}: give {ways}, or a repository of the hub as "
+            f"{what} does not exist{near(path)}: give {ways}, or a repository on the hub as "
             f"owner/name"
         )
     return _fetch(str(path), choose)
@@ -235,7 +235,7 @@ def pipeline_class(path: str | Path) -> str:
     """The class of a diffusers pipeline, as its index names it; empty where there is no index.
 
     Raises:
-      NotFoundError: a repository that the hub does not give.
+      NotFoundError: the repository cannot be fetched from the hub.
       UserError: the index is damaged.
     """
     local = expand(path)
@@ -249,14 +249,14 @@ def pipeline_class(path: str | Path) -> str:
 
 @dataclasses.dataclass
 class _Found:
-    """The files of one variant: a whole one, or the index of several."""
+    """The names of one variant's weights: a whole file, the index of several, or both."""
 
     whole: str = ""
     index: str = ""
 
 
 def _choose(names: Collection[str], where: str, variant: str | None = None) -> str:
-    """The file of weights, or the index of several, among the names of a folder."""
+    """The weight file, or the index of several, among the names in a folder."""
     for stem in (WEIGHTS, _MODEL):
         found = _by_variant(names, stem)
         if not found:
@@ -266,7 +266,7 @@ def _choose(names: Collection[str], where: str, variant: str | None = None) -> s
             if len(found) > 1:
                 raise NotFoundError(
                     f"{where} has weights in the variants {', '.join(sorted(found))} and none "
-                    f"without a mark: name one, or keep the files of one alone"
+                    f"without a variant: name one, or keep the files of only one"
                 )
             mark = next(iter(found))
         if mark not in found:
@@ -288,9 +288,9 @@ def _choose(names: Collection[str], where: str, variant: str | None = None) -> s
 
 
 def _by_variant(names: Collection[str], stem: str) -> dict[str, _Found]:
-    """The files of a model's weights by their variant; those without a mark are of the empty one.
+    """The files of a model's weights by variant, which is empty for files without one.
 
-    Older diffusers wrote the mark of an index before `.index`.
+    Older releases of diffusers wrote the variant of an index before `.index`.
     """
     found: dict[str, _Found] = {}
     for name in names:
@@ -312,13 +312,13 @@ def _refuse_pickles(names: Collection[str], where: str) -> None:
 
 def _pickled(file: Path) -> str:
     return (
-        f"{file} holds pickled weights, which can run any code as they are read: get the model in "
-        f"safetensors, or write it so with save_pretrained where you trust it"
+        f"{file} holds pickled weights, which can run any code when they are read: get the model "
+        f"in safetensors, or convert it with save_pretrained if you trust it"
     )
 
 
 def _indexed(index: Path) -> tuple[Path, ...]:
-    """The files that an index names, all there."""
+    """The files that an index names; raises if one of them is missing."""
     files = tuple(index.with_name(name) for name in _names_in(index))
     absent = [file.name for file in files if not file.exists()]
     if absent:
@@ -329,15 +329,15 @@ def _indexed(index: Path) -> tuple[Path, ...]:
 
 
 def _names_in(index: Path) -> list[str]:
-    """Names of the files of weights that an index names, in order."""
+    """The names of the weight files in an index, sorted."""
     try:
         names = read_json(index).get("weight_map")
     except DamagedError as error:
-        raise DamagedError(f"{index} is no index of weights: {error}") from error
+        raise DamagedError(f"{index} is not an index of weights: {error}") from error
     found = list(names.values()) if isinstance(names, dict) else []
-    # They lie beside it: a path would lead elsewhere.
+    # The files lie beside the index, so a name with a folder in it would lead elsewhere.
     if not found or not all(isinstance(name, str) and _is_file_name(name) for name in found):
-        raise DamagedError(f"{index} is no index of weights (it names no files): get it again")
+        raise DamagedError(f"{index} is not an index of weights (it names no files): get it again")
     return sorted(set(found))
 
 
@@ -346,13 +346,13 @@ def _is_file_name(name: str) -> bool:
 
 
 _Choose = Callable[[Collection[str]], Collection[str]]
-"""Of the names of a repository's files those to fetch."""
+"""Selects, from the names of a repository's files, those to fetch."""
 
 
 def _of_part(
     names: Collection[str], part: str, where: str, variant: str | None = None
 ) -> list[str]:
-    """The files of a part of a repository with its weights in one form; a part may have none."""
+    """The files to fetch for one part of a repository, with one form of its weights, if any."""
     prefix = f"{part}/" if part else ""
     own = [name.removeprefix(prefix) for name in names if name.startswith(prefix)]
     own = [name for name in own if "/" not in name]
@@ -368,7 +368,7 @@ def _of_part(
 
 
 def _is_shard(name: str, index: str) -> bool:
-    """Whether a file is one of those that an index is of, by their names."""
+    """Whether a file is, by its name, one of the shards of an index."""
     stem, _, rest = index.partition(".safetensors")
     mark = rest.removesuffix(".json").replace(".index", "")
     return bool(
@@ -383,7 +383,7 @@ def _of_transformer(names: Collection[str], where: str, variant: str | None) -> 
 
 
 def _only(names: Collection[str], *suffixes: str) -> list[str]:
-    """Names with these ends: repositories have pictures and other files beside."""
+    """The names with these suffixes, since repositories also hold pictures and other files."""
     return [name for name in names if name.endswith(suffixes)]
 
 
@@ -393,7 +393,7 @@ def _of_encoders(names: Collection[str], where: str) -> list[str]:
 
 
 def _fetch(repository: str, choose: _Choose) -> Path:
-    """A folder with files of a repository; without a connection, with those that were fetched."""
+    """A folder with a repository's files; offline, with those that were fetched before."""
     import huggingface_hub
     from huggingface_hub import errors
 
@@ -417,6 +417,6 @@ def _fetch(repository: str, choose: _Choose) -> Path:
             return Path(huggingface_hub.snapshot_download(repository, local_files_only=True))
         reason = brief(error)
         raise NotFoundError(
-            f"{repository} is no folder here{near(repository)}, and the hub does not give it "
-            f"({reason}): give a folder, or try again with a connection"
+            f"there is no folder {repository}{near(repository)}, and it cannot be fetched from the "
+            f"hub ({reason}): give a folder, or try again with a connection"
         ) from error

@@ -1,4 +1,4 @@
-"""Weights that PyTorch pickled, for networks that are published in no other form."""
+"""Weights pickled by PyTorch, for networks that are published in no other form."""
 
 import dataclasses
 from pathlib import Path
@@ -27,7 +27,7 @@ class HeldTensor:
         return self.array.shape
 
     def check(self) -> None:
-        """Whatever is in memory can be read."""
+        """Does nothing: a tensor in memory can always be read."""
 
     def map(self) -> np.ndarray:
         """The tensor."""
@@ -38,7 +38,7 @@ def read_state_dict(path: Path) -> dict[str, HeldTensor]:
     """The tensors of a state dict by name. Nothing else in the file is unpickled.
 
     Args:
-      path: file of `torch.save(module.state_dict(), path)`, in its old form or its new one.
+      path: file written by `torch.save(module.state_dict(), path)`, in the old or the new format.
 
     Raises:
       NotFoundError: there is no such file.
@@ -50,17 +50,17 @@ def read_state_dict(path: Path) -> dict[str, HeldTensor]:
         import torch
     except ImportError as error:
         raise UserError(
-            f"{path} can be read by PyTorch alone, which is not installed: `pip install torch`, or "
+            f"only PyTorch can read {path}, and it is not installed: `pip install torch`, or "
             "convert the file to .safetensors elsewhere"
         ) from error
     try:
         state: Any = torch.load(path, map_location="cpu", weights_only=True)
-    # Damaged pickles raise errors of almost every kind.
+    # A damaged pickle can raise almost any exception.
     except Exception as error:
         reason = brief(error)
-        raise UserError(f"{path} is no state dict of PyTorch ({reason}): get it again") from error
+        raise UserError(f"{path} is not a PyTorch state dict ({reason}): get it again") from error
     if not isinstance(state, dict) or not all(isinstance(x, torch.Tensor) for x in state.values()):
         raise UserError(
-            f"{path} holds more than tensors by name: save the network's state_dict() alone"
+            f"{path} holds more than tensors by name: save only the network's state_dict()"
         )
     return {name: HeldTensor(name, tensor.numpy()) for name, tensor in state.items()}

@@ -1,6 +1,6 @@
-"""Parameters from the tensors of files, and back to them, by the layout of a network.
+"""Parameters read from the tensors of files, and written back, by a network's layout.
 
-Each process reads the parts of tensors that its own devices keep, one tensor at a time.
+Each process reads only the parts of tensors that its own devices hold, one tensor at a time.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,7 +19,7 @@ from ladd_jax.weights.layout import Bounds, Leaf, Piece, Shape, Tree, tensor_sha
 
 
 def bounds(index: tuple[slice, ...], shape: Shape) -> Bounds:
-    """A shard's index, as shardings give it, in numbers."""
+    """The start and stop of each slice in a shard's index, as a sharding gives it."""
     return tuple(part.indices(size)[:2] for part, size in zip(index, shape, strict=True))
 
 
@@ -29,12 +29,12 @@ def read_shards(
     tensors: Callable[[str], np.ndarray],
     dtype: Any,
 ) -> list[np.ndarray]:
-    """Shards of one parameter, with each tensor mapped once for all of them.
+    """Shards of one parameter; each tensor is mapped once for all of them.
 
     Args:
       pieces: the parameter's pieces.
       boxes: bounds of the shards.
-      tensors: `tensors(name)`: a tensor, whose reference is dropped before the next is asked for.
+      tensors: `tensors(name)` gives a tensor; it is released before the next one is requested.
       dtype: the shards' dtype.
     """
     shards = [np.empty([stop - start for start, stop in box], dtype) for box in boxes]
@@ -56,16 +56,16 @@ def check_tensors(
     shapes: Tree,
     ignored: frozenset[str] = frozenset(),
 ) -> None:
-    """Raises UserError where tensors are not exactly those of a network.
+    """Raises UserError if a file's tensors are not exactly those of a network.
 
     Args:
       source: the tensors' file or folder, for messages.
       tensors: the file's tensors by name.
       layout: the network's tree of leaves.
       shapes: the network's shapes.
-      ignored: names that may be there and are not needed.
+      ignored: names of tensors that may be present and are not needed.
     """
-    # What a layer is called does not depend on its shape, which may be of no use to its leaf.
+    # Names come first, since they do not depend on shapes, which may not suit their leaf at all.
     wanted = {name for leaf in jax.tree.leaves(layout) for name in leaf.names}
     for kind, names in (
         ("does not have the", wanted - tensors.keys()),
@@ -80,8 +80,8 @@ def check_tensors(
     for name, shape in tensor_shapes(layout, shapes).items():
         if tensors[name].shape != shape:
             raise UserError(
-                f"tensor {name} in {source} is {list(tensors[name].shape)} and the network "
-                f"makes it {list(shape)}: use the files of one model"
+                f"tensor {name} in {source} is {list(tensors[name].shape)} and the network needs "
+                f"{list(shape)}: use the files of one model"
             )
         tensors[name].check()
 
@@ -93,14 +93,14 @@ def load(
     axes: Params,
     mesh: Mesh | None = None,
 ) -> Params:
-    """A network's parameters, of which each process reads what its devices keep.
+    """A network's parameters; each process reads only what its devices hold.
 
     Args:
-      tensors: what `check_tensors` found to be the network's.
+      tensors: the file's tensors, which `check_tensors` has accepted.
       layout: the network's tree of leaves.
       shapes: the network's shapes and dtypes.
       axes: the network's logical axes.
-      mesh: the mesh that they are sharded over; without it they are on the first device.
+      mesh: the mesh to shard them over; None puts them on the first device.
     """
 
     def read(leaf: Leaf, shape: jax.ShapeDtypeStruct, sharding: Any = None) -> jax.Array:
@@ -111,13 +111,14 @@ def load(
 
         if sharding is None:
             whole = shards([tuple((0, size) for size in shape.shape)])[0]
-            # `jnp.asarray` would compile a copy for each shape. Nobody else holds the array.
+            # `jnp.asarray` would compile a copy for each shape. It is safe to hand over the array,
+            # since nobody else holds it.
             return jax.device_put(whole)
         places = {
             device: bounds(index, shape.shape)
             for device, index in sharding.addressable_devices_indices_map(shape.shape).items()
         }
-        # Replicas are read once.
+        # Replicas share bounds, so they are read only once.
         unique = list(dict.fromkeys(places.values()))
         read_once = dict(zip(unique, shards(unique), strict=True))
         arrays = [jax.device_put(read_once[box], device) for device, box in places.items()]
@@ -136,13 +137,13 @@ def write_tensors(
     dtype: Any,
     whole: Callable[[Any], np.ndarray] = np.asarray,
 ) -> Iterator[np.ndarray]:
-    """The file's tensors, in the order of `tensor_shapes`.
+    """The tensors to write to a file, in the order of `tensor_shapes`.
 
     Args:
       layout: the network's tree of leaves.
       params: the network's parameters.
       dtype: the tensors' dtype.
-      whole: `whole(parameter)`: its array, asked for once.
+      whole: `whole(parameter)` gives its whole array; it is called once per parameter.
     """
     for leaf, parameter in zip(jax.tree.leaves(layout), jax.tree.leaves(params), strict=True):
         array = whole(parameter)

@@ -1,7 +1,8 @@
-"""How many tokens a tokenizer knows, by its files alone.
+"""How many tokens a tokenizer knows, read from its files alone.
 
-`transformers` makes a tokenizer of its special tokens where the files of the vocabulary are
-missing, and a token beyond an encoder's table reads another one's row: neither says a word.
+Both of the mistakes that this catches are silent otherwise: where vocabulary files are missing,
+`transformers` makes a tokenizer of the special tokens only, and a token beyond an encoder's table
+reads another token's row.
 """
 
 from pathlib import Path
@@ -16,7 +17,7 @@ _BYTE_PAIRS = ("vocab.json", "merges.txt")
 _PIECES = "spiece.model"
 
 _UNUSED = 0.1
-"""Largest share of an encoder's rows that no token has: T5 has 28 of 32,128."""
+"""Largest share of an encoder's rows without a token that is accepted: T5 has 28 of 32,128."""
 
 
 def check_vocabulary(directory: Path, rows: int) -> None:
@@ -24,11 +25,11 @@ def check_vocabulary(directory: Path, rows: int) -> None:
 
     Args:
       directory: the tokenizer's folder.
-      rows: of the table.
+      rows: number of rows of the encoder's table.
 
     Raises:
-      NotFoundError: there is no such folder, or not all files of the vocabulary.
-      UserError: they are damaged, or of another size than the table.
+      NotFoundError: the folder, or a file of the vocabulary, is missing.
+      UserError: the files are damaged, or the vocabulary does not fit the table.
     """
     tokens = vocabulary_size(directory)
     if tokens > rows or tokens < (1 - _UNUSED) * rows:
@@ -39,10 +40,10 @@ def check_vocabulary(directory: Path, rows: int) -> None:
 
 
 def vocabulary_size(directory: Path) -> int:
-    """The highest number of a token, and 1.
+    """The highest token id plus 1.
 
     Raises:
-      NotFoundError: there is no such folder, or not all files of the vocabulary.
+      NotFoundError: the folder, or a file of the vocabulary, is missing.
       DamagedError: they cannot be read.
     """
     if not directory.is_dir():
@@ -79,7 +80,7 @@ def _read(file: Path, count: Any) -> int:
 def _of_whole(file: Path) -> int:
     content = read_json(file)
     vocabulary = content["model"]["vocab"]
-    # A dict of the tokens' numbers, or a list in their order.
+    # A dict from token to id, or a list in the order of ids.
     size = len(vocabulary)
     if isinstance(vocabulary, dict):
         size = 1 + max(vocabulary.values())
@@ -87,13 +88,13 @@ def _of_whole(file: Path) -> int:
 
 
 def _added(directory: Path) -> int:
-    """The same of tokens that were added to a vocabulary; 0 for none."""
+    """The highest id of a token added to the vocabulary plus 1; 0 if there is none."""
     file = directory / "added_tokens.json"
     return _read(file, lambda file: 1 + max(read_json(file).values())) if file.is_file() else 0
 
 
 def _of_pieces(file: Path) -> int:
-    """Pieces of a SentencePiece model: a message of protobuf, each piece a field 1 of bytes."""
+    """The number of pieces of a SentencePiece model, a protobuf message with each in field 1."""
     data = file.read_bytes()
     place = count = 0
     while place < len(data):

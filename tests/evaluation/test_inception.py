@@ -104,7 +104,7 @@ def test_other_files_are_refused(files, tmp_path):
     with pytest.raises(ValueError, match="more than tensors by name"):
         load_inception(other)
     other.write_bytes(b"<html>not found</html>")
-    with pytest.raises(ValueError, match="no state dict of PyTorch"):
+    with pytest.raises(ValueError, match="not a PyTorch state dict"):
         load_inception(other)
 
 

@@ -43,7 +43,7 @@ def test_pictures_are_beside_the_mapping_and_edits_have_their_names(tmp_path):
     ("changes", "message"),
     [
         (dict(editing_instruction=None), "has no field 'editing_instruction': give PIE-Bench's"),
-        (dict(image_path="../x.jpg"), "outside of its folder"),
+        (dict(image_path="../x.jpg"), "outside its folder"),
         (dict(editing_instruction=" "), "empty"),
     ],
 )

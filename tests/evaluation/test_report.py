@@ -119,7 +119,7 @@ def test_a_strip_shows_the_student_while_it_trained(tmp_path):
     shown = [Preview(step, n, "8x8", image) for step in (100, 200) for n in (1, 4)]
     write_report(tmp_path / "r.html", ROWS[:1], [], {}, previews=shown[:-1])
     page = (tmp_path / "r.html").read_text(encoding="utf-8")
-    assert "while it trained" in page and "<th>step 200</th>" in page
+    assert "during training" in page and "<th>step 200</th>" in page
     images = [attributes for tag, attributes in Tags(page).found if tag == "img"]
     assert [image["alt"] for image in images] == [
         "1 step, 8x8, at step 100", "1 step, 8x8, at step 200", "4 steps, 8x8, at step 100",

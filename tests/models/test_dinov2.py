@@ -155,7 +155,7 @@ def change(folder, **fields):
         ({"qkv_bias": False}, "has qkv_bias False and only True"),
         ({"use_swiglu_ffn": True}, "does not have the tensor encoder.layer.0.mlp.weights_in"),
         ({"num_hidden_layers": 2}, "has the unknown tensor encoder.layer.2"),
-        ({"image_size": 24}, "position_embeddings in .* is .1, 26, 16. and the network makes it"),
+        ({"image_size": 24}, "position_embeddings in .* is .1, 26, 16. and the network needs"),
     ],
     ids=str,
 )

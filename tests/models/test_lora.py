@@ -110,7 +110,7 @@ def test_patterns_choose_the_layers():
         for path, _ in jax.tree.leaves_with_path(network.shapes)
     }
     assert found == chosen and len(chosen) == 4
-    with pytest.raises(UserError, match="layers has qvk, which is the name of no dense layer"):
+    with pytest.raises(UserError, match="layers has qvk, which does not match any dense layer"):
         Adapted(mmdit(CONFIG), LoRA(rank=2, layers=("qvk",)))
 
 

@@ -255,7 +255,7 @@ def test_a_job_of_two_leaves_a_damaged_picture_out_when_it_is_started_again(tmp_
     command = (sys.executable, encode_job.__file__, pictures, workdir)
     first = launch(2, *command)
     assert first.returncode
-    words = "picture 7 cannot be decoded .*: the same command decodes all .* and leaves it out"
+    words = "picture 7 cannot be decoded .*: run the same command .* all .* leaves this one out"
     assert re.search(words, first.stderr)
     launched(2, *command)
     prompts = [

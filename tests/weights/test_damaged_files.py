@@ -27,24 +27,30 @@ def tensor(**changes):
     ("data", "words"),
     [
         (b"", "0 bytes is truncated .*it has no header"),
-        (POINTER, "pointer of git-lfs.*git lfs pull"),
+        (POINTER, "git-lfs pointer.*git lfs pull"),
         (safetensors({"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}), "truncated"),
-        (safetensors({"a": None}), "no safetensors file"),
+        (safetensors({"a": None}), "not a safetensors file"),
         (safetensors({"a": {"dtype": "F32", "shape": None, "data_offsets": [0, 8]}}), "truncated"),
-        (safetensors([]), "no safetensors file"),
+        (safetensors([]), "not a safetensors file"),
         (safetensors({"a": tensor()}) + bytes(9), r"its header promises \d+, as after a download"),
         (
             safetensors({"a": tensor(), "b": tensor(data_offsets=[4, 12])}) + bytes(12),
             "b begins at byte .* and the tensor before it ends at",
         ),
         (safetensors({"a": tensor(data_offsets=[8, 16])}) + bytes(16), "a begins at byte"),
-        (safetensors({"a": tensor(shape=[-1, -2])}), "no dtype, shape or place"),
-        (safetensors({"a": tensor(shape=[True])}), "no dtype, shape or place"),
-        (safetensors({"a": tensor(dtype=["F32"])}), "no dtype, shape or place"),
+        (safetensors({"a": tensor(shape=[-1, -2])}), "invalid dtype, shape or offset"),
+        (safetensors({"a": tensor(shape=[True])}), "invalid dtype, shape or offset"),
+        (safetensors({"a": tensor(dtype=["F32"])}), "invalid dtype, shape or offset"),
         (safetensors({"a": tensor(data_offsets=[8, 0])}), "ends before it begins"),
-        (safetensors({"a": tensor(data_offsets=[0.0, 8])}), "no dtype, shape or place"),
-        (safetensors({"__metadata__": {"heads": 3}}), "metadata are no texts"),
-        (safetensors({"__metadata__": [["a", "b"]]}), "metadata are no texts"),
+        (safetensors({"a": tensor(data_offsets=[0.0, 8])}), "invalid dtype, shape or offset"),
+        (
+            safetensors({"__metadata__": {"heads": 3}}),
+            "metadata is not a mapping of names to strings",
+        ),
+        (
+            safetensors({"__metadata__": [["a", "b"]]}),
+            "metadata is not a mapping of names to strings",
+        ),
     ],
 )
 def test_damaged_weights_are_named(tmp_path, data, words):
@@ -61,7 +67,7 @@ def test_a_file_that_the_hubs_cache_has_lost_is_named(tmp_path):
         DamagedError, match=r"model\.safetensors is a link to nothing: get it again"
     ):
         read_headers([link])
-    with pytest.raises(DamagedError, match="is no file"):
+    with pytest.raises(DamagedError, match="is not a file"):
         read_headers([tmp_path])
 
 

@@ -231,7 +231,7 @@ def test_missing_and_broken_files_are_named(copy):
     words = "text_encoder_2 has no weights.*; no .*tokenizer_3: give the directory"
     with pytest.raises(ValueError, match=words):
         load_text_encoders(copy, jnp.float32)
-    with pytest.raises(FileNotFoundError, match="nowhere is no folder of a pipeline"):
+    with pytest.raises(FileNotFoundError, match="nowhere is not a folder of a pipeline"):
         load_autoencoder(copy / "nowhere", jnp.float32)
     (copy / "vae/config.json").unlink()
     with pytest.raises(FileNotFoundError, match="no .*vae/config.json: give"):

@@ -100,7 +100,9 @@ def test_full_precision_goes_before_variants(tmp_path):
     assert weight_files(tmp_path) == [tmp_path / "model.safetensors"]
     assert weight_files(tmp_path, "bf16") == [tmp_path / "model.bf16.safetensors"]
     (tmp_path / "model.safetensors").unlink()
-    with pytest.raises(NotFoundError, match="in the variants bf16, fp16 and none without a mark"):
+    with pytest.raises(
+        NotFoundError, match="in the variants bf16, fp16 and none without a variant"
+    ):
         weight_files(tmp_path)
 
 

@@ -257,7 +257,7 @@ def test_matrices_of_text_encoders_are_left_out_and_said_to_be(tmp_path, caplog,
     with caplog.at_level(logging.WARNING):
         open_lora(file, CONFIG)
         open_lora(file, CONFIG)
-    assert caplog.text.count("its 1 tensors of text encoders are left out") == 1
+    assert caplog.text.count("its 1 tensors for text encoders are left out") == 1
 
 
 def test_an_alpha_that_is_a_whole_number_is_read(tmp_path):
@@ -274,7 +274,7 @@ def test_a_file_of_peft_whose_settings_are_not_there_is_warned_of(tmp_path, capl
     save_file(found, tmp_path / "any.safetensors")
     with caplog.at_level(logging.WARNING):
         assert open_lora(str(tmp_path), CONFIG).found["context_embedder"].scale == 1
-    assert "adapter_config.json beside it tells its alpha" in caplog.text
+    assert "adapter_config.json beside it with its alpha" in caplog.text
     caplog.clear()
     before = weights_inputs_of(tmp_path)
     (tmp_path / "adapter_config.json").write_text(json.dumps({"r": 2, "lora_alpha": 8}))
@@ -304,7 +304,7 @@ def test_a_lora_is_named_by_path_and_scale(text, place, scale):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("", "is no PATH or PATH:SCALE"),
+        ("", "is not a PATH or PATH:SCALE"),
         ("a:1e999", "a scale of inf: use a number from -1000 to 1000"),
         ("a:-1e30", r"a scale of -1e\+30: use a number from"),
     ],
@@ -327,11 +327,11 @@ WIDTHS = dict(a=(2, CONFIG.context_width), b=(CONFIG.width, 2))
     [
         (
             tensors("blocks.7.attn"),
-            "adapts blocks.7.attn, which is no dense layer of a transformer",
+            "adapts blocks.7.attn, which is not a dense layer of a Stable Diffusion 3 transformer",
         ),
-        (tensors("pos_embed.proj"), "adapts pos_embed.proj, which is no dense layer"),
+        (tensors("pos_embed.proj"), "adapts pos_embed.proj, which is not a dense layer"),
         (tensors(b=(3, 2)), r"adapts context_embedder as .O, I. = .3, 5. and the network has"),
-        (tensors(b=(3, 1)), "which are no .r, I. and .O, r."),
+        (tensors(b=(3, 1)), "which are not .r, I. and .O, r."),
         (tensors(a=(0, 5), b=(16, 0)), "has a rank of 0"),
         (tensors(a=(2, 5, 1, 1)), "give a LoRA of dense layers"),
         ({"a.lora_A.weight": np.ones((2, 5))}, "has one matrix of a and not the other"),
@@ -343,9 +343,9 @@ WIDTHS = dict(a=(2, CONFIG.context_width), b=(CONFIG.width, 2))
             tensors() | {"context_embedder.lora_A.weight": np.ones((2, 5))},
             "context_embedder.lora_A.weight under another name as well",
         ),
-        ({"a.hada_w1_a": np.ones((2, 5))}, "tensor a.hada_w1_a in .* is no matrix of a LoRA"),
+        ({"a.hada_w1_a": np.ones((2, 5))}, "tensor a.hada_w1_a in .* is not a matrix of a LoRA"),
         (tensors(**{"transformer.context_embedder.alpha": np.asarray(np.nan)}), "has nan as alpha"),
-        (tensors(**{"transformer.context_embedder.alpha": np.ones(3)}), "is no single number"),
+        (tensors(**{"transformer.context_embedder.alpha": np.ones(3)}), "is not a single number"),
         ({"text_encoder.a.lora_A.weight": np.ones((2, 5))}, "no matrices of a transformer"),
     ],
 )

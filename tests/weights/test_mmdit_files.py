@@ -327,7 +327,7 @@ def test_a_truncated_file_is_said_to_be_so(keep, tmp_path):
 def test_a_file_of_something_else_is_said_to_be_so(tmp_path):
     file = tmp_path / "t.safetensors"
     file.write_bytes(b"<!DOCTYPE html><html>not found</html>" * 9)
-    with pytest.raises(ValueError, match="no safetensors file"):
+    with pytest.raises(ValueError, match="not a safetensors file"):
         load_mmdit(file)
 
 
@@ -338,7 +338,7 @@ def test_a_file_of_something_else_is_said_to_be_so(tmp_path):
         ("lora_unet_joint_blocks_0_x_block_mlp_fc1.lora_down.weight", "LoRA"),
         ("model.diffusion_model.input_blocks.0.0.weight", "U-Net"),
         ("down_blocks.0.attentions.0.norm.weight", "U-Net"),
-        ("text_model.final_layer_norm.weight", "no MMDiT"),
+        ("text_model.final_layer_norm.weight", "not an MMDiT"),
     ],
 )
 def test_a_file_of_another_kind_is_named(name, words, tmp_path):

@@ -80,7 +80,7 @@ def test_a_damaged_index_is_named(tmp_path):
     paths = [json.dumps({"weight_map": {"a": name}}) for name in ("", "..", "x/../y", "a\0b")]
     for text in ("{", "[]", '{"weight_map": 3}', *paths):
         (folder / f"{WEIGHTS}.index.json").write_text(text)
-        with pytest.raises(ValueError, match=r"index\.json is no index"):
+        with pytest.raises(ValueError, match=r"index\.json is not an index"):
             find(folder)
 
 
@@ -201,5 +201,5 @@ def test_a_repository_that_is_not_there_is_named(hub):
 def test_a_hub_that_does_not_answer_is_named(hub):
     hub.shutdown()
     hub.server_close()
-    with pytest.raises(FileNotFoundError, match="a/b is no folder here"):
+    with pytest.raises(FileNotFoundError, match="there is no folder a/b"):
         find("a/b")

@@ -1,1 +1,1 @@
-"""Models side by side on one page, where people vote blindly, and what their votes come to."""
+"""A page with models side by side on which people vote blindly, and the scoring of their votes."""

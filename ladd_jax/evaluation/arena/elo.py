@@ -1,8 +1,9 @@
 """Elo and win rates of models, from votes on pairs of pictures.
 
-As in the user studies of adversarial diffusion distillation (Sauer et al. 2023, "Adversarial
-Diffusion Distillation", appendix): all models start at 1,000, K is 1, and since a rating depends on
-the order of the games, and the order of votes means nothing, it is a mean over random orders.
+This follows the user studies of adversarial diffusion distillation (Sauer et al. 2023, "Adversarial
+Diffusion Distillation", appendix): all models start at 1,000 and K is 1. An Elo rating depends on
+the order of games, but the order of votes means nothing, so ratings are averaged over random
+orders.
 """
 
 import math
@@ -17,16 +18,16 @@ _SCALE = 400.0
 """Points of Elo's logistic curve for odds of ten to one (Elo 1978)."""
 
 _Z = 1.959963984540054
-"""Of a normal distribution, 95% lie within so many deviations."""
+"""Number of standard deviations that 95% of a normal distribution lie within."""
 
 
 class Game(NamedTuple):
     """One vote.
 
     Attributes:
-      first: a model by its number.
-      second: another one.
-      score: 1 where the first was better, 0 where the second was, 0.5 for a tie.
+      first: index of a model.
+      second: index of another model.
+      score: 1 if the first was better, 0 if the second was, 0.5 for a tie.
     """
 
     first: int
@@ -50,9 +51,9 @@ def ratings(
     Args:
       games: the votes, in any order.
       models: how many models there are; one without votes stays at 1,000.
-      resamples: random orders that the rating is a mean over, and resamples of the votes with
-        replacement, each in an order of its own, whose percentiles are the interval (Efron 1979).
-      seed: of both.
+      resamples: number of random orders to average ratings over, and of resamples of the votes with
+        replacement, each in its own order, whose percentiles are the interval (Efron 1979).
+      seed: seed of both.
     """
     rng = np.random.default_rng(seed)
     count = len(games)
@@ -60,7 +61,7 @@ def ratings(
     drawn = rng.integers(0, max(count, 1), (resamples, count))
     means = _played(games, models, orders).mean(axis=0)
     ends = np.percentile(_played(games, models, drawn), (2.5, 97.5), axis=0)
-    # With few votes the mean over orders may lie a rounding error outside.
+    # With few votes the mean over orders may be outside of the interval by a rounding error.
     low, high = np.minimum(ends[0], means), np.maximum(ends[1], means)
     return [Rating(*map(float, row)) for row in zip(means, low, high, strict=True)]
 
@@ -78,7 +79,7 @@ def _played(games: Sequence[Game], models: int, places: np.ndarray) -> np.ndarra
         difference = found[rows, second] - found[rows, first]
         expected = 1 / (1 + 10 ** (difference / _SCALE))
         moved = K * (scores[column] - expected)
-        # What one gains the other loses, so that the mean stays.
+        # One gains what the other loses, so the mean over models stays the same.
         found[rows, first] += moved
         found[rows, second] -= moved
     return found
@@ -88,14 +89,14 @@ class WinRate(NamedTuple):
     """How often one model was better than another.
 
     Attributes:
-      first: a model by its number.
-      second: another one, with a larger number.
+      first: index of a model.
+      second: index of another model, larger than the first.
       wins: votes for the first.
       ties: votes for neither.
       losses: votes for the second.
-      rate: share of the first's wins, where a tie is half of one.
-      low: end of its 95% interval, by Wilson (1927).
-      high: its other end.
+      rate: share of votes that the first won, counting a tie as half a win.
+      low: lower end of its 95% interval, by Wilson (1927).
+      high: upper end of the interval.
     """
 
     first: int
@@ -109,7 +110,7 @@ class WinRate(NamedTuple):
 
 
 def win_rates(games: Sequence[Game]) -> list[WinRate]:
-    """Of each pair of models that met, by their numbers."""
+    """The win rate of each pair of models that met, in the order of their indices."""
     scores: dict[tuple[int, int], list[float]] = {}
     for first, second, score in games:
         if first < second:

@@ -19,7 +19,7 @@ class Entry(NamedTuple):
 
 
 def split(values: Sequence[str]) -> list[str]:
-    """The parts of values with commas; one that exists is meant as it stands."""
+    """Splits values at commas, except for values that are existing paths."""
     found = []
     for value in values:
         name, _, place = value.partition("=")
@@ -29,7 +29,7 @@ def split(values: Sequence[str]) -> list[str]:
 
 
 def read_entries(values: Sequence[str]) -> list[Entry]:
-    """What `--compare` names: `PATH` or `NAME=PATH`, several of them with commas between.
+    """Parses the values of `--compare`: `PATH` or `NAME=PATH`, or several separated by commas.
 
     Raises:
       UserError: a name is empty, too long, or used twice.
@@ -38,7 +38,7 @@ def read_entries(values: Sequence[str]) -> list[Entry]:
     for value in split(values):
         name, equals, place = value.partition("=")
         if not equals or _exists(value):
-            # A folder that the user stands in has its name, too.
+            # "." has no name of its own, so the current folder's name is used.
             name, place = Path(value).name or Path(value).resolve().name, value
         name = name.strip()
         if not name or not place or len(name) > _MOST:
@@ -48,8 +48,8 @@ def read_entries(values: Sequence[str]) -> list[Entry]:
             )
         if name in found:
             raise UserError(
-                f"--compare names two models {name!r}, {found[name].place} and {place}: name one "
-                f"of them otherwise, as in --compare={name}2={place}"
+                f"--compare names two models {name!r}, {found[name].place} and {place}: give one "
+                f"of them another name, as in --compare={name}2={place}"
             )
         found[name] = Entry(name, place)
     return list(found.values())

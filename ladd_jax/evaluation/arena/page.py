@@ -1,8 +1,10 @@
-"""The folder of models side by side: `index.html`, which opens offline, its pictures, and
-`arena.json`, what it shows as data; and in `given` what models were given besides prompts.
+"""The folder of a page that shows models side by side.
 
-A contender is a model in a number of steps: what people vote on. A model has one contender for each
-stop of the slider over numbers of steps, and a teacher may be a contender of several models.
+It holds `index.html`, which opens offline, its pictures, `arena.json` with the page's data, and in
+`given` the pictures that models were given besides prompts.
+
+A contender is a model in a number of steps, and is what people vote on. A model has one contender
+for each stop of the slider over numbers of steps; a teacher may be a contender of several models.
 """
 
 import contextlib
@@ -25,12 +27,12 @@ PICTURES, GIVEN, DATA = "pictures", "given", "arena.json"
 
 _ASSETS = Path(__file__).with_name("assets")
 
-# What comes later uses what came before.
+# In this order, since later scripts use earlier ones.
 _SCRIPTS = ("data.js", "zoom.js", "look.js", "votes.js", "booth.js", "tabs.js")
 
 
 class Sample(NamedTuple):
-    """What a picture is of."""
+    """The prompt and seed of a picture."""
 
     prompt: str
     seed: int
@@ -48,8 +50,8 @@ class Contender(NamedTuple):
     """A model in a number of steps.
 
     Attributes:
-      steps: the number; None where nobody knows it, as of a folder of pictures.
-      teacher: whether it is the teacher of the model that is compared, and not this one itself.
+      steps: the number of steps; None if it is unknown, as in a folder of pictures.
+      teacher: whether it is the teacher of the compared model, instead of that model itself.
       pictures: one for each sample of the page.
     """
 
@@ -59,43 +61,42 @@ class Contender(NamedTuple):
 
 
 class Album:
-    """The pictures of a page, each a file whose name tells nothing but its content."""
+    """The pictures of a page, in files named by digests so that voters cannot tell models apart."""
 
     def __init__(self, folder: Path):
-        """Makes the folder of pictures inside of the page's."""
+        """Makes the folder of pictures inside the page's folder."""
         self._folder = folder / PICTURES
         self._folder.mkdir()
 
     def add(self, pixels: np.ndarray) -> Shown:
-        """Keeps a picture, uint8 `[H, W, 1, 3 or 4]`, as a PNG; those that look the same share a
-        file.
+        """Stores a picture, uint8 `[H, W, 1, 3 or 4]`, as a PNG; equal pictures share a file.
 
         A fourth channel is opacity.
         """
-        # A folder's pictures are read in colours, grey ones too.
+        # Folders' pictures are read in colour even if they are grey.
         if pixels.shape[-1] == 3 and (pixels == pixels[..., :1]).all():
             pixels = pixels[..., :1]
         height, width = pixels.shape[:2]
         digest = hashlib.sha256(f"{pixels.shape}".encode() + pixels.tobytes()).hexdigest()[:16]
         file = self._folder / f"{digest}.png"
         if not file.exists():
-            # Not optimized: of large pictures that takes longer than to sample them.
+            # Not optimized, since for large pictures that takes longer than sampling them.
             Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).save(file)
         return Shown(file.name, width, height)
 
 
 def check_free(folder: Path) -> None:
-    """Raises ExistsError where a page cannot be written: at a file, or a folder with something."""
+    """Raises ExistsError if a page's folder is a file, or exists and is not empty."""
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise ExistsError(f"{folder} exists and is not empty: remove it, or choose another --page")
 
 
 @contextlib.contextmanager
 def new_page(folder: Path) -> Iterator[Path]:
-    """A folder to write into, which has its final name once the block has ended without an error.
+    """A folder to write into, which gets its final name once the block ends without an error.
 
     Raises:
-      ExistsError: there is something at its final name already.
+      ExistsError: something with its final name exists already.
       UserError: no folder can be made there.
     """
     check_free(folder)
@@ -109,22 +110,22 @@ def write_page(
     models: dict[str, Sequence[Contender]],
     sources: Sequence[Shown] = (),
 ) -> dict[str, Any]:
-    """Writes the page and its data beside its pictures.
+    """Writes the page and its data next to its pictures.
 
     Args:
-      folder: where an `Album` has kept the pictures.
-      samples: what is shown, in this order.
+      folder: folder in which an `Album` has stored the pictures.
+      samples: the samples to show, in order.
       models: the contenders of each model, by its name.
-      sources: the picture that each sample is made of, besides its prompt; empty where prompts are
-        all.
+      sources: the picture that each sample is made from, besides its prompt; empty if samples are
+        made from prompts alone.
 
     Returns:
       the data: `id`, a digest of all the rest; `samples`; `sources`; `contenders`, each with
       `title`, `model`, `steps`, `teacher` and `pictures`; `stops` of the slider; and `models`, each
-      with the place of its contender at each stop.
+      with the index of its contender at each stop.
 
     Raises:
-      UserError: two contenders would have one title.
+      UserError: two contenders would have the same title.
     """
     owners: dict[tuple[Any, ...], list[str]] = {}
     for name, own in models.items():
@@ -151,7 +152,7 @@ def write_page(
     for title in titles:
         if titles.count(title) > 1:
             raise UserError(
-                f"two of what is compared would be called {title!r}: name a model otherwise, as in "
+                f"two contenders would be called {title!r}: give a model another name, as in "
                 f"--compare=NAME=PATH"
             )
     data: dict[str, Any] = {
@@ -170,7 +171,7 @@ def write_page(
 
 
 def read_page(folder: Path) -> dict[str, Any]:
-    """What `write_page` returned.
+    """The data that `write_page` wrote.
 
     Raises:
       NotFoundError: there is no page.
@@ -191,7 +192,7 @@ def read_page(folder: Path) -> dict[str, Any]:
 
 
 def titled(model: str, steps: int | None) -> str:
-    """A contender's name, which stands in votes too."""
+    """A contender's name, on the page and in files of votes."""
     return model if steps is None else f"{model}, {counted(steps, 'step')}"
 
 
@@ -210,20 +211,23 @@ def _html(title: str, data: dict[str, Any]) -> str:
 
 
 def _inside_script(data: dict[str, Any]) -> str:
-    """JSON that no text of a prompt or a name can end, or turn into a comment of HTML."""
+    """JSON escaped so that no prompt or name can end the script or begin an HTML comment."""
     text = json.dumps(data, ensure_ascii=False, separators=(",", ":"))
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
 def _key(name: str, contender: Contender) -> tuple[Any, ...]:
-    """The same for teachers whose pictures are the same."""
+    """A key of a contender, which is the same for teachers with the same pictures."""
     owner = None if contender.teacher else name
     return (owner, contender.steps, contender.teacher, *contender.pictures)
 
 
 def _nearest(own: Sequence[Contender], stop: int) -> Contender:
-    """What a model shows at a stop: as many steps, or the next fewer, or else its fewest; itself
-    rather than its teacher in as many."""
+    """The contender that a model shows at a stop.
+
+    It has as many steps as the stop, or else the next fewer, or else the model's fewest. Among
+    equals the model itself goes before its teacher.
+    """
     ordered = sorted(own, key=lambda contender: (contender.steps or 0, not contender.teacher))
     return [*ordered[:1], *(c for c in ordered if (c.steps or 0) <= stop)][-1]
 

@@ -1,4 +1,4 @@
-"""What votes come to: Elo of each model and win rates of each pair, as text and as JSON."""
+"""The scores from votes: Elo of each model and win rates of each pair, as text and as JSON."""
 
 import json
 from pathlib import Path
@@ -12,11 +12,11 @@ from ladd_jax.whole_files import write_text_whole
 
 
 class Scores:
-    """Scores of the models that anybody voted on, the best one first.
+    """Scores of all models with votes, the best one first.
 
     Attributes:
-      models: (name, rating, (wins, ties, losses)) of each.
-      pairs: (name, name, win rate) of each pair that met, the better model of each first.
+      models: (name, rating, (wins, ties, losses)) of each model.
+      pairs: (name, name, win rate) of each pair that met, with the better model first.
     """
 
     def __init__(self, ballot: Ballot, resamples: int, seed: int = 0):
@@ -51,7 +51,7 @@ class Scores:
         ]
 
     def __str__(self) -> str:
-        """Two tables, and how many votes they are of."""
+        """Two tables, and the number of votes they are based on."""
         ballot = self._ballot
         told = f"{counted(len(ballot.games), 'vote')} of {counted(ballot.voters, 'voter')}"
         if ballot.repeated:
@@ -68,7 +68,7 @@ class Scores:
         return "\n\n".join([aligned(models, 1), aligned(pairs, 2), told])
 
     def write(self, path: Path) -> None:
-        """Writes them as JSON, whole or not at all."""
+        """Writes the scores as JSON, complete or not at all."""
         ballot = self._ballot
         content: dict[str, Any] = {
             "page": ballot.page,
@@ -100,7 +100,7 @@ class Scores:
 
 
 def _turned(rate: WinRate) -> WinRate:
-    """The same from the other model's side."""
+    """The same win rate seen from the other model."""
     return WinRate(
         rate.second,
         rate.first,

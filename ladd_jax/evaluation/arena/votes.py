@@ -1,4 +1,4 @@
-"""Files of votes, as the page of models side by side lets people download them.
+"""Files of votes, which people download from the page of models side by side.
 
 A file is a JSON object: `format` is `ladd_jax votes`, `page` the page's id, `models` its models,
 `voter` a random name of the browser, and `votes` a list of `prompt`, `seed`, `left` and `right`,
@@ -22,15 +22,15 @@ _REMEDY = "export it again from the page"
 
 
 class Ballot(NamedTuple):
-    """Votes of one page.
+    """The votes on one page.
 
     Attributes:
-      page: its id.
-      models: its models, in the page's order.
-      games: the votes, with models by their place.
-      voters: how many voters there are.
-      repeated: how many votes were left out, since the same voter has another one on the same
-        pair of pictures that is not older.
+      page: the page's id.
+      models: the page's models, in its order.
+      games: the votes, with models by their index.
+      voters: number of voters.
+      repeated: number of votes left out because the same voter has a newer one, or an equally old
+        one, on the same pair of pictures.
     """
 
     page: str
@@ -44,15 +44,15 @@ def read_votes(files: Sequence[Path], page: Path | None = None) -> Ballot:
     """The votes of several files together.
 
     Args:
-      files: as the page exports them. Of votes of one voter on one pair of pictures the newest
-        counts, so that files of one voter may overlap.
-      page: the folder of the page, whose votes they have to be; by default that of the first file.
+      files: files that the page exported. Files of one voter may overlap, since only the newest
+        vote on a pair of pictures counts.
+      page: folder of the page that the votes must belong to; default: the page of the first file.
 
     Raises:
       NotFoundError: the page is not there.
-      DamagedError: a file is not of votes, or one of its votes is not whole.
-      UserError: a file is of another page, a vote names a model that the page does not have, or
-        there is no vote at all.
+      DamagedError: a file is not a file of votes, or one of its votes is incomplete.
+      UserError: a file belongs to another page, a vote names a model that the page does not have,
+        or there is no vote at all.
     """
     wanted: tuple[str, list[str], str] | None = None
     if page is not None:
@@ -66,7 +66,7 @@ def read_votes(files: Sequence[Path], page: Path | None = None) -> Ballot:
         wanted = wanted or (*own, str(file))
         if own != wanted[:2]:
             raise UserError(
-                f"{file} is of another page than {wanted[2]} ({own[0]} and not {wanted[0]}): give "
+                f"{file} is from another page than {wanted[2]} ({own[0]}, not {wanted[0]}): give "
                 "votes of one page at a time"
             )
         models = {name: place for place, name in enumerate(own[1])}
@@ -87,7 +87,9 @@ def read_votes(files: Sequence[Path], page: Path | None = None) -> Ballot:
 def _head(file: Path, content: dict[str, Any]) -> tuple[str, list[str]]:
     """The page's id and the models."""
     if content.get("format") != FORMAT:
-        raise DamagedError(f"{file} is no file of votes (its format is not {FORMAT!r}): {_REMEDY}")
+        raise DamagedError(
+            f"{file} is not a file of votes (its format is not {FORMAT!r}): {_REMEDY}"
+        )
     models = content.get("models")
     is_right = {
         "page": isinstance(content.get("page"), str),
@@ -105,9 +107,9 @@ def _head(file: Path, content: dict[str, Any]) -> tuple[str, list[str]]:
 
 
 def _vote(where: str, vote: Any, models: dict[str, int]) -> tuple[int, int, float]:
-    """Places of the left and of the right model, and the left one's score."""
+    """Indices of the left and the right model, and the left one's score."""
     if not isinstance(vote, dict):
-        raise DamagedError(f"{where} it is {str(vote)[:60]} and no JSON object: {_REMEDY}")
+        raise DamagedError(f"{where} it is {str(vote)[:60]}, not a JSON object: {_REMEDY}")
     for name in _TEXTS:
         if not isinstance(vote.get(name), str):
             raise DamagedError(f"{where} its {name!r} is {str(vote.get(name))[:60]}: {_REMEDY}")
@@ -115,7 +117,7 @@ def _vote(where: str, vote: Any, models: dict[str, int]) -> tuple[int, int, floa
         raise DamagedError(f"{where} its 'seed' is {str(vote.get('seed'))[:60]}: {_REMEDY}")
     if vote["choice"] not in _SCORES:
         raise DamagedError(
-            f"{where} its choice is {vote['choice'][:60]!r} and none of {', '.join(_SCORES)}: "
+            f"{where} its choice is {vote['choice'][:60]!r}, not one of {', '.join(_SCORES)}: "
             f"{_REMEDY}"
         )
     for side in ("left", "right"):

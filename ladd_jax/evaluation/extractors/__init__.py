@@ -1,7 +1,7 @@
-"""Extractors: ways to look at pictures, by the name that `evaluate.extractor` has.
+"""Extractors of pictures' features, by their names in `evaluate.extractor`.
 
-An extractor is a module here with `open_extractor(given) -> Extractor`, and a line in the table,
-which says what it needs.
+An extractor is a module in this package with `open_extractor(given) -> Extractor`, and an entry in
+the table, which says what it needs.
 """
 
 import dataclasses
@@ -22,11 +22,11 @@ class Kind:
     """An extractor of the table, and what it needs.
 
     Attributes:
-      module: its module.
+      module: name of its module.
       weights: whether it reads weights, which `evaluate.extractor_weights` names.
-      source: the only `data.source` whose pictures it can look at; empty: any.
-      learns: whether it is trained on the run's own pictures, so that what it says of how well just
-        these fit their prompts says nothing.
+      source: the only `data.source` whose pictures it can look at; empty for any.
+      learns: whether it is trained on the run's own pictures, so that its alignment of those same
+        pictures means nothing.
     """
 
     module: str
@@ -45,11 +45,11 @@ EXTRACTORS = {
     "pickscore": Kind("ladd_jax.evaluation.extractors.pickscore", weights=True),
     "hpsv2": Kind("ladd_jax.evaluation.extractors.hpsv2", weights=True),
 }
-"""By the name that `evaluate.extractor` has."""
+"""All extractors, by their names in `evaluate.extractor`."""
 
 
 def extractor_for(config: Config) -> str:
-    """The extractor of a run: the one that is named, else its source's, else its own."""
+    """The name of a run's extractor: the configured one, else its source's, else `own`."""
     source = config.data.source
     return config.evaluate.extractor or (source if source in EXTRACTORS else "own")
 
@@ -60,13 +60,13 @@ Training = Mapping[Bucket, tuple[np.ndarray, list[str]]]
 
 @dataclasses.dataclass(frozen=True)
 class Given:
-    """What an extractor may be made of.
+    """What an extractor may be made from.
 
     Attributes:
-      path: the weights, for extractors that have some.
+      path: path of the weights, for extractors that read some.
       training: gives the pictures of the training split, for extractors that are trained.
       seed: the run's seed.
-      mesh: where networks run.
+      mesh: mesh that networks run on.
     """
 
     path: str
@@ -79,7 +79,7 @@ def open_extractor(name: str, given: Given) -> Extractor:
     """The extractor of a name.
 
     Raises:
-      UserError: there is no such extractor, or its weights are not there or damaged.
+      UserError: there is no such extractor, or its weights are missing or damaged.
     """
     if name not in EXTRACTORS:
         raise UserError(

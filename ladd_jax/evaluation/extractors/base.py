@@ -1,4 +1,4 @@
-"""What an extractor is: a way to look at pictures."""
+"""The interface of extractors, which compute features and alignment of pictures."""
 
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
@@ -7,16 +7,16 @@ import numpy as np
 
 
 class Extractor(Protocol):
-    """Looks at pictures, in which it finds P parts (most: one, the whole) of F features each."""
+    """Looks at pictures and finds P parts with F features each; mostly one part, the picture."""
 
     def look(
         self, images: np.ndarray, prompts: Sequence[str]
     ) -> tuple[np.ndarray, np.ndarray | None]:
-        """What metrics are measured on.
+        """The features and alignment that metrics are measured on.
 
         Args:
-          images: float32 `[n, H, W, C]`, in [-1, 1] but for what a network draws beyond.
-          prompts: one for each picture.
+          images: float32 `[n, H, W, C]`, in [-1, 1] except where a network exceeds the range.
+          prompts: the prompt of each picture.
 
         Returns:
           float64 features `[n, P, F]`, and how well each picture fits its prompt, float64 `[n]`,
@@ -27,16 +27,16 @@ class Extractor(Protocol):
 
 @runtime_checkable
 class EditExtractor(Extractor, Protocol):
-    """An extractor that tells how well a picture fits an instruction only beside its source."""
+    """An extractor that needs a picture's source to tell how well it fits an instruction."""
 
     def look_at_edits(
         self, images: np.ndarray, prompts: Sequence[str], sources: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray | None]:
-        """As `look`, where the pictures are edits.
+        """Does what `look` does, for pictures that are edits.
 
         Args:
-          images: float32 `[n, H, W, C]`, in [-1, 1] but for what a network draws beyond.
-          prompts: the instructions, one for each picture.
-          sources: the pictures that were edited, as `images`.
+          images: float32 `[n, H, W, C]`, in [-1, 1] except where a network exceeds the range.
+          prompts: the instruction of each picture.
+          sources: the pictures that were edited, in the form of `images`.
         """
         ...

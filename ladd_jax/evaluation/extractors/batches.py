@@ -1,4 +1,4 @@
-"""Arrays of any length through a network, in batches of one fixed size on a mesh."""
+"""Runs arrays of any length through a network, in batches of one fixed size on a mesh."""
 
 from collections.abc import Callable
 
@@ -12,10 +12,10 @@ from ladd_jax.parallel.mesh import batch_divisor, batch_sharding, lay, replicate
 
 
 class Batched:
-    """A network's function of arrays, one program for each of their shapes.
+    """A network's function of arrays, with one compiled program for each of their shapes.
 
-    It computes in full float32 where accelerators would take fewer bits for products by default:
-    statistics of features are compared across machines.
+    It computes in full float32, even where accelerators would use fewer bits for products by
+    default, because statistics of features are compared across machines.
     """
 
     def __init__(
@@ -25,13 +25,13 @@ class Batched:
 
         Args:
           function: `function(params, *arrays) -> [batch, ...]`, independent along the batch.
-          params: its parameters, on the mesh.
-          mesh: the batch lies on its `data` and `fsdp` axes.
-          batch_size: rows of every call; raised to a multiple of those axes.
+          params: the network's parameters, on the mesh.
+          mesh: mesh whose `data` and `fsdp` axes the batch is sharded over.
+          batch_size: rows of every call; rounded up to a multiple of the size of those axes.
         """
         self._params, self._mesh = params, mesh
         self._batch = -(-batch_size // batch_divisor(mesh)) * batch_divisor(mesh)
-        # Each process gets all rows, those of other processes' devices too.
+        # Replicated outputs give each process all rows, including those of other processes.
         self._program = jax.jit(function, out_shardings=replicated(mesh))
 
     def __call__(self, *arrays: np.ndarray) -> np.ndarray:
@@ -48,10 +48,10 @@ class Batched:
 
 
 def rgb_bytes(images: np.ndarray) -> np.ndarray:
-    """Pictures as image files hold them, uint8 `[n, H, W, 3]`, and as metrics were defined on them.
+    """Pictures as image files hold them, uint8 `[n, H, W, 3]`, for which metrics were defined.
 
     Args:
-      images: float `[n, H, W, 1 or 3]` in [-1, 1]; what lies outside is clipped.
+      images: float `[n, H, W, 1 or 3]` in [-1, 1]; values outside are clipped.
     """
     pixels = to_bytes(images)
     return np.broadcast_to(pixels, (*pixels.shape[:3], 3))

@@ -17,14 +17,14 @@ from ladd_jax.weights.source import fetch_model
 _BATCH = 32
 
 Score = Callable[[np.ndarray, float], np.ndarray]
-"""`score(cosine [n], scale) -> [n]` from the cosine of picture and prompt and CLIP's own factor."""
+"""`score(cosine [n], scale) -> [n]`, from the cosine of picture and prompt, and CLIP's factor."""
 
 
 def clip_score(cosine: np.ndarray, scale: float) -> np.ndarray:
     """100 max(cos, 0), CLIPScore (Hessel et al. 2021) with the factor of torchmetrics.
 
-    torchmetrics takes the maximum of the mean of all pictures, which is the same unless a picture
-    has less than nothing to do with its prompt.
+    torchmetrics takes the maximum after the mean over pictures, which is the same unless the cosine
+    of a picture is negative.
     """
     del scale
     return 100 * np.maximum(cosine, 0)
@@ -33,11 +33,11 @@ def clip_score(cosine: np.ndarray, scale: float) -> np.ndarray:
 class CLIPExtractor:
     """Pictures and prompts through the two towers of a CLIP.
 
-    Features are the projected vectors of pictures, F wide and of length 1, on which CMMD is defined
-    (Jayasumana et al. 2024). Pictures are rounded to bytes and prepared as the model's own
-    processor says: for most, bicubic resize of the shorter side and the square in the middle. The
-    authors of CMMD resize both sides instead, which is the same for square pictures. Prompts are
-    cut before the end token where they exceed the model's length.
+    Features are the projected embeddings of pictures, of width F and length 1, on which CMMD is
+    defined (Jayasumana et al. 2024). Pictures are rounded to bytes and prepared by the model's own
+    processor, which for most models resizes the shorter side by a bicubic filter and crops the
+    square in the middle. The authors of CMMD resize both sides instead, which is the same for
+    square pictures. Prompts longer than the model's limit are cut before the end token.
     """
 
     def __init__(
@@ -51,21 +51,21 @@ class CLIPExtractor:
         """Reads a model.
 
         Args:
-          path: folder of a CLIP in `transformers`' layout, with safetensors, or owner/name of the
+          path: folder of a CLIP in `transformers`' layout, with safetensors, or owner/name on the
             hub.
-          mesh: where the towers run.
-          score: alignment from cosines.
-          processor: folder or name of a model whose tokenizer and image processor are read where
-            the model comes without.
+          mesh: mesh that the towers run on.
+          score: function that computes alignment from cosines.
+          processor: folder or name of a model whose tokenizer and image processor are used if the
+            model comes without them.
           batch_size: pictures or prompts at once.
 
         Raises:
-          NotFoundError: a file is not there, or the hub does not give it.
-          UserError: the model is no CLIP, or damaged.
+          NotFoundError: a file is missing, or cannot be fetched from the hub.
+          UserError: the model is not a CLIP, or is damaged.
         """
         folder = fetch_model(path)
         parts = _processor_folder(folder, processor)
-        # PyTorch's kernels resize by another filter.
+        # Uses PIL because PyTorch's kernels resize by another filter.
         self._prepare = read_pretrained("AutoImageProcessor", parts, backend="pil")
         self._tokenizer = read_pretrained("AutoTokenizer", parts)
         clip = load_clip(folder, mesh)
@@ -94,7 +94,7 @@ class CLIPExtractor:
         """See `Extractor`."""
         parts = [images[i : i + self._batch] for i in range(0, len(images), self._batch)]
         pictures = _unit(np.concatenate([self._pictures(self.pixels(part)) for part in parts]))
-        # Of one prompt there are many pictures.
+        # Many pictures share a prompt, so each prompt is only encoded once.
         different, index = np.unique(np.asarray(prompts), return_inverse=True)
         ids = self._tokenizer(
             different.tolist(), padding="max_length", truncation=True, max_length=self._length
@@ -115,7 +115,7 @@ def _processor_folder(folder: Path, processor: str | None) -> Path:
     if not has_all(other):
         raise NotFoundError(
             f"{other} has no preprocessor_config.json with a tokenizer.json or vocab.json: put "
-            "those of the CLIP that the model was made from beside its weights"
+            "the files of the CLIP that the model was made from beside its weights"
         )
     return other
 
@@ -126,5 +126,5 @@ def _unit(vectors: np.ndarray) -> np.ndarray:
 
 
 def open_extractor(given: Given) -> Extractor:
-    """The CLIP of `given.path`."""
+    """The CLIP at `given.path`."""
     return CLIPExtractor(given.path, given.mesh)

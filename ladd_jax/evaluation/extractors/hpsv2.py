@@ -15,9 +15,9 @@ def preference(cosine: np.ndarray, scale: float) -> np.ndarray:
 
 
 def open_extractor(given: Given) -> Extractor:
-    """The model of `given.path`: HPSv2 in `transformers`' layout.
+    """The model at `given.path`: HPSv2 in `transformers`' layout.
 
-    The authors publish a ViT-H/14 in open_clip's layout, of which the hub has conversions. Pictures
-    that are not square are cut to their middle, as CLIP's processor does.
+    The authors publish a ViT-H/14 in open_clip's layout; the hub has conversions of it. Pictures
+    that are not square are cropped to their middle, as CLIP's processor does.
     """
     return CLIPExtractor(given.path, given.mesh, preference, BASE)

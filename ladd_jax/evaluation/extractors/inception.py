@@ -18,8 +18,8 @@ class InceptionExtractor:
     """Features of the last pooling layer, F = 2048, of the picture as a whole. It reads no text.
 
     Pictures are rounded to bytes, as if read from a PNG, and resized to 299 x 299 by the bilinear
-    filter of TensorFlow 1, which is the one of FID's own code and of torch-fidelity. Distances
-    with another resize are other numbers (Parmar et al. 2022).
+    filter of TensorFlow 1, which FID's own code and torch-fidelity use. Distances with another
+    resize are not comparable (Parmar et al. 2022).
     """
 
     def __init__(self, path: str, mesh: Mesh, batch_size: int = _BATCH):
@@ -27,15 +27,15 @@ class InceptionExtractor:
 
         Args:
           path: file of weights, see `load_inception`.
-          mesh: where the network runs.
+          mesh: mesh that the network runs on.
           batch_size: pictures at once.
 
         Raises:
           NotFoundError: there is no such file.
-          UserError: the file is damaged, or of another network.
+          UserError: the file is damaged, or belongs to another network.
         """
         self._features = Batched(*load_inception(path, mesh), mesh, batch_size)
-        # On its own: pictures of another size compile nothing else again.
+        # A program of its own, so that only it is compiled again for pictures of another size.
         self._resize = Batched(lambda _, pictures: resize(pictures), {}, mesh, batch_size)
         self._batch = batch_size
 

@@ -1,8 +1,9 @@
 """A run's own extractor: a small image-text encoder, trained on the pictures of its training split.
 
-It needs no labels: a picture and its caption are to be nearer than the picture and other captions
-of the batch (Radford et al. 2021). So its features hold what captions tell, and distances in them
-what a reader would miss. They belong to one run: numbers of two runs are not compared.
+It needs no labels: it learns to bring a picture nearer to its own caption than to the other
+captions of the batch (Radford et al. 2021). So its features represent what captions describe, and
+distances between them differences that a reader of captions would notice. Numbers of two runs are
+not comparable, since each run has its own encoder.
 """
 
 import functools
@@ -25,7 +26,7 @@ from ladd_jax.models.image_text import image_text, terms, word_ids
 _LOG = logging.getLogger(__name__)
 
 CHOICES = 100
-"""Captions among which a picture's own is to be found."""
+"""Number of captions among which a picture's own has to be found."""
 
 _WORDS = 64
 _PART = 256
@@ -34,9 +35,9 @@ _PART = 256
 class OwnEncoder:
     """Looks at pictures with a trained pair of encoders.
 
-    Alignment is R-precision (Xu et al. 2018): 1 where, among `CHOICES` captions, a picture's own is
-    nearer than every other one. Captions that the encoder reads as the same are no choices beside
-    each other. Of a caption it reads 64 words and pairs of words.
+    Alignment is R-precision (Xu et al. 2018): 1 if, among `CHOICES` captions, a picture's own is
+    nearer than every other one. Captions that the encoder cannot tell apart are never choices for
+    the same picture. It reads at most 64 words and pairs of words of a caption.
     """
 
     def __init__(self, model: Model, params: Params, captions: Sequence[str], seed: int):
@@ -45,7 +46,7 @@ class OwnEncoder:
         Args:
           model: the encoders.
           params: their parameters.
-          captions: those of the training split, from which the wrong choices are drawn.
+          captions: captions of the training split, from which the wrong choices are drawn.
           seed: seed of that draw.
         """
         self._params, self._seed = params, seed
@@ -70,7 +71,7 @@ class OwnEncoder:
             others = np.flatnonzero(kinds != kinds[place[prompt]])
             wrong = rng.choice(others, min(CHOICES - 1, len(others)), replace=False)
             cosines = texts[[place[prompt], *wrong]] @ embeddings[i]
-            # Neither a tie nor what is not a number is found.
+            # A strict comparison: neither a tie nor a NaN counts as found.
             found[i] = len(wrong) > 0 and np.all(cosines[0] > cosines[1:])
         return found
 
@@ -78,7 +79,7 @@ class OwnEncoder:
         outputs = []
         for start in range(0, len(inputs), _PART):
             part = inputs[start : start + _PART]
-            # One shape for all parts, so that one program serves them.
+            # All parts have the same shape, so that one program serves them.
             whole = np.resize(part, (_PART, *part.shape[1:]))
             outputs.append([np.asarray(o)[: len(part)] for o in function(self._params, whole)])
         return tuple(np.concatenate(column) for column in zip(*outputs, strict=True))
@@ -92,11 +93,11 @@ def train_encoder(
     Args:
       training: pictures and captions of each bucket.
       seed: seed of parameters, order and augmentation.
-      steps: updates; each on one bucket, drawn by its size.
-      batch_size: pairs of an update; a bucket of fewer repeats some.
+      steps: number of updates, each on one bucket, drawn in proportion to its size.
+      batch_size: pairs in an update; in a smaller bucket some are repeated.
 
     Raises:
-      UserError: there are no pictures, or a single caption.
+      UserError: there are no pictures, or only one distinct caption.
     """
     captions = {caption for _, texts in training.values() for caption in texts}
     if len(captions) < 2:
@@ -140,7 +141,7 @@ def _update(
 
 
 def _loss(logits: jax.Array, ids: jax.Array) -> jax.Array:
-    """Cross-entropy in both directions; equal captions of a batch are all right."""
+    """Cross-entropy in both directions; equal captions in a batch all count as correct."""
     same = jnp.all(ids[:, None] == ids[None], axis=-1).astype(jnp.float32)
     targets = same / same.sum(-1, keepdims=True)
     rows = optax.softmax_cross_entropy(logits, targets)

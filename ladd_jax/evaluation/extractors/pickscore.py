@@ -1,4 +1,4 @@
-"""PickScore (Kirstain et al. 2023): a CLIP trained on which of two pictures people picked."""
+"""PickScore (Kirstain et al. 2023): a CLIP trained on which of two pictures people chose."""
 
 import numpy as np
 
@@ -16,5 +16,5 @@ def pick_score(cosine: np.ndarray, scale: float) -> np.ndarray:
 
 
 def open_extractor(given: Given) -> Extractor:
-    """The model of `given.path`: yuvalkirstain/PickScore_v1, or a folder with its files."""
+    """The model at `given.path`: yuvalkirstain/PickScore_v1, or a folder with its files."""
     return CLIPExtractor(given.path, given.mesh, pick_score, BASE)

@@ -1,4 +1,4 @@
-"""The extractor of edits of scenes: reads a picture, and the one that it was made of."""
+"""The extractor of edits of scenes: reads a picture together with the source it was made from."""
 
 from collections.abc import Sequence
 
@@ -12,14 +12,13 @@ from ladd_jax.evaluation.scenes import Reader, train_reader
 
 
 class SceneEdits:
-    """Features of the scans that are found, and whether the picture is what the instruction makes
-    of its source."""
+    """Features of the scans found, and whether a picture is its source edited as instructed."""
 
     def __init__(self, reader: Reader):
         self._reader = reader
 
     def look(self, images: np.ndarray, prompts: Sequence[str]) -> tuple[np.ndarray, None]:
-        """See `Extractor`; a picture is one part. Without its source nothing tells of alignment."""
+        """See `Extractor`; a picture is one part, and without its source has no alignment."""
         del prompts
         return self._reader.features(images)[:, None], None
 
@@ -32,6 +31,6 @@ class SceneEdits:
 
 
 def open_extractor(given: Given) -> EditExtractor:
-    """A reader that has learnt the scans of the training split."""
+    """A reader trained on the scans of the training split."""
     train, _ = digits.load(given.seed)
     return SceneEdits(train_reader(train, given.seed))

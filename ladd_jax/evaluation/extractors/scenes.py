@@ -1,4 +1,4 @@
-"""The scenes' own extractor: finds the scans of a picture, reads them, their colours and places."""
+"""The extractor of scenes: finds the scans in a picture, and reads their digits and colours."""
 
 from collections.abc import Sequence
 
@@ -11,7 +11,7 @@ from ladd_jax.evaluation.scenes import Reader, train_reader
 
 
 class Scenes:
-    """Features of the scans that are found, and whether the picture shows all that it should."""
+    """Features of the scans found, and whether a picture shows everything that its prompt says."""
 
     def __init__(self, reader: Reader):
         self._reader = reader
@@ -23,6 +23,6 @@ class Scenes:
 
 
 def open_extractor(given: Given) -> Extractor:
-    """A reader that has learnt the scans of the training split."""
+    """A reader trained on the scans of the training split."""
     train, _ = digits.load(given.seed)
     return Scenes(train_reader(train, given.seed))

@@ -1,6 +1,6 @@
 """Metrics by name, each measured in a file of its own.
 
-To add one, write its file and give it an entry here; `evaluate.metrics` of a config chooses.
+To add one, write its file and add an entry here; `evaluate.metrics` of a config selects metrics.
 """
 
 from ladd_jax.evaluation.metrics import (
@@ -19,9 +19,9 @@ METRICS = {
     "fd": Metric(
         "FD",
         frechet.measure,
-        "Fréchet distance of features to held-out samples of the data generator, as a multiple of "
-        "the floor, which the generator's own samples have from each other, and of the untrained "
-        "student's at the same steps",
+        "Fréchet distance of features to held-out samples of the data generator, also as a "
+        "multiple of the floor, the distance between two sets of the generator's own samples, and "
+        "of the untrained student's distance at the same steps",
         ratios={"/ floor": "generator", "/ untrained": "untrained"},
     ),
     "fd_real": Metric(
@@ -34,25 +34,25 @@ METRICS = {
     "kid": Metric(
         "KID x 1000",
         kernel.measure_kid,
-        "kernel inception distance, which small sets do not raise; around 0 for the same "
-        "distribution, and below it as often as above",
+        "kernel inception distance, which has no bias for small sets; for equal distributions it "
+        "is around 0, and below as often as above",
     ),
     "cmmd": Metric(
         "CMMD",
         kernel.measure_cmmd,
-        "discrepancy of CLIP's features, each of length 1, under a kernel that takes them for no "
-        "Gaussian",
+        "discrepancy of CLIP's features, each of length 1, under a kernel that does not assume "
+        "that they are Gaussian",
         ratios={"/ floor": "generator"},
     ),
     "precision": Metric(
         "precision",
         precision_recall.measure_precision,
-        "share of samples that lie among those that they are compared with",
+        "share of samples that lie within the set that they are compared with",
     ),
     "recall": Metric(
         "recall",
         precision_recall.measure_recall,
-        "share of those that they are compared with that lie among the samples",
+        "share of the set that samples are compared with that lies within the samples",
     ),
     "alignment": Metric(
         "alignment",
@@ -65,7 +65,7 @@ METRICS = {
     edits.EDIT_ERROR: Metric(
         "edit error",
         mean_of(edits.EDIT_ERROR),
-        "of edits, the root mean square distance of a picture to the true edited one, of values in "
+        "for edits, the root mean square distance of a picture to the true edit, of values in "
         "[-1, 1]",
         reference="",
         ratios={"/ teacher": "teacher"},
@@ -73,15 +73,15 @@ METRICS = {
     edits.KEPT_ERROR: Metric(
         "kept error",
         mean_of(edits.KEPT_ERROR),
-        "of edits, the root mean square distance of a picture to the one that was edited, where "
-        "the true edit has left that as it was",
+        "for edits, the root mean square distance of a picture to its source, at the pixels that "
+        "the true edit leaves unchanged",
         reference="",
         ratios={"/ teacher": "teacher"},
     ),
     "diversity": Metric(
         "diversity",
         diversity.measure,
-        "mean distance of the features of two samples of a prompt",
+        "mean distance between the features of two samples of the same prompt",
         reference="",
         ratios={"/ generator": "generator"},
     ),
@@ -96,31 +96,31 @@ METRICS = {
     "outside": Metric(
         "outside",
         contrast.outside,
-        f"share of values outside of the range that holds {1 - contrast.LEFT_OUT:.0%} of the "
+        f"share of values outside the range that holds {1 - contrast.LEFT_OUT:.0%} of the "
         f"generator's values",
         pixels=True,
     ),
     "masked_distance": Metric(
         "distance",
         mean_of("distance"),
-        "mean distance of the features of a completed picture to those of the picture itself, from "
-        "which it differs in the hole alone",
+        "mean distance between the features of a completed picture and of the original, which "
+        "differ only in the hole",
         reference="",
         ratios={"/ teacher": "teacher"},
     ),
     "masked_error": Metric(
         "error in the hole",
         root_mean_of("masked"),
-        "root mean square of what a completed picture is off in the hole",
+        "root mean square error of a completed picture in the hole",
         reference="",
         ratios={"/ teacher": "teacher"},
     ),
     "known_error": Metric(
         "known error",
         root_mean_of("known"),
-        "root mean square of what a sample is off around the hole, before the known pixels are put "
-        "back, which leaves none of it",
+        "root mean square error of a sample around the hole, before the known pixels are put back "
+        "and remove it",
         reference="",
     ),
 }
-"""By the name that `metrics.json` has."""
+"""All metrics, by their names in `metrics.json`."""

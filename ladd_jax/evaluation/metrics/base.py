@@ -1,4 +1,4 @@
-"""What a metric is: a number from pictures, and from others that they are compared with."""
+"""The interface of metrics: a number from samples and the pictures they are compared with."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from ladd_jax.evaluation.seen import Seen
 
 Measure = Callable[[Sequence[Seen], Sequence[Seen]], float | None]
-"""`(samples, reference) -> value`, each one `Seen` for each bucket, the same buckets in both; None
-where there is nothing to measure on, such as no text."""
+"""`measure(samples, reference)` gives the value, from one `Seen` per bucket in each, with the same
+buckets in both. It is None if there is nothing to measure, for example no text."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,14 +16,14 @@ class Metric:
 
     Attributes:
       heading: its name in tables.
-      measure: computes it.
+      measure: function that computes it.
       reference: what samples are compared with: `generator`, the data generator's held-out samples,
-        `real`, held-out real pictures, or nothing.
-      meaning: a sentence for the reader of a table.
-      ratios: what its value is divided by in tables, beside the value, by heading: the value of the
-        generator's own samples (`generator`), of the data generator's longest sampling (`teacher`),
-        or of the untrained student at the same steps (`untrained`).
-      pixels: whether it looks at pictures, and not at their features alone.
+        `real`, held-out real pictures, or empty for nothing.
+      meaning: an explanation for the reader of a table.
+      ratios: ratios that tables show beside the value, by heading. The value is divided by that of
+        the generator's own samples (`generator`), of the data generator's longest sampling
+        (`teacher`), or of the untrained student at the same steps (`untrained`).
+      pixels: whether it looks at pixels, and not only at features.
     """
 
     heading: str

@@ -1,4 +1,4 @@
-"""Contrast: what a student that exaggerates has too much of."""
+"""Contrast, which is too high in the samples of a student that exaggerates."""
 
 import functools
 from collections.abc import Sequence
@@ -8,11 +8,11 @@ import numpy as np
 from ladd_jax.evaluation.seen import Seen
 
 LEFT_OUT = 0.04
-"""Share of the reference's values outside of its own range, half of it on each side."""
+"""Share of the reference's values that its range leaves out, half of it at each end."""
 
 
 def deviation(samples: Sequence[Seen], reference: Sequence[Seen]) -> float:
-    """Standard deviation of all values of all pictures; the reference does not matter."""
+    """Standard deviation of all values of all pictures; the reference is ignored."""
     del reference
     return float(np.std(_values(samples)))
 
@@ -24,7 +24,7 @@ def outside(samples: Sequence[Seen], reference: Sequence[Seen]) -> float:
     return float(np.mean((values < low) | (values > high)))
 
 
-# The reference stays the same while intervals draw the samples again.
+# Cached, since the reference stays the same while samples are resampled for intervals.
 @functools.lru_cache(maxsize=1)
 def _range(reference: tuple[Seen, ...]) -> tuple[float, float]:
     low, high = np.quantile(_values(reference), [LEFT_OUT / 2, 1 - LEFT_OUT / 2])

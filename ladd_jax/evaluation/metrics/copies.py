@@ -1,6 +1,6 @@
-"""Which samples are copies of one: a resample draws pictures more than once.
+"""Tells which samples are copies of each other, since resamples can draw a picture repeatedly.
 
-Some metrics compare the samples of one set with each other, and a copy says nothing there.
+Metrics that compare the samples of one set with each other must not compare copies.
 """
 
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from ladd_jax.evaluation.seen import Seen
 
 
 def joint_identity(parts: Sequence[Seen]) -> np.ndarray:
-    """Numbers int64 `[N]` of the samples that `joint` gives, the same for copies alone."""
+    """An identity, int64 `[N]`, of each sample that `joint` gives, equal only for copies."""
     whole = len({part.features.shape[1] for part in parts}) == 1
     numbers, start = [], 0
     for part in parts:

@@ -7,14 +7,14 @@ import numpy as np
 from ladd_jax.errors import UserError
 from ladd_jax.evaluation.seen import Seen
 
-# Numbers in memory while distances are taken, 128 MB of each kind.
+# Most numbers per array while distances are computed, 128 MB.
 _AT_ONCE = 2**24
 
 
 def measure(samples: Sequence[Seen], reference: Sequence[Seen]) -> float | None:
-    """Mean over buckets of `diversity`; the reference does not matter.
+    """Mean over buckets of `diversity`; the reference is ignored.
 
-    None where a bucket has no prompt with two samples, as real pictures may.
+    None if a bucket has no prompt with two samples, which can happen for real pictures.
     """
     del reference
     values = []
@@ -34,14 +34,14 @@ def diversity(
     Args:
       features: float `[n, F]`.
       groups: int `[n]`, the prompt of each sample, by number.
-      identity: int `[n]`, the same for copies of one sample, whose distance does not count;
-        default: no sample is a copy.
+      identity: int `[n]`, equal for copies of one sample, whose distance does not count; default:
+        no sample is a copy.
 
     Returns:
-      The distance, in units of the features; None where no prompt has two samples.
+      the distance, in units of the features; None if no prompt has two samples.
 
     Raises:
-      UserError: no sample, or not one group for each.
+      UserError: there is no sample, or not one group for each sample.
     """
     if groups.shape != features.shape[:1] or not len(groups):
         raise UserError(
@@ -53,7 +53,7 @@ def diversity(
     order = np.argsort(groups, kind="stable")
     _, starts, sizes = np.unique(groups[order], return_index=True, return_counts=True)
     means = []
-    # Groups of one size at once: there are many, and most have the same.
+    # All groups of the same size are handled at once, since most groups have the same size.
     for size in np.unique(sizes):
         begins = starts[sizes == size]
         most = max(1, _AT_ONCE // (size * max(size, features.shape[1])))
@@ -71,7 +71,7 @@ def diversity(
 def _distances(x: np.ndarray) -> np.ndarray:
     """Distances `[..., n, n]` between the rows of `[..., n, F]`.
 
-    By products, which are exact enough once the rows' mean is taken off.
+    Computed by matrix products, which are exact enough once the rows' mean is subtracted.
     """
     x = x - x.mean(-2, keepdims=True)
     products = x @ np.swapaxes(x, -1, -2)

@@ -7,23 +7,23 @@ import numpy as np
 
 EDIT_ERROR, KEPT_ERROR = "edit_error", "kept_error"
 
-# Of values in [-1, 1]: true edits of decoded or compressed pictures leave no pixel quite the same.
+# Tolerance, for values in [-1, 1], since decoding or compression changes every pixel a little.
 _SAME = 0.05
 
 
 def errors(images: np.ndarray, sources: np.ndarray, truths: np.ndarray) -> dict[str, np.ndarray]:
-    """Root mean squares of distances of each picture, as it is shown, in units of [-1, 1].
+    """Root mean square distances of each picture as shown, that is clipped, in units of [-1, 1].
 
     - `edit_error`: to the true edited picture.
-    - `kept_error`: to the source, at the pixels that the true edit has left as they were.
+    - `kept_error`: to the source, at the pixels that the true edit leaves unchanged.
 
     Args:
-      images: float32 `[n, H, W, C]`; what is beyond [-1, 1] is clipped.
+      images: float32 `[n, H, W, C]`; values beyond [-1, 1] are clipped.
       sources: the pictures that were edited.
       truths: the true edited pictures.
 
     Returns:
-      float64 `[n]` each.
+      both errors by name, float64 `[n]` each.
     """
     shown, before, after = (
         np.clip(each.astype(np.float64), -1, 1) for each in (images, sources, truths)

@@ -19,24 +19,23 @@ def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
     """Fréchet distance of the Gaussians fitted to two sets (Heusel et al. 2017, eq. 6).
 
     |mu_a - mu_b|^2 + tr(C_a + C_b - 2 (C_a C_b)^(1/2)), in float64, with unbiased covariances.
-    With factors C = R^T R the trace of the root is the sum of the singular values of R_a R_b^T. So
-    no matrix root is taken, and singular covariances do no harm.
+    With factors C = R^T R the trace of the root is the sum of the singular values of R_a R_b^T, so
+    that no matrix root is needed and covariances may be singular.
 
     Args:
       a: float `[n, F]`, n at least 2.
       b: float `[m, F]`, m at least 2.
 
     Returns:
-      The distance in squared units of the features, 0 or more.
+      the distance in squared units of the features, 0 or more.
 
     Raises:
-      UserError: a set of fewer than two samples, widths that differ, or values that are not
-        finite.
+      UserError: a set has fewer than two samples, widths differ, or values are not finite.
     """
     return _distance(_fit(a), _fit(b))
 
 
-# Samples for each feature from which a covariance is factored without QR.
+# Samples per feature from which on a covariance is factored without QR.
 _TALL = 4
 
 
@@ -47,7 +46,7 @@ class _Gaussian(NamedTuple):
     factor: np.ndarray
 
 
-# Of two sets, one stays the same while intervals draw the other again.
+# Cached, since one of the two sets stays the same while the other is resampled for intervals.
 @functools.lru_cache(maxsize=2)
 def _seen(parts: tuple[Seen, ...]) -> _Gaussian:
     return _fit(joint(parts))
@@ -69,7 +68,8 @@ def _fit(x: np.ndarray) -> _Gaussian:
 def _factor(x: np.ndarray) -> np.ndarray:
     """R with R^T R = X^T X, of X `[n, F]`."""
     if len(x) > _TALL * x.shape[1]:
-        # A tenth of QR's time. Rounding is 1e-8 of the largest singular value, where QR's is 1e-16.
+        # Takes a tenth of QR's time. Its rounding error is 1e-8 of the largest singular value,
+        # compared to 1e-16 for QR.
         values, vectors = np.linalg.eigh(x.T @ x)
         factor = np.sqrt(np.maximum(values, 0.0))[:, None] * vectors.T
     else:
@@ -85,5 +85,5 @@ def _distance(a: _Gaussian, b: _Gaussian) -> float:
     mean = np.sum(np.square(a.mean - b.mean))
     cross = np.linalg.svd(a.factor @ b.factor.T, compute_uv=False).sum()
     total = np.sum(np.square(a.factor)) + np.sum(np.square(b.factor))
-    # Rounding may make the distance of a set from itself slightly negative.
+    # Rounding may make the distance of a set to itself slightly negative.
     return float(max(mean + total - 2 * cross, 0.0))

@@ -14,7 +14,7 @@ from ladd_jax.evaluation.metrics.copies import joint_identity
 from ladd_jax.evaluation.seen import Seen, joint
 
 SUBSETS = 100
-"""Subsets that KID is the mean of."""
+"""Number of subsets that KID is the mean over."""
 
 SUBSET_SIZE = 1000
 """Samples of each set in a subset."""
@@ -23,13 +23,13 @@ SIGMA = 10.0
 """Width of CMMD's kernel."""
 
 SCALE = 1000.0
-"""Factor of CMMD by definition, and of KID in tables, for numbers that people can read."""
+"""Factor of CMMD, by definition, and of KID in tables, to make its numbers readable."""
 
 _SEED = 2020
-"""torch-fidelity's, so that the subsets are its subsets."""
+"""The seed of torch-fidelity, so that subsets are the same."""
 
 _ROWS = 1024
-"""Rows of a kernel's matrix in memory."""
+"""Rows of a kernel's matrix that are in memory at once."""
 
 
 def measure_kid(samples: Sequence[Seen], reference: Sequence[Seen]) -> float:
@@ -55,26 +55,26 @@ def kernel_inception_distance(
 ) -> float:
     """KID (Binkowski et al. 2018), with the subsets of torch-fidelity.
 
-    The mean over random subsets of the unbiased estimate (Gretton et al. 2012, eq. 3) of the
-    squared discrepancy under the kernel (x y / F + 1)^3. It may be below 0.
+    It is the mean over random subsets of the unbiased estimate (Gretton et al. 2012, eq. 3) of the
+    squared discrepancy under the kernel (x y / F + 1)^3. It can be negative.
 
     Args:
       a: float `[n, F]`.
       b: float `[m, F]`.
-      identity_a: int `[n]`, the same for copies of one sample, of which no two are compared;
+      identity_a: int `[n]`, equal for copies of one sample, which are not compared with each other;
         default: no sample is a copy.
-      identity_b: int `[m]`.
-      subsets: number of subsets; one, where each would be both sets whole.
-      subset_size: samples of each set in a subset; all of the smaller set, where it has fewer.
+      identity_b: int `[m]`, the same for `b`.
+      subsets: number of subsets; only one is used if each would consist of both whole sets.
+      subset_size: samples of each set in a subset, at most the size of the smaller set.
 
     Raises:
-      UserError: a set of fewer than two samples, or widths that differ.
+      UserError: a set has fewer than two samples, or widths differ.
     """
     a, b = _checked(a, b)
     ids_a = np.arange(len(a)) if identity_a is None else identity_a
     ids_b = np.arange(len(b)) if identity_b is None else identity_b
     size = min(subset_size, len(a), len(b))
-    # torch-fidelity draws from numpy's old generator.
+    # numpy's legacy generator, since torch-fidelity draws from it.
     rng = np.random.RandomState(_SEED)
     estimates = []
     for _ in range(1 if size == len(a) == len(b) else subsets):
@@ -88,8 +88,8 @@ def clip_mean_discrepancy(a: np.ndarray, b: np.ndarray) -> float:
     """CMMD (Jayasumana et al. 2024, eq. 4), by the estimate of the authors' code.
 
     1000 times the squared discrepancy of vectors of length 1 under the kernel
-    exp(-|x - y|^2 / (2 10^2)). Its means have the pairs of a sample with itself, so that it is 0
-    or more, and grows a little as sets shrink.
+    exp(-|x - y|^2 / (2 10^2)). Its means include the pairs of a sample with itself, so that it is
+    never negative, and grows a little as sets shrink.
 
     Args:
       a: float `[n, F]`, n at least 2, of any lengths.
@@ -100,7 +100,7 @@ def clip_mean_discrepancy(a: np.ndarray, b: np.ndarray) -> float:
     """
     a, b = (_unit(x) for x in _checked(a, b))
     distance = _mean_gaussian(a, a) + _mean_gaussian(b, b) - 2 * _mean_gaussian(a, b)
-    # Rounding may make the distance of a set from itself slightly negative.
+    # Rounding may make the distance of a set to itself slightly negative.
     return max(SCALE * distance, 0.0)
 
 
@@ -128,7 +128,7 @@ def _unit(x: np.ndarray) -> np.ndarray:
 
 
 def _mean_gaussian(x: np.ndarray, y: np.ndarray) -> float:
-    """Mean of the kernel over all pairs of a sample of one set and one of another."""
+    """Mean of the kernel over all pairs of a sample of one set and a sample of the other."""
     total, lengths = 0.0, np.sum(y * y, axis=1)
     for start in range(0, len(x), _ROWS):
         rows = x[start : start + _ROWS]

@@ -1,4 +1,4 @@
-"""One number of what each picture is off from the one that it should be: see `Seen.errors`."""
+"""Metrics that average an error of each picture, see `Seen.errors`."""
 
 import math
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from ladd_jax.evaluation.seen import Seen
 
 
 def mean_of(name: str) -> Measure:
-    """The mean of an error over the pictures of all buckets; None where they have no such error."""
+    """The mean of an error over the pictures of all buckets; None if they have no such error."""
 
     def measure(samples: Sequence[Seen], reference: Sequence[Seen]) -> float | None:
         del reference
@@ -22,7 +22,7 @@ def mean_of(name: str) -> Measure:
 
 
 def root_mean_of(name: str) -> Measure:
-    """The same for an error that is a mean square: the root of the mean."""
+    """The square root of the mean, for an error that is a mean square; None as in `mean_of`."""
     mean = mean_of(name)
 
     def measure(samples: Sequence[Seen], reference: Sequence[Seen]) -> float | None:

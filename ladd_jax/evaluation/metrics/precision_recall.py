@@ -1,4 +1,4 @@
-"""Precision and recall of samples, quality and coverage apart (Kynkäänniemi et al. 2019).
+"""Precision and recall, which measure quality and coverage apart (Kynkäänniemi et al. 2019).
 
 n, m samples of the sets, F features.
 """
@@ -12,10 +12,10 @@ from ladd_jax.evaluation.metrics.copies import joint_identity
 from ladd_jax.evaluation.seen import Seen, joint
 
 NEIGHBOURS = 3
-"""A ball around a sample reaches to this neighbour of it."""
+"""The ball around a sample reaches to its neighbour of this number, by distance."""
 
 _ROWS = 1024
-"""Rows of a matrix of distances in memory."""
+"""Rows of a matrix of distances that are in memory at once."""
 
 
 def measure_precision(samples: Sequence[Seen], reference: Sequence[Seen]) -> float:
@@ -36,18 +36,19 @@ def covered(
 ) -> float:
     """Share of a set that lies in the manifold of another (Kynkäänniemi et al. 2019, eq. 1 and 2).
 
-    The manifold is the union of balls, one around each sample, which reach to its third nearest
-    neighbour in its own set.
+    The manifold is the union of balls around the samples, each reaching to its sample's nearest
+    neighbour number `neighbours` in the same set.
 
     Args:
       queries: float `[n, F]`.
       manifold: float `[m, F]`.
-      identity: int `[m]`, the same for copies of one sample of the manifold, which counts once;
+      identity: int `[m]`, equal for copies of one sample of the manifold, which count once;
         default: no sample is a copy.
-      neighbours: number of the neighbour.
+      neighbours: which nearest neighbour the balls reach to.
 
     Raises:
-      UserError: no query, too few samples to have such a neighbour, or widths that differ.
+      UserError: there is no query, there are too few samples to have such a neighbour, or widths
+        differ.
     """
     if manifold.ndim != 2 or queries.shape[1:] != manifold.shape[1:] or not len(queries):
         raise UserError(
@@ -61,7 +62,7 @@ def covered(
             f"a set of {len(manifold)} different samples has no neighbour number {neighbours}: "
             f"give {neighbours + 1} or more"
         )
-    # The nearest is the sample itself.
+    # Index 0 is the sample itself.
     own = [np.partition(part, neighbours)[:, neighbours] for part in _squares(manifold, manifold)]
     radii = np.concatenate(own)
     inside = [np.any(part <= radii, axis=1) for part in _squares(queries, manifold)]
@@ -69,7 +70,7 @@ def covered(
 
 
 def _squares(x: np.ndarray, y: np.ndarray) -> Iterator[np.ndarray]:
-    """Squared distances `[n, m]`, some rows at a time."""
+    """Yields squared distances `[n, m]`, some rows at a time."""
     lengths = np.sum(y * y, axis=1)
     for start in range(0, len(x), _ROWS):
         rows = x[start : start + _ROWS]

@@ -31,11 +31,11 @@ class AutoencoderConfig:
       in_channels: channels of the images read.
       out_channels: channels of the images made.
       latent_channels: channels of the latents.
-      mid_block_add_attention: attention over all places of the latent grid.
+      mid_block_add_attention: whether there is attention over all places of the latent grid.
       scaling_factor: latents are `(z - shift_factor) * scaling_factor`.
-      shift_factor: see above.
-      remat: whether a gradient computes residual blocks, attention and the end of the decoder
-        again, of which it keeps the inputs.
+      shift_factor: see `scaling_factor`.
+      remat: whether gradients recompute residual blocks, attention and the end of the decoder from
+        their inputs.
       dtype: dtype of computation.
       param_dtype: dtype of parameters.
     """
@@ -81,12 +81,12 @@ class _Convolution(nnx.Module):
         shape, axes = (side, side, inputs, outputs), (None, None, "embed", "mlp")
         self.kernel = param(rngs, shape, initializers.lecun_normal(), axes, config.param_dtype)
         self.bias = param(rngs, (outputs,), initializers.zeros, ("mlp",), config.param_dtype)
-        # Zeros on both sides, or, where the grid is halved, after the last row and column only.
+        # Zero padding on both sides, or only after the last row and column if the grid is halved.
         self.stride, self.padding = (2, (0, 1)) if halve else (1, (side // 2, side // 2))
         self.dtype = config.dtype
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        # Stored in shards and used whole: the image grids are large, and the kernels are small.
+        # Stored in shards but used whole, since image grids are large and kernels small.
         kernel, bias = (
             gather(p[...].astype(self.dtype), (None,) * p.ndim) for p in (self.kernel, self.bias)
         )
@@ -172,7 +172,7 @@ class _Middle(nnx.Module):
 
 
 class _Level(nnx.Module):
-    """Residual blocks at one resolution, then a convolution at half or twice of it."""
+    """Residual blocks at one resolution, then a convolution to half or twice the resolution."""
 
     def __init__(
         self,
@@ -207,7 +207,7 @@ class _Level(nnx.Module):
 
 
 class Encoder(nnx.Module):
-    """Images to the mean and log variance of their latents, before shift and scale."""
+    """Maps images to the mean and log variance of their latents, before shift and scale."""
 
     def __init__(self, config: AutoencoderConfig, *, rngs: nnx.Rngs):
         widths = config.block_out_channels
@@ -240,7 +240,7 @@ class Encoder(nnx.Module):
 
 
 class Decoder(nnx.Module):
-    """Latents, after shift and scale are undone, to images."""
+    """Maps latents, after shift and scale are undone, to images."""
 
     def __init__(self, config: AutoencoderConfig, *, rngs: nnx.Rngs):
         widths = config.block_out_channels[::-1]
@@ -326,7 +326,7 @@ class Autoencoder:
         Args:
           params: parameters of both networks.
           images: `[B, H, W, in_channels]` in [-1, 1].
-          key: draws latents from their distribution; without it they are its mode.
+          key: PRNG key to draw latents from their distribution; None takes the mode.
 
         Returns:
           float32 `[B, H // F, W // F, latent_channels]`.
@@ -340,16 +340,16 @@ class Autoencoder:
         return (z - self.config.shift_factor) * self.config.scaling_factor
 
     def decode(self, params: Params, latents: jax.Array, tile: int = 1024) -> jax.Array:
-        """Images of latents.
+        """Decodes latents to images.
 
         Args:
           params: parameters of both networks.
           latents: `[B, h, w, latent_channels]`, shifted and scaled.
-          tile: pixels on a side of the largest image that is decoded in one piece; above it,
-            tiles that overlap by at least a quarter are decoded in turn and blended.
+          tile: side in pixels of the largest image that is decoded in one piece; larger images are
+            decoded in tiles that overlap by at least a quarter and are blended.
 
         Returns:
-          float32 `[B, h F, w F, out_channels]`, in [-1, 1] but for overshoot.
+          float32 `[B, h F, w F, out_channels]`, in [-1, 1] except for overshoot.
 
         Raises:
           UserError: the tile is smaller than four latent pixels.
@@ -367,7 +367,7 @@ class Autoencoder:
         return self._decode_tiles(params["decoder"], z, side)
 
     def _decode_tiles(self, params: Params, z: jax.Array, side: int) -> jax.Array:
-        """One tile after another in a scan, so that memory does not grow with the image."""
+        """Decodes tiles in turn in a scan, so that memory does not grow with the image."""
         b, h, w, c = z.shape
         factor = self.config.reduction
         rows, columns = min(side, h), min(side, w)
@@ -394,15 +394,16 @@ class Autoencoder:
 
 
 def tile_starts(length: int, tile: int, overlap: int) -> np.ndarray:
-    """First places of the fewest equal tiles that cover a length and overlap enough, int32."""
+    """Starts of the fewest equal tiles that cover a length and overlap enough, int32."""
     count = max(1, math.ceil((length - overlap) / (tile - overlap)))
     return np.linspace(0, length - tile, count).round().astype(np.int32)
 
 
 def tile_window(length: int, overlap: int) -> np.ndarray:
-    """Weights of a tile along one side, float32: they rise over the overlap and fall likewise.
+    """Weights of a tile along one side, float32, which rise over the overlap and fall likewise.
 
-    A squared sine: it starts flat, where the padding of the convolutions spoils the tile.
+    They follow a squared sine, which is flat at the edge, where the padding of convolutions
+    corrupts the tile.
     """
     places = np.arange(length) + 0.5
     ramp = np.minimum(np.minimum(places, length - places) / overlap, 1.0)

@@ -17,25 +17,25 @@ _CODE_WIDTH = 100
 """Columns of a line of code on a card."""
 
 _COMFY_LEVELS = 1000
-"""Levels of ComfyUI's table of sigmas, from which its scheduler `simple` picks."""
+"""Number of sigmas in ComfyUI's table, which its scheduler `simple` picks from."""
 
 _COMFY_TOKENS = 77
-"""Tokens to which ComfyUI pads a prompt for the T5 of Stable Diffusion 3."""
+"""Number of tokens that ComfyUI pads a prompt to for the T5 of Stable Diffusion 3."""
 
 
-_ALWAYS = """Always pass `sigmas`, which are the times of the student, and `guidance_scale=1.0`:
-left out, they are 28 other ones and 7. The scheduler is {scheduler} Before `dtype=`
-diffusers called it `torch_dtype=`.
+_ALWAYS = """Always pass `sigmas`, which are the times of the student, and `guidance_scale=1.0`;
+the defaults are 28 other sigmas and a scale of 7. The scheduler is {scheduler} Older versions of
+diffusers call `dtype=` `torch_dtype=`.
 """
 
 _SCHEDULER = {
     "consistency": """`FlowMatchLCMScheduler` (diffusers 0.34 or newer), which draws fresh noise in
-every step from torch's global generator, so seed it with `torch.manual_seed`; `generator=` is for
-the first noise alone.""",
-    "euler": """`FlowMatchEulerDiscreteScheduler` with a shift of 1, which draws nothing: the first
-noise alone decides.""",
+every step from torch's global generator, so seed it with `torch.manual_seed`; `generator=` only
+affects the first noise.""",
+    "euler": """`FlowMatchEulerDiscreteScheduler` with a shift of 1, which draws no further noise:
+the picture depends only on the first noise.""",
 }
-"""What there is to know of it, by the student's sampler."""
+"""Text about the scheduler, by the student's sampler."""
 
 _COMFY_SAMPLERS = {"consistency": "lcm", "euler": "euler"}
 """ComfyUI's names of samplers."""
@@ -57,8 +57,8 @@ def model_card(export: Export, reduction: int) -> str:
     """Markdown with the header that the Hugging Face hub reads.
 
     Args:
-      export: what is exported.
-      reduction: pixels on a side of a latent pixel.
+      export: the export.
+      reduction: side of a latent pixel in pixels.
     """
     parts = [card.header(export, "stable-diffusion-3"), card.summary(export)]
     if "diffusers" in export.layouts:
@@ -114,7 +114,7 @@ def _lora(export: Export, reduction: int) -> str:
     base, scheduler = card.address(export.base), SCHEDULERS[_sampler(export)]
     return f"""## diffusers
 
-These are adapters of {card.named(export.base)}: they are loaded on top of it, which needs
+These are adapters for {card.named(export.base)}. They are loaded on top of it, which needs
 `pip install peft`, and its scheduler is replaced.
 
 ```python
@@ -179,15 +179,15 @@ image = pipe(
 
 
 def _by_number(sigmas: list[float]) -> str:
-    """How a caller that can give no sigmas, but a number of steps, gets these; empty for none."""
+    """How to get these sigmas by a number of steps, if the schedule allows it; else empty."""
     even = [1 - i * (1 - sigmas[-1]) / max(len(sigmas) - 1, 1) for i in range(len(sigmas))]
     if len(sigmas) < 2 or any(abs(a - b) > 1e-6 for a, b in zip(sigmas, even, strict=True)):
         return ""
     count = len(sigmas)
     return f"""
-Where a program takes a number of steps and no sigmas, give the scheduler the last of them, and call
-the pipeline with `num_inference_steps={count}` in the place of `sigmas`. That makes the same sigmas
-at {count} steps, and wrong ones at any other number:
+If a program takes a number of steps but no sigmas, give the scheduler the last sigma, and call the
+pipeline with `num_inference_steps={count}` instead of `sigmas`. That gives the same sigmas for
+{count} steps, and wrong ones for any other number:
 
 ```python
 pipe.scheduler = pipe.scheduler.from_config(pipe.scheduler.config, shift_terminal={sigmas[-1]:g})
@@ -201,7 +201,7 @@ def _with_pictures(export: Export, reduction: int) -> str:
 
 
 def _from_a_picture(export: Export, reduction: int) -> str:
-    """How a sample starts from a picture with noise; empty where no time is left for it."""
+    """How to start from a picture with noise; empty if the student has no time for that."""
     sigmas = _shown(export)[0]
     rest = sigmas[len(sigmas) // 2 :]
     if len(sigmas) < 2 or export.joined:
@@ -209,8 +209,8 @@ def _from_a_picture(export: Export, reduction: int) -> str:
     height, width = (reduction * side for side in export.square)
     return f"""
 To start from a picture with noise (SDEdit), pass the sigmas from one of the student's times on. The
-first is the share of noise that the picture gets, and `strength` stays 1.0, since it is the share
-of these sigmas that is used:
+first is the share of noise mixed into the picture. `strength` stays 1.0, since it is the share of
+these sigmas that is used:
 
 ```python
 from diffusers import StableDiffusion3Img2ImgPipeline
@@ -229,19 +229,20 @@ image = pipe(
 ).images[0]
 ```
 
-`sigmas={sigmas}` with `strength={len(rest) / len(sigmas):g}` is the same. The picture is resized to
-`height` and `width` whatever its aspect, so crop it before.
+`sigmas={sigmas}` with `strength={len(rest) / len(sigmas):g}` does the same. The picture is resized
+to `height` and `width` whatever its aspect, so crop it first.
 """
 
 
 def _filling(export: Export, reduction: int) -> str:
-    """What there is to know of masks."""
+    """Instructions about masks."""
     return f"""
 White in the mask is filled. `strength` stays 1.0: the student is given the masked picture, and
 starts from noise alone. Picture and mask are resized to `height` and `width` whatever their aspect,
-so crop both before. The pipeline shrinks the mask to the grid of latents by the first of
-{reduction} pixels, and in training any of them counted: paint in blocks of {reduction} pixels, or a
-little wide. What is known changes a little on its way through the autoencoder, so put it back:
+so crop both first. The pipeline shrinks the mask to the grid of latents by taking one of every
+{reduction} pixels, while in training a white pixel anywhere among these counted, so paint in blocks
+of {reduction} pixels, or a little too wide. The autoencoder changes known pixels a little, so put
+them back:
 
 ```python
 from PIL import Image
@@ -253,23 +254,23 @@ image = Image.composite(image, picture, mask.convert("L").point(lambda x: 255 * 
 
 
 def _editing(export: Export, reduction: int) -> str:
-    """What there is to know of the picture that is edited."""
+    """Instructions about the picture that is edited."""
     channels = export.architecture.out_channels
     return f"""
-The prompt says what is to be done to the picture. `diffusers` itself has no pipeline for this: the
-class is that of a pipeline of its community, in the file
+The prompt says how to edit the picture. `diffusers` itself has no pipeline for this: the class is a
+community pipeline, in the file
 [`{EDITING}`](https://github.com/huggingface/diffusers/blob/main/{EDITING}) of its repository, which
-you put beside your script. The file imports as a part of the library, and is loaded as one; as
-`custom_pipeline` diffusers 0.42 does not find what it imports. The transformer reads {2 * channels}
-channels, first the {channels} of the noisy latent, then those of the picture's latent, the middle
-of its distribution, scaled and shifted as the autoencoder says. The picture is taken at the size
-that it has, so crop and resize it before to `height` and `width`, which are multiples of
+you put next to your script. The file has relative imports and is loaded as a part of the library,
+since diffusers 0.42 does not find these imports for a `custom_pipeline`. The transformer reads
+{2 * channels} channels, first the {channels} of the noisy latent, then those of the picture's
+latent, the mode of its distribution, scaled and shifted as the autoencoder says. The picture is
+used at its own size, so crop and resize it first to `height` and `width`, which are multiples of
 {2 * reduction}.
 """
 
 
 def _simple(steps: int) -> list[float]:
-    """What ComfyUI's scheduler `simple` picks where the shift is 1."""
+    """The sigmas that ComfyUI's scheduler `simple` picks with a shift of 1."""
     stride = _COMFY_LEVELS / steps
     return [(_COMFY_LEVELS - int(i * stride)) / _COMFY_LEVELS for i in range(steps)]
 
@@ -295,6 +296,6 @@ def _comfy_settings(export: Export) -> str:
 
 {listed}
 
-ComfyUI pads T5's tokens to {_COMFY_TOKENS}, and the training to {tokens}: put the node
+ComfyUI pads T5's tokens to {_COMFY_TOKENS}, and training padded them to {tokens}, so put the node
 `T5TokenizerOptions`, with min_length {tokens}, between the text encoders and the prompt.
 """

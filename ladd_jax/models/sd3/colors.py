@@ -1,12 +1,12 @@
-"""Latents of SD3 as colours, at once and without the autoencoder.
+"""A quick preview of SD3's latents as colours, without the autoencoder.
 
 H W latent grid, C channels.
 """
 
 import numpy as np
 
-# One row for each of the 16 latent channels, as red, green and blue. Numbers of Stability AI's
-# reference code (github.com/Stability-AI/sd3.5, sd3_impls.py, decode_latent_to_preview).
+# Red, green and blue for each of the 16 latent channels, from Stability AI's reference code
+# (github.com/Stability-AI/sd3.5, sd3_impls.py, decode_latent_to_preview).
 _FACTORS = np.array(
     [
         [-0.0645, 0.0177, 0.1052],
@@ -31,14 +31,14 @@ _FACTORS = np.array(
 
 
 def preview(latents: np.ndarray) -> np.ndarray:
-    """A quick look at latents: a pixel for each place, in about the colours that it decodes to.
+    """A pixel for each place of latents, in approximately the colours that it decodes to.
 
     Args:
       latents: float32 `[..., H, W, C]`, shifted and scaled as the transformer reads them.
 
     Returns:
-      float32 `[..., H, W, 3]` in [-1, 1]. Other than 16 channels have no known colours: the first
-      three stand for them, or the first alone, `[..., H, W, 1]`.
+      float32 `[..., H, W, 3]` in [-1, 1]. Colours are only known for 16 channels; for others the
+      first three channels are shown, or only the first, `[..., H, W, 1]`.
     """
     channels = latents.shape[-1]
     if channels == len(_FACTORS):

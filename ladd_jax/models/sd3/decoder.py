@@ -1,4 +1,4 @@
-"""The autoencoder's decoder alone, for a training that goes back through it."""
+"""The autoencoder's decoder alone, for training that backpropagates through it."""
 
 import dataclasses
 from pathlib import Path
@@ -32,7 +32,7 @@ def picture_decoder(place: str | Path, dtype: Dtype, param_dtype: Dtype) -> Pict
     """The decoder as a function of its parameters; reads no weights.
 
     Args:
-      place: as `load_autoencoder` takes it; empty for that of the released pipelines.
+      place: place as for `load_autoencoder`; empty for the decoder of the released pipelines.
       dtype: dtype of computation.
       param_dtype: dtype of parameters.
 
@@ -47,8 +47,8 @@ def picture_decoder(place: str | Path, dtype: Dtype, param_dtype: Dtype) -> Pict
 def decoder_of(config: AutoencoderConfig) -> PictureDecoder:
     """The decoder of an architecture.
 
-    A gradient computes its parts again: what they keep of a picture of one megapixel would be
-    gigabytes.
+    Gradients recompute its parts, since storing their activations would take gigabytes for a
+    picture of one megapixel.
     """
     config = dataclasses.replace(config, remat=True)
 
@@ -64,11 +64,11 @@ def decoder_of(config: AutoencoderConfig) -> PictureDecoder:
 
 
 def load_decoder(place: str | Path, decoder: PictureDecoder, mesh: Mesh) -> Params:
-    """Its parameters on a mesh; nothing is read of the encoder.
+    """The decoder's parameters on a mesh; the encoder is not read.
 
     Args:
-      place: as of `picture_decoder`, not empty.
-      decoder: what that gave.
+      place: place as for `picture_decoder`, but not empty.
+      decoder: the decoder that `picture_decoder` gave.
       mesh: mesh to shard them over.
 
     Raises:

@@ -1,4 +1,4 @@
-"""A transformer as diffusers keeps it: `SD3Transformer2DModel`, with a `config.json` or alone."""
+"""A transformer in diffusers' layout, `SD3Transformer2DModel`, with or without a `config.json`."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -31,7 +31,7 @@ DECIDING = Deciding(
     context="context_embedder.weight",
     pooled="time_text_embed.text_embedder.linear_1.weight",
 )
-"""What tells the architecture where no `config.json` does."""
+"""The tensors that the architecture is inferred from without a `config.json`."""
 
 
 def layout(config: MMDiTConfig, shapes: Params) -> Params:
@@ -46,7 +46,7 @@ def layout(config: MMDiTConfig, shapes: Params) -> Params:
         "context_embedding": linear("context_embedder"),
         "time_mlp": _mlp("time_text_embed.timestep_embedder", "linear_1", "linear_2"),
         "pooled_mlp": _mlp("time_text_embed.text_embedder", "linear_1", "linear_2"),
-        # Where there are only two chunks, diffusers has the scale before the shift.
+        # If there are only two chunks, diffusers has the scale before the shift.
         "final_modulation": linear("norm_out.linear", reverse=True),
         "final": linear("proj_out"),
     }
@@ -100,7 +100,7 @@ def read_config(file: Path, tensors: Mapping[str, StoredTensor], **fields: Any) 
       **fields: other fields of the result.
 
     Raises:
-      UserError: no JSON, another class, a field that is missing or of no use.
+      UserError: it is not JSON, describes another class, or has a field missing or invalid.
     """
     values = read_json(file)
     name = values.get("_class_name", CLASS_NAME)
@@ -148,14 +148,14 @@ def config_json(config: MMDiTConfig, sample_size: int) -> dict[str, Any]:
 
     Args:
       config: the network's architecture.
-      sample_size: side of the latents that pipelines make where nobody says another.
+      sample_size: side of the latents that pipelines make by default.
 
     Raises:
       UserError: the layout has no name for it.
     """
     if config.mlp_ratio != 4:
         raise UserError(
-            f"diffusers knows an mlp_ratio of 4 and the network has {config.mlp_ratio}: "
+            f"diffusers only supports an mlp_ratio of 4 and the network has {config.mlp_ratio}: "
             f"use layout='stability'"
         )
     return {

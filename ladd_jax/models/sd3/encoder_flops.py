@@ -7,7 +7,7 @@ from ladd_jax.models.sd3.autoencoder import AutoencoderConfig
 from ladd_jax.models.sd3.text import CLIP_LENGTH
 from ladd_jax.models.t5 import T5Config
 
-# Of the released pipelines, all of which have these; T5's and the autoencoder's are the defaults.
+# Architectures in all released pipelines; those of T5 and the autoencoder are the defaults.
 _VOCABULARY: dict[str, Any] = dict(vocab_size=49408, max_position_embeddings=CLIP_LENGTH)
 CLIP_L = CLIPTextConfig(
     hidden_size=768, num_hidden_layers=12, num_attention_heads=12, intermediate_size=3072,
@@ -35,15 +35,15 @@ def encoder_flops(height: int, width: int, text_length: int) -> tuple[int, int]:
 
 
 def text_blocks(text_length: int) -> dict[str, tuple[tuple[int, int], ...]]:
-    """Blocks of the context: CLIP's tokens, which are narrower, and T5's."""
+    """Blocks of the context that are not zero: CLIP's tokens, which are narrower, and T5's."""
     width = CLIP_L.hidden_size + CLIP_G.hidden_size
     return {"context": ((CLIP_LENGTH, width), (text_length - CLIP_LENGTH, T5Config().d_model))}
 
 
 def clip_flops(config: CLIPTextConfig, length: int) -> int:
-    """Of CLIP over one prompt of T tokens: `8 T D^2 + 4 T^2 D + 4 T D F` a layer.
+    """FLOPs of CLIP for one prompt of T tokens, `8 T D^2 + 4 T^2 D + 4 T D F` per layer.
 
-    D is the width and F the hidden width of the MLP; the mask of later tokens saves nothing.
+    D is the width and F the hidden width of the MLP; masking later tokens does not save any.
     """
     d, t, f = config.hidden_size, length, config.intermediate_size
     layer = 8 * t * d * d + 4 * t * t * d + 4 * t * d * f
@@ -51,9 +51,9 @@ def clip_flops(config: CLIPTextConfig, length: int) -> int:
 
 
 def t5_flops(config: T5Config, length: int) -> int:
-    """Of T5's encoder over one prompt of T tokens: `8 T D A + 4 T^2 A + 6 T D F` a layer.
+    """FLOPs of T5's encoder for one prompt of T tokens, `8 T D A + 4 T^2 A + 6 T D F` per layer.
 
-    D is the width, A that of all heads together, and F the hidden width of the gated MLP.
+    D is the width, A the width of all heads together, and F the hidden width of the gated MLP.
     """
     d, t, f = config.d_model, length, config.d_ff
     a = config.num_heads * config.d_kv
@@ -61,7 +61,7 @@ def t5_flops(config: T5Config, length: int) -> int:
 
 
 def autoencoder_flops(config: AutoencoderConfig, height: int, width: int) -> int:
-    """Of the autoencoder's encoder over one picture: `2 k^2 I O` a place of each convolution.
+    """FLOPs of the autoencoder's encoder for one picture, `2 k^2 I O` per place of a convolution.
 
     Args:
       config: the autoencoder.
@@ -81,7 +81,7 @@ def autoencoder_flops(config: AutoencoderConfig, height: int, width: int) -> int
 
 
 def decoder_flops(config: AutoencoderConfig, height: int, width: int) -> int:
-    """Of the autoencoder's decoder over one picture, counted alike.
+    """FLOPs of the autoencoder's decoder for one picture, counted likewise.
 
     Args:
       config: the autoencoder.
@@ -100,7 +100,7 @@ def decoder_flops(config: AutoencoderConfig, height: int, width: int) -> int:
 
 
 def _level_flops(inputs: int, outputs: int, layers: int) -> int:
-    """A place of the residual blocks of a level."""
+    """FLOPs per place of the residual blocks of a level."""
     return _residual_flops(inputs, outputs) + (layers - 1) * _residual_flops(outputs, outputs)
 
 

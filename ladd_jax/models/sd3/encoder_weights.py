@@ -1,7 +1,7 @@
 """The autoencoder and the text encoders of Stable Diffusion 3.
 
-They are read from a diffusers pipeline's folder, or from a single file. What is wrong with their
-files is found as they are opened, before anything of their weights is read.
+They are read from a diffusers pipeline's folder, or from a single file. Errors in their files are
+found when they are opened, before any weights are read.
 """
 
 import dataclasses
@@ -37,7 +37,7 @@ _SD3_CONTEXT_WIDTH = 4096
 _PARTS = {"clip_l": "text_encoder", "clip_g": "text_encoder_2", "t5": "text_encoder_3"}
 """Folders of the text encoders in a pipeline."""
 
-# Of `transformers`' CLIPTextConfig. The config of a whole CLIP leaves out what is as here.
+# Defaults of `transformers`' CLIPTextConfig. The config of a whole CLIP leaves out such values.
 _CLIP_DEFAULTS = {
     "vocab_size": 49408,
     "hidden_size": 512,
@@ -131,7 +131,7 @@ _CLIP_SIZES = (
 )  # fmt: skip
 _T5_SIZES = ("vocab_size", "d_model", "d_kv", "d_ff", "num_layers", "num_heads")
 _MOST_LEVELS = 16
-"""Levels of an autoencoder, each of which halves the sides."""
+"""Most levels of an autoencoder, each of which halves the sides."""
 
 
 def read_config(directory: Path) -> dict[str, Any]:
@@ -150,7 +150,7 @@ def read_config(directory: Path) -> dict[str, Any]:
 def _fields(
     config: Mapping[str, Any], directory: Path, required: str, optional: str = ""
 ) -> dict[str, Any]:
-    """Named fields of a config.json; an optional one has the default of its dataclass."""
+    """Named fields of a config.json; a missing optional one gets the default of its dataclass."""
     for name in required.split():
         if config.get(name) is None:
             raise UserError(
@@ -162,17 +162,17 @@ def _fields(
 
 
 def _check_class(config: Mapping[str, Any], directory: Path, *classes: str) -> None:
-    """Raises for a config that names another class; older ones name none."""
+    """Raises UserError if a config names another class; older configs do not name any."""
     found = config.get("_class_name", classes[0])
     if found not in classes:
         raise UserError(
-            f"{directory / 'config.json'} describes a {found} and not a {classes[0]}: use a Stable "
+            f"{directory / 'config.json'} describes a {found}, not a {classes[0]}: use a Stable "
             f"Diffusion 3 pipeline"
         )
 
 
 def _check(config: Mapping[str, Any], directory: Path, **supported: tuple[Any, Any]) -> None:
-    """Raises for a field that is not supported; each has (only value, value if it is missing)."""
+    """Raises UserError for unsupported values of fields; each has (only value, default)."""
     for name, (value, default) in supported.items():
         found = config.get(name, default)
         if found != value:
@@ -185,10 +185,10 @@ def _check(config: Mapping[str, Any], directory: Path, **supported: tuple[Any, A
 
 @dataclasses.dataclass(frozen=True)
 class Opened:
-    """A network whose files are known to be exactly its own, not read yet.
+    """A network whose files have been checked but whose weights have not been read yet.
 
     Attributes:
-      config: its architecture and dtypes.
+      config: the architecture and dtypes.
       model: the network.
       tensors: the files' tensors.
       layout: the tensors behind each parameter.
@@ -200,12 +200,12 @@ class Opened:
     layout: Params
 
     def load(self, mesh: Mesh | None = None) -> Params:
-        """Its parameters, on a mesh or the first device."""
+        """The network's parameters, on a mesh or the first device."""
         return load(self.tensors, self.layout, self.model.shapes, self.model.axes, mesh)
 
 
 def read_autoencoder_config(path: Path | str) -> AutoencoderConfig:
-    """The architecture of the autoencoder in `path/vae`, or in `path` where that is its own folder.
+    """The architecture of the autoencoder in `path/vae`, or in `path` if that is its own folder.
 
     Raises:
       NotFoundError: its config is not there.
@@ -293,7 +293,7 @@ def read_clip_text_config(directory: Path) -> CLIPTextConfig:
 
     Raises:
       NotFoundError: its config is not there.
-      UserError: the config is damaged, has not all fields, or an unsupported activation.
+      UserError: the config is damaged, has a field missing, or an unsupported activation.
     """
     config = read_config(directory)
     if config.get("model_type") == "clip":
@@ -303,7 +303,7 @@ def read_clip_text_config(directory: Path) -> CLIPTextConfig:
                 f"{directory / 'config.json'} is damaged (its text_config is no object): get it "
                 f"again"
             )
-        # A tower's own width of a projection counts only where it stands alone.
+        # A tower's own projection_dim only counts when the tower is used without the other.
         width = config.get("projection_dim", _CLIP_PROJECTION)
         config = _CLIP_DEFAULTS | dict(tower) | {"projection_dim": width}
     fields = _fields(
@@ -322,7 +322,7 @@ def read_clip_text_config(directory: Path) -> CLIPTextConfig:
             f"hidden_size {fields['hidden_size']} in {file} is not divisible by "
             f"num_attention_heads {fields['num_attention_heads']}: get the file again"
         )
-    # Configs from before 2023 carry a wrong id; their pooled vector is read at the highest id.
+    # Configs from before 2023 carry a wrong id, 2; the end is then at the highest id.
     if fields.get("eos_token_id") == 2:
         fields["eos_token_id"] = None
     if str(fields.get("hidden_act", "quick_gelu")) not in ACTIVATIONS:
@@ -336,10 +336,10 @@ def read_clip_text_config(directory: Path) -> CLIPTextConfig:
 def load_clip_text(
     directory: Path, dtype: Dtype, mesh: Mesh | None = None
 ) -> tuple[CLIPTextConfig, Model, Params]:
-    """A text encoder of CLIP as `CLIPTextModelWithProjection` or `CLIPModel` is saved.
+    """A text encoder of CLIP, saved as `CLIPTextModelWithProjection` or `CLIPModel`.
 
     Args:
-      directory: folder with `config.json` and safetensors; of a whole CLIP the text tower is read.
+      directory: folder with `config.json` and safetensors; only the text tower of a CLIP is read.
       dtype: dtype of parameters and computation.
       mesh: mesh to shard the parameters over.
 
@@ -348,7 +348,7 @@ def load_clip_text(
 
     Raises:
       NotFoundError: a file is not there.
-      UserError: an unsupported activation, or a tensor missing, unknown or misshaped.
+      UserError: the activation is unsupported, or a tensor is missing, unknown or misshaped.
     """
     opened = open_clip_text(directory, dtype)
     return opened.config, opened.model, opened.load(mesh)
@@ -369,7 +369,7 @@ def read_t5_config(directory: Path) -> T5Config:
 
     Raises:
       NotFoundError: its config is not there.
-      UserError: the config is damaged, has not all fields, or is not T5 v1.1.
+      UserError: the config is damaged, has a field missing, or is not T5 v1.1.
     """
     config = read_config(directory)
     _check(config, directory, feed_forward_proj=("gated-gelu", "relu"))
@@ -383,7 +383,7 @@ def read_t5_config(directory: Path) -> T5Config:
     check_sizes(fields, _T5_SIZES, file)
     check_sizes(fields, [name for name in fields if name.startswith("relative")], file)
     check_numbers(fields, {"layer_norm_epsilon": EPSILON}, file)
-    # Half of them are for each direction, and half of those for one distance each.
+    # Half of the buckets are for each direction, and half of these for a single distance each.
     if fields.get("relative_attention_num_buckets", 32) < 4:
         raise UserError(f"relative_attention_num_buckets in {file} is below 4: get the file again")
     return T5Config(**fields)
@@ -392,7 +392,7 @@ def read_t5_config(directory: Path) -> T5Config:
 def load_t5(
     directory: Path, dtype: Dtype, mesh: Mesh | None = None
 ) -> tuple[T5Config, Model, Params]:
-    """An encoder of T5 v1.1 as `T5EncoderModel` is saved.
+    """An encoder of T5 v1.1, saved as `T5EncoderModel`.
 
     Args:
       directory: folder with `config.json` and safetensors.
@@ -404,7 +404,7 @@ def load_t5(
 
     Raises:
       NotFoundError: a file is not there.
-      UserError: not T5 v1.1, or a tensor missing, unknown or misshaped.
+      UserError: it is not T5 v1.1, or a tensor is missing, unknown or misshaped.
     """
     opened = open_t5(directory, dtype)
     return opened.config, opened.model, opened.load(mesh)
@@ -417,11 +417,11 @@ def open_t5(directory: Path, dtype: Dtype) -> Opened:
 
 @dataclasses.dataclass(frozen=True)
 class OpenedText:
-    """The text half of a pipeline, not read yet.
+    """The text encoders of a pipeline, not read yet.
 
     Attributes:
-      encoders: `clip_l`, `clip_g` and, where there is one, `t5`.
-      tokenizers: their tokenizers' folders.
+      encoders: the encoders `clip_l`, `clip_g` and, if there is one, `t5`.
+      tokenizers: folders of the encoders' tokenizers.
       context_width: features of a text token.
     """
 
@@ -435,7 +435,7 @@ def open_text_encoders(
 ) -> OpenedText:
     """Finds the files of the text encoders, and checks them against each other.
 
-    Args and Raises as of `load_text_encoders`; several problems are told at once.
+    Arguments and errors are those of `load_text_encoders`; several problems are reported at once.
     """
     dtype = weight_dtype(dtype)
     single = expand(path).is_file()
@@ -484,7 +484,7 @@ def open_text_encoders(
 
 
 def has_t5(folder: Path) -> bool:
-    """Whether a pipeline has a third text encoder: as its index says, and else as its folders do.
+    """Whether a pipeline has a third text encoder, by its index or, without one, by its folders.
 
     Raises:
       UserError: the index is damaged.
@@ -513,16 +513,16 @@ def load_text_encoders(
         single file.
       dtype: dtype of parameters and computation; activations of T5-XXL exceed float16.
       mesh: devices of this process, to shard the parameters and the batch over.
-      tokenizers: folder or repository of the pipeline whose tokenizers are read; a single file
-        has none. Default: `path`.
+      tokenizers: folder or repository of the pipeline whose tokenizers are read, needed for a
+        single file. Default: `path`.
       t5_length: T5's tokens, 77 to 256 in training of SD3 and SD3.5.
       batch: prompts encoded at once.
 
     Raises:
       NotFoundError: a file is not there, or the hub does not give access.
       UserError: a config is not one of SD3, a tensor is missing, unknown or misshaped, a tokenizer
-        has not the vocabulary of its encoder, the batch does not divide over the mesh, or a single
-        file comes without tokenizers.
+        does not have its encoder's vocabulary, the batch does not divide over the mesh, or a single
+        file is given without tokenizers.
     """
     opened = open_text_encoders(path, dtype, tokenizers)
     clips = [opened.encoders[name].config for name in ("clip_l", "clip_g")]
@@ -550,7 +550,7 @@ def _open_clip(
     check_depth(config.num_hidden_layers, tensors, source)
     config = dataclasses.replace(config, dtype=dtype, param_dtype=dtype)
     model = clip_text(config)
-    # Older files also hold the numbers of the positions.
+    # Older files also hold the position indices as a tensor.
     ignored = frozenset({"text_model.embeddings.position_ids"})
     layout = clip_text_layout(config)
     check_tensors(source, tensors, layout, model.shapes, ignored)
@@ -563,7 +563,7 @@ def _open_t5(
     check_depth(config.num_layers, tensors, source)
     config = dataclasses.replace(config, dtype=dtype, param_dtype=dtype)
     model = t5_encoder(config)
-    # One table under two names; a file has either or both.
+    # The same table under two names, of which a file has either or both.
     shared, tied = "shared.weight", "encoder.embed_tokens.weight"
     layout = _t5_layout(config, shared if shared in tensors else tied)
     ignored = frozenset({tied})

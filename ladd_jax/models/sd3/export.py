@@ -1,4 +1,4 @@
-"""A student as other programs read Stable Diffusion 3: files of diffusers and of ComfyUI."""
+"""Writes a student as files in which diffusers and ComfyUI read Stable Diffusion 3."""
 
 import math
 from logging import getLogger
@@ -27,9 +27,9 @@ LAYOUTS = {
     "lora": (ADAPTERS,),
     "kohya": (ADAPTERS, KOHYA),
 }
-"""`diffusers` is a pipeline's folder, `single` the transformer as Stability AI's single files,
-`lora` the adapters of a student that has some, `kohya` the same under the names of Kohya's
-scripts."""
+"""`diffusers` is a pipeline's folder, `single` the transformer in the layout of Stability AI's
+single files, `lora` the adapters of a student that has some, and `kohya` the same under the names
+of Kohya's scripts."""
 
 
 def write_export(folder: Path, export: Export) -> None:
@@ -37,18 +37,18 @@ def write_export(folder: Path, export: Export) -> None:
 
     Raises:
       NotFoundError: the base pipeline, or a component that it names, is not there.
-      UserError: the base is another pipeline, or a dtype that weights are not kept in.
+      UserError: the base is another pipeline, or the dtype is not one that weights can have.
     """
     if export.joined and set(export.layouts) != {"diffusers"}:
         raise UserError(
             f"the student is given pictures (data.joined is {export.joined!r}), which programs "
-            f"that read the other layouts do not give: use --layout=diffusers"
+            f"that read other layouts cannot give it: use --layout=diffusers"
         )
     reduction = open_autoencoder(export.base).config.reduction
     if expand(export.base).is_file() and not {"single", KOHYA} & set(export.layouts):
         raise UserError(
-            f"the base {export.base} is a single file, and a pipeline's folder is made of "
-            f"another's, or adapters are loaded into one: use --layout=single, or kohya for "
+            f"the base {export.base} is a single file, and this layout needs the folder of a "
+            f"pipeline to copy or to load adapters into: use --layout=single, or kohya for "
             f"adapters"
         )
     if "diffusers" in export.layouts:
@@ -59,7 +59,7 @@ def write_export(folder: Path, export: Export) -> None:
     dtype = jnp.dtype(export.dtype)
     if export.adapters is not None:
         network, load = export.adapters
-        # Adapters that others cannot have are refused before they are read.
+        # Made first, so that adapters which other programs cannot use are refused before reading.
         files = layout(export.architecture, network)
         _LOG.info("export: reads the adapters")
         params = network.scaled(load())
@@ -94,6 +94,6 @@ def _write_whole(folder: Path, export: Export, dtype: Any) -> None:
 
 
 def _sample_size(export: Export) -> int:
-    """Side of the square latents that a pipeline makes where nobody names a size."""
+    """Side of the square latents that a pipeline makes by default."""
     side = math.isqrt(math.prod(export.square))
     return side - side % export.architecture.patch

@@ -1,4 +1,4 @@
-"""Stable Diffusion 3 and 3.5 as a family: all that `models.families` asks for."""
+"""Stable Diffusion 3 and 3.5 as a family, with everything that `models.families` needs."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -40,7 +40,7 @@ from ladd_jax.ranges import Range, is_number
 from ladd_jax.weights.source import fetch_pipeline, find
 from ladd_jax.whole_files import read_json, whole
 
-# What files of weights say nothing of: how to compute, and what only students of this library have.
+# Fields that files of weights do not determine: how to compute, and options of our students only.
 _NOT_IN_FILES = (
     "remat", "unroll", "cut", "quantized", "guided", "image_guided", "dtype", "param_dtype",
 )  # fmt: skip
@@ -91,11 +91,11 @@ def _text_encoder(
 
 
 def _number(file: Path, name: str, allowed: Range) -> float | None:
-    """A field of a file of JSON; None where it is missing or null."""
+    """A field of a JSON file; None if it is missing or null."""
     value = read_json(file).get(name)
     if value is not None and not is_number(value, allowed):
         raise DamagedError(
-            f"{file} has {str(value)[:60]!r} as {name}, which is to be {allowed}: get it again"
+            f"{file} has {str(value)[:60]!r} as {name}, which must be {allowed}: get it again"
         )
     return value
 
@@ -113,7 +113,7 @@ def _released(place: str) -> Released:
         shift=shift,
         side=128 if side is None else int(side),
         text_length=CLIP_LENGTH + T5_LENGTH,
-        # That of Euler is the base models', too.
+        # Only this scheduler identifies a student, since the base models also use that of Euler.
         student=schedule.get("_class_name") == SCHEDULERS["consistency"],
     )
 

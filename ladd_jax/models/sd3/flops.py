@@ -1,4 +1,4 @@
-"""Model FLOPs of the MMDiT: what its formula asks for, whatever program computes it."""
+"""Model FLOPs of the MMDiT, which follow from its formula and not from how it is computed."""
 
 from ladd_jax.models.layers import TIME_WIDTH
 from ladd_jax.models.sd3.transformer import MMDiTConfig
@@ -7,18 +7,19 @@ from ladd_jax.models.sd3.transformer import MMDiTConfig
 def forward_flops(config: MMDiTConfig, height: int, width: int, text_length: int) -> int:
     """Multiplications and additions of one forward pass over one image.
 
-    Those of the matrix products, in which all else is lost: a product of `[m, k]` and `[k, n]` has
-    `2 m k n`. For each of L blocks, with N image and T text tokens of width D and an MLP of r D:
+    Only matrix products are counted, next to which all else is negligible: a product of `[m, k]`
+    and `[k, n]` has `2 m k n`. For each of L blocks, with N image and T text tokens of width D and
+    an MLP of r D:
 
         queries, keys, values and the projection after them   8 (N + T) D^2
         MLP                                                   4 r (N + T) D^2
         logits, and sums of values                            4 (N + T)^2 D
         adaLN of both streams                                 2 x 12 D^2
 
-    The last block has neither text queries nor what follows from them; a network that is cut has
-    neither that block nor the layer after it. A dual block has a second
-    attention over image tokens alone, `8 N D^2 + 4 N^2 D`, and 3 more chunks of adaLN. A backward
-    pass takes as many for the gradient of the activations, and as many again for the parameters.
+    The last block has neither text queries nor anything that follows from them; a network that is
+    cut has neither that block nor the layer after it. A dual block has a second attention over only
+    the image tokens, `8 N D^2 + 4 N^2 D`, and 3 more chunks of adaLN. A backward pass takes as many
+    for the gradient of the activations, and as many again for the parameters.
 
     Args:
       config: the network.

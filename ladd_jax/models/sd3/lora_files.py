@@ -1,5 +1,7 @@
-"""Adapters of SD3's transformer as files of others: written for diffusers and under the names of
-Kohya's scripts, and read from all."""
+"""Adapters of SD3's transformer in other programs' files.
+
+They are written for diffusers or under the names of Kohya's scripts, and read from any program.
+"""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -30,20 +32,20 @@ def layout(config: MMDiTConfig, network: Adapted) -> Params:
 
     Args:
       config: architecture of the network that is adapted.
-      network: its adapters.
+      network: the adapted network.
 
     Raises:
-      UserError: adapters of a layer that the files of others do not have as a dense one.
+      UserError: an adapted layer is not dense in other programs' files.
     """
     base = network.base.shapes
     return _layout(diffusers_layout.layout(config, base), base, network.shapes)
 
 
 def _fused(params: Params) -> Params:
-    """Adapters that do the same with one A and one B for a layer of P parts.
+    """Equivalent adapters with a single A and B for a layer of P parts.
 
-    A has the rows of all parts, so that the rank is P times as large; B is theirs along its
-    diagonal and zero elsewhere.
+    A has the rows of all parts, so that the rank is P times as large. B is block-diagonal, with the
+    parts' matrices as its blocks.
     """
     made: Params = {}
     for name, inner in params.items():
@@ -74,16 +76,16 @@ def _layout(files: Params, base: Params, adapters: Params) -> Params:
 def save_lora(path: Path, params: Params, files: Params, dtype: Any = jnp.float32) -> None:
     """Writes adapters for `load_lora_weights` of diffusers.
 
-    Files of this kind have no alpha, which is then the rank: see `Adapted.scaled`.
+    Files of this kind have no alpha, which then equals the rank: see `Adapted.scaled`.
 
     Args:
-      path: the file.
-      params: the adapters, which count once.
-      files: their `layout`.
+      path: the file to write.
+      params: the adapters, scaled so that alpha equals the rank.
+      files: layout of the adapters, from `layout`.
       dtype: dtype of the file.
 
     Raises:
-      UserError: a dtype that weights are not kept in.
+      UserError: it is not a dtype in which weights are stored.
     """
     _save(path, params, files, dtype, _PREFIX.__add__)
 
@@ -93,18 +95,18 @@ def save_kohya_lora(
 ) -> None:
     """Writes adapters under the names of Kohya's scripts, with the rank as alpha.
 
-    Layers are those of Stability's files, where one is several parts of ours.
+    Layers are those of Stability's files, in which several parts of ours are a single layer.
 
     Args:
-      path: the file.
-      params: the adapters, which count once.
+      path: the file to write.
+      params: the adapters, scaled so that alpha equals the rank.
       config: architecture of the network that is adapted.
-      network: its adapters.
-      dtype: dtype of the file, alpha excepted.
+      network: the adapted network.
+      dtype: dtype of the file, except for alpha.
 
     Raises:
-      UserError: a dtype that weights are not kept in, or adapters of a layer that the files of
-        others do not have as a dense one.
+      UserError: it is not a dtype in which weights are stored, or an adapted layer is not dense in
+        other programs' files.
     """
     base = network.base.shapes
     files = _layout(stability_layout.layout(config, base), base, network.shapes)
@@ -132,13 +134,13 @@ def _kohya_name(name: str) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class OpenLoRA:
-    """A LoRA file whose layers are known to be those of a network, not read yet.
+    """A LoRA file that has been checked against a network, but not read yet.
 
     Attributes:
       file: the file.
-      found: its matrices by the names of layers in `files`.
-      files: the layout that has these names, a tree of `weights.layout`.
-      shapes: shapes of the network, whose layers may be fewer than the file's.
+      found: the file's matrices, by the names of layers in `files`.
+      files: the layout with these names, a tree of `weights.layout`.
+      shapes: shapes of the network, which may have fewer layers than the file.
     """
 
     file: Path
@@ -147,10 +149,10 @@ class OpenLoRA:
     shapes: Params
 
     def load(self) -> Params:
-        """Adapters for `models.lora.add_adapters`, float32 arrays of numpy.
+        """Adapters for `models.lora.add_adapters`, as float32 numpy arrays.
 
-        Layers of one array have the largest of their ranks: what they lack is zero, as is a layer
-        that the file does not adapt.
+        Layers in one array get the largest of their ranks, padded with zeros. A layer that the file
+        does not adapt is zero.
 
         Raises:
           DamagedError: a number is not finite.
@@ -162,32 +164,32 @@ def open_lora(place: str, config: MMDiTConfig) -> OpenLoRA:
     """A LoRA of a transformer, as diffusers, PEFT, Kohya or ComfyUI name its layers.
 
     Args:
-      place: the file, its folder, or owner/name of the hub.
-      config: architecture of the transformer; of one that is cut, its first layers are taken.
+      place: the file, its folder, or owner/name on the hub.
+      config: architecture of the transformer; if it is cut, only its first layers are taken.
 
     Raises:
       NotFoundError: nothing is there.
-      UserError: what is there is no LoRA of this transformer.
+      UserError: it is not a LoRA for this transformer.
     """
     file, found = read_lora_headers(place)
-    # Nobody else has the layers that a told student has besides.
+    # Other programs' files do not have the additional layers of a guided student.
     config = dataclasses.replace(config, guided=False, image_guided=False)
     whole = mmdit(dataclasses.replace(config, cut=0)).shapes
     shapes = mmdit(config).shapes if config.cut else whole
 
     def known(naming: Any) -> tuple[dict[str, Shape], dict[str, str]]:
         dense = _dense(naming.layout(config, whole), whole)
-        # In Kohya's names points are underscores.
+        # Kohya's names have underscores instead of dots.
         return dense, {form: name for name in dense for form in (name, name.replace(".", "_"))}
 
-    # One that has some layers and not all is the one that is meant.
+    # The naming with the most known layers is the one that is meant, even if some are unknown.
     namings = [(naming, *known(naming)) for naming in (diffusers_layout, stability_layout)]
     naming, dense, names = max(namings, key=lambda each: len(found.keys() & each[2].keys()))
     unknown = next((layer for layer in found if layer not in names), None)
     if unknown is not None:
         raise UserError(
-            f"{file} adapts {unknown}, which is no dense layer of a transformer of {config.depth} "
-            f"blocks as Stable Diffusion 3 has it: give a LoRA of the model that it is added to"
+            f"{file} adapts {unknown}, which is not a dense layer of a Stable Diffusion 3 "
+            f"transformer of {config.depth} blocks: give a LoRA for the model that it is added to"
         )
     for layer, matrices in found.items():
         outputs, inputs = dense[names[layer]]
@@ -195,7 +197,7 @@ def open_lora(place: str, config: MMDiTConfig) -> OpenLoRA:
         if have != (outputs, inputs):
             raise UserError(
                 f"{file} adapts {layer} as [O, I] = {list(have)} and the network has "
-                f"{[outputs, inputs]}: give a LoRA of the model that it is added to"
+                f"{[outputs, inputs]}: give a LoRA for the model that it is added to"
             )
     by_name = {names[layer]: matrices for layer, matrices in found.items()}
     if len(by_name) < len(found):

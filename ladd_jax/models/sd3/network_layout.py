@@ -1,6 +1,6 @@
-"""What the layouts of SD3's transformer have in common: stacks of blocks, and what shapes tell.
+"""What both layouts of SD3's transformer share: stacks of blocks, and inference from shapes.
 
-The two layouts, of diffusers and of Stability AI, give names; see `weights.layout`.
+The two layouts, of diffusers and of Stability AI, provide the names; see `weights.layout`.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ from ladd_jax.weights.layout import only, patch_kernel, same, stacked
 from ladd_jax.weights.sizes import check_depth
 
 HEADS = "num_heads"
-"""Metadata that this package writes: only networks with QK norm have heads in their shapes."""
+"""Metadata with the number of heads, which shapes only reveal for networks with QK norm."""
 
 _HEAD_WIDTH = 64
 """Width of an attention head in the whole family."""
@@ -35,7 +35,8 @@ def network_layout(
       config: the network's architecture.
       shapes: the network's shapes.
       top: layout of the layers outside of blocks.
-      block: `block(number, last)`: layout of a block with all options; `last` is the network's.
+      block: `block(number, last)` gives the layout of a block with all options; `last` is true for
+        the network's last block.
     """
     layout = dict(top)
     for name, inner in shapes.items():
@@ -49,25 +50,25 @@ def network_layout(
 
 
 def patches(name: str, patch: int) -> Params:
-    """The embedding of patches, a convolution in the files."""
+    """The embedding of patches, which is a convolution in the files."""
     return {"kernel": patch_kernel(f"{name}.weight", patch), "bias": same(f"{name}.bias")}
 
 
 def rms_norm(name: str) -> Params:
-    """A normalisation with a scale alone."""
+    """A normalisation with only a scale."""
     return {"scale": same(f"{name}.weight")}
 
 
 def shape_of(
     file: Path, tensors: Mapping[str, StoredTensor], name: str, dimensions: int
 ) -> tuple[int, ...]:
-    """The shape of a tensor that decides about the architecture.
+    """The shape of a tensor that the architecture is inferred from.
 
     Raises:
       UserError: it is missing, has another number of dimensions, or is empty.
     """
     if name not in tensors:
-        raise UserError(f"tensor {name} is missing in {file}: it is no MMDiT")
+        raise UserError(f"tensor {name} is missing in {file}: it is not an MMDiT")
     if len(tensors[name].shape) != dimensions or 0 in tensors[name].shape:
         raise UserError(
             f"tensor {name} in {file} has shape {list(tensors[name].shape)}: "
@@ -78,19 +79,18 @@ def shape_of(
 
 @dataclasses.dataclass(frozen=True)
 class Deciding:
-    """Names of the tensors of a layout that decide about the architecture.
+    """Names of the tensors of a layout from which the architecture is inferred.
 
     Attributes:
-      layer: pattern of the names of a block's tensors: its number, and what only a second attention
-        has.
+      layer: pattern of the names of a block's tensors, which captures the block's number and a part
+        that only tensors of a second attention have.
       patches: the embedding of patches.
       positions: the position table.
       norm: scale of a query's norm in the first block.
       out: the last projection.
       context: the embedding of text tokens.
       pooled: the first layer over the pooled text.
-      hidden: the first layer of an MLP; empty where all networks of the layout have the default's
-        width.
+      hidden: the first layer of an MLP; empty if all networks of the layout have the default width.
     """
 
     layer: str
@@ -120,7 +120,7 @@ def infer_config(
       **fields: other fields of the result.
 
     Raises:
-      UserError: a tensor that decides is missing or has another number of dimensions.
+      UserError: one of these tensors is missing or has another number of dimensions.
     """
 
     def shape(name: str, dimensions: int) -> tuple[int, ...]:
@@ -174,13 +174,13 @@ def heads_of(
       width: features of an image token.
 
     Raises:
-      UserError: the metadata have no number there.
+      UserError: the metadata's number of heads is not a number.
     """
     head_width = shape_of(file, tensors, norm, 1)[0] if norm in tensors else _HEAD_WIDTH
     stated = metadata.get(HEADS, str(max(1, width // head_width)))
     if not re.fullmatch(r"[1-9]\d{0,8}", stated):
         raise UserError(
-            f"the metadata of {file} have {stated[:60]!r} as {HEADS}: it must be a whole number, "
+            f"the metadata of {file} has {stated[:60]!r} as {HEADS}: it must be a whole number, "
             f"get the file again"
         )
     return int(stated), norm in tensors

@@ -1,4 +1,4 @@
-"""The parts of a Stable Diffusion 3 pipeline against each other, before any of them works."""
+"""Checks that the parts of a Stable Diffusion 3 pipeline fit together, before they are used."""
 
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from ladd_jax.paths import expand
 from ladd_jax.weights.source import PIPELINE_INDEX, fetch_pipeline
 from ladd_jax.whole_files import read_json
 
-# Fast tokenizers have names of their own in older indices.
+# In older indices fast tokenizers have class names of their own.
 _CLASSES = {
     "transformer": ("SD3Transformer2DModel",),
     "vae": ("AutoencoderKL",),
@@ -40,12 +40,12 @@ def check_text(place: str | Path, architecture: MMDiTConfig, length: int, tokeni
 
     Args:
       place: a pipeline, a file with encoders, or the folder of one encoder and its tokenizer.
-      architecture: of the network that reads the text.
+      architecture: architecture of the network that reads the text.
       length: T, tokens of the text.
-      tokenizers: where the tokenizers are; empty for `place`.
+      tokenizers: place of the tokenizers; empty for `place`.
 
     Raises:
-      UserError: what does not fit, several problems as UserErrors.
+      UserError: something does not fit; UserErrors if there are several problems.
     """
     single = expand(place).is_file()
     folder = expand(place) if single else fetch_pipeline(place)
@@ -75,10 +75,10 @@ def check_autoencoder(place: str | Path, channels: int) -> None:
 
     Args:
       place: a pipeline, the autoencoder's folder, or a file with one.
-      channels: of the network's latents.
+      channels: channels of the network's latents.
 
     Raises:
-      UserError: it is damaged, of another kind, or makes other latents.
+      UserError: it is damaged, of another kind, or makes latents of other channels.
     """
     found = open_autoencoder(place).config.latent_channels
     if found != channels:
@@ -109,7 +109,7 @@ def _check_widths(place: str | Path, text: OpenedText, architecture: MMDiTConfig
 
 
 def check_index(folder: Path) -> None:
-    """Whether an index names parts of SD3 that are there; folders without an index have none."""
+    """Checks that the index of a folder, if it has one, names parts of SD3, and that they exist."""
     file = folder / PIPELINE_INDEX
     if not file.is_file():
         return
@@ -146,12 +146,12 @@ def _check_entry(folder: Path, name: str, entry: Any, classes: tuple[str, ...]) 
             raise UserError(f"{file} has no {name}: get the whole pipeline")
         return
     if found not in classes:
-        raise UserError(f"{file} names a {found} as {name} and not a {classes[0]}: use its own")
-    # The transformer has been found already, and those of the hub are in another place.
+        raise UserError(f"{file} names a {found} as {name}, not a {classes[0]}: use its own")
+    # The transformer has been found already, and on the hub it is fetched to another place.
     if name != "transformer" and not (folder / name).is_dir():
         raise NotFoundError(
             f"{file} names {name}, which is not there: get the whole pipeline, or declare it "
-            f"missing by [null, null] where it is T5's"
+            f"missing by [null, null] if it is T5's"
             if name in _OF_T5
             else f"{file} names {name}, which is not there: get the whole pipeline"
         )

@@ -1,4 +1,4 @@
-"""A diffusers pipeline's folder made of another: a new transformer, everything else copied."""
+"""Makes a diffusers pipeline's folder from another one: all but the transformer is copied."""
 
 import json
 import re
@@ -18,34 +18,34 @@ CLASSES = {
     # Not in the library, but in the file `EDITING` of its repository.
     "edit": "StableDiffusion3InstructPix2PixPipeline",
 }
-"""Of diffusers, by what is joined to x_t: they have the same components."""
+"""Pipeline classes of diffusers, by what is joined to x_t; all have the same components."""
 
 EDITING = "examples/community/pipeline_stable_diffusion_3_instruct_pix2pix.py"
-"""The community's pipeline in diffusers' repository. Its imports are those of a module of
-`diffusers.pipelines.stable_diffusion_3`, so that it does not load as a `custom_pipeline`."""
+"""The community pipeline in diffusers' repository. It has the relative imports of a module in
+`diffusers.pipelines.stable_diffusion_3`, so it cannot be loaded as a `custom_pipeline`."""
 
 SCHEDULERS = {"consistency": "FlowMatchLCMScheduler", "euler": "FlowMatchEulerDiscreteScheduler"}
-"""Of diffusers, by the sampler of `diffusion.samplers` that each one is."""
+"""Scheduler classes of diffusers, by the equivalent sampler of `diffusion.samplers`."""
 
 _REPLACED = ("transformer", "scheduler")
 _WEIGHTS = re.compile(r"\.(safetensors|bin|msgpack|h5|pt|index(\.\w+)?\.json)$")
 _MARKED = re.compile(r"(\w+)(?:\.\w+)?(-\d+-of-\d+)?(?:\.\w+)?\.safetensors")
-"""Name of a file of weights, in which a variant stands before or behind its number."""
+"""Pattern of a weight file's name, with a variant before or after the shard number."""
 
 
 def write_surroundings(source: Path, target: Path, sampler: str, joined: str = "") -> None:
-    """Writes all of a pipeline but its transformer.
+    """Writes everything of a pipeline except its transformer.
 
-    The scheduler goes from each of the sigmas that a call names to the next, as the student's
-    sampler does. Its own schedule of n steps, evenly spaced, goes down to 0.001 whatever the shift.
-    A `shift_terminal` would end it at the last of evenly spaced times, and would stretch the sigmas
-    that a call names for fewer steps as well, so a caller that can give no sigmas sets it, as the
-    card says.
+    The scheduler goes from each of the sigmas in a call to the next, as the student's sampler does.
+    Its own schedule of n evenly spaced steps goes down to 0.001 whatever the shift. A
+    `shift_terminal` would make it end at the last of evenly spaced times, but would also stretch
+    the sigmas that a call gives for fewer steps. So it is left to callers that cannot give sigmas,
+    as the card explains.
 
     Args:
-      source: the folder of the pipeline that the transformer comes from.
-      target: an existing folder, where each component gets a folder of its own.
-      sampler: the student's, one of `SCHEDULERS`.
+      source: folder of the pipeline that the transformer comes from.
+      target: an existing folder, in which each component gets a folder.
+      sampler: name of the student's sampler, one of `SCHEDULERS`.
       joined: what is joined to x_t, one of `CLASSES`.
 
     Raises:
@@ -80,8 +80,8 @@ def read_index(source: Path) -> dict[str, Any]:
     """The `model_index.json` of a pipeline of Stable Diffusion 3.
 
     Raises:
-      NotFoundError: there is none.
-      UserError: it is damaged, or another pipeline's.
+      NotFoundError: there is no such file.
+      UserError: it is damaged, or belongs to another pipeline.
     """
     file = source / PIPELINE_INDEX
     if not file.is_file():
@@ -92,27 +92,26 @@ def read_index(source: Path) -> dict[str, Any]:
     index = read_json(file)
     if index.get("_class_name") not in CLASSES.values():
         raise UserError(f"{file} is of a {index.get('_class_name')}: use a {PIPELINE_CLASS}")
-    # Where its author had it.
+    # This is a path on the author's machine.
     index.pop("_name_or_path", None)
     return index
 
 
 def class_of(entry: Any) -> str | None:
-    """The class that an index's entry names, after its library; None where it declares a part to be
-    missing."""
+    """The class that an index's entry names after the library; None if the part is missing."""
     found = entry[-1] if isinstance(entry, list) and entry else None
     return found if isinstance(found, str) else None
 
 
 def write_json(file: Path, values: dict[str, Any]) -> None:
-    """Writes a file as diffusers does."""
+    """Writes a JSON file formatted like those of diffusers."""
     file.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n")
 
 
 def _copy(source: Path, target: Path) -> None:
-    """A component: its weights in one precision, and all other files.
+    """Copies a component: its weights in one precision, and all other files.
 
-    Those of a variant lose their mark, so that a plain `from_pretrained` finds them.
+    The variant is removed from file names, so that a plain `from_pretrained` finds the weights.
     """
     target.mkdir()
     files = [file for file in sorted(source.rglob("*")) if file.is_file()]

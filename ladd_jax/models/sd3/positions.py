@@ -1,4 +1,4 @@
-"""Where image tokens are: sincos positions, which we compute and files hold as a table.
+"""Sincos positions of image tokens, which we compute and which files store as a table.
 
 S side of the table in patches, D width.
 """
@@ -14,20 +14,21 @@ from ladd_jax.errors import UserError
 from ladd_jax.weights.files import StoredTensor
 
 if TYPE_CHECKING:
-    # The network adds these positions to its tokens, so its module imports this one.
+    # Only for types, since the network's module imports this one.
     from ladd_jax.models.sd3.transformer import MMDiTConfig
 
 _STEP = 1 / 8
-"""Base and start are multiples of it, which restores what tables in half precision round away."""
+"""Base and start are rounded to multiples of this, which undoes the rounding of tables in half
+precision."""
 
 
 def _tolerance(dtype: np.dtype) -> float:
-    """Twice the rounding of a dtype near 1, and at least that of bfloat16."""
+    """Twice the rounding error of a dtype near 1, and at least that of bfloat16."""
     return float(max(jnp.finfo(dtype).eps, jnp.finfo(jnp.bfloat16).eps))
 
 
 def axis_embedding(length: int, config: "MMDiTConfig") -> jax.Array:
-    """Crop of the 1-D sincos table, centred: float32 `[length, D/2]`, sines then cosines."""
+    """A centred crop of the 1-D sincos table: float32 `[length, D/2]`, sines then cosines."""
     quarter = config.width // 4
     frequencies = 10_000.0 ** (-jnp.arange(quarter, dtype=jnp.float32) / quarter)
     table = config.position_table
@@ -38,7 +39,7 @@ def axis_embedding(length: int, config: "MMDiTConfig") -> jax.Array:
 
 
 def position_embedding(rows: int, columns: int, config: "MMDiTConfig") -> jax.Array:
-    """Crop of the 2-D sincos table, centred: float32 `[rows, columns, D]`, in patches.
+    """A centred crop of the 2-D sincos table: float32 `[rows, columns, D]`, in patches.
 
     The first half of the features holds sin and cos of the column, the second of the row.
     """
@@ -62,7 +63,7 @@ def table_side(tensor: StoredTensor) -> int:
     """S of a stored table `[1, S^2, D]`.
 
     Raises:
-      UserError: another shape.
+      UserError: it has another shape.
     """
     if len(tensor.shape) == 3 and tensor.shape[0] == 1:
         side = math.isqrt(tensor.shape[1])
@@ -77,10 +78,10 @@ def table_side(tensor: StoredTensor) -> int:
 def fit_positions(tensor: StoredTensor) -> tuple[float, float]:
     """`position_base` and `position_start` of a stored table, from its first row.
 
-    Any table gives some result: whether it fits is for `check_positions` to say.
+    Any table gives some result; `check_positions` tells whether it is right.
 
     Raises:
-      UserError: no position table by its shape, or a dtype that is not read.
+      UserError: it does not have the shape of a position table, or a dtype that is not supported.
     """
     tensor.check()
     side = table_side(tensor)
@@ -90,8 +91,8 @@ def fit_positions(tensor: StoredTensor) -> tuple[float, float]:
     row = np.asarray(tensor.map()[0, :side, : 2 * quarter], np.float64)
 
     angles = np.arctan2(row[:, :quarter], row[:, quarter:])
-    # The last feature has the longest period; each one before it says the same more exactly, up to
-    # a period, which the estimate so far tells.
+    # The last feature has the longest period. Each one before it gives the same position more
+    # exactly, but only up to a period, which the estimate so far resolves.
     places = np.unwrap(angles[:, -1]) * 10_000.0 ** ((quarter - 1) / quarter)
     for feature in reversed(range(quarter - 1)):
         frequency = 10_000.0 ** (-feature / quarter)
@@ -99,22 +100,22 @@ def fit_positions(tensor: StoredTensor) -> tuple[float, float]:
         places = (angles[:, feature] + 2 * np.pi * turns) / frequency
     if not np.all(np.isfinite(places)):
         return 0.0, 0.0
-    # All places together, so that their rounding evens out.
+    # Fitted to all places together, so that their rounding errors average out.
     unit, start = np.polyfit(np.arange(side), places, 1) if side > 1 else (1.0, places[0])
-    # The sum leaves no sign at a zero.
+    # Adding 0.0 turns -0.0 into 0.0.
     base, first = (float(np.round(x / _STEP) * _STEP) + 0.0 for x in (unit * side, start))
     return base, first
 
 
 def check_positions(tensor: StoredTensor, config: "MMDiTConfig") -> None:
-    """Raises UserError where a stored table is not the one that the network computes."""
+    """Raises UserError if a stored table is not the one that the network computes."""
     side = config.position_table
     axis = np.asarray(axis_embedding(side, config))
     half = axis.shape[1]
     worst = np.float32(0)
     for row in range(side):
         stored = np.asarray(tensor.map()[0, row * side : (row + 1) * side], np.float32)
-        # Unlike max, np.maximum keeps a NaN.
+        # np.maximum, since unlike max it propagates NaNs.
         worst = np.maximum(worst, np.max(np.abs(stored[:, :half] - axis)))
         worst = np.maximum(worst, np.max(np.abs(stored[:, half:] - axis[row])))
     if not worst <= _tolerance(tensor.dtype):
@@ -127,7 +128,7 @@ def check_positions(tensor: StoredTensor, config: "MMDiTConfig") -> None:
 
 
 def position_table(config: "MMDiTConfig", dtype: np.dtype) -> np.ndarray:
-    """The whole table `[1, S^2, D]`, to be stored."""
+    """The whole table `[1, S^2, D]`, as it is stored."""
     side = config.position_table
     axis = np.asarray(axis_embedding(side, config)).astype(dtype)
     table = np.empty((side, side, config.width), dtype)

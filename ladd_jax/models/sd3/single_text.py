@@ -1,4 +1,4 @@
-"""One text encoder alone, CLIP or T5, for networks that are trained from scratch.
+"""A single text encoder, CLIP or T5, for networks that are trained from scratch.
 
 B batch, T tokens, D width of the encoder, P width of CLIP's projection.
 """
@@ -24,7 +24,7 @@ from ladd_jax.models.sd3.text import PromptTokenizer, SD3TextEncoder
 from ladd_jax.paths import expand
 from ladd_jax.weights.vocabulary import check_vocabulary
 
-# Of both kinds of T5: the released tokenizers have it, and no other token is at this place.
+# Id of the padding token in all released tokenizers of T5.
 _T5_PADDING = 0
 
 _KINDS = {"clip": "clip", "clip_text_model": "clip", "t5": "t5"}
@@ -40,7 +40,7 @@ class SingleTextEncoder(SD3TextEncoder):
 
     @property
     def blocks(self) -> dict[str, tuple[tuple[int, int], ...]]:
-        """None: all arrays are full."""
+        """Empty, since all arrays are full."""
         return {}
 
     def _forward(
@@ -78,11 +78,11 @@ def single_text_widths(place: str | Path) -> tuple[int, int]:
 def load_single_text(
     directory: Path, dtype: Dtype, mesh: Mesh, length: int, batch: int
 ) -> SingleTextEncoder:
-    """The encoder of a folder that holds its tokenizer too.
+    """The encoder in a folder that also holds its tokenizer.
 
     Args:
-      directory: where `save_pretrained` of `CLIPModel`, `CLIPTextModelWithProjection` or
-        `T5EncoderModel` (v1.1) and of the tokenizer wrote.
+      directory: folder written by `save_pretrained` of `CLIPModel`, `CLIPTextModelWithProjection`
+        or `T5EncoderModel` (v1.1) and of the tokenizer.
       dtype: dtype of parameters and computation.
       mesh: devices of this process.
       length: T.
@@ -90,7 +90,7 @@ def load_single_text(
 
     Raises:
       NotFoundError: a file is not there.
-      UserError: it is neither, T is more than CLIP reads, or a tensor is missing or misshaped.
+      UserError: it is another model, CLIP reads fewer than T, or a tensor is missing or misshaped.
     """
     opened = open_single_text(directory, dtype, length)
     kind = _kind(directory)
@@ -121,7 +121,7 @@ def open_single_text(directory: Path, dtype: Dtype, length: int) -> Opened:
 
 
 def is_single_text(directory: Path) -> bool:
-    """Whether a folder holds one encoder, and not a pipeline."""
+    """Whether a folder holds a single encoder instead of a pipeline."""
     return (directory / "config.json").is_file()
 
 

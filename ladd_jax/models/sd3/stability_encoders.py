@@ -1,8 +1,8 @@
 """The autoencoder and the text encoders in single files.
 
-There is no config beside them: the architecture follows from names and shapes, and what these do
-not tell is the same in the whole family. Names are Stability's or diffusers', behind any prefix;
-tensors get those that diffusers gives them.
+Such files come without a config: the architecture follows from names and shapes, and what these do
+not determine is the same in the whole family. Names are Stability's or diffusers', after any
+prefix; tensors are returned under diffusers' names.
 """
 
 import dataclasses
@@ -19,8 +19,8 @@ _OF_AUTOENCODER = "decoder.conv_in.weight"
 _OF_CLIP = "text_model.embeddings.token_embedding.weight"
 _OF_T5 = "encoder.block.0.layer.0.SelfAttention.q.weight"
 
-# By what a prefix such as `text_encoders.clip_l.transformer.` has, as Stability names encoders and
-# as diffusers does.
+# Parts of prefixes such as `text_encoders.clip_l.transformer.` that identify an encoder, in
+# Stability's names and in diffusers'.
 _ENCODERS = {
     "clip_l": ("clip_l", "text_encoder"),
     "clip_g": ("clip_g", "text_encoder_2"),
@@ -32,7 +32,7 @@ _HEAD_WIDTH = 64
 
 _ACTIVATIONS = {"clip_l": "quick_gelu", "clip_g": "gelu"}
 
-# Levels of the decoder are counted from the image, in diffusers from the latents.
+# Stability counts the decoder's levels from the image, and diffusers from the latents.
 _RENAMED = (
     (r"encoder\.down\.(\d+)\.block\.", r"encoder.down_blocks.\1.resnets."),
     (r"encoder\.down\.(\d+)\.downsample\.", r"encoder.down_blocks.\1.downsamplers.0."),
@@ -71,14 +71,14 @@ def read_autoencoder(file: Path, tensors: Tensors) -> tuple[AutoencoderConfig, d
                 r"up_blocks\.(\d+)", lambda match: f"up_blocks.{levels - 1 - int(match[1])}", name
             )
         if ".attentions." in name and tensor.shape[2:] == (1, 1):
-            # A convolution of one pixel is a matrix.
+            # A 1x1 convolution is a matrix.
             tensor = dataclasses.replace(tensor, shape=tensor.shape[:2])
         renamed[name] = tensor
 
     def width(name: str, axis: int) -> int:
         return _shape(file, renamed, f"{name}.weight", 4, "autoencoder")[axis]
 
-    # The first question, so that a file without an autoencoder is said to be so.
+    # Read first, so that the error for a file without an autoencoder says that it has none.
     in_channels = width("encoder.conv_in", 1)
     return AutoencoderConfig(
         block_out_channels=tuple(
@@ -118,20 +118,20 @@ def read_clip(file: Path, tensors: Tensors, name: str) -> tuple[CLIPTextConfig, 
         max_position_embeddings=shape("text_model.embeddings.position_embedding")[0],
         projection_dim=shape("text_projection")[0],
         hidden_act=_ACTIVATIONS[name],
-        # The end token is the last of the vocabulary.
+        # None reads the end at the highest id, since the end token is the last of the vocabulary.
         eos_token_id=None,
     ), found
 
 
 def read_t5(file: Path, tensors: Tensors) -> tuple[T5Config, dict] | None:
-    """Architecture and tensors of T5, or None where the file leaves it out.
+    """Architecture and tensors of T5, or None if the file does not have it.
 
     Args:
       file: the file, for messages.
       tensors: the file's tensors.
 
     Raises:
-      UserError: the file has not all of what tells its architecture.
+      UserError: a tensor that the architecture is inferred from is missing.
     """
     named = _of_encoder("t5xxl", _OF_T5, tensors)
     if not named:
@@ -163,7 +163,7 @@ def _of_encoder(name: str, mark: str, tensors: Tensors) -> list[str]:
 
 
 def _prefix(file: Path, found: list[str], what: str) -> str:
-    """The one of the prefixes; where there is none, one that no tensor has."""
+    """The only prefix that was found; if there is none, one that no tensor has."""
     if len(found) > 1:
         raise UserError(f"{file} holds several {what} ({', '.join(found)}): give a file of one")
     return found[0] if found else "."

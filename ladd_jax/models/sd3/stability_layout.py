@@ -1,6 +1,6 @@
 """A transformer in Stability AI's single files, such as `sd3_medium.safetensors`.
 
-There is no config beside them: the architecture follows from names and shapes. Names may begin
+Such files come without a config: the architecture follows from names and shapes. Names may begin
 with a prefix, most often `model.diffusion_model.`; then text encoders and autoencoder may be in the
 same file.
 """
@@ -11,7 +11,7 @@ from ladd_jax.models.sd3.transformer import MMDiTConfig
 from ladd_jax.weights.layout import linear
 
 PREFIX = "model.diffusion_model."
-"""What this package writes before all names, and most others do."""
+"""The prefix that this package, like most others, writes before all names."""
 
 MARK = "x_embedder.proj.weight"
 """A tensor that only these networks have."""
@@ -29,7 +29,7 @@ DECIDING = Deciding(
     pooled="y_embedder.mlp.0.weight",
     hidden="joint_blocks.0.x_block.mlp.fc1.weight",
 )
-"""What tells the architecture."""
+"""The tensors that the architecture is inferred from."""
 
 
 def layout(config: MMDiTConfig, shapes: Params) -> Params:
@@ -65,6 +65,6 @@ def _block(layer: int, last: bool) -> Params:
             "mlp": {"up": linear(f"{name}.mlp.fc1"), "down": linear(f"{name}.mlp.fc2")},
         }
 
-    del last  # Its names and chunks are those of the others.
+    del last  # The last block has the same names and chunks as the others.
     block = f"joint_blocks.{layer}"
     return {"image": stream(f"{block}.x_block"), "context": stream(f"{block}.context_block")}

@@ -1,4 +1,4 @@
-"""Prompts to what Stable Diffusion 3 reads: two CLIP encoders and T5 (Esser et al. 2024).
+"""The text encoders of Stable Diffusion 3: two of CLIP, and T5 (Esser et al. 2024).
 
 B batch, T1 CLIP tokens, T2 T5 tokens, Dc width of the context, Dp width of the pooled vector.
 """
@@ -30,8 +30,8 @@ class PromptTokenizer:
     """A Hugging Face tokenizer whose rows are padded, or cut before the end token, to one length.
 
     Attributes:
-      length: tokens in a row.
-      truncated: how many prompts were cut so far.
+      length: number of tokens in a row.
+      truncated: number of prompts cut so far.
     """
 
     def __init__(self, directory: Path, length: int):
@@ -39,7 +39,7 @@ class PromptTokenizer:
         self._tokenizer = read_pretrained("AutoTokenizer", directory)
         self.length = length
         self.truncated = 0
-        # Some damage shows in use alone, and then before anything is encoded.
+        # Some damage only shows in use, so a prompt is tried before anything is encoded.
         self([_TRIED])
         self.truncated = 0
 
@@ -51,7 +51,7 @@ class PromptTokenizer:
         """
         try:
             return self._rows(prompts)
-        # It is made of several kinds of files, and what is wrong with each has errors of its own.
+        # Tokenizers consist of several kinds of files, each with exceptions of its own.
         except Exception as error:
             raise DamagedError(
                 f"the tokenizer in {self._directory} fails ({brief(error)}): get its files again"
@@ -73,10 +73,11 @@ class PromptTokenizer:
 
 
 class SD3TextEncoder:
-    """The text half of a Stable Diffusion 3 pipeline, a `models.families.TextEncoder`.
+    """The text encoders of a Stable Diffusion 3 pipeline, as a `models.families.TextEncoder`.
 
-    The context is the CLIP tokens, both widths side by side and zeros up to Dc, then the T5
-    tokens. Without T5 its tokens are zeros. The pooled vector is both projected ones.
+    The context consists of the CLIP tokens, with the features of both encoders side by side and
+    zeros up to Dc, followed by the T5 tokens, which are zeros without T5. The pooled vector is the
+    concatenation of CLIP's two projected vectors.
 
     Attributes:
       length: T1 + T2.
@@ -99,13 +100,13 @@ class SD3TextEncoder:
         """Joins tokenizers and encoders.
 
         Args:
-          tokenizers: tokenizers of `clip_l`, `clip_g` and, where there is one, `t5`.
+          tokenizers: tokenizers of `clip_l`, `clip_g` and, if there is one, `t5`.
           models: encoders of the same names.
-          params: their parameters, which are on the mesh already where there is one.
-          t5_length: T2, also where there is no T5.
+          params: the encoders' parameters, already on the mesh if there is one.
+          t5_length: T2, even without T5.
           context_width: Dc, the width of T5.
-          batch: prompts in one call of the program.
-          mesh: devices of this process.
+          batch: number of prompts in one call of the program.
+          mesh: mesh of this process's devices.
 
         Raises:
           UserError: the CLIP tokens are wider than Dc, the batch does not divide over the mesh,
@@ -136,12 +137,12 @@ class SD3TextEncoder:
 
     @property
     def truncated(self) -> dict[str, int]:
-        """How many prompts so far did not fit each tokenizer and were cut."""
+        """How many prompts were cut so far because they did not fit, by tokenizer."""
         return {name: tokenizer.truncated for name, tokenizer in self._tokenizers.items()}
 
     @property
     def blocks(self) -> dict[str, tuple[tuple[int, int], ...]]:
-        """(rows, columns) of the context's CLIP tokens and of T5's, which are none without T5."""
+        """(rows, columns) of the CLIP tokens in the context, and of T5's tokens if there is T5."""
         length = self.length - self._t5_length
         t5_width = self.context_width if "t5" in self._models else 0
         return {"context": ((length, self._clip_width), (self._t5_length, t5_width))}

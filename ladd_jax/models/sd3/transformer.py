@@ -1,7 +1,7 @@
 """The multimodal diffusion transformer of Stable Diffusion 3 and 3.5 (Esser et al. 2024).
 
-Two streams of tokens, image and text, each with its own weights, meet in joint attention. Blocks
-of one kind that follow each other are stacked on a leading layer axis, scanned and rematerialised.
+Two streams of tokens, image and text, each with its own weights, meet in joint attention. Adjacent
+blocks of the same kind are stacked on a leading layer axis, scanned and rematerialised.
 
 B batch, H W latent grid, C channels, P patch, N = HW/P^2 image tokens, T text tokens, D width,
 L layers, K attention heads.
@@ -46,10 +46,10 @@ REMAT_POLICIES = {
 
 
 _GUIDANCE_LAYERS = ("guidance_up", "guidance_down")
-"""Attributes of a guided MMDiT that others do not have."""
+"""Attributes that only a guided MMDiT has."""
 
 _IMAGE_GUIDANCE_LAYERS = ("image_guidance_up", "image_guidance_down")
-"""The same, of one that is given a scale on the image, too."""
+"""Attributes that only an MMDiT with a guidance scale on the image has."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,25 +66,26 @@ class MMDiTConfig:
       pooled_width: width of the pooled text vector (SD3: 2048).
       patch: side of a patch in latent pixels.
       mlp_ratio: hidden width of the block's MLP over D.
-      qk_norm: RMSNorm on queries and keys (SD3.5).
-      dual_attention: blocks with a second attention over image tokens alone (SD3.5-Medium).
+      qk_norm: whether queries and keys have an RMSNorm (SD3.5).
+      dual_attention: blocks with a second attention over only image tokens (SD3.5-Medium).
       position_table: side of the sincos table that grids are cropped from, in patches.
       position_base: positions of neighbours in the table differ by position_base / position_table.
         `diffusers` makes new tables with the side of the base resolution's grid in patches.
       position_start: position of the table's first row and column. Esser et al. count from the
         corner of a centred grid of 64 patches, four patches being 1: a table of 192 starts at -16
         and has a base of 48, one of 384 starts at -40 and has a base of 96.
-      remat: what the backward pass keeps of a block: `none` recomputes nothing, `full` keeps
-        the block's inputs only, `attention` also what the attention gave, `dots` also matrix
-        products with weights, `dots_attention` both.
-      unroll: blocks in one turn of the scan; more of them run faster and compile longer.
-      cut: 0, or the number of blocks that there are: what follows is left out. Such a network has
-        no velocity, only the tokens that `tap` reads.
-      quantized: the kernels of the blocks are int8, of `models.quantized`: for constant parameters.
-      guided: is given a guidance scale, `cond["guidance"]`, and makes in one pass what guidance by
-        that makes in two (Meng et al. 2023). A new embedding of it adds zeros.
-      image_guided: is given a second scale beside it, of guidance on the picture that is joined by
-        channels, in an embedding of its own.
+      remat: what is stored of a block for the backward pass: `none` recomputes nothing, `full`
+        stores only the block's inputs, `attention` also the output of attention, `dots` also
+        matrix products with weights, `dots_attention` both.
+      unroll: blocks in one step of the scan; with more the program runs faster and compiles longer.
+      cut: number of blocks that are kept, leaving out all that follows; 0 for all. A network that
+        is cut has no velocity, only the tokens that `tap` reads.
+      quantized: whether the kernels of the blocks are int8, see `models.quantized`; only for
+        constant parameters.
+      guided: whether it is given a guidance scale, `cond["guidance"]`, and computes in one pass
+        what guidance computes in two (Meng et al. 2023). A new embedding of the scale adds zeros.
+      image_guided: whether it is also given a second scale, of guidance on the picture that is
+        joined by channels, with an embedding of its own.
       dtype: dtype of computation.
       param_dtype: dtype of parameters.
     """
@@ -146,8 +147,8 @@ class MMDiTConfig:
 class _Stream(nnx.Module):
     """One modality's part of a block: adaLN, projections around the attention, MLP.
 
-    A `pre_only` stream gives queries, keys and values and ends there (the context of the last
-    block). A `dual` stream has a second set of projections for attention within the stream.
+    A `pre_only` stream only gives queries, keys and values (the context of the last block). A
+    `dual` stream has a second set of projections for attention within the stream.
     """
 
     def __init__(
@@ -181,7 +182,7 @@ class _Stream(nnx.Module):
             self.mlp = MLP(d, config.mlp_ratio * d, d, gelu_tanh, **options)
 
     def before(self, x: jax.Array, c: jax.Array) -> tuple[list[jax.Array], tuple[jax.Array, ...]]:
-        """adaLN chunks `[B, D]` each, and q, k, v `[B, N, K, D/K]`."""
+        """The adaLN chunks, `[B, D]` each, and q, k, v `[B, N, K, D/K]`."""
         chunks = list(jnp.moveaxis(self.modulation(jax.nn.silu(c)), 1, 0))
         y = modulated_norm(x, *chunks[:2])
         return chunks, self._project(y, self.qkv, self.norm_q, self.norm_k)
@@ -202,8 +203,8 @@ class _Stream(nnx.Module):
     def _project(
         x: jax.Array, qkv: Linear, norm_q: RMSNorm | None, norm_k: RMSNorm | None
     ) -> tuple[jax.Array, ...]:
-        # Split, the gradients of the three come back as the product's gradient wants them. With the
-        # axis moved to the front they would be transposed there and back.
+        # With a split, the gradients of q, k and v come back in the layout that the product's
+        # gradient needs. Moving the axis to the front would transpose them back and forth.
         q, k, v = (part[:, :, 0] for part in jnp.split(qkv(x), 3, axis=2))
         return (norm_q(q) if norm_q else q), (norm_k(k) if norm_k else k), v
 
@@ -228,7 +229,7 @@ class _Block(nnx.Module):
         context_chunks, context_qkv = self.context.before(context, c)
         q, k, v = (jnp.concatenate(pair, axis=1) for pair in zip(qkv, context_qkv, strict=True))
         if self.last:
-            # Nothing reads the text tokens after the last block, so they ask no queries.
+            # Nothing reads the text tokens after the last block, so they need no queries.
             q = q[:, :n]
         attended = attention(q, k, v)
         x = self.image.after(x, chunks, attended[:, :n])
@@ -254,7 +255,7 @@ class MMDiT(nnx.Module):
         self.time_mlp = MLP(TIME_WIDTH, d, d, jax.nn.silu, init=small, **options)
         self.pooled_mlp = MLP(config.pooled_width, d, d, jax.nn.silu, init=small, **options)
 
-        # The last block's context stream has other parameters, so it stands alone.
+        # The last block's context stream has other parameters, so it is not part of a stack.
         runs: list[tuple[str, int]] = []
         start = 0
         stacked = config.cut or config.depth - 1
@@ -294,13 +295,13 @@ class MMDiT(nnx.Module):
           x_t: noisy latents `[B, H, W, out_channels]`; H and W are multiples of the patch.
           t: float32 `[B]` in [0, 1], 1 being pure noise.
           cond: `context [B, T, context_width]`, text tokens; `pooled [B, pooled_width]`, text
-            vector; where the network reads more channels than it predicts, `channels
-            [B, H, W, in_channels - out_channels]`, which are joined to `x_t`; and, where it is
-            guided, `guidance [B, 1]`, a scale, or `[B, 2]` with that on the image.
+            vector; if the network reads more channels than it predicts, `channels
+            [B, H, W, in_channels - out_channels]`, which are joined to `x_t`; and, if it is
+            guided, `guidance [B, 1]`, the scale, or `[B, 2]` with the scale on the image.
           tap: reads the image tokens `[B, N, D]` after each block.
 
         Returns:
-          float32 `[B, H, W, out_channels]`, None where the network is cut; with `tap`, also what it
+          float32 `[B, H, W, out_channels]`, or None if the network is cut; with `tap`, also what it
           returned, stacked `[L, ...]`.
 
         Raises:
@@ -357,11 +358,11 @@ class MMDiT(nnx.Module):
     def features_vjp(
         self, x_t: jax.Array, t: jax.Array, cond: Cond
     ) -> tuple[jax.Array | None, jax.Array, Callable[[jax.Array], jax.Array]]:
-        """The velocity, all blocks' image tokens, and the way back from those to `x_t`.
+        """The velocity, all blocks' image tokens, and the backward pass from these to `x_t`.
 
-        The tokens that are returned are the ones that the backward pass starts each block from:
-        there is one copy of them, where `jax.vjp` of a call with a tap keeps two. Parameters are
-        constants.
+        The backward pass recomputes each block from the tokens that are returned, so that there is
+        only one copy of them; `jax.vjp` of a call with a tap would store two. Parameters are
+        treated as constants.
 
         Args:
           x_t: noisy latents `[B, H, W, in_channels]`.
@@ -369,11 +370,11 @@ class MMDiT(nnx.Module):
           cond: the condition, as in a call.
 
         Returns:
-          v float32 `[B, H, W, out_channels]`, None where the network is cut; the features, image
-          tokens before the first block and after each, `[L + 1, B, N, D]` in the dtype of
-          computation, L counting the blocks that there are; and a function from the features'
-          cotangent to the cotangent of `x_t`, in its dtype. It belongs to the trace that it
-          comes from.
+          v float32 `[B, H, W, out_channels]`, or None if the network is cut; the features, which
+          are the image tokens before the first block and after each, `[L + 1, B, N, D]` in the
+          dtype of computation, where L counts the blocks that there are; and a function from the
+          features' cotangent to the cotangent of `x_t`, in its dtype, which is only valid within
+          the same trace.
 
         Raises:
           UserError: the grid is not divisible by the patch or exceeds the position table.
@@ -445,7 +446,7 @@ class MMDiT(nnx.Module):
         context = on_batch(self.context_embedding(cond["context"]))
         c = self.time_mlp(timestep_embedding(t)) + self.pooled_mlp(cond["pooled"])
         for number, (up, down) in enumerate(_guidance_layers(self.config)):
-            # What a guidance scale adds to the modulation.
+            # The embedded guidance scale is added to the modulation.
             embedded = _guidance_embedding(cond[GUIDANCE][:, number])
             c += getattr(self, down)(jax.nn.silu(getattr(self, up)(embedded)))
         return context, c
@@ -468,9 +469,9 @@ def _rematerialised(graphdef: Any, remat: str, *, scanned: bool) -> Callable[...
 
     policy = REMAT_POLICIES[remat]
     if policy is None:
-        # Even a checkpoint that saves everything puts barriers between operations.
+        # Not even a checkpoint that saves everything, since it puts barriers between operations.
         return apply
-    # Inside a scan nothing can be shared with the forward pass by accident.
+    # Preventing CSE is not needed inside a scan, where nothing can be shared with the forward pass.
     return jax.checkpoint(apply, policy=policy, prevent_cse=not scanned)
 
 
@@ -492,25 +493,26 @@ def mmdit(config: MMDiTConfig) -> Backbone:
 
 
 def _guidance_layers(config: MMDiTConfig) -> tuple[tuple[str, ...], ...]:
-    """Of each guidance scale that a network is given the names of its two layers."""
+    """The names of the two layers of each guidance scale that a network is given."""
     of_image = (_IMAGE_GUIDANCE_LAYERS,) * config.image_guided
     return (_GUIDANCE_LAYERS, *of_image) if config.guided else ()
 
 
 def _guidance_embedding(scale: jax.Array) -> jax.Array:
-    """Sinusoids of guidance scales `[B]`: those of use, 1 to 10, lie where times do."""
+    """Sinusoids of guidance scales `[B]`, with usual scales of 1 to 10 in the range of times."""
     return timestep_embedding(scale / 10)
 
 
 def fixed_guidance(params: Any, *scales: float) -> Any:
-    """A guided network's parameters as those of one that is not, and does the same at one scale.
+    """Parameters of an unguided network that does what a guided network does at one scale.
 
     Args:
-      params: parameters of a guided network; they stay as they are.
-      scales: the guidance scale, and that on the image of a network that is given both.
+      params: parameters of a guided network, which are not changed.
+      scales: the guidance scale, followed by the scale on the image for a network that has both.
 
     Returns:
-      the parameters, the last bias of `time_mlp` with what the scales add, added in float32.
+      the parameters, with the contribution of the scales added in float32 to the last bias of
+      `time_mlp`.
     """
     last = dict(params["time_mlp"]["down"])
     bias = last["bias"].astype(jnp.float32)
@@ -527,13 +529,13 @@ def fixed_guidance(params: Any, *scales: float) -> Any:
 
 
 def widened(params: Any, config: MMDiTConfig) -> Any:
-    """A network's parameters as those of one that reads more channels, and does the same.
+    """Parameters of an equivalent network that reads more channels.
 
-    The new channels follow those that it reads, and whatever they are, zeros come of them.
+    The new channels come after those that the network reads, and have zero weights.
 
     Args:
-      params: parameters of a whole network that reads `config.in_channels` or fewer.
-      config: architecture of the one that reads them all.
+      params: parameters of a whole network that reads at most `config.in_channels` channels.
+      config: architecture of the network that reads them all.
     """
     kernel = params["patch_embedding"]["kernel"]
     by_pixel = kernel.reshape(config.patch**2, -1, config.width)
@@ -543,13 +545,13 @@ def widened(params: Any, config: MMDiTConfig) -> Any:
 
 
 def cut_params(params: Any, shapes: Any) -> Any:
-    """The parameters of a whole network that it still has when it is cut.
+    """The parameters of a whole network that are left when it is cut.
 
     Args:
       params: parameters of the whole network, any dtype.
       shapes: `Model.shapes` of the network that is cut.
     """
     if not isinstance(shapes, dict):
-        # Only stacks of blocks get shorter, along their leading axis.
+        # Cutting only shortens stacks of blocks along their leading axis.
         return params[: shapes.shape[0]]
     return {name: cut_params(params[name], inner) for name, inner in shapes.items()}

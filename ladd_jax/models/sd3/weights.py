@@ -1,4 +1,4 @@
-"""Weights of SD3's transformer: files onto a mesh and back, in the two layouts that there are."""
+"""Reads weights of SD3's transformer onto a mesh, and writes them, in both layouts of files."""
 
 import dataclasses
 import functools
@@ -29,7 +29,7 @@ from ladd_jax.weights.transfer import load, write_tensors
 from ladd_jax.whole_files import whole
 
 SHARD_BYTES = 5_000_000_000
-"""Size above which weights are split over several files, as the hub likes them."""
+"""Size above which weights are split over several files, as recommended for the hub."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +73,7 @@ class LoadedMMDiT:
 
 @dataclasses.dataclass(frozen=True)
 class Checkpoint:
-    """Files whose tensors are known to be exactly those of an MMDiT.
+    """Files whose tensors have been checked to be exactly those of an MMDiT.
 
     Attributes:
       config: architecture and dtypes.
@@ -88,7 +88,7 @@ class Checkpoint:
     layout: Params
 
     def cut(self, blocks: int) -> "Checkpoint":
-        """The network cut after its first blocks (0: whole); nothing else of it is then read."""
+        """The network cut after its first blocks (0: whole), so that nothing else is read."""
         config = dataclasses.replace(self.config, cut=blocks)
         model = mmdit(config)
         return dataclasses.replace(
@@ -96,7 +96,7 @@ class Checkpoint:
         )
 
     def load(self, mesh: Mesh) -> Params:
-        """All parameters, each process reading what its devices keep."""
+        """All parameters; each process reads only what its devices hold."""
         return load(self.tensors, self.layout, self.model.shapes, self.model.axes, mesh)
 
 
@@ -132,23 +132,23 @@ def load_mmdit(
 ) -> LoadedMMDiT:
     """Loads SD3, SD3.5 or a network of their kind.
 
-    The architecture is read from `config.json`, or from names and shapes in single files, whose
-    names are Stability's or diffusers' behind any prefix. Weights in float32, float16, bfloat16 and
-    float8, with scales or without, are read.
+    The architecture is read from `config.json` or, for single files, from names and shapes, where
+    names are Stability's or diffusers' after any prefix. Weights may be in float32, float16,
+    bfloat16 or float8, with or without scales.
 
     Args:
       path: a diffusers pipeline's folder, a transformer's folder, a single `.safetensors` file, or
-        a repository of the hub as `owner/name`.
+        a repository on the hub as `owner/name`.
       dtype: dtype of parameters and computation.
-      mesh: where to put the parameters, by the rules of `parallel.mesh`; default: the first device.
-      variant: variant of a diffusers folder's files, such as `fp16`; default: those without a
-        mark, or the only variant that there is.
+      mesh: mesh to put the parameters on, by the rules of `parallel.mesh`; default: the first
+        device.
+      variant: variant of a diffusers folder's files, such as `fp16`; default: the files without a
+        variant, or those of the only one.
 
     Raises:
       NotFoundError: nothing is there, or the hub does not give access.
-      UserError: files that are truncated or of another kind of model; a tensor that is missing,
-        that is one too many, or that has another shape or dtype; trained positions; a dtype that
-        weights are not kept in.
+      UserError: files are truncated or of another kind of model; a tensor is missing, unknown, or
+        has another shape or dtype; positions are trained; or weights cannot have the dtype.
     """
     checkpoint = open_mmdit(path, dtype, variant)
     mesh = make_mesh({}, jax.local_devices()[:1]) if mesh is None else mesh
@@ -158,7 +158,7 @@ def load_mmdit(
 def read_mmdit_config(
     path: str | Path, dtype: Any = jnp.bfloat16, variant: str | None = None
 ) -> MMDiTConfig:
-    """The architecture of an MMDiT's files, without their weights; arguments of `load_mmdit`."""
+    """The architecture of an MMDiT's files, without reading weights; see `load_mmdit`."""
     return open_mmdit(path, dtype, variant).config
 
 
@@ -174,11 +174,11 @@ def save_mmdit(
 ) -> None:
     """Writes parameters as files that other programs read, all of them or none.
 
-    Every process of a mesh takes part and the first one writes.
+    All processes of a mesh call it, and the first one writes.
 
     Args:
-      path: the transformer's folder to make for `diffusers`, the file for `stability`.
-      params: tree as `load_mmdit` gives it.
+      path: the transformer's folder to make for `diffusers`, or the file for `stability`.
+      params: parameters, a tree as `load_mmdit` gives it.
       config: the network's architecture.
       dtype: dtype of the files: float32, float16 or bfloat16.
       layout: `diffusers` or `stability`.
@@ -187,8 +187,8 @@ def save_mmdit(
 
     Raises:
       ExistsError: there is something at `path`.
-      UserError: a layout or dtype that is not known, a network that the layout cannot hold, or
-        parameters of another network.
+      UserError: the layout or dtype is unknown, the layout cannot hold the network, or parameters
+        belong to another network.
     """
     path = Path(path)
     if layout not in ("diffusers", "stability"):
@@ -226,7 +226,7 @@ def save_mmdit(
 
 
 def _whole(leaf: Any) -> np.ndarray:
-    """All of an array, gathered from the other processes where they have parts of it."""
+    """A whole array, gathered from other processes if they have parts of it."""
     if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
         return multihost_utils.process_allgather(leaf, tiled=True)
     return np.asarray(leaf)
@@ -239,7 +239,7 @@ def _write_sharded(
     tensors: Iterator[np.ndarray],
     limit: int,
 ) -> None:
-    """A diffusers model's weights: one file, or several with an index."""
+    """Writes a diffusers model's weights to one file, or to several with an index."""
     groups: list[dict[str, tuple[int, ...]]] = [{}]
     size = total = 0
     for name, shape in shapes.items():
@@ -276,7 +276,7 @@ def _check_params(params: Params, config: MMDiTConfig) -> None:
 
 
 def _single_layout(file: Path, tensors: Mapping[str, StoredTensor]) -> tuple[Any, str]:
-    """The layout of a file without config, and what stands before its names."""
+    """The layout of a file without a config, and the prefix of its names."""
     for files in (stability_layout, diffusers_layout):
         found = prefixes(tensors, files.MARK)
         if len(found) > 1:
@@ -298,7 +298,7 @@ def _refuse_others(file: Path, tensors: Mapping[str, StoredTensor]) -> None:
         for name in tensors:
             if mark in name:
                 raise UserError(
-                    f"{file} holds {what} (tensor {name}) and no MMDiT: give a Stable Diffusion 3 "
+                    f"{file} holds {what} (tensor {name}), not an MMDiT: give a Stable Diffusion 3 "
                     f"pipeline, its transformer folder, or a single .safetensors file"
                 )
 
@@ -323,7 +323,7 @@ def _check_tensors(
     if extra:
         raise UserError(
             f"tensor {extra[0]} in {place} has no place in the network{_more(extra)}: give the "
-            f"files of an MMDiT as Stable Diffusion 3 has it"
+            f"files of a Stable Diffusion 3 MMDiT"
         )
     for name, shape in expected.items():
         if tensors[name].shape != shape:

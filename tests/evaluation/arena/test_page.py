@@ -159,7 +159,7 @@ def test_a_student_in_as_many_steps_as_its_teacher_is_what_its_model_shows(tmp_p
 
 
 def test_no_two_contenders_have_one_title(tmp_path):
-    with pytest.raises(UserError, match="two of what is compared would be called 'a, 4 steps'"):
+    with pytest.raises(UserError, match="two contenders would be called 'a, 4 steps'"):
         write(tmp_path / "page", names=("a", "teacher of b", "a, 4 steps"), steps=(4, None))
     assert not list(tmp_path.iterdir())
 
@@ -208,7 +208,9 @@ def test_places_are_named_by_their_last_part_or_as_one_wants(tmp_path, monkeypat
     assert read_entries(["runs/a,mine=x=y, z"]) == [
         Entry("a", "runs/a"), Entry("mine", "x=y"), Entry("z", "z"),
     ]  # fmt: skip
-    with pytest.raises(UserError, match="two models 'a', runs/a and old/a: name one of them other"):
+    with pytest.raises(
+        UserError, match="two models 'a', runs/a and old/a: give one of them another"
+    ):
         read_entries(["runs/a", "old/a"])
     for given in ("=runs/a", "name=", "x" * 61):
         with pytest.raises(UserError, match="has a name of .* characters: write NAME=PATH"):

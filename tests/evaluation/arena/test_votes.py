@@ -63,14 +63,14 @@ def without(name):
         ("", r"v.json is damaged \(it is empty\): export it again"),
         ('{"format": ', r"v.json is damaged \(.*line 1"),
         ("[]", "holds no JSON object"),
-        ({"rows": []}, "v.json is no file of votes"),
+        ({"rows": []}, "v.json is not a file of votes"),
         (content([]) | {"models": ["a", "a"]}, "its 'models' is"),
         (content([]) | {"votes": {}}, "its 'votes' is {}"),
         (content([]) | {"voter": 3}, "its 'voter' is 3"),
-        (content([vote(), 3]), "v.json, vote 2: it is 3 and no JSON object"),
+        (content([vote(), 3]), "v.json, vote 2: it is 3, not a JSON object"),
         (content([vote(), without("time")]), "v.json, vote 2: its 'time' is None"),
         (content([vote() | {"seed": "0"}]), "v.json, vote 1: its 'seed' is 0"),
-        (content([vote(choice="both")]), "vote 1: its choice is 'both' and none of left, tie"),
+        (content([vote(choice="both")]), "vote 1: its choice is 'both', not one of left, tie"),
         (content([vote(1, 1)]), "vote 1: both sides are"),
     ],
 )
@@ -84,7 +84,7 @@ def test_other_models_pages_and_no_votes_are_told(write, tmp_path):
     with pytest.raises(UserError, match="u.json, vote 1: the page has no model 'C', only A, 4 st"):
         read_votes([unknown])
     one, other = write("a.json", content([vote()])), write("b.json", content([vote()], page="q"))
-    with pytest.raises(UserError, match="b.json is of another page than .*a.json .q and not p"):
+    with pytest.raises(UserError, match="b.json is from another page than .*a.json .q, not p"):
         read_votes([one, other])
     with pytest.raises(UserError, match="there is no vote in .*e.json: vote on the page first"):
         read_votes([write("e.json", content([]))])
@@ -93,7 +93,7 @@ def test_other_models_pages_and_no_votes_are_told(write, tmp_path):
     write("arena.json", {"id": "p", "contenders": [{"title": name} for name in MODELS]})
     assert len(read_votes([one], tmp_path).games) == 1
     write("arena.json", {"id": "x", "contenders": []})
-    with pytest.raises(UserError, match="a.json is of another page than"):
+    with pytest.raises(UserError, match="a.json is from another page than"):
         read_votes([one], tmp_path)
     write("arena.json", {"id": "x"})
     with pytest.raises(DamagedError, match="it has no id or no contenders"):

@@ -48,7 +48,7 @@ function showPair() {
   waitFor(booth.current, images.map(({ image }) => image));
 }
 
-// Nobody votes on what is not there yet.
+// Choices are disabled until both pictures have loaded.
 async function waitFor(pair, images) {
   allowChoices(false);
   at("missing").hidden = true;
@@ -78,7 +78,7 @@ function choose(choice) {
   setTimeout(showPair, SHOWN_CHOICE);
 }
 
-// The last vote on pairs that are asked for now: another one would vanish unseen.
+// The last vote on the current set of pairs: undoing a vote on another set would go unnoticed.
 function undo() {
   const asked = new Set(booth.pairs.map(({ key }) => key));
   const last = state.votes.findLastIndex((vote) =>
@@ -94,7 +94,7 @@ function undo() {
 function skip() {
   if (!booth.current) return;
   booth.skipped.add(booth.current.key);
-  // Where all that are left were skipped, they come again.
+  // If all remaining pairs were skipped, they come again.
   if (booth.pairs.every(({ key }) => booth.done.has(key) || booth.skipped.has(key))) {
     const last = booth.current.key;
     booth.skipped = new Set([last]);
@@ -102,7 +102,7 @@ function skip() {
   showPair();
 }
 
-// Both pictures, and between them the one that they were made of, as near to either.
+// Both pictures with the one they were made from in the middle, equally far from either.
 function shownPair() {
   const { sample, left, right } = booth.current;
   return [
@@ -129,7 +129,7 @@ addEventListener("keydown", (event) => {
   const typing = ["INPUT", "SELECT"].includes(event.target.tagName);
   if (at("part_vote").hidden || typing || event.ctrlKey || event.metaKey || event.altKey) return;
   const act = KEYS[event.key.length === 1 ? event.key.toLowerCase() : event.key];
-  // A key that is held down is no second vote.
+  // A key that is held down must not count as a second vote.
   if (!act || event.repeat || (at("booth").hidden && act !== undo)) return;
   event.preventDefault();
   act();
@@ -146,7 +146,7 @@ at("set").append(...booth.sets.map(({ title }) => make("option", { value: title 
 at("set").addEventListener("change", (event) => {
   state.set = event.target.value;
   keepState();
-  // Arrows are votes again, and choose no other set.
+  // Takes the focus away, so that arrows are votes again instead of choosing another set.
   event.target.blur();
   showBooth();
 });

@@ -6,7 +6,7 @@ const at = (id) => document.getElementById(id);
 
 const many = (count, what) => `${count} ${what}${count === 1 ? "" : "s"}`;
 
-// Texts of prompts and names are never read as HTML.
+// Prompts and names are added as text, never as HTML.
 function make(tag, properties = {}, ...children) {
   const element = Object.assign(document.createElement(tag), properties);
   element.append(...children);

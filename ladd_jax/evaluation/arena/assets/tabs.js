@@ -1,4 +1,4 @@
-// What the page begins with, its three parts, and the results.
+// The page's introduction, its three tabs, and the results.
 const TABS = ["look", "vote", "results"];
 
 function tally() {
@@ -42,7 +42,7 @@ function showTab() {
   const wanted = location.hash.slice(1);
   const usable = TABS.filter((name) => name === "look" || booth.sets.length);
   const shown = usable.includes(wanted) ? wanted : "look";
-  // Parts have other ids than their links, to which the browser would scroll.
+  // Tabs have other ids than their links' targets, to which the browser would scroll.
   for (const name of TABS) at(`part_${name}`).hidden = name !== shown;
   for (const link of document.querySelectorAll("nav a")) {
     const name = link.hash.slice(1);

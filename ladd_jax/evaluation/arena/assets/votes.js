@@ -1,5 +1,5 @@
-// The votes of this browser, kept under the id of the page's content: of files that are opened from
-// a disk, all pages may share one store.
+// The votes of this browser, kept under the id of the page's content, since all pages that are
+// opened from files may share one store.
 const STORE = `ladd_jax arena ${page.id}`;
 
 const CHOICES = ["left", "tie", "right"];
@@ -32,7 +32,7 @@ function readState() {
       return { ...newState(), ...found, votes: found.votes.filter(isVote) };
     }
   } catch {
-    // What is kept is of no use, or nothing can be: the next vote tells which.
+    // Either the stored votes are unusable, or nothing can be stored; the next vote shows which.
   }
   return newState();
 }
@@ -48,7 +48,7 @@ function keepState() {
   }
 }
 
-// Which contenders may meet: those of one number of steps, or all.
+// The sets of contenders that may meet: those with one number of steps, or all.
 function sets() {
   const found = page.stops.map((stop) => {
     const own = page.contenders.map((_, place) => place);
@@ -66,7 +66,7 @@ function sets() {
   return useful;
 }
 
-// A number of 32 bits that a text and the voter's seed alone decide (FNV-1a, mixed once more).
+// A 32-bit number that depends only on a text and the voter's seed (FNV-1a with a final mix).
 function drawn(text) {
   let hash = (state.seed ^ 0x811c9dc5) >>> 0;
   for (let i = 0; i < text.length; i++) hash = Math.imul(hash ^ text.charCodeAt(i), 0x01000193);
@@ -86,7 +86,7 @@ function pairsOf(contenders) {
     const file = (place) => page.contenders[place].pictures[sample][0];
     for (const [i, a] of contenders.entries()) {
       for (const b of contenders.slice(i + 1)) {
-        // Between equal pictures there is nothing to choose.
+        // There is nothing to choose between equal pictures.
         if (file(a) === file(b)) continue;
         const key = keyOf(sample, a, b);
         const [left, right] = drawn(`side ${key}`) & 1 ? [a, b] : [b, a];
@@ -118,6 +118,6 @@ function download() {
   const text = `${JSON.stringify(exported(), null, 1)}\n`;
   const href = URL.createObjectURL(new Blob([text], { type: "application/json" }));
   make("a", { href, download: `votes_${page.id}_${state.voter.slice(0, 8)}.json` }).click();
-  // Not before the browser has begun to save it.
+  // Only released once the browser has begun to save it.
   setTimeout(() => URL.revokeObjectURL(href), 60_000);
 }

@@ -1,5 +1,5 @@
-// Pictures of one prompt on the whole window, one at a time in the same place, so that flipping
-// between them shows what differs.
+// Pictures of one prompt in the whole window, one at a time in the same place, so that flipping
+// between them shows the differences.
 const zoom = { pictures: [], place: 0 };
 
 function openZoom(pictures, place) {
@@ -32,7 +32,7 @@ function lookCloser(event) {
   const x = (event.clientX - box.left) / box.width;
   const y = (event.clientY - box.top) / box.height;
   stage.classList.toggle("closer");
-  // What was clicked on is in the middle.
+  // The point that was clicked on is in the middle.
   stage.scrollTo(
     x * image.offsetWidth - stage.clientWidth / 2,
     y * image.offsetHeight - stage.clientHeight / 2,
@@ -43,7 +43,7 @@ at("before").addEventListener("click", () => showZoomed(zoom.place - 1));
 at("after").addEventListener("click", () => showZoomed(zoom.place + 1));
 at("close").addEventListener("click", () => at("zoom").close());
 at("zoom").addEventListener("keydown", (event) => {
-  // Keys of the page below are not meant.
+  // Keeps keys from reaching the page below.
   event.stopPropagation();
   if (event.key === "ArrowLeft") showZoomed(zoom.place - 1);
   else if (event.key === "ArrowRight") showZoomed(zoom.place + 1);
