@@ -202,7 +202,7 @@ def evaluate(config: Config, workdir: Path) -> list[Row]:
             way = _Way("data", 0, 1.0, ways[0].sampling, 0)
             rows += _rows(way, _several(data), references, stage, config.seed)
             if learns and edits is None and "alignment" in stage.metrics:
-                # An extractor finds what it was trained on: only unseen pictures tell how well it reads.
+                # It finds what it was trained on: only unseen pictures tell how well it reads.
                 aligned = dataclasses.replace(stage, metrics=("alignment",))
                 unseen = _rows(way, _several(references["real"]), references, aligned, config.seed)
                 rows = _with_metrics(rows, unseen, stage.metrics)

@@ -33,7 +33,7 @@ _SHOWN_COLUMNS = 32
 """The most columns of a sheet, and rows if there is a single prompt."""
 
 _SHEET_WIDTH = 2048
-"""Width of a sheet in pixels, unless its columns would be narrower than 64 pixels."""
+"""The largest width of a sheet, in pixels."""
 
 
 def choose_bucket(aspect: str, trained: TrainedModel) -> Bucket:
