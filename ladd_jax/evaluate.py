@@ -33,7 +33,7 @@ from ladd_jax.cli.run import run, run_without_config
 from ladd_jax.errors import UserError
 from ladd_jax.names import counted, listed
 from ladd_jax.paths import COPY_LATER, expand, expand_file, expand_local
-from ladd_jax.ranges import COUNT, NOT_NEGATIVE, SEED
+from ladd_jax.ranges import COUNT, SEED, STEPS, Range
 
 if TYPE_CHECKING:
     from ladd_jax.config.fields import Config
@@ -161,8 +161,11 @@ def side_by_side() -> None:
     entries = read_entries(_COMPARE.value)
     steps = _whole_numbers(_STEPS.value)
     ranges = {
-        "teacher_steps": NOT_NEGATIVE, "seed": SEED, "num": COUNT, "batch_size": COUNT,
-    }  # fmt: skip
+        "teacher_steps": Range(least=0, most=STEPS.most),
+        "seed": SEED,
+        "num": COUNT,
+        "batch_size": COUNT,
+    }
     check_ranges(FLAGS, ranges)
     page = expand_local(_PAGE.value, "page", COPY_LATER)
     check_free(page)

@@ -5,6 +5,7 @@ an address (`gs://...`) names is copied here, and its path is that of the copy.
 """
 
 import difflib
+import errno
 import glob
 import os
 import unicodedata
@@ -37,6 +38,22 @@ def expand(path: str | Path) -> Path:
         return as_on_disk(Path(path).expanduser())
     except RuntimeError as error:
         raise UserError(f"{path} begins with a user who is not known here: write it out") from error
+
+
+def is_there(path: str | Path) -> bool:
+    """Whether what a user gave is one path, and something has it.
+
+    Raises:
+      UserError: as `expand`.
+      OSError: nobody may see it.
+    """
+    try:
+        return expand(path).exists()
+    except OSError as error:
+        # A list of many files is longer than a path may be.
+        if error.errno == errno.ENAMETOOLONG:
+            return False
+        raise
 
 
 def as_on_disk(path: Path) -> Path:
@@ -120,7 +137,7 @@ def near(path: str | Path) -> str:
 
 def is_pattern(path: str | Path) -> bool:
     """Whether a path that does not exist is a pattern such as `data/*.tar`."""
-    return not _PATTERN.isdisjoint(str(path)) and not expand(path).exists()
+    return not _PATTERN.isdisjoint(str(path)) and not is_there(path)
 
 
 def matches(path: str | Path) -> list[Path]:
@@ -139,7 +156,7 @@ def matches(path: str | Path) -> list[Path]:
     """
     found: dict[Path, None] = {}
     for part in _parts(str(path)):
-        if expand(part).exists():
+        if is_there(part):
             some: Sequence[Path] = [expand(part)]
         elif is_pattern(part) and is_address(part):
             some = [expand(address) for address in object_store.find(part)]
@@ -160,7 +177,7 @@ def matches(path: str | Path) -> list[Path]:
 
 
 def _parts(path: str) -> list[str]:
-    if "," not in path or expand(path).exists():
+    if "," not in path or is_there(path):
         return [path]
     return [part.strip() for part in path.split(",") if part.strip()]
 

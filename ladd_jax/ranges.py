@@ -54,6 +54,8 @@ NOT_NEGATIVE = Range(least=0)
 SHARE = Range(least=0, most=1)
 STRENGTH = Range(above=0, most=1)
 DECAY = Range(least=0, below=1)
+STEPS = Range(least=1, most=10_000)
+"""Of a sampler, each of which is a pass of the network."""
 SEED = Range(least=0, most=2**32 - 1)
 """Libraries that draw take no others, or take two of them for one."""
 

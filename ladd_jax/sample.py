@@ -33,7 +33,7 @@ from ladd_jax.cli.network_flags import define_dtype, define_loras, define_step
 from ladd_jax.cli.run import run_without_config
 from ladd_jax.errors import UserError
 from ladd_jax.paths import COPY_LATER, expand, expand_local
-from ladd_jax.ranges import COUNT, NOT_NEGATIVE, POSITIVE, STRENGTH
+from ladd_jax.ranges import COUNT, NOT_NEGATIVE, POSITIVE, STEPS, STRENGTH
 from ladd_jax.stages.names import MODELS
 
 # As of a command this module's name is another.
@@ -149,6 +149,7 @@ def main() -> None:
     import jax.numpy as jnp
 
     from ladd_jax.cli.compilation_cache import keep_programs
+    from ladd_jax.cli.disk_space import check_writable
     from ladd_jax.config.workdir import read
     from ladd_jax.data.prompt_sets import read_prompt_set
     from ladd_jax.data.prompts import check_prompt
@@ -188,7 +189,7 @@ def main() -> None:
             "num": COUNT,
             "batch_size": COUNT,
             "seed": NOT_NEGATIVE,
-            "steps": COUNT,
+            "steps": STEPS,
             "guidance": NOT_NEGATIVE,
             "image_guidance": NOT_NEGATIVE,
             "shift": POSITIVE,
@@ -206,8 +207,7 @@ def main() -> None:
         look_at_start(task.image)
     masks = find_starts(_MASK.value) if _MASK.value else []
     out = expand_local(_OUT.value, "out", COPY_LATER)
-    if out.exists() and not out.is_dir():
-        raise UserError(f"--out={out} is a file: name a folder")
+    check_writable(out, "out")
     workdir = expand(_CHECKPOINT.value)
     if is_run(workdir):
         keep_programs(read(workdir).compilation_cache, workdir)

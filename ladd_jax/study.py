@@ -160,7 +160,8 @@ def _done(path: Path) -> list[dict[str, Any]]:
 
 def _seeds() -> list[int]:
     for text in _SEEDS.value:
-        if not text.isdecimal() or int(text) not in SEED:
+        # Python reads no numbers of thousands of digits.
+        if not text.isdecimal() or len(text) > 10 or int(text) not in SEED:
             raise UserError(f"--seeds has {text!r}: use {SEED}, with commas between them")
     if not _SEEDS.value:
         raise UserError("--seeds is empty: give one or more, with commas between them")

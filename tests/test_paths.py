@@ -7,7 +7,10 @@ import pytest
 
 from ladd_jax.config.arguments import parse_arguments
 from ladd_jax.data.image_records import open_images
+from ladd_jax.data.prompt_sets import names_prompts
+from ladd_jax.data.prompts import read_prompts
 from ladd_jax.errors import NotFoundError, UserError
+from ladd_jax.evaluation.arena.entries import read_entries
 from ladd_jax.paths import expand, expand_file, matches, near
 
 
@@ -39,6 +42,18 @@ def home(tmp_path, monkeypatch):
 )
 def test_one_path_a_pattern_and_a_list_name_files(home, path, found):
     assert matches(path) == [expand(name) for name in found]
+
+
+def test_a_list_may_be_longer_than_names_can_be(home):
+    names = [f"{number:03d}.txt" for number in range(60)]
+    for name in names:
+        (home / name).write_text(name)
+    listed = ",".join(names)
+    assert len(matches(listed)) == 60 and names_prompts(listed)
+    assert read_prompts(listed) == names
+    assert len(read_entries([listed])) == 60
+    with pytest.raises(NotFoundError, match=r"no file 060\.txt"):
+        open_images(f"{listed},060.txt")
 
 
 @pytest.mark.parametrize(

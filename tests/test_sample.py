@@ -17,8 +17,10 @@ from untrained_run import save_student
 
 from ladd_jax.config.fields import typed
 from ladd_jax.errors import NotFiniteError
+from ladd_jax.stages import sample as sample_stage
 from ladd_jax.stages.export import export
 from ladd_jax.stages.latents import of_pixels
+from ladd_jax.stages.trained import is_run
 
 ROOT = Path(__file__).parent.parent
 
@@ -164,12 +166,15 @@ def test_digits_of_a_file_of_prompts_are_pictures_too(digits_run, tmp_path):
         ({"aspect": "wide"}, "'wide' is neither W:H"),
         ({"aspect": "16:0"}, "'16:0' is neither W:H"),
         ({"aspect": "1" * 400 + ":1"}, "is neither W:H"),
+        ({"aspect": "1" * 5000 + "x64"}, "is neither W:H"),
         ({"aspect": "70x64"}, "multiples of 16 pixels"),
         ({"aspect": "0x64"}, "multiples of 16 pixels"),
         ({"aspect": "512x64"}, "ends at 256 pixels"),
         ({"steps": 3}, "3 steps do not divide the 4 training times"),
-        ({"steps": 0}, "steps is 0: use 1 or more"),
+        ({"steps": 0}, "steps is 0: use a number from 1 to 10000"),
+        ({"steps": 10**12}, "steps is 1000000000000: use a number from 1 to 10000"),
         ({"num": 0}, "num is 0"),
+        ({"num": 10**9}, "--num=10{9} of 1 prompt are 10{9} pictures and a command makes 10{6}: u"),
         ({"seed": -1}, "seed is -1"),
         ({"guidance": "nan"}, "guidance is nan: use 0 or more"),
         ({"shift": 0}, "shift is 0.0: use a number above 0"),
@@ -207,9 +212,40 @@ def test_a_pipeline_has_one_network_and_no_step(run, tmp_path):
 
 def test_a_file_in_the_place_of_the_folder_is_left_alone(digits_run, tmp_path):
     (tmp_path / "out").write_text("mine")
-    with pytest.raises(ValueError, match="is a file: name a folder"):
+    with pytest.raises(ValueError, match="--out=.*out is a file: name a directory"):
         draw(tmp_path / "out", checkpoint=digits_run, prompt="seven")
+    with pytest.raises(ValueError, match="--out=.*in cannot be made, since .*out is no folder:"):
+        # Before anything else is looked at.
+        draw(tmp_path / "out" / "in", checkpoint=tmp_path / "nowhere", prompt="seven")
     assert (tmp_path / "out").read_text() == "mine"
+
+
+def test_seeds_are_told_apart_however_large_they_are(digits_run, tmp_path):
+    large = 2**63 - 1
+    pictures, _ = draw(
+        tmp_path, prompt="seven", checkpoint=digits_run, num=2, steps=1, seed=large, batch_size=2
+    )
+    assert (
+        pixels(pictures["seven", large]).tobytes() != pixels(pictures["seven", large + 1]).tobytes()
+    )
+
+
+def test_a_sheet_shows_the_first_pictures_of_many(digits_run, tmp_path, monkeypatch):
+    monkeypatch.setattr(sample_stage, "_SHOWN_COLUMNS", 2)
+    options = dict(checkpoint=digits_run, num=5, steps=1, batch_size=5)
+    pictures, sheet = draw(tmp_path / "one", prompt="seven", **options)
+    assert len(pictures) == 5 and sheet.size == (2 * 64 + 1, 2 * 64 + 1)
+    assert sheet.text["num"] == "4"
+    pictures, sheet = draw(tmp_path / "two", "--prompt=two", prompt="seven", **options)
+    assert len(pictures) == 10 and sheet.size == (2 * 64 + 1, 2 * 64 + 1)
+    assert sheet.text["num"] == "2"
+
+
+def test_a_pipeline_with_another_config_beside_it_is_no_run(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    assert is_run(tmp_path)
+    (tmp_path / "model_index.json").write_text("{}")
+    assert not is_run(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Whether a run can write into its workdir, and whether what it will write fits on its disks."""
 
 import contextlib
+import os
 import shutil
 import uuid
 from collections.abc import Mapping
@@ -30,23 +31,30 @@ _FOLDERS = {"encode": "encoded", "synthesize": "synthesized"}
 """The folders of stages whose folder has another name."""
 
 
-def check_writable(workdir: Path) -> None:
-    """Checks that a workdir is a folder, or can become one, and can be written to.
+def check_writable(folder: Path, flag: str = "workdir") -> None:
+    """Checks that what a flag names is a folder, or can become one, and can be written to.
 
-    A file is made there, or where the workdir would be made, and removed at once.
+    A file is made there, or where the folder would be made, and removed at once.
 
     Raises:
-      UserError: it is a file, or the system does not let this process write there.
+      UserError: it is a file or below one, or the system does not let this process write there.
     """
-    check_directory(workdir)
+    check_directory(folder, flag)
+    for place in (folder, *folder.absolute().parents):
+        # A link to nothing is in the way, too.
+        if os.path.lexists(place) and not place.is_dir():
+            raise UserError(
+                f"--{flag}={folder} cannot be made, since {place} is no folder: name another path, "
+                f"or move that file"
+            )
     # With a name, since a file of a mounted bucket is made when it is closed, or never.
-    file = _standing(workdir) / f".{uuid.uuid4().hex}.partial"
+    file = _standing(folder) / f".{uuid.uuid4().hex}.partial"
     try:
         file.touch(exist_ok=False)
         file.unlink()
     except OSError as error:
         reason = disk_error(error) or f"{error.strerror}: name another path"
-        raise UserError(f"--workdir={workdir} cannot be written to ({reason})") from error
+        raise UserError(f"--{flag}={folder} cannot be written to ({reason})") from error
 
 
 def check_space(

@@ -49,6 +49,7 @@ from ladd_jax.ranges import (
     POSITIVE,
     SEED,
     SHARE,
+    STEPS,
     Range,
     check_distinct,
     check_numbers,
@@ -531,8 +532,8 @@ class Synthesize:
 
     def __post_init__(self) -> None:
         _one_of(self.sampler, "synthesize.sampler", *generator_samplers())
-        counts = dict.fromkeys(("batch_size", "records_per_shard", "steps"), COUNT)
-        check_numbers(self, counts | {"shift": POSITIVE})
+        counts = dict.fromkeys(("batch_size", "records_per_shard"), COUNT)
+        check_numbers(self, counts | {"steps": STEPS, "shift": POSITIVE})
         check_numbers(self, dict.fromkeys(("guidance", "image_guidance"), NOT_NEGATIVE))
         if self.samples < 0:
             raise UserError(

@@ -182,7 +182,11 @@ def read(workdir: Path) -> Config:
     config = base_config()
     defaults = absent()
     remedy = "remove it, and the command main with the run's --config writes it again"
-    old = _without_gone(read_json(path, remedy), defaults)
+    found = read_json(path, remedy)
+    if not found:
+        # Else it would be a run of the defaults, which nobody asked for.
+        raise DamagedError(f"{path} is damaged (it has no fields): {remedy}")
+    old = _without_gone(found, defaults)
     values = _as_tuples(filled(old, defaults), config.to_dict())
     try:
         compare(config.to_dict(), values, "")

@@ -4,6 +4,7 @@
 same kinds, takes a damaged header for the end of a tar, and stops at the first text that is none.
 """
 
+import contextlib
 import os
 import tarfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -23,6 +24,12 @@ IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp", "gif", "bmp")
 
 TEXT_SUFFIXES = ("txt", "json")
 """Ends of the names of their prompts."""
+
+# How files begin that are packed as a whole, which cannot be read in places.
+_PACKED = {
+    b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd",
+    b"PK": "zip",
+}  # fmt: skip
 
 # Of each member by its suffix: where its bytes are, as the reader of its kind of source knows it.
 _Members = dict[str, Any]
@@ -234,9 +241,21 @@ def _tar_members(path: Path) -> dict[str, _Members]:
         raise
     # The library reads a long name of whatever size a damaged header gives it.
     except (tarfile.TarError, OSError, ValueError, OverflowError, MemoryError) as error:
+        packed = _packed(path)
+        reason, remedy = str(error), "write or fetch it again"
+        if packed:
+            reason, remedy = f"it is packed by {packed}", "unpack it"
         raise UserError(
-            f"{path} cannot be read as an uncompressed tar ({error}): write or fetch it again"
+            f"{path} cannot be read as an uncompressed tar ({reason}): {remedy}"
         ) from error
+
+
+def _packed(path: Path) -> str:
+    """What a file is packed by as a whole; empty where it is not, or cannot be read."""
+    with contextlib.suppress(OSError), path.open("rb") as file:
+        start = file.read(8)
+        return next((name for mark, name in _PACKED.items() if start.startswith(mark)), "")
+    return ""
 
 
 def _tar_reader(path: Path, members: _Members) -> Callable[[str], bytes]:

@@ -10,9 +10,10 @@ from ladd_jax.data.image_pairs import CaptionedFolder, ImageTars, has_pairs, ima
 from ladd_jax.data.image_tables import open_table
 from ladd_jax.data.records import Records, files_below
 from ladd_jax.errors import NotFoundError, UserError
-from ladd_jax.paths import expand, matches, near
+from ladd_jax.paths import expand, is_there, matches, near
 
 _TABLES = (".parquet", ".arrow")
+_PACKED_TARS = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 
 
 def open_images(
@@ -55,8 +56,8 @@ def open_images(
       UserError: pairs or edits are asked for of what has none; and see `ImageFolder`, `ImageTars`,
         `CaptionedFolder` and `open_table`.
     """
-    folder = expand(path)
-    if any((folder / name).is_file() for name in METADATA):
+    folder, here = expand(path), is_there(path)
+    if here and any((folder / name).is_file() for name in METADATA):
         if edits:
             return ImageFolder(folder, column, strict=strict, source=other_column, edits=True)
         _refuse_pairs(folder, other_column)
@@ -70,9 +71,9 @@ def open_images(
         edits=edits,
         split=split,
     )
-    if folder.is_dir():
+    if here and folder.is_dir():
         return _of_folder(folder, column, table, other_column, edits)
-    if not folder.exists() and names_dataset(path):
+    if not here and names_dataset(path):
         try:
             return table(path, subset=subset, stream=stream, limit=limit)
         except NotFoundError as error:
@@ -122,6 +123,11 @@ def _of_folder(
         )
     if tables:
         return table(folder)
+    packed = [file for file in visible if file.name.lower().endswith(_PACKED_TARS)]
+    if packed:
+        raise UserError(
+            f"{packed[0]} is a compressed tar, which cannot be read in places: unpack it to a .tar"
+        )
     count = image_count(names)
     if count:
         raise UserError(

@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import glob
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,7 @@ import jax
 
 from ladd_jax.data.edit_columns import EDITED, INSTRUCTIONS, SOURCE_COLUMN, SOURCES, first
 from ladd_jax.data.prompts import COLUMNS, check_prompt, choose_column
-from ladd_jax.data.records import Record
+from ladd_jax.data.records import Record, read_inside
 from ladd_jax.errors import NotFoundError, UserError, brief
 from ladd_jax.parallel.processes import barrier, one_of_each_host_first
 from ladd_jax.paths import is_pattern, matches
@@ -72,6 +73,7 @@ class ImageTable:
         other: str = "",
         preference: str = "",
         edits: bool = False,
+        roots: Sequence[Path] = (),
     ):
         """Reads no row.
 
@@ -88,6 +90,9 @@ class ImageTable:
             a number from 0 to 1 or a bool, above 0.5 where it was, below where the other was.
           edits: whether images are edits of others, whose column `other` is. What is not named is
             found by the names of `edit_columns`, as far as they are there.
+          roots: folders of the files that rows may name in the place of an image's bytes; the first
+            is the one that relative names are of. Others are not read: a table that is not one's
+            own could name any file.
 
         Raises:
           UserError: there is no such column, or several, or there are no rows, or the columns of
@@ -102,7 +107,7 @@ class ImageTable:
         self._names = feature.names if isinstance(feature, datasets.ClassLabel) else None
         rows = _undecoded(rows.select_columns(self._columns.names), rows.features, self._columns)
         self._rows = rows.with_format("arrow")
-        self._where = where
+        self._where, self._roots = where, roots
         self.keys: Sequence[str] = [str(i) for i in range(len(rows))]
 
     def __len__(self) -> int:
@@ -115,10 +120,12 @@ class ImageTable:
         prompt = row[columns.prompt]
         if self._names is not None and prompt is not None and 0 <= prompt < len(self._names):
             prompt = self._names[prompt]
-        record = Record(key, _image_bytes(row[columns.image], where), check_prompt(prompt, where))
+        image = _image_bytes(row[columns.image], where, self._roots)
+        record = Record(key, image, check_prompt(prompt, where))
         if not columns.other:
             return record
-        other = _image_bytes(row[columns.other], f"{where}, column {columns.other!r}")
+        place = f"{where}, column {columns.other!r}"
+        other = _image_bytes(row[columns.other], place, self._roots)
         if not columns.preference:
             return dataclasses.replace(record, other=other)
         preference = _preference(row[columns.preference], where)
@@ -199,16 +206,18 @@ def _may_be_image(feature: Any) -> bool:
     return isinstance(feature, datasets.Value) and feature.dtype.partition("[")[0] in _BYTES
 
 
-def _image_bytes(value: Any, where: str) -> bytes:
+def _image_bytes(value: Any, where: str, roots: Sequence[Path]) -> bytes:
     if isinstance(value, dict):
-        if value.get("bytes") is None and value.get("path"):
+        if value.get("bytes") is None and value.get("path") and roots:
+            name = value["path"]
             try:
-                return Path(value["path"]).read_bytes()
-            # A name with a zero byte has an error of its own.
-            except (OSError, ValueError, TypeError) as error:
+                own = (root for root in roots if Path(name).is_relative_to(root))
+                return read_inside(next(own, roots[0]), name)
+            # Names with a zero byte and loops of links have errors of their own.
+            except (OSError, ValueError, TypeError, RuntimeError) as error:
                 reason = getattr(error, "strerror", None) or error
                 raise UserError(
-                    f"{where} names the image {value['path']}, which cannot be read: {reason}"
+                    f"{where} names the image {name}, which cannot be read: {reason}"
                 ) from error
         value = value.get("bytes")
     if not isinstance(value, bytes):
@@ -268,7 +277,8 @@ def open_table(
         files = path
     named = str(files[0]) if len(files) == 1 else f"{files[0]} and {len(files) - 1} more"
     where = f"{named}, split {split}"
-    columns: Any = dict(column=column, image=image, other=other, preference=preference, edits=edits)
+    asked: Any = dict(column=column, image=image, other=other, preference=preference, edits=edits)
+    columns = asked | {"roots": _roots(files)}
     saved = [name for name in ("dataset_dict.json", "state.json") if Path(named, name).is_file()]
     if saved:
         with _one_sentence(named, where):
@@ -289,7 +299,7 @@ def open_table(
             if jax.process_index() == 0 and not Path(stream).exists():
                 with _one_sentence(named, where):
                     found = datasets.load_dataset(name, streaming=True, **options)
-                    _keep(found, Path(stream), where, limit, **columns)
+                    _keep(found, Path(stream), where, limit, **asked)
         finally:
             # The workdir is on a disk that all processes share. Where process 0 fails the others
             # follow all the same, and find that there is no file.
@@ -297,6 +307,21 @@ def open_table(
         with _one_sentence(named, where):
             rows = datasets.Dataset.from_file(str(stream))
     return ImageTable(rows, where, **columns)
+
+
+def _roots(files: Sequence[str | Path]) -> tuple[Path, ...]:
+    """The folders whose files the rows of some files or of one folder may name."""
+    import datasets
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    places = [Path(file).absolute() for file in files]
+    if all(place.exists() for place in places):
+        folders = [place if place.is_dir() else place.parent for place in places]
+        return (Path(os.path.commonpath(folders)),)
+    # Of a dataset of the hub: where its files are put, and what is in its archives.
+    config = datasets.config
+    caches = HF_HUB_CACHE, config.DOWNLOADED_DATASETS_PATH, config.EXTRACTED_DATASETS_PATH
+    return tuple(Path(cache).absolute() for cache in caches)
 
 
 @contextlib.contextmanager

@@ -15,7 +15,7 @@ from ladd_jax.data.prompts import (
     stream_prompts,
 )
 from ladd_jax.errors import UserError
-from ladd_jax.paths import expand, matches
+from ladd_jax.paths import expand, is_there, matches
 
 _EVERY = 4
 _COUNT = 128
@@ -61,12 +61,12 @@ def prompt_files(path: str | Path) -> list[Path]:
       NotFoundError: there are none.
     """
     name, file = _set(path)
-    return [Path(file)] if name else matches(path)
+    return [expand(file)] if name else matches(path)
 
 
 def names_prompts(path: str | Path) -> bool:
     """Whether a path is of prompts, as `read_prompt_set` reads them, and not of pictures."""
-    if expand(path).is_dir():
+    if is_there(path) and expand(path).is_dir():
         return False
     # The last of a list tells what all are.
     return bool(_set(path)[0]) or Path(path).suffix.lower() in SUFFIXES
@@ -75,7 +75,7 @@ def names_prompts(path: str | Path) -> bool:
 def _set(path: str | Path) -> tuple[str, str]:
     """The set's name and its file; both are empty where the path is of no set."""
     name, colon, file = str(path).partition(":")
-    return (name, file) if colon and name in SETS and not expand(path).exists() else ("", "")
+    return (name, file) if colon and name in SETS and not is_there(path) else ("", "")
 
 
 def read_parti(path: Path) -> list[str]:

@@ -9,8 +9,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from ladd_jax.errors import NotFoundError, UserError
+from ladd_jax.errors import DamagedError, NotFoundError, UserError
 from ladd_jax.paths import expand, matches, near
+from ladd_jax.whole_files import LFS_POINTER
 
 MAX_CHARACTERS = 10_000
 """Limit of a prompt. Text encoders read some hundred tokens: longer text was not meant as one."""
@@ -239,9 +240,19 @@ def read_text(path: Path) -> str:
 
 
 def _existing(path: Path) -> Path:
+    """The path on disk of a file that is there, and that is no pointer to one."""
     path = expand(path)
+    if path.is_dir():
+        raise NotFoundError(f"no file {path}, which is a folder: name a file")
     if not path.is_file():
         raise NotFoundError(f"no file {path}{'' if path.exists() else near(path)}: check the path")
+    with path.open("rb") as file:
+        # Its lines would be prompts, too.
+        if file.read(len(LFS_POINTER)) == LFS_POINTER:
+            raise DamagedError(
+                f"{path} is a pointer of git-lfs, and not the file: run `git lfs pull` in the "
+                f"folder that it was cloned into"
+            )
     return path
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
@@ -82,14 +83,20 @@ def read_inside(folder: Path, name: str) -> bytes:
     Links out of the folder are not followed; those of the hub's cache are, whose snapshots are
     links to its own blobs.
 
+    Args:
+      folder: the folder.
+      name: the file's path, relative to the folder or absolute.
+
     Raises:
-      UserError: it is a link to somewhere else.
+      UserError: it is somewhere else, or a link to somewhere else.
       OSError, ValueError: it cannot be read.
     """
     file, root = as_on_disk(folder / name).resolve(), folder.resolve()
     roots = [root, *(p.parent / "blobs" for p in root.parents if p.name == "snapshots")]
     if not any(file.is_relative_to(place) for place in roots):
-        raise UserError(f"it is a link out of {folder}: copy the file into it")
+        named = Path(os.path.normpath(folder / name))
+        what = "a link out" if named.is_relative_to(folder) else "outside"
+        raise UserError(f"it is {what} of {folder}: copy the file into it")
     return file.read_bytes()
 
 

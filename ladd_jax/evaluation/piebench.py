@@ -9,13 +9,13 @@ in its table of methods as NAME, `python evaluation/evaluate.py --tgt_methods NA
 structure and background stay and whether the edit fits its prompt. Pictures have 512 x 512 pixels.
 """
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from ladd_jax.data.prompts import check_prompt
 from ladd_jax.errors import NotFoundError, UserError
+from ladd_jax.whole_files import read_json
 
 _PICTURES = "annotation_images"
 
@@ -42,19 +42,23 @@ def read_piebench(path: Path) -> list[Task]:
 
     Raises:
       NotFoundError: there is no such file, or a picture is not beside it.
-      UserError: it is damaged or empty, or an object lacks a field or leads out of the folder.
+      UserError: it is damaged or empty, or an object lacks a field, leads out of the folder or has
+        the picture of another.
     """
     if not path.is_file():
         raise NotFoundError(f"no file {path}: give PIE-Bench's mapping_file.json")
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(
-            f"{path} is no JSON ({error}): give PIE-Bench's mapping_file.json"
-        ) from error
-    if not isinstance(found, dict) or not found:
+    found = read_json(path, "give PIE-Bench's mapping_file.json")
+    if not found:
         raise UserError(f"{path} names no pictures: give PIE-Bench's mapping_file.json")
-    return [_task(path, key, entry) for key, entry in found.items()]
+    tasks: dict[Path, Task] = {}
+    for key, entry in found.items():
+        task = _task(path, key, entry)
+        if tasks.setdefault(task.place, task) is not task:
+            # The scorer looks for one edit there.
+            raise UserError(
+                f"{path}, {key} names {entry['image_path']!r}, which is named before: leave one out"
+            )
+    return list(tasks.values())
 
 
 def make_places(out: Path, tasks: Sequence[Task]) -> Callable[[int, int], Path]:

@@ -28,7 +28,7 @@ from ladd_jax.stages.given import GivenFiles, open_given
 from ladd_jax.stages.given_records import write_given
 from ladd_jax.stages.kept import fingerprint
 from ladd_jax.stages.pictured import Pictured
-from ladd_jax.stages.prompted import Picture, Prompted
+from ladd_jax.stages.prompted import Picture, Prompted, check_count
 from ladd_jax.stages.starts import read_start
 from ladd_jax.stages.trained import is_run
 from ladd_jax.weights.source import PIPELINE_INDEX
@@ -63,6 +63,7 @@ def compare(entries: Sequence[Entry], page: Path, asked: Asked, mesh: Mesh) -> d
         else:
             found[entry.name] = open_networks(entry.place, asked, mesh)
     prompts, records = prompts_of(list(found.values()), asked.prompts)
+    check_count(len(prompts), asked.num)
     samples = [Sample(p, asked.seed + i) for p in prompts for i in range(asked.num)]
     files = {
         name: {steps: [own.find(s, steps, asked.seed) for s in samples] for steps in own.steps}

@@ -13,13 +13,28 @@ from jax.sharding import Mesh
 
 from ladd_jax.data.buckets import Bucket
 from ladd_jax.diffusion.sampling import Sampler, Sampling, seeds
+from ladd_jax.errors import UserError
 from ladd_jax.models.base import CHANNELS
+from ladd_jax.names import counted
 from ladd_jax.parallel.mesh import batch_divisor
 from ladd_jax.stages.encode import report_cut
 from ladd_jax.stages.given import Given
 from ladd_jax.stages.trained import TrainedModel
 
 _LOG = logging.getLogger(__name__)
+
+
+MOST_PICTURES = 10**6
+"""Of one command."""
+
+
+def check_count(prompts: int, num: int) -> None:
+    """Raises UserError where pictures are more than a command makes, of each prompt `num`."""
+    if prompts * num > MOST_PICTURES:
+        raise UserError(
+            f"--num={num} of {counted(prompts, 'prompt')} are {prompts * num} pictures and a "
+            f"command makes {MOST_PICTURES}: use a smaller --num, and another --seed for the rest"
+        )
 
 
 class Picture(NamedTuple):
@@ -91,7 +106,8 @@ class Prompted:
         for first in range(0, len(jobs), self._chunk):
             part = jobs[first : first + self._chunk]
             rows = [job.prompt for job in part]
-            keys = seeds(0, np.array([job.seed for job in part]))
+            # As objects: of NumPy's numbers large seeds would be rounded to one another.
+            keys = seeds(0, np.array([job.seed for job in part], object))
             own = {name: array[rows] for name, array in self._cond.items()}
             x_0 = None if given is None else np.stack([given.channels(row) for row in rows])
             if self._trained.joined and x_0 is not None:

@@ -22,15 +22,18 @@ from ladd_jax.diffusion.sampling import Sampling, scales_of
 from ladd_jax.errors import UserError
 from ladd_jax.evaluation.pictures import png, sheet
 from ladd_jax.stages.given import GivenFiles, open_given
-from ladd_jax.stages.prompted import Picture, Prompted
+from ladd_jax.stages.prompted import Picture, Prompted, check_count
 from ladd_jax.stages.trained import TrainedModel
 from ladd_jax.whole_files import write_whole
 
 _SHOWN_PROMPTS = 16
-"""Rows of a sheet."""
+"""Rows of a sheet of several prompts."""
+
+_SHOWN_COLUMNS = 32
+"""Columns of a sheet, at most; one of a single prompt has as many rows."""
 
 _SHEET_WIDTH = 2048
-"""Width of a sheet in pixels, as far as its columns leave 64 to each picture."""
+"""Width of a sheet in pixels, at most."""
 
 
 def choose_bucket(aspect: str, trained: TrainedModel) -> Bucket:
@@ -46,7 +49,7 @@ def choose_bucket(aspect: str, trained: TrainedModel) -> Bucket:
     numbers = re.fullmatch(r"(\d+(?:\.\d+)?):(\d+(?:\.\d+)?)", aspect)
     if numbers and all(0 < float(number) < math.inf for number in numbers.groups()):
         return nearest(trained.buckets, float(numbers[2]), float(numbers[1]))
-    pixels = re.fullmatch(r"(\d+)x(\d+)", aspect)
+    pixels = re.fullmatch(r"(\d{1,9})x(\d{1,9})", aspect)
     if not pixels:
         raise UserError(
             f"aspect {aspect!r} is neither W:H, such as 16:9, nor pixels WxH, such as 1024x768"
@@ -78,7 +81,8 @@ def sample(
     place: Callable[[int, int], Path] | None = None,
     images: Sequence[GivenFiles] = (),
 ) -> list[Path]:
-    """Writes pictures, each whole, and a sheet of the first prompts' where there are several.
+    """Writes pictures, each whole, and where there are several a sheet of the first ones of the
+    first prompts.
 
     Args:
       trained: the model that is sampled.
@@ -100,9 +104,10 @@ def sample(
       their files, prompt by prompt, then the sheet's.
 
     Raises:
-      UserError: a prompt that does not fit the text encoder, a file that is no picture, or a mask
-        that does not fit its picture.
+      UserError: more pictures than a command makes, a prompt that does not fit the text encoder, a
+        file that is no picture, or a mask that does not fit its picture.
     """
+    check_count(len(prompts), count)
     # Before the network is read: a mistake in a file is told at once.
     given_files = open_given(trained, bucket, images)
     prompted = Prompted(trained, prompts, mesh, batch_size)
@@ -133,8 +138,10 @@ def sample(
         "software": f"ladd_jax {__version__}",
     }
     jobs = [Picture(i, seed + j) for i in range(len(prompts)) for j in range(count)]
-    columns = count if len(prompts) > 1 else math.ceil(math.sqrt(count))
-    side = min(max(_SHEET_WIDTH // columns, 64), 512)
+    several = len(prompts) > 1
+    shown = min(count, _SHOWN_COLUMNS if several else _SHOWN_COLUMNS**2)
+    columns = shown if several else math.ceil(math.sqrt(shown))
+    side = min(_SHEET_WIDTH // columns, 512)
     files, pictures = [], []
     _make_folder(out)
     with tqdm(total=len(jobs), desc="sample", unit="img") as bar:
@@ -148,12 +155,12 @@ def sample(
                 else place(job.prompt, job.seed - seed)
             )
             files.append(_write(out / name, png(picture, 1, text)))
-            if job.prompt < _SHOWN_PROMPTS:
+            if job.prompt < _SHOWN_PROMPTS and job.seed - seed < shown:
                 pictures.append(sheet([picture], 1, side))
             bar.update()
     if len(files) > 1:
-        shown = json.dumps(list(prompts[:_SHOWN_PROMPTS]), ensure_ascii=False)
-        text = {"prompts": shown, "seed": str(seed), "num": str(count), **facts}
+        texts = json.dumps(list(prompts[:_SHOWN_PROMPTS]), ensure_ascii=False)
+        text = {"prompts": texts, "seed": str(seed), "num": str(shown), **facts}
         whole = png(sheet(pictures, columns, side), 1, text)
         name = Path(f"grid_{_digest([file.name for file in files])}.png")
         files.append(_write(out / name, whole))

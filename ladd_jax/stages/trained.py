@@ -27,7 +27,7 @@ from ladd_jax.stages.latents import Pictures, of_autoencoder, pictures_of_run
 from ladd_jax.stages.load import load_generator, open_loras
 from ladd_jax.stages.sets import trained_buckets
 from ladd_jax.stages.students import load_student_weights
-from ladd_jax.weights.source import fetch_pipeline
+from ladd_jax.weights.source import PIPELINE_INDEX, fetch_pipeline
 from ladd_jax.whole_files import read_json
 
 FACTS = "ladd_jax.json"
@@ -281,7 +281,7 @@ def _open(
 
 def is_run(path: Path) -> bool:
     """Whether a path is the workdir of a run, and not another folder or a name on the hub."""
-    if not (path / "config.json").is_file():
+    if not (path / "config.json").is_file() or (path / PIPELINE_INDEX).is_file():
         return False
     # A transformer's folder has a file of this name, too, which says its class.
     return '"_class_name"' not in (path / "config.json").read_text(errors="replace")

@@ -18,6 +18,7 @@ import numpy as np
 
 from ladd_jax.errors import DamagedError, UserError
 from ladd_jax.paths import expand
+from ladd_jax.ranges import Range, is_number
 from ladd_jax.weights.files import StoredTensor, read_headers
 from ladd_jax.weights.source import LORA_SETTINGS, find_lora
 from ladd_jax.whole_files import read_json
@@ -51,6 +52,9 @@ _OF_TEXT = (
 # Scalars alone are kept so.
 _WHOLE_NUMBERS: dict[str, np.dtype[Any]] = {"I32": np.dtype("<i4"), "I64": np.dtype("<i8")}
 
+_SCALE = Range(least=-1000, most=1000)
+"""What a LoRA may be multiplied by: sliders go to some tens, and weights soon overflow."""
+
 _METADATA = "lora_adapter_metadata"
 """Where diffusers keeps the settings of PEFT in a file of its own."""
 
@@ -72,13 +76,16 @@ class AddedLoRA:
         """Reads `PATH` or `PATH:SCALE`.
 
         Raises:
-          UserError: no path, or a scale that is not finite.
+          UserError: no path, or a scale out of range.
         """
         match = re.fullmatch(r"(.+?)(?::([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?))?", text)
-        if match is None or not np.isfinite(scale := float(match[2] or 1)):
+        if match is None:
             raise UserError(
                 f"the LoRA {text!r} is no PATH or PATH:SCALE: write it as style.safetensors:0.8"
             )
+        scale = float(match[2] or 1)
+        if scale not in _SCALE:
+            raise UserError(f"the LoRA {text!r} has a scale of {scale:g}: use {_SCALE}")
         return cls(match[1], scale)
 
 
@@ -219,8 +226,9 @@ def _settings(file: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
             raise UserError(f"{file} is a LoRA with DoRA, which is not read: give one without")
         patterns = found.get("alpha_pattern") or {}
         numbers = [found.get("lora_alpha", 1), *patterns.values()]
-        if not all(type(number) in (int, float) and np.isfinite(number) for number in numbers):
-            raise DamagedError(f"the settings of {file} have {numbers} as alpha: get it again")
+        if not all(map(is_number, numbers)):
+            told = str(numbers)[:60]
+            raise DamagedError(f"the settings of {file} have {told} as alpha: get it again")
         for pattern in patterns:
             re.compile(pattern)
     except (ValueError, AttributeError, RecursionError, re.error) as error:

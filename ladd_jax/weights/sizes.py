@@ -23,7 +23,9 @@ def check_sizes(values: Mapping[str, Any], names: Iterable[str], file: Path) -> 
       UserError: one is missing, is no whole number, or is below 1 or above `LARGEST`.
     """
     for name in names:
-        value = values.get(name)
+        if name not in values:
+            raise UserError(f"{file} has no {name}: get the file again")
+        value = values[name]
         if type(value) is not int or not 1 <= value <= LARGEST:
             raise UserError(
                 f"{name} is {_brief(value)} in {file}: it must be a whole number from 1 to "

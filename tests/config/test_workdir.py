@@ -166,6 +166,9 @@ def test_a_damaged_config_is_written_again_once_it_is_removed(tmp_path):
         settle(tmp_path, to_dict(typed(base_config())))
     with pytest.raises(DamagedError, match="remove it, and the command main with the run's --conf"):
         read(tmp_path)
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(DamagedError, match=r"json is damaged \(it has no fields\): remove it, and"):
+        read(tmp_path)
     (tmp_path / "config.json").unlink()
     settle(tmp_path, to_dict(typed(base_config())))
     assert read(tmp_path) == typed(base_config())

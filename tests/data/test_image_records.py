@@ -1,5 +1,6 @@
 """Image folders and WebDataset tars: which records there are, and which are left out."""
 
+import gzip
 import io
 import json
 import os
@@ -320,6 +321,20 @@ def damaged_tars():
 def test_a_damaged_tar_is_an_error_that_names_it(tmp_path, kind):
     (tmp_path / "0.tar").write_bytes(damaged_tars()[kind])
     with pytest.raises(ValueError, match=r"0\.tar cannot be read as an uncompressed tar \(.*\): "):
+        open_images(tmp_path)
+
+
+def test_a_tar_that_is_packed_is_told_to_be(tmp_path):
+    data = tar(tmp_path / "0.tar", [("a.png", picture(7)), ("a.txt", "one")]).read_bytes()
+    (tmp_path / "0.tar").write_bytes(gzip.compress(data))
+    with pytest.raises(UserError, match=r"0\.tar .* \(it is packed by gzip\): unpack it$"):
+        open_images(tmp_path)
+    (tmp_path / "0.tar").rename(tmp_path / "0.tar.gz")
+    with pytest.raises(UserError, match=r"0\.tar\.gz .* \(it is packed by gzip\): unpack it$"):
+        open_images(tmp_path / "0.tar.gz")
+    with pytest.raises(
+        UserError, match=r"0\.tar\.gz is a compressed tar, .*: unpack it to a \.tar"
+    ):
         open_images(tmp_path)
 
 

@@ -210,6 +210,27 @@ def test_a_bad_row_is_an_error_of_its_own_alone(tmp_path):
         source[2]
 
 
+def test_a_row_names_files_beside_its_table_and_no_others(tmp_path, monkeypatch):
+    place = tmp_path / "set"
+    place.mkdir()
+    (place / "in.png").write_bytes(picture(10))
+    (tmp_path / "out.png").write_bytes(picture(20))
+    (place / "link.png").symlink_to("../out.png")
+    names = [str(place / "in.png"), "in.png", str(tmp_path / "out.png"), "../out.png", "link.png"]
+    images = [{"bytes": None, "path": name} for name in names]
+    rows = pyarrow.table({"image": images, "text": ["a"] * len(names)})
+    pyarrow.parquet.write_table(rows, place / "a.parquet")
+    # Whatever folder the user stands in.
+    monkeypatch.chdir("/")
+    source = open_images(place / "a.parquet")
+    assert [source[i].data for i in (0, 1)] == [picture(10)] * 2
+    for i, words in ((2, "outside"), (3, "outside"), (4, "a link out")):
+        with pytest.raises(
+            ValueError, match=f"row {i} names the image .*: it is {words} of .*set: "
+        ):
+            source[i]
+
+
 @pytest.mark.parametrize("content", [b"", b"PAR1 not a table PAR1"])
 def test_a_damaged_table_is_an_error_in_a_sentence_that_names_it(tmp_path, content):
     (tmp_path / "a.parquet").write_bytes(content)
@@ -335,11 +356,11 @@ def test_a_date_that_python_has_not_is_an_error_that_names_the_file(tmp_path):
         open_images(tmp_path)
 
 
-def test_an_image_of_a_name_that_no_file_has_is_an_error_of_its_record_alone():
+def test_an_image_of_a_name_that_no_file_has_is_an_error_of_its_record_alone(tmp_path):
     rows = datasets.Dataset.from_dict(
         {"image": [{"bytes": None, "path": "a\0b"}, {"bytes": picture(1)}], "text": ["a", "b"]}
     )
-    source = ImageTable(rows.cast_column("image", datasets.Image()), "here")
+    source = ImageTable(rows.cast_column("image", datasets.Image()), "here", roots=[tmp_path])
     with pytest.raises(ValueError, match="row 0 names the image .* cannot be read: embedded null"):
         source[0]
     assert source[1].prompt == "b"

@@ -21,6 +21,7 @@ from ladd_jax.data.images import (
     look_at_image,
     to_bytes,
 )
+from ladd_jax.whole_files import LFS_POINTER
 
 FINE = {"quality": 100, "subsampling": 0}
 """JPEG with hardly a loss, in colours either."""
@@ -203,12 +204,13 @@ def test_the_first_frame_of_an_animation_is_taken():
     "data, message",
     [
         (b"", "the image has no bytes"),
+        (LFS_POINTER + b"/spec/v1", "it is a pointer of git-lfs, and no image: run `git lfs pull`"),
         (b"<html>404</html>", "not a JPEG, PNG, WebP, GIF or BMP image"),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not a JPEG, PNG, WebP, GIF or BMP"),
         (png(20_000, 20_000, 8, 2, b""), f"the limit of {MAX_PIXELS} pixels"),
         (png(2**14, 2**13 + 1, 1, 0, b""), f"16384 x 8193 pixels and the limit is {MAX_PIXELS}"),
     ],
-    ids=["empty", "page", "postscript", "huge", "over_the_limit"],
+    ids=["empty", "pointer", "page", "postscript", "huge", "over_the_limit"],
 )
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 def test_bytes_that_are_not_an_image_are_an_error_in_a_sentence(data, message):

@@ -94,6 +94,7 @@ def test_a_quoted_field_may_hold_delimiters_quotes_and_line_ends(tmp_path):
     assert read_prompts(path) == ['a "cat",\na dog', "a bird"]
 
 
+LFS = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12\n"
 LONG = "x" * 10_001
 
 
@@ -108,6 +109,8 @@ LONG = "x" * 10_001
         ("p.txt", "a\n".encode("utf-16"), "line 1 is not UTF-8"),
         # Without its mark UTF-16 is UTF-8, too.
         ("p.txt", "a\n".encode("utf-16-le"), "line 1 holds zero bytes, as UTF-16 does: save"),
+        ("p.txt", LFS, r"p.txt is a pointer of git-lfs, and not the file: run `git lfs pull`"),
+        ("p.csv", LFS, "p.csv is a pointer of git-lfs"),
         ("p.txt", "a\rb\r", "line 1 holds carriage returns, which would make one line of several"),
         ("p.csv", "", "holds no prompts"),
         ("p.csv", "prompt\n", "holds no prompts"),
@@ -154,6 +157,14 @@ def test_a_column_that_is_not_there_is_an_error_with_those_that_are(tmp_path, na
     assert read_prompts(path, "note") == ["b"]
     with pytest.raises(ValueError, match="has no column 'nota': its columns are prompt, note"):
         read_prompts(path, "nota")
+
+
+def test_a_folder_with_the_name_of_a_file_is_told_to_be_one(tmp_path):
+    (tmp_path / "p.txt").mkdir()
+    with pytest.raises(
+        FileNotFoundError, match=r"no file .*p\.txt, which is a folder: name a file"
+    ):
+        read_prompts(tmp_path / "p.txt")
 
 
 def test_a_column_of_a_text_file_is_an_error(tmp_path):

@@ -52,6 +52,13 @@ def test_what_is_wrong_is_named(tmp_path, changes, message):
         read_piebench(write(tmp_path, **changes))
 
 
+def test_two_edits_of_one_place_are_refused(tmp_path):
+    file = write(tmp_path)
+    file.write_text(json.dumps({"000": ENTRY, "001": ENTRY | {"editing_instruction": "Again"}}))
+    with pytest.raises(UserError, match=r"json, 001 names '.*1\.jpg', which is named before"):
+        read_piebench(file)
+
+
 def test_a_picture_that_is_not_there_is_named(tmp_path):
     with pytest.raises(NotFoundError, match=r"2\.jpg, which is not there"):
         read_piebench(write(tmp_path, image_path="2.jpg"))
@@ -61,7 +68,11 @@ def test_a_picture_that_is_not_there_is_named(tmp_path):
 
 def test_a_file_that_is_no_mapping_is_told(tmp_path):
     file = tmp_path / "mapping_file.json"
-    for text, message in (("[", "is no JSON"), ("[]", "names no pictures")):
+    cases = (
+        ("[", "is damaged"), ("[" * 10**5, "is damaged"), ("[]", "holds no JSON object"),
+        ("{}", "names no pictures"),
+    )  # fmt: skip
+    for text, message in cases:
         file.write_text(text)
         with pytest.raises(UserError, match=message):
             read_piebench(file)

@@ -3,6 +3,7 @@
 import json
 import shutil
 
+import diffusers
 import jax.numpy as jnp
 import pipelines
 import pytest
@@ -112,6 +113,16 @@ def test_all_problems_are_told_at_once(pipeline, tmp_path):
     with pytest.raises(UserErrors) as raised:
         check_text(folder, read_mmdit_config(folder), 5, "")
     assert len(raised.value.problems) == 4
+
+
+@pytest.mark.parametrize(("fields", "shift"), [({}, 3.0), ({"shift": None}, 1.0)])
+def test_the_shift_is_that_of_the_scheduler_or_its_default(pipeline, tmp_path, fields, shift):
+    shutil.copytree(pipeline, tmp_path / "p")
+    file = tmp_path / "p" / "scheduler/scheduler_config.json"
+    found = json.loads(file.read_text()) | fields
+    file.write_text(json.dumps({name: value for name, value in found.items() if value is not None}))
+    assert family("sd3").released(str(tmp_path / "p")).shift == shift
+    assert diffusers.FlowMatchEulerDiscreteScheduler.from_pretrained(file.parent).shift == shift
 
 
 @pytest.mark.parametrize(

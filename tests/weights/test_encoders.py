@@ -180,10 +180,19 @@ def test_a_wrong_tensor_is_named(copy, case):
 
 WRONG_CONFIGS = {
     "quant conv": ("vae", {"use_quant_conv": True}, "use_quant_conv True and only False"),
-    "old vae": ("vae", {"use_post_quant_conv": "drop"}, "use_post_quant_conv True and only False"),
+    "old vae": (
+        "vae",
+        {"use_post_quant_conv": "drop"},
+        "no use_post_quant_conv, which is True",
+    ),
     "no shift": ("vae", {"shift_factor": None}, "has no 'shift_factor'"),
-    "relu": ("text_encoder_3", {"feed_forward_proj": "drop"}, "feed_forward_proj 'relu' and only"),
+    "relu": ("text_encoder_3", {"feed_forward_proj": "drop"}, "no feed_forward_proj, .* 'relu'"),
     "activation": ("text_encoder", {"hidden_act": "swish"}, "'swish', which is none of quick_gelu"),
+    "gone": (
+        "text_encoder",
+        {"vocab_size": "drop"},
+        "config.json has no 'vocab_size': use",
+    ),
     "no heads": ("text_encoder", {"num_attention_heads": 0}, "num_attention_heads is 0"),
     "many layers": ("text_encoder", {"num_hidden_layers": 10**6}, "describes 1000000 layers"),
     "huge width": ("text_encoder_3", {"d_model": 10**30}, "d_model is 1000"),

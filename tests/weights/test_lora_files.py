@@ -301,9 +301,16 @@ def test_a_lora_is_named_by_path_and_scale(text, place, scale):
     assert AddedLoRA.parse(text) == AddedLoRA(place, scale)
 
 
-@pytest.mark.parametrize("text", ["", "a:1e999"])
-def test_a_lora_without_path_or_finite_scale_is_refused(text):
-    with pytest.raises(UserError, match="is no PATH or PATH:SCALE"):
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "is no PATH or PATH:SCALE"),
+        ("a:1e999", "a scale of inf: use a number from -1000 to 1000"),
+        ("a:-1e30", r"a scale of -1e\+30: use a number from"),
+    ],
+)
+def test_a_lora_without_path_or_with_an_absurd_scale_is_refused(text, words):
+    with pytest.raises(UserError, match=words):
         AddedLoRA.parse(text)
 
 
@@ -352,6 +359,7 @@ def test_what_is_no_lora_of_the_network_is_a_sentence(tmp_path, found, sentence)
     ("given_settings", "sentence"),
     [
         ('{"transformer.lora_alpha": "many"}', "as alpha"),
+        ('{"transformer.lora_alpha": 1' + "0" * 400 + "}", "have .1000.* as alpha"),
         ('{"transformer.alpha_pattern": {"(": 1}}', "are damaged"),
         ('{"transformer.use_dora": true}', "is a LoRA with DoRA"),
         ("[1]", "are damaged"),
@@ -382,6 +390,21 @@ def test_the_file_of_a_folder_is_found(tmp_path):
     opened.file.unlink()
     with pytest.raises(UserError, match="has 2 files, .* among them: name one"):
         open_lora(str(tmp_path), CONFIG)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("lora_A.weight", np.nan), ("lora_B.weight", np.inf), ("alpha", 3e38)]
+)
+def test_numbers_that_are_not_finite_are_named_as_they_are_read(tmp_path, name, value):
+    found = tensors(**WIDTHS) | {"transformer.context_embedder.alpha": np.float32([2])}
+    found["transformer.context_embedder.lora_B.weight"] *= 1e3
+    found[f"transformer.context_embedder.{name}"][..., 0] = value
+    save_file(found, tmp_path / "a.safetensors")
+    opened = open_lora(str(tmp_path / "a.safetensors"), CONFIG)
+    with pytest.raises(
+        DamagedError, match=r"tensor .*context_embedder\.lora_[AB].* not finite, by"
+    ):
+        opened.load()
 
 
 def test_a_truncated_file_is_a_sentence(tmp_path):

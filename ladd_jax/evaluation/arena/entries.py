@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from ladd_jax.errors import UserError
 from ladd_jax.object_store import is_address
-from ladd_jax.paths import expand
+from ladd_jax.paths import is_there
 
 _MOST = 60  # Characters of a name, which stands below every picture.
 
@@ -56,4 +56,4 @@ def read_entries(values: Sequence[str]) -> list[Entry]:
 
 
 def _exists(value: str) -> bool:
-    return bool(value) and not is_address(value) and expand(value).exists()
+    return bool(value) and not is_address(value) and is_there(value)

@@ -176,9 +176,10 @@ def _check(config: Mapping[str, Any], directory: Path, **supported: tuple[Any, A
     for name, (value, default) in supported.items():
         found = config.get(name, default)
         if found != value:
+            has = f"{name} {found!r}" if name in config else f"no {name}, which is {found!r} then,"
             raise UserError(
-                f"{directory / 'config.json'} has {name} {found!r} and only {value!r} is "
-                f"supported: use a Stable Diffusion 3 pipeline"
+                f"{directory / 'config.json'} has {has} and only {value!r} is supported: use a "
+                f"Stable Diffusion 3 pipeline"
             )
 
 

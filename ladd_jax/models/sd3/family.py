@@ -103,7 +103,10 @@ def _number(file: Path, name: str, allowed: Range) -> float | None:
 def _released(place: str) -> Released:
     scheduler = fetch_pipeline(place) / "scheduler" / "scheduler_config.json"
     schedule = read_json(scheduler) if scheduler.is_file() else {}
-    shift = _number(scheduler, "shift", _SHIFT) if scheduler.is_file() else None
+    shift = None
+    if scheduler.is_file():
+        # A file that does not say it has the default of diffusers' schedulers.
+        shift = _number(scheduler, "shift", _SHIFT) or 1.0
     file = find(place).config
     side = _number(file, "sample_size", _SIDE) if file else None
     return Released(

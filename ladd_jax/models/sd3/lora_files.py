@@ -15,7 +15,7 @@ from ladd_jax.models.base import Params
 from ladd_jax.models.lora import LOW_RANK, Adapted
 from ladd_jax.models.sd3 import diffusers_layout, stability_layout
 from ladd_jax.models.sd3.transformer import MMDiTConfig, mmdit
-from ladd_jax.weights.files import weight_dtype, write_safetensors
+from ladd_jax.weights.files import StoredTensor, weight_dtype, write_safetensors
 from ladd_jax.weights.layout import Leaf, Shape, low_rank, tensor_shapes
 from ladd_jax.weights.lora import Matrices, read_lora_headers
 from ladd_jax.weights.transfer import write_tensors
@@ -151,6 +151,9 @@ class OpenLoRA:
 
         Layers of one array have the largest of their ranks: what they lack is zero, as is a layer
         that the file does not adapt.
+
+        Raises:
+          DamagedError: a number is not finite.
         """
         return _loaded(self.found, self.files, self.shapes)
 
@@ -244,10 +247,21 @@ def _adapters(found: Mapping[str, Matrices], kernel: Leaf, shape: Shape, rank: i
                 continue
             values = np.zeros(piece.shape, np.float32)
             if name == "down":
-                values[: matrices.rank] = matrices.down.map().astype(np.float32)
+                values[: matrices.rank] = _values(matrices.down)
             else:
-                up = matrices.up.map().astype(np.float32)
-                values[:, : matrices.rank] = np.float32(matrices.scale) * up
+                values[:, : matrices.rank] = _values(matrices.up, matrices.scale)
             index = tuple(piece.at.get(axis, slice(None)) for axis in range(array.ndim))
             array[index] = piece.read(values)
     return made
+
+
+def _values(tensor: StoredTensor, scale: float = 1.0) -> np.ndarray:
+    """A matrix in float32, with its scale."""
+    with np.errstate(over="ignore"):
+        found: np.ndarray = np.float32(scale) * tensor.map().astype(np.float32)
+    if not np.isfinite(found).all():
+        raise DamagedError(
+            f"tensor {tensor.name} in {tensor.file} has numbers that are not finite, by itself or "
+            f"with its alpha: get it again, or leave the LoRA out"
+        )
+    return found
