@@ -63,7 +63,7 @@ def held_out_combinations(
     """The combinations of an emoji's code and a maker that are held out.
 
     An emoji has at most one, and only if two other makers draw it, so that training sees each name.
-    The choice depends on the code alone, so that further emoji do not change it.
+    The choice depends only on the code and its makers, so that further emoji do not change it.
 
     Args:
       makers: names of the makers that draw each emoji, by its code.
