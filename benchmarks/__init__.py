@@ -1,1 +1,1 @@
-"""Measurements: each module is a command that prints a table and writes JSON."""
+"""Measurements: most modules are commands that print a table and write JSON."""

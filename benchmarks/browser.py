@@ -1,4 +1,4 @@
-"""A headless Chromium, driven by its DevTools protocol through a pipe."""
+"""A headless Chromium, driven through a pipe by its DevTools protocol."""
 
 import base64
 import json
@@ -25,19 +25,19 @@ _OPTIONS = (
 )
 
 _TEXTS = {"Enter": "\r"}
-"""What keys that have a name write."""
+"""Text that is typed by keys that have a name."""
 
 
 def find_browser() -> str | None:
-    """The program, if there is one."""
+    """Path of a Chromium or Chrome, if one is installed."""
     return next((path for name in _NAMES if (path := shutil.which(name))), None)
 
 
 class Browser:
-    """One page of it.
+    """One page in a headless Chromium.
 
     Attributes:
-      events: what it has told so far, besides answers.
+      events: the browser's messages so far, except answers to calls.
     """
 
     def __init__(
@@ -48,21 +48,21 @@ class Browser:
         downloads: Path | None = None,
         offline: bool = False,
     ):
-        """Starts it.
+        """Starts the browser.
 
         Args:
-          width: of the page, in pixels.
-          height: of the page.
-          patience: seconds to wait for what is expected.
-          downloads: folder of what is downloaded; None refuses it.
-          offline: whether no name of the network has an address.
+          width: width of the page, in pixels.
+          height: height of the page, in pixels.
+          patience: seconds that `wait` waits.
+          downloads: folder of downloads; None refuses them.
+          offline: whether no host name is resolved to an address.
 
         Raises:
-          RuntimeError: there is none.
+          RuntimeError: no browser is installed.
         """
         program = find_browser()
         if program is None:
-            raise RuntimeError("there is no Chromium: apt-get install chromium")
+            raise RuntimeError("no Chromium is installed: apt-get install chromium")
         self._patience, self._last, self.events = patience, 0, list[dict[str, Any]]()
         self._folder = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
         reads, self._to = os.pipe()
@@ -100,10 +100,10 @@ class Browser:
         self._folder.cleanup()
 
     def call(self, method: str, **params: Any) -> Any:
-        """A method of the protocol, and its result.
+        """Calls a method of the protocol, and returns its result.
 
         Raises:
-          RuntimeError: it failed.
+          RuntimeError: the method failed.
         """
         self._last += 1
         message = {"id": self._last, "method": method, "params": params}
@@ -129,13 +129,13 @@ class Browser:
         return json.loads(message)
 
     def open(self, address: str) -> None:
-        """Goes to an address, anew where the page is there already."""
+        """Opens an address; if the page shows it already, loads it again."""
         self.call("Page.navigate", url="about:blank")
         self.call("Page.navigate", url=address)
         self.wait("document.readyState === 'complete' && location.protocol !== 'about:'")
 
     def value(self, expression: str) -> Any:
-        """Value of an expression in the page; a promise is waited for."""
+        """Evaluates an expression in the page and returns its value; a promise is awaited."""
         found = self.call(
             "Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True
         )
@@ -147,17 +147,17 @@ class Browser:
         """Waits until an expression is true, and returns its value.
 
         Raises:
-          RuntimeError: it was not in time.
+          RuntimeError: it did not become true in time.
         """
         stop = time.monotonic() + self._patience
         while not (found := self.value(expression)):
             if time.monotonic() > stop:
-                raise RuntimeError(f"after {self._patience:g} s it is not so that {expression}")
+                raise RuntimeError(f"after {self._patience:g} s this is not true: {expression}")
             time.sleep(0.05)
         return found
 
     def type(self, text: str) -> None:
-        """Types into what has the focus."""
+        """Types text into the element that has the focus."""
         for letter in text:
             self.press(letter)
 
@@ -186,18 +186,18 @@ class Browser:
         move("mouseReleased", points[-1], 0)
 
     def upload(self, selector: str, file: Path) -> None:
-        """Gives a file to an input."""
+        """Gives a file to an input of the page."""
         root = self.call("DOM.getDocument")["root"]["nodeId"]
         node = self.call("DOM.querySelector", nodeId=root, selector=selector)["nodeId"]
         self.call("DOM.setFileInputFiles", files=[str(file)], nodeId=node)
 
     def screenshot(self, file: Path) -> None:
-        """Writes the page as a PNG."""
+        """Writes a picture of the page to a PNG file."""
         file.write_bytes(base64.b64decode(self.call("Page.captureScreenshot")["data"]))
 
     @property
     def addresses(self) -> list[str]:
-        """All that the page has asked for so far."""
+        """Addresses of all that the page has requested so far."""
         return [told["request"]["url"] for told in self._told("Network.requestWillBeSent")]
 
     @property

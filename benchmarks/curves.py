@@ -1,9 +1,9 @@
-"""Curves of a study's runs, side by side: `python -m benchmarks.curves --study=sick`.
+"""`python -m benchmarks.curves --study=sick`: curves of a study's runs, side by side.
 
-A row for each recipe that `ladd_jax.study` has run, a column for each metric that tells how a
-distillation is doing, with the first recipe in grey behind the others. Draws
-`docs/curves_STUDY.png`, and keeps what it drew in `benchmarks/results/curves_STUDY.json`, from
-which it draws again where there are no runs.
+The figure has a row for each recipe that `ladd_jax.study` has run and a column for each metric that
+shows how a distillation is doing; the first recipe's curves are grey behind the others'. Writes it
+to `docs/curves_STUDY.png`, and its numbers to `benchmarks/results/curves_STUDY.json`, from which it
+is drawn if the runs are not there.
 """
 
 import json
@@ -19,8 +19,8 @@ from ladd_jax.studies.table import folder_name, read_study
 from ladd_jax.training.metrics import read_history
 
 _STUDY = flags.DEFINE_string("study", "sick", "Name of the study's table.")
-_SEED = flags.DEFINE_integer("seed", 0, "Of the runs.")
-_WORKDIR = flags.DEFINE_string("workdir", "runs/studies", "As of ladd_jax.study.")
+_SEED = flags.DEFINE_integer("seed", 0, "Seed of the runs.")
+_WORKDIR = flags.DEFINE_string("workdir", "runs/studies", "The --workdir of ladd_jax.study.")
 
 COLUMNS = {
     "accuracy of the heads": ("accuracy",),
@@ -40,11 +40,11 @@ def read(root: Path, recipes: Iterable[str], seed: int) -> Curves:
 
     Args:
       root: folder of the study.
-      recipes: their names.
-      seed: of the runs.
+      recipes: names of the recipes.
+      seed: seed of the runs.
 
     Raises:
-      NotFoundError: one has no history.
+      NotFoundError: a run has no history.
     """
     found: Curves = {}
     for name in recipes:

@@ -1,9 +1,10 @@
-"""`python -m benchmarks.decoding`: how fast `encode` reads pictures, beside Pillow alone.
+"""`python -m benchmarks.decoding`: how fast `encode` reads pictures, compared with Pillow alone.
 
-Makes JPEG pictures of 1024 x 768 and one pixel more or less, smooth with some noise, with the size
-of photographs, and decodes them in turn: with Pillow alone, in as many threads as there are cores,
-to arrays of RGB; and as `encode` does, which looks at their headers first, hashes them twice and
-decodes them once. The ratio says what is lost of Pillow's own rate.
+Makes JPEG pictures of 1024 x 768 pixels, give or take one, smooth with some noise so that their
+files are as large as those of photographs. Decodes them alternately in two ways: with Pillow alone,
+to RGB arrays, in as many threads as there are cores; and as `encode` does, which reads their
+headers first, hashes them twice and decodes them once. The ratio is `encode`'s rate over Pillow's.
+Writes the times to `--json`.
 """
 
 import io
@@ -23,12 +24,12 @@ from ladd_jax.data.map_ahead import map_ahead
 from ladd_jax.data.sources.held_out import draw
 
 _PICTURES = flags.DEFINE_integer("pictures", 200, "Pictures in a pass.")
-_REPEATS = flags.DEFINE_integer("repeats", 5, "Passes of each kind, in turn.")
+_REPEATS = flags.DEFINE_integer("repeats", 5, "Passes of each kind, alternating.")
 _JSON = flags.DEFINE_string("json", "benchmarks/results/decoding.json", "Where to write.")
 
 
 def pictures(count: int) -> list[bytes]:
-    """Encoded JPEG pictures, of which no two are alike."""
+    """Encoded JPEG pictures, no two alike."""
     made = []
     for seed in range(count):
         rng = np.random.default_rng(seed)
@@ -48,9 +49,9 @@ def with_pillow(data: bytes) -> np.ndarray:
 
 
 def as_encode(data: bytes) -> tuple[tuple[int, int], np.ndarray]:
-    """What `encode` does with a picture before it is resized: a look, then, once, its pixels."""
+    """What `encode` does before it resizes a picture: reads its header, then decodes it once."""
     looked, drawn = look_at_image(data), draw(data)
-    # It makes sure that the file is still the same.
+    # `encode` hashes the file again, to make sure that it is still the same.
     assert draw(data) == drawn
     return looked, decode_image(data)
 

@@ -1,8 +1,8 @@
 """Emoji of several makers: their pictures, names and kinds, and who owns them.
 
-The npm packages `emoji-datasource-*` each hold a maker's pictures of 64 x 64 and an `emoji.json`
-with what Unicode says of every emoji. Debian's font Noto Color Emoji holds no further maker: it is
-the artwork that the package of Google's has.
+Each of the npm packages `emoji-datasource-*` holds a maker's pictures of 64 x 64 and an
+`emoji.json` with what Unicode says about every emoji. Debian's font Noto Color Emoji would add no
+maker: it has the same artwork as Google's package.
 """
 
 import dataclasses
@@ -21,9 +21,9 @@ class Maker:
     """Who drew a set of emoji.
 
     Attributes:
-      name: as captions and the package call them.
-      version: of the package `emoji-datasource-NAME`: the last that has the maker's pictures.
-      rights: whose the pictures are, and what they allow.
+      name: the maker's name in captions and in the package's name.
+      version: the last version of the package `emoji-datasource-NAME` with the maker's pictures.
+      rights: who owns the pictures, and what the owner allows.
     """
 
     name: str
@@ -72,7 +72,7 @@ MAKERS = (
         "Copyright Meta Platforms, Inc. (Facebook). No licence is stated: not for redistribution.",
     ),
 )
-"""The makers; the first package's `emoji.json` names the emoji of all."""
+"""The makers. The `emoji.json` of the first one's package gives the names of all emoji."""
 
 KINDS = {
     "Smileys & Emotion": {
@@ -95,7 +95,7 @@ KINDS = {
     "Symbols": {"arrow": "an arrow", "geometric": "a shape", "": "a sign"},
     "Flags": {"": "a flag"},
 }  # fmt: skip
-"""A word for each category of Unicode, by how its subcategories begin."""
+"""Words for each category of Unicode, by the beginning of the subcategory's name."""
 
 _LEFT_OUT = {"country-flag": "flag of a country", "subdivision-flag": "flag of a country"}
 
@@ -107,8 +107,8 @@ class Emoji:
     Attributes:
       code: its code points in hexadecimal, without variation selectors: `1f34e`.
       name: Unicode's name in small letters.
-      kind: a word for its category, which has many emoji.
-      files: the picture of each maker that draws it.
+      kind: a word for its category, which it shares with many others.
+      files: path of its picture, by the name of each maker that draws it.
     """
 
     code: str
@@ -140,16 +140,16 @@ def fetch(root: Path) -> None:
 def read_emoji(root: Path, longest: int) -> tuple[list[Emoji], Counter[str]]:
     """The emoji of all makers, in Unicode's order, and how many pictures are left out, by reason.
 
-    Skin tones are left out, since five more pictures of each hand would outnumber all else and
-    differ in a colour alone; so are flags of countries, which makers draw alike: a held-out one
-    would be no new picture.
+    Skin tones are left out, since five more pictures of each hand would outnumber all others and
+    differ only in colour. So are flags of countries, which all makers draw alike: a held-out flag
+    would not be a new picture.
 
     Args:
-      root: the folder of `fetch`.
-      longest: bytes of a name, at most.
+      root: the folder that `fetch` installs into.
+      longest: most bytes that a name may have.
 
     Raises:
-      NotFoundError: a package is not there.
+      NotFoundError: a package is missing.
     """
     named = _entries(root, MAKERS[0])
     drawn = {maker.name: _files(root, maker) for maker in MAKERS}
@@ -173,7 +173,7 @@ def read_emoji(root: Path, longest: int) -> tuple[list[Emoji], Counter[str]]:
 
 
 def kind(category: str, subcategory: str) -> str:
-    """The word of a category, such as `an animal`."""
+    """The word for a category, such as `an animal`."""
     words = KINDS[category]
     return next(word for start, word in words.items() if subcategory.startswith(start))
 
@@ -189,7 +189,7 @@ def licences(root: Path) -> str:
     lines = [
         "# Licences",
         "",
-        "The pictures of this folder are made of other people's emoji. They are here for "
+        "The pictures in this folder are made of other people's emoji. They are here for "
         "experiments on this machine; do not pass the folder on.",
         "",
         "| maker | package | licence of the package | the pictures |",
@@ -199,7 +199,7 @@ def licences(root: Path) -> str:
         stated = json.loads((_folder(root, maker) / "package.json").read_text())
         package = f"{stated['name']} {stated['version']}"
         lines.append(f"| {maker.name} | {package} | {stated['license']} | {maker.rights} |")
-    lines += ["", "A package's licence covers its data and code, and not the pictures in it."]
+    lines += ["", "A package's licence covers its data and code, not the pictures in it."]
     return "\n".join(lines) + "\n"
 
 
@@ -216,7 +216,7 @@ def _entries(root: Path, maker: Maker) -> list[dict[str, Any]]:
 
 
 def _toned(root: Path, maker: Maker) -> int:
-    """Pictures of a maker in a skin tone."""
+    """Number of a maker's pictures that are an emoji in a skin tone."""
     return sum(
         bool(variation.get(f"has_img_{maker.name}"))
         for entry in _entries(root, maker)
@@ -225,7 +225,7 @@ def _toned(root: Path, maker: Maker) -> int:
 
 
 def _files(root: Path, maker: Maker) -> dict[str, Path]:
-    """The pictures of a maker by code; packages fill gaps with other makers' in sheets alone."""
+    """A maker's pictures by code; only in sheets do packages fill gaps with other makers'."""
     pictures = _folder(root, maker) / "img" / maker.name / "64"
     return {
         code_of(entry): pictures / entry["image"]

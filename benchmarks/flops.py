@@ -1,4 +1,4 @@
-"""Floating point operations of the matrix products in a program, loops counted as they turn."""
+"""Floating point operations of a program's matrix products, with every turn of its loops."""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,7 +11,7 @@ from ladd_jax.planning.jaxpr_flops import product_flops
 def matrix_flops(function: Callable[..., Any], *args: Any) -> int:
     """Multiplications and additions of all matrix products of `function(*args)`.
 
-    XLA's own count takes the body of a loop once. Of a condition's branches the most
-    expensive one counts. What no output needs is not removed.
+    XLA's own count takes the body of a loop only once. Of a conditional, the most expensive branch
+    counts. Products that no output needs are counted too.
     """
     return product_flops(jax.make_jaxpr(function)(*args).jaxpr)

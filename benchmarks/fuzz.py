@@ -1,13 +1,14 @@
-"""`python -m benchmarks.fuzz --minutes=60`: damaged files of others, read by all that reads such.
+"""`python -m benchmarks.fuzz --minutes=60`: gives damaged files to everything that reads files.
 
-Small valid inputs of each reader are made, and changed at random: flipped bits, cuts, huge
-numbers, other types in JSON, odd names, swapped files. What a reader makes of one is right if it is
-a result or one sentence for the user. Anything else is a finding: another error, a process that
-ends, seconds of work, a gigabyte of memory, or records that are not as they were written and pass
-their digests.
+Makes small valid inputs for each reader and changes them at random: flipped bits, cuts, huge
+numbers, other types in JSON, odd names, swapped files. A reader passes if it returns a result or
+raises an error that is one sentence for the user. Anything else is a finding: another error, a
+process that dies, seconds of work, a gigabyte of memory, or records that pass their digests and
+are not as they were written.
 
-An input is known by `--seed`, its reader and its number: `--reader=tars --number=7` reads one
-again. Each reader gets the same time. A process of its own reads, and another one watches it.
+An input is identified by `--seed`, its reader and its number: `--reader=tars --number=7` reads one
+again. Each reader gets the same time. A child process reads while this one watches it. Writes
+counts and findings to `--json`.
 """
 
 import collections
@@ -38,28 +39,28 @@ from benchmarks.result_files import write_result
 from ladd_jax.cli.disk_errors import disk_error
 from ladd_jax.errors import UserError
 
-_MINUTES = flags.DEFINE_float("minutes", 60.0, "For how long.")
+_MINUTES = flags.DEFINE_float("minutes", 60.0, "How long to run.")
 _JSON = flags.DEFINE_string("json", "benchmarks/results/fuzz.json", "Where to write the result.")
-_SEED = flags.DEFINE_integer("seed", 0, "Of all that is drawn.")
+_SEED = flags.DEFINE_integer("seed", 0, "Seed of all random draws.")
 _READER = flags.DEFINE_multi_string("reader", [], "Readers to try. Default: all.")
-_NUMBER = flags.DEFINE_integer("number", None, "The one input to read, with its traceback.")
-_KEEP = flags.DEFINE_string("keep", "", "Folder for the inputs of findings.")
+_NUMBER = flags.DEFINE_integer("number", None, "The one input to read, showing its traceback.")
+_KEEP = flags.DEFINE_string("keep", "", "Folder to keep the inputs of findings in.")
 
 _CPU_SECONDS = 5.0
-"""Of work on one input, above which it counts as one that hangs."""
+"""Seconds of work on one input above which it counts as a hang."""
 
 _WALL_SECONDS = 120.0
 _BYTES = 2**30
-"""Of memory that one input may take, on top of what the process has."""
+"""Bytes of memory that one input may take on top of what the process already has."""
 
 _RECYCLED_BYTES = 4 * 2**30
-"""Of memory of a process after which another goes on, since libraries keep some for each input."""
+"""Bytes above which a new process takes over, since libraries keep some memory for each input."""
 
 _SHOWN = 300
-"""Characters of an error."""
+"""Characters of an error's message that are kept."""
 
 _ADDRESSES = 32 * 2**30
-"""Bytes of address space of a process, of which libraries reserve more than they use."""
+"""Bytes of address space of a process; libraries reserve more of it than they use."""
 
 
 @dataclasses.dataclass
@@ -68,10 +69,10 @@ class Outcome:
 
     Attributes:
       kind: `result`, `sentence`, or the kind of a finding.
-      told: the first line of a finding.
-      seconds: of the work.
+      told: the beginning of the error's message, or what is wrong.
+      seconds: seconds of work.
       changes: how the input differs from its seed.
-      where: the last lines of the code that was run, of a finding.
+      where: the last lines of an unexpected error's traceback.
     """
 
     kind: str
@@ -84,7 +85,7 @@ class Outcome:
 def prepare(
     seeds: Path, scratch: Path, name: str, seed: int, number: int
 ) -> tuple[Path, list[str]]:
-    """The input of a number, in a folder of its own; number 0 is the seed as it is."""
+    """Makes the input of a number, in its own folder; number 0 is the seed without changes."""
     folder = scratch / "input"
     shutil.rmtree(scratch, ignore_errors=True)
     shutil.copytree(seeds / READERS[name].seeds, folder)
@@ -93,7 +94,7 @@ def prepare(
 
 
 def attempt(name: str, folder: Path, changes: list[str]) -> Outcome:
-    """Reads an input."""
+    """Reads an input and says how that ended."""
     reader = READERS[name]
     start = time.process_time()
     kind, told, where = "result", "", list[str]()
@@ -108,18 +109,18 @@ def attempt(name: str, folder: Path, changes: list[str]) -> Outcome:
             frames = traceback.extract_tb(error.__traceback__)
             where = [f"{Path(f.filename).name}:{f.lineno} {f.name}" for f in frames[-6:]]
     seconds = time.process_time() - start
-    # Without changes it is the first, for which libraries are imported.
+    # The input without changes comes first, and its time includes importing libraries.
     if changes and seconds > _CPU_SECONDS:
         kind, told = "hang", f"{seconds:.1f} s of work"
     return Outcome(kind, told, seconds, changes, where)
 
 
 def _work(pipe: Connection, seeds: Path, scratch: Path, seed: int) -> None:
-    """Reads the inputs that it is told, and tells of each."""
-    # What libraries say of damaged files, some of them in C++.
+    """Reads each input that it is sent, and sends back the changes and the outcome."""
+    # Silences what libraries, some of them in C++, say about damaged files.
     logging.disable(logging.CRITICAL)
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
-    # Whoever watches may be late.
+    # The process that watches may notice too late.
     resource.setrlimit(resource.RLIMIT_AS, (_ADDRESSES, _ADDRESSES))
     while True:
         name, number = pipe.recv()
@@ -129,7 +130,7 @@ def _work(pipe: Connection, seeds: Path, scratch: Path, seed: int) -> None:
 
 
 class Watched:
-    """A process that reads, and is ended where it takes too long or too much."""
+    """A process that reads, and is killed if it takes too much time or memory."""
 
     def __init__(self, seeds: Path, scratch: Path, seed: int):
         self._arguments = seeds, scratch, seed
@@ -139,7 +140,7 @@ class Watched:
         self._known: set[str] = set()
 
     def read(self, name: str, number: int) -> Outcome:
-        """What the reader of a name makes of an input."""
+        """The outcome of an input of the reader with this name."""
         if self._process is None:
             self._start()
         if number and name not in self._known:
@@ -198,10 +199,10 @@ class Watched:
 
 
 def run(names: list[str], seconds: float, seed: int, keep: Path | None) -> dict[str, Any]:
-    """Tries the readers in turn, each for the same time, until it is over.
+    """Tries all readers, each for the same time, until the seconds are over.
 
     Returns:
-      inputs and outcomes by reader, and findings.
+      Numbers of inputs and outcomes by reader, and the findings.
     """
     tried = {name: collections.Counter[str]() for name in names}
     used = dict.fromkeys(names, 0.0)
@@ -221,7 +222,7 @@ def run(names: list[str], seconds: float, seed: int, keep: Path | None) -> dict[
             used[name] += time.monotonic() - began
             tried[name][outcome.kind] += 1
             if outcome.kind == "seed":
-                # Changes of it would tell nothing.
+                # The valid input fails already, so changes to it would show nothing.
                 used[name] = math.inf
             if outcome.kind not in ("result", "sentence"):
                 findings.append({"reader": name, "number": number} | dataclasses.asdict(outcome))
@@ -255,9 +256,9 @@ def again(name: str, seed: int, number: int) -> None:
 
 
 def main(arguments: list[str]) -> None:
-    """Runs it."""
+    """Tries the readers and writes what was found, or reads one input again."""
     del arguments
-    # The hub is not asked, whatever names an input has.
+    # Whatever names an input contains, the hub is not asked.
     os.environ["HF_HUB_OFFLINE"] = "1"
     os.environ["JAX_PLATFORMS"] = "cpu"
     names = _READER.value or list(READERS)

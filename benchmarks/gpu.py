@@ -1,13 +1,13 @@
 """`python -m benchmarks.gpu [--json=FILE]`: the full LADD step of SD3-Medium at 1024^2 on one GPU.
 
-Student and teacher of 2B parameters with random weights, compute in bfloat16, float32 parameters
-and Adam moments of the student, bfloat16 teacher, heads on every block. For each batch size and
-remat policy: images/s, TFLOP/s, MFU, peak memory. First come cuDNN's attention and XLA's, at
-the lengths of every bucket of `configs/sd3_turbo.py`.
+Student and teacher have 2B random parameters each. Computation is in bfloat16; the student's
+parameters and Adam moments are float32, the teacher is bfloat16, and every block has a head.
+Measures images/s, TFLOP/s, MFU and peak memory for each batch size and remat policy. Before that it
+compares cuDNN's attention with XLA's, at the lengths of every bucket of `configs/sd3_turbo.py`.
 
-Model FLOPs of an image are 6 forward-units: student 3 (forward, and backward twice as much),
-teacher on fakes 2 (its weights need no gradient), teacher on real 1. Heads and recomputation are
-not counted. Hardware FLOPs are all matrix products of the step as it is traced.
+Model FLOPs of an image are those of 6 forward passes: student 3 (forward, and backward twice as
+much), teacher on fakes 2 (its weights need no gradient), teacher on real samples 1. Heads and
+recomputation are not counted. Hardware FLOPs are all matrix products of the step as it is traced.
 
 Each setting runs in its own process, so that its peak memory is its own and one that does not fit
 does not end the others. The result is written after each.
@@ -46,29 +46,29 @@ from ladd_jax.parallel.compiler_options import compiler_options
 from ladd_jax.training.optimizers import Optimizer
 
 _JSON = flags.DEFINE_string("json", None, "Where to write the result.")
-_BATCHES = flags.DEFINE_list("batches", ["4", "8", "16"], "Images in a batch.")
+_BATCHES = flags.DEFINE_list("batches", ["4", "8", "16"], "Batch sizes.")
 _REMATS = flags.DEFINE_list(
     "remats",
     ["full", "attention", "dots", "dots_attention"],
-    "Remat policies, of student and teacher; STUDENT/TEACHER gives each its own.",
+    "Remat policies of student and teacher; STUDENT/TEACHER gives each its own.",
 )
 _STEPS = flags.DEFINE_integer("steps", 7, "Timed steps.")
 _DEPTH = flags.DEFINE_integer("depth", 24, "Blocks of teacher and student.")
-_WIDTH = flags.DEFINE_integer("width", 1536, "Their width.")
+_WIDTH = flags.DEFINE_integer("width", 1536, "Width of the blocks.")
 _SIDE = flags.DEFINE_integer("side", 128, "Side of the latents.")
 _TEXT = flags.DEFINE_integer("text", 333, "Text tokens.")
-_UNROLL = flags.DEFINE_integer("unroll", 1, "Blocks in one turn of the scan.")
+_UNROLL = flags.DEFINE_integer("unroll", 1, "Blocks in one iteration of the scan.")
 _HEAD_DTYPE = flags.DEFINE_enum(
-    "head_dtype", "bfloat16", ["bfloat16", "float32"], "Dtype of heads."
+    "head_dtype", "bfloat16", ["bfloat16", "float32"], "Dtype of the heads."
 )
 _R1_INTERVAL = flags.DEFINE_integer("r1_interval", 1, "Steps between gradient penalties.")
-_ATTENTION_BATCH = flags.DEFINE_integer("attention_batch", 2, "For attention alone; 0 skips it.")
-_PEAK = flags.DEFINE_float("peak", 0.0, "TFLOP/s of an unlisted device, dense bfloat16.")
+_ATTENTION_BATCH = flags.DEFINE_integer("attention_batch", 2, "Batch of attention; 0 skips it.")
+_PEAK = flags.DEFINE_float("peak", 0.0, "Peak of an unlisted device, in dense bfloat16 TFLOP/s.")
 _PROFILE = flags.DEFINE_string("profile", None, "Folder for traces; also splits time by kernel.")
-_MINUTES = flags.DEFINE_float("minutes", 5.0, "Longest time of one setting.")
-_SETTING = flags.DEFINE_string("setting", None, "Measure this one here: `attention`, BATCH:REMAT.")
+_MINUTES = flags.DEFINE_float("minutes", 5.0, "Time limit of one setting.")
+_SETTING = flags.DEFINE_string("setting", None, "Measure this alone: `attention` or BATCH:REMAT.")
 
-# From words in the names of kernels to what they do; the first that fits counts.
+# What kernels do, by words in their names; the first that fits counts.
 KINDS = {
     "attention": ("sdpa", "flash", "fmha", "cudnn_generated"),
     "matrix products": ("gemm", "nvjet", "cutlass", "xmma", "cublas"),
@@ -78,11 +78,11 @@ KINDS = {
 WARM_UP = 2
 
 TOLERANCE = 2e-2
-"""Largest difference of cuDNN's and XLA's attention over the largest value: bfloat16 has 8 bits."""
+"""Allowed difference of cuDNN's and XLA's attention over the largest value; bfloat16 has 8 bits."""
 
 
 def peak_flops(device: jax.Device) -> float | None:
-    """Peak of a device, or `--peak`, in FLOP/s."""
+    """Peak FLOP/s of a device, or `--peak` if it is given; None for an unlisted device."""
     if _PEAK.value:
         return _PEAK.value * 1e12
     chip = chip_of(device)
@@ -90,7 +90,7 @@ def peak_flops(device: jax.Device) -> float | None:
 
 
 def networks(remat: str) -> tuple[LADD, Model, MMDiTConfig]:
-    """The objective, the model of the teacher and the student's architecture."""
+    """The objective, the teacher's model and the student's architecture."""
     student_remat, _, teacher_remat = remat.partition("/")
     config = MMDiTConfig(
         depth=_DEPTH.value,
@@ -115,7 +115,7 @@ def networks(remat: str) -> tuple[LADD, Model, MMDiTConfig]:
 
 
 def shake(params: Params, key: jax.Array) -> Params:
-    """Noise on all parameters: fresh adaLN is zero, and every block would be the identity."""
+    """Adds noise to all parameters: fresh adaLN is zero, which makes every block the identity."""
     leaves, structure = jax.tree.flatten(params)
     keys = jax.random.split(key, len(leaves))
     noisy = [
@@ -126,12 +126,12 @@ def shake(params: Params, key: jax.Array) -> Params:
 
 
 def summary(seconds: list[float]) -> dict[str, float]:
-    """Median and extremes."""
+    """Median, least and most of some seconds."""
     return {"median": statistics.median(seconds), "min": min(seconds), "max": max(seconds)}
 
 
 def measure_step(batch_size: int, remat: str) -> dict[str, Any]:
-    """One setting: compiles, makes weights on the device, times."""
+    """Measures one setting: compiles the step, makes weights on the device, times it."""
     objective, teacher_model, config = networks(remat)
     shapes = (
         (batch_size, _SIDE.value, _SIDE.value, config.in_channels),
@@ -212,7 +212,7 @@ def measure_step(batch_size: int, remat: str) -> dict[str, Any]:
 
 
 def profile(run: Callable[[], None], folder: Path) -> dict[str, Any]:
-    """Milliseconds of a run by kind of kernel and of its longest kernels."""
+    """Traces a run; milliseconds by kind of kernel, and of its longest kernels."""
     with jax.profiler.trace(str(folder)):
         run()
     kinds: dict[str, float] = collections.defaultdict(float)
@@ -234,7 +234,7 @@ def profile(run: Callable[[], None], folder: Path) -> dict[str, Any]:
 
 
 def attention_program(attend: Callable[..., jax.Array]) -> Any:
-    """Attention and its gradients of `q, k, v, cotangent`, compiled."""
+    """A jitted function of `q, k, v, cotangent` that gives attention and its gradients."""
 
     def run(q: jax.Array, k: jax.Array, v: jax.Array, cotangent: jax.Array) -> Any:
         out, vjp = jax.vjp(attend, q, k, v)
@@ -250,8 +250,8 @@ def measure_attention() -> list[dict[str, Any]]:
     buckets = bucket_table(side * side, 64 if side >= 512 else 16)
     images = sorted({bucket.height * bucket.width // 4 for bucket in buckets})
     square = (_SIDE.value // 2) ** 2
-    # Joint attention; the last block, where text has no queries; image tokens alone, and the next
-    # multiple of 128: both even, without the mask that hides the padding of an odd length.
+    # Joint attention; the last block, where text has no queries; then two even lengths, without the
+    # mask that hides an odd length's padding: image tokens alone, and the next multiple of 128.
     joint = square + _TEXT.value
     lengths = [(n + _TEXT.value,) * 2 for n in images]
     lengths += [(square, joint), (square, square), (-(-joint // 128) * 128,) * 2]
@@ -302,7 +302,7 @@ def measure_attention() -> list[dict[str, Any]]:
 
 
 def measure(setting: str) -> dict[str, Any]:
-    """Measures a setting in this process; one that does not fit says so."""
+    """Measures a setting in this process; the result says if it does not fit into memory."""
     device = jax.local_devices()[0]
     about = {"device": device.device_kind, "jax": jax.__version__}
     batch, _, remat = setting.partition(":")
@@ -342,7 +342,7 @@ def describe(step: dict[str, Any]) -> str:
 
 
 def run_setting(setting: str) -> dict[str, Any]:
-    """Measures a setting in a process of its own."""
+    """Measures a setting in its own process."""
     command = [sys.executable, "-m", "benchmarks.gpu", *sys.argv[1:], f"--setting={setting}"]
     try:
         done = subprocess.run(

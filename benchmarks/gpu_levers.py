@@ -1,17 +1,17 @@
 """`python -m benchmarks.gpu_levers [--json=FILE]`: what a GPU's step gains by one change at a time.
 
-The whole step of `benchmarks.gpu`, whose flags hold here too, as it is and with one lever pulled:
-first those that undo what was found to help, then those that are not in the code. On a GPU they are
-timed in one process, the step as it is first and last, each from the same state, and attention
-without a mask is compared with attention in float32:
+Measures the whole step of `benchmarks.gpu`, whose flags apply here too, as it is and with one lever
+pulled: first levers that undo what was found to help, then levers that are not in the code. On a
+GPU, all are timed in one process from the same state, the step as it is both first and last.
+Attention without a mask is also compared with attention in float32:
 
     python -m benchmarks.gpu_levers --batches=8 --steps=4 --json=gpu_levers.json
 
-`--compile_only=gpu:141` compiles for a GPU that is not here and times nothing: for each program the
-FLOPs of its matrix products, the bytes that it moves, by purpose, and its temporaries. Without a
-GPU to choose kernels by, all matrix products are cuBLAS's.
+`--compile_only=gpu:141` compiles for a GPU that is not here and times nothing. It counts the FLOPs
+of each program's matrix products, the bytes that it moves, by purpose, and its temporaries. Without
+a GPU on which kernels can be tried, all matrix products are cuBLAS's.
 
-A run replaces one with the same setting in the file.
+In the file, a run replaces an earlier one with the same setting.
 """
 
 import concurrent.futures
@@ -48,13 +48,14 @@ from ladd_jax.planning.hlo_cost import instruction_costs
 from ladd_jax.planning.topology import gpu_devices, parse_gpu
 
 FLAGS = flags.FLAGS
-_COMPILE_ONLY = flags.DEFINE_string("compile_only", None, "Describes a GPU, such as gpu:141.")
+_COMPILE_ONLY = flags.DEFINE_string("compile_only", None, "A GPU to compile for, such as gpu:141.")
 _LEVERS = flags.DEFINE_list("levers", [], "Levers to pull; default: all.")
 _REMAT = flags.DEFINE_string("remat", "dots_attention", "Remat policy of student and teacher.")
-_THREADS = flags.DEFINE_integer("threads", 8, "Programs compiled at a time, on a GPU.")
+_THREADS = flags.DEFINE_integer("threads", 8, "Programs compiled at once, on a GPU.")
 
-# Rates of an H200: bytes a second of a copy, read and written; FLOP/s of cuDNN's attention, forward
-# and backward at heads of 64 (benchmarks/results/gpu_attention.json); FLOP/s of cuBLAS.
+# Rates of an H200: bytes a second of a copy, counting reads and writes; FLOP/s of cuDNN's
+# attention, forward and backward with heads of 64 (benchmarks/results/gpu_attention.json); FLOP/s
+# of cuBLAS.
 MEASURED = {"bytes": 4.3e12, "attention": 400e12, "matrix products": 775e12}
 
 _MOVES = {"parameter", "constant", "broadcast", "bitcast", "tuple",
@@ -66,10 +67,10 @@ class Lever:
     """One change.
 
     Attributes:
-      options: XLA's options beside those of `compiler_options`.
-      fields: fields of the objective.
-      unroll: blocks in one turn of a scan.
-      swaps: a place, a name in it, and what that name stands for instead.
+      options: options of XLA in addition to those of `compiler_options`.
+      fields: changed fields of the objective.
+      unroll: number of blocks in one iteration of a scan.
+      swaps: triples of a module, a name in it, and what the name stands for instead.
     """
 
     options: dict[str, Any] = dataclasses.field(default_factory=dict)
@@ -79,7 +80,7 @@ class Lever:
 
     @contextlib.contextmanager
     def pulled(self) -> Iterator[None]:
-        """What is built and traced meanwhile has the change."""
+        """A context in which everything that is built and traced has the change."""
         with contextlib.ExitStack() as stack:
             for where, name, value in self.swaps:
                 stack.callback(setattr, where, name, getattr(where, name))
@@ -120,10 +121,10 @@ _cudnn = functools.partial(jax.nn.dot_product_attention, implementation="cudnn")
 
 
 def unmasked(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
-    """`attention._cudnn` for an odd length without the mask, which makes cuDNN slower.
+    """`attention._cudnn` for an odd length, without the mask that makes cuDNN slower.
 
-    The first key is given twice, the second time with a value of zero. That only makes the sum of
-    exponentials too large, by less than the sum itself, which is corrected afterwards.
+    The first key is given twice, the second time with a value of zero. Its only effect is a sum of
+    exponentials that is too large, by less than the sum itself; this is corrected afterwards.
     """
     return _corrected(q, k, v) if k.shape[1] % 2 else _masked(q, k, v)
 
@@ -141,7 +142,7 @@ def _corrected_forward(q: jax.Array, k: jax.Array, v: jax.Array) -> tuple[jax.Ar
     n, m = q.shape[1], k.shape[1]
     even, twice = _even(q), jnp.concatenate([k, k[:, :1]], axis=1)
     out, vjp = jax.vjp(_cudnn, even, twice, _even(v))
-    # The only array in float32: [B, K, N], the logarithms of the sums.
+    # The only float32 array holds the logarithms of the sums: [B, K, N].
     (normalizer,) = (leaf for leaf in jax.tree.leaves(vjp) if leaf.dtype == jnp.float32)
     others = leave_out(vjp, [out, normalizer, twice])
     product = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
@@ -152,8 +153,9 @@ def _corrected_forward(q: jax.Array, k: jax.Array, v: jax.Array) -> tuple[jax.Ar
     kept = [checkpoint_name(array, attention.ATTENDED) for array in kept]
 
     def backward(kept: list[jax.Array], k: jax.Array, others: Any, bar: Any) -> Any:
-        # With the corrected output and normalizer, and a key of zeros, which adds nothing to the
-        # gradient of q, cuDNN's gradient is exact except for that key and value, which are cut off.
+        # With the corrected output and normalizer, and zeros for the second key, which then adds
+        # nothing to the gradient of q, cuDNN's gradient is exact except for that key and its value,
+        # whose gradients are cut off.
         q_bar, k_bar, v_bar = put_back(others, [*kept, _even(k)])(_even(bar))
         return q_bar[:, :n], k_bar[:, :m], v_bar[:, :m]
 
@@ -176,7 +178,7 @@ _POLICIES = transformer.REMAT_POLICIES | {
 
 
 def not_zeroed(prefix: tuple[int, ...], _: Any, aval: Any) -> jax.Array:
-    """A scan's stacks as memory that nothing has written yet; JAX fills it with zeros."""
+    """A scan's stacks as uninitialised memory; JAX itself fills them with zeros."""
     return jax.lax.empty((*prefix, *aval.shape), aval.dtype)
 
 
@@ -204,13 +206,13 @@ LEVERS = {
 
 
 def build(lever: Lever) -> tuple[LADD, Any, Any]:
-    """What `gpu.networks` gives, with the lever's fields."""
+    """What `gpu.networks` returns, with the lever's fields."""
     objective, teacher, config = gpu.networks(_REMAT.value)
     return dataclasses.replace(objective, **lever.fields), teacher, config
 
 
 def start(key: jax.Array, batch_size: int) -> tuple[TrainState, dict[str, Any], Batch]:
-    """State, frozen networks and batch, random."""
+    """A random state, frozen networks and a batch."""
     objective, teacher_model, config = build(Lever())
     keys = jax.random.split(key, 6)
     teacher = gpu.shake(teacher_model.init(keys[0]), keys[1])
@@ -225,7 +227,7 @@ def start(key: jax.Array, batch_size: int) -> tuple[TrainState, dict[str, Any], 
 
 
 def lowered(lever: Lever, arguments: Any) -> Any:
-    """The step with the lever pulled, traced."""
+    """The step with the lever pulled, lowered but not compiled."""
     with lever.pulled():
         objective, *_ = build(lever)
         return jax.jit(objective.step, donate_argnums=0).lower(*arguments)
@@ -256,7 +258,7 @@ def traffic(text: str) -> dict[str, Any]:
 
 
 def compiled_only(lever: Lever, batch_size: int) -> dict[str, Any]:
-    """What the program for a described GPU consists of."""
+    """Compiles the step for a described GPU, and counts what the program consists of."""
     chip, count = parse_gpu(_COMPILE_ONLY.value)
     mesh = make_mesh({"data": 1}, gpu_devices(chip, count))
     whole = NamedSharding(mesh, PartitionSpec())
@@ -307,7 +309,7 @@ def timed(program: Any, make: Any, key: jax.Array, batch_size: int) -> dict[str,
 
 
 def measure(names: list[str], batch_size: int, add: Any) -> None:
-    """Rows of a batch size, all programs compiled before any is timed."""
+    """Adds the rows of a batch size; all programs are compiled before any is timed."""
     key = jax.random.PRNGKey(0)
     begin = functools.partial(start, batch_size=batch_size)
     state, frozen, batch = jax.eval_shape(begin, key)
@@ -342,9 +344,9 @@ def measure(names: list[str], batch_size: int, add: Any) -> None:
 
 
 def attention_errors() -> dict[str, Any]:
-    """Errors of output and gradients against float32, over their norms, at SD3's odd length.
+    """Relative errors of attention's output and gradients against float32, at SD3's odd length.
 
-    For usual logits, and for logits that are all far below 0.
+    They are given for usual logits, and for logits that are all far below 0.
     """
     n = (FLAGS.side // 2) ** 2 + FLAGS.text
     keys = jax.random.split(jax.random.PRNGKey(1), 4)
@@ -367,7 +369,7 @@ def attention_errors() -> dict[str, Any]:
 
 
 def main(_: list[str]) -> None:
-    """Compiles or measures, prints, writes after each row."""
+    """Compiles or measures, and prints and writes each row."""
     names = _LEVERS.value or list(LEVERS)
     setting = {
         "device": _COMPILE_ONLY.value or jax.local_devices()[0].device_kind,

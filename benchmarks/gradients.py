@@ -1,4 +1,4 @@
-"""The gradient of a step as its result, on networks that are not at their start."""
+"""Steps that keep the student's gradient, and parameters that are not at their initial values."""
 
 import jax
 import optax
@@ -11,7 +11,7 @@ from ladd_jax.training.optimizers import Optimizer
 
 
 class Recorder(Optimizer):
-    """Moves nothing; its state is the gradient."""
+    """An optimizer that moves nothing and keeps the gradient as its state."""
 
     def build(self) -> optax.GradientTransformation:
         return optax.chain(optax.trace(0.0), optax.scale(0.0))
@@ -21,10 +21,10 @@ def recording(student: Backbone, teacher: Backbone, heads: HeadConfig, blocks: i
     """A distillation whose step leaves the student's gradient in its optimizer's state.
 
     Args:
-      student: the student.
+      student: the student's network.
       teacher: the network under the heads.
-      heads: the heads.
-      blocks: blocks of the teacher, each of which has a head.
+      heads: sizes of the heads.
+      blocks: number of the teacher's blocks, each of which has a head.
     """
     return LADD(
         student=student,
@@ -36,7 +36,7 @@ def recording(student: Backbone, teacher: Backbone, heads: HeadConfig, blocks: i
 
 
 def shaken(params: Params, key: jax.Array) -> Params:
-    """Fresh parameters without the zeros of adaLN, which would make every block the identity."""
+    """Adds noise to fresh parameters: adaLN's zeros would make every block the identity."""
     keys = jax.random.split(key, len(jax.tree.leaves(params)))
     keys = jax.tree.unflatten(jax.tree.structure(params), list(keys))
     return jax.tree.map(

@@ -1,8 +1,10 @@
-"""What heads could see: `python -m benchmarks.heads --workdir=DIR [--means=0,-1,-2]`.
+"""`python -m benchmarks.heads --workdir=DIR [--means=0,-1,-2]`: what new heads would still see.
 
-New heads are trained against the finished student of a run, which stays as it is, under several
-levels of noise. Where they come no further than the heads of the training did, noise hides what is
-still wrong with the student; where they do, the heads of the training were too slow for it.
+Trains new heads against the finished student of a run, which stays as it is, under several levels
+of noise. If they get no further than the heads of the training did, noise hides what is still wrong
+with the student; if they do, the heads of the training were too slow for it.
+
+Needs a finished run with `distil.objective=ladd`. Writes a row for each level to `--json`.
 """
 
 import dataclasses
@@ -32,11 +34,11 @@ from ladd_jax.stages.load import load_teacher
 from ladd_jax.stages.sets import student_data
 from ladd_jax.stages.students import load_student_weights
 
-_WORKDIR = flags.DEFINE_string("workdir", "runs/digits", "Of a run that is finished.")
-_MEANS = flags.DEFINE_list("means", ["0", "-1", "-2"], "Values of distil.renoise_mean.")
-_SLOPE = flags.DEFINE_float("slope", 0.0, "distil.renoise_slope.")
+_WORKDIR = flags.DEFINE_string("workdir", "runs/digits", "Workdir of a finished run.")
+_MEANS = flags.DEFINE_list("means", ["0", "-1", "-2"], "Values of distil.renoise_mean to try.")
+_SLOPE = flags.DEFINE_float("slope", 0.0, "Value of distil.renoise_slope.")
 _BUCKET = flags.DEFINE_string("bucket", "8x8", "Bucket of the records.")
-_STEPS = flags.DEFINE_integer("steps", 1200, "Steps of the heads; the last third is judged.")
+_STEPS = flags.DEFINE_integer("steps", 1200, "Steps of the heads; the last third counts.")
 _JSON = flags.DEFINE_string("json", "", "Where to write the rows.")
 
 _BATCH = 32
@@ -47,7 +49,7 @@ def _mean(values: list[float]) -> float:
 
 
 def step_of(ladd: LADD, teacher: Any) -> Callable[..., Any]:
-    """A step of the heads alone: as the fused one updates them, with a student that stays."""
+    """A step that updates the heads as the fused step does, and leaves the student as it is."""
 
     def step(
         heads: Heads, params: Any, frozen: Any, key: jax.Array, batch: Any, number: jax.Array
@@ -73,7 +75,7 @@ def step_of(ladd: LADD, teacher: Any) -> Callable[..., Any]:
 def measure(
     config: Config, workdir: Path, bucket: Bucket, means: list[float], slope: float, steps: int
 ) -> list[dict[str, Any]]:
-    """A row for each mean."""
+    """Trains new heads for each mean, and returns a row for each."""
     if config.distil.objective != "ladd":
         raise SystemExit(
             f"error: {workdir} was distilled with {config.distil.objective}, without heads on the "
@@ -88,7 +90,7 @@ def measure(
     teacher = load_teacher(config, workdir, mesh)
     rows = []
     for mean in means:
-        # What the student's weights are loaded as: a whole network.
+        # The student's weights are loaded as a whole network, adapters included.
         distil = dataclasses.replace(
             config.distil, renoise_mean=mean, renoise_slope=slope, accumulation=1,
             paired_weight=0.0, lora=LoRA(),

@@ -1,9 +1,9 @@
 """`python -m benchmarks.int8`: how far an int8 teacher turns the student's gradient.
 
-A step of distillation on random networks, with one set of teacher weights kept in float32, in
-bfloat16 and in int8. All computation is in float32 and the heads are the same, so that only what is
-kept differs. Prints, and writes as JSON, the gradient's cosine and norm against float32, and
-the teacher's bytes.
+Runs a step of distillation on random networks, with one set of teacher weights stored in float32,
+in bfloat16 and in int8. All computation is in float32 and the heads are the same, so that only what
+is stored differs. Prints, and writes as JSON, the gradient's cosine, norm and error against
+float32, and the teacher's bytes.
 """
 
 import dataclasses

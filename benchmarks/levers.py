@@ -1,12 +1,13 @@
-"""`python -m benchmarks.levers [--rows=...]`: what fields do to the memory and work of a step.
+"""`python -m benchmarks.levers [--rows=...]`: what single fields do to a step's memory and work.
 
-Compiles the distillation step of SD3-Medium at 1024^2 for a slice of 16 v5p, 64 images, by
-`ladd_jax.plan`, once as `configs/sd3_turbo.py` has it and once for each change of it. A row says
-what a chip holds and needs and what the step computes, next to the row without the change. Two rows
-are of the steps of other stages.
-Rows are written to `benchmarks/results/levers.json` one by one. Those that are there are not
-compiled again, since each takes minutes: delete the file to start over. The table is `memory.md`
-beside it.
+Compiles, by `ladd_jax.plan`, the distillation step of SD3-Medium at 1024^2 with 64 images for a
+slice of 16 v5p: once as `configs/sd3_turbo.py` has it, and once for each change to that. A row has
+what a chip holds and needs and what the step computes; the table compares it with the row without
+the change. Two rows are steps of other stages.
+
+Writes rows to `benchmarks/results/levers.json` as they finish, and the table to `memory.md` beside
+it. Rows that are in the file are not compiled again, since each takes minutes: delete it to start
+over.
 """
 
 import json
@@ -23,7 +24,7 @@ from benchmarks.result_files import write_result
 _RESULTS = Path(__file__).parent / "results"
 
 _ROWS = flags.DEFINE_list(
-    "rows", [], "Names of the rows to compile; default: all that are missing."
+    "rows", [], "Names of the rows to compile. Default: all that are missing."
 )
 
 TOPOLOGY, BATCH, BUCKET = "v5p:2x2x4", 64, "128x128"
@@ -80,11 +81,11 @@ ROWS: dict[str, tuple[str, str, dict[str, str]]] = {
 }  # fmt: skip
 
 STAGES = {"stage prefer": "prefer", "stage finetune": "finetune"}
-"""The stages of rows that are not of `distil`."""
+"""The stage of each row that is not a step of `distil`."""
 
 
 def compiled(config: str, changes: dict[str, str], stage: str) -> dict[str, Any]:
-    """What `plan` says of a stage's step in one setting."""
+    """What `plan` says about a stage's step in one setting."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "plan.json"
         command = [
@@ -100,7 +101,7 @@ def compiled(config: str, changes: dict[str, str], stage: str) -> dict[str, Any]
         "arguments": bucket["hbm"]["arguments"],
         "temporaries": bucket["hbm"]["temporaries"],
         "capacity": bucket["hbm"]["capacity"],
-        # None where the program does not fit: the compiler makes none.
+        # None where the program does not fit, for which the compiler makes no program.
         "compiled_flops": bucket.get("compiled_flops"),
         "roofline_s": bucket.get("roofline_s"),
         "versions": plan["versions"],
@@ -111,17 +112,17 @@ def compiled(config: str, changes: dict[str, str], stage: str) -> dict[str, Any]
 
 
 def table(rows: dict[str, Any]) -> str:
-    """The rows in Markdown; changes are those from the row that each is measured against."""
+    """The rows in Markdown, each with its change from the row that it is measured against."""
     lines = [
         "# Memory and work, lever by lever",
         "",
         f"The distillation step at 1024 x 1024, {BATCH} images on {TOPOLOGY} (16 chips), as",
-        "`python -m benchmarks.levers` compiles it; nothing here was run on a chip. GiB of a chip:",
-        "what the step is given, and the most that it needs besides at one time; in brackets the",
-        "change from the row `as configured` of the same size. FLOPs are those of the compiled",
-        "step. The roofline is the longest of compute, memory and network. Two rows are steps of",
-        f"other stages: `stage prefer` of {BATCH} pairs, with adapters of rank 256, and",
-        "`stage finetune` of flow matching.",
+        "`python -m benchmarks.levers` compiles it; nothing here was run on a chip. Arguments are",
+        "what the step is given, temporaries the most that it needs besides at one time, both in",
+        "GiB per chip; brackets hold the change from the row `as configured` of the same size.",
+        "FLOPs are those of the compiled step. The roofline is the longest of compute, memory and",
+        f"network. Two rows are steps of other stages: `stage prefer` of {BATCH} pairs, with",
+        "adapters of rank 256, and `stage finetune` of flow matching.",
         "",
         "| setting | arguments | temporaries | FLOPs | roofline |",
         "|---|---|---|---|---|",
@@ -150,7 +151,7 @@ def table(rows: dict[str, Any]) -> str:
 
 
 def main(_: list[str]) -> None:
-    """Compiles what is missing and writes both files."""
+    """Compiles the missing rows and writes both files."""
     for name in _ROWS.value:
         if name not in ROWS:
             raise SystemExit(f"error: row {name!r} is not one of {', '.join(ROWS)}")

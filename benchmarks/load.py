@@ -1,9 +1,10 @@
-"""`python -m benchmarks.load [--stored=bfloat16] [--dense] [--json=FILE]`: memory of a host.
+"""`python -m benchmarks.load [--stored=bfloat16] [--dense] [--json=FILE]`: a host's memory to load.
 
-Writes a file of the full shape of SD3.5-Large, 8.1 billion parameters. Only its position table
+Writes a file with the full shapes of SD3.5-Large, 8.1 billion parameters. Only its position table
 takes room on the disk: the rest is a hole, which reads as zeros. With `--dense` it is 16 GB of
-random bytes. Then it reads in bfloat16 what one device of a mesh keeps, as `load_mmdit` does for
-the devices of its own host, and takes the peak of resident memory, mapped pages of files included.
+random bytes instead. Then reads in bfloat16 what one device of a mesh keeps, as `load_mmdit` does
+for the devices of its own host, and measures the peak of resident memory, mapped pages of files
+included. A peak above the limit ends in an error.
 """
 
 import json
@@ -23,7 +24,7 @@ _STORED = flags.DEFINE_enum(
     "stored", "bfloat16", ["bfloat16", "float16", "float32"], "Dtype of the file."
 )
 _DENSE = flags.DEFINE_bool("dense", False, "Fill the file instead of leaving a hole.")
-_DEVICES = flags.DEFINE_integer("devices", 16, "Devices of the mesh, simulated.")
+_DEVICES = flags.DEFINE_integer("devices", 16, "Simulated devices of the mesh.")
 
 LIMIT = 1.3
 """Allowed peak over what is kept, in units of the largest tensor."""
@@ -37,7 +38,7 @@ def memory(field: str) -> int:
 
 
 def write(folder: Path, config: Any, dtype: Any, dense: bool) -> list[int]:
-    """A transformer as diffusers would keep it; sizes of its tensors in bytes."""
+    """Writes a transformer as diffusers stores it, and returns its tensors' sizes in bytes."""
     import numpy as np
 
     from ladd_jax.models.sd3 import diffusers_layout

@@ -1,13 +1,14 @@
-"""`python -m benchmarks.loader`: how fast shards become batches, beside reading the same bytes raw.
+"""`python -m benchmarks.loader`: how fast shards become batches, against reading their bytes raw.
 
 Writes SD3-shaped records (text of 77 x 2048 and 256 x 4096 numbers, latents of 128 x 128 x 16), or
-takes those of `--directory`, and reads them in turn: all bytes of the files as they are, the same
-with a digest of them, which no loader that checks what it reads can do without, and all records
-once through the loader of training, in as many threads. Cold, the files' pages are dropped
-before each reading, so that the disk gives them; warm, they are in memory, where raw reading is a
-copy and nothing else. Where other programs hold the cores, times say little, and the time that
-cores are busy with it says how fast they could be. Memory is that of the process after a quarter
-and after all of the batches.
+takes those in `--directory`. Reads them alternately in three ways, with as many threads each: all
+bytes of the files as they are; the same with a digest of them, which no loader that checks its data
+can do without; and all records once, through the loader of training.
+
+Cold, the files' pages are dropped before each reading, so that they come from the disk. Warm, they
+are in memory, and raw reading only copies them. If other programs hold the cores, elapsed times say
+little; the core-seconds say how fast each way could be. Memory is that of the process after a
+quarter of the batches and after all of them. Writes the times to `--json`.
 """
 
 import os
@@ -28,25 +29,25 @@ from ladd_jax.data.pipeline import BatchPlan, loader
 from ladd_jax.data.shards import Shards
 
 _RECORDS = flags.DEFINE_integer("records", 96, "Records to write.")
-_BATCH = flags.DEFINE_integer("batch", 8, "Records of a batch.")
-_THREADS = flags.DEFINE_integer("threads", 2, "Threads that read, both ways.")
-_REPEATS = flags.DEFINE_integer("repeats", 5, "Readings of each kind, in turn.")
+_BATCH = flags.DEFINE_integer("batch", 8, "Records in a batch.")
+_THREADS = flags.DEFINE_integer("threads", 2, "Threads that read, in each way.")
+_REPEATS = flags.DEFINE_integer("repeats", 5, "Readings of each kind, alternating.")
 _TEXT = flags.DEFINE_enum("text", "float16", ["float32", "float16", "int8"], "Dtype of the text.")
-_DIRECTORY = flags.DEFINE_string("directory", "", "Where the sets are or go; empty: nowhere.")
+_DIRECTORY = flags.DEFINE_string("directory", "", "Folder to keep the sets in; empty: none.")
 _JSON = flags.DEFINE_string("json", "benchmarks/results/loader.json", "Where to write the result.")
 
 _CHUNK = 2**20
 
 
 def drop_pages(files: list[Path]) -> None:
-    """Makes the next reading of files come from the disk."""
+    """Drops the pages of files, so that the next reading comes from the disk."""
     for file in files:
         with file.open("rb") as opened:
             os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def read_raw(files: list[Path], threads: int, digest: bool = False) -> None:
-    """Reads all bytes, into one buffer of a thread, and may make a digest of them."""
+    """Reads all bytes of files into buffers, and makes digests of them if `digest`."""
 
     def read(file: Path) -> None:
         buffer = bytearray(_CHUNK)
@@ -60,7 +61,7 @@ def read_raw(files: list[Path], threads: int, digest: bool = False) -> None:
 
 
 def read_batches(shards: Shards, batch: int, threads: int) -> list[int]:
-    """Reads every record once, and gives the process's memory after each batch, in bytes."""
+    """Reads every record once, and returns the process's memory after each batch, in bytes."""
     plan = BatchPlan(shards.sizes, batch, seed=0)
     held = []
     batches = loader(shards, plan, 0, plan.steps_per_epoch, threads=threads)
@@ -74,14 +75,14 @@ def _resident() -> int:
 
 
 def _seconds(work: Callable[[], Any]) -> tuple[float, float]:
-    """How long work takes, and how long cores are busy with it."""
+    """Seconds that work takes, and seconds that cores are busy with it."""
     start, busy = time.perf_counter(), time.process_time()
     work()
     return time.perf_counter() - start, time.process_time() - busy
 
 
 def measure(directory: Path) -> dict[str, Any]:
-    """Rates of both ways, cold and warm, and memory."""
+    """Rates of each way, cold and warm, and memory."""
     shards = Shards(directory / "synthesized")
     files = sorted(directory.rglob("*.array_record-*"))
     size = sum(file.stat().st_size for file in files)

@@ -1,10 +1,10 @@
-"""`python -m benchmarks.many_prompts`: what memory a file of ten million prompts takes.
+"""`python -m benchmarks.many_prompts`: how much memory a file of ten million prompts takes.
 
-Writes such a file in a temporary directory, and does with it what a command with the stage `encode`
-does until its first batch of text is encoded, by the random encoder: it counts the prompts of each
-bucket against the batches, looks for changes of what is there, opens the prompts, digests each and
-begins the shards. Memory is the largest that the process had, libraries included; `before` is that
-of the libraries alone.
+Writes such a file to a temporary directory, and does with it what a command with the stage `encode`
+does until the random encoder has encoded the first batch of text: counts each bucket's prompts
+against the batches, checks whether what earlier stages made still fits, opens the prompts, digests
+each and begins the shards. Memory is the process's peak, libraries included; `before` is the peak
+with the libraries alone. Writes the result to `--json`.
 """
 
 import resource
@@ -28,11 +28,11 @@ _JSON = flags.DEFINE_string("json", "benchmarks/results/many_prompts.json", "Whe
 
 
 class _EncodedError(Exception):
-    """The first batch is encoded."""
+    """Ends the stage once the first batch is encoded."""
 
 
 class _FirstBatch:
-    """A text encoder that ends at its first batch, which comes after the empty prompt."""
+    """A text encoder that ends the stage at its first batch, which comes after the empty prompt."""
 
     def __init__(self, encoder: TextEncoder):
         self._encoder, self.truncated, self.blocks = encoder, encoder.truncated, encoder.blocks
@@ -45,7 +45,7 @@ class _FirstBatch:
 
 
 def _peak() -> int:
-    """Bytes."""
+    """Peak of the process's resident memory, in bytes."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 

@@ -20,7 +20,7 @@ from ladd_jax.config.architectures import read_architectures
 from ladd_jax.data.buckets import Bucket
 
 _CONFIG = config_flags.DEFINE_config_file("config", "configs/sd3_turbo.py:size=medium", "A config.")
-_BATCH = flags.DEFINE_integer("batch", 1, "Images in a batch of this device.")
+_BATCH = flags.DEFINE_integer("batch", 1, "Images in the device's batch.")
 _CAPACITY = flags.DEFINE_float("capacity", 80.0, "Memory of the device, in gigabytes (1e9 bytes).")
 _JSON = flags.DEFINE_string("json", None, "Where to write the result.")
 

@@ -1,12 +1,16 @@
-"""Where a student's steps go wrong: `python -m benchmarks.one_step --workdir=DIR`.
+"""`python -m benchmarks.one_step --workdir=DIR`: where a student's steps go wrong.
 
-For each of the student's times, the data generator's samples are noised to it and predicted in one
-step; then the chain of all times, from noise, is judged after each step. Of a run that `evaluate`
-has finished, before and after distillation; latents must be pixels. Beside them are held-out
-samples of the generator, the floor, and as many of the records that the student learns from, of
-the same prompts: a student that knew them by heart and nothing else would be as far as they are.
-Where the student is held to paths of a network, their ends are judged, too, as each solver of
-`distil.consistency_solver` takes them. `--json` adds the rows to a file.
+Noises the data generator's samples to each of the student's times and predicts them in one step.
+Then samples from noise through all times, and judges the prediction after each step. Both are done
+with the student before and after distillation.
+
+Two other rows are for comparison: further samples of the generator, which are the floor, and as
+many of the records that the student learns from, with the same prompts; a student that knew only
+those by heart would score as they do. If the student is held to paths of a network, the ends of
+these paths are judged too, for each solver of `distil.consistency_solver`.
+
+Needs a run that `evaluate` has finished, whose latents are pixels. `--json` adds the rows to a
+file.
 """
 
 import dataclasses
@@ -42,8 +46,8 @@ from ladd_jax.stages.sets import student_data
 from ladd_jax.stages.students import load_student_weights
 from ladd_jax.stages.subjects import subject_of
 
-_WORKDIR = flags.DEFINE_string("workdir", "runs/digits", "Of a run that is finished.")
-_JSON = flags.DEFINE_string("json", "", "Where to add the rows.")
+_WORKDIR = flags.DEFINE_string("workdir", "runs/digits", "Workdir of a finished run.")
+_JSON = flags.DEFINE_string("json", "", "File to add the rows to.")
 
 _METRICS = ("fd", "alignment", "diversity", "deviation")
 
@@ -55,7 +59,7 @@ def read_samples(path: Path) -> Samples:
 
 
 def noised(samples: Samples, t: float, seed: int) -> Samples:
-    """x_t of samples, each bucket with noise of its own."""
+    """x_t of samples, with separate noise for each bucket."""
     found = {}
     for bucket, x_0 in samples.items():
         rng = np.random.default_rng((seed, bucket.height, bucket.width))
@@ -64,7 +68,7 @@ def noised(samples: Samples, t: float, seed: int) -> Samples:
 
 
 def records_of(records: Shards, prompts: Mapping[Bucket, np.ndarray]) -> Samples:
-    """A record for each prompt, each one once before any comes again."""
+    """A record for each prompt; those of one prompt are all used once before any is used again."""
     found = {}
     for bucket, texts in prompts.items():
         stored = records.read(bucket, np.arange(records.sizes[bucket]))
@@ -102,7 +106,7 @@ def rows_of_paths(
     noise: Samples,
     conds: Mapping[Bucket, Any],
 ) -> list[dict[str, Any]]:
-    """One row for each solver: where it takes noise along the paths that a student is held to."""
+    """One row for each solver: where the paths that the student is held to end, from this noise."""
     rows = []
     for solver in SOLVERS:
         piece = jax.jit(dataclasses.replace(consistency, solver=solver).step_back)
@@ -118,13 +122,13 @@ def rows_of_paths(
 
 
 def measure(config: Config, workdir: Path) -> list[dict[str, Any]]:
-    """Rows of the untrained student and of the student."""
+    """The rows of a run: generator, records and paths, then the student untrained and trained."""
     mesh = make_mesh(config.mesh.sizes)
     extractor = open_judge(config, workdir, mesh)
     subjects = subject_of(config, workdir).buckets
     prompts = {bucket: found.prompts for bucket, found in subjects.items()}
     scale = np.float32(config.synthesize.guidance)
-    # A network that is not told the guidance does not read it.
+    # A network that takes no scale of guidance does not read it.
     conds = {
         bucket: found.cond | {GUIDANCE: np.full((len(found.prompts), 1), scale)}
         for bucket, found in subjects.items()

@@ -1,17 +1,17 @@
-"""`python -m benchmarks.pictures --output=DIR [--fetch=DIR]`: a folder of real colour pictures with
-names, for `configs/pictures.py`.
+"""`python -m benchmarks.pictures --output=DIR [--fetch=DIR]`: a folder of emoji with captions.
 
-Emoji of several makers, from npm's `emoji-datasource-*`. Each name of each maker becomes two
-pictures, of different size, place, background and, by a hash of its file's name, shape. The caption
-of one is name and maker ("red apple, twitter"), that of the other only a word for the category
-("food"), which has many pictures.
+It holds real colour pictures with names for `configs/pictures.py`: emoji of several makers, from
+npm's `emoji-datasource-*`. Each name of each maker becomes two pictures, which differ in size,
+place, background and, by a hash of the file's name, shape. One is captioned with name and maker
+("red apple, twitter"), the other only with a word for its category ("food"), which many pictures
+share.
 
-Of half of the names one maker is held out: training sees these names from other makers, and
-these makers with other names. The column `held_out` of the folder's metadata says which, and the
-source of pictures keeps to it.
+For half of the names, one maker is held out: training sees such a name from other makers, and the
+maker with other names. The column `held_out` of the folder's metadata says which pictures these
+are, and the source of pictures follows it.
 
-The pictures are other people's: `LICENSES.md` in the folder names whose, and which may be
-passed on.
+The pictures belong to others: `LICENSES.md` in the folder names the owners, and which pictures may
+be passed on.
 """
 
 import colorsys
@@ -32,14 +32,14 @@ from ladd_jax.errors import UserError
 
 _OUTPUT = flags.DEFINE_string("output", None, "Folder to write.", required=True)
 _FETCH = flags.DEFINE_string(
-    "fetch", "", "Folder of the npm packages, installed there if it has none. Default: beside it."
+    "fetch", "", "Folder of the npm packages, installed there if missing. Default: OUTPUT_packages."
 )
 
 SHAPES = {(64, 64): 0.5, (48, 80): 0.25, (80, 48): 0.25}
-"""Rows and columns of pictures, and how many have them."""
+"""Rows and columns of pictures, and the share of pictures that have them."""
 
 LONGEST_NAME = 36
-"""Bytes of a name: the few that are longer describe a picture in a sentence."""
+"""Bytes of the longest name that is kept; the few longer ones are whole sentences."""
 
 _HELD_OUT = 0.5
 _VIEWS = 2
@@ -47,12 +47,12 @@ _SMALLEST = 36
 
 
 def caption(emoji: Emoji, maker: str, view: int) -> str:
-    """What a picture is called: by its name in even views, by its category in odd ones."""
+    """The caption of a picture: name and maker in even views, the category in odd ones."""
     return emoji.kind if view % 2 else f"{emoji.name}, {maker}"
 
 
 def file_name(emoji: Emoji, maker: str, view: int) -> str:
-    """The name of a picture's file, with a hash first: the first ones are then a fair selection."""
+    """A picture's file name. It begins with a hash, so that the first files are a fair sample."""
     rest = f"{emoji.code}_{maker}_{view}"
     return f"{_seed(rest) >> 224:08x}_{rest}.png"
 
@@ -60,14 +60,14 @@ def file_name(emoji: Emoji, maker: str, view: int) -> str:
 def held_out_combinations(
     makers: Mapping[str, Sequence[str]], share: float = _HELD_OUT
 ) -> set[tuple[str, str]]:
-    """Combinations of an emoji and a maker for judges.
+    """The combinations of an emoji's code and a maker that are held out.
 
-    At most one maker of an emoji, and only of one that two others draw, so that training sees each
-    name. It is drawn from the code alone: more emoji move none.
+    An emoji has at most one, and only if two other makers draw it, so that training sees each name.
+    The choice depends only on the code and its makers, so that further emoji do not change it.
 
     Args:
-      makers: who draws each emoji, by its code.
-      share: of the emoji.
+      makers: names of the makers that draw each emoji, by its code.
+      share: share of the emoji that have one.
     """
     return {
         (code, min(names, key=lambda maker: _seed(f"{code} by {maker}")))
@@ -87,10 +87,10 @@ def compose(emoji: Image.Image, name: str) -> Image.Image:
 
     Args:
       emoji: RGBA, square.
-      name: of the picture's file, from which all is drawn.
+      name: name of the picture's file, the seed of all random draws.
 
     Returns:
-      RGB, of the file's `shape`.
+      An RGB picture of the file's `shape`.
     """
     height, width = shape(name)
     rng = np.random.default_rng([_seed(name), 1])
@@ -114,8 +114,10 @@ def _seed(text: str) -> int:
 def _distinct(
     emoji: Sequence[Emoji], left_out: Counter[str]
 ) -> Iterator[tuple[Emoji, dict[str, Image.Image]]]:
-    """Pictures of each emoji by maker. Of names for which a maker has one picture the first keeps
-    it: the other would show what is held out."""
+    """Each emoji with its pictures by maker, without pictures that the maker has used before.
+
+    Under a second name such a picture could show in training what is held out.
+    """
     seen: dict[str, set[bytes]] = defaultdict(set)
     for each in emoji:
         pictures = {}
@@ -133,14 +135,14 @@ def _distinct(
 
 
 def write(root: Path, output: Path) -> tuple[list[dict[str, Any]], Counter[str]]:
-    """Writes the folder; its metadata come last.
+    """Writes the folder, its metadata last.
 
     Args:
       root: the folder of the npm packages.
-      output: a new folder.
+      output: the folder to write, new or empty.
 
     Returns:
-      The rows of `metadata.jsonl`, and how many pictures of the packages are left out, by reason.
+      The rows of `metadata.jsonl`, and how many of the packages' pictures are left out, by reason.
 
     Raises:
       UserError: the folder has files.
@@ -174,7 +176,7 @@ def write(root: Path, output: Path) -> tuple[list[dict[str, Any]], Counter[str]]
 
 
 def tables(rows: Sequence[Mapping[str, Any]], left_out: Mapping[str, int]) -> str:
-    """What the folder holds: pictures for training and held-out ones, by maker, kind and shape."""
+    """Counts of the folder's training and held-out pictures, by maker, kind and shape."""
     sections = []
     shapes = ["{}x{}".format(*shape(Path(row["file_name"]).name)) for row in rows]
     described = [{**row, "shape": each} for row, each in zip(rows, shapes, strict=True)]
@@ -194,7 +196,7 @@ def tables(rows: Sequence[Mapping[str, Any]], left_out: Mapping[str, int]) -> st
 
 
 def main(_: list[str]) -> None:
-    """Fetches, writes and tells."""
+    """Fetches the packages, writes the folder and prints what it holds."""
     output = Path(_OUTPUT.value)
     root = Path(_FETCH.value) if _FETCH.value else output.with_name(f"{output.name}_packages")
     fetch(root)

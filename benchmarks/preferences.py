@@ -1,9 +1,9 @@
 """`python -m benchmarks.preferences --output=FILE`: pairs of digits with a known preference.
 
-Scans of handwritten digits, alone and in pairs, each compared with another picture of the same
-prompt: the bolder one, whose pixels have the larger standard deviation, is preferred. So what a
-network has learned of it can be measured (`deviation`), and the study
-`benchmarks/studies/preference.json` compares where it is added.
+Writes a table of scans of handwritten digits, alone and in pairs, each compared with another
+picture of the same prompt: the bolder one, whose pixels have the larger standard deviation, is
+preferred. Boldness can be measured (`deviation`), and so can what a network has learned of the
+preference. The study `benchmarks/studies/preference.json` compares the stages at which it is added.
 """
 
 from collections import defaultdict
@@ -20,16 +20,16 @@ from ladd_jax.data.buckets import Bucket
 from ladd_jax.evaluation.pictures import to_bytes
 
 _OUTPUT = flags.DEFINE_string("output", "runs/preferences.parquet", "File to write.")
-_EXAMPLES = flags.DEFINE_integer("examples", 1437, "Pairs of each bucket.")
+_EXAMPLES = flags.DEFINE_integer("examples", 1437, "Number of pairs in each bucket.")
 
 BUCKETS = (digits.SINGLE, digits.BESIDE, digits.STACKED)
 
 
 def pairs(scans: digits.Digits, bucket: Bucket, count: int) -> Iterator[dict[str, Any]]:
-    """Pictures of a bucket, each with another of its prompt and which of both is preferred.
+    """Pictures of a bucket, each with another one of the same prompt and which is preferred.
 
     Args:
-      scans: what they are made of.
+      scans: the scans that pictures are composed of.
       bucket: one of `BUCKETS`.
       count: number of pairs.
     """

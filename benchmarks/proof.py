@@ -1,9 +1,12 @@
-"""A whole run over several seeds: `python -m benchmarks.proof --config=digits --seeds=3`.
+"""`python -m benchmarks.proof --config=digits --seeds=3`: a config's whole job with several seeds.
 
-Each seed has its own split of the pictures, data generator, samples, student and extractor. Writes
-the mean of every row over the seeds, and which limits each seed met, to
-`benchmarks/results/CONFIG.json` and, as a page, `CONFIG.html`, and the first seed's samples beside
-it as `CONFIG.png`. Arguments of a config, as in `--config=small:data=DIR`, are no part of the name.
+Each seed has its own split of the pictures, data generator, samples, student and extractor. Seeds
+that are finished in `--workdir` are not run again.
+
+Writes to `benchmarks/results`: `CONFIG.json` with the mean of every row over the seeds and the
+limits that each seed met, `CONFIG.html` with the means as a page, and `CONFIG.png` with the first
+seed's samples. CONFIG is the config's name without its arguments: `small` for
+`--config=small:data=DIR`.
 """
 
 import json
@@ -19,14 +22,14 @@ from absl import app, flags
 from ladd_jax.evaluation.report import write_report
 from ladd_jax.evaluation.rows import Row, acceptance, aggregate, format_table, write_metrics
 
-_CONFIG = flags.DEFINE_string("config", "digits", "Name of a config, and its arguments.")
-_SEEDS = flags.DEFINE_integer("seeds", 3, "Runs, with seeds 0, 1, ...")
-_CHANGES = flags.DEFINE_multi_string("change", [], "A field, such as distil.steps=1500.")
-_WORKDIR = flags.DEFINE_string("workdir", "runs/proof", "Holds CONFIG/SEED.")
+_CONFIG = flags.DEFINE_string("config", "digits", "Name of a config, with its arguments.")
+_SEEDS = flags.DEFINE_integer("seeds", 3, "Number of runs, with seeds 0, 1, ...")
+_CHANGES = flags.DEFINE_multi_string("change", [], "A changed field, such as distil.steps=1500.")
+_WORKDIR = flags.DEFINE_string("workdir", "runs/proof", "Folder of the runs, CONFIG/SEED each.")
 
 
 def run(workdir: Path, config: str, seed: int) -> list[Row]:
-    """The rows of a seed, which is run where it is not done."""
+    """Runs a seed unless it is finished, and returns its rows."""
     if not (workdir / "metrics.json").exists():
         changes = [f"--config.{change}" for change in _CHANGES.value]
         subprocess.run(
@@ -39,7 +42,7 @@ def run(workdir: Path, config: str, seed: int) -> list[Row]:
 
 
 def limits(rows: list[Row]) -> list[dict[str, object]]:
-    """What the student reached beside each limit, in every bucket."""
+    """Each limit and what the student reached, in every bucket."""
     return [
         {
             "bucket": bucket,
@@ -55,7 +58,7 @@ def limits(rows: list[Row]) -> list[dict[str, object]]:
 
 
 def main(_: list[str]) -> None:
-    """Runs what is not done yet, then aggregates."""
+    """Runs the seeds that are not finished, then aggregates."""
     name = _CONFIG.value.partition(":")[0]
     root = Path(_WORKDIR.value) / name
     runs = [run(root / str(seed), _CONFIG.value, seed) for seed in range(_SEEDS.value)]

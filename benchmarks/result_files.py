@@ -1,4 +1,4 @@
-"""Files of results."""
+"""Writes the results of benchmarks to files."""
 
 import json
 from pathlib import Path
@@ -8,7 +8,7 @@ from ladd_jax.whole_files import write_text_whole
 
 
 def write_result(path: str | Path, result: Any) -> None:
-    """Writes a result as JSON, whole or not at all; its folder is made. An empty path is none."""
+    """Writes a result as JSON, whole or not at all, and makes its folder. No path: no file."""
     if path:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         write_text_whole(Path(path), json.dumps(result, indent=2) + "\n")

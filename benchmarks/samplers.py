@@ -1,9 +1,12 @@
-"""How few passes the data generator needs: `python -m benchmarks.samplers --workdir=DIR --json=F`.
+"""`python -m benchmarks.samplers --workdir=DIR --json=F`: how few passes the data generator needs.
 
-Of a run that has a data generator and held-out records, whose latents are pixels. Every sampler
-and number of steps makes as many samples from the same noise, with the run's guidance; they are
-compared with samples of other noise in many steps of Euler, which are guided at every t, and with
-held-out pictures. `--compare=intervals` guides the run's own sampler in a part of the times alone.
+Every sampler and number of steps makes as many samples from the same noise, with the run's
+guidance. They are compared with samples from other noise in many steps of Euler, which are guided
+at every t, and with held-out pictures. `--compare=intervals` compares intervals of t instead, to
+which the guidance of the run's own sampler is limited.
+
+Needs a run that has a data generator and held-out records, and whose latents are pixels. Writes a
+row for each setting to `--json`.
 """
 
 import json
@@ -24,12 +27,12 @@ from ladd_jax.stages.judging import Samples, look_at, open_judge, pictures_of, s
 from ladd_jax.stages.load import load_generator
 from ladd_jax.stages.subjects import subject_of
 
-_WORKDIR = flags.DEFINE_string("workdir", "runs/digits", "Of a run that has a data generator.")
+_WORKDIR = flags.DEFINE_string("workdir", "runs/digits", "Workdir of the run.")
 _JSON = flags.DEFINE_string("json", None, "Where to write the rows.")
 _COMPARE = flags.DEFINE_enum(
-    "compare", "samplers", ["samplers", "intervals"], "What the rows differ in."
+    "compare", "samplers", ["samplers", "intervals"], "What differs between the rows."
 )
-_REFERENCE = flags.DEFINE_integer("reference", 100, "Steps of Euler to compare with.")
+_REFERENCE = flags.DEFINE_integer("reference", 100, "Euler steps of the samples to compare with.")
 
 WAYS: dict[str, list[dict[str, Any]]] = {
     "samplers": [
@@ -45,7 +48,7 @@ WAYS: dict[str, list[dict[str, Any]]] = {
         )
     ],
 }  # fmt: skip
-"""What each row changes of how the run samples its data generator."""
+"""What each row changes in the way the run samples its data generator."""
 
 _METRICS = ("fd", "alignment", "diversity", "deviation")
 

@@ -1,11 +1,12 @@
 r"""`python -m benchmarks.sampling [--json=FILE]`: the student's 4 steps against the generator's 50.
 
-From the embedded prompt to the latent, as `sample` and `synthesize` do it: the student by the
-consistency sampler without guidance, the guided network by Euler, with two passes a step. One
-network serves for both, since they share their architecture. Both are timed in turn in one process.
+Times sampling from the embedded prompt to the latent, as `sample` and `synthesize` do it: the
+student by the consistency sampler without guidance, the guided data generator by Euler with two
+passes a step. One random network plays both, since they share their architecture. They are timed
+alternately in one process.
 
-If passes of the network were all, the ratio would be 25: 50 x 2 over 4. On a GPU, SD3-Medium at
-1024^2:
+If passes through the network were all that counts, the ratio would be 25: 50 x 2 over 4. For
+SD3-Medium at 1024^2, on a GPU:
 
     python -m benchmarks.sampling --depth=24 --width=1536 --side=128 --text=333 \
         --context_width=4096 --pooled_width=2048 --dtype=bfloat16
@@ -27,15 +28,15 @@ from ladd_jax.models.sd3.transformer import MMDiTConfig, mmdit
 from ladd_jax.parallel.mesh import make_mesh
 
 _JSON = flags.DEFINE_string("json", None, "Where to write the result.")
-_DEPTH = flags.DEFINE_integer("depth", 6, "Blocks.")
-_WIDTH = flags.DEFINE_integer("width", 384, "Their width.")
+_DEPTH = flags.DEFINE_integer("depth", 6, "Number of blocks.")
+_WIDTH = flags.DEFINE_integer("width", 384, "Width of the blocks.")
 _SIDE = flags.DEFINE_integer("side", 32, "Side of the latents.")
 _TEXT = flags.DEFINE_integer("text", 77, "Text tokens.")
 _CONTEXT_WIDTH = flags.DEFINE_integer("context_width", 1024, "Width of the text tokens.")
 _POOLED_WIDTH = flags.DEFINE_integer("pooled_width", 768, "Width of the pooled text.")
 _BATCH = flags.DEFINE_integer("batch", 2, "Images in a batch.")
 _DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Dtype of computation.")
-_REPEATS = flags.DEFINE_integer("repeats", 7, "Timed batches of each.")
+_REPEATS = flags.DEFINE_integer("repeats", 7, "Timed batches of each model.")
 
 
 def main(_: list[str]) -> None:

@@ -5,17 +5,18 @@ on each (weak scaling), and reads the FLOPs and the communication of one device 
 programs. Nothing runs: no time is measured, and the CPU's compiler fuses less than the TPU's. Each
 number of devices has its own process.
 
-The ideal, by a ring of n devices along an axis, where the parameters of student, teacher and heads
-have S, T and K bytes in the dtype of computation:
+The ideal to compare with is a ring of n devices along an axis. S, T and K are the bytes of the
+parameters of student, teacher and heads in the dtype of computation:
 
-- A device has the FLOPs of one device alone: a step has no work that all devices repeat.
-- `data`: gradients of student and heads are summed once, 2 (n - 1) / n (S + K). Nothing else is
-  shared but norms and metrics, which are scalars.
-- `fsdp`: a block's parameters are gathered when it runs and dropped after it. The student runs
-  forward, then backward with its forward pass again (remat): 2 gathers; the teacher forward and
-  backward on fakes, forward on real ones: 3. Heads judge fakes, real ones, and fakes again: 3.
-  Gradients are scattered as they are summed: (n - 1) / n (2 S + 3 T + 3 K + S + K). The CPU's
-  compiler has no reduce-scatter: it sums by an all-reduce, twice the bytes, and cuts the result.
+- A device has as many FLOPs as one device alone: no work is repeated on all devices.
+- `data`: gradients of student and heads are summed once, 2 (n - 1) / n (S + K). Besides these, only
+  norms and metrics are exchanged, which are scalars.
+- `fsdp`: a block's parameters are gathered when it runs and dropped afterwards. The student runs
+  forward, then backward with its forward pass once more (remat): 2 gathers. The teacher runs
+  forward and backward on fakes, and forward on real samples: 3. Heads judge fakes, real samples,
+  and fakes again: 3. Gradients are scattered as they are summed: (n - 1) / n (2 S + 3 T + 3 K +
+  S + K). The CPU's compiler has no reduce-scatter: it sums by an all-reduce, twice the bytes, and
+  cuts the result.
 """
 
 import json
@@ -43,10 +44,10 @@ from ladd_jax.training.program import step_program
 
 _JSON = flags.DEFINE_string("json", None, "Where to write the result.")
 _DEPTH = flags.DEFINE_integer("depth", 4, "Blocks of teacher and student.")
-_WIDTH = flags.DEFINE_integer("width", 256, "Their width.")
+_WIDTH = flags.DEFINE_integer("width", 256, "Width of the blocks.")
 _SIDE = flags.DEFINE_integer("side", 32, "Side of the latents.")
-_IMAGES = flags.DEFINE_integer("images", 2, "Images of a device.")
-_DEVICES = flags.DEFINE_integer("devices", 0, "Only this number of devices, in this process.")
+_IMAGES = flags.DEFINE_integer("images", 2, "Images on each device.")
+_DEVICES = flags.DEFINE_integer("devices", 0, "Compile for only so many, in this process.")
 
 _COUNTS = (1, 2, 4, 8)
 _TEXT_LENGTH = 77
@@ -81,7 +82,7 @@ def objective() -> LADD:
 
 
 def bytes_of(model: Model) -> int:
-    """Bytes of all its parameters."""
+    """Bytes of all of a model's parameters."""
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(model.shapes))
 
 
@@ -92,7 +93,7 @@ def ideal(target: LADD, sizes: dict[str, int]) -> float:
     data, fsdp = sizes.get("data", 1), sizes.get("fsdp", 1)
     learnt = student + heads
     gathered = (fsdp - 1) / fsdp * (2 * student + 3 * teacher + 3 * heads)
-    # Each device sums over `data` what it keeps of the sum over `fsdp`.
+    # Each device sums its part of the sum over `fsdp` over `data`.
     return gathered + (fsdp - 1) / fsdp * learnt + 2 * (data - 1) / data * learnt / fsdp
 
 
@@ -127,7 +128,7 @@ def measured_apart(count: int) -> list[dict[str, Any]]:
     """`measure` for all meshes of a number of devices, in a process that simulates them."""
     environment = os.environ | {
         "JAX_PLATFORMS": "cpu",
-        # Read from the program after partitioning, which the level does not change.
+        # Costs are read from the partitioned program, which this level does not change.
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={count} "
         "--xla_backend_optimization_level=0",
     }

@@ -1,11 +1,12 @@
-"""`python -m benchmarks.serving --checkpoint=DIR [--json=FILE]`: from a key to its picture.
+"""`python -m benchmarks.serving --checkpoint=DIR [--json=FILE]`: time from a key to its picture.
 
-A headless Chromium types prompts into the page of `ladd_jax.serve`, in this process: for each key
-the time until a picture that was not there before has been drawn, and for Enter that until the one
-in all steps has. Then clients without a page ask the engine one request after another, each for a
-picture of a prompt of its own, in one step and in all.
+A headless Chromium types prompts into the page of `ladd_jax.serve`, which runs in this process. For
+each key it measures the time until a new picture has been drawn, and for Enter the time until the
+picture in all steps has. Then clients without a page send one request after another to the engine,
+each for a picture with its own prompt and seed, in one step and in all.
 
-Other programs on the machine are told by its load average before and after.
+Needs Chromium. The result has the machine's load average before and after, which shows whether
+other programs were running.
 """
 
 import importlib.metadata
@@ -34,17 +35,17 @@ from ladd_jax.serving.student import Student, Wish
 from ladd_jax.stages.sample import choose_bucket
 from ladd_jax.stages.trained import open_trained
 
-_CHECKPOINT = flags.DEFINE_string("checkpoint", "runs/digits", "A student, as of ladd_jax.serve.")
+_CHECKPOINT = flags.DEFINE_string("checkpoint", "runs/digits", "A student, as for ladd_jax.serve.")
 _PROMPTS = flags.DEFINE_list("prompts", ["three and seven", "two and five", "nine", "six and one"],
-                             "What is typed, in turn.")  # fmt: skip
+                             "Prompts to type, in turn.")  # fmt: skip
 _ASPECT = flags.DEFINE_string("aspect", "2:1", "Shape of the pictures.")
-_ROUNDS = flags.DEFINE_integer("rounds", 3, "How often they are typed.")
-_BATCH_SIZE = flags.DEFINE_integer("batch_size", 8, "Pictures at once.")
-_CLIENTS = flags.DEFINE_integer("clients", 8, "Who ask at once.")
-_SECONDS = flags.DEFINE_float("seconds", 10.0, "How long they ask.")
+_ROUNDS = flags.DEFINE_integer("rounds", 3, "How often all prompts are typed.")
+_BATCH_SIZE = flags.DEFINE_integer("batch_size", 8, "Pictures in the largest batch.")
+_CLIENTS = flags.DEFINE_integer("clients", 8, "Clients that ask at the same time.")
+_SECONDS = flags.DEFINE_float("seconds", 10.0, "Seconds for which clients ask.")
 _JSON = flags.DEFINE_string("json", None, "Where to write the result.")
 
-# Time is taken by the page's own clock, from the key's event to the frame that has the picture.
+# Times are taken by the page's own clock, from the key's event to the frame with the picture.
 _WATCH = """
 const picture = () => document.querySelector('#pictures img')
 const status = () => document.querySelector('#status').innerText
@@ -61,7 +62,7 @@ document.querySelector('#prompt textarea').addEventListener('keydown', () => {
 
 
 def spread(times: Sequence[float]) -> dict[str, float]:
-    """Median and 95th percentile, of milliseconds."""
+    """Median and 95th percentile of milliseconds, and how many there are."""
     return {
         "median": round(statistics.median(times), 1),
         "p95": round(float(np.percentile(times, 95)), 1),
@@ -70,7 +71,7 @@ def spread(times: Sequence[float]) -> dict[str, float]:
 
 
 def typed(address: str, label: str, steps: int) -> dict[str, dict[str, float]]:
-    """Milliseconds from keys to pictures, on the page."""
+    """Types the prompts into the page, and measures milliseconds from keys to pictures."""
     keys, enters, engine = list[float](), list[float](), list[float]()
     with Browser() as page:
         page.open(address)
@@ -92,7 +93,7 @@ def typed(address: str, label: str, steps: int) -> dict[str, dict[str, float]]:
                     engine.append(float(told.partition(" in ")[2].partition(" ms")[0]))
                 page.press("Enter")
                 enters.append(page.value("window.whole"))
-                # So that the next prompt's first key finds nothing in work.
+                # So that nothing is running when the next prompt's first key is pressed.
                 time.sleep(1.0)
     return {
         "key_to_picture": spread(keys),
@@ -102,7 +103,7 @@ def typed(address: str, label: str, steps: int) -> dict[str, dict[str, float]]:
 
 
 def asked(student: Student, engine: Engine, clients: int, wish: Wish) -> dict[str, float]:
-    """Pictures a second of clients who wait for each before they ask for the next."""
+    """Pictures a second for clients that wait for each picture before they ask for the next."""
     stop, made = time.monotonic() + _SECONDS.value, [list[float]() for _ in range(clients)]
 
     def ask(number: int) -> None:
@@ -167,11 +168,11 @@ def main(_: list[str]) -> None:
             "batch_sizes": student.sizes, "prompts": _PROMPTS.value, "rounds": _ROUNDS.value,
             "device": jax.devices()[0].device_kind, "cores": os.cpu_count(), **versions,
             "browser": browser.stdout.strip(),
-            # Above 0 before: other programs ran, too.
+            # If it is above 0 before, other programs were running too.
             "load_average": {"before": round(before, 1), "after": round(os.getloadavg()[0], 1)},
         },
         "warm_up_seconds": round(warm, 1),
-        # Then most of that is reading programs.
+        # If so, most of the warm-up is reading compiled programs.
         "programs_were_kept": bool(jax.config.jax_compilation_cache_dir),
         "milliseconds_on_the_page": milliseconds,
         "engine_without_page": load,

@@ -1,7 +1,8 @@
-"""`python -m benchmarks.step [--json=FILE]`: the fused step against two programs.
+"""`python -m benchmarks.step [--json=FILE]`: the fused step against two separate programs.
 
 The baseline makes the same update with the same losses in two jitted programs, one for the heads
-and one for the student, each with its own forward passes. Both are timed in turn in one process.
+and one for the student, each with its own forward passes. The updates are compared first; then both
+variants are timed alternately in one process.
 """
 
 import dataclasses
@@ -29,13 +30,13 @@ from ladd_jax.training.optimizers import Optimizer
 
 _JSON = flags.DEFINE_string("json", None, "Where to write the result.")
 _DEPTH = flags.DEFINE_integer("depth", 6, "Blocks of teacher and student.")
-_WIDTH = flags.DEFINE_integer("width", 768, "Their width.")
+_WIDTH = flags.DEFINE_integer("width", 768, "Width of the blocks.")
 _SIDE = flags.DEFINE_integer("side", 32, "Side of the latents.")
 _BATCH = flags.DEFINE_integer("batch", 4, "Images in a batch.")
-_REPEATS = flags.DEFINE_integer("repeats", 7, "Timed steps of each.")
+_REPEATS = flags.DEFINE_integer("repeats", 7, "Timed steps of each variant.")
 
 TOLERANCE = 1e-4
-"""Largest difference of two updates over the largest element: float32 sums in another order."""
+"""Allowed difference of two updates over the largest element: float32 sums differ by order."""
 
 Frozen = dict[str, Params]
 
@@ -63,7 +64,7 @@ def two_programs(objective: LADD, critic: FeatureCritic) -> tuple[Any, Any]:
         updates, heads_optimizer = objective.heads_optimizer.build().update(
             jax.tree.map(jnp.add, fake, real), state.heads_optimizer, state.heads
         )
-        # These alone: the rest of the state would be copied.
+        # Returns these alone, since the rest of the state would be copied.
         return optax.apply_updates(state.heads, updates), heads_optimizer
 
     def update_student(state: TrainState, frozen: Frozen, batch: Batch) -> TrainState:

@@ -1,13 +1,13 @@
-"""`python -m benchmarks.text_forms`: what a prompt takes on disk, and what its form costs.
+"""`python -m benchmarks.text_forms`: bytes of a prompt on disk in each form, and the forms' errors.
 
-Bytes are those of files: sets of SD3-shaped records, the context of CLIP's 77 tokens and T5's 256
-(or 77), the pooled vector, and a latent of 1024 x 1024 pixels in the samples. "in both, float16" is
-what it takes to keep text whole, and again beside each sample.
+Bytes are measured on files: sets of SD3-shaped records with the context of CLIP's 77 tokens and
+T5's 256 (or 77), the pooled vector and, in the samples, a latent of 1024 x 1024 pixels. "in both,
+float16" stores the text whole, and a second time beside each sample.
 
-The error of a form is that of the student's gradient in one step of distillation, against text and
-latents in float32: random networks, each token of the text normal, or with a few features that are
-far larger than the others, as T5's are; latents normal. It says nothing of T5 with fewer tokens,
-which needs trained encoders.
+The error of a form is how far it turns the student's gradient in one step of distillation from the
+gradient with text and latents in float32. The networks are random. The text is normal, or has a few
+features that are far larger than the others, as T5's text does; latents are normal. T5 with fewer
+tokens is not judged, since that needs trained encoders. Writes both to `--json`.
 """
 
 import tempfile
@@ -30,7 +30,7 @@ _SEEDS = flags.DEFINE_integer("seeds", 3, "Weights and batches to draw.")
 _JSON = flags.DEFINE_string("json", "benchmarks/results/text_forms.json", "Where to write.")
 
 RECORDS = 64
-"""Of a file: files end at multiples of 64 KiB, which counts for more with fewer."""
+"""Records in a file. Files end at multiples of 64 KiB, which matters more with fewer records."""
 
 ROUNDED = ("float16", "int8")
 
@@ -69,7 +69,7 @@ def rounded_text(text: jax.Array, dtype: str) -> jax.Array:
 
 
 def gradient_errors(seeds: int) -> dict[str, dict[str, dict[str, list[float]]]]:
-    """By what is rounded and its dtype: cosine, and length of the difference, of each seed."""
+    """Cosine and relative error for each seed, by what is rounded and by the dtype it gets."""
     batch, side, tokens, width, pooled_width, channels = 8, 16, 24, 256, 64, 16
     config = MMDiTConfig(
         depth=2, width=128, num_heads=2, qk_norm=True, in_channels=channels, out_channels=channels,
@@ -101,7 +101,7 @@ def gradient_errors(seeds: int) -> dict[str, dict[str, dict[str, list[float]]]]:
         context = jax.random.normal(keys[4], (batch, tokens, width))
         pooled = jax.random.normal(keys[5], (batch, pooled_width))
         given = objective.init(keys[7], start), {"teacher": teacher}
-        # Of a log-normal the largest of 256 features is some 16 times the median.
+        # The largest of 256 log-normal features is some 16 times the median.
         sizes = jnp.exp(jax.random.normal(keys[6], (width,)))
         for kind, text in (("normal text", context), ("uneven text", context * sizes)):
             texts = {

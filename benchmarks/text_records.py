@@ -18,13 +18,13 @@ CLIP_TOKENS, CLIP_WIDTH, WIDTH, POOLED, CHANNELS = 77, 2048, 4096, 2048, 16
 
 @dataclasses.dataclass(frozen=True)
 class Form:
-    """How a prompt and its sample are kept.
+    """How a prompt and its sample are stored.
 
     Attributes:
       text: dtype of the text.
       latents: dtype of the latents.
-      t5_tokens: tokens of T5.
-      copied: whether text is stored whole, and again beside the sample.
+      t5_tokens: number of T5's tokens.
+      copied: whether the text is stored whole, and a second time beside the sample.
     """
 
     text: str
@@ -33,7 +33,7 @@ class Form:
     copied: bool = False
 
     def layouts(self, records: int, per_shard: int) -> dict[str, Layout]:
-        """Of the encoded set and of the samples, by their names."""
+        """Layouts of the encoded set and of the samples, by name."""
         blocks = (CLIP_TOKENS, CLIP_WIDTH), (self.t5_tokens, WIDTH)
         shape = (CLIP_TOKENS + self.t5_tokens, WIDTH)
         text = {
@@ -49,7 +49,7 @@ class Form:
 
 
 def random_records(shard: Shard, t5_tokens: int = 256) -> Iterator[dict[str, Any]]:
-    """Normal numbers in all that is not zero."""
+    """Records of normal numbers, but for CLIP's unused columns, which are zero."""
     for place in range(shard.start, shard.stop):
         rng = np.random.default_rng(place)
         context = np.zeros((CLIP_TOKENS + t5_tokens, WIDTH), np.float32)
@@ -67,7 +67,7 @@ def random_records(shard: Shard, t5_tokens: int = 256) -> Iterator[dict[str, Any
 def write_set(
     directory: Path, layout: Layout, records: Callable[[Shard], Iterator[dict[str, Any]]]
 ) -> None:
-    """Writes a set that is not there yet."""
+    """Writes a set, unless it is there already."""
     if is_complete(directory):
         return
     for shard in missing_shards(directory, layout):

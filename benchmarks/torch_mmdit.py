@@ -1,9 +1,9 @@
 r"""`python -m benchmarks.torch_mmdit [--json=FILE]`: our MMDiT against diffusers' in torch.
 
-Forward pass and gradients of all weights, the same weights, inputs and dtype, in turn in one
-process: ours scanned and unrolled, torch eager and compiled, none recomputing anything. Outputs and
-gradients are compared before anything is timed, on the host. On a GPU, six blocks of SD3-Medium at
-1024^2:
+Times a forward pass with the gradients of all weights: ours scanned and unrolled, torch eager and
+compiled, all without recomputation. Weights, inputs and dtype are the same, and the programs run
+alternately in one process. Before that, outputs and gradients are compared on the host. For six
+blocks of SD3-Medium at 1024^2, on a GPU:
 
     python -m benchmarks.torch_mmdit --depth=6 --width=1536 --side=128 --text=333 \
         --context_width=4096 --pooled_width=2048 --batch=2 --dtype=bfloat16 --nounrolled
@@ -36,28 +36,28 @@ from ladd_jax.weights.layout import tensor_shapes
 from ladd_jax.weights.transfer import write_tensors
 
 _JSON = flags.DEFINE_string("json", None, "Where to write the result.")
-_DEPTH = flags.DEFINE_integer("depth", 6, "Blocks.")
-_WIDTH = flags.DEFINE_integer("width", 768, "Their width.")
+_DEPTH = flags.DEFINE_integer("depth", 6, "Number of blocks.")
+_WIDTH = flags.DEFINE_integer("width", 768, "Width of the blocks.")
 _SIDE = flags.DEFINE_integer("side", 64, "Side of the latents.")
 _TEXT = flags.DEFINE_integer("text", 77, "Text tokens.")
 _CONTEXT_WIDTH = flags.DEFINE_integer("context_width", 1024, "Width of the text tokens.")
 _POOLED_WIDTH = flags.DEFINE_integer("pooled_width", 768, "Width of the pooled text.")
-_BATCH = flags.DEFINE_integer("batch", 2, "Images.")
+_BATCH = flags.DEFINE_integer("batch", 2, "Images in a batch.")
 _DTYPE = flags.DEFINE_enum(
     "dtype", "float32", ["float32", "bfloat16"], "Dtype of weights and computation."
 )
-_REPEATS = flags.DEFINE_integer("repeats", 7, "Timed runs of each.")
-_COMPILE = flags.DEFINE_bool("compile", True, "Also torch.compile.")
-_UNROLLED = flags.DEFINE_bool("unrolled", True, "Also our blocks without a scan.")
+_REPEATS = flags.DEFINE_integer("repeats", 7, "Timed runs of each program.")
+_COMPILE = flags.DEFINE_bool("compile", True, "Whether to time torch.compile too.")
+_UNROLLED = flags.DEFINE_bool("unrolled", True, "Whether to time unrolled blocks too.")
 
 TOLERANCE = {"float32": 1e-4, "bfloat16": 5e-2}
-"""Norm of a difference over the norm of torch's; bfloat16 keeps 8 bits, and rounding adds up."""
+"""Allowed norm of a difference over torch's norm; bfloat16 keeps 8 bits, and rounding adds up."""
 
 Run = Callable[[], Any]
 
 
 def shaken(params: Params, seed: int) -> Params:
-    """Noise on all parameters: fresh adaLN is zero, and every block would be the identity."""
+    """Adds noise to all parameters: fresh adaLN is zero, which makes every block the identity."""
     leaves, structure = jax.tree.flatten(params)
     keys = jax.random.split(jax.random.PRNGKey(seed), len(leaves))
     noisy = [

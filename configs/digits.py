@@ -1,6 +1,6 @@
 """LADD on scikit-learn's handwritten digits, on a CPU in minutes: `make demo`.
 
-python -m ladd_jax.main --config=digits --workdir=runs/digits
+    python -m ladd_jax.main --config=digits --workdir=runs/digits
 
 `--config=digits:recipe=paper` leaves out what this project adds to the paper's distillation.
 """
@@ -13,7 +13,7 @@ from ladd_jax.config import base_config, parse_arguments, small_recipe
 def get_config(arguments: str | None = None) -> ConfigDict:
     given = parse_arguments(arguments, dict(recipe="robust"))
     config = base_config()
-    # Writing programs takes memory, 0.3 GB at the peak, and the demo runs once.
+    # Caching compiled programs takes memory, 0.3 GB at the peak, and the demo runs only once.
     config.compilation_cache = ""
     # Wide enough for a random encoder to keep both words of a pair apart in the pooled vector.
     config.data.update(dict(text_width=128, text_layers=2, text_heads=4, pooled_width=256))
@@ -49,7 +49,7 @@ def get_config(arguments: str | None = None) -> ConfigDict:
         )
     )
 
-    # The whole run takes 7 to 15 minutes on two quiet cores; more steps still make it better.
+    # The whole run takes 7 to 15 minutes on two quiet cores; more steps would still improve it.
     small_recipe(config, steps=400, recipe=given["recipe"])
 
     config.evaluate.update(dict(batch_size=40))

@@ -9,15 +9,15 @@ Arguments after the colon, all but the first optional:
     resolution  side in pixels of the square bucket, a multiple of 16 up to 64: 64
     patch       side in pixels of what the network reads as one token: a sixteenth of resolution
     depth       blocks of the network, 8
-    width       of the network, a multiple of 64: 256
-    guidance    of the data generator's samples, 3
+    width       width of the network, a multiple of 64: 256
+    guidance    guidance scale of the data generator's samples, 3
     pretrain    steps of the data generator's training, 20000
-    steps       of distillation, 4000
+    steps       steps of distillation, 4000
     recipe      robust; paper leaves out what this project adds to the paper's distillation
 
 A step of 64 pictures is 0.77 TFLOP, with `patch=8` 0.20 and with `depth=6,width=128` 0.17; one CPU
-core does some 0.05 in a second. A run that is stopped, or killed, goes on from its last checkpoint,
-100 steps ago at most, by the same command; where a step takes milliseconds,
+core does about 0.05 in a second. The same command continues a run that was stopped or killed, from
+a checkpoint at most 100 steps back; where a step takes milliseconds,
 `--config.checkpoint.every=1000` is often enough.
 """
 
@@ -27,7 +27,7 @@ from ladd_jax.config import base_config, parse_arguments, small_recipe
 from ladd_jax.config.small_networks import pretrain, use_words
 from ladd_jax.errors import UserError
 
-_SHAPES = ((4, 4), (3, 5), (5, 3))  # of the buckets, in quarters of the resolution
+_SHAPES = ((4, 4), (3, 5), (5, 3))  # the buckets' sides, in quarters of the resolution
 
 
 def get_config(arguments: str | None = None) -> ConfigDict:
@@ -40,13 +40,13 @@ def get_config(arguments: str | None = None) -> ConfigDict:
     )  # fmt: skip
     resolution, depth, width = given["resolution"], given["depth"], given["width"]
     if resolution not in (16, 32, 48, 64):
-        raise UserError(f"resolution {resolution} is none of 16, 32, 48, 64: use one of them")
+        raise UserError(f"resolution {resolution} is not 16, 32, 48 or 64: use one of these")
     if width % 64 or width < 64:
-        raise UserError(f"width {width} is not a multiple of 64, the width of a head: use one")
+        raise UserError(f"width {width} is not a multiple of 64, a head's width: use 128 or 256")
     quarter, patch = resolution // 4, given["patch"] or resolution // 16
     if patch < 1 or quarter % patch:
         raise UserError(
-            f"patch {patch} does not divide {quarter}, a quarter of resolution: use one"
+            f"patch {patch} does not divide {quarter}, a quarter of resolution: use one that does"
         )
 
     config = base_config()
@@ -54,11 +54,11 @@ def get_config(arguments: str | None = None) -> ConfigDict:
         dict(
             source="images",
             path=given["data"],
-            # The shapes of the pictures, so that at 64 each is taken as it is.
+            # The shapes of the pictures, so that at resolution 64 each is used as it is.
             buckets=tuple(f"{h * quarter}x{w * quarter}" for h, w in _SHAPES),
         )
     )
-    # The longest name, its maker and an end token: 15, were all its words of two letters.
+    # For the longest name, its maker and an end token: 15 if all its words had two letters.
     use_words(config, 16)
     config.model.update(
         dict(
@@ -68,7 +68,7 @@ def get_config(arguments: str | None = None) -> ConfigDict:
             channels=3,
             patch=patch,
             qk_norm=True,
-            # In patches; wide buckets are longer than the square.
+            # Both are in patches; wide buckets are longer than the square.
             position_table=2 * resolution // patch,
             position_base=resolution // patch,
             remat="none",

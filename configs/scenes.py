@@ -1,6 +1,6 @@
 """LADD on scenes: digits in colours at random places, where one prompt has many pictures.
 
-python -m ladd_jax.main --config=scenes --workdir=runs/scenes
+    python -m ladd_jax.main --config=scenes --workdir=runs/scenes
 
 `--config=scenes:recipe=paper` leaves out what this project adds to the paper's distillation.
 """
@@ -21,9 +21,9 @@ def get_config(arguments: str | None = None) -> ConfigDict:
             examples=4096,
         )
     )
-    # "a yellow three, a yellow seven and a yellow eight" has 11, and an end token.
+    # "a yellow three, a yellow seven and a yellow eight" has 11 tokens, and an end token.
     use_words(config, 12)
-    # Of the longest side, that of the wide bucket and of the tall one.
+    # The longest side is 32, in the wide bucket and in the tall one.
     use_network(config, 32, 4, 3, longest=32)
 
     pretrain(config, 3000, batch_size=64, ema_decay=0.995, warmup_steps=100)

@@ -12,14 +12,15 @@ optional:
                 or a folder that names a source in its metadata
     resolution  side in pixels of the square bucket, 512
     pretrain    steps of the base's fine-tuning, 10000
-    steps       of distillation, 10000
+    steps       steps of distillation, 10000
     knobs       1: the student is told the scales of guidance on the instruction, from 1 to 10, and
-                on the picture, from 1 to 2, and learns samples of the fine-tuned base at them; 0,
-                the default: it learns the edits, with the distillation loss, as the paper does
+                on the picture, from 1 to 2, and learns from samples of the fine-tuned base at these
+                scales; 0, the default: it learns from the edits, with the distillation loss, as the
+                paper does
     recipe      paper; robust adds what helped small networks: regression at small t, less noise
 
-"known" is what the paper states, "ours" is this project's, and so is all that neither this file
-nor `ladd_jax/config/fields.py` marks as known.
+In comments, "known" marks what the paper states and "ours" what this project chose. Whatever
+neither this file nor `ladd_jax/config/fields.py` marks as known is this project's choice too.
 """
 
 import math
@@ -53,7 +54,7 @@ def get_config(arguments: str | None = None) -> ConfigDict:
             records_per_shard=256,  # ours
             sampler="dpmpp_2m",  # ours
             steps=25,  # ours
-            guidance=7.0,  # the community's pipeline's, of InstructPix2Pix's 7.5
+            guidance=7.0,  # as in the community's pipeline; InstructPix2Pix has 7.5
             image_guidance=1.5,  # InstructPix2Pix's
             shift=3.0,  # SD3's
         )
@@ -70,7 +71,7 @@ def get_config(arguments: str | None = None) -> ConfigDict:
             dict(guidance_range=(1.0, 10.0), image_guidance_range=(1.0, 2.0))  # ours
         )
     else:
-        # Known: the data are real, so that no samples are made.
+        # Known: the data are real, so no samples are made.
         config.stages = ("encode", "pretrain", "distil")
         learn_real_pictures(config)
     if given["resolution"] <= 512:  # known: the warm-up is for more than 512 x 512

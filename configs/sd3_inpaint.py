@@ -11,12 +11,13 @@ loss. Arguments after the colon, all optional:
     data        pictures with text: a folder, tars, tables, a hub's dataset
     resolution  side in pixels of the square bucket, 1024
     pretrain    steps of the base's fine-tuning, 10000
-    steps       of distillation, 10000
+    steps       steps of distillation, 10000
     recipe      paper; robust adds what helped small networks: regression at small t, less noise
 
-The paper distils a model of depth 18 for this, which was never released: weights keep their own
-depth. "known" is what the paper states, "ours" is this project's, and so is all that neither this
-file nor `ladd_jax/config/fields.py` marks as known.
+The paper distils a model of depth 18 for this, which was never released; here the depth is that of
+the weights. In comments, "known" marks what the paper states and "ours" what this project chose.
+Whatever neither this file nor `ladd_jax/config/fields.py` marks as known is this project's choice
+too.
 """
 
 import math
@@ -36,14 +37,14 @@ def get_config(arguments: str | None = None) -> ConfigDict:
         ),
     )  # fmt: skip
     config = base_config()
-    # Known: the data are real, so that no samples are made.
+    # Known: the data are real, so no samples are made.
     config.stages = ("encode", "pretrain", "distil")
     use_pipeline(config, given["size"], given["weights"])
     use_resolution(config, given["resolution"])
     config.data.update(dict(source="images", path=given["data"], joined="inpaint"))
 
     tune_base(config, given["pretrain"])
-    # Of the data generator where it is sampled: for `evaluate`, and for `sample`.
+    # How the data generator is sampled, in `evaluate` and in `sample`.
     config.synthesize.update(dict(steps=25, guidance=5.0, shift=3.0))  # ours; SD3's shift
 
     # Ours, for the stage `evaluate`, which looks at held-out pictures.

@@ -10,13 +10,13 @@ Arguments after the colon, all optional:
     data        prompts (txt, tsv, csv, jsonl, or SET:FILE of a published set) or images (a folder,
                 tars, tables, a hub's dataset)
     resolution  side in pixels of the square bucket, 1024
-    steps       of distillation, 10000
-    lora        rank of adapters to train in place of the whole student; 0 trains all of it
+    steps       steps of distillation, 10000
+    lora        rank of adapters to train instead of the whole student; 0 trains all of it
     recipe      paper; robust adds what helped small networks: fine-tuning first, regression at
                 small t, less noise
 
-"known" is what the paper states, "ours" is this project's, and so is all that neither this file
-nor `ladd_jax/config/fields.py` marks as known.
+In comments, "known" marks what the paper states and "ours" what this project chose. Whatever
+neither this file nor `ladd_jax/config/fields.py` marks as known is this project's choice too.
 """
 
 import math
@@ -60,7 +60,7 @@ def get_config(arguments: str | None = None) -> ConfigDict:
             samples=0,  # ours: one for each prompt
             batch_size=32,  # ours
             records_per_shard=256,  # ours
-            # Ours: on the demo's digits as good as twice to four times as many steps of Euler.
+            # Ours: on the demo's digits as good as two to four times as many steps of Euler.
             sampler="dpmpp_2m",
             steps=25,
             guidance=5.0,  # known: one constant scale; ours: its value
@@ -79,12 +79,12 @@ def get_config(arguments: str | None = None) -> ConfigDict:
     )
     if given["lora"]:
         config.distil.lora.rank = given["lora"]
-        # Ours: adapters begin as zero and want more than a network; 1e-4 is LCM-LoRA's.
+        # Ours: adapters start at zero and need a higher rate than a network; 1e-4 is LCM-LoRA's.
         config.distil.optimizer.learning_rate = 1e-4
     if side <= 512:  # known: the warm-up is for more than 512 x 512
         config.distil.warmup_steps = 0
     if config.data.source == "images":
-        config.distil.distillation_weight = 2.5  # known: there is one; ADD's: its value
+        config.distil.distillation_weight = 2.5  # known: there is a weight; its value is ADD's
     large_recipe(config, given["recipe"])
     config.checkpoint.every = math.ceil(given["steps"] / 10)  # ours
     return config

@@ -6,18 +6,18 @@ Arguments after the colon, all but the first optional:
 
     data         pictures with text: a folder, tars, tables, or a dataset's name on the hub
     resolution   side in pixels of the square bucket, 32; the latents are the pixels up to 64
-    channels     1 for grey, 3 for colours, which is the default; of latents 16, SD3's
-    guidance     of the data generator's samples, 3
+    channels     1 for grey, 3 for colours, the default; with an autoencoder 16, as SD3 has
+    guidance     guidance scale of the data generator's samples, 3
     autoencoder  a pipeline's folder, whose autoencoder makes the latents
-    steps        of distillation, 1000
+    steps        steps of distillation, 1000
     pretrain     steps of the data generator's training, 4000
     text         a folder of CLIP's or T5's text encoder, instead of a random one
     text_length  words of text that are read, with an end token, 24, or tokens of that encoder
     recipe       robust; paper leaves out what this project adds to the paper's distillation
 
-All buckets have about the pixels of the square, in aspects that suit the data. From 32 pixels on, a
-patch has 4 of them on a side instead of 2, so that a picture of 32 has 64 tokens, as one of 16 has;
-of latents above 32.
+All buckets have about as many pixels as the square, in aspects that suit the data. From a side of
+32 pixels on, a patch is 4 x 4 pixels instead of 2 x 2, so that a picture of 32 x 32 has 64 tokens,
+like one of 16 x 16. With an autoencoder, only latents above 32 x 32 have such patches.
 """
 
 from ml_collections import ConfigDict
@@ -41,8 +41,8 @@ def get_config(arguments: str | None = None) -> ConfigDict:
         check_side(resolution, "use one of these, or give autoencoder=DIR")
     # Latents of an autoencoder have an eighth of the pixels' side.
     side = resolution // 8 if autoencoder else resolution
-    # A square of 32 pixels takes a quarter of the time so. Of latents, with their many channels, a
-    # patch of 4 on a side has more values than the network's width.
+    # So a square of 32 pixels takes a quarter of the time. Latents have many channels: a patch of
+    # 4 x 4 has more values than the network's width.
     patch = 2 if side < 32 or (autoencoder and side == 32) else 4
 
     config = base_config()
@@ -71,8 +71,8 @@ def get_config(arguments: str | None = None) -> ConfigDict:
     )  # fmt: skip
 
     small_recipe(config, steps=given["steps"], recipe=given["recipe"], even_shares=True)
-    # In so few steps a student does not get as far as paths of second order would take it, and
-    # these make one step worse: docs/experiments.md, Euler or midpoint paths.
+    # In so few steps a student does not get as far as second-order paths would take it, and they
+    # make samples of one step worse: see "Euler or midpoint paths" in docs/experiments.md.
     config.distil.consistency_solver = "euler"
 
     config.evaluate.update(dict(batch_size=64, guidances=(1.0, 2.0, 3.0, 5.0)))

@@ -5,17 +5,17 @@
 Arguments after the colon, all optional:
 
     data            edits: tables with the columns of InstructPix2Pix or MagicBrush, or a folder
-                    that names a source in its metadata; without data they are of scenes of digits,
+                    that names a source in its metadata; without data, edits of scenes of digits,
                     24 x 24: "make the red seven blue", "move the blue three to the left", "remove
                     the green digit"
-    resolution      of data, side in pixels of the square bucket, 24, up to 64
-    guidance        of the data generator on the instruction, 1.5
-    image_guidance  of the data generator on the picture that is edited, 1.2
-    steps           of distillation, 240
+    resolution      side in pixels of the square bucket of your data, 24, up to 64
+    guidance        the data generator's guidance on the instruction, 1.5
+    image_guidance  the data generator's guidance on the picture that is edited, 1.2
+    steps           steps of distillation, 240
     pretrain        steps of the data generator's training, 1500
     text_length     words of an instruction that are read, with an end token, 8
-    knobs           1: the student is told both scales, from 1 to 3 and from 1 to 2, and learns
-                    samples of the data generator at them; 0, the default: it learns the edits
+    knobs           1: the student is told both scales, from 1 to 3 and from 1 to 2, and learns from
+                    samples of the data generator at these; 0, the default: it learns from the edits
     recipe          robust; paper leaves out what this project adds to the paper's distillation
 """
 
@@ -47,7 +47,7 @@ def get_config(arguments: str | None = None) -> ConfigDict:
     )
     if given["data"]:
         config.data.update(dict(resolution=side, max_buckets=3))
-    # "move the yellow three to the right" has 7, and an end token.
+    # "move the yellow three to the right" has 7 words, and an end token.
     use_words(config, given["text_length"])
     use_network(config, side, 2 if side < 24 else 4, 3, longest=None if given["data"] else side)
 
@@ -72,13 +72,13 @@ def get_config(arguments: str | None = None) -> ConfigDict:
     if given["knobs"]:
         config.synthesize.update(dict(guidance_range=(1.0, 3.0), image_guidance_range=(1.0, 2.0)))
     else:
-        # The student learns from the edits themselves, and no sample is kept.
+        # The student learns from the edits themselves, so no samples are made.
         config.stages = ("encode", "pretrain", "distil", "evaluate")
         learn_real_pictures(config)
 
     config.evaluate.update(
         dict(
-            # An instruction has one right answer to each picture: no two samples of a prompt.
+            # An edit has one right answer, so there is one sample of each.
             metrics=("edit_error", "kept_error", "alignment", "fd", "fd_real", "outside"),
             samples=256,
             per_prompt=1,

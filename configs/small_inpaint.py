@@ -12,8 +12,8 @@ colon, all optional:
     resolution   side in pixels of your pictures' square bucket, 24; the latents are the pixels, up
                  to 64
     channels     1 for grey, 3 for colours
-    guidance     of the data generator, 1.5
-    steps        of distillation, 300
+    guidance     guidance scale of the data generator, 1.5
+    steps        steps of distillation, 300
     pretrain     steps of the data generator's training, 800
     text_length  words of text that are read, with an end token, 12
     recipe       robust; paper leaves out what this project adds to the paper's distillation

@@ -6,10 +6,10 @@
 #     launch/local_processes.sh -d 2 4 python -m ladd_jax.main \
 #         --config=configs/digits.py --workdir=runs/digits
 #
-# -d is the number of simulated devices of each process, 1. The first process writes to the
-# terminal. When one fails, the others are ended, its last lines are shown, and this script ends
-# with its exit code. When it is told to stop, they have two minutes for a last checkpoint, and it
-# ends with exit code 75 where the same command goes on from there.
+# -d is the number of simulated devices in each process, 1 by default. The first process writes to
+# the terminal. When a process fails, the others are ended, its last lines are shown, and this
+# script ends with its exit code. When this script is told to stop, the processes have two minutes
+# for a last checkpoint; it then ends with exit code 75 if the same command can go on from there.
 set -euo pipefail
 
 fail() {
@@ -39,7 +39,7 @@ pids=()
 set -m
 grace=50 # tenths of a second
 end_all() {
-    # Nothing is left to say: bash would add a line for each process that it ends.
+    # Silences bash, which would print a line for each process that it ends.
     exec 2>/dev/null
     local pid
     for pid in "${pids[@]}"; do

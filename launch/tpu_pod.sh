@@ -10,11 +10,11 @@
 #
 # `run` asks for the slice as a queued resource, or takes the one with that name. It installs this
 # checkout on the hosts, starts the command on all of them, shows the output of the first one and
-# ends with its exit code. The same command again continues the run, also after a preemption; one
-# that was told to stop, but not by `stop`, is continued at once.
-# TPU_SPOT=1 asks for spot capacity. TPU_RUNTIME is the image of the hosts. They mount a bucket,
-# TPU_BUCKET=NAME or NAME/FOLDER, or a share, TPU_NFS=HOST:/SHARE, on /mnt/ladd. The workdir of
-# several hosts must be there, since all of them use it.
+# ends with its exit code. Giving the same command again continues the run, also after a preemption;
+# a run that was told to stop, but not by `stop`, is continued at once.
+# TPU_SPOT=1 asks for spot capacity. TPU_RUNTIME is the image of the hosts. The hosts mount a
+# bucket, TPU_BUCKET=NAME or NAME/FOLDER, or a share, TPU_NFS=HOST:/SHARE, on /mnt/ladd. The workdir
+# of several hosts must be there, since all of them use it.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -107,10 +107,10 @@ command -v ~/.local/bin/uv >/dev/null || curl -LsSf https://astral.sh/uv/install
 mount_shared() {
     local mount=""
     if [[ -n ${TPU_BUCKET:-} ]]; then
-        # Nothing is remembered, so that a host sees at once what another one has written: on hosts
-        # of TPUs gcsfuse remembers for ever by default. Folders may only be implied by the names
-        # of what was uploaded. The limit is for buckets without a hierarchical namespace, in which
-        # a folder is renamed file by file.
+        # No metadata is cached, so that a host sees at once what another one has written: on TPU
+        # hosts gcsfuse caches it for ever by default. Folders may exist only in the names of what
+        # was uploaded, which --implicit-dirs allows. The limit is for buckets without a
+        # hierarchical namespace, in which a folder is renamed file by file.
         # shellcheck disable=SC2016 # expanded on the hosts
         mount='command -v gcsfuse >/dev/null || {
 google=https://packages.cloud.google.com/apt key=/usr/share/keyrings/cloud.google.asc
@@ -126,7 +126,7 @@ sudo gcsfuse --implicit-dirs --metadata-cache-ttl-secs=0 --metadata-cache-negati
         [[ $TPU_BUCKET != */* ]] || mount+=" --only-dir=$(printf %q "${TPU_BUCKET#*/}")"
         mount+=" ${TPU_BUCKET%%/*} /mnt/ladd"
     elif [[ -n ${TPU_NFS:-} ]]; then
-        # lookupcache=positive: a host sees at once the files that another one has made.
+        # With lookupcache=positive a host sees at once the files that another one has made.
         mount="command -v mount.nfs >/dev/null ||
     sudo apt-get install --yes --quiet nfs-common >/dev/null
 sudo mount -t nfs -o hard,lookupcache=positive $(printf %q "$TPU_NFS") /mnt/ladd
@@ -134,14 +134,14 @@ sudo chmod 777 /mnt/ladd"
     else
         return 0
     fi
-    # What is mounted there may be another bucket or share, or one whose program has died.
+    # Another bucket or share may be mounted there, or one whose program has died.
     on_host all "set -eo pipefail
 if findmnt --mountpoint /mnt/ladd >/dev/null; then sudo umount --lazy /mnt/ladd; fi
 sudo mkdir -p /mnt/ladd
 $mount"
 }
 
-# In a session of its own, so that it outlives the connection and ends as a whole.
+# Starts the command in its own session, so that it outlives the connection and ends as a whole.
 start() {
     on_host all "set -e
 rm -f ladd.exit ladd.pid ladd.stopped
@@ -170,13 +170,13 @@ kill -KILL -- "-$pid"'
 
 case $action in
     run)
-        # Not in a condition, inside which `set -e` does not hold.
+        # Errors are trapped here and not tested in a condition, where `set -e` has no effect.
         set -o errtrace
         trap 'fail "$doing has failed: see above"' ERR
         while :; do
             doing="asking for $TPU_NAME"
             create_or_reuse
-            doing="ending the run before on $TPU_NAME"
+            doing="ending the previous run on $TPU_NAME"
             stop
             doing="installing the checkout on $TPU_NAME"
             install
@@ -186,7 +186,7 @@ case $action in
             start "$@"
             code=0
             follow || code=$?
-            # The exit code of a run that has saved because it was told to stop.
+            # 75 is the exit code of a run that has saved because it was told to stop.
             if ((code != 75)) || ! on_host 0 "[ ! -e ladd.stopped ]"; then break; fi
         done
         if ((code)); then

@@ -178,7 +178,7 @@ def test_a_picture_that_a_maker_has_under_two_names_is_taken_once(tmp_path):
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        ("resolution=40", "resolution 40 is none of 16, 32, 48, 64"),
+        ("resolution=40", "resolution 40 is not 16, 32, 48 or 64"),
         ("patch=6", "patch 6 does not divide 16, a quarter of resolution"),
         ("width=100", "width 100 is not a multiple of 64"),
     ],

@@ -1,4 +1,4 @@
-"""Tries what the results do not have yet; rows are kept as they finish."""
+"""Runs the trials that the results do not have yet, and writes a row as each one finishes."""
 
 import json
 import random
@@ -12,13 +12,13 @@ from benchmarks.faults.trials import KINDS, Trials
 from benchmarks.result_files import write_result
 
 _KINDS = flags.DEFINE_list("kinds", list(KINDS), "Kinds of trial.")
-_TRIALS = flags.DEFINE_integer("trials", 0, "Trials of each kind; 0: as many as it has.")
-_WORKDIR = flags.DEFINE_string("workdir", "runs/faults", "Holds the runs.")
+_TRIALS = flags.DEFINE_integer("trials", 0, "Trials of each kind; 0: as in trials.KINDS.")
+_WORKDIR = flags.DEFINE_string("workdir", "runs/faults", "Folder of the runs.")
 _JSON = flags.DEFINE_string("json", "benchmarks/results/faults.json", "Rows of all trials.")
 
 
 def main(_: list[str]) -> None:
-    """Tries, writes and counts."""
+    """Runs the trials, writes their rows and counts the right ones."""
     target, root = Path(_JSON.value), Path(_WORKDIR.value).resolve()
     root.mkdir(parents=True, exist_ok=True)
     rows = json.loads(target.read_text()) if target.exists() else []

@@ -1,4 +1,4 @@
-"""Whether two runs have made the same, bit for bit."""
+"""Compares what two runs have made, bit for bit."""
 
 import hashlib
 from pathlib import Path

@@ -38,7 +38,7 @@ _CONFIG = (
     "--config.evaluate.teacher_steps=(4,)",
     "--config.evaluate.resamples=2",
 )
-# Programs that run for a minute wait for the compiler most of all.
+# A job of a minute spends most of its time in the compiler.
 _XLA = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
 
 
@@ -73,14 +73,14 @@ class Job:
         devices: int = 2,
         arguments: Sequence[str] = (),
     ):
-        """Starts them.
+        """Starts the processes.
 
         Args:
-          workdir: of the run; logs lie beside it.
-          programs: keeps compiled programs for all trials.
-          processes: how many.
-          devices: simulated devices of each.
-          arguments: flags beside those of every trial.
+          workdir: the run's workdir; logs are written beside it.
+          programs: folder of compiled programs, shared by all trials.
+          processes: number of processes.
+          devices: number of simulated devices in each process.
+          arguments: flags in addition to those of every trial.
         """
         self._began = time.monotonic()
         with socket.socket() as free:
@@ -91,7 +91,7 @@ class Job:
         environment = os.environ | {
             "JAX_PLATFORMS": "cpu",
             "XLA_FLAGS": f"{_XLA} --xla_force_host_platform_device_count={devices}",
-            # It decides how XLA splits a sum: else as many as a machine has cores.
+            # XLA splits a sum into this many parts; without it, by the machine's number of cores.
             "NPROC": "4",
         }
         self._logs = [workdir.parent / f"{workdir.name}.{index}.log" for index in range(processes)]
@@ -110,21 +110,21 @@ class Job:
                 )
 
     def told(self) -> str:
-        """What they have printed until now."""
+        """What the processes have printed so far."""
         return "\n".join(log.read_text(errors="replace") for log in self._logs)
 
     def running(self) -> bool:
-        """Whether one of them still runs."""
+        """Whether a process still runs."""
         return any(process.poll() is None for process in self.processes)
 
     def send(self, number: int) -> None:
-        """Sends all of them a signal."""
+        """Sends a signal to all processes that still run."""
         for process in self.processes:
             if process.poll() is None:
                 process.send_signal(number)
 
     def wait(self, seconds: float = 1800) -> Ended:
-        """How they ended; those that have not by then are killed."""
+        """Waits for the processes, kills those that run for longer, and says how they ended."""
         deadline = time.monotonic() + seconds
         for process in self.processes:
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -134,19 +134,19 @@ class Job:
         return Ended(codes, self.told(), time.monotonic() - self._began)
 
     def run_for(self, seconds: float) -> None:
-        """Returns after so long, or when they have ended."""
+        """Returns this many seconds after the start, or when all processes have ended."""
         deadline = self._began + seconds
         while self.running() and time.monotonic() < deadline:
             time.sleep(0.005)
 
     def wait_for(self, words: str, seconds: float = 600) -> None:
-        """Returns when one of them has printed this, or when they have ended."""
+        """Returns when a process has printed these words, all have ended, or time is up."""
         deadline = time.monotonic() + seconds
         while self.running() and words not in self.told() and time.monotonic() < deadline:
             time.sleep(0.01)
 
 
 def place(told: str) -> str:
-    """The stage that a job was in, by the last one that it named."""
+    """The stage that a job was in: the last one that its output names."""
     last, name = max((told.rfind(f"stage {name}"), name) for name in STAGES)
     return name if last >= 0 else "start"

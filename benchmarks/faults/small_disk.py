@@ -1,8 +1,8 @@
 """A job on a disk that fills up, becomes read-only or vanishes, for `trials.on_disk`.
 
-`python -m benchmarks.faults.small_disk HOW SECONDS WORKDIR ROOT` mounts a disk at WORKDIR/disk and
-prints how the job ended on which this was done after so many seconds, and what the same command
-made when the disk was whole again. It needs a mount namespace.
+`python -m benchmarks.faults.small_disk HOW SECONDS WORKDIR ROOT` mounts a disk at WORKDIR/disk,
+starts the job on it and breaks the disk after SECONDS. It prints, as JSON, how the job ended and
+what the same command made once the disk was whole again. It has to run in a mount namespace.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ def _mount(*arguments: str | Path) -> None:
 
 
 def _fill(disk: Path) -> Path:
-    """A file that leaves no room."""
+    """Writes a file that leaves no room on the disk, and returns its path."""
     filler = disk / "filler"
     with contextlib.ExitStack() as stack:
         file = stack.enter_context(filler.open("wb", buffering=0))
@@ -44,7 +44,7 @@ def main(how: str, seconds: str, workdir: str, root: str) -> None:
     _mount("-t", "tmpfs", "-o", "size=64m", "tmpfs", below)
     _mount("--bind", below, disk)
     trials = Trials(Path(root))
-    # Logs lie beside a run and stay readable, and the disk itself can go away.
+    # The run is a link, beside which its logs stay readable when the disk itself goes away.
     run = Path(workdir) / "run"
     run.symlink_to(disk / "run")
     (disk / "run").mkdir()
@@ -54,8 +54,8 @@ def main(how: str, seconds: str, workdir: str, root: str) -> None:
     if how == "full":
         filler = _fill(below)
     else:
-        # Files that are open stay so: what is opened next finds a disk that cannot be written, or
-        # an empty folder.
+        # Files that are open stay open. Whatever is opened next finds a read-only disk or an empty
+        # folder.
         subprocess.run(["umount", "--lazy", str(disk)], check=True)
         if how == "read_only":
             _mount("--bind", below, disk)

@@ -1,4 +1,4 @@
-"""What is done to a job, and what is right after it."""
+"""The trials: what each does to a job, and what must be true afterwards."""
 
 import contextlib
 import dataclasses
@@ -18,12 +18,12 @@ from benchmarks.faults.job import Job, place
 from ladd_jax.parallel.stopping import EXIT_CODE
 
 LOST_SECONDS = 60
-"""A process that is lost is named by the others within this."""
+"""Seconds within which the other processes have to name one that is lost."""
 
 
 @dataclasses.dataclass
 class Trials:
-    """What all trials share: runs that nothing happened to, and compiled programs."""
+    """What all trials share: undisturbed runs and compiled programs."""
 
     root: Path
 
@@ -33,7 +33,7 @@ class Trials:
         return self.root / "programs"
 
     def undisturbed(self, processes: int) -> tuple[dict[str, str], float]:
-        """What a run has that nothing happened to, and its seconds with compiled programs."""
+        """Digests of an undisturbed run, and the seconds that it takes with compiled programs."""
         workdir = self.root / f"whole_{processes}"
         file = self.root / f"whole_{processes}.json"
         if not file.exists():
@@ -47,11 +47,11 @@ class Trials:
         return found, seconds
 
     def job(self, workdir: Path, processes: int, *arguments: str) -> Job:
-        """The job on two devices, however many processes they belong to."""
+        """Starts the job on two devices in all, divided among the processes."""
         return Job(workdir, self.programs, processes, 2 // processes, arguments)
 
     def ended(self, workdir: Path, processes: int, *arguments: str) -> str:
-        """Runs the same command to its end, and says what the run has then."""
+        """Runs the same command to its end, and compares the run with an undisturbed one."""
         ended = self.job(workdir, processes, *arguments).wait()
         if any(ended.codes):
             return f"exit codes {ended.codes}: {ended.sentence or ended.told[-300:]}"
@@ -59,11 +59,11 @@ class Trials:
 
 
 Made = tuple[str, dict[str, Any]]
-"""The outcome in words, and what was done."""
+"""The outcome in words, and a record of what was done."""
 
 
 def kill(trials: Trials, draw: random.Random, workdir: Path) -> Made:
-    """SIGKILL to all processes at random moments of one to three lives."""
+    """Starts the job one to three times and sends all processes SIGKILL at a random moment."""
     processes = draw.choice((1, 2))
     _, seconds = trials.undisturbed(processes)
     lives = []
@@ -78,12 +78,12 @@ def kill(trials: Trials, draw: random.Random, workdir: Path) -> Made:
 
 
 def stop(trials: Trials, draw: random.Random, workdir: Path) -> Made:
-    """SIGTERM or SIGINT at a random moment: the exit code of a job that goes on, no traceback."""
+    """Sends SIGTERM or SIGINT at a random moment: the job ends without traceback and can go on."""
     processes = draw.choice((1, 2))
     _, seconds = trials.undisturbed(processes)
     sent = draw.choice((signal.SIGTERM, signal.SIGINT))
     job = trials.job(workdir, processes)
-    # Before it, Python itself ends on a signal.
+    # Before this is printed, a signal ends Python itself.
     job.wait_for("stage ")
     time.sleep(draw.uniform(0, 0.7 * seconds))
     at = place(job.told())
@@ -98,7 +98,7 @@ def stop(trials: Trials, draw: random.Random, workdir: Path) -> Made:
 
 
 def damage(trials: Trials, draw: random.Random, workdir: Path) -> Made:
-    """The newest checkpoint has a file cut, emptied, flipped or gone: the one before is used."""
+    """Damages or removes a file of the newest checkpoint: the one before it has to be used."""
     job = trials.job(workdir, 1)
     job.wait_for("stage distil")
     checkpoints = workdir / "distil" / "checkpoints"
@@ -111,7 +111,7 @@ def damage(trials: Trials, draw: random.Random, workdir: Path) -> Made:
     if len(steps) < 2:
         return f"{len(steps)} checkpoints at the end: nothing to damage", {}
     files = sorted(file for file in (checkpoints / str(steps[-1])).rglob("*") if file.is_file())
-    # Orbax's marks are files without content.
+    # Empty files are Orbax's markers.
     file = draw.choice([file for file in files if file.stat().st_size])
     how = draw.choice(("cut", "empty", "flipped", "removed"))
     data = bytearray(file.read_bytes())
@@ -133,7 +133,7 @@ def _steps(checkpoints: Path) -> list[int]:
 
 
 def lost(trials: Trials, draw: random.Random, workdir: Path) -> Made:
-    """One of two processes is killed or hangs in training: the other ends with its name."""
+    """Kills or freezes one of two processes in training: the other has to end and name it."""
     stage = draw.choice(("pretrain", "distil"))
     number = draw.choice((signal.SIGKILL, signal.SIGSTOP))
     victim = draw.choice((0, 1))
@@ -169,7 +169,10 @@ def lost(trials: Trials, draw: random.Random, workdir: Path) -> Made:
 
 
 def diverged(trials: Trials, draw: random.Random, workdir: Path) -> Made:
-    """A rate that breaks the parameters: a sentence, nothing saved, and a lower rate goes on."""
+    """Trains at a rate that breaks the parameters: one sentence, no checkpoint, and then goes on.
+
+    The run goes on at the config's own, lower rate.
+    """
     stage = draw.choice(("pretrain", "distil"))
     rate = draw.choice(("1e38", "1e30"))
     ended = trials.job(workdir, 1, f"--config.{stage}.optimizer.learning_rate={rate}").wait()
@@ -182,7 +185,7 @@ def diverged(trials: Trials, draw: random.Random, workdir: Path) -> Made:
 
 
 def elastic(trials: Trials, draw: random.Random, workdir: Path) -> Made:
-    """A run goes on over other processes, devices and meshes, and ends where one mesh would."""
+    """Continues a run on other processes, devices and meshes: losses have to be as on one mesh."""
     meshes = [
         (1, 8, ("data=8",)),
         (2, 2, ("data=2", "fsdp=2")),
@@ -217,7 +220,7 @@ def elastic(trials: Trials, draw: random.Random, workdir: Path) -> Made:
     ended = trials.job(workdir, 1).wait()
     if any(ended.codes):
         return f"exit codes {ended.codes}: {ended.sentence}", {"lives": lives}
-    # Sums over devices are rounded in another order, so that bits differ: losses are compared.
+    # Sums over devices are rounded in another order, so bits differ, and losses are compared.
     trials.undisturbed(1)
     ours, theirs = (_losses(path) for path in (workdir, trials.root / "whole_1"))
     difference = max(abs(a - b) / abs(b) for a, b in zip(ours, theirs, strict=True))
@@ -228,12 +231,12 @@ def elastic(trials: Trials, draw: random.Random, workdir: Path) -> Made:
 def _losses(workdir: Path) -> list[float]:
     lines = (workdir / "distil" / "history.jsonl").read_text().splitlines()
     found = {record["step"]: record for record in map(json.loads, lines)}
-    # Records of the steps at which a run was stopped are means over fewer steps.
+    # Other records are of steps at which a run was stopped, and means over fewer steps.
     return [found[step]["loss/discriminator"] for step in sorted(found) if step % 5 == 0]
 
 
 def on_disk(how: str) -> Callable[[Trials, random.Random, Path], Made]:
-    """Trials on a disk of their own, in a namespace in which anyone may mount one."""
+    """A trial on a disk of its own, in a user namespace, where mounting needs no root."""
 
     def trial(trials: Trials, draw: random.Random, workdir: Path) -> Made:
         _, seconds = trials.undisturbed(1)
@@ -253,7 +256,7 @@ def on_disk(how: str) -> Callable[[Trials, random.Random, Path], Made]:
         told = {name: found[name] for name in ("at", "codes", "sentence")} | {"seconds": moment}
         if found["traceback"]:
             return "a traceback", told
-        # 0 where all that was left to write went to files that were open.
+        # The code is 0 if all that was left to write went to files that were open.
         if found["codes"] not in ([0], [2]):
             return f"exit codes {found['codes']}", told
         return found["again"], told
@@ -272,4 +275,4 @@ KINDS: dict[str, tuple[Callable[[Trials, random.Random, Path], Made], int, str]]
     "diverged": (diverged, 4, "same bits"),
     "elastic": (elastic, 4, "as on one mesh"),
 }
-"""By name: the trial, how many there are, and the outcome that is right."""
+"""By name: the trial, how often it is run, and its right outcome."""

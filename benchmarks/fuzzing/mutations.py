@@ -1,6 +1,6 @@
-"""Damage that files of others come with: one change of a folder at a time, each with a name.
+"""Damage as files from elsewhere may have it: changes to a folder, one at a time, each described.
 
-A change is drawn by a `random.Random`, and by nothing else, from what the folder holds.
+A change depends only on the given `random.Random` and on what the folder holds.
 """
 
 import io
@@ -34,14 +34,14 @@ _BYTES = (
 )  # fmt: skip
 _POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 886\n"
 _LARGEST = 2**22
-"""Bytes of a file that is not made larger by a change."""
+"""Bytes of a file from which on no change makes it larger."""
 
 
 def mutate(folder: Path, rng: random.Random) -> list[str]:
-    """Changes a folder once to three times.
+    """Changes a folder one to three times.
 
     Returns:
-      what was changed, in words.
+      What was changed, in words.
     """
     done: list[str] = []
     for _ in range(rng.choice((1, 1, 1, 2, 3))):
@@ -60,7 +60,7 @@ def _of_bytes(file: Path, rng: random.Random) -> str:
     data = bytearray(file.read_bytes())
     size = len(data)
     start = rng.randrange(size + 1)
-    # Most of what is read at once stands at the beginning or at the end.
+    # Most of what readers look at first is at the beginning or at the end.
     start = rng.choice((start, start, min(start, rng.randrange(64)), max(0, size - 64)))
     stop = min(size, start + rng.choice((1, 2, 4, 8, 64, 1024, size)))
     kind = rng.choice(
@@ -180,7 +180,7 @@ def _of_lines(file: Path, rng: random.Random) -> str:
 
 
 def _changed(value: Any, rng: random.Random) -> tuple[Any, str]:
-    """A value of JSON with one part changed."""
+    """A value of JSON with one part changed, and what was changed."""
     path: list[Any] = []
     node, parent = value, None
     while isinstance(node, dict | list) and node and (not path or rng.random() < 0.75):
@@ -228,7 +228,7 @@ def _of_safetensors(file: Path, rng: random.Random) -> str:
 
 
 def _of_table(file: Path, rng: random.Random) -> str:
-    """Another type for a column, or no values, names or rows."""
+    """Gives a column another type or name, removes or repeats it, or drops rows or metadata."""
     import pyarrow
     import pyarrow.parquet
 
@@ -274,7 +274,7 @@ def _of_table(file: Path, rng: random.Random) -> str:
 
 
 def _of_tar(file: Path, rng: random.Random) -> str:
-    """Members of other names and kinds."""
+    """Gives a member another name, kind or content, or compresses the archive."""
     try:
         with tarfile.open(file, "r:") as tar:
             members = [(m, tar.extractfile(m).read()) for m in tar if m.isfile()]  # type: ignore[union-attr]
@@ -308,7 +308,7 @@ def _of_tar(file: Path, rng: random.Random) -> str:
 
 
 def _of_archive(file: Path, rng: random.Random) -> str:
-    """An array of another name, shape or dtype, or one that only a pickle holds."""
+    """Gives an array another name, shape or dtype, or makes it one that only a pickle can hold."""
     try:
         with np.load(file) as found:
             arrays: dict[str, Any] = dict(found.items())
@@ -329,7 +329,7 @@ def _of_archive(file: Path, rng: random.Random) -> str:
     else:
         arrays[name] = new
     np.savez(file, **arrays)
-    # numpy adds an end to names without one.
+    # numpy adds `.npz` to names that do not end with it.
     if not file.exists():
         shutil.move(f"{file}.npz", file)
     return f"array {name}"
@@ -347,4 +347,4 @@ _OF_FORMATS: dict[str, list[Callable[[Path, random.Random], str]]] = {
     ".jpg": [_of_bytes],
     "": [_of_json, _of_json, _of_bytes],
 }
-"""Further kinds of changes by the end of a file's name; Orbax's files of JSON have none."""
+"""Further kinds of changes by a file's suffix; some of Orbax's JSON files have no suffix."""

@@ -1,7 +1,7 @@
 """The readers that are tried: each reads a folder of seeds, or what a mutation left of it.
 
-A reader gives what it has read, of which a check may say that it is not what was written; or it
-raises an error.
+A reader returns what it has read, which a check may compare with what was written, or raises an
+error.
 """
 
 import contextlib
@@ -20,13 +20,13 @@ from ladd_jax.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Reader:
-    """A reader of files of others.
+    """A reader of files that others may have written.
 
     Attributes:
-      seeds: the folder of its seeds.
-      read: `read(folder)`: reads all that is there.
-      check: `check(value, changes)`: what is wrong with a value that was read although the files
-        changed, or nothing.
+      seeds: name of the folder with its seeds.
+      read: `read(folder)` reads everything in the folder and returns it.
+      check: `check(value, changes)` says what is wrong with a value that was read from changed
+        files, or returns an empty text.
     """
 
     seeds: str
@@ -35,7 +35,7 @@ class Reader:
 
 
 def _each(records: Any) -> int:
-    """Reads all records, of which each may be refused by itself; how many are read."""
+    """Reads all records, each of which may be refused, and counts those that are read."""
     from ladd_jax.data.images import decode_image, image_size
 
     count = 0
@@ -55,7 +55,7 @@ def _image_folder(folder: Path) -> list[int]:
 
 
 def _several(reads: Sequence[Callable[[], Any]]) -> list[Any]:
-    """All results, or the first error for the user where some of them have one."""
+    """All results; if some reads end in errors for the user, raises the first of these."""
     found, refused = [], None
     for read in reads:
         try:
@@ -194,7 +194,7 @@ def _shards(folder: Path) -> dict[str, Any]:
 
 
 def _check_shards(value: dict[str, Any], changes: Sequence[str]) -> str:
-    """Records whose files alone were changed are what was written, or refused."""
+    """What is wrong if only files of records were changed and records differ from those written."""
     if not all(".array_record-" in change.partition(":")[0] for change in changes):
         return ""
     for name, sets in value.items():
@@ -226,7 +226,7 @@ def _checkpoints(folder: Path) -> tuple[Any, ...]:
 
 
 def _check_checkpoints(value: tuple[Any, ...], changes: Sequence[str]) -> str:
-    """A state whose digests were not touched is what was saved, or refused."""
+    """What is wrong if digests were not changed and the state differs from the one saved."""
     if not all("/state/" in change.partition(":")[0] for change in changes):
         return ""
     state, config = value
@@ -264,7 +264,7 @@ def _reports(folder: Path) -> list[Any]:
 
 
 def _commands(folder: Path) -> Any:
-    """A config file and words of a command line, in a process that has parsed none before."""
+    """Parses a config file and a command line, as a process does that has parsed none before."""
     import io
     import json
 

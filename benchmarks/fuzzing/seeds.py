@@ -1,4 +1,4 @@
-"""Small valid inputs of every reader, made from nothing."""
+"""Small valid inputs for every reader, made from nothing."""
 
 import csv
 import io
@@ -59,7 +59,7 @@ def _image_folder(folder: Path) -> None:
 
 
 def _write_rows(folder: Path, stem: str, rows: list[dict[str, Any]]) -> None:
-    """The same rows as JSON lines, as tables of text and as parquet."""
+    """Writes the same rows as JSON lines, CSV, TSV and parquet."""
     import pyarrow
     import pyarrow.parquet
 
@@ -291,7 +291,7 @@ def _pipelines(root: Path) -> None:
         shutil.copytree(whole / part, root / "text" / part)
     (root / "text" / "transformer").mkdir()
     shutil.copy(whole / "transformer/config.json", root / "text/transformer/config.json")
-    # The index and the configs alone decide here: weights have readers of their own.
+    # Only the index and the configs matter here: weights have their own readers.
     index = root / "index"
     for file in whole.rglob("*.json"):
         place = index / file.relative_to(whole)
