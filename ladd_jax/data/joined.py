@@ -23,6 +23,10 @@ JOINED_IN_WORDS = {
 """What a network is given, by the kind."""
 
 
+PICTURED = ("inpaint", "edit")
+"""Kinds that a user gives by a picture, and its mask; all others by the condition of their name."""
+
+
 def joined_channels(config: Any) -> int:
     """Channels that the networks of a run read besides those of x_t.
 

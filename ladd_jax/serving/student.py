@@ -9,7 +9,7 @@ import dataclasses
 import functools
 import logging
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +24,7 @@ from ladd_jax.models.base import CHANNELS, GUIDANCE
 from ladd_jax.parallel.mesh import batch_divisor
 from ladd_jax.ranges import SEED
 from ladd_jax.serving.painting import painted_mask
+from ladd_jax.stages.conditions import check_text, conditions_of
 from ladd_jax.stages.given import Holed, fit_mask
 from ladd_jax.stages.trained import TrainedModel
 
@@ -74,7 +75,9 @@ class Row:
       seed: its seed.
       guidance: the scale that the student is told, or both; None for a student that is told none.
       start: the latent `[h, w, C]` that it starts from; None for noise alone.
-      joined: what is joined to x_t, `[h, w, J]`; None for a student that reads text alone.
+      joined: of a student that is given a picture, what of it is joined to x_t, `[h, w, J]`; None
+        for others.
+      own: what else it is given besides the prompt, arrays by their names in a cond.
       hole: the picture whose hole is filled; None for a student that fills none.
     """
 
@@ -83,6 +86,7 @@ class Row:
     guidance: GivenGuidance = None
     start: np.ndarray | None = None
     joined: np.ndarray | None = None
+    own: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
     hole: Holed | None = None
 
     def finished(self, picture: np.ndarray) -> np.ndarray:
@@ -107,6 +111,7 @@ class Wish:
       painting: what is painted over the picture, an encoded image of its aspect, transparent where
         the picture stays as it is; None where nothing is.
       strength: share of noise that a picture to start from gets.
+      conditions: what else the student is given, names and values; those of files are paths.
     """
 
     prompt: str
@@ -119,6 +124,7 @@ class Wish:
     picture: Path | None = None
     painting: bytes | None = None
     strength: float = 1.0
+    conditions: tuple[tuple[str, str], ...] = ()
 
 
 class Student:
@@ -133,7 +139,7 @@ class Student:
           batch_size: pictures of the largest batch; the smallest has one for each device.
 
         Raises:
-          UserError: it is a data generator.
+          UserError: it is a data generator, or reads what nothing gives.
         """
         if not trained.times:
             raise UserError(
@@ -141,16 +147,19 @@ class Student:
                 f"use ladd_jax.sample"
             )
         self.trained = trained
+        self._conditions = {b: conditions_of(trained, b) for b in trained.buckets}
         unit = batch_divisor(mesh)
         self.sizes = tuple(sorted({unit, -(-batch_size // unit) * unit}))
         _LOG.info("serve: reads the text encoder")
         self._encoder = trained.encoder()
         null = {name: array[0] for name, array in self._encoder.encode([""]).items()}
+        check_text(trained, null)
         _LOG.info("serve: reads the network")
         self._params = trained.load()
         network = trained.family.backbone(trained.architecture)
         self._samplers = {size: Sampler(network, null, mesh, size) for size in self.sizes}
         self._given = functools.lru_cache(_KEPT_PICTURES)(self._give)
+        self._own = functools.lru_cache(_KEPT_PICTURES)(self._read)
         self._fitted = functools.lru_cache(_KEPT_PICTURES)(self._fit)
         self._texts: OrderedDict[str, Text | UserError] = OrderedDict()
 
@@ -167,7 +176,7 @@ class Student:
             (Kind(bucket, (*times[:count], 0.0), starts), size)
             for bucket in self.trained.buckets
             for count in range(1, len(times) + 1)
-            for starts in ([False] if self.trained.joined else sorted({self._starts, True}))
+            for starts in ([False] if self.trained.reads_picture else sorted({self._starts, True}))
             for size in self.sizes
         ]
 
@@ -175,7 +184,7 @@ class Student:
     def _starts(self) -> bool:
         """Whether a sample without a picture can be one with any: at t = 1 nothing is left of it,
         and one program serves both. None starts from a picture that is joined to x_t."""
-        return not self.trained.joined and max(self.trained.times) == 1
+        return not self.trained.reads_picture and max(self.trained.times) == 1
 
     def warm_up(self, told: Callable[[int, int], None]) -> None:
         """Compiles all programs, by using each.
@@ -188,11 +197,13 @@ class Student:
             told(done, len(programs))
             guidance = self.trained.sampling(None, None, None).given_guidance
             joined = None
-            if self.trained.joined:
+            if self.trained.reads_picture:
                 channels = network.in_channels - network.out_channels
                 shape = (kind.bucket.height, kind.bucket.width, channels)
                 joined = np.zeros(shape, np.float32)
-            self(kind, [Row("", 0, guidance, joined=joined)] * size)
+            asked = self._conditions[kind.bucket].values()
+            own = {each.array: np.zeros(each.wanted.shape, np.float32) for each in asked}
+            self(kind, [Row("", 0, guidance, joined=joined, own=own)] * size)
         for bucket in self.trained.buckets:
             height, width = bucket.image_size(self.trained.reduction)
             self.trained.pictures.encode(np.zeros((height, width, 3), np.uint8), bucket)
@@ -203,12 +214,13 @@ class Student:
 
         Raises:
           UserError: the prompt is empty or too long, the file is no picture, there is no such
-            seed, guidance or strength, or the student is not given what it fills or edits.
+            seed, guidance or strength, or the student is not given what it fills or edits or what
+            else it reads.
         """
         prompt = check_prompt(wish.prompt, "the page")
         if wish.seed not in SEED:
             raise UserError(f"seed is {wish.seed}: use {SEED}")
-        joins = self.trained.joined
+        joins = self.trained.reads_picture
         strength = None if joins or wish.picture is None else wish.strength
         way: Sampling = self.trained.sampling(
             wish.steps, wish.guidance, None, strength, wish.image_guidance
@@ -217,10 +229,15 @@ class Student:
         if wish.picture is not None:
             latents, hole = self._given(wish.picture, wish.painting, wish.bucket)
         elif joins:
-            raise UserError(_NO_PICTURE[joins])
+            raise UserError(_NO_PICTURE[self.trained.joined])
         start, joined = (None, latents) if joins else (latents, None)
+        given = dict(wish.conditions)
+        own = {
+            asked.array: self._own(name, given.get(name), wish.bucket)
+            for name, asked in self._conditions[wish.bucket].items()
+        }
         rows = [
-            Row(prompt, wish.seed + i, way.given_guidance, start, joined, hole)
+            Row(prompt, wish.seed + i, way.given_guidance, start, joined, own, hole)
             for i in range(wish.count)
         ]
         return Kind(wish.bucket, way.sigmas, self._starts or start is not None), rows
@@ -239,6 +256,7 @@ class Student:
         joined = [row.joined for row in rows if row.joined is not None]
         if joined:
             cond[CHANNELS] = np.stack(joined)
+        cond |= {name: np.stack([row.own[name] for row in rows]) for name in rows[0].own}
         channels = self.trained.architecture.out_channels
         shape = (kind.bucket.height, kind.bucket.width, channels)
         nothing = np.zeros(shape, np.float32)
@@ -273,6 +291,15 @@ class Student:
             )
         hole = Holed(pictures, pixels, mask)
         return hole.channels(), hole
+
+    def _read(self, name: str, value: str | None, bucket: Bucket) -> np.ndarray:
+        """The array of a condition's value; None has its default."""
+        asked = self._conditions[bucket][name]
+        value = asked.condition.default if value is None else value
+        if value is None:
+            raise UserError(f"there is no {asked.condition.words}: give one")
+        words, file = asked.condition.words, asked.condition.file
+        return asked.of(_bytes_of(Path(value), words) if file else value)
 
     def _fit(self, file: Path, bucket: Bucket) -> tuple[np.ndarray, int, int]:
         """The pixels of a picture in a bucket, and the height and width that the picture has."""
@@ -313,15 +340,24 @@ class Student:
 def read_picture(file: Path) -> np.ndarray:
     """The picture that a user has chosen, uint8 `[H, W, 3]`.
 
+    Raises:
+      UserError: it is no picture, damaged, too large to decode, or no longer there.
+    """
+    return decode_image(_bytes_of(file, "picture"))
+
+
+def _bytes_of(file: Path, what: str) -> bytes:
+    """What is in a file that a user has chosen.
+
     Its errors are not those of `stages.starts.read_start`: a browser is not told where a file lies
     on the server, and who uses it can choose the picture again, but check no path.
 
     Raises:
-      UserError: it is no picture, damaged, too large to decode, or no longer there.
+      UserError: it is no longer there.
     """
     try:
-        return decode_image(file.read_bytes())
+        return file.read_bytes()
     except OSError as error:
         raise UserError(
-            f"the picture {file.name} cannot be read ({error.strerror}): choose it again"
+            f"the {what} {file.name} cannot be read ({error.strerror}): choose it again"
         ) from error

@@ -21,6 +21,7 @@ from ladd_jax.data.shards import Shards
 from ladd_jax.diffusion.sampling import Sampling
 from ladd_jax.errors import UserError
 from ladd_jax.paths import expand
+from ladd_jax.stages.conditions import check_defaults
 from ladd_jax.stages.given_records import GivenRecord, given_records
 from ladd_jax.stages.judging import first_subjects
 from ladd_jax.stages.pictured import Pictured
@@ -86,6 +87,7 @@ def open_networks(place: str, asked: Asked, mesh: Mesh) -> list[Network]:
     trained = open_trained(place, None, None, None, mesh)
     workdir = expand(place) if is_run(expand(place)) else None
     bucket = choose_bucket(asked.aspect, trained)
+    check_defaults(trained, bucket, "--compare")
     if trained.times:
         most = len(trained.times)
         # Others were trained for one number of steps alone.
@@ -129,14 +131,14 @@ def prompts_of(
     """
     networks = [network for own in models if isinstance(own, list) for network in own]
     wanted = _wanted([own for own in models if isinstance(own, Pictured)], asked)
-    if _joined(networks):
+    if _read_pictures(networks):
         records = _records(networks, wanted)
         return [record.prompt for record in records], records
     return _of_runs(networks) if wanted is None else wanted, []
 
 
-def _joined(networks: Sequence[Network]) -> str:
-    """What all networks are given besides prompts, as `data.joined` names it.
+def _read_pictures(networks: Sequence[Network]) -> bool:
+    """Whether all networks are given pictures besides prompts.
 
     Raises:
       UserError: two of them are given different things.
@@ -149,7 +151,7 @@ def _joined(networks: Sequence[Network]) -> str:
                 f"{first.place} is given {words[0]} and {second.place} {words[1]}: compare models "
                 f"that are given the same"
             )
-    return networks[0].trained.joined if networks else ""
+    return bool(networks) and networks[0].trained.reads_picture
 
 
 def _wanted(folders: Sequence[Pictured], asked: Sequence[str] | None) -> list[str] | None:

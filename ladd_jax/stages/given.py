@@ -82,7 +82,7 @@ def check_given(trained: TrainedModel, images: int, masks: int, strength: float 
         raise UserError(
             f"--mask is for a network that fills holes, and {trained.place} is none: leave it out"
         )
-    if not trained.joined:
+    if not trained.reads_picture:
         return
     if not images:
         raise UserError(f"{trained.place} is given a picture: name one by --image=FILE")

@@ -18,6 +18,7 @@ from ladd_jax.config.identity import identity
 from ladd_jax.config.workdir import data_directory
 from ladd_jax.data import archives
 from ladd_jax.data.buckets import Bucket
+from ladd_jax.data.conditions import CONDITIONS
 from ladd_jax.errors import DamagedError, UserError
 from ladd_jax.models.base import CHANNELS, Params
 from ladd_jax.object_store import address_of
@@ -49,7 +50,7 @@ def fingerprint(
     cond: Mapping[Bucket, Mapping[str, np.ndarray]] | None = None,
 ) -> str:
     """What the data generator's samples depend on, but for how it is sampled: settings, prompts,
-    what is joined to x_t, and the network.
+    what is joined to x_t or given beside the text, and the network.
 
     The network is known by the sum of the absolute values of its parameters, to 6 digits.
 
@@ -58,8 +59,8 @@ def fingerprint(
       prompts: of the samples of each bucket.
       params: the network's parameters.
       mesh: where they are.
-      cond: arrays by name that the samples have, of which those of `CHANNELS` count, which no
-        prompt tells; default: there are none.
+      cond: arrays by name that the samples have, of which those of `CHANNELS` and of `CONDITIONS`
+        count, which no prompt tells; default: there are none.
     """
     parts = identity(to_dict(config), "pretrain")["config"]
     if config.prefer.before:
@@ -69,6 +70,13 @@ def fingerprint(
     parts["prompts"] = digest.hexdigest()
     if joined := {b.name: own[CHANNELS] for b, own in (cond or {}).items() if CHANNELS in own}:
         parts["joined"] = _digest(joined)
+    given = {
+        f"{bucket.name} {name}": own[name]
+        for bucket, own in (cond or {}).items()
+        for name in CONDITIONS.keys() & own.keys()
+    }
+    if given:
+        parts["conditions"] = _digest(given)
     parts["parameters"] = f"{_size(params, mesh):.6g}"
     return json.dumps(parts, sort_keys=True)
 

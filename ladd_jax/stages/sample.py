@@ -8,7 +8,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -21,6 +21,7 @@ from ladd_jax.diffusion.samplers import ALWAYS
 from ladd_jax.diffusion.sampling import Sampling, scales_of
 from ladd_jax.errors import UserError
 from ladd_jax.evaluation.pictures import png, sheet
+from ladd_jax.stages.conditions import Conditions
 from ladd_jax.stages.given import GivenFiles, open_given
 from ladd_jax.stages.prompted import Picture, Prompted
 from ladd_jax.stages.trained import TrainedModel
@@ -77,6 +78,7 @@ def sample(
     mesh: Mesh,
     place: Callable[[int, int], Path] | None = None,
     images: Sequence[GivenFiles] = (),
+    values: Sequence[Mapping[str, str]] = (),
 ) -> list[Path]:
     """Writes pictures, each whole, and a sheet of the first prompts' where there are several.
 
@@ -95,16 +97,19 @@ def sample(
       images: files of pictures, one for each prompt: those that the network is given, or else that
         samples start from, which `sampling` has to be made for by a strength; none: they start from
         noise alone.
+      values: of the conditions that the network reads, by their names, for each prompt; none: their
+        defaults.
 
     Returns:
       their files, prompt by prompt, then the sheet's.
 
     Raises:
-      UserError: a prompt that does not fit the text encoder, a file that is no picture, or a mask
-        that does not fit its picture.
+      UserError: a prompt that does not fit the text encoder, a file that is no picture, a mask that
+        does not fit its picture, or a value that is no condition's.
     """
     # Before the network is read: a mistake in a file is told at once.
     given_files = open_given(trained, bucket, images)
+    conditions = Conditions(trained, bucket, values or [{}] * len(prompts))
     prompted = Prompted(trained, prompts, mesh, batch_size)
     height, width = bucket.image_size(trained.reduction)
     given = sampling.given_guidance
@@ -138,10 +143,13 @@ def sample(
     files, pictures = [], []
     _make_folder(out)
     with tqdm(total=len(jobs), desc="sample", unit="img") as bar:
-        for job, picture in prompted.pictures(sampling, bucket, jobs, given_files):
+        for job, picture in prompted.pictures(
+            sampling, bucket, jobs, given_files, conditions
+        ):
             text = {"prompt": prompts[job.prompt], "seed": str(job.seed), **facts}
             if given_files is not None:
                 text |= given_files.facts(job.prompt)
+            text |= conditions.facts(job.prompt)
             name = (
                 Path(f"{_stem(text, trained.place)}.png")
                 if place is None

@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
 
 from ladd_jax.config.architectures import generator_architecture, student_architecture
 from ladd_jax.config.fields import Synthesize
 from ladd_jax.config.workdir import read
 from ladd_jax.data.buckets import Bucket, bucket_table
-from ladd_jax.data.joined import joined_kind, pretrains
+from ladd_jax.data.joined import PICTURED, joined_kind, pretrains
 from ladd_jax.diffusion.sampling import GivenGuidance, Sampling, scales_of
 from ladd_jax.errors import DamagedError, UserError
 from ladd_jax.methods import METHODS
@@ -25,7 +26,7 @@ from ladd_jax.stages.checkpoints import student_step
 from ladd_jax.stages.encode import text_encoder
 from ladd_jax.stages.latents import Pictures, of_autoencoder, pictures_of_run
 from ladd_jax.stages.load import load_generator, open_loras
-from ladd_jax.stages.sets import trained_buckets
+from ladd_jax.stages.sets import shards_of, trained_buckets
 from ladd_jax.stages.students import load_student_weights
 from ladd_jax.weights.source import fetch_pipeline
 from ladd_jax.whole_files import read_json
@@ -56,8 +57,8 @@ class TrainedModel:
         of its training; empty for others.
       image_guidance_range: the same of the scale on the image, of a student that is given both.
       fixed_guidance: the scale that such a student was exported with, or both; None for others.
-      joined: what is joined to x_t, as `data.joined` names it; empty for networks that read text
-        alone.
+      joined: what is joined to x_t, as `data.joined` names it; empty where nothing is.
+      null: gives what stands for none of the arrays of a cond, by name, as far as it is known.
     """
 
     place: str
@@ -77,6 +78,12 @@ class TrainedModel:
     image_guidance_range: tuple[float, ...] = ()
     fixed_guidance: GivenGuidance = None
     joined: str = ""
+    null: Callable[[], Mapping[str, np.ndarray]] = dict
+
+    @property
+    def reads_picture(self) -> bool:
+        """Whether the picture that a user gives is joined to x_t; if not, samples may start there."""
+        return self.joined in PICTURED
 
     @property
     def reduction(self) -> int:
@@ -124,7 +131,7 @@ class TrainedModel:
           UserError: a number of steps or a guidance that the student was not trained for, or
             guidance or shift of a student that has none, or see `start`.
         """
-        if image_guidance not in (None, 1.0) and self.joined != "edit":
+        if image_guidance not in (None, 1.0) and self.joined in ("", "inpaint"):
             does = "fills what a mask says" if self.joined else "is given no picture"
             raise UserError(
                 f"image_guidance is {image_guidance:g} and the network {does}: leave it out"
@@ -161,8 +168,8 @@ class TrainedModel:
 
 
 def check_text_alone(trained: TrainedModel, flag: str) -> None:
-    """Raises UserError where a network is given more than prompts, and a flag gives them alone."""
-    if trained.joined:
+    """Raises UserError where a network is given pictures, and a flag gives prompts alone."""
+    if trained.reads_picture:
         raise UserError(
             f"{trained.place} is given pictures besides prompts, and {flag} gives none: leave "
             f"{flag} out"
@@ -322,6 +329,7 @@ def _run(
         guidance_range=() if is_generator else tuple(config.synthesize.guidance_range),
         image_guidance_range=() if is_generator else tuple(config.synthesize.image_guidance_range),
         joined=config.data.joined,
+        null=lambda: shards_of(config, workdir, "encoded").null,
     )
 
 
