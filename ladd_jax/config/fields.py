@@ -17,13 +17,7 @@ from ml_collections import ConfigDict
 from ladd_jax.config.own import SECTIONS, own_sections
 from ladd_jax.data.buckets import Bucket
 from ladd_jax.data.images import MAX_PIXELS
-from ladd_jax.data.joined import (
-    JOINED,
-    JOINED_IN_WORDS,
-    joined_channels,
-    joined_kind,
-    pretrains,
-)
+from ladd_jax.data.joined import JOINED, joined_channels, kinds_of, pretrains
 from ladd_jax.data.masks import KINDS
 from ladd_jax.data.sources import SOURCES
 from ladd_jax.diffusion.samplers import ALWAYS
@@ -1065,14 +1059,15 @@ class Config:
                 f"{self.synthesize.guidance_range}: the guidance that a student is told needs "
                 f"layers that adapters do not have, so use one of both"
             )
-        own = self.model.channels + self.model.joined_channels
-        kind = joined_kind(own, self.model.channels)
-        if self.weights and kind and not self.data.joined:
+        kinds = kinds_of(self.model.joined_channels, self.model.channels)
+        if self.weights and kinds and not self.data.joined:
             raise UserError(
-                f"weights is {self.weights}, which read {JOINED_IN_WORDS[kind]}: set "
-                f"data.joined={kind}, with data of pictures, or use weights that read text alone"
+                f"weights is {self.weights}, which read "
+                f"{' or '.join(JOINED[kind].words for kind in kinds)}: set "
+                f"data.joined={' or '.join(kinds)}, with data of pictures, or use weights that "
+                f"read text alone"
             )
-        wanted = JOINED[self.data.joined](self.model.channels)
+        wanted = JOINED[self.data.joined].channels(self.model.channels)
         if self.data.joined and joined_channels(self) != wanted:
             raise UserError(
                 f"model.joined_channels is {self.model.joined_channels} and data.joined "

@@ -294,6 +294,8 @@ class Family:
       text_widths: `text_widths(place)`, of a folder with one encoder: features of a text token, and
         length of the pooled vector.
       released: `released(place)`: how a pipeline is meant to be sampled.
+      joined: what pipelines join to x_t, a value of `data.joined` by their class, as far as it
+        says so.
       layouts: what `write_export` can write, by the name that a user gives: kinds of files.
       samplers: names of the students' samplers that these files can say.
       write_export: `write_export(folder, export)` fills an existing empty folder, with a model card
@@ -329,6 +331,7 @@ class Family:
     check_text: Callable[[str | Path, Any, int, str], None] = _lacking("text encoder in files")
     text_widths: Callable[[str | Path], tuple[int, int]] = _lacking("text encoder in files")
     released: Callable[[str], Released] = _lacking("released pipelines")
+    joined: Mapping[str, str] = dataclasses.field(default_factory=dict)
     layouts: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
     samplers: tuple[str, ...] = ()
     write_export: Callable[[Path, Export], None] = _lacking("layout of files to export")
@@ -356,6 +359,15 @@ def family_of_pipeline(place: str) -> Family:
       UserError: its index is damaged.
     """
     return family(PIPELINES.get(pipeline_class(place), _DEFAULT))
+
+
+def joined_of_pipeline(place: str) -> str:
+    """What a released or exported pipeline joins to x_t by its class; empty where that says none.
+
+    Args:
+      place: as of `family_of_pipeline`, whose errors there are.
+    """
+    return family_of_pipeline(place).joined.get(pipeline_class(place), "")
 
 
 def family_of(config: Any) -> Family:

@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 
 from ladd_jax.config.workdir import read
 from ladd_jax.data.buckets import Bucket
-from ladd_jax.data.joined import JOINED_IN_WORDS
+from ladd_jax.data.joined import JOINED
 from ladd_jax.data.prompt_sets import read_prompt_set
 from ladd_jax.data.shard_sets import is_complete
 from ladd_jax.data.shards import Shards
@@ -146,7 +146,7 @@ def _read_pictures(networks: Sequence[Network]) -> bool:
     for other in networks:
         first, second = networks[0].trained, other.trained
         if first.joined != second.joined:
-            words = [JOINED_IN_WORDS.get(each.joined, "prompts alone") for each in (first, second)]
+            words = [JOINED[each.joined].words for each in (first, second)]
             raise UserError(
                 f"{first.place} is given {words[0]} and {second.place} {words[1]}: compare models "
                 f"that are given the same"
@@ -224,7 +224,7 @@ def _records(networks: Sequence[Network], wanted: Sequence[str] | None) -> list[
         )
     trained, bucket = networks[0].trained, networks[0].bucket
     raise UserError(
-        f"{trained.place} is given {JOINED_IN_WORDS[trained.joined]}, and no run that is compared "
+        f"{trained.place} is given {JOINED[trained.joined].words}, and no run that is compared "
         f"has held-out records of {bucket.name} to take such from: compare a run that has"
     )
 

@@ -170,12 +170,12 @@ class Conditions:
           UserError: the network has no such condition, or a value is missing or of no use.
         """
         self._asked = conditions_of(trained, bucket)
-        for name in dict.fromkeys(name for values in given for name in values):
+        for name, value in (pair for values in given for pair in values.items()):
             if name not in self._asked:
-                reads = listed(list(self._asked)) or "none"
+                remedy = f"name {' or '.join(self._asked)}" if self._asked else "leave it out"
                 raise UserError(
-                    f"--condition={name}={given[0][name]} is for a network that reads it, and the "
-                    f"conditions of {trained.place} are {reads}: leave it out, or name one of these"
+                    f"--condition={name}={value} names no condition that {trained.place} reads: "
+                    f"{remedy}"
                 )
         self._values = [
             {name: self._value(trained, name, values) for name in self._asked} for values in given

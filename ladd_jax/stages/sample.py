@@ -143,9 +143,7 @@ def sample(
     files, pictures = [], []
     _make_folder(out)
     with tqdm(total=len(jobs), desc="sample", unit="img") as bar:
-        for job, picture in prompted.pictures(
-            sampling, bucket, jobs, given_files, conditions
-        ):
+        for job, picture in prompted.pictures(sampling, bucket, jobs, given_files, conditions):
             text = {"prompt": prompts[job.prompt], "seed": str(job.seed), **facts}
             if given_files is not None:
                 text |= given_files.facts(job.prompt)

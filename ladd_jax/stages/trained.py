@@ -18,7 +18,13 @@ from ladd_jax.diffusion.sampling import GivenGuidance, Sampling, scales_of
 from ladd_jax.errors import DamagedError, UserError
 from ladd_jax.methods import METHODS
 from ladd_jax.models.base import Params
-from ladd_jax.models.families import Family, TextEncoder, family_of, family_of_pipeline
+from ladd_jax.models.families import (
+    Family,
+    TextEncoder,
+    family_of,
+    family_of_pipeline,
+    joined_of_pipeline,
+)
 from ladd_jax.parallel.mesh import batch_divisor
 from ladd_jax.paths import expand
 from ladd_jax.ranges import NOT_NEGATIVE, STRENGTH, is_number
@@ -82,7 +88,7 @@ class TrainedModel:
 
     @property
     def reads_picture(self) -> bool:
-        """Whether the picture that a user gives is joined to x_t; if not, samples may start there."""
+        """Whether a user's picture is joined to x_t; else samples may start from it."""
         return self.joined in PICTURED
 
     @property
@@ -344,6 +350,8 @@ def _released(place: str, dtype: Any, mesh: Mesh) -> TrainedModel:
             f"copy that file from the folder that ladd_jax.export wrote, or sample that one"
         )
     pictures = of_autoencoder(kind, place)
+    in_channels, channels = weights.config.in_channels, weights.config.out_channels
+    said = facts.get("joined") or joined_of_pipeline(place)
     # As the scheduler that comes with it samples.
     defaults = Synthesize(sampler="euler", steps=50).sampling
     if released.shift is not None:
@@ -371,7 +379,7 @@ def _released(place: str, dtype: Any, mesh: Mesh) -> TrainedModel:
         load=lambda: weights.load(mesh),
         step=facts.get("step"),
         fixed_guidance=_fixed(facts),
-        joined=joined_kind(weights.config.in_channels, weights.config.out_channels),
+        joined=joined_kind(place, said, in_channels - channels, channels),
     )
 
 
@@ -407,6 +415,7 @@ _FACTS: dict[str, Callable[[Any], bool]] = {
     "step": lambda value: type(value) is int and value >= 0,
     "guidance": lambda value: is_number(value, NOT_NEGATIVE),
     "image_guidance": lambda value: is_number(value, NOT_NEGATIVE),
+    "joined": lambda value: isinstance(value, str),
 }
 """What an export says of a student, and what that may be."""
 

@@ -357,7 +357,7 @@ def _source(
     spec = ArraySpec(("H", "W", encoder.latent_channels))
     arrays = {LATENTS: spec}
     if joined:
-        arrays[CHANNELS] = ArraySpec(("H", "W", JOINED[joined](encoder.latent_channels)))
+        arrays[CHANNELS] = ArraySpec(("H", "W", JOINED[joined].channels(encoder.latent_channels)))
     if pairs:
         arrays |= {OTHER: spec, PREFERENCE: ArraySpec((1,))}
     return Source(prompts, arrays, read, marks, where)
