@@ -145,7 +145,8 @@ class Data:
     joined: str = ""
     # Of masks: how often strokes, boxes and frames around what is known are drawn.
     mask_shares: tuple[float, float, float] = (0.4, 0.3, 0.3)
-    # Rows x columns. Empty: a few for the aspects of the images, of about resolution^2 pixels.
+    # Rows x columns. Empty: a few for the aspects of the images, of about resolution^2 pixels, by
+    # a source that chooses them.
     buckets: tuple[str, ...] = ("8x8", "8x16", "16x8")
     resolution: int = 0  # pixels
     max_buckets: int = 5  # that are chosen
@@ -248,10 +249,15 @@ class Data:
                 f"data.source_column is {self.source_column!r} and data.joined is "
                 f"{self.joined!r}: set that to edit, or leave data.source_column empty"
             )
-        if not self.buckets and not (self.source == "images" and self.resolution):
+        if not self.buckets and not SOURCES[self.source].chooses_buckets:
             raise UserError(
-                "data.buckets is empty: name one or more, such as 8x8, or, for images, set "
-                "data.resolution"
+                f"data.buckets is empty and the source {self.source!r} chooses none for its "
+                f"records: name one or more, such as 8x8"
+            )
+        if not self.buckets and not self.resolution:
+            raise UserError(
+                "data.buckets is empty and data.resolution 0: name buckets, such as 8x8, or set "
+                "data.resolution, so that some are chosen"
             )
         for name in self.buckets:
             Bucket.parse(name)
