@@ -100,9 +100,9 @@ _MASK = flags.DEFINE_string(
 _CONDITION = flags.DEFINE_multi_string(
     "condition",
     [],
-    "NAME=VALUE or NAME=FILE: what a network of another package is given besides; may be given "
-    "several times, and for one name one value for all prompts, or one for each, or several for "
-    "one prompt.",
+    "NAME=VALUE or NAME=FILE of what a network of another package reads beside the text; may be "
+    "given several times, and for one name one value for all prompts, or one for each, or several "
+    "for one prompt.",
     flag_values=FLAGS,
 )
 _STRENGTH = flags.DEFINE_float(
@@ -252,11 +252,8 @@ def main() -> None:
         prompts, files_given = pair(prompts, files_given)
     if place is None:
         # The same prompt twice would be the same pictures.
-        rows, values = pair(
-            list(zip(prompts, files_given or [None] * len(prompts), strict=True)),
-            values,
-            "values of --condition",
-        )
+        files: list[GivenFiles | None] = [*files_given] or [None] * len(prompts)
+        rows, values = pair(list(zip(prompts, files, strict=True)), values, "values of --condition")
         prompts, files_given = [row[0] for row in rows], [row[1] for row in rows if row[1]]
     else:
         values = values * len(prompts)
@@ -267,7 +264,7 @@ def main() -> None:
         _LOG.info(
             "sample: strength %g, from the student's time %g on", strength, sampling.sigmas[0]
         )
-    files = sample(
+    written = sample(
         trained,
         prompts,
         sampling,
@@ -281,7 +278,7 @@ def main() -> None:
         images=files_given,
         values=[dict(pairs) for pairs in values],
     )
-    print(f"{len(files)} files in {out}, the last is {files[-1]}")
+    print(f"{len(written)} files in {out}, the last is {written[-1]}")
 
 
 if __name__ == "__main__":
