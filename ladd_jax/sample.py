@@ -97,6 +97,14 @@ _MASK = flags.DEFINE_string(
     "filled; all else stays as it is. One for all pictures, or one for each.",
     flag_values=FLAGS,
 )
+_CONDITION = flags.DEFINE_multi_string(
+    "condition",
+    [],
+    "NAME=VALUE or NAME=FILE of what a network of another package reads beside the text; may be "
+    "given several times, and for one name one value for all prompts, or one for each, or several "
+    "for one prompt.",
+    flag_values=FLAGS,
+)
 _STRENGTH = flags.DEFINE_float(
     "strength",
     None,
@@ -156,6 +164,7 @@ def main() -> None:
     from ladd_jax.evaluation.geneval import picture_file, read_geneval, write_records
     from ladd_jax.evaluation.piebench import make_places, read_piebench
     from ladd_jax.parallel.mesh import make_mesh
+    from ladd_jax.stages.conditions import parse
     from ladd_jax.stages.given import GivenFiles, check_edits, check_given
     from ladd_jax.stages.sample import choose_bucket, sample
     from ladd_jax.stages.starts import find_starts, look_at_start, pair
@@ -202,6 +211,12 @@ def main() -> None:
         raise UserError(f"--mask={_MASK.value} needs a picture: give --image=FILE, too")
     if tasks and _NUM.present and _NUM.value != 1:
         raise UserError(f"--num={_NUM.value} and --piebench has one edit of each picture: use 1")
+    values = parse(_CONDITION.value)
+    if len(values) > 1 and (records or tasks):
+        raise UserError(
+            f"--condition gives {len(values)} values of a name, and --geneval and --piebench have "
+            f"their own prompts: give one of each"
+        )
     images = find_starts(_IMAGE.value) if _IMAGE.value else [task.image for task in tasks]
     for task in tasks:
         look_at_start(task.image)
@@ -223,7 +238,7 @@ def main() -> None:
         GivenFiles(image, masks[i % len(masks)] if masks else None)
         for i, image in enumerate(images)
     ]
-    starts = bool(images) and not trained.joined
+    starts = bool(images) and not trained.reads_picture
     strength = (_STRENGTH.value or _USUAL_STRENGTH) if starts else None
     at = "" if trained.step is None else f" of step {trained.step}"
     _LOG.info("sample: %s of %s%s, into %s", trained.model, _CHECKPOINT.value, at, out)
@@ -235,9 +250,13 @@ def main() -> None:
         place = make_places(out, tasks)
     elif images:
         prompts, files_given = pair(prompts, files_given)
-    else:
+    if place is None:
         # The same prompt twice would give the same pictures.
-        prompts = list(dict.fromkeys(prompts))
+        files: list[GivenFiles | None] = [*files_given] or [None] * len(prompts)
+        rows, values = pair(list(zip(prompts, files, strict=True)), values, "values of --condition")
+        prompts, files_given = [row[0] for row in rows], [row[1] for row in rows if row[1]]
+    else:
+        values = values * len(prompts)
     sampling = trained.sampling(
         _STEPS.value, _GUIDANCE.value, _SHIFT.value, strength, _IMAGE_GUIDANCE.value
     )
@@ -245,7 +264,7 @@ def main() -> None:
         _LOG.info(
             "sample: strength %g, from the student's time %g on", strength, sampling.sigmas[0]
         )
-    files = sample(
+    written = sample(
         trained,
         prompts,
         sampling,
@@ -257,8 +276,9 @@ def main() -> None:
         mesh=mesh,
         place=place,
         images=files_given,
+        values=[dict(pairs) for pairs in values],
     )
-    print(f"{len(files)} files in {out}, the last is {files[-1]}")
+    print(f"{len(written)} files in {out}, the last is {written[-1]}")
 
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ from ladd_jax.stages.flow_matching import pretrain
 from ladd_jax.stages.given import GivenFiles, open_given
 from ladd_jax.stages.judging import Edits, look_at
 from ladd_jax.stages.synthesize import synthesize
-from ladd_jax.stages.trained import open_trained
+from ladd_jax.stages.trained import open_trained, read_facts
 from ladd_jax.weights.source import PIPELINE_INDEX
 
 LENGTH = 8
@@ -285,6 +285,7 @@ def test_an_export_names_the_pipeline_of_the_community_and_how_it_is_called(expo
     assert "Img2Img" not in card and "ComfyUI" not in card
     again = open_trained(str(out), None, None, jnp.float32, make_mesh({}, jax.devices()[:1]))
     assert again.joined == "edit" and again.times == (1.0, 0.75, 0.5, 0.25)
+    assert read_facts(out)["joined"] == "edit"
 
 
 STAND_IN = """

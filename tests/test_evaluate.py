@@ -10,6 +10,7 @@ from ladd_jax.config.fields import to_dict, typed
 from ladd_jax.config.workdir import Places, settle
 from ladd_jax.data.array_specs import ArraySpec
 from ladd_jax.data.buckets import Bucket
+from ladd_jax.data.conditions import CONDITIONS, Condition
 from ladd_jax.data.shard_sets import LATENTS, Layout
 from ladd_jax.data.shard_writing import finalize, write_shard
 from ladd_jax.data.shards import Shards
@@ -96,6 +97,17 @@ def test_of_pictures_that_are_completed_each_record_is_another_whatever_its_prom
         np.testing.assert_allclose(subjects.latents[:, 0, 0, 0], np.arange(count) / 100, atol=1e-6)
 
 
+def test_records_that_have_a_condition_are_each_another_whatever_their_prompt(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setitem(CONDITIONS, "pooled", Condition("numbers", None))
+    config = digits.get_config()
+    config.evaluate.update(dict(samples=16, per_prompt=4))
+    write(held_out(tmp_path), {SQUARE: 20}, prompt="a red cat")
+    subjects = subject_of(typed(config), tmp_path).buckets[SQUARE]
+    np.testing.assert_array_equal(subjects.cond["pooled"][:, 0], np.arange(16))
+
+
 def seen(count):
     return Seen(
         np.zeros((count, 1, 1, 1)), np.arange(count).astype(str), np.zeros((count, 1, 1)), None,
@@ -154,7 +166,7 @@ def test_an_encoder_learns_from_the_samples_where_the_data_have_no_pictures(tmp_
     np.testing.assert_allclose(images[3], 0.03, atol=1e-6)
 
 
-def test_samples_are_kept_for_the_same_settings_prompts_and_network(tmp_path):
+def test_samples_are_kept_for_the_same_settings_prompts_and_network(tmp_path, monkeypatch):
     config, mesh = typed(digits.get_config()), make_mesh({"data": 1}, jax.devices()[:1])
     params = {"a": jax.numpy.ones((3, 4)), "b": -jax.numpy.ones(2, jax.numpy.bfloat16)}
     other = jax.tree.map(lambda leaf: 1.001 * leaf, params)
@@ -174,6 +186,14 @@ def test_samples_are_kept_for_the_same_settings_prompts_and_network(tmp_path):
         for cond in ({}, {"channels": channels}, {"channels": channels + 1})
     ]
     assert joined[0] == marks[0] and len({*marks, *joined}) == 5
+    # Nor of what has a value of its own.
+    with monkeypatch.context() as package:
+        package.setitem(CONDITIONS, "label", Condition("class", None))
+        own = [
+            fingerprint(config, prompts, params, mesh, {SQUARE: {"pooled": channels} | cond})
+            for cond in ({}, {"label": channels}, {"label": channels + 1})
+        ]
+    assert own[0] == marks[0] and len({*marks, *joined, *own}) == 7
 
     made = []
 

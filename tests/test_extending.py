@@ -1,12 +1,18 @@
 """What the documentation of extending shows runs."""
 
+import io
 import re
 from pathlib import Path
 
 import numpy as np
+import pytest
+from PIL import Image
 
 from ladd_jax.config.fields import base_config, typed
 from ladd_jax.config.own import SECTIONS
+from ladd_jax.data.conditions import CONDITIONS, Wanted
+from ladd_jax.data.joined import JOINED
+from ladd_jax.errors import UserError
 from ladd_jax.objectives.terms.own import OWN_TERMS, own_terms
 from ladd_jax.objectives.terms.reconstruction import Reconstruction
 
@@ -23,6 +29,23 @@ def test_a_package_adds_settings_and_a_term_as_it_is_shown(monkeypatch):
     assert own_terms(typed(config)) == ()
     config.own.near.weight = 0.1
     assert own_terms(typed(config)) == (Reconstruction(0.1, 5.0, "near"),)
+
+
+def test_a_package_makes_conditions_of_values_as_it_is_shown(monkeypatch):
+    for table, name in ((CONDITIONS, "label"), (CONDITIONS, "depth"), (JOINED, "depth")):
+        monkeypatch.setitem(table, name, None)
+    section = PAGE.read_text().split("### What a user gives besides the text\n")[1]
+    (shown,) = re.findall(r"```python\n(.*?)```", section.split("\n## ")[0], re.DOTALL)
+    exec(shown, {})
+    label = Wanted((3,), encode=None, fit=None)
+    np.testing.assert_array_equal(CONDITIONS["label"].read("1", label), [0, 1, 0])
+    with pytest.raises(UserError, match="the class is '3': use a number below 3"):
+        CONDITIONS["label"].read("3", label)
+    file = io.BytesIO()
+    Image.new("RGB", (4, 2)).save(file, "png")
+    depth = Wanted((1, 2, 3), encode=lambda picture: picture[::2, ::2], fit=None)
+    assert CONDITIONS["depth"].read(file.getvalue(), depth).shape == (1, 2, 3)
+    assert JOINED["depth"].channels(16) == 16
 
 
 def test_a_step_in_a_program_runs_as_it_is_shown():

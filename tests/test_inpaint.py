@@ -25,6 +25,7 @@ from ladd_jax.config.identity import identity
 from ladd_jax.config.workdir import settle
 from ladd_jax.data.buckets import Bucket
 from ladd_jax.data.images import decode_image, fit
+from ladd_jax.data.joined import JOINED, Joined
 from ladd_jax.data.masks import reduced
 from ladd_jax.data.sources import open_source
 from ladd_jax.data.sources.inpainting import record_masks
@@ -48,6 +49,7 @@ from ladd_jax.stages.latents import of_pixels
 from ladd_jax.stages.load import load_generator, load_widened
 from ladd_jax.stages.trained import check_text_alone, open_trained
 from ladd_jax.weights import load_autoencoder, load_mmdit
+from ladd_jax.weights.source import PIPELINE_INDEX
 
 FILLED = ("masked_distance", "masked_error", "known_error")
 
@@ -195,6 +197,27 @@ def test_weights_that_fill_holes_are_refused_without_masks(tmp_path):
     assert typed(of_weights(tmp_path / "sd3")).model.joined_channels == 5
     with pytest.raises(UserError, match="a mask and a masked picture: set data.joined=inpaint, "):
         typed(of_weights(tmp_path / "sd3", joined=""))
+
+
+def test_weights_of_another_kind_with_as_many_channels_are_told_by_their_class(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setitem(JOINED, "depth", Joined(lambda channels: channels, "a picture of depth"))
+    transformer = save_pipeline(tmp_path / "sd3", latent_channels=4, qk_norm=True).transformer
+    sizes = dict(transformer.config) | {"in_channels": 8, "out_channels": 4}
+    type(transformer).from_config(sizes).save_pretrained(tmp_path / "sd3" / "transformer")
+    # A class that any of both may have: the user says which.
+    assert typed(of_weights(tmp_path / "sd3", joined="depth")).data.joined == "depth"
+    with pytest.raises(UserError, match=r"is edited or a picture of depth: set .*=edit or depth, "):
+        typed(of_weights(tmp_path / "sd3", joined=""))
+    file = tmp_path / "sd3" / PIPELINE_INDEX
+    index = json.loads(file.read_text())
+    index["_class_name"] = "StableDiffusion3InstructPix2PixPipeline"
+    file.write_text(json.dumps(index))
+    assert typed(of_weights(tmp_path / "sd3", joined="edit")).data.joined == "edit"
+    words = "which read the picture that is edited, and data.joined is 'depth': set it to edit, or"
+    with pytest.raises(UserError, match=words):
+        of_weights(tmp_path / "sd3", joined="depth")
 
 
 @pytest.mark.parametrize("source", ["digits", "scenes"])

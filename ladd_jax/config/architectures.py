@@ -8,11 +8,11 @@ from ml_collections import ConfigDict
 
 from ladd_jax.config.fields import Config, Model, OtherNetwork
 from ladd_jax.config.pretraining import NETWORKS
-from ladd_jax.data.joined import JOINED, joined_channels
+from ladd_jax.data.joined import JOINED, joined_channels, kinds_of
 from ladd_jax.errors import UserError
 from ladd_jax.methods import METHODS
 from ladd_jax.models.dinov2 import Dinov2Config
-from ladd_jax.models.families import family_of, family_of_pipeline
+from ladd_jax.models.families import family_of, family_of_pipeline, joined_of_pipeline
 from ladd_jax.models.lora import BASE
 from ladd_jax.models.quantized import check_installed
 from ladd_jax.objectives.terms import terms_of
@@ -233,6 +233,7 @@ def read_architectures(config: ConfigDict) -> None:
             _fill(own, config, found)
         config.model.channels = found.out_channels
         config.model.joined_channels = found.in_channels - found.out_channels
+        _check_kind(config)
         config.data.text_width = found.context_width
         config.data.pooled_width = found.pooled_width
     if config.data.text:
@@ -253,6 +254,20 @@ def read_architectures(config: ConfigDict) -> None:
         section = config[name]
         if section.depth > 0 and not section.num_heads and not section.get("weights"):
             _complete(config.model, section, name)
+
+
+def _check_kind(config: ConfigDict) -> None:
+    """Raises UserError where weights read as many channels as the data join, and other things."""
+    kinds = kinds_of(config.model.joined_channels, config.model.channels)
+    # One kind is told by its number already, in the checks of the whole config.
+    if config.data.joined not in kinds or len(kinds) < 2:
+        return
+    said = joined_of_pipeline(config.weights)
+    if said in kinds and said != config.data.joined:
+        raise UserError(
+            f"weights is {config.weights}, which read {JOINED[said].words}, and data.joined is "
+            f"{config.data.joined!r}: set it to {said}, or use other weights"
+        )
 
 
 def _complete(model: ConfigDict, section: ConfigDict, name: str) -> None:

@@ -17,13 +17,7 @@ from ml_collections import ConfigDict
 from ladd_jax.config.own import SECTIONS, own_sections
 from ladd_jax.data.buckets import Bucket
 from ladd_jax.data.images import MAX_PIXELS
-from ladd_jax.data.joined import (
-    JOINED,
-    JOINED_IN_WORDS,
-    joined_channels,
-    joined_kind,
-    pretrains,
-)
+from ladd_jax.data.joined import JOINED, joined_channels, kinds_of, pretrains
 from ladd_jax.data.masks import KINDS
 from ladd_jax.data.sources import SOURCES
 from ladd_jax.diffusion.samplers import ALWAYS
@@ -153,7 +147,8 @@ class Data:
     joined: str = ""
     # How often masks are drawn as strokes, as boxes, and as frames around what is known.
     mask_shares: tuple[float, float, float] = (0.4, 0.3, 0.3)
-    # Rows x columns. Empty: a few for the aspects of the images, of about resolution^2 pixels.
+    # Rows x columns. Empty: a few for the aspects of the images, of about resolution^2 pixels, by
+    # a source that chooses them.
     buckets: tuple[str, ...] = ("8x8", "8x16", "16x8")
     resolution: int = 0  # pixels
     max_buckets: int = 5  # most buckets that are chosen
@@ -257,10 +252,15 @@ class Data:
                 f"data.source_column is {self.source_column!r} and data.joined is "
                 f"{self.joined!r}: set that to edit, or leave data.source_column empty"
             )
-        if not self.buckets and not (self.source == "images" and self.resolution):
+        if not self.buckets and not SOURCES[self.source].chooses_buckets:
             raise UserError(
-                "data.buckets is empty: name one or more, such as 8x8, or, for images, set "
-                "data.resolution"
+                f"data.buckets is empty and the source {self.source!r} chooses none for its "
+                f"records: name one or more, such as 8x8"
+            )
+        if not self.buckets and not self.resolution:
+            raise UserError(
+                "data.buckets is empty and data.resolution 0: name buckets, such as 8x8, or set "
+                "data.resolution, so that some are chosen"
             )
         for name in self.buckets:
             Bucket.parse(name)
@@ -1072,14 +1072,15 @@ class Config:
                 f"{self.synthesize.guidance_range}: the guidance that a student is told needs "
                 f"layers that adapters do not have, so use one of the two"
             )
-        own = self.model.channels + self.model.joined_channels
-        kind = joined_kind(own, self.model.channels)
-        if self.weights and kind and not self.data.joined:
+        kinds = kinds_of(self.model.joined_channels, self.model.channels)
+        if self.weights and kinds and not self.data.joined:
             raise UserError(
-                f"weights is {self.weights}, which read {JOINED_IN_WORDS[kind]}: set "
-                f"data.joined={kind}, with data of pictures, or use weights that read text alone"
+                f"weights is {self.weights}, which read "
+                f"{' or '.join(JOINED[kind].words for kind in kinds)}: set "
+                f"data.joined={' or '.join(kinds)}, with data of pictures, or use weights that "
+                f"read text alone"
             )
-        wanted = JOINED[self.data.joined](self.model.channels)
+        wanted = JOINED[self.data.joined].channels(self.model.channels)
         if self.data.joined and joined_channels(self) != wanted:
             raise UserError(
                 f"model.joined_channels is {self.model.joined_channels} and data.joined "

@@ -4,23 +4,38 @@ A kind is a value of `data.joined` and an entry of `JOINED`; a source gives the 
 each record. C channels of a latent.
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-JOINED: dict[str, Callable[[int], int]] = {
-    "": lambda channels: 0,
-    # A mask, which is 1 where the picture is to be filled, then latents of the masked picture.
-    "inpaint": lambda channels: 1 + channels,
-    # Latents of the picture that is edited.
-    "edit": lambda channels: channels,
-}
-"""Number of joined channels by C, by the kind."""
+from ladd_jax.errors import UserError
+from ladd_jax.names import listed
 
-JOINED_IN_WORDS = {
-    "inpaint": "a mask and a masked picture",
-    "edit": "the picture that is edited",
+
+@dataclasses.dataclass(frozen=True)
+class Joined:
+    """A kind of what is joined to the channels of x_t.
+
+    Attributes:
+      channels: `channels(C)`: how many channels it has.
+      words: what a network is given.
+    """
+
+    channels: Callable[[int], int]
+    words: str
+
+
+JOINED = {
+    "": Joined(lambda channels: 0, "prompts alone"),
+    # The mask is 1 where the picture is to be filled; latents of the masked picture follow it.
+    "inpaint": Joined(lambda channels: 1 + channels, "a mask and a masked picture"),
+    "edit": Joined(lambda channels: channels, "the picture that is edited"),
 }
-"""What a network is given, by the kind."""
+"""By the kind."""
+
+
+PICTURED = ("inpaint", "edit")
+"""Kinds that a user gives by a picture, and its mask; all others by the condition of their name."""
 
 
 def joined_channels(config: Any) -> int:
@@ -29,22 +44,60 @@ def joined_channels(config: Any) -> int:
     Args:
       config: the run's config.
     """
-    return config.model.joined_channels or JOINED[config.data.joined](config.model.channels)
+    of_data = JOINED[config.data.joined].channels(config.model.channels)
+    return config.model.joined_channels or of_data
 
 
-def joined_kind(in_channels: int, out_channels: int) -> str:
-    """The kind of channels that a network reads besides those of x_t, by their number.
+def kinds_of(joined: int, channels: int) -> list[str]:
+    """The kinds that join as many channels as a network reads besides those of x_t.
 
     Args:
-      in_channels: channels that it reads.
-      out_channels: C.
+      joined: these.
+      channels: C.
 
     Returns:
-      a value of `data.joined`; empty where it reads none, or as many as no kind has.
+      values of `data.joined`; none where it reads none.
     """
-    joined = in_channels - out_channels
-    found = (kind for kind, count in JOINED.items() if kind and count(out_channels) == joined)
-    return next(found, "")
+    return [kind for kind, each in JOINED.items() if kind and each.channels(channels) == joined]
+
+
+def joined_kind(place: str, said: str, joined: int, channels: int) -> str:
+    """The kind that released weights read.
+
+    Args:
+      place: where they are, for messages.
+      said: the kind that their files name; empty where they name none.
+      joined: channels that they read besides those of x_t.
+      channels: C.
+
+    Returns:
+      a value of `data.joined`; empty where they read no such channels, or as many as no kind has.
+
+    Raises:
+      UserError: there is no such kind here, it joins another number of channels, or none is named
+        and several have as many.
+    """
+    if not joined:
+        return ""
+    if said and said not in JOINED:
+        raise UserError(
+            f"{place} is given {said!r} besides prompts, and data.joined has "
+            f"{listed([kind for kind in JOINED if kind])} here: install the package that adds it"
+        )
+    kinds = kinds_of(joined, channels)
+    if said and said not in kinds:
+        raise UserError(
+            f"by its files {place} is given {JOINED[said].words}, in "
+            f"{JOINED[said].channels(channels)} channels, and its weights read {joined} besides "
+            f"those of x_t: use another model"
+        )
+    if not said and len(kinds) > 1:
+        raise UserError(
+            f"{place} reads {joined} channels besides those of x_t, and does not say whether they "
+            f'are {" or ".join(kinds)}: export it again, or name one as "joined" in its '
+            f"ladd_jax.json"
+        )
+    return said or next(iter(kinds), "")
 
 
 def pretrains(config: Any) -> bool:

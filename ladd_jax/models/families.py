@@ -295,6 +295,8 @@ class Family:
       text_widths: `text_widths(place)` gives, for a folder with one encoder, the features of a text
         token and the length of the pooled vector.
       released: `released(place)` says how a pipeline is meant to be sampled.
+      joined: `joined(place)` says what a pipeline joins to x_t, as a value of `data.joined`, if the
+        class of the pipeline tells.
       layouts: the kinds of files that `write_export` writes, by the layout's name in flags.
       samplers: names of the students' samplers that these files can express.
       write_export: `write_export(folder, export)` fills an existing empty folder, including a model
@@ -330,6 +332,7 @@ class Family:
     check_text: Callable[[str | Path, Any, int, str], None] = _lacking("text encoder in files")
     text_widths: Callable[[str | Path], tuple[int, int]] = _lacking("text encoder in files")
     released: Callable[[str], Released] = _lacking("released pipelines")
+    joined: Mapping[str, str] = dataclasses.field(default_factory=dict)
     layouts: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
     samplers: tuple[str, ...] = ()
     write_export: Callable[[Path, Export], None] = _lacking("layout of files to export")
@@ -357,6 +360,15 @@ def family_of_pipeline(place: str) -> Family:
       UserError: its index is damaged.
     """
     return family(PIPELINES.get(pipeline_class(place), _DEFAULT))
+
+
+def joined_of_pipeline(place: str) -> str:
+    """What a released or exported pipeline joins to x_t by its class; empty where that says none.
+
+    Args:
+      place: as of `family_of_pipeline`, whose errors there are.
+    """
+    return family_of_pipeline(place).joined.get(pipeline_class(place), "")
 
 
 def family_of(config: Any) -> Family:

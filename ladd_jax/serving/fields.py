@@ -10,7 +10,9 @@ from typing import Any
 import gradio
 
 from ladd_jax.data.buckets import Bucket
+from ladd_jax.data.conditions import Condition
 from ladd_jax.diffusion.sampling import scales_of
+from ladd_jax.stages.conditions import conditions_of
 from ladd_jax.stages.trained import TrainedModel
 
 _KEPT_PAINTINGS = 256
@@ -32,8 +34,8 @@ class Fields:
       prompt: the box where the prompt is typed.
       status: a line about the pictures.
       gallery: the pictures.
-      inputs: components that a `Wish` is read from, by its attributes; choices that this student
-        does not offer are missing.
+      inputs: components that a `Wish` is read from, by its attributes, and its conditions by the
+        names that `conditions_in` reads; choices that this student does not offer are missing.
       changes: events of the other inputs, which update the pictures like a keystroke does.
       editor: the canvas where holes are painted; None for a student that does not fill holes.
     """
@@ -74,12 +76,19 @@ _WORDS = {
         "choose a picture and type how to edit it",
     ),
 }
-"""The wording by what is joined to x_t, as `data.joined` names it."""
+"""The wording by what is joined to x_t, for students that are given a picture."""
+
+_CONDITION = "condition "
+"""Before the name of a condition in the names of inputs."""
 
 
 def ready_words(trained: TrainedModel) -> str:
     """The status line once the page is ready."""
-    return f"Ready: {_WORDS[trained.joined].ready}."
+    return f"Ready: {_words_of(trained).ready}."
+
+
+def _words_of(trained: TrainedModel) -> _Words:
+    return _WORDS[trained.joined if trained.reads_picture else ""]
 
 
 def fields_of(trained: TrainedModel, buckets: Mapping[str, Bucket], most: int) -> Fields:
@@ -90,7 +99,7 @@ def fields_of(trained: TrainedModel, buckets: Mapping[str, Bucket], most: int) -
       buckets: the shapes to offer, by their labels.
       most: largest number of pictures at once.
     """
-    steps, words = len(trained.times), _WORDS[trained.joined]
+    steps, words = len(trained.times), _words_of(trained)
     does = "type or paint" if trained.joined == "inpaint" else "type"
     told = f"One step while you {does}, {steps} after a pause or Enter."
     gradio.Markdown(f"## {Path(trained.place).name}\n{told}", elem_id="title")
@@ -107,13 +116,17 @@ def fields_of(trained: TrainedModel, buckets: Mapping[str, Bucket], most: int) -
                 elem_id="prompt",
             )
             inputs["prompt"] = prompt
-            if trained.joined:
+            if trained.reads_picture:
                 inputs["picture"] = _picture()
             if trained.joined == "inpaint":
                 editor = _editor()
             # A student that fills holes is only asked once the first stroke is painted.
-            elif trained.joined:
+            elif trained.reads_picture:
                 changes.append(inputs["picture"].change)
+            # Which they are is the same in all shapes.
+            for name, asked in conditions_of(trained, trained.buckets[0]).items():
+                inputs[_CONDITION + name] = field = _condition(name, asked.condition)
+                changes.append(field.change if asked.condition.file else field.input)
             inputs["aspect"] = gradio.Radio(
                 list(buckets), value=_squarest(buckets), label="Aspect", elem_id="aspect"
             )
@@ -136,7 +149,7 @@ def fields_of(trained: TrainedModel, buckets: Mapping[str, Bucket], most: int) -
                 inputs[name] = gradio.Slider(low, high, value, label=label, elem_id=name)
                 changes.append(inputs[name].release)
             # At t = 1 nothing is left of a picture to start from.
-            if not trained.joined and min(trained.times) < 1:
+            if not trained.reads_picture and min(trained.times) < 1:
                 with gradio.Accordion("Start from a picture", open=False):
                     inputs["picture"] = _picture()
                     inputs["strength"] = _strength(trained)
@@ -154,6 +167,23 @@ def fields_of(trained: TrainedModel, buckets: Mapping[str, Bucket], most: int) -
             )
             status = gradio.Markdown(elem_id="status")
     return Fields(prompt, status, gallery, inputs, changes, editor)
+
+
+def conditions_in(given: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+    """Names and values of the conditions that are given, of the values of `Fields.inputs`."""
+    return tuple(
+        (name.removeprefix(_CONDITION), value)
+        for name, value in given.items()
+        if name.startswith(_CONDITION) and value
+    )
+
+
+def _condition(name: str, condition: Condition) -> gradio.File | gradio.Textbox:
+    """Where a condition's file is chosen, or its value is typed."""
+    label, place = condition.words.capitalize(), f"condition_{name}"
+    if condition.file:
+        return gradio.File(label=label, height=120, elem_id=place)
+    return gradio.Textbox(condition.default, label=label, max_lines=1, elem_id=place)
 
 
 def _picture() -> gradio.Image:

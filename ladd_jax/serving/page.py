@@ -18,7 +18,7 @@ from PIL import Image
 from ladd_jax.data.buckets import Bucket
 from ladd_jax.errors import UserError
 from ladd_jax.serving.engine import Engine, SupersededError
-from ladd_jax.serving.fields import fields_of, ready_words
+from ladd_jax.serving.fields import conditions_in, fields_of, ready_words
 from ladd_jax.serving.painting import canvas_of
 from ladd_jax.serving.ready import Ready
 from ladd_jax.serving.student import Student, Wish, read_picture
@@ -122,6 +122,7 @@ class Page:
             picture=None if picture is None else Path(picture),
             painting=session.painting(picture),
             strength=given.get("strength", 1.0),
+            conditions=conditions_in(given),
         )
 
     def _session(self, request: gradio.Request) -> tuple[str, _Session]:

@@ -9,7 +9,7 @@ import dataclasses
 import functools
 import logging
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +24,7 @@ from ladd_jax.models.base import CHANNELS, GUIDANCE
 from ladd_jax.parallel.mesh import batch_divisor
 from ladd_jax.ranges import SEED
 from ladd_jax.serving.painting import painted_mask
+from ladd_jax.stages.conditions import check_text, conditions_of
 from ladd_jax.stages.given import Holed, fit_mask
 from ladd_jax.stages.trained import TrainedModel
 
@@ -75,7 +76,8 @@ class Row:
       guidance: the guidance scale given to the student, or both scales; None for a student that is
         not given any.
       start: the latent `[h, w, C]` that it starts from; None for noise alone.
-      joined: channels joined to x_t, `[h, w, J]`; None for a student that reads text alone.
+      joined: channels joined to x_t, `[h, w, J]`; None for a student that is given no picture.
+      own: arrays of the conditions that it is given besides the prompt, by their names in a cond.
       hole: the picture whose hole is filled; None for a student that does not fill holes.
     """
 
@@ -84,6 +86,7 @@ class Row:
     guidance: GivenGuidance = None
     start: np.ndarray | None = None
     joined: np.ndarray | None = None
+    own: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
     hole: Holed | None = None
 
     def finished(self, picture: np.ndarray) -> np.ndarray:
@@ -108,6 +111,7 @@ class Wish:
       painting: the paint layer over the picture, an encoded image of its aspect that is transparent
         where the picture stays as it is; None where nothing is painted.
       strength: share of noise that is mixed into a picture to start from.
+      conditions: values of the student's other conditions, by name; those of files are paths.
     """
 
     prompt: str
@@ -120,6 +124,7 @@ class Wish:
     picture: Path | None = None
     painting: bytes | None = None
     strength: float = 1.0
+    conditions: tuple[tuple[str, str], ...] = ()
 
 
 class Student:
@@ -135,7 +140,7 @@ class Student:
             has the least size that fills them.
 
         Raises:
-          UserError: it is a data generator.
+          UserError: it is a data generator, or reads what nothing gives.
         """
         if not trained.times:
             raise UserError(
@@ -143,16 +148,19 @@ class Student:
                 f"use ladd_jax.sample"
             )
         self.trained = trained
+        self._conditions = {b: conditions_of(trained, b) for b in trained.buckets}
         unit = batch_divisor(mesh)
         self.sizes = tuple(sorted({unit, -(-batch_size // unit) * unit}))
         _LOG.info("serve: reads the text encoder")
         self._encoder = trained.encoder()
         null = {name: array[0] for name, array in self._encoder.encode([""]).items()}
+        check_text(trained, null)
         _LOG.info("serve: reads the network")
         self._params = trained.load()
         network = trained.family.backbone(trained.architecture)
         self._samplers = {size: Sampler(network, null, mesh, size) for size in self.sizes}
         self._given = functools.lru_cache(_KEPT_PICTURES)(self._give)
+        self._own = functools.lru_cache(_KEPT_PICTURES)(self._read)
         self._fitted = functools.lru_cache(_KEPT_PICTURES)(self._fit)
         self._texts: OrderedDict[str, Text | UserError] = OrderedDict()
 
@@ -169,7 +177,7 @@ class Student:
             (Kind(bucket, (*times[:count], 0.0), starts), size)
             for bucket in self.trained.buckets
             for count in range(1, len(times) + 1)
-            for starts in ([False] if self.trained.joined else sorted({self._starts, True}))
+            for starts in ([False] if self.trained.reads_picture else sorted({self._starts, True}))
             for size in self.sizes
         ]
 
@@ -180,7 +188,7 @@ class Student:
         That is so where the first time is t = 1, at which nothing is left of a picture. A picture
         that is joined to x_t is never started from.
         """
-        return not self.trained.joined and max(self.trained.times) == 1
+        return not self.trained.reads_picture and max(self.trained.times) == 1
 
     def warm_up(self, told: Callable[[int, int], None]) -> None:
         """Compiles all programs by running each once.
@@ -193,11 +201,13 @@ class Student:
             told(done, len(programs))
             guidance = self.trained.sampling(None, None, None).given_guidance
             joined = None
-            if self.trained.joined:
+            if self.trained.reads_picture:
                 channels = network.in_channels - network.out_channels
                 shape = (kind.bucket.height, kind.bucket.width, channels)
                 joined = np.zeros(shape, np.float32)
-            self(kind, [Row("", 0, guidance, joined=joined)] * size)
+            asked = self._conditions[kind.bucket].values()
+            own = {each.array: np.zeros(each.wanted.shape, np.float32) for each in asked}
+            self(kind, [Row("", 0, guidance, joined=joined, own=own)] * size)
         for bucket in self.trained.buckets:
             height, width = bucket.image_size(self.trained.reduction)
             self.trained.pictures.encode(np.zeros((height, width, 3), np.uint8), bucket)
@@ -208,12 +218,13 @@ class Student:
 
         Raises:
           UserError: the prompt is empty or too long, the file is not a picture, the seed, guidance
-            or strength is not allowed, or the picture or hole that the student needs is missing.
+            or strength is not allowed, or a picture, hole or condition that the student needs is
+            missing.
         """
         prompt = check_prompt(wish.prompt, "the page")
         if wish.seed not in SEED:
             raise UserError(f"seed is {wish.seed}: use {SEED}")
-        joins = self.trained.joined
+        joins = self.trained.reads_picture
         strength = None if joins or wish.picture is None else wish.strength
         way: Sampling = self.trained.sampling(
             wish.steps, wish.guidance, None, strength, wish.image_guidance
@@ -222,10 +233,15 @@ class Student:
         if wish.picture is not None:
             latents, hole = self._given(wish.picture, wish.painting, wish.bucket)
         elif joins:
-            raise UserError(_NO_PICTURE[joins])
+            raise UserError(_NO_PICTURE[self.trained.joined])
         start, joined = (None, latents) if joins else (latents, None)
+        given = dict(wish.conditions)
+        own = {
+            asked.array: self._own(name, given.get(name), wish.bucket)
+            for name, asked in self._conditions[wish.bucket].items()
+        }
         rows = [
-            Row(prompt, wish.seed + i, way.given_guidance, start, joined, hole)
+            Row(prompt, wish.seed + i, way.given_guidance, start, joined, own, hole)
             for i in range(wish.count)
         ]
         return Kind(wish.bucket, way.sigmas, self._starts or start is not None), rows
@@ -244,6 +260,7 @@ class Student:
         joined = [row.joined for row in rows if row.joined is not None]
         if joined:
             cond[CHANNELS] = np.stack(joined)
+        cond |= {name: np.stack([row.own[name] for row in rows]) for name in rows[0].own}
         channels = self.trained.architecture.out_channels
         shape = (kind.bucket.height, kind.bucket.width, channels)
         nothing = np.zeros(shape, np.float32)
@@ -278,6 +295,15 @@ class Student:
             )
         hole = Holed(pictures, pixels, mask)
         return hole.channels(), hole
+
+    def _read(self, name: str, value: str | None, bucket: Bucket) -> np.ndarray:
+        """The array of a condition's value; None has its default."""
+        asked = self._conditions[bucket][name]
+        value = asked.condition.default if value is None else value
+        if value is None:
+            raise UserError(f"there is no {asked.condition.words}: give one")
+        words, file = asked.condition.words, asked.condition.file
+        return asked.of(_bytes_of(Path(value), words) if file else value)
 
     def _fit(self, file: Path, bucket: Bucket) -> tuple[np.ndarray, int, int]:
         """A picture's pixels fitted into a bucket, and its own height and width."""
@@ -318,15 +344,24 @@ class Student:
 def read_picture(file: Path) -> np.ndarray:
     """The picture that a user has chosen, uint8 `[H, W, 3]`.
 
-    Its errors differ from those of `stages.starts.read_start`: a browser must not be told paths on
-    the server, and its user can choose the picture again but not check a path.
-
     Raises:
       UserError: the file is not a picture, is damaged, too large to decode, or no longer there.
     """
+    return decode_image(_bytes_of(file, "picture"))
+
+
+def _bytes_of(file: Path, what: str) -> bytes:
+    """The content of a file that a user has chosen.
+
+    Its errors differ from those of `stages.starts.read_start`: a browser must not be told paths on
+    the server, and its user can choose the file again but not check a path.
+
+    Raises:
+      UserError: it is no longer there.
+    """
     try:
-        return decode_image(file.read_bytes())
+        return file.read_bytes()
     except OSError as error:
         raise UserError(
-            f"the picture {file.name} cannot be read ({error.strerror}): choose it again"
+            f"the {what} {file.name} cannot be read ({error.strerror}): choose it again"
         ) from error

@@ -14,13 +14,14 @@ from jax.sharding import Mesh
 
 from ladd_jax.config.workdir import read
 from ladd_jax.data.buckets import Bucket
-from ladd_jax.data.joined import JOINED_IN_WORDS
+from ladd_jax.data.joined import JOINED
 from ladd_jax.data.prompt_sets import read_prompt_set
 from ladd_jax.data.shard_sets import is_complete
 from ladd_jax.data.shards import Shards
 from ladd_jax.diffusion.sampling import Sampling
 from ladd_jax.errors import UserError
 from ladd_jax.paths import expand
+from ladd_jax.stages.conditions import check_defaults
 from ladd_jax.stages.given_records import GivenRecord, given_records
 from ladd_jax.stages.judging import first_subjects
 from ladd_jax.stages.pictured import Pictured
@@ -86,6 +87,7 @@ def open_networks(place: str, asked: Asked, mesh: Mesh) -> list[Network]:
     trained = open_trained(place, None, None, None, mesh)
     workdir = expand(place) if is_run(expand(place)) else None
     bucket = choose_bucket(asked.aspect, trained)
+    check_defaults(trained, bucket, "--compare")
     if trained.times:
         most = len(trained.times)
         # Students with another sampler were trained for a single number of steps.
@@ -130,14 +132,14 @@ def prompts_of(
     """
     networks = [network for own in models if isinstance(own, list) for network in own]
     wanted = _wanted([own for own in models if isinstance(own, Pictured)], asked)
-    if _joined(networks):
+    if _read_pictures(networks):
         records = _records(networks, wanted)
         return [record.prompt for record in records], records
     return _of_runs(networks) if wanted is None else wanted, []
 
 
-def _joined(networks: Sequence[Network]) -> str:
-    """What all networks are given besides prompts, as `data.joined` names it.
+def _read_pictures(networks: Sequence[Network]) -> bool:
+    """Whether all networks are given pictures besides prompts.
 
     Raises:
       UserError: two of them take different inputs.
@@ -145,12 +147,12 @@ def _joined(networks: Sequence[Network]) -> str:
     for other in networks:
         first, second = networks[0].trained, other.trained
         if first.joined != second.joined:
-            words = [JOINED_IN_WORDS.get(each.joined, "prompts alone") for each in (first, second)]
+            words = [JOINED[each.joined].words for each in (first, second)]
             raise UserError(
                 f"{first.place} is given {words[0]} and {second.place} {words[1]}: compare models "
                 f"that are given the same"
             )
-    return networks[0].trained.joined if networks else ""
+    return bool(networks) and networks[0].trained.reads_picture
 
 
 def _wanted(folders: Sequence[Pictured], asked: Sequence[str] | None) -> list[str] | None:
@@ -223,7 +225,7 @@ def _records(networks: Sequence[Network], wanted: Sequence[str] | None) -> list[
         )
     trained, bucket = networks[0].trained, networks[0].bucket
     raise UserError(
-        f"{trained.place} is given {JOINED_IN_WORDS[trained.joined]}, and no run in the comparison "
+        f"{trained.place} is given {JOINED[trained.joined].words}, and no run in the comparison "
         f"has held-out records of {bucket.name} to take these from: compare a run that has them"
     )
 

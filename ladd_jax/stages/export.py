@@ -108,6 +108,8 @@ def export(
                 "text_length": config.data.text_length,
                 "step": step,
             }
+            # Its class may say it, and not of what a package joins.
+            facts |= {"joined": config.data.joined} if config.data.joined else {}
             facts |= dict(zip(("guidance", "image_guidance"), scales, strict=False))
             (partial / FACTS).write_text(json.dumps(facts, indent=2, sort_keys=True) + "\n")
     if push_to:

@@ -84,7 +84,7 @@ def check_given(trained: TrainedModel, images: int, masks: int, strength: float 
             f"--mask is for a network that fills holes, which {trained.place} does not: leave it "
             f"out"
         )
-    if not trained.joined:
+    if not trained.reads_picture:
         return
     if not images:
         raise UserError(f"{trained.place} is given a picture: name one by --image=FILE")

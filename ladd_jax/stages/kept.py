@@ -18,6 +18,7 @@ from ladd_jax.config.identity import identity
 from ladd_jax.config.workdir import data_directory
 from ladd_jax.data import archives
 from ladd_jax.data.buckets import Bucket
+from ladd_jax.data.conditions import CONDITIONS
 from ladd_jax.errors import DamagedError, UserError
 from ladd_jax.models.base import CHANNELS, Params
 from ladd_jax.object_store import address_of
@@ -58,8 +59,8 @@ def fingerprint(
       prompts: prompts of each bucket's samples.
       params: the network's parameters.
       mesh: mesh that they are on.
-      cond: arrays of the samples by name; only `CHANNELS` counts, since all others follow from the
-        prompts. None for no arrays.
+      cond: arrays of the samples by name; only `CHANNELS` and those of `CONDITIONS` count, as
+        all others follow from the prompts. None for no arrays.
     """
     parts = identity(to_dict(config), "pretrain")["config"]
     if config.prefer.before:
@@ -69,6 +70,13 @@ def fingerprint(
     parts["prompts"] = digest.hexdigest()
     if joined := {b.name: own[CHANNELS] for b, own in (cond or {}).items() if CHANNELS in own}:
         parts["joined"] = _digest(joined)
+    given = {
+        f"{bucket.name} {name}": own[name]
+        for bucket, own in (cond or {}).items()
+        for name in CONDITIONS.keys() & own.keys()
+    }
+    if given:
+        parts["conditions"] = _digest(given)
     parts["parameters"] = f"{_size(params, mesh):.6g}"
     return json.dumps(parts, sort_keys=True)
 

@@ -17,6 +17,7 @@ from ladd_jax.errors import UserError
 from ladd_jax.models.base import CHANNELS
 from ladd_jax.names import counted
 from ladd_jax.parallel.mesh import batch_divisor
+from ladd_jax.stages.conditions import Conditions, check_text, null_of
 from ladd_jax.stages.encode import report_cut
 from ladd_jax.stages.given import Given
 from ladd_jax.stages.trained import TrainedModel
@@ -66,14 +67,17 @@ class Prompted:
           batch_size: pictures at once; rounded up to a multiple of what the mesh needs.
 
         Raises:
-          UserError: a prompt does not fit the text encoder.
+          UserError: a prompt does not fit the text encoder, or the network reads what nothing
+            gives.
         """
         # The encoders are freed before the transformer is read, since accelerators may not have
         # room for both.
         _LOG.info("sample: reads the text encoder, and %d prompts", len(prompts))
         encoder = trained.encoder()
-        self._cond = encoder.encode(prompts)
+        self._cond, self._count = encoder.encode(prompts), len(prompts)
         null = {name: array[0] for name, array in encoder.encode([""]).items()}
+        check_text(trained, null)
+        null |= null_of(trained)
         report_cut(encoder)
         del encoder
         _LOG.info("sample: reads the network")
@@ -89,6 +93,7 @@ class Prompted:
         bucket: Bucket,
         jobs: Sequence[Picture],
         given: Given | None = None,
+        conditions: Conditions | None = None,
     ) -> Iterator[tuple[Picture, np.ndarray]]:
         """Makes pictures, one batch after another.
 
@@ -97,21 +102,25 @@ class Prompted:
           bucket: shape of the latents.
           jobs: the pictures to make.
           given: the pictures that come with all prompts. They are joined to x_t or, for a network
-            that reads text alone, are what samples start from, and then `sampling` must be made for
+            that reads no picture, are what samples start from, and then `sampling` must be made for
             it. None for prompts alone.
+          conditions: values of its other conditions, for all prompts; None for their defaults.
 
         Yields:
           each job, in order, with its picture `[H, W, 1 or 3]` in [-1, 1].
         """
         shape = (bucket.height, bucket.width, self._trained.architecture.out_channels)
+        if conditions is None:
+            conditions = Conditions(self._trained, bucket, [{}] * self._count)
         for first in range(0, len(jobs), self._chunk):
             part = jobs[first : first + self._chunk]
             rows = [job.prompt for job in part]
             # As objects: of NumPy's numbers large seeds would be rounded to one another.
             keys = seeds(0, np.array([job.seed for job in part], object))
             own = {name: array[rows] for name, array in self._cond.items()}
+            own |= conditions.arrays(rows)
             x_0 = None if given is None else np.stack([given.channels(row) for row in rows])
-            if self._trained.joined and x_0 is not None:
+            if self._trained.reads_picture and x_0 is not None:
                 own[CHANNELS], x_0 = x_0, None
             latents = self._sampler(self.params, keys, own, shape, sampling, x_0=x_0)
             for job, latent in zip(part, latents, strict=True):

@@ -8,7 +8,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -21,6 +21,7 @@ from ladd_jax.diffusion.samplers import ALWAYS
 from ladd_jax.diffusion.sampling import Sampling, scales_of
 from ladd_jax.errors import UserError
 from ladd_jax.evaluation.pictures import png, sheet
+from ladd_jax.stages.conditions import Conditions
 from ladd_jax.stages.given import GivenFiles, open_given
 from ladd_jax.stages.prompted import Picture, Prompted, check_count
 from ladd_jax.stages.trained import TrainedModel
@@ -80,6 +81,7 @@ def sample(
     mesh: Mesh,
     place: Callable[[int, int], Path] | None = None,
     images: Sequence[GivenFiles] = (),
+    values: Sequence[Mapping[str, str]] = (),
 ) -> list[Path]:
     """Writes pictures, and if there are several also a sheet with the first ones of the first
     prompts.
@@ -99,17 +101,20 @@ def sample(
       images: files of pictures, one for each prompt, which the network is given or else samples
         start from; for the latter `sampling` must be made with a strength. Empty to start from
         noise alone.
+      values: of the conditions that the network reads, by their names, for each prompt; none: their
+        defaults.
 
     Returns:
       the pictures' files, prompt by prompt, then the sheet's.
 
     Raises:
       UserError: there are too many pictures, a prompt does not fit the text encoder, a file is not
-        a picture, or a mask does not fit its picture.
+        a picture, a mask does not fit its picture, or a value does not fit its condition.
     """
     check_count(len(prompts), count)
     # Opened before the network is read, so that a mistake in a file is reported at once.
     given_files = open_given(trained, bucket, images)
+    conditions = Conditions(trained, bucket, values or [{}] * len(prompts))
     prompted = Prompted(trained, prompts, mesh, batch_size)
     height, width = bucket.image_size(trained.reduction)
     given = sampling.given_guidance
@@ -145,10 +150,11 @@ def sample(
     files, pictures = [], []
     _make_folder(out)
     with tqdm(total=len(jobs), desc="sample", unit="img") as bar:
-        for job, picture in prompted.pictures(sampling, bucket, jobs, given_files):
+        for job, picture in prompted.pictures(sampling, bucket, jobs, given_files, conditions):
             text = {"prompt": prompts[job.prompt], "seed": str(job.seed), **facts}
             if given_files is not None:
                 text |= given_files.facts(job.prompt)
+            text |= conditions.facts(job.prompt)
             name = (
                 Path(f"{_stem(text, trained.place)}.png")
                 if place is None

@@ -13,6 +13,8 @@ from ladd_jax.errors import NotFoundError, UserError
 from ladd_jax.paths import matches
 
 Read = TypeVar("Read")
+First = TypeVar("First")
+Second = TypeVar("Second")
 
 
 def find_starts(path: str) -> list[Path]:
@@ -33,8 +35,15 @@ def find_starts(path: str) -> list[Path]:
     return files
 
 
-def pair(prompts: Sequence[str], files: Sequence[Read]) -> tuple[list[str], list[Read]]:
+def pair(
+    prompts: Sequence[First], files: Sequence[Second], what: str = "pictures"
+) -> tuple[list[First], list[Second]]:
     """Pairs prompts with pictures; a single prompt or picture is used for all of the others.
+
+    Args:
+      prompts: prompts, and what else was paired with them before.
+      files: files of pictures, or other things that go with prompts.
+      what: what errors call these.
 
     Returns:
       prompts and pictures, equally many, without repeated pairs.
@@ -44,7 +53,7 @@ def pair(prompts: Sequence[str], files: Sequence[Read]) -> tuple[list[str], list
     """
     if len(prompts) != len(files) and 1 not in (len(prompts), len(files)):
         raise UserError(
-            f"{len(files)} pictures for {len(prompts)} prompts: give one of either, or equally many"
+            f"{len(files)} {what} for {len(prompts)} prompts: give one of either, or equally many"
         )
     count = max(len(prompts), len(files))
     pairs = dict.fromkeys((prompts[i % len(prompts)], files[i % len(files)]) for i in range(count))
@@ -58,7 +67,7 @@ def look_at_start(file: Path) -> tuple[int, int]:
       NotFoundError: the file is gone.
       UserError: it is not a picture, is damaged, or is too large to decode.
     """
-    return _told(file, look_at_image)
+    return told(file, look_at_image)
 
 
 def read_start(file: Path) -> np.ndarray:
@@ -68,7 +77,7 @@ def read_start(file: Path) -> np.ndarray:
       NotFoundError: the file is gone.
       UserError: it is not a picture, or is damaged.
     """
-    return _told(file, decode_image)
+    return told(file, decode_image)
 
 
 def name_of(file: Path) -> str:
@@ -76,7 +85,13 @@ def name_of(file: Path) -> str:
     return f"{file.name} {hashlib.sha256(file.read_bytes()).hexdigest()[:10]}"
 
 
-def _told(file: Path, read: Callable[[bytes], Read]) -> Read:
+def told(file: Path, read: Callable[[bytes], Read]) -> Read:
+    """What is read of a file's bytes; an error of it names the file.
+
+    Raises:
+      NotFoundError: the file is gone.
+      UserError: what `read` raises.
+    """
     try:
         return read(file.read_bytes())
     except OSError as error:

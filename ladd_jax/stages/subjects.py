@@ -9,6 +9,7 @@ import numpy as np
 
 from ladd_jax.config.fields import Config
 from ladd_jax.data.buckets import Bucket
+from ladd_jax.data.conditions import CONDITIONS
 from ladd_jax.data.prompt_sets import read_prompt_set
 from ladd_jax.data.shard_sets import LATENTS, is_complete
 from ladd_jax.data.shards import Shards
@@ -69,6 +70,7 @@ def subject_of(config: Config, workdir: Path) -> Subject:
             f"as parti128:PartiPrompts.tsv, or set data.held_out and run the stage 'encode' first"
         )
     held = shards_of(config, workdir, "held_out")
+    one_each = bool(config.data.joined or CONDITIONS.keys() & held.cond_arrays.keys())
     found = {}
     for bucket in held.buckets:
         size = held.sizes[bucket]
@@ -87,7 +89,7 @@ def subject_of(config: Config, workdir: Path) -> Subject:
             latents = records[LATENTS] if config.data.joined else None
             return Subjects(np.array(records["prompt"]), records["cond"], latents)
 
-        found[bucket] = _drawn(config, bucket, texts, read)
+        found[bucket] = _drawn(config, bucket, texts, read, one_each)
     if not found:
         raise UserError(
             f"no bucket has {_LEAST} held-out records: raise data.held_out, which is "
@@ -124,14 +126,20 @@ def _drawn(
     bucket: Bucket,
     texts: Sequence[str],
     read: Callable[[np.ndarray], Subjects],
+    one_each: bool = False,
 ) -> Subjects:
-    """The subjects of a bucket, drawn from texts; `read` gives the subjects at some places of them.
+    """The subjects of a bucket, drawn from the prompts of its records.
 
-    If samples are also made from a record's picture, every record is a subject of its own, whatever
-    its prompt, and the first ones have one sample each.
+    Args:
+      config: the run's config.
+      bucket: the bucket.
+      texts: prompts of its records.
+      read: gives the subjects at some places of these.
+      one_each: whether a sample also depends on more of a record than its prompt, such as a
+        picture: every record is a subject of its own then, and the first ones have one sample each.
     """
     stage, rng = config.evaluate, np.random.default_rng((config.seed, bucket.height, bucket.width))
-    if config.data.joined:
+    if one_each:
         places = np.arange(min(len(texts), stage.samples))
     else:
         places = choose(texts, stage.samples, stage.per_prompt, rng)

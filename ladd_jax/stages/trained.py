@@ -6,18 +6,25 @@ from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
 
 from ladd_jax.config.architectures import generator_architecture, student_architecture
 from ladd_jax.config.fields import Synthesize
 from ladd_jax.config.workdir import read
 from ladd_jax.data.buckets import Bucket, bucket_table
-from ladd_jax.data.joined import joined_kind, pretrains
+from ladd_jax.data.joined import PICTURED, joined_kind, pretrains
 from ladd_jax.diffusion.sampling import GivenGuidance, Sampling, scales_of
 from ladd_jax.errors import DamagedError, UserError
 from ladd_jax.methods import METHODS
 from ladd_jax.models.base import Params
-from ladd_jax.models.families import Family, TextEncoder, family_of, family_of_pipeline
+from ladd_jax.models.families import (
+    Family,
+    TextEncoder,
+    family_of,
+    family_of_pipeline,
+    joined_of_pipeline,
+)
 from ladd_jax.parallel.mesh import batch_divisor
 from ladd_jax.paths import expand
 from ladd_jax.ranges import NOT_NEGATIVE, STRENGTH, is_number
@@ -25,7 +32,7 @@ from ladd_jax.stages.checkpoints import student_step
 from ladd_jax.stages.encode import text_encoder
 from ladd_jax.stages.latents import Pictures, of_autoencoder, pictures_of_run
 from ladd_jax.stages.load import load_generator, open_loras
-from ladd_jax.stages.sets import trained_buckets
+from ladd_jax.stages.sets import shards_of, trained_buckets
 from ladd_jax.stages.students import load_student_weights
 from ladd_jax.weights.source import PIPELINE_INDEX, fetch_pipeline
 from ladd_jax.whole_files import read_json
@@ -57,8 +64,8 @@ class TrainedModel:
       image_guidance_range: the same for the scale on the image, for a student that is given both.
       fixed_guidance: the scale, or both scales, that such a student was exported with; None for
         others.
-      joined: what is joined to x_t, as `data.joined` names it; empty for networks that read text
-        alone.
+      joined: what is joined to x_t, as `data.joined` names it; empty for none.
+      null: gives the arrays that stand for no cond, by name, as far as they are known.
     """
 
     place: str
@@ -78,6 +85,12 @@ class TrainedModel:
     image_guidance_range: tuple[float, ...] = ()
     fixed_guidance: GivenGuidance = None
     joined: str = ""
+    null: Callable[[], Mapping[str, np.ndarray]] = dict
+
+    @property
+    def reads_picture(self) -> bool:
+        """Whether a user's picture is joined to x_t; else samples may start from it."""
+        return self.joined in PICTURED
 
     @property
     def reduction(self) -> int:
@@ -126,7 +139,7 @@ class TrainedModel:
           UserError: a student was not trained for the steps or the guidance, or has no guidance or
             shift, or the strength is invalid, see `start`.
         """
-        if image_guidance not in (None, 1.0) and self.joined != "edit":
+        if image_guidance not in (None, 1.0) and self.joined in ("", "inpaint"):
             does = "fills holes" if self.joined else "is given no picture"
             raise UserError(
                 f"image_guidance is {image_guidance:g} and the network {does}: leave it out"
@@ -164,7 +177,7 @@ class TrainedModel:
 
 def check_text_alone(trained: TrainedModel, flag: str) -> None:
     """Raises UserError if a network also needs pictures, with a flag that only gives prompts."""
-    if trained.joined:
+    if trained.reads_picture:
         raise UserError(
             f"{trained.place} needs pictures besides prompts, and {flag} gives none: leave {flag} "
             f"out"
@@ -326,6 +339,7 @@ def _run(
         guidance_range=() if is_generator else tuple(config.synthesize.guidance_range),
         image_guidance_range=() if is_generator else tuple(config.synthesize.image_guidance_range),
         joined=config.data.joined,
+        null=lambda: shards_of(config, workdir, "encoded").null,
     )
 
 
@@ -340,6 +354,8 @@ def _released(place: str, dtype: Any, mesh: Mesh) -> TrainedModel:
             f"that file from the folder that ladd_jax.export wrote, or sample that folder"
         )
     pictures = of_autoencoder(kind, place)
+    in_channels, channels = weights.config.in_channels, weights.config.out_channels
+    said = facts.get("joined") or joined_of_pipeline(place)
     # The defaults of the pipeline's own scheduler.
     defaults = Synthesize(sampler="euler", steps=50).sampling
     if released.shift is not None:
@@ -367,7 +383,7 @@ def _released(place: str, dtype: Any, mesh: Mesh) -> TrainedModel:
         load=lambda: weights.load(mesh),
         step=facts.get("step"),
         fixed_guidance=_fixed(facts),
-        joined=joined_kind(weights.config.in_channels, weights.config.out_channels),
+        joined=joined_kind(place, said, in_channels - channels, channels),
     )
 
 
@@ -403,6 +419,7 @@ _FACTS: dict[str, Callable[[Any], bool]] = {
     "step": lambda value: type(value) is int and value >= 0,
     "guidance": lambda value: is_number(value, NOT_NEGATIVE),
     "image_guidance": lambda value: is_number(value, NOT_NEGATIVE),
+    "joined": lambda value: isinstance(value, str),
 }
 """Facts that an export states, each with a check of its value."""
 

@@ -20,6 +20,7 @@ from ladd_jax.config import objectives
 from ladd_jax.config.fields import partly_typed, typed
 from ladd_jax.data.buckets import Bucket
 from ladd_jax.data.sources import SOURCES, Kind
+from ladd_jax.data.sources.chosen_buckets import buckets_for
 from ladd_jax.data.sources.fill_buckets import readers
 from ladd_jax.errors import Problems, UserError, UserErrors
 
@@ -105,6 +106,24 @@ def test_a_source_that_reads_no_path_needs_none_and_is_asked_how_much_it_has(cou
     config.data.joined = ""
     sizes = {Bucket(8, 8): 20, Bucket(8, 16): 20} if count else {}
     assert count_records(typed(config)) == sizes
+
+
+def test_a_source_of_another_package_may_choose_buckets_by_a_resolution(monkeypatch):
+    config = digits.get_config()
+    config.data.update(dict(source="theirs", buckets=(), resolution=16))
+    monkeypatch.setitem(sys.modules, "theirs", types.SimpleNamespace(open_source=None))
+    monkeypatch.setitem(SOURCES, "theirs", Kind("theirs"))
+    words = "data.buckets is empty and the source 'theirs' chooses none for its records: name one"
+    with pytest.raises(UserError, match=words):
+        typed(config)
+    monkeypatch.setitem(SOURCES, "theirs", Kind("theirs", chooses_buckets=True))
+    check(typed(config))
+    assert count_records(typed(config)) == {}
+    found = buckets_for(typed(config), [1.0] * 9 + [2.0] * 9)
+    assert [bucket.name for bucket in found] == ["12x22", "16x16"]
+    config.data.resolution = 0
+    with pytest.raises(UserError, match="data.buckets is empty and data.resolution 0: name bucket"):
+        typed(config)
 
 
 def test_a_source_of_few_records_at_a_path_is_refused_before_anything(monkeypatch):

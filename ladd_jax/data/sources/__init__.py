@@ -34,6 +34,8 @@ class Kind:
       channels: of its latents, where they are always as many; 0: any.
       encoded: whether its latents are those of pictures, by the autoencoder where one is named.
       prompts_alone: whether a record is a prompt, without latents.
+      chooses_buckets: whether it chooses buckets for its records, of `data.resolution` squared
+        pixels, where the config names none; see `buckets_for`.
     """
 
     module: str
@@ -42,11 +44,12 @@ class Kind:
     channels: int = 0
     encoded: bool = False
     prompts_alone: bool = False
+    chooses_buckets: bool = False
 
 
 SOURCES = {
     "digits": Kind("ladd_jax.data.sources.digits", drawn=True, channels=1),
-    "images": Kind("ladd_jax.data.sources.images", path=True, encoded=True),
+    "images": Kind("ladd_jax.data.sources.images", path=True, encoded=True, chooses_buckets=True),
     "prompts": Kind("ladd_jax.data.sources.prompts", path=True, prompts_alone=True),
     "scene_edits": Kind("ladd_jax.data.sources.scene_edits", drawn=True, channels=3),
     "scenes": Kind("ladd_jax.data.sources.scenes", drawn=True, channels=3),
@@ -111,7 +114,7 @@ def open_source(config: Any, buckets: Sequence[Bucket], workdir: Path) -> Source
 
     Args:
       config: the run's config.
-      buckets: shapes that the latents come in.
+      buckets: shapes that the latents come in; none where the source is to choose them.
       workdir: the run's folder, for lists of what could not be read.
 
     Raises:

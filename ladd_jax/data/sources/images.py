@@ -24,8 +24,6 @@ from ladd_jax.data.array_specs import ArraySpec
 from ladd_jax.data.buckets import (
     Bucket,
     check_resolution,
-    check_sides,
-    choose_buckets,
     nearest,
 )
 from ladd_jax.data.image_records import names_dataset, open_images
@@ -35,6 +33,7 @@ from ladd_jax.data.map_ahead import map_ahead
 from ladd_jax.data.records import DECODE_ALL, Record, Records, UndecodableError, Unreadable
 from ladd_jax.data.shard_sets import LATENTS
 from ladd_jax.data.sources import Source
+from ladd_jax.data.sources.chosen_buckets import buckets_for
 from ladd_jax.data.sources.fill_buckets import fill_buckets, smallest_bucket
 from ladd_jax.data.sources.held_out import LEAST, draw, lowest_draws
 from ladd_jax.data.sources.inpainting import (
@@ -140,21 +139,15 @@ def open_source(config: Any, buckets: Sequence[Bucket], workdir: Path) -> Source
         decoded is an `UndecodableError` when it is read, and found here where `DECODE_ALL` is.
     """
     data, encoder = config.data, _encoder(config)
-    step = config.model.patch * encoder.reduction
     if not buckets:
-        check_resolution(data.resolution, step)
+        # Before all pictures are looked at.
+        check_resolution(data.resolution, config.model.patch * encoder.reduction)
     images = _records(data, workdir / "streamed.arrow" if data.stream else None)
     decode = as_process_0((workdir / DECODE_ALL).exists())
     seen = _look(images, data, workdir, decode)
     if not buckets:
-        aspects = np.array([record.width / record.height for record in seen])
-        buckets = choose_buckets(
-            aspects, data.resolution**2, step, data.max_buckets, encoder.reduction
-        )
-        sides, sections = family_of(config).sides, {"model": config.model}
-        others = {"student": config.student, "teacher": config.teacher}
-        sections |= {name: section for name, section in others.items() if section.depth}
-        check_sides(buckets, {name: sides(section) for name, section in sections.items()})
+        aspects = [record.width / record.height for record in seen]
+        buckets = buckets_for(config, aspects, encoder.reduction)
     shapes = [nearest(buckets, record.height, record.width) for record in seen]
     counts = Counter((shape, r.held_out) for shape, r in zip(shapes, seen, strict=True))
     sizes, apart = ({b: counts[b, held_out] for b in buckets} for held_out in (False, True))
@@ -357,7 +350,7 @@ def _source(
     spec = ArraySpec(("H", "W", encoder.latent_channels))
     arrays = {LATENTS: spec}
     if joined:
-        arrays[CHANNELS] = ArraySpec(("H", "W", JOINED[joined](encoder.latent_channels)))
+        arrays[CHANNELS] = ArraySpec(("H", "W", JOINED[joined].channels(encoder.latent_channels)))
     if pairs:
         arrays |= {OTHER: spec, PREFERENCE: ArraySpec((1,))}
     return Source(prompts, arrays, read, marks, where)

@@ -68,7 +68,7 @@ def _holed(config: Any, source: Source, part: str) -> Source:
       source: the source.
       part: tells its records from those of the same number that are held out.
     """
-    joined = JOINED[config.data.joined](int(source.arrays[LATENTS].shape[-1]))
+    joined = JOINED[config.data.joined].channels(int(source.arrays[LATENTS].shape[-1]))
     read: Callable[[Bucket, int, int], dict[str, np.ndarray]] = source.read
 
     def read_with_holes(bucket: Bucket, start: int, stop: int) -> dict[str, np.ndarray]:

@@ -13,7 +13,7 @@ from ladd_jax.models.families import ADAPTERS, Export
 from ladd_jax.models.sd3.card import KOHYA, model_card
 from ladd_jax.models.sd3.encoder_weights import open_autoencoder
 from ladd_jax.models.sd3.lora_files import layout, save_kohya_lora, save_lora
-from ladd_jax.models.sd3.pipeline import read_index, write_surroundings
+from ladd_jax.models.sd3.pipeline import CLASSES, read_index, write_surroundings
 from ladd_jax.models.sd3.weights import save_mmdit
 from ladd_jax.paths import expand
 from ladd_jax.weights.source import LORA_WEIGHTS, fetch_pipeline
@@ -43,6 +43,11 @@ def write_export(folder: Path, export: Export) -> None:
         raise UserError(
             f"the student is given pictures (data.joined is {export.joined!r}), which programs "
             f"that read other layouts cannot give it: use --layout=diffusers"
+        )
+    if export.joined not in CLASSES:
+        raise UserError(
+            f"the student is given what no pipeline of diffusers gives (data.joined is "
+            f"{export.joined!r}): sample or serve it from its run"
         )
     reduction = open_autoencoder(export.base).config.reduction
     if expand(export.base).is_file() and not {"single", KOHYA} & set(export.layouts):

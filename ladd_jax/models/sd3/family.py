@@ -20,7 +20,7 @@ from ladd_jax.models.sd3.export import LAYOUTS, write_export
 from ladd_jax.models.sd3.flops import forward_flops
 from ladd_jax.models.sd3.lora_files import layout, open_lora, save_lora
 from ladd_jax.models.sd3.parts import check_autoencoder, check_text
-from ladd_jax.models.sd3.pipeline import SCHEDULERS
+from ladd_jax.models.sd3.pipeline import CLASSES, SCHEDULERS
 from ladd_jax.models.sd3.single_text import (
     is_single_text,
     load_single_text,
@@ -157,6 +157,7 @@ FAMILY = Family(
     check_text=check_text,
     text_widths=single_text_widths,
     released=_released,
+    joined={name: kind for kind, name in CLASSES.items()},
     layouts=LAYOUTS,
     samplers=tuple(SCHEDULERS),
     write_export=write_export,
