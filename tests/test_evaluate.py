@@ -276,7 +276,9 @@ def test_the_report_says_what_the_student_was_trained_on():
     config.evaluate.extractor = "own"
     assert "the encoded pictures" in facts_of(typed(config))["student"]
     notes = " ".join(notes_of(typed(config)))
-    assert "real pictures" in notes and "alignment in the row of the data is that of held" in notes
+    assert (
+        "real pictures" in notes and "alignment in the row of the data is measured on held" in notes
+    )
 
 
 def test_rows_are_given_the_metrics_of_others_of_their_bucket_in_order():
@@ -317,7 +319,7 @@ def test_the_report_says_how_the_student_was_distilled(tmp_path, objective, chan
     assert f"<h1>{METHODS[objective].title}</h1>" in (tmp_path / "report.html").read_text()
     if objective != "ladd":
         config.distil.update(dict(follows="finetuned", data="encoded"))
-        note = "follows what finetune has made of the data generator, at points of real pictures"
+        note = "follows the data generator after finetune, at points of real pictures"
         assert note in " ".join(notes_of(typed(config)))
 
 

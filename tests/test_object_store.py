@@ -131,12 +131,12 @@ def test_nothing_is_made_among_data_in_a_bucket(bucket, writes):
     config = typed(small.get_config("data=gs://b/pictures,resolution=8"))
     reads = dataclasses.replace(config, stages=("distil", "evaluate"))
     place = place_of("gs://b/data")
-    with pytest.raises(UserError, match="--data=gs://b/data does not have all .* only read"):
+    with pytest.raises(UserError, match="--data=gs://b/data is missing data .* only read"):
         check_on_disk(reads, place, writes)
     check_on_disk(reads, place, Writes(False, False))
     check_on_disk(reads, place.parents[3], writes)
     # It would look for held-out records, which are not there.
-    with pytest.raises(UserError, match="--data=gs://b/data does not have all"):
+    with pytest.raises(UserError, match="--data=gs://b/data is missing data"):
         check_on_disk(config, place, Writes(False, False))
 
 

@@ -205,7 +205,7 @@ def test_a_picture_that_is_not_finite_is_an_error_and_not_grey():
 
 def test_a_pipeline_has_one_network_and_no_step(run, tmp_path):
     for name, value in (("model", "student"), ("step", 2)):
-        with pytest.raises(ValueError, match=f"{name} is {value} and .* is no workdir"):
+        with pytest.raises(ValueError, match=f"{name} is {value} and .* is not the workdir"):
             options = {"checkpoint": run.parent / "pipeline", "prompt": "x", name: value}
             draw(tmp_path / "out", **options)
 

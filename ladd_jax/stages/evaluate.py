@@ -321,7 +321,8 @@ def notes_of(config: Config) -> list[str]:
             "The student has the LoRA of preferences added, which moves it away from the samples "
             "that FD is measured from; previews show it without the LoRA."
         )
-    if EXTRACTORS[extractor_for(config)].learns:
+    # Of edits the data's row has no alignment at all, as a note below says.
+    if EXTRACTORS[extractor_for(config)].learns and config.data.joined != "edit":
         notes.append(
             "The extractor was trained on the run's own pictures, so the alignment in the row of "
             "the data is measured on held-out real pictures: the most that can be expected."

@@ -144,7 +144,7 @@ def test_other_configs_are_refused(tmp_path, config, words):
 
 
 def test_what_is_not_there_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match="no folder of a model"):
+    with pytest.raises(FileNotFoundError, match="is not a folder of a model"):
         CLIPExtractor(str(tmp_path / "absent" / "folder"), mesh())
     with pytest.raises(FileNotFoundError, match=r"no .*config\.json"):
         load_clip(tmp_path)
