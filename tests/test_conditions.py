@@ -148,7 +148,7 @@ def test_sample_gives_a_value_to_all_prompts_or_one_to_each_or_several_to_one(la
     [
         ("label=9", "--condition=label=9: the class is '9': use a number below 3"),
         ("lable=1", "--condition=lable=1 names no condition that .*run reads: name label$"),
-        ("label", "--condition=label is no name with a value: use NAME=VALUE"),
+        ("label", "--condition=label is not a name with a value: use NAME=VALUE"),
     ],
 )
 def test_a_mistake_in_a_condition_is_said(labelled, tmp_path, condition, words):

@@ -1,7 +1,7 @@
-"""What networks of other packages are given besides the text: how it is made of what a user says.
+"""Conditions that networks of other packages read besides the text, made from a user's values.
 
-Data have such an array themselves; `sample` and `serve` make it. h w latent grid, C channels,
-J joined channels, H W picture.
+Training takes such an array from the data; `sample` and `serve` make it here. h w latent grid,
+C channels, J joined channels, H W picture.
 """
 
 import dataclasses
@@ -14,13 +14,13 @@ from ladd_jax.errors import UserError
 
 
 class Wanted(NamedTuple):
-    """The array that a value is to become.
+    """The array that a value must become, and what helps to make it from a picture.
 
     Attributes:
-      shape: its dimensions, without the batch; `[h, w, J]` of what is joined to x_t.
-      encode: a picture uint8 `[H, W, 3]` of any size to the latent float32 `[h, w, C]` of the
-        bucket.
-      fit: such a picture to the pixels of the bucket, float32 `[H', W', 1 or 3]` in [-1, 1].
+      shape: shape of the array without the batch; `[h, w, J]` if it is joined to x_t.
+      encode: turns a picture, uint8 `[H, W, 3]` of any size, into a latent of the bucket, float32
+        `[h, w, C]`.
+      fit: turns such a picture into pixels of the bucket, float32 `[H', W', 1 or 3]` in [-1, 1].
     """
 
     shape: tuple[int, ...]
@@ -30,18 +30,18 @@ class Wanted(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Condition:
-    """An array that a network is given besides the text, and how it is made of what a user says.
+    """How an array that a network reads besides the text is made from a user's value.
 
     Attributes:
-      words: what it is, such as `class`: a label on the page, and its name in messages.
-      read: `read(value, wanted)`: the array of a value, of the shape that is wanted. The value is a
-        text, or of a file the bytes in it. One that is of no use it refuses with UserError.
-      default: the text that stands for none; None: a user must give one.
-      file: whether a value names a file. On the page one is uploaded, and none that lies on the
-        server can be named: so a text is never to be taken for a path.
+      words: what the array is, such as `class`: the label on the page and the name in messages.
+      read: `read(value, wanted)` returns the array, in the wanted shape. The value is a text, or
+        the bytes of a file. `read` raises UserError if it cannot use the value.
+      default: the text that is used if a user gives no value; None if a user must give one.
+      file: whether a value names a file. On the page of `serve` users upload the file and cannot
+        name one on the server, so `read` must never take a text for a path.
 
     Raises:
-      UserError: values are files, and the default is a text.
+      UserError: values are files, but the default is a text.
     """
 
     words: str
@@ -58,4 +58,4 @@ class Condition:
 
 
 CONDITIONS: dict[str, Condition] = {}
-"""By the name of the array in a cond; of what is joined to x_t by its kind, `data.joined`."""
+"""By name of an array in a cond, or of a kind of `data.joined` for what is joined to x_t."""

@@ -14,11 +14,11 @@ from ladd_jax.names import listed
 
 @dataclasses.dataclass(frozen=True)
 class Joined:
-    """A kind of what is joined to the channels of x_t.
+    """A kind of array that is joined to the channels of x_t.
 
     Attributes:
-      channels: `channels(C)`: how many channels it has.
-      words: what a network is given.
+      channels: `channels(C)` returns the number of its channels.
+      words: what a network of this kind is given, for messages.
     """
 
     channels: Callable[[int], int]
@@ -35,7 +35,7 @@ JOINED = {
 
 
 PICTURED = ("inpaint", "edit")
-"""Kinds that a user gives by a picture, and its mask; all others by the condition of their name."""
+"""Kinds that users give as a picture; others are given by the condition of the same name."""
 
 
 def joined_channels(config: Any) -> int:

@@ -1,4 +1,4 @@
-"""The conditions that a network reads besides the text, and their arrays, of what a user says."""
+"""The conditions that a network reads besides the text, and their arrays from a user's values."""
 
 from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
@@ -24,9 +24,9 @@ class Asked(NamedTuple):
     """A condition that a network reads.
 
     Attributes:
-      array: name of its array in a cond.
+      array: name of the condition's array in a cond.
       condition: how the array is made.
-      wanted: what array it is.
+      wanted: what the array must be.
     """
 
     array: str
@@ -34,10 +34,10 @@ class Asked(NamedTuple):
     wanted: Wanted
 
     def of(self, value: str | bytes) -> np.ndarray:
-        """The array float32 of a value.
+        """The array of a value, float32.
 
         Raises:
-          UserError: the value is of no use, or becomes an array of another shape.
+          UserError: the value cannot be used, or gives an array of another shape.
         """
         made = np.asarray(self.condition.read(value, self.wanted), np.float32)
         if made.shape != self.wanted.shape:
@@ -49,14 +49,14 @@ class Asked(NamedTuple):
 
 
 def conditions_of(trained: TrainedModel, bucket: Bucket) -> dict[str, Asked]:
-    """The conditions of the table that a network reads, by their names.
+    """The conditions in the table that a network reads, by name.
 
     Args:
       trained: the network.
       bucket: shape of the latents.
 
     Raises:
-      UserError: nothing says how what is joined to x_t is made.
+      UserError: the table has no entry for what is joined to x_t.
     """
     pictures = trained.pictures
     found = {}
@@ -82,11 +82,11 @@ def conditions_of(trained: TrainedModel, bucket: Bucket) -> dict[str, Asked]:
 
 
 def check_text(trained: TrainedModel, text: Collection[str]) -> None:
-    """Raises UserError where a network reads an array that neither the text nor a condition gives.
+    """Raises UserError if a network reads an array that neither the text nor a condition gives.
 
     Args:
       trained: the network.
-      text: names of the text's arrays.
+      text: names of the arrays that the text encoder gives.
     """
     bucket = trained.buckets[0]
     conditions = {asked.array for asked in conditions_of(trained, bucket).values()}
@@ -97,7 +97,7 @@ def check_text(trained: TrainedModel, text: Collection[str]) -> None:
 
 
 def check_defaults(trained: TrainedModel, bucket: Bucket, flag: str) -> None:
-    """Raises UserError where a flag gives prompts alone, and a network needs more than these."""
+    """Raises UserError if a network needs more than prompts, which is all that a flag gives."""
     for name, asked in conditions_of(trained, bucket).items():
         if asked.condition.default is None:
             raise UserError(
@@ -107,13 +107,13 @@ def check_defaults(trained: TrainedModel, bucket: Bucket, flag: str) -> None:
 
 
 def null_of(trained: TrainedModel) -> dict[str, np.ndarray]:
-    """What stands for none of the conditions of a data generator, by the arrays' names.
+    """The arrays that stand for absent conditions when a data generator is guided, by name.
 
-    A student, which is not guided, needs none.
+    Empty for a student, which is not guided.
 
     Raises:
-      NotFoundError: the data of the run, which say it, are not there.
-      UserError: they are damaged, or another run's.
+      NotFoundError: the run's data, which hold these arrays, are missing.
+      UserError: the data are damaged, or belong to another run.
     """
     if trained.times or not (asked := conditions_of(trained, trained.buckets[0])):
         return {}
@@ -122,23 +122,24 @@ def null_of(trained: TrainedModel) -> dict[str, np.ndarray]:
 
 
 def parse(given: Sequence[str]) -> list[tuple[tuple[str, str], ...]]:
-    """Names of conditions and their values, as the flag `--condition` gives them.
+    """Parses the values of the flag `--condition`.
 
     Args:
-      given: `NAME=VALUE` each. A name that is given several times has as many values, in order, and
-        one that is given once has the same with each of these.
+      given: a `NAME=VALUE` for each value. A name may be repeated, for one prompt after another;
+        the value of a name that appears once goes with all of them.
 
     Returns:
-      what goes together; one empty entry where nothing is given.
+      One tuple of names and values for each prompt; a single empty one if nothing is given.
 
     Raises:
-      UserError: one has no name, or two names have several values and not equally many.
+      UserError: a text has no name or no `=`, or two names have different numbers of values, both
+        above one.
     """
     values: dict[str, list[str]] = {}
     for each in given:
         name, equals, value = each.partition("=")
         if not name or not equals:
-            raise UserError(f"--condition={each} is no name with a value: use NAME=VALUE")
+            raise UserError(f"--condition={each} is not a name with a value: use NAME=VALUE")
         values.setdefault(name, []).append(value)
     counts = {name: len(found) for name, found in values.items() if len(found) > 1}
     if len(set(counts.values())) > 1:
@@ -151,9 +152,9 @@ def parse(given: Sequence[str]) -> list[tuple[tuple[str, str], ...]]:
 
 
 class Conditions:
-    """What a network is given besides each of several prompts.
+    """The arrays that a network reads besides each of several prompts.
 
-    All values are read at once: a mistake in the last one is told before anything is made.
+    All values are read when it is made, so that a mistake in the last one is reported first.
     """
 
     def __init__(self, trained: TrainedModel, bucket: Bucket, given: Sequence[Mapping[str, str]]):
@@ -162,12 +163,12 @@ class Conditions:
         Args:
           trained: the network.
           bucket: shape of the latents.
-          given: values of each prompt, by the names of conditions; those that are missing have
-            their defaults.
+          given: values for each prompt, by the names of conditions; missing ones have their
+            defaults.
 
         Raises:
-          NotFoundError: a file is not there.
-          UserError: the network has no such condition, or a value is missing or of no use.
+          NotFoundError: a file is missing.
+          UserError: the network has no such condition, or a value is missing or cannot be used.
         """
         self._asked = conditions_of(trained, bucket)
         for name, value in (pair for values in given for pair in values.items()):
@@ -184,14 +185,14 @@ class Conditions:
         self._arrays = {(name, value): self._read(name, value) for name, value in pairs}
 
     def arrays(self, prompts: Sequence[int]) -> dict[str, np.ndarray]:
-        """Arrays float32 `[n, ...]` of prompts at these places, by their names in a cond."""
+        """Arrays float32 `[n, ...]` for the prompts at these places, by their names in a cond."""
         return {
             asked.array: np.stack([self._arrays[name, self._values[p][name]] for p in prompts])
             for name, asked in self._asked.items()
         }
 
     def facts(self, prompt: int) -> dict[str, str]:
-        """What the metadata of a picture say of it."""
+        """What the metadata of a prompt's pictures say of its conditions."""
         return {
             f"condition {name}": name_of(expand(value))
             if self._asked[name].condition.file
@@ -220,5 +221,5 @@ class Conditions:
 
 
 def _shapes(trained: TrainedModel, bucket: Bucket) -> dict[str, tuple[int, ...]]:
-    """Shapes of the arrays that a network is given, by name, those of the text of any length."""
+    """Shapes of the arrays that a network reads, by name; text is counted as one token long."""
     return trained.family.cond_shapes(trained.architecture, bucket.height, bucket.width, 1)
