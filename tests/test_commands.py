@@ -185,7 +185,7 @@ DIGITS = "--config=configs/digits.py"
             [DIGITS, "--config.model.position_table=4"],
             "8x16 exceeds the position table of model, which ends at 8 latent pixels",
         ),
-        ([DIGITS, "--config.data.buckets=('7x8',)"], "is no multiple of 2, which is model.patch"),
+        ([DIGITS, "--config.data.buckets=('7x8',)"], "not a multiple of 2, which is model.patch"),
         ([DIGITS, "--config.seed=-1"], "seed is -1: use a number from 0 to 4294967295"),
         ([DIGITS, "--config.evaluate.student_steps=(3,)"], "3 steps do not divide"),
         ([DIGITS, "--config.evaluate.per_prompt=1"], "needs 2: raise it"),

@@ -1,7 +1,7 @@
-"""What a run's data join to the channels of x_t, and what follows from it.
+"""The channels that a run's data join to those of x_t, and what follows from them.
 
-A kind is a value of `data.joined` and an entry of `JOINED`; a source gives the array `CHANNELS` of
-each record. C channels of a latent.
+Each kind of joined channels is a value of `data.joined` and an entry of `JOINED`. A source gives
+them as the array `CHANNELS` of each record. C channels of a latent.
 """
 
 from collections.abc import Callable
@@ -14,13 +14,13 @@ JOINED: dict[str, Callable[[int], int]] = {
     # Latents of the picture that is edited.
     "edit": lambda channels: channels,
 }
-"""Number of joined channels by C, by the kind."""
+"""Number of joined channels as a function of C, by kind."""
 
 JOINED_IN_WORDS = {
     "inpaint": "a mask and a masked picture",
     "edit": "the picture that is edited",
 }
-"""What a network is given, by the kind."""
+"""What a network is given besides x_t, by kind."""
 
 
 def joined_channels(config: Any) -> int:
@@ -36,11 +36,12 @@ def joined_kind(in_channels: int, out_channels: int) -> str:
     """The kind of channels that a network reads besides those of x_t, by their number.
 
     Args:
-      in_channels: channels that it reads.
+      in_channels: number of channels that it reads.
       out_channels: C.
 
     Returns:
-      a value of `data.joined`; empty where it reads none, or as many as no kind has.
+      A value of `data.joined`; empty if the network reads no further channels, or a number of them
+      that no kind has.
     """
     joined = in_channels - out_channels
     found = (kind for kind, count in JOINED.items() if kind and count(out_channels) == joined)
@@ -50,16 +51,16 @@ def joined_kind(in_channels: int, out_channels: int) -> str:
 def pretrains(config: Any) -> bool:
     """Whether the stage `pretrain` makes the data generator, whichever stages are run now.
 
-    So it does where there are no weights, and where the data join channels that the weights do not
-    read: it begins with the weights then.
+    It does if there are no weights, or if the data join channels that the weights do not read; in
+    the second case it starts from the weights.
 
     Args:
-      config: the run's config, whose `model.joined_channels` are those of its weights.
+      config: the run's config, whose `model.joined_channels` is the number that its weights read.
     """
     return makes_generator(config.weights, config.data.joined, config.model.joined_channels)
 
 
 def makes_generator(weights: str, joined: str, own: int) -> bool:
-    """`pretrains` of the fields that decide it: `weights`, `data.joined` and
+    """As `pretrains`, from the fields that decide it: `weights`, `data.joined` and
     `model.joined_channels`."""
     return not weights or bool(joined and not own)
