@@ -99,8 +99,16 @@ def test_help_lists_the_flags_that_a_command_reads_with_examples(module, own, ot
          "--config.distil.steps is 'True': use a whole number"),
         ("main", "--config=digits --config.log.decode=2 --workdir=x", "is '2': use true or false"),
         ("main", "--config=digits --config.heads=3 --workdir=x", "--config.heads.FIELD=VALUE"),
-        ("sample", "--checkpoint=x --out=x --column=y", "--column=y is of a file of prompts: name"),
-        ("evaluate", "--samples=x --extractor=y --column=z", "--column=z is of a file of prompts"),
+        (
+            "sample",
+            "--checkpoint=x --out=x --column=y",
+            "--column=y belongs to a file of prompts: name",
+        ),
+        (
+            "evaluate",
+            "--samples=x --extractor=y --column=z",
+            "--column=z belongs to a file of prompts",
+        ),
         ("sample", "--flagfile=nowhere", "--flagfile cannot be read (Unable to open flagfile"),
         ("sample", "--checkpoint=x --out=x --join_timeout=nan", "--join_timeout is nan: use a"),
         ("main", "--checkpoint=x", "here a run is named by --workdir=DIR"),
@@ -185,12 +193,12 @@ DIGITS = "--config=configs/digits.py"
             [DIGITS, "--config.model.position_table=4"],
             "8x16 exceeds the position table of model, which ends at 8 latent pixels",
         ),
-        ([DIGITS, "--config.data.buckets=('7x8',)"], "is no multiple of 2, which is model.patch"),
+        ([DIGITS, "--config.data.buckets=('7x8',)"], "not a multiple of 2, which is model.patch"),
         ([DIGITS, "--config.seed=-1"], "seed is -1: use a number from 0 to 4294967295"),
         ([DIGITS, "--config.evaluate.student_steps=(3,)"], "3 steps do not divide"),
         ([DIGITS, "--config.evaluate.per_prompt=1"], "needs 2: raise it"),
-        ([DIGITS, "--config.evaluate.metrics=('fid',)"], "'fid' is none of fd, fd_real"),
-        ([DIGITS, "--config.evaluate.extractor=eye"], "'eye' is none of digits"),
+        ([DIGITS, "--config.evaluate.metrics=('fid',)"], "'fid' is not one of fd, fd_real"),
+        ([DIGITS, "--config.evaluate.extractor=eye"], "'eye' is not one of digits"),
         ([DIGITS, "--config.stages=('distill',)"], "'distill' is none of encode, pretrain"),
         ([DIGITS, "--config.stages=('distil',)"], "no complete latent shards in"),
         ([DIGITS, "--config.stages=('pretrain',)"], "no complete latent shards in"),
@@ -420,8 +428,11 @@ def test_a_bad_field_in_a_config_file_is_named(tmp_path, body, words):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("a page of text", "config.py, line 1, is no Python (invalid syntax): mend it"),
-        ("%PDF-1.4\0", "config.py is no Python (source code string cannot contain null bytes)"),
+        ("a page of text", "config.py, line 1, is not valid Python (invalid syntax): repair it"),
+        (
+            "%PDF-1.4\0",
+            "config.py is not valid Python (source code string cannot contain null bytes)",
+        ),
         ("import nothing_of_this_name", "No module named 'nothing_of_this_name'"),
         ("steps = 3", "the config file has no function get_config()"),
         (

@@ -28,7 +28,7 @@ def test_too_little_memory_is_a_sentence_that_names_what_it_was_for(capsys):
             np.empty(2**60, np.uint8)
 
     line = shown(body, capsys)
-    assert line.startswith("error: no memory is free here (Unable to allocate 1.00 EiB for an arr")
+    assert line.startswith("error: there is no free memory (Unable to allocate 1.00 EiB for an arr")
     assert ", for picture b.png): end what else uses it, or take a machine that has more" in line
 
 

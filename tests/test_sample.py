@@ -214,7 +214,7 @@ def test_a_file_in_the_place_of_the_folder_is_left_alone(digits_run, tmp_path):
     (tmp_path / "out").write_text("mine")
     with pytest.raises(ValueError, match="--out=.*out is a file: name a directory"):
         draw(tmp_path / "out", checkpoint=digits_run, prompt="seven")
-    with pytest.raises(ValueError, match="--out=.*in cannot be made, since .*out is no folder:"):
+    with pytest.raises(ValueError, match="--out=.*in cannot be made, since .*out is not a folder:"):
         # Before anything else is looked at.
         draw(tmp_path / "out" / "in", checkpoint=tmp_path / "nowhere", prompt="seven")
     assert (tmp_path / "out").read_text() == "mine"

@@ -132,7 +132,7 @@ def test_a_field_that_the_model_decides_is_refused_in_a_recipe(tmp_path):
         ({"student.depth": 2, "stages": ("encode", "finetune", "distil")},
          "student.depth is 2, and the stage 'pretrain', .* 'finetune' would not find it: name it"),
         ({"student.depth": 2, "student.width": 32, "student.num_heads": 2, "student.patch": 3},
-         "no multiple of 3, which is student.patch"),
+         "not a multiple of 3, which is student.patch"),
     ],
 )  # fmt: skip
 def test_what_cannot_work_is_refused_in_a_sentence(changes, words):

@@ -1,4 +1,4 @@
-"""A run begins: what is wrong is told at once, its workdir is owned, its data are found."""
+"""Begins a run: reports all errors at once, takes ownership of the workdir and finds the data."""
 
 import contextlib
 import dataclasses
@@ -30,27 +30,27 @@ def begun(
     problems: Problems | None = None,
     refused: Collection[str] = (),
 ) -> Iterator[None]:
-    """A workdir ready for the stages of a config, for the time of a block, by all processes.
+    """A block in which a workdir is ready for the stages of a config; all processes must enter it.
 
     Args:
       config: the run's config.
-      workdir: the run's workdir, which need not be there.
+      workdir: the run's workdir, which need not exist.
       data: directory of data that the run shares with others; empty for its own.
       origin: workdir of a run whose student this one begins with; or empty.
-      stage: the one stage that is run, whether or not the config has it; empty for all of the
-        config's.
-      problems: what is known to be wrong already; default: nothing.
-      refused: sections and fields of the config that are known to be of no use.
+      stage: the only stage to run, whether or not the config has it; empty for all stages of the
+        config.
+      problems: errors that are known already; default: none.
+      refused: sections and fields of the config that are known to be invalid.
 
     Raises:
-      ExistsError: a job that lives owns the workdir, or reads data that would change.
-      UserError: all that is wrong; nothing is written then.
+      ExistsError: a running job owns the workdir, or reads data that would change.
+      UserError: something is wrong; all errors are reported, and nothing has been written.
     """
     problems = problems or Problems()
     left_out = stage and stage not in config.stages
     alone = dataclasses.replace(config, stages=(stage,)) if stage else config
     with problems.found():
-        # The others do not look: a network disk would remember that there was nothing.
+        # Only process 0 looks: for the others a network disk would cache that nothing is there.
         here = str(data_named(workdir, data, origin)) if jax.process_index() == 0 else ""
         place = Path(processes.gather(here)[0])
         look(alone if left_out else config, problems, workdir, refused, place, origin)
@@ -73,7 +73,7 @@ def begun(
                 check_unread(places.data)
             if shares and not address_of(places.data):
                 stack.enter_context(reading(places.data))
-        # The others do not look before: a network disk would remember that there was nothing.
+        # The others look only after this, or a network disk would cache that nothing is there.
         processes.barrier("settled")
         if not settled(workdir):
             raise UserError(

@@ -1,4 +1,4 @@
-"""What a system says of a path that it does not read or write, in one sentence."""
+"""Turns a system's errors about paths and disks into one sentence with a remedy."""
 
 import errno
 import os
@@ -17,24 +17,24 @@ _REMEDIES = {
     errno.EISDIR: "a folder has the name of a file: name another path, or move that folder",
     errno.ENAMETOOLONG: "use shorter names",
     errno.ENOENT: "check the path",
-    errno.EIO: "look at the disk, and at what the system logs of it",
+    errno.EIO: "check the disk, and what the system logs about it",
     errno.ESTALE: "mount the share again",
-    errno.ELOOP: "look at the links of the path",
+    errno.ELOOP: "check the links in the path",
 }
-# Of these no path needs to be known: they are of disks alone.
+# These concern a disk as a whole, and are reported even if the path is not known.
 _OF_DISKS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.ESTALE})
 
 
 def disk_error(error: BaseException) -> str:
-    """One sentence about an error that is of a path or a disk; empty where it is of something else.
+    """One sentence about an error that concerns a path or a disk; empty for any other error.
 
     Args:
-      error: what was raised, or that of another library with one as its cause.
+      error: the error, which may be another library's with a system's error as its cause.
     """
     found: BaseException | None = error
     while found is not None:
         if isinstance(found, OSError) and found.errno in _REMEDIES:
-            # Of a copy the second is what is written, which a disk may have no room for.
+            # A copy has two paths. The second is written: the full or read-only disk is that one's.
             written = found.filename2 if found.errno in _OF_DISKS else None
             named = found.filename if written is None else written
             if named is not None:

@@ -22,32 +22,32 @@ from ladd_jax.planning.stored_bytes import (
 from ladd_jax.training.program import state_shapes
 
 _SAVED = 0.75
-"""Of the bytes of records and states what is left on disk, at least: states are compressed, and
-records of an older version, beside which others are written."""
+"""Smallest share of the computed bytes of records and states that ends up on disk: states are
+compressed, and so are records of an older version, beside which others are written."""
 
 _GB = 1e9
 
 _FOLDERS = {"encode": "encoded", "synthesize": "synthesized"}
-"""The folders of stages whose folder has another name."""
+"""Folders of the stages whose folder does not have the stage's name."""
 
 
 def check_writable(folder: Path, flag: str = "workdir") -> None:
-    """Checks that what a flag names is a folder, or can become one, and can be written to.
+    """Checks that a flag names a folder, or a path where one can be made, and that it is writable.
 
-    A file is made there, or where the folder would be made, and removed at once.
+    As a test, a file is made there, or where the folder would be made, and removed at once.
 
     Raises:
-      UserError: it is a file or below one, or the system does not let this process write there.
+      UserError: the path is a file or below one, or the system does not let this process write.
     """
     check_directory(folder, flag)
     for place in (folder, *folder.absolute().parents):
-        # A link to nothing is in the way, too.
+        # A broken link is in the way, too.
         if os.path.lexists(place) and not place.is_dir():
             raise UserError(
-                f"--{flag}={folder} cannot be made, since {place} is no folder: name another path, "
-                f"or move that file"
+                f"--{flag}={folder} cannot be made, since {place} is not a folder: name another "
+                f"path, or move that file"
             )
-    # With a name, since a file of a mounted bucket is made when it is closed, or never.
+    # A file with a name, since a mounted bucket makes a file when it is closed, or never.
     file = _standing(folder) / f".{uuid.uuid4().hex}.partial"
     try:
         file.touch(exist_ok=False)
@@ -66,19 +66,20 @@ def check_space(
 ) -> None:
     """Checks that what the stages will write fits on the disks of the workdir and of its data.
 
-    What is there already of it counts as written.
+    Results that exist already count as written.
 
     Args:
       config: the run's config.
       workdir: the run's workdir.
-      data: the directory of its data, which may be the workdir.
-      sizes: records of each bucket that `encode` will write; empty where nobody knows.
+      data: the directory of the run's data, which may be the workdir.
+      sizes: number of records of each bucket that `encode` will write; empty if not known.
       built: objectives of the trainings, by the names of their stages.
 
     Raises:
-      UserError: it does not; the disk and the largest parts are named. Of two disks both may be.
+      UserError: it does not fit. The disk and what the stages write are named, for both disks if
+        neither has room.
     """
-    # Of each disk the directory that is on it, and what is still to be written there.
+    # For each disk: the flag and the directory on it, and what is still to be written there.
     disks: dict[int, tuple[str, Path, dict[str, float]]] = {}
     for name, size in stage_bytes(config, sizes, built).items():
         folder = _FOLDERS.get(name, name)
@@ -90,14 +91,14 @@ def check_space(
     problems = Problems()
     for flag, place, missing in disks.values():
         disk, total = shutil.disk_usage(_standing(place)), sum(missing.values())
-        # Disks that are mounted from object stores tell of none.
+        # Disks that are mounted from object stores report a size of 0.
         if not disk.total or total <= disk.free:
             continue
         listed = ", ".join(f"{name} {size / _GB:.3g} GB" for name, size in missing.items() if size)
         problems.add(
             UserError(
                 f"the disk of --{flag}={place} has {disk.free / _GB:.3g} GB free and the stages "
-                f"write {total / _GB:.3g} GB at least ({listed}): free space there, name a "
+                f"write at least {total / _GB:.3g} GB ({listed}): free space there, name a "
                 f"directory on another disk, or make less (fewer records, a smaller "
                 f"checkpoint.keep)"
             )
@@ -108,19 +109,20 @@ def check_space(
 def stage_bytes(
     config: Config, sizes: Mapping[Bucket, int], built: Mapping[str, Any]
 ) -> dict[str, int]:
-    """Bytes of what each stage of a config keeps, before states are compressed.
+    """Bytes that each stage of a config keeps on disk, before states are compressed.
 
     Args:
       config: the run's config.
-      sizes: records of each bucket that `encode` writes.
+      sizes: number of records of each bucket that `encode` writes.
       built: objectives of the trainings, by the names of their stages.
 
     Returns:
-      Bytes by stage, of those that write much: records, and checkpoints with one in work.
+      Bytes by stage, for stages that write much: records, and checkpoints including one that is
+      being written.
     """
     found: dict[str, int] = {}
     if "encode" in config.stages:
-        # All of the text is counted: encoders of one's own may fill what released ones leave zero.
+        # All of the text is counted: a user's encoders may fill what released ones leave zero.
         found["encode"] = sum(n * record_bytes(config, b, released=False) for b, n in sizes.items())
     if "synthesize" in config.stages:
         samples = config.synthesize.samples
@@ -134,7 +136,7 @@ def stage_bytes(
 
 
 def _standing(path: Path) -> Path:
-    """A folder, or the last one on the way to it that is there."""
+    """A folder, or its nearest parent that exists."""
     path = path.absolute()
     while not path.is_dir() and path != path.parent:
         path = path.parent
@@ -144,7 +146,7 @@ def _standing(path: Path) -> Path:
 def _used(folder: Path) -> int:
     total = 0
     for file in folder.rglob("*") if folder.is_dir() else ():
-        # What is removed meanwhile uses nothing.
+        # A file that is removed meanwhile uses nothing.
         with contextlib.suppress(OSError):
             total += file.stat().st_size if file.is_file() else 0
     return total

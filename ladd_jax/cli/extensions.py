@@ -1,7 +1,7 @@
-"""Packages that add entries to the tables of this library are imported as a command starts.
+"""Imports packages that add entries to the tables of this library, when a command starts.
 
-An installed package names a module of its own as an entry point of the group `ladd_jax`, so that
-commands which read a run of its pieces, such as `sample`, know them, too.
+An installed package names one of its modules as an entry point of the group `ladd_jax`. Then
+commands that open a run which uses the package's entries, such as `sample`, know them too.
 """
 
 from importlib.metadata import entry_points
@@ -12,7 +12,7 @@ GROUP = "ladd_jax"
 
 
 def load_extensions() -> None:
-    """Imports what the entry points of the group name, in the order of their names.
+    """Imports the modules of the group's entry points, in the order of the entry points' names.
 
     Raises:
       UserError: one of them cannot be imported.
@@ -23,5 +23,5 @@ def load_extensions() -> None:
         except Exception as error:
             raise UserError(
                 f"the extension {point.name} ({point.value}) cannot be imported "
-                f"({type(error).__name__}: {error}): mend it, or uninstall its package"
+                f"({type(error).__name__}: {error}): repair it, or uninstall its package"
             ) from error

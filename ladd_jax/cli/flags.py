@@ -1,7 +1,7 @@
 """Flags that commands share, how they are parsed, and the config that they describe.
 
-Parsing reads the config file and nothing of the network: what weights say of their architecture is
-read later, by `config.architectures.read_architectures`.
+Parsing reads the config file, but no weights: their architecture is read later, by
+`config.architectures.read_architectures`.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def fail(message: object) -> NoReturn:
     raise SystemExit(2)
 
 
-# The library reads the files of --flagfile as it defines the flag.
+# The library reads the files of --flagfile already when it defines this flag.
 try:
     _CONFIG = config_flags.DEFINE_config_file(
         "config",
@@ -52,21 +52,21 @@ WORKDIR = flags.DEFINE_string("workdir", "", "Where data, checkpoints and report
 DATA = flags.DEFINE_string(
     "data",
     "",
-    "Where encoded, held-out and synthesized records and the data generator are, and are made if "
-    "they are missing, which several workdirs may share; another workdir will do. In a bucket "
-    "(gs://...) they are only read. Default: the workdir, or what it was told before.",
+    "Folder of encoded, held-out and synthesized records and of the data generator, which are made "
+    "there if they are missing. Several workdirs may share it; it may be another run's workdir. In "
+    "a bucket (gs://...) it is only read. Default: the workdir, or what was given before.",
 )
 FROM = flags.DEFINE_string(
     "from",
     "",
-    "The workdir of a run, with whose newest student `distil` begins, with its heads, optimizers "
-    "and steps; on its data, unless --data names others.",
+    "Workdir of a run whose newest student `distil` starts from, with its heads, optimizers and "
+    "steps, and on its data, unless --data names others.",
 )
 _ON_CHANGE = flags.DEFINE_string(
     "on_change",
     None,
-    "Field on_change: redo makes anew what is of other fields or other data than this run's, and "
-    "what depends on it; stop, the default, names it.",
+    "Field on_change: redo makes results again that were made with other fields or data than this "
+    "run's, and what depends on them; stop, the default, names them and stops.",
 )
 _WEIGHTS = flags.DEFINE_string(
     "weights",
@@ -77,7 +77,7 @@ _WEIGHTS = flags.DEFINE_string(
 PROMPTS = flags.DEFINE_string(
     "prompts",
     None,
-    "A txt, tsv, csv or jsonl of prompts, a pattern or a list of such, or SET:FILE with one of "
+    "A txt, tsv, csv or jsonl file of prompts, a pattern, a list of them, or SET:FILE with one of "
     "parti, parti128, drawbench and coco: fields data.source and data.path.",
 )
 _IMAGES = flags.DEFINE_string(
@@ -89,8 +89,8 @@ _IMAGES = flags.DEFINE_string(
 COLUMN = flags.DEFINE_string(
     "column",
     "",
-    "Field data.column: the column of the prompts in their table; default: the only one that it "
-    "can be.",
+    "Field data.column: the column of the prompts in their table; default: the only one with a "
+    "usual name, such as prompt, text or caption.",
 )
 _PROFILE = flags.DEFINE_string(
     "profile", None, "Field log.profile: START:STOP writes an xprof trace of those steps."
@@ -99,7 +99,7 @@ JOIN_TIMEOUT = flags.DEFINE_float(
     "join_timeout", 300.0, "Seconds to wait for the job's other processes."
 )
 TIMEOUT = Range(least=1, most=10**6)
-"""Seconds that `join_timeout` may be."""
+"""Values that `join_timeout` may have, in seconds."""
 
 
 SHARED = (
@@ -114,7 +114,7 @@ SHARED = (
     "column",
     "profile",
 )
-"""Flags of commands on a run, of which other commands read some."""
+"""Flags of the commands on a run; other commands read some of them."""
 
 READ = {
     **dict.fromkeys(("main", "encode", "synthesize", "evaluate"), SHARED),
@@ -126,14 +126,14 @@ READ = {
 }
 """The commands, with the shared flags that they read."""
 
-# A run is named by one of them.
+# A command names its run by one of these flags.
 _PLACES = ("workdir", "checkpoint")
 
 
 def parse(arguments: Sequence[str], read: Sequence[str] = SHARED) -> list[str]:
-    """absl's parser, with the errors of config files and overrides in one sentence.
+    """absl's parser, with errors of config files and overrides as one sentence.
 
-    Of flags that are given again the last value counts; those that take several keep all.
+    If a flag is given again, the last value counts; flags that take several values keep all.
 
     Args:
       arguments: the command line.
@@ -142,16 +142,17 @@ def parse(arguments: Sequence[str], read: Sequence[str] = SHARED) -> list[str]:
     names: list[str] = []
     given = list(arguments)
     try:
-        # What --flagfile names is looked at like the rest.
+        # Flags from --flagfile are treated like the rest.
         given = flags.FLAGS.read_flags_from_files(list(arguments[1:]), force_gnu=False)
         given = _last_ones(_with_config_files([arguments[0], *given]), read)
         if any(_name(argument).startswith("config") for argument in given[1:]):
             names = _valid_fields(given)
         rest = flags.FLAGS(given)
-        # A config file that could not be loaded is an object that tells so when it is read.
+        # A config file that could not be loaded raises its error only when the value is read.
         getattr(_CONFIG.value, "is_locked", None)
         has_config = flags.FLAGS["config"].present
-    # A config file may end the process. What is refused here does so, too, and what --help shows.
+    # BaseException, since a config file may end the process. `fail` and --help end it as well: they
+    # are raised again.
     except BaseException as error:
         file = _named_file(given)
         if _is_defect(error) or not (isinstance(error, Exception) or _line_in(file, error)):
@@ -166,7 +167,7 @@ def parse(arguments: Sequence[str], read: Sequence[str] = SHARED) -> list[str]:
 
 
 def require(needed: Mapping[str, str]) -> None:
-    """Fails where a flag is not given: `needed` has what stands after its `=`."""
+    """Fails if a flag is missing; `needed` has the flags, with what to show after their `=`."""
     if not all(flags.FLAGS[name].value for name in needed):
         words = [f"--{name}={value}" for name, value in needed.items()]
         fail(f"{listed(words)} {'are' if len(words) > 1 else 'is'} needed: --help shows examples")
@@ -179,7 +180,7 @@ def _name(argument: str) -> str:
 def _last_ones(arguments: Sequence[str], read: Sequence[str]) -> list[str]:
     """The command line without fields of the config that are given again later.
 
-    Fails where a flag is not one of this command.
+    Fails if this command does not have one of the flags.
     """
     found: list[list[str]] = []
     places: dict[str, int] = {}
@@ -187,13 +188,13 @@ def _last_ones(arguments: Sequence[str], read: Sequence[str]) -> list[str]:
     while i < len(arguments):
         word = arguments[i]
         if word == "--" or not word.startswith("-"):
-            # absl stops here, too: what follows is no flag.
+            # absl stops here, too: no flags follow.
             found.append(list(arguments[i:]))
             break
         name = _name(word)
         field = name.removeprefix("no").startswith("config.")
         following = arguments[i + 1] if i + 1 < len(arguments) else "--"
-        # A value may be the next word; of a field it is not known yet whether it has one.
+        # The value may be the next word. Whether a field of the config takes one is not known yet.
         switch = following.startswith("--") if field else _is_switch(name, read)
         count = 1 if switch or "=" in word else 2
         if field or name == "config":
@@ -206,7 +207,7 @@ def _last_ones(arguments: Sequence[str], read: Sequence[str]) -> list[str]:
 
 
 def _is_switch(name: str, read: Sequence[str]) -> bool:
-    """Whether a flag has no value; fails where the command has none of this name."""
+    """Whether a flag has no value; fails if the command has no flag of this name."""
     bare = name.removeprefix("no")
     switches = [known for known in (name, bare) if _is_known(known, read)]
     if name in switches:
@@ -227,17 +228,17 @@ def _is_known(name: str, read: Sequence[str]) -> bool:
 
 
 def _own(command: str) -> list[str]:
-    """Names of the flags of a command; its module is imported for it, and nothing large."""
+    """Names of the flags of a command, from its module, whose import is fast."""
     module = importlib.import_module(f"ladd_jax.{command}")
     return [*READ[command], *getattr(module, "FLAGS", ())]
 
 
 def _valid_fields(arguments: Sequence[str]) -> list[str]:
-    """Names of the config's fields; fails where an argument names another."""
+    """Names of the config's fields; fails if an argument names one that does not exist."""
     from ladd_jax.cli.extensions import load_extensions
     from ladd_jax.config.fields import base_config
 
-    # They have fields of their own, which a config file may set.
+    # Extensions have fields of their own, which a config file may set.
     load_extensions()
     names = _field_names(base_config())
     for argument in arguments[1:]:
@@ -249,7 +250,7 @@ def _valid_fields(arguments: Sequence[str]) -> list[str]:
 
 
 def config() -> ConfigDict:
-    """The config of the command line, with the fields that have a flag of their own.
+    """The config of the command line, including fields that were set by flags of their own.
 
     Raises:
       UserError: two flags contradict each other.
@@ -273,24 +274,24 @@ def config() -> ConfigDict:
 
 
 def check_column(read: Sequence[str]) -> None:
-    """Raises UserError where a column is named and no file that has some.
+    """Raises UserError where a column is named, but no file that could have columns.
 
     Args:
-      read: names of the flags that the command reads; where it has a config, that may name one.
+      read: names of the flags that the command reads. If it has a config, that may name the file.
     """
     if COLUMN.value and not PROMPTS.value and "config" not in read:
         raise UserError(
-            f"--column={COLUMN.value} is of a file of prompts: name it by --prompts=FILE, or leave "
-            f"it out"
+            f"--column={COLUMN.value} belongs to a file of prompts: name the file by "
+            f"--prompts=FILE, or leave the column out"
         )
 
 
 def check_ranges(given: flags.FlagValues, ranges: Mapping[str, Range]) -> None:
-    """Raises UserError where a flag's number is outside of its range; one without a value is not.
+    """Raises UserError where a flag's number is outside of its range; a missing value is allowed.
 
     Args:
       given: the flags of a command.
-      ranges: a range by the name of the flag.
+      ranges: the allowed ranges, by the names of the flags.
     """
     for name, allowed in ranges.items():
         value = given[name].value
@@ -299,8 +300,8 @@ def check_ranges(given: flags.FlagValues, ranges: Mapping[str, Range]) -> None:
 
 
 def check_overrides(config: ConfigDict) -> None:
-    """Raises UserError where weights, or `model` of a network that is like it, say something else
-    than a `--config.FIELD` of theirs."""
+    """Raises UserError where a `--config.FIELD` of a network contradicts its weights, or `model` if
+    the network is like that."""
     from ladd_jax.config.architectures import check_like_model
 
     for path, given in config_flags.get_override_values(flags.FLAGS["config"]).items():
@@ -309,7 +310,7 @@ def check_overrides(config: ConfigDict) -> None:
         networks = ("model", "student", "teacher", "dino", f"own.{config.model.family}")
         if section in networks or path in widths:
             found = functools.reduce(operator.getitem, path.split("."), config)
-            # 0 asks for the weights' own depth, and for the width and the heads of `model`.
+            # 0 stands for the weights' own depth, and for the width and the heads of `model`.
             if found != given and not (name in ("depth", "width", "num_heads") and given == 0):
                 check_like_model(config, path, given)
                 own = config.data.text if section == "data" else config.weights
@@ -323,7 +324,7 @@ def check_overrides(config: ConfigDict) -> None:
 
 
 def _with_config_files(arguments: Sequence[str]) -> list[str]:
-    """Arguments in which a config of this package has its path in the place of its name."""
+    """The arguments, with the path of a config of this package instead of its name."""
     found = list(arguments)
     for i, argument in enumerate(arguments):
         name, equals, value = argument.partition("=")
@@ -342,7 +343,7 @@ def _config_file(value: str) -> str:
     if not name or name.endswith(".py") or path.is_file():
         return f"{path}{colon}{argument}" if name.startswith("~") else value
     package = Path(ladd_jax.__file__).parent
-    # An installed package holds the configs, a checkout has them beside it.
+    # An installed package contains the configs; in a checkout they are beside it.
     files = {
         file.stem: file
         for folder in (package / "configs", package.parent / "configs")
@@ -364,7 +365,7 @@ def _field_names(config: ConfigDict, prefix: str = "") -> list[str]:
 
 
 def _is_defect(error: BaseException) -> bool:
-    """Whether this package failed as a config file called it, and not for what the file gave it."""
+    """Whether a config file's call into this package failed through a defect of the package."""
     if isinstance(error, UserError | flags.Error):
         return False
     frames = traceback.extract_tb(error.__traceback__)
@@ -374,7 +375,7 @@ def _is_defect(error: BaseException) -> bool:
 
 
 def _named_file(arguments: Sequence[str]) -> Path:
-    """The config file of a command line, in which `_with_config_files` has put it."""
+    """The config file of a command line that went through `_with_config_files`."""
     for i, argument in enumerate(arguments):
         name, equals, value = argument.partition("=")
         if name in ("-config", "--config"):
@@ -383,7 +384,7 @@ def _named_file(arguments: Sequence[str]) -> Path:
 
 
 def _line_in(file: Path, error: BaseException) -> int:
-    """The last line of a file that was run before an error; 0 where it was not."""
+    """The last line of a file that ran before an error; 0 if none did."""
     frames = traceback.extract_tb(error.__traceback__)
     lines = [frame.lineno for frame in frames if Path(frame.filename).resolve() == file.resolve()]
     return (lines[-1] if lines else None) or 0
@@ -395,11 +396,11 @@ _KINDS = {
     "('Non-boolean argument": "true or false",
     "Failed to parse": "the fields of this section, such as --{name}.FIELD=VALUE",
 }
-"""What a value should be of which a library says that it is not."""
+"""What a value should have been, by the beginning of a library's message."""
 
 
 def _wrong_kind(line: str) -> str:
-    """The sentence for a flag's value of another kind, from absl's own line; or empty."""
+    """The sentence for a flag's value of the wrong kind, from absl's own line; or empty."""
     found = re.fullmatch(r"flag --([\w.]+)=(.*?): (.*)", line)
     for words, wanted in _KINDS.items():
         if found and found[3].startswith(words):
@@ -408,7 +409,7 @@ def _wrong_kind(line: str) -> str:
 
 
 def _sentence(error: BaseException, names: Iterable[str], file: Path) -> object:
-    """What is wrong with a config file or the flags, of which libraries told in their own way."""
+    """One sentence, or a UserError, for a library's error about a config file or the flags."""
     cause: BaseException | None = error
     while cause is not None:
         # ml_collections raises errors of a config file again, with a traceback as the message.
@@ -425,12 +426,12 @@ def _sentence(error: BaseException, names: Iterable[str], file: Path) -> object:
             return f"the config file {file} is not valid: {line}"
         return _wrong_kind(line) or line
     if isinstance(error, SyntaxError):
-        # Of a file with null bytes Python knows no name and no line.
+        # For a file with null bytes Python reports no name and no line.
         where = f"{error.filename}, line {error.lineno}," if error.filename else str(file)
-        return f"the config file {where} is no Python ({error.msg}): mend it"
+        return f"the config file {where} is not valid Python ({error.msg}): repair it"
     if isinstance(error, OSError):
-        return f"no config file: {_last_line(error)}; those of ladd_jax are named without .py"
-    # Raised by the config file as it sets a field that does not exist or has another type.
+        return f"no config file: {_last_line(error)}; name configs of ladd_jax without .py"
+    # Raised when the config file sets a field that does not exist or has another type.
     unknown = re.search(r'Key "(\w+)" does not exist', str(error))
     if unknown:
         bare = {name.rpartition(".")[2] for name in names}

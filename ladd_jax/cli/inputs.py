@@ -1,4 +1,4 @@
-"""What a run reads of others, opened before it starts: pipelines, prompts, pictures."""
+"""Opens a run's inputs before it starts, to check them: pipelines, prompts, pictures."""
 
 from pathlib import Path
 
@@ -15,12 +15,12 @@ from ladd_jax.stages.load import open_loras
 
 
 def check_parts(config: Config, problems: Problems, place: Path | None = None) -> None:
-    """Adds what is wrong with LoRA files, and with the encoders that the stages of a config use.
+    """Checks LoRA files, prompts to judge by, and the encoders that a config's stages use.
 
     Args:
       config: the run's config.
-      problems: is added to.
-      place: the directory of the run's data: what is encoded there already needs no encoder.
+      problems: errors that are known; those found here are added.
+      place: the directory of the run's data. If they are encoded already, no encoder is needed.
     """
     data, family = config.data, family_of(config)
     with problems.found():
@@ -43,19 +43,19 @@ def check_parts(config: Config, problems: Problems, place: Path | None = None) -
 
 
 def count_records(config: Config, place: Path | None = None) -> dict[Bucket, int]:
-    """Records of each bucket that `encode` will write, as far as they are known without a look at
+    """Number of records that `encode` will write for each bucket, as far as known without a look at
     pictures.
 
     Args:
       config: the run's config.
-      place: the directory of the run's data: where it is encoded already nothing is read.
+      place: the directory of the run's data. If they are encoded already, nothing is read.
 
     Returns:
-      Empty where nothing is known, or nothing is written.
+      The numbers; empty if they are not known, or nothing is written.
 
     Raises:
       NotFoundError: the data are not there.
-      UserError: they are damaged, or fill no batch of the trainings that read them.
+      UserError: the data are damaged, or fill no batch of the trainings that read them.
     """
     data = config.data
     buckets = [Bucket.parse(name) for name in data.buckets]
@@ -74,7 +74,7 @@ def count_records(config: Config, place: Path | None = None) -> dict[Bucket, int
                 f"{data.path} holds {known} records, fewer than one batch of {field} {least}: "
                 f"lower it or add records"
             )
-    # As if they were spread evenly.
+    # As if the records were spread evenly over the buckets.
     return {bucket: -(-known // len(buckets)) for bucket in buckets if known}
 
 

@@ -1,20 +1,20 @@
-"""Flags of the commands that open one trained network, which each has among its own."""
+"""Defines flags that several commands share: those that open one trained network."""
 
 from absl import flags
 
-# `--help` lists them as the command's.
+# So that `--help` lists them as flags of the command, not of this module.
 flags.disclaim_key_flags()
 
 
 def define_step(own: flags.FlagValues) -> flags.FlagHolder[int | None]:
-    """`--step` of a run."""
+    """Defines `--step`, of a run."""
     return flags.DEFINE_integer(
         "step", None, "Step of the run's checkpoint; default: the newest.", flag_values=own
     )
 
 
 def define_loras(own: flags.FlagValues) -> flags.FlagHolder[list[str]]:
-    """`--lora`, as often as there are some."""
+    """Defines `--lora`, which may be given several times."""
     return flags.DEFINE_multi_string(
         "lora",
         [],
@@ -24,7 +24,7 @@ def define_loras(own: flags.FlagValues) -> flags.FlagHolder[list[str]]:
 
 
 def define_dtype(own: flags.FlagValues) -> flags.FlagHolder[str | None]:
-    """`--dtype` that a network computes in."""
+    """Defines `--dtype`, which a network computes in."""
     return flags.DEFINE_enum(
         "dtype",
         None,

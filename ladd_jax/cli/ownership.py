@@ -1,9 +1,9 @@
-"""Who owns a workdir: one job, until it ends or is found dead.
+"""Lets one job own a workdir, until the job ends or is found dead.
 
 The owner keeps a file there that says who it is, and touches it every few seconds. On the owner's
-machine another job sees whether that process lives; elsewhere, whether the file is still touched.
-Locks of the file system itself are not used: not every network disk has them, and some keep those
-of a machine that is gone.
+machine another job checks whether that process is alive; elsewhere, whether the file is still being
+touched. Locks of the file system are not used: not every network disk has them, and some keep the
+locks of a machine that is gone.
 """
 
 import contextlib
@@ -28,7 +28,7 @@ OWNER = "owner.json"
 """The file in a workdir that names its owner."""
 
 READERS = "readers"
-"""The folder of the files of jobs of other workdirs that read the data of a directory."""
+"""The folder in a data directory where jobs of other workdirs that read the data keep a file."""
 
 _BEAT_SECONDS = 10.0
 _DEAD_SECONDS = 60.0
@@ -37,16 +37,16 @@ _LOOK_SECONDS = 1.0
 
 @dataclasses.dataclass(frozen=True)
 class Owner:
-    """A job, by its first process.
+    """A job, identified by its first process.
 
     Attributes:
-      host: name of its host.
-      process: number of the process.
-      machine: a name of what numbers that process: a boot of a machine, and a container on it;
-        empty where the system does not tell.
+      host: name of the process's host.
+      process: number of the process (PID).
+      machine: identifies the boot of the machine, and the container on it, in which that number is
+        valid; empty if the system does not say.
       started: when the process began, in ticks of that machine, since numbers are used again;
-        empty where the system does not tell.
-      job: a name of its own.
+        empty if the system does not say.
+      job: a unique name of the job.
     """
 
     host: str
@@ -62,7 +62,7 @@ class Owner:
         return cls(socket.gethostname(), process, _machine(), _started(process), uuid.uuid4().hex)
 
     def lives(self) -> bool | None:
-        """Whether the process is there; None where this machine cannot tell."""
+        """Whether the process is alive; None if this machine cannot tell."""
         if not self.machine or self.machine != _machine():
             return None
         return _started(self.process) == self.started
@@ -77,9 +77,9 @@ def _machine() -> str:
 
 
 def _started(process: int) -> str:
-    """When a process began; empty for one that is not there, or that has ended unnoticed."""
+    """When a process began; empty for one that does not exist, or is a zombie."""
     try:
-        # The name before the parenthesis may hold spaces.
+        # The name in parentheses may hold spaces, so fields are counted after it.
         fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return ""
@@ -95,19 +95,19 @@ def owned(
     beat_seconds: float = _BEAT_SECONDS,
     dead_seconds: float = _DEAD_SECONDS,
 ) -> Iterator[None]:
-    """Owns a workdir, which is made if it is not there, for the time of a block.
+    """A block in which this job owns a workdir, which is made if it does not exist.
 
-    An owner that died is taken over from: at once where this machine sees that its process is gone,
-    else when its file was not touched for `dead_seconds`, for which this waits.
+    The workdir of a dead owner is taken over: at once if this machine sees that the owner's process
+    is gone, and otherwise once its file has not been touched for `dead_seconds`, after a wait.
 
     Args:
       workdir: the run's workdir, or the directory of its data.
       flag: the flag that names it.
       beat_seconds: seconds from one touch of the file to the next.
-      dead_seconds: seconds without one after which an owner on another machine is dead.
+      dead_seconds: seconds without a touch after which an owner on another machine counts as dead.
 
     Raises:
-      ExistsError: a job that lives owns it.
+      ExistsError: a running job owns the workdir.
     """
     workdir.mkdir(parents=True, exist_ok=True)
     path, owner = workdir / OWNER, Owner.here()
@@ -119,9 +119,9 @@ def owned(
 
 @contextlib.contextmanager
 def reading(data: Path, *, beat_seconds: float = _BEAT_SECONDS) -> Iterator[None]:
-    """Says that this job reads the data of a directory, for the time of a block.
+    """A block in which a file in a data directory says that this job reads the data.
 
-    Any number of jobs may. Where nothing can be written it says nothing.
+    Any number of jobs may do so. If the directory cannot be written to, there is no such file.
     """
     owner = Owner.here()
     path = data / READERS / f"{owner.job}.json"
@@ -133,16 +133,16 @@ def reading(data: Path, *, beat_seconds: float = _BEAT_SECONDS) -> Iterator[None
         return
     with _kept(path, owner, beat_seconds):
         yield
-    # Where it was the last.
+    # Succeeds if this was the last reader.
     with contextlib.suppress(OSError):
         path.parent.rmdir()
 
 
 def check_unread(data: Path, *, dead_seconds: float = _DEAD_SECONDS) -> None:
-    """Whether data can be changed: what readers left that died is removed.
+    """Checks that no job reads the data, so that they may change; removes files of dead readers.
 
     Raises:
-      ExistsError: a job that lives reads them.
+      ExistsError: a running job reads the data.
     """
     for path in sorted((data / READERS).glob("*.json")):
         while path.exists():
@@ -151,7 +151,7 @@ def check_unread(data: Path, *, dead_seconds: float = _DEAD_SECONDS) -> None:
 
 @contextlib.contextmanager
 def _kept(path: Path, owner: Owner, beat_seconds: float) -> Iterator[None]:
-    """Touches the file of an owner for the time of a block, and removes it."""
+    """A block during which the file of an owner is touched; removes the file at the end."""
     ended = threading.Event()
     beat = threading.Thread(target=_beat, args=(path, owner, beat_seconds, ended), daemon=True)
     beat.start()
@@ -165,7 +165,7 @@ def _kept(path: Path, owner: Owner, beat_seconds: float) -> Iterator[None]:
 
 
 def _write(path: Path, owner: Owner | None) -> bool:
-    """Writes the file where there is none; whether it did."""
+    """Writes the file unless one exists, and returns whether it did."""
     try:
         with path.open("x") as file:
             file.write(json.dumps(owner and dataclasses.asdict(owner)) + "\n")
@@ -174,7 +174,7 @@ def _write(path: Path, owner: Owner | None) -> bool:
             raise ExistsError(f"{path} is a link to nothing: remove it") from error
         return False
     except OSError as error:
-        # On a mounted bucket a file is made when it is closed, and may be another host's by then.
+        # A mounted bucket makes a file when it is closed; another host may have been faster.
         if error.errno != errno.ESTALE:
             raise
         return False
@@ -182,10 +182,10 @@ def _write(path: Path, owner: Owner | None) -> bool:
 
 
 def _remove_dead(path: Path, job: str, claim: str, flag: str, dead_seconds: float) -> None:
-    """Removes the file of an owner that is dead; waits where that is not known yet.
+    """Removes the file of a dead owner; waits while it is not known whether the owner is alive.
 
     Raises:
-      ExistsError: it lives.
+      ExistsError: the owner is alive.
     """
     owner, first = _read(path)
     clock = path.with_name(f".{path.name}.{job}.partial")
@@ -195,22 +195,23 @@ def _remove_dead(path: Path, job: str, claim: str, flag: str, dead_seconds: floa
             lives = None if owner is None else owner.lives()
             found, touched = _read(path)
             if touched is None or found != owner:
-                return  # It was removed, or is another one's already.
+                return  # The file was removed, or has another owner already.
             if lives or (lives is None and touched != first):
                 whose = f"process {owner.process} on {owner.host}" if owner else "another job"
                 raise ExistsError(
                     f"{claim} {whose}, which is running: wait until it has "
                     f"ended, end it, or use another --{flag}"
                 )
-            # The time of the disk, whatever the clock of this machine says.
+            # Compares times of the disk, since this machine's clock may differ from the owner's.
             clock.touch()
             if lives is False or clock.stat().st_mtime - touched > dead_seconds:
                 break
             if not waits:
-                _LOG.info("%s: waits to see whether its job lives", path)
+                _LOG.info("%s: waits to see whether its job is alive", path)
             waits = True
             time.sleep(_LOOK_SECONDS)
-        # Of several jobs that come here one takes it away; what a late one takes, it puts back.
+        # If several jobs get here, only one of them can rename the file. A late one may rename the
+        # new owner's file instead, and puts it back.
         os.rename(path, clock)
         taken, _ = _read(clock)
         if taken != owner:
@@ -218,15 +219,15 @@ def _remove_dead(path: Path, job: str, claim: str, flag: str, dead_seconds: floa
         else:
             _LOG.info("%s: taken over from a job that died", path)
     except FileNotFoundError:
-        return  # Another was faster.
+        return  # Another job was faster.
     finally:
         clock.unlink(missing_ok=True)
 
 
 def _read(path: Path) -> tuple[Owner | None, float | None]:
-    """Who is named in a file, None where it is damaged, and when it was touched, by its disk.
+    """The owner that a file names, None if it is damaged, and when it was touched, by its disk.
 
-    To open a file makes a network disk tell the newest.
+    The file is opened, since that makes a network disk report the newest time.
     """
     try:
         with path.open() as file:
@@ -238,20 +239,20 @@ def _read(path: Path) -> tuple[Owner | None, float | None]:
     except FileNotFoundError:
         return None, None
     except OSError as error:
-        # It was replaced while it was read.
+        # The file was replaced while it was read.
         if error.errno != errno.ESTALE:
             raise
         return None, None
 
 
 def _beat(path: Path, owner: Owner, seconds: float, ended: threading.Event) -> None:
-    """Touches the file until the job has ended; ends the job where it has another owner."""
+    """Touches the file until the job has ended; ends the job if the file gets another owner."""
     while not ended.wait(seconds):
         try:
             os.utime(path)
             found, touched = _read(path)
         except OSError:
-            continue  # The disk is away for a moment.
+            continue  # The disk may be away for a moment.
         if touched is not None and found != owner:
             print(
                 f"error: {path.parent} was taken over by another job while this one stood still: "

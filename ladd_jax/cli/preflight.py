@@ -1,7 +1,7 @@
-"""What would stop a job late is found before it starts, and before it writes anything.
+"""Finds what would stop a job late, before the job starts and before it writes anything.
 
-What a section of the config refuses by itself stands there; here is what depends on several of
-them, on the stages, or on the devices of this machine.
+A section of the config checks its own fields; here are the checks that depend on several sections,
+on the stages, or on the devices of this machine.
 """
 
 import contextlib
@@ -47,7 +47,7 @@ _Trainings = dict[str, _Training]
 # Stages that read the data generator.
 _OF_GENERATOR = ("prefer", "synthesize", "finetune", "distil", "evaluate")
 
-# Stages that read what the student starts from.
+# Stages that read the network that the student starts from.
 _OF_START = ("finetune", "distil", "evaluate")
 
 
@@ -56,11 +56,11 @@ def check(config: Config, workdir: Path | None = None) -> None:
 
     Args:
       config: the run's config.
-      workdir: the run's workdir; without one nothing is checked of it.
+      workdir: the run's workdir; None: it is not checked.
 
     Raises:
-      UserError: what would stop a stage; each message names a value and the remedy. Several are
-        told at once.
+      UserError: something would stop a stage. All errors are reported at once, each with a value
+        and a remedy.
     """
     problems = Problems()
     look(config, problems, workdir)
@@ -75,14 +75,14 @@ def look(
     data: Path | None = None,
     origin: str = "",
 ) -> None:
-    """Adds what `check` would raise to problems that are known already.
+    """Adds the errors that `check` would raise to problems that are known already.
 
     Args:
       config: the run's config.
-      problems: is added to.
+      problems: errors that are known; those found here are added.
       workdir: the run's workdir.
-      refused: sections and fields of the config, or `stages`, that are known to be of no use: what
-        depends on them is not looked at, which would tell of consequences.
+      refused: sections and fields of the config, or `stages`, that are known to be invalid. What
+        depends on them is not checked, since that would only report consequences.
       data: the directory of the run's data; default: the one that the workdir names.
       origin: workdir of a run whose student this one begins with; empty for the one that the
         workdir names, or none.
@@ -110,7 +110,7 @@ def look(
     for name, stage in trainings.items():
         part(f"mesh stages {name}", functools.partial(_check_batch, config, stage))
     part("log stages", lambda: _check_log(config, trainings))
-    # What cannot be built is refused.
+    # Objectives are built as a check: what cannot be built is refused.
     built: dict[str, Any] = {}
     part("model data pretrain weights", functools.partial(_build, config, "pretrain", built))
     for name in further_trainings(config):
@@ -147,11 +147,11 @@ def look(
     )
     if workdir is not None:
         part("", lambda: check_writable(workdir))
-        # Where something is refused, what the stages would write is not known.
+        # After an error, what the stages would write is not known.
         if not problems:
             place = data or workdir
             if _from_another(workdir, origin):
-                # It has these from there.
+                # A run that begins with another run's student has these networks from there.
                 built = {name: target for name, target in built.items() if name not in NETWORKS}
             space = functools.partial(check_space, config, workdir, place, sizes, built)
             part(f"{networks} checkpoint", space)
@@ -159,7 +159,7 @@ def look(
 
 @contextlib.contextmanager
 def _disk_sentences() -> Iterator[None]:
-    """Turns what a system says of the user's paths into a sentence."""
+    """A block in which a system's errors about the user's paths become a UserError."""
     try:
         yield
     except OSError as error:
@@ -170,14 +170,14 @@ def _disk_sentences() -> Iterator[None]:
 
 
 def _preference(config: Config) -> DPO:
-    """What `prefer` trains, which has to be what a LoRA file can hold."""
+    """The objective of `prefer`, which may train only what a LoRA file can hold."""
     objective = objectives.preference(config)
     try:
         family_of(config).check_lora(generator_architecture(config), objective.model)
     except UserError as error:
         raise UserError(
-            f"prefer.lora.layers is {', '.join(config.prefer.lora.layers)}, and what it trains is "
-            f"written as a LoRA file ({error}): use *block*, or other names of dense layers"
+            f"prefer.lora.layers is {', '.join(config.prefer.lora.layers)}, which a LoRA file "
+            f"cannot hold ({error}): use *block*, or other names of dense layers"
         ) from error
     return objective
 
@@ -190,7 +190,7 @@ def _check_batch(config: Config, stage: _Training) -> None:
     try:
         mesh = make_mesh(config.mesh.sizes)
     except UserError:
-        # Told of the mesh itself.
+        # `_check_mesh` reports it.
         return
     check_batch_size(stage.batch_size, mesh, stage.accumulation)
 
@@ -224,13 +224,13 @@ def _build(config: Config, training: str, built: dict[str, Any]) -> None:
 
 
 def _check_further(config: Config, workdir: Path | None, origin: str) -> None:
-    """Whether stages find the networks that have a size of their own, before data are encoded."""
+    """Checks that stages will find the networks that have a size of their own."""
     stages, teacher = set(config.stages), config.teacher
     if "distil" in stages and config.weights and teacher.depth and not teacher.weights:
         raise UserError(
             f"teacher.depth is {teacher.depth} and teacher.weights is empty beside the weights "
-            f"{config.weights}: name the weights of that network; without them it can be planned "
-            f"only"
+            f"{config.weights}: name the weights of that network; without them it can only be "
+            f"planned"
         )
     reading = {
         "pretrain_teacher": [name for name in ("distil",) if name in stages],
@@ -241,11 +241,11 @@ def _check_further(config: Config, workdir: Path | None, origin: str) -> None:
             continue
         first = workdir and first_run(workdir)
         if workdir and first and (origin or first != workdir):
-            # Of one that begins now this is seen when its places are opened.
+            # For a run that begins now, this is checked when its places are opened.
             if first != workdir:
                 first_made(first, name, workdir)
             continue
-        # Without a workdir the stages may be those that follow what is made already.
+        # Without a workdir, stages that do not begin with `encode` may follow existing results.
         begins = workdir is not None or "encode" in stages
         made = workdir is not None and _is_trained(workdir, name, config.pretrain.steps)
         if "pretrain" in stages or not begins or made:
@@ -261,12 +261,12 @@ def _check_further(config: Config, workdir: Path | None, origin: str) -> None:
 
 
 def _from_another(workdir: Path, origin: str) -> bool:
-    """Whether a run begins, or began, with another one's student."""
+    """Whether a run begins, or began, with another run's student."""
     return bool(origin) or places(workdir).origin is not None
 
 
 def _is_trained(place: Path, training: str, steps: int) -> bool:
-    """Whether a training that is kept in a place is done."""
+    """Whether a training whose checkpoints are in a place is done."""
     return steps in steps_in(place / training / "checkpoints")
 
 
@@ -277,7 +277,7 @@ def _check_dino(config: Config) -> None:
     if not dino.weights:
         raise UserError(
             f"distil.objective is {distil.objective} and dino.weights is empty: name a DINOv2, "
-            f"such as facebook/dinov2-small; without one it can be planned only"
+            f"such as facebook/dinov2-small; without one it can only be planned"
         )
     open_dino(config)
 
@@ -304,7 +304,7 @@ def _check_samples(config: Config, trainings: _Trainings) -> None:
 
 
 def _check_base(config: Config, place: Path | None) -> None:
-    """Whether stages find what `pretrain` makes of the weights, before their data are encoded."""
+    """Checks that stages will find the data generator that `pretrain` makes from the weights."""
     stages = set(config.stages)
     reading = [name for name in _OF_GENERATOR if name in stages]
     if not (config.weights and pretrains(config) and reading and "encode" in stages):
@@ -360,7 +360,7 @@ def _check_data(config: Config, trainings: _Trainings) -> None:
 
 
 def _check_examples(config: Config, trainings: _Trainings) -> None:
-    """Whether the examples of a bucket fill a batch of each training that reads them."""
+    """Checks that the examples of a bucket fill a batch of each training that reads them."""
     for name in readers(config):
         if name in trainings and config.data.examples < trainings[name].batch_size:
             raise UserError(
@@ -370,7 +370,7 @@ def _check_examples(config: Config, trainings: _Trainings) -> None:
 
 
 def _check_subjects(config: Config) -> None:
-    """What the stage 'evaluate' makes pictures of, and whether there are real ones beside."""
+    """Checks the prompts of the stage 'evaluate', and whether real pictures are held out for it."""
     data, stage = config.data, config.evaluate
     if stage.prompts:
         if joined := joined_channels(config):
@@ -384,8 +384,8 @@ def _check_subjects(config: Config) -> None:
             )
         if not stage.extractor:
             raise UserError(
-                "evaluate.extractor is empty and with evaluate.prompts no real picture is looked "
-                "at: name one, such as clip or inception with evaluate.extractor_weights, or own, "
+                "evaluate.extractor is empty and with evaluate.prompts no real pictures are used: "
+                "name one, such as clip or inception with evaluate.extractor_weights, or own, "
                 "which is trained on the run's pictures"
             )
         return
@@ -402,7 +402,7 @@ def _check_subjects(config: Config) -> None:
 
 
 def _check_judges(config: Config) -> None:
-    """What the stage 'evaluate' and the previews of training use."""
+    """Checks what the stage 'evaluate' and the previews of training use."""
     stage = config.evaluate
     for steps in stage.student_steps:
         student_sigmas(steps, config.distil.timesteps)
@@ -413,7 +413,7 @@ def _check_judges(config: Config) -> None:
         for value in values:
             if value not in table:
                 raise UserError(
-                    f"evaluate.{name} {value!r} is none of {', '.join(table)}: use one of them"
+                    f"evaluate.{name} {value!r} is not one of {', '.join(table)}: use one of them"
                 )
     name = extractor_for(config)
     kind = EXTRACTORS[name]
@@ -423,7 +423,7 @@ def _check_judges(config: Config) -> None:
             f"folder, or owner/name of the hub"
         )
     place = expand(stage.extractor_weights)
-    # What looks like a name on the hub is asked for when it is read.
+    # Something that looks like a name on the hub is checked when it is read.
     on_hub = name != "inception" and names_repository(stage.extractor_weights)
     if kind.weights and not place.exists() and not on_hub:
         raise NotFoundError(
@@ -432,7 +432,7 @@ def _check_judges(config: Config) -> None:
         )
     if kind.source and kind.source != config.data.source:
         raise UserError(
-            f"evaluate.extractor {name!r} looks at {kind.source} alone and data.source is "
+            f"evaluate.extractor {name!r} works for {kind.source} only and data.source is "
             f"{config.data.source}: use another, such as own"
         )
     if stage.per_prompt < 2 and "diversity" in stage.metrics:

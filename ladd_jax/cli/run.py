@@ -1,7 +1,7 @@
-"""A command: its processes meet, and errors for the user become one sentence and exit code 2.
+"""Runs a command: its processes meet, and errors for the user become one sentence and exit code 2.
 
-What a command works with is imported once its flags are known to be valid: JAX and what is built on
-it take seconds, and a mistake is told at once.
+A command's heavy imports come after its flags are known to be valid: JAX and what is built on it
+take seconds, and a mistake should be reported at once.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ def run(command: Command, others: absl.flags.FlagValues | None = None, *, stage:
 
     Args:
       command: the command.
-      others: flags by which it is another command, without config; `--help` lists them.
-      stage: the stage that it is, which is checked alone where `stages` leaves it out; empty for a
-        command that runs them all.
+      others: flags that make it another command, without a config; `--help` lists them.
+      stage: the stage that the command runs, which is checked even if `stages` leaves it out; empty
+        for a command that runs them all.
     """
 
     def body() -> None:
@@ -46,8 +46,8 @@ def run(command: Command, others: absl.flags.FlagValues | None = None, *, stage:
         from ladd_jax.object_store import is_address, place_of
         from ladd_jax.paths import expand, expand_local
 
-        # All that is wrong is told at once, and before anything is written.
-        shared = "name a folder, of several hosts on a share or in a bucket that all have mounted"
+        # All errors are reported together, and before anything is written.
+        shared = "name a folder, for several hosts on a share or in a bucket that all have mounted"
         workdir = expand_local(flags.WORKDIR.value, "workdir", shared)
         given, problems = flags.DATA.value, Problems()
         data = given and str(place_of(given) if is_address(given) else expand(given))
@@ -80,15 +80,15 @@ def run_without_config(
     needed: dict[str, str],
     complete: Callable[[Sequence[str]], Sequence[str]] = lambda arguments: arguments,
 ) -> None:
-    """Runs a command that has flags of its own, and no config that is checked before.
+    """Runs a command that has flags of its own, and no config to check beforehand.
 
     Args:
       body: the command.
-      own: its flags. They join absl's here, so that modules of several commands, which may have
-        flags of one name, can be imported together.
+      own: the command's flags. They are added to absl's only here, so that modules of several
+        commands, whose flags may share names, can be imported together.
       *others: names of the shared flags that it reads, too.
-      needed: flags that must be given, with what stands after their `=`.
-      complete: adds to the command line what others of its flags stand for.
+      needed: flags that must be given, with what to show after their `=`.
+      complete: function that completes the command line before it is parsed.
     """
     absl.flags.FLAGS.append_flag_values(own)
     _start(body, [*own, *others], own, needed, complete)
@@ -101,8 +101,8 @@ def run_without_workdir(
 
     Args:
       body: the command.
-      own: its flags.
-      needed: flags of its own that must be given, with what stands after their `=`.
+      own: the command's flags.
+      needed: those of its flags that must be given, with what to show after their `=`.
     """
     others = ("config", "weights", "prompts", "images", "column")
     absl.flags.FLAGS.append_flag_values(own)
@@ -120,10 +120,10 @@ def run_without_workdir(
 
 
 def _config(problems: Problems) -> tuple[Config, set[str]]:
-    """The config of the command line, with what its weights say of their networks.
+    """The config of the command line, with the sizes of networks from their weights.
 
-    What is wrong with it is added to the problems, and named in the second value: the sections, and
-    the fields that are in none.
+    Errors are added to the problems. The second value names what they are in: sections, and fields
+    that belong to no section.
     """
     from ladd_jax.config.architectures import read_architectures
     from ladd_jax.config.fields import partly_typed
@@ -132,28 +132,28 @@ def _config(problems: Problems) -> tuple[Config, set[str]]:
     config = flags.config()
     refused: set[str] = set()
     with problems.found():
-        # What is of no use is known to be so until the end of this block.
+        # These count as invalid, unless the block comes to its end.
         refused.update(("weights", "model", "student", "teacher", "dino"))
-        # Weights that are named by their place on the hub are fetched once for a host.
+        # Weights from the hub are fetched once for each host.
         with processes.one_of_each_host_first("weights"):
             read_architectures(config)
         flags.check_overrides(config)
         refused.clear()
     found, errors = partly_typed(config)
     for section, sentences in errors.items():
-        # Without the weights' sizes their sections say nothing.
+        # Without the weights' sizes, errors in these sections mean nothing.
         if section not in refused:
             for error in sentences:
                 problems.add(error)
     if "" in errors:
-        # Then there is no config to look at further.
+        # There is no config to check further.
         problems.tell()
     return found, refused | set(errors)
 
 
 @contextlib.contextmanager
 def _refusing() -> Iterator[None]:
-    """Turns errors for the user, of disks and memory too, into one sentence and exit code 2."""
+    """Turns errors for the user, and those of disks and memory, into a sentence and exit code 2."""
     from ladd_jax.cli.disk_errors import disk_error
 
     try:
@@ -162,7 +162,7 @@ def _refusing() -> Iterator[None]:
         flags.fail(error)
     except MemoryError as error:
         flags.fail(
-            f"no memory is free here ({brief(error)}): end what else uses it, or take a machine "
+            f"there is no free memory ({brief(error)}): end what else uses it, or take a machine "
             f"that has more"
         )
     except Exception as error:
@@ -204,17 +204,17 @@ def _start(
         from ladd_jax.cli.extensions import load_extensions
         from ladd_jax.parallel import processes
 
-        # Orbax tells of each of its steps through absl; here its warnings are enough.
+        # Orbax logs each of its steps through absl, of which only errors are of interest.
         absl_logging.set_verbosity(absl_logging.ERROR)
         log = logging.getLogger("ladd_jax")
 
         def work() -> None:
             with _refusing(), processes.together(flags.JOIN_TIMEOUT.value), _refusing():
                 log.addHandler(_handler())
-                # absl's handler, which the root has, would print each line again.
+                # absl's handler, on the root logger, would print each line a second time.
                 log.propagate = False
                 log.setLevel(logging.INFO if jax.process_index() == 0 else logging.WARNING)
-                # A line stands above the progress bar, and not in the middle of it.
+                # Prints lines above a progress bar, and not into the middle of it.
                 with logging_redirect_tqdm([log]):
                     load_extensions()
                     body()

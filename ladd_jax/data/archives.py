@@ -1,4 +1,4 @@
-"""Archives of arrays, `.npz`, that are whole or a sentence."""
+"""Reads archives of arrays, `.npz`; damage is reported in one sentence."""
 
 import math
 import tokenize
@@ -11,7 +11,7 @@ import numpy as np
 
 from ladd_jax.errors import DamagedError, UserError, brief
 
-# Of the format of a file, and of a kind of compression that there is not.
+# What NumPy and zipfile raise for a damaged format, or an unknown kind of compression.
 _DAMAGE = (
     OSError, ValueError, LookupError, EOFError, TypeError, zipfile.BadZipFile, zlib.error,
     tokenize.TokenError, SyntaxError, OverflowError, RuntimeError,
@@ -22,20 +22,20 @@ def read(path: Path, remedy: str) -> dict[str, np.ndarray]:
     """The arrays of an archive by name.
 
     Args:
-      path: the file, which is there.
-      remedy: what to do about a damaged one, at the end of the message.
+      path: the file, which must exist.
+      remedy: what to do about a damaged file, for the end of the message.
 
     Raises:
-      PermissionError: it may not be read.
-      DamagedError: it is damaged, or no archive, or holds what only a pickle can.
-      UserError: it is whole, and there is no memory for one of its arrays.
+      PermissionError: the file may not be read.
+      DamagedError: it is damaged, is not an archive, or holds what only a pickle can.
+      UserError: the file is whole, but there is no memory for one of its arrays.
     """
     arrays: dict[str, np.ndarray] = {}
     try:
         with path.open("rb") as file:
             found = np.load(file, allow_pickle=False)
             if not isinstance(found, np.lib.npyio.NpzFile):
-                raise ValueError("it is one array and no archive")
+                raise ValueError("it is one array and not an archive")
             for name in found.files:
                 size = _size(found.zip, name)
                 try:
@@ -56,9 +56,9 @@ def read(path: Path, remedy: str) -> dict[str, np.ndarray]:
 
 
 def _size(archive: Any, name: str) -> int:
-    """Bytes of an array; raises ValueError where its header and the archive say two things.
+    """Bytes of an array; raises ValueError where its header and the archive contradict each other.
 
-    Else a damaged header would ask for any amount of memory.
+    Without this check a damaged header could ask for any amount of memory.
     """
     member = archive.getinfo(f"{name}.npy" if f"{name}.npy" in archive.namelist() else name)
     with archive.open(member) as file:

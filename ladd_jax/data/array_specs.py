@@ -1,6 +1,6 @@
-"""What the arrays of a record are, and the form in which they are stored.
+"""The arrays of a record, and the form in which they are stored.
 
-Of an array with the last axis as features each row is a token.
+The last axis of a text's array holds features; each of its rows is a token.
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ from ladd_jax.data.buckets import Bucket
 from ladd_jax.errors import UserError
 
 Blocks = tuple[tuple[int, int], ...]
-"""(rows, columns) of blocks of rows, one below the other; what is right of them is zero."""
+"""(rows, columns) of each of several blocks, one below the other; right of a block all is zero."""
 
 
 DTYPES = ("float32", "float16", "int8")
@@ -28,12 +28,12 @@ class ArraySpec:
 
     Attributes:
       shape: its dimensions; "H" and "W" are the rows and columns of the record's bucket.
-      dtype: float32, float16 or int8, on disk. As int8 each token of a text, or each channel of a
-        latent, is stored in 255 levels with a scale of its own.
-      blocks: of an array with two dimensions, the blocks that are stored; none: all of it.
+      dtype: dtype on disk: float32, float16 or int8. With int8 each token of a text, or each
+        channel of a latent, is stored in 255 levels with a scale of its own.
+      blocks: the blocks that are stored, for an array with two dimensions; empty: all of it.
 
     Raises:
-      UserError: a dimension is a string other than "H" and "W", or the blocks are of another shape.
+      UserError: a dimension is a string other than "H" and "W", or the blocks do not fit the shape.
     """
 
     shape: tuple[int | str, ...]
@@ -61,15 +61,17 @@ class ArraySpec:
         """The inverse of `dataclasses.asdict`, after JSON.
 
         Raises:
-          UserError: it is none.
+          UserError: `data` does not describe an array.
         """
         given = data if isinstance(data, dict) else {}
         shape: Any = given.get("shape")
         blocks: Any = given.get("blocks", [])
         if not _are_sizes(shape, ("H", "W")) or given.get("dtype") not in DTYPES:
-            raise UserError(f"{str(data)[:60]} is no array: use a shape and a dtype of {DTYPES}")
+            raise UserError(
+                f"{str(data)[:60]} does not describe an array: use a shape and a dtype of {DTYPES}"
+            )
         if not isinstance(blocks, list) or not all(_are_sizes(b) and len(b) == 2 for b in blocks):
-            raise UserError(f"blocks {str(blocks)[:60]} are no rows and columns: use pairs")
+            raise UserError(f"blocks {str(blocks)[:60]} are not pairs: use rows and columns")
         return cls(tuple(shape), given["dtype"], tuple((rows, columns) for rows, columns in blocks))
 
     def shape_in(self, bucket: Bucket) -> tuple[int, ...]:
@@ -78,18 +80,18 @@ class ArraySpec:
         return tuple(sides[size] if isinstance(size, str) else size for size in self.shape)
 
     def bytes_in(self, bucket: Bucket) -> int:
-        """Bytes of what is stored of it."""
+        """Bytes that one array of this kind takes on disk."""
         shape = self.shape_in(bucket)
         count = sum(r * c for r, c in self.blocks) if self.blocks else math.prod(shape)
         scales = 4 * math.prod(self._scaled(shape)) if self.dtype == "int8" else 0
         return count * np.dtype(self.dtype).itemsize + scales
 
     def as_given(self, array: Any) -> np.ndarray:
-        """The array in the dtype whose range it must be within: that on disk, float32 for int8."""
+        """The array in the dtype whose range it must fit: the one on disk, or float32 for int8."""
         return np.asarray(array, "float32" if self.dtype == "int8" else self.dtype)
 
     def parts(self, name: str, bucket: Bucket) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
-        """Shape and dtype of all that is stored of it, by the names in the record."""
+        """Shape and dtype of all that is stored for the array, by the names in the record."""
         shape, dtype = self.shape_in(bucket), np.dtype(self.dtype)
         found = {name: (shape, dtype)}
         if self.blocks:
@@ -101,15 +103,15 @@ class ArraySpec:
         return found | (scales if self.dtype == "int8" else {})
 
     def features(self, name: str, bucket: Bucket) -> dict[str, tfds.features.Tensor]:
-        """How it is stored, by the names in the record."""
+        """The features of tfds in which the array is stored, by the names in the record."""
         parts = self.parts(name, bucket)
         return {part: _tensor(shape, dtype) for part, (shape, dtype) in parts.items()}
 
     def pack(self, name: str, array: np.ndarray) -> dict[str, np.ndarray]:
-        """What is stored of an array of its shape, by the names in the record.
+        """What is stored for an array of this shape, by the names in the record.
 
         Raises:
-          ValueError: it is not zero where nothing is stored.
+          ValueError: the array is not zero outside of the blocks.
         """
         scales = {}
         if self.dtype == "int8":
@@ -134,19 +136,20 @@ class ArraySpec:
         return self.dtype == "float32" and not self.blocks
 
     def widen(self, name: str, stored: Mapping[str, Any], xp: Any = np) -> Any:
-        """Arrays from what is stored of them.
+        """Arrays from what is stored for them.
 
         Args:
           name: the array's name.
-          stored: arrays `[..., *shape]` of `parts`, by the names in the record.
-          xp: `numpy` or `jax.numpy`, whichever they are of. Both give the same bits.
+          stored: the arrays of `parts`, `[..., *shape]`, by the names in the record.
+          xp: `numpy` or `jax.numpy`, whichever made `stored`. Both give the same bits.
 
         Returns:
           float32 `[..., *shape]`.
         """
         if self.blocks:
             parts = list(self._stored(name))
-            # Rows of blocks that hold nothing are zeros below the one before, or above the first.
+            # A block without columns is not stored: its rows become zeros below the block before
+            # it, or above the first one.
             ends = [*(rows.start for _, rows, _ in parts[1:]), int(self.shape[0])]
             pieces, filled = [], 0
             for (part, rows, columns), end in zip(parts, ends, strict=True):
@@ -166,7 +169,7 @@ class ArraySpec:
         return any(isinstance(size, str) for size in self.shape)
 
     def _scaled(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """What has scales of its own as int8: channels of a grid, tokens of a text."""
+        """The shape of the scales with int8: one for each channel of a grid or token of a text."""
         return shape[-1:] if self._is_grid else shape[:-1]
 
     def _spread(self, scale: Any) -> Any:
@@ -188,9 +191,9 @@ def text_spec(shape: tuple[int, ...], dtype: str, blocks: Blocks = ()) -> ArrayS
     """How an array of a prompt is stored.
 
     Args:
-      shape: its dimensions.
-      dtype: float32, float16 or int8, which is for arrays of tokens: a single vector, which sums up
-        the whole prompt, is float16 then.
+      shape: the array's dimensions.
+      dtype: float32, float16 or int8. int8 applies to arrays of tokens; a single vector, which sums
+        up the whole prompt, is then stored as float16.
       blocks: see `ArraySpec`.
     """
     return ArraySpec(shape, "float16" if dtype == "int8" and len(shape) == 1 else dtype, blocks)
@@ -201,8 +204,8 @@ def joined_spec(spec: ArraySpec, latents_dtype: str) -> ArraySpec:
 
     Args:
       spec: the array, as its source makes it.
-      latents_dtype: that of latents on disk, which may be among its channels. A mask, which is 0 or
-        1, would not be exact with a scale of int8: it is float16 then.
+      latents_dtype: dtype of latents on disk. The array is float32 if they are, and float16
+        otherwise: it may hold a mask of 0 and 1, which int8 with a scale would not keep exact.
     """
     return spec if latents_dtype == "float32" else dataclasses.replace(spec, dtype="float16")
 
@@ -218,6 +221,6 @@ def _scale(name: str) -> str:
 
 
 def _tensor(shape: tuple[int, ...], dtype: np.dtype) -> tfds.features.Tensor:
-    # As bytes: a list of numbers is read one by one, and has four bytes for the two of float16.
+    # As bytes: a list of numbers is read one by one, and takes four bytes for each float16.
     encoding = tfds.features.Encoding.BYTES
     return tfds.features.Tensor(shape=shape, dtype=dtype.type, encoding=encoding)

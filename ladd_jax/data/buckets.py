@@ -1,7 +1,8 @@
 """Aspect buckets: the shapes of latents.
 
-A bucket is counted in latent pixels. The autoencoder makes one of them from `reduction x reduction`
-pixels of the image, 8 x 8 in Stable Diffusion: the bucket 128x128 holds images of 1024 x 1024.
+A bucket is measured in latent pixels. The autoencoder makes one of them from `reduction x
+reduction` pixels of the image, 8 x 8 in Stable Diffusion: the bucket 128x128 holds images of
+1024 x 1024.
 """
 
 import dataclasses
@@ -39,7 +40,7 @@ class Bucket:
 
     @staticmethod
     def is_name(name: str) -> bool:
-        """Whether a name is of a bucket."""
+        """Whether a name is a bucket's."""
         return bool(_NAME.fullmatch(name))
 
     @classmethod
@@ -62,13 +63,13 @@ def bucket_table(
     max_aspect: float = 2.0,
     reduction: int = 8,
 ) -> list[Bucket]:
-    """Buckets of about one area and of many aspects, after SDXL (Podell et al. 2023, appendix I).
+    """Buckets of about one area and many aspects, after SDXL (Podell et al. 2023, appendix I).
 
-    The square, and pairs of a wide and a tall bucket, spread evenly over the aspects that sides of
-    whole steps allow. Every bucket is a program to compile, so there are few.
+    They are the square, and pairs of a wide and a tall bucket, spread evenly over the aspects that
+    sides of whole steps allow. There are few, since every bucket is a program to compile.
 
     Args:
-      pixels: pixels of an image. All areas are within 1/16 of it.
+      pixels: number of pixels of an image. All areas are within 1/16 of it.
       step: unit of both sides of an image, in pixels: a multiple of reduction times the
         transformer's patch.
       count: largest number of buckets.
@@ -76,7 +77,7 @@ def bucket_table(
       reduction: pixels on a side of one latent pixel.
 
     Returns:
-      Buckets in latent pixels, from wide to tall. For the defaults 88x176, 104x160, 112x144,
+      Buckets in latent pixels, from wide to tall. The defaults give 88x176, 104x160, 112x144,
       128x128, 144x112, 160x104 and 176x88.
 
     Raises:
@@ -104,7 +105,7 @@ def bucket_table(
         if ideal >= longest:
             break
     most = min((count - 1) // 2, len(pairs))
-    # Counted from the square, which is not one of the pairs.
+    # The pairs are sorted outwards from the square, so the last one chosen is the widest.
     chosen = [pairs[round(len(pairs) * (i + 1) / most) - 1] for i in range(most)]
     sizes = [(side, side), *chosen, *((long, short) for short, long in chosen)]
     scale = step // reduction
@@ -117,7 +118,7 @@ def _is_near(side: int, area: float) -> bool:
 
 
 def _around(area: float) -> list[int]:
-    """The sides of the next smaller and the next larger square, of 1 or more."""
+    """The sides, 1 or more, of the next smaller and the next larger square."""
     below = math.isqrt(max(int(area), 0))
     return [side for side in (below, below + 1) if side]
 
@@ -138,17 +139,17 @@ def check_sides(buckets: Iterable[Bucket], sides: Mapping[str, tuple[int, int | 
 
     Args:
       buckets: the shapes.
-      sides: of each network, by its section of the config, what sides of latents are multiples of
-        and the largest; None for no limit. See `Family.sides`.
+      sides: for each network, by its section of the config, the number that sides of its latents
+        must be multiples of, and the largest side, or None for no limit. See `Family.sides`.
 
     Raises:
-      UserError: one of them is not.
+      UserError: a shape does not fit a network.
     """
     for bucket in buckets:
         for section, (step, most) in sides.items():
             if bucket.height % step or bucket.width % step:
                 raise UserError(
-                    f"bucket {bucket.name} has a side that is no multiple of {step}, which is "
+                    f"bucket {bucket.name} has a side that is not a multiple of {step}, which is "
                     f"{section}.patch: use such sides"
                 )
             if most is not None and max(bucket.height, bucket.width) > most:
@@ -170,12 +171,12 @@ def choose_buckets(
 ) -> list[Bucket]:
     """A few buckets of about one area for pictures of given aspects.
 
-    Of the buckets of `bucket_table` the one that crops least, and then the one that saves most of
-    what is cropped, as long as that is worth another program to compile.
+    The first is the bucket of `bucket_table` that crops least. The next is always the one that
+    saves most of what is still cropped, as long as that is worth another program to compile.
 
     Args:
       aspects: width over height of each picture, `[n]` with n above 0.
-      pixels: pixels of an image, see `bucket_table`.
+      pixels: number of pixels of an image, see `bucket_table`.
       step: unit of both sides of an image, see `bucket_table`.
       most: largest number of buckets.
       reduction: pixels on a side of one latent pixel.
@@ -215,20 +216,20 @@ def settle_small(
     Args:
       sizes: records for training in each bucket.
       least: the smallest number of records for training that a bucket may have.
-      small: `merge` sends those of a smaller one to the bucket whose aspect is nearest, the
-        smallest first; `drop` leaves them out.
+      small: what happens to the records of a smaller bucket, the smallest first: `merge` sends them
+        to the bucket whose aspect is nearest, and `drop` leaves them out.
       held_out: records for judges in each bucket.
-      least_held_out: the smallest number of them; what is missing is taken from training.
+      least_held_out: the smallest number of them; if there are fewer, training gives some up.
 
     Returns:
-      For each bucket itself or another one; None for nowhere.
+      The bucket that the records of each bucket go to, which may be the same; None for left out.
     """
     homes: dict[Bucket, Bucket | None] = {bucket: bucket for bucket in sizes}
     kept = dict(sizes)
     apart = {bucket: (held_out or {}).get(bucket, 0) for bucket in sizes}
 
     def left(bucket: Bucket) -> int:
-        """Records for training, once there are enough for judges."""
+        """Records that remain for training once there are enough for judges."""
         return kept[bucket] - max(0, least_held_out - apart[bucket])
 
     while kept and min(map(left, kept)) < least:

@@ -1,7 +1,6 @@
 """Memory of large arrays that is used again.
 
-A fresh page is cleared by the system before it is written, which takes longer than the copy into
-it.
+The system clears a fresh page before it is written, which takes longer than the copy into it.
 """
 
 import contextlib
@@ -18,24 +17,24 @@ _PAGE = 2**21
 
 
 class Buffers:
-    """Makes arrays, in memory of earlier ones that nothing refers to any more.
+    """Makes arrays in the memory of earlier ones that nothing refers to any more.
 
-    JAX refers to an array that it was given until it is copied, or for as long as it uses it as it
-    is. So no one says when an array is done with.
+    JAX keeps a reference to an array that it was given until it has copied it, or for as long as
+    it uses the array in place. So there is no call to free one: losing its last reference does.
     """
 
     def __init__(self, keep: int = 16):
-        """Starts without memory; `keep` is how many pieces of it wait to be used again at most."""
+        """Starts without memory; at most `keep` pieces are kept to be used again."""
         self._free: deque[mmap.mmap] = deque(maxlen=keep)
 
     def empty(self, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
-        """An array with any values."""
+        """An array whose values are not set."""
         size = math.prod(shape) * np.dtype(dtype).itemsize
         if size < _LARGE:
             return np.empty(shape, dtype)
         memory = self._take(size)
         array: np.ndarray = np.ndarray(shape, dtype, memory)
-        # Views of the array refer to it and not to the memory, which is no array.
+        # Views of the array keep it alive, since they refer to it: the memory is not an array.
         weakref.finalize(array, self._free.append, memory).atexit = False
         return array
 
@@ -48,7 +47,7 @@ class Buffers:
                     return memory
         flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
         memory = mmap.mmap(-1, -(-size // _PAGE) * _PAGE, flags=flags)
-        # Fewer pages, and fewer faults, on a Linux that has large ones.
+        # Huge pages, where the system has them, mean fewer page faults.
         if hasattr(mmap, "MADV_HUGEPAGE"):
             with contextlib.suppress(OSError):
                 memory.madvise(mmap.MADV_HUGEPAGE)

@@ -1,8 +1,8 @@
 """What the records of a set of shards were made of, record by record.
 
-A set keeps a digest of what went into each of its records. So a change of the data is found where
-it is, shards that it does not concern stay, and records that are added at the end are written
-beside them.
+A set keeps a digest of what went into each of its records. When data change, the digests show which
+records did: only their shards are written again, and records added at the end get shards beside the
+others.
 """
 
 import dataclasses
@@ -32,12 +32,12 @@ _FILE = "records.npz"
 def digests(texts: Iterable[str]) -> np.ndarray:
     """A digest of each text, uint64 `[n]`."""
     found = (hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest() for text in texts)
-    # As numbers at once: ten million objects of bytes would take as much memory as the texts.
+    # Numbers, one by one: ten million objects of bytes would take as much memory as the texts.
     return np.fromiter((int.from_bytes(digest[:8], "little") for digest in found), np.uint64)
 
 
 def contents_of(source: Source) -> dict[Bucket, np.ndarray]:
-    """Contents of the records that a source has for training, or for judges where it is theirs."""
+    """Contents of a source's own records, without those of its `held_out`."""
     return {bucket: digests(source.texts(bucket)) for bucket in source.prompts}
 
 
@@ -47,7 +47,7 @@ def same(old: Contents, new: Contents) -> bool:
 
 
 def in_turn(contents: Contents, samples: int) -> dict[Bucket, np.ndarray]:
-    """Contents of samples that are made for the records in turn: so many, or one for each at 0."""
+    """Contents of so many samples, made for the records in turn; 0: one sample for each record."""
     return {
         bucket: found[np.arange(samples or len(found)) % len(found)]
         for bucket, found in contents.items()
@@ -80,28 +80,27 @@ def read_contents(directory: Path) -> dict[Bucket, np.ndarray] | None:
     for name, array in found.items():
         if not Bucket.is_name(name) or array.dtype != np.uint64 or array.ndim != 1:
             raise DamagedError(
-                f"{path} is damaged ({name} is no list of digests of a bucket): {remedy}"
+                f"{path} is damaged ({name} is not a list of a bucket's digests): {remedy}"
             )
     return {Bucket.parse(name): array for name, array in found.items()}
 
 
 def write_contents(directory: Path, contents: Contents) -> None:
-    """Keeps the contents of a set, in a folder that is there."""
+    """Writes the contents of a set into its folder, which must exist."""
     arrays: dict[str, Any] = {bucket.name: found for bucket, found in contents.items()}
     write_whole(directory / _FILE, lambda file: np.savez(file, allow_pickle=False, **arrays))
 
 
 @dataclasses.dataclass(frozen=True)
 class Change:
-    """What becomes of the shards of a set whose contents are to be others.
+    """What happens to the shards of a set when its contents change.
 
     Attributes:
-      stays: files that stay as they are, each with the shard that it is then.
-      grows: files whose records stay and get more behind them, which are written again.
-      stale: files with records that are to be others, and where they are in the set: bucket and
-        number of the shard.
-      first: the first record that is to be another, of each bucket in which one is.
-      missing: number of shards that are to be written, those that grow or are stale included.
+      stays: files that stay as they are, each with the shard that it becomes.
+      grows: files whose records stay but get more behind them; they are written again.
+      stale: files with records that change, each with its bucket and the number of its shard.
+      first: place of the first record that changes, for each bucket that has one.
+      missing: number of shards to write, including those that grow or are stale.
     """
 
     stays: list[tuple[Path, Shard]]
@@ -112,13 +111,13 @@ class Change:
 
 
 def compare(directory: Path, old: Contents, new: Contents, records_per_shard: int) -> Change:
-    """What becomes of the shards that are there, as their set's contents are to be others.
+    """What happens to the shards on disk when the contents of their set change.
 
     Args:
       directory: folder of the set.
       old: contents that the shards were made of.
-      new: contents that they are to have.
-      records_per_shard: of both.
+      new: contents that the set is to have.
+      records_per_shard: number of records in a shard, the same for both.
     """
     sizes = {bucket: len(found) for bucket, found in new.items()}
     shards = {
@@ -144,14 +143,14 @@ def compare(directory: Path, old: Contents, new: Contents, records_per_shard: in
 
 
 def apply(directory: Path, change: Change, new: Contents) -> None:
-    """Makes a set one of other contents that is not complete: what stays has its place in it.
+    """Turns a set into an incomplete one of new contents, in which the files that stay are renamed.
 
-    It can be stopped at any moment and called again, after `compare` of what is there then.
+    It can be stopped at any moment and called again, with a new result of `compare`.
 
     Args:
       directory: folder of the set.
-      change: what `compare` says.
-      new: its contents.
+      change: the result of `compare`.
+      new: contents that the set is to have.
     """
     reopen(directory)
     for file in (*change.stale, *change.grows):

@@ -42,7 +42,7 @@ def load(seed: int = 0) -> tuple[Digits, Digits]:
 def compose(
     digits: Digits, bucket: Bucket, count: int, seed: int
 ) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    """Pictures of a bucket: singles in order, or pairs drawn evenly over ordered pairs of digits.
+    """Pictures of a bucket: single scans in order, or pairs drawn evenly from all ordered pairs.
 
     Returns:
       float32 `[count, H, W, 1]`, labels int64 `[count, k]` in reading order, and prompts.

@@ -1,11 +1,11 @@
-"""Records that are read straight into the rows of a batch.
+"""Reads records straight into the rows of a batch.
 
-A file of records is Riegeli's (`riegeli/doc/riegeli_records_file_format.md` in its repository):
-blocks of 64 KiB, each with a header of 24 bytes, which hold chunks, here of one record, not
-compressed. A library would copy a record four times before its arrays lie in a batch. So `indexed`
-puts before each record where its fields are, with a digest of them, as a field of the protocol
-buffer whose number `tf.train.Example` does not have and which all its readers pass over. With that
-`DirectFiles` has the system copy the bytes, once.
+A file of records has Riegeli's format (`riegeli/doc/riegeli_records_file_format.md` in its
+repository): blocks of 64 KiB, each with a header of 24 bytes, that hold chunks, here of one record
+each and not compressed. A library copies a record four times before its arrays are in a batch. So
+`indexed` puts an index before each record, which says where its fields are and what their digests
+are. The index is a field of the protocol buffer with a number that `tf.train.Example` does not
+have, so all its readers skip it. With it `DirectFiles` lets the system copy the bytes just once.
 """
 
 import functools
@@ -25,42 +25,42 @@ from ladd_jax.varint import read_varint, write_varint
 _LOG = logging.getLogger(__name__)
 
 _UNREADABLE = (EOFError, OSError, ValueError, OverflowError)
-"""Of a file that is cut or damaged, and of numbers in it that no file can have."""
+"""What reading raises for a file that is cut or damaged, or has numbers that no file can have."""
 
 _BLOCK, _BLOCK_HEADER = 2**16, 24
 _USED = _BLOCK - _BLOCK_HEADER
-"""Bytes of a block that are not its header; places in a file are counted in these alone."""
+"""Bytes of a block without its header; places in a file count these bytes only."""
 
 _CHUNK = struct.Struct("<8xQ8xQQ")
-"""Header of a chunk: its bytes, its type with the number of its records, and theirs."""
+"""Header of a chunk: its size, its type with the number of records, and the records' size."""
 
 _ONE_RECORD = ord("r") + (1 << 8)
 _SPARE = 8
-"""Bytes that at most lie between the header of a chunk of one record and the record."""
+"""Most bytes between the header of a chunk of one record and the record."""
 
 _TAG = b"\x7a"
-"""A field 15, of bytes."""
+"""Tag of field 15, of bytes: the index."""
 
 _IOV_MAX = 1000
-"""Pieces of memory that one call of the system fills; it allows 1024."""
+"""Pieces of memory that one system call fills; the limit is 1024."""
 
 _CACHED = 2**18
-"""Bytes that caches of a core hold."""
+"""Bytes that fit into a core's caches."""
 
 _MOST_OPEN = 256
-"""Files that are open at once."""
+"""Most files that are open at once."""
 
 _READS = hasattr(os, "preadv")
-"""Whether the system reads into several places at once; not every one does."""
+"""Whether the system can read into several places at once; not every system can."""
 
 TEXTS = ("key", "prompt")
 """Fields of a record besides its arrays."""
 
 
 def indexed(example: bytes) -> bytes:
-    """A serialized `tf.train.Example` with what is needed to read it directly.
+    """A serialized `tf.train.Example` with the index that is needed to read it directly.
 
-    One with values that are not bytes is given back as it is.
+    An example with values other than bytes is returned as it is.
     """
     try:
         fields = dict(sorted(_fields(example)))
@@ -68,7 +68,7 @@ def indexed(example: bytes) -> bytes:
         return example
     length = _index_size(len(fields))
     prefix = _TAG + write_varint(length)
-    # Places count from the start of what is returned.
+    # Places count from the start of the returned bytes, which is before the index.
     shift = len(prefix) + length
     body = b"".join(
         _FIELD.pack(start + shift, stop - start, _digest(example[start:stop]))
@@ -78,7 +78,7 @@ def indexed(example: bytes) -> bytes:
 
 
 _FIELD = struct.Struct("<QQ8s")
-"""In the index of a record: where a field begins, its bytes, and their digest."""
+"""A field in the index of a record: its place, its number of bytes, and their digest."""
 
 
 def _index_size(fields: int) -> int:
@@ -86,7 +86,7 @@ def _index_size(fields: int) -> int:
 
 
 def _digest(value: bytes | memoryview) -> bytes:
-    # As fast as memory, and not against those who mean harm.
+    # As fast as memory. It finds damage, and is no protection against an attacker.
     return xxhash.xxh3_64_digest(value)
 
 
@@ -95,7 +95,7 @@ def _index_digest(names: Sequence[str], body: bytes) -> bytes:
 
 
 def _parts(data: bytes, start: int, stop: int) -> Iterator[tuple[int, int, int]]:
-    """Tag, start and stop of each part of a message that has no others than those of bytes."""
+    """Number, start and stop of each field of a message whose fields are all bytes."""
     while start < stop:
         tag = data[start]
         if tag & 7 != 2 or tag > 127:
@@ -106,7 +106,7 @@ def _parts(data: bytes, start: int, stop: int) -> Iterator[tuple[int, int, int]]
 
 
 def _fields(example: bytes) -> Iterator[tuple[str, tuple[int, int]]]:
-    """Name, start and stop of the value of each field of an Example, where it is one of bytes."""
+    """Name, and start and stop of the value, of each field of an Example; all must be bytes."""
     ((_, *features),) = _parts(example, 0, len(example))
     for _, *entry in _parts(example, *features):
         (_, *name), (_, *feature) = _parts(example, *entry)
@@ -118,13 +118,13 @@ def _fields(example: bytes) -> Iterator[tuple[str, tuple[int, int]]]:
 
 
 class DirectFiles:
-    """Files of records, each opened when it is first read; for several threads.
+    """Files of records, each opened when it is first read; several threads may read.
 
-    Of each file 8 bytes of memory are kept for a record.
+    Each record takes 8 bytes of memory.
     """
 
     def __init__(self) -> None:
-        """Starts without files; where the system cannot read into several places, with none."""
+        """Starts without files."""
         self._starts: dict[str, np.ndarray | None] = {}
         self._lock = threading.Lock()
         self._opened = functools.lru_cache(_MOST_OPEN)(io.FileIO)
@@ -140,15 +140,16 @@ class DirectFiles:
         """Reads a record.
 
         Args:
-          path: its file.
-          number: its number there.
-          count: records of the file.
-          arrays: names of all of its arrays.
-          rows: arrays to fill, by the names of those that are wanted.
+          path: the record's file.
+          number: the record's number in the file.
+          count: number of records in the file.
+          arrays: names of all arrays of the record.
+          rows: arrays to fill, by the names of the wanted arrays.
 
         Returns:
-          `TEXTS` of the record; None where it cannot be read so: it is another or damaged, its file
-          is not here or not of `indexed` records without compression. Rows may have changed then.
+          `TEXTS` of the record; None if it cannot be read directly: it is another record or
+          damaged, its file is not here, or is not of `indexed` records without compression, or the
+          system cannot. `rows` may have changed then.
         """
         if not _READS:
             return None
@@ -164,7 +165,7 @@ class DirectFiles:
             return None
 
     def _chunk_starts(self, path: str, file: io.FileIO, count: int) -> np.ndarray | None:
-        # Most reads are of a file that one has looked at: they do not wait.
+        # Most reads are from a file whose starts are known, and need not wait for the lock.
         if path in self._starts:
             return self._starts[path]
         with self._lock:
@@ -182,10 +183,10 @@ class DirectFiles:
 def _chunk_starts(file: io.FileIO, count: int) -> np.ndarray | None:
     """Where the chunks of a file's records begin, int64 `[count]`.
 
-    None where they are not the first ones of the file, each of one record, without compression.
+    None if the first chunks of the file are not of one record each, without compression.
     """
     starts, header = np.empty(count, np.int64), memoryview(bytearray(_CHUNK.size + 1))
-    # The first chunk is the file's signature, and nothing but a header.
+    # The first chunk is the file's signature, which is only a header.
     start = _CHUNK.size
     for number in range(count):
         _read(file, start, [header])
@@ -200,10 +201,10 @@ def _chunk_starts(file: io.FileIO, count: int) -> np.ndarray | None:
 def _read_record(
     file: io.FileIO, start: int, arrays: Iterable[str], rows: Mapping[str, memoryview]
 ) -> dict[str, bytearray]:
-    """Reads a record into rows, from where its chunk begins, and gives its `TEXTS`.
+    """Reads the record whose chunk begins at `start` into rows, and returns its `TEXTS`.
 
     Raises:
-      EOFError, ValueError: it is another or damaged.
+      EOFError, ValueError: it is damaged, or not a record with these arrays and an index.
     """
     names = sorted([*arrays, *TEXTS])
     length = _index_size(len(names))
@@ -238,7 +239,7 @@ def _read_record(
 
 
 class _Run:
-    """Reads of one record, in order: as few as can be, each digested while caches hold it."""
+    """The reads of one record, in order: as few as possible, each digested while still in cache."""
 
     def __init__(self, file: io.FileIO, start: int):
         self._file, self._start = file, start
@@ -247,7 +248,7 @@ class _Run:
         self._due: list[tuple[Any, memoryview]] = []
 
     def read(self, place: int, value: memoryview) -> Any:
-        """Fills memory with what is at a place of the record; its digest holds after `flush`."""
+        """Fills memory from a place of the record; its digest is complete after `flush`."""
         digest = xxhash.xxh3_64()
         for at in range(0, len(value), _CACHED):
             part = value[at : at + _CACHED]
@@ -264,7 +265,7 @@ class _Run:
         return digest
 
     def flush(self) -> None:
-        """Reads what is still to be read."""
+        """Carries out the reads that are still due."""
         _read(self._file, self._start + self._first, self._views)
         for digest, view in self._due:
             digest.update(view)
@@ -272,14 +273,14 @@ class _Run:
 
 
 _UNUSED = memoryview(bytearray(_BLOCK_HEADER))
-"""Where headers of blocks go, those of all threads."""
+"""Memory for the headers of blocks, which nobody reads; all threads write into it."""
 
 
 def _read(file: io.FileIO, start: int, views: Sequence[memoryview]) -> None:
-    """Fills views with what is in a file from a place on.
+    """Fills views with a file's bytes from a place on, without the headers of blocks.
 
     Raises:
-      EOFError: the file ends before.
+      EOFError: the file ends before the views are full.
     """
     block, within = divmod(start, _USED)
     position, left = block * _BLOCK + _BLOCK_HEADER + within, _USED - within

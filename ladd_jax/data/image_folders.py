@@ -1,7 +1,8 @@
 """Image folders: pictures, and a file of metadata that names each with its prompt.
 
-`datasets` reads such folders too, but a missing picture, a caption that is no text or a damaged
-line stops it, without saying where. Here each concerns its record, or is named with its line.
+`datasets` reads such folders too, but a missing picture, a caption that is not text or a damaged
+line stops it, without saying where. Here each affects only its own record, or is named with its
+line.
 """
 
 import itertools
@@ -33,9 +34,9 @@ _FILE = "file_name"
 _SOURCE_FILES = tuple(f"{name}_{_FILE}" for name in ("source", *SOURCES))
 
 HELD_OUT = "held_out"
-"""Field that says which records are for judges, in place of a draw."""
+"""Field that says which records are for judges, instead of a draw."""
 
-# As JSON and parquet have it, and as a table of text does.
+# JSON and parquet have bools, and csv has text.
 _BOOLEANS = {True: True, False: False, "true": True, "false": False, None: None, "": None}
 
 
@@ -43,12 +44,12 @@ class ImageFolder:
     """A Hugging Face image folder: images, and a file of metadata with their prompts.
 
     `folder[i]` reads one record, in order of file name. It raises UserError if the file cannot be
-    read or the prompt is none, and IndexError if there is no such record.
+    read or the prompt is not one, and IndexError if there is no such record.
 
     Attributes:
-      keys: file names of all records; of a file that several rows name, such as one with several
-        captions, those after the first have `:2`, `:3` and so on behind it. A row that is damaged
-        has its place in the metadata.
+      keys: file names of all records. If several rows name a file, such as one with several
+        captions, its records after the first have `:2`, `:3` and so on behind the name. The key of
+        a damaged row is its place in the metadata.
     """
 
     def __init__(
@@ -64,22 +65,23 @@ class ImageFolder:
 
         Args:
           directory: folder with one of `METADATA`. Its rows have the field `file_name`, relative to
-            the folder, and one with the prompt. Those that have `held_out`, true or false, say
-            themselves whether they are for judges.
+            the folder, and a field with the prompt. A row may also have `held_out`, true or false,
+            which says whether it is for judges.
           column: name of the field with the prompt. If empty, whichever of `prompt`, `text` and
             `caption` there is.
           strict: whether a row that is damaged, has no such field or names a file outside the
-            folder is an error here; else it is one of its record alone, which comes last.
-          source: of edits, name of the field with the file of the picture that was edited. If
-            empty, the first there is of `source_file_name` and the names of `edit_columns` with
-            `_file_name` after them, or else whichever of these names there is.
-          edits: whether images are edits of others. The prompt is then what has one of the names
-            of `edit_columns`, if anything has.
+            folder is an error here. Otherwise reading its record raises the error, and such
+            records come last.
+          source: for edits, name of the field with the file of the picture that was edited. If
+            empty, the first that exists of `source_file_name` and the names of `edit_columns` with
+            `_file_name` after them, or else whichever of these names exists.
+          edits: whether images are edits of others. The prompt is then the field that has one of
+            the names of `edit_columns`, if there is one.
 
         Raises:
           NotFoundError: there is no file of metadata.
-          UserError: there are several, one of the rows is damaged, has no such field or names a
-            file outside the folder, or there are no rows.
+          UserError: there are several such files, one of the rows is damaged, has no such field or
+            names a file outside the folder, or there are no rows.
         """
         self._directory = Path(directory)
         self._metadata = _metadata(self._directory)
@@ -90,7 +92,7 @@ class ImageFolder:
                 if isinstance(record, UserError):
                     raise record
                 name = self._name(record, where, _FILE)
-                # What the first record settles holds for all.
+                # The columns that the first record has hold for all.
                 if edits:
                     column = column or first(record, INSTRUCTIONS)
                     source = source or first(record, _SOURCE_FILES)
@@ -122,7 +124,7 @@ class ImageFolder:
         self._faults = [error for _, error in faults]
 
     def _name(self, record: dict[str, Any], where: str, field: str) -> str:
-        """The file of a row, by the field that names it."""
+        """The name of a row's file, from the field that holds it."""
         name = record.get(field)
         if not isinstance(name, str) or not name:
             raise UserError(f"{where} has no {field}: name the image there")
@@ -135,7 +137,7 @@ class ImageFolder:
         return name
 
     def file(self, index: int) -> Path:
-        """The file of a record whose row is whole, as its name is on disk if it is there."""
+        """The file of a record whose row is not damaged, in the Unicode form it has on disk."""
         return as_on_disk(self._directory / self._names[index])
 
     def __len__(self) -> int:
@@ -160,7 +162,7 @@ class ImageFolder:
 
 
 def _distinct(names: Sequence[str]) -> list[str]:
-    """A key for each name in a list where equal ones follow each other."""
+    """A key for each name, in a list where equal names follow each other."""
     taken, keys = set(names), []
     for name, same in itertools.groupby(names):
         numbered = (f"{name}:{number}" for number in itertools.count(2))
@@ -188,7 +190,7 @@ def _metadata(directory: Path) -> Path:
 
 
 def _rows(metadata: Path) -> Iterator[tuple[str, dict[str, Any] | UserError]]:
-    """The rows of a file of metadata, or what is wrong with one, each with its place."""
+    """The rows of a file of metadata, each with its place; for a damaged row, its error."""
     if metadata.suffix == ".jsonl":
         return objects_or_faults(metadata)
     if metadata.suffix == ".csv":

@@ -1,7 +1,8 @@
 """Images and texts that belong together by their names, in tars or in a folder.
 
-`datasets` reads tars too, but it wants the members of a record side by side and every record of the
-same kinds, takes a damaged header for the end of a tar, and stops at the first text that is none.
+`datasets` reads tars too, but it needs the members of a record side by side and the same kinds of
+them in every record, takes a damaged header for the end of a tar, and stops at the first text that
+is not one.
 """
 
 import contextlib
@@ -20,23 +21,23 @@ from ladd_jax.paths import one_form
 _LOG = getLogger(__name__)
 
 IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp", "gif", "bmp")
-"""Ends of the names of images, in small letters."""
+"""Suffixes of images, in small letters."""
 
 TEXT_SUFFIXES = ("txt", "json")
-"""Ends of the names of their prompts."""
+"""Suffixes of their prompts."""
 
-# How files begin that are packed as a whole, which cannot be read in places.
+# First bytes of files that are packed as a whole, whose members cannot be read one by one.
 _PACKED = {
     b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd",
     b"PK": "zip",
 }  # fmt: skip
 
-# Of each member by its suffix: where its bytes are, as the reader of its kind of source knows it.
+# Where the bytes of each member are, by its suffix, in a form that the source's reader knows.
 _Members = dict[str, Any]
 
 
 class _Pairs:
-    """Records whose image and prompt share a name and differ in its suffix."""
+    """Records whose image and prompt share a name and differ in the suffix."""
 
     def __init__(self, column: str):
         self._column = column
@@ -83,9 +84,9 @@ class _Pairs:
 class ImageTars(_Pairs):
     """WebDataset tars: `x.jpg` is an image and `x.txt` or `x.json` its prompt.
 
-    `IMAGE_SUFFIXES` are those of images. `tars[i]` reads one record, in order of tar and then of
-    name. It raises UserError if the image is missing or is there in two formats, or if there is no
-    proper prompt, and IndexError if there is no such record.
+    `IMAGE_SUFFIXES` are the suffixes of images. `tars[i]` reads one record, in order of tar and
+    then of name. It raises UserError if the image is missing or exists in two formats, or if there
+    is no proper prompt, and IndexError if there is no such record.
 
     Attributes:
       keys: `TAR/NAME` of all records, without suffixes.
@@ -97,7 +98,7 @@ class ImageTars(_Pairs):
         Args:
           paths: uncompressed tars.
           column: field of `x.json` with the prompt. If empty, the prompt is all of `x.txt` or, if
-            there is none, whichever of the fields `prompt`, `text` and `caption` there is.
+            there is no such file, whichever of the fields `prompt`, `text` and `caption` there is.
 
         Raises:
           UserError: a tar is damaged, cut or compressed, or names a member twice; or there are no
@@ -117,11 +118,11 @@ class ImageTars(_Pairs):
 
 
 class CaptionedFolder(_Pairs):
-    """A folder, with folders in it, of images `x.png` and prompts `x.txt`.
+    """A folder, with subfolders, of images `x.png` and prompts `x.txt`.
 
-    Other images and `x.json` serve as in tars. `folder[i]` reads one record, in order of name. It
-    raises UserError if a file cannot be read, if the image is there in two formats or if there is
-    no proper prompt, and IndexError if there is no such record.
+    Other formats of images and `x.json` work as in tars. `folder[i]` reads one record, in order of
+    name. It raises UserError if a file cannot be read, if the image exists in two formats or if
+    there is no proper prompt, and IndexError if there is no such record.
 
     Attributes:
       keys: names of all records relative to the folder, without suffixes.
@@ -131,11 +132,11 @@ class CaptionedFolder(_Pairs):
         """Lists the files, and reads none.
 
         Args:
-          directory: the folder. Texts without an image are no records; a warning counts them.
-          column: as of `ImageTars`.
+          directory: the folder. Texts without an image are not records; a warning counts them.
+          column: see `ImageTars`.
 
         Raises:
-          UserError: there are no images, or an image or text is there twice.
+          UserError: there are no images, or an image or text exists twice.
         """
         super().__init__(column)
         root = Path(directory)
@@ -155,13 +156,13 @@ class CaptionedFolder(_Pairs):
 def _grouped(places: Mapping[str, Any], where: str) -> dict[str, _Members]:
     """Images and texts by the name that they share and then by suffix, as WebDataset reads names.
 
-    A suffix begins at the first dot of a name. Where that makes no image or text, as in
-    `v1.5_cat.png`, it begins at the last one, unless the name up to the first dot is of another
-    record: `cat.mask.png` beside `cat.png` is nothing of ours. An image and a text that have no
-    other half share a name, too, where it differs in its Unicode form alone.
+    A suffix begins at the first dot of a name. If that is not the suffix of an image or text, as in
+    `v1.5_cat.png`, it begins at the last dot, unless the name up to the first dot is another
+    record's: `cat.mask.png` beside `cat.png` is ignored. An image without a text and a text without
+    an image also belong together if their names differ only in their Unicode form.
 
     Raises:
-      UserError: a name is there twice.
+      UserError: a name exists twice.
     """
     groups: dict[str, _Members] = {}
     dotted: list[tuple[str, str, str, Any]] = []
@@ -185,7 +186,7 @@ def _grouped(places: Mapping[str, Any], where: str) -> dict[str, _Members]:
 
 
 def _joined_forms(groups: dict[str, _Members]) -> dict[str, _Members]:
-    """The groups, each image alone with the text alone whose name looks like its own."""
+    """The groups, with each image without a text joined to the text whose name looks the same."""
     images: dict[str, list[str]] = {}
     texts: dict[str, list[str]] = {}
     for name, members in groups.items():
@@ -196,7 +197,7 @@ def _joined_forms(groups: dict[str, _Members]) -> dict[str, _Members]:
             (images if has_image else texts).setdefault(one_form(name), []).append(name)
     found = dict(groups)
     for form in images.keys() & texts.keys():
-        # Of more than two nobody can say which belong together.
+        # With more than two, which of them belong together is not known.
         if len(images[form]) == len(texts[form]) == 1:
             (image,), (text,) = images[form], texts[form]
             found[image] = found[image] | found.pop(text)
@@ -210,18 +211,18 @@ def _is_known(suffix: str) -> bool:
 def _put(groups: dict[str, _Members], name: str, suffix: str, place: Any, held: str) -> None:
     group = groups.setdefault(name, {})
     if suffix.lower() in group:
-        raise UserError(f"{held} twice, in whatever letters its end is: remove one of them")
+        raise UserError(f"{held} twice, capitals of the suffix aside: remove one of them")
     group[suffix.lower()] = place
 
 
 def _tar_members(path: Path) -> dict[str, _Members]:
-    """Images and texts of a tar: where their bytes start in it, and their number."""
+    """Images and texts of a tar: where their bytes start, and how many there are."""
     try:
         places: dict[str, tuple[int, int]] = {}
         with tarfile.open(path, "r:") as tar:
             last = -1
             for member in tar:
-                # A size below zero leads back to members that were read.
+                # A negative size would lead back to members that were read already.
                 if member.offset <= last or member.size < 0:
                     raise tarfile.ReadError(f"the header at byte {member.offset} is damaged")
                 last = member.offset
@@ -233,13 +234,13 @@ def _tar_members(path: Path) -> dict[str, _Members]:
             end = tar.offset
         with path.open("rb") as file:
             file.seek(end)
-            # The library takes a damaged header for the end of the tar, which is a block of zeros.
+            # A tar ends with a block of zeros; the library takes a damaged header for the end, too.
             if any(file.read(tarfile.BLOCKSIZE)):
                 raise tarfile.ReadError(f"the header at byte {end} is damaged")
         return _grouped(places, str(path))
     except UserError:
         raise
-    # The library reads a long name of whatever size a damaged header gives it.
+    # A damaged header can make the library read a name of any size, hence the MemoryError.
     except (tarfile.TarError, OSError, ValueError, OverflowError, MemoryError) as error:
         packed = _packed(path)
         reason, remedy = str(error), "write or fetch it again"
@@ -251,7 +252,7 @@ def _tar_members(path: Path) -> dict[str, _Members]:
 
 
 def _packed(path: Path) -> str:
-    """What a file is packed by as a whole; empty where it is not, or cannot be read."""
+    """What a file is packed by as a whole; empty where it is not packed, or cannot be read."""
     with contextlib.suppress(OSError), path.open("rb") as file:
         start = file.read(8)
         return next((name for mark, name in _PACKED.items() if start.startswith(mark)), "")
@@ -280,14 +281,14 @@ def _file_reader(root: Path, name: str, members: _Members) -> Callable[[str], by
 
 
 def has_pairs(names: Sequence[str]) -> bool:
-    """Whether an image and a text, among names of files with their folders, belong together."""
+    """Whether any image and text belong together; the names of files include their folders."""
     names = [one_form(name) for name in names]
     images, texts = (_stems(names, suffixes) for suffixes in (IMAGE_SUFFIXES, TEXT_SUFFIXES))
     return not images.isdisjoint(texts)
 
 
 def image_count(names: Iterable[str]) -> int:
-    """How many of the names are of images."""
+    """Number of images among the names, without counting other formats of the same one."""
     return len(_stems(names, IMAGE_SUFFIXES))
 
 

@@ -1,4 +1,4 @@
-"""Which records of images and prompts there are in a path."""
+"""Opens the records of images and prompts that a path names, of whatever kind they are."""
 
 import functools
 import re
@@ -35,26 +35,26 @@ def open_images(
     Args:
       path: a directory with `metadata.jsonl`, `metadata.csv` or `metadata.parquet`; a directory of
         `*.tar`, or tars themselves; a directory with `x.txt` beside `x.png`; a directory of
-        `.parquet` or `.arrow`, such files, or what `Dataset.save_to_disk` wrote; or, where none of
-        these is there, a dataset's name on the hub. The first of these that a directory has is
+        `.parquet` or `.arrow`, such files, or what `Dataset.save_to_disk` wrote; or, if the path
+        does not exist, a dataset's name on the hub. The first of these that a directory has is
         read. Tars and tables may be named by a pattern or a list, as `paths.matches` reads it.
       column: name of the field with the prompt.
-      image_column: of tables, name of the column with the image.
-      other_column: of tables, name of the column with the image that it was compared with; empty:
-        records are no pairs.
-      preference_column: of tables of pairs, name of the column that says which was preferred.
-      edits: whether images are edits of others, which `other_column` names, of a table or of a
-        directory with metadata; empty: found by the usual names.
-      split: of tables, the split to read.
-      subset: of the hub, name of the dataset's configuration.
-      stream: of the hub, a file for the records of a dataset that is streamed.
-      limit: of the hub, number of records to stream; 0: all.
+      image_column: for tables, name of the column with the image.
+      other_column: for tables, name of the column with the image that it was compared with; empty:
+        records are not pairs.
+      preference_column: for tables of pairs, name of the column that says which was preferred.
+      edits: whether images are edits of others, in a table or a directory with metadata. Then
+        `other_column` names the column of the others; empty: found by the usual names.
+      split: for tables, the split to read.
+      subset: for the hub, name of the dataset's configuration.
+      stream: for the hub, a file for the records of a dataset that is streamed.
+      limit: for the hub, number of records to stream; 0: all.
       strict: see `ImageFolder`.
 
     Raises:
-      NotFoundError: there are none.
-      UserError: pairs or edits are asked for of what has none; and see `ImageFolder`, `ImageTars`,
-        `CaptionedFolder` and `open_table`.
+      NotFoundError: there are no images.
+      UserError: pairs or edits are asked for where the path cannot hold any; see also
+        `ImageFolder`, `ImageTars`, `CaptionedFolder` and `open_table`.
     """
     folder, here = expand(path), is_there(path)
     if here and any((folder / name).is_file() for name in METADATA):
@@ -94,14 +94,14 @@ def open_images(
 
 
 def names_dataset(path: str | Path) -> bool:
-    """Whether a path has the form of a dataset's name on the hub; it may be a folder."""
+    """Whether a path has the form of a dataset's name on the hub, which a folder's may have too."""
     return bool(re.fullmatch(r"(?:[\w.-]+/)?[\w.-]+", str(path)))
 
 
 def _of_folder(
     folder: Path, column: str, table: Callable[[Path], Records], other_column: str, edits: bool
 ) -> Records:
-    # Systems put hidden files beside those of others, with the same end.
+    # Systems put hidden files beside a user's, with the same suffix.
     visible = [file for file in folder.iterdir() if not file.name.startswith(".")]
     tars = [file for file in visible if file.suffix.lower() == ".tar"]
     if tars:
@@ -113,13 +113,13 @@ def _of_folder(
         _refuse_pairs(folder, other_column, edits)
         return CaptionedFolder(folder, column)
     tables = [file for file in files if file.suffix.lower() in _TABLES]
-    # The library that reads the splits of a folder sees these alone.
+    # The library that reads the splits of a folder finds only suffixes in small letters.
     unseen = [folder / file for file in tables if file.suffix not in _TABLES]
     if unseen:
         raise UserError(
-            f"{unseen[0]} is a table whose end is not in small letters, and the splits of a folder "
-            f"are read of those whose end is: rename it, or name the files of one split, such as "
-            f"{unseen[0].with_stem('*')}"
+            f"{unseen[0]} is a table whose suffix is not in small letters, and the splits of a "
+            f"folder are found only by such suffixes: rename it, or name the files of one split, "
+            f"such as {unseen[0].with_stem('*')}"
         )
     if tables:
         return table(folder)
@@ -138,7 +138,7 @@ def _of_folder(
 
 
 def _refuse_pairs(path: str | Path, other_column: str, edits: bool = False) -> None:
-    """Of a path that holds no table."""
+    """Raises UserError where pairs or edits are asked for of a path that holds no table."""
     if edits:
         raise UserError(
             f"{path} is neither a table nor a folder with {METADATA[0]}, and data.joined is edit: "
@@ -146,9 +146,9 @@ def _refuse_pairs(path: str | Path, other_column: str, edits: bool = False) -> N
         )
     if other_column:
         raise UserError(
-            f"{path} is no table and data.other_column is {other_column!r}: give pairs as .parquet "
-            f"or .arrow files, as what Dataset.save_to_disk wrote or as a dataset of the hub, or "
-            f"leave data.other_column and data.preference_column empty"
+            f"{path} is not a table and data.other_column is {other_column!r}: give pairs as "
+            f".parquet or .arrow files, as what Dataset.save_to_disk wrote or as a dataset of the "
+            f"hub, or leave data.other_column and data.preference_column empty"
         )
 
 

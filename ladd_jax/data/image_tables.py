@@ -1,7 +1,7 @@
 """Tables with a column of encoded images: parquet, Arrow and datasets of the hub.
 
-All are read by Hugging Face's `datasets`, which takes seconds to import and is imported when it is
-used. It keeps what it fetches and converts in its own cache (`HF_HOME`).
+All are read by Hugging Face's `datasets`, which is imported only when it is used, since that takes
+seconds. It keeps what it fetches and converts in its own cache (`HF_HOME`).
 """
 
 import contextlib
@@ -26,17 +26,18 @@ from ladd_jax.whole_files import whole
 if TYPE_CHECKING:
     import datasets
 
-# Types without the library's own metadata; those of one size for all have it behind their name.
+# Types of encoded images where the library's own metadata are missing. A fixed size stands in
+# brackets behind the name.
 _BYTES = ("binary", "binary_view", "fixed_size_binary", "large_binary")
 
-# The name that the text of a tar's record has as a column of the library.
+# The column in which the library has the text of a tar's record.
 _TEXT_OF_TARS = "txt"
 
 
 @dataclasses.dataclass(frozen=True)
 class _Columns:
-    """Names of the columns that are read; `other` and `preference` are empty without pairs, and of
-    edits `preference` is."""
+    """Names of the columns that are read. `other` and `preference` are empty without pairs; for
+    edits only `preference` is."""
 
     image: str
     prompt: str
@@ -49,7 +50,7 @@ class _Columns:
 
     @property
     def names(self) -> list[str]:
-        """All of them, each once."""
+        """Names of all these columns, each once."""
         return list(dict.fromkeys(filter(None, dataclasses.astuple(self))))
 
 
@@ -57,11 +58,11 @@ class ImageTable:
     """Rows with an encoded image and a prompt, with a pair of images and a preference, or with an
     edited image, the image that was edited and an instruction.
 
-    `table[i]` reads one record. It raises UserError if the row has no image or no proper prompt,
-    or of a pair no other image or no proper preference, and IndexError if there is no such record.
+    `table[i]` reads one record. It raises UserError if the row has no image or no proper prompt, or
+    a pair has no other image or no proper preference, and IndexError if there is no such record.
 
     Attributes:
-      keys: numbers of the rows. Rows that are added at the end change none.
+      keys: numbers of the rows, which rows added at the end do not change.
     """
 
     def __init__(
@@ -79,24 +80,24 @@ class ImageTable:
 
         Args:
           rows: the table.
-          where: its name, with which messages of errors begin.
+          where: the table's name, with which error messages begin.
           column: name of the column of prompts. If empty, whichever of `prompt`, `text` and
-            `caption` there is, or else `txt`. One of class labels gives the names of the classes.
-          image: name of the column of images. If empty, the only one that holds images, `other`
-            aside.
+            `caption` there is, or else `txt`. A column of class labels gives the classes' names.
+          image: name of the column of images. If empty, the only column that holds images, apart
+            from `other`.
           other: name of the column of images that these were compared with. If empty, records are
-            no pairs.
-          preference: name of the column that says of a pair how far its own image was preferred:
-            a number from 0 to 1 or a bool, above 0.5 where it was, below where the other was.
-          edits: whether images are edits of others, whose column `other` is. What is not named is
-            found by the names of `edit_columns`, as far as they are there.
-          roots: folders of the files that rows may name in the place of an image's bytes; the first
-            is the one that relative names are of. Others are not read: a table that is not one's
-            own could name any file.
+            not pairs.
+          preference: name of the column that says how far a pair's own image was preferred: a
+            number from 0 to 1 or a bool, above 0.5 if it was, below if the other image was.
+          edits: whether images are edits of the images in `other`. Columns that are not named are
+            then found by the names of `edit_columns`, where these exist.
+          roots: folders of the files that rows may name instead of holding an image's bytes.
+            Relative names are relative to the first. Files elsewhere are not read, since a table
+            from somebody else could name any file.
 
         Raises:
-          UserError: there is no such column, or several, or there are no rows, or the columns of
-            both images are one.
+          UserError: a column does not exist, or several could be meant, or there are no rows, or
+            both images are in the same column.
         """
         import datasets
 
@@ -136,10 +137,10 @@ class ImageTable:
 
         try:
             row = self._rows[index]
-            # What a damaged file has for the place of a value may be anywhere in memory.
+            # In a damaged file the offset of a value may point anywhere in memory.
             row.validate(full=True)
             found: dict[str, Any] = row.to_pylist()[0]
-        # Dates beyond those of Python are an OverflowError.
+        # Dates that Python cannot represent are an OverflowError.
         except (pyarrow.ArrowException, UnicodeDecodeError, OverflowError) as error:
             raise UserError(f"{where} is damaged ({brief(error)}): write the file again") from error
         return found
@@ -154,7 +155,7 @@ def _columns(
     preference: str,
     edits: bool,
 ) -> _Columns:
-    """The columns that there are for those asked for, as `ImageTable` takes them."""
+    """The columns to read, from the arguments of `ImageTable`."""
     names = list(features)
     if edits:
         other = choose_column(names, other, where, SOURCES, SOURCE_COLUMN)
@@ -175,7 +176,7 @@ def _columns(
         image = images[0]
     if image == other:
         raise UserError(
-            f"{where} has one column {image!r} and a pair needs two: name another one with "
+            f"{where} has one column {image!r} and a pair needs two: name another with "
             f"data.image_column or {'data.source_column' if edits else 'data.other_column'}, of "
             f"{', '.join(names)}"
         )
@@ -186,7 +187,7 @@ def _columns(
 
 
 def _undecoded(rows: Any, features: Mapping[str, Any], columns: _Columns) -> Any:
-    """Rows, of a table or a stream, whose images stay encoded."""
+    """The rows of a table or a stream, with images that stay encoded."""
     import datasets
 
     for name in columns.images:
@@ -200,7 +201,7 @@ def _may_be_image(feature: Any) -> bool:
 
     if isinstance(feature, datasets.Image):
         return True
-    # Without the library's own metadata a file has the plain types that images are stored as.
+    # Without the library's own metadata, images have the plain types that they are stored as.
     if isinstance(feature, dict):
         return "bytes" in feature
     return isinstance(feature, datasets.Value) and feature.dtype.partition("[")[0] in _BYTES
@@ -213,7 +214,7 @@ def _image_bytes(value: Any, where: str, roots: Sequence[Path]) -> bytes:
             try:
                 own = (root for root in roots if Path(name).is_relative_to(root))
                 return read_inside(next(own, roots[0]), name)
-            # Names with a zero byte and loops of links have errors of their own.
+            # A name with a zero byte is a ValueError, and a loop of links is a RuntimeError.
             except (OSError, ValueError, TypeError, RuntimeError) as error:
                 reason = getattr(error, "strerror", None) or error
                 raise UserError(
@@ -226,8 +227,8 @@ def _image_bytes(value: Any, where: str, roots: Sequence[Path]) -> bytes:
 
 
 def _preference(value: Any, where: str) -> float:
-    """1, -1 or 0 for a share of those who preferred the record's own image."""
-    # A NaN is in no range.
+    """1, -1 or 0, from the share of people who preferred the record's own image."""
+    # The comparison is written so that a NaN fails it.
     if not isinstance(value, bool | int | float) or not 0 <= value <= 1:
         told = json.dumps(value, default=repr)[:40]
         raise UserError(
@@ -259,15 +260,15 @@ def open_table(
       other: see `ImageTable`.
       preference: see `ImageTable`.
       edits: see `ImageTable`.
-      split: the split to read; the library's slices, such as `train[:1000]`, serve too.
+      split: the split to read; the library's slices, such as `train[:1000]`, work too.
       subset: name of the dataset's configuration, where it has several.
-      stream: file for the records of a dataset that is streamed: nothing else of it is kept, and
-        no more is fetched than `limit` asks for. Default: all of it is fetched.
+      stream: file for the records of a dataset that is streamed: nothing else of the dataset is
+        kept, and no more is fetched than `limit` asks for. Default: the whole dataset is fetched.
       limit: number of records to stream; 0: all.
 
     Raises:
-      NotFoundError: the library does not find it, or the hub does not give it.
-      UserError: it is damaged or of no use.
+      NotFoundError: the library does not find the table, or the hub does not give it.
+      UserError: the table is damaged or cannot be used.
     """
     import datasets
 
@@ -291,7 +292,7 @@ def open_table(
     name, options = _loading(files)
     options |= dict(split=split, name=subset or None)
     if stream is None:
-        # What one has fetched and converted is in the cache of its host.
+        # The others of a host find in its cache what the first has fetched and converted.
         with one_of_each_host_first("table"), _one_sentence(named, where):
             rows = datasets.load_dataset(name, **options)
     else:
@@ -301,8 +302,8 @@ def open_table(
                     found = datasets.load_dataset(name, streaming=True, **options)
                     _keep(found, Path(stream), where, limit, **asked)
         finally:
-            # The workdir is on a disk that all processes share. Where process 0 fails the others
-            # follow all the same, and find that there is no file.
+            # The workdir is on a disk that all processes share. If process 0 fails, the others go
+            # on all the same, and fail as they find no file.
             barrier("streamed")
         with _one_sentence(named, where):
             rows = datasets.Dataset.from_file(str(stream))
@@ -310,7 +311,7 @@ def open_table(
 
 
 def _roots(files: Sequence[str | Path]) -> tuple[Path, ...]:
-    """The folders whose files the rows of some files or of one folder may name."""
+    """The folders whose files the rows of these tables may name."""
     import datasets
     from huggingface_hub.constants import HF_HUB_CACHE
 
@@ -318,7 +319,7 @@ def _roots(files: Sequence[str | Path]) -> tuple[Path, ...]:
     if all(place.exists() for place in places):
         folders = [place if place.is_dir() else place.parent for place in places]
         return (Path(os.path.commonpath(folders)),)
-    # Of a dataset of the hub: where its files are put, and what is in its archives.
+    # A dataset of the hub: where its files are put, and the contents of its archives.
     config = datasets.config
     caches = HF_HUB_CACHE, config.DOWNLOADED_DATASETS_PATH, config.EXTRACTED_DATASETS_PATH
     return tuple(Path(cache).absolute() for cache in caches)
@@ -326,10 +327,10 @@ def _roots(files: Sequence[str | Path]) -> tuple[Path, ...]:
 
 @contextlib.contextmanager
 def _one_sentence(path: str, where: str) -> Iterator[None]:
-    """Turns errors of the library into ours."""
+    """Turns errors of the library into errors of ours, in one sentence."""
     try:
         yield
-    # Of whatever fails the library tells in types of its own, of pyarrow, of fsspec and of the hub.
+    # The library raises types of its own, of pyarrow, of fsspec and of the hub.
     except Exception as error:
         if isinstance(error, UserError) and str(error).startswith(path):
             raise
@@ -343,10 +344,10 @@ def _one_sentence(path: str, where: str) -> Iterator[None]:
 
 
 def _loading(files: Sequence[str | Path]) -> tuple[str, dict[str, Any]]:
-    """Name and arguments for `load_dataset`."""
+    """The name and the arguments for `load_dataset`."""
     kinds = {Path(file).suffix.lower().removeprefix(".") for file in files}
     if kinds in ({"parquet"}, {"arrow"}):
-        # The library takes some characters of names for those of a pattern.
+        # The library takes some characters of names for parts of a pattern.
         names = [glob.escape(str(file)) for file in files]
         return kinds.pop(), dict(data_files={"train": names})
     if len(files) > 1:
@@ -357,7 +358,7 @@ def _loading(files: Sequence[str | Path]) -> tuple[str, dict[str, Any]]:
 def _keep(rows: Any, target: Path, where: str, limit: int, **asked: Any) -> None:
     """Writes the records of a stream as an Arrow file, whole or not at all.
 
-    `asked` are the columns, as `ImageTable` takes them.
+    `asked` names the columns, as arguments of `ImageTable`.
     """
     import datasets
     import pyarrow
@@ -365,13 +366,13 @@ def _keep(rows: Any, target: Path, where: str, limit: int, **asked: Any) -> None
 
     features = rows.features
     if features is None:
-        # Files that do not state their types: those of the first row.
+        # Files may not state their types: then those of the first row are taken.
         table = pyarrow.Table.from_pylist(list(rows.take(1)))
         features = datasets.Features.from_arrow_schema(table.schema)
     columns = _columns(features, where, **asked)
     rows = _undecoded(rows.select_columns(columns.names), features, columns)
     target.parent.mkdir(parents=True, exist_ok=True)
-    # What a writer that was killed has left may be as large as the table.
+    # A writer that was killed may have left a file as large as the table.
     for left in target.parent.glob(".*.partial"):
         left.unlink(missing_ok=True)
     with whole(target) as partial:
@@ -385,14 +386,14 @@ def table_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """The rows of a parquet file, each with its place.
 
     Raises:
-      UserError: it is damaged.
+      UserError: the file is damaged.
     """
     import pyarrow
     import pyarrow.parquet
 
     try:
         rows = pyarrow.parquet.read_table(path).to_pylist()
-    # Names and texts of a damaged file may be no UTF-8, and dates beyond those of Python.
+    # In a damaged file names and texts may not be UTF-8, and dates may be beyond Python's.
     except (pyarrow.ArrowException, OSError, UnicodeDecodeError, OverflowError) as error:
         message = brief(error)
         raise UserError(

@@ -1,4 +1,4 @@
-"""Encoded images to arrays of the shape of a bucket.
+"""Turns encoded images into arrays of the shape of a bucket.
 
 H W rows and columns of an image, in pixels.
 """
@@ -19,10 +19,10 @@ from ladd_jax.whole_files import LFS_POINTER
 Read = TypeVar("Read")
 
 MAX_PIXELS = 2**27
-"""Largest image to decode, more than cameras take: without a limit a small file could fill the
+"""Largest image to decode, more than cameras take: without a limit a small file could fill all
 memory."""
 
-# Other formats are not for photographs, and one of them starts a program to decode.
+# Other formats are not meant for photographs, and one of them starts a program to decode.
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "WEBP")
 
 _PNG = b"\x89PNG\r\n\x1a\n"
@@ -30,7 +30,7 @@ _JPEG, _JPEG_END, _WEBP = b"\xff\xd8", b"\xff\xd9", b"RIFF"
 _TEXT_CHUNKS = (b"tEXt", b"zTXt", b"iTXt", b"iCCP")
 
 _ORIENTATION = 0x0112
-# How to set upright an image of each orientation (Exif 2.3, tag 274).
+# How to turn an image of each orientation upright (Exif 2.3, tag 274).
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -43,12 +43,12 @@ _UPRIGHT = {
 
 
 def image_size(data: bytes) -> tuple[int, int]:
-    """Upright height and width of an encoded image, read from what precedes its pixels.
+    """Upright height and width of an encoded image, read from the part before its pixels.
 
-    A PNG may state its orientation after them, where only `decode_image` sees it.
+    A PNG may state its orientation after the pixels, where only `decode_image` sees it.
 
     Raises:
-      UserError: this is not the header of an image, or the image is too large to decode.
+      UserError: the bytes do not begin like an image, or the image is too large to decode.
     """
     return _forgiving_texts(_size, data)
 
@@ -62,11 +62,11 @@ def _size(data: bytes) -> tuple[int, int]:
 def look_at_image(
     data: bytes, max_pixels: int = MAX_PIXELS, decode: bool = False
 ) -> tuple[int, int]:
-    """Upright height and width of an image that `decode_image` will decode.
+    """Upright height and width of an image that `decode_image` will be able to decode.
 
-    Of a file that is evidently whole the header is read; any other is decoded, to see. That a JPEG
-    or WebP is damaged between its ends only its decoder tells, and often none does: `decode` asks
-    it of every file.
+    Only the header is read if the file is evidently whole; any other file is decoded as a test.
+    Damage in the middle of a JPEG or WebP shows only when it is decoded, and often not even then.
+    With `decode` every file is decoded.
 
     Raises:
       UserError: as `decode_image`.
@@ -80,7 +80,7 @@ def look_at_image(
 
 
 def _is_evidently_whole(data: bytes) -> bool:
-    """Whether a file ends where its format says, and its checksums hold where it has some."""
+    """Whether a file ends where its format says, and its checksums, if any, are right."""
     if data.startswith(_JPEG):
         return data.endswith(_JPEG_END)
     if data.startswith(_WEBP):
@@ -107,8 +107,8 @@ def decode_image(data: bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """An encoded image, upright, transparent parts on white. Colour profiles are ignored.
 
     Args:
-      data: bytes of a JPEG, PNG, WebP, GIF or BMP file, of any colours and depth. Of several
-        frames the first is taken.
+      data: bytes of a JPEG, PNG, WebP, GIF or BMP file, of any colours and depth. If there are
+        several frames, the first is taken.
       max_pixels: largest number of pixels to decode.
 
     Returns:
@@ -117,7 +117,7 @@ def decode_image(data: bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     Raises:
       UserError: there are no bytes, they are not an image, or the image is damaged, cut or larger
         than `max_pixels`.
-      MemoryError: it is none of these, and no memory is free for it.
+      MemoryError: there is no memory for an image that is otherwise fine.
     """
     return _forgiving_texts(functools.partial(_decode, max_pixels=max_pixels), data)
 
@@ -143,11 +143,11 @@ def decode_opacity(data: bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """How opaque each pixel of an encoded image is, as it lies in the file.
 
     Args:
-      data: bytes of a file as `decode_image` reads them.
+      data: bytes of a file that `decode_image` reads.
       max_pixels: largest number of pixels to decode.
 
     Returns:
-      uint8 `[H, W]`: 0 is transparent, 255 is opaque, as all of an image without transparency is.
+      uint8 `[H, W]`: 0 is transparent, 255 is opaque. An image without transparency is all opaque.
 
     Raises:
       UserError: as `decode_image`.
@@ -159,11 +159,11 @@ def decode_opacity(data: bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
 
 @contextlib.contextmanager
 def _damage_told() -> Iterator[None]:
-    """Any error of the decoder of a file becomes a `UserError`."""
+    """A block in which any error of a decoder becomes a `UserError`."""
     try:
         yield
-    # The decoders of damaged files raise errors of almost every kind. That memory is short is the
-    # machine's fault: the file must not be left out for it.
+    # Decoders raise errors of almost every kind for damaged files. A lack of memory is the
+    # machine's fault, and no reason to leave the file out.
     except MemoryError:
         raise
     except Exception as error:
@@ -180,9 +180,9 @@ def memory_for(name: str) -> Iterator[None]:
 
 
 def _forgiving_texts(read: Callable[[bytes], Read], data: bytes) -> Read:
-    """What `read` makes of an image, or of a PNG without its texts and profile if it fails on it.
+    """The result of `read`, which is tried again without a PNG's texts and profile if it fails.
 
-    Of these the library reads no more than a megabyte, and some programs write more.
+    The library refuses texts and profiles above a megabyte, and some programs write larger ones.
     """
     try:
         return read(data)
@@ -194,7 +194,7 @@ def _forgiving_texts(read: Callable[[bytes], Read], data: bytes) -> Read:
 
 
 def _without_texts(data: bytes) -> bytes:
-    """A PNG without the chunks that say nothing of its pixels; other bytes as they are."""
+    """A PNG without its texts and colour profile; any other file as it is."""
     if not data.startswith(_PNG):
         return data
     parts, start = [_PNG], len(_PNG)
@@ -210,7 +210,7 @@ def _open(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
     if not data:
         raise UserError("the image has no bytes")
     if data.startswith(LFS_POINTER):
-        raise UserError("it is a pointer of git-lfs, and no image: run `git lfs pull`")
+        raise UserError("it is a pointer of git-lfs, and not an image: run `git lfs pull`")
     try:
         image: Image.Image = Image.open(io.BytesIO(data), formats=FORMATS)
     except Image.DecompressionBombError as error:
@@ -229,7 +229,7 @@ def _open(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
 
 def _orientation(image: Image.Image) -> int:
     try:
-        # The base class's method, since PNG's own decodes the image first.
+        # The base class's method, since PNG's own method decodes the image first.
         orientation = int(Image.Image.getexif(image).get(_ORIENTATION, 1))
     # Cameras and editors write damaged metadata; the image may be whole all the same.
     except Exception:
@@ -238,7 +238,7 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
-    """16-bit greyscale to 8 bits, which the library would clip instead of scaling."""
+    """Scales 16-bit greyscale to 8 bits; the library would clip it instead."""
     values = np.asarray(image, np.uint32)
     scaled = Image.fromarray(((values + 128) // 257).astype(np.uint8))
     transparent = image.info.get("transparency")
@@ -249,10 +249,10 @@ def _eight_bits(image: Image.Image) -> Image.Image:
 
 
 def fit(image: np.ndarray, height: int, width: int, channels: int = 3) -> np.ndarray:
-    """The largest centred part of an image that has the aspect of a size, resized to it.
+    """The largest centred part of an image with the aspect of a size, resized to that size.
 
-    Both axes are scaled alike: nothing is stretched. Lanczos' filter resizes, which is as wide as
-    the pixels of the result and so without aliasing; an image of the size itself stays as it is.
+    Both axes are scaled alike, so nothing is stretched. The filter is Lanczos', which widens with
+    the pixels of the result and so does not alias. An image that has the size stays as it is.
 
     Args:
       image: uint8 `[H, W, 3]`.
@@ -274,15 +274,15 @@ def fit(image: np.ndarray, height: int, width: int, channels: int = 3) -> np.nda
 
 
 def enlarged(image: np.ndarray, factor: int) -> np.ndarray:
-    """An image or a mask whose pixels each become `factor` by `factor` of them; rows and columns
-    are its first axes."""
+    """An image or a mask, with rows and columns as its first axes, whose pixels each become
+    `factor` by `factor` pixels."""
     return image.repeat(factor, axis=0).repeat(factor, axis=1)
 
 
 def to_bytes(pixels: np.ndarray) -> np.ndarray:
-    """Pixels as image files hold them, uint8, of floats in [-1, 1] of any shape.
+    """Pixels as image files hold them, uint8, from floats in [-1, 1] of any shape.
 
-    What lies outside is clipped, and what is no number is in the middle.
+    Values outside are clipped, and NaN becomes middle grey.
     """
     inside = np.clip(np.nan_to_num(pixels), -1, 1)
     return ((inside + 1) * 127.5).round().astype(np.uint8)

@@ -1,7 +1,7 @@
-"""What a run's data join to the channels of x_t, and what follows from it.
+"""The channels that a run's data join to those of x_t, and what follows from them.
 
-A kind is a value of `data.joined` and an entry of `JOINED`; a source gives the array `CHANNELS` of
-each record. C channels of a latent.
+Each kind of joined channels is a value of `data.joined` and an entry of `JOINED`. A source gives
+them as the array `CHANNELS` of each record. C channels of a latent.
 """
 
 import dataclasses
@@ -31,7 +31,7 @@ JOINED = {
     "inpaint": Joined(lambda channels: 1 + channels, "a mask and a masked picture"),
     "edit": Joined(lambda channels: channels, "the picture that is edited"),
 }
-"""By the kind."""
+"""Kinds by name."""
 
 
 PICTURED = ("inpaint", "edit")
@@ -49,33 +49,34 @@ def joined_channels(config: Any) -> int:
 
 
 def kinds_of(joined: int, channels: int) -> list[str]:
-    """The kinds that join as many channels as a network reads besides those of x_t.
+    """The kinds that join this number of channels.
 
     Args:
-      joined: these.
+      joined: number of channels that a network reads besides those of x_t.
       channels: C.
 
     Returns:
-      values of `data.joined`; none where it reads none.
+      Values of `data.joined`; empty if no kind joins as many.
     """
     return [kind for kind, each in JOINED.items() if kind and each.channels(channels) == joined]
 
 
 def joined_kind(place: str, said: str, joined: int, channels: int) -> str:
-    """The kind that released weights read.
+    """The kind of joined channels that released weights read.
 
     Args:
-      place: where they are, for messages.
-      said: the kind that their files name; empty where they name none.
-      joined: channels that they read besides those of x_t.
+      place: place of the weights, for messages.
+      said: the kind that the files name; empty if they name none.
+      joined: number of channels that the network reads besides those of x_t.
       channels: C.
 
     Returns:
-      a value of `data.joined`; empty where they read no such channels, or as many as no kind has.
+      A value of `data.joined`; empty if the network reads no further channels, or a number of them
+      that no kind has.
 
     Raises:
-      UserError: there is no such kind here, it joins another number of channels, or none is named
-        and several have as many.
+      UserError: the named kind is not in `JOINED` or joins another number of channels, or none is
+        named and several kinds join as many.
     """
     if not joined:
         return ""
@@ -103,16 +104,16 @@ def joined_kind(place: str, said: str, joined: int, channels: int) -> str:
 def pretrains(config: Any) -> bool:
     """Whether the stage `pretrain` makes the data generator, whichever stages are run now.
 
-    So it does where there are no weights, and where the data join channels that the weights do not
-    read: it begins with the weights then.
+    It does if there are no weights, or if the data join channels that the weights do not read; in
+    the second case it starts from the weights.
 
     Args:
-      config: the run's config, whose `model.joined_channels` are those of its weights.
+      config: the run's config, whose `model.joined_channels` is the number that its weights read.
     """
     return makes_generator(config.weights, config.data.joined, config.model.joined_channels)
 
 
 def makes_generator(weights: str, joined: str, own: int) -> bool:
-    """`pretrains` of the fields that decide it: `weights`, `data.joined` and
+    """As `pretrains`, from the fields that decide it: `weights`, `data.joined` and
     `model.joined_channels`."""
     return not weights or bool(joined and not own)

@@ -1,4 +1,4 @@
-"""Work on many items by all cores, in order and with few of them in memory."""
+"""Processes many items on all cores, in order and with few of them in memory."""
 
 import os
 from collections import deque
@@ -13,15 +13,15 @@ Result = TypeVar("Result")
 def map_ahead(
     work: Callable[[Item], Result], items: Iterable[Item], threads: int = 0
 ) -> Iterator[Result]:
-    """`map`, by threads that are ahead of who reads the results.
+    """`map` with threads that work ahead of the reader of the results.
 
-    For work that leaves Python's lock to others, as decoding pictures does. Items are taken in this
-    thread, and at most two for each thread are in hand.
+    It is meant for work that releases Python's lock, such as decoding pictures. Items are taken in
+    the calling thread, and at most two for each thread are in work.
 
     Args:
-      work: what is done with an item. An error of it comes where its result would.
+      work: function of an item. Its error is raised where its result would come.
       items: items in order.
-      threads: how many; 0 is one for each core that this process may use.
+      threads: number of threads; 0: one for each core that this process may use.
     """
     threads = threads or len(os.sched_getaffinity(0))
     with ThreadPoolExecutor(threads) as pool:

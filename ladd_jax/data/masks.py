@@ -1,7 +1,7 @@
 """Masks of pictures to be filled: free-form strokes, boxes, and frames around what is known.
 
-They are drawn in pixels, as large holes as in training for inpainting of any kind (Suvorov et al.
-2022), and reduced to the grid of latents, where most of a network sees them.
+Masks are drawn in pixels, with holes as large as those that Suvorov et al. 2022 train with for
+inpainting of any kind, and reduced to the grid of latents, where most of a network sees them.
 
 H W rows and columns in pixels.
 """
@@ -18,9 +18,9 @@ KINDS = ("strokes", "boxes", "outpainting")
 """Kinds of masks, in the order of `data.mask_shares`."""
 
 LEAST, MOST = 0.05, 0.85
-"""Share of the latents that is to be filled."""
+"""Limits of the share of the latents that is to be filled."""
 
-# Draws that may miss that share, which only masks of very few latents often do.
+# Most draws until a mask is within these limits, which only masks of very few latents often miss.
 _TRIES = 64
 
 
@@ -30,17 +30,17 @@ def draw_mask(
     """The mask of a record, the same for the same arguments.
 
     Args:
-      seed: the run's.
-      key: tells the record from others.
+      seed: the run's seed.
+      key: a text that tells the record from others.
       height: H.
       width: W.
-      reduction: pixels on a side of a latent pixel, which divides both; each side has two latent
-        pixels or more.
+      reduction: pixels on a side of a latent pixel, which divides H and W; each side has two
+        latent pixels or more.
       shares: how often each of `KINDS` is drawn, in any unit.
 
     Returns:
-      bool `[H, W]`, true where the picture is to be filled. On the grid of latents, too, it is
-      neither empty nor full.
+      bool `[H, W]`, true where the picture is to be filled. It is neither empty nor full, and
+      neither is it on the grid of latents.
     """
     words = np.frombuffer(hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest(), np.uint32)
     rng = np.random.default_rng([seed, *map(int, words)])
@@ -54,7 +54,7 @@ def draw_mask(
 
 
 def reduced(mask: np.ndarray, reduction: int) -> np.ndarray:
-    """A mask on the grid of latents: what has any pixel that is to be filled is to be filled.
+    """A mask on the grid of latents, where a latent is filled if any of its pixels is.
 
     Args:
       mask: bool `[H, W]`.
@@ -98,7 +98,7 @@ def _boxes(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
 
 
 def _outpainting(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
-    """All but one box, which in every second mask is as high or as wide as the picture."""
+    """Everything but one box, which in half of the masks is as high or as wide as the picture."""
     mask = np.ones((height, width), bool)
     rows, columns = _part(rng, height, 0.4, 0.8), _part(rng, width, 0.4, 0.8)
     whole = rng.integers(4)
@@ -107,14 +107,14 @@ def _outpainting(rng: np.random.Generator, height: int, width: int) -> np.ndarra
 
 
 def _part(rng: np.random.Generator, side: int, least: float, most: float) -> slice:
-    """A random part of a side, of these shares of its length."""
+    """A random part of a side, whose share of the side's length is between `least` and `most`."""
     length = max(1, round(side * rng.uniform(least, most)))
     start = int(rng.integers(0, side - length, endpoint=True))
     return slice(start, start + length)
 
 
 def _middle(height: int, width: int, reduction: int) -> np.ndarray:
-    """The box of half the sides in the middle, of whole latents."""
+    """A box of whole latents in the middle, with sides half as long as the picture's."""
     rows, columns = height // reduction, width // reduction
     mask = np.zeros((rows, columns), bool)
     mask[_half(rows), _half(columns)] = True
@@ -130,4 +130,4 @@ def _half(side: int) -> slice:
 _DRAW: tuple[Callable[[np.random.Generator, int, int], np.ndarray], ...] = (
     _strokes, _boxes, _outpainting,
 )  # fmt: skip
-"""What draws each of `KINDS`."""
+"""Functions that draw each of `KINDS`."""

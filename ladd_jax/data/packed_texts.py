@@ -8,9 +8,10 @@ import numpy as np
 
 
 class PackedTexts(Sequence[str]):
-    """Texts as one block of UTF-8, with 8 bytes for each beside its own.
+    """Texts as one block of UTF-8, with 8 bytes of overhead for each.
 
-    A list of strings has some 60 for each; ten million prompts would not fit in 2 GB.
+    A list of strings has some 60 bytes of overhead for each; ten million prompts would not fit in
+    2 GB.
     """
 
     def __init__(self, texts: Iterable[str]):
@@ -23,7 +24,7 @@ class PackedTexts(Sequence[str]):
         self._places: np.ndarray | None = None
 
     def take(self, places: np.ndarray) -> "PackedTexts":
-        """The texts at these places, int `[n]`, of the same block."""
+        """The texts at some places, int `[n]`; the block is shared, not copied."""
         taken = PackedTexts(())
         taken._block, taken._ends = self._block, self._ends
         taken._places = places if self._places is None else self._places[places]

@@ -22,34 +22,34 @@ _SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".webp"})
 
 _LOG = logging.getLogger(__name__)
 
-# How the names begin of the sheets that `ladd_jax.sample` puts beside its pictures, and the text
-# that they carry.
+# The prefix of the names of sheets, which `ladd_jax.sample` puts beside its pictures, and the entry
+# that their metadata have.
 _SHEET, _SHEET_TEXT = "grid_", "prompts"
 
 
 class PictureFolder:
-    """The pictures below a folder, in the order of their paths: 2 stands before 10.
+    """The pictures below a folder, in the order of their paths, where 2 comes before 10.
 
-    Sheets of `ladd_jax.sample` are no pictures.
+    Sheets of `ladd_jax.sample` do not count as pictures.
 
     Attributes:
-      files: their files.
-      prompts: their prompts; None where not all have one.
+      files: files of the pictures.
+      prompts: prompts of the pictures; None unless all have one.
     """
 
     def __init__(self, path: Path, prompts: Sequence[str] | None = None):
         """Looks for pictures and reads their prompts, but no pixels.
 
         Args:
-          path: the folder. Prompts stand in its `metadata.jsonl`, as in an image folder, or in the
-            pictures, where `ladd_jax.sample` writes them.
-          prompts: one for each picture, or one for each run of equally many, in their order; in
-            place of those that the folder has.
+          path: the folder. Prompts are read from its `metadata.jsonl`, as in an image folder, or
+            from the pictures, where `ladd_jax.sample` writes them.
+          prompts: prompts to use instead of the folder's, in the order of the pictures: one for
+            each picture, or one for each group of equally many.
 
         Raises:
           NotFoundError: there is no such folder, or no picture in it.
-          UserError: the number of pictures is no multiple of the number of prompts, a picture
-            carries another prompt than the one at its place, or the metadata are damaged.
+          UserError: the number of pictures is not a multiple of the number of prompts, a picture
+            has a prompt other than the one given for its place, or the metadata are damaged.
         """
         found = (file for file in files_below(path) if file.suffix.lower() in _SUFFIXES)
         self.files = sorted(
@@ -84,17 +84,17 @@ class PictureFolder:
         """All pictures, those of one size together.
 
         Args:
-          most: pictures of a batch, at most.
+          most: largest number of pictures in a batch.
 
         Yields:
-          float32 `[n, H, W, 3]` in [-1, 1], and their places int `[n]` among `files`.
+          Pictures, float32 `[n, H, W, 3]` in [-1, 1], and their places among `files`, int `[n]`.
 
         Raises:
           UserError: a picture cannot be read.
         """
         sizes: dict[tuple[int, int], list[int]] = {}
         for place, file in enumerate(self.files):
-            # Without its pixels. Ones that lie on their side are told apart when they are read.
+            # Only the header is read. Pictures to be turned upright are set apart when decoded.
             with _opened(file) as image:
                 sizes.setdefault(image.size, []).append(place)
         for places in sizes.values():
@@ -150,10 +150,10 @@ def _is_sheet(file: Path) -> bool:
 
 
 def png_text(file: Path, name: str) -> str | None:
-    """An entry of a PNG's metadata; None where there is none, or the file is no PNG.
+    """An entry of a PNG's metadata; None if there is no such entry, or the file is not a PNG.
 
     Raises:
-      UserError: it is no picture.
+      UserError: the file is not a picture.
     """
     if file.suffix.lower() != ".png":
         return None
@@ -164,10 +164,10 @@ def png_text(file: Path, name: str) -> str | None:
 
 @contextlib.contextmanager
 def _opened(file: Path) -> Iterator[Image.Image]:
-    """A picture without its pixels."""
+    """A picture whose pixels are not read yet."""
     try:
         image = Image.open(file, formats=FORMATS)
-    # Of texts that are longer than the library reads it raises a ValueError.
+    # The library raises a ValueError for texts that are longer than it reads.
     except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
         raise UserError(f"{file} is not a picture ({brief(error)}): remove it") from error
     with image:
@@ -175,7 +175,7 @@ def _opened(file: Path) -> Iterator[Image.Image]:
 
 
 def _natural(path: Path) -> list[list[tuple[str, int]]]:
-    """Sorts numbers in names as numbers."""
+    """A key that sorts numbers in names as numbers."""
     pieces = ([*re.split(r"([0-9]+)", part), ""] for part in path.parts)
     return [
         [(text, int(number or -1)) for text, number in zip(p[::2], p[1::2], strict=True)]

@@ -1,7 +1,7 @@
 """From shards to batches on the mesh.
 
-The plan of batches is a function of (seed, step), the same on every host with no communication, so
-the data position of a run is its step.
+The plan of batches is a function of (seed, step), the same on every host without communication. So
+a run's position in its data is its step.
 """
 
 import functools
@@ -26,15 +26,15 @@ NoiseKeys = Callable[[Bucket, np.ndarray], np.ndarray]
 
 
 def noise_keys_shape(batch_size: int) -> jax.ShapeDtypeStruct:
-    """Of `noise_keys` in a batch."""
+    """Shape and dtype of `noise_keys` in a batch."""
     return jax.ShapeDtypeStruct((batch_size, 2), np.uint32)
 
 
 class BatchPlan:
     """Which records make the global batch of a step: `plan[step] -> (bucket, int64 [batch])`.
 
-    In each epoch the records of a bucket are shuffled and cut into batches, what remains is left
-    out, and the list of all batches is shuffled. Every batch is of one bucket.
+    In each epoch the records of a bucket are shuffled and cut into batches, the rest is left out,
+    and the list of all batches is shuffled. All records of a batch come from one bucket.
     """
 
     def __init__(self, sizes: Mapping[Bucket, int], batch_size: int, seed: int):
@@ -42,7 +42,7 @@ class BatchPlan:
 
         Args:
           sizes: records in each bucket.
-          batch_size: records of the global batch.
+          batch_size: number of records in the global batch.
           seed: seed of all shuffles.
 
         Raises:
@@ -94,14 +94,16 @@ def loader(
       start: the first step.
       stop: the step after the last.
       rows: rows of each global batch to read, see `batch_rows`; default: all.
-      noise_keys: the keys of the noise that records were made of, for objectives that want them.
+      noise_keys: function that gives the keys of the noise that records were made from, for
+        objectives that need them.
       threads: number of threads that read.
-      prefetch: batches to hold ready.
+      prefetch: number of batches to hold ready.
 
     Yields:
       The bucket, and `latents [b, H, W, C]` and `cond`, arrays `[b, ...]` by name, where b is the
-      number of rows: float32, or in the form in which they are stored, of which `widened` makes
-      float32 on the devices. With `noise_keys` these, too, uint32 `[b, 2]`.
+      number of rows. Arrays are float32, or in the form in which they are stored, which `widened`
+      turns into float32 on the devices. With the argument `noise_keys`, the batch also has
+      `noise_keys`, uint32 `[b, 2]`.
     """
 
     def load(step: int) -> tuple[Bucket, dict[str, Any]]:
@@ -119,7 +121,7 @@ def loader(
 def put(batch: Any, mesh: Mesh) -> Any:
     """Global arrays from each process's rows, the batch axis over `data` and `fsdp`."""
     sharding, divisor = batch_sharding(mesh), batch_divisor(mesh)
-    # With as many rows as parts, the rows of this process tell how many parts are its own.
+    # For a batch with one row in each part, the number of this process's rows is that of its parts.
     held = len(batch_rows(mesh, divisor))
 
     def place(array: np.ndarray) -> jax.Array:
@@ -130,7 +132,7 @@ def put(batch: Any, mesh: Mesh) -> Any:
         for device in mesh.local_devices:
             start, stop, _ = places[device][0].indices(size)
             first = np.searchsorted(rows, start)
-            # Put by name: under the loop's guard an array that moves by itself is an error.
+            # An explicit transfer: the loop's guard makes implicit ones an error.
             parts.append(jax.device_put(array[first : first + stop - start], device))
         return jax.make_array_from_single_device_arrays(shape, sharding, parts)
 
@@ -138,9 +140,9 @@ def put(batch: Any, mesh: Mesh) -> Any:
 
 
 def widened(batch: Any, mesh: Mesh) -> Any:
-    """A batch that lies on the mesh, all of it in float32: so less goes to the devices.
+    """A batch on the mesh, with all arrays turned into float32 there: less goes to the devices.
 
-    Of arrays that are float32 already nothing is done.
+    Arrays that are float32 already stay as they are.
     """
     leaves = jax.tree.leaves(batch, is_leaf=_is_stored)
     return _widen(mesh)(batch) if any(map(_is_stored, leaves)) else batch

@@ -1,4 +1,4 @@
-"""Prompts of published sets, from the files in which their authors give them."""
+"""Prompts of published sets, from the files that their authors publish."""
 
 import csv
 import io
@@ -32,9 +32,9 @@ def stream_prompt_set(path: str | Path, column: str = "") -> Iterator[str]:
     Files that `read_prompts` reads are never held whole.
 
     Args:
-      path: what `read_prompts` reads; or `SET:FILE`, where SET is one of `SETS`, such as
+      path: a path that `read_prompts` reads; or `SET:FILE`, where SET is one of `SETS`, such as
         `parti128:PartiPrompts.tsv`.
-      column: as of `read_prompts`; a set knows its own.
+      column: see `read_prompts`; empty for a set, which has a fixed column.
 
     Raises:
       NotFoundError: there is no such file.
@@ -46,7 +46,8 @@ def stream_prompt_set(path: str | Path, column: str = "") -> Iterator[str]:
         return
     if column:
         raise UserError(
-            f"{path} is of a known set, and column {column!r} was named: leave one of both out"
+            f"{path} is a known set, which has a fixed column, and column {column!r} was named: "
+            f"leave one of the two out"
         )
     prompts = SETS[name](Path(file))
     if not prompts:
@@ -58,22 +59,22 @@ def prompt_files(path: str | Path) -> list[Path]:
     """The files that `stream_prompt_set` reads.
 
     Raises:
-      NotFoundError: there are none.
+      NotFoundError: there are no such files.
     """
     name, file = _set(path)
     return [expand(file)] if name else matches(path)
 
 
 def names_prompts(path: str | Path) -> bool:
-    """Whether a path is of prompts, as `read_prompt_set` reads them, and not of pictures."""
+    """Whether a path names prompts that `read_prompt_set` reads, and not pictures."""
     if is_there(path) and expand(path).is_dir():
         return False
-    # The last of a list tells what all are.
+    # The last file of a list decides for all of them.
     return bool(_set(path)[0]) or Path(path).suffix.lower() in SUFFIXES
 
 
 def _set(path: str | Path) -> tuple[str, str]:
-    """The set's name and its file; both are empty where the path is of no set."""
+    """The name of a set and its file; both are empty where the path names no set."""
     name, colon, file = str(path).partition(":")
     return (name, file) if colon and name in SETS and not is_there(path) else ("", "")
 
@@ -84,10 +85,10 @@ def read_parti(path: Path) -> list[str]:
 
 
 def read_parti_choice(path: Path) -> list[str]:
-    """128 of PartiPrompts: none that its authors call Basic, of the others every fourth.
+    """128 of PartiPrompts: every fourth of the prompts that its authors do not call Basic.
 
-    That is the choice of the LADD paper for its studies of preference (Sauer et al. 2024). On the
-    published file this gives 340, not 128, so the first 128 of these are taken.
+    This is how the LADD paper chooses prompts for its preference studies (Sauer et al. 2024). On
+    the published file the rule gives 340 prompts, not 128, so the first 128 of these are taken.
     """
     chosen = [prompt for prompt, challenge in _parti(path) if challenge != "Basic"]
     return chosen[::_EVERY][:_COUNT]
@@ -95,12 +96,12 @@ def read_parti_choice(path: Path) -> list[str]:
 
 def _parti(path: Path) -> list[tuple[str, str]]:
     """Prompts and their challenges."""
-    # Quotes are characters like others here: one prompt begins with some words in quotes.
+    # Quotes are ordinary characters here: one prompt begins with some words in quotes.
     text = io.StringIO(read_text(path), "")
     try:
         rows = list(csv.reader(text, delimiter="\t", quoting=csv.QUOTE_NONE))
     except csv.Error as error:
-        raise UserError(f"{path} is no table of PartiPrompts ({error}): get it again") from error
+        raise UserError(f"{path} is not PartiPrompts' table ({error}): get it again") from error
     names = rows[0] if rows else []
     if not {"Prompt", "Challenge"} <= set(names):
         raise UserError(
@@ -125,7 +126,7 @@ def read_drawbench(path: Path) -> list[str]:
 def read_coco(path: Path) -> list[str]:
     """COCO's captions (Lin et al. 2014), such as `captions_val2014.json`.
 
-    Of each image the caption with the lowest number, images in the order of theirs.
+    It takes the caption with the lowest number of each image, in the order of the images' numbers.
     """
     text = read_text(path)
     try:
@@ -149,4 +150,4 @@ SETS: dict[str, Callable[[Path], list[str]]] = {
     "drawbench": read_drawbench,
     "coco": read_coco,
 }
-"""Readers of the sets, by the name that stands before a file."""
+"""Readers of the sets, by the name to write before the file."""

@@ -1,4 +1,4 @@
-"""Prompts from files of text, of tables and of JSON lines."""
+"""Prompts from text files, tables and JSON lines."""
 
 import codecs
 import csv
@@ -14,7 +14,7 @@ from ladd_jax.paths import expand, matches, near
 from ladd_jax.whole_files import LFS_POINTER
 
 MAX_CHARACTERS = 10_000
-"""Limit of a prompt. Text encoders read some hundred tokens: longer text was not meant as one."""
+"""Longest prompt. Text encoders read a few hundred tokens: longer text was not meant as one."""
 
 COLUMNS = ("prompt", "text", "caption")
 """Columns in which prompts are looked for when none is named."""
@@ -22,7 +22,7 @@ COLUMNS = ("prompt", "text", "caption")
 _TABLES = (".csv", ".tsv")
 
 SUFFIXES = (".txt", ".tsv", ".csv", ".jsonl")
-"""Ends of the names of files that hold prompts, in small letters."""
+"""Suffixes of files that hold prompts, in small letters."""
 
 
 def read_prompts(path: str | Path, column: str = "") -> list[str]:
@@ -31,14 +31,14 @@ def read_prompts(path: str | Path, column: str = "") -> list[str]:
 
 
 def stream_prompts(path: str | Path, column: str = "") -> Iterator[str]:
-    """The prompts of files, in their order, without white space around them, a line at a time.
+    """The prompts of files, in order and without white space around them, read a line at a time.
 
     Args:
       path: a file, a pattern or a list of files, as `paths.matches` reads it: `.txt`, one prompt a
         line; `.tsv` or `.csv`, whose first row names the columns; or `.jsonl`, one JSON object a
-        line. UTF-8. In a `.tsv` a line is a row, whatever quotes there are, and quotes belong to
-        the prompt, but those around a field that is empty or has commas or quotes written
-        twice, or around all fields.
+        line. Files are UTF-8. In a `.tsv` each line is a row, whatever quotes there are. Quotes
+        belong to the prompt, unless they enclose a field that is empty or has commas or doubled
+        quotes, or enclose every field.
       column: column of a table, or field of the objects. If empty, whichever of `prompt`, `text`
         and `caption` there is.
 
@@ -83,14 +83,14 @@ def check_prompt(value: object, where: str) -> str:
 
     Args:
       value: value that a file holds.
-      where: the place, with which the message of an error begins.
+      where: place of the value, with which an error message begins.
 
     Raises:
       UserError: the value is not text, is empty, has more than 10,000 characters, holds zero bytes
         or is not Unicode.
     """
     if not isinstance(value, str):
-        # Tables hold what JSON does not.
+        # Tables hold values that JSON cannot express.
         told = json.dumps(value, default=repr)[:40]
         raise UserError(f"{where} holds {told} as its prompt: write a string")
     prompt = value.strip()
@@ -101,10 +101,10 @@ def check_prompt(value: object, where: str) -> str:
             f"{where} has a prompt of {len(prompt)} characters and the limit is {MAX_CHARACTERS}: "
             f"shorten or remove it"
         )
-    # Without its mark UTF-16 is UTF-8, too: each letter has a zero byte beside it.
+    # UTF-16 without its byte-order mark passes as UTF-8, with a zero byte beside each letter.
     if "\0" in prompt:
         raise UserError(f"{where} holds zero bytes, as UTF-16 does: save the file as UTF-8")
-    # JSON can escape half of a pair, which no UTF-8 file could hold later.
+    # JSON can escape half of a surrogate pair, which no UTF-8 file could hold later.
     try:
         prompt.encode()
     except UnicodeEncodeError as error:
@@ -124,15 +124,15 @@ def choose_column(
     """The column with the prompts, or with something else.
 
     Args:
-      names: names of the columns that there are.
-      column: the one asked for, or empty for whichever of the usual ones there is.
-      where: the place, with which the message of an error begins.
-      usual: the usual ones.
+      names: names of the existing columns.
+      column: the column asked for, or empty for whichever of the usual ones exists.
+      where: place of the columns, with which an error message begins.
+      usual: the usual columns.
       wanted: what an error asks the user to name.
 
     Raises:
-      UserError: the column is missing or there twice, or none was named and none or several of
-        the usual ones are there.
+      UserError: the column is missing or exists twice, or no column was named and none or several
+        of the usual ones exist.
     """
     names = list(names)
     listed = ", ".join(names) or "none"
@@ -158,10 +158,10 @@ def lines(path: Path) -> Iterator[tuple[str, str]]:
 
     Raises:
       NotFoundError: there is no such file.
-      UserError: it is not UTF-8, or a carriage return stands inside of a line.
+      UserError: the file is not UTF-8, or has a carriage return inside a line.
     """
     path = _existing(path)
-    # As bytes: a prompt may contain other characters that Python takes for the end of a line.
+    # Read as bytes: in text Python takes more characters, which a prompt may hold, for line ends.
     with path.open("rb") as file:
         for number, data in enumerate(file, 1):
             where = _place(path, number)
@@ -207,7 +207,7 @@ def objects(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def objects_or_faults(path: Path) -> Iterator[tuple[str, dict[str, Any] | UserError]]:
-    """As `objects`, with what is wrong with a line in the place of its object.
+    """As `objects`, but a damaged line gives its error instead of an object.
 
     Raises:
       NotFoundError: there is no such file.
@@ -234,20 +234,20 @@ def read_text(path: Path) -> str:
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        # The place counts from after the byte-order mark, which has no end of a line.
+        # The place counts from behind the byte-order mark, which holds no line end.
         where = _place(path, error.object.count(b"\n", 0, error.start) + 1)
         raise UserError(f"{where} is not UTF-8: save the file as UTF-8") from error
 
 
 def _existing(path: Path) -> Path:
-    """The path on disk of a file that is there, and that is no pointer to one."""
+    """The path of an existing file; raises an error for anything else, or a pointer of git-lfs."""
     path = expand(path)
     if path.is_dir():
         raise NotFoundError(f"no file {path}, which is a folder: name a file")
     if not path.is_file():
         raise NotFoundError(f"no file {path}{'' if path.exists() else near(path)}: check the path")
     with path.open("rb") as file:
-        # Its lines would be prompts, too.
+        # The lines of a pointer would pass as prompts.
         if file.read(len(LFS_POINTER)) == LFS_POINTER:
             raise DamagedError(
                 f"{path} is a pointer of git-lfs, and not the file: run `git lfs pull` in the "
@@ -262,13 +262,13 @@ def _place(path: Path, line: int) -> str:
 
 def _fields(path: Path, column: str) -> Iterator[tuple[str, object]]:
     for where, record in objects(path):
-        # What the first record settles holds for all.
+        # The column that the first record has holds for all.
         column = choose_column(record, column, where)
         yield where, record[column]
 
 
 def table_objects(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The rows of a `.tsv` or `.csv` by the names of the first row, each with its place.
+    """The rows of a `.tsv` or `.csv`, with values by the names in its first row, and their places.
 
     Raises:
       NotFoundError: there is no such file.
@@ -295,7 +295,7 @@ def _table(path: Path, column: str) -> Iterator[tuple[str, str]]:
 
 
 def _rows(path: Path) -> Iterator[tuple[str, list[str]]]:
-    """The rows of a table, the one that names the columns first, each with its place."""
+    """The rows of a table, each with its place; the first names the columns."""
     has_tabs = path.suffix.lower() == ".tsv"
     remedy = "leave tabs out of fields" if has_tabs else "quote fields that hold the delimiter"
     columns = 0
@@ -321,7 +321,7 @@ def _comma_separated(path: Path) -> Iterator[tuple[str, list[str]]]:
             try:
                 row = next(rows, None)
             except UnicodeDecodeError:
-                # It knows the place in a part of the file alone.
+                # This error knows its place only within a part of the file; `read_text` finds it.
                 read_text(path)
                 raise
             except csv.Error as error:
@@ -335,14 +335,14 @@ def _comma_separated(path: Path) -> Iterator[tuple[str, list[str]]]:
 
 
 def _tab_separated(path: Path) -> Iterator[tuple[str, list[str]]]:
-    """Lines in fields. A quote is one that the prompt has: no line is merged with the next."""
+    """Lines, split into fields. A quote is an ordinary character, so lines are never merged."""
     quoted: bool | None = None
     for where, line in lines(path):
         fields = line.split("\t") if line else []
         if quoted is None:
             quoted = all(_QUOTED.fullmatch(field) for field in fields)
         if len(fields) == 1 and line.startswith('"') and line.count('"') % 2:
-            # In a row of several fields these are too few where it ends.
+            # If the row has several fields, the line has too few of them and is refused anyway.
             raise UserError(
                 f"{where} opens a quote that the line does not close, and in a .tsv a line is a "
                 f"row: leave line ends out of fields, or that quote"
@@ -350,7 +350,7 @@ def _tab_separated(path: Path) -> Iterator[tuple[str, list[str]]]:
         yield where, [_unquoted(field, quoted) for field in fields]
 
 
-# A field as spreadsheets and pandas write it: those that hold a quote or a comma, or all of them.
+# A quoted field. Spreadsheets and pandas quote fields that hold a quote or a comma, or all fields.
 _QUOTED = re.compile(r'"(?:[^"]|"")*"')
 
 
@@ -358,7 +358,7 @@ def _unquoted(field: str, quoted: bool) -> str:
     """A field without the quotes that a writer put around it.
 
     Args:
-      field: as it stands in the file.
+      field: the field as it is in the file.
       quoted: whether the writer quotes all fields.
     """
     inner = field[1:-1]

@@ -19,11 +19,10 @@ class Record:
     Attributes:
       key: name of the record in its source.
       data: the encoded image.
-      prompt: text that says what it shows.
-      held_out: whether it is for judges; None where the source does not say.
-      other: the encoded image that it was compared with, or that it is an edit of; none where
-        there is none.
-      preference: which of both was preferred: 1 for its own, -1 for the other, 0 for neither.
+      prompt: text that says what the image shows.
+      held_out: whether the record is for judges; None where the source does not say.
+      other: the encoded image that it was compared with, or that it is an edit of; or empty.
+      preference: which of the two was preferred: 1 for `data`, -1 for `other`, 0 for neither.
     """
 
     key: str
@@ -55,20 +54,20 @@ class Records(Protocol):
 
 
 DECODE_ALL = "decode_all"
-"""A file in the folder of a run's data: a picture that looked whole could not be decoded, so that
-all are decoded when they are looked at."""
+"""A file in the folder of a run's data. It says that a picture that looked whole could not be
+decoded, so that from now on all are decoded when they are looked at."""
 
 
 class UndecodableError(UserError):
-    """A picture that looked whole cannot be decoded. `DECODE_ALL` is there now."""
+    """A picture that looked whole cannot be decoded. The file `DECODE_ALL` has been written."""
 
 
-# That disks and notebooks make.
+# A folder that file systems make.
 _STRAY = "lost+found"
 
 
 def files_below(folder: Path) -> list[Path]:
-    """All files in a folder and in those within it; what is hidden or of the system is ignored."""
+    """All files in a folder and its subfolders, without hidden files and those of the system."""
 
     def is_stray(file: Path) -> bool:
         parts = file.relative_to(folder).parts
@@ -78,18 +77,18 @@ def files_below(folder: Path) -> list[Path]:
 
 
 def read_inside(folder: Path, name: str) -> bytes:
-    """The bytes of a file of a folder, whatever Unicode form its name has there.
+    """The bytes of a file in a folder, whatever Unicode form its name has there.
 
-    Links out of the folder are not followed; those of the hub's cache are, whose snapshots are
-    links to its own blobs.
+    Links out of the folder are not followed, except in the hub's cache, whose snapshots are links
+    to its own blobs.
 
     Args:
       folder: the folder.
       name: the file's path, relative to the folder or absolute.
 
     Raises:
-      UserError: it is somewhere else, or a link to somewhere else.
-      OSError, ValueError: it cannot be read.
+      UserError: the file is outside of the folder, or a link to a file outside.
+      OSError, ValueError: the file cannot be read.
     """
     file, root = as_on_disk(folder / name).resolve(), folder.resolve()
     roots = [root, *(p.parent / "blobs" for p in root.parents if p.name == "snapshots")]
@@ -114,7 +113,7 @@ class Unreadable:
           total: number of records of the source.
           path: file that `write` puts the list into.
           limit: share of all records that may be left out.
-          count: number of them that may be left out, where it is more.
+          count: number of records that may be left out, if it is larger than the share.
         """
         self._total = total
         self._path = Path(path)

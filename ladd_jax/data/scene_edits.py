@@ -6,9 +6,9 @@ Instructions are of three kinds:
     move the blue three up, down, to the left, to the right
     remove the green four
 
-An instruction names one scan of the source, by its digit, its colour or both, and no other fits
-its words. Everything else stays to the pixel: other scans, their places, the background. So there
-is one right answer, and how far a picture is from it can be measured.
+An instruction names one scan of the source, by its digit, its colour or both, and no other scan
+fits the words. Everything else stays the same to the pixel: other scans, their places, the
+background. So there is one right answer, and how far a picture is from it can be measured.
 """
 
 import dataclasses
@@ -36,16 +36,16 @@ from ladd_jax.data.scenes import (
 from ladd_jax.errors import UserError
 
 STEP = SIDE
-"""Pixels that a scan is moved by: its own width."""
+"""Pixels by which a scan is moved: its own width."""
 
 DIRECTIONS = {"up": (-1, 0), "down": (1, 0), "to the left": (0, -1), "to the right": (0, 1)}
-"""Rows and columns of a move, in steps."""
+"""Rows and columns by which each direction moves a scan, in steps."""
 
 RECOLOUR, MOVE, REMOVE = "recolour", "move", "remove"
 KINDS = (RECOLOUR, MOVE, REMOVE)
-"""What an instruction may ask for; all are drawn as often."""
+"""What an instruction may ask for; each is drawn equally often."""
 
-# Scans of a source, and how often there are as many.
+# Numbers of scans in a source, and how often each is drawn.
 _SCANS, _SHARES = (1, 2, 3), (0.2, 0.4, 0.4)
 
 
@@ -55,8 +55,8 @@ class Edit:
 
     Attributes:
       kind: one of `KINDS`.
-      item: the scan that is meant.
-      to: the new colour, or one of `DIRECTIONS`; empty where it is removed.
+      item: the words for the scan that is meant.
+      to: the new colour, or one of `DIRECTIONS`; empty if the scan is removed.
     """
 
     kind: str
@@ -71,7 +71,7 @@ class Placed:
     Attributes:
       digit: 0 to 9.
       colour: a name of `COLOURS`.
-      scan: its number among the scans of the digits.
+      scan: number of the scan among all scans of the digits.
       place: row and column of its upper left corner.
     """
 
@@ -81,7 +81,7 @@ class Placed:
     place: tuple[int, int]
 
     def fits(self, item: Item) -> bool:
-        """Whether it is one that the words for an item may mean."""
+        """Whether the words for an item may mean this scan."""
         return item.digit in (None, self.digit) and item.colour in (None, self.colour)
 
 
@@ -94,7 +94,7 @@ class Picture:
 
 
 def instruction(edit: Edit) -> str:
-    """The words for it; `parse` reads them."""
+    """The words for an edit; `parse` reads them."""
     named = phrase(edit.item)
     if edit.kind == RECOLOUR:
         return f"make the {named} {edit.to}"
@@ -111,13 +111,13 @@ def parse(text: str) -> Edit:
     """What an instruction asks for, the inverse of `instruction`.
 
     Raises:
-      UserError: the text is no instruction for a scene.
+      UserError: the text is not an instruction for a scene.
     """
     match = _INSTRUCTION.fullmatch(text)
     if not match:
         raise UserError(
-            f"{text[:60]!r} is no instruction for a scene: write one such as 'make the red seven "
-            f"blue', 'move the three to the left' or 'remove the green digit'"
+            f"{text[:60]!r} is not an instruction for a scene: write one such as 'make the red "
+            f"seven blue', 'move the three to the left' or 'remove the green digit'"
         )
     groups = match.groups()
     if groups[1]:
@@ -128,7 +128,7 @@ def parse(text: str) -> Edit:
 
 
 def edited(picture: Picture, edit: Edit) -> Picture:
-    """The picture that an edit makes: the first scan that fits its words is another or gone."""
+    """The picture that an edit makes: the first scan that fits its words is changed or removed."""
     meant = next(scan for scan in picture.scans if scan.fits(edit.item))
     scans = []
     for scan in picture.scans:
@@ -165,7 +165,7 @@ def compose(
 
 
 def draw_edits(digits: Digits, bucket: Bucket, count: int, seed: int) -> list[tuple[Picture, Edit]]:
-    """Random sources and edits of them that can be made.
+    """Random sources, each with an edit that is possible for it.
 
     Raises:
       UserError: the bucket is not 24x24, 16x32 or 32x16.
@@ -176,7 +176,7 @@ def draw_edits(digits: Digits, bucket: Bucket, count: int, seed: int) -> list[tu
     drawn = []
     for kind in rng.choice(len(KINDS), count):
         found = None
-        # A scene may have no room for a move, or no scan that words tell from the others.
+        # A scene may have no room for a move, or the drawn scan cannot be told from the others.
         while found is None:
             picture = _draw_picture(rng, bucket, by_label)
             found = _draw_edit(rng, bucket, picture, KINDS[kind])
@@ -208,7 +208,7 @@ def _draw_picture(
             colour = list(COLOURS)[rng.integers(len(COLOURS))]
             scans.append(Placed(digit, colour, int(rng.choice(by_label[digit])), place))
         elif rng.random() < 0.05:
-            # Those that are there may leave no room for another.
+            # The scans drawn so far may leave no room for another.
             scans = []
     return Picture(float(rng.uniform(DARKEST, LIGHTEST)), tuple(scans))
 
@@ -216,7 +216,7 @@ def _draw_picture(
 def _draw_edit(
     rng: np.random.Generator, bucket: Bucket, picture: Picture, kind: str
 ) -> Edit | None:
-    """An edit of a kind that can be made of the picture, or None where there is none."""
+    """An edit of a kind that is possible for the picture, or None."""
     meant = picture.scans[rng.integers(len(picture.scans))]
     others = [scan for scan in picture.scans if scan is not meant]
     names = (Item(meant.digit, meant.colour), Item(None, meant.colour), Item(meant.digit, None))
@@ -240,12 +240,12 @@ def _draw_edit(
 
 
 def _places(bucket: Bucket) -> tuple[int, int]:
-    """Rows and columns of places that a scan can have."""
+    """Number of rows and of columns in which a scan can be placed."""
     return (bucket.height - SIDE) // PITCH + 1, (bucket.width - SIDE) // PITCH + 1
 
 
 def _is_free(place: Sequence[int], scans: Sequence[Placed]) -> bool:
-    """Whether a scan at a place is apart from all others."""
+    """Whether a scan at a place has a gap to all others."""
     return all(
         max(abs(a - b) for a, b in zip(place, scan.place, strict=True)) >= SIDE + GAP
         for scan in scans

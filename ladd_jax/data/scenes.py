@@ -1,7 +1,7 @@
 """Scenes: one to three scans of handwritten digits, in colours, at random places of a canvas.
 
-A prompt has many pictures: other scans of its digits, other places, another shade of the
-background, and whatever it leaves open. Prompts are of five kinds:
+A prompt has many pictures, which differ in the scans of its digits, in their places, in the shade
+of the background, and in whatever the prompt leaves open. Prompts are of five kinds:
 
     a seven
     a red digit
@@ -9,7 +9,7 @@ background, and whatever it leaves open. Prompts are of five kinds:
     a red seven left of a blue three, a red seven above a blue three
     a red seven, a blue three and a green one
 
-A prompt names every scan of its picture; the order of three says nothing of their places.
+A prompt names every scan of its picture. The order of three scans says nothing about their places.
 """
 
 import dataclasses
@@ -29,10 +29,10 @@ SIDE = 8
 """Rows and columns of a scan."""
 
 PITCH = 4
-"""Pixels between places: of a network with patches as large, a scan covers whole ones."""
+"""Pixels between places. In a network with patches of this size, scans cover whole patches."""
 
 GAP = 1
-"""Pixels between the squares of two scans, at least."""
+"""Smallest number of pixels between the squares of two scans."""
 
 COLOURS = {
     "red": (1.0, 0.1, 0.1),
@@ -42,15 +42,15 @@ COLOURS = {
     "blue": (0.3, 0.4, 1.0),
     "pink": (1.0, 0.35, 0.9),
 }
-"""Red, green and blue in [0, 1] of full ink. The largest is 1, so that it alone gives the ink."""
+"""Red, green and blue of full ink, in [0, 1]. The largest is 1, so it alone shows the ink."""
 
 DARKEST, LIGHTEST = 0.0, 0.25
 """Range of the background's grey, in [0, 1]."""
 
 RELATIONS = {"left of": 1, "above": 0}
-"""Relations of the first scan to the second, with the axis of the place that they are about."""
+"""Relations of the first scan to the second, each with the axis of the place that it is about."""
 
-# A relation holds clearly: scans are further apart along its axis than across by this at least.
+# Scans are at least this much further apart along a relation's axis than across, to make it clear.
 _CLEARLY = 2
 
 # How often each kind is drawn.
@@ -60,11 +60,11 @@ _SHARES = (0.3, 0.1, 0.1, 0.3, 0.2)
 
 @dataclasses.dataclass(frozen=True)
 class Item:
-    """What a prompt says of one scan.
+    """What a prompt says about one scan.
 
     Attributes:
-      digit: 0 to 9, or None where any will do.
-      colour: a name of `COLOURS`, or None where any will do.
+      digit: 0 to 9, or None for any.
+      colour: a name of `COLOURS`, or None for any.
     """
 
     digit: int | None
@@ -77,7 +77,7 @@ class Wanted:
 
     Attributes:
       items: one for each scan of the picture, in the prompt's order.
-      relation: of `RELATIONS`, of the first of two scans to the second; None for one or three.
+      relation: one of `RELATIONS`, of the first of two scans to the second; None for one or three.
     """
 
     items: tuple[Item, ...]
@@ -85,7 +85,7 @@ class Wanted:
 
 
 def prompt(wanted: Wanted) -> str:
-    """The words for it; `parse` reads them."""
+    """The prompt that asks for something; `parse` reads it."""
     first, *others = (_with_article(item) for item in wanted.items)
     if wanted.relation:
         return f"{first} {wanted.relation} {others[0]}"
@@ -104,7 +104,7 @@ def _with_article(item: Item) -> str:
 
 
 ITEM = f"(?:({'|'.join(COLOURS)}) )?({'|'.join(WORDS)}|digit)"
-"""What reads a phrase: its groups are the colour, if there is one, and the noun."""
+"""Regular expression of a phrase. Its groups are the colour, if there is one, and the noun."""
 
 _ITEM = f"an? {ITEM}"
 _PROMPT = re.compile(f"{_ITEM}(?: ({'|'.join(RELATIONS)}) {_ITEM}|, {_ITEM} and {_ITEM})?")
@@ -119,8 +119,8 @@ def parse(text: str) -> Wanted:
     match = _PROMPT.fullmatch(text)
     if not match:
         raise UserError(
-            f"{text[:60]!r} is no prompt of a scene: write one such as 'a red seven', 'a red seven "
-            f"left of a blue three' or 'a red seven, a blue three and a green one'"
+            f"{text[:60]!r} is not a prompt of a scene: write one such as 'a red seven', 'a red "
+            f"seven left of a blue three' or 'a red seven, a blue three and a green one'"
         )
     colour, noun, relation, *others = match.groups()
     pairs = [(colour, noun), *zip(others[::2], others[1::2], strict=True)]
@@ -147,7 +147,7 @@ def compose(digits: Digits, bucket: Bucket, count: int, seed: int) -> tuple[np.n
 
 
 def draw_wanted(bucket: Bucket, count: int, seed: int) -> list[Wanted]:
-    """What `count` random prompts of a bucket ask for; digits and colours come evenly.
+    """What `count` random prompts of a bucket ask for; digits and colours are drawn evenly.
 
     16x32 has no `above` and 32x16 no `left of`: two scans with a gap do not fit into 16 pixels.
 
@@ -200,7 +200,7 @@ def paint(
     """Adds a scan to an image in place.
 
     Args:
-      image: float64 `[H, W, 3]` in [0, 1], of the background's shade where the scan goes.
+      image: float64 `[H, W, 3]` in [0, 1], which has the background's shade where the scan goes.
       scan: `[8, 8, 1]` in [-1, 1].
       place: row and column of the scan's upper left corner.
       colour: float64 `[3]` of full ink.
@@ -212,10 +212,10 @@ def paint(
 
 
 def _places(rng: np.random.Generator, bucket: Bucket, wanted: Wanted) -> np.ndarray:
-    """Upper left corners int `[k, 2]`, multiples of `PITCH`, of scans that lie apart, drawn evenly
-    of all that there are.
+    """Upper left corners int `[k, 2]`, multiples of `PITCH`, of scans with gaps between them, drawn
+    evenly from all such places.
 
-    Drawn until some are right: of three scans of 16x32, the worst case, two in a hundred are.
+    Places are drawn until some fit. In the worst case, three scans in 16x32, two in a hundred do.
     """
     count = len(wanted.items)
     if wanted.relation and not _fits(bucket, RELATIONS[wanted.relation]):
@@ -245,6 +245,6 @@ def _fits(bucket: Bucket, axis: int) -> bool:
 
 
 def check_bucket(bucket: Bucket) -> None:
-    """Raises UserError where a bucket is none of `BUCKETS`."""
+    """Raises UserError where a bucket is not one of `BUCKETS`."""
     if bucket not in BUCKETS:
         raise UserError(f"scenes come in buckets 24x24, 16x32 and 32x16, not {bucket.name}")

@@ -1,4 +1,4 @@
-"""What can be wrong with one file of records, and with the values of one record."""
+"""Checks of one file of records, and of the values of one record."""
 
 import hashlib
 import os
@@ -11,18 +11,18 @@ from array_record.python.array_record_module import ArrayRecordReader
 from ladd_jax.errors import UserError
 
 LARGEST = 65504.0
-"""Largest number of float16. No autoencoder, encoder or picture has such values."""
+"""Largest number of float16. No autoencoder, encoder or picture has values beyond it."""
 
 
 def count_records(path: Path) -> int:
-    """Records of a file; 0 where it is empty, cut or no file of records."""
+    """Number of records in a file; 0 if it is empty, cut or not a file of records."""
     try:
         reader = ArrayRecordReader(str(path))
         try:
             return int(reader.num_records())
         finally:
             reader.close()
-    # The library has one type for all that can be wrong with a file.
+    # The library has one type for everything that can be wrong with a file.
     except RuntimeError:
         return 0
 
@@ -31,13 +31,13 @@ _ENDS = 4096
 
 
 def fingerprint(path: Path) -> str:
-    """Tells a file of records from every other, in hexadecimal, by its size and its two ends.
+    """A hexadecimal digest that tells a file of records from others, by its size and both ends.
 
-    At the start Riegeli keeps a hash of all of the first record. So files of the same prompts
-    differ if they are of other seeds.
+    Riegeli keeps a hash of the whole first record at the start of a file. So files of the same
+    prompts with different seeds differ there.
 
     Args:
-      path: a whole file of records.
+      path: a file of records that is whole.
     """
     size = path.stat().st_size
     digest = hashlib.sha256(str(size).encode())
@@ -60,7 +60,7 @@ def check_values(arrays: Mapping[str, np.ndarray], key: str, prompt: str) -> Non
       UserError: a value is not finite, or larger than `LARGEST`.
     """
     for name, array in arrays.items():
-        # Not by comparing values themselves: of NaN nothing is true.
+        # The comparison is negated because every comparison with NaN is false.
         wrong = ~(np.abs(array) <= LARGEST)
         if wrong.any():
             value = array[wrong].flat[0]

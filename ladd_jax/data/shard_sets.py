@@ -1,8 +1,8 @@
-"""What a set of latent shards is on disk: a tensorflow-datasets folder of ArrayRecord files, one
-split for each bucket.
+"""A set of latent shards on disk: a tensorflow-datasets folder of ArrayRecord files, one split for
+each bucket.
 
-The names of all files follow from the layout alone, and the metadata come last. `shard_writing`
-writes them, `shards` reads them.
+The names of all files follow from the layout alone, and the metadata are written last.
+`shard_writing` writes sets, and `shards` reads them.
 
 H W latent grid, C channels.
 """
@@ -22,12 +22,12 @@ from ladd_jax.errors import NotFoundError, UserError
 from ladd_jax.whole_files import read_json, write_text_whole
 
 LATENTS = "latents"
-"""Name of the array that is noised; all other arrays of a record are its cond."""
+"""Name of the array that is noised. All other arrays of a record are its cond."""
 
 NAME = "latents"
 VERSION = "2.0.0"
 VERSIONS = (VERSION, "1.0.0")
-"""Those that are read; 1.0.0 has lists of numbers in the place of bytes."""
+"""Versions that are read; 1.0.0 has lists of numbers instead of bytes."""
 
 ARRAYS = "arrays.json"
 NULL = "null_text.npz"
@@ -39,17 +39,17 @@ AGAIN = (
     "remove that directory and run the stage that writes it (encode or synthesize) again, or put a "
     "copy of it there"
 )
-"""What a user does about a set that is damaged."""
+"""What a user can do about a damaged set, for the end of messages."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Text:
-    """Where a set has its cond from: the record at a place that of the same place in another set.
+    """Where a set's cond is: each record has that of the record at the same place in another set.
 
     Attributes:
-      set: name of the other set's folder, beside this one's.
-      sizes: its records of each bucket; places beyond them count again from the start. Records that
-        are added to it later change nothing.
+      set: name of the other set's folder, which is beside this set's.
+      sizes: number of records in each bucket of the other set. Places beyond it start again at 0.
+        Records that are added to the other set later do not change it.
     """
 
     set: str
@@ -61,11 +61,11 @@ class Layout:
     """What a set of shards will hold, known before the first record.
 
     Attributes:
-      sizes: records in each bucket.
-      records_per_shard: records in every file but the last of a bucket.
-      arrays: arrays of every record, by name. `latents` may be left out: prompts alone. All others
-        are the record's cond.
-      text: where the cond of all records is; None: in the arrays.
+      sizes: number of records in each bucket.
+      records_per_shard: number of records in every file but the last of a bucket.
+      arrays: arrays of every record, by name. Without `latents` the set holds only prompts. All
+        other arrays are the record's cond.
+      text: the set that has the cond of all records; None: it is among the arrays.
 
     Raises:
       UserError: an array has the name of a record's text, `key` or `prompt`.
@@ -94,7 +94,7 @@ class Layout:
                 yield Shard(bucket, index, count, start, min(start + self.records_per_shard, size))
 
     def features(self, bucket: Bucket) -> tfds.features.FeaturesDict:
-        """The record of a bucket."""
+        """The features of tfds that a record of a bucket has."""
         arrays: dict[str, Any] = {}
         for name, spec in self.arrays.items():
             arrays |= spec.features(name, bucket)
@@ -113,14 +113,14 @@ class Shard:
     stop: int
 
     def path(self, directory: str | Path) -> Path:
-        """Where the file lies."""
+        """Path of the file in the folder of its set."""
         split = f"b{self.bucket.name}"
         name = f"{NAME}-{split}.array_record-{self.index:05d}-of-{self.count:05d}"
         return bucket_directory(directory, self.bucket) / name
 
 
 def version_folder(folder: Path) -> Path:
-    """The newest version of a bucket's files that is there, or where it would be."""
+    """The folder of the newest version of a bucket's files, or where it would be."""
     return next((folder / name for name in VERSIONS if (folder / name).is_dir()), folder / VERSION)
 
 
@@ -130,7 +130,7 @@ def bucket_directory(directory: str | Path, bucket: Bucket) -> Path:
 
 
 def shard_files(directory: Path) -> list[tuple[Path, Bucket, int]]:
-    """The files of shards that are there, whole or not, each with its bucket and number."""
+    """The existing files of shards, whole or not, each with its bucket and number."""
     found = []
     for file in sorted(directory.glob(f"*/{VERSION}/{NAME}-b*.array_record-*-of-*")):
         name = file.parent.parent.name
@@ -141,7 +141,7 @@ def shard_files(directory: Path) -> list[tuple[Path, Bucket, int]]:
 
 
 def reopen(directory: str | Path) -> None:
-    """Marks a set as not complete, so that it can be written on."""
+    """Marks a set as not complete, so that more can be written to it."""
     for name in (NULL, FINGERPRINTS):
         (Path(directory) / name).unlink(missing_ok=True)
 
@@ -162,21 +162,21 @@ def check_complete(directory: str | Path) -> None:
 
 
 def write_identity(directory: str | Path, identity: Mapping[str, Any]) -> None:
-    """Says what a set is made of, before the first of its shards is written.
+    """Writes down what a set is made of, before the first of its shards is written.
 
     Args:
-      directory: folder of the set; made if it is not there.
-      identity: for `read_identity`, as JSON.
+      directory: folder of the set; made if it does not exist.
+      identity: what `read_identity` is to return; it must fit into JSON.
     """
     Path(directory).mkdir(parents=True, exist_ok=True)
     write_text_whole(Path(directory) / _IDENTITY, json.dumps(identity, indent=2) + "\n")
 
 
 def read_identity(directory: str | Path) -> dict[str, Any]:
-    """What a set was made of, as `write_identity` was told; empty for sets of older versions.
+    """What a set was made of, as given to `write_identity`; empty for sets of older versions.
 
     Raises:
-      DamagedError: the file that says it is damaged.
+      DamagedError: the file is damaged.
     """
     path = Path(directory) / _IDENTITY
     return read_json(path, AGAIN) if path.exists() else {}

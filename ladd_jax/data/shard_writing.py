@@ -1,7 +1,8 @@
 """Writes sets of latent shards.
 
-Each file appears whole or not at all, and the metadata come last. So a writer can be stopped at any
-moment and started again, by another number of hosts too, and every record is written once.
+Each file appears whole or not at all, and the metadata are written last. So a writer can be stopped
+at any moment and started again, also with another number of hosts, and every record is written
+once.
 """
 
 import contextlib
@@ -39,10 +40,10 @@ from ladd_jax.whole_files import whole, write_text_whole, write_whole
 def missing_shards(
     directory: str | Path, layout: Layout, process_index: int = 0, process_count: int = 1
 ) -> list[Shard]:
-    """The shards still to be written by one of several processes: those that are damaged too.
+    """The shards that one of several processes still has to write, including damaged ones.
 
-    Each has every `process_count`th shard of the whole set, so that two never write the same one
-    whatever they have found written already.
+    Each process has every `process_count`th shard of the whole set. So two processes never write
+    the same shard, whatever each has found on disk.
     """
     own = list(layout.shards())[process_index::process_count]
     return [shard for shard in own if not _is_whole(directory, shard)]
@@ -62,20 +63,20 @@ def write_shard(
       directory: folder of the whole set.
       layout: layout of the whole set.
       shard: the shard to write.
-      records: `latents` (if any), `cond` (arrays by name, of which only those of the layout are
-        written) and `prompt` of records `start` to `stop`, in order.
+      records: records `start` to `stop`, in order, each with `latents` (if any), `cond` (arrays by
+        name; only those of the layout are written) and `prompt`.
 
     Raises:
-      UserError: another number of records, or one of another shape; or a value that is not finite,
-        overflows the dtype that is stored or is absurd. The record is named.
+      UserError: the number of records or the shape of one is wrong; or a value is not finite,
+        overflows the dtype on disk or is absurdly large. The record is named.
     """
     path = shard.path(directory)
     path.parent.mkdir(parents=True, exist_ok=True)
     features = layout.features(shard.bucket)
     count = 0
     with whole(path) as partial:
-        # A group of one record makes every record readable on its own. Compression would find
-        # little in numbers of networks, and reading would take ten times as long.
+        # A group of one record makes every record readable on its own. Compression would save
+        # little on the outputs of networks, and reading would take ten times as long.
         writer = ArrayRecordWriter(str(partial), "group_size:1,uncompressed")
         try:
             for record in records:
@@ -84,7 +85,7 @@ def write_shard(
                 writer.write(indexed(features.serialize_example(packed)))
                 count += 1
             writer.close()
-        # Its only type, of a disk that is full or read-only.
+        # The writer's only type of error, for a disk that is full or read-only.
         except RuntimeError as error:
             raise UserError(
                 f"{path} cannot be written ({brief(error)}): free space there, or let it "
@@ -105,7 +106,7 @@ def _packed(record: Mapping[str, Any], key: str, layout: Layout) -> dict[str, An
     given = dict(record["cond"])
     if LATENTS in record:
         given[LATENTS] = record[LATENTS]
-    # An overflow is found below, with the record's name.
+    # The check below finds an overflow, and names the record.
     with np.errstate(over="ignore"):
         arrays = {name: spec.as_given(given[name]) for name, spec in layout.arrays.items()}
     check_values(arrays, key, record["prompt"])
@@ -122,12 +123,12 @@ def finalize(directory: str | Path, layout: Layout, null: Mapping[str, np.ndarra
     Args:
       directory: folder of the set.
       layout: layout of the set.
-      null: arrays of the empty prompt, for classifier-free guidance, without the records'
-        dimension. A name that is not there stays as in the record.
+      null: arrays of the empty prompt, for classifier-free guidance, without the batch dimension.
+        An array that `null` does not have stays the record's own under guidance.
 
     Raises:
-      NotFoundError: a shard is missing, or holds another number of records.
-      UserError: a value of `null` is not finite or absurd.
+      NotFoundError: a shard is missing, or holds a wrong number of records.
+      UserError: a value of `null` is not finite, or absurdly large.
     """
     check_values({name: np.asarray(array) for name, array in null.items()}, NULL, "")
     missing = missing_shards(directory, layout)
@@ -165,17 +166,17 @@ def finalize(directory: str | Path, layout: Layout, null: Mapping[str, np.ndarra
         named = {"set": layout.text.set, "sizes": sizes}
         write_text_whole(Path(directory) / TEXT, json.dumps(named))
     paths = [shard.path(directory) for shard in layout.shards()]
-    # By names without folders, which are unique: a set may be moved.
+    # By file names alone, which are unique, since a set may be moved.
     fingerprints = {path.name: fingerprint(path) for path in paths}
     write_text_whole(Path(directory) / FINGERPRINTS, json.dumps(fingerprints, indent=2) + "\n")
-    # The last file to appear: where it is, the set is complete.
+    # The last file to be written: a set that has it is complete.
     write_whole(Path(directory) / NULL, lambda file: np.savez(file, allow_pickle=False, **null))
 
 
 def finalize_together(
     directory: str | Path, layout: Layout, null: Mapping[str, np.ndarray]
 ) -> None:
-    """`finalize` by the first process once all processes have come here; returns when it is done.
+    """Lets the first process call `finalize` once all processes are here; returns when it is done.
 
     The arguments are those of `finalize`.
     """
@@ -186,7 +187,7 @@ def finalize_together(
 
 
 def progress(name: str, layout: Layout, missing: Sequence[Shard]) -> tqdm:
-    """A bar over this process's records, with those that are written already as its start."""
+    """A progress bar over this process's records, which starts at those already written."""
     share = list(layout.shards())[jax.process_index() :: jax.process_count()]
     total = sum(shard.stop - shard.start for shard in share)
     done = total - sum(shard.stop - shard.start for shard in missing)

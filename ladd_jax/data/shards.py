@@ -1,4 +1,4 @@
-"""Reads latent shards, of which `shard_sets` says what they are.
+"""Reads latent shards; `shard_sets` describes them.
 
 H W latent grid, C channels.
 """
@@ -38,7 +38,7 @@ _LOG = getLogger(__name__)
 
 
 def _check_files(directory: Path, split: tfds.core.SplitInfo, files: Sequence[Path]) -> None:
-    """Raises DamagedError where the files are not those that were finalized, by name and size."""
+    """Raises DamagedError where files do not have the names and the size that were finalized."""
     found = 0
     for path in files:
         if not path.exists():
@@ -54,12 +54,12 @@ def _check_files(directory: Path, split: tfds.core.SplitInfo, files: Sequence[Pa
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Stored:
-    """An array of several records, in the form in which it is stored; a tree of `parts`.
+    """An array of several records in the form in which it is stored; a pytree with leaves `parts`.
 
     Attributes:
-      parts: what is stored of it, `[n, ...]`, by the names in the records.
-      name: its name.
-      spec: the array of one record.
+      parts: what is stored for the array, `[n, ...]`, by the names in the records.
+      name: name of the array.
+      spec: how the array of one record is stored.
     """
 
     parts: dict[str, Any]
@@ -75,11 +75,11 @@ class Shards:
     """A complete set of shards, read at random.
 
     Attributes:
-      sizes: records in each bucket.
+      sizes: number of records in each bucket.
       arrays: arrays of every record, by name.
-      text: the set that the cond of the records is read from; None where they have their own.
+      text: the set from which the cond of the records is read; None if they have their own.
       null: float32 arrays of the empty prompt, by name.
-      skipped: records that could not be read so far, with the reason, by bucket and place.
+      skipped: reasons why records could not be read so far, by bucket and place.
     """
 
     def __init__(self, directory: str | Path, most_skipped: tuple[float, int] = (0.0, 0)):
@@ -87,13 +87,13 @@ class Shards:
 
         Args:
           directory: folder of the set.
-          most_skipped: share and number of records that may be damaged: the larger of both. In the
-            place of each the next one that can be read is given.
+          most_skipped: share and number of records that may be damaged; the larger limit counts.
+            Instead of a damaged record the next one that can be read is returned.
 
         Raises:
           NotFoundError: the set was not finalized.
-          DamagedError: a file is missing, was cut or is of another set; or the set that the text
-            is in does not fit.
+          DamagedError: a file is missing, was cut or belongs to another set; or the set with the
+            text does not fit.
         """
         self.directory = directory = Path(directory)
         check_complete(directory)
@@ -110,7 +110,7 @@ class Shards:
                 builder = tfds.builder_from_directory(str(version_folder(folder)))
                 info = builder.info.splits[split]
                 files = list(map(Path, info.filepaths))
-            # It reads JSON without a word of what is wrong with it.
+            # Damaged JSON makes the library raise errors of any type.
             except Exception as error:
                 if isinstance(error, PermissionError):
                     raise
@@ -127,7 +127,7 @@ class Shards:
         self.arrays = _read_arrays(directory / ARRAYS)
         for bucket, builder in builders.items():
             self._check_features(bucket, builder.info.features)
-        # Compared when a file is first read: a pod's storage takes long to open all of them.
+        # Compared when a file is first read: to open all of them takes long on a pod's storage.
         self._fingerprints = _read_fingerprints(directory / FINGERPRINTS)
         self._compared: set[str] = set()
         self._own_parts = self._parts()
@@ -144,7 +144,7 @@ class Shards:
         self._lock = threading.Lock()
 
     def _parts(self) -> dict[Bucket, set[str]]:
-        """Names of all that is stored of the arrays."""
+        """Names, in the records of each bucket, of everything that is stored for the arrays."""
         return {
             bucket: {
                 part for name, spec in self.arrays.items() for part in spec.parts(name, bucket)
@@ -161,7 +161,7 @@ class Shards:
         if not isinstance(name, str) or not isinstance(sizes, dict):
             raise DamagedError(f"{named} is damaged (it names no set with its sizes): {AGAIN}")
         other = self.directory.parent / name
-        # One that has its text elsewhere could lead back here.
+        # A set whose text is elsewhere could lead back to this one.
         if (other / TEXT).exists():
             raise DamagedError(f"{named} names {other}, which has no text of its own: {AGAIN}")
         text = Shards(other)
@@ -189,17 +189,17 @@ class Shards:
 
     @property
     def cond_arrays(self) -> dict[str, ArraySpec]:
-        """All arrays but the latents."""
+        """All arrays except the latents."""
         return {name: spec for name, spec in self.arrays.items() if name != LATENTS}
 
     @property
     def has_latents(self) -> bool:
-        """Whether there are latents besides the prompts."""
+        """Whether records have latents besides their prompts."""
         return LATENTS in self.arrays
 
     @property
     def buckets(self) -> tuple[Bucket, ...]:
-        """In order of height, then width."""
+        """The buckets, in order of height, then width."""
         return tuple(sorted(self.sizes))
 
     def without(self, names: Collection[str]) -> "Shards":
@@ -209,7 +209,7 @@ class Shards:
         return found
 
     def batch_shapes(self, batch_size: int) -> dict[Bucket, dict[str, Any]]:
-        """Batches of each bucket as `jax.ShapeDtypeStruct`, float32: `latents` and `cond`."""
+        """Shapes of each bucket's batches, `latents` and `cond`, as float32 `ShapeDtypeStruct`."""
         return {
             bucket: self._nested(
                 {
@@ -228,7 +228,7 @@ class Shards:
           lists of str `prompt` and `key`.
 
         Raises:
-          DamagedError: a record cannot be read, or is another one than the set has at its place,
+          DamagedError: a record cannot be read, or is not the one that the set has at its place,
             and no more may be skipped. Its file is named.
         """
         arrays, texts = self._read(bucket, indices)
@@ -238,9 +238,9 @@ class Shards:
         """As `read`, without texts, in the form in which the arrays are stored.
 
         Returns:
-          `latents` and `cond` with arrays, each as a `Stored`; or float32 `[n, ...]` where that is
-          how it is stored. `places`, int64 `[n]`: where the records are, which others may stand for
-          that cannot be read.
+          `latents` and `cond` with arrays, each as a `Stored`, or as float32 `[n, ...]` if it is
+          stored that way. `places`, int64 `[n]`: places of the records, which differ from `indices`
+          where another record is read instead of one that cannot be.
         """
         arrays, texts = self._read(bucket, indices)
         places = np.array([int(key.rpartition("/")[2]) for key in texts["key"]], np.int64)
@@ -270,15 +270,15 @@ class Shards:
         return arrays, texts
 
     def _at(self, bucket: Bucket, place: int, rows: dict[str, np.ndarray]) -> dict[str, str]:
-        """Reads the record at a place into rows, its text too; any error where one is damaged.
+        """Reads the record at a place into rows, with its text; damage may raise any error.
 
         Args:
           bucket: the record's bucket.
-          place: its place there.
-          rows: what is stored of its arrays, by the names in the record.
+          place: the record's place in the bucket.
+          rows: arrays to fill with what is stored, by the names in the record.
 
         Returns:
-          its texts.
+          The record's `TEXTS`.
         """
         own = self._own_parts[bucket]
         found = self._record(bucket, place, {part: rows[part] for part in own & rows.keys()})
@@ -296,31 +296,31 @@ class Shards:
         return found
 
     def _record(self, bucket: Bucket, place: int, rows: dict[str, np.ndarray]) -> dict[str, str]:
-        """Reads a record into rows, directly where it can be, and gives its texts."""
+        """Reads a record into rows, directly if possible, and returns its `TEXTS`."""
         file, number, count = self._file(bucket, place)
         self._compare(file)
         found = self._direct.read(file, number, count, self._own_parts[bucket], rows)
         if found is not None:
             return found
-        # Older files, and what is damaged, which the library names.
+        # Older files, and damaged ones, for which the library says what is wrong.
         record = self._sources[bucket][place]
         for name, row in rows.items():
             row[...] = record[name]
         return {name: record[name].decode() for name in TEXTS}
 
     def _compare(self, file: str) -> None:
-        """Raises DamagedError where a file is another one than was finalized."""
+        """Raises DamagedError where a file is not the one that was finalized."""
         if file in self._compared:
             return
         path = Path(file)
-        # Sets of older versions have none.
+        # Sets of older versions have no fingerprints.
         wanted = self._fingerprints.get(path.name)
         if wanted is not None and wanted != fingerprint(path):
             raise DamagedError("the file is of another set")
         self._compared.add(file)
 
     def _text_at(self, bucket: Bucket, place: int, rows: dict[str, np.ndarray]) -> str:
-        """Reads the text of a record into rows, and gives its prompt."""
+        """Reads the text of a record into rows, and returns its prompt."""
         assert self.text is not None
         try:
             return self.text._at(bucket, place, rows)["prompt"]
@@ -329,21 +329,21 @@ class Shards:
             raise DamagedError(f"its text in {file}: {brief(error)}") from error
 
     def _readable(self, bucket: Bucket, index: int, rows: dict[str, np.ndarray]) -> dict[str, str]:
-        """Reads the record, or the next one that can be read where it may be skipped."""
+        """Reads the record, or, if it is damaged and may be skipped, the next that can be read."""
         for place in range(index, index + self.sizes[bucket]):
             place %= self.sizes[bucket]
             reason = self.skipped.get((bucket, place))
             if reason is None:
                 try:
                     return self._at(bucket, place, rows)
-                # Of files that are damaged or of another bucket: each library has its own errors.
+                # The file is damaged or of another bucket, and each library has its own errors.
                 except Exception as error:
                     reason = brief(error)[:200]
                 self._skip(bucket, place, reason)
         raise DamagedError(f"no record of bucket {bucket.name} in {self.directory} can be read")
 
     def _skip(self, bucket: Bucket, place: int, reason: str) -> None:
-        """Counts a record that cannot be read, or refuses it."""
+        """Counts a record that cannot be read; raises DamagedError above the limit."""
         file, *_ = self._file(bucket, place)
         with self._lock:
             self.skipped[bucket, place] = reason
@@ -357,25 +357,25 @@ class Shards:
                 f"data.on_corrupt='skip', which leaves out up to data.max_unreadable"
             )
         _LOG.warning(
-            "record %s/%d of %s cannot be read (%s): another one is read in its place, %d so far",
+            "record %s/%d of %s cannot be read (%s): another one is read instead, %d so far",
             bucket.name, place, file, reason, count,
         )  # fmt: skip
 
     def _file(self, bucket: Bucket, place: int) -> tuple[str, int, int]:
-        """The file of a record, its number there, and the number of records there."""
+        """The file of a record, the record's number in it, and the file's number of records."""
         paths, stops = self._files[bucket]
         file = int(np.searchsorted(stops, place, side="right"))
         start = int(stops[file - 1]) if file else 0
         return paths[file], place - start, int(stops[file]) - start
 
     def _nested(self, arrays: dict[str, Any]) -> dict[str, Any]:
-        """Latents, and all others under `cond`."""
+        """The arrays with all but the latents under `cond`."""
         cond = {name: array for name, array in arrays.items() if name != LATENTS}
         return {name: arrays[name] for name in (LATENTS,) if name in arrays} | {"cond": cond}
 
 
 def _read_fingerprints(path: Path) -> dict[str, Any]:
-    """The fingerprints of files, by their names; none in sets of older versions."""
+    """The fingerprints of files, by their names; empty for sets of older versions."""
     return read_json(path, AGAIN) if path.exists() else {}
 
 
@@ -390,7 +390,7 @@ def _read_arrays(path: Path) -> dict[str, ArraySpec]:
 
 
 def _read_null(path: Path, arrays: Mapping[str, ArraySpec]) -> dict[str, np.ndarray]:
-    """The arrays of the empty prompt, which are of the records' shapes."""
+    """The arrays of the empty prompt, which must have the records' shapes."""
     found = archives.read(path, AGAIN)
     for name, array in found.items():
         if name not in arrays or array.shape != arrays[name].shape or array.dtype.kind not in "fiu":

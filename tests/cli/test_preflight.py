@@ -183,7 +183,7 @@ def test_a_disk_that_is_too_small_is_told_with_what_the_stages_write(tmp_path, m
     usage = type(shutil.disk_usage(tmp_path))(total=10**9, used=0, free=10**6)
     monkeypatch.setattr(disk_space.shutil, "disk_usage", lambda place: usage)
     with pytest.raises(
-        UserError, match="has 0.001 GB free and the stages write .* GB at least .encode 0.00749 GB"
+        UserError, match="has 0.001 GB free and the stages write at least .* GB .encode 0.00749 GB"
     ):
         check_space(config, run, run, sizes, built)
 

@@ -195,7 +195,7 @@ def test_what_cannot_be_a_section_or_a_term_is_refused(monkeypatch):
         (SECTIONS, "my-blobs", Section(Blobs(), "data"), "'my-blobs' is the name of a section"),
         (SECTIONS, "blobs", Section(Blobs(), "date"), "the section own.blobs 'date' is none"),
         (OWN_TERMS, "steps", lambda config: None, "'steps' is the name of a term and of a field"),
-        (OWN_TERMS, "edge", lambda config: Reconstruction(1.0), "a term of the name 'reconstr"),
+        (OWN_TERMS, "edge", lambda config: Reconstruction(1.0), "a term named 'reconstr"),
     ):
         with monkeypatch.context() as installed:
             installed.setitem(table, name, entry)

@@ -73,5 +73,5 @@ def test_memory_that_runs_out_is_no_damage(tmp_path):
 def test_one_array_is_no_archive(tmp_path):
     with (tmp_path / "x.npz").open("wb") as file:
         np.save(file, np.arange(3))
-    with pytest.raises(DamagedError, match="it is one array and no archive"):
+    with pytest.raises(DamagedError, match="it is one array and not an archive"):
         archives.read(tmp_path / "x.npz", "mend it")

@@ -174,5 +174,6 @@ def test_an_other_picture_that_changed_after_the_look_is_refused(tmp_path, monke
     source = opened(path, tmp_path / "run")
     assert source.read(SQUARE, 0, 8)["other"].shape == (8, 16, 16, 3)
     changed.append(True)
-    with pytest.raises(ValueError, match=r"the other picture of \d is another than it was when"):
+    words = r"the other picture of \d is not the one that this job, or another process, saw when"
+    with pytest.raises(ValueError, match=words):
         source.read(SQUARE, 0, 8)

@@ -62,7 +62,7 @@ def test_each_image_of_coco_has_its_first_caption(tmp_path):
         ("parti", "prompt\ta\n", "columns prompt, a, and PartiPrompts has Prompt"),
         ("parti", HEAD + "a cat\tAnimals\n", "line 2 has 2 fields and not 4"),
         ("parti", HEAD, "holds no prompts of parti"),
-        ("parti", HEAD + "x" * 200_000 + "\n", "no table of PartiPrompts .field larger"),
+        ("parti", HEAD + "x" * 200_000 + "\n", "not PartiPrompts' table .field larger"),
         ("coco", "{", "holds no captions of COCO"),
         ("coco", '{"annotations": [{"id": 1, "image_id": Infinity}]}', "no captions of COCO"),
         ("coco", '{"annotations": [{"id": 1}]}', "no field 'image_id'"),
@@ -78,7 +78,7 @@ def test_other_files_are_refused(tmp_path, name, content, words):
 
 
 def test_a_set_knows_its_column_and_needs_its_file(tmp_path):
-    with pytest.raises(ValueError, match="leave one of both out"):
+    with pytest.raises(ValueError, match="leave one of the two out"):
         read_prompt_set(f"parti:{tmp_path}", "Prompt")
     with pytest.raises(FileNotFoundError, match="no file"):
         read_prompt_set(f"coco:{tmp_path / 'absent.json'}")

@@ -32,7 +32,7 @@ def test_an_instruction_says_what_is_asked_for_and_is_read_again(text, edit):
 
 @pytest.mark.parametrize("text", ["", "a red seven", "make the red seven", "remove a red seven"])
 def test_other_text_is_no_instruction(text):
-    with pytest.raises(UserError, match="is no instruction for a scene: write one such as"):
+    with pytest.raises(UserError, match="is not an instruction for a scene: write one such as"):
         scene_edits.parse(text)
 
 

@@ -43,7 +43,7 @@ def test_a_prompt_says_what_is_wanted_and_is_read_again(text, wanted):
     "text", ["", "seven", "a purple seven", "a red seven left of", "a a seven"]
 )
 def test_other_text_is_no_prompt(text):
-    with pytest.raises(UserError, match="is no prompt of a scene: write one such as"):
+    with pytest.raises(UserError, match="is not a prompt of a scene: write one such as"):
         scenes.parse(text)
 
 

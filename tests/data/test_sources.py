@@ -63,7 +63,7 @@ def test_a_source_that_there_is_not_is_named_with_those_there_are(tmp_path):
     with config.unlocked():
         config.data.source = "audio"
     with pytest.raises(
-        UserError, match="'audio' is none of digits, images, prompts, scene_edits, scenes"
+        UserError, match="'audio' is not one of digits, images, prompts, scene_edits, scenes"
     ):
         open_source(config, BUCKETS, tmp_path)
 

@@ -168,5 +168,5 @@ def test_prompts_that_do_not_fit_the_pictures_are_refused(reader):
     images = np.zeros((2, 24, 24, 3))
     with pytest.raises(UserError, match="2 pictures and 1 prompts"):
         reader.agreement(images, ["a seven"])
-    with pytest.raises(UserError, match="'a cat' is no prompt of a scene"):
+    with pytest.raises(UserError, match="'a cat' is not a prompt of a scene"):
         reader.agreement(images, ["a seven", "a cat"])

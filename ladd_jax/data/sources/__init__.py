@@ -1,10 +1,13 @@
-"""Sources of data: what `encode` writes as shards, and the table of those there are.
+"""Sources of data: what `encode` writes as shards, and the table of all sources.
 
 A source is a module with `open_source(config, buckets, workdir) -> Source`, and a line in
-`SOURCES`, which says what it asks of a config. One that is opened at once and writes nothing has
-`look(config, buckets) -> Source` too, by which its data are looked at before a run writes anything.
-One that knows the number of its records without a look at each has `count(config) -> int`, and one
-that knows only how many it would have if all could be read `most(config) -> int`.
+`SOURCES`, which says what it needs from a config. Three more functions are optional:
+
+- `look(config, buckets) -> Source`, for a source that opens fast and writes nothing: its data are
+  then looked at before a run writes anything.
+- `count(config) -> int`, for a source that knows its number of records without a look at each.
+- `most(config) -> int`, for a source that knows how many records it would have if all could be
+  read.
 """
 
 import dataclasses
@@ -25,14 +28,14 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class Kind:
-    """A source of the table, and what it asks of a config.
+    """A source of the table, and what it needs from a config.
 
     Attributes:
-      module: its module.
+      module: name of the source's module.
       path: whether its data are those that `data.path` names.
       drawn: whether it draws `data.examples` records of each bucket, whose pictures are latents.
-      channels: of its latents, where they are always as many; 0: any.
-      encoded: whether its latents are those of pictures, by the autoencoder where one is named.
+      channels: number of channels of its latents, if it is fixed; 0: any.
+      encoded: whether its latents are made from pictures, by the autoencoder if one is named.
       prompts_alone: whether a record is a prompt, without latents.
       chooses_buckets: whether it chooses buckets for its records, of `data.resolution` squared
         pixels, where the config names none; see `buckets_for`.
@@ -54,7 +57,7 @@ SOURCES = {
     "scene_edits": Kind("ladd_jax.data.sources.scene_edits", drawn=True, channels=3),
     "scenes": Kind("ladd_jax.data.sources.scenes", drawn=True, channels=3),
 }
-"""By the name that `data.source` has."""
+"""The sources, by the value of `data.source`."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,19 +68,19 @@ class Source:
       prompts: prompts of each bucket that has records.
       arrays: arrays of a record besides its text: `latents`, if there are any, and parts of its
         cond.
-      read: `read(bucket, start, stop)`: those arrays `[stop - start, ...]` of these records, by
-        name.
-      marks: what went into each record of a bucket besides its prompt, such as the bytes of a
-        picture, as a short text; none where the config and the prompt say it all.
-      where: `where(bucket, index)`: place of a record in the data, and a name that says where it
-        is; None where the data are not the user's.
-      held_out: records for judges, with the same arrays, none of which is in this source; None
-        where there are none. No training reads them.
-      null: what stands for none of an array of `arrays` under guidance, and in training where the
-        text is dropped, float32 of its shape, by name; one that is not named is kept there.
+      read: `read(bucket, start, stop)` returns these arrays `[stop - start, ...]` of the records
+        `start` to `stop`, by name.
+      marks: a short text for each record of a bucket that stands for what went into it besides its
+        prompt, such as the bytes of a picture; empty if the config and the prompt say it all.
+      where: `where(bucket, index)` returns the place of a record in the data, and a name that says
+        where it is; None if the data are not the user's.
+      held_out: records for judges, which no training reads, with the same arrays. None of them is
+        in this source. None: there are none.
+      null: arrays, by name, that replace those of `arrays` under guidance, and in training where
+        the text is dropped; float32 of the same shape. An array that is not named is kept there.
 
     Raises:
-      UserError: an array of `null` is none of `arrays`, or has another shape.
+      UserError: an array of `null` is not one of `arrays`, or has another shape.
     """
 
     prompts: Mapping[Bucket, Sequence[str]]
@@ -102,7 +105,7 @@ class Source:
                 )
 
     def texts(self, bucket: Bucket) -> Iterator[str]:
-        """What went into each record of a bucket, in order."""
+        """A text for each record of a bucket, in order, that stands for what went into it."""
         marks = self.marks.get(bucket)
         if marks is None:
             return iter(self.prompts[bucket])
@@ -114,7 +117,7 @@ def open_source(config: Any, buckets: Sequence[Bucket], workdir: Path) -> Source
 
     Args:
       config: the run's config.
-      buckets: shapes that the latents come in; none where the source is to choose them.
+      buckets: shapes of the latents; empty if the source is to choose them.
       workdir: the run's folder, for lists of what could not be read.
 
     Raises:
@@ -125,7 +128,7 @@ def open_source(config: Any, buckets: Sequence[Bucket], workdir: Path) -> Source
 
 
 def look(config: Any, buckets: Sequence[Bucket]) -> Source | None:
-    """As `open_source`, for a source that is opened at once; None for others.
+    """As `open_source`, for a source that has `look`; None for others.
 
     Raises:
       NotFoundError: the data are not there.
@@ -135,7 +138,7 @@ def look(config: Any, buckets: Sequence[Bucket]) -> Source | None:
 
 
 def count(config: Any) -> int:
-    """How many records the data of a config have, for training; 0 where that takes a look at each.
+    """How many records for training a config's data have; 0 if only a look at each would tell.
 
     Raises:
       NotFoundError: the data are not there.
@@ -146,8 +149,8 @@ def count(config: Any) -> int:
 
 
 def most(config: Any) -> int:
-    """How many records the data of a config have at most, for training; 0 where that takes a look
-    at each, or a download.
+    """How many records for training a config's data have at most; 0 if only a look at each, or a
+    download, would tell.
 
     Raises:
       NotFoundError: the data are not there.
@@ -158,12 +161,12 @@ def most(config: Any) -> int:
 
 
 def is_looked_at(config: Any) -> bool:
-    """Whether `look` opens a config's source."""
+    """Whether a config's source has `look`."""
     return hasattr(_module(config), "look")
 
 
 def _module(config: Any) -> Any:
     name = config.data.source
     if name not in SOURCES:
-        raise UserError(f"data.source {name!r} is none of {', '.join(SOURCES)}: use one of them")
+        raise UserError(f"data.source {name!r} is not one of {', '.join(SOURCES)}: use one of them")
     return importlib.import_module(SOURCES[name].module)

@@ -15,12 +15,12 @@ from ladd_jax.data.sources.inpainting import with_holes
 def open_source(config: Any, buckets: Sequence[Bucket], workdir: Path) -> Source:
     """`data.examples` pictures of each bucket, of the training split; see `data.sources`.
 
-    `data.held_out_examples` of each, of the test split, are held out; of single scans no more than
-    there are.
+    `data.held_out_examples` of each, from the test split, are held out; for single scans no more
+    than the split has.
     """
     del workdir
     data, (train, test) = config.data, digits.load(config.seed)
-    # Which scans are of the test split follows from the seed, and how they are paired does not.
+    # The run's seed decides which scans are in the test split, but not how they are paired.
     held_out = _pictures(test, buckets, data.held_out_examples, seed=0, repeats=False)
     source = _pictures(train, buckets, data.examples, config.seed)
     return with_holes(config, source, held_out)
@@ -41,7 +41,7 @@ def _pictures(
 ) -> Source:
     images, prompts = {}, {}
     for bucket in buckets:
-        # A judge would take pictures that are there twice for a narrower distribution.
+        # Pictures that occur twice would look like a narrower distribution to a judge.
         capped = bucket == digits.SINGLE and not repeats
         number = min(count, len(scans.images)) if capped else count
         images[bucket], _, prompts[bucket] = digits.compose(scans, bucket, number, seed)

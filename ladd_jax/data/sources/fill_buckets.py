@@ -1,4 +1,4 @@
-"""What a source does with buckets that hold less than a batch."""
+"""What a source does with buckets that hold fewer records than a batch."""
 
 from collections.abc import Mapping
 from logging import getLogger
@@ -23,15 +23,15 @@ def fill_buckets(
 ) -> dict[Bucket, Bucket | None]:
     """Where the records of each bucket go, as `data.small_buckets` says; logs how many there are.
 
-    A training reads batches of one bucket, so a bucket that cannot fill one would stop it after
-    hours.
+    Each batch of a training comes from one bucket, so a bucket that cannot fill one would stop the
+    training after hours.
 
     Args:
       config: the run's config.
-      sizes: records of each bucket, for training.
-      held_out: records of each bucket, for judges.
-      least_held_out: records that judges need of each bucket; some of those for training may become
-        theirs.
+      sizes: number of records for training in each bucket.
+      held_out: number of records for judges in each bucket.
+      least_held_out: number of records that judges need from each bucket; training may give some
+        of its records up for that.
       tell: whether to log.
 
     Raises:
@@ -71,7 +71,7 @@ def fill_buckets(
 
 
 def smallest_bucket(config: Any) -> tuple[int, str]:
-    """The largest batch that is filled with records of the source, and the field that says so."""
+    """The largest batch that is filled with records of the source, and the field that sets it."""
     batches = {1: "one record"}
     for name in readers(config):
         batches[getattr(config, name).batch_size] = f"{name}.batch_size"
@@ -82,7 +82,7 @@ def smallest_bucket(config: Any) -> tuple[int, str]:
 def readers(config: Any) -> list[str]:
     """The trainings that read the source's records, in whatever command they run.
 
-    Those of the student read as many samples as `synthesize.samples` says, where it says a number.
+    Trainings of the student do not if `synthesize.samples` sets their number of samples.
     """
     found = ["pretrain"] * pretrains(config)
     found += ["prefer"] * bool(config.prefer.steps)

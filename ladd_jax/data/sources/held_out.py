@@ -1,38 +1,39 @@
-"""Which pictures are for judges, and never for training."""
+"""Decides which pictures are for judges, and never for training."""
 
 import hashlib
 from collections import Counter
 from collections.abc import Iterable
 
 LEAST = 16
-"""Pictures that judges need of each bucket that is trained."""
+"""Number of pictures that judges need from each bucket that is trained."""
 
 
 def draw(picture: bytes) -> float:
-    """A number from 0 to below 1 that follows from a picture's bytes alone.
+    """A number in [0, 1) that follows from a picture's bytes alone.
 
-    Those below a share are held out. So more data move no picture from one side to the other, a
-    larger share adds to a smaller one, and a picture that several records have is on one side.
+    Pictures with a number below the share are held out. So further data move no picture from one
+    side to the other, a larger share only adds pictures, and a picture that several records have
+    is on one side.
     """
     return (int.from_bytes(hashlib.sha256(picture).digest()[:8]) >> 11) / 2**53
 
 
 def lowest_draws(draws: Iterable[float], missing: int, spare: int) -> set[float]:
-    """Draws of further pictures to be held out: the lowest ones, as of a larger share.
+    """Draws of further pictures to hold out: the lowest ones, as a larger share would choose them.
 
     Args:
-      draws: of the records for training, one for each record.
+      draws: a draw for each record for training.
       missing: number of records that are still to be held out.
       spare: number of records that training can do without.
 
     Returns:
-      Draws of records, `spare` at most, and fewer than `missing` where there are no more.
+      Draws of at most `spare` records, which are fewer than `missing` if there are no more.
     """
     found: set[float] = set()
     for drawn, count in sorted(Counter(draws).items()):
         if missing <= 0:
             break
-        # All records of one picture go together.
+        # All records of one picture must be on the same side.
         if count <= spare:
             found.add(drawn)
             missing, spare = missing - count, spare - count

@@ -1,9 +1,10 @@
 """Pictures with prompts, each as latents of the bucket that is nearest to its shape.
 
-Latents are those of the autoencoder of `data.autoencoder` or of `weights`, and without either the
-pixels themselves, grey or in colours as `model.channels` says. Of a pair the record's own picture
-decides the bucket and the side, training or judges; the other one is fitted into the same bucket.
-Of an edit the picture that was edited decides the side, so that all edits of one are on one.
+The autoencoder of `data.autoencoder` or `weights` makes the latents. Without either they are the
+pixels themselves, grey or in colours as `model.channels` says. In a pair the record's own picture
+decides the bucket and the side, training or judges, and the other picture is fitted into the same
+bucket. In an edit the picture that was edited decides the side, so that all edits of a picture are
+on the same side.
 """
 
 import dataclasses
@@ -53,34 +54,34 @@ _LOG = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class _Seen:
-    """A picture that can be read: its place in the source, and what is known of it."""
+    """A picture that can be read: its place in the source, and what is known about it."""
 
     place: int
     key: str
     height: int
     width: int
     prompt: str
-    # Of the picture, so that all its records have the same.
+    # `held_out.draw` of the picture, so that all its records have the same.
     draw: float
     held_out: bool
-    stated: bool  # that the source itself says what is held out
-    # By which it is held out: its own draw, or that of the picture that it is an edit of.
+    stated: bool  # whether the source itself says what is held out
+    # The draw that decides the side: its own, or that of the picture that it is an edit of.
     side: float
-    # Of a pair: the draw of the picture that it was compared with, and which was preferred; of an
-    # edit that of the picture that was edited.
+    # For a pair, the draw of the picture that it was compared with, and which was preferred; for an
+    # edit, the draw of the picture that was edited.
     other: float | None = None
     preference: float = 0.0
 
     @property
     def mark(self) -> str:
-        """What went into the record besides its prompt: a draw follows from a picture's bytes."""
+        """A text for what went into the record besides its prompt; draws stand for pictures."""
         own = repr(self.draw)
         return own if self.other is None else f"{own} {self.other!r} {self.preference:g}"
 
 
 @dataclasses.dataclass(frozen=True)
 class _Encoder:
-    """Pixels to latents: `encode` takes `[n, H, W, C]` of images in [-1, 1]."""
+    """Turns pixels into latents: `encode` takes images `[n, H, W, C]` in [-1, 1]."""
 
     reduction: int
     image_channels: int
@@ -89,9 +90,9 @@ class _Encoder:
 
 
 def most(config: Any) -> int:
-    """Of local pictures their number; see `data.sources`."""
+    """The number of local pictures; see `data.sources`."""
     data = config.data
-    # What is on the hub is fetched by the stage, once for a host.
+    # The stage itself fetches data from the hub, once for each host.
     if not data.path or data.stream or not _is_here(data.path):
         return 0
     found = _records(data, None)
@@ -99,7 +100,7 @@ def most(config: Any) -> int:
 
 
 def _is_here(path: str) -> bool:
-    """Whether a path is of this machine; one that does not exist may be a name on the hub."""
+    """Whether a path is on this machine, and not a dataset's name on the hub."""
     try:
         return bool(matches(path))
     except UserError:
@@ -107,7 +108,7 @@ def _is_here(path: str) -> bool:
 
 
 def _records(data: Any, stream: Path | None) -> Records:
-    """The records that the section `data` of a config names; `stream` as of `open_images`."""
+    """The records that the section `data` of a config names; for `stream` see `open_images`."""
     return open_images(
         data.path,
         data.column,
@@ -126,17 +127,18 @@ def _records(data: Any, stream: Path | None) -> Records:
 def open_source(config: Any, buckets: Sequence[Bucket], workdir: Path) -> Source:
     """The pictures of `data.path`; see `data.sources`.
 
-    Without buckets a few are chosen for the pictures' aspects, of `data.resolution` squared pixels.
-    Records say themselves whether they are held out, or else a share of `data.held_out` is, by
-    the bytes of their pictures, and at least `LEAST` of each bucket. The order is one of chance,
-    so that any first records show what there is, however the data are sorted.
+    If there are no buckets, a few of `data.resolution` squared pixels are chosen for the pictures'
+    aspects. Records may say themselves whether they are held out. Otherwise a share
+    `data.held_out` is, by the bytes of their pictures, and at least `LEAST` of each bucket. Records
+    are shuffled, so that the first ones are a fair sample, however the data are sorted.
 
     Raises:
-      NotFoundError: there are none.
+      NotFoundError: there are no pictures.
       UserError: more of them cannot be read than `Unreadable` allows, a chosen bucket is larger
         than the network allows, no bucket fills a batch and has enough for judges, or the
-        autoencoder's latents do not have `model.channels`. That one which looks whole cannot be
-        decoded is an `UndecodableError` when it is read, and found here where `DECODE_ALL` is.
+        autoencoder's latents do not have `model.channels`. A picture that looks whole but cannot be
+        decoded raises an `UndecodableError` when it is read; if the file `DECODE_ALL` exists, it
+        counts as unreadable here.
     """
     data, encoder = config.data, _encoder(config)
     if not buckets:
@@ -151,7 +153,7 @@ def open_source(config: Any, buckets: Sequence[Bucket], workdir: Path) -> Source
     shapes = [nearest(buckets, record.height, record.width) for record in seen]
     counts = Counter((shape, r.held_out) for shape, r in zip(shapes, seen, strict=True))
     sizes, apart = ({b: counts[b, held_out] for b in buckets} for held_out in (False, True))
-    # Where the source says of all records what they are for, it knows how many judges need.
+    # A source that decides for all records decides how many judges get, too.
     least = LEAST if data.held_out and not all(record.stated for record in seen) else 0
     homes = fill_buckets(config, sizes, apart, least)
     parts: dict[bool, dict[Bucket, list[_Seen]]] = {False: {}, True: {}}
@@ -174,7 +176,7 @@ def open_source(config: Any, buckets: Sequence[Bucket], workdir: Path) -> Source
 def _hold_out_enough(
     bucket: Bucket, parts: dict[bool, dict[Bucket, list[_Seen]]], batch: int, least: int
 ) -> None:
-    """Moves records of a bucket from training to judges until these have the least number."""
+    """Moves records of a bucket from training to judges until judges have at least `least`."""
     training, held_out = parts[False][bucket], parts[True].setdefault(bucket, [])
     missing = least - len(held_out)
     draws = [record.side for record in training if not record.stated]
@@ -194,7 +196,7 @@ def _hold_out_enough(
 
 
 def _by_chance(records: Iterable[_Seen]) -> list[_Seen]:
-    """Records in an order that follows from their keys and has nothing to do with their names."""
+    """Shuffles records, in an order that follows from hashes of their keys."""
 
     def place(record: _Seen) -> bytes:
         return hashlib.sha256(record.key.encode("utf-8", "surrogatepass")).digest()
@@ -203,9 +205,9 @@ def _by_chance(records: Iterable[_Seen]) -> list[_Seen]:
 
 
 def _look(images: Records, data: Any, workdir: Path, decode: bool) -> list[_Seen]:
-    """Looks at all pictures, since their number decides the names of shards; by chance.
+    """Looks at all pictures, since their number decides the names of shards, and shuffles them.
 
-    Each process looks at a share of them and tells the others of it.
+    Each process looks at a share of them and tells the others what it has found.
     """
     count = min(len(images), data.limit or len(images))
     listed = workdir / "unreadable.jsonl"
@@ -250,7 +252,7 @@ def _look(images: Records, data: Any, workdir: Path, decode: bool) -> list[_Seen
     refused = Unreadable(count, listed, *data.max_unreadable)
     for i, found in zip(own, bar, strict=True):
         if not isinstance(found, _Seen):
-            # Where there are too many already, the others need not be looked at.
+            # Raises an error as soon as there are too many, so that the rest is not looked at.
             refused.add(images.keys[i], found)
         found_here.append(dataclasses.astuple(found) if isinstance(found, _Seen) else str(found))
     keys = hashlib.sha256("\0".join(images.keys[:count]).encode("utf-8", "surrogatepass"))
@@ -268,7 +270,7 @@ def _look(images: Records, data: Any, workdir: Path, decode: bool) -> list[_Seen
             unreadable.add(images.keys[i], found)
         else:
             seen.append(_Seen(*found))
-    # What only this process reads otherwise would shift what the others write.
+    # If a process read other records, its shards would not fit those of the others.
     check_same("list of readable images", [dataclasses.astuple(record) for record in seen])
     if not hidden:
         unreadable.write()
@@ -280,7 +282,7 @@ def _look(images: Records, data: Any, workdir: Path, decode: bool) -> list[_Seen
 
 
 def _have_one_aspect(sides: tuple[int, int], others: tuple[int, int]) -> bool:
-    """Whether two pictures have the same aspect, but for sides that are rounded to whole pixels."""
+    """Whether two pictures have the same aspect, up to the rounding of sides to whole pixels."""
     (a, b), (c, d) = sides, others
     return abs(a * d - b * c) <= max(a, b, c, d)
 
@@ -308,11 +310,11 @@ def _source(
 
         def pixels(item: tuple[str, bytes, float | None]) -> np.ndarray:
             name, data, drawn = item
-            # Where processes see other files, each would write pictures of its own.
+            # Otherwise processes that see different files would write different pictures.
             if draw(data) != drawn:
                 raise UserError(
-                    f"{name} is another than it was when this job looked at all of them, or "
-                    f"than other processes see: let all see the same files, which stay"
+                    f"{name} is not the one that this job, or another process, saw when it looked "
+                    f"at all of them: let all processes see the same files, and do not change them"
                 )
             try:
                 with memory_for(name):
@@ -331,7 +333,7 @@ def _source(
             masks = record_masks(config, keys, height, width, encoder.reduction)
             held = encoder.encode(masked(own, masks))
             arrays[CHANNELS] = inpainting_channels(masks, held, encoder.reduction)
-        # The rows are read again, so that pixels of one side alone are in memory.
+        # Rows are read a second time, so that only one side's pixels are in memory at a time.
         others = ((f"the other picture of {r.key}", images[r.place].other, r.other)
                   for r in records)  # fmt: skip
         if joined == "edit":

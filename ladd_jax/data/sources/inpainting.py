@@ -1,4 +1,4 @@
-"""Pictures of a source with a hole in each, as networks that fill holes are given them.
+"""Pictures of a source with a hole in each, in the form that networks which fill holes read.
 
 h w latent grid, C channels of a latent, H W picture, r pixels on a side of a latent pixel.
 """
@@ -19,16 +19,16 @@ from ladd_jax.models.base import CHANNELS
 
 
 def masked(pixels: np.ndarray, masks: np.ndarray) -> np.ndarray:
-    """Pictures `[n, H, W, C]` in [-1, 1] whose holes, bool `[n, H, W]`, are of a middle grey."""
+    """Pictures `[n, H, W, C]` in [-1, 1] with their holes, bool `[n, H, W]`, in middle grey."""
     return np.where(masks[..., None], np.float32(0), pixels)
 
 
 def inpainting_channels(masks: np.ndarray, latents: np.ndarray, reduction: int) -> np.ndarray:
-    """What is joined to x_t, in the order of diffusers: the mask, then the masked picture.
+    """The channels that are joined to x_t, in diffusers' order: the mask, then the masked picture.
 
     Args:
       masks: bool `[n, H, W]`, true where pictures are to be filled.
-      latents: of the masked pictures, `[n, h, w, C]`.
+      latents: latents of the masked pictures, `[n, h, w, C]`.
       reduction: r.
 
     Returns:
@@ -41,19 +41,19 @@ def inpainting_channels(masks: np.ndarray, latents: np.ndarray, reduction: int) 
 def record_masks(
     config: Any, keys: Sequence[str], height: int, width: int, reduction: int
 ) -> np.ndarray:
-    """The masks of records, bool `[n, H, W]`, each by its key."""
+    """The masks of records, bool `[n, H, W]`, each drawn from the record's key."""
     shares = config.data.mask_shares
     return np.stack([draw_mask(config.seed, key, height, width, reduction, shares) for key in keys])
 
 
 def with_holes(config: Any, source: Source, held_out: Source) -> Source:
-    """Two sources whose latents are pictures as one, with what is joined to x_t where a run fills
-    holes.
+    """One source from two whose latents are pictures; with holes and joined channels if the run
+    fills holes.
 
     Args:
       config: the run's config.
       source: records for training.
-      held_out: those for judges.
+      held_out: records for judges.
     """
     if config.data.joined == "inpaint":
         source, held_out = _holed(config, source, "training"), _holed(config, held_out, "held out")
@@ -66,7 +66,7 @@ def _holed(config: Any, source: Source, part: str) -> Source:
     Args:
       config: the run's config.
       source: the source.
-      part: tells its records from those of the same number that are held out.
+      part: a name that tells its records from records of the same number in the other part.
     """
     joined = JOINED[config.data.joined].channels(int(source.arrays[LATENTS].shape[-1]))
     read: Callable[[Bucket, int, int], dict[str, np.ndarray]] = source.read

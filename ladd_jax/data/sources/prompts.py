@@ -18,13 +18,13 @@ def open_source(config: Any, buckets: Sequence[Bucket], workdir: Path) -> Source
     """The prompts of `data.path`, in shares of `data.bucket_weights`; see `data.sources`."""
     del workdir
     prompts = _read(config.data)
-    # The stage that opens them is the last to read them.
+    # Nothing reads the prompts after the stage that opens them.
     _last.clear()
     return _split(config, buckets, prompts, tell=True)
 
 
 def look(config: Any, buckets: Sequence[Bucket]) -> Source:
-    """As `open_source`, without a word; see `data.sources`."""
+    """As `open_source`, without logging; see `data.sources`."""
     return _split(config, buckets, _read(config.data), tell=False)
 
 
@@ -34,14 +34,14 @@ def count(config: Any) -> int:
 
 
 _last: dict[Any, PackedTexts] = {}
-"""Prompts that were looked at and not opened yet, by their files as they were then."""
+"""Prompts that were looked at and not opened yet, by the state of their files at that time."""
 
 
 def _read(data: Any) -> PackedTexts:
-    """The prompts of files, which are read once by those that look at them and open them."""
+    """The prompts of files; what was read for a look is kept for those who open them."""
     states = []
     for file in prompt_files(data.path):
-        # What is wrong with a file is told by who reads it.
+        # If something is wrong with a file, reading it will say so.
         with contextlib.suppress(OSError):
             state = file.stat()
             states.append((str(file), state.st_size, state.st_mtime_ns))
@@ -55,15 +55,15 @@ def _read(data: Any) -> PackedTexts:
 def _split(config: Any, buckets: Sequence[Bucket], prompts: PackedTexts, *, tell: bool) -> Source:
     data = config.data
     weights = np.asarray(data.bucket_weights or [1.0] * len(buckets))
-    # The bucket of a prompt depends on its place alone: more prompts can be added at the end.
+    # A prompt's bucket depends on its place alone, so that prompts can be added at the end.
     draws = np.random.default_rng(config.seed).random(len(prompts))
     places = np.searchsorted(np.cumsum(weights / weights.sum()), draws, side="right")
-    # There are few buckets and many prompts.
+    # int16 saves memory: there are few buckets and many prompts.
     places = np.minimum(places, len(buckets) - 1).astype(np.int16)
     sizes = {bucket: int((places == place).sum()) for place, bucket in enumerate(buckets)}
     homes = fill_buckets(config, sizes, tell=tell)
     numbers = {bucket: number for number, bucket in enumerate(buckets)}
-    # By the number of a bucket, that of where its records go.
+    # For each bucket's number, the number of the bucket that its records go to.
     to = np.array([numbers[home] if (home := homes[b]) is not None else -1 for b in buckets])
     split = {bucket: np.flatnonzero(to[places] == numbers[bucket]) for bucket in buckets}
     unit = "line" if Path(data.path).suffix.lower() == ".txt" else "prompt"

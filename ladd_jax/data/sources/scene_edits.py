@@ -1,4 +1,4 @@
-"""Edits of scenes: latents are the edited pictures themselves, `channels` their sources."""
+"""Edits of scenes: latents are the edited pictures themselves, and `channels` their sources."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -14,9 +14,9 @@ from ladd_jax.models.base import CHANNELS
 
 
 def open_source(config: Any, buckets: Sequence[Bucket], workdir: Path) -> Source:
-    """`data.examples` edits of each bucket, of the training scans; see `data.sources`.
+    """`data.examples` edits of each bucket, from the training scans; see `data.sources`.
 
-    `data.held_out_examples` of each, of the test scans, are held out.
+    `data.held_out_examples` of each, from the test scans, are held out.
     """
     del workdir
     source, held_out = scenes.both_sides(config, buckets, _edits)

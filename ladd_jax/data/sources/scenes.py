@@ -11,15 +11,15 @@ from ladd_jax.data.shard_sets import LATENTS
 from ladd_jax.data.sources import Source
 from ladd_jax.data.sources.inpainting import with_holes
 
-# Far from the seeds of runs: no training has the prompts and places of judges in their order. The
-# scans themselves are split by the run's own seed.
+# Far from the seeds of runs, so that no training draws the same sequence of prompts and places as
+# judges. The scans themselves are split by the run's own seed.
 _HELD_OUT_SEED = 1_000_000
 
 
 def open_source(config: Any, buckets: Sequence[Bucket], workdir: Path) -> Source:
-    """`data.examples` pictures of each bucket, of the training scans; see `data.sources`.
+    """`data.examples` pictures of each bucket, from the training scans; see `data.sources`.
 
-    `data.held_out_examples` of each, of the test scans, are held out.
+    `data.held_out_examples` of each, from the test scans, are held out.
     """
     del workdir
     return with_holes(config, *both_sides(config, buckets, _pictures))
@@ -40,7 +40,7 @@ def both_sides(
     Args:
       config: the run's config.
       buckets: shapes of the latents.
-      make: `make(scans, buckets, count, seed)`: so many records of each bucket.
+      make: `make(scans, buckets, count, seed)` makes `count` records of each bucket.
     """
     data, (train, test) = config.data, digits.load(config.seed)
     held_out = make(test, buckets, data.held_out_examples, _HELD_OUT_SEED)

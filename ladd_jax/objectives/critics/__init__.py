@@ -1,1 +1,1 @@
-"""Critics: what tells real from fake."""
+"""Critics, which tell real from fake."""

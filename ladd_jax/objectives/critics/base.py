@@ -1,7 +1,7 @@
-"""What LADD asks of a critic.
+"""The interface that LADD needs of a critic.
 
-A critic looks at clean latents that it re-noises itself, or decodes, or takes as they are. Its K
-heads are trained; whatever they stand on is frozen and comes in `frozen`.
+A critic is given clean latents, which it re-noises, decodes, or takes as they are. Its K heads are
+trained. The networks under them are frozen, and their parameters come in `frozen`.
 
 B batch, H W latent grid, C channels, K heads.
 """
@@ -19,8 +19,8 @@ class Noise(NamedTuple):
     """What latents are re-noised with.
 
     Attributes:
-      eps: `[B, H, W, C]`.
-      t_hat: float32 `[B]`.
+      eps: the noise, `[B, H, W, C]`.
+      t_hat: the noise level, float32 `[B]`.
     """
 
     eps: jax.Array
@@ -28,10 +28,10 @@ class Noise(NamedTuple):
 
 
 class Opened(Protocol):
-    """Latents as the critic sees them, with the way back to them; belongs to one trace.
+    """Latents as the critic sees them, with the backward pass to them; valid within one trace.
 
     Attributes:
-      features: what the heads read, a leading axis K first, for terms that compare features.
+      features: what the heads read, with K as its first axis, for terms that compare features.
     """
 
     @property
@@ -50,14 +50,14 @@ class Opened(Protocol):
         ...
 
     def beside(self, real: "Opened") -> "Opened":
-        """These samples and real ones, as `adversarial.in_pairs` has them.
+        """These samples and real ones, in the order of `adversarial.in_pairs`.
 
-        What goes back to latents goes back to these alone.
+        Gradients go back to the latents of these samples only.
         """
         ...
 
     def pull(self, features_bar: jax.Array) -> jax.Array:
-        """The gradient at the latents of a gradient at `features`."""
+        """The gradient at the latents for a gradient at `features`."""
         ...
 
     def predicted_x0(self) -> jax.Array:
@@ -78,24 +78,23 @@ class Critic(Protocol):
 
     @property
     def networks(self) -> dict[str, Model]:
-        """The frozen networks that the heads stand on, by the name of their tree in `frozen`."""
+        """The frozen networks under the heads, by the name of their parameters in `frozen`."""
         ...
 
     def units(self, passes: float, predictions: float) -> dict[str, float]:
-        """Forward passes of its networks that a step's model FLOPs amount to, by their names.
+        """A step's model FLOPs in forward passes of each network, by the network's name.
 
-        The name `teacher` is for the network of that name, whose FLOPs its family knows; `flops`
-        has the others.
+        FLOPs of a pass come from the family for the name `teacher`, and from `flops` for others.
 
         Args:
-          passes: of all that the heads stand on: forward and backward on fakes, forward on real
-            samples, and what terms and settings ask for besides.
-          predictions: of x_0, which terms of the student's loss ask for.
+          passes: number of passes through everything under the heads: forward and backward on
+            fakes, forward on real samples, and what terms and settings need besides.
+          predictions: number of predictions of x_0 that terms of the student's loss need.
         """
         ...
 
     def flops(self, height: int, width: int) -> dict[str, int]:
-        """Multiplications and additions of a forward pass over one sample, by the network's name.
+        """Multiplications and additions of a forward pass on one sample, by the network's name.
 
         Args:
           height: rows of the latents.
@@ -112,22 +111,24 @@ class Critic(Protocol):
         cond: Cond,
         loss: HeadLoss,
     ) -> tuple[Params, Statistics]:
-        """Gradient of the heads and statistics `[K, ...]` on latents; forward alone, keeps nothing.
+        """Gradient of the heads and statistics `[K, ...]` on latents.
+
+        The frozen networks only run forward, and no features are kept.
 
         Args:
           heads: the trainable parameters.
-          frozen: trees that training never changes, by name.
+          frozen: parameters that training never changes, by name.
           x_0: latents `[B, H, W, C]`, constants here.
-          noise: what they are re-noised with.
-          cond: what belongs to them.
-          loss: of each head; the mean over heads is differentiated.
+          noise: what the latents are re-noised with.
+          cond: cond of the samples.
+          loss: loss of each head; the mean over heads is differentiated.
         """
         ...
 
     def open(self, frozen: dict[str, Any], x_0: jax.Array, noise: Noise, cond: Cond) -> Opened:
-        """The latents' features, kept once, and the way back to the latents."""
+        """The latents' features, kept for all uses, and the backward pass to the latents."""
         ...
 
     def refreshed(self, heads: Params, share: float, key: jax.Array) -> Params:
-        """The heads, of which each is made anew with a probability; `key` is a raw PRNG key."""
+        """The heads, each initialised again with probability `share`; `key` is a raw PRNG key."""
         ...

@@ -1,4 +1,4 @@
-"""The paper's critic: heads on the blocks of the frozen teacher, which sees re-noised latents.
+"""The paper's critic: heads on blocks of the frozen teacher, which sees re-noised latents.
 
 B batch, H W latent grid, C channels, h w token grid, N = hw, D width, L blocks, K heads.
 """
@@ -29,13 +29,13 @@ class FeatureCritic:
     """Independent heads on the image tokens after the teacher's blocks.
 
     Attributes:
-      teacher: the network under the heads; its parameters are `frozen["teacher"]`. Cut after the
-        last hooked block it has no velocity.
+      teacher: the network under the heads, whose parameters are `frozen["teacher"]`. If it is cut
+        after the last hooked block, it predicts no velocity.
       head: one head, `head(params, tokens, grid, t_hat, condition) -> logits [B, h, w]`.
-      heads: their stack, one for each hooked block, under the name `heads`.
-      hooked_blocks: blocks with a head; empty is all of them, as in the paper.
-      guidance_ranges: the least and the largest of each scale that samples were guided by, where
-        heads are told it, see `tokens.told`.
+      heads: stack of heads, one for each hooked block, under the name `heads`.
+      hooked_blocks: blocks with a head; empty: all blocks, as in the paper.
+      guidance_ranges: the smallest and the largest value of each guidance scale of the samples, if
+        heads are given the scales; see `tokens.told`.
     """
 
     teacher: Backbone
@@ -59,11 +59,11 @@ class FeatureCritic:
         return {"teacher": self.teacher}
 
     def units(self, passes: float, predictions: float) -> dict[str, float]:
-        """See `Critic.units`: a pass that the heads read predicts x_0, too."""
+        """See `Critic.units`: the passes that the heads read predict x_0 as well."""
         return {"teacher": passes}
 
     def flops(self, height: int, width: int) -> dict[str, int]:
-        """See `Critic.flops`: there is the teacher alone."""
+        """See `Critic.flops`: empty, since the teacher is the only network."""
         return {}
 
     def judge(
@@ -85,7 +85,7 @@ class FeatureCritic:
     def open(
         self, frozen: dict[str, Any], x_0: jax.Array, noise: Noise, cond: Cond
     ) -> "OpenedFeatures":
-        """See `Critic.open`: one pass of the teacher, with the way back through it."""
+        """See `Critic.open`: one forward pass of the teacher, and its backward pass."""
         x_t_hat, renoise_vjp = jax.vjp(lambda x: interpolate(x, noise.eps, noise.t_hat), x_0)
         v, tokens, teacher_vjp = self.teacher.features_vjp(
             frozen["teacher"], x_t_hat, noise.t_hat, cond
@@ -99,7 +99,7 @@ class FeatureCritic:
             critic=self,
             given=self._given(x_0, noise, cond),
             tokens=tokens,
-            # Behind the tokens before the first block.
+            # One more, since the tokens before the first block come first.
             places=tuple(block + 1 for block in self.hooked),
             tokens_vjp=back,
             x_t_hat=x_t_hat,
@@ -125,7 +125,7 @@ class OpenedFeatures(OpenedTokens):
 
     Attributes:
       x_t_hat: the re-noised latents `[B, H, W, C]`.
-      v: the teacher's velocity there, None where it is cut.
+      v: the teacher's velocity at `x_t_hat`; None if the teacher is cut.
     """
 
     x_t_hat: jax.Array
@@ -145,8 +145,8 @@ class OpenedFeatures(OpenedTokens):
         """
         if self.v is None:
             raise UserError(
-                "the teacher is cut and predicts no x_0, which a term of the student's loss asks "
-                "for: use the whole network"
+                "the teacher is cut and predicts no x_0, which a term of the student's loss "
+                "needs: use the whole network"
             )
         assert self.given.t_hat is not None
         return jax.lax.stop_gradient(predict_x0(self.x_t_hat, self.v, self.given.t_hat))

@@ -1,11 +1,11 @@
 """ADD's critic (Sauer et al. 2023): heads on a frozen DINOv2, which sees decoded pictures.
 
 ADD takes StyleGAN-T's heads (Sauer et al. 2023): one-dimensional convolutions along the row of all
-tokens, batch norm over a few samples of a device, and the text's and a picture's embedding as
-condition. These are the paper's own heads instead: two-dimensional convolutions on the grid of
+tokens, batch norm over a few samples of a device, and the embeddings of the text and of a picture
+as condition. This critic has LADD's heads instead: two-dimensional convolutions on the grid of
 patches, so that a picture may have any aspect; a group norm of each sample, so that the result does
-not depend on the devices; and the text alone. Both have spectral norm and the inner product with
-the condition. Nothing is noised, and heads are told no t_hat.
+not depend on the devices; and only the text as condition. Both kinds have spectral norm and the
+inner product with the condition. Nothing is noised, so heads are given no t_hat.
 
 B batch, H W latent grid, C channels, h w grid of patches, N = hw, D width, L blocks, K heads.
 """
@@ -34,31 +34,31 @@ from ladd_jax.objectives.critics.tokens import (
 )
 
 DINO = "dino"
-"""Name of DINOv2's parameters among the frozen ones."""
+"""Name of DINOv2's parameters in `frozen`."""
 
 DECODER = "decoder"
-"""Name of the decoder's parameters among the frozen ones."""
+"""Name of the decoder's parameters in `frozen`."""
 
 
 @dataclasses.dataclass(frozen=True)
 class PixelCritic:
     """Independent heads on the patches' tokens after some of DINOv2's blocks.
 
-    A patch's token has the picture's own token added to it, as in StyleGAN-T.
+    The token of the whole picture is added to each patch's token, as in StyleGAN-T.
 
     Attributes:
-      dino: the network under the heads, up to the last block with one; its parameters are
+      dino: the network under the heads, up to the last block with a head; its parameters are
         `frozen["dino"]`.
       head: one head, `head(params, tokens, grid, None, condition) -> logits [B, h, w]`.
-      heads: their stack, one for each hooked block, under the name `heads`.
+      heads: stack of heads, one for each hooked block, under the name `heads`.
       hooked_blocks: blocks with a head.
       resolution: pixels of a picture's shorter side as DINOv2 sees it, a multiple of its patch.
-      summary: name in a cond of the vector that sums it up.
+      summary: name of the array in a cond that sums the cond up.
       guidance_ranges: see `FeatureCritic`.
-      decoder: makes pictures of latents; its parameters are `frozen["decoder"]`. None where latents
-        are pictures.
-      teacher: predicts x_0 of re-noised latents, for terms that ask for it; its parameters are
-        `frozen["teacher"]`. None for none.
+      decoder: network that turns latents into pictures; its parameters are `frozen["decoder"]`.
+        None if latents are pictures.
+      teacher: network that predicts x_0 from re-noised latents, for terms that need it; its
+        parameters are `frozen["teacher"]`. None: no term does.
     """
 
     dino: Dinov2
@@ -100,8 +100,9 @@ class PixelCritic:
     def units(self, passes: float, predictions: float) -> dict[str, float]:
         """See `Critic.units`.
 
-        A prediction takes the teacher forward once. The distillation takes the decoder forward once
-        more, for the teacher's x_0, and backward. What a gradient computes again does not count.
+        A prediction takes one forward pass of the teacher. The distillation term takes a further
+        forward pass of the decoder, for the teacher's x_0, and a backward pass. Recomputation for
+        gradients does not count.
         """
         found = {DINO: passes}
         if self.decoder is not None:
@@ -120,8 +121,8 @@ class PixelCritic:
         return found
 
     def seen_sides(self, height: int, width: int) -> tuple[int, int]:
-        """Sides of a picture as DINOv2 sees it: the shorter one has `resolution` pixels, and the
-        longer one as many as keep the aspect, to a multiple of the patch."""
+        """Sides of a picture as DINOv2 sees it: the shorter has `resolution` pixels, and the longer
+        one keeps the aspect, rounded to a multiple of the patch."""
         patch, shorter = self.dino.config.patch_size, min(height, width)
         rows, columns = (
             max(round(self.resolution * side / shorter / patch), 1) * patch
@@ -138,7 +139,7 @@ class PixelCritic:
     def prepared(self, pictures: jax.Array) -> jax.Array:
         """Pictures as DINOv2 sees them, float32 `[B, h p, w p, 3]`.
 
-        They are resized as its processor does, and neither cut nor rounded to bytes.
+        They are resized as DINOv2's processor does, but neither cropped nor rounded to bytes.
         """
         sides = self.seen_sides(*pictures.shape[1:3])
         return normalised(bicubic(pictures, *sides, antialias=True))
@@ -152,7 +153,7 @@ class PixelCritic:
         cond: Cond,
         loss: HeadLoss,
     ) -> tuple[Params, Statistics]:
-        """See `Critic.judge`; the noise is not looked at."""
+        """See `Critic.judge`; the noise is ignored."""
         pixels = self.prepared(self.pictures(frozen, jax.lax.stop_gradient(x_0)))
         blocks = self.dino.config.num_hidden_layers
         tap, judged = judging_tap(self, heads, self._given(pixels, cond), loss, blocks)
@@ -165,14 +166,14 @@ class PixelCritic:
     def open(
         self, frozen: dict[str, Any], x_0: jax.Array, noise: Noise, cond: Cond
     ) -> "OpenedPictures":
-        """See `Critic.open`: decoder and DINOv2 once, with the way back through both.
+        """See `Critic.open`: one forward pass of decoder and DINOv2, and the backward pass of both.
 
-        The noise is that of the teacher's prediction, which is made where it is asked for.
+        The noise is for the teacher's prediction, which is made only when a term needs it.
         """
         pictures, decode_vjp = jax.vjp(lambda x: self.pictures(frozen, x), x_0)
         pixels, prepare_vjp = jax.vjp(self.prepared, pictures)
         tokens, dino_vjp = self.dino.features_vjp(frozen[DINO], pixels)
-        after = jnp.asarray(self.hooked) + 1  # Behind the tokens before the first block.
+        after = jnp.asarray(self.hooked) + 1  # The tokens before the first block come first.
         read, read_vjp = jax.vjp(lambda tokens: self.dino.places(tokens[after]), tokens)
 
         def back(read_bar: jax.Array) -> jax.Array:
@@ -184,7 +185,7 @@ class PixelCritic:
             if self.teacher is None:
                 raise UserError(
                     "a critic in pixels without a teacher predicts no x_0, which a term of the "
-                    "student's loss asks for: give it one"
+                    "student's loss needs: give the critic a teacher"
                 )
             x_t_hat = interpolate(x_0, noise.eps, noise.t_hat)
             v = self.teacher(frozen["teacher"], x_t_hat, noise.t_hat, cond)
@@ -221,10 +222,10 @@ class OpenedPictures(OpenedTokens):
     """Latents as pictures, and as tokens of the hooked blocks: see `Opened`.
 
     Attributes:
-      pictures: float32 `[B, H', W', 1 or 3]`.
-      pictures_vjp: from a gradient at `pictures` to one at the latents.
-      decode: other latents as pictures.
-      predict: makes what `predicted_x0` gives.
+      pictures: the pictures, float32 `[B, H', W', 1 or 3]`.
+      pictures_vjp: function from a gradient at `pictures` to one at the latents.
+      decode: function that turns other latents into pictures.
+      predict: function that makes the prediction of `predicted_x0`.
     """
 
     pictures: jax.Array

@@ -1,4 +1,4 @@
-"""What critics with heads on the tokens of a frozen transformer have in common.
+"""The common part of critics with heads on the tokens of a frozen transformer.
 
 B batch, h w token grid, N = hw, D width, L blocks, K heads.
 """
@@ -37,20 +37,20 @@ class OnTokens(Protocol):
         ...
 
     def at_head(self, given: Given) -> Callable[[Params], Head]:
-        """From one head's parameters to that head as a function of its tokens."""
+        """A function from one head's parameters to that head as a function of its tokens."""
         ...
 
 
 def check_hooked(
     heads: Model, hooked: Sequence[int], blocks: int, network: str, field: str
 ) -> None:
-    """Raises UserError where heads are not one for each hooked block, or a block is not there.
+    """Raises UserError unless there is one head for each hooked block, and all blocks exist.
 
     Args:
       heads: the stack of heads.
       hooked: the hooked blocks.
-      blocks: blocks of the network.
-      network: what messages call it.
+      blocks: number of blocks of the network.
+      network: what messages call the network.
       field: the field that names the blocks.
     """
     (count,) = {leaf.shape[0] for leaf in jax.tree.leaves(heads.shapes["heads"])}
@@ -69,10 +69,10 @@ def told(summary: jax.Array, cond: Cond, guidance_ranges: Sequence[Sequence[floa
 
     Args:
       summary: the vector that sums up the cond.
-      cond: has the guidance `[B, n]`, where heads are told it.
-      guidance_ranges: the least and the largest of each of n scales. They stand as sinusoids after
-        the summary, which one number beside a long vector could not stand out from. Empty: heads
-        are not told.
+      cond: the cond, which has the guidance `[B, n]` if heads are given it.
+      guidance_ranges: the smallest and the largest value of each of n scales. The scales follow the
+        summary as sinusoids, since a single number would be lost beside a long vector. Empty: heads
+        are not given the guidance.
     """
     parts = [summary]
     for number, (low, high) in enumerate(guidance_ranges):
@@ -84,17 +84,17 @@ def told(summary: jax.Array, cond: Cond, guidance_ranges: Sequence[Sequence[floa
 def judging_tap(
     critic: OnTokens, heads: Params, given: Given, loss: HeadLoss, blocks: int
 ) -> tuple[Tap, Callable[[Any], tuple[Params, Statistics]]]:
-    """Runs each head inside the network's scan, as soon as its tokens exist, so that none are kept.
+    """A tap that runs each head inside the network's scan, so that no tokens are kept.
 
     Args:
-      critic: whose heads they are.
-      heads: their parameters.
-      given: what they are given besides tokens.
-      loss: of each head; the mean over heads is differentiated.
-      blocks: blocks that the network scans.
+      critic: the critic that has the heads.
+      heads: parameters of the heads.
+      given: what the heads are given besides tokens.
+      loss: loss of each head; the mean over heads is differentiated.
+      blocks: number of blocks that the network scans.
 
     Returns:
-      the tap, and what makes of its results, stacked `[L, ...]`, those of `Critic.judge`.
+      The tap, and a function from its results, stacked `[L, ...]`, to those of `Critic.judge`.
     """
     hooked = critic.hooked
     slots = [hooked.index(b) if b in hooked else -1 for b in range(blocks)]
@@ -123,7 +123,8 @@ def judging_tap(
 
 
 def _share(loss: Any, at: Callable[[Params], Head], count: int) -> Callable[..., Any]:
-    """One head's share in the mean of `count` heads' losses, of its parameters and its tokens."""
+    """One head's share of the mean of `count` heads' losses, as a function of parameters and
+    tokens."""
 
     def share(params: Params, tokens: jax.Array) -> Any:
         result = loss(at(params), tokens)
@@ -137,14 +138,14 @@ def _share(loss: Any, at: Callable[[Params], Head], count: int) -> Callable[...,
 
 @dataclasses.dataclass(frozen=True)
 class OpenedTokens:
-    """Latents as tokens that heads read, with the way back: what `Opened` has of them.
+    """Latents as tokens that heads read, with the backward pass: the common part of `Opened`.
 
     Attributes:
-      critic: whose heads read them.
-      given: what they are given besides tokens.
-      tokens: tokens of a network `[T, B, N, D]`, those of the hooked blocks among them.
-      places: places in `tokens` of those that the heads read.
-      tokens_vjp: from a gradient at `tokens` to one at the latents.
+      critic: the critic whose heads read the tokens.
+      given: what the heads are given besides tokens.
+      tokens: tokens of a network `[T, B, N, D]`, including those of the hooked blocks.
+      places: indices along T of the tokens that the heads read.
+      tokens_vjp: function from a gradient at `tokens` to one at the latents.
     """
 
     critic: OnTokens
@@ -176,7 +177,7 @@ class OpenedTokens:
     def value_and_gradient(
         self, heads: Params, loss: Callable[[Head, jax.Array], jax.Array]
     ) -> tuple[jax.Array, jax.Array]:
-        """See `Opened`: through the heads, then through the network's activations."""
+        """See `Opened`: backward through the heads, then through the network."""
         share = _share(loss, self.critic.at_head(self.given), len(self.places))
 
         def body(tokens_bar: jax.Array, head_and_place: Any) -> tuple[jax.Array, jax.Array]:
@@ -195,7 +196,7 @@ class OpenedTokens:
         return self.tokens_vjp(jnp.zeros_like(self.tokens).at[places].set(features_bar))
 
     def tokens_beside(self, real: "OpenedTokens") -> dict[str, Any]:
-        """The fields above of these samples and real ones, as `adversarial.in_pairs` has them."""
+        """The fields above for these samples and real ones, in the order of `in_pairs`."""
 
         def back(tokens_bar: jax.Array) -> jax.Array:
             return self.tokens_vjp(jax.vmap(lambda bar: of_pairs(bar)[0])(tokens_bar))

@@ -1,7 +1,7 @@
 """Terms of the student's loss, one small file each.
 
-To add one, write its file, give it an entry in `TERMS`, and give `LADDSettings` its fields. What
-other packages add is in `terms.own`.
+To add one, write its file, give it an entry in `TERMS`, and give `LADDSettings` its fields. Terms
+that other packages add are in `terms.own`.
 """
 
 import math
@@ -33,10 +33,10 @@ TERMS: dict[str, Callable[[Any], Term | None]] = {
         else None
     ),
 }
-"""By name, from `LADDSettings` to a term, or to None where the settings leave it out."""
+"""By name, functions from `LADDSettings` to a term, or to None if the settings leave it out."""
 
 
 def terms_of(settings: Any) -> tuple[Term, ...]:
-    """The terms that `LADDSettings` name, in the order of the table."""
+    """The terms that `LADDSettings` ask for, in the order of the table."""
     made = (make(settings) for make in TERMS.values())
     return tuple(term for term in made if term is not None)

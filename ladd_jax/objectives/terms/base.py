@@ -1,4 +1,4 @@
-"""What a term of the student's loss is given and gives back."""
+"""What a term of the student's loss is given and returns."""
 
 from typing import Any, NamedTuple, Protocol
 
@@ -9,27 +9,29 @@ from ladd_jax.objectives.critics.base import Noise, Opened
 from ladd_jax.objectives.terms.ramp import Ramp
 
 PREDICTED_X0 = "predicted_x0"
-"""`Seen.fake.predicted_x0()`: the frozen network is run to its end for it, and not cut."""
+"""A term needs `Seen.fake.predicted_x0()`: the frozen network must run to its end, and is not
+cut."""
 
 REAL_FEATURES = "real_features"
-"""`Seen.real`: the features of real samples are kept then, where otherwise they pass by."""
+"""A term needs `Seen.real`: the features of real samples are then kept, which they are not
+otherwise."""
 
 FEATURE_GRADIENT = "feature_gradient"
-"""`Seen.fake.pull`: the frozen network is gone back through once more than for the heads."""
+"""A term needs `Seen.fake.pull`: one more backward pass through the frozen network."""
 
 
 class Seen(NamedTuple):
-    """What a step has of a batch, or a micro-batch, when it comes to the student's loss.
+    """What a step knows about a batch, or a micro-batch, when it computes the student's loss.
 
     Attributes:
       x0_hat: the student's prediction `[B, H, W, C]`.
       x_0: the latents of the data `[B, H, W, C]`.
-      x_t: what the student was given `[B, H, W, C]`.
-      t: at which time, float32 `[B]`.
-      own: where x_t is from the student's own sampling and not from x_0, bool `[B]`; None where
-        none is.
-      paired: where x_t is the noise that the data generator made x_0 of, bool `[B]`; None where
-        none is.
+      x_t: the student's input `[B, H, W, C]`.
+      t: the time of the input, float32 `[B]`.
+      own: whether x_t comes from the student's own sampling and not from x_0, bool `[B]`; None if
+        no x_t does.
+      paired: whether x_t is the noise from which the data generator made x_0, bool `[B]`; None if
+        no x_t is.
       cond: condition of the samples.
       noise: noise that the fake samples are re-noised with.
       heads: parameters of the critic's heads, after their update.
@@ -54,10 +56,10 @@ class Term(Protocol):
     """A part of the student's loss.
 
     Attributes:
-      name: its metric is `loss/name`.
-      weight: its factor in the student's loss.
-      needs: which of `PREDICTED_X0`, `REAL_FEATURES` and `FEATURE_GRADIENT` it asks of the step;
-        all else in `Seen` is there anyway.
+      name: name of the term; its metric is `loss/name`.
+      weight: factor of the term in the student's loss.
+      needs: those of `PREDICTED_X0`, `REAL_FEATURES` and `FEATURE_GRADIENT` that the term needs
+        from the step. Everything else in `Seen` is always there.
     """
 
     @property
@@ -77,13 +79,13 @@ class Term(Protocol):
 def total(
     terms: tuple[Term, ...], seen: Seen, ramp: Ramp, step: jax.Array
 ) -> tuple[jax.Array, dict[str, Any]]:
-    """Gradient of the weighted sum of terms at `x0_hat`, and their metrics.
+    """Gradient of the weighted sum of terms at `x0_hat`, and the terms' metrics.
 
     Args:
-      terms: at least one.
-      seen: what the step has.
-      ramp: what the weights are multiplied by.
-      step: int32 [], updates done.
+      terms: the terms, at least one.
+      seen: what the step knows about the batch.
+      ramp: factors of the weights.
+      step: number of updates done, int32 [].
     """
     metrics, gradient = {}, None
     for term in terms:

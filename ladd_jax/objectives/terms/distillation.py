@@ -1,4 +1,4 @@
-"""ADD's distillation term (Sauer et al. 2023, equation 4): near to the teacher's own x_0."""
+"""ADD's distillation term (Sauer et al. 2023, equation 4): distance to the teacher's x_0."""
 
 import dataclasses
 
@@ -13,7 +13,7 @@ from ladd_jax.objectives.terms.base import PREDICTED_X0, Seen
 class Distillation:
     """Squared distance to the x_0 that the teacher predicts from the re-noised sample.
 
-    It is weighted by 1 - t_hat, less where the teacher sees more noise.
+    The weight is 1 - t_hat, which is less where the teacher sees more noise.
     """
 
     weight: float

@@ -1,8 +1,8 @@
-"""Moment matching (Starodubcev et al. 2025, SwD): near to real samples in the mean of features.
+"""Moment matching (Starodubcev et al. 2025, SwD): the distance to real samples in mean features.
 
-A sample's features are means over its tokens, of the blocks that the heads read anyway: no pass
-forward is added, and one back through the frozen network. Both samples of a pair have the same
-condition, t_hat and noise.
+A sample's features are means over its tokens, after the blocks that the heads read anyway. So there
+is no further forward pass, but one more backward pass through the frozen network. Both samples of a
+pair have the same condition, t_hat and noise.
 """
 
 import dataclasses
@@ -18,11 +18,11 @@ _CORNER = 1e-3
 
 @dataclasses.dataclass(frozen=True)
 class Moments:
-    """Pseudo-Huber distance of mean features, summed over blocks, mean over samples.
+    """Pseudo-Huber distance of mean features, summed over blocks and averaged over samples.
 
     Attributes:
       weight: see `Term`.
-      t_hat: the largest at which samples are compared; others count as near.
+      t_hat: the largest t_hat at which samples are compared; above it the distance counts as 0.
     """
 
     weight: float
@@ -33,7 +33,7 @@ class Moments:
     def __call__(self, seen: Seen) -> tuple[jax.Array, jax.Array]:
         """See `Term`."""
         assert seen.real is not None
-        # A critic's places may be a grid.
+        # The axes between batch and features: a critic may give tokens or a grid.
         places = tuple(range(2, seen.real.features.ndim - 1))
         real = jnp.mean(seen.real.features.astype(jnp.float32), axis=places)
         compared = seen.noise.t_hat <= self.t_hat

@@ -1,7 +1,8 @@
-"""Regression at pure noise: near to the sample that the data generator made of the same noise.
+"""Regression at pure noise, to the sample that the data generator made from the same noise.
 
-Its sampler is an ODE, so that noise and prompt decide the sample, and the student can be told which
-one it is to make (Liu et al. 2022, rectified flow's distillation; smooth L1 as in AMD's Nitro-1).
+The data generator solves an ODE, so noise and prompt decide its sample, and the student can learn
+to make the same one (Liu et al. 2022, rectified flow's distillation; smooth L1 as in AMD's
+Nitro-1).
 """
 
 import dataclasses
@@ -16,7 +17,7 @@ from ladd_jax.objectives.terms.base import Seen
 
 @dataclasses.dataclass(frozen=True)
 class Paired:
-    """Smooth L1 distance (with its corner at 1) to x_0, where the input is the noise of x_0."""
+    """Smooth L1 distance (corner at 1) to x_0, for inputs that are the noise x_0 was made from."""
 
     weight: float
     name: str = "paired"

@@ -1,4 +1,4 @@
-"""ADD's distillation term (Sauer et al. 2023, equation 4) as stated there: of pictures."""
+"""ADD's distillation term (Sauer et al. 2023, equation 4) as stated there, between pictures."""
 
 import dataclasses
 
@@ -12,9 +12,9 @@ from ladd_jax.objectives.terms.base import PREDICTED_X0, Seen
 
 @dataclasses.dataclass(frozen=True)
 class PixelDistillation:
-    """Squared distance to the picture of the x_0 that the teacher predicts from the re-noised one.
+    """Squared distance of pictures, to that of the x_0 that the teacher predicts under re-noising.
 
-    It is weighted by alpha = 1 - t_hat, ADD's exponential weighting.
+    The weight is alpha = 1 - t_hat, ADD's exponential weighting.
     """
 
     weight: float

@@ -16,13 +16,13 @@ Factors = tuple[float, float]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Ramp:
-    """What the weight of each term is multiplied by: first, in the end, and in between linearly.
+    """Factors on the weight of each term: one at first, one in the end, and linear in between.
 
-    Names are those of the losses that are logged. A term that fades away costs as much as before.
-    `ramp_of` gives a term of another package a field here.
+    Fields have the names of the losses in the log. A term whose factor falls to 0 costs as much as
+    before. `ramp_of` adds fields for terms of other packages.
 
     Attributes:
-      steps: until the first of these the first factor holds, from the second on the last one.
+      steps: the first factor holds until the first of these steps, the last from the second on.
       generator: factors of the adversarial loss, whose weight is 1.
       distillation: factors of `distillation_weight`.
       moments: factors of `moments_weight`.
@@ -47,8 +47,8 @@ class Ramp:
             )
         if last and not self.ramped:
             raise UserError(
-                f"steps is {self.steps} and all factors are 1, so that no weight changes: give "
-                f"those of a loss, or leave the steps at (0, 0)"
+                f"steps is {self.steps} and all factors are 1, so that no weight changes: give a "
+                f"loss factors, or leave the steps at (0, 0)"
             )
         for name in self._names:
             factors = getattr(self, name)
@@ -67,16 +67,16 @@ class Ramp:
 
     @property
     def ramped(self) -> tuple[str, ...]:
-        """Names of the terms whose weights are ever changed."""
+        """Names of the terms whose weights change."""
         return tuple(name for name in self._names if getattr(self, name) != (1.0, 1.0))
 
     def weight(self, name: str, weight: float, step: jax.Array) -> jax.Array | float:
-        """The weight of a term at a step, float32 []; the number itself where it never changes.
+        """The weight of a term at a step, float32 []; a plain number if it never changes.
 
         Args:
-          name: of the term; one that is no field here never changes.
-          weight: without the ramp.
-          step: int32 [], updates done.
+          name: name of the term; a term without a field here never changes.
+          weight: weight of the term without the ramp.
+          step: number of updates done, int32 [].
         """
         if name not in self.ramped:
             return weight
@@ -91,10 +91,10 @@ def ramp_of(names: tuple[str, ...]) -> type[Ramp]:
     """The class of ramps with factors of further terms, which are 1 by default.
 
     Args:
-      names: of these terms.
+      names: names of these terms.
 
     Raises:
-      UserError: one cannot be the name of a field, or is that of another.
+      UserError: a name cannot be the name of a field, or there is a field of that name already.
     """
     if not names:
         return Ramp

@@ -1,10 +1,10 @@
-"""Regression: near to the sample that the student's input was noised from.
+"""Regression to the sample that the student's input was noised from.
 
-With little noise x_0 is nearly known, and the mean of what it can be, to which regression leads, is
-as sharp as the sample; with much noise that mean is blurred. So the weight is the signal-to-noise
-ratio ((1 - t) / t)^2 of the input (Salimans & Ho 2022, section 4), and nothing at pure noise. It
-may be held to at most gamma (min-SNR, Hang et al. 2023): at t = .25 it is 9, and with a large
-weight regression alone would decide there.
+Regression leads to the mean of all x_0 that fit the input. With little noise x_0 is nearly known,
+and this mean is as sharp as the sample; with much noise it is blurred. So the weight is the
+signal-to-noise ratio ((1 - t) / t)^2 of the input (Salimans & Ho 2022, section 4), which is 0 at
+pure noise. It may be limited to gamma (min-SNR, Hang et al. 2023): at t = .25 it is 9, and with a
+large weight regression alone would decide there.
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ from ladd_jax.objectives.terms.base import Seen
 
 @dataclasses.dataclass(frozen=True)
 class Reconstruction:
-    """Squared distance to x_0, weighted by ((1 - t) / t)^2, or by gamma where that is less.
+    """Squared distance to x_0, weighted by ((1 - t) / t)^2, or by gamma if that is less.
 
     Inputs from the student's own sampling have no such x_0 and do not count.
     """
