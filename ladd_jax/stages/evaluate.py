@@ -325,7 +325,7 @@ def notes_of(config: Config) -> list[str]:
     if EXTRACTORS[extractor_for(config)].learns and config.data.joined != "edit":
         notes.append(
             "The extractor was trained on the run's own pictures, so the alignment in the row of "
-            "the data is measured on held-out real pictures: the most that can be expected."
+            "the data is measured on held-out real pictures: what a faithful model would reach."
         )
     if config.data.joined == "inpaint":
         notes.append(
