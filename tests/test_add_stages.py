@@ -144,7 +144,7 @@ def test_what_does_not_fit_is_refused_before_a_run(dino, changes, words):
 def test_a_misspelt_folder_is_named_with_what_is_there(dino):
     config = add(dino)
     config.dino.weights = str(dino)[:-1]
-    with pytest.raises(UserError, match="dinov2-tin is no folder .*dinov2-tiny is there"):
+    with pytest.raises(UserError, match="dinov2-tin is not a folder .*dinov2-tiny is there"):
         read_architectures(config)
 
 

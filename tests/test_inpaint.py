@@ -314,7 +314,10 @@ def test_pixels_that_are_known_come_back_as_they_were(filling_run, files, tmp_pa
         ),
         ({"mask": "mask"}, "needs a picture: give --image=FILE, too"),
         ({"image": "picture", "mask": "black"}, "has nothing white in the part that is used"),
-        ({"image": "picture", "mask": "small"}, "has 8x4 pixels and its picture .* 8x8: make it"),
+        (
+            {"image": "picture", "mask": "small"},
+            "has 8x4 pixels and its picture .* 8x8: make the mask",
+        ),
         ({"image": "picture", "mask": "mask", "strength": 0.5}, "leave --strength out"),
     ],
     ids=str,

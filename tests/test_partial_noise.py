@@ -224,7 +224,7 @@ def test_diffusers_called_as_the_card_says_starts_from_a_picture_as_we_do(
     card = (tmp_path / "turbo" / "README.md").read_text()
     first, ending, second = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
     assert "StableDiffusion3Img2ImgPipeline" in second
-    assert "sigmas=[0.5, 0.25]," in second and "with `strength=0.5` is the same" in card
+    assert "sigmas=[0.5, 0.25]," in second and "with `strength=0.5` does the same" in card
     mesh = make_mesh({}, jax.devices()[:1])
     trained = open_trained(str(sd3_run), None, None, None, mesh)
     bucket = next(bucket for bucket in trained.buckets if bucket.height == bucket.width)

@@ -116,7 +116,10 @@ def test_what_is_not_said_of_a_network_is_as_in_the_model():
 
 def test_a_field_that_the_model_decides_is_refused_in_a_recipe(tmp_path):
     study = Study("mine", "digits", {"a": {"student.depth": 2, "student.patch": 4}})
-    with pytest.raises(UserError, match="student.patch is 4 and student.num_heads 0, .* 2: leave"):
+    with pytest.raises(
+        UserError,
+        match="student.patch is 4 and student.num_heads 0, .* 2 from `model` instead: leave",
+    ):
         config_of(study, digits.get_config(), "a", 0, tmp_path)
 
 

@@ -49,7 +49,7 @@ SPOILT = {
     "another's vocabulary": (of_another, "tokenizer_3 knows 530 tokens and its text encoder 105"),
     "class of the pipeline": (lambda f: index(f, _class_name="FluxPipeline"), "of a FluxPipeline"),
     "class of a part": (
-        lambda f: index(f, vae=["diffusers", "AutoencoderTiny"]), "AutoencoderTiny as vae and not",
+        lambda f: index(f, vae=["diffusers", "AutoencoderTiny"]), "AutoencoderTiny as vae, not",
     ),
     "scheduler": (
         lambda f: index(f, scheduler=["diffusers", "DDIMScheduler"]), "names DDIMScheduler",
@@ -127,9 +127,9 @@ def test_the_shift_is_that_of_the_scheduler_or_its_default(pipeline, tmp_path, f
 
 @pytest.mark.parametrize(
     ("file", "field", "value", "words"),
-    [("scheduler/scheduler_config.json", "shift", -1, "has '-1' as shift, which is to be a num"),
+    [("scheduler/scheduler_config.json", "shift", -1, "has '-1' as shift, which must be a number"),
      ("scheduler/scheduler_config.json", "shift", "3", "has '3' as shift"),
-     ("transformer/config.json", "sample_size", 0, "has '0' as sample_size, which is to be a num")],
+     ("transformer/config.json", "sample_size", 0, "has '0' as sample_size, which must be a n")],
 )  # fmt: skip
 def test_what_a_pipeline_says_of_how_it_is_sampled_is_in_range(
     pipeline, tmp_path, file, field, value, words

@@ -146,7 +146,7 @@ def _check_entry(folder: Path, name: str, entry: Any, classes: tuple[str, ...]) 
             raise UserError(f"{file} has no {name}: get the whole pipeline")
         return
     if found not in classes:
-        raise UserError(f"{file} names a {found} as {name}, not a {classes[0]}: use its own")
+        raise UserError(f"{file} names {found} as {name}, not {classes[0]}: use its own")
     # The transformer has been found already, and on the hub it is fetched to another place.
     if name != "transformer" and not (folder / name).is_dir():
         raise NotFoundError(
@@ -170,6 +170,6 @@ def _check_scheduler(folder: Path, entry: Any) -> None:
     kind = read_json(file).get("_class_name", found)
     if kind != found:
         raise UserError(
-            f"{file} is of a {kind} and {folder / PIPELINE_INDEX} names a {found}: get both from "
+            f"{file} is of {kind} and {folder / PIPELINE_INDEX} names {found}: get both from "
             f"one pipeline"
         )
