@@ -54,7 +54,7 @@ SPOILT = {
     "scheduler": (
         lambda f: index(f, scheduler=["diffusers", "DDIMScheduler"]), "names DDIMScheduler",
     ),
-    "another scheduler": (scheduler, "of a FlowMatchLCMScheduler and .* names a FlowMatchEuler"),
+    "another scheduler": (scheduler, "of FlowMatchLCMScheduler and .* names FlowMatchEuler"),
     "half of T5": (
         lambda f: index(f, text_encoder_3=[None, None]), "no text_encoder_3 and has tokenizer_3",
     ),
