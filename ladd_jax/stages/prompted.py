@@ -72,7 +72,7 @@ class Prompted:
         """
         # The encoders are freed before the transformer is read, since accelerators may not have
         # room for both.
-        _LOG.info("sample: reads the text encoder, and %d prompts", len(prompts))
+        _LOG.info("sample: reads the text encoder, and %s", counted(len(prompts), "prompt"))
         encoder = trained.encoder()
         self._cond, self._count = encoder.encode(prompts), len(prompts)
         null = {name: array[0] for name, array in encoder.encode([""]).items()}
