@@ -38,9 +38,6 @@ _CONFIG = (
     "--config.evaluate.teacher_steps=(4,)",
     "--config.evaluate.resamples=2",
 )
-# A job of a minute spends most of its time in the compiler.
-_XLA = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
-
 
 @dataclasses.dataclass(frozen=True)
 class Ended:
@@ -90,7 +87,7 @@ class Job:
         command += [f"--config.compilation_cache={programs}", *arguments]
         environment = os.environ | {
             "JAX_PLATFORMS": "cpu",
-            "XLA_FLAGS": f"{_XLA} --xla_force_host_platform_device_count={devices}",
+            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
             # XLA splits a sum into this many parts; without it, by the machine's number of cores.
             "NPROC": "4",
         }
