@@ -39,6 +39,7 @@ _CONFIG = (
     "--config.evaluate.resamples=2",
 )
 
+
 @dataclasses.dataclass(frozen=True)
 class Ended:
     """How a job ended: exit codes of its processes, what they printed, and after how long."""

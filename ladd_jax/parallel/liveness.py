@@ -15,8 +15,8 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, Protocol
 
 import jax
 from jax._src import distributed
@@ -24,34 +24,43 @@ from jax._src import distributed
 from ladd_jax.parallel.stopping import Stopped
 
 LOST_SECONDS = 40.0
-"""Time without a sign of life after which a process counts as lost."""
+"""Time without a sign of life, or at a step that the others have left, after which a process counts
+as lost."""
 
-HANG_SECONDS = 600.0
-"""Time at a step that the others have left after which a process counts as hanging: storage that
-fails over is away for minutes, and comes back."""
+READING_SECONDS = 600.0
+"""The same for a process that waits for data: storage that fails over is away for minutes."""
 
 _BEAT_SECONDS = 2.0
 _FOLDER = "ladd_jax/alive"
 _DONE = "done"
 _NO_STEP = -1
 
-_step = _NO_STEP
+_at = (_NO_STEP, False)
+"""The step that this process has begun, and whether it waits for data."""
+
+
+class Tell(Protocol):
+    """See `stepping`."""
+
+    def __call__(self, step: int | None, reading: bool = False) -> None:
+        """Tells the others the step, and whether this process waits for data."""
 
 
 @contextlib.contextmanager
-def stepping() -> Iterator[Callable[[int | None], None]]:
+def stepping() -> Iterator[Tell]:
     """A block in which processes take steps together.
 
     Yields:
       A function that tells the others the last step that this process has given to its devices.
-      Call it just before giving the step, since the computation waits for all processes, and with
-      None before what one process may do by itself for long. A process that stays at a step which
-      another one has left is reported after `LOST_SECONDS`, and ends the job after `HANG_SECONDS`.
+      Call it just before giving the step, since the computation waits for all processes, with
+      `reading` before waiting for data, and with None before what one process may do by itself for
+      long. A process that stays for `LOST_SECONDS` at a step which another one has left ends the
+      job; one that waits for data is only reported then, and ends it after `READING_SECONDS`.
     """
 
-    def tell(step: int | None) -> None:
-        global _step
-        _step = _NO_STEP if step is None else step
+    def tell(step: int | None, reading: bool = False) -> None:
+        global _at
+        _at = (_NO_STEP if step is None else step, reading)
 
     try:
         yield tell
@@ -77,6 +86,7 @@ class _Sign:
       process: number of the process on its host.
       host: name of its host.
       step: the step that it has begun, or `_NO_STEP`.
+      reading: whether it waits for data.
       place: the function, the file and the line that its main thread is at.
     """
 
@@ -84,6 +94,7 @@ class _Sign:
     process: int
     host: str
     step: int
+    reading: bool
     place: str
 
 
@@ -124,7 +135,7 @@ class _Watch:
             # Errors are ignored: `_look` finds a lost coordinator by the time since it answered.
             with contextlib.suppress(Exception):
                 self._beats += 1
-                sign = _Sign(self._beats, os.getpid(), socket.gethostname(), _step, _place())
+                sign = _Sign(self._beats, os.getpid(), socket.gethostname(), *_at, _place())
                 self._tell(json.dumps(dataclasses.asdict(sign)))
                 self._signs = dict(self._store.key_value_dir_get(_FOLDER))
                 self._answered = time.monotonic()
@@ -168,7 +179,7 @@ class _Watch:
     def _hangs(self, signs: dict[str, str]) -> str:
         """The processes that stay too long at a step which others have left, in words, or empty.
 
-        Long before that, a warning names them.
+        Long before that, a warning names those that wait for data.
         """
         now = time.monotonic()
         at = {name: _read(sign) for name, sign in signs.items() if sign != _DONE}
@@ -186,11 +197,11 @@ class _Watch:
                 f"{_named(name, sign)} hangs after step {sign.step}, for {now - since:.0f} seconds "
                 f"now, in {sign.place}"
             )
-            if now - since > LOST_SECONDS and not told:
+            if now - since > (READING_SECONDS if sign.reading else LOST_SECONDS):
+                lost.append(words)
+            elif now - since > LOST_SECONDS and not told:
                 told = True
                 print(f"\nwarning: {words}: all wait for it", file=sys.stderr, flush=True)
-            if now - since > HANG_SECONDS:
-                lost.append(words)
             self._behind[name] = (sign.step, since, told)
         return " and ".join(lost)
 

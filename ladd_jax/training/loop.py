@@ -137,8 +137,10 @@ def train(
         for step in range(start + 1, training.steps + 1):
             profile.before(step, state)
             # The first batch may take long, since its readers start with it.
-            told(step - 1 if step > start + 1 else None)
+            before = step - 1 if step > start + 1 else None
+            told(before, reading=True)
             bucket, batch = clock.next_batch(batches)
+            told(before)
             # An array that is not where the step needs it is an error here, not a copy each time.
             with (
                 jax.transfer_guard("disallow"),

@@ -363,29 +363,48 @@ def test_a_process_that_stands_still_is_named_by_the_other_which_ends(tmp_path, 
     assert re.search(words, result.stderr)
 
 
-def test_a_process_whose_data_hang_in_training_is_named_and_all_end(tmp_path):
+HANGING = """
+import sys, time, jax
+from ladd_jax.parallel import liveness, processes
+from ladd_jax.parallel.mesh import make_mesh
+liveness.LOST_SECONDS, liveness.READING_SECONDS = 5.0, {reading}
+def wait(step):
+    while step == 5 and jax.process_index() == 1:
+        time.sleep(0.1)
+def data():
+    for step, (bucket, batch) in enumerate(batches(0, 400), 1):
+        {in_data}
+        yield bucket, jax.tree.map(lambda rows: rows[: len(rows) // 2], batch)
+with processes.together(60.0):
+    from counting import go
+    from ladd_jax.training import loop
+    from runs import batches
+    from pathlib import Path
+    put, puts = loop.put, iter(range(1, 400))
+    def hanging_put(batch, mesh):
+        {in_put}
+        return put(batch, mesh)
+    loop.put = hanging_put
+    mesh = make_mesh(dict(data=-1))
+    go(Path(sys.argv[1]), data=data(), steps=400, mesh=mesh)
+"""
+IN_DATA = dict(in_data="wait(step)", in_put="pass")
+IN_PUT = dict(in_data="pass", in_put="wait(next(puts))")
+
+
+@pytest.mark.parametrize(
+    ("where", "reading", "warned"),
+    [(IN_DATA, 8.0, True), (IN_PUT, 600.0, False)],
+    ids=["in its data", "elsewhere"],
+)
+def test_a_process_that_hangs_in_training_is_named_and_all_end(tmp_path, where, reading, warned):
     script = tmp_path / "hanging.py"
-    script.write_text(
-        "import sys, time, jax\n"
-        "from ladd_jax.parallel import liveness, processes\n"
-        "from ladd_jax.parallel.mesh import make_mesh\n"
-        "liveness.LOST_SECONDS, liveness.HANG_SECONDS = 5.0, 8.0\n"
-        "def data():\n"
-        "    for step, (bucket, batch) in enumerate(batches(0, 400), 1):\n"
-        "        while step == 5 and jax.process_index() == 1:\n"
-        "            time.sleep(0.1)\n"
-        "        yield bucket, jax.tree.map(lambda rows: rows[: len(rows) // 2], batch)\n"
-        "with processes.together(60.0):\n"
-        "    from counting import go\n"
-        "    from runs import batches\n"
-        "    from pathlib import Path\n"
-        "    mesh = make_mesh({'data': -1})\n"
-        "    go(Path(sys.argv[1]), data=data(), steps=400, mesh=mesh)\n"
-    )
+    script.write_text(HANGING.format(reading=reading, **where))
     result = launch(2, sys.executable, script, tmp_path)
     assert result.returncode == 1, result.stderr
-    words = r"process 1 \(\d+ on .*\) hangs after step 4, for \d+ seconds now, in data \("
-    assert re.search(rf"warning: {words}.*: all wait for it", result.stderr), result.stderr
+    words = r"process 1 \(\d+ on .*\) hangs after step 4, for \d+ seconds now, in wait \("
+    warning = re.search(rf"warning: {words}.*: all wait for it", result.stderr)
+    assert bool(warning) == warned, result.stderr
     assert re.search(rf"ends, since {words}", result.stderr), result.stderr
     assert "Traceback" not in result.stderr, result.stderr
 
