@@ -2,12 +2,14 @@
 
 Noises the data generator's samples to each of the student's times and predicts them in one step.
 Then samples from noise through all times, and judges the prediction after each step. Both are done
-with the student before and after distillation.
+with the student before and after distillation. Between the steps of a chain the consistency sampler
+draws fresh noise; `--fresh=1,0` also samples without, as a deterministic sampler does.
 
 Two other rows are for comparison: further samples of the generator, which are the floor, and as
 many of the records that the student learns from, with the same prompts; a student that knew only
-those by heart would score as they do. If the student is held to paths of a network, the ends of
-these paths are judged too, for each solver of `distil.consistency_solver`.
+those by heart would score as they do. Where a prompt has no record, this row is left out. If the
+student is held to paths of a network, the ends of these paths are judged too, for each solver of
+`distil.consistency_solver`.
 
 Needs a run that `evaluate` has finished, whose latents are pixels. `--json` adds the rows to a
 file.
@@ -18,7 +20,7 @@ import itertools
 import json
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +49,9 @@ from ladd_jax.stages.students import load_student_weights
 from ladd_jax.stages.subjects import subject_of
 
 _WORKDIR = flags.DEFINE_string("workdir", "runs/digits", "Workdir of a finished run.")
+_FRESH = flags.DEFINE_list(
+    "fresh", ["1"], "Shares of the noise that are drawn anew between the steps of a chain, 0 to 1."
+)
 _JSON = flags.DEFINE_string("json", "", "File to add the rows to.")
 
 _METRICS = ("fd", "alignment", "diversity", "deviation")
@@ -67,14 +72,30 @@ def noised(samples: Samples, t: float, seed: int) -> Samples:
     return found
 
 
-def records_of(records: Shards, prompts: Mapping[Bucket, np.ndarray]) -> Samples:
-    """A record for each prompt; those of one prompt are all used once before any is used again."""
+def renoised(x: Samples, x0_hat: Samples, t: float, s: float, fresh: float, seed: int) -> Samples:
+    """x_s of predictions from x_t, of whose noise the share `fresh` is new."""
+    eps = noised(x0_hat, 1.0, seed)
+    found = {}
+    for bucket, x_t in x.items():
+        kept = (x_t - (1 - t) * x0_hat[bucket]) / t
+        mixed = np.sqrt(1 - fresh**2) * kept + fresh * eps[bucket]
+        found[bucket] = ((1 - s) * x0_hat[bucket] + s * mixed).astype(np.float32)
+    return found
+
+
+def records_of(records: Shards, prompts: Mapping[Bucket, np.ndarray]) -> Samples | None:
+    """A record for each prompt, or None if a prompt has none.
+
+    Those of one prompt are all used once before any is used again.
+    """
     found = {}
     for bucket, texts in prompts.items():
         stored = records.read(bucket, np.arange(records.sizes[bucket]))
         places = defaultdict(list)
         for place, prompt in enumerate(stored["prompt"]):
             places[prompt].append(place)
+        if not places.keys() >= set(map(str, texts)):
+            return None
         turns = {prompt: itertools.cycle(each) for prompt, each in places.items()}
         found[bucket] = stored[LATENTS][[next(turns[str(prompt)]) for prompt in texts]]
     return found
@@ -85,17 +106,20 @@ def rows_of(
     judge: Callable[[Samples], dict[str, float]],
     generator: Samples,
     times: tuple[float, ...],
+    shares: Sequence[float],
 ) -> list[dict[str, Any]]:
-    """One row for a step from each time, and one for the chain after each of its steps."""
+    """A row for a step from each time, and rows for each chain after each of its steps."""
     rows = [
         {"what": "one step", "t": t, **judge(predict(noised(generator, t, 0), t))} for t in times
     ]
-    x = noised(generator, 1.0, 1)
-    for step, t in enumerate(times, start=1):
-        x0_hat = predict(x, t)
-        rows.append({"what": "chain", "t": t, "steps": step, **judge(x0_hat)})
-        if step < len(times):
-            x = noised(x0_hat, times[step], 1 + step)
+    for fresh in shares:
+        x = noised(generator, 1.0, 1)
+        for step, t in enumerate(times, start=1):
+            x0_hat = predict(x, t)
+            place = {"what": "chain", "fresh": fresh, "t": t, "steps": step}
+            rows.append(place | judge(x0_hat))
+            if step < len(times):
+                x = renoised(x, x0_hat, t, times[step], fresh, 1 + step)
     return rows
 
 
@@ -149,10 +173,11 @@ def measure(config: Config, workdir: Path) -> list[dict[str, Any]]:
         return {name: round(value, 4) for name, value in found.items() if value is not None}
 
     times = tuple(sorted(config.distil.timesteps, reverse=True))
+    shares = [float(share) for share in _FRESH.value]
     rows = [{"model": "generator", **judge(generator)}]
     data = student_data(config, workdir)
-    if config.distil.data == "synthesized":
-        rows.append({"model": "records", **judge(records_of(data, prompts))})
+    if config.distil.data == "synthesized" and (same_prompts := records_of(data, prompts)):
+        rows.append({"model": "records", **judge(same_prompts)})
     consistency = getattr(objectives.distillation(config), "consistency", None)
     if consistency is not None:
         frozen = load_frozen(config, workdir, mesh, [consistency.followed.tree], data)
@@ -181,7 +206,9 @@ def measure(config: Config, workdir: Path) -> list[dict[str, Any]]:
                 for bucket, x in samples.items()
             }
 
-        rows += [{"model": model, **row} for row in rows_of(predict, judge, generator, times)]
+        rows += [
+            {"model": model, **row} for row in rows_of(predict, judge, generator, times, shares)
+        ]
     return rows
 
 
