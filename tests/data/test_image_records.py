@@ -88,6 +88,10 @@ GOOD = {"file_name": "a.png", "text": "one"}
     [
         ([GOOD, '{"file_name": "b.png", "text": "tw'], "line 2 is not JSON"),
         ([GOOD, ""], "line 2 is empty"),
+        (
+            [GOOD, '{"file_name": "a.png", "text": "x", "text": "y"}'],
+            "line 2 has the field 'text' ",
+        ),
         ([GOOD, {"text": "two"}], "line 2 has no file_name"),
         ([GOOD, {"file_name": 3, "text": "two"}], "line 2 has no file_name"),
         ([GOOD, {"file_name": "b.png"}], "line 2 has no column 'text': its columns are file_name"),
