@@ -4,6 +4,7 @@ import gzip
 import io
 import json
 import os
+import subprocess
 import tarfile
 
 import numpy as np
@@ -19,6 +20,7 @@ from ladd_jax.data.images import decode_image
 from ladd_jax.data.picture_folder import PictureFolder
 from ladd_jax.data.records import Unreadable
 from ladd_jax.errors import UserError
+from ladd_jax.whole_files import LFS_POINTER
 
 
 def picture(value):
@@ -246,6 +248,39 @@ def test_tars_of_a_folder_are_those_that_are_seen_in_whatever_letters(tmp_path):
     assert contents(open_images(tmp_path)) == [("0/c", 2, "two")]
 
 
+def test_tars_whose_records_would_have_the_same_names_are_refused(tmp_path):
+    for name in ("0.tar", "0.TAR"):
+        tar(tmp_path / name, [("c.png", picture(1)), ("c.txt", name)])
+    with pytest.raises(UserError, match=r"0\.TAR and .*0\.tar differ only in .*: rename one of"):
+        open_images(tmp_path)
+
+
+@pytest.mark.parametrize("form", ["gnu", "pax --sparse-version=0.1", "pax --sparse-version=1.0"])
+def test_links_and_sparse_members_of_a_tar_are_faults_of_their_records_alone(tmp_path, form):
+    for name in "abcd":
+        (tmp_path / f"{name}.txt").write_text(name)
+    with (tmp_path / "a.png").open("wb") as file:
+        file.write(picture(1))
+        # Whole blocks without bytes are holes on every file system of Linux.
+        file.truncate(2**20)
+    (tmp_path / "b.png").write_bytes(picture(2))
+    os.link(tmp_path / "b.png", tmp_path / "c.png")
+    os.symlink("b.png", tmp_path / "d.png")
+    names = [f"{name}.{suffix}" for name in "abcd" for suffix in ("png", "txt")]
+    command = f"tar --sparse --format={form} -C {tmp_path} -cf {tmp_path}/0.tar"
+    subprocess.run([*command.split(), *names], check=True)
+    source = ImageTars([tmp_path / "0.tar"])
+    assert source.keys == ["0/a", "0/b", "0/c", "0/d"]
+    assert source[1].data == picture(2)
+    for place, words in (
+        (0, "0/a.png is sparse: pack"),
+        (2, "0/c.png is a li"),
+        (3, "0/d.png is a"),
+    ):
+        with pytest.raises(UserError, match=words):
+            source[place]
+
+
 def test_tars_of_one_name_in_several_folders_keep_their_records_apart(tmp_path):
     for name in ("a", "b"):
         tar(tmp_path / name / "0.tar", [("c.png", picture(1)), ("c.txt", name)])
@@ -325,6 +360,12 @@ def damaged_tars():
 def test_a_damaged_tar_is_an_error_that_names_it(tmp_path, kind):
     (tmp_path / "0.tar").write_bytes(damaged_tars()[kind])
     with pytest.raises(ValueError, match=r"0\.tar cannot be read as an uncompressed tar \(.*\): "):
+        open_images(tmp_path)
+
+
+def test_a_tar_that_git_lfs_has_not_fetched_is_told_to_be(tmp_path):
+    (tmp_path / "0.tar").write_bytes(LFS_POINTER + b".github.com/spec/v1")
+    with pytest.raises(UserError, match=r"0\.tar is a pointer of git-lfs, and not the file: run"):
         open_images(tmp_path)
 
 
