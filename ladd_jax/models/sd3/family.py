@@ -90,8 +90,8 @@ def _text_encoder(
     )
 
 
-# Fields of diffusers' scheduler that change its schedule besides `shift`. Those of its dynamic
-# shift make the shift a function of the picture's size, and only when `use_dynamic_shifting` is set.
+# Fields of diffusers' scheduler that change its schedule beyond a shift, if they are set. With the
+# first, the pipeline computes the shift from the number of image tokens, and `shift` is ignored.
 _UNREAD = (
     "use_dynamic_shifting", "shift_terminal", "invert_sigmas", "use_karras_sigmas",
     "use_exponential_sigmas", "use_beta_sigmas", "stochastic_sampling",
