@@ -255,9 +255,28 @@ def again(name: str, seed: int, number: int) -> None:
         print(READERS[name].read(place))
 
 
+def misuse(readers: list[str], number: int | None) -> str:
+    """What is wrong with the flags `--reader` and `--number`; empty where nothing is."""
+    for name in readers:
+        if name not in READERS:
+            return f"--reader={name} is none of {', '.join(READERS)}: use one"
+    if number is not None and len(readers) != 1:
+        return (
+            f"--number={number} is an input of one reader and --reader names {len(readers)}: name "
+            f"one, such as --reader=tars"
+        )
+    if number is not None and number < 0:
+        return f"--number={number} is below 0: use 0 for the seed, or more for what is made of it"
+    return ""
+
+
 def main(arguments: list[str]) -> None:
     """Tries the readers and writes what was found, or reads one input again."""
     del arguments
+    wrong = misuse(_READER.value, _NUMBER.value)
+    if wrong:
+        print(f"error: {wrong}", file=sys.stderr)
+        sys.exit(2)
     # Whatever names an input contains, the hub is not asked.
     os.environ["HF_HUB_OFFLINE"] = "1"
     os.environ["JAX_PLATFORMS"] = "cpu"

@@ -1,5 +1,6 @@
 """Files that appear whole or not at all, and JSON that is read whole or refused in a sentence."""
 
+import collections
 import contextlib
 import errno
 import json
@@ -14,6 +15,20 @@ from ladd_jax.errors import DamagedError, UserError
 
 LFS_POINTER = b"version https://git-lfs"
 """How a file begins that git-lfs has not fetched yet."""
+
+
+def refuse_pointer(data: bytes, what: str) -> None:
+    """Raises DamagedError if a file is only a pointer of git-lfs.
+
+    Args:
+      data: the file, or its beginning.
+      what: what the message calls it.
+    """
+    if data.startswith(LFS_POINTER):
+        raise DamagedError(
+            f"{what} is a pointer of git-lfs, and not the file: run `git lfs pull` in the folder "
+            f"that it was cloned into"
+        )
 
 
 @contextlib.contextmanager
@@ -113,27 +128,47 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
+def parse_json(text: str | bytes) -> Any:
+    """The value of a JSON text that someone else may have written.
+
+    Raises:
+      RepeatedFieldError: an object has a field twice, so that one of its values would be lost.
+      ValueError, RecursionError: it is not JSON.
+    """
+    return json.loads(text, object_pairs_hook=_once)
+
+
+class RepeatedFieldError(ValueError):
+    """An object of a JSON text has a field twice.
+
+    Attributes:
+      field: name of the field.
+    """
+
+    def __init__(self, field: str):
+        """Takes the name of the field."""
+        super().__init__(f"it has {field!r} twice")
+        self.field = field
+
+
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object from its pairs; raises ValueError if it has a name twice."""
     found = dict(pairs)
     if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        again = next(name for name in found if names.count(name) > 1)
-        raise ValueError(f"it has {again!r} twice")
+        counts = collections.Counter(name for name, _ in pairs)
+        raise RepeatedFieldError(counts.most_common(1)[0][0])
     return found
 
 
-def read_json(path: Path, remedy: str = "get it again", once: bool = False) -> dict[str, Any]:
+def read_json(path: Path, remedy: str = "get it again") -> dict[str, Any]:
     """The object of a JSON file, with or without a byte-order mark.
 
     Args:
       path: the file.
       remedy: what the user can do about a damaged one.
-      once: whether a name that an object has twice counts as damage, since the first of the two
-        values that someone wrote would be lost.
 
     Raises:
-      DamagedError: it is missing, a folder, empty, a pointer of git-lfs, cut, or holds no object.
+      DamagedError: it is missing, a folder, empty, a pointer of git-lfs, cut, holds no object, or
+        an object in it has a field twice.
     """
     try:
         data = path.read_bytes()
@@ -141,15 +176,11 @@ def read_json(path: Path, remedy: str = "get it again", once: bool = False) -> d
         raise DamagedError(f"{path} is missing: {remedy}") from error
     except IsADirectoryError as error:
         raise DamagedError(f"{path} is damaged (it is a folder): {remedy}") from error
-    if data.startswith(LFS_POINTER):
-        raise DamagedError(
-            f"{path} is damaged (it is a pointer of git-lfs, and not the file): run `git lfs pull` "
-            f"in the folder that it was cloned into"
-        )
+    refuse_pointer(data, str(path))
     if not data.strip():
         raise DamagedError(f"{path} is damaged (it is empty): {remedy}")
     try:
-        value = json.loads(data.decode("utf-8-sig"), object_pairs_hook=_once if once else None)
+        value = parse_json(data.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
         raise DamagedError(f"{path} is damaged ({error}): {remedy}") from error
     if not isinstance(value, dict):

@@ -15,11 +15,12 @@ POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:" + "0" * 64 +
     [
         ("", r"a\.json is damaged \(it is empty\): get it again"),
         (" \n", r"is damaged \(it is empty\)"),
-        (POINTER, r"a\.json is damaged \(it is a pointer of git-lfs.*git lfs pull"),
+        (POINTER, r"a\.json is a pointer of git-lfs, and not the file: run `git lfs pull`"),
         ('{"a": ', r"a\.json is damaged \(.*\): get it again"),
         ("[1]", r"a\.json is damaged \(it holds no JSON object\)"),
         ("null", r"is damaged \(it holds no JSON object\)"),
         ("[" * 100_000, r"a\.json is damaged"),
+        ('{"a": [{"b": 1, "c": 2, "c": 2}]}', r"a\.json is damaged \(it has 'c' twice\): get it"),
     ],
 )
 def test_damaged_json_is_named(tmp_path, content, words):

@@ -140,6 +140,12 @@ class ImageFolder:
         """The file of a record whose row is not damaged, in the Unicode form it has on disk."""
         return as_on_disk(self._directory / self._names[index])
 
+    @property
+    def files(self) -> Iterator[str]:
+        """Names of the files of all records whose rows are not damaged, relative to the folder."""
+        others = (other for _, _, _, other in self._rest if other)
+        return (PurePosixPath(name).as_posix() for name in (*self._names, *others))
+
     def __len__(self) -> int:
         return len(self.keys)
 

@@ -17,6 +17,7 @@ from ladd_jax.data.prompts import check_prompt, choose_column, parse_object
 from ladd_jax.data.records import Record, files_below, read_inside
 from ladd_jax.errors import UserError
 from ladd_jax.paths import one_form
+from ladd_jax.whole_files import LFS_POINTER, refuse_pointer
 
 _LOG = getLogger(__name__)
 
@@ -85,8 +86,8 @@ class ImageTars(_Pairs):
     """WebDataset tars: `x.jpg` is an image and `x.txt` or `x.json` its prompt.
 
     `IMAGE_SUFFIXES` are the suffixes of images. `tars[i]` reads one record, in order of tar and
-    then of name. It raises UserError if the image is missing or exists in two formats, or if there
-    is no proper prompt, and IndexError if there is no such record.
+    then of name. It raises UserError if the image is missing, exists in two formats, is a link or
+    is sparse, or if there is no proper prompt, and IndexError if there is no such record.
 
     Attributes:
       keys: `TAR/NAME` of all records, without suffixes.
@@ -101,16 +102,24 @@ class ImageTars(_Pairs):
             there is no such file, whichever of the fields `prompt`, `text` and `caption` there is.
 
         Raises:
-          UserError: a tar is damaged, cut or compressed, or names a member twice; or there are no
-            records.
+          UserError: a tar is damaged, cut or compressed, or names a member twice; records of two
+            tars would have the same keys; or there are no records.
         """
         super().__init__(column)
         files = sorted(Path(path) for path in paths)
         root = os.path.commonpath([file.parent for file in files]) if files else ""
+        prefixes: dict[str, Path] = {}
         for file in files:
             prefix = file.relative_to(root).with_suffix("").as_posix()
+            other = prefixes.setdefault(prefix, file)
+            if other is not file:
+                raise UserError(
+                    f"{other} and {file} differ only in their suffixes, and records are named "
+                    f"without them: rename one of the two"
+                )
             for name, members in sorted(_tar_members(file).items()):
-                self._add(f"{prefix}/{name}", members, _tar_reader(file, members))
+                key = f"{prefix}/{name}"
+                self._add(key, members, _tar_reader(file, key, members))
         if not self.keys:
             raise UserError(
                 f"{len(files)} tars hold no records: name members such as cat.jpg and cat.txt"
@@ -216,9 +225,11 @@ def _put(groups: dict[str, _Members], name: str, suffix: str, place: Any, held: 
 
 
 def _tar_members(path: Path) -> dict[str, _Members]:
-    """Images and texts of a tar: where their bytes start, and how many there are."""
+    """Images and texts of a tar: where their bytes start, how many there are, and their fault."""
     try:
-        places: dict[str, tuple[int, int]] = {}
+        with path.open("rb") as file:
+            refuse_pointer(file.read(len(LFS_POINTER)), str(path))
+        places: dict[str, tuple[int, int, str]] = {}
         with tarfile.open(path, "r:") as tar:
             last = -1
             for member in tar:
@@ -226,11 +237,11 @@ def _tar_members(path: Path) -> dict[str, _Members]:
                 if member.offset <= last or member.size < 0:
                     raise tarfile.ReadError(f"the header at byte {member.offset} is damaged")
                 last = member.offset
-                if member.isfile():
+                if not member.isdir():
                     name = member.name.removeprefix("./")
                     if name in places and _is_known(name.rpartition(".")[2]):
                         raise UserError(f"{path} holds {name} twice: remove one of them")
-                    places[name] = (member.offset_data, member.size)
+                    places[name] = (member.offset_data, member.size, _fault(member))
             end = tar.offset
         with path.open("rb") as file:
             file.seek(end)
@@ -251,6 +262,15 @@ def _tar_members(path: Path) -> dict[str, _Members]:
         ) from error
 
 
+def _fault(member: tarfile.TarInfo) -> str:
+    """Why the bytes of a member are not those of its file; empty where they are."""
+    if member.issparse():
+        return "is sparse: pack the tar without --sparse"
+    if member.islnk() or member.issym():
+        return "is a link: pack the tar with --dereference and --hard-dereference"
+    return "" if member.isfile() else "is not a file: leave it out of the tar"
+
+
 def _packed(path: Path) -> str:
     """What a file is packed by as a whole; empty where it is not packed, or cannot be read."""
     with contextlib.suppress(OSError), path.open("rb") as file:
@@ -259,9 +279,11 @@ def _packed(path: Path) -> str:
     return ""
 
 
-def _tar_reader(path: Path, members: _Members) -> Callable[[str], bytes]:
+def _tar_reader(path: Path, key: str, members: _Members) -> Callable[[str], bytes]:
     def read(suffix: str) -> bytes:
-        start, size = members[suffix]
+        start, size, fault = members[suffix]
+        if fault:
+            raise UserError(f"{key}.{suffix} {fault}")
         with path.open("rb") as file:
             file.seek(start)
             return file.read(size)

@@ -2,18 +2,35 @@
 
 import functools
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from logging import getLogger
 from pathlib import Path
 
 from ladd_jax.data.image_folders import METADATA, ImageFolder
-from ladd_jax.data.image_pairs import CaptionedFolder, ImageTars, has_pairs, image_count
+from ladd_jax.data.image_pairs import (
+    IMAGE_SUFFIXES,
+    CaptionedFolder,
+    ImageTars,
+    has_pairs,
+    image_count,
+)
 from ladd_jax.data.image_tables import open_table
-from ladd_jax.data.records import Records, files_below
+from ladd_jax.data.records import Records, files_below, names_below
 from ladd_jax.errors import NotFoundError, UserError
-from ladd_jax.paths import expand, is_there, matches, near
+from ladd_jax.paths import expand, is_there, matches, near, one_form
+
+_LOG = getLogger(__name__)
 
 _TABLES = (".parquet", ".arrow")
 _PACKED_TARS = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
+
+# What a folder may hold besides that which is read of it, by the suffixes of its files.
+_OTHERS = {
+    "tars": (".tar",),
+    "compressed tars": _PACKED_TARS,
+    "tables": _TABLES,
+    "pictures": tuple(f".{suffix}" for suffix in IMAGE_SUFFIXES),
+}
 
 
 def open_images(
@@ -37,7 +54,8 @@ def open_images(
         `*.tar`, or tars themselves; a directory with `x.txt` beside `x.png`; a directory of
         `.parquet` or `.arrow`, such files, or what `Dataset.save_to_disk` wrote; or, if the path
         does not exist, a dataset's name on the hub. The first of these that a directory has is
-        read. Tars and tables may be named by a pattern or a list, as `paths.matches` reads it.
+        read, and a warning counts the others. Tars and tables may be named by a pattern or a list,
+        as `paths.matches` reads it.
       column: name of the field with the prompt.
       image_column: for tables, name of the column with the image.
       other_column: for tables, name of the column with the image that it was compared with; empty:
@@ -58,10 +76,13 @@ def open_images(
     """
     folder, here = expand(path), is_there(path)
     if here and any((folder / name).is_file() for name in METADATA):
-        if edits:
-            return ImageFolder(folder, column, strict=strict, source=other_column, edits=True)
-        _refuse_pairs(folder, other_column)
-        return ImageFolder(folder, column, strict=strict)
+        if not edits:
+            _refuse_pairs(folder, other_column)
+        source = other_column if edits else ""
+        rows = ImageFolder(folder, column, strict=strict, source=source, edits=edits)
+        named = {one_form(name) for name in (*rows.files, *METADATA)}
+        _tell_unread(folder, (n for n in names_below(folder) if one_form(n) not in named))
+        return rows
     table = functools.partial(
         open_table,
         column=column,
@@ -104,13 +125,15 @@ def _of_folder(
     # Systems put hidden files beside a user's, with the same suffix.
     visible = [file for file in folder.iterdir() if not file.name.startswith(".")]
     tars = [file for file in visible if file.suffix.lower() == ".tar"]
-    if tars:
-        _refuse_pairs(folder, other_column, edits)
-        return ImageTars(tars, column)
     files = [file.relative_to(folder) for file in files_below(folder)]
     names = [file.as_posix() for file in files]
+    if tars:
+        _refuse_pairs(folder, other_column, edits)
+        _tell_unread(folder, set(names) - {file.name for file in tars})
+        return ImageTars(tars, column)
     if has_pairs(names):
         _refuse_pairs(folder, other_column, edits)
+        _tell_unread(folder, (name for name in names if not _is_one_of(name, "pictures")))
         return CaptionedFolder(folder, column)
     tables = [file for file in files if file.suffix.lower() in _TABLES]
     # The library that reads the splits of a folder finds only suffixes in small letters.
@@ -121,7 +144,15 @@ def _of_folder(
             f"folder are found only by such suffixes: rename it, or name the files of one split, "
             f"such as {unseen[0].with_stem('*')}"
         )
+    kinds = sorted({file.suffix for file in tables})
+    if len(kinds) > 1:
+        counts = " and ".join(f"{sum(t.suffix == kind for t in tables)} {kind}" for kind in kinds)
+        raise UserError(
+            f"{folder} holds {counts} files, of which only one kind is read: name the files of "
+            f"one, such as {folder}/*{kinds[-1]}"
+        )
     if tables:
+        _tell_unread(folder, (name for name in names if not _is_one_of(name, "tables")))
         return table(folder)
     packed = [file for file in visible if file.name.lower().endswith(_PACKED_TARS)]
     if packed:
@@ -135,6 +166,24 @@ def _of_folder(
             f"x.txt, or those of all into {METADATA[0]}"
         )
     raise _nothing(folder)
+
+
+def _is_one_of(name: str, kind: str) -> bool:
+    return name.lower().endswith(_OTHERS[kind])
+
+
+def _tell_unread(folder: Path, names: Iterable[str]) -> None:
+    """Warns of the tars, tables and pictures among the names, which are not read of a folder."""
+    found: dict[str, list[str]] = {}
+    for name in names:
+        for kind in _OTHERS:
+            if _is_one_of(name, kind):
+                found.setdefault(kind, []).append(name)
+    for kind, of_kind in found.items():
+        _LOG.warning(
+            "%s also holds %d %s that are no records of their own, such as %s: name them alone as "
+            "data if they should be", folder, len(of_kind), kind, min(of_kind),
+        )  # fmt: skip
 
 
 def _refuse_pairs(path: str | Path, other_column: str, edits: bool = False) -> None:

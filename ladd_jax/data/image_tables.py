@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 # brackets behind the name.
 _BYTES = ("binary", "binary_view", "fixed_size_binary", "large_binary")
 
+# Names that the library has for readers of tables.
+_KINDS = ("parquet", "arrow")
+
 # The column in which the library has the text of a tar's record.
 _TEXT_OF_TARS = "txt"
 
@@ -295,6 +298,11 @@ def open_table(
         # The others of a host find in its cache what the first has fetched and converted.
         with one_of_each_host_first("table"), _one_sentence(named, where):
             rows = datasets.load_dataset(name, **options)
+            if Path(named).is_dir() and rows.builder_name not in _KINDS:
+                raise UserError(
+                    f"{named} holds more files of another kind than tables, and these are read "
+                    f"instead ({rows.builder_name}): name the tables, such as {named}/*.parquet"
+                )
     else:
         try:
             if jax.process_index() == 0 and not Path(stream).exists():

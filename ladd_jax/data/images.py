@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from ladd_jax.errors import UserError, brief
-from ladd_jax.whole_files import LFS_POINTER
+from ladd_jax.whole_files import refuse_pointer
 
 Read = TypeVar("Read")
 
@@ -209,8 +209,7 @@ def _without_texts(data: bytes) -> bytes:
 def _open(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
     if not data:
         raise UserError("the image has no bytes")
-    if data.startswith(LFS_POINTER):
-        raise UserError("it is a pointer of git-lfs, and not an image: run `git lfs pull`")
+    refuse_pointer(data, "it")
     try:
         image: Image.Image = Image.open(io.BytesIO(data), formats=FORMATS)
     except Image.DecompressionBombError as error:

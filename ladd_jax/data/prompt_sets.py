@@ -2,7 +2,6 @@
 
 import csv
 import io
-import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from ladd_jax.data.prompts import (
 )
 from ladd_jax.errors import UserError
 from ladd_jax.paths import expand, is_there, matches
+from ladd_jax.whole_files import parse_json
 
 _EVERY = 4
 _COUNT = 128
@@ -130,7 +130,7 @@ def read_coco(path: Path) -> list[str]:
     """
     text = read_text(path)
     try:
-        content: Any = json.loads(text)
+        content: Any = parse_json(text)
         found: dict[int, tuple[int, str]] = {}
         for entry in content["annotations"]:
             image, number = int(entry["image_id"]), int(entry["id"])

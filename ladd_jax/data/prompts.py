@@ -9,9 +9,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from ladd_jax.errors import DamagedError, NotFoundError, UserError
+from ladd_jax.errors import NotFoundError, UserError
 from ladd_jax.paths import expand, matches, near
-from ladd_jax.whole_files import LFS_POINTER
+from ladd_jax.whole_files import LFS_POINTER, RepeatedFieldError, parse_json, refuse_pointer
 
 MAX_CHARACTERS = 10_000
 """Longest prompt. Text encoders read a few hundred tokens: longer text was not meant as one."""
@@ -182,10 +182,12 @@ def parse_object(text: str, where: str) -> dict[str, Any]:
     """A JSON object.
 
     Raises:
-      UserError: the text is not a JSON object.
+      UserError: the text is not a JSON object, or has a field twice.
     """
     try:
-        value = json.loads(text)
+        value = parse_json(text)
+    except RepeatedFieldError as error:
+        raise UserError(f"{where} has the field {error.field!r} twice: keep one") from error
     except (ValueError, RecursionError) as error:
         raise UserError(f"{where} is not JSON ({error}): repair or remove it") from error
     if not isinstance(value, dict):
@@ -248,11 +250,7 @@ def _existing(path: Path) -> Path:
         raise NotFoundError(f"no file {path}{'' if path.exists() else near(path)}: check the path")
     with path.open("rb") as file:
         # The lines of a pointer would pass as prompts.
-        if file.read(len(LFS_POINTER)) == LFS_POINTER:
-            raise DamagedError(
-                f"{path} is a pointer of git-lfs, and not the file: run `git lfs pull` in the "
-                f"folder that it was cloned into"
-            )
+        refuse_pointer(file.read(len(LFS_POINTER)), str(path))
     return path
 
 

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -66,14 +66,24 @@ class UndecodableError(UserError):
 _STRAY = "lost+found"
 
 
+def names_below(folder: Path) -> Iterator[str]:
+    """Names, relative to a folder, of what is no folder in it and its subfolders, links included.
+
+    Hidden files and those of the system are left out.
+    """
+    for place, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not _is_stray(name)]
+        inner = Path(place).relative_to(folder)
+        yield from ((inner / name).as_posix() for name in files if not _is_stray(name))
+
+
+def _is_stray(name: str) -> bool:
+    return name.startswith(".") or name == _STRAY
+
+
 def files_below(folder: Path) -> list[Path]:
     """All files in a folder and its subfolders, without hidden files and those of the system."""
-
-    def is_stray(file: Path) -> bool:
-        parts = file.relative_to(folder).parts
-        return any(part.startswith(".") or part == _STRAY for part in parts)
-
-    return [file for file in folder.rglob("*") if not is_stray(file) and file.is_file()]
+    return [file for file in map(folder.joinpath, names_below(folder)) if file.is_file()]
 
 
 def read_inside(folder: Path, name: str) -> bytes:

@@ -178,12 +178,15 @@ class Released:
       side: side of the square latents that it makes by default, in latent pixels.
       text_length: T.
       student: whether its scheduler is the one for few-step students.
+      unread: what of the schedule that comes with it is not read, in a sentence that says what to
+        do; empty if the shift is all there is to it.
     """
 
     shift: float | None
     side: int
     text_length: int
     student: bool = False
+    unread: str = ""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -66,6 +66,8 @@ class TrainedModel:
         others.
       joined: what is joined to x_t, as `data.joined` names it; empty for none.
       null: gives the arrays that stand for no cond, by name, as far as they are known.
+      unread: why `generator` has no shift to sample with by default, in a sentence that says what
+        to do; empty if it has one.
     """
 
     place: str
@@ -86,6 +88,7 @@ class TrainedModel:
     fixed_guidance: GivenGuidance = None
     joined: str = ""
     null: Callable[[], Mapping[str, np.ndarray]] = dict
+    unread: str = ""
 
     @property
     def reads_picture(self) -> bool:
@@ -137,7 +140,8 @@ class TrainedModel:
 
         Raises:
           UserError: a student was not trained for the steps or the guidance, or has no guidance or
-            shift, or the strength is invalid, see `start`.
+            shift, or the strength is invalid, see `start`; or no shift is given to a pipeline whose
+            own schedule cannot be followed.
         """
         if image_guidance not in (None, 1.0) and self.joined in ("", "inpaint"):
             does = "fills holes" if self.joined else "is given no picture"
@@ -169,6 +173,8 @@ class TrainedModel:
                 _check_fixed("image_guidance", image_guidance, fixed[1])
             steps = len(self.times) if steps is None else steps
             return Sampling.student(steps, self.times, scale, self.sampler)
+        if self.unread and shift is None:
+            raise UserError(self.unread)
         given = dict(steps=steps, guidance=guidance, shift=shift, image_guidance=image_guidance)
         return Sampling.generator(
             **self.generator | {name: value for name, value in given.items() if value is not None}
@@ -384,6 +390,7 @@ def _released(place: str, dtype: Any, mesh: Mesh) -> TrainedModel:
         step=facts.get("step"),
         fixed_guidance=_fixed(facts),
         joined=joined_kind(place, said, in_channels - channels, channels),
+        unread=released.unread,
     )
 
 

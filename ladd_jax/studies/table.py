@@ -77,7 +77,7 @@ def read_study(given: str) -> Study:
     path = known.get(given) or expand(given)
     if not path.is_file():
         raise NotFoundError(f"{path} does not exist{near(path)}: name a table of recipes")
-    table = read_json(path, "write it as a table of recipes", once=True)
+    table = read_json(path, "write it as a table of recipes")
     for name in table:
         if name not in _PARTS:
             raise DamagedError(

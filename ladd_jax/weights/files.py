@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ladd_jax.errors import DamagedError, UserError
-from ladd_jax.whole_files import LFS_POINTER
+from ladd_jax.whole_files import LFS_POINTER, parse_json, refuse_pointer
 
 _WRITTEN = {
     "F32": np.dtype(np.float32),
@@ -129,8 +129,8 @@ def read_headers(files: Sequence[Path]) -> tuple[dict[str, StoredTensor], dict[s
     """All tensors of some files by name, each with its scale, and the files' metadata.
 
     Raises:
-      DamagedError: a path is not a file, a file is truncated or not in the format, or two files
-        have a tensor of the same name.
+      DamagedError: a path is not a file, a file is truncated, a pointer of git-lfs or not in the
+        format, or two files have a tensor of the same name.
     """
     tensors: dict[str, StoredTensor] = {}
     metadata: dict[str, str] = {}
@@ -140,6 +140,8 @@ def read_headers(files: Sequence[Path]) -> tuple[dict[str, StoredTensor], dict[s
             what = "a link to nothing" if file.is_symlink() else "not a file"
             raise DamagedError(f"{file} is {what}: get it again, with the targets of links")
         size = file.stat().st_size
+        with file.open("rb") as stream:
+            refuse_pointer(stream.read(len(LFS_POINTER)), str(file))
         try:
             header, start = _read_header(file, size)
             metadata |= _metadata(header.pop("__metadata__", {}))
@@ -219,14 +221,12 @@ def _with_scales(tensors: dict[str, StoredTensor]) -> dict[str, StoredTensor]:
 def _read_header(file: Path, size: int) -> tuple[dict[str, Any], int]:
     with file.open("rb") as stream:
         first = stream.read(8)
-        if len(first) == 8 and LFS_POINTER.startswith(first):
-            raise UserError("it is a git-lfs pointer instead of the file: run `git lfs pull`")
         if len(first) < 8:
             raise UserError("it has no header")
         (length,) = struct.unpack("<Q", first)
         if 8 + length > size:
             raise UserError("its header would be longer than the file")
-        header = json.loads(stream.read(length))
+        header = parse_json(stream.read(length))
         if not isinstance(header, dict):
             raise UserError("its header is not a JSON object")
         return header, 8 + length

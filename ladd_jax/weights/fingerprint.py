@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,8 @@ def fingerprint(place: str, parts: Sequence[str]) -> str:
     found = hashlib.sha256()
     for file in files:
         size = file.stat().st_size
-        found.update(f"{file.relative_to(folder).as_posix()} {size} ".encode())
+        # Names are bytes on a disk, and need not be UTF-8.
+        found.update(os.fsencode(file.relative_to(folder).as_posix()) + f" {size} ".encode())
         with file.open("rb") as stream:
             _sample(found, stream, size)
     return found.hexdigest()

@@ -7,7 +7,6 @@ the layers are left to the network's family.
 
 import dataclasses
 import functools
-import json
 import logging
 import re
 from collections.abc import Mapping
@@ -21,7 +20,7 @@ from ladd_jax.paths import expand
 from ladd_jax.ranges import Range, is_number
 from ladd_jax.weights.files import StoredTensor, read_headers
 from ladd_jax.weights.source import LORA_SETTINGS, find_lora
-from ladd_jax.whole_files import read_json
+from ladd_jax.whole_files import parse_json, read_json
 
 _LOG = logging.getLogger(__name__)
 
@@ -216,7 +215,7 @@ def _settings(file: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
     beside = file.with_name(LORA_SETTINGS)
     try:
         if _METADATA in metadata or not beside.is_file():
-            found = json.loads(metadata.get(_METADATA, "{}"))
+            found = parse_json(metadata.get(_METADATA, "{}"))
             found = {name.removeprefix("transformer."): value for name, value in found.items()}
         else:
             found = read_json(beside)

@@ -4,6 +4,7 @@ import gzip
 import io
 import json
 import os
+import subprocess
 import tarfile
 
 import numpy as np
@@ -19,6 +20,7 @@ from ladd_jax.data.images import decode_image
 from ladd_jax.data.picture_folder import PictureFolder
 from ladd_jax.data.records import Unreadable
 from ladd_jax.errors import UserError
+from ladd_jax.whole_files import LFS_POINTER
 
 
 def picture(value):
@@ -54,7 +56,7 @@ def contents(source):
     return [(r.key, int(decode_image(r.data)[0, 0, 0]), r.prompt) for r in records]
 
 
-def test_a_folder_is_read_in_order_of_file_name(tmp_path):
+def test_a_folder_is_read_in_order_of_file_name(tmp_path, caplog):
     folder(
         tmp_path,
         [
@@ -64,8 +66,11 @@ def test_a_folder_is_read_in_order_of_file_name(tmp_path):
         ],
         {"a.png": picture(1), "b/2.png": picture(2), "b/10.png": picture(10), "c.png": b"unlisted"},
     )
+    (tmp_path / "b" / "old.tar").write_bytes(b"")
     source = open_images(tmp_path)
     assert isinstance(source, ImageFolder)
+    assert "holds 1 pictures that are no records of their own, such as c.png: name" in caplog.text
+    assert "holds 1 tars that are no records of their own, such as b/old.tar: name" in caplog.text
     assert contents(source) == [("a.png", 1, "one"), ("b/10.png", 10, "ten"), ("b/2.png", 2, "two")]
 
 
@@ -88,6 +93,10 @@ GOOD = {"file_name": "a.png", "text": "one"}
     [
         ([GOOD, '{"file_name": "b.png", "text": "tw'], "line 2 is not JSON"),
         ([GOOD, ""], "line 2 is empty"),
+        (
+            [GOOD, '{"file_name": "a.png", "text": "x", "text": "y"}'],
+            "line 2 has the field 'text' ",
+        ),
         ([GOOD, {"text": "two"}], "line 2 has no file_name"),
         ([GOOD, {"file_name": 3, "text": "two"}], "line 2 has no file_name"),
         ([GOOD, {"file_name": "b.png"}], "line 2 has no column 'text': its columns are file_name"),
@@ -236,10 +245,55 @@ def test_tars_are_read_in_order_of_tar_and_name(tmp_path):
     assert contents(open_images(tmp_path / "1.tar")) == expected[1:]
 
 
+def test_what_lies_beside_the_tars_of_a_folder_is_counted(tmp_path, caplog):
+    for name in ("0.tar", "deep/1.tar"):
+        tar(tmp_path / name, [("c.webp", picture(2)), ("c.txt", "two")])
+    for name in ("2.tar.gz", "x.parquet", "deep/y.arrow", "a.png", "a.txt", ".b.png"):
+        (tmp_path / name).write_bytes(b"")
+    assert contents(open_images(tmp_path)) == [("0/c", 2, "two")]
+    told = ["1 tars", "1 compressed tars", "2 tables", "1 pictures"]
+    assert len(caplog.messages) == len(told)
+    for words in told:
+        assert f"also holds {words} that are no records of their own, such as " in caplog.text
+
+
 def test_tars_of_a_folder_are_those_that_are_seen_in_whatever_letters(tmp_path):
     tar(tmp_path / "0.TAR", [("c.webp", picture(2)), ("c.txt", "two")])
     (tmp_path / "._0.TAR").write_bytes(b"\0\5\x16\7 of a Mac")
     assert contents(open_images(tmp_path)) == [("0/c", 2, "two")]
+
+
+def test_tars_whose_records_would_have_the_same_names_are_refused(tmp_path):
+    for name in ("0.tar", "0.TAR"):
+        tar(tmp_path / name, [("c.png", picture(1)), ("c.txt", name)])
+    with pytest.raises(UserError, match=r"0\.TAR and .*0\.tar differ only in .*: rename one of"):
+        open_images(tmp_path)
+
+
+@pytest.mark.parametrize("form", ["gnu", "pax --sparse-version=0.1", "pax --sparse-version=1.0"])
+def test_links_and_sparse_members_of_a_tar_are_faults_of_their_records_alone(tmp_path, form):
+    for name in "abcd":
+        (tmp_path / f"{name}.txt").write_text(name)
+    with (tmp_path / "a.png").open("wb") as file:
+        file.write(picture(1))
+        # Whole blocks without bytes are holes on every file system of Linux.
+        file.truncate(2**20)
+    (tmp_path / "b.png").write_bytes(picture(2))
+    os.link(tmp_path / "b.png", tmp_path / "c.png")
+    os.symlink("b.png", tmp_path / "d.png")
+    names = [f"{name}.{suffix}" for name in "abcd" for suffix in ("png", "txt")]
+    command = f"tar --sparse --format={form} -C {tmp_path} -cf {tmp_path}/0.tar"
+    subprocess.run([*command.split(), *names], check=True)
+    source = ImageTars([tmp_path / "0.tar"])
+    assert source.keys == ["0/a", "0/b", "0/c", "0/d"]
+    assert source[1].data == picture(2)
+    for place, words in (
+        (0, "0/a.png is sparse: pack"),
+        (2, "0/c.png is a li"),
+        (3, "0/d.png is a"),
+    ):
+        with pytest.raises(UserError, match=words):
+            source[place]
 
 
 def test_tars_of_one_name_in_several_folders_keep_their_records_apart(tmp_path):
@@ -321,6 +375,12 @@ def damaged_tars():
 def test_a_damaged_tar_is_an_error_that_names_it(tmp_path, kind):
     (tmp_path / "0.tar").write_bytes(damaged_tars()[kind])
     with pytest.raises(ValueError, match=r"0\.tar cannot be read as an uncompressed tar \(.*\): "):
+        open_images(tmp_path)
+
+
+def test_a_tar_that_git_lfs_has_not_fetched_is_told_to_be(tmp_path):
+    (tmp_path / "0.tar").write_bytes(LFS_POINTER + b".github.com/spec/v1")
+    with pytest.raises(UserError, match=r"0\.tar is a pointer of git-lfs, and not the file: run"):
         open_images(tmp_path)
 
 

@@ -16,6 +16,7 @@ from ladd_jax.data.image_pairs import CaptionedFolder, ImageTars
 from ladd_jax.data.image_records import open_images
 from ladd_jax.data.image_tables import ImageTable, open_table
 from ladd_jax.data.images import decode_image
+from ladd_jax.errors import UserError
 
 EXPECTED = [("0", 10, "ten"), ("1", 20, "twenty"), ("2", 30, "thirty")]
 
@@ -279,14 +280,32 @@ def test_a_stream_of_pairs_keeps_both_images_and_their_preferences(tmp_path, mon
         assert compared(source) == [(10, 11, 1), (20, 21, -1)]
 
 
-def test_a_stray_table_does_not_hide_pictures_with_their_texts(tmp_path):
+def test_a_stray_table_does_not_hide_pictures_with_their_texts(tmp_path, caplog):
     for name in ("a.png", "a.txt"):
         (tmp_path / name).write_bytes(picture(10) if name == "a.png" else b"ten")
     (tmp_path / "cache").mkdir()
     table().to_parquet(tmp_path / "cache/stray.parquet")
     assert contents(open_images(tmp_path)) == [("a", 10, "ten")]
+    assert "also holds 1 tables that are no records of their own, such as cache/s" in caplog.text
     (tmp_path / "a.txt").rename(tmp_path / "readme.txt")
     assert contents(open_images(tmp_path)) == EXPECTED
+    assert "also holds 1 pictures that are no records of their own, such as a.png" in caplog.text
+
+
+def test_a_table_that_pictures_outnumber_is_to_be_named(tmp_path):
+    for name in ("a.png", "b.png"):
+        (tmp_path / name).write_bytes(picture(10))
+    table().to_parquet(tmp_path / "x.parquet")
+    with pytest.raises(UserError, match=r"more files of another kind .*imagefolder.*/\*\.parquet$"):
+        open_images(tmp_path)
+    assert contents(open_images(tmp_path / "*.parquet")) == EXPECTED
+
+
+def test_tables_of_two_kinds_in_a_folder_are_refused(tmp_path):
+    table().to_parquet(tmp_path / "x.parquet")
+    (tmp_path / "y.arrow").write_bytes(b"")
+    with pytest.raises(UserError, match=r"holds 1 \.arrow and 1 \.parquet files.*/\*\.parquet$"):
+        open_images(tmp_path)
 
 
 def test_a_failing_stream_lets_the_other_processes_follow(tmp_path, monkeypatch):

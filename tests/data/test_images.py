@@ -204,10 +204,7 @@ def test_the_first_frame_of_an_animation_is_taken():
     "data, message",
     [
         (b"", "the image has no bytes"),
-        (
-            LFS_POINTER + b"/spec/v1",
-            "it is a pointer of git-lfs, and not an image: run `git lfs pull`",
-        ),
+        (LFS_POINTER + b"/spec/v1", "it is a pointer of git-lfs, and not the file: run `git lfs"),
         (b"<html>404</html>", "not a JPEG, PNG, WebP, GIF or BMP image"),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not a JPEG, PNG, WebP, GIF or BMP"),
         (png(20_000, 20_000, 8, 2, b""), f"the limit of {MAX_PIXELS} pixels"),

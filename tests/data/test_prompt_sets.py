@@ -67,6 +67,7 @@ def test_each_image_of_coco_has_its_first_caption(tmp_path):
         ("coco", '{"annotations": [{"id": 1, "image_id": Infinity}]}', "no captions of COCO"),
         ("coco", '{"annotations": [{"id": 1}]}', "no field 'image_id'"),
         ("coco", '{"annotations": []}', "holds no prompts of coco"),
+        ("coco", '{"annotations": [], "annotations": []}', "it has 'annotations' twice"),
         ("coco", '{"annotations": [{"id": 1, "image_id": 2, "caption": 3}]}', "image 2 holds 3"),
     ],
 )

@@ -138,6 +138,11 @@ LONG = "x" * 10_001
         ("p.jsonl", '{"text": "a", "caption": "b"}\n', "line 1 has text and caption"),
         ("p.jsonl", '{"prompt": "a"}\n{"prompt": null}\n', "line 2 holds null as its prompt"),
         ("p.jsonl", '{"prompt": ""}\n', "line 1 is empty"),
+        (
+            "p.jsonl",
+            '{"prompt": "a"}\n{"prompt": "b", "prompt": "b"}\n',
+            "p.jsonl, line 2 has the field 'prompt' twice: keep one",
+        ),
         ("p.jsonl", '{"prompt": "a \\ud800"}\n', "line 1 has a prompt with half a surrogate pair"),
         ("p.parquet", "PAR1", "is not a .txt, .tsv, .csv or .jsonl file"),
     ],

@@ -11,7 +11,10 @@ import pytest
 from ladd_jax.errors import UserError, UserErrors
 from ladd_jax.models.families import family
 from ladd_jax.models.sd3.encoder_weights import load_text_encoders
+from ladd_jax.models.sd3.family import _UNREAD
 from ladd_jax.models.sd3.parts import check_autoencoder, check_text
+from ladd_jax.parallel.mesh import make_mesh
+from ladd_jax.stages.trained import open_trained
 from ladd_jax.weights import read_mmdit_config
 
 
@@ -123,6 +126,49 @@ def test_the_shift_is_that_of_the_scheduler_or_its_default(pipeline, tmp_path, f
     file.write_text(json.dumps({name: value for name, value in found.items() if value is not None}))
     assert family("sd3").released(str(tmp_path / "p")).shift == shift
     assert diffusers.FlowMatchEulerDiscreteScheduler.from_pretrained(file.parent).shift == shift
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({}, ""),
+        ({"use_dynamic_shifting": False, "shift_terminal": None, "base_shift": 0.5}, ""),
+        ({"use_dynamic_shifting": True}, "json sets use_dynamic_shifting, and of a schedule only "),
+        (
+            {"use_beta_sigmas": True, "shift_terminal": 0.1},
+            "json sets shift_terminal and use_beta_sigmas, and of a schedule only shift is read: "
+            "choose a shift by --shift, or set these to false in a copy of the pipeline",
+        ),
+    ],
+)
+def test_a_schedule_that_is_more_than_a_shift_is_told(pipeline, tmp_path, fields, words):
+    shutil.copytree(pipeline, tmp_path / "p")
+    file = tmp_path / "p" / "scheduler/scheduler_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | fields))
+    unread = family("sd3").released(str(tmp_path / "p")).unread
+    assert words in unread and bool(words) == bool(unread)
+
+
+def test_a_pipeline_with_a_schedule_of_its_own_is_sampled_with_a_shift_that_is_given(
+    pipeline, tmp_path
+):
+    shutil.copytree(pipeline, tmp_path / "p")
+    file = tmp_path / "p" / "scheduler/scheduler_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"use_dynamic_shifting": True}))
+    trained = open_trained(str(tmp_path / "p"), None, None, None, make_mesh({"fsdp": -1}))
+    with pytest.raises(UserError, match="sets use_dynamic_shifting, .*: choose a shift by --shift"):
+        trained.sampling(2, None, None)
+    assert trained.sampling(2, None, 3.0).sigmas == (1, 0.75, 0)
+
+
+def test_no_field_of_the_scheduler_is_passed_over():
+    fields = set(diffusers.FlowMatchEulerDiscreteScheduler().config)
+    of_dynamic_shift = {
+        "base_shift", "max_shift", "base_image_seq_len", "max_image_seq_len", "time_shift_type",
+    }  # fmt: skip
+    # The number of timesteps is 1,000 in all that SD3's networks were trained with.
+    read = {"shift", "num_train_timesteps", *of_dynamic_shift, *_UNREAD}
+    assert {name for name in fields if not name.startswith("_")} == read
 
 
 @pytest.mark.parametrize(

@@ -27,11 +27,12 @@ def tensor(**changes):
     ("data", "words"),
     [
         (b"", "0 bytes is truncated .*it has no header"),
-        (POINTER, "git-lfs pointer.*git lfs pull"),
+        (POINTER, " is a pointer of git-lfs, and not the file: run `git lfs pull`"),
         (safetensors({"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}), "truncated"),
         (safetensors({"a": None}), "not a safetensors file"),
         (safetensors({"a": {"dtype": "F32", "shape": None, "data_offsets": [0, 8]}}), "truncated"),
         (safetensors([]), "not a safetensors file"),
+        (struct.pack("<Q", 16) + b'{"a": 1, "a": 1}', "it has 'a' twice"),
         (safetensors({"a": tensor()}) + bytes(9), r"its header promises \d+, as after a download"),
         (
             safetensors({"a": tensor(), "b": tensor(data_offsets=[4, 12])}) + bytes(12),

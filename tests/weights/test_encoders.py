@@ -219,9 +219,7 @@ def test_a_config_that_is_not_sd3s_is_refused(copy, case):
 
 def test_missing_and_broken_files_are_named(copy):
     (copy / "text_encoder_2/model.safetensors").write_bytes(b"version https://git-lfs")
-    with pytest.raises(
-        ValueError, match=r"text_encoder_2/model.safetensors of 23 bytes is truncated"
-    ):
+    with pytest.raises(ValueError, match=r"text_encoder_2/model.safetensors is a pointer of git-"):
         load_text_encoders(copy, jnp.float32)
     (copy / "text_encoder_2/model.safetensors").unlink()
     with pytest.raises(FileNotFoundError, match="text_encoder_2 has no weights, neither .*: give"):

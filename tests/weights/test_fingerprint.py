@@ -1,5 +1,7 @@
 """Weights that are others than before have another fingerprint."""
 
+import os
+
 import pytest
 
 from ladd_jax.weights.fingerprint import ENCODERS, TRANSFORMER, fingerprint
@@ -29,6 +31,14 @@ def test_it_is_of_the_parts_that_are_asked_for(pipeline):
     assert both(pipeline) == (first, second)
     (pipeline / "tokenizer" / "vocab.json").write_text("x")
     assert both(pipeline)[0] == first and both(pipeline)[1] != second
+
+
+def test_a_name_counts_that_is_not_utf8(pipeline):
+    file = pipeline / "transformer" / os.fsdecode(b"caf\xe9.json")
+    file.write_text("x")
+    first, _ = both(pipeline)
+    file.rename(file.with_name(os.fsdecode(b"caf\xe8.json")))
+    assert first and both(pipeline)[0] != first
 
 
 def test_of_a_large_file_pieces_from_the_first_byte_to_the_last_count(pipeline):

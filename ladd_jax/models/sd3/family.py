@@ -90,9 +90,17 @@ def _text_encoder(
     )
 
 
-def _number(file: Path, name: str, allowed: Range) -> float | None:
-    """A field of a JSON file; None if it is missing or null."""
-    value = read_json(file).get(name)
+# Fields of diffusers' scheduler that change its schedule beyond a shift, if they are set. With the
+# first, the pipeline computes the shift from the number of image tokens, and `shift` is ignored.
+_UNREAD = (
+    "use_dynamic_shifting", "shift_terminal", "invert_sigmas", "use_karras_sigmas",
+    "use_exponential_sigmas", "use_beta_sigmas", "stochastic_sampling",
+)  # fmt: skip
+
+
+def _number(file: Path, fields: Mapping[str, Any], name: str, allowed: Range) -> float | None:
+    """A field of a JSON file that has been read; None if it is missing or null."""
+    value = fields.get(name)
     if value is not None and not is_number(value, allowed):
         raise DamagedError(
             f"{file} has {str(value)[:60]!r} as {name}, which must be {allowed}: get it again"
@@ -102,19 +110,34 @@ def _number(file: Path, name: str, allowed: Range) -> float | None:
 
 def _released(place: str) -> Released:
     scheduler = fetch_pipeline(place) / "scheduler" / "scheduler_config.json"
-    schedule = read_json(scheduler) if scheduler.is_file() else {}
-    shift = None
+    schedule: dict[str, Any] = {}
+    shift, unread = None, ""
     if scheduler.is_file():
+        schedule = read_json(scheduler)
         # A file that does not say it has the default of diffusers' schedulers.
-        shift = _number(scheduler, "shift", _SHIFT) or 1.0
+        shift = _number(scheduler, schedule, "shift", _SHIFT) or 1.0
+        unread = _unread(scheduler, schedule)
     file = find(place).config
-    side = _number(file, "sample_size", _SIDE) if file else None
+    side = _number(file, read_json(file), "sample_size", _SIDE) if file else None
     return Released(
         shift=shift,
         side=128 if side is None else int(side),
         text_length=CLIP_LENGTH + T5_LENGTH,
         # Only this scheduler identifies a student, since the base models also use that of Euler.
         student=schedule.get("_class_name") == SCHEDULERS["consistency"],
+        unread=unread,
+    )
+
+
+def _unread(file: Path, schedule: Mapping[str, Any]) -> str:
+    """What of a scheduler's file would have to be read to follow its schedule, in a sentence."""
+    found = [name for name in _UNREAD if schedule.get(name)]
+    if not found:
+        return ""
+    return (
+        f"{file} sets {' and '.join(found)}, and of a schedule only shift is read: choose a shift "
+        f"by --shift, or set {'it' if len(found) == 1 else 'these'} to false in a copy of the "
+        f"pipeline, with the shift there"
     )
 
 
