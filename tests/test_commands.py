@@ -522,10 +522,10 @@ def test_a_run_reads_data_from_a_bucket_and_goes_on_on_another_host(bucket, tmp_
     before = client.find(name, detail=True)
     stages, workdir = f"--config.stages={(*data, 'distil')}", f"--workdir={tmp_path / 'run'}"
     told = started(stages, workdir, f"--data=gs://{name}/data", "--config.distil.steps=4")
-    assert f"gs://{name}/data/synthesized: copies" in told
+    assert f"gs://{name}/data/synthesized: copying" in told
     monkeypatch.setenv("LADD_JAX_CACHE", str(tmp_path / "other"))
     told = started(stages, workdir)
-    assert f"gs://{name}/data/synthesized: copies" in told and "resumes at step 4" in told
+    assert f"gs://{name}/data/synthesized: copying" in told and "resuming at step 4" in told
     assert (tmp_path / "run" / "distil" / "checkpoints" / "6").is_dir()
     assert not (tmp_path / "run" / "encoded").exists()
     assert {key: info["generation"] for key, info in client.find(name, detail=True).items()} == {
