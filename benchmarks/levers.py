@@ -154,7 +154,9 @@ def main(_: list[str]) -> None:
     """Compiles the missing rows and writes both files."""
     for name in _ROWS.value:
         if name not in ROWS:
-            raise SystemExit(f"error: row {name!r} is not one of {', '.join(ROWS)}")
+            raise SystemExit(
+                f"error: row {name!r} is not one of {', '.join(ROWS)}: use one of them"
+            )
     path = _RESULTS / "levers.json"
     rows = json.loads(path.read_text()) if path.exists() else {}
     for name in _ROWS.value or ROWS:

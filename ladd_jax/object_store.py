@@ -78,7 +78,7 @@ def fetch(address: str | Path) -> Path:
         missing = {path: info for path, info in wanted.items() if not _is_copy(path, info)}
         if missing:
             _check_space(address, sum(int(info["size"]) for info in missing.values()))
-            _LOG.info("%s: copies %d files to %s", _shown(address), len(missing), target)
+            _LOG.info("%s: copying %d files to %s", _shown(address), len(missing), target)
             with _one_sentence(address, "read"), ThreadPoolExecutor(_THREADS) as pool:
                 list(pool.map(_copy, missing, missing.values()))
     return target
@@ -130,7 +130,7 @@ def _upload(folder: Path, address: str, last: str) -> None:
     files.sort(key=lambda file: file == folder / last)
     store, prefix = _client(), _name(address)
     done: list[str] = []
-    _LOG.info("%s: uploads %d files", address, len(files))
+    _LOG.info("%s: uploading %d files", address, len(files))
     with _one_sentence(address, "written to"):
         try:
             for file in files:

@@ -262,7 +262,7 @@ def main() -> None:
     )
     if starts and trained.times:
         _LOG.info(
-            "sample: strength %g, from the student's time %g on", strength, sampling.sigmas[0]
+            "sample: strength %g, starting at the student's time %g", strength, sampling.sigmas[0]
         )
     written = sample(
         trained,

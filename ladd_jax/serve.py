@@ -27,6 +27,7 @@ from ladd_jax.cli.flags import check_ranges
 from ladd_jax.cli.network_flags import define_dtype, define_loras, define_step
 from ladd_jax.cli.run import run_without_config
 from ladd_jax.errors import UserError
+from ladd_jax.names import counted
 from ladd_jax.paths import expand
 from ladd_jax.ranges import COUNT, Range
 
@@ -113,7 +114,11 @@ def _serve(listening: socket.socket) -> None:
     failed: list[BaseException] = []
 
     def warm_up() -> None:
-        _LOG.info("serve: compiles %d programs; %s shows how many", len(student.programs), address)
+        _LOG.info(
+            "serve: compiling %s; %s shows how many are done",
+            counted(len(student.programs), "program"),
+            address,
+        )
         try:
             student.warm_up(ready.told)
             _LOG.info("serve: ready at %s", address)

@@ -73,7 +73,7 @@ def main() -> None:
         target = expand_local(_ROWS.value, "rows", COPY_LATER)
     next_run(study.recipes, _done(target), only, seeds)
     start = _start()
-    _LOG.info("study: checks the recipes")
+    _LOG.info("study: checking the recipes")
     check_recipes(study, start, only or study.recipes, seeds[0], workdir)
     check_rows(study, start, _done(target), workdir)
     elsewhere: set[tuple[str, int]] = set()
@@ -90,7 +90,7 @@ def main() -> None:
         except ExistsError as error:
             if jax.process_count() > 1:
                 raise
-            _LOG.info("study: leaves %s of seed %d to another job: %s", *found, error)
+            _LOG.info("study: leaving %s of seed %d to another job: %s", *found, error)
             elsewhere.add(found)
             continue
         if jax.process_index() == 0:

@@ -263,7 +263,7 @@ def test_a_record_whose_hole_a_model_cuts_off_is_left_out_and_named(filling, tmp
     cut = [str(prompt) for prompt, kept in zip(held.prompts, seen, strict=True) if not kept]
     found, _ = prompts_of(models, None)
     assert found == [str(prompt) for prompt in held.prompts if str(prompt) not in cut]
-    told = [record.getMessage() for record in caplog.records if "leaves out" in record.message]
+    told = [record.getMessage() for record in caplog.records if "leaving out" in record.message]
     assert len(told) == len(cut) and all("of bucket 2x8 of" in line for line in told)
     with pytest.raises(
         UserError, match="the holes of all .* are outside of the crop of some model's bucket: "

@@ -178,7 +178,7 @@ DIGITS = "--config=configs/digits.py"
             [DIGITS, "--config.distil.accumulation=16"],
             "32 is not divisible by 64 (data=4 x fsdp=1 x accumulation=16): use 64",
         ),
-        ([DIGITS, "--config.pretrain.optimizer.moment_dtype=half"], "'half' is none of float32"),
+        ([DIGITS, "--config.pretrain.optimizer.moment_dtype=half"], "'half' is not one of float32"),
         ([DIGITS, "--config.mesh.fsdp=64"], "needs 64 devices and there are 4"),
         ([DIGITS, "--config.distil.loss=hing"], "hinge, softplus, lsgan"),
         ([DIGITS, "--config.heads.channels=30"], "not divisible by groups"),
@@ -199,16 +199,16 @@ DIGITS = "--config=configs/digits.py"
         ([DIGITS, "--config.evaluate.per_prompt=1"], "needs 2: raise it"),
         ([DIGITS, "--config.evaluate.metrics=('fid',)"], "'fid' is not one of fd, fd_real"),
         ([DIGITS, "--config.evaluate.extractor=eye"], "'eye' is not one of digits"),
-        ([DIGITS, "--config.stages=('distill',)"], "'distill' is none of encode, pretrain"),
+        ([DIGITS, "--config.stages=('distill',)"], "'distill' is not one of encode, pretrain"),
         ([DIGITS, "--config.stages=('distil',)"], "no complete latent shards in"),
         ([DIGITS, "--config.stages=('pretrain',)"], "no complete latent shards in"),
         ([DIGITS, "--config.stages=('synthesize', 'distil')"], "'finetune' is not among stages"),
-        ([DIGITS, "--config.data.source=cifar"], "'cifar' is none of digits"),
+        ([DIGITS, "--config.data.source=cifar"], "'cifar' is not one of digits"),
         ([DIGITS, "--profile=100"], "is not START:STOP"),
         ([DIGITS, "--from=nowhere"], "--from=nowhere holds no student: name the --workdir"),
         ([DIGITS, "--from=gs://b/run"], "--from=gs://b/run cannot be an address of a bucket: name"),
         ([DIGITS, "--data=setup.py"], "--data=setup.py is a file: name a directory"),
-        ([DIGITS, "--on_change=again"], "on_change 'again' is none of stop, redo"),
+        ([DIGITS, "--on_change=again"], "on_change 'again' is not one of stop, redo"),
         ([DIGITS, "--profile=2000:2003"], "begins after the last of 1600 steps"),
         (["--config=configs/none.py"], "no config file"),
         (["--config=digitz"], "there is no config 'digitz': did you mean digits?"),
@@ -364,7 +364,11 @@ def files(folder, spoil):
     [
         ("a cat\n\na dog\n", [], "prompts.txt, line 2 is empty: write a prompt or remove it"),
         ("a cat\n" + 10_001 * "x", [], "line 2 has a prompt of 10001 characters and the limit is"),
-        ("a cat", ["--config.model.dtype=float17"], "dtype 'float17' is none of float32, bfloat16"),
+        (
+            "a cat",
+            ["--config.model.dtype=float17"],
+            "dtype 'float17' is not one of float32, bfloat16",
+        ),
         (
             b"",
             ["--config.distil.batch_size=8"],
@@ -406,7 +410,7 @@ def test_encode_reads_a_table_with_the_flags_for_weights_and_prompts(pipeline, t
 
 def test_an_argument_of_no_use_is_one_sentence(tmp_path):
     result = run("--config=configs/sd3_turbo.py:size=huge", f"--workdir={tmp_path / 'run'}")
-    assert_refused(result, "error: size 'huge' is none of tiny, medium, medium3.5, large")
+    assert_refused(result, "error: size 'huge' is not one of tiny, medium, medium3.5, large")
     assert not (tmp_path / "run").exists()
 
 
@@ -518,10 +522,10 @@ def test_a_run_reads_data_from_a_bucket_and_goes_on_on_another_host(bucket, tmp_
     before = client.find(name, detail=True)
     stages, workdir = f"--config.stages={(*data, 'distil')}", f"--workdir={tmp_path / 'run'}"
     told = started(stages, workdir, f"--data=gs://{name}/data", "--config.distil.steps=4")
-    assert f"gs://{name}/data/synthesized: copies" in told
+    assert f"gs://{name}/data/synthesized: copying" in told
     monkeypatch.setenv("LADD_JAX_CACHE", str(tmp_path / "other"))
     told = started(stages, workdir)
-    assert f"gs://{name}/data/synthesized: copies" in told and "resumes at step 4" in told
+    assert f"gs://{name}/data/synthesized: copying" in told and "resuming at step 4" in told
     assert (tmp_path / "run" / "distil" / "checkpoints" / "6").is_dir()
     assert not (tmp_path / "run" / "encoded").exists()
     assert {key: info["generation"] for key, info in client.find(name, detail=True).items()} == {

@@ -180,7 +180,7 @@ def test_the_student_is_judged_at_its_scales(config):
         ({"pretrain.image_dropout": 0.0}, r"image_dropout is 0 and synthesize.image_guidance is"),
         ({"pretrain.text_dropout": 0.0}, "text_dropout is 0 and .* by samples without text: use"),
         ({"data.joined": "inpaint", "data.source": "scenes"}, "zeros say that nothing is to be"),
-        ({"data.joined": "edti"}, r"^data.joined 'edti' is none of [^\n]*leave it empty$"),
+        ({"data.joined": "edti"}, r"^data.joined 'edti' is not one of [^\n]*leave it empty$"),
     ],
 )
 def test_scales_that_cannot_be_are_refused(changes, message):

@@ -117,7 +117,7 @@ def test_what_needs_prompts_or_a_reference_is_left_out_or_refused(tmp_path):
     assert set(alone.values) == {"deviation"} and not alone.intervals
     with pytest.raises(ValueError, match="'fd' needs a reference: give --reference"):
         judge_folders(samples, None, Means(), ["fd"], **options)
-    with pytest.raises(ValueError, match="'fid' is none of"):
+    with pytest.raises(ValueError, match="'fid' is not one of"):
         judge_folders(samples, None, Means(), ["fid"], **options)
     assert "cmmd" not in default_metrics("inception:x", compared=True)
 

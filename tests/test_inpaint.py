@@ -122,7 +122,7 @@ def test_whether_weights_are_fine_tuned_follows_from_the_data_and_not_from_the_s
     [
         (
             {"data.joined": "outpaint"},
-            "data.joined 'outpaint' is none of inpaint, edit: use one, or",
+            "data.joined 'outpaint' is not one of inpaint, edit: use one of them, or",
         ),
         ({"data.joined": "inpaint", "model.joined_channels": 3}, "joined_channels is 3 and data"),
         ({"data.joined": "inpaint", "data.source": "prompts"}, "the source 'prompts', which has"),
@@ -138,7 +138,7 @@ def test_what_cannot_be_filled_is_refused(changes, words):
 
 def test_a_kind_that_there_is_not_is_told_by_its_field_where_weights_are_read_first(pipeline):
     config = of_weights(pipeline, "inpainting", **{"teacher.weights": str(pipeline)})
-    with pytest.raises(UserError, match="data.joined 'inpainting' is none of inpaint"):
+    with pytest.raises(UserError, match="data.joined 'inpainting' is not one of inpaint"):
         typed(config)
 
 

@@ -98,7 +98,7 @@ def test_all_that_is_typed_and_chosen_goes_one_way_and_only_one_step_is_waited_f
     blocks = page.blocks()
     events = {}
     for each in blocks.fns.values():
-        # The page itself, which loads and closes, is none of its blocks.
+        # The page itself, which loads and closes, is not one of its blocks.
         known = [(blocks.blocks[i], event) for i, event in each.targets if i in blocks.blocks]
         triggers = {(block.elem_id, event) for block, event in known}
         events.setdefault(each.name, []).append((triggers, each.trigger_mode))

@@ -123,7 +123,7 @@ def test_a_sample_of_all_noise_is_that_without_a_picture_and_its_file_says_which
         np.testing.assert_array_equal(pixels(image), pixels(full[key]))
     with caplog.at_level("INFO", "ladd_jax.sample"):
         half, _ = draw(tmp_path / "half", **options, image=picture, strength=0.7)
-    assert "strength 0.7, from the student's time 0.5 on" in caplog.text
+    assert "strength 0.7, starting at the student's time 0.5" in caplog.text
     text = half["seven", 3].text
     assert (text["sigmas"], text["steps"]) == ("0.5, 0.25, 0", "2")
     assert text["image"].startswith("start.png ") and "image" not in plain["seven", 3].text

@@ -444,7 +444,7 @@ def test_a_teacher_in_bfloat16_leaves_the_student_in_float32(pipeline):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ("size=huge", "none of tiny, medium"),
+        ("size=huge", "is not one of tiny, medium"),
         ("size=tiny", "give weights=DIR too"),
         ("sise=medium", "did you mean size"),
         ("steps=many", "steps is 'many'"),

@@ -96,7 +96,9 @@ def test_what_stands_for_no_array_of_the_data_is_written_beside_the_empty_prompt
 def test_a_network_that_nothing_loads_is_named(tmp_path, monkeypatch):
     config, shards = typed(settings()), types.SimpleNamespace(null={})
     mesh = make_mesh({"data": 1}, jax.devices()[:1])
-    with pytest.raises(UserError, match="'ladd' reads a network 'convolutions', which is none of"):
+    with pytest.raises(
+        UserError, match="'ladd' reads a network 'convolutions', which is not one of"
+    ):
         load_frozen(config, tmp_path, mesh, ["convolutions"], shards)
     monkeypatch.setitem(FROZEN, "convolutions", lambda *_: {"kernel": 1})
     found = load_frozen(config, tmp_path, mesh, ["convolutions"], shards)

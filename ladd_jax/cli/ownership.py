@@ -207,7 +207,7 @@ def _remove_dead(path: Path, job: str, claim: str, flag: str, dead_seconds: floa
             if lives is False or clock.stat().st_mtime - touched > dead_seconds:
                 break
             if not waits:
-                _LOG.info("%s: waits to see whether its job is alive", path)
+                _LOG.info("%s: waiting to see whether its job is alive", path)
             waits = True
             time.sleep(_LOOK_SECONDS)
         # If several jobs get here, only one of them can rename the file. A late one may rename the

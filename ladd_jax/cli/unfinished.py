@@ -33,7 +33,7 @@ def remove_unfinished(workdir: Path) -> None:
     for path in found:
         if not path.name.endswith(_UNFINISHED):
             continue
-        _LOG.info("removes %s, which was not finished", path)
+        _LOG.info("removing %s, which was not finished", path)
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
         else:

@@ -80,7 +80,7 @@ def _scales_in_words(scales: Sequence[float]) -> str:
 
 def _one_of(value: str, what: str, *choices: str) -> None:
     if value not in choices:
-        raise UserError(f"{what} {value!r} is none of {', '.join(choices)}: use one of them")
+        raise UserError(f"{what} {value!r} is not one of {', '.join(choices)}: use one of them")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -186,8 +186,8 @@ class Data:
         _one_of(self.source, "data.source", *SOURCES)
         if self.joined not in JOINED:
             raise UserError(
-                f"data.joined {self.joined!r} is none of {', '.join(filter(None, JOINED))}: use "
-                f"one, or leave it empty"
+                f"data.joined {self.joined!r} is not one of {', '.join(filter(None, JOINED))}: use "
+                f"one of them, or leave it empty"
             )
         _one_of(self.small_buckets, "data.small_buckets", "merge", "drop")
         _one_of(self.text_tokens, "data.text_tokens", *TOKENIZERS)

@@ -17,7 +17,7 @@ _BATCH_SIZE = 32
 def check_recipe(recipe: str) -> None:
     """Raises UserError where there is no such recipe."""
     if recipe not in RECIPES:
-        raise UserError(f"recipe {recipe!r} is none of {', '.join(RECIPES)}: use one of them")
+        raise UserError(f"recipe {recipe!r} is not one of {', '.join(RECIPES)}: use one of them")
 
 
 def small_recipe(

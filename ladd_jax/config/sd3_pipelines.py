@@ -39,7 +39,7 @@ def use_pipeline(config: ConfigDict, size: str, weights: str) -> None:
     config.model.position_base = config.teacher.position_base = 48.0
     config.data.update(dict(text_width=4096, pooled_width=2048))
     if size not in ("", "tiny", *SIZES):
-        raise UserError(f"size {size!r} is none of tiny, {', '.join(SIZES)}")
+        raise UserError(f"size {size!r} is not one of tiny, {', '.join(SIZES)}: use one of them")
     if size == "tiny" and not weights:
         raise UserError("size=tiny is what its weights are: give weights=DIR too")
     if weights:

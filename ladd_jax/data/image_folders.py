@@ -117,7 +117,7 @@ class ImageFolder:
         if repeated:
             again = next(a for a, b in itertools.pairwise(self._names) if a == b)
             _LOG.info(
-                "%d rows of %s name a picture that a row before them names, such as %s: each is a "
+                "%d rows of %s name a picture that an earlier row names, such as %s: each is a "
                 "record of its own", repeated, self._metadata, again,
             )  # fmt: skip
         self._rest = [rest for _, *rest in entries]

@@ -105,7 +105,9 @@ class Sampling:
 
     def __post_init__(self) -> None:
         if self.sampler not in SAMPLERS:
-            raise UserError(f"sampler {self.sampler!r} is none of {', '.join(SAMPLERS)}: use one")
+            raise UserError(
+                f"sampler {self.sampler!r} is not one of {', '.join(SAMPLERS)}: use one of them"
+            )
 
     @classmethod
     def generator(

@@ -348,7 +348,9 @@ def family(name: str) -> Family:
       UserError: there is none.
     """
     if name not in FAMILIES:
-        raise UserError(f"model.family {name!r} is none of {', '.join(FAMILIES)}: use one")
+        raise UserError(
+            f"model.family {name!r} is not one of {', '.join(FAMILIES)}: use one of them"
+        )
     return importlib.import_module(FAMILIES[name]).FAMILY
 
 

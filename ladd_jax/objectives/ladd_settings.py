@@ -76,7 +76,9 @@ class LADDSettings(StudentInputs):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.loss not in ADVERSARIAL_LOSSES:
-            raise UserError(f"loss {self.loss!r} is none of {', '.join(ADVERSARIAL_LOSSES)}")
+            raise UserError(
+                f"loss {self.loss!r} is not one of {', '.join(ADVERSARIAL_LOSSES)}: use one of them"
+            )
         if not 0 <= self.misaligned_share < 1:
             raise UserError(
                 f"misaligned_share {self.misaligned_share} is not a share: use 0 for none, or a "
@@ -113,7 +115,8 @@ class LADDSettings(StudentInputs):
                 )
         if self.accumulated_heads not in ("updated", "before"):
             raise UserError(
-                f"accumulated_heads {self.accumulated_heads!r} is none of updated, before"
+                f"accumulated_heads {self.accumulated_heads!r} is not one of updated, before: use "
+                f"one of them"
             )
         check_numbers(
             self,

@@ -90,7 +90,8 @@ def chip_named(name: str) -> Chip:
     for chip in CHIPS:
         if chip.name == name:
             return chip
-    raise UserError(f"chip {name!r} is none of {', '.join(chip.name for chip in CHIPS)}")
+    names = ", ".join(chip.name for chip in CHIPS)
+    raise UserError(f"chip {name!r} is not one of {names}: use one of them")
 
 
 def chip_of(device: Any) -> Chip | None:

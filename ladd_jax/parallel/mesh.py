@@ -52,7 +52,9 @@ def mesh_shape(sizes: Mapping[str, int], devices: int) -> dict[str, int]:
     sizes = {axis: size for axis, size in sizes.items() if axis != SLICES}
     for axis, size in sizes.items():
         if axis not in MESH_AXES:
-            raise UserError(f"mesh axis {axis!r} is none of {', '.join(MESH_AXES)}")
+            raise UserError(
+                f"mesh axis {axis!r} is not one of {', '.join(MESH_AXES)}: use one of them"
+            )
         if size < 1 and size != -1:
             raise UserError(f"mesh axis {axis} has size {size}: use a positive number, or -1")
     shape = {axis: sizes.get(axis, 1) for axis in MESH_AXES}

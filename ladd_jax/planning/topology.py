@@ -109,7 +109,8 @@ def parse_slice(name: str) -> tuple[Chip, tuple[int, ...]]:
     chip, sizes = match[1], tuple(map(int, match[2].split("x")))
     if chip not in _SLICES:
         raise UserError(
-            f"topology {name!r} is of chip {chip!r}, which is not one of {', '.join(_SLICES)}"
+            f"topology {name!r} is of chip {chip!r}, which is not one of {', '.join(_SLICES)}: "
+            f"use one of them"
         )
     cubes = (
         chip == "v5p"
@@ -161,7 +162,9 @@ def parse_gpu(name: str) -> tuple[Chip, int]:
     match = re.fullmatch(r"gpu:(\d+)(?:x([1-9]\d*))?", name)
     if not match or int(match[1]) not in known:
         kinds = ", ".join(f"gpu:{size} ({chip})" for size, chip in known.items())
-        raise UserError(f"topology {name!r} is none of {kinds}; eight are gpu:80x8")
+        raise UserError(
+            f"topology {name!r} is not one of {kinds}: use one of them, or gpu:80x8 for eight GPUs"
+        )
     return chip_named(known[int(match[1])]), int(match[2] or 1)
 
 

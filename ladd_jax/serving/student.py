@@ -151,11 +151,11 @@ class Student:
         self._conditions = {b: conditions_of(trained, b) for b in trained.buckets}
         unit = batch_divisor(mesh)
         self.sizes = tuple(sorted({unit, -(-batch_size // unit) * unit}))
-        _LOG.info("serve: reads the text encoder")
+        _LOG.info("serve: reading the text encoder")
         self._encoder = trained.encoder()
         null = {name: array[0] for name, array in self._encoder.encode([""]).items()}
         check_text(trained, null)
-        _LOG.info("serve: reads the network")
+        _LOG.info("serve: reading the network")
         self._params = trained.load()
         network = trained.family.backbone(trained.architecture)
         self._samplers = {size: Sampler(network, null, mesh, size) for size in self.sizes}

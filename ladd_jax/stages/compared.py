@@ -235,8 +235,8 @@ def _is_seen(record: GivenRecord, networks: Sequence[Network]) -> bool:
     for network in networks:
         if not record.has_hole(network.trained.pictures, network.bucket):
             _LOG.warning(
-                "compare: leaves out the held-out record of %r: its hole is outside of the crop "
-                "of bucket %s of %s",
+                "compare: leaving out the held-out record of %r: its hole is outside the crop of "
+                "bucket %s of %s",
                 record.prompt[:60],
                 network.bucket.name,
                 network.trained.place,

@@ -154,7 +154,7 @@ def describe(
             f"sample the run itself by --checkpoint"
         )
     if layout not in layouts:
-        raise UserError(f"layout {layout!r} is not one of {', '.join(layouts)}: use one")
+        raise UserError(f"layout {layout!r} is not one of {', '.join(layouts)}: use one of them")
     if sampler not in family.samplers:
         raise UserError(
             f"the student is sampled by {sampler!r}, and layouts only support "

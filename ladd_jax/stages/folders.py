@@ -50,7 +50,9 @@ def judge_folders(
     """
     for name in metrics:
         if name not in ALONE + COMPARED:
-            raise UserError(f"metric {name!r} is none of {', '.join(ALONE + COMPARED)}")
+            raise UserError(
+                f"metric {name!r} is not one of {', '.join(ALONE + COMPARED)}: use one of them"
+            )
         if reference is None and name in COMPARED:
             raise UserError(f"metric {name!r} needs a reference: give --reference=DIR")
     seen = [_look(extractor, samples, "samples")]

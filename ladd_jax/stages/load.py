@@ -358,7 +358,7 @@ def load_frozen(
         if name not in FROZEN:
             raise UserError(
                 f"the distillation {config.distil.objective!r} reads a network {name!r}, which is "
-                f"none of {', '.join(FROZEN)}: add its loader to FROZEN in stages/load.py"
+                f"not one of {', '.join(FROZEN)}: add its loader to FROZEN in stages/load.py"
             )
     frozen: dict[str, Any] = {name: FROZEN[name](config, workdir, mesh) for name in names}
     whole = replicated(mesh)

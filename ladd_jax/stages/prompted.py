@@ -72,7 +72,7 @@ class Prompted:
         """
         # The encoders are freed before the transformer is read, since accelerators may not have
         # room for both.
-        _LOG.info("sample: reads the text encoder, and %s", counted(len(prompts), "prompt"))
+        _LOG.info("sample: reading the text encoder, to encode %s", counted(len(prompts), "prompt"))
         encoder = trained.encoder()
         self._cond, self._count = encoder.encode(prompts), len(prompts)
         null = {name: array[0] for name, array in encoder.encode([""]).items()}
@@ -80,7 +80,7 @@ class Prompted:
         null |= null_of(trained)
         report_cut(encoder)
         del encoder
-        _LOG.info("sample: reads the network")
+        _LOG.info("sample: reading the network")
         self._trained = trained
         self.params = trained.load()
         network = trained.family.backbone(trained.architecture)

@@ -113,5 +113,5 @@ def load_origin(origin: Path, step: int | None, abstract: TrainState) -> TrainSt
     saved = Checkpoints(origin / "distil" / "checkpoints")
     state = saved.restore(abstract, step)
     saved.close()
-    _LOG.info("distil: begins with the student of %s at step %d", origin, int(state.step))
+    _LOG.info("distil: starting with the student of %s at step %d", origin, int(state.step))
     return state

@@ -89,7 +89,7 @@ def run_training(
             _LOG.info("%s: parameters\n%s", name, overview)
     else:
         state = saved.restore_newest(abstract_like(shapes, training.shardings))
-        _LOG.info("%s: resumes at step %d", name, int(state.step))
+        _LOG.info("%s: resuming at step %d", name, int(state.step))
     traced = config.log.traced
     if traced and traced[-1] <= int(state.step):
         _LOG.warning("%s: no trace of steps %s, since they are done", name, config.log.profile)

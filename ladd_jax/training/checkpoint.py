@@ -224,7 +224,7 @@ class Checkpoints:
         except BaseException as error:
             if not self._manager.is_saving_in_progress():
                 raise
-            _LOG.info("ends once the checkpoint that is being written is on disk")
+            _LOG.info("ending once the checkpoint that is being written is on disk")
             writing = threading.Thread(target=self._finish, daemon=True)
             writing.start()
             # All processes finish a checkpoint together or none does, and a lost one never does.

@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from ladd_jax.data.buckets import Bucket
 from ladd_jax.data.pipeline import put, widened
+from ladd_jax.names import counted
 from ladd_jax.objectives.base import Objective, TrainState
 from ladd_jax.parallel.liveness import stepping
 from ladd_jax.parallel.stopping import deferred
@@ -219,7 +220,7 @@ def _compile(
 
     programs = {}
     # Lines instead of a bar, since XLA writes lines of its own where a compilation is slow.
-    _LOG.info("%s: compiles the steps of %d buckets", training.name, len(batch_shapes))
+    _LOG.info("%s: compiling the steps of %s", training.name, counted(len(batch_shapes), "bucket"))
     began = time.monotonic()
     with ThreadPoolExecutor(max(1, (os.cpu_count() or 1) // 2)) as pool:
         futures = {pool.submit(build, bucket): bucket for bucket in batch_shapes}

@@ -97,7 +97,8 @@ class Optimizer:
     def __post_init__(self) -> None:
         if self.moment_dtype not in ("float32", "bfloat16"):
             raise UserError(
-                f"moment_dtype {self.moment_dtype!r} is none of float32, bfloat16: use one of them"
+                f"moment_dtype {self.moment_dtype!r} is not one of float32, bfloat16: use one of "
+                f"them"
             )
         names = ("weight_decay", "warmup_steps", "decay_steps", "clip_norm")
         check_numbers(

@@ -98,7 +98,7 @@ def read_clip_config(directory: Path) -> tuple[CLIPTextConfig, CLIPVisionConfig]
     def shared(tower: Any) -> dict[str, Any]:
         if tower.hidden_act not in ACTIVATIONS:
             raise UserError(
-                f"{path} has hidden_act {tower.hidden_act!r}, which is none of "
+                f"{path} has hidden_act {tower.hidden_act!r}, which is not one of "
                 f"{', '.join(ACTIVATIONS)}: use another CLIP"
             )
         own = {field.name for field in dataclasses.fields(CLIPTowerConfig)}

@@ -43,7 +43,7 @@ ADVERSARIAL_LOSSES["theirs"] = ADVERSARIAL_LOSSES["softplus"]
 def test_an_installed_package_adds_a_loss_that_settings_may_name(install):
     before = dict(ADVERSARIAL_LOSSES)
     install("theirs", LOSS)
-    with pytest.raises(UserError, match="loss 'theirs' is none of hinge"):
+    with pytest.raises(UserError, match="loss 'theirs' is not one of hinge"):
         LADDSettings(loss="theirs", warmup_steps=0)
     try:
         load_extensions()

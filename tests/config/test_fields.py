@@ -124,12 +124,12 @@ def test_a_field_that_is_unknown_or_missing_is_named():
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
-        (dict(stages=("distill",)), "stages 'distill' is none of encode, pretrain"),
+        (dict(stages=("distill",)), "stages 'distill' is not one of encode, pretrain"),
         (
             dict(data__source="cifar"),
-            "data.source 'cifar' is none of digits, images, prompts, scene_edits, scenes: use one",
+            "data.source 'cifar' is not one of digits, images, prompts, scene_edits, scenes",
         ),
-        (dict(data__text_dtype="half"), "data.text_dtype 'half' is none of float32, float16"),
+        (dict(data__text_dtype="half"), "data.text_dtype 'half' is not one of float32, float16"),
         (dict(data__examples=0), "data.examples is 0: use 1 or more"),
         (dict(data__buckets=()), "data.buckets is empty"),
         (dict(data__buckets=("8 by 8",)), "8 by 8"),
@@ -148,10 +148,10 @@ def test_a_field_that_is_unknown_or_missing_is_named():
             "data.other_column is 'b' and data.source is 'digits': pairs are read by .* 'images'",
         ),
         (dict(model__depth=0), "model.depth is 0: use 1 or more"),
-        (dict(model__dtype="float17"), "model.dtype 'float17' is none of float32, bfloat16"),
+        (dict(model__dtype="float17"), "model.dtype 'float17' is not one of float32, bfloat16"),
         (
             dict(model__teacher_dtype="int4"),
-            "model.teacher_dtype 'int4' is none of float32, bfloat16, int8",
+            "model.teacher_dtype 'int4' is not one of float32, bfloat16, int8",
         ),
         (dict(teacher__weights="other"), "teacher.weights is other and teacher.depth is 0"),
         (dict(teacher__depth=2), "teacher.width is 0 and teacher.depth is 2"),
@@ -161,15 +161,18 @@ def test_a_field_that_is_unknown_or_missing_is_named():
         (dict(heads__channels=30), "not divisible by groups"),
         (dict(pretrain__batch_size=0), "pretrain.batch_size is 0: use 1 or more"),
         (dict(pretrain__accumulation=0), "accumulation is 0: use 1 or more"),
-        (dict(model__param_dtype="half"), "model.param_dtype 'half' is none of float32, bfloat16"),
+        (
+            dict(model__param_dtype="half"),
+            "model.param_dtype 'half' is not one of float32, bfloat16",
+        ),
         (
             dict(distil__heads_optimizer__moment_dtype="half"),
-            "distil.heads_optimizer.moment_dtype 'half' is none of float32, bfloat16: use one",
+            "distil.heads_optimizer.moment_dtype 'half' is not one of float32, bfloat16: use one",
         ),
         (dict(synthesize__samples=-1), "synthesize.samples is -1: use 0"),
-        (dict(distil__data="real"), "distil.data 'real' is none of synthesized, encoded"),
-        (dict(distil__loss="hing"), "'hing' is none of hinge, softplus, lsgan"),
-        (dict(evaluate__student="best"), "evaluate.student 'best' is none of ema, params"),
+        (dict(distil__data="real"), "distil.data 'real' is not one of synthesized, encoded"),
+        (dict(distil__loss="hing"), "'hing' is not one of hinge, softplus, lsgan"),
+        (dict(evaluate__student="best"), "evaluate.student 'best' is not one of ema, params"),
         (dict(evaluate__teacher_steps=()), "evaluate.teacher_steps is"),
         (dict(evaluate__samples=0), "evaluate.samples is 0: use 1 or more"),
         (

@@ -75,7 +75,9 @@ def test_sd3_is_the_papers_unless_asked_for_another_recipe():
     ids=lambda module: module.__name__,
 )
 def test_a_recipe_that_is_not_there_is_refused(module):
-    with pytest.raises(ValueError, match="recipe 'best' is none of robust, paper: use one of them"):
+    with pytest.raises(
+        ValueError, match="recipe 'best' is not one of robust, paper: use one of them"
+    ):
         module.get_config("recipe=best")
 
 

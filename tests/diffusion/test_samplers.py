@@ -246,7 +246,7 @@ def test_a_padded_way_of_sampling_gives_the_same_samples_with_the_program_of_a_l
 
 def test_a_sampler_that_there_is_not_is_named_with_those_there_are():
     with pytest.raises(
-        UserError, match="sampler 'heun' is none of euler, dpmpp_2m, consistency: use one"
+        UserError, match="sampler 'heun' is not one of euler, dpmpp_2m, consistency: use one"
     ):
         Sampling("heun", (1.0, 0.0))
 
@@ -272,7 +272,7 @@ def test_a_sampler_of_the_table_may_be_chosen(monkeypatch):
 def test_a_sampler_of_students_samples_no_data_generator():
     config = base_config()
     config.synthesize.sampler = "consistency"
-    with pytest.raises(UserError, match="'consistency' is none of euler, dpmpp_2m: use one"):
+    with pytest.raises(UserError, match="'consistency' is not one of euler, dpmpp_2m: use one"):
         typed(config)
 
 

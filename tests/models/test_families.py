@@ -13,7 +13,7 @@ from ladd_jax.models.sd3.flops import forward_flops
 
 
 def test_a_family_that_there_is_not_is_named_with_those_there_are():
-    with pytest.raises(UserError, match=r"model\.family 'flux' is none of sd3"):
+    with pytest.raises(UserError, match=r"model\.family 'flux' is not one of sd3"):
         family("flux")
 
 

@@ -236,7 +236,7 @@ def test_half_precision_stays_near_float32():
     ("call", "words"),
     [
         (lambda: mmdit(tiny.mmdit_config(num_heads=3)), "width 32 is not divisible by num_heads 3"),
-        (lambda: tiny.mmdit_config(remat="all"), "'all' is none of none, full, attention"),
+        (lambda: tiny.mmdit_config(remat="all"), "'all' is not one of none, full, attention"),
         (lambda: tiny.mmdit_config(dual_attention=(2,)), "block 2 of a depth of 2"),
         (
             lambda: jax.eval_shape(

@@ -122,7 +122,7 @@ def test_int8_is_under_the_heads_alone(monkeypatch):
     assert (frozen.quantized, frozen.param_dtype) == (True, jnp.bfloat16)
     assert not architectures.student_architecture(typed(config)).quantized
     config.model.teacher_dtype = "int4"
-    with pytest.raises(ValueError, match="'int4' is none of float32, bfloat16, int8"):
+    with pytest.raises(ValueError, match="'int4' is not one of float32, bfloat16, int8"):
         objectives.ladd(typed(config))
 
 

@@ -615,7 +615,7 @@ def test_metrics_hold_each_head_and_each_band():
         ({"refreshed_heads": 1.5}, "refreshed_heads is 1.5"),
         ({"misaligned_share": 1.0}, "1.0 is not a share"),
         ({"accumulation": 0}, "accumulation is 0: use 1 or more"),
-        ({"accumulated_heads": "after"}, "'after' is none of updated, before"),
+        ({"accumulated_heads": "after"}, "'after' is not one of updated, before"),
     ],
 )
 def test_a_setting_that_makes_no_sense_is_named(changes, words):

@@ -21,5 +21,5 @@ def test_a_device_that_is_not_in_the_table_is_not_taken_for_one_with_a_like_name
 
 
 def test_an_unknown_name_is_an_error_that_lists_the_known_ones():
-    with pytest.raises(ValueError, match="'v9' is none of v4, v5e"):
+    with pytest.raises(ValueError, match="'v9' is not one of v4, v5e"):
         chip_named("v9")

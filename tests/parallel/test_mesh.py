@@ -36,7 +36,7 @@ def test_minus_one_takes_the_devices_that_are_left(a, b, rest):
         ({"data": 2}, "does not fill 8 devices"),
         ({"data": -1, "fsdp": -1}, "data and fsdp are both -1"),
         ({"data": 0}, "data has size 0"),
-        ({"model": 2}, "'model' is none of data, fsdp, tensor"),
+        ({"model": 2}, "'model' is not one of data, fsdp, tensor"),
     ],
 )
 def test_a_mesh_that_can_not_be_is_named(sizes, words):

@@ -43,7 +43,7 @@ def test_a_gpu_is_known_by_its_memory():
     assert [(chip.name, count) for chip, count in map(parse_gpu, ("gpu:80", "gpu:141x8"))] == [
         ("H100", 1), ("H200", 8)
     ]  # fmt: skip
-    with pytest.raises(ValueError, match="'gpu:24' is none of gpu:40"):
+    with pytest.raises(ValueError, match="'gpu:24' is not one of gpu:40"):
         parse_gpu("gpu:24")
 
 

@@ -29,7 +29,7 @@ PICTURE = np.linspace(-1.5, 1.5, 4 * 6 * 3).reshape(4, 6, 3)
 
 
 def test_a_writer_that_there_is_not_is_named_with_those_there_are():
-    with pytest.raises(UserError, match="'paper' is none of tensorboard, wandb, mlflow"):
+    with pytest.raises(UserError, match="'paper' is not one of tensorboard, wandb, mlflow"):
         Log(writers=("paper",))
 
 

@@ -187,7 +187,11 @@ WRONG_CONFIGS = {
     ),
     "no shift": ("vae", {"shift_factor": None}, "has no 'shift_factor'"),
     "relu": ("text_encoder_3", {"feed_forward_proj": "drop"}, "no feed_forward_proj, .* 'relu'"),
-    "activation": ("text_encoder", {"hidden_act": "swish"}, "'swish', which is none of quick_gelu"),
+    "activation": (
+        "text_encoder",
+        {"hidden_act": "swish"},
+        "'swish', which is not one of quick_gelu",
+    ),
     "gone": (
         "text_encoder",
         {"vocab_size": "drop"},

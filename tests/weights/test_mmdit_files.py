@@ -429,7 +429,7 @@ def test_parameters_of_another_network_are_not_written(tmp_path):
     ("changes", "options", "words"),
     [
         ({}, {"dtype": jnp.int8}, "int8"),
-        ({}, {"layout": "ckpt"}, "'ckpt' is none of diffusers, stability"),
+        ({}, {"layout": "ckpt"}, "'ckpt' is not one of diffusers, stability"),
         ({"mlp_ratio": 2}, {}, "mlp_ratio of 4"),
     ],
 )

@@ -18,7 +18,7 @@ def buckets_for(config: Any, aspects: Sequence[float], reduction: int = 1) -> li
       reduction: pixels on a side of a latent pixel.
 
     Raises:
-      UserError: sides of `data.resolution` are none of whole patches, or a bucket is larger than a
+      UserError: `data.resolution` is no multiple of the patch, or a bucket is larger than a
         network allows.
     """
     step = config.model.patch * reduction

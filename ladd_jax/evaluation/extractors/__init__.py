@@ -83,7 +83,7 @@ def open_extractor(name: str, given: Given) -> Extractor:
     """
     if name not in EXTRACTORS:
         raise UserError(
-            f"evaluate.extractor {name!r} is none of {', '.join(EXTRACTORS)}: use one of them"
+            f"evaluate.extractor {name!r} is not one of {', '.join(EXTRACTORS)}: use one of them"
         )
     extractor: Extractor = importlib.import_module(EXTRACTORS[name].module).open_extractor(given)
     return extractor

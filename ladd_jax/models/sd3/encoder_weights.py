@@ -327,8 +327,8 @@ def read_clip_text_config(directory: Path) -> CLIPTextConfig:
         fields["eos_token_id"] = None
     if str(fields.get("hidden_act", "quick_gelu")) not in ACTIVATIONS:
         raise UserError(
-            f"{directory / 'config.json'} has hidden_act {fields['hidden_act']!r}, which is none "
-            f"of {', '.join(ACTIVATIONS)}: use a Stable Diffusion 3 pipeline"
+            f"{directory / 'config.json'} has hidden_act {fields['hidden_act']!r}, which is not "
+            f"one of {', '.join(ACTIVATIONS)}: use a Stable Diffusion 3 pipeline"
         )
     return CLIPTextConfig(**fields)
 

@@ -59,18 +59,18 @@ def write_export(folder: Path, export: Export) -> None:
     if "diffusers" in export.layouts:
         source = fetch_pipeline(export.base)
         read_index(source)
-        _LOG.info("export: copies all but the transformer from %s", export.base)
+        _LOG.info("export: copying all but the transformer from %s", export.base)
         write_surroundings(source, folder, METHODS[export.objective].sampler, export.joined)
     dtype = jnp.dtype(export.dtype)
     if export.adapters is not None:
         network, load = export.adapters
         # Made first, so that adapters which other programs cannot use are refused before reading.
         files = layout(export.architecture, network)
-        _LOG.info("export: reads the adapters")
+        _LOG.info("export: reading the adapters")
         params = network.scaled(load())
         kohya = KOHYA in export.layouts
         file = folder / (f"{export.name}.safetensors" if kohya else LORA_WEIGHTS)
-        _LOG.info("export: writes %s, in %s", file.name, export.dtype)
+        _LOG.info("export: writing %s, in %s", file.name, export.dtype)
         if kohya:
             save_kohya_lora(file, params, export.architecture, network, dtype)
         else:
@@ -81,10 +81,10 @@ def write_export(folder: Path, export: Export) -> None:
 
 
 def _write_whole(folder: Path, export: Export, dtype: Any) -> None:
-    _LOG.info("export: reads the student")
+    _LOG.info("export: reading the student")
     params = export.load()
     if "diffusers" in export.layouts:
-        _LOG.info("export: writes the transformer for diffusers, in %s", export.dtype)
+        _LOG.info("export: writing the transformer for diffusers, in %s", export.dtype)
         save_mmdit(
             folder / "transformer",
             params,
@@ -94,7 +94,7 @@ def _write_whole(folder: Path, export: Export, dtype: Any) -> None:
         )
     if "single" in export.layouts:
         file = folder / f"{export.name}.safetensors"
-        _LOG.info("export: writes %s, in %s", file.name, export.dtype)
+        _LOG.info("export: writing %s, in %s", file.name, export.dtype)
         save_mmdit(file, params, export.architecture, dtype, "stability")
 
 

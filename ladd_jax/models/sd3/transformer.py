@@ -125,7 +125,9 @@ class MMDiTConfig:
                 f"use {self.width + 4 - self.width % 4}"
             )
         if self.remat not in REMAT_POLICIES:
-            raise UserError(f"remat {self.remat!r} is none of {', '.join(REMAT_POLICIES)}")
+            raise UserError(
+                f"remat {self.remat!r} is not one of {', '.join(REMAT_POLICIES)}: use one of them"
+            )
         outside = [layer for layer in self.dual_attention if not 0 <= layer < self.depth]
         if outside:
             raise UserError(

@@ -192,7 +192,7 @@ def save_mmdit(
     """
     path = Path(path)
     if layout not in ("diffusers", "stability"):
-        raise UserError(f"layout {layout!r} is none of diffusers, stability")
+        raise UserError(f"layout {layout!r} is not one of diffusers, stability: use one of them")
     dtype = weight_dtype(dtype)
     if path.exists():
         raise ExistsError(f"{path} exists: remove it, or choose another path")

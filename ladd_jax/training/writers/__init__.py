@@ -44,7 +44,7 @@ def check_writers(names: Sequence[str]) -> None:
     for name in names:
         if name not in WRITERS:
             raise UserError(
-                f"log.writers {name!r} is none of {', '.join(WRITERS)}: use one of them"
+                f"log.writers {name!r} is not one of {', '.join(WRITERS)}: use one of them"
             )
         entry = WRITERS[name]
         if importlib.util.find_spec(entry.client) is None:
