@@ -259,7 +259,7 @@ def misuse(readers: list[str], number: int | None) -> str:
     """What is wrong with the flags `--reader` and `--number`; empty where nothing is."""
     for name in readers:
         if name not in READERS:
-            return f"--reader={name} is none of {', '.join(READERS)}: use one"
+            return f"--reader={name} is not one of {', '.join(READERS)}: use one of them"
     if number is not None and len(readers) != 1:
         return (
             f"--number={number} is an input of one reader and --reader names {len(readers)}: name "

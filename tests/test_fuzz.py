@@ -11,7 +11,7 @@ from benchmarks.fuzzing.readers import READERS
     [
         ([], 7, "--number=7 is an input of one reader and --reader names 0: name one, "),
         (["tars", "prompts"], 7, "--reader names 2: name one, "),
-        (["nobody"], None, "--reader=nobody is none of "),
+        (["nobody"], None, "--reader=nobody is not one of "),
         (["tars"], -1, "--number=-1 is below 0: use 0 "),
     ],
 )
