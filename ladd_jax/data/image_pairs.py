@@ -107,10 +107,11 @@ class ImageTars(_Pairs):
         """
         super().__init__(column)
         files = sorted(Path(path) for path in paths)
-        root = os.path.commonpath([file.parent for file in files]) if files else ""
+        # Some paths may be absolute and others not.
+        root = os.path.commonpath([file.absolute().parent for file in files]) if files else ""
         prefixes: dict[str, Path] = {}
         for file in files:
-            prefix = file.relative_to(root).with_suffix("").as_posix()
+            prefix = file.absolute().relative_to(root).with_suffix("").as_posix()
             other = prefixes.setdefault(prefix, file)
             if other is not file:
                 raise UserError(

@@ -306,6 +306,14 @@ def test_tars_of_one_name_in_several_folders_keep_their_records_apart(tmp_path):
     ]
 
 
+def test_tars_named_relative_and_absolute_are_read_together(tmp_path, monkeypatch):
+    for name in ("a", "b"):
+        tar(tmp_path / name / "0.tar", [("c.png", picture(1)), ("c.txt", name)])
+    monkeypatch.chdir(tmp_path)
+    source = open_images(f"a/0.tar,{tmp_path}/b/0.tar")
+    assert {key for key, _, _ in contents(source)} == {"a/0/c", "b/0/c"}
+
+
 names = st.from_regex(r"[a-z0-9_]{1,150}", fullmatch=True)
 
 
