@@ -14,7 +14,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 from ml_collections import ConfigDict
 
-from ladd_jax.config.own import SECTIONS, own_sections
+from ladd_jax.config.own import SECTIONS, not_installed, own_sections
 from ladd_jax.data.buckets import Bucket
 from ladd_jax.data.images import MAX_PIXELS
 from ladd_jax.data.joined import JOINED, joined_channels, kinds_of, pretrains
@@ -1217,11 +1217,8 @@ def to_dict(config: Any) -> dict[str, Any]:
 def compare(base: dict[str, Any], given: dict[str, Any], prefix: str) -> None:
     """Raises UserError where a field is unknown, is missing, or has another type than in `base`."""
     for name in given.keys() - base.keys():
-        if prefix == "own.":
-            raise UserError(
-                f"unknown config field own.{name}, of a package that is not installed here: "
-                f"install it"
-            )
+        if gone := not_installed(f"{prefix}{name}"):
+            raise UserError(f"unknown config field {gone}: install it")
         near = nearest(name, base)
         if prefix == "distil.ramp.":
             near += ", or it is of a package that is not installed here"

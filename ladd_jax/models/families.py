@@ -345,7 +345,10 @@ def family(name: str) -> Family:
       UserError: there is none.
     """
     if name not in FAMILIES:
-        raise UserError(f"model.family {name!r} is none of {', '.join(FAMILIES)}: use one")
+        raise UserError(
+            f"model.family {name!r} is none of {', '.join(FAMILIES)}: use one, "
+            f"or install the package that has it"
+        )
     return importlib.import_module(FAMILIES[name]).FAMILY
 
 
