@@ -16,6 +16,8 @@ Examples:
         --extractor=inception:pt_inception-2015-12-05-6726825d.pth
     python -m ladd_jax.evaluate --samples=pictures --extractor=clip:openai/clip-vit-large-patch14
     python -m ladd_jax.evaluate --compare=runs/a,runs/b --prompts=prompts.txt --page=arena
+    python -m ladd_jax.evaluate --compare=runs/a,runs/b --prompts=prompts.txt --page=arena \
+        --condition=label=3
     python -m ladd_jax.evaluate --compare ladd=runs/a turbo=sd3-turbo photos --page=arena
     python -m ladd_jax.evaluate --votes votes_*.json --page=arena --out=elo.json
 """
@@ -30,6 +32,7 @@ from typing import TYPE_CHECKING
 from absl import flags
 
 from ladd_jax.cli.flags import COLUMN, PROMPTS, check_ranges
+from ladd_jax.cli.network_flags import define_conditions
 from ladd_jax.cli.run import run, run_without_config
 from ladd_jax.errors import UserError
 from ladd_jax.names import counted, listed
@@ -77,6 +80,7 @@ _VOTES = flags.DEFINE_multi_string(
     "Files of votes on one page; several with commas or spaces between, or given again.",
     flag_values=FLAGS,
 )
+_CONDITION = define_conditions(FLAGS)
 _STEPS = flags.DEFINE_list(
     "steps",
     [],
@@ -105,7 +109,8 @@ _BATCH_SIZE = flags.DEFINE_integer(
 
 _OF_COMMAND = {
     "compare": (
-        "compare", "page", "steps", "teacher_steps", "seed", "num", "aspect", "batch_size",
+        "compare", "page", "condition", "steps", "teacher_steps", "seed", "num", "aspect",
+        "batch_size",
     ),
     "votes": ("votes", "page", "resamples", "out"),
     "samples": ("samples", "reference", "extractor", "metrics", "resamples", "out"),
@@ -177,7 +182,9 @@ def side_by_side() -> None:
     from ladd_jax.parallel.mesh import make_mesh
     from ladd_jax.stages.arena import compare
     from ladd_jax.stages.compared import Asked
+    from ladd_jax.stages.conditions import parse
 
+    conditions = parse(_CONDITION.value)
     if jax.process_index():
         return
     asked = Asked(
@@ -188,6 +195,7 @@ def side_by_side() -> None:
         _NUM.value,
         _ASPECT.value,
         _BATCH_SIZE.value,
+        conditions,
     )
     found = compare(entries, page, asked, make_mesh({"fsdp": -1}, jax.local_devices()))
     count = counted(len(found["samples"]), "picture")

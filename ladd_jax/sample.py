@@ -29,7 +29,7 @@ from pathlib import Path
 from absl import flags
 
 from ladd_jax.cli.flags import COLUMN, PROMPTS, check_ranges
-from ladd_jax.cli.network_flags import define_dtype, define_loras, define_step
+from ladd_jax.cli.network_flags import define_conditions, define_dtype, define_loras, define_step
 from ladd_jax.cli.run import run_without_config
 from ladd_jax.errors import UserError
 from ladd_jax.paths import COPY_LATER, expand, expand_local
@@ -97,14 +97,7 @@ _MASK = flags.DEFINE_string(
     "filled; all else stays as it is. One for all pictures, or one for each.",
     flag_values=FLAGS,
 )
-_CONDITION = flags.DEFINE_multi_string(
-    "condition",
-    [],
-    "NAME=VALUE or NAME=FILE of what a network of another package reads beside the text; may be "
-    "given several times, and for one name one value for all prompts, or one for each, or several "
-    "for one prompt.",
-    flag_values=FLAGS,
-)
+_CONDITION = define_conditions(FLAGS)
 _STRENGTH = flags.DEFINE_float(
     "strength",
     None,

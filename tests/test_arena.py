@@ -60,7 +60,11 @@ def command(*arguments, **named):
     given = evaluate.complete(["evaluate", *arguments, *given])
     evaluate.FLAGS(given)
     flags.FLAGS["prompts"].value = named.get("prompts")
-    evaluate._BODIES[evaluate.command_of(given[1:])][0]()
+    try:
+        evaluate._BODIES[evaluate.command_of(given[1:])][0]()
+    finally:
+        # Other commands in this process read it, too.
+        flags.FLAGS["prompts"].value = None
 
 
 def pictures(page, title):

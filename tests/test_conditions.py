@@ -1,6 +1,7 @@
-"""What networks of another package are given besides the text, in `sample`, `serve` and data."""
+"""What networks of another package are given besides the text: by users, and by data."""
 
 import dataclasses
+import json
 import sys
 import types
 
@@ -9,9 +10,11 @@ import numpy as np
 import pytest
 from runs import keeping_programs
 from sampled import draw, pixels
+from test_arena import command
 from untrained_run import save_generator, save_student
 
 from configs import digits
+from ladd_jax.cli.preflight import _check_subjects
 from ladd_jax.config.fields import typed
 from ladd_jax.data.array_specs import ArraySpec
 from ladd_jax.data.buckets import Bucket
@@ -20,14 +23,15 @@ from ladd_jax.data.joined import JOINED, Joined
 from ladd_jax.data.shard_sets import Layout
 from ladd_jax.data.shard_writing import finalize, missing_shards, write_shard
 from ladd_jax.errors import NotFoundError, UserError
+from ladd_jax.evaluation.arena.votes import read_votes
 from ladd_jax.models.families import FAMILIES, family
 from ladd_jax.parallel.mesh import make_mesh
 from ladd_jax.serving.ready import Ready
 from ladd_jax.serving.student import Student, Wish
-from ladd_jax.stages.compared import Asked, open_networks, prompts_of
 from ladd_jax.stages.conditions import null_of, parse
 from ladd_jax.stages.prompted import Picture, Prompted
 from ladd_jax.stages.sets import encoded
+from ladd_jax.stages.subjects import pair_conditions, subject_of
 from ladd_jax.stages.trained import open_trained
 
 CLASSES = 3
@@ -90,12 +94,13 @@ def programs_are_kept_for_these_tests(tmp_path_factory):
         yield
 
 
-def config_of(model_family="sd3", **data):
+def config_of(model_family="sd3", evaluate=None, **data):
     """A config of small runs of digits."""
     config = digits.get_config()
     config.model.update(dict(depth=1, width=16, unroll=1, family=model_family))
     config.heads.update(dict(channels=8))
     config.data.update(dict(buckets=("8x8",)) | data)
+    config.evaluate.update(evaluate or {})
     config.compilation_cache = "compilation_cache"
     return typed(config)
 
@@ -114,6 +119,15 @@ def labelled(tmp_path_factory):
 @pytest.fixture(scope="module")
 def shaded(tmp_path_factory):
     return save(tmp_path_factory.mktemp("shaded") / "run", joined="shade")
+
+
+def encode_one(directory, **null):
+    """Writes data of a single record, which has these arrays, as the empty prompt does."""
+    arrays = {name: ArraySpec(array.shape) for name, array in null.items()}
+    layout = Layout({Bucket(8, 8): 1}, 1, arrays)
+    (shard,) = missing_shards(encoded(directory), layout)
+    write_shard(encoded(directory), layout, shard, [{"prompt": "a", "cond": null}])
+    finalize(encoded(directory), layout, null)
 
 
 def opened(directory, model=None):
@@ -192,14 +206,8 @@ def test_a_network_that_reads_what_nothing_gives_says_what_is_missing(
 
 
 def test_a_guided_data_generator_knows_what_stands_for_none(labelled):
-    config = config_of("labelled")
-    save_generator(config, labelled)
-    arrays = {"label": ArraySpec((CLASSES,)), "pooled": ArraySpec((32,))}
-    layout = Layout({Bucket(8, 8): 1}, 1, arrays)
-    null = {"label": np.eye(CLASSES)[2], "pooled": np.ones(32)}
-    (shard,) = missing_shards(encoded(labelled), layout)
-    write_shard(encoded(labelled), layout, shard, [{"prompt": "a", "cond": null}])
-    finalize(encoded(labelled), layout, null)
+    save_generator(config_of("labelled"), labelled)
+    encode_one(labelled, label=np.eye(CLASSES)[2], pooled=np.ones(32))
     student, generator = opened(labelled)[0], opened(labelled, "generator")[0]
     assert null_of(student) == {}
     (found,) = null_of(generator).items()
@@ -214,12 +222,151 @@ def test_a_guided_data_generator_knows_what_stands_for_none(labelled):
     assert np.any(pictures[0] != pictures[1])
 
 
-def test_models_are_compared_by_defaults_and_refused_without(labelled, shaded):
-    mesh = make_mesh({}, jax.devices()[:1])
-    (network,) = open_networks(str(labelled), Asked(teacher_steps=0), mesh)
-    assert prompts_of([[network]], ["two"]) == (["two"], [])
-    with pytest.raises(UserError, match="'shade' .* has no default, and --compare gives none: le"):
-        open_networks(str(shaded), Asked(teacher_steps=0), mesh)
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory):
+    """A run whose network reads no condition."""
+    return save(tmp_path_factory.mktemp("plain") / "run")
+
+
+@pytest.fixture(scope="module")
+def prompts(tmp_path_factory):
+    """A file of two prompts."""
+    file = tmp_path_factory.mktemp("prompts") / "prompts.txt"
+    file.write_text("seven\ntwo\n")
+    return file
+
+
+def page_of(folder):
+    """The samples of a page, and the pictures of each model."""
+    data = json.loads((folder / "arena.json").read_text(encoding="utf-8"))
+    made = {each["model"]: [file for file, *_ in each["pictures"]] for each in data["contenders"]}
+    return data, made
+
+
+def test_compared_models_are_given_the_values_that_they_read(labelled, plain, prompts, tmp_path):
+    options = dict(compare=f"a={labelled},b={plain}", prompts=prompts, steps=1, teacher_steps=0)
+    command("--condition=label=1", "--condition=label=2", page=tmp_path / "each", **options)
+    command(page=tmp_path / "usual", **options)
+    data, made = page_of(tmp_path / "each")
+    assert data["samples"] == [
+        {"prompt": "seven", "seed": 0, "conditions": "class: 1"},
+        {"prompt": "two", "seed": 0, "conditions": "class: 2"},
+    ]
+    usual, other = page_of(tmp_path / "usual")
+    assert usual["samples"] == [{"prompt": prompt, "seed": 0} for prompt in ("seven", "two")]
+    assert made["b"] == other["b"] and not {*made["a"]} & {*other["a"]}
+
+
+def test_votes_on_several_values_of_one_prompt_are_several(labelled, plain, prompts, tmp_path):
+    (tmp_path / "one.txt").write_text("two")
+    command(
+        "--condition=label=0", "--condition=label=2", compare=f"a={labelled},b={plain}", steps=1,
+        teacher_steps=0, prompts=tmp_path / "one.txt", page=tmp_path / "page", num=2,
+    )  # fmt: skip
+    data, made = page_of(tmp_path / "page")
+    told = [(each["conditions"], each["seed"]) for each in data["samples"]]
+    assert told == [("class: 0", 0), ("class: 0", 1), ("class: 2", 0), ("class: 2", 1)]
+    assert len({*made["a"]}) == 4 and made["b"][:2] == made["b"][2:]
+    names = [each["title"] for each in data["contenders"]]
+    vote = {"left": names[0], "right": names[1], "choice": "left", "time": "2026-01-01"}
+    votes = {"format": "ladd_jax votes", "page": data["id"], "models": names, "voter": "v"}
+    votes["votes"] = [vote | each for each in data["samples"]]
+    (tmp_path / "votes.json").write_text(json.dumps(votes))
+    assert len(read_votes([tmp_path / "votes.json"]).games) == 4
+
+
+def test_a_model_without_the_joined_condition_is_compared_with_one_that_has_it(
+    shaded, plain, prompts, tmp_path
+):
+    (tmp_path / "dark.txt").write_text("3")
+    command(
+        f"--condition=shade={tmp_path / 'dark.txt'}", compare=f"a={shaded},b={plain}", steps=1,
+        teacher_steps=0, prompts=prompts, page=tmp_path / "page",
+    )  # fmt: skip
+    assert {each["conditions"] for each in page_of(tmp_path / "page")[0]["samples"]} == {
+        "shade: dark.txt"
+    }
+
+
+def test_what_compared_models_cannot_be_given_is_said(labelled, plain, shaded, prompts, tmp_path):
+    for models, values, words in (
+        (labelled, ["lable=1"], "=lable=1 names no condition that a compared model reads: name l"),
+        (plain, ["label=1"], "=label=1 names no condition that a compared .* reads: leave it out$"),
+        (labelled, ["label=9"], "--condition=label=9: the class is '9': use a number below 3"),
+        (labelled, [f"label={i}" for i in range(3)], "3 values of --condition for 2 prompts: give"),
+        (shaded, [], r"reads the condition 'shade' \(shade\): give it by --condition=shade=FILE"),
+    ):
+        with pytest.raises(UserError, match=words):
+            command(
+                *(f"--condition={value}" for value in values), compare=models, prompts=prompts,
+                teacher_steps=0, page=tmp_path / "page",
+            )  # fmt: skip
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("given", "classes"),
+    [((), [0, 0]), (("label=1",), [1, 1]), (("label=1", "label=2"), [1, 2])],
+)
+def test_prompts_that_a_run_is_judged_on_have_the_values_of_its_config(
+    given, classes, prompts, tmp_path
+):
+    encode_one(tmp_path, label=np.eye(CLASSES)[2], pooled=np.ones(32), context=np.ones((4, 32)))
+    settings = dict(prompts=str(prompts), conditions=given, samples=6, per_prompt=2)
+    subject = subject_of(config_of("labelled", settings), tmp_path)
+    (subjects,) = subject.buckets.values()
+    assert subjects.prompts.tolist() == ["seven"] * 3 + ["two"] * 3
+    assert np.argmax(subjects.cond["label"], axis=1).tolist() == np.repeat(classes, 3).tolist()
+    # What stands for none is the data's, so that the teacher is guided as in training.
+    np.testing.assert_array_equal(subject.null["label"], np.eye(CLASSES)[2])
+
+
+def test_a_prompt_is_judged_with_each_of_several_values(tmp_path):
+    encode_one(tmp_path, channels=np.zeros((8, 8, 1)))
+    files = [tmp_path / name for name in ("0.txt", "2.txt")]
+    for file in files:
+        file.write_text(file.stem)
+    (tmp_path / "prompt.txt").write_text("two")
+    settings = dict(
+        prompts=str(tmp_path / "prompt.txt"), conditions=tuple(f"shade={file}" for file in files),
+        samples=4, per_prompt=2,
+    )  # fmt: skip
+    config = config_of("sd3", settings, joined="shade")
+    (subjects,) = subject_of(config, tmp_path).buckets.values()
+    assert subjects.prompts.tolist() == ["two"] * 4
+    assert subjects.cond["channels"][:, 0, 0, 0].tolist() == [0, 0, 2, 2]
+
+
+@pytest.mark.parametrize(
+    ("run", "given", "words"),
+    [
+        (
+            "labelled",
+            ("lable=1",),
+            "evaluate.conditions=lable=1 names no condition that the run re",
+        ),
+        ("labelled", ("label=9",), "evaluate.conditions=label=9: the class is '9': use a number"),
+        ("labelled", ("label",), "evaluate.conditions=label is not a name with a value: use NAME="),
+        ("plain", ("label=1",), "no condition that the run reads: leave it out$"),
+        ("shaded", (), r"the run reads .* \(shade\): give it by evaluate.conditions=shade=FILE$"),
+        ("shaded", ("shade=gone.txt",), "gone.txt cannot be read"),
+    ],
+)
+def test_a_mistake_in_the_values_of_a_config_is_said_before_the_run(run, given, words):
+    settings = dict(prompts="prompts.txt", extractor="own", conditions=given)
+    of = {"joined": "shade"} if run == "shaded" else {}
+    config = config_of("labelled" if run == "labelled" else "sd3", settings, **of)
+    with pytest.raises(UserError, match=words):
+        _check_subjects(config)
+
+
+def test_values_of_a_config_go_with_its_prompts():
+    words = r"evaluate.conditions is \('label=1',\) and prompts is empty, so that held-out records"
+    with pytest.raises(UserError, match=words):
+        config_of("labelled", dict(conditions=("label=1",)))
+    given = dict(prompts="prompts.txt", conditions=("label=1", "label=2"))
+    with pytest.raises(UserError, match="2 values of evaluate.conditions for 3 prompts: give one"):
+        pair_conditions(config_of("labelled", given), 3)
 
 
 def test_sd3_writes_no_files_for_what_no_pipeline_is_given(tmp_path):

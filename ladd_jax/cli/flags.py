@@ -237,6 +237,7 @@ def _valid_fields(arguments: Sequence[str]) -> list[str]:
     """Names of the config's fields; fails if an argument names one that does not exist."""
     from ladd_jax.cli.extensions import load_extensions
     from ladd_jax.config.fields import base_config
+    from ladd_jax.config.own import not_installed
 
     # Extensions have fields of their own, which a config file may set.
     load_extensions()
@@ -245,6 +246,8 @@ def _valid_fields(arguments: Sequence[str]) -> list[str]:
         name = _name(argument).removeprefix("no")
         field = name.removeprefix("config.")
         if field != name and field not in names:
+            if gone := not_installed(field):
+                fail(f"unknown config field {gone}: install it, or leave the field out")
             fail(f"unknown config field {field}{nearest(field, names)}")
     return names
 
@@ -390,6 +393,18 @@ def _line_in(file: Path, error: BaseException) -> int:
     return (lines[-1] if lines else None) or 0
 
 
+def _of_package(error: BaseException, file: Path) -> str:
+    """What to say of a section `own.NAME` that the config file named in vain; or empty."""
+    from ladd_jax.config.own import not_installed
+
+    if not isinstance(error, AttributeError | KeyError):
+        return ""
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [each.line or "" for each in frames if Path(each.filename).resolve() == file.resolve()]
+    named = re.search(r"\bown\.\w+", lines[-1] if lines else "")
+    return not_installed(named[0]) if named else ""
+
+
 _KINDS = {
     "invalid literal for int": "a whole number",
     "could not convert string to float": "a number",
@@ -431,6 +446,8 @@ def _sentence(error: BaseException, names: Iterable[str], file: Path) -> object:
         return f"the config file {where} is not valid Python ({error.msg}): repair it"
     if isinstance(error, OSError):
         return f"no config file: {_last_line(error)}; name configs of ladd_jax without .py"
+    if gone := _of_package(error, file):
+        return f"unknown config field {gone}: install it, or leave the field out"
     # Raised when the config file sets a field that does not exist or has another type.
     unknown = re.search(r'Key "(\w+)" does not exist', str(error))
     if unknown:

@@ -12,6 +12,7 @@ from ladd_jax.errors import Problems, UserError
 from ladd_jax.methods import METHODS
 from ladd_jax.models.families import family_of
 from ladd_jax.stages.load import open_loras
+from ladd_jax.stages.subjects import pair_conditions
 
 
 def check_parts(config: Config, problems: Problems, place: Path | None = None) -> None:
@@ -39,7 +40,7 @@ def check_parts(config: Config, problems: Problems, place: Path | None = None) -
             family.check_autoencoder(config.autoencoder, config.model.channels)
     if judges and config.evaluate.prompts:
         with problems.found():
-            read_prompt_set(config.evaluate.prompts)
+            pair_conditions(config, len(read_prompt_set(config.evaluate.prompts)))
 
 
 def count_records(config: Config, place: Path | None = None) -> dict[Bucket, int]:

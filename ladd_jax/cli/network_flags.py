@@ -23,6 +23,18 @@ def define_loras(own: flags.FlagValues) -> flags.FlagHolder[list[str]]:
     )
 
 
+def define_conditions(own: flags.FlagValues) -> flags.FlagHolder[list[str]]:
+    """Defines `--condition`, which may be given several times."""
+    return flags.DEFINE_multi_string(
+        "condition",
+        [],
+        "NAME=VALUE or NAME=FILE of what a network of another package reads beside the text; may "
+        "be given several times, and for one name one value for all prompts, or one for each, or "
+        "several for one prompt.",
+        flag_values=own,
+    )
+
+
 def define_dtype(own: flags.FlagValues) -> flags.FlagHolder[str | None]:
     """Defines `--dtype`, which a network computes in."""
     return flags.DEFINE_enum(

@@ -24,6 +24,7 @@ from ladd_jax.config.fields import Config, Distil, Finetune, Prefer, Pretrain
 from ladd_jax.config.pretraining import NETWORKS, further_trainings
 from ladd_jax.config.workdir import data_directory, first_run, places
 from ladd_jax.data.buckets import Bucket, check_resolution, check_sides
+from ladd_jax.data.conditions import CONDITIONS
 from ladd_jax.data.joined import joined_channels, pretrains
 from ladd_jax.data.sources import SOURCES
 from ladd_jax.data.sources.fill_buckets import readers
@@ -37,6 +38,7 @@ from ladd_jax.objectives.dpo import DPO
 from ladd_jax.parallel.mesh import check_batch_size, make_mesh
 from ladd_jax.paths import expand, near
 from ladd_jax.stages.load import first_made
+from ladd_jax.stages.subjects import check_conditions
 from ladd_jax.training.checkpoint import steps_in
 from ladd_jax.training.writers import check_writers
 from ladd_jax.weights.source import names_repository
@@ -373,7 +375,8 @@ def _check_subjects(config: Config) -> None:
     """Checks the prompts of the stage 'evaluate', and whether real pictures are held out for it."""
     data, stage = config.data, config.evaluate
     if stage.prompts:
-        if joined := joined_channels(config):
+        joined = joined_channels(config)
+        if joined and data.joined not in CONDITIONS:
             field = f"data.joined is {data.joined!r}"
             if not data.joined:
                 field = f"model.joined_channels is {joined}"
@@ -388,6 +391,7 @@ def _check_subjects(config: Config) -> None:
                 "name one, such as clip or inception with evaluate.extractor_weights, or own, "
                 "which is trained on the run's pictures"
             )
+        check_conditions(config)
         return
     if SOURCES[data.source].prompts_alone:
         raise UserError(

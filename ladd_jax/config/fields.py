@@ -14,7 +14,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 from ml_collections import ConfigDict
 
-from ladd_jax.config.own import SECTIONS, own_sections
+from ladd_jax.config.own import SECTIONS, not_installed, own_sections
 from ladd_jax.data.buckets import Bucket
 from ladd_jax.data.images import MAX_PIXELS
 from ladd_jax.data.joined import JOINED, joined_channels, kinds_of, pretrains
@@ -744,6 +744,9 @@ class Evaluate:
     # A file like data.path, or SET:FILE such as parti128:PartiPrompts.tsv, for every bucket and
     # without real pictures to compare with; empty: the prompts of the held-out records.
     prompts: str = ""
+    # NAME=VALUE or NAME=FILE, as `sample --condition` takes them, of what a network of another
+    # package reads beside these prompts: one for all prompts, one for each, or several for one.
+    conditions: tuple[str, ...] = ()
     samples: int = 400  # for each bucket
     per_prompt: int = 4  # samples of a prompt, at least
     resamples: int = 50  # of the bootstrap, for each interval
@@ -760,6 +763,11 @@ class Evaluate:
         counts = ("batch_size", "shown_prompts", "samples", "per_prompt", "student_steps",
                   "teacher_steps")  # fmt: skip
         check_numbers(self, dict.fromkeys(counts, COUNT) | {"resamples": NOT_NEGATIVE})
+        if self.conditions and not self.prompts:
+            raise UserError(
+                f"conditions is {self.conditions} and prompts is empty, so that held-out records "
+                f"are judged, which have their own: leave conditions out, or name prompts"
+            )
         if not self.teacher_steps:
             raise UserError("teacher_steps is (): name one or more, such as 50")
         if not all(scale in COUNT for scale in self.guidances):
@@ -1209,11 +1217,8 @@ def to_dict(config: Any) -> dict[str, Any]:
 def compare(base: dict[str, Any], given: dict[str, Any], prefix: str) -> None:
     """Raises UserError where a field is unknown, is missing, or has another type than in `base`."""
     for name in given.keys() - base.keys():
-        if prefix == "own.":
-            raise UserError(
-                f"unknown config field own.{name}, of a package that is not installed here: "
-                f"install it"
-            )
+        if gone := not_installed(f"{prefix}{name}"):
+            raise UserError(f"unknown config field {gone}: install it")
         near = nearest(name, base)
         if prefix == "distil.ramp.":
             near += ", or it is of a package that is not installed here"

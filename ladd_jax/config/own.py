@@ -70,6 +70,19 @@ def _own_of(values: dict[str, Any]) -> Any:
     return dataclasses.replace(own_sections(), **values)
 
 
+def not_installed(path: str) -> str:
+    """What there is to say of a field of `own` whose package is not installed; empty for others.
+
+    Args:
+      path: path of a field, such as `own.near.weight`.
+    """
+    section, _, rest = path.partition(".")
+    name = rest.partition(".")[0]
+    if section != "own" or not name or name in SECTIONS:
+        return ""
+    return f"own.{name}, of a package that is not installed here"
+
+
 def own_beside(config: Mapping[str, Any], sections: Collection[str]) -> dict[str, Any]:
     """The sections of `own` that belong to any of some other sections, by name.
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from ladd_jax.config.fields import Config, base_config, compare, typed
 from ladd_jax.config.identity import FREE_FIELDS, FREE_PATHS, absent, config_difference, filled
+from ladd_jax.config.own import not_installed
 from ladd_jax.config.pretraining import NETWORKS
 from ladd_jax.errors import DamagedError, NotFoundError, UserError
 from ladd_jax.object_store import address_of, fetch, is_address, place_of
@@ -18,6 +19,7 @@ from ladd_jax.whole_files import read_json, write_text_whole
 
 _FILE = "config.json"
 _PLACES = "places.json"
+_AGAIN = "remove it, and this command writes it again"
 
 DATA = ("encoded", "held_out", "pretrain", "prefer", "synthesized")
 """Folders that runs may share: what `distil` reads, and none of its fields changes."""
@@ -131,6 +133,15 @@ def check_directory(workdir: Path, flag: str = "workdir") -> None:
         raise UserError(f"--{flag}={workdir} is a file: name a directory")
 
 
+def check_packages(workdir: Path) -> None:
+    """Raises UserError if a workdir's config has settings of a package that is not installed."""
+    path = workdir / _FILE
+    own = read_json(path, _AGAIN).get("own", {}) if path.exists() else {}
+    for name in own if isinstance(own, dict) else ():
+        if gone := not_installed(f"own.{name}"):
+            raise UserError(f"{path} has {gone}: install it, or use another --workdir")
+
+
 def settle(workdir: Path, config: dict[str, Any], own: Places | None = None) -> None:
     """Writes the config and the places into a workdir, if they differ from those in it.
 
@@ -142,8 +153,7 @@ def settle(workdir: Path, config: dict[str, Any], own: Places | None = None) -> 
     check_directory(workdir)
     workdir.mkdir(parents=True, exist_ok=True)
     path = workdir / _FILE
-    remedy = "remove it, and this command writes it again"
-    if not path.exists() or config_difference(read_json(path, remedy), config):
+    if not path.exists() or config_difference(read_json(path, _AGAIN), config):
         _write(path, config)
     path = workdir / _PLACES
     named = {} if own is None else _named(own, workdir)
@@ -190,12 +200,12 @@ def read(workdir: Path) -> Config:
     values = _as_tuples(filled(old, defaults), config.to_dict())
     try:
         compare(config.to_dict(), values, "")
+        config.update(values)
+        return typed(config)
     except UserError as error:
         raise UserError(
             f"{path} is of another version of ladd_jax, or of a package beside it: {error}"
         ) from error
-    config.update(values)
-    return typed(config)
 
 
 def _without_gone(old: Any, defaults: dict[str, Any]) -> Any:

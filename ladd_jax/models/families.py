@@ -349,7 +349,8 @@ def family(name: str) -> Family:
     """
     if name not in FAMILIES:
         raise UserError(
-            f"model.family {name!r} is not one of {', '.join(FAMILIES)}: use one of them"
+            f"model.family {name!r} is not one of {', '.join(FAMILIES)}: use one of them, or "
+            f"install the package that has it"
         )
     return importlib.import_module(FAMILIES[name]).FAMILY
 

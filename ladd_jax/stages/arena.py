@@ -23,13 +23,21 @@ from ladd_jax.evaluation.arena.page import (
     write_page,
 )
 from ladd_jax.paths import expand
-from ladd_jax.stages.compared import Asked, Network, open_networks, prompts_of
+from ladd_jax.stages.compared import (
+    Asked,
+    Models,
+    Network,
+    open_networks,
+    prompts_of,
+    with_conditions,
+)
+from ladd_jax.stages.conditions import in_words
 from ladd_jax.stages.given import GivenFiles, open_given
 from ladd_jax.stages.given_records import write_given
 from ladd_jax.stages.kept import fingerprint
 from ladd_jax.stages.pictured import Pictured
 from ladd_jax.stages.prompted import Picture, Prompted, check_count
-from ladd_jax.stages.starts import read_start
+from ladd_jax.stages.starts import pair, read_start
 from ladd_jax.stages.trained import is_run
 from ladd_jax.weights.source import PIPELINE_INDEX
 
@@ -52,19 +60,24 @@ def compare(entries: Sequence[Entry], page: Path, asked: Asked, mesh: Mesh) -> d
       NotFoundError: there is no such model.
       ExistsError: there is something at `page`.
       UserError: there are no prompts, or no pictures for models that take some; models take
-        different inputs; a picture is missing from a folder; or a student was not trained for the
-        number of steps.
+        different inputs; no model reads a condition, or a value of it is missing or cannot be used;
+        a picture is missing from a folder; or a student was not trained for the number of steps.
     """
-    found: dict[str, Pictured | list[Network]] = {}
+    opened: dict[str, Pictured | list[Network]] = {}
     for entry in entries:
         path = expand(entry.place)
         if path.is_dir() and not is_run(path) and not (path / PIPELINE_INDEX).is_file():
-            found[entry.name] = Pictured(path, asked.prompts)
+            opened[entry.name] = Pictured(path, asked.prompts)
         else:
-            found[entry.name] = open_networks(entry.place, asked, mesh)
-    prompts, records = prompts_of(list(found.values()), asked.prompts)
+            opened[entry.name] = open_networks(entry.place, asked, mesh)
+    texts, records = prompts_of(list(opened.values()), asked.prompts)
+    places, values = pair(range(len(texts)), asked.conditions, "values of --condition")
+    prompts = [texts[place] for place in places]
     check_count(len(prompts), asked.num)
-    samples = [Sample(p, asked.seed + i) for p in prompts for i in range(asked.num)]
+    found: Models = with_conditions(opened, [dict(pairs) for pairs in values])
+    jobs = [Picture(p, asked.seed + i) for p in range(len(prompts)) for i in range(asked.num)]
+    words = [in_words(pairs) for pairs in values]
+    samples = [Sample(prompts[p], seed, words[p]) for p, seed in jobs]
     files = {
         name: {steps: [own.find(s, steps, asked.seed) for s in samples] for steps in own.steps}
         for name, own in found.items()
@@ -79,8 +92,9 @@ def compare(entries: Sequence[Entry], page: Path, asked: Asked, mesh: Mesh) -> d
     total = sum(counts) * len(samples)
     with new_page(page) as folder, tqdm(total=total, desc="compare", unit="img") as bar:
         album = Album(folder)
-        given = write_given(folder / GIVEN, records)
-        sources = [album.add(record.shown) for record in records for _ in range(asked.num)]
+        written = write_given(folder / GIVEN, records)
+        given = [written[place] for place in places] if records else []
+        sources = [album.add(records[places[p]].shown) for p, _ in jobs] if records else []
 
         def add(pixels: Any) -> Shown:
             bar.update()
@@ -98,7 +112,7 @@ def compare(entries: Sequence[Entry], page: Path, asked: Asked, mesh: Mesh) -> d
                     contender
                     for network in own
                     for contender in _sampled(
-                        network, samples, given, asked.batch_size, mesh, add, made
+                        network, prompts, jobs, given, asked.batch_size, mesh, add, made
                     )
                 ]
         return write_page(folder, samples, models, sources)
@@ -106,7 +120,8 @@ def compare(entries: Sequence[Entry], page: Path, asked: Asked, mesh: Mesh) -> d
 
 def _sampled(
     network: Network,
-    samples: Sequence[Sample],
+    prompts: Sequence[str],
+    jobs: Sequence[Picture],
     given: Sequence[GivenFiles],
     batch_size: int,
     mesh: Mesh,
@@ -117,27 +132,25 @@ def _sampled(
 
     Args:
       network: the network.
-      samples: what to sample.
-      given: the picture that comes with each sample's prompt; empty if prompts come without.
+      prompts: the prompts, those with several conditions several times.
+      jobs: the pictures to make.
+      given: the picture that comes with each prompt; empty if prompts come without.
       batch_size: pictures sampled at once.
       mesh: mesh that it runs on.
       add: stores a picture of the page.
       made: cache of the teachers' pictures, by a key of what they depend on; is added to.
     """
-    prompts = list(dict.fromkeys(sample.prompt for sample in samples))
-    places = {prompt: place for place, prompt in enumerate(prompts)}
-    jobs = [Picture(places[prompt], seed) for prompt, seed in samples]
     opened = open_given(network.trained, network.bucket, given)
     prompted = Prompted(network.trained, prompts, mesh, batch_size)
     found = []
     for steps, sampling in network.ways:
 
         def make(sampling: Sampling = sampling) -> list[Shown]:
-            pictures = prompted.pictures(sampling, network.bucket, jobs, opened)
+            pictures = prompted.pictures(sampling, network.bucket, jobs, opened, network.conditions)
             return [add(to_bytes(picture)) for _, picture in pictures]
 
         if network.teacher and network.workdir is not None:
-            texts = np.array([f"{sample.seed} {sample.prompt}" for sample in samples])
+            texts = np.array([f"{job.seed} {prompts[job.prompt]}" for job in jobs])
             own = {network.bucket: texts}
             mark = fingerprint(read(network.workdir), own, prompted.params, mesh)
             mark = f"{mark} {sampling}"

@@ -6,7 +6,7 @@ with the prompts of a run's held-out records.
 
 import dataclasses
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,14 +14,14 @@ from jax.sharding import Mesh
 
 from ladd_jax.config.workdir import read
 from ladd_jax.data.buckets import Bucket
-from ladd_jax.data.joined import JOINED
+from ladd_jax.data.joined import JOINED, PICTURED
 from ladd_jax.data.prompt_sets import read_prompt_set
 from ladd_jax.data.shard_sets import is_complete
 from ladd_jax.data.shards import Shards
 from ladd_jax.diffusion.sampling import Sampling
 from ladd_jax.errors import UserError
 from ladd_jax.paths import expand
-from ladd_jax.stages.conditions import check_defaults
+from ladd_jax.stages.conditions import Conditions, Values, check_known, conditions_of
 from ladd_jax.stages.given_records import GivenRecord, given_records
 from ladd_jax.stages.judging import first_subjects
 from ladd_jax.stages.pictured import Pictured
@@ -53,6 +53,7 @@ class Asked:
       num: number of pictures of each prompt.
       aspect: aspect or size of the pictures, see `choose_bucket`.
       batch_size: pictures sampled at once.
+      conditions: names and values of conditions, for all prompts, for each, or several for one.
     """
 
     prompts: list[str] | None = None
@@ -62,6 +63,7 @@ class Asked:
     num: int = 1
     aspect: str = "1:1"
     batch_size: int = 1
+    conditions: Sequence[Values] = ((),)
 
 
 class Network(NamedTuple):
@@ -73,6 +75,7 @@ class Network(NamedTuple):
       ways: pairs of a number of steps and how to sample in that many.
       teacher: whether it is the teacher of the student that was named.
       workdir: workdir of the run that it belongs to, if any.
+      conditions: values of its conditions for all prompts; None for their defaults.
     """
 
     trained: TrainedModel
@@ -80,6 +83,11 @@ class Network(NamedTuple):
     ways: list[tuple[int, Sampling]]
     teacher: bool
     workdir: Path | None
+    conditions: Conditions | None = None
+
+
+Models = Mapping[str, Pictured | list[Network]]
+"""Folders of pictures, or networks, by the names of the compared models."""
 
 
 def open_networks(place: str, asked: Asked, mesh: Mesh) -> list[Network]:
@@ -87,7 +95,6 @@ def open_networks(place: str, asked: Asked, mesh: Mesh) -> list[Network]:
     trained = open_trained(place, None, None, None, mesh)
     workdir = expand(place) if is_run(expand(place)) else None
     bucket = choose_bucket(asked.aspect, trained)
-    check_defaults(trained, bucket, "--compare")
     if trained.times:
         most = len(trained.times)
         # Students with another sampler were trained for a single number of steps.
@@ -146,13 +153,40 @@ def _read_pictures(networks: Sequence[Network]) -> bool:
     """
     for other in networks:
         first, second = networks[0].trained, other.trained
-        if first.joined != second.joined:
+        if first.joined != second.joined and {first.joined, second.joined} & {*PICTURED}:
             words = [JOINED[each.joined].words for each in (first, second)]
             raise UserError(
                 f"{first.place} is given {words[0]} and {second.place} {words[1]}: compare models "
                 f"that are given the same"
             )
     return bool(networks) and networks[0].trained.reads_picture
+
+
+def with_conditions(models: Models, given: Sequence[Mapping[str, str]]) -> Models:
+    """The models, whose networks are given values; each leaves out what it does not read.
+
+    Args:
+      models: the models.
+      given: values for each prompt, by the names of conditions.
+
+    Raises:
+      NotFoundError: a file is missing.
+      UserError: no network reads a condition that is given, or a value is missing or cannot be
+        used.
+    """
+    networks = [network for own in models.values() if isinstance(own, list) for network in own]
+    read = [conditions_of(network.trained, network.bucket) for network in networks]
+    check_known(given, dict.fromkeys(name for own in read for name in own), "a compared model")
+
+    def with_own(network: Network) -> Network:
+        own = conditions_of(network.trained, network.bucket)
+        values = [{name: value for name, value in each.items() if name in own} for each in given]
+        return network._replace(conditions=Conditions(network.trained, network.bucket, values))
+
+    return {
+        name: own if isinstance(own, Pictured) else [with_own(network) for network in own]
+        for name, own in models.items()
+    }
 
 
 def _wanted(folders: Sequence[Pictured], asked: Sequence[str] | None) -> list[str] | None:

@@ -1,16 +1,19 @@
 """The conditions that a network reads besides the text, and their arrays from a user's values."""
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from ladd_jax.data.buckets import Bucket
 from ladd_jax.data.conditions import CONDITIONS, Condition, Wanted
+from ladd_jax.data.joined import PICTURED
 from ladd_jax.errors import UserError
 from ladd_jax.models.base import CHANNELS, GUIDANCE
+from ladd_jax.models.families import Family
 from ladd_jax.names import listed
 from ladd_jax.paths import expand
+from ladd_jax.stages.latents import Pictures
 from ladd_jax.stages.starts import name_of, told
 from ladd_jax.stages.trained import TrainedModel
 
@@ -18,6 +21,37 @@ _MISSING = (
     "nothing that is installed says how a value becomes such: install the package that does, or "
     "give the table ladd_jax.data.conditions.CONDITIONS an entry"
 )
+
+
+FLAG = "--condition"
+"""The flag by which a user gives values, as `NAME=VALUE`."""
+
+Values = tuple[tuple[str, str], ...]
+"""The names and values that are given for a prompt."""
+
+
+class Reader(Protocol):
+    """A network as far as its conditions depend on it, such as a `TrainedModel`."""
+
+    @property
+    def place(self) -> str:
+        """What messages call it."""
+
+    @property
+    def family(self) -> Family:
+        """Its family."""
+
+    @property
+    def architecture(self) -> Any:
+        """Its architecture."""
+
+    @property
+    def joined(self) -> str:
+        """What is joined to x_t, as `data.joined` names it; empty for none."""
+
+    @property
+    def pictures(self) -> Pictures:
+        """Converts between its latents and pictures."""
 
 
 class Asked(NamedTuple):
@@ -48,34 +82,33 @@ class Asked(NamedTuple):
         return made
 
 
-def conditions_of(trained: TrainedModel, bucket: Bucket) -> dict[str, Asked]:
+def conditions_of(reader: Reader, bucket: Bucket) -> dict[str, Asked]:
     """The conditions in the table that a network reads, by name.
 
     Args:
-      trained: the network.
+      reader: the network.
       bucket: shape of the latents.
 
     Raises:
       UserError: the table has no entry for what is joined to x_t.
     """
-    pictures = trained.pictures
     found = {}
-    for array, shape in _shapes(trained, bucket).items():
+    for array, shape in _shapes(reader, bucket).items():
         name = array
         if array == CHANNELS:
-            if trained.reads_picture:
+            if reader.joined in PICTURED:
                 continue
-            name = trained.joined or CHANNELS
+            name = reader.joined or CHANNELS
             if name not in CONDITIONS:
                 raise UserError(
-                    f"{trained.place} is given {name!r}, {shape[-1]} channels beside those of x_t, "
+                    f"{reader.place} is given {name!r}, {shape[-1]} channels beside those of x_t, "
                     f"and {_MISSING} {name!r}"
                 )
         if name in CONDITIONS:
             wanted = Wanted(
                 shape,
-                encode=lambda picture: pictures.encode(picture, bucket),
-                fit=lambda picture: pictures.fit(picture, bucket),
+                encode=lambda picture: reader.pictures.encode(picture, bucket),
+                fit=lambda picture: reader.pictures.fit(picture, bucket),
             )
             found[name] = Asked(array, CONDITIONS[name], wanted)
     return found
@@ -96,16 +129,6 @@ def check_text(trained: TrainedModel, text: Collection[str]) -> None:
         raise UserError(f"{trained.place} is given {names} besides text, and {_MISSING} {names}")
 
 
-def check_defaults(trained: TrainedModel, bucket: Bucket, flag: str) -> None:
-    """Raises UserError if a network needs more than prompts, which is all that a flag gives."""
-    for name, asked in conditions_of(trained, bucket).items():
-        if asked.condition.default is None:
-            raise UserError(
-                f"{trained.place} reads the condition {name!r} ({asked.condition.words}), which "
-                f"has no default, and {flag} gives none: leave the model out"
-            )
-
-
 def null_of(trained: TrainedModel) -> dict[str, np.ndarray]:
     """The arrays that stand for absent conditions when a data generator is guided, by name.
 
@@ -121,15 +144,16 @@ def null_of(trained: TrainedModel) -> dict[str, np.ndarray]:
     return {name: array for name, array in trained.null().items() if name in names}
 
 
-def parse(given: Sequence[str]) -> list[tuple[tuple[str, str], ...]]:
-    """Parses the values of the flag `--condition`.
+def parse(given: Sequence[str], by: str = FLAG) -> list[Values]:
+    """Parses values that a user gives.
 
     Args:
       given: a `NAME=VALUE` for each value. A name may be repeated, for one prompt after another;
         the value of a name that appears once goes with all of them.
+      by: the flag or field that they are given by.
 
     Returns:
-      One tuple of names and values for each prompt; a single empty one if nothing is given.
+      The names and values for each prompt; a single empty tuple if nothing is given.
 
     Raises:
       UserError: a text has no name or no `=`, or two names have different numbers of values, both
@@ -139,16 +163,41 @@ def parse(given: Sequence[str]) -> list[tuple[tuple[str, str], ...]]:
     for each in given:
         name, equals, value = each.partition("=")
         if not name or not equals:
-            raise UserError(f"--condition={each} is not a name with a value: use NAME=VALUE")
+            raise UserError(f"{by}={each} is not a name with a value: use NAME=VALUE")
         values.setdefault(name, []).append(value)
     counts = {name: len(found) for name, found in values.items() if len(found) > 1}
     if len(set(counts.values())) > 1:
         several = listed([f"{count} values of {name}" for name, count in counts.items()])
-        raise UserError(f"--condition gives {several}: give one of either, or equally many")
+        raise UserError(f"{by} gives {several}: give one of either, or equally many")
     count = max(counts.values(), default=1)
     return [
         tuple((name, found[i % len(found)]) for name, found in values.items()) for i in range(count)
     ]
+
+
+def check_known(
+    given: Sequence[Mapping[str, str]], known: Collection[str], whose: str, by: str = FLAG
+) -> None:
+    """Raises UserError if a value is given for a condition that is not known.
+
+    Args:
+      given: values for each prompt, by the names of conditions.
+      known: the conditions that are read.
+      whose: what reads them, for the message.
+      by: the flag or field that they are given by.
+    """
+    for name, value in (pair for values in given for pair in values.items()):
+        if name not in known:
+            remedy = f"name {' or '.join(known)}" if known else "leave it out"
+            raise UserError(f"{by}={name}={value} names no condition that {whose} reads: {remedy}")
+
+
+def in_words(values: Values) -> str:
+    """What people who see a picture are told of its conditions; files by their names."""
+    return ", ".join(
+        f"{CONDITIONS[name].words}: {expand(value).name if CONDITIONS[name].file else value}"
+        for name, value in values
+    )
 
 
 class Conditions:
@@ -157,32 +206,28 @@ class Conditions:
     All values are read when it is made, so that a mistake in the last one is reported first.
     """
 
-    def __init__(self, trained: TrainedModel, bucket: Bucket, given: Sequence[Mapping[str, str]]):
+    def __init__(
+        self, reader: Reader, bucket: Bucket, given: Sequence[Mapping[str, str]], by: str = FLAG
+    ):
         """Reads the values.
 
         Args:
-          trained: the network.
+          reader: the network.
           bucket: shape of the latents.
           given: values for each prompt, by the names of conditions; missing ones have their
             defaults.
+          by: the flag or field that they are given by.
 
         Raises:
           NotFoundError: a file is missing.
           UserError: the network has no such condition, or a value is missing or cannot be used.
         """
-        self._asked = conditions_of(trained, bucket)
-        for name, value in (pair for values in given for pair in values.items()):
-            if name not in self._asked:
-                remedy = f"name {' or '.join(self._asked)}" if self._asked else "leave it out"
-                raise UserError(
-                    f"--condition={name}={value} names no condition that {trained.place} reads: "
-                    f"{remedy}"
-                )
-        self._values = [
-            {name: self._value(trained, name, values) for name in self._asked} for values in given
-        ]
-        pairs = dict.fromkeys(pair for values in self._values for pair in values.items())
-        self._arrays = {(name, value): self._read(name, value) for name, value in pairs}
+        self._asked = conditions_of(reader, bucket)
+        self._values = _completed(reader, self._asked, given, by)
+        self._arrays = {
+            (name, value): _read(self._asked[name], name, value, by)
+            for name, value in _different(self._values)
+        }
 
     def arrays(self, prompts: Sequence[int]) -> dict[str, np.ndarray]:
         """Arrays float32 `[n, ...]` for the prompts at these places, by their names in a cond."""
@@ -200,26 +245,55 @@ class Conditions:
             for name, value in self._values[prompt].items()
         }
 
-    def _value(self, trained: TrainedModel, name: str, values: Mapping[str, str]) -> str:
-        condition = self._asked[name].condition
+
+def check_values(
+    reader: Reader, bucket: Bucket, given: Sequence[Mapping[str, str]], by: str = FLAG
+) -> None:
+    """Raises what `Conditions` raises of these arguments, but only looks whether files are there.
+
+    No autoencoder is needed.
+    """
+    asked = conditions_of(reader, bucket)
+    for name, value in _different(_completed(reader, asked, given, by)):
+        if asked[name].condition.file:
+            told(expand(value), len)
+        else:
+            _read(asked[name], name, value, by)
+
+
+def _completed(
+    reader: Reader, asked: Mapping[str, Asked], given: Sequence[Mapping[str, str]], by: str
+) -> list[dict[str, str]]:
+    """The value of each condition for each prompt, with defaults for those that are not given."""
+    check_known(given, asked, reader.place, by)
+
+    def value_of(name: str, values: Mapping[str, str]) -> str:
+        condition = asked[name].condition
         value = values.get(name, condition.default)
         if value is None:
             raise UserError(
-                f"{trained.place} reads the condition {name!r} ({condition.words}): give it by "
-                f"--condition={name}={'FILE' if condition.file else 'VALUE'}"
+                f"{reader.place} reads the condition {name!r} ({condition.words}): give it by "
+                f"{by}={name}={'FILE' if condition.file else 'VALUE'}"
             )
         return value
 
-    def _read(self, name: str, value: str) -> np.ndarray:
-        asked = self._asked[name]
-        if asked.condition.file:
-            return told(expand(value), asked.of)
-        try:
-            return asked.of(value)
-        except UserError as error:
-            raise UserError(f"--condition={name}={value}: {error}") from error
+    return [{name: value_of(name, values) for name in asked} for values in given]
 
 
-def _shapes(trained: TrainedModel, bucket: Bucket) -> dict[str, tuple[int, ...]]:
+def _different(values: Sequence[Mapping[str, str]]) -> dict[tuple[str, str], None]:
+    """The names and values of all prompts, each pair once."""
+    return dict.fromkeys(pair for own in values for pair in own.items())
+
+
+def _read(asked: Asked, name: str, value: str, by: str) -> np.ndarray:
+    if asked.condition.file:
+        return told(expand(value), asked.of)
+    try:
+        return asked.of(value)
+    except UserError as error:
+        raise UserError(f"{by}={name}={value}: {error}") from error
+
+
+def _shapes(reader: Reader, bucket: Bucket) -> dict[str, tuple[int, ...]]:
     """Shapes of the arrays that a network reads, by name; text is counted as one token long."""
-    return trained.family.cond_shapes(trained.architecture, bucket.height, bucket.width, 1)
+    return reader.family.cond_shapes(reader.architecture, bucket.height, bucket.width, 1)

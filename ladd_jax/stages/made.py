@@ -17,6 +17,7 @@ from ladd_jax.config.workdir import (
     DATA,
     Places,
     check_directory,
+    check_packages,
     data_directory,
     data_named,
     first_run,
@@ -56,10 +57,13 @@ def open_places(config: Config, workdir: Path, data: str, origin: str) -> Places
 
     Raises:
       NotFoundError: there is no such student.
-      UserError: the workdir has other data or another student already, or the given student is
+      UserError: the workdir's config has settings of a package that is not installed, the workdir
+        has other data or another student already, or the given student is
         another network or already has as many steps as this run asks for.
     """
     check_directory(workdir)
+    if config.on_change != "redo":
+        check_packages(workdir)
     given = data_named(workdir, data, origin)
     found = dataclasses.replace(places(workdir), data=given)
     own = [name for name in DATA if (workdir / name).exists()]

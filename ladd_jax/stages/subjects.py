@@ -1,12 +1,15 @@
 """What samples are made from when a run is judged: the prompts, and how many of each."""
 
+import dataclasses
+import functools
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from ladd_jax.config.architectures import generator_architecture
 from ladd_jax.config.fields import Config
 from ladd_jax.data.buckets import Bucket
 from ladd_jax.data.conditions import CONDITIONS
@@ -14,10 +17,16 @@ from ladd_jax.data.prompt_sets import read_prompt_set
 from ladd_jax.data.shard_sets import LATENTS, is_complete
 from ladd_jax.data.shards import Shards
 from ladd_jax.errors import NotFoundError, UserError
+from ladd_jax.models.families import Family, family_of
+from ladd_jax.stages.conditions import Conditions, Values, check_values, conditions_of, parse
 from ladd_jax.stages.encode import report_cut, text_encoder
+from ladd_jax.stages.latents import Pictures, pictures_of_run
 from ladd_jax.stages.sets import held_out, shards_of, trained_buckets
+from ladd_jax.stages.starts import pair
 
 _LOG = logging.getLogger(__name__)
+
+_FIELD = "evaluate.conditions"
 
 # The fewest held-out records of a bucket: distances need sets that have a covariance.
 _LEAST = 2
@@ -53,6 +62,54 @@ class Subject(NamedTuple):
     buckets: dict[Bucket, Subjects]
     null: dict[str, np.ndarray]
     real: Shards | None
+
+
+@dataclasses.dataclass(frozen=True)
+class _Networks:
+    """What all networks of a run read; a `Reader` that does not need them to be trained."""
+
+    config: Config
+    place: str = "the run"
+
+    @property
+    def family(self) -> Family:
+        return family_of(self.config)
+
+    @property
+    def architecture(self) -> Any:
+        return generator_architecture(self.config)
+
+    @property
+    def joined(self) -> str:
+        return self.config.data.joined
+
+    @functools.cached_property
+    def pictures(self) -> Pictures:
+        return pictures_of_run(self.config, self.family)
+
+
+def check_conditions(config: Config) -> None:
+    """Raises UserError if `evaluate.conditions` is not what the networks of a run read.
+
+    Files are only looked for. Nothing is checked where buckets are chosen for the data.
+    """
+    values = [dict(pairs) for pairs in parse(config.evaluate.conditions, _FIELD)]
+    for bucket in config.data.buckets[:1]:
+        check_values(_Networks(config), Bucket.parse(bucket), values, _FIELD)
+
+
+def pair_conditions(config: Config, prompts: int) -> tuple[list[int], list[Values]]:
+    """The places of the prompts in `evaluate.prompts`, paired with `evaluate.conditions`.
+
+    Args:
+      config: the run's config.
+      prompts: number of the prompts.
+
+    Raises:
+      UserError: there are several of both, but not equally many.
+    """
+    values = parse(config.evaluate.conditions, _FIELD)
+    return pair(range(prompts), values, f"values of {_FIELD}")
 
 
 def subject_of(config: Config, workdir: Path) -> Subject:
@@ -100,23 +157,32 @@ def subject_of(config: Config, workdir: Path) -> Subject:
 
 def _written(config: Config, workdir: Path) -> Subject:
     """The prompts of a file, encoded, for each bucket that the run trains on."""
-    texts = read_prompt_set(config.evaluate.prompts)
+    prompts = read_prompt_set(config.evaluate.prompts)
+    rows, values = pair_conditions(config, len(prompts))
+    texts = [prompts[row] for row in rows]
+    given = [dict(pairs) for pairs in values]
     encoder = text_encoder(config)
     null = {name: array[0] for name, array in encoder.encode([""]).items()}
-    others = shards_of(config, workdir, "encoded").cond_arrays.keys() - null.keys()
-    if others:
+    shards, networks = shards_of(config, workdir, "encoded"), _Networks(config)
+    buckets = trained_buckets(config, workdir)
+    own = {asked.array for asked in conditions_of(networks, buckets[0]).values()}
+    if others := shards.cond_arrays.keys() - null.keys() - own:
         raise UserError(
             f"the data have {', '.join(sorted(others))} besides text, and the prompts of "
             f"{config.evaluate.prompts} have none: leave evaluate.prompts empty"
         )
+    null |= {name: array for name, array in shards.null.items() if name in own}
+    marks = [f"{text} {pairs}" for text, pairs in zip(texts, values, strict=True)]
     found = {}
-    for bucket in trained_buckets(config, workdir):
+    for bucket in buckets:
 
-        def read(places: np.ndarray) -> Subjects:
+        def read(places: np.ndarray, bucket: Bucket = bucket) -> Subjects:
             chosen = [texts[place] for place in places]
-            return Subjects(np.array(chosen), encoder.encode(chosen))
+            conditions = Conditions(networks, bucket, [given[place] for place in places], _FIELD)
+            cond = encoder.encode(chosen) | conditions.arrays(range(len(places)))
+            return Subjects(np.array(chosen), cond)
 
-        found[bucket] = _drawn(config, bucket, texts, read)
+        found[bucket] = _drawn(config, bucket, texts, read, marks=marks)
     report_cut(encoder)
     return Subject(found, null, None)
 
@@ -127,6 +193,7 @@ def _drawn(
     texts: Sequence[str],
     read: Callable[[np.ndarray], Subjects],
     one_each: bool = False,
+    marks: Sequence[str] | None = None,
 ) -> Subjects:
     """The subjects of a bucket, drawn from the prompts of its records.
 
@@ -137,12 +204,13 @@ def _drawn(
       read: gives the subjects at some places of these.
       one_each: whether a sample also depends on more of a record than its prompt, such as a
         picture: every record is a subject of its own then, and the first ones have one sample each.
+      marks: texts that tell subjects apart; None: their prompts do.
     """
     stage, rng = config.evaluate, np.random.default_rng((config.seed, bucket.height, bucket.width))
     if one_each:
         places = np.arange(min(len(texts), stage.samples))
     else:
-        places = choose(texts, stage.samples, stage.per_prompt, rng)
+        places = choose(marks or texts, stage.samples, stage.per_prompt, rng)
     different, index = np.unique(places, return_inverse=True)
     found = read(different)
     cond = {name: array[index] for name, array in found.cond.items()}

@@ -93,6 +93,24 @@ def test_a_command_line_sets_fields_that_a_package_added(install, tmp_path):
         assert result.stderr.startswith(words)
 
 
+def test_fields_of_a_package_that_is_gone_name_it(tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "from configs import digits\n\ndef get_config():\n    config = digits.get_config()\n"
+        "    config.own.theirs.weight = 0.1\n    return config\n"
+    )
+    for given in (["--config=digits", "--config.own.theirs.weight=1"], ["--config=mine.py"]):
+        result = subprocess.run(
+            [sys.executable, "-m", "ladd_jax.main", "--workdir=run", *given],
+            env=os.environ | {"PYTHONPATH": str(ROOT)}, cwd=tmp_path, capture_output=True,
+            text=True, check=False,
+        )  # fmt: skip
+        assert result.returncode == 2
+        assert result.stderr == (
+            "error: unknown config field own.theirs, of a package that is not installed here: "
+            "install it, or leave the field out\n"
+        )
+
+
 def test_commands_without_a_config_file_import_them_too(install, tmp_path):
     install("broken", "import nothing_of_this_name")
     command = [sys.executable, "-m", "ladd_jax.sample", "--checkpoint=run", "--out=pictures"]

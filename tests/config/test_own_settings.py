@@ -22,6 +22,7 @@ from ladd_jax.models.families import FAMILIES, family
 from ladd_jax.objectives.terms.own import OWN_TERMS
 from ladd_jax.objectives.terms.reconstruction import Reconstruction
 from ladd_jax.ranges import NOT_NEGATIVE, check_numbers
+from ladd_jax.stages.made import open_places
 from ladd_jax.studies.runs import digest_of
 
 
@@ -114,8 +115,24 @@ def test_a_change_counts_where_the_section_counts_that_it_is_beside():
 def test_a_run_of_a_package_that_is_gone_says_so(tmp_path, monkeypatch):
     with monkeypatch.context() as installed:
         installed.setitem(SECTIONS, "blobs", Section(Blobs(), beside="data"))
-        settle(tmp_path, fields())
+        settle(tmp_path / "run", fields())
     with pytest.raises(UserError, match=r"own\.blobs, of a package that is not installed here"):
+        read(tmp_path / "run")
+    # Going on with its own command, which no longer names the settings.
+    config, run = typed(changed()), tmp_path / "run"
+    words = r"run.config.json has own\.blobs, of a .* here: install it, or use another --workdir$"
+    with pytest.raises(UserError, match=words):
+        open_places(config, run, "", "")
+    redone = dataclasses.replace(config, on_change="redo")
+    assert open_places(redone, run, "", "").data == run
+    settle(run, to_dict(redone))
+    open_places(config, run, "", "")
+
+
+def test_a_run_with_an_entry_of_a_package_that_is_gone_says_where_it_is_named(tmp_path):
+    settle(tmp_path, fields() | {"data": fields()["data"] | {"source": "theirs"}})
+    words = r"config.json is of another version of .*, or of a package beside it: data.source 'the"
+    with pytest.raises(UserError, match=words):
         read(tmp_path)
 
 

@@ -32,10 +32,11 @@ _SCRIPTS = ("data.js", "zoom.js", "look.js", "votes.js", "booth.js", "tabs.js")
 
 
 class Sample(NamedTuple):
-    """The prompt and seed of a picture."""
+    """The prompt and seed of a picture, and the values of conditions that were given, in words."""
 
     prompt: str
     seed: int
+    conditions: str = ""
 
 
 class Shown(NamedTuple):
@@ -156,7 +157,10 @@ def write_page(
                 f"--compare=NAME=PATH"
             )
     data: dict[str, Any] = {
-        "samples": [sample._asdict() for sample in samples],
+        "samples": [
+            {name: value for name, value in sample._asdict().items() if value != ""}
+            for sample in samples
+        ],
         "sources": list(sources),
         "contenders": contenders,
         "stops": [_stop(stop, models) for stop in steps],

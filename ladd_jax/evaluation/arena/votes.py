@@ -1,8 +1,9 @@
 """Files of votes, which people download from the page of models side by side.
 
 A file is a JSON object: `format` is `ladd_jax votes`, `page` the page's id, `models` its models,
-`voter` a random name of the browser, and `votes` a list of `prompt`, `seed`, `left` and `right`,
-which name models, `choice` (`left`, `right` or `tie`) and `time` (ISO 8601 in UTC).
+`voter` a random name of the browser, and `votes` a list of `prompt`, `seed`, `conditions` where
+values of some were given, `left` and `right`, which name models, `choice` (`left`, `right` or
+`tie`) and `time` (ISO 8601 in UTC).
 """
 
 from collections.abc import Sequence
@@ -73,7 +74,8 @@ def read_votes(files: Sequence[Path], page: Path | None = None) -> Ballot:
         for number, vote in enumerate(content["votes"], 1):
             left, right, score = _vote(f"{file}, vote {number}:", vote, models)
             pair = tuple(sorted((left, right)))
-            key = (content["voter"], vote["prompt"], vote["seed"], pair)
+            made_of = (vote["prompt"], vote["seed"], vote.get("conditions", ""))
+            key = (content["voter"], *made_of, pair)
             voters.add(content["voter"])
             total += 1
             if key not in games or games[key][0] <= vote["time"]:
@@ -110,7 +112,7 @@ def _vote(where: str, vote: Any, models: dict[str, int]) -> tuple[int, int, floa
     """Indices of the left and the right model, and the left one's score."""
     if not isinstance(vote, dict):
         raise DamagedError(f"{where} it is {str(vote)[:60]}, not a JSON object: {_REMEDY}")
-    for name in _TEXTS:
+    for name in (*_TEXTS, *({"conditions"} & vote.keys())):
         if not isinstance(vote.get(name), str):
             raise DamagedError(f"{where} its {name!r} is {str(vote.get(name))[:60]}: {_REMEDY}")
     if type(vote.get("seed")) is not int:

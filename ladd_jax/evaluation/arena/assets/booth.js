@@ -36,7 +36,7 @@ function showPair() {
   }
   for (const choice of CHOICES) at(choice).classList.remove("chosen");
   if (!booth.current) return;
-  at("prompt").textContent = page.samples[booth.current.sample].prompt;
+  at("prompt").textContent = titleOf(page.samples[booth.current.sample]);
   const images = shownPair().map(({ picture, title }, i) => {
     const { button, image } = pictureButton(() => zoomPair(i));
     image.loading = "eager";

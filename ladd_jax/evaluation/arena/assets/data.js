@@ -17,6 +17,9 @@ const SMALL = 160; // Pixels: below this, smoothing would hide what the picture 
 
 const pictureOf = (contender, sample) => page.contenders[contender].pictures[sample];
 
+// A sample's prompt, with the values of conditions if some were given.
+const titleOf = ({ prompt, conditions }) => (conditions ? `${prompt} (${conditions})` : prompt);
+
 // What a picture was made of besides its prompt, and how it is called; empty where that is all.
 function sourcesOf(sample) {
   const picture = page.sources[sample];

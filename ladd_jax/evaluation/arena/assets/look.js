@@ -17,9 +17,9 @@ function zoomInto(sample, place) {
 }
 
 function card(sample) {
-  const { prompt, seed } = page.samples[sample];
+  const prompt = titleOf(page.samples[sample]);
   const title = make("h3", { dir: "auto" }, prompt);
-  if (severalSeeds) title.append(make("small", {}, `seed ${seed}`));
+  if (severalSeeds) title.append(make("small", {}, `seed ${page.samples[sample].seed}`));
   const sources = sourcesOf(sample);
   const given = sources.map(({ picture, title: name }, place) => {
     const { button, image } = pictureButton(() => zoomInto(sample, place));
@@ -47,7 +47,7 @@ function showStop(stop) {
     const contender = contenderOf(model);
     const { title, model: name, steps } = page.contenders[contender];
     setPicture(image, pictureOf(contender, sample));
-    image.alt = `${title}: ${page.samples[sample].prompt}`;
+    image.alt = `${title}: ${titleOf(page.samples[sample])}`;
     caption.replaceChildren(make("b", { dir: "auto" }, name), steps === null ? "" : many(steps, "step"));
   }
 }
@@ -62,8 +62,8 @@ function showSize(pixels) {
 function showFound() {
   const words = at("find").value.toLowerCase().split(/\s+/u).filter(Boolean);
   let found = 0;
-  for (const [i, { prompt }] of page.samples.entries()) {
-    const text = prompt.toLowerCase();
+  for (const [i, each] of page.samples.entries()) {
+    const text = titleOf(each).toLowerCase();
     const matches = words.every((word) => text.includes(word));
     at("cards").children[i].hidden = !matches;
     found += matches;

@@ -13,7 +13,7 @@ function showZoomed(place) {
   const count = zoom.pictures.length;
   zoom.place = (place + count) % count;
   const { picture, sample, title } = zoom.pictures[zoom.place];
-  const text = `${title}: ${page.samples[sample].prompt}`;
+  const text = `${title}: ${titleOf(page.samples[sample])}`;
   const image = make("img", { alt: text });
   setPicture(image, picture);
   image.addEventListener("click", lookCloser);
