@@ -50,7 +50,7 @@ from ladd_jax.stages.subjects import subject_of
 
 _WORKDIR = flags.DEFINE_string("workdir", "runs/digits", "Workdir of a finished run.")
 _FRESH = flags.DEFINE_list(
-    "fresh", ["1"], "Shares of the noise that are drawn anew between the steps of a chain, 0 to 1."
+    "fresh", ["1"], "Factors of the noise drawn anew between the steps of a chain, 0 to 1."
 )
 _JSON = flags.DEFINE_string("json", "", "File to add the rows to.")
 
@@ -73,7 +73,7 @@ def noised(samples: Samples, t: float, seed: int) -> Samples:
 
 
 def renoised(x: Samples, x0_hat: Samples, t: float, s: float, fresh: float, seed: int) -> Samples:
-    """x_s of predictions from x_t, of whose noise the share `fresh` is new."""
+    """x_s of predictions from x_t, with `fresh` times new noise and the rest, in variance, old."""
     eps = noised(x0_hat, 1.0, seed)
     found = {}
     for bucket, x_t in x.items():
@@ -215,6 +215,8 @@ def measure(config: Config, workdir: Path) -> list[dict[str, Any]]:
 def main(_: list[str]) -> None:
     """Measures one run."""
     logging.getLogger("absl").setLevel(logging.ERROR)
+    if not all(0 <= float(fresh) <= 1 for fresh in _FRESH.value):
+        raise app.UsageError(f"--fresh={','.join(_FRESH.value)}: use numbers from 0 to 1")
     workdir = Path(_WORKDIR.value)
     rows = measure(read(workdir), workdir)
     for row in rows:

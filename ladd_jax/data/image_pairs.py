@@ -106,12 +106,12 @@ class ImageTars(_Pairs):
             tars would have the same keys; or there are no records.
         """
         super().__init__(column)
-        files = sorted(Path(path) for path in paths)
         # Some paths may be absolute and others not.
-        root = os.path.commonpath([file.absolute().parent for file in files]) if files else ""
+        files = sorted({Path(path).absolute() for path in paths})
+        root = os.path.commonpath([file.parent for file in files]) if files else ""
         prefixes: dict[str, Path] = {}
         for file in files:
-            prefix = file.absolute().relative_to(root).with_suffix("").as_posix()
+            prefix = file.relative_to(root).with_suffix("").as_posix()
             other = prefixes.setdefault(prefix, file)
             if other is not file:
                 raise UserError(

@@ -17,6 +17,7 @@ from ladd_jax.data.image_pairs import (
 from ladd_jax.data.image_tables import open_table
 from ladd_jax.data.records import Records, files_below, names_below
 from ladd_jax.errors import NotFoundError, UserError
+from ladd_jax.names import counted
 from ladd_jax.paths import expand, is_there, matches, near, one_form
 
 _LOG = getLogger(__name__)
@@ -26,10 +27,10 @@ _PACKED_TARS = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 
 # What a folder may hold besides that which is read of it, by the suffixes of its files.
 _OTHERS = {
-    "tars": (".tar",),
-    "compressed tars": _PACKED_TARS,
-    "tables": _TABLES,
-    "pictures": tuple(f".{suffix}" for suffix in IMAGE_SUFFIXES),
+    "tar": (".tar",),
+    "compressed tar": _PACKED_TARS,
+    "table": _TABLES,
+    "picture": tuple(f".{suffix}" for suffix in IMAGE_SUFFIXES),
 }
 
 
@@ -46,6 +47,7 @@ def open_images(
     stream: Path | None = None,
     limit: int = 0,
     strict: bool = True,
+    tell_unread: bool = False,
 ) -> Records:
     """The images of a path.
 
@@ -54,7 +56,7 @@ def open_images(
         `*.tar`, or tars themselves; a directory with `x.txt` beside `x.png`; a directory of
         `.parquet` or `.arrow`, such files, or what `Dataset.save_to_disk` wrote; or, if the path
         does not exist, a dataset's name on the hub. The first of these that a directory has is
-        read, and a warning counts the others. Tars and tables may be named by a pattern or a list,
+        read. Tars and tables may be named by a pattern or a list,
         as `paths.matches` reads it.
       column: name of the field with the prompt.
       image_column: for tables, name of the column with the image.
@@ -68,6 +70,7 @@ def open_images(
       stream: for the hub, a file for the records of a dataset that is streamed.
       limit: for the hub, number of records to stream; 0: all.
       strict: see `ImageFolder`.
+      tell_unread: whether to look through a folder for tars, tables and pictures that are not read.
 
     Raises:
       NotFoundError: there are no images.
@@ -80,8 +83,9 @@ def open_images(
             _refuse_pairs(folder, other_column)
         source = other_column if edits else ""
         rows = ImageFolder(folder, column, strict=strict, source=source, edits=edits)
-        named = {one_form(name) for name in (*rows.files, *METADATA)}
-        _tell_unread(folder, (n for n in names_below(folder) if one_form(n) not in named))
+        if tell_unread:
+            named = {one_form(name) for name in (*rows.files, *METADATA)}
+            _tell_unread(folder, (n for n in names_below(folder) if one_form(n) not in named))
         return rows
     table = functools.partial(
         open_table,
@@ -93,7 +97,7 @@ def open_images(
         split=split,
     )
     if here and folder.is_dir():
-        return _of_folder(folder, column, table, other_column, edits)
+        return _of_folder(folder, column, table, other_column, edits, tell_unread)
     if not here and names_dataset(path):
         try:
             return table(path, subset=subset, stream=stream, limit=limit)
@@ -120,20 +124,30 @@ def names_dataset(path: str | Path) -> bool:
 
 
 def _of_folder(
-    folder: Path, column: str, table: Callable[[Path], Records], other_column: str, edits: bool
+    folder: Path,
+    column: str,
+    table: Callable[[Path], Records],
+    other_column: str,
+    edits: bool,
+    tell_unread: bool,
 ) -> Records:
+    def tell(names: Iterable[str]) -> None:
+        if tell_unread:
+            _tell_unread(folder, names)
+
     # Systems put hidden files beside a user's, with the same suffix.
     visible = [file for file in folder.iterdir() if not file.name.startswith(".")]
     tars = [file for file in visible if file.suffix.lower() == ".tar"]
-    files = [file.relative_to(folder) for file in files_below(folder)]
-    names = [file.as_posix() for file in files]
     if tars:
         _refuse_pairs(folder, other_column, edits)
-        _tell_unread(folder, set(names) - {file.name for file in tars})
+        read = {file.name for file in tars}
+        tell(name for name in names_below(folder) if name not in read)
         return ImageTars(tars, column)
+    files = [file.relative_to(folder) for file in files_below(folder)]
+    names = [file.as_posix() for file in files]
     if has_pairs(names):
         _refuse_pairs(folder, other_column, edits)
-        _tell_unread(folder, (name for name in names if not _is_one_of(name, "pictures")))
+        tell(name for name in names if not _is_one_of(name, "picture"))
         return CaptionedFolder(folder, column)
     tables = [file for file in files if file.suffix.lower() in _TABLES]
     # The library that reads the splits of a folder finds only suffixes in small letters.
@@ -147,12 +161,13 @@ def _of_folder(
     kinds = sorted({file.suffix for file in tables})
     if len(kinds) > 1:
         counts = " and ".join(f"{sum(t.suffix == kind for t in tables)} {kind}" for kind in kinds)
+        one = folder / next(file for file in tables if file.suffix == kinds[-1])
         raise UserError(
             f"{folder} holds {counts} files, of which only one kind is read: name the files of "
-            f"one, such as {folder}/*{kinds[-1]}"
+            f"one, such as {one.with_stem('*')}"
         )
     if tables:
-        _tell_unread(folder, (name for name in names if not _is_one_of(name, "tables")))
+        tell(name for name in names if not _is_one_of(name, "table"))
         return table(folder)
     packed = [file for file in visible if file.name.lower().endswith(_PACKED_TARS)]
     if packed:
@@ -181,8 +196,8 @@ def _tell_unread(folder: Path, names: Iterable[str]) -> None:
                 found.setdefault(kind, []).append(name)
     for kind, of_kind in found.items():
         _LOG.warning(
-            "%s also holds %d %s that are no records of their own, such as %s: name them alone as "
-            "data if they should be", folder, len(of_kind), kind, min(of_kind),
+            "%s also holds what is not read: %s, such as %s; to read it, give its own path as data",
+            folder, counted(len(of_kind), kind), min(of_kind),
         )  # fmt: skip
 
 

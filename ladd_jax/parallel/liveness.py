@@ -109,8 +109,9 @@ class _Watch:
         self._beats = 0
         self._signs: dict[str, str] = {}
         self._seen: dict[str, tuple[str, float]] = {}
-        # Of each process that is behind: its step, since when, and whether that was reported.
-        self._behind: dict[str, tuple[int, float, bool]] = {}
+        # Of each process that is behind: its step and whether it waits for data, since when, and
+        # whether that was reported.
+        self._behind: dict[str, tuple[tuple[int, bool], float, bool]] = {}
         self._answered = time.monotonic()
         self._aborting = ctypes.CFUNCTYPE(None, ctypes.c_int)(self._aborted)
 
@@ -190,8 +191,10 @@ class _Watch:
         before, self._behind = self._behind, {}
         lost = []
         for name, sign in sorted(last.items()):
-            step, since, told = before.get(name, (sign.step, now, False))
-            if step != sign.step:
+            # A process whose data have come at last still has to begin its step.
+            at_work = (sign.step, sign.reading)
+            then, since, told = before.get(name, (at_work, now, False))
+            if then != at_work:
                 since, told = now, False
             words = (
                 f"{_named(name, sign)} hangs after step {sign.step}, for {now - since:.0f} seconds "
@@ -202,7 +205,7 @@ class _Watch:
             elif now - since > LOST_SECONDS and not told:
                 told = True
                 print(f"\nwarning: {words}: all wait for it", file=sys.stderr, flush=True)
-            self._behind[name] = (sign.step, since, told)
+            self._behind[name] = (at_work, since, told)
         return " and ".join(lost)
 
 

@@ -76,7 +76,7 @@ def compare(entries: Sequence[Entry], page: Path, asked: Asked, mesh: Mesh) -> d
     check_count(len(prompts), asked.num)
     found: Models = with_conditions(opened, [dict(pairs) for pairs in values])
     jobs = [Picture(p, asked.seed + i) for p in range(len(prompts)) for i in range(asked.num)]
-    words = [in_words(pairs) for pairs in values]
+    words = in_words(values)
     samples = [Sample(prompts[p], seed, words[p]) for p, seed in jobs]
     files = {
         name: {steps: [own.find(s, steps, asked.seed) for s in samples] for steps in own.steps}

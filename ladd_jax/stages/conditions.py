@@ -1,5 +1,6 @@
 """The conditions that a network reads besides the text, and their arrays from a user's values."""
 
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -192,12 +193,23 @@ def check_known(
             raise UserError(f"{by}={name}={value} names no condition that {whose} reads: {remedy}")
 
 
-def in_words(values: Values) -> str:
-    """What people who see a picture are told of its conditions; files by their names."""
-    return ", ".join(
-        f"{CONDITIONS[name].words}: {expand(value).name if CONDITIONS[name].file else value}"
-        for name, value in values
-    )
+def in_words(given: Sequence[Values]) -> list[str]:
+    """What people who see the pictures of several prompts are told of their conditions.
+
+    Files are called by their names, or by their paths where two have the same name.
+    """
+
+    def short(name: str, value: str) -> str:
+        return expand(value).name if CONDITIONS[name].file else value
+
+    pairs = {pair for values in given for pair in values}
+    counts = Counter((name, short(name, value)) for name, value in pairs)
+
+    def of(name: str, value: str) -> str:
+        shown = short(name, value)
+        return f"{CONDITIONS[name].words}: {value if counts[name, shown] > 1 else shown}"
+
+    return [", ".join(of(*pair) for pair in values) for values in given]
 
 
 class Conditions:

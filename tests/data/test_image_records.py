@@ -67,10 +67,10 @@ def test_a_folder_is_read_in_order_of_file_name(tmp_path, caplog):
         {"a.png": picture(1), "b/2.png": picture(2), "b/10.png": picture(10), "c.png": b"unlisted"},
     )
     (tmp_path / "b" / "old.tar").write_bytes(b"")
-    source = open_images(tmp_path)
+    source = open_images(tmp_path, tell_unread=True)
     assert isinstance(source, ImageFolder)
-    assert "holds 1 pictures that are no records of their own, such as c.png: name" in caplog.text
-    assert "holds 1 tars that are no records of their own, such as b/old.tar: name" in caplog.text
+    assert "holds what is not read: 1 picture, such as c.png; to" in caplog.text
+    assert "holds what is not read: 1 tar, such as b/old.tar; to" in caplog.text
     assert contents(source) == [("a.png", 1, "one"), ("b/10.png", 10, "ten"), ("b/2.png", 2, "two")]
 
 
@@ -250,11 +250,11 @@ def test_what_lies_beside_the_tars_of_a_folder_is_counted(tmp_path, caplog):
         tar(tmp_path / name, [("c.webp", picture(2)), ("c.txt", "two")])
     for name in ("2.tar.gz", "x.parquet", "deep/y.arrow", "a.png", "a.txt", ".b.png"):
         (tmp_path / name).write_bytes(b"")
-    assert contents(open_images(tmp_path)) == [("0/c", 2, "two")]
-    told = ["1 tars", "1 compressed tars", "2 tables", "1 pictures"]
+    assert contents(open_images(tmp_path, tell_unread=True)) == [("0/c", 2, "two")]
+    told = ["1 tar", "1 compressed tar", "2 tables", "1 picture"]
     assert len(caplog.messages) == len(told)
     for words in told:
-        assert f"also holds {words} that are no records of their own, such as " in caplog.text
+        assert f"also holds what is not read: {words}, such as " in caplog.text
 
 
 def test_tars_of_a_folder_are_those_that_are_seen_in_whatever_letters(tmp_path):

@@ -285,11 +285,11 @@ def test_a_stray_table_does_not_hide_pictures_with_their_texts(tmp_path, caplog)
         (tmp_path / name).write_bytes(picture(10) if name == "a.png" else b"ten")
     (tmp_path / "cache").mkdir()
     table().to_parquet(tmp_path / "cache/stray.parquet")
-    assert contents(open_images(tmp_path)) == [("a", 10, "ten")]
-    assert "also holds 1 tables that are no records of their own, such as cache/s" in caplog.text
+    assert contents(open_images(tmp_path, tell_unread=True)) == [("a", 10, "ten")]
+    assert "also holds what is not read: 1 table, such as cache/s" in caplog.text
     (tmp_path / "a.txt").rename(tmp_path / "readme.txt")
-    assert contents(open_images(tmp_path)) == EXPECTED
-    assert "also holds 1 pictures that are no records of their own, such as a.png" in caplog.text
+    assert contents(open_images(tmp_path, tell_unread=True)) == EXPECTED
+    assert "also holds what is not read: 1 picture, such as a.png" in caplog.text
 
 
 def test_a_table_that_pictures_outnumber_is_to_be_named(tmp_path):

@@ -137,7 +137,7 @@ def test_the_shift_is_that_of_the_scheduler_or_its_default(pipeline, tmp_path, f
         (
             {"use_beta_sigmas": True, "shift_terminal": 0.1},
             "json sets shift_terminal and use_beta_sigmas, and of a schedule only shift is read: "
-            "choose a shift by --shift, or set these to false in a copy of the pipeline",
+            "choose a shift by sample --shift, or set these to false in a copy of the pipeline",
         ),
     ],
 )
@@ -156,7 +156,7 @@ def test_a_pipeline_with_a_schedule_of_its_own_is_sampled_with_a_shift_that_is_g
     file = tmp_path / "p" / "scheduler/scheduler_config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"use_dynamic_shifting": True}))
     trained = open_trained(str(tmp_path / "p"), None, None, None, make_mesh({"fsdp": -1}))
-    with pytest.raises(UserError, match="sets use_dynamic_shifting, .*: choose a shift by --shift"):
+    with pytest.raises(UserError, match="sets use_dynamic_shifting, .* by sample --shift"):
         trained.sampling(2, None, None)
     assert trained.sampling(2, None, 3.0).sigmas == (1, 0.75, 0)
 

@@ -368,11 +368,11 @@ import sys, time, jax
 from ladd_jax.parallel import liveness, processes
 from ladd_jax.parallel.mesh import make_mesh
 liveness.LOST_SECONDS, liveness.READING_SECONDS = 5.0, {reading}
-def wait(step):
-    while step == 5 and jax.process_index() == 1:
-        time.sleep(0.1)
+def wait(step, seconds=600):
+    if step == 5 and jax.process_index() == 1:
+        time.sleep(seconds)
 def data():
-    for step, (bucket, batch) in enumerate(batches(0, 400), 1):
+    for step, (bucket, batch) in enumerate(batches(0, {steps}), 1):
         {in_data}
         yield bucket, jax.tree.map(lambda rows: rows[: len(rows) // 2], batch)
 with processes.together(60.0):
@@ -380,13 +380,13 @@ with processes.together(60.0):
     from ladd_jax.training import loop
     from runs import batches
     from pathlib import Path
-    put, puts = loop.put, iter(range(1, 400))
+    put, puts = loop.put, iter(range(1, {steps} + 1))
     def hanging_put(batch, mesh):
         {in_put}
         return put(batch, mesh)
     loop.put = hanging_put
     mesh = make_mesh(dict(data=-1))
-    go(Path(sys.argv[1]), data=data(), steps=400, mesh=mesh)
+    go(Path(sys.argv[1]), data=data(), steps={steps}, mesh=mesh)
 """
 IN_DATA = dict(in_data="wait(step)", in_put="pass")
 IN_PUT = dict(in_data="pass", in_put="wait(next(puts))")
@@ -399,7 +399,7 @@ IN_PUT = dict(in_data="pass", in_put="wait(next(puts))")
 )
 def test_a_process_that_hangs_in_training_is_named_and_all_end(tmp_path, where, reading, warned):
     script = tmp_path / "hanging.py"
-    script.write_text(HANGING.format(reading=reading, **where))
+    script.write_text(HANGING.format(reading=reading, steps=400, **where))
     result = launch(2, sys.executable, script, tmp_path)
     assert result.returncode == 1, result.stderr
     words = r"process 1 \(\d+ on .*\) hangs after step 4, for \d+ seconds now, in wait \("
@@ -407,6 +407,16 @@ def test_a_process_that_hangs_in_training_is_named_and_all_end(tmp_path, where, 
     assert bool(warning) == warned, result.stderr
     assert re.search(rf"ends, since {words}", result.stderr), result.stderr
     assert "Traceback" not in result.stderr, result.stderr
+
+
+def test_a_process_whose_data_come_at_last_goes_on(tmp_path):
+    script = tmp_path / "slow.py"
+    # Longer than a process may hang elsewhere; the step that follows takes a while, too.
+    waits = dict(in_data="wait(step, 8)", in_put="wait(next(puts), 3)")
+    script.write_text(HANGING.format(reading=600.0, steps=8, **waits))
+    result = launch(2, sys.executable, script, tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "all wait for it" in result.stderr, result.stderr
 
 
 @pytest.mark.parametrize(("process", "name"), [(0, "SIGINT"), (1, "SIGTERM")])

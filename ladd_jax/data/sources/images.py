@@ -107,8 +107,8 @@ def _is_here(path: str) -> bool:
         return not names_dataset(path)
 
 
-def _records(data: Any, stream: Path | None) -> Records:
-    """The records that the section `data` of a config names; for `stream` see `open_images`."""
+def _records(data: Any, stream: Path | None, tell_unread: bool = False) -> Records:
+    """The records that the section `data` of a config names; see `open_images`."""
     return open_images(
         data.path,
         data.column,
@@ -121,6 +121,7 @@ def _records(data: Any, stream: Path | None) -> Records:
         stream=stream,
         limit=data.limit,
         strict=False,
+        tell_unread=tell_unread,
     )
 
 
@@ -144,7 +145,8 @@ def open_source(config: Any, buckets: Sequence[Bucket], workdir: Path) -> Source
     if not buckets:
         # Before all pictures are looked at.
         check_resolution(data.resolution, config.model.patch * encoder.reduction)
-    images = _records(data, workdir / "streamed.arrow" if data.stream else None)
+    streamed = workdir / "streamed.arrow" if data.stream else None
+    images = _records(data, streamed, tell_unread=jax.process_index() == 0)
     decode = as_process_0((workdir / DECODE_ALL).exists())
     seen = _look(images, data, workdir, decode)
     if not buckets:

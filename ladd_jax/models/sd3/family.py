@@ -136,8 +136,8 @@ def _unread(file: Path, schedule: Mapping[str, Any]) -> str:
         return ""
     return (
         f"{file} sets {' and '.join(found)}, and of a schedule only shift is read: choose a shift "
-        f"by --shift, or set {'it' if len(found) == 1 else 'these'} to false in a copy of the "
-        f"pipeline, with the shift there"
+        f"by sample --shift, or set {'it' if len(found) == 1 else 'these'} to false in a copy of "
+        f"the pipeline, with the shift there"
     )
 
 
