@@ -210,7 +210,7 @@ def test_what_cannot_be_a_section_or_a_term_is_refused(monkeypatch):
             Section(defaults, beside="data")
     for table, name, entry, words in (
         (SECTIONS, "my-blobs", Section(Blobs(), "data"), "'my-blobs' is the name of a section"),
-        (SECTIONS, "blobs", Section(Blobs(), "date"), "the section own.blobs 'date' is not one of mesh"),
+        (SECTIONS, "blobs", Section(Blobs(), "date"), "own.blobs 'date' is not one of mesh"),
         (OWN_TERMS, "steps", lambda config: None, "'steps' is the name of a term and of a field"),
         (OWN_TERMS, "edge", lambda config: Reconstruction(1.0), "a term named 'reconstr"),
     ):
