@@ -1,9 +1,9 @@
-"""How `benchmarks.one_step` mixes old and new noise between the steps of a chain."""
+"""How `benchmarks.noising` mixes old and new noise between the steps of a chain."""
 
 import numpy as np
 import pytest
 
-from benchmarks.one_step import noised, renoised
+from benchmarks.noising import noised, renoised
 from ladd_jax.data.buckets import Bucket
 
 BUCKET = Bucket(4, 4)
