@@ -228,8 +228,6 @@ def _put(groups: dict[str, _Members], name: str, suffix: str, place: Any, held: 
 def _tar_members(path: Path) -> dict[str, _Members]:
     """Images and texts of a tar: where their bytes start, how many there are, and their fault."""
     try:
-        with path.open("rb") as file:
-            refuse_pointer(file.read(len(LFS_POINTER)), str(path))
         places: dict[str, tuple[int, int, str]] = {}
         with tarfile.open(path, "r:") as tar:
             last = -1
@@ -254,7 +252,9 @@ def _tar_members(path: Path) -> dict[str, _Members]:
         raise
     # A damaged header can make the library read a name of any size, hence the MemoryError.
     except (tarfile.TarError, OSError, ValueError, OverflowError, MemoryError) as error:
-        packed = _packed(path)
+        start = _start(path)
+        refuse_pointer(start, str(path))
+        packed = next((name for mark, name in _PACKED.items() if start.startswith(mark)), "")
         reason, remedy = str(error), "write or fetch it again"
         if packed:
             reason, remedy = f"it is packed by {packed}", "unpack it"
@@ -272,12 +272,11 @@ def _fault(member: tarfile.TarInfo) -> str:
     return "" if member.isfile() else "is not a file: leave it out of the tar"
 
 
-def _packed(path: Path) -> str:
-    """What a file is packed by as a whole; empty where it is not packed, or cannot be read."""
+def _start(path: Path) -> bytes:
+    """The first bytes of a file, which tell its format; none where it cannot be read."""
     with contextlib.suppress(OSError), path.open("rb") as file:
-        start = file.read(8)
-        return next((name for mark, name in _PACKED.items() if start.startswith(mark)), "")
-    return ""
+        return file.read(len(LFS_POINTER))
+    return b""
 
 
 def _tar_reader(path: Path, key: str, members: _Members) -> Callable[[str], bytes]:

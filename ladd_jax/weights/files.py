@@ -140,13 +140,13 @@ def read_headers(files: Sequence[Path]) -> tuple[dict[str, StoredTensor], dict[s
             what = "a link to nothing" if file.is_symlink() else "not a file"
             raise DamagedError(f"{file} is {what}: get it again, with the targets of links")
         size = file.stat().st_size
-        with file.open("rb") as stream:
-            refuse_pointer(stream.read(len(LFS_POINTER)), str(file))
         try:
             header, start = _read_header(file, size)
             metadata |= _metadata(header.pop("__metadata__", {}))
             own = [_tensor(name, entry, file, start) for name, entry in header.items()]
             end = _end(own, start)
+        except DamagedError:
+            raise
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise DamagedError(
                 f"{file} of {size} bytes is truncated or not a safetensors file ({error}): "
@@ -220,6 +220,8 @@ def _with_scales(tensors: dict[str, StoredTensor]) -> dict[str, StoredTensor]:
 
 def _read_header(file: Path, size: int) -> tuple[dict[str, Any], int]:
     with file.open("rb") as stream:
+        refuse_pointer(stream.read(len(LFS_POINTER)), str(file))
+        stream.seek(0)
         first = stream.read(8)
         if len(first) < 8:
             raise UserError("it has no header")
