@@ -87,13 +87,13 @@ def rows_of(
     judge: Callable[[Samples], dict[str, float]],
     generator: Samples,
     times: tuple[float, ...],
-    shares: Sequence[float],
+    factors: Sequence[float],
 ) -> list[dict[str, Any]]:
     """A row for a step from each time, and rows for each chain after each of its steps."""
     rows = [
         {"what": "one step", "t": t, **judge(predict(noised(generator, t, 0), t))} for t in times
     ]
-    for fresh in shares:
+    for fresh in factors:
         x = noised(generator, 1.0, 1)
         for step, t in enumerate(times, start=1):
             x0_hat = predict(x, t)
@@ -126,7 +126,7 @@ def rows_of_paths(
     return rows
 
 
-def measure(config: Config, workdir: Path) -> list[dict[str, Any]]:
+def measure(config: Config, workdir: Path, factors: Sequence[float]) -> list[dict[str, Any]]:
     """The rows of a run: generator, records and paths, then the student untrained and trained."""
     mesh = make_mesh(config.mesh.sizes)
     extractor = open_judge(config, workdir, mesh)
@@ -154,7 +154,6 @@ def measure(config: Config, workdir: Path) -> list[dict[str, Any]]:
         return {name: round(value, 4) for name, value in found.items() if value is not None}
 
     times = tuple(sorted(config.distil.timesteps, reverse=True))
-    shares = [float(share) for share in _FRESH.value]
     rows = [{"model": "generator", **judge(generator)}]
     data = student_data(config, workdir)
     if config.distil.data == "synthesized" and (same_prompts := records_of(data, prompts)):
@@ -188,7 +187,7 @@ def measure(config: Config, workdir: Path) -> list[dict[str, Any]]:
             }
 
         rows += [
-            {"model": model, **row} for row in rows_of(predict, judge, generator, times, shares)
+            {"model": model, **row} for row in rows_of(predict, judge, generator, times, factors)
         ]
     return rows
 
@@ -196,10 +195,11 @@ def measure(config: Config, workdir: Path) -> list[dict[str, Any]]:
 def main(_: list[str]) -> None:
     """Measures one run."""
     logging.getLogger("absl").setLevel(logging.ERROR)
-    if not all(0 <= float(fresh) <= 1 for fresh in _FRESH.value):
+    factors = [float(fresh) for fresh in _FRESH.value]
+    if not all(0 <= fresh <= 1 for fresh in factors):
         raise app.UsageError(f"--fresh={','.join(_FRESH.value)}: use numbers from 0 to 1")
     workdir = Path(_WORKDIR.value)
-    rows = measure(read(workdir), workdir)
+    rows = measure(read(workdir), workdir, factors)
     for row in rows:
         print("  ".join(f"{name} {value}" for name, value in row.items()))
     if _JSON.value:

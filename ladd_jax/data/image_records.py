@@ -56,8 +56,7 @@ def open_images(
         `*.tar`, or tars themselves; a directory with `x.txt` beside `x.png`; a directory of
         `.parquet` or `.arrow`, such files, or what `Dataset.save_to_disk` wrote; or, if the path
         does not exist, a dataset's name on the hub. The first of these that a directory has is
-        read. Tars and tables may be named by a pattern or a list,
-        as `paths.matches` reads it.
+        read. Tars and tables may be named by a pattern or a list, as `paths.matches` reads it.
       column: name of the field with the prompt.
       image_column: for tables, name of the column with the image.
       other_column: for tables, name of the column with the image that it was compared with; empty:

@@ -58,8 +58,8 @@ def open_places(config: Config, workdir: Path, data: str, origin: str) -> Places
     Raises:
       NotFoundError: there is no such student.
       UserError: the workdir's config has settings of a package that is not installed, the workdir
-        has other data or another student already, or the given student is
-        another network or already has as many steps as this run asks for.
+        has other data or another student already, or the given student is another network or
+        already has as many steps as this run asks for.
     """
     check_directory(workdir)
     if config.on_change != "redo":

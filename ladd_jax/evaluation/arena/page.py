@@ -158,8 +158,8 @@ def write_page(
             )
     data: dict[str, Any] = {
         "samples": [
-            {name: value for name, value in sample._asdict().items() if value != ""}
-            for sample in samples
+            {"prompt": prompt, "seed": seed} | ({"conditions": conditions} if conditions else {})
+            for prompt, seed, conditions in samples
         ],
         "sources": list(sources),
         "contenders": contenders,
