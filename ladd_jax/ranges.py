@@ -65,6 +65,12 @@ def is_number(value: Any, within: Range = FINITE) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and value in within
 
 
+def check_choice(value: str, what: str, *choices: str) -> None:
+    """Raises UserError where a value, which the message calls `what`, is not one of the choices."""
+    if value not in choices:
+        raise UserError(f"{what} {value!r} is not one of {', '.join(choices)}: use one of them")
+
+
 def check_numbers(section: Any, ranges: Mapping[str, Range]) -> None:
     """Checks fields of a dataclass.
 

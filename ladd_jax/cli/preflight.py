@@ -37,6 +37,7 @@ from ladd_jax.models.families import family_of
 from ladd_jax.objectives.dpo import DPO
 from ladd_jax.parallel.mesh import check_batch_size, make_mesh
 from ladd_jax.paths import expand, near
+from ladd_jax.ranges import check_choice
 from ladd_jax.stages.load import first_made
 from ladd_jax.stages.subjects import check_conditions
 from ladd_jax.training.checkpoint import steps_in
@@ -415,10 +416,7 @@ def _check_judges(config: Config) -> None:
         ("extractor", EXTRACTORS, [stage.extractor] * bool(stage.extractor)),
     ):
         for value in values:
-            if value not in table:
-                raise UserError(
-                    f"evaluate.{name} {value!r} is not one of {', '.join(table)}: use one of them"
-                )
+            check_choice(value, f"evaluate.{name}", *table)
     name = extractor_for(config)
     kind = EXTRACTORS[name]
     if kind.weights and not stage.extractor_weights:

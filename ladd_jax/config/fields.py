@@ -45,6 +45,7 @@ from ladd_jax.ranges import (
     SHARE,
     STEPS,
     Range,
+    check_choice,
     check_distinct,
     check_numbers,
 )
@@ -76,11 +77,6 @@ def _are_ends(values: Sequence[Any], most: float) -> bool:
 
 def _scales_in_words(scales: Sequence[float]) -> str:
     return " to ".join(f"{scale:g}" for scale in scales)
-
-
-def _one_of(value: str, what: str, *choices: str) -> None:
-    if value not in choices:
-        raise UserError(f"{what} {value!r} is not one of {', '.join(choices)}: use one of them")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -183,16 +179,16 @@ class Data:
     pooled_width: int = 32
 
     def __post_init__(self) -> None:
-        _one_of(self.source, "data.source", *SOURCES)
+        check_choice(self.source, "data.source", *SOURCES)
         if self.joined not in JOINED:
             raise UserError(
                 f"data.joined {self.joined!r} is not one of {', '.join(filter(None, JOINED))}: use "
                 f"one of them, or leave it empty"
             )
-        _one_of(self.small_buckets, "data.small_buckets", "merge", "drop")
-        _one_of(self.text_tokens, "data.text_tokens", *TOKENIZERS)
-        _one_of(self.text_dtype, "data.text_dtype", "float32", "float16", "int8")
-        _one_of(self.latents_dtype, "data.latents_dtype", "float32", "float16", "int8")
+        check_choice(self.small_buckets, "data.small_buckets", "merge", "drop")
+        check_choice(self.text_tokens, "data.text_tokens", *TOKENIZERS)
+        check_choice(self.text_dtype, "data.text_dtype", "float32", "float16", "int8")
+        check_choice(self.latents_dtype, "data.latents_dtype", "float32", "float16", "int8")
         counts = (
             "examples", "records_per_shard", "text_batch_size", "image_batch_size", "text_length",
             "text_width", "text_layers", "text_heads", "pooled_width", "max_buckets",
@@ -208,7 +204,7 @@ class Data:
                 "held_out": Range(least=0, below=1),
             },
         )
-        _one_of(self.on_corrupt, "data.on_corrupt", "stop", "skip")
+        check_choice(self.on_corrupt, "data.on_corrupt", "stop", "skip")
         numbers = all(isinstance(value, int | float) for value in self.max_unreadable)
         if (
             len(self.max_unreadable) != 2
@@ -308,9 +304,9 @@ class Model:
     def __post_init__(self) -> None:
         counts = dict.fromkeys(("depth", "channels", "unroll"), COUNT)
         check_numbers(self, _NETWORK_RANGES | counts | {"joined_channels": NOT_NEGATIVE})
-        _one_of(self.dtype, "model.dtype", "float32", "bfloat16")
-        _one_of(self.param_dtype, "model.param_dtype", "float32", "bfloat16")
-        _one_of(self.teacher_dtype, "model.teacher_dtype", "float32", "bfloat16", "int8")
+        check_choice(self.dtype, "model.dtype", "float32", "bfloat16")
+        check_choice(self.param_dtype, "model.param_dtype", "float32", "bfloat16")
+        check_choice(self.teacher_dtype, "model.teacher_dtype", "float32", "bfloat16", "int8")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -481,7 +477,7 @@ class Prefer(DPOSettings):
     def __post_init__(self) -> None:
         check_numbers(self, {"steps": NOT_NEGATIVE, "batch_size": COUNT})
         for name in self.applied:
-            _one_of(name, "prefer.applied", "before", "after")
+            check_choice(name, "prefer.applied", "before", "after")
         check_distinct(self, "applied")
         if self.steps and not self.lora.rank:
             raise UserError(
@@ -535,7 +531,7 @@ class Synthesize:
     sampler: str = "dpmpp_2m"
 
     def __post_init__(self) -> None:
-        _one_of(self.sampler, "synthesize.sampler", *generator_samplers())
+        check_choice(self.sampler, "synthesize.sampler", *generator_samplers())
         counts = dict.fromkeys(("batch_size", "records_per_shard"), COUNT)
         check_numbers(self, counts | {"steps": STEPS, "shift": POSITIVE})
         check_numbers(self, dict.fromkeys(("guidance", "image_guidance"), NOT_NEGATIVE))
@@ -661,8 +657,8 @@ class Distil(LADDSettings):
         return not METHODS[self.objective].has_heads or self.consistency_weight > 0
 
     def __post_init__(self) -> None:
-        _one_of(self.data, "distil.data", "synthesized", "encoded")
-        _one_of(self.objective, "distil.objective", *METHODS)
+        check_choice(self.data, "distil.data", "synthesized", "encoded")
+        check_choice(self.objective, "distil.objective", *METHODS)
         if not METHODS[self.objective].has_heads:
             for name, none in _OF_HEADS.items():
                 if (value := getattr(self, name)) != none:
@@ -676,8 +672,8 @@ class Distil(LADDSettings):
                     f"distil.objective is {self.objective}, whose loss has one term: leave them "
                     f"at 1"
                 )
-        _one_of(self.follows, "distil.follows", "generator", "finetuned")
-        _one_of(self.consistency_solver, "distil.consistency_solver", *SOLVERS)
+        check_choice(self.follows, "distil.follows", "generator", "finetuned")
+        check_choice(self.consistency_solver, "distil.consistency_solver", *SOLVERS)
         counts = dict.fromkeys(("steps", "batch_size", "phase_steps"), COUNT)
         check_numbers(self, {"halvings": Range(least=1, most=10)})
         check_numbers(self, {"consistency_steps": Range(least=2)})
@@ -759,7 +755,7 @@ class Evaluate:
     shown_prompts: int = 10  # columns of the report's grids
 
     def __post_init__(self) -> None:
-        _one_of(self.student, "evaluate.student", "ema", "params")
+        check_choice(self.student, "evaluate.student", "ema", "params")
         counts = ("batch_size", "shown_prompts", "samples", "per_prompt", "student_steps",
                   "teacher_steps")  # fmt: skip
         check_numbers(self, dict.fromkeys(counts, COUNT) | {"resamples": NOT_NEGATIVE})
@@ -804,7 +800,7 @@ class Watch:
     returns: int = 3  # how often it goes back; then it stops
 
     def __post_init__(self) -> None:
-        _one_of(self.collapse, "watch.collapse", "warn", "stop", "back", "off")
+        check_choice(self.collapse, "watch.collapse", "warn", "stop", "back", "off")
         check_numbers(
             self,
             {
@@ -838,7 +834,7 @@ class Log:
             self, {"every": COUNT, "samples_every": NOT_NEGATIVE, "quick_samples": NOT_NEGATIVE}
         )
         for name in self.writers:
-            _one_of(name, "log.writers", *WRITERS)
+            check_choice(name, "log.writers", *WRITERS)
         check_distinct(self, "writers")
         match = re.fullmatch(r"(\d{1,18}):(\d{1,18})", self.profile)
         if self.profile and not (match and 1 <= int(match[1]) < int(match[2])):
@@ -881,7 +877,7 @@ def _check_own(config: "Config") -> None:
         if dataclasses.is_dataclass(getattr(config, field.name)) and field.name != "own"
     ]
     for name in config.own.__dataclass_fields__:
-        _one_of(SECTIONS[name].beside, f"beside of the section own.{name}", *sections)
+        check_choice(SECTIONS[name].beside, f"beside of the section own.{name}", *sections)
     ramp, terms = config.distil.ramp, [term.name for term in own_terms(config)]
     for name in ramp.ramped:
         if name in OWN_TERMS and name not in terms:
@@ -1047,8 +1043,8 @@ class Config:
         if not self.stages:
             raise UserError(f"stages is empty: name one or more of {', '.join(STAGES)}")
         for name in self.stages:
-            _one_of(name, "stages", *STAGES)
-        _one_of(self.on_change, "on_change", "stop", "redo")
+            check_choice(name, "stages", *STAGES)
+        check_choice(self.on_change, "on_change", "stop", "redo")
         check_distinct(self, "stages")
         _check_own(self)
         _check_family(self)

@@ -6,7 +6,7 @@ adversarial loss alone. `robust` adds what has helped since.
 
 from ml_collections import ConfigDict
 
-from ladd_jax.errors import UserError
+from ladd_jax.ranges import check_choice
 
 RECIPES = ("robust", "paper")
 """Names of the recipes."""
@@ -16,8 +16,7 @@ _BATCH_SIZE = 32
 
 def check_recipe(recipe: str) -> None:
     """Raises UserError where there is no such recipe."""
-    if recipe not in RECIPES:
-        raise UserError(f"recipe {recipe!r} is not one of {', '.join(RECIPES)}: use one of them")
+    check_choice(recipe, "recipe", *RECIPES)
 
 
 def small_recipe(

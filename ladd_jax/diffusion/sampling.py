@@ -22,10 +22,10 @@ from ladd_jax.diffusion.samplers import (
     sample_noise,
     student_sigmas,
 )
-from ladd_jax.errors import UserError
 from ladd_jax.models.base import GUIDANCE, Cond
 from ladd_jax.parallel.compiler_options import forward_options
 from ladd_jax.parallel.mesh import batch_divisor, batch_sharding, lay, replicated
+from ladd_jax.ranges import check_choice
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,10 +104,7 @@ class Sampling:
     image_guidance: float = dataclasses.field(default=1.0, repr=False)
 
     def __post_init__(self) -> None:
-        if self.sampler not in SAMPLERS:
-            raise UserError(
-                f"sampler {self.sampler!r} is not one of {', '.join(SAMPLERS)}: use one of them"
-            )
+        check_choice(self.sampler, "sampler", *SAMPLERS)
 
     @classmethod
     def generator(

@@ -7,7 +7,7 @@ from ladd_jax.objectives.adversarial import ADVERSARIAL_LOSSES
 from ladd_jax.objectives.student_inputs import StudentInputs
 from ladd_jax.objectives.terms.own import OWN_TERMS
 from ladd_jax.objectives.terms.ramp import Ramp, ramp_of
-from ladd_jax.ranges import COUNT, DECAY, NOT_NEGATIVE, SHARE, check_numbers
+from ladd_jax.ranges import COUNT, DECAY, NOT_NEGATIVE, SHARE, check_choice, check_numbers
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -75,10 +75,7 @@ class LADDSettings(StudentInputs):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.loss not in ADVERSARIAL_LOSSES:
-            raise UserError(
-                f"loss {self.loss!r} is not one of {', '.join(ADVERSARIAL_LOSSES)}: use one of them"
-            )
+        check_choice(self.loss, "loss", *ADVERSARIAL_LOSSES)
         if not 0 <= self.misaligned_share < 1:
             raise UserError(
                 f"misaligned_share {self.misaligned_share} is not a share: use 0 for none, or a "
@@ -113,11 +110,7 @@ class LADDSettings(StudentInputs):
                     f"ramp.{name} is {getattr(self.ramp, name)} and {name}_weight 0, which no "
                     f"factor changes: use a weight above 0, or factors of 1"
                 )
-        if self.accumulated_heads not in ("updated", "before"):
-            raise UserError(
-                f"accumulated_heads {self.accumulated_heads!r} is not one of updated, before: use "
-                f"one of them"
-            )
+        check_choice(self.accumulated_heads, "accumulated_heads", "updated", "before")
         check_numbers(
             self,
             {

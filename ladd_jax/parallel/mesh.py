@@ -17,6 +17,7 @@ from jax.experimental import mesh_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ladd_jax.errors import UserError
+from ladd_jax.ranges import check_choice
 
 MESH_AXES = ("data", "fsdp", "tensor")
 
@@ -51,10 +52,7 @@ def mesh_shape(sizes: Mapping[str, int], devices: int) -> dict[str, int]:
         raise UserError(f"mesh.slices is {slices}: use 1, or the number of TPU slices")
     sizes = {axis: size for axis, size in sizes.items() if axis != SLICES}
     for axis, size in sizes.items():
-        if axis not in MESH_AXES:
-            raise UserError(
-                f"mesh axis {axis!r} is not one of {', '.join(MESH_AXES)}: use one of them"
-            )
+        check_choice(axis, "mesh axis", *MESH_AXES)
         if size < 1 and size != -1:
             raise UserError(f"mesh axis {axis} has size {size}: use a positive number, or -1")
     shape = {axis: sizes.get(axis, 1) for axis in MESH_AXES}

@@ -28,6 +28,7 @@ from ladd_jax.models.lora import Adapted
 from ladd_jax.names import listed
 from ladd_jax.objectives.progressive import student_steps
 from ladd_jax.parallel.mesh import make_mesh
+from ladd_jax.ranges import check_choice
 from ladd_jax.stages.checkpoints import student_step
 from ladd_jax.stages.load import open_loras
 from ladd_jax.stages.sets import trained_buckets
@@ -153,8 +154,7 @@ def describe(
             f"networks of model.family {config.model.family!r} have no layout of other programs: "
             f"sample the run itself by --checkpoint"
         )
-    if layout not in layouts:
-        raise UserError(f"layout {layout!r} is not one of {', '.join(layouts)}: use one of them")
+    check_choice(layout, "layout", *layouts)
     if sampler not in family.samplers:
         raise UserError(
             f"the student is sampled by {sampler!r}, and layouts only support "

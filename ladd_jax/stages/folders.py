@@ -14,6 +14,7 @@ from ladd_jax.evaluation.intervals import measure_with_intervals
 from ladd_jax.evaluation.metrics import METRICS
 from ladd_jax.evaluation.rows import Row
 from ladd_jax.evaluation.seen import GRID, Seen, grid_of_pixels
+from ladd_jax.ranges import check_choice
 
 ALONE = ("alignment", "diversity", "deviation")
 """Metrics that need no reference."""
@@ -49,10 +50,7 @@ def judge_folders(
       UserError: a picture cannot be read, or a metric is unknown or needs a reference.
     """
     for name in metrics:
-        if name not in ALONE + COMPARED:
-            raise UserError(
-                f"metric {name!r} is not one of {', '.join(ALONE + COMPARED)}: use one of them"
-            )
+        check_choice(name, "metric", *ALONE, *COMPARED)
         if reference is None and name in COMPARED:
             raise UserError(f"metric {name!r} needs a reference: give --reference=DIR")
     seen = [_look(extractor, samples, "samples")]

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from ladd_jax.errors import UserError
-from ladd_jax.ranges import DECAY, NOT_NEGATIVE, POSITIVE, check_numbers
+from ladd_jax.ranges import DECAY, NOT_NEGATIVE, POSITIVE, check_choice, check_numbers
 
 
 def round_stochastically(x: jax.Array, key: jax.Array) -> jax.Array:
@@ -95,11 +95,7 @@ class Optimizer:
     moment_dtype: str = "float32"
 
     def __post_init__(self) -> None:
-        if self.moment_dtype not in ("float32", "bfloat16"):
-            raise UserError(
-                f"moment_dtype {self.moment_dtype!r} is not one of float32, bfloat16: use one of "
-                f"them"
-            )
+        check_choice(self.moment_dtype, "moment_dtype", "float32", "bfloat16")
         names = ("weight_decay", "warmup_steps", "decay_steps", "clip_norm")
         check_numbers(
             self,

@@ -20,6 +20,7 @@ import numpy as np
 
 from ladd_jax.data.buckets import Bucket
 from ladd_jax.errors import UserError
+from ladd_jax.ranges import check_choice
 
 if TYPE_CHECKING:
     # The config names the sources; what writes shards takes a second to import.
@@ -167,6 +168,5 @@ def is_looked_at(config: Any) -> bool:
 
 def _module(config: Any) -> Any:
     name = config.data.source
-    if name not in SOURCES:
-        raise UserError(f"data.source {name!r} is not one of {', '.join(SOURCES)}: use one of them")
+    check_choice(name, "data.source", *SOURCES)
     return importlib.import_module(SOURCES[name].module)

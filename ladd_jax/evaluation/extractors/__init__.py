@@ -13,8 +13,8 @@ from jax.sharding import Mesh
 
 from ladd_jax.config.fields import Config
 from ladd_jax.data.buckets import Bucket
-from ladd_jax.errors import UserError
 from ladd_jax.evaluation.extractors.base import Extractor
+from ladd_jax.ranges import check_choice
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,9 +81,6 @@ def open_extractor(name: str, given: Given) -> Extractor:
     Raises:
       UserError: there is no such extractor, or its weights are missing or damaged.
     """
-    if name not in EXTRACTORS:
-        raise UserError(
-            f"evaluate.extractor {name!r} is not one of {', '.join(EXTRACTORS)}: use one of them"
-        )
+    check_choice(name, "evaluate.extractor", *EXTRACTORS)
     extractor: Extractor = importlib.import_module(EXTRACTORS[name].module).open_extractor(given)
     return extractor

@@ -33,6 +33,7 @@ from ladd_jax.models.layers import (
 from ladd_jax.models.sd3.positions import position_embedding
 from ladd_jax.models.stack import on_batch, scan_with_way_back, stack
 from ladd_jax.parallel.mesh import constrain
+from ladd_jax.ranges import check_choice
 
 REMAT_POLICIES = {
     "none": None,
@@ -124,10 +125,7 @@ class MMDiTConfig:
                 f"width {self.width} is not divisible by 4, as sincos positions need it: "
                 f"use {self.width + 4 - self.width % 4}"
             )
-        if self.remat not in REMAT_POLICIES:
-            raise UserError(
-                f"remat {self.remat!r} is not one of {', '.join(REMAT_POLICIES)}: use one of them"
-            )
+        check_choice(self.remat, "remat", *REMAT_POLICIES)
         outside = [layer for layer in self.dual_attention if not 0 <= layer < self.depth]
         if outside:
             raise UserError(

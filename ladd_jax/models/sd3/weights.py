@@ -21,6 +21,7 @@ from ladd_jax.models.sd3.network_layout import HEADS, infer_config
 from ladd_jax.models.sd3.positions import check_positions, position_table, table_side
 from ladd_jax.models.sd3.transformer import MMDiTConfig, mmdit
 from ladd_jax.parallel.mesh import make_mesh
+from ladd_jax.ranges import check_choice
 from ladd_jax.weights.files import StoredTensor, read_headers, weight_dtype, write_safetensors
 from ladd_jax.weights.layout import only, tensor_shapes
 from ladd_jax.weights.prefixes import below, prefixes
@@ -191,8 +192,7 @@ def save_mmdit(
         belong to another network.
     """
     path = Path(path)
-    if layout not in ("diffusers", "stability"):
-        raise UserError(f"layout {layout!r} is not one of diffusers, stability: use one of them")
+    check_choice(layout, "layout", "diffusers", "stability")
     dtype = weight_dtype(dtype)
     if path.exists():
         raise ExistsError(f"{path} exists: remove it, or choose another path")

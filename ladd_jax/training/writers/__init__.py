@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ladd_jax.errors import UserError
+from ladd_jax.ranges import check_choice
 from ladd_jax.training.writers.base import Writer
 
 
@@ -42,10 +43,7 @@ def check_writers(names: Sequence[str]) -> None:
       UserError: there is no such writer, or its client is not installed.
     """
     for name in names:
-        if name not in WRITERS:
-            raise UserError(
-                f"log.writers {name!r} is not one of {', '.join(WRITERS)}: use one of them"
-            )
+        check_choice(name, "log.writers", *WRITERS)
         entry = WRITERS[name]
         if importlib.util.find_spec(entry.client) is None:
             wanted = f"ladd_jax[{entry.extra}]" if entry.extra else entry.client
