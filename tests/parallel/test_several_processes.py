@@ -351,7 +351,7 @@ def test_a_process_that_stands_still_is_named_by_the_other_which_ends(tmp_path, 
     script.write_text(
         "import os, signal, jax\n"
         "from ladd_jax.parallel import liveness, processes\n"
-        "liveness.LOST_SECONDS = 5.0\n"
+        "liveness.LOST_SECONDS, liveness._BEAT_SECONDS = 5.0, 0.25\n"
         "with processes.together(60.0):\n"
         "    processes.barrier('begun')\n"
         f"    if jax.process_index() == {silent}:\n"
@@ -367,7 +367,7 @@ HANGING = """
 import sys, time, jax
 from ladd_jax.parallel import liveness, processes
 from ladd_jax.parallel.mesh import make_mesh
-liveness.LOST_SECONDS, liveness.READING_SECONDS = 5.0, {reading}
+liveness.LOST_SECONDS, liveness.READING_SECONDS, liveness._BEAT_SECONDS = 5.0, {reading}, 0.25
 def wait(step, seconds=600):
     if step == 5 and jax.process_index() == 1:
         time.sleep(seconds)
