@@ -60,6 +60,7 @@ class Checkpoints:
         # a warning has named.
         self._found: dict[int, str] = {}
         self._told: set[int] = set()
+        self._shapes: dict[int, Any] = {}
         self._manager = ocp.CheckpointManager(
             epath.Path(self.directory),
             options=ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=True),
@@ -378,12 +379,15 @@ class Checkpoints:
                 _LOG.warning("the damaged checkpoint of step %d is now %s", step, target)
         barrier(f"put aside {self.directory}")
         self._found.clear()
+        self._shapes.clear()
         self._manager.reload()
 
     def _metadata(self, step: int) -> Any:
-        """The state with shapes and dtypes in place of arrays."""
-        saved = ocp.StandardCheckpointer().metadata(self.directory / str(step) / _STATE)
-        return getattr(saved, "item_metadata", saved)
+        """The state with shapes and dtypes in place of arrays, which is slow to read."""
+        if step not in self._shapes:
+            saved = ocp.StandardCheckpointer().metadata(self.directory / str(step) / _STATE)
+            self._shapes[step] = getattr(saved, "item_metadata", saved)
+        return self._shapes[step]
 
     def _check(self, step: int, difference: str) -> None:
         if difference:

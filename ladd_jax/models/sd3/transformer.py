@@ -8,6 +8,7 @@ L layers, K attention heads.
 """
 
 import dataclasses
+import functools
 import itertools
 from collections.abc import Callable
 from typing import Any
@@ -479,8 +480,13 @@ def _concatenate(taps: list[Any]) -> Any:
     return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *taps)
 
 
+@functools.lru_cache(maxsize=64)
 def mmdit(config: MMDiTConfig) -> Backbone:
-    """The network of a configuration, as a function of its parameters."""
+    """The network of a configuration, as a function of its parameters.
+
+    It is kept, since a run asks for each of its networks several times, and each time the module
+    would be traced for its shapes.
+    """
     return Backbone(
         lambda rngs: MMDiT(config, rngs=rngs),
         blocks=config.blocks,
