@@ -535,7 +535,7 @@ def test_a_run_reads_data_from_a_bucket_and_goes_on_on_another_host(bucket, tmp_
 
 @pytest.mark.slow
 def test_the_whole_job_runs_on_a_mesh_and_a_second_run_does_nothing_again(tmp_path):
-    tiny = [*TINY, "--config.data.buckets=('8x8', '8x16')"]
+    tiny = [*TINY, "--config.data.buckets=('8x8', '8x16')", "--config.log.samples_every=0"]
     mesh = ["--config.mesh.fsdp=2", "--config.mesh.tensor=2"]
     result = run(*tiny, *mesh, f"--workdir={tmp_path}", devices=8)
     assert result.returncode == 0, result.stderr

@@ -379,8 +379,9 @@ TINY = {
     "data.records_per_shard": 32, "model.depth": 2, "model.width": 16, "heads.channels": 8,
     "heads.groups": 2, "heads.projection": 8, "pretrain.steps": 2, "pretrain.batch_size": 8,
     "synthesize.samples": 32, "synthesize.steps": 2, "finetune.steps": 1, "finetune.batch_size": 8,
-    "distil.steps": 1, "distil.batch_size": 8, "distil.head_updates": 1, "evaluate.samples": 32,
-    "evaluate.resamples": 0, "log.every": 1, "log.samples_every": 0, "evaluate.student_steps": [1],
+    "distil.steps": 1, "distil.batch_size": 8, "distil.head_updates": 1,
+    "distil.consistency_weight": 0.0, "evaluate.samples": 32, "evaluate.resamples": 0,
+    "log.every": 1, "log.samples_every": 0, "evaluate.student_steps": [1],
     "evaluate.teacher_steps": [2],
 }  # fmt: skip
 
