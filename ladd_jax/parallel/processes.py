@@ -185,7 +185,9 @@ def together(timeout: float) -> Iterator[None]:
             except BaseException as error:
                 stopped_together = isinstance(error, stopping.Stopped) and error.together
                 if jax.distributed.is_initialized() and not stopped_together:
-                    _leave(error)
+                    # Where all were sent a signal, another one may have left first.
+                    told = stopping.signalled() if lost_another(error) else None
+                    _leave(told or error)
                 raise
 
 

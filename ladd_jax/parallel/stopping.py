@@ -118,12 +118,15 @@ class _Notice:
             self._patience(_INSISTING_SECONDS)
         elif not sent_again:
             self._patience(_PATIENCE_SECONDS)
-        message = f"stopped by {self.signal}: {_GOES_ON}"
         if sys.exception() is self._outer:
-            raise Stopped(message)
+            raise self.stopped()
         if time.monotonic() > self._patient_until:
-            _exit(message)
+            _exit(str(self.stopped()))
         self._send_again()
+
+    def stopped(self) -> Stopped:
+        """The error to raise for the signal."""
+        return Stopped(f"stopped by {self.signal}: {_GOES_ON}")
 
     def _patience(self, seconds: float) -> None:
         self._patient_until = min(self._patient_until, time.monotonic() + seconds)
@@ -179,9 +182,9 @@ def end_at_once() -> None:
         signal.signal(number, receive)
 
 
-def signalled() -> bool:
-    """Whether a signal has come, in a block of `handled`."""
-    return bool(_notice.signal)
+def signalled() -> Stopped | None:
+    """The error of the signal that has come, in a block of `handled`; None if none has."""
+    return _notice.stopped() if _notice.signal else None
 
 
 @contextlib.contextmanager
@@ -286,5 +289,5 @@ def deferred(start: int) -> Iterator[Deferred]:
         yield stop
     finally:
         _notice.deferred = False
-    if _notice.signal:
-        raise Stopped(f"stopped by {_notice.signal}: {_GOES_ON}")
+    if stopped := signalled():
+        raise stopped

@@ -6,7 +6,7 @@ with the prompts of a run's held-out records.
 
 import dataclasses
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -174,17 +174,20 @@ def with_conditions(models: Models, given: Sequence[Mapping[str, str]]) -> Model
       UserError: no network reads a condition that is given, or a value is missing or cannot be
         used.
     """
-    networks = [network for own in models.values() if isinstance(own, list) for network in own]
-    read = [conditions_of(network.trained, network.bucket) for network in networks]
-    check_known(given, dict.fromkeys(name for own in read for name in own), "a compared model")
+    read = {
+        name: [conditions_of(network.trained, network.bucket) for network in own]
+        for name, own in models.items()
+        if isinstance(own, list)
+    }
+    known = dict.fromkeys(name for own in read.values() for names in own for name in names)
+    check_known(given, known, "a compared model")
 
-    def with_own(network: Network) -> Network:
-        own = conditions_of(network.trained, network.bucket)
-        values = [{name: value for name, value in each.items() if name in own} for each in given]
+    def with_own(network: Network, names: Collection[str]) -> Network:
+        values = [{name: value for name, value in each.items() if name in names} for each in given]
         return network._replace(conditions=Conditions(network.trained, network.bucket, values))
 
     return {
-        name: own if isinstance(own, Pictured) else [with_own(network) for network in own]
+        name: own if isinstance(own, Pictured) else list(map(with_own, own, read[name]))
         for name, own in models.items()
     }
 

@@ -433,6 +433,28 @@ def test_a_signal_to_one_process_ends_all_after_the_same_step_with_its_checkpoin
     assert "Traceback" not in result.stderr, result.stderr
 
 
+def test_of_processes_that_are_all_sent_a_signal_none_counts_as_lost(tmp_path):
+    script = tmp_path / "told.py"
+    script.write_text(
+        "import os, signal, time\n"
+        "import jax\n"
+        "from ladd_jax.parallel import processes\n"
+        "with processes.together(60.0):\n"
+        "    processes.barrier('begun')\n"
+        "    if jax.process_index() == 1:\n"
+        "        time.sleep(600)\n"
+        # As where the other one has left: Python sees a signal only after the computation.
+        "    try:\n"
+        "        raise ValueError('UNKNOWN: Gloo AllGather failed: Connection closed by peer')\n"
+        "    finally:\n"
+        "        os.kill(os.getpid(), signal.SIGTERM)\n"
+    )
+    result = launch(2, sys.executable, script)
+    assert result.returncode == EXIT_CODE, result.stderr
+    assert "stopped by SIGTERM: the same command goes on" in result.stderr
+    assert "lost another process" not in result.stderr
+
+
 def test_a_process_that_loses_another_says_so_in_one_sentence(tmp_path):
     script = tmp_path / "lost.py"
     script.write_text(
