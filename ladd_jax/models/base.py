@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -68,6 +68,35 @@ def next_key(rngs: nnx.Rngs) -> jax.Array:
     return jax.random.fold_in(stream.key.get_value(), count)
 
 
+class Structure(NamedTuple):
+    """What tracing a module's constructor gives.
+
+    Attributes:
+      graphdef: the module without its parameters.
+      shapes: tree like the parameters, of `jax.ShapeDtypeStruct`.
+      axes: tree like the parameters, of tuples of logical axis names.
+    """
+
+    graphdef: Any
+    shapes: Params
+    axes: Params
+
+
+def structure_of(build: Callable[[nnx.Rngs], nnx.Module]) -> Structure:
+    """Traces the function that makes a module."""
+    graphdef, state = nnx.split(nnx.eval_shape(lambda: build(nnx.Rngs(0))))
+    named: Params = {}
+    for path, variable in nnx.to_flat_state(state):
+        axes = variable.get_metadata()["axes"]
+        # Parameters of stacked blocks have one more dimension than the block declares.
+        axes = ("layers",) * (len(variable.get_value().shape) - len(axes)) + axes
+        node: dict[Any, Any] = named
+        for name in path[:-1]:
+            node = node.setdefault(name, {})
+        node[path[-1]] = axes
+    return Structure(graphdef, nnx.to_pure_dict(state), named)
+
+
 class Model:
     """Structure of a network without its parameters.
 
@@ -83,21 +112,18 @@ class Model:
 
     own_layers: tuple[str, ...] = ()
 
-    def __init__(self, build: Callable[[nnx.Rngs], nnx.Module]):
+    def __init__(self, build: Callable[[nnx.Rngs], nnx.Module], structure: Structure | None = None):
+        """Describes a network.
+
+        Args:
+          build: makes the module.
+          structure: what `structure_of(build)` gives, if it is at hand: tracing takes a while.
+        """
         self.build = build
         self.constants: dict[str, Model] = {}
-        module = nnx.eval_shape(lambda: build(nnx.Rngs(0)))
-        self._graphdef, state = nnx.split(module)
-        self.shapes: Params = nnx.to_pure_dict(state)
-        self.axes: Params = {}
-        for path, variable in nnx.to_flat_state(state):
-            axes = variable.get_metadata()["axes"]
-            # Parameters of stacked blocks have one more dimension than the block declares.
-            axes = ("layers",) * (len(variable.get_value().shape) - len(axes)) + axes
-            node: dict[Any, Any] = self.axes
-            for name in path[:-1]:
-                node = node.setdefault(name, {})
-            node[path[-1]] = axes
+        self._graphdef, *trees = structure or structure_of(build)
+        # Dicts of its own, since several networks may share a structure.
+        self.shapes, self.axes = jax.tree.map(lambda leaf: leaf, trees)
 
     def init(self, key: jax.Array) -> Params:
         """Fresh parameters from a PRNG key; jit-compatible."""
@@ -163,6 +189,7 @@ class Backbone(Model):
         summary: str,
         summary_width: int,
         own_layers: tuple[str, ...] = (),
+        structure: Structure | None = None,
     ):
         """Describes a network.
 
@@ -175,8 +202,9 @@ class Backbone(Model):
           summary_width: length of that vector.
           own_layers: layers that are initialized if the network that a student begins with does not
             have them; they are initialized so that they change nothing.
+          structure: see `Model`.
         """
-        super().__init__(build)
+        super().__init__(build, structure)
         self.blocks, self.width, self.patch = blocks, width, patch
         self.summary_width = summary_width
         self.summary_name = summary

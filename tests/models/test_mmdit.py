@@ -255,3 +255,12 @@ def test_half_precision_stays_near_float32():
 def test_a_size_that_can_not_be_is_named(call, words):
     with pytest.raises(ValueError, match=words):
         call()
+
+
+def test_networks_of_one_configuration_share_nothing_that_can_be_changed():
+    first, second = (mmdit(tiny.mmdit_config()) for _ in range(2))
+    before = jax.tree.leaves((second.shapes, second.axes))
+    # A family of another package may build on a network by changing it.
+    first.bind = first.shapes["final"] = first.axes["final"] = None
+    assert jax.tree.leaves((second.shapes, second.axes)) == before
+    assert callable(second.bind)

@@ -20,7 +20,15 @@ from jax.nn import initializers
 
 from ladd_jax.errors import UserError
 from ladd_jax.models.attention import attention, keep_attended
-from ladd_jax.models.base import CHANNELS, GUIDANCE, Backbone, Cond, Tap
+from ladd_jax.models.base import (
+    CHANNELS,
+    GUIDANCE,
+    Backbone,
+    Cond,
+    Structure,
+    Tap,
+    structure_of,
+)
 from ladd_jax.models.layers import (
     MLP,
     TIME_WIDTH,
@@ -481,12 +489,13 @@ def _concatenate(taps: list[Any]) -> Any:
 
 
 @functools.lru_cache(maxsize=64)
-def mmdit(config: MMDiTConfig) -> Backbone:
-    """The network of a configuration, as a function of its parameters.
+def _structure(config: MMDiTConfig) -> Structure:
+    # A run asks for each of its networks some ten times.
+    return structure_of(lambda rngs: MMDiT(config, rngs=rngs))
 
-    It is kept, since a run asks for each of its networks several times, and each time the module
-    would be traced for its shapes.
-    """
+
+def mmdit(config: MMDiTConfig) -> Backbone:
+    """The network of a configuration, as a function of its parameters."""
     return Backbone(
         lambda rngs: MMDiT(config, rngs=rngs),
         blocks=config.blocks,
@@ -495,6 +504,7 @@ def mmdit(config: MMDiTConfig) -> Backbone:
         summary="pooled",
         summary_width=config.pooled_width,
         own_layers=tuple(name for layers in _guidance_layers(config) for name in layers),
+        structure=_structure(config),
     )
 
 
