@@ -1,6 +1,7 @@
 """A student in the hands of diffusers, and back."""
 
 import dataclasses
+import json
 import re
 import shutil
 from types import SimpleNamespace
@@ -316,6 +317,7 @@ class _Hub:
         self.calls.append("whoami")
         if self.fault == "login":
             raise errors.LocalTokenNotFoundError("Token is required")
+        return {"auth": {"accessToken": {"role": "read" if self.fault == "read" else "write"}}}
 
     def create_repo(self, repository, exist_ok):
         assert exist_ok
@@ -341,12 +343,31 @@ def test_an_export_is_uploaded_whole_and_what_hinders_it_is_said_first(run, tmp_
         exported("a", "turbo")
     with pytest.raises(UserError, match=r"Token is required\), and nothing is exported: run `hf"):
         exported("a", "someone/turbo", "login")
+    with pytest.raises(
+        UserError, match=r"someone/turbo cannot .* \(the token may only read\), and"
+    ):
+        exported("a", "someone/turbo", "read")
+    with pytest.raises(UserError, match=r"--push=a/b\.\.c is not a name that the hub allows \("):
+        exported("a", "a/b..c")
     assert not list(tmp_path.iterdir())
     with pytest.raises(UserError, match=r"was not uploaded \(no space\), and .*/b is whole"):
         exported("b", "someone/turbo", "upload")
     assert (tmp_path / "b" / "b.safetensors").is_file()
     files = ["README.md", "c.safetensors"]
     assert exported("c", "someone/turbo") == ["whoami", "someone/turbo", ("someone/turbo", files)]
+
+
+def test_an_index_whose_parts_are_not_beside_it_is_damaged(tmp_path):
+    index = {"_class_name": "StableDiffusion3Pipeline", "../vae": ["diffusers", "AutoencoderKL"]}
+    (tmp_path / "base").mkdir()
+    (tmp_path / "base" / "model_index.json").write_text(json.dumps(index))
+    (tmp_path / "vae").mkdir()
+    (tmp_path / "deep" / "out").mkdir(parents=True)
+    with pytest.raises(
+        UserError, match=r"model_index\.json is damaged \(it names the part '\.\./vae'"
+    ):
+        write_surroundings(tmp_path / "base", tmp_path / "deep" / "out", "euler")
+    assert [file.name for file in (tmp_path / "deep").iterdir()] == ["out"]
 
 
 def test_an_export_that_diffusers_saved_again_is_not_taken_for_a_data_generator(turbo, tmp_path):

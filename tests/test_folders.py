@@ -71,6 +71,14 @@ def test_prompts_stand_in_pictures_in_metadata_or_in_a_file(tmp_path):
     assert PictureFolder(without).prompts == ["prompt 0", "prompt 1"]
 
 
+def test_the_graph_that_comfyui_writes_as_prompt_is_none(tmp_path):
+    graph = {"3": {"class_type": "KSampler", "inputs": {"text": "a cat" * 3000}}}
+    path = save(tmp_path / "comfy", 2, prompts=[json.dumps(graph)])
+    assert PictureFolder(path).prompts is None
+    assert PictureFolder(path, PROMPTS).prompts == list(PROMPTS)
+    assert PictureFolder(save(tmp_path / "json", 1, prompts=['{"a": 1}'])).prompts == ['{"a": 1}']
+
+
 def test_numbers_in_names_are_sorted_as_numbers_and_only_our_sheets_are_skipped(tmp_path):
     for name in ("a10.png", "a2.png", "b1.png", "grid_of_mine.png", "2/x.png", "10/x.png"):
         (tmp_path / name).parent.mkdir(exist_ok=True)

@@ -16,6 +16,7 @@ from typing import Any
 from ladd_jax.data.prompts import check_prompt, choose_column, parse_object
 from ladd_jax.data.records import Record, files_below, read_inside
 from ladd_jax.errors import UserError
+from ladd_jax.names import counted
 from ladd_jax.paths import one_form
 from ladd_jax.whole_files import LFS_POINTER, refuse_pointer
 
@@ -110,6 +111,7 @@ class ImageTars(_Pairs):
         files = sorted({Path(path).absolute() for path in paths})
         root = os.path.commonpath([file.parent for file in files]) if files else ""
         prefixes: dict[str, Path] = {}
+        unread: list[str] = []
         for file in files:
             prefix = file.relative_to(root).with_suffix("").as_posix()
             other = prefixes.setdefault(prefix, file)
@@ -118,9 +120,12 @@ class ImageTars(_Pairs):
                     f"{other} and {file} differ only in their suffixes, and records are named "
                     f"without them: rename one of the two"
                 )
-            for name, members in sorted(_tar_members(file).items()):
+            found, unread_here = _tar_members(file)
+            unread += [f"{prefix}/{name}" for name in unread_here]
+            for name, members in sorted(found.items()):
                 key = f"{prefix}/{name}"
                 self._add(key, members, _tar_reader(file, key, members))
+        _tell_unread(unread)
         if not self.keys:
             raise UserError(
                 f"{len(files)} tars hold no records: name members such as cat.jpg and cat.txt"
@@ -152,7 +157,9 @@ class CaptionedFolder(_Pairs):
         root = Path(directory)
         files = {file.relative_to(root).as_posix(): file for file in files_below(root)}
         alone = []
-        for name, members in sorted(_grouped(files, str(root)).items()):
+        found, unread = _grouped(files, str(root))
+        _tell_unread(unread)
+        for name, members in sorted(found.items()):
             if any(suffix in members for suffix in IMAGE_SUFFIXES):
                 self._add(name, members, _file_reader(root, name, members))
             else:
@@ -163,13 +170,26 @@ class CaptionedFolder(_Pairs):
             raise UserError(f"{root} holds no images: name files such as cat.jpg and cat.txt")
 
 
-def _grouped(places: Mapping[str, Any], where: str) -> dict[str, _Members]:
+def _tell_unread(names: Sequence[str]) -> None:
+    """Warns of images and texts that are ignored because of their names."""
+    if names:
+        _LOG.warning(
+            "not read: %s with an image or text, such as %s, whose name up to the first dot is "
+            "that of a record; for a record of its own, write its other dots as underscores",
+            counted(len(names), "file"), names[0],
+        )  # fmt: skip
+
+
+def _grouped(places: Mapping[str, Any], where: str) -> tuple[dict[str, _Members], list[str]]:
     """Images and texts by the name that they share and then by suffix, as WebDataset reads names.
 
     A suffix begins at the first dot of a name. If that is not the suffix of an image or text, as in
     `v1.5_cat.png`, it begins at the last dot, unless the name up to the first dot is another
     record's: `cat.mask.png` beside `cat.png` is ignored. An image without a text and a text without
     an image also belong together if their names differ only in their Unicode form.
+
+    Returns:
+      the groups, and the names of ignored images and texts.
 
     Raises:
       UserError: a name exists twice.
@@ -189,10 +209,13 @@ def _grouped(places: Mapping[str, Any], where: str) -> dict[str, _Members]:
         if _is_known(last):
             dotted.append((f"{prefix}{stem}", f"{prefix}{longer}", last, (path, place)))
     shorter = set(groups)
+    unread = []
     for first, name, suffix, (path, place) in dotted:
-        if first not in shorter:
+        if first in shorter:
+            unread.append(path)
+        else:
             _put(groups, name, suffix, place, f"{where} holds {path}")
-    return _joined_forms(groups)
+    return _joined_forms(groups), unread
 
 
 def _joined_forms(groups: dict[str, _Members]) -> dict[str, _Members]:
@@ -225,8 +248,9 @@ def _put(groups: dict[str, _Members], name: str, suffix: str, place: Any, held: 
     group[suffix.lower()] = place
 
 
-def _tar_members(path: Path) -> dict[str, _Members]:
-    """Images and texts of a tar: where their bytes start, how many there are, and their fault."""
+def _tar_members(path: Path) -> tuple[dict[str, _Members], list[str]]:
+    """Images and texts of a tar, as `_grouped`: where their bytes start, how many there are, and
+    their fault."""
     try:
         places: dict[str, tuple[int, int, str]] = {}
         with tarfile.open(path, "r:") as tar:

@@ -149,6 +149,13 @@ def _of_folder(
         tell(name for name in names if not _is_one_of(name, "picture"))
         return CaptionedFolder(folder, column)
     tables = [file for file in files if file.suffix.lower() in _TABLES]
+    count = image_count(names)
+    deeper = [file for file in files if file.name in METADATA]
+    if count and deeper and all(file in deeper for file in tables):
+        raise UserError(
+            f"{folder} holds {counted(count, 'picture')} and the texts of pictures in {deeper[0]}: "
+            f"give {folder / deeper[0].parent}, since metadata are read of one folder"
+        )
     # The library that reads the splits of a folder finds only suffixes in small letters.
     unseen = [folder / file for file in tables if file.suffix not in _TABLES]
     if unseen:
@@ -173,7 +180,6 @@ def _of_folder(
         raise UserError(
             f"{packed[0]} is a compressed tar, which cannot be read in places: unpack it to a .tar"
         )
-    count = image_count(names)
     if count:
         raise UserError(
             f"{folder} holds {count} pictures and no text beside any: write the text of x.png into "

@@ -26,6 +26,8 @@ memory."""
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "WEBP")
 
 _PNG = b"\x89PNG\r\n\x1a\n"
+# Place of the byte with the bits per channel, in the header that comes first in a PNG.
+_PNG_DEPTH = 24
 _JPEG, _JPEG_END, _WEBP = b"\xff\xd8", b"\xff\xd9", b"RIFF"
 _TEXT_CHUNKS = (b"tEXt", b"zTXt", b"iTXt", b"iCCP")
 
@@ -223,7 +225,22 @@ def _open(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
             f"the image has {image.width} x {image.height} pixels and the limit is {max_pixels}: "
             f"scale it down"
         )
+    if data.startswith(_PNG):
+        _scale_transparency(image, depth=data[_PNG_DEPTH])
     return image
+
+
+def _scale_transparency(image: Image.Image, depth: int) -> None:
+    """Gives the transparent grey or colour of a PNG the depth of the pixels.
+
+    The library scales pixels to 8 bits and leaves this value as it is in the file, so that it would
+    be the value of no pixel, or of others. 16-bit greyscale is left at its depth by both.
+    """
+    value = image.info.get("transparency")
+    if image.mode in ("1", "L") and isinstance(value, int) and depth < 8:
+        image.info["transparency"] = value * 255 // (2**depth - 1)
+    elif image.mode == "RGB" and isinstance(value, tuple) and depth == 16:
+        image.info["transparency"] = tuple(channel >> 8 for channel in value)
 
 
 def _orientation(image: Image.Image) -> int:

@@ -4,6 +4,7 @@ n pictures, H W rows and columns.
 """
 
 import contextlib
+import json
 import logging
 import re
 from collections.abc import Iterator, Sequence
@@ -42,7 +43,7 @@ class PictureFolder:
 
         Args:
           path: the folder. Prompts are read from its `metadata.jsonl`, as in an image folder, or
-            from the pictures, where `ladd_jax.sample` writes them.
+            from the pictures, where `ladd_jax.sample` writes them. Pictures of ComfyUI have none.
           prompts: prompts to use instead of the folder's, in the order of the pictures: one for
             each picture, or one for each group of equally many.
 
@@ -140,9 +141,22 @@ def _own_prompts(path: Path, files: Sequence[Path]) -> list[str] | None:
 
 
 def _written(file: Path) -> str | None:
-    """The prompt in a PNG's metadata."""
+    """The prompt in a PNG's metadata; None without one, or with a graph of ComfyUI in its place."""
     prompt = png_text(file, "prompt")
-    return None if prompt is None else check_prompt(prompt, str(file))
+    return None if prompt is None or _is_graph(prompt) else check_prompt(prompt, str(file))
+
+
+def _is_graph(text: str) -> bool:
+    """Whether a text is a graph of nodes, which ComfyUI writes under the name of the prompt."""
+    try:
+        nodes = json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return (
+        isinstance(nodes, dict)
+        and bool(nodes)
+        and all(isinstance(node, dict) and "class_type" in node for node in nodes.values())
+    )
 
 
 def _is_sheet(file: Path) -> bool:

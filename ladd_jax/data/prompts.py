@@ -5,6 +5,7 @@ import csv
 import difflib
 import json
 import re
+import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -78,22 +79,29 @@ def _of_file(path: Path, column: str) -> Iterator[str]:
         raise UserError(f"{path} holds no prompts: write at least one")
 
 
+# A byte-order mark, which editors put at the start of a file; joined files have it inside.
+_MARK = "\ufeff"
+
+# Unicode's categories of characters that show nothing: controls, format characters and separators.
+_INVISIBLE = frozenset({"Cc", "Cf", "Zl", "Zp", "Zs"})
+
+
 def check_prompt(value: object, where: str) -> str:
-    """The prompt without white space around it.
+    """The prompt without byte-order marks, and without white space around it.
 
     Args:
       value: value that a file holds.
       where: place of the value, with which an error message begins.
 
     Raises:
-      UserError: the value is not text, is empty, has more than 10,000 characters, holds zero bytes
-        or is not Unicode.
+      UserError: the value is not text, is empty, has no visible character or more than 10,000
+        characters, holds zero bytes or is not Unicode.
     """
     if not isinstance(value, str):
         # Tables hold values that JSON cannot express.
         told = json.dumps(value, default=repr)[:40]
         raise UserError(f"{where} holds {told} as its prompt: write a string")
-    prompt = value.strip()
+    prompt = value.replace(_MARK, "").strip()
     if not prompt:
         raise UserError(f"{where} is empty: write a prompt or remove it")
     if len(prompt) > MAX_CHARACTERS:
@@ -104,6 +112,11 @@ def check_prompt(value: object, where: str) -> str:
     # UTF-16 without its byte-order mark passes as UTF-8, with a zero byte beside each letter.
     if "\0" in prompt:
         raise UserError(f"{where} holds zero bytes, as UTF-16 does: save the file as UTF-8")
+    if all(unicodedata.category(character) in _INVISIBLE for character in prompt):
+        raise UserError(
+            f"{where} holds only invisible characters ({ascii(prompt[:10])}): write a prompt or "
+            f"remove it"
+        )
     # JSON can escape half of a surrogate pair, which no UTF-8 file could hold later.
     try:
         prompt.encode()
@@ -160,22 +173,31 @@ def lines(path: Path) -> Iterator[tuple[str, str]]:
       NotFoundError: there is no such file.
       UserError: the file is not UTF-8, or has a carriage return inside a line.
     """
+    for where, data in _lines_of_bytes(path):
+        yield where, _line(data, where)
+
+
+def _lines_of_bytes(path: Path) -> Iterator[tuple[str, bytes]]:
+    """The lines of a file, each with its place; the first without a byte-order mark."""
     path = _existing(path)
     # Read as bytes: in text Python takes more characters, which a prompt may hold, for line ends.
     with path.open("rb") as file:
         for number, data in enumerate(file, 1):
-            where = _place(path, number)
-            try:
-                line = (data.removeprefix(codecs.BOM_UTF8) if number == 1 else data).decode()
-            except UnicodeDecodeError as error:
-                raise UserError(f"{where} is not UTF-8: save the file as UTF-8") from error
-            line = line.removesuffix("\n").removesuffix("\r")
-            if "\r" in line:
-                raise UserError(
-                    f"{where} holds carriage returns, which would make one line of several: end "
-                    f"lines with a line feed"
-                )
-            yield where, line
+            yield _place(path, number), data.removeprefix(codecs.BOM_UTF8 if number == 1 else b"")
+
+
+def _line(data: bytes, where: str) -> str:
+    """A line as text, without its end."""
+    try:
+        line = data.decode().removesuffix("\n").removesuffix("\r")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{where} is not UTF-8: save the file as UTF-8") from error
+    if "\r" in line:
+        raise UserError(
+            f"{where} holds carriage returns, which would make one line of several: end lines with "
+            f"a line feed"
+        )
+    return line
 
 
 def parse_object(text: str, where: str) -> dict[str, Any]:
@@ -213,10 +235,10 @@ def objects_or_faults(path: Path) -> Iterator[tuple[str, dict[str, Any] | UserEr
 
     Raises:
       NotFoundError: there is no such file.
-      UserError: it is not UTF-8.
     """
-    for where, line in lines(path):
+    for where, data in _lines_of_bytes(path):
         try:
+            line = _line(data, where)
             if not line.strip():
                 raise UserError(f"{where} is empty: write a record or remove it")
             yield where, parse_object(line, where)
@@ -265,15 +287,20 @@ def _fields(path: Path, column: str) -> Iterator[tuple[str, object]]:
         yield where, record[column]
 
 
-def table_objects(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def table_objects(path: Path) -> Iterator[tuple[str, dict[str, Any] | UserError]]:
     """The rows of a `.tsv` or `.csv`, with values by the names in its first row, and their places.
+
+    An empty row, or one with more or fewer fields, gives its error instead of an object.
 
     Raises:
       NotFoundError: there is no such file.
-      UserError: it is not UTF-8, a row is damaged, or two columns have one name.
+      UserError: it is not UTF-8, quotes are damaged, or two columns have one name.
     """
     names: list[str] = []
     for where, row in _rows(path):
+        if isinstance(row, UserError):
+            yield where, row
+            continue
         if names:
             yield where, dict(zip(names, row, strict=True))
             continue
@@ -285,6 +312,8 @@ def table_objects(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 def _table(path: Path, column: str) -> Iterator[tuple[str, str]]:
     names: list[str] = []
     for where, row in _rows(path):
+        if isinstance(row, UserError):
+            raise row
         if names:
             yield where, row[names.index(column)]
             continue
@@ -292,21 +321,30 @@ def _table(path: Path, column: str) -> Iterator[tuple[str, str]]:
         column = choose_column(names, column, where)
 
 
-def _rows(path: Path) -> Iterator[tuple[str, list[str]]]:
-    """The rows of a table, each with its place; the first names the columns."""
+def _rows(path: Path) -> Iterator[tuple[str, list[str] | UserError]]:
+    """The rows of a table, each with its place; the first names the columns, and a later one that
+    does not fit them is an error."""
     has_tabs = path.suffix.lower() == ".tsv"
     remedy = "leave tabs out of fields" if has_tabs else "quote fields that hold the delimiter"
     columns = 0
     for where, row in _tab_separated(path) if has_tabs else _comma_separated(path):
         if not row:
-            raise UserError(f"{where} is empty: write a row or remove it")
+            fault = UserError(f"{where} is empty: write a row or remove it")
+            if not columns:
+                raise fault
+            yield where, fault
+            continue
         columns = columns or len(row)
-        if len(row) != columns:
-            raise UserError(
-                f"{where} has {len(row)} fields and the first row names {columns} columns: "
-                f"fill in what is missing, and {remedy}"
+        if len(row) == columns:
+            yield where, row
+        else:
+            yield (
+                where,
+                UserError(
+                    f"{where} has {len(row)} fields and the first row names {columns} columns: "
+                    f"fill in what is missing, and {remedy}"
+                ),
             )
-        yield where, row
 
 
 def _comma_separated(path: Path) -> Iterator[tuple[str, list[str]]]:

@@ -40,6 +40,23 @@ _SCALES = ("scale_weight", "weight_scale")
 # Tensors that tell ComfyUI how to compute in float8; we do not compute in float8.
 _OF_COMPUTATION = ("scaled_fp8", "scale_input", "input_scale", "comfy_quant")
 
+# How the names of tensors end that describe weights packed into integers.
+_PACKED = {
+    "bitsandbytes": (".absmax", ".quant_map", ".SCB"),
+    "GPTQ, AWQ or Nunchaku": (".qweight", ".qzeros"),
+    "quanto": (".weight._data", ".weight._scale"),
+    "NVFP4": (".weight_scale_2",),
+}
+
+# How files begin that are taken for safetensors.
+_OTHER_KINDS = {
+    b"GGUF": "it is a GGUF file, of packed weights",
+    b"PK\3\4": "it is a zip file, as PyTorch writes pickled weights",
+    b"\x80": "it holds pickled weights",
+}
+_SHOWN = 40
+"""Bytes of a file of another kind that are looked at."""
+
 
 class Tensor(Protocol):
     """A tensor of a file, wherever its values are."""
@@ -131,6 +148,7 @@ def read_headers(files: Sequence[Path]) -> tuple[dict[str, StoredTensor], dict[s
     Raises:
       DamagedError: a path is not a file, a file is truncated, a pointer of git-lfs or not in the
         format, or two files have a tensor of the same name.
+      UserError: weights are packed into integers.
     """
     tensors: dict[str, StoredTensor] = {}
     metadata: dict[str, str] = {}
@@ -169,7 +187,18 @@ def read_headers(files: Sequence[Path]) -> tuple[dict[str, StoredTensor], dict[s
                     f"{other.file} and {file} both have {tensor.name}: the index names parts of "
                     f"two models, get the folder again"
                 )
+    _refuse_packed(tensors)
     return _with_scales(tensors), metadata
+
+
+def _refuse_packed(tensors: Mapping[str, StoredTensor]) -> None:
+    for name, tensor in tensors.items():
+        for method, ends in _PACKED.items():
+            if name.endswith(ends):
+                raise UserError(
+                    f"{tensor.file} holds weights that {method} has packed into integers (tensor "
+                    f"{name}): get them in float32, float16, bfloat16 or float8"
+                )
 
 
 def _end(tensors: Iterable[StoredTensor], start: int) -> int:
@@ -227,11 +256,24 @@ def _read_header(file: Path, size: int) -> tuple[dict[str, Any], int]:
             raise UserError("it has no header")
         (length,) = struct.unpack("<Q", first)
         if 8 + length > size:
-            raise UserError("its header would be longer than the file")
+            stream.seek(0)
+            raise UserError(_other_kind(stream.read(_SHOWN)))
         header = parse_json(stream.read(length))
         if not isinstance(header, dict):
             raise UserError("its header is not a JSON object")
         return header, 8 + length
+
+
+def _other_kind(start: bytes) -> str:
+    """What a file without a header is, by its first bytes."""
+    for mark, what in _OTHER_KINDS.items():
+        if start.startswith(mark):
+            return what
+    text = " ".join(start.decode("ascii", "replace").split())
+    if start.isascii() and text.isprintable():
+        # What a server sends in place of a file that it does not give.
+        return f"it begins with the text {text!r}"
+    return "its header would be longer than the file"
 
 
 def weight_dtype(dtype: Any) -> np.dtype:

@@ -12,14 +12,25 @@ def check_push(repository: str) -> None:
     """Checks what can be checked about an upload before there is anything to upload.
 
     Raises:
-      UserError: the name is not OWNER/NAME, nobody is logged in, or the hub cannot be reached.
+      UserError: the name is not an OWNER/NAME that the hub allows, nobody is logged in, the token
+        may only read, or the hub cannot be reached.
     """
     if not names_repository(repository):
         raise UserError(f"--push={repository} is not a repository on the hub: use OWNER/NAME")
     import huggingface_hub
+    from huggingface_hub import errors
 
+    try:
+        huggingface_hub.utils.validate_repo_id(repository)
+    except errors.HFValidationError as error:
+        raise UserError(
+            f"--push={repository} is not a name that the hub allows ({brief(error).rstrip('.')}): "
+            f"use another"
+        ) from error
     with _told(f"{repository} cannot be written to", "nothing is exported"):
-        huggingface_hub.HfApi().whoami()
+        auth = huggingface_hub.HfApi().whoami().get("auth") or {}
+        if (auth.get("accessToken") or {}).get("role") == "read":
+            raise ValueError("the token may only read")
 
 
 def push(folder: Path, repository: str) -> str:

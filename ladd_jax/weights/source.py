@@ -197,7 +197,8 @@ def find_lora(path: str | Path) -> Path:
 
 def _of_lora(names: Collection[str], where: str) -> list[str]:
     """The LoRA file among the names in a folder, and its settings file if there is one."""
-    own = [name for name in names if "/" not in name]
+    # Systems put hidden files beside a user's, with the same suffix.
+    own = [name for name in names if "/" not in name and not name.startswith(".")]
     found = [name for name in own if name.endswith(".safetensors")]
     known = [name for name in (LORA_WEIGHTS, _PEFT_WEIGHTS) if name in found]
     if not known and len(found) > 1:

@@ -229,6 +229,37 @@ def test_a_bad_row_may_be_a_fault_of_its_record_alone(tmp_path, line):
         source[2]
 
 
+@pytest.mark.parametrize(
+    "name, rows, message",
+    [
+        ("metadata.jsonl", b'{"file_name": "b.png", "text": "caf\xe9"}', "is not UTF-8"),
+        ("metadata.jsonl", b'{"file_name": "b.png"}\r{"text": "b"}', "holds carriage returns"),
+        ("metadata.csv", b"b.png,a cat, sitting", "has 3 fields and the first row names 2"),
+        ("metadata.csv", b"", "is empty: write a row"),
+    ],
+)
+def test_a_line_that_cannot_be_read_is_a_fault_of_its_record_alone(tmp_path, name, rows, message):
+    good, first = b"a.png,one", b"file_name,text\n"
+    if name.endswith("jsonl"):
+        good, first = json.dumps(GOOD).encode(), b""
+    (tmp_path / "a.png").write_bytes(picture(1))
+    (tmp_path / name).write_bytes(first + rows + b"\n" + good + b"\n")
+    source = open_images(tmp_path, strict=False)
+    assert len(source) == 2 and source[0].prompt == "one"
+    with pytest.raises(UserError, match=rf"{name}, line {1 + bool(first)} {message}"):
+        source[1]
+    with pytest.raises(UserError, match=message):
+        open_images(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["metadata.jsonl", "metadata.parquet"])
+def test_metadata_of_a_split_below_are_pointed_to(tmp_path, name):
+    folder(tmp_path / "train", [GOOD], {"a.png": picture(1)})
+    (tmp_path / "train" / "metadata.jsonl").rename(tmp_path / "train" / name)
+    with pytest.raises(UserError, match=rf"holds 1 picture and .* in train/{name}: give .*/train,"):
+        open_images(tmp_path)
+
+
 def test_tars_are_read_in_order_of_tar_and_name(tmp_path):
     tar(
         tmp_path / "1.tar",

@@ -434,7 +434,7 @@ def test_a_text_beside_each_image_is_its_prompt(tmp_path, caplog):
     assert "1 texts have no image beside them, such as readme" in caplog.text
 
 
-def test_names_with_dots_lose_no_record_and_make_none_of_masks(tmp_path):
+def test_names_with_dots_lose_no_record_and_make_none_of_masks(tmp_path, caplog):
     names = ("v1.5_a", "v1.5_b", "plain")
     members = [(f"{name}.{suffix}", data) for name in names
                for suffix, data in (("png", picture(1)), ("txt", name))]  # fmt: skip
@@ -445,6 +445,15 @@ def test_names_with_dots_lose_no_record_and_make_none_of_masks(tmp_path):
     assert [source[i].prompt for i in range(3)] == ["plain", "v1.5_a", "v1.5_b"]
     with pytest.raises(ValueError, match=r"0/v2\.0 has no txt or json"):
         source[3]
+    assert "not read: 1 file with an image or text, such as 0/plain.mask.png" in caplog.text
+
+
+def test_records_that_the_name_of_another_hides_are_counted(tmp_path, caplog):
+    for name in ("v1", "v1.5_cat"):
+        (tmp_path / f"{name}.png").write_bytes(picture(1))
+        (tmp_path / f"{name}.txt").write_text(name)
+    assert list(open_images(tmp_path).keys) == ["v1"]
+    assert "not read: 2 files with an image or text, such as v1.5_cat." in caplog.text
 
 
 def test_tables_hold_images_of_any_format(tmp_path):

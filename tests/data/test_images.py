@@ -160,6 +160,21 @@ def test_a_transparent_colour_without_alpha_is_white():
     assert decode_image(data).tolist() == [[[255] * 3, [200, 10, 20]]]
 
 
+@pytest.mark.parametrize(
+    ("depth", "colour", "pixels", "clear", "expected"),
+    [
+        (1, 0, b"\x40", b"\0\1", [0, 255]),
+        (2, 0, b"\x60", b"\0\1", [255, 170]),
+        (4, 0, b"\x7a", b"\0\7", [255, 170]),
+        (16, 2, struct.pack(">6H", *[1000] * 3, *[40000] * 3), struct.pack(">3H", *[1000] * 3),
+         [255, 156]),
+    ],
+)  # fmt: skip
+def test_a_transparent_colour_of_any_depth_is_white(depth, colour, pixels, clear, expected):
+    data = png(2, 1, depth, colour, b"\0" + pixels, chunk(b"tRNS", clear))
+    assert decode_image(data)[0, :, 0].tolist() == expected
+
+
 @pytest.mark.parametrize("kind", ["PNG", "JPEG"])
 def test_greyscale_is_the_same_in_three_channels(kind):
     grey = photograph().convert("L")

@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import re
+import unicodedata
 
 import pytest
 from hypothesis import given
@@ -11,10 +12,17 @@ from hypothesis import strategies as st
 
 from ladd_jax.data.prompts import read_prompts
 
-texts = st.text(st.characters(codec="utf-8", exclude_characters="\0\r"), min_size=1, max_size=40)
-prompt_lists = st.lists(
-    texts.map(str.strip).filter(lambda t: t and "\n" not in t), min_size=1, max_size=5
+texts = st.text(
+    st.characters(codec="utf-8", exclude_characters="\0\r\ufeff"), min_size=1, max_size=40
 )
+
+
+def is_prompt(text):
+    """Whether a text is of one line and has a character to see."""
+    return "\n" not in text and any(unicodedata.category(c)[0] not in "CZ" for c in text)
+
+
+prompt_lists = st.lists(texts.map(str.strip).filter(is_prompt), min_size=1, max_size=5)
 
 
 def written(folder, name, content):
@@ -103,6 +111,9 @@ LONG = "x" * 10_001
     [
         ("p.txt", "a\n\nb\n", "p.txt, line 2 is empty: write a prompt or remove it"),
         ("p.txt", "a\n \t\r\n", "line 2 is empty"),
+        ("p.txt", "a\n\x1a", r"line 2 holds only invisible characters \('\\x1a'\): write a prompt"),
+        ("p.txt", "\u200b \u200e\n", "line 1 holds only invisible characters"),
+        ("p.txt", "a\n\ufeff\n", "line 2 is empty"),
         ("p.txt", "a\n" + LONG, "line 2 has a prompt of 10001 characters and the limit is 10000"),
         ("p.txt", "", "p.txt holds no prompts: write at least one"),
         ("p.txt", b"a\nb\xff\n", "line 2 is not UTF-8: save the file as UTF-8"),
@@ -152,6 +163,11 @@ def test_a_bad_file_is_an_error_that_names_the_place(tmp_path, name, content, me
     with pytest.raises(ValueError, match=message) as error:
         read_prompts(path)
     assert str(path) in str(error.value) and "\n" not in str(error.value)
+
+
+def test_byte_order_marks_of_files_that_were_joined_are_no_part_of_a_prompt(tmp_path):
+    joined = "\ufeffa cat\n\ufeff a dog\n\u2764\ufe0f\n"
+    assert read_prompts(written(tmp_path, "p.txt", joined)) == ["a cat", "a dog", "\u2764\ufe0f"]
 
 
 @pytest.mark.parametrize("name", ["p.csv", "p.jsonl"])

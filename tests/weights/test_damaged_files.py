@@ -6,7 +6,7 @@ import struct
 import pipelines
 import pytest
 
-from ladd_jax.errors import DamagedError
+from ladd_jax.errors import DamagedError, UserError
 from ladd_jax.models.sd3.text import PromptTokenizer
 from ladd_jax.weights.files import read_headers
 from ladd_jax.weights.pretrained import read_pretrained
@@ -29,6 +29,10 @@ def tensor(**changes):
         (b"", "0 bytes is truncated .*it has no header"),
         (POINTER, " is a pointer of git-lfs, and not the file: run `git lfs pull`"),
         (safetensors({"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}), "truncated"),
+        (b"GGUF\3" + bytes(40), r"not a safetensors file \(it is a GGUF file, of packed weights\)"),
+        (b"PK\3\4" + b"\0\0\x08\x08" * 9, "it is a zip file, as PyTorch writes pickled weights"),
+        (b"\x80\2\x8a\nl\xfc\x9cF\xf9 j", "it holds pickled weights"),
+        (b"<!DOCTYPE html>\n<html>" * 9, "begins with the text '<!DOCTYPE html> <html><!DOCTYPE"),
         (safetensors({"a": None}), "not a safetensors file"),
         (safetensors({"a": {"dtype": "F32", "shape": None, "data_offsets": [0, 8]}}), "truncated"),
         (safetensors([]), "not a safetensors file"),
@@ -58,6 +62,29 @@ def test_damaged_weights_are_named(tmp_path, data, words):
     file = tmp_path / "model.safetensors"
     file.write_bytes(data)
     with pytest.raises(DamagedError, match=rf"model\.safetensors.*{words}"):
+        read_headers([file])
+
+
+@pytest.mark.parametrize(
+    ("name", "method"),
+    [
+        ("a.weight.absmax", "bitsandbytes"),
+        ("a.SCB", "bitsandbytes"),
+        ("a.qweight", "GPTQ, AWQ or Nunchaku"),
+        ("a.weight._data", "quanto"),
+        ("a.weight_scale_2", "NVFP4"),
+    ],
+)
+def test_weights_that_are_packed_are_said_to_be(tmp_path, name, method):
+    file = tmp_path / "model.safetensors"
+    entries = {
+        "a.weight": tensor(dtype="U8", shape=[8]),
+        name: tensor(data_offsets=[8, 16]),
+    }
+    file.write_bytes(safetensors(entries) + bytes(16))
+    with pytest.raises(
+        UserError, match=rf"model.* {method} has packed into integers .*{name}\): get"
+    ):
         read_headers([file])
 
 

@@ -390,6 +390,9 @@ def test_the_file_of_a_folder_is_found(tmp_path):
     opened.file.unlink()
     with pytest.raises(UserError, match="has 2 files, .* among them: name one"):
         open_lora(str(tmp_path), CONFIG)
+    # macOS puts such files beside others.
+    (tmp_path / "other.safetensors").rename(tmp_path / "._style.safetensors")
+    assert open_lora(str(tmp_path), CONFIG).file.name == "style.safetensors"
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from ladd_jax.errors import NotFoundError, UserError
+from ladd_jax.errors import DamagedError, NotFoundError, UserError
 from ladd_jax.weights.files import read_headers
 from ladd_jax.weights.source import PIPELINE_INDEX, weight_files
 from ladd_jax.whole_files import read_json
@@ -92,6 +92,10 @@ def read_index(source: Path) -> dict[str, Any]:
     index = read_json(file)
     if index.get("_class_name") not in CLASSES.values():
         raise UserError(f"{file} is of a {index.get('_class_name')}: use a {PIPELINE_CLASS}")
+    for name in index:
+        # Names are those of folders beside the index, so others would lead out of the pipeline.
+        if not re.fullmatch(r"\w+", name):
+            raise DamagedError(f"{file} is damaged (it names the part {name[:60]!r}): get it again")
     # This is a path on the author's machine.
     index.pop("_name_or_path", None)
     return index
