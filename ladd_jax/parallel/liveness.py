@@ -218,9 +218,10 @@ def _named(name: str, sign: _Sign) -> str:
 
 
 def _end(reason: str) -> None:
+    # On a line of its own: a progress bar leaves the cursor behind it.
     print(
-        f"error: process {jax.process_index()} ends, since {reason}: see what that process printed "
-        f"and whether its machine is up, and start the same command again",
+        f"\nerror: process {jax.process_index()} ends, since {reason}: see what that process "
+        f"printed and whether its machine is up, and start the same command again",
         file=sys.stderr,
         flush=True,
     )

@@ -405,7 +405,8 @@ def test_a_process_that_hangs_in_training_is_named_and_all_end(tmp_path, where, 
     words = r"process 1 \(\d+ on .*\) hangs after step 4, for \d+ seconds now, in wait \("
     warning = re.search(rf"warning: {words}.*: all wait for it", result.stderr)
     assert bool(warning) == warned, result.stderr
-    assert re.search(rf"ends, since {words}", result.stderr), result.stderr
+    # On a line of its own, and not behind the progress bar.
+    assert re.search(rf"^error: .* ends, since {words}", result.stderr, re.M), result.stderr
     assert "Traceback" not in result.stderr, result.stderr
 
 
