@@ -33,7 +33,7 @@ from ladd_jax.cli.network_flags import define_conditions, define_dtype, define_l
 from ladd_jax.cli.run import run_without_config
 from ladd_jax.errors import UserError
 from ladd_jax.paths import COPY_LATER, expand, expand_local
-from ladd_jax.ranges import COUNT, NOT_NEGATIVE, POSITIVE, STEPS, STRENGTH
+from ladd_jax.ranges import COUNT, NOT_NEGATIVE, POSITIVE, STEPS, STRENGTH, Range
 from ladd_jax.stages.names import MODELS
 
 # Not `__name__`, which is `__main__` when this runs as a command.
@@ -190,7 +190,8 @@ def main() -> None:
         {
             "num": COUNT,
             "batch_size": COUNT,
-            "seed": NOT_NEGATIVE,
+            # File names have its digits.
+            "seed": Range(least=0, most=2**64 - 1),
             "steps": STEPS,
             "guidance": NOT_NEGATIVE,
             "image_guidance": NOT_NEGATIVE,

@@ -26,7 +26,7 @@ from ml_collections import ConfigDict, config_flags
 from ladd_jax.cli.flags import WORKDIR, config
 from ladd_jax.cli.run import run_without_config
 from ladd_jax.errors import ExistsError, UserError
-from ladd_jax.paths import COPY_LATER, expand_local
+from ladd_jax.paths import COPY_LATER, expand_file, expand_local
 from ladd_jax.ranges import SEED
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def main() -> None:
     workdir = expand_local(WORKDIR.value, "workdir", COPY_LATER)
     target = workdir / study.name / "rows.json"
     if _ROWS.value:
-        target = expand_local(_ROWS.value, "rows", COPY_LATER)
+        target = expand_file(_ROWS.value, "rows", COPY_LATER)
     next_run(study.recipes, _done(target), only, seeds)
     start = _start()
     _LOG.info("study: checking the recipes")

@@ -3,6 +3,7 @@
 import errno
 import resource
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -69,6 +70,14 @@ def test_the_disk_is_named_behind_another_librarys_error(number):
     error = RuntimeError("cannot write")
     error.__cause__ = OSError(number, "no", "/data/run")
     assert disk_error(error).startswith("/data/run: ")
+
+
+def test_a_current_folder_that_is_gone_is_a_sentence(tmp_path, capsys, monkeypatch):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    line = shown(lambda: settle(Path("run").absolute(), {}), capsys)
+    assert line == "error: the current folder was moved or removed: change to one that exists"
 
 
 def test_what_is_no_fault_of_a_path_keeps_its_traceback():

@@ -230,6 +230,11 @@ def test_seeds_are_told_apart_however_large_they_are(digits_run, tmp_path):
     )
 
 
+def test_a_seed_that_no_file_name_has_room_for_is_refused_first(tmp_path):
+    with pytest.raises(ValueError, match="--seed is 1000.*: use a number from 0 to 18446"):
+        draw(tmp_path, checkpoint=tmp_path / "nowhere", prompt="seven", seed=10**300)
+
+
 def test_a_sheet_shows_the_first_pictures_of_many(digits_run, tmp_path, monkeypatch):
     monkeypatch.setattr(sample_stage, "_SHOWN_COLUMNS", 2)
     options = dict(checkpoint=digits_run, num=5, steps=1, batch_size=5)

@@ -262,3 +262,17 @@ def test_a_mistake_is_a_sentence_and_makes_nothing(tmp_path, arguments, words):
     found = study_command(tmp_path, *arguments)
     assert found.returncode == 2 and words in found.stderr and "Traceback" not in found.stderr
     assert not (tmp_path / "studies").exists()
+
+
+def test_rows_and_runs_that_cannot_be_written_are_told_before_the_first_run(tmp_path):
+    (tmp_path / "file").write_text("")
+    found = study_command(tmp_path, "--study=noise", f"--rows={tmp_path / 'file' / 'rows.json'}")
+    assert found.returncode == 2 and "is in no folder where you may" in found.stderr
+    file = table(tmp_path, {"config": "digits", "recipes": {"a": {}, "b" * 300: {}}})
+    study, config = read_study(file), config_named("digits")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "a").write_text("")
+    with pytest.raises(UserError) as told:
+        check_recipes(study, config, study.recipes, 0, tmp_path)
+    for words in ("recipe 'a': --workdir=", "/mine/a is not a folder", "use shorter names"):
+        assert words in str(told.value)

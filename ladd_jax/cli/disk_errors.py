@@ -42,5 +42,15 @@ def disk_error(error: BaseException) -> str:
                 return f"{place}: {os.strerror(found.errno)}: {_REMEDIES[found.errno]}"
             if found.errno in _OF_DISKS:
                 return f"a disk says {os.strerror(found.errno)!r}: {_REMEDIES[found.errno]}"
+            if not _has_current_folder():
+                return "the current folder was moved or removed: change to one that exists"
         found = found.__cause__
     return ""
+
+
+def _has_current_folder() -> bool:
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        return False
+    return True

@@ -23,7 +23,7 @@ import ladd_jax
 from ladd_jax.errors import UserError, UserErrors
 from ladd_jax.names import listed, nearest
 from ladd_jax.paths import expand
-from ladd_jax.ranges import Range
+from ladd_jax.ranges import Range, refusal
 
 
 def fail(message: object) -> NoReturn:
@@ -298,8 +298,8 @@ def check_ranges(given: flags.FlagValues, ranges: Mapping[str, Range]) -> None:
     """
     for name, allowed in ranges.items():
         value = given[name].value
-        if value is not None and value not in allowed:
-            raise UserError(f"--{name} is {value}: use {allowed}")
+        if value is not None and (wrong := refusal(value, allowed)):
+            raise UserError(f"--{name} {wrong}")
 
 
 def check_overrides(config: ConfigDict) -> None:

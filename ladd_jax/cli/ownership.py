@@ -47,6 +47,7 @@ class Owner:
       started: when the process began, in ticks of that machine, since numbers are used again;
         empty if the system does not say.
       job: a unique name of the job.
+      file: number of the file (inode) that this was written to; 0 if it is not known.
     """
 
     host: str
@@ -54,6 +55,8 @@ class Owner:
     machine: str
     started: str
     job: str
+    # Not compared: a file that is put back has another number.
+    file: int = dataclasses.field(default=0, compare=False)
 
     @classmethod
     def here(cls) -> "Owner":
@@ -66,6 +69,14 @@ class Owner:
         if not self.machine or self.machine != _machine():
             return None
         return _started(self.process) == self.started
+
+    def is_copy(self, file: int) -> bool:
+        """Whether this was read from a copy of its file, as in a copied workdir.
+
+        Args:
+          file: number of the file that it was read from.
+        """
+        return bool(self.file) and self.file != file
 
 
 def _machine() -> str:
@@ -98,7 +109,8 @@ def owned(
     """A block in which this job owns a workdir, which is made if it does not exist.
 
     The workdir of a dead owner is taken over: at once if this machine sees that the owner's process
-    is gone, and otherwise once its file has not been touched for `dead_seconds`, after a wait.
+    is gone, and otherwise once its file has not been touched for `dead_seconds`, after a wait. The
+    latter goes for a copied workdir, too, whose file names an owner of the first one.
 
     Args:
       workdir: the run's workdir, or the directory of its data.
@@ -168,7 +180,9 @@ def _write(path: Path, owner: Owner | None) -> bool:
     """Writes the file unless one exists, and returns whether it did."""
     try:
         with path.open("x") as file:
-            file.write(json.dumps(owner and dataclasses.asdict(owner)) + "\n")
+            number = os.fstat(file.fileno()).st_ino
+            fields = owner and dataclasses.asdict(owner) | {"file": number}
+            file.write(json.dumps(fields) + "\n")
     except FileExistsError as error:
         if path.is_symlink() and not path.exists():
             raise ExistsError(f"{path} is a link to nothing: remove it") from error
@@ -192,7 +206,10 @@ def _remove_dead(path: Path, job: str, claim: str, flag: str, dead_seconds: floa
     waits = False
     try:
         while True:
-            lives = None if owner is None else owner.lives()
+            lives = None
+            # That the owner of another file lives says nothing about this one.
+            if owner is not None and not owner.is_copy(path.stat().st_ino):
+                lives = owner.lives()
             found, touched = _read(path)
             if touched is None or found != owner:
                 return  # The file was removed, or has another owner already.

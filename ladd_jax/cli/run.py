@@ -17,7 +17,7 @@ import absl.flags
 from absl import app
 from absl import logging as absl_logging
 
-from ladd_jax.cli import flags
+from ladd_jax.cli import environment, flags
 from ladd_jax.errors import UserError, brief
 from ladd_jax.parallel import stopping
 
@@ -165,6 +165,12 @@ def _refusing() -> Iterator[None]:
             f"there is no free memory ({brief(error)}): end what else uses it, or take a machine "
             f"that has more"
         )
+    except BrokenPipeError:
+        if not environment.is_unread():
+            raise
+        flags.fail(
+            "what reads this command's output has ended: let it read to the end, or write to a file"
+        )
     except Exception as error:
         sentence = disk_error(error)
         if not sentence:
@@ -181,6 +187,7 @@ def _start(
 ) -> None:
     """Runs a command; `--help` lists the flags that it reads, and `join_timeout`."""
     stopping.end_at_once()
+    environment.write_all_letters()
     for name in (*read, "join_timeout"):
         absl.flags.FLAGS.register_key_flag_for_module(sys.argv[0], absl.flags.FLAGS[name])
 
@@ -198,7 +205,7 @@ def _start(
         with _refusing():
             flags.check_ranges(absl.flags.FLAGS, {"join_timeout": flags.TIMEOUT})
             flags.check_column(read)
-        import jax
+            jax = environment.import_jax()
         from tqdm.contrib.logging import logging_redirect_tqdm
 
         from ladd_jax.cli.extensions import load_extensions
@@ -210,6 +217,7 @@ def _start(
 
         def work() -> None:
             with _refusing(), processes.together(flags.JOIN_TIMEOUT.value), _refusing():
+                processes.start_devices()
                 log.addHandler(_handler())
                 # absl's handler, on the root logger, would print each line a second time.
                 log.propagate = False
@@ -218,6 +226,8 @@ def _start(
                 with logging_redirect_tqdm([log]):
                     load_extensions()
                     body()
+                # What is kept for a pipe or a disk is written here, where errors are sentences.
+                print(end="", flush=True)
 
         stopping.run(work)
 

@@ -15,6 +15,7 @@ from ladd_jax.config.own import not_installed
 from ladd_jax.config.pretraining import NETWORKS
 from ladd_jax.errors import DamagedError, NotFoundError, UserError
 from ladd_jax.object_store import address_of, fetch, is_address, place_of
+from ladd_jax.paths import near
 from ladd_jax.whole_files import read_json, write_text_whole
 
 _FILE = "config.json"
@@ -103,12 +104,28 @@ def data_named(workdir: Path, data: str, origin: str) -> Path:
       workdir: the run's workdir, which need not be there.
       data: a directory of data, or a workdir that has some or names one; or empty.
       origin: workdir of a run to begin from, whose data serve one that has none; or empty.
+
+    Raises:
+      NotFoundError: the data that results in a workdir were made from are not there any more.
     """
     if data:
-        return data_directory(Path(data))
-    own = data_directory(workdir)
+        return _data_beside(Path(data))
+    own = _data_beside(workdir)
     has_own = any((workdir / name).exists() for name in DATA)
     return data_directory(Path(origin)) if origin and own == workdir and not has_own else own
+
+
+def _data_beside(workdir: Path) -> Path:
+    """`data_directory`, which has to be there if results in the workdir were made from it."""
+    found = data_directory(workdir)
+    used = any((workdir / name).exists() for name in ("finetune", "distil"))
+    # Else the stages would make all data again, there and without a word.
+    if used and found != workdir and not address_of(found) and not found.exists():
+        raise NotFoundError(
+            f"{workdir} was made with data in {found}, which does not exist{near(found)}: name "
+            f"where they are now by --data, or copy them there as well"
+        )
+    return found
 
 
 def folder(workdir: Path, name: str) -> Path:

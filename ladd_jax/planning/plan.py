@@ -36,7 +36,7 @@ from ladd_jax.planning.report import headline, print_entry, print_run
 from ladd_jax.planning.topology import find_target
 from ladd_jax.planning.trainings import check_training
 from ladd_jax.planning.whole_run import SOME_RECORDS, known_records, run_costs
-from ladd_jax.ranges import NOT_NEGATIVE, check_distinct, check_numbers
+from ladd_jax.ranges import NOT_NEGATIVE, Range, check_distinct, check_numbers
 from ladd_jax.whole_files import write_text_whole
 
 
@@ -81,7 +81,7 @@ class Options:
             )
         if not 0 < self.utilisation <= 1:
             raise UserError(f"--utilisation={self.utilisation} is not a share: use 0.5, or 1")
-        check_numbers(self, {"batch": NOT_NEGATIVE, "records": NOT_NEGATIVE})
+        check_numbers(self, {"batch": NOT_NEGATIVE, "records": Range(least=0, most=10**12)})
         check_distinct(self, "buckets")
 
 

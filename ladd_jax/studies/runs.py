@@ -83,7 +83,8 @@ def check_recipes(
 ) -> None:
     """Raises UserError with everything that is wrong with the recipes, before any of them is run.
 
-    Each recipe is checked as the command `main` would check it, with all of its stages.
+    Each recipe is checked as the command `main` would check it, with all of its stages, and with
+    the folders that its run of the given seed writes into.
     """
     problems, names = Problems(), list(recipes)
     folders: dict[str, str] = {}
@@ -91,7 +92,9 @@ def check_recipes(
     for recipe in names:
         own = Problems()
         with own.found():
-            look(config_of(study, config, recipe, seed, workdir), own)
+            made = config_of(study, config, recipe, seed, workdir)
+            data, run = _folders(study, made, recipe, seed, workdir)
+            look(made, own, run, data=data)
         for sentence in own.sentences:
             wrong.setdefault(sentence, []).append(recipe)
         other = folders.setdefault(folder_name(recipe), recipe)
@@ -101,6 +104,14 @@ def check_recipes(
         whose = "" if found == names else f"recipe {', '.join(map(repr, found))}: "
         problems.add(UserError(whose + sentence))
     problems.tell()
+
+
+def _folders(
+    study: Study, made: Config, recipe: str, seed: int, workdir: Path
+) -> tuple[Path, Path]:
+    """The folder of the data that a run shares, and its workdir."""
+    data = workdir / SHARED / _digest(made, "synthesized")[:12]
+    return data, workdir / study.name / folder_name(recipe) / str(seed)
 
 
 def digest_of(config: Config) -> str:
@@ -180,8 +191,7 @@ def run_recipe(
       UserError: it cannot be run on this machine, or in this workdir.
     """
     made = config_of(study, config, recipe, seed, workdir)
-    data = workdir / SHARED / _digest(made, "synthesized")[:12]
-    run = workdir / study.name / folder_name(recipe) / str(seed)
+    data, run = _folders(study, made, recipe, seed, workdir)
     # Data belong to all runs with this data generator, so their config must not depend on the
     # student and the teacher of one run.
     first = dataclasses.replace(

@@ -4,6 +4,7 @@ import dataclasses
 import errno
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -100,6 +101,25 @@ def test_whether_an_owner_on_another_machine_lives_is_waited_for(tmp_path):
     with pytest.raises(ValueError, match="on far, which is running"), owned(tmp_path):
         pass
     assert path.exists()
+
+
+def test_a_copy_of_a_workdir_does_not_belong_to_the_owner_of_the_first(tmp_path):
+    with owned(tmp_path / "run"):
+        shutil.copytree(tmp_path / "run", tmp_path / "copy")
+        with owned(tmp_path / "copy", dead_seconds=0.1):
+            pass
+        (tmp_path / "run").rename(tmp_path / "moved")
+        with pytest.raises(ExistsError, match="which is running"), owned(tmp_path / "moved"):
+            pass
+
+
+def test_data_that_were_copied_while_a_job_read_them_may_change(tmp_path):
+    (tmp_path / "data").mkdir()
+    with reading(tmp_path / "data"):
+        shutil.copytree(tmp_path / "data", tmp_path / "copy")
+        check_unread(tmp_path / "copy", dead_seconds=0.1)
+        with pytest.raises(ExistsError, match="is read by"):
+            check_unread(tmp_path / "data")
 
 
 def test_a_damaged_file_is_that_of_an_owner_elsewhere(tmp_path):

@@ -1,6 +1,7 @@
 """What a workdir remembers of its config."""
 
 import json
+import shutil
 
 import pytest
 
@@ -16,7 +17,7 @@ from ladd_jax.config.workdir import (
     read,
     settle,
 )
-from ladd_jax.errors import DamagedError
+from ladd_jax.errors import DamagedError, NotFoundError
 
 
 def fields(**changes):
@@ -103,6 +104,20 @@ def test_where_the_data_will_be_is_known_before_a_workdir_is_there(tmp_path):
     # It has data of its own.
     (run / "encoded").mkdir(parents=True)
     assert data_named(run, "", str(other)) == run
+
+
+def test_data_that_are_gone_are_not_made_again_in_their_place(tmp_path):
+    run, data = tmp_path / "runs" / "a", tmp_path / "runs" / "data"
+    data.mkdir(parents=True)
+    settle(run, {}, Places(data))
+    (run / "distil").mkdir()
+    copy = tmp_path / "copies" / "a"
+    shutil.copytree(run, copy)
+    words = f"made with data in {tmp_path / 'copies' / 'data'}, which does not exist.* by --data"
+    for names in ((copy, "", ""), (tmp_path / "b", str(copy), "")):
+        with pytest.raises(NotFoundError, match=words):
+            data_named(*names)
+    assert data_named(run, "", "") == data_named(copy, str(data), "") == data
 
 
 def test_a_workdir_that_names_no_places_has_its_own_data(tmp_path):

@@ -1,0 +1,95 @@
+"""What variables, devices and pipes around a command do to it."""
+
+import io
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import pytest
+
+from ladd_jax.cli import environment
+from ladd_jax.cli.run import _refusing
+from ladd_jax.errors import UserError
+from ladd_jax.parallel.processes import start_devices
+
+ROOT = Path(__file__).parents[1]
+
+
+def imported(**variables):
+    """Settings of JAX after a command has imported it, or what the command says instead."""
+    code = (
+        "from ladd_jax.cli.environment import import_jax\n"
+        "from ladd_jax.cli.run import _refusing\n"
+        "with _refusing(): config = import_jax().config\n"
+        "print(config.jax_enable_x64, config.jax_default_prng_impl,"
+        " config.jax_threefry_partitionable)"
+    )
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT, capture_output=True, text=True, check=False, env=os.environ | variables,
+    )  # fmt: skip
+
+
+def test_results_do_not_depend_on_variables_of_the_shell():
+    found = imported(
+        JAX_ENABLE_X64="1",
+        JAX_DEFAULT_PRNG_IMPL="unsafe_rbg",
+        JAX_THREEFRY_PARTITIONABLE="0",
+    )
+    assert found.stdout == "False threefry2x32 True\n"
+
+
+def test_a_variable_that_jax_refuses_is_a_sentence():
+    found = imported(JAX_ENABLE_X64="maybe")
+    assert found.returncode == 2
+    assert found.stderr == (
+        "error: JAX refuses a variable of the environment (invalid truth value 'maybe' for "
+        "environment 'JAX_ENABLE_X64'): correct it, or unset it\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (RuntimeError("Unable to initialize backend 'tpu': The TPU is in use."), "is in use): end"),
+        (AssertionError(), "(they are not installed): end the job that uses them, install"),
+    ],
+)
+def test_devices_that_are_not_to_be_had_are_a_sentence(error, words, monkeypatch):
+    def devices():
+        raise error
+
+    monkeypatch.setattr(jax, "devices", devices)
+    with pytest.raises(UserError) as told:
+        start_devices()
+    assert "no devices of JAX_PLATFORMS=cpu to compute on" in str(told.value)
+    assert words in str(told.value)
+
+
+def test_letters_that_the_output_cannot_show_are_written_as_numbers(monkeypatch):
+    shown = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(shown, "ascii", write_through=True))
+    environment.write_all_letters()
+    print("\u732b")
+    assert shown.getvalue() == b"\\u732b\n"
+
+
+@pytest.mark.parametrize("buffered", [True, False])
+def test_output_that_nobody_reads_any_more_is_a_sentence(buffered, monkeypatch, capsys):
+    read, write = os.pipe()
+    os.close(read)
+    raw = os.fdopen(write, "wb", -1 if buffered else 0)
+    with io.TextIOWrapper(raw, write_through=not buffered) as pipe:
+        monkeypatch.setattr(sys, "stdout", pipe)
+        with pytest.raises(SystemExit) as ended, _refusing():
+            print("a table", flush=True)
+        print("the rest", flush=True)
+    assert ended.value.code == 2
+    assert "what reads this command's output has ended" in capsys.readouterr().err
+
+
+def test_another_broken_pipe_keeps_its_traceback():
+    with pytest.raises(BrokenPipeError), _refusing():
+        raise BrokenPipeError
