@@ -6,15 +6,19 @@ import subprocess
 import sys
 from pathlib import Path
 
-import jax
 import pytest
 
 from ladd_jax.cli import environment
 from ladd_jax.cli.run import _refusing
-from ladd_jax.errors import UserError
-from ladd_jax.parallel.processes import start_devices
 
 ROOT = Path(__file__).parents[1]
+
+
+def run(code, **variables):
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT, capture_output=True, text=True, check=False, env=os.environ | variables,
+    )  # fmt: skip
 
 
 def imported(**variables):
@@ -26,10 +30,7 @@ def imported(**variables):
         "print(config.jax_enable_x64, config.jax_default_prng_impl,"
         " config.jax_threefry_partitionable)"
     )
-    return subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=ROOT, capture_output=True, text=True, check=False, env=os.environ | variables,
-    )  # fmt: skip
+    return run(code, **variables)
 
 
 def test_results_do_not_depend_on_variables_of_the_shell():
@@ -51,21 +52,29 @@ def test_a_variable_that_jax_refuses_is_a_sentence():
 
 
 @pytest.mark.parametrize(
-    ("error", "words"),
+    ("platforms", "words"),
     [
-        (RuntimeError("Unable to initialize backend 'tpu': The TPU is in use."), "is in use): end"),
-        (AssertionError(), "(they are not installed): end the job that uses them, install"),
+        ("cpux", "Unable to initialize backend 'cpux'"),
+        ("cuda", "what drives them is not installed"),
     ],
 )
-def test_devices_that_are_not_to_be_had_are_a_sentence(error, words, monkeypatch):
-    def devices():
-        raise error
+def test_devices_that_are_not_to_be_had_are_a_sentence(platforms, words):
+    code = (
+        "from ladd_jax.cli.environment import import_jax\n"
+        "from ladd_jax.cli.run import _refusing\n"
+        "with _refusing(): import_jax().devices()"
+    )
+    found = run(code, JAX_PLATFORMS=platforms)
+    assert found.returncode == 2 and "Traceback" not in found.stderr
+    said = [line for line in found.stderr.splitlines() if line.startswith("error: ")]
+    assert len(said) == 1 and said[0].startswith(
+        f"error: there are no devices of JAX_PLATFORMS={platforms} to compute on ({words}"
+    )
 
-    monkeypatch.setattr(jax, "devices", devices)
-    with pytest.raises(UserError) as told:
-        start_devices()
-    assert "no devices of JAX_PLATFORMS=cpu to compute on" in str(told.value)
-    assert words in str(told.value)
+
+def test_another_assertion_keeps_its_traceback():
+    with pytest.raises(AssertionError), _refusing():
+        raise AssertionError
 
 
 def test_letters_that_the_output_cannot_show_are_written_as_numbers(monkeypatch):

@@ -1,9 +1,11 @@
-"""What a command finds around it: variables that JAX reads, and what reads the command's output."""
+"""What a command finds around it: variables that JAX reads, devices, and what reads its output."""
 
 import io
 import os
 import select
 import sys
+import traceback
+from pathlib import Path
 from types import ModuleType
 
 from ladd_jax.errors import UserError, brief
@@ -33,6 +35,28 @@ def import_jax() -> ModuleType:
     for name, value in _SETTINGS.items():
         jax.config.update(name, value)
     return jax
+
+
+def no_devices(error: BaseException) -> str:
+    """One sentence for a user about the devices that JAX did not get; empty for another error.
+
+    JAX looks for devices at their first use.
+    """
+    reason = brief(error).rstrip(".")
+    if isinstance(error, AssertionError):
+        # Fails in JAX where a platform is known, but its plugin is not installed.
+        places = traceback.extract_tb(error.__traceback__)
+        if not places or Path(places[-1].filename).name != "xla_bridge.py":
+            return ""
+        reason = "what drives them is not installed"
+    elif not (isinstance(error, RuntimeError) and reason.startswith("Unable to initialize")):
+        return ""
+    platforms = os.environ.get("JAX_PLATFORMS")
+    asked = f" of JAX_PLATFORMS={platforms}" if platforms else ""
+    return (
+        f"there are no devices{asked} to compute on ({reason}): end the job that uses them, "
+        f"install what drives them, or name others by the variable JAX_PLATFORMS, such as cpu"
+    )
 
 
 def write_all_letters() -> None:

@@ -172,7 +172,7 @@ def _refusing() -> Iterator[None]:
             "what reads this command's output has ended: let it read to the end, or write to a file"
         )
     except Exception as error:
-        sentence = disk_error(error)
+        sentence = disk_error(error) or environment.no_devices(error)
         if not sentence:
             raise
         flags.fail(sentence)
@@ -217,7 +217,6 @@ def _start(
 
         def work() -> None:
             with _refusing(), processes.together(flags.JOIN_TIMEOUT.value), _refusing():
-                processes.start_devices()
                 log.addHandler(_handler())
                 # absl's handler, on the root logger, would print each line a second time.
                 log.propagate = False

@@ -23,7 +23,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from ladd_jax.errors import UserError, brief
+from ladd_jax.errors import UserError
 from ladd_jax.parallel import liveness, stopping
 
 _COORDINATOR = "JAX_COORDINATOR_ADDRESS"
@@ -161,26 +161,6 @@ def join(timeout: float) -> None:
             raise error
         raise UserError(
             f"{place} cannot join its job: {error}; set {_COORDINATOR}, {_COUNT} and {_INDEX}"
-        ) from error
-
-
-def start_devices() -> None:
-    """Makes JAX take its devices, which it otherwise does at their first use; call it after `join`.
-
-    Raises:
-      UserError: it does not get any.
-    """
-    try:
-        jax.devices()
-    # An assertion fails in JAX where a platform is known, but its plugin is not installed.
-    except (RuntimeError, AssertionError) as error:
-        platforms = os.environ.get("JAX_PLATFORMS")
-        asked = f" of JAX_PLATFORMS={platforms}" if platforms else ""
-        reason = brief(error) if str(error) else "they are not installed"
-        raise UserError(
-            f"there are no devices{asked} to compute on ({reason.rstrip('.')}): end the job that "
-            f"uses them, install what drives them, or name others by the variable JAX_PLATFORMS, "
-            f"such as cpu"
         ) from error
 
 
