@@ -22,11 +22,12 @@ from ladd_jax.whole_files import LFS_POINTER, refuse_pointer
 
 _LOG = getLogger(__name__)
 
-IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp", "gif", "bmp")
+IMAGE_SUFFIXES = ("jpg", "jpeg", "jfif", "png", "webp", "gif", "bmp")
 """Suffixes of images, in small letters."""
 
-TEXT_SUFFIXES = ("txt", "json")
-"""Suffixes of their prompts."""
+_PLAIN = ("txt", "caption")
+TEXT_SUFFIXES = (*_PLAIN, "json")
+"""Suffixes of their prompts; of several the first is read."""
 
 # First bytes of files that are packed as a whole, whose members cannot be read one by one.
 _PACKED = {
@@ -68,8 +69,9 @@ class _Pairs:
         return Record(key, read(images[0]), self._prompt(key, members, read))
 
     def _prompt(self, key: str, members: _Members, read: Callable[[str], bytes]) -> str:
-        suffix = "txt" if "txt" in members and not self._column else "json"
-        if suffix not in members:
+        asked = ("json",) if self._column else TEXT_SUFFIXES
+        suffix = next((suffix for suffix in asked if suffix in members), "")
+        if not suffix:
             needed = "json" if self._column else "txt or json"
             raise UserError(f"{key} has no {needed}: write the text there, or remove the image")
         where = f"{key}.{suffix}"
@@ -77,14 +79,14 @@ class _Pairs:
             text = read(suffix).decode("utf-8-sig")
         except UnicodeDecodeError as error:
             raise UserError(f"{where} is not UTF-8: save the file as UTF-8") from error
-        if suffix == "txt":
+        if suffix in _PLAIN:
             return check_prompt(text, where)
         record = parse_object(text, where)
         return check_prompt(record[choose_column(record, self._column, where)], where)
 
 
 class ImageTars(_Pairs):
-    """WebDataset tars: `x.jpg` is an image and `x.txt` or `x.json` its prompt.
+    """WebDataset tars: `x.jpg` is an image and `x.txt`, `x.caption` or `x.json` its prompt.
 
     `IMAGE_SUFFIXES` are the suffixes of images. `tars[i]` reads one record, in order of tar and
     then of name. It raises UserError if the image is missing, exists in two formats, is a link or
@@ -99,8 +101,9 @@ class ImageTars(_Pairs):
 
         Args:
           paths: uncompressed tars.
-          column: field of `x.json` with the prompt. If empty, the prompt is all of `x.txt` or, if
-            there is no such file, whichever of the fields `prompt`, `text` and `caption` there is.
+          column: field of `x.json` with the prompt. If empty, the prompt is all of `x.txt` or
+            `x.caption` or, if there is no such file, whichever of the fields `prompt`, `text` and
+            `caption` there is.
 
         Raises:
           UserError: a tar is damaged, cut or compressed, or names a member twice; records of two
@@ -135,9 +138,9 @@ class ImageTars(_Pairs):
 class CaptionedFolder(_Pairs):
     """A folder, with subfolders, of images `x.png` and prompts `x.txt`.
 
-    Other formats of images and `x.json` work as in tars. `folder[i]` reads one record, in order of
-    name. It raises UserError if a file cannot be read, if the image exists in two formats or if
-    there is no proper prompt, and IndexError if there is no such record.
+    Other formats of images, `x.caption` and `x.json` work as in tars. `folder[i]` reads one record,
+    in order of name. It raises UserError if a file cannot be read, if the image exists in two
+    formats or if there is no proper prompt, and IndexError if there is no such record.
 
     Attributes:
       keys: names of all records relative to the folder, without suffixes.
@@ -185,8 +188,9 @@ def _grouped(places: Mapping[str, Any], where: str) -> tuple[dict[str, _Members]
 
     A suffix begins at the first dot of a name. If that is not the suffix of an image or text, as in
     `v1.5_cat.png`, it begins at the last dot, unless the name up to the first dot is another
-    record's: `cat.mask.png` beside `cat.png` is ignored. An image without a text and a text without
-    an image also belong together if their names differ only in their Unicode form.
+    record's: `cat.mask.png` beside `cat.png` is ignored. `cat.png.txt` is the text of `cat.png`. An
+    image without a text and a text without an image also belong together if their names differ only
+    in their Unicode form.
 
     Returns:
       the groups, and the names of ignored images and texts.
@@ -210,8 +214,13 @@ def _grouped(places: Mapping[str, Any], where: str) -> tuple[dict[str, _Members]
             dotted.append((f"{prefix}{stem}", f"{prefix}{longer}", last, (path, place)))
     shorter = set(groups)
     unread = []
-    for first, name, suffix, (path, place) in dotted:
-        if first in shorter:
+    # Images before the texts that are named after them.
+    for first, name, suffix, (path, place) in sorted(dotted, key=lambda each: _is_text(each[2])):
+        stem, _, image = name.rpartition(".")
+        members = groups.get(stem, {})
+        if _is_text(suffix) and image.lower() in members and suffix.lower() not in members:
+            members[suffix.lower()] = place
+        elif first in shorter:
             unread.append(path)
         else:
             _put(groups, name, suffix, place, f"{where} holds {path}")
@@ -238,7 +247,11 @@ def _joined_forms(groups: dict[str, _Members]) -> dict[str, _Members]:
 
 
 def _is_known(suffix: str) -> bool:
-    return suffix.lower() in IMAGE_SUFFIXES + TEXT_SUFFIXES
+    return suffix.lower() in IMAGE_SUFFIXES or _is_text(suffix)
+
+
+def _is_text(suffix: str) -> bool:
+    return suffix.lower() in TEXT_SUFFIXES
 
 
 def _put(groups: dict[str, _Members], name: str, suffix: str, place: Any, held: str) -> None:

@@ -368,7 +368,7 @@ def test_text_goes_before_json_unless_a_field_is_named(tmp_path):
 @pytest.mark.parametrize(
     "members, column, message",
     [
-        ([("c.txt", "one")], "", "0/c has none of jpg, jpeg, png, webp, .* one image: add"),
+        ([("c.txt", "one")], "", "0/c has none of jpg, jpeg, jfif, png, webp, .* one image: add"),
         ([("c.png", b"1"), ("c.jpg", b"2"), ("c.txt", "one")], "", "c has jpg and png .*: remove"),
         ([("c.png", b"1")], "", "0/c has no txt or json: write"),
         ([("c.png", b"1"), ("c.txt", "one")], "text", "0/c has no json"),

@@ -434,6 +434,23 @@ def test_a_text_beside_each_image_is_its_prompt(tmp_path, caplog):
     assert "1 texts have no image beside them, such as readme" in caplog.text
 
 
+def test_texts_are_found_under_the_names_that_other_programs_give_them(tmp_path, caplog):
+    names = {
+        "a.png": "a.caption", "b.jpg": "b.jpg.txt", "v1.5_c.png": "v1.5_c.png.txt",
+        "d.jfif": "d.txt", "e.png": "e.txt",
+    }  # fmt: skip
+    for image, text in names.items():
+        (tmp_path / image).write_bytes(picture(1))
+        (tmp_path / text).write_text(f"of {image}")
+    # Of several texts one is read.
+    (tmp_path / "e.caption").write_text("another")
+    (tmp_path / "e.png.txt").write_text("another")
+    source = open_images(tmp_path)
+    found = {source.keys[i]: source[i].prompt for i in range(len(source))}
+    assert found == {image.rpartition(".")[0]: f"of {image}" for image in names}
+    assert "not read: 1 file with an image or text, such as e.png.txt" in caplog.text
+
+
 def test_names_with_dots_lose_no_record_and_make_none_of_masks(tmp_path, caplog):
     names = ("v1.5_a", "v1.5_b", "plain")
     members = [(f"{name}.{suffix}", data) for name in names
