@@ -60,22 +60,22 @@ SEED = Range(least=0, most=2**32 - 1)
 """Libraries that draw random numbers take no other seeds, or treat two of them as one."""
 
 
+_LEAST, _MOST = 1e-37, 2**31 - 1
+
+
 def refusal(value: float, allowed: Range) -> str:
-    """What is wrong with a setting, in words that follow its name; empty if nothing is.
+    """What to use instead of a setting's value, in words; empty if nothing is wrong with it.
 
     Networks and optimizers compute in 32 bits, which hold no larger whole number than `_MOST`, and
     round very small numbers to the zero that some settings must not have.
     """
     if value not in allowed:
-        return f"is {value}: use {allowed}"
+        return f"use {allowed}"
     if isinstance(value, int):
-        return f"is {value}: use {_MOST} or less" if value > _MOST and allowed.most is None else ""
+        return f"use {_MOST} or less" if value > _MOST and allowed.most is None else ""
     if allowed.above == 0 and value < _LEAST:
-        return f"is {value}, which is 0 in 32 bits: use {_LEAST} or more"
+        return f"use {_LEAST} or more, since less is 0 in 32 bits"
     return ""
-
-
-_LEAST, _MOST = 1e-37, 2**31 - 1
 
 
 def is_number(value: Any, within: Range = FINITE) -> bool:
@@ -101,11 +101,10 @@ def check_numbers(section: Any, ranges: Mapping[str, Range]) -> None:
     """
     for name, allowed in ranges.items():
         value = getattr(section, name)
-        if isinstance(value, tuple):
-            if any(refusal(number, allowed) for number in value):
-                raise UserError(f"{name} is {value}: use {allowed} for each")
-        elif wrong := refusal(value, allowed):
-            raise UserError(f"{name} {wrong}")
+        numbers = value if isinstance(value, tuple) else (value,)
+        if wrong := next(filter(None, (refusal(number, allowed) for number in numbers)), ""):
+            each = " for each" if isinstance(value, tuple) else ""
+            raise UserError(f"{name} is {value}: {wrong}{each}")
 
 
 def check_distinct(section: Any, *names: str) -> None:

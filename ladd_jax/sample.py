@@ -190,7 +190,7 @@ def main() -> None:
         {
             "num": COUNT,
             "batch_size": COUNT,
-            # File names have its digits.
+            # The name of a file contains it, and has limited room.
             "seed": Range(least=0, most=2**64 - 1),
             "steps": STEPS,
             "guidance": NOT_NEGATIVE,

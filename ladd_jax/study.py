@@ -74,7 +74,8 @@ def main() -> None:
     next_run(study.recipes, _done(target), only, seeds)
     start = _start()
     _LOG.info("study: checking the recipes")
-    check_recipes(study, start, only or study.recipes, seeds[0], workdir)
+    done_runs = {(row["recipe"], row["seed"]) for row in _done(target)}
+    check_recipes(study, start, only or study.recipes, seeds, workdir, done_runs)
     check_rows(study, start, _done(target), workdir)
     elsewhere: set[tuple[str, int]] = set()
     while True:

@@ -28,18 +28,19 @@ def imported(**variables):
         "from ladd_jax.cli.run import _refusing\n"
         "with _refusing(): config = import_jax().config\n"
         "print(config.jax_enable_x64, config.jax_default_prng_impl,"
-        " config.jax_threefry_partitionable)"
+        " config.jax_threefry_partitionable, config.jax_random_seed_offset)"
     )
     return run(code, **variables)
 
 
-def test_results_do_not_depend_on_variables_of_the_shell():
+def test_what_is_drawn_does_not_depend_on_variables_of_the_shell():
     found = imported(
         JAX_ENABLE_X64="1",
         JAX_DEFAULT_PRNG_IMPL="unsafe_rbg",
         JAX_THREEFRY_PARTITIONABLE="0",
+        JAX_RANDOM_SEED_OFFSET="3",
     )
-    assert found.stdout == "False threefry2x32 True\n"
+    assert found.stdout == "False threefry2x32 True 0\n"
 
 
 def test_a_variable_that_jax_refuses_is_a_sentence():
@@ -55,7 +56,7 @@ def test_a_variable_that_jax_refuses_is_a_sentence():
     ("platforms", "words"),
     [
         ("cpux", "Unable to initialize backend 'cpux'"),
-        ("cuda", "what drives them is not installed"),
+        ("cuda", "their plugin is not installed"),
     ],
 )
 def test_devices_that_are_not_to_be_had_are_a_sentence(platforms, words):

@@ -127,6 +127,7 @@ def test_a_run_that_follows_what_was_finetuned_begins_where_that_is_there(tmp_pa
     with pytest.raises(NotFoundError, match="first has nothing of its stage 'finetune', which"):
         open_places(long, second, "", str(first))
     save(first, "finetune", 3, short)
+    (tmp_path / "data").mkdir()
     found = open_places(long, second, str(tmp_path / "data"), str(first))
     assert found == Places(tmp_path / "data", first, 10)
     # And so does one that begins from the second, which fine-tuned nothing itself.

@@ -102,7 +102,7 @@ def test_all_that_is_wrong_with_recipes_is_told_at_once(tmp_path):
     }
     study = Study("mine", "digits", recipes)
     with pytest.raises(UserError) as raised:
-        check_recipes(study, config_named("digits"), recipes, 0, tmp_path)
+        check_recipes(study, config_named("digits"), recipes, [0], tmp_path)
     found = str(raised.value)
     for words in (
         "recipe 'field'", "distil.stepz", "recipe 'section'", "own_share is 3.0", "recipe 'kind'",
@@ -273,6 +273,10 @@ def test_rows_and_runs_that_cannot_be_written_are_told_before_the_first_run(tmp_
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "a").write_text("")
     with pytest.raises(UserError) as told:
-        check_recipes(study, config, study.recipes, 0, tmp_path)
+        check_recipes(study, config, study.recipes, [0], tmp_path)
     for words in ("recipe 'a': --workdir=", "/mine/a is not a folder", "use shorter names"):
         assert words in str(told.value)
+    # What is done needs no folder any more.
+    check_recipes(study, config, ["a"], [0, 1], tmp_path, {("a", 0), ("a", 1)})
+    with pytest.raises(UserError, match="/mine/a is not a folder"):
+        check_recipes(study, config, ["a"], [0, 1], tmp_path, {("a", 0)})

@@ -40,6 +40,10 @@ _CONFIG = (
 )
 
 
+_TRACEBACK = 4000
+"""Characters of a traceback that are kept."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Ended:
     """How a job ended: exit codes of its processes, what they printed, and after how long."""
@@ -55,9 +59,10 @@ class Ended:
         return lines[-1] if lines else ""
 
     @property
-    def traceback(self) -> bool:
-        """Whether a user saw one."""
-        return "Traceback (most recent call last)" in self.told
+    def traceback(self) -> str:
+        """The first traceback that a user saw, without its first line; empty if there was none."""
+        _, found, after = self.told.partition("Traceback (most recent call last)")
+        return after[:_TRACEBACK] if found else ""
 
 
 class Job:

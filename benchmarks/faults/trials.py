@@ -91,7 +91,7 @@ def stop(trials: Trials, draw: random.Random, workdir: Path) -> Made:
     ended = job.wait(120)
     told = {"processes": processes, "signal": sent.name, "at": at, "codes": ended.codes}
     if ended.traceback:
-        return "a traceback", told
+        return "a traceback", told | {"traceback": ended.traceback}
     if set(ended.codes) - {0, EXIT_CODE}:
         return f"exit codes {ended.codes}", told
     return trials.ended(workdir, processes), told
@@ -255,7 +255,7 @@ def on_disk(how: str) -> Callable[[Trials, random.Random, Path], Made]:
         found = json.loads(ended.stdout.splitlines()[-1])
         told = {name: found[name] for name in ("at", "codes", "sentence")} | {"seconds": moment}
         if found["traceback"]:
-            return "a traceback", told
+            return "a traceback", told | {"traceback": found["traceback"]}
         # The code is 0 if all that was left to write went to files that were open.
         if found["codes"] not in ([0], [2]):
             return f"exit codes {found['codes']}", told

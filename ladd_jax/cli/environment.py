@@ -14,13 +14,15 @@ _SETTINGS = {
     "jax_enable_x64": False,
     "jax_default_prng_impl": "threefry2x32",
     "jax_threefry_partitionable": True,
+    "jax_random_seed_offset": 0,
 }
-"""Settings of JAX that results depend on. They are the same for every command, whatever variables
-such as `JAX_ENABLE_X64` say: else a run that goes on in another shell would be another run."""
+"""Settings of JAX that decide dtypes and what is drawn. They are the same for every command,
+whatever variables such as `JAX_ENABLE_X64` say: else a run that goes on in another shell would be
+another run."""
 
 
 def import_jax() -> ModuleType:
-    """Imports JAX, with settings on which results depend at their defaults.
+    """Imports JAX, with the settings that decide dtypes and what is drawn at their defaults.
 
     Raises:
       UserError: a variable has a value that JAX does not accept.
@@ -29,6 +31,8 @@ def import_jax() -> ModuleType:
         import jax
     except ValueError as error:
         # JAX reads its variables when it is imported.
+        if not _is_raised_by(error, "config.py"):
+            raise
         raise UserError(
             f"JAX refuses a variable of the environment ({brief(error)}): correct it, or unset it"
         ) from error
@@ -45,18 +49,23 @@ def no_devices(error: BaseException) -> str:
     reason = brief(error).rstrip(".")
     if isinstance(error, AssertionError):
         # Fails in JAX where a platform is known, but its plugin is not installed.
-        places = traceback.extract_tb(error.__traceback__)
-        if not places or Path(places[-1].filename).name != "xla_bridge.py":
+        if not _is_raised_by(error, "xla_bridge.py"):
             return ""
-        reason = "what drives them is not installed"
+        reason = "their plugin is not installed"
     elif not (isinstance(error, RuntimeError) and reason.startswith("Unable to initialize")):
         return ""
     platforms = os.environ.get("JAX_PLATFORMS")
     asked = f" of JAX_PLATFORMS={platforms}" if platforms else ""
     return (
         f"there are no devices{asked} to compute on ({reason}): end the job that uses them, "
-        f"install what drives them, or name others by the variable JAX_PLATFORMS, such as cpu"
+        f"install their plugin or driver, or name others by the variable JAX_PLATFORMS, such as cpu"
     )
+
+
+def _is_raised_by(error: BaseException, name: str) -> bool:
+    """Whether an error comes from the file of this name in JAX."""
+    places = traceback.extract_tb(error.__traceback__)
+    return bool(places) and Path(places[-1].filename).parts[-3:] == ("jax", "_src", name)
 
 
 def write_all_letters() -> None:
@@ -67,12 +76,17 @@ def write_all_letters() -> None:
 
 def is_unread() -> bool:
     """Whether what read this process's output has ended; all further output is dropped then."""
+    try:
+        number = sys.stdout.fileno()
+    except (AttributeError, OSError):
+        return False  # There is no output, or a stand-in for it.
     poll = select.poll()
-    poll.register(sys.stdout.fileno(), 0)
-    unread = any(event & select.POLLERR for _, event in poll.poll(0))
+    poll.register(number, 0)
+    # A pipe tells an error, and a socket that the other end hung up.
+    unread = any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
     if unread:
         # Python writes what is left once more when it ends, and would report the same error.
         nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, sys.stdout.fileno())
+        os.dup2(nowhere, number)
         os.close(nowhere)
     return unread

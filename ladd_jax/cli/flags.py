@@ -299,7 +299,7 @@ def check_ranges(given: flags.FlagValues, ranges: Mapping[str, Range]) -> None:
     for name, allowed in ranges.items():
         value = given[name].value
         if value is not None and (wrong := refusal(value, allowed)):
-            raise UserError(f"--{name} {wrong}")
+            raise UserError(f"--{name} is {value}: {wrong}")
 
 
 def check_overrides(config: ConfigDict) -> None:

@@ -201,18 +201,16 @@ def _remove_dead(path: Path, job: str, claim: str, flag: str, dead_seconds: floa
     Raises:
       ExistsError: the owner is alive.
     """
-    owner, first = _read(path)
+    owner, first, _ = _read(path)
     clock = path.with_name(f".{path.name}.{job}.partial")
     waits = False
     try:
         while True:
-            lives = None
-            # That the owner of another file lives says nothing about this one.
-            if owner is not None and not owner.is_copy(path.stat().st_ino):
-                lives = owner.lives()
-            found, touched = _read(path)
+            found, touched, number = _read(path)
             if touched is None or found != owner:
                 return  # The file was removed, or has another owner already.
+            # That the owner of another file lives says nothing about this one.
+            lives = None if owner is None or owner.is_copy(number) else owner.lives()
             if lives or (lives is None and touched != first):
                 whose = f"process {owner.process} on {owner.host}" if owner else "another job"
                 raise ExistsError(
@@ -230,7 +228,7 @@ def _remove_dead(path: Path, job: str, claim: str, flag: str, dead_seconds: floa
         # If several jobs get here, only one of them can rename the file. A late one may rename the
         # new owner's file instead, and puts it back.
         os.rename(path, clock)
-        taken, _ = _read(clock)
+        taken, *_ = _read(clock)
         if taken != owner:
             _write(path, taken)
         else:
@@ -241,25 +239,26 @@ def _remove_dead(path: Path, job: str, claim: str, flag: str, dead_seconds: floa
         clock.unlink(missing_ok=True)
 
 
-def _read(path: Path) -> tuple[Owner | None, float | None]:
-    """The owner that a file names, None if it is damaged, and when it was touched, by its disk.
+def _read(path: Path) -> tuple[Owner | None, float | None, int]:
+    """The owner that a file names, None if it is damaged; when it was touched, by its disk; and its
+    number (inode).
 
     The file is opened, since that makes a network disk report the newest time.
     """
     try:
         with path.open() as file:
-            touched = os.fstat(file.fileno()).st_mtime
+            found = os.fstat(file.fileno())
             try:
-                return Owner(**json.load(file)), touched
+                return Owner(**json.load(file)), found.st_mtime, found.st_ino
             except (TypeError, ValueError, RecursionError):
-                return None, touched
+                return None, found.st_mtime, found.st_ino
     except FileNotFoundError:
-        return None, None
+        return None, None, 0
     except OSError as error:
         # The file was replaced while it was read.
         if error.errno != errno.ESTALE:
             raise
-        return None, None
+        return None, None, 0
 
 
 def _beat(path: Path, owner: Owner, seconds: float, ended: threading.Event) -> None:
@@ -267,7 +266,7 @@ def _beat(path: Path, owner: Owner, seconds: float, ended: threading.Event) -> N
     while not ended.wait(seconds):
         try:
             os.utime(path)
-            found, touched = _read(path)
+            found, touched, _ = _read(path)
         except OSError:
             continue  # The disk may be away for a moment.
         if touched is not None and found != owner:

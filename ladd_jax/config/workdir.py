@@ -112,7 +112,7 @@ def data_named(workdir: Path, data: str, origin: str) -> Path:
         return _data_beside(Path(data))
     own = _data_beside(workdir)
     has_own = any((workdir / name).exists() for name in DATA)
-    return data_directory(Path(origin)) if origin and own == workdir and not has_own else own
+    return _data_beside(Path(origin)) if origin and own == workdir and not has_own else own
 
 
 def _data_beside(workdir: Path) -> Path:

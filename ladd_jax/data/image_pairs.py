@@ -96,7 +96,7 @@ class ImageTars(_Pairs):
       keys: `TAR/NAME` of all records, without suffixes.
     """
 
-    def __init__(self, paths: Sequence[str | Path], column: str = ""):
+    def __init__(self, paths: Sequence[str | Path], column: str = "", tell_unread: bool = True):
         """Reads the headers of all members, but no image.
 
         Args:
@@ -104,6 +104,7 @@ class ImageTars(_Pairs):
           column: field of `x.json` with the prompt. If empty, the prompt is all of `x.txt` or
             `x.caption` or, if there is no such file, whichever of the fields `prompt`, `text` and
             `caption` there is.
+          tell_unread: whether to warn of images and texts that are not read.
 
         Raises:
           UserError: a tar is damaged, cut or compressed, or names a member twice; records of two
@@ -128,7 +129,8 @@ class ImageTars(_Pairs):
             for name, members in sorted(found.items()):
                 key = f"{prefix}/{name}"
                 self._add(key, members, _tar_reader(file, key, members))
-        _tell_unread(unread)
+        if tell_unread:
+            _tell_hidden(unread)
         if not self.keys:
             raise UserError(
                 f"{len(files)} tars hold no records: name members such as cat.jpg and cat.txt"
@@ -146,12 +148,13 @@ class CaptionedFolder(_Pairs):
       keys: names of all records relative to the folder, without suffixes.
     """
 
-    def __init__(self, directory: str | Path, column: str = ""):
+    def __init__(self, directory: str | Path, column: str = "", tell_unread: bool = True):
         """Lists the files, and reads none.
 
         Args:
           directory: the folder. Texts without an image are not records; a warning counts them.
           column: see `ImageTars`.
+          tell_unread: see `ImageTars`.
 
         Raises:
           UserError: there are no images, or an image or text exists twice.
@@ -161,19 +164,20 @@ class CaptionedFolder(_Pairs):
         files = {file.relative_to(root).as_posix(): file for file in files_below(root)}
         alone = []
         found, unread = _grouped(files, str(root))
-        _tell_unread(unread)
+        if tell_unread:
+            _tell_hidden(unread)
         for name, members in sorted(found.items()):
             if any(suffix in members for suffix in IMAGE_SUFFIXES):
                 self._add(name, members, _file_reader(root, name, members))
             else:
                 alone.append(name)
-        if alone:
+        if alone and tell_unread:
             _LOG.warning("%d texts have no image beside them, such as %s", len(alone), alone[0])
         if not self.keys:
             raise UserError(f"{root} holds no images: name files such as cat.jpg and cat.txt")
 
 
-def _tell_unread(names: Sequence[str]) -> None:
+def _tell_hidden(names: Sequence[str]) -> None:
     """Warns of images and texts that are ignored because of their names."""
     if names:
         _LOG.warning(
@@ -212,7 +216,9 @@ def _grouped(places: Mapping[str, Any], where: str) -> tuple[dict[str, _Members]
         longer, _, last = base.rpartition(".")
         if _is_known(last):
             dotted.append((f"{prefix}{stem}", f"{prefix}{longer}", last, (path, place)))
-    shorter = set(groups)
+    shorter = {
+        name for name, members in groups.items() if not members.keys().isdisjoint(IMAGE_SUFFIXES)
+    }
     unread = []
     # Images before the texts that are named after them.
     for first, name, suffix, (path, place) in sorted(dotted, key=lambda each: _is_text(each[2])):
@@ -262,8 +268,12 @@ def _put(groups: dict[str, _Members], name: str, suffix: str, place: Any, held: 
 
 
 def _tar_members(path: Path) -> tuple[dict[str, _Members], list[str]]:
-    """Images and texts of a tar, as `_grouped`: where their bytes start, how many there are, and
-    their fault."""
+    """Images and texts of a tar.
+
+    Returns:
+      the groups and ignored names, as `_grouped`; of each member, where its bytes start, how many
+      there are, and its fault or an empty string.
+    """
     try:
         places: dict[str, tuple[int, int, str]] = {}
         with tarfile.open(path, "r:") as tar:

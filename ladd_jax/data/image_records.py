@@ -114,7 +114,7 @@ def open_images(
             f"name one folder, or files of one kind, tars or tables"
         )
     _refuse_pairs(path, other_column, edits)
-    return ImageTars(found, column)
+    return ImageTars(found, column, tell_unread)
 
 
 def names_dataset(path: str | Path) -> bool:
@@ -141,20 +141,20 @@ def _of_folder(
         _refuse_pairs(folder, other_column, edits)
         read = {file.name for file in tars}
         tell(name for name in names_below(folder) if name not in read)
-        return ImageTars(tars, column)
+        return ImageTars(tars, column, tell_unread)
     files = [file.relative_to(folder) for file in files_below(folder)]
     names = [file.as_posix() for file in files]
     if has_pairs(names):
         _refuse_pairs(folder, other_column, edits)
         tell(name for name in names if not _is_one_of(name, "picture"))
-        return CaptionedFolder(folder, column)
+        return CaptionedFolder(folder, column, tell_unread)
     tables = [file for file in files if file.suffix.lower() in _TABLES]
     count = image_count(names)
     deeper = [file for file in files if file.name in METADATA]
     if count and deeper and all(file in deeper for file in tables):
         raise UserError(
             f"{folder} holds {counted(count, 'picture')} and the texts of pictures in {deeper[0]}: "
-            f"give {folder / deeper[0].parent}, since metadata are read of one folder"
+            f"give {folder / deeper[0].parent}, since only one folder's metadata are read"
         )
     # The library that reads the splits of a folder finds only suffixes in small letters.
     unseen = [folder / file for file in tables if file.suffix not in _TABLES]
@@ -182,8 +182,8 @@ def _of_folder(
         )
     if count:
         raise UserError(
-            f"{folder} holds {count} pictures and no text beside any: write the text of x.png into "
-            f"x.txt, or those of all into {METADATA[0]}"
+            f"{folder} holds {counted(count, 'picture')} and no text beside any: "
+            f"write the text of x.png into x.txt, or those of all into {METADATA[0]}"
         )
     raise _nothing(folder)
 

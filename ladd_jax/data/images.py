@@ -234,7 +234,8 @@ def _scale_transparency(image: Image.Image, depth: int) -> None:
     """Gives the transparent grey or colour of a PNG the depth of the pixels.
 
     The library scales pixels to 8 bits and leaves this value as it is in the file, so that it would
-    be the value of no pixel, or of others. 16-bit greyscale is left at its depth by both.
+    be the value of no pixel, or of others. 16-bit greyscale is left at its depth by both. Of 16-bit
+    colours, all that are the same in 8 bits become transparent.
     """
     value = image.info.get("transparency")
     if image.mode in ("1", "L") and isinstance(value, int) and depth < 8:

@@ -178,12 +178,12 @@ def lines(path: Path) -> Iterator[tuple[str, str]]:
 
 
 def _lines_of_bytes(path: Path) -> Iterator[tuple[str, bytes]]:
-    """The lines of a file, each with its place; the first without a byte-order mark."""
+    """The lines of a file, each with its place, and without byte-order marks before them."""
     path = _existing(path)
     # Read as bytes: in text Python takes more characters, which a prompt may hold, for line ends.
     with path.open("rb") as file:
         for number, data in enumerate(file, 1):
-            yield _place(path, number), data.removeprefix(codecs.BOM_UTF8 if number == 1 else b"")
+            yield _place(path, number), data.removeprefix(codecs.BOM_UTF8)
 
 
 def _line(data: bytes, where: str) -> str:

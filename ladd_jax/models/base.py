@@ -94,7 +94,11 @@ def structure_of(build: Callable[[nnx.Rngs], nnx.Module]) -> Structure:
         for name in path[:-1]:
             node = node.setdefault(name, {})
         node[path[-1]] = axes
-    return Structure(graphdef, nnx.to_pure_dict(state), named)
+    # Without the mesh that this may be called in: a structure may be kept for another one.
+    shapes = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), nnx.to_pure_dict(state)
+    )
+    return Structure(graphdef, shapes, named)
 
 
 class Model:

@@ -8,6 +8,7 @@ import contextlib
 import hashlib
 import importlib.util
 import json
+import math
 import os
 import re
 import socket
@@ -185,8 +186,9 @@ def together(timeout: float) -> Iterator[None]:
             except BaseException as error:
                 stopped_together = isinstance(error, stopping.Stopped) and error.together
                 if jax.distributed.is_initialized() and not stopped_together:
+                    note_loss(error)
                     # Where all were sent a signal, another one may have left first.
-                    told = stopping.signalled() if lost_another(error) else None
+                    told = stopping.signalled(before=_lost) if lost_another(error) else None
                     _leave(told or error)
                 raise
 
@@ -238,6 +240,20 @@ def as_all(value: bool) -> bool:
     if jax.process_count() == 1:
         return value
     return bool(np.all(multihost_utils.process_allgather(np.int32(value))))
+
+
+def note_loss(error: BaseException) -> None:
+    """Notes the time at which this process sees that it has lost another one, the first time.
+
+    For what handles any error and takes long: a launcher that sees why the other one was lost sends
+    a signal meanwhile, which is not the reason for the end.
+    """
+    global _lost
+    if lost_another(error):
+        _lost = min(_lost, time.monotonic())
+
+
+_lost = math.inf
 
 
 def lost_another(error: BaseException) -> bool:

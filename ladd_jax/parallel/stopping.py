@@ -53,12 +53,14 @@ class _Notice:
 
     Attributes:
       signal: name of the signal, empty before one came.
+      came: when the signal came, by the monotonic clock.
       deferred: whether the current step is to be finished first.
     """
 
     def __init__(self) -> None:
         """Starts without a signal."""
         self.signal = ""
+        self.came = math.inf
         self.deferred = False
         self._service: Any = None
         self._over = False
@@ -106,6 +108,7 @@ class _Notice:
         repeated = bool(self.signal) and not sent_again
         if not sent_again:
             self.signal = signal.Signals(number).name
+            self.came = min(self.came, time.monotonic())
         # A launcher may send SIGTERM again and again; a user who insists means now.
         if self._over or (repeated and number != signal.SIGINT):
             return
@@ -182,9 +185,13 @@ def end_at_once() -> None:
         signal.signal(number, receive)
 
 
-def signalled() -> Stopped | None:
-    """The error of the signal that has come, in a block of `handled`; None if none has."""
-    return _notice.stopped() if _notice.signal else None
+def signalled(before: float = math.inf) -> Stopped | None:
+    """The error of the signal that has come, in a block of `handled`; None if none has.
+
+    Args:
+      before: moment of the monotonic clock; signals that came later do not count.
+    """
+    return _notice.stopped() if _notice.signal and _notice.came <= before else None
 
 
 @contextlib.contextmanager

@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 import json
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -79,12 +79,25 @@ def config_of(study: Study, config: ConfigDict, recipe: str, seed: int, workdir:
 
 
 def check_recipes(
-    study: Study, config: ConfigDict, recipes: Iterable[str], seed: int, workdir: Path
+    study: Study,
+    config: ConfigDict,
+    recipes: Iterable[str],
+    seeds: Sequence[int],
+    workdir: Path,
+    done: Collection[tuple[str, int]] = (),
 ) -> None:
     """Raises UserError with everything that is wrong with the recipes, before any of them is run.
 
     Each recipe is checked as the command `main` would check it, with all of its stages, and with
-    the folders that its run of the given seed writes into.
+    the folders that its next run writes into, if one is left.
+
+    Args:
+      study: the study.
+      config: what the study starts from.
+      recipes: names of the recipes.
+      seeds: seeds that each recipe is run with.
+      workdir: directory of all studies.
+      done: pairs of recipe and seed that have a row.
     """
     problems, names = Problems(), list(recipes)
     folders: dict[str, str] = {}
@@ -92,9 +105,13 @@ def check_recipes(
     for recipe in names:
         own = Problems()
         with own.found():
-            made = config_of(study, config, recipe, seed, workdir)
-            data, run = _folders(study, made, recipe, seed, workdir)
-            look(made, own, run, data=data)
+            seed = next((seed for seed in seeds if (recipe, seed) not in done), None)
+            made = config_of(study, config, recipe, seeds[0] if seed is None else seed, workdir)
+            if seed is None:
+                look(made, own)
+            else:
+                data, run = _folders(study, made, recipe, seed, workdir)
+                look(made, own, run, data=data)
         for sentence in own.sentences:
             wrong.setdefault(sentence, []).append(recipe)
         other = folders.setdefault(folder_name(recipe), recipe)

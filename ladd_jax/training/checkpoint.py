@@ -22,7 +22,7 @@ from etils import epath
 from ladd_jax.errors import DamagedError, NotFoundError, UserError, brief
 from ladd_jax.models.base import Params
 from ladd_jax.objectives.base import TrainState
-from ladd_jax.parallel.processes import as_all, as_process_0, barrier, lost_another
+from ladd_jax.parallel.processes import as_all, as_process_0, barrier, lost_another, note_loss
 from ladd_jax.parallel.stopping import Stopped
 from ladd_jax.training.digests import digests
 
@@ -60,7 +60,7 @@ class Checkpoints:
         # a warning has named.
         self._found: dict[int, str] = {}
         self._told: set[int] = set()
-        self._shapes: dict[int, Any] = {}
+        self._metadata_of: dict[int, Any] = {}
         self._manager = ocp.CheckpointManager(
             epath.Path(self.directory),
             options=ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=True),
@@ -223,6 +223,7 @@ class Checkpoints:
         try:
             yield
         except BaseException as error:
+            note_loss(error)
             if not self._manager.is_saving_in_progress():
                 raise
             _LOG.info("ending once the checkpoint that is being written is on disk")
@@ -379,15 +380,15 @@ class Checkpoints:
                 _LOG.warning("the damaged checkpoint of step %d is now %s", step, target)
         barrier(f"put aside {self.directory}")
         self._found.clear()
-        self._shapes.clear()
+        self._metadata_of.clear()
         self._manager.reload()
 
     def _metadata(self, step: int) -> Any:
-        """The state with shapes and dtypes in place of arrays, which is slow to read."""
-        if step not in self._shapes:
+        """The state with shapes and dtypes in place of arrays; reading it is slow."""
+        if step not in self._metadata_of:
             saved = ocp.StandardCheckpointer().metadata(self.directory / str(step) / _STATE)
-            self._shapes[step] = getattr(saved, "item_metadata", saved)
-        return self._shapes[step]
+            self._metadata_of[step] = getattr(saved, "item_metadata", saved)
+        return self._metadata_of[step]
 
     def _check(self, step: int, difference: str) -> None:
         if difference:

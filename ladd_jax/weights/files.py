@@ -40,7 +40,7 @@ _SCALES = ("scale_weight", "weight_scale")
 # Tensors that tell ComfyUI how to compute in float8; we do not compute in float8.
 _OF_COMPUTATION = ("scaled_fp8", "scale_input", "input_scale", "comfy_quant")
 
-# How the names of tensors end that describe weights packed into integers.
+# How the names of tensors end that describe weights in forms that are not read.
 _PACKED = {
     "bitsandbytes": (".absmax", ".quant_map", ".SCB"),
     "GPTQ, AWQ or Nunchaku": (".qweight", ".qzeros"),
@@ -50,12 +50,15 @@ _PACKED = {
 
 # How files begin that are taken for safetensors.
 _OTHER_KINDS = {
-    b"GGUF": "it is a GGUF file, of packed weights",
+    b"GGUF": "it is a GGUF file",
     b"PK\3\4": "it is a zip file, as PyTorch writes pickled weights",
     b"\x80": "it holds pickled weights",
 }
 _SHOWN = 40
 """Bytes of a file of another kind that are looked at."""
+
+_LONGEST_HEADER = 100_000_000
+"""Bytes of the longest header that safetensors' own reader accepts."""
 
 
 class Tensor(Protocol):
@@ -148,7 +151,7 @@ def read_headers(files: Sequence[Path]) -> tuple[dict[str, StoredTensor], dict[s
     Raises:
       DamagedError: a path is not a file, a file is truncated, a pointer of git-lfs or not in the
         format, or two files have a tensor of the same name.
-      UserError: weights are packed into integers.
+      UserError: weights are in a form that is not read.
     """
     tensors: dict[str, StoredTensor] = {}
     metadata: dict[str, str] = {}
@@ -196,8 +199,8 @@ def _refuse_packed(tensors: Mapping[str, StoredTensor]) -> None:
         for method, ends in _PACKED.items():
             if name.endswith(ends):
                 raise UserError(
-                    f"{tensor.file} holds weights that {method} has packed into integers (tensor "
-                    f"{name}): get them in float32, float16, bfloat16 or float8"
+                    f"{tensor.file} holds weights in the form of {method}, which is not read "
+                    f"(tensor {name}): get them in float32, float16, bfloat16 or float8"
                 )
 
 
@@ -255,7 +258,7 @@ def _read_header(file: Path, size: int) -> tuple[dict[str, Any], int]:
         if len(first) < 8:
             raise UserError("it has no header")
         (length,) = struct.unpack("<Q", first)
-        if 8 + length > size:
+        if length > min(size - 8, _LONGEST_HEADER):
             stream.seek(0)
             raise UserError(_other_kind(stream.read(_SHOWN)))
         header = parse_json(stream.read(length))
@@ -266,11 +269,14 @@ def _read_header(file: Path, size: int) -> tuple[dict[str, Any], int]:
 
 def _other_kind(start: bytes) -> str:
     """What a file without a header is, by its first bytes."""
+    # The upper half of a header's length, which is zero unless this is something else.
+    if start[4:8] == bytes(4):
+        return "its header would be longer than the file"
     for mark, what in _OTHER_KINDS.items():
         if start.startswith(mark):
             return what
     text = " ".join(start.decode("ascii", "replace").split())
-    if start.isascii() and text.isprintable():
+    if text and start.isascii() and text.isprintable():
         # What a server sends in place of a file that it does not give.
         return f"it begins with the text {text!r}"
     return "its header would be longer than the file"

@@ -184,9 +184,9 @@ def test_a_field_that_is_unknown_or_missing_is_named():
         (dict(distil__steps=2**31), "distil.steps is 2147483648: use 2147483647 or less"),
         (
             dict(distil__optimizer__epsilon=1e-300),
-            "epsilon is 1e-300, which is 0 in 32 bits: use 1e-37 or more",
+            "epsilon is 1e-300: use 1e-37 or more, since less is 0 in 32 bits",
         ),
-        (dict(distil__timesteps=(1.0, 1e-50)), "timesteps is .*: use a number from above 0 to 1"),
+        (dict(distil__timesteps=(1.0, 1e-50)), "timesteps is .*: use 1e-37 or more, .* for each"),
         (dict(log__every=0), "log.every is 0: use 1 or more"),
         (dict(seed=-1), "seed is -1: use a number from 0 to 4294967295"),
         (dict(seed=2**32), "seed is 4294967296: use a number from 0 to 4294967295"),

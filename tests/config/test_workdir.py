@@ -114,7 +114,7 @@ def test_data_that_are_gone_are_not_made_again_in_their_place(tmp_path):
     copy = tmp_path / "copies" / "a"
     shutil.copytree(run, copy)
     words = f"made with data in {tmp_path / 'copies' / 'data'}, which does not exist.* by --data"
-    for names in ((copy, "", ""), (tmp_path / "b", str(copy), "")):
+    for names in ((copy, "", ""), (tmp_path / "b", str(copy), ""), (tmp_path / "b", "", str(copy))):
         with pytest.raises(NotFoundError, match=words):
             data_named(*names)
     assert data_named(run, "", "") == data_named(copy, str(data), "") == data

@@ -425,7 +425,7 @@ def test_a_text_beside_each_image_is_its_prompt(tmp_path, caplog):
     for name, data in files.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(data)
-    source = open_images(tmp_path)
+    source = open_images(tmp_path, tell_unread=True)
     assert isinstance(source, CaptionedFolder)
     assert list(source.keys) == ["a", "b/v1.5_cat", "c"]
     assert [source[0].prompt, source[1].prompt] == ["one", "a cat"]
@@ -445,7 +445,7 @@ def test_texts_are_found_under_the_names_that_other_programs_give_them(tmp_path,
     # Of several texts one is read.
     (tmp_path / "e.caption").write_text("another")
     (tmp_path / "e.png.txt").write_text("another")
-    source = open_images(tmp_path)
+    source = open_images(tmp_path, tell_unread=True)
     found = {source.keys[i]: source[i].prompt for i in range(len(source))}
     assert found == {image.rpartition(".")[0]: f"of {image}" for image in names}
     assert "not read: 1 file with an image or text, such as e.png.txt" in caplog.text
@@ -456,7 +456,7 @@ def test_names_with_dots_lose_no_record_and_make_none_of_masks(tmp_path, caplog)
     members = [(f"{name}.{suffix}", data) for name in names
                for suffix, data in (("png", picture(1)), ("txt", name))]  # fmt: skip
     members += [("plain.mask.png", picture(9)), ("v2.0.png", picture(2))]
-    source = open_images(tar(tmp_path / "0.tar", members))
+    source = open_images(tar(tmp_path / "0.tar", members), tell_unread=True)
     assert isinstance(source, ImageTars)
     assert list(source.keys) == ["0/plain", "0/v1.5_a", "0/v1.5_b", "0/v2.0"]
     assert [source[i].prompt for i in range(3)] == ["plain", "v1.5_a", "v1.5_b"]
@@ -465,11 +465,19 @@ def test_names_with_dots_lose_no_record_and_make_none_of_masks(tmp_path, caplog)
     assert "not read: 1 file with an image or text, such as 0/plain.mask.png" in caplog.text
 
 
+def test_a_text_alone_hides_no_record(tmp_path):
+    (tmp_path / "v1.txt").write_text("of all")
+    (tmp_path / "v1.5_cat.png").write_bytes(picture(1))
+    (tmp_path / "v1.5_cat.txt").write_text("a cat")
+    source = open_images(tmp_path)
+    assert list(source.keys) == ["v1.5_cat"] and source[0].prompt == "a cat"
+
+
 def test_records_that_the_name_of_another_hides_are_counted(tmp_path, caplog):
     for name in ("v1", "v1.5_cat"):
         (tmp_path / f"{name}.png").write_bytes(picture(1))
         (tmp_path / f"{name}.txt").write_text(name)
-    assert list(open_images(tmp_path).keys) == ["v1"]
+    assert list(open_images(tmp_path, tell_unread=True).keys) == ["v1"]
     assert "not read: 2 files with an image or text, such as v1.5_cat." in caplog.text
 
 

@@ -29,9 +29,12 @@ def tensor(**changes):
         (b"", "0 bytes is truncated .*it has no header"),
         (POINTER, " is a pointer of git-lfs, and not the file: run `git lfs pull`"),
         (safetensors({"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}), "truncated"),
-        (b"GGUF\3" + bytes(40), r"not a safetensors file \(it is a GGUF file, of packed weights\)"),
+        (b"GGUF\3" + bytes(40), r"not a safetensors file \(it is a GGUF file\)"),
         (b"PK\3\4" + b"\0\0\x08\x08" * 9, "it is a zip file, as PyTorch writes pickled weights"),
         (b"\x80\2\x8a\nl\xfc\x9cF\xf9 j", "it holds pickled weights"),
+        # The length of a header may begin with the byte of a pickle.
+        (struct.pack("<Q", 0x1080) + b"{", "its header would be longer than the file"),
+        (b" \n" * 30, "its header would be longer than the file"),
         (b"<!DOCTYPE html>\n<html>" * 9, "begins with the text '<!DOCTYPE html> <html><!DOCTYPE"),
         (safetensors({"a": None}), "not a safetensors file"),
         (safetensors({"a": {"dtype": "F32", "shape": None, "data_offsets": [0, 8]}}), "truncated"),
@@ -75,7 +78,7 @@ def test_damaged_weights_are_named(tmp_path, data, words):
         ("a.weight_scale_2", "NVFP4"),
     ],
 )
-def test_weights_that_are_packed_are_said_to_be(tmp_path, name, method):
+def test_weights_in_a_form_that_is_not_read_are_said_to_be(tmp_path, name, method):
     file = tmp_path / "model.safetensors"
     entries = {
         "a.weight": tensor(dtype="U8", shape=[8]),
@@ -83,7 +86,7 @@ def test_weights_that_are_packed_are_said_to_be(tmp_path, name, method):
     }
     file.write_bytes(safetensors(entries) + bytes(16))
     with pytest.raises(
-        UserError, match=rf"model.* {method} has packed into integers .*{name}\): get"
+        UserError, match=rf"model.* in the form of {method}, .*{name}\): get"
     ):
         read_headers([file])
 
