@@ -85,9 +85,7 @@ def test_weights_in_a_form_that_is_not_read_are_said_to_be(tmp_path, name, metho
         name: tensor(data_offsets=[8, 16]),
     }
     file.write_bytes(safetensors(entries) + bytes(16))
-    with pytest.raises(
-        UserError, match=rf"model.* in the form of {method}, .*{name}\): get"
-    ):
+    with pytest.raises(UserError, match=rf"model.* in the form of {method}, .*{name}\): get"):
         read_headers([file])
 
 
