@@ -3,6 +3,8 @@
 import errno
 import resource
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,8 @@ from ladd_jax.cli.run import _refusing
 from ladd_jax.config.workdir import settle
 from ladd_jax.data.images import memory_for
 from ladd_jax.whole_files import write_text_whole
+
+ROOT = Path(__file__).parents[1]
 
 
 def shown(body, capsys):
@@ -90,3 +94,28 @@ def test_what_is_no_fault_of_a_path_keeps_its_traceback():
         assert disk_error(error) == ""
         with pytest.raises(type(error)), _refusing():
             raise error
+
+
+@pytest.mark.parametrize(("file", "shown"), [("orbax/checkpoint/future.py", 0), ("other.py", 1)])
+def test_tracebacks_of_orbaxs_threads_are_not_shown(file, shown):
+    # A command prints the sentence of the same error, which Orbax raises where it is waited for.
+    code = (
+        "from absl import logging\n"
+        "try:\n"
+        "    raise OSError('no space left')\n"
+        "except OSError:\n"
+        "    logging.exception('a thread raised an exception')\n"
+    )
+    script = (
+        "from absl.flags import FlagValues\n"
+        "from ladd_jax.cli.run import run_without_config\n"
+        "def main():\n"
+        f"    exec(compile({code!r}, '/lib/{file}', 'exec'), dict(__name__='{file}'))\n"
+        "run_without_config(main, FlagValues(), needed={})\n"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert found.returncode == 0, found.stderr
+    assert found.stderr.count("a thread raised an exception") == shown
+    assert found.stderr.count("Traceback") == shown

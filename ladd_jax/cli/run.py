@@ -213,6 +213,7 @@ def _start(
 
         # Orbax logs each of its steps through absl, of which only errors are of interest.
         absl_logging.set_verbosity(absl_logging.ERROR)
+        absl_logging.get_absl_logger().addFilter(_is_news)
         log = logging.getLogger("ladd_jax")
 
         def work() -> None:
@@ -231,6 +232,15 @@ def _start(
         stopping.run(work)
 
     app.run(main, flags_parser=parse)
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Whether a record says what is not said elsewhere.
+
+    Orbax logs the errors of its threads with their tracebacks, and raises them once more where a
+    checkpoint is waited for, where they become sentences.
+    """
+    return not (record.exc_info and "orbax" in Path(record.pathname).parts)
 
 
 def _handler() -> logging.Handler:
