@@ -1,5 +1,6 @@
 """What variables, devices and pipes around a command do to it."""
 
+import asyncio
 import io
 import os
 import subprocess
@@ -7,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import tensorstore
 
 from ladd_jax.cli import environment
 from ladd_jax.cli.run import _refusing
@@ -76,6 +78,33 @@ def test_devices_that_are_not_to_be_had_are_a_sentence(platforms, words):
 def test_another_assertion_keeps_its_traceback():
     with pytest.raises(AssertionError), _refusing():
         raise AssertionError
+
+
+def test_writes_that_end_late_print_no_traceback(monkeypatch):
+    told = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda unraisable: told.append(unraisable.exc_value))
+    environment.drop_late_answers()
+    promise, future = tensorstore.Promise.new()
+
+    async def wait():
+        await future
+
+    async def stop_waiting():
+        asyncio.get_running_loop().create_task(wait())
+        await asyncio.sleep(0)
+
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(stop_waiting())
+    loop.close()
+    promise.set_result(None)
+    assert told == []
+
+    class Fails:
+        def __del__(self):
+            raise OSError
+
+    Fails()
+    assert [type(error) for error in told] == [OSError]
 
 
 def test_letters_that_the_output_cannot_show_are_written_as_numbers(monkeypatch):

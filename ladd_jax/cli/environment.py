@@ -7,6 +7,7 @@ import sys
 import traceback
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from ladd_jax.errors import UserError, brief
 
@@ -66,6 +67,22 @@ def _is_raised_by(error: BaseException, name: str) -> bool:
     """Whether an error comes from the file of this name in JAX."""
     places = traceback.extract_tb(error.__traceback__)
     return bool(places) and Path(places[-1].filename).parts[-3:] == ("jax", "_src", name)
+
+
+def drop_late_answers() -> None:
+    """Leaves out the tracebacks of writes that end after Orbax has stopped to wait for them.
+
+    It stops at the first write of a checkpoint that fails, and raises its error. TensorStore's
+    threads report the others to an event loop that is closed by then.
+    """
+    hook = sys.unraisablehook
+
+    def quiet(unraisable: Any) -> None:
+        found = unraisable.exc_value
+        if not (isinstance(found, RuntimeError) and str(found) == "Event loop is closed"):
+            hook(unraisable)
+
+    sys.unraisablehook = quiet
 
 
 def write_all_letters() -> None:

@@ -188,6 +188,7 @@ def _start(
     """Runs a command; `--help` lists the flags that it reads, and `join_timeout`."""
     stopping.end_at_once()
     environment.write_all_letters()
+    environment.drop_late_answers()
     for name in (*read, "join_timeout"):
         absl.flags.FLAGS.register_key_flag_for_module(sys.argv[0], absl.flags.FLAGS[name])
 
