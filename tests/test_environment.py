@@ -94,6 +94,7 @@ def test_writes_that_end_late_print_no_traceback(monkeypatch):
         await asyncio.sleep(0)
 
     loop = asyncio.new_event_loop()
+    loop.set_exception_handler(lambda *_: None)
     loop.run_until_complete(stop_waiting())
     loop.close()
     promise.set_result(None)
