@@ -70,7 +70,7 @@ def _is_raised_by(error: BaseException, name: str) -> bool:
 
 
 def drop_late_answers() -> None:
-    """Leaves out the tracebacks of writes that end after Orbax has stopped to wait for them.
+    """Leaves out the tracebacks of writes that end after Orbax has stopped waiting for them.
 
     It stops at the first write of a checkpoint that fails, and raises its error. TensorStore's
     threads report the others to an event loop that is closed by then.

@@ -242,6 +242,10 @@ def as_all(value: bool) -> bool:
     return bool(np.all(multihost_utils.process_allgather(np.int32(value))))
 
 
+_lost = math.inf
+"""When this process saw that it had lost another one, by the monotonic clock."""
+
+
 def note_loss(error: BaseException) -> None:
     """Notes the time at which this process sees that it has lost another one, the first time.
 
@@ -251,9 +255,6 @@ def note_loss(error: BaseException) -> None:
     global _lost
     if lost_another(error):
         _lost = min(_lost, time.monotonic())
-
-
-_lost = math.inf
 
 
 def lost_another(error: BaseException) -> bool:
