@@ -71,12 +71,12 @@ def main() -> None:
     target = workdir / study.name / "rows.json"
     if _ROWS.value:
         target = expand_file(_ROWS.value, "rows", COPY_LATER)
-    next_run(study.recipes, _done(target), only, seeds)
+    done = _done(target)
+    next_run(study.recipes, done, only, seeds)
     start = _start()
     _LOG.info("study: checking the recipes")
-    done_runs = {(row["recipe"], row["seed"]) for row in _done(target)}
-    check_recipes(study, start, only or study.recipes, seeds, workdir, done_runs)
-    check_rows(study, start, _done(target), workdir)
+    check_recipes(study, start, only or study.recipes, seeds, workdir, done)
+    check_rows(study, start, done, workdir)
     elsewhere: set[tuple[str, int]] = set()
     while True:
         found = next_run(study.recipes, _done(target), only, seeds, elsewhere)

@@ -277,6 +277,7 @@ def test_rows_and_runs_that_cannot_be_written_are_told_before_the_first_run(tmp_
     for words in ("recipe 'a': --workdir=", "/mine/a is not a folder", "use shorter names"):
         assert words in str(told.value)
     # What is done needs no folder any more.
-    check_recipes(study, config, ["a"], [0, 1], tmp_path, {("a", 0), ("a", 1)})
+    rows = [{"recipe": "a", "seed": seed, "changes": {}} for seed in (0, 1)]
+    check_recipes(study, config, ["a"], [0, 1], tmp_path, rows)
     with pytest.raises(UserError, match="/mine/a is not a folder"):
-        check_recipes(study, config, ["a"], [0, 1], tmp_path, {("a", 0)})
+        check_recipes(study, config, ["a"], [0, 1], tmp_path, rows[:1])

@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 import json
 import logging
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from ladd_jax.evaluation.rows import read_metrics
 from ladd_jax.stages.run import run_stages
 from ladd_jax.studies.encoded import share_encoded
 from ladd_jax.studies.rows import Run
-from ladd_jax.studies.table import Study, as_field, folder_name
+from ladd_jax.studies.table import Study, as_field, folder_name, next_run
 from ladd_jax.training.collapse import CollapsedError
 from ladd_jax.training.metrics import DivergedError
 
@@ -84,7 +84,7 @@ def check_recipes(
     recipes: Iterable[str],
     seeds: Sequence[int],
     workdir: Path,
-    done: Collection[tuple[str, int]] = (),
+    done: Sequence[Mapping[str, Any]] = (),
 ) -> None:
     """Raises UserError with everything that is wrong with the recipes, before any of them is run.
 
@@ -97,7 +97,7 @@ def check_recipes(
       recipes: names of the recipes.
       seeds: seeds that each recipe is run with.
       workdir: directory of all studies.
-      done: pairs of recipe and seed that have a row.
+      done: rows, see `next_run`.
     """
     problems, names = Problems(), list(recipes)
     folders: dict[str, str] = {}
@@ -105,13 +105,11 @@ def check_recipes(
     for recipe in names:
         own = Problems()
         with own.found():
-            seed = next((seed for seed in seeds if (recipe, seed) not in done), None)
-            made = config_of(study, config, recipe, seeds[0] if seed is None else seed, workdir)
-            if seed is None:
-                look(made, own)
-            else:
-                data, run = _folders(study, made, recipe, seed, workdir)
-                look(made, own, run, data=data)
+            left = next_run(study.recipes, done, [recipe], seeds)
+            _, seed = left or (recipe, seeds[0])
+            made = config_of(study, config, recipe, seed, workdir)
+            data, run = _folders(study, made, recipe, seed, workdir) if left else (None, None)
+            look(made, own, run, data=data)
         for sentence in own.sentences:
             wrong.setdefault(sentence, []).append(recipe)
         other = folders.setdefault(folder_name(recipe), recipe)
