@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ladd_jax.errors import DamagedError, UserError
-from ladd_jax.whole_files import LFS_POINTER, parse_json, refuse_pointer
+from ladd_jax.whole_files import parse_json, refuse_pointer
 
 _WRITTEN = {
     "F32": np.dtype(np.float32),
@@ -55,7 +55,7 @@ _OTHER_KINDS = {
     b"\x80": "it holds pickled weights",
 }
 _SHOWN = 40
-"""Bytes of a file of another kind that are looked at."""
+"""Bytes at the start of a file by which its kind is told, and that are shown."""
 
 _LONGEST_HEADER = 100_000_000
 """Bytes of the longest header that safetensors' own reader accepts."""
@@ -252,15 +252,14 @@ def _with_scales(tensors: dict[str, StoredTensor]) -> dict[str, StoredTensor]:
 
 def _read_header(file: Path, size: int) -> tuple[dict[str, Any], int]:
     with file.open("rb") as stream:
-        refuse_pointer(stream.read(len(LFS_POINTER)), str(file))
-        stream.seek(0)
-        first = stream.read(8)
-        if len(first) < 8:
+        start = stream.read(_SHOWN)
+        refuse_pointer(start, str(file))
+        if len(start) < 8:
             raise UserError("it has no header")
-        (length,) = struct.unpack("<Q", first)
+        (length,) = struct.unpack_from("<Q", start)
         if length > min(size - 8, _LONGEST_HEADER):
-            stream.seek(0)
-            raise UserError(_other_kind(stream.read(_SHOWN)))
+            raise UserError(_other_kind(start))
+        stream.seek(8)
         header = parse_json(stream.read(length))
         if not isinstance(header, dict):
             raise UserError("its header is not a JSON object")
