@@ -167,7 +167,7 @@ class CaptionedFolder(_Pairs):
         if tell_unread:
             _tell_hidden(unread)
         for name, members in sorted(found.items()):
-            if any(suffix in members for suffix in IMAGE_SUFFIXES):
+            if _has(members, IMAGE_SUFFIXES):
                 self._add(name, members, _file_reader(root, name, members))
             else:
                 alone.append(name)
@@ -216,9 +216,7 @@ def _grouped(places: Mapping[str, Any], where: str) -> tuple[dict[str, _Members]
         longer, _, last = base.rpartition(".")
         if _is_known(last):
             dotted.append((f"{prefix}{stem}", f"{prefix}{longer}", last, (path, place)))
-    shorter = {
-        name for name, members in groups.items() if not members.keys().isdisjoint(IMAGE_SUFFIXES)
-    }
+    shorter = {name for name, members in groups.items() if _has(members, IMAGE_SUFFIXES)}
     unread = []
     # Images before the texts that are named after them.
     for first, name, suffix, (path, place) in sorted(dotted, key=lambda each: _is_text(each[2])):
@@ -238,9 +236,7 @@ def _joined_forms(groups: dict[str, _Members]) -> dict[str, _Members]:
     images: dict[str, list[str]] = {}
     texts: dict[str, list[str]] = {}
     for name, members in groups.items():
-        has_image, has_text = (
-            not members.keys().isdisjoint(suffixes) for suffixes in (IMAGE_SUFFIXES, TEXT_SUFFIXES)
-        )
+        has_image, has_text = (_has(members, kind) for kind in (IMAGE_SUFFIXES, TEXT_SUFFIXES))
         if has_image != has_text:
             (images if has_image else texts).setdefault(one_form(name), []).append(name)
     found = dict(groups)
@@ -250,6 +246,10 @@ def _joined_forms(groups: dict[str, _Members]) -> dict[str, _Members]:
             (image,), (text,) = images[form], texts[form]
             found[image] = found[image] | found.pop(text)
     return found
+
+
+def _has(members: _Members, suffixes: Sequence[str]) -> bool:
+    return not members.keys().isdisjoint(suffixes)
 
 
 def _is_known(suffix: str) -> bool:
